@@ -1,0 +1,105 @@
+"""An asyncio-native model cache for Tortoise-ORM.
+
+One round trip for everything awaited in a tick; never a row older than the last acknowledged write.
+"""
+
+from aiomodelcache.backends.memory import MemoryBackend
+from aiomodelcache.backends.protocol import Backend
+from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.client import ModelCache
+from aiomodelcache.codec import Codec
+from aiomodelcache.config import (
+    CACHE_TIME_3H,
+    CACHE_TIME_5M,
+    CACHE_TIME_5S,
+    CACHE_TIME_6H,
+    CACHE_TIME_10M,
+    CACHE_TIME_12H,
+    CACHE_TIME_15M,
+    CACHE_TIME_15S,
+    CACHE_TIME_30M,
+    CACHE_TIME_30S,
+    CACHE_TIME_DAY,
+    CACHE_TIME_H,
+    CACHE_TIME_M,
+    CACHE_TIME_MONTH,
+    CACHE_TIME_S,
+    CACHE_TIME_WEEK,
+    CACHE_TIME_YEAR,
+    CacheConfig,
+    InvalidationType,
+)
+from aiomodelcache.declarations import (
+    InstanceCache,
+    QuerysetCache,
+    QuerysetCountCache,
+    QuerysetExistsCache,
+    ResultCache,
+)
+from aiomodelcache.exceptions import (
+    BackendError,
+    CacheConfigurationError,
+    CacheError,
+    CacheNotOpen,
+    CacheNotRegistered,
+    CacheWriteError,
+    NotFoundError,
+)
+from aiomodelcache.explaining import EntryState, Explanation
+from aiomodelcache.local import local_cache
+from aiomodelcache.manager import CachedModel, ModelCacheManager
+from aiomodelcache.queries import BatchCacheQuery, CacheQuery
+from aiomodelcache.related import RelatedInstanceCache, RelatedQuerysetCache
+from aiomodelcache.results import DontCache
+from aiomodelcache.values import ValueCache, cached
+
+__all__ = [
+    "CACHE_TIME_3H",
+    "CACHE_TIME_5M",
+    "CACHE_TIME_5S",
+    "CACHE_TIME_6H",
+    "CACHE_TIME_10M",
+    "CACHE_TIME_12H",
+    "CACHE_TIME_15M",
+    "CACHE_TIME_15S",
+    "CACHE_TIME_30M",
+    "CACHE_TIME_30S",
+    "CACHE_TIME_DAY",
+    "CACHE_TIME_H",
+    "CACHE_TIME_M",
+    "CACHE_TIME_MONTH",
+    "CACHE_TIME_S",
+    "CACHE_TIME_WEEK",
+    "CACHE_TIME_YEAR",
+    "Backend",
+    "BackendError",
+    "BatchCacheQuery",
+    "CacheConfig",
+    "CacheConfigurationError",
+    "CacheError",
+    "CacheNotOpen",
+    "CacheNotRegistered",
+    "CacheQuery",
+    "CacheWriteError",
+    "CachedModel",
+    "Codec",
+    "DontCache",
+    "EntryState",
+    "Explanation",
+    "InstanceCache",
+    "InvalidationType",
+    "MemoryBackend",
+    "ModelCache",
+    "ModelCacheManager",
+    "NotFoundError",
+    "QuerysetCache",
+    "QuerysetCountCache",
+    "QuerysetExistsCache",
+    "RedisBackend",
+    "RelatedInstanceCache",
+    "RelatedQuerysetCache",
+    "ResultCache",
+    "ValueCache",
+    "cached",
+    "local_cache",
+]

@@ -1,0 +1,1 @@
+"""Stores for cache entries: the protocol, and its two implementations."""

@@ -1,0 +1,213 @@
+"""A store for cache entries in this process: for tests, and for programs that are one process.
+
+Owns the bytes, their expiry and what is dropped when they grow past the limit. Means by every operation
+exactly what Redis does, down to the stored bytes; must not know models, or any server.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.entries import (
+    ABSENT,
+    INTENT,
+    INTENT_SIZE,
+    LEASE,
+    PREFIX_SIZE,
+    STALE,
+    TOKEN_SIZE,
+    VALUE,
+    new_version,
+)
+
+ENTRY_OVERHEAD = 200
+"""Bytes that Python spends on an entry beside its key and value, roughly."""
+
+
+class MemoryBackend:
+    """Keeps entries in a dict, up to ``limit`` bytes; past it, those used least recently go.
+
+    Writers' intents never go before they expire: losing one could let a stale value in. While they
+    alone fill the limit nothing else is stored.
+
+    Any number of caches may share one backend, in one thread. It has nothing to open or close, and
+    what it holds outlives ``close``. ``clock`` returns seconds.
+
+    >>> backend, token = MemoryBackend(), bytes(16)
+    >>> leased = await backend.lease([Lease(b"key")], token, 5_000)
+    >>> await backend.fill([Fill(b"key", b"L" + token, b"V" + token + b"value", 60_000)])
+    [True]
+    >>> [value and value[17:] for value in await backend.read([b"key", b"other"])]
+    [b'value', None]
+    """
+
+    def __init__(self, *, limit: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._values: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        """Value and deadline (ms) of what may be evicted, the one used least recently first."""
+        self._intents: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        """The same of keys that hold writers' intents, the one marked least recently first."""
+        self._size = 0
+        self._intents_size = 0
+
+    def __repr__(self) -> str:
+        return f"<MemoryBackend, {self._size} of {self._limit} bytes>"
+
+    async def open(self) -> None:
+        """Does nothing."""
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+    # No operation awaits anything, so each is atomic: more than Redis promises, never less.
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        now = self._now()
+        return [self._get(key, now) for key in keys]
+
+    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
+        now = self._now()
+        return Leased(
+            [self._lease(lease, LEASE + token, ttl_ms, now) for lease in leases],
+            [self._version(key, now) for key in versions],
+        )
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        now = self._now()
+        return [self._fill(fill, now) for fill in fills]
+
+    async def mark(
+        self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
+    ) -> dict[bytes, Kept]:
+        now = self._now()
+        mine = b"%b%013d" % (token, now + ttl_ms)
+        kept: dict[bytes, Kept] = {}
+        for key in keys:
+            value, deadline = self._values.get(key, (b"", 0.0))
+            if key in allow and value[:1] in (VALUE, ABSENT, STALE) and now < deadline < math.inf:
+                kept[key] = Kept(value, min(int(deadline), now + allow[key]))
+            self._put_intents(key, [*_others(self._get_intents(key, now), token, now), mine], now)
+        return kept
+
+    async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
+        now = self._now()
+        for stamp in stamps:
+            self._put(stamp, new_version(), math.inf, now)
+        return [self._clear(clear, token, now) for clear in clears]
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        now = self._now()
+        return sum(self._get(key, now) is not None and self._drop(key) for key in keys)
+
+    def _lease(self, lease: Lease, mine: bytes, ttl_ms: int, now: int) -> bytes | None:
+        value = self._get(lease.key, now)
+        if value is None:
+            granted = not lease.replacing
+        else:
+            # A prefix shorter than state and token stands for a whole value: a longer one is another.
+            size = max(len(lease.replacing), PREFIX_SIZE)
+            granted = value[:size] == lease.replacing
+        if not granted:
+            return value
+        return mine if self._put(lease.key, mine, now + ttl_ms, now) else b""
+
+    def _version(self, key: bytes, now: int) -> bytes | None:
+        if self._get(key, now) is None:
+            self._put(key, new_version(), math.inf, now)
+        return self._get(key, now)
+
+    def _fill(self, fill: Fill, now: int) -> bool:
+        value = self._get(fill.key, now)
+        if value is None or value[:PREFIX_SIZE] != fill.standing:
+            return False
+        if fill.value:
+            return self._put(fill.key, fill.value, now + fill.ttl_ms, now)
+        return self._drop(fill.key)
+
+    def _clear(self, clear: Clear, token: bytes, now: int) -> bool:
+        intents = self._get_intents(clear.key, now)
+        found = any(intent[:TOKEN_SIZE] == token for intent in intents)
+        self._drop(clear.key)
+        if others := _others(intents, token, now):
+            self._put_intents(clear.key, others, now)
+        elif found and clear.hint:
+            until = clear.until_ms or (now + clear.ttl_ms if clear.ttl_ms else math.inf)
+            if until > now:
+                self._put(clear.key, clear.hint, until, now)
+        return found
+
+    def _get_intents(self, key: bytes, now: int) -> list[bytes]:
+        """Returns the intents on ``key``, token and expiry each; none where it holds something else."""
+        value = self._get(key, now)
+        if value is None or value[:1] != INTENT:
+            return []
+        return [value[at : at + INTENT_SIZE] for at in range(1, len(value), INTENT_SIZE)]
+
+    def _put_intents(self, key: bytes, intents: list[bytes], now: int) -> None:
+        self._put(key, INTENT + b"".join(intents), max(map(_expiry, intents)), now)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _get(self, key: bytes, now: int) -> bytes | None:
+        entry = self._values.get(key)
+        if entry is not None:
+            self._values.move_to_end(key)
+        else:
+            entry = self._intents.get(key)
+            if entry is None:
+                return None
+        value, deadline = entry
+        if deadline > now:
+            return value
+        self._drop(key)
+        return None
+
+    def _put(self, key: bytes, value: bytes, deadline: float, now: int) -> bool:
+        """Stores ``value`` in place of what was there. Returns False if there is no room for it."""
+        self._drop(key)
+        size = _size(key, value)
+        is_intent = value[:1] == INTENT
+        if self._size + size > self._limit:
+            self._drop_dead_intents(now)
+            if not is_intent and self._intents_size + size > self._limit:
+                return False
+            while self._values and self._size + size > self._limit:
+                self._drop(next(iter(self._values)))
+        (self._intents if is_intent else self._values)[key] = value, deadline
+        self._size += size
+        self._intents_size += size if is_intent else 0
+        return True
+
+    def _drop_dead_intents(self, now: int) -> None:
+        # Those of writers that vanished. They all live equally long, so the first are the oldest.
+        while self._intents:
+            key, (_, deadline) = next(iter(self._intents.items()))
+            if deadline > now:
+                break
+            self._drop(key)
+
+    def _drop(self, key: bytes) -> bool:
+        if entry := self._values.pop(key, None):
+            self._size -= _size(key, entry[0])
+        elif entry := self._intents.pop(key, None):
+            self._size -= _size(key, entry[0])
+            self._intents_size -= _size(key, entry[0])
+        return entry is not None
+
+
+def _size(key: bytes, value: bytes) -> int:
+    return len(key) + len(value) + ENTRY_OVERHEAD
+
+
+def _expiry(intent: bytes) -> int:
+    expiry = intent[TOKEN_SIZE:]
+    return int(expiry) if expiry.isdigit() else 0  # foreign bytes have expired
+
+
+def _others(intents: list[bytes], token: bytes, now: int) -> list[bytes]:
+    """Returns those of ``intents`` that live and are not ``token``'s own."""
+    return [intent for intent in intents if intent[:TOKEN_SIZE] != token and _expiry(intent) > now]

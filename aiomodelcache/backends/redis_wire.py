@@ -1,0 +1,162 @@
+"""Connections to one Redis server on which requests follow each other without waiting for replies.
+
+Owns what goes over such a connection: bytes out, replies in, in order. redis-py makes it (TLS, names and
+passwords, Sentinel, ``redis_lives``) and is left out from then on, because its pool, locks and stream
+readers cost several times what the request itself does. Must not know what the commands mean.
+
+Nothing is ever sent twice. A request that was given up leaves no reply behind: replies are counted off, whoever
+still waits for them. A connection that keeps silent for ``timeout`` seconds while it owes a reply is cut, and all
+that wait on it fail; the next request makes a new one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import hiredis
+from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
+
+Command = tuple[bytes | str | int, ...]
+Replies = list[Any]
+
+_NOTHING: Final = object()
+"""What the parser says when it has no whole reply."""
+_pack: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_command
+
+
+def pack(commands: Iterable[Command]) -> bytes:
+    """Returns the bytes of a request."""
+    return b"".join(map(_pack, commands))
+
+
+class Wire(asyncio.Protocol):
+    """One connection. Takes over the transport of a redis-py connection that has just been made."""
+
+    def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.lost: Exception | None = None
+        """Why nothing can be sent any more."""
+        self._connection = connection
+        self._timeout: float | None = connection.socket_timeout
+        self._loop = loop
+        self._parser = cast("Any", hiredis).Reader(
+            protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=_NOTHING
+        )
+        self._waiting: deque[tuple[asyncio.Future[Replies], int]] = deque()
+        self._replies: Replies = []
+        self._silent_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: Any = connection._writer.transport
+        self._former = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
+    def send(self, request: bytes, count: int) -> "asyncio.Future[Replies]":
+        """Sends a request of ``count`` commands. Answers with as many replies, errors of the server among them.
+
+        Fails with ``ConnectionError`` or ``TimeoutError``; then nobody knows which commands were run.
+        """
+        future: asyncio.Future[Replies] = self._loop.create_future()
+        if not self._waiting:
+            self._silent_since = self._loop.time()
+        self._waiting.append((future, count))
+        self._transport.write(request)
+        if self._timer is None and self._timeout is not None:
+            self._timer = self._loop.call_later(self._timeout, self._look)
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        self._silent_since = self._loop.time()
+        self._parser.feed(data)
+        next_reply = self._parser.gets
+        try:
+            while (reply := next_reply()) is not _NOTHING:
+                self._replies.append(reply)
+                future, count = self._waiting[0]
+                if len(self._replies) == count:
+                    self._waiting.popleft()
+                    replies, self._replies = self._replies, []
+                    if not future.done():  # who asked may have been cancelled
+                        future.set_result(replies)
+        except (RedisError, IndexError) as error:  # no protocol of Redis, or nobody asked
+            self._fail(ConnectionError(f"Unexpected reply: {error}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionError(str(exc) if exc is not None else "Connection closed by server."))
+        self._former.connection_lost(exc)  # whoever closes it through redis-py waits for this
+
+    def _look(self) -> None:
+        """Cuts the connection if it has been silent for too long, and looks again when it may be."""
+        self._timer = None
+        if self._timeout is None or not self._waiting:
+            return
+        if self._loop.time() - self._silent_since < self._timeout:
+            self._timer = self._loop.call_at(self._silent_since + self._timeout, self._look)
+        else:
+            self._fail(TimeoutError("Timeout reading from the server"))
+
+    def _fail(self, error: Exception) -> None:
+        if self.lost is None:
+            self.lost = error
+            self._transport.abort()
+        waiting, self._waiting = self._waiting, deque()
+        for future, _ in waiting:
+            if not future.done():
+                future.set_exception(error)
+
+    async def close(self) -> None:
+        """Ends the connection; what still waits on it fails."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fail(ConnectionError("Connection closed."))
+        await self._connection.disconnect(nowait=True)
+
+
+class Line:
+    """The way to one server: a wire, made when it is first needed and anew when the last one was lost."""
+
+    def __init__(self, make_connection: Callable[[], Any]) -> None:
+        self._make_connection = make_connection
+        self._wire: Wire | None = None
+        self._connecting: asyncio.Task[Wire] | None = None
+
+    async def send(self, request: bytes, count: int) -> Replies:
+        """Sends a request of ``count`` commands and returns as many replies, errors of the server among them.
+
+        Raises what redis-py raises when the server cannot be reached or does not answer in time.
+        """
+        wire = self._wire
+        if wire is None or wire.lost is not None:
+            wire = await self._connected()
+        return await wire.send(request, count)
+
+    async def _connected(self) -> Wire:
+        """One attempt to connect for all who want to send meanwhile; who gives up does not end it for others."""
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._forget_attempt)
+        return await asyncio.shield(self._connecting)
+
+    def _forget_attempt(self, attempt: "asyncio.Task[Wire]") -> None:
+        self._connecting = None
+
+    async def _connect(self) -> Wire:
+        if self._wire is not None:
+            await self._wire.close()
+        connection = self._make_connection()
+        try:
+            await connection.connect()
+        except BaseException:
+            with suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+            raise
+        self._wire = Wire(connection, asyncio.get_running_loop())
+        return self._wire
+
+    async def aclose(self) -> None:
+        """Disconnects."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._wire is not None:
+            await self._wire.close()

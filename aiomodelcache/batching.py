@@ -1,0 +1,94 @@
+"""Collects what is asked for in one tick of the event loop, and owns the tasks that answer it.
+
+Knows neither caches nor plans.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Tasks:
+    """Owns background tasks: none is forgotten, and closing waits for all of them.
+
+    Tasks run in a copy of ``context``, not of whoever happened to ask first: a caller's open
+    transaction or request scope must not leak into work that is done for many callers.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.failed: Callable[[Exception], None] | None = None
+        """Told of a task that raised, which none should: somebody may be waiting for what it was to do."""
+        self._running: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs ``work`` in the background. It must not raise: there is nobody to raise to but ``failed``."""
+        task = asyncio.get_running_loop().create_task(work, context=self.context.copy())
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception) and self.failed is not None:
+            self.failed(error)
+
+    async def finish(self, timeout: float) -> None:
+        """Waits for all tasks, and for those that they start; cancels what is left after ``timeout`` seconds."""
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await asyncio.sleep(0)  # what was asked for in this tick is handed over first
+                    while self._running:
+                        await asyncio.wait(self._running)
+        finally:
+            late = list(self._running)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+class Collector(Generic[T]):
+    """Hands over together what was added in one tick, in whatever task.
+
+    No more than ``at_once`` batches are under way at a time: what is added meanwhile goes together as soon as one
+    of them is done. So batches grow under load, where they would only wait for each other.
+    """
+
+    __slots__ = ("_at_once", "_handle", "_items", "_tasks", "_under_way", "_waiting")
+
+    def __init__(
+        self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks, *, at_once: int = sys.maxsize
+    ) -> None:
+        self._handle = handle
+        self._tasks = tasks
+        self._at_once = at_once
+        self._items: list[T] = []
+        self._under_way = 0
+        self._waiting = False
+
+    def add(self, item: T) -> None:
+        """Adds to the current tick's batch. The first one in schedules the hand-over."""
+        if not self._items:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._items.append(item)
+
+    def _hand_over(self) -> None:
+        if self._under_way >= self._at_once:
+            self._waiting = True
+            return
+        items, self._items = self._items, []
+        self._under_way += 1
+        self._tasks.start(self._handle(items)).add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way -= 1
+        if self._waiting:
+            self._waiting = False
+            self._hand_over()

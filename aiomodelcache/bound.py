@@ -1,0 +1,104 @@
+"""One model in one open cache: its rows, and the keys that they can be looked up by."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.lookups import Index, Rows
+from aiomodelcache.results import Result
+from aiomodelcache.schema import ModelSchema
+from aiomodelcache.through import Links, Through
+
+Source = Rows | Index
+Names = frozenset[str]
+
+
+@dataclass(slots=True)
+class Binding:
+    """One model in one open cache: its rows and the keys that they can be looked up by.
+
+    ``gets`` and ``filters`` are by the names of the key's attributes; ``indexes`` are all that a write has to
+    think of, those of stand-alone cache classes included.
+    """
+
+    schema: ModelSchema
+    rows: Rows
+    manager: type | None = None
+    """The class declared as the model's manager."""
+    gets: dict[Names, Source] = field(default_factory=dict[Names, Source])
+    filters: dict[Names, Source] = field(default_factory=dict[Names, Source])
+    indexes: list[Index] = field(default_factory=list[Index])
+    results: list[Result | Links] = field(default_factory=list[Result | Links])
+    """What is computed from rows with given values: a write has to think of their old values, too."""
+    owned: list[Through] = field(default_factory=list[Through])
+    """Lists over many-to-many relations by this model's primary key."""
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    """What a look-up may call a field -> the attribute that holds it."""
+    _found: dict[tuple[str, ...], tuple[Source, list[str]]] = field(
+        default_factory=dict[tuple[str, ...], tuple[Source, list[str]]]
+    )
+
+    @property
+    def off(self) -> bool:
+        """Whether writes touch nothing of the model."""
+        classes: list[Rows | Index | Result | Links] = [self.rows, *self.indexes, *self.results]
+        return all(each.policy.off for each in classes)
+
+    def find(self, kind: str, given: Iterable[str]) -> tuple[Source, list[str]]:
+        """Returns the key for these fields, and the names given in the key's order.
+
+        Raises ``CacheNotRegistered``.
+        """
+        known = self._found.get((kind, *given))
+        if known is None:
+            known = self._found[kind, *given] = self._find(kind, list(given))
+        return known
+
+    def kind(self, given: Iterable[str]) -> str:
+        """Which look-up these fields are for, "get" or "filter"; "get" if both. Raises ``CacheNotRegistered``."""
+        source, _ = self.find("either", given)
+        return "get" if frozenset(source.attributes) in self.gets else "filter"
+
+    def has_unique(self, attribute: str) -> bool:
+        """Whether single rows are looked up by this column alone."""
+        source = self.gets.get(frozenset([attribute]))
+        return source is not None and source.unique
+
+    def _find(self, kind: str, given: list[str]) -> tuple[Source, list[str]]:
+        named: dict[str, str] = {}
+        for name in given:
+            attribute = self.names.get(name) or self.names.get(name.removesuffix("__exact"), name)
+            if attribute in named:
+                raise CacheNotRegistered(
+                    f"{self.schema.name}: {attribute} is given twice, as {named[attribute]} and as {name}."
+                )
+            named[attribute] = name
+        wanted = frozenset(named)
+        source = self.gets.get(wanted) if kind == "get" else self.filters.get(wanted)
+        if source is None and kind == "either":
+            source = self.gets.get(wanted)
+        if source is None:
+            raise CacheNotRegistered(self._unknown(kind, given, wanted))
+        return source, [named[attribute] for attribute in source.attributes]
+
+    def _unknown(self, kind: str, given: list[str], wanted: Names) -> str:
+        name = self.schema.name
+        attribute = "filter_key_fields_list" if kind == "filter" else "get_key_fields_list"
+        remedy = f"Use one of these, or add the fields to {attribute} of its CacheMeta or ModelCacheManager."
+        if wanted in self.gets or wanted in self.filters:
+            other = "get" if kind == "filter" else "filter"
+            remedy = (
+                f"Use {name}.cache.{other}, or add the fields to {attribute} of its CacheMeta or ModelCacheManager."
+            )
+        elif any("__" in each.removesuffix("__exact") for each in given):
+            remedy = "A cache is asked for equal values only; get_many takes several values of a unique key."
+        return (
+            f"{name} has no cache by ({', '.join(given)}){f' for {kind}' if kind != 'either' else ''}. "
+            f"Keys that exist: {self.describe()}. {remedy}"
+        )
+
+    def describe(self) -> str:
+        """The keys that exist, as they were declared: ``get (id), (slug); filter (organizer)``."""
+        kinds = {"get": self.gets, "filter": self.filters}
+        listed = {kind: ", ".join(f"({', '.join(key.fields)})" for key in kinds[kind].values()) for kind in kinds}
+        return "; ".join(f"{kind} {keys}" for kind, keys in listed.items() if keys)

@@ -1,0 +1,273 @@
+"""Rows and results as bytes: typed msgpack through msgspec. Never pickle: bytes cannot run anything.
+
+Knows types and values, not models; ``schema`` says which type each column has. A row is one msgpack
+array of its column values in a fixed order, read back by a decoder that was built for these types.
+Whatever does not decode to them raises ``DecodeError``, which readers count and treat as a miss. What would
+not come back as it was is not stored in the first place: ``EncodeError``.
+"""
+
+import datetime
+import decimal
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from types import GenericAlias
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+import msgspec
+
+NATIVE: Final = frozenset(
+    {
+        int,
+        float,
+        str,
+        bytes,
+        bool,
+        decimal.Decimal,
+        uuid.UUID,
+        datetime.datetime,
+        datetime.date,
+        datetime.time,
+        datetime.timedelta,
+    }
+)
+"""Types that msgspec writes and reads back exactly, given the type."""
+
+
+class DecodeError(ValueError):
+    """These bytes are not what this program would have stored."""
+
+
+class EncodeError(ValueError):
+    """This value cannot be stored so that it comes back the same."""
+
+
+class Codec(Protocol):
+    """Turns any value that a cache class computes into bytes and back.
+
+    >>> class PointCodec:
+    ...     def encode(self, value: Point) -> bytes:
+    ...         return struct.pack("dd", value.x, value.y)
+    ...
+    ...     def decode(self, data: bytes) -> Point:
+    ...         return Point(*struct.unpack("dd", data))
+    >>> class Position(ValueCache[Point]):
+    ...     codec = PointCodec()
+    """
+
+    def encode(self, value: Any) -> bytes:
+        """Returns the bytes. Raises ``TypeError`` for a value that it cannot encode."""
+        ...
+
+    def decode(self, data: bytes) -> Any:
+        """Returns an equal value of the same type, fresh each time. Raises ``DecodeError``."""
+        ...
+
+
+class Column(NamedTuple):
+    """One column of a row.
+
+    ``type`` is what msgspec reads; ``dump`` and ``load`` convert what is not None before and after. Both may be
+    a user's own code, and may raise anything.
+    """
+
+    name: str
+    type: Any
+    dump: Callable[[Any], Any] | None = None
+    load: Callable[[Any], Any] | None = None
+
+
+_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
+
+
+class RowCodec:
+    """Encodes the values of some columns and decodes them to a dict by column name."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._names = tuple(column.name for column in columns)
+        self._dumps = [(column.name, column.dump) for column in columns]
+        self._loads = [(column.name, column.load) for column in columns if column.load is not None]
+        types = [column.type | None if column.type is not Any else Any for column in columns]
+        array: Any = GenericAlias(tuple, tuple(types))
+        self._decoder: msgspec.msgpack.Decoder[tuple[Any, ...]] = msgspec.msgpack.Decoder(
+            array, ext_hook=_read_extension
+        )
+
+    def encode(self, values: dict[str, Any]) -> bytes:
+        """Returns the bytes of the columns found in ``values``. Raises ``EncodeError``."""
+        try:
+            data = _encoder.encode([_dumped(values[name], dump) for name, dump in self._dumps])
+            again = self._decode(data)
+            for name, dump in self._dumps:
+                _check(name, values[name], again[name], dump)
+        except Exception as error:
+            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._named, str(error))) from error
+        return data
+
+    def decode(self, data: bytes) -> dict[str, Any]:
+        """Returns a new dict of all columns. Raises ``DecodeError``."""
+        try:
+            return self._decode(data)
+        except Exception as error:
+            raise DecodeError(str(error)) from error
+
+    def _named(self, place: re.Match[str]) -> str:
+        """msgspec tells where it stumbled by number."""
+        return f"`{self._names[int(place[1])]}"
+
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        # As many as there are names: their number is part of the type.
+        values = dict(zip(self._names, self._decoder.decode(data), strict=False))
+        for name, load in self._loads:
+            value = values[name]
+            if value is not None:
+                values[name] = load(value)
+        return values
+
+
+class KeysCodec:
+    """Encodes the primary keys that an index entry lists."""
+
+    def __init__(self, column: Column) -> None:
+        self._name = column.name
+        self._dump = column.dump
+        self._load = column.load
+        array: Any = GenericAlias(list, (column.type,))
+        self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=_read_extension)
+
+    def encode(self, pks: Sequence[Any]) -> bytes:
+        """Returns the bytes of the keys, in order. Raises ``EncodeError``."""
+        dump = self._dump
+        try:
+            data = _encoder.encode([_dumped(pk, dump) for pk in pks])
+            for pk, again in zip(pks, self._decode(data), strict=True):
+                _check(self._name, pk, again, dump)
+        except Exception as error:
+            raise EncodeError(str(error)) from error
+        return data
+
+    def decode(self, data: bytes) -> list[Any]:
+        """Returns the keys, in order. Raises ``DecodeError``."""
+        try:
+            return self._decode(data)
+        except Exception as error:
+            raise DecodeError(str(error)) from error
+
+    def _decode(self, data: bytes) -> list[Any]:
+        load = self._load
+        pks = self._decoder.decode(data)
+        return pks if load is None else [load(pk) for pk in pks]
+
+
+class ValueCodec:
+    """Encodes any value made of numbers, text, dates, lists, tuples, sets and dicts: the codec of computed results."""
+
+    def encode(self, value: Any) -> bytes:
+        """Returns the bytes. Raises ``TypeError`` naming the type of what cannot be stored."""
+        return _encoder.encode(plain(value))
+
+    def decode(self, data: bytes) -> Any:
+        """Returns an equal value of the same types, fresh each time. Raises ``DecodeError``."""
+        try:
+            return _any.decode(data)
+        except Exception as error:
+            raise DecodeError(str(error)) from error
+
+
+class Reference(NamedTuple):
+    """An instance within a computed result: its model, and its primary key as ``KeysCodec`` writes it.
+
+    The model is named with its app, because its table's name may be another model's in another database.
+    """
+
+    model: str
+    pk: bytes
+
+
+def _dumped(value: Any, dump: Callable[[Any], Any] | None) -> Any:
+    return value if dump is None or value is None else dump(value)
+
+
+def _check(name: str, value: Any, again: Any, dump: Callable[[Any], Any] | None) -> None:
+    """Raises ``TypeError`` if a value came back as another.
+
+    A database may hold what its column's type does not say (SQLite), and a custom field need not undo
+    what it does (a password that is hashed on its way in). NaN is itself; values of classes that know
+    no equality are the same if they are stored as the same. What comes back may be of a driver's own
+    subclass, where a writer knows the value as the common one (asyncpg's UUID).
+    """
+    if isinstance(again, type(value)) and (_equal(value, again) or (dump and dump(value) == dump(again))):
+        return
+    raise TypeError(f"{name} is {value!r}, which would come back as {again!r}")
+
+
+def _equal(value: Any, again: Any) -> bool:
+    try:
+        return bool(value == again or value != value)
+    except ValueError:  # an array of a numeric library has no truth
+        return False
+
+
+# Values of no declared type: JSON documents, arrays, computed results ----------------------------
+
+
+def plain(value: Any) -> Any:
+    """Returns ``value`` with everything that untyped msgpack would confuse wrapped as an extension.
+
+    Raises ``TypeError`` naming the type of a value that has no encoding: an instance of a subclass, too,
+    would come back as another.
+    """
+    kind = cast("Any", type(value))
+    if kind in _PLAIN or (kind is int and -(2**63) <= value < 2**64):
+        return value
+    if kind is list:
+        return [plain(item) for item in value]
+    if kind is dict and all(type(key) is str for key in value):
+        return {key: plain(item) for key, item in value.items()}
+    code = _CODES.get(kind)
+    if code is None:
+        raise TypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
+    return msgspec.msgpack.Ext(code, _EXTENSIONS[code][1](value))
+
+
+def _read_extension(code: int, data: memoryview) -> Any:
+    return _EXTENSIONS[code][2](bytes(data))
+
+
+def _pack_items(items: Any) -> bytes:
+    return _encoder.encode([plain(item) for item in items])
+
+
+_any: Final = msgspec.msgpack.Decoder(ext_hook=_read_extension)
+_PLAIN: Final = frozenset({type(None), bool, str, float, bytes})
+_EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
+    1: (int, lambda value: b"%d" % value, lambda data: int(data.decode())),
+    2: (decimal.Decimal, lambda value: str(value).encode(), lambda data: decimal.Decimal(data.decode())),
+    3: (uuid.UUID, lambda value: value.bytes, lambda data: uuid.UUID(bytes=data)),
+    4: (
+        datetime.datetime,
+        lambda value: value.isoformat().encode(),
+        lambda data: datetime.datetime.fromisoformat(data.decode()),
+    ),
+    5: (
+        datetime.date,
+        lambda value: value.isoformat().encode(),
+        lambda data: datetime.date.fromisoformat(data.decode()),
+    ),
+    6: (
+        datetime.time,
+        lambda value: value.isoformat().encode(),
+        lambda data: datetime.time.fromisoformat(data.decode()),
+    ),
+    7: (
+        datetime.timedelta,
+        lambda value: b"%d" % (value // datetime.timedelta(microseconds=1)),
+        lambda data: datetime.timedelta(microseconds=int(data.decode())),
+    ),
+    8: (tuple, _pack_items, lambda data: tuple(_any.decode(data))),
+    9: (set, _pack_items, lambda data: set(_any.decode(data))),
+    10: (frozenset, _pack_items, lambda data: frozenset(_any.decode(data))),
+    11: (dict, lambda value: _pack_items(map(list, value.items())), lambda data: dict(_any.decode(data))),
+    12: (Reference, _pack_items, lambda data: Reference(*_any.decode(data))),
+}
+_CODES: Final = {kind: code for code, (kind, _, _) in _EXTENSIONS.items()}

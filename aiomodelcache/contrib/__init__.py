@@ -1,0 +1,1 @@
+"""What ties the cache to other programs. Nothing here needs them to be installed."""

@@ -1,0 +1,39 @@
+"""``local_cache()`` around each request of an ASGI application, of whatever framework.
+
+Knows the ASGI protocol only, and needs no framework.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from aiomodelcache.local import local_cache
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+
+class LocalCacheMiddleware:
+    """Opens a ``local_cache()`` for each HTTP request: in it the same look-up returns the same object, without I/O.
+
+    >>> from aiomodelcache.contrib.asgi import LocalCacheMiddleware
+    >>> app = Starlette(routes=routes, middleware=[Middleware(LocalCacheMiddleware)])
+    >>> app = LocalCacheMiddleware(app)    # any ASGI application
+
+    The scope lasts until the application has sent its answer, background tasks of Starlette included. WebSockets have
+    none: one may stay open for hours, and would not see what others write. Use ``async with local_cache()`` around the
+    handling of each of its messages. What the application raises is passed on.
+    """
+
+    __slots__ = ("_app",)
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        async with local_cache():
+            await self._app(scope, receive, send)

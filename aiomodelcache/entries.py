@@ -1,0 +1,106 @@
+"""The bytes stored under a cache key: one state byte, a 16-byte random token, and what follows.
+
+Pure: no I/O, no clock, no models. Times are passed in.
+
+=====  ============================================  ==========================================
+state  layout after the state byte                    meaning
+=====  ============================================  ==========================================
+``V``  token 16, fingerprint 8, epoch 16, checksum    a value
+       4, created 8, payload
+``N``  the same header, no payload                    the row, or the index, is known to be absent
+``S``  the same header, created 0, payload: the       a stale copy of one that was invalidated: may be
+       state that it had and its payload               answered where the class allows it
+``L``  token 16                                       a reader's lease: it is filling this key
+``W``  (token 16, expiry 13 digits) per writer        writers' intents: do not read, do not fill
+``E``  16 random bytes, or fewer after a life         a version: a model's epoch or write stamp
+=====  ============================================  ==========================================
+
+``checksum`` is the CRC-32 of all that follows it, begun at the state byte, so that bytes which were changed
+or cut off are told from a value that looks right. ``created`` is milliseconds since the Unix epoch.
+Both are big-endian. An intent's expiry is milliseconds by the Redis server's clock, in decimal,
+because that is what a Lua script reads without losing digits.
+"""
+
+import os
+from typing import Final
+from zlib import crc32
+
+FORMAT_VERSION: Final = 1
+"""Mixed into every fingerprint. Bump it whenever the meaning of stored bytes changes."""
+
+VALUE: Final = b"V"
+ABSENT: Final = b"N"
+STALE: Final = b"S"
+LEASE: Final = b"L"
+INTENT: Final = b"W"
+VERSION: Final = b"E"
+
+TOKEN_SIZE: Final = 16
+PREFIX_SIZE: Final = 1 + TOKEN_SIZE
+FINGERPRINT_SIZE: Final = 8
+FINGERPRINT: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE)
+GUARD: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE + TOKEN_SIZE)
+"""Where an entry carries fingerprint and epoch: one slice to compare on a hit."""
+INTENT_SIZE: Final = TOKEN_SIZE + 13
+
+_CHECKSUM: Final = slice(GUARD.stop, GUARD.stop + 4)
+CREATED: Final = slice(_CHECKSUM.stop, _CHECKSUM.stop + 8)
+"""When it was built: compares like the moments do. Of a stale copy zero, which is before any of them."""
+_BODY: Final = slice(_CHECKSUM.stop, None)
+_PAYLOAD: Final = slice(CREATED.stop, None)
+_HEADER_SIZE: Final = CREATED.stop
+
+
+class DamagedEntry(ValueError):
+    """The bytes are not those that were stored."""
+
+
+def new_token() -> bytes:
+    """Returns 16 random bytes; every attempt to lease, mark or bump takes a new one."""
+    return os.urandom(TOKEN_SIZE)
+
+
+def new_version(life: bytes = b"") -> bytes:
+    """Returns a fresh epoch or stamp, as stored; ``life`` tells when it is not to be believed any more."""
+    return VERSION + life + new_token()[len(life) :]
+
+
+def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: bytes = b"") -> bytes:
+    """Builds a ``V`` or ``N`` entry; ``guard`` is fingerprint + epoch."""
+    body = created_ms.to_bytes(8) + payload
+    return b"".join((state, token, guard, crc32(body, state[0]).to_bytes(4), body))
+
+
+def stale_copy(entry: bytes) -> bytes:
+    """Builds the ``S`` entry of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``.
+
+    With a token of its own: whoever read the one from before must not take this for it.
+    """
+    payload = unpack(entry)
+    if entry[:1] != STALE:
+        payload = entry[:1] + payload
+    return pack(STALE, new_token(), entry[GUARD], 0, payload)
+
+
+def unpack(entry: bytes) -> bytes:
+    """Returns the payload of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``."""
+    if len(entry) < _HEADER_SIZE or crc32(entry[_BODY], entry[0]) != int.from_bytes(entry[_CHECKSUM]):
+        raise DamagedEntry("its checksum is wrong")
+    return entry[_PAYLOAD]
+
+
+def created_ms(entry: bytes) -> int:
+    """When a ``V`` or ``N`` entry was built, in milliseconds since the Unix epoch."""
+    return int.from_bytes(entry[CREATED])
+
+
+def is_lease(entry: bytes | None) -> bool:
+    """Whether these bytes are a reader's lease."""
+    return entry is not None and entry[:1] == LEASE and len(entry) == PREFIX_SIZE
+
+
+def is_intent(entry: bytes | None) -> bool:
+    """Whether these bytes are writers' intents."""
+    if entry is None or entry[:1] != INTENT or len(entry) == 1 or len(entry) % INTENT_SIZE != 1:
+        return False
+    return all(entry[at - 13 : at].isdigit() for at in range(1 + INTENT_SIZE, len(entry) + 1, INTENT_SIZE))

@@ -1,0 +1,139 @@
+"""Cache keys: an injective encoding of values to bytes that a person can read in ``redis-cli``.
+
+Pure: knows Python values, not models. A value is one tag letter and its text: ``i7``, ``spycon``,
+``n`` for None. Values that a database holds to be equal share an encoding (``Decimal("1.0")`` and
+``Decimal("1")``, one instant in two time zones, ``0.0`` and ``-0.0``), because a writer has to name the key
+that a reader used; values of different types never do (1, "1", True and ``Decimal("1")`` differ).
+Which type a field's value has is settled before it comes here, by ``schema``. Once released an encoding
+stays as it is: during a deployment old and new processes must invalidate each other's entries.
+"""
+
+import datetime
+import decimal
+import enum
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, Final, cast
+
+_LONGEST: Final = 160
+_BIG: Final = 2**63
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND: Final = datetime.timedelta(microseconds=1)
+
+
+def prefix(namespace: str, kind: str, *parts: str) -> bytes:
+    """Returns what all keys of one kind begin with, colon included, e.g. ``amc:r:default:event:``."""
+    head = [_escape(namespace.encode())] if namespace else []
+    return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode()) for part in parts), b""])
+
+
+def encode(values: Iterable[Any]) -> bytes:
+    """Returns the last part of a key: the values, joined by colons; a digest where that is long.
+
+    Raises ``TypeError`` for a value of a type that has no encoding.
+    """
+    return _shortened(b":".join(map(encode_value, values)))
+
+
+def encode_single(value: Any) -> bytes:
+    """Returns the last part of a key of one value: the same as ``encode((value,))``, for the way of every hit."""
+    if type(value) is int and -_BIG < value < _BIG:
+        return b"i%d" % value
+    return _shortened(encode_value(value))
+
+
+def _shortened(text: bytes) -> bytes:
+    if len(text) > _LONGEST:
+        return b"#" + hashlib.blake2b(text, digest_size=20).hexdigest().encode()
+    return text
+
+
+def encode_value(value: Any) -> bytes:
+    """Returns one value's encoding, free of colons. Raises ``TypeError`` if its type has none."""
+    encoder = _ENCODERS.get(cast("Any", type(value)))
+    return encoder(value) if encoder is not None else _encode_subclass(value)
+
+
+def _escape(text: bytes, *specials: bytes) -> bytes:
+    for special in (b"%", b":", *specials):
+        if special in text:
+            text = text.replace(special, b"%%%02X" % special[0])
+    return text
+
+
+def _text(value: str) -> bytes:
+    text = value.encode("utf-8", "surrogatepass")
+    return b"s" + (_escape(text) if b":" in text or b"%" in text else text)
+
+
+def _float(value: float) -> bytes:
+    return b"f" + repr(float(value) + 0.0).encode()  # -0.0 + 0.0 is 0.0; NumPy's floats have a repr of their own
+
+
+def _decimal(value: decimal.Decimal) -> bytes:
+    sign, digits, exponent = value.as_tuple()
+    if isinstance(exponent, str):  # NaN, infinity
+        return b"d" + str(value).encode()
+    text = "".join(map(str, digits)).lstrip("0")
+    kept = text.rstrip("0")
+    if not kept:
+        return b"d0"
+    return b"d%s%se%d" % (b"-" if sign else b"", kept.encode(), exponent + len(text) - len(kept))
+
+
+def _datetime(value: datetime.datetime) -> bytes:
+    if value.utcoffset() is None:
+        return b"t" + _escape(value.replace(tzinfo=None).isoformat().encode())
+    return b"T%d" % ((value - _EPOCH) // _MICROSECOND)
+
+
+def _enum(value: enum.Enum) -> bytes:
+    cls = type(value)
+    return b"e" + _escape(f"{cls.__module__}.{cls.__qualname__}.{value.name}".encode())
+
+
+def _sequence(tag: bytes) -> Callable[[Iterable[Any]], bytes]:
+    return lambda values: tag + b",".join([_escape(encode_value(value), b",") for value in values])
+
+
+def _set(values: Iterable[Any]) -> bytes:
+    return b"S" + b",".join(sorted([_escape(encode_value(value), b",") for value in values]))
+
+
+def _mapping(value: dict[Any, Any]) -> bytes:
+    return b"m" + _set(list(value.items()))
+
+
+_ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
+    int: lambda value: b"i%d" % value,
+    str: _text,
+    type(None): lambda value: b"n",
+    bool: lambda value: b"b1" if value else b"b0",
+    uuid.UUID: lambda value: b"u" + value.hex.encode(),
+    decimal.Decimal: _decimal,
+    float: _float,
+    bytes: lambda value: b"x" + value.hex().encode(),
+    datetime.datetime: _datetime,
+    datetime.date: lambda value: b"D" + value.isoformat().encode(),
+    datetime.time: lambda value: b"h" + _escape(value.isoformat().encode()),
+    datetime.timedelta: lambda value: b"p%d" % (value // _MICROSECOND),
+    tuple: _sequence(b"("),
+    list: _sequence(b"["),
+    set: _set,
+    frozenset: _set,
+    dict: _mapping,
+}
+
+
+def _encode_subclass(value: Any) -> bytes:
+    """Encodes a subclass (a driver's own UUID, a ``str`` enum) like the type that it stands for and equals."""
+    for base in type(value).__mro__[1:]:
+        if base in _ENCODERS:
+            return _ENCODERS[base](value)
+    if isinstance(value, enum.Enum):
+        return _enum(value)
+    raise TypeError(
+        f"{value!r} is of type {type(value).__qualname__}, which cannot be part of a cache key: "
+        "use a number, a string, a date, a UUID, an enum member, or a tuple of these."
+    )

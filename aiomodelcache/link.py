@@ -1,0 +1,73 @@
+"""The way to the backend that readers and writers share: counts round trips, and stops when they fail.
+
+A circuit breaker: after a failed round trip, reads stay away for ``breaker_cooldown`` seconds; then one
+of them tries again, and the rest follow if it succeeded. Writers always try.
+"""
+
+import time
+from collections.abc import Awaitable
+from typing import Literal, TypeVar
+
+from aiomodelcache.backends.protocol import Backend
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.stats import Stats, logger
+
+T = TypeVar("T")
+
+
+class Link:
+    """One open cache's connection to its backend."""
+
+    def __init__(self, backend: Backend, stats: Stats, *, cooldown: float, enabled: bool) -> None:
+        self.backend = backend
+        self.stats = stats
+        self.enabled = enabled
+        self.held = False
+        """True while this process has invalidations that it could not deliver: it must not read."""
+        self.breaks = 0
+        """How often a round trip has failed."""
+        self._cooldown = cooldown
+        self._failing = False
+        self._retry_at = 0.0
+
+    def readable(self) -> bool:
+        """Whether a reader may use the backend now. After the cooldown, True to one caller only."""
+        if not self._failing:
+            return self.enabled and not self.held
+        now = time.monotonic()
+        if not self.enabled or self.held or now < self._retry_at:
+            return False
+        self._retry_at = now + self._cooldown
+        return True
+
+    @property
+    def trouble(self) -> Literal["unreachable", "undelivered"] | None:
+        """Why readers stay away from the backend now, if they do."""
+        if self.held:
+            return "undelivered"
+        return "unreachable" if self._failing and time.monotonic() < self._retry_at else None
+
+    async def call(self, operation: Awaitable[T]) -> T:
+        """Awaits one round trip. Raises ``BackendError``, counted and logged, if it failed in whatever way."""
+        self.stats.round_trips += 1
+        try:
+            result = await operation
+        except BackendError as error:
+            self._break(error)
+            raise
+        except Exception as error:
+            failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")
+            self._break(failure)
+            raise failure from error
+        if self._failing:
+            logger.warning("aiomodelcache: the cache is used again")
+            self._failing = False
+        return result
+
+    def _break(self, error: BackendError) -> None:
+        self.stats.backend_errors += 1
+        self.breaks += 1
+        if not self._failing:
+            logger.warning("aiomodelcache: the cache is not used for now: %s", error)
+        self._failing = True
+        self._retry_at = time.monotonic() + self._cooldown

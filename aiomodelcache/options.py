@@ -1,0 +1,161 @@
+"""The settings of one declaration, checked for form: names, lists of names, seconds. Models do not matter here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final, cast
+
+from aiomodelcache.config import InvalidationType, is_duration
+from aiomodelcache.exceptions import CacheConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One declaration's settings, checked for form. ``origin`` names it in errors."""
+
+    origin: str
+    gets: tuple[tuple[str, ...], ...] = ()
+    filters: tuple[tuple[str, ...], ...] = ()
+    foreign_keys: tuple[str, ...] = ()
+    many_to_many: tuple[str, ...] = ()
+    timeout: float | None = None
+    negative_timeout: float | None = None
+    version: object = None
+    invalidation: InvalidationType = InvalidationType.UNSET
+    allowtime: float | None = None
+    order_by: tuple[str, ...] = ()
+    limit: int | None = None
+    select_related: tuple[str, ...] = ()
+    relation: str | None = None
+
+
+META_ATTRIBUTES: Final = frozenset(
+    {
+        "get_key_fields_list",
+        "filter_key_fields_list",
+        "cached_foreignkeys",
+        "cached_manytomany",
+        "timeout",
+        "negative_timeout",
+        "version",
+        "invalidation",
+        "allowtime",
+        "order_by",
+    }
+)
+"""What a ``CacheMeta`` may set, and a ``ModelCacheManager`` beside its own methods."""
+
+
+CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
+    "get_key_fields_list",
+    "filter_key_fields_list",
+    "cached_foreignkeys",
+    "cached_manytomany",
+} | {"model", "key_fields", "limit", "codec", "select_related", "relation"}
+"""What stand-alone cache classes, each kind some of them, may set beside methods of their own."""
+
+
+def given(declaration: type, names: Iterable[str]) -> dict[str, Any]:
+    """The attributes of these names that a declaration, or a user's base of it, sets."""
+    found: dict[str, Any] = {}
+    for cls in reversed(declaration.__mro__):
+        if not cls.__module__.startswith("aiomodelcache.") and cls is not object:
+            found.update({name: value for name, value in vars(cls).items() if name in names})
+    return found
+
+
+def meta_attributes(meta: type, origin: str) -> dict[str, Any]:
+    """What a ``CacheMeta`` sets. Raises ``CacheConfigurationError`` for a name that means nothing."""
+    names = {name for cls in meta.__mro__[:-1] for name in vars(cls) if not name.startswith("__")}
+    for name in sorted(names - META_ATTRIBUTES):
+        raise CacheConfigurationError(
+            f"{origin}.{name} means nothing to the cache. It may set: {', '.join(sorted(META_ATTRIBUTES))}."
+        )
+    return given(meta, META_ATTRIBUTES)
+
+
+def manager_attributes(manager: type) -> dict[str, Any]:
+    """What a manager class declares. Raises ``CacheConfigurationError`` for what looks like a slip.
+
+    It may have attributes of the user's own beside it.
+    """
+    own = {name for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.") for name in vars(cls)}
+    for name in sorted(own - META_ATTRIBUTES):
+        meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
+        if meant:
+            raise CacheConfigurationError(f"{manager.__name__}.{name} means nothing to the cache: use {meant[0]}.")
+    return given(manager, META_ATTRIBUTES)
+
+
+def parse(origin: str, attributes: dict[str, Any]) -> Options:
+    """Checks the form of a declaration's attributes. Raises ``CacheConfigurationError``."""
+    invalidation = attributes.get("invalidation", InvalidationType.UNSET)
+    if not isinstance(invalidation, InvalidationType):
+        raise CacheConfigurationError(f"{origin}.invalidation is {invalidation!r}: use an InvalidationType.")
+    limit = attributes.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise CacheConfigurationError(f"{origin}.limit is {limit!r}: it must be a whole number above zero.")
+    version = attributes.get("version")
+    if version is not None and not isinstance(version, int | float | str | tuple):
+        # Processes compare it by its repr.
+        raise CacheConfigurationError(f"{origin}.version is {version!r}: use a number or a string.")
+    return Options(
+        origin=origin,
+        gets=_keys(origin, "get_key_fields_list", attributes),
+        filters=_keys(origin, "filter_key_fields_list", attributes),
+        foreign_keys=_names(origin, "cached_foreignkeys", attributes),
+        many_to_many=_names(origin, "cached_manytomany", attributes),
+        timeout=_seconds(origin, "timeout", attributes),
+        negative_timeout=_seconds(origin, "negative_timeout", attributes),
+        version=cast("object", version),
+        invalidation=invalidation,
+        allowtime=_seconds(origin, "allowtime", attributes),
+        order_by=_names(origin, "order_by", attributes),
+        limit=limit,
+        select_related=_names(origin, "select_related", attributes),
+        relation=_relation(origin, attributes),
+    )
+
+
+def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:
+    value = attributes.get(name)
+    if value is not None and not is_duration(value):
+        raise CacheConfigurationError(f"{origin}.{name} is {value!r}: it must be a number of seconds above zero.")
+    return value
+
+
+def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...]:
+    value: Any = attributes.get(name) or ()
+    if isinstance(value, str) and name in ("order_by", "select_related"):
+        return (value,)
+    if value != () and not is_key(value):
+        raise CacheConfigurationError(
+            f'{origin}.{name} is {value!r}: it must be a list of field names, like ["organizer"].'
+        )
+    return tuple(value)
+
+
+def _relation(origin: str, attributes: dict[str, Any]) -> str | None:
+    value = attributes.get("relation")
+    if value is not None and not (isinstance(value, str) and value):
+        raise CacheConfigurationError(
+            f'{origin}.relation is {value!r}: name the relation to follow, like "venue" or "venue__city".'
+        )
+    return value
+
+
+def is_key(key: Any) -> bool:
+    """Whether this names fields, at least one, in a list or a tuple."""
+    if not isinstance(key, tuple | list):
+        return False
+    names = cast("list[object]", key)
+    return bool(names) and all(isinstance(name, str) for name in names)
+
+
+def _keys(origin: str, name: str, attributes: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    value: Any = attributes.get(name) or ()
+    if not isinstance(value, tuple | list) or not all(map(is_key, cast("Iterable[object]", value))):
+        raise CacheConfigurationError(
+            f'{origin}.{name} is {value!r}: it must be a list of tuples of field names, like [("id",), ("slug",)].'
+        )
+    return tuple(tuple(key) for key in cast("Iterable[Iterable[str]]", value))

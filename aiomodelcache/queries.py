@@ -1,0 +1,529 @@
+"""Look-ups as objects: lazy, awaitable any number of times, and batched with everything of their tick.
+
+A query knows which key of which model it is about and what to make of the rows; ``plans`` knows how rows
+are found, ``reader`` when requests are sent.
+"""
+
+import asyncio
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
+from tortoise.models import Model
+
+from aiomodelcache.bound import Source
+from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.local import Scope, current_scope
+from aiomodelcache.lookups import Miss, Nothing, Rows
+from aiomodelcache.plans import Compute, Plan, index_hit, row_by_pk, rows_at, rows_by_index, rows_by_pk
+from aiomodelcache.reader import Done, NotCached
+from aiomodelcache.results import Result, instance_of, replaced, result_at
+from aiomodelcache.schema import Values
+from aiomodelcache.session import Session, default_session
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+
+class CacheQuery(Generic[T]):
+    """A look-up that nobody has made yet. ``await`` it, or put it in a ``BatchCacheQuery``.
+
+    >>> query = Event.cache.get(slug="pycon")       # no I/O
+    >>> event = await query                         # one round trip, shared with its tick
+    >>> again = await query.resolve()               # the same, as a coroutine
+    """
+
+    __slots__ = ("_chosen",)
+
+    def __init__(self, session: Session | None = None) -> None:
+        self._chosen = session
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.resolve().__await__()
+
+    async def resolve(self) -> T:
+        """Makes the look-up. Raises what it is documented to raise, and ``CacheNotOpen``."""
+        session = self.session()
+        client = self.transaction(session)
+        if client is not None:
+            return await session.reader.run_directly(self.plan(session, None), client)
+        off = session.switch.off
+        scope = None if off else current_scope()
+        if scope is not None:
+            known = self.recall(session, scope)
+            if known is not None:
+                return known
+        future: asyncio.Future[T] = session.loop.create_future()
+        self.start(session, scope, partial(_settle, future), bypass=off)
+        return await future
+
+    def recall(self, session: Session, scope: Scope) -> T | None:
+        """What the request has looked up before, if that is easily told."""
+        return None
+
+    def start(
+        self, session: Session, scope: Scope | None, done: Done, *, only_cache: bool = False, bypass: bool = False
+    ) -> None:
+        """Begins to answer; ``done`` is called in the end."""
+        session.reader.start(self.plan(session, scope), done, only_cache=only_cache, bypass=bypass)
+
+    def session(self) -> Session:
+        """The open cache that answers. Raises ``CacheNotOpen``."""
+        return (self._chosen or default_session()).usable()
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        """The open transaction that must answer instead of the cache, or None."""
+        raise NotImplementedError
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[T]:
+        """How to answer. Errors are raised when the plan runs."""
+        raise NotImplementedError
+
+
+def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    if not future.done():  # its caller may have been cancelled
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+class Located(NamedTuple):
+    """A query's place in one open cache."""
+
+    session: Session
+    source: Source
+    values: Values
+    key: bytes
+
+
+class LookupQuery(CacheQuery[T]):
+    """A look-up of the rows of one model by one key."""
+
+    __slots__ = ("_located", "_model")
+
+    instances: ClassVar[bool] = True
+    """Whether the result holds the rows themselves, not just how many there are."""
+    _quick: ClassVar[bool] = True
+    """Whether ``answer`` says the same as ``plan`` about a hit."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cast("Any", cls).plan is not cast("Any", LookupQuery).plan and "_quick" not in cls.__dict__:
+            cls._quick = False
+
+    def __init__(self, model: type[Model], session: Session | None = None) -> None:
+        super().__init__(session)
+        self._model = model
+        self._located: Located | None = None
+
+    def source(self, session: Session) -> tuple[Source, list[Any]]:
+        """The key and the raw values asked for. Raises ``CacheNotRegistered``."""
+        raise NotImplementedError
+
+    def finish(self, found: Sequence[Any]) -> T:
+        """Makes the result of the rows found."""
+        raise NotImplementedError
+
+    def locate(self, session: Session) -> Located:
+        """Resolves fields and values, once per open cache.
+
+        Raises ``CacheNotRegistered`` for fields without a cache and ``ValueError`` for a bad value.
+        """
+        located = self._located
+        if located is None or located.session is not session:
+            source, raw = self.source(session)
+            normalise = source.schema.normalise
+            if len(raw) == 1:
+                values: Values = (normalise(source.attributes[0], raw[0]),)
+            else:
+                values = tuple(map(normalise, source.attributes, raw))
+            located = self._located = Located(session, source, values, source.key_of(values))
+        return located
+
+    def check(self, session: Session) -> Self:
+        """Raises ``CacheNotRegistered`` now rather than when awaited; bad values wait until then."""
+        try:
+            self.locate(session)
+        except CacheNotRegistered:
+            raise
+        except (ValueError, TypeError):
+            pass
+        return self
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        return session.binding(self._model).schema.transaction()
+
+    def start(
+        self, session: Session, scope: Scope | None, done: Done, *, only_cache: bool = False, bypass: bool = False
+    ) -> None:
+        if scope is not None or bypass or not self._quick:
+            super().start(session, scope, done, only_cache=only_cache, bypass=bypass)
+            return
+        try:
+            located = self.locate(session)
+        except Exception as error:
+            done(None, error)
+        else:
+            session.reader.start_look(self, located, done, only_cache=only_cache)
+
+    def recall(self, session: Session, scope: Scope) -> T | None:
+        if not self._quick:
+            return None
+        known = scope.recall(self.locate(session).key)
+        return self.finish(list(known)) if known else None  # what an absence raises is said by the plan
+
+    def ask(self, located: Located, /) -> list[bytes]:
+        session, source, _, key = located
+        if isinstance(source, Rows):
+            return [source.epoch_key, key]
+        return [source.rows.epoch_key, key, *session.guesses.recall(key).keys]
+
+    def answer(self, located: Located, keys: list[bytes], found: list[bytes | None], /) -> T | Miss:
+        session, source, values, key = located
+        if isinstance(source, Rows):
+            row = source.hit(found[1], found[0], values[0])
+            if row is None:
+                return Nothing.MISS
+            source.counters.hits += 1
+            rows = [row]
+        else:
+            hit = index_hit(source, values, session.guesses.recall(key), keys, found)
+            if not hit:
+                return Nothing.MISS
+            rows = hit
+        return self.finish([*map(source.schema.instance, rows)] if self.instances else rows)
+
+    def begin(self, located: Located, /) -> Plan[T]:
+        return self.plan(located.session, None)
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[T]:
+        _, source, values, key = self.locate(session)
+        generation = 0
+        if scope is not None:
+            known = scope.recall(key)
+            if known is not None:
+                return self.finish(list(known))
+            generation = scope.generation
+        if isinstance(source, Rows):
+            found = yield from row_by_pk(source, values[0], key)
+        else:
+            found = yield from rows_at(source, values, key, session.guesses)
+        if not self.instances and scope is None:
+            return self.finish(found)
+        made = [instance_of(source, row) for row in found]
+        if scope is not None:
+            made = scope.keep(key, [(row_key(source, row), row) for row in made], generation)
+        return self.finish(made)
+
+
+def row_key(source: Source, instance: Model) -> bytes:
+    """The key of the row entry of an instance."""
+    return source.rows.key(instance.pk)
+
+
+class FieldsQuery(LookupQuery[T]):
+    """A look-up by field names, as the manager's methods make."""
+
+    __slots__ = ("_given",)
+
+    kind: ClassVar[str] = "get"
+
+    def __init__(self, model: type[Model], given: Mapping[str, Any], session: Session | None = None) -> None:
+        # All that the classes above do: the way of every look-up.
+        self._chosen = session
+        self._model = model
+        self._located = None
+        self._given = given
+
+    def source(self, session: Session) -> tuple[Source, list[Any]]:
+        given = self._given
+        source, names = session.binding(self._model).find(self.kind, given)
+        return source, [given[name] for name in names]
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        return f"<{type(self).__name__} {self._model.__name__}({given})>"
+
+
+class GetQuery(FieldsQuery[M], Generic[M]):
+    """The one row with these values. Raises Tortoise's ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+
+    __slots__ = ()
+
+    def finish(self, found: Sequence[Any]) -> M:
+        row: M = found[0] if len(found) == 1 else only(self._model, found)
+        return row
+
+
+class GetOr404Query(GetQuery[M], Generic[M]):
+    """The one row with these values. Raises what ``CacheConfig.not_found`` says, or ``MultipleObjectsReturned``."""
+
+    __slots__ = ()
+    _quick: ClassVar[bool] = True
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[M]:
+        try:
+            return (yield from super().plan(session, scope))
+        except DoesNotExist as error:
+            raise session.config.no_row(self._model) from error
+
+
+class GetOrNoneQuery(FieldsQuery[M | None], Generic[M]):
+    """The one row with these values, or None. Raises ``MultipleObjectsReturned``."""
+
+    __slots__ = ()
+
+    def finish(self, found: Sequence[Any]) -> M | None:
+        return only(self._model, found) if found else None
+
+
+class FilterQuery(FieldsQuery[list[M]], Generic[M]):
+    """All rows with these values, in the list's order. A new list each time."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "filter"
+
+    def finish(self, found: Sequence[Any]) -> list[M]:
+        return list(found)
+
+
+class ExistsQuery(FieldsQuery[bool]):
+    """Whether there is a row with these values."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "either"
+    instances: ClassVar[bool] = False
+
+    def finish(self, found: Sequence[Any]) -> bool:
+        return bool(found)
+
+
+class CountQuery(FieldsQuery[int]):
+    """How many rows have these values."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "either"
+    instances: ClassVar[bool] = False
+
+    def finish(self, found: Sequence[Any]) -> int:
+        return len(found)
+
+
+class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
+    """Rows by many values of one unique key, by value, in the order asked: one MGET, one SQL for all misses."""
+
+    __slots__ = ("_fields", "_model", "_single", "_wanted")
+
+    def __init__(
+        self,
+        model: type[M],
+        wanted: Iterable[Any],
+        key: str | tuple[str, ...],
+        session: Session | None = None,
+    ) -> None:
+        super().__init__(session)
+        if isinstance(wanted, str | bytes):
+            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
+        self._model = model
+        self._fields = (key,) if isinstance(key, str) else tuple(key)
+        self._single = len(self._fields) == 1
+        self._wanted = list(wanted)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._wanted!r})>"
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        return session.binding(self._model).schema.transaction()
+
+    def source(self, session: Session) -> tuple[Source, dict[Values, Any]]:
+        """The key, and its values: each with what the result is to call it.
+
+        Raises ``CacheNotRegistered`` or ``ValueError``.
+        """
+        source, order = session.binding(self._model).find("get", self._fields)
+        if not source.unique:
+            raise CacheNotRegistered(
+                f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
+                "get_many and in_bulk need a unique key. Use filter."
+            )
+        values: dict[Values, Any] = {}
+        for wanted in self._wanted:
+            given = dict(zip(self._fields, self._combination(wanted), strict=True))
+            found = tuple(map(source.schema.normalise, source.attributes, [given[name] for name in order]))
+            values[found] = found[0] if self._single else tuple(found[order.index(name)] for name in self._fields)
+        return source, values
+
+    def _combination(self, wanted: Any) -> tuple[Any, ...]:
+        if self._single:
+            return (wanted,)
+        if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
+            raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
+        return tuple(cast("Sequence[Any]", wanted))
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[dict[Any, M]]:
+        source, wanted = self.source(session)
+        key_of = source.key_of
+        known: dict[Values, list[Any]] = {}
+        generation = 0
+        if scope is not None:
+            generation = scope.generation
+            recalled = {values: scope.recall(key_of(values)) for values in wanted}
+            known = {values: answer for values, answer in recalled.items() if answer is not None}
+        asked = [values for values in wanted if values not in known]
+        if asked and isinstance(source, Rows):
+            by_pk = yield from rows_by_pk(source, [pk for (pk,) in asked])
+            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in asked}
+        elif asked:
+            found = yield from rows_by_index(cast("Any", source), asked, session.guesses)
+        else:
+            found = {}
+        for values, rows in found.items():
+            made = [instance_of(source, row) for row in rows]
+            if scope is not None:
+                made = scope.keep(key_of(values), [(row_key(source, row), row) for row in made], generation)
+            known[values] = made
+        return {name: cast("M", known[values][0]) for values, name in wanted.items() if known[values]}
+
+
+class ManyQuery(BulkQuery[M], Generic[M]):
+    """Like ``BulkQuery``, but a list. Use through ``manager.get_many``."""
+
+    __slots__ = ()
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[Any]:
+        return list((yield from super().plan(session, scope)).values())
+
+
+def computed(session: Session, result: Result, key: bytes, compute: Compute, scope: Scope | None) -> Plan[Any]:
+    """How a computed result is answered: by the request's scope, by the cache, or by computing it."""
+    if scope is None:
+        return (yield from result_at(result, key, compute, session.guesses))
+    known = scope.recall(key)
+    if known is not None:
+        return known[0]
+    generation = scope.generation
+    value = yield from result_at(result, key, compute, session.guesses)
+    row_keys: list[bytes] = []
+
+    def own(instance: Model) -> Model:
+        binding = session.bindings.get(type(instance))
+        if binding is None:
+            return instance
+        row_keys.append(binding.rows.key(instance.pk))
+        return cast("Model", scope.own(row_keys[-1], instance, generation))
+
+    value = replaced(value, Model, own)
+    scope.keep_result(key, value, row_keys, generation)
+    return value
+
+
+def only(model: type[Model], found: Sequence[Any]) -> Any:
+    """Returns the one row. Raises Tortoise's ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+    if len(found) == 1:
+        return found[0]
+    raise (MultipleObjectsReturned if found else DoesNotExist)(model)
+
+
+class BatchCacheQuery:
+    """Queries of any kind, made together: one round trip for all that the cache can answer.
+
+    >>> batch = BatchCacheQuery({"event": Event.cache.get(slug="pycon")}, users=User.cache.filter(team=3))
+    >>> result = await batch.get(none_on_exception=True)    # {"event": ..., "users": [...]}
+    """
+
+    __slots__ = ("_queries",)
+
+    def __init__(self, queries: Mapping[Any, CacheQuery[Any]] | None = None, /, **named: CacheQuery[Any]) -> None:
+        self._queries: dict[Hashable, CacheQuery[Any]] = {}
+        self.push(queries, **named)
+
+    def __repr__(self) -> str:
+        return f"<BatchCacheQuery {self._queries!r}>"
+
+    def push(self, queries: Mapping[Any, CacheQuery[Any]] | None = None, /, **named: CacheQuery[Any]) -> Self:
+        """Adds queries, as a mapping, by name, or both. Raises ``TypeError`` naming what is not a query."""
+        if queries is not None and not isinstance(queries, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {queries!r}.")
+        given: dict[Any, Any] = {**(queries or {}), **named}
+        for name, query in given.items():
+            if not isinstance(query, CacheQuery):
+                raise TypeError(
+                    f"BatchCacheQuery: {name!r} is not a query, but of type {type(query).__name__}. "
+                    "Pass Model.cache.get(...) and the like without awaiting them."
+                )
+        self._queries.update(given)
+        return self
+
+    def __await__(self) -> Generator[Any, None, dict[Any, Any]]:
+        return self.get().__await__()
+
+    async def get(
+        self, *, only_cache: bool = False, none_on_exception: bool = False, return_exceptions: bool = False
+    ) -> dict[Any, Any]:
+        """Makes all look-ups and returns a dict with the same keys.
+
+        ``only_cache``: ask no database; what is not cached is left out. ``none_on_exception``: None in place
+        of an exception; ``return_exceptions``: the exception itself; neither: the first one raises, after
+        all have finished.
+        """
+        queries = dict(self._queries)  # what is pushed meanwhile is for the next time
+        results = await _all(queries, only_cache)
+        first: BaseException | None = None
+        answer: dict[Any, Any] = {}
+        for name in queries:
+            result, error = results[name]
+            if isinstance(error, NotCached):
+                continue
+            if error is not None and not return_exceptions:
+                first = first or error
+                result, error = None, None
+            answer[name] = result if error is None else error
+        if first is not None and not none_on_exception:
+            raise first
+        return answer
+
+
+Outcome = tuple[Any, BaseException | None]
+
+
+async def _all(queries: Mapping[Hashable, CacheQuery[Any]], only_cache: bool) -> dict[Hashable, Outcome]:
+    """Makes all look-ups; none fails the others."""
+    results: dict[Hashable, Outcome] = {}
+    if not queries:
+        return results
+    finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(name: Hashable, result: Any, error: BaseException | None) -> None:
+        results[name] = (result, error)
+        if len(results) == len(queries) and not finished.done():
+            finished.set_result(None)
+
+    scope = current_scope()
+    switched: Session | None = None
+    off = False
+    inside: list[tuple[Hashable, CacheQuery[Any], Session, BaseDBAsyncClient]] = []
+    for name, query in queries.items():
+        session = query.session()
+        try:
+            client = query.transaction(session)
+        except CacheNotRegistered as error:
+            done(name, None, error)
+            continue
+        if client is None:
+            if session is not switched:
+                switched, off = session, session.switch.off
+            query.start(session, None if off else scope, partial(done, name), only_cache=only_cache, bypass=off)
+        else:
+            inside.append((name, query, session, client))
+    for name, query, session, client in inside:
+        try:
+            if only_cache:
+                raise NotCached
+            done(name, await session.reader.run_directly(query.plan(session, None), client), None)
+        except Exception as error:
+            done(name, None, error)
+    await finished
+    return results

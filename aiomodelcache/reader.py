@@ -1,0 +1,477 @@
+"""Drives plans: merges the requests of all that wait in one tick, and answers them.
+
+All ``Read``s of a tick become one MGET, all ``Take``s one pipeline, all ``Load``s of one key one SQL statement, all
+``Store``s one pipeline. A single look-up, a gather and a batch are the same code path. What a look-up means
+is in ``plans``; here is only when things are sent, and what happens if that fails.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.backends.protocol import Fill, Lease
+from aiomodelcache.batching import Collector, Tasks
+from aiomodelcache.config import CacheConfig
+from aiomodelcache.entries import LEASE, is_lease, new_token
+from aiomodelcache.exceptions import BackendError, CacheError, CacheNotOpen
+from aiomodelcache.lifetimes import Lifetimes
+from aiomodelcache.link import Link
+from aiomodelcache.loads import ComputedValue, load
+from aiomodelcache.lookups import Nothing
+from aiomodelcache.plans import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.schema import Values
+from aiomodelcache.stats import Counters
+from aiomodelcache.switch import Disabled, Switch
+
+T = TypeVar("T")
+Done = Callable[[Any, BaseException | None], None]
+"""Called once with a plan's result, or with what it raised."""
+
+
+READS_AT_ONCE: Final = 2
+"""Requests to read that are under way: one that the server works on, and one whose answers are handed out."""
+
+
+class NotCached(Exception):
+    """The cache cannot answer, and asking the database was not allowed."""
+
+
+class Run:
+    """A look-up on its way: a plan, or a ``Look`` that will need one only if its first read does not answer it."""
+
+    __slots__ = ("background", "bypass", "context", "done", "look", "only_cache", "plan")
+
+    plan: Plan[Any]
+
+    def __init__(
+        self,
+        look: Look | None,
+        context: Any,
+        done: Done,
+        only_cache: bool = False,
+        bypass: bool = False,
+        background: bool = False,
+    ) -> None:
+        self.look = look
+        self.context = context
+        self.done = done
+        self.only_cache = only_cache
+        self.bypass = bypass
+        """Whether it does without the store, as if that were not there."""
+        self.background = background
+        """Whether nobody waits for it: without the store it has nothing to do."""
+
+
+BACKGROUND_LIMIT: Final = 1_000
+"""Plans that nobody waits for, at once; there are no more than so many, however much is stale."""
+PAUSE: Final = 0.5
+"""Seconds in which a key is not tried again by this process if another one refreshes it, or if that failed."""
+AGEING: Final = 1.0
+"""Seconds after which it is found out anew which entries are near their end."""
+
+
+class Reader:
+    """Answers the look-ups of one open cache."""
+
+    def __init__(
+        self, link: Link, config: CacheConfig, tasks: Tasks, switch: Switch, lifetimes: Iterable[Lifetimes] = ()
+    ) -> None:
+        self._link = link
+        self._switch = switch
+        self._config = config
+        self._tasks = tasks
+        self._running: set[Run] = set()
+        self._flights: dict[bytes, asyncio.Future[None]] = {}
+        self._watched: dict[bytes, asyncio.Future[None]] = {}
+        """Keys that other processes fill, for which look-ups of this one wait."""
+        self._lifetimes = list(lifetimes)
+        self._aged_at = 0.0
+        self._in_background = 0
+        self._tried: set[bytes] = set()
+        """Keys that are being refreshed, or were tried to be, since ``_tried_since``."""
+        self._tried_since = 0.0
+        self._reads = Collector(self._read, tasks, at_once=READS_AT_ONCE)
+        self._takes = Collector(self._take, tasks)
+        self._loads = Collector(self._load, tasks)
+        self._calls = Collector(self._call, tasks)
+        self._stores = Collector(self._store, tasks)
+        self._waits = Collector(self._wait, tasks)
+        tasks.failed = self.fail
+
+    # Driving -------------------------------------------------------------------------------------
+
+    def start(self, plan: Plan[Any], done: Done, *, only_cache: bool = False, bypass: bool = False) -> None:
+        """Runs a plan together with all others of this tick; ``done`` is called at its end.
+
+        ``only_cache``: without the database; ``bypass``: without the store.
+        """
+        run = Run(None, None, done, only_cache, bypass)
+        run.plan = plan
+        self._running.add(run)
+        self._advance(run, None)
+
+    def start_look(self, look: Look, context: Any, done: Done, *, only_cache: bool = False) -> None:
+        """The same for a ``Look``."""
+        run = Run(look, context, done, only_cache)
+        self._running.add(run)
+        if self._link.readable():
+            self._reads.add((run, look.ask(context), self._link.breaks))
+        else:
+            self._plan(run, look)
+
+    def _plan(self, run: Run, look: Look) -> None:
+        """Goes the long way, from its beginning."""
+        run.look = None
+        run.plan = look.begin(run.context)
+        self._advance(run, None)
+
+    def _answer(self, run: Run, keys: list[bytes], found: list[bytes | None]) -> None:
+        """Gives a look-up what it has read."""
+        look = run.look
+        if look is None:
+            self._advance(run, found)
+            return
+        try:
+            result = look.answer(run.context, keys, found)
+        except Exception as error:
+            self._end(run, None, error)
+            return
+        if result is not Nothing.MISS:
+            self._end(run, result, None)
+            return
+        run.look = None
+        run.plan = plan = look.begin(run.context)
+        if plan.send(None) == Read(keys):
+            self._advance(run, found)
+        else:  # it guesses otherwise by now
+            self._plan(run, look)
+
+    def start_background(self, plan: Plan[Any], counters: Counters, key: bytes | None = None) -> None:
+        """Runs a plan that nobody waits for. What it raises is counted and logged; without the cache it ends.
+
+        Where ``key`` is given it returns whether it has refreshed that, and is not begun twice.
+        """
+        if key is not None and not self._try(key):
+            plan.close()
+        elif self._in_background >= BACKGROUND_LIMIT:
+            counters.unrefreshed += 1
+            plan.close()
+        else:
+            self._in_background += 1
+            run = Run(None, None, partial(self._end_background, counters, key), background=True)
+            run.plan = plan
+            self._running.add(run)
+            self._advance(run, None)
+
+    def watch(self, lifetimes: Lifetimes) -> None:
+        """Finds out from time to time which entries of a class are near their end."""
+        self._lifetimes.append(lifetimes)
+        lifetimes.age()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any look-up is on its way, those that nobody waits for included."""
+        return bool(self._running)
+
+    def forget_attempts(self) -> None:
+        """Lets keys be refreshed again that another process was about, or where it failed, just now."""
+        self._tried.clear()
+
+    def _try(self, key: bytes) -> bool:
+        now = time.monotonic()
+        if now >= self._tried_since + PAUSE:
+            self._tried, self._tried_since = set(), now
+        if key in self._tried:
+            return False
+        self._tried.add(key)
+        return True
+
+    def _end_background(self, counters: Counters, key: bytes | None, result: Any, error: BaseException | None) -> None:
+        self._in_background -= 1
+        if error is None:
+            if key is not None and result:
+                self._tried.discard(key)
+        elif not isinstance(error, NotCached | CacheNotOpen):
+            counters.unrefreshed += 1
+            counters.complain("unrefreshed", "aiomodelcache: an entry could not be refreshed: %r", error)
+
+    async def run_directly(self, plan: Plan[T], client: BaseDBAsyncClient) -> T:
+        """Runs a plan on the database alone, in the caller's own transaction. Nothing is filled."""
+        answer: Any = None
+        try:
+            while True:
+                request = plan.send(answer)
+                if isinstance(request, Load):
+                    try:
+                        answer = await self._select(request.source, request.wanted, client)
+                    except Exception as error:
+                        answer = _refusal(plan.throw(error))
+                elif isinstance(request, Call):
+                    try:
+                        answer = ComputedValue(await request.compute(client))
+                    except Exception as error:
+                        answer = _refusal(plan.throw(error))
+                else:
+                    answer = _refusal(request)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _advance(self, run: Run, answer: Any) -> None:
+        """Sends a plan its answer and queues what it asks for next."""
+        try:
+            request = run.plan.send(answer)
+            while True:
+                if type(request) is Read:
+                    if not run.bypass and self._link.readable():
+                        self._reads.add((run, request.keys, self._link.breaks))
+                        return
+                    self._link.stats.bypassed += 1
+                elif type(request) is Spawn:
+                    if run.only_cache:  # the database is not to be asked
+                        request.plan.close()
+                    else:
+                        self.start_background(request.plan, request.counters, request.key)
+                elif run.only_cache:
+                    raise NotCached
+                elif type(request) is Load:
+                    self._loads.add((run, request))
+                    return
+                elif type(request) is Call:
+                    self._calls.add((run, request))
+                    return
+                elif type(request) is Wait:
+                    self._waits.add((run, request))
+                    return
+                elif type(request) is Take:
+                    if not run.bypass and self._link.readable():
+                        self._takes.add((run, request))
+                        return
+                    if run.background:
+                        raise NotCached
+                elif type(request) is Store:
+                    if not run.bypass and self._link.readable():
+                        self._stores.add((run, request))
+                        return
+                    self._land(key for attempt, key, _, _ in request.fills if not attempt.held)
+                request = run.plan.send(_refusal(request))
+        except StopIteration as stop:
+            self._end(run, stop.value, None)
+        except Exception as error:
+            self._end(run, None, error)
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """Tells a plan that its ``Load`` or ``Call`` failed, and lets it clean up."""
+        try:
+            request = run.plan.throw(error)
+        except StopIteration as stop:
+            self._end(run, stop.value, None)
+        except Exception as raised:
+            self._end(run, None, raised)
+        else:
+            self._stores.add((run, cast("Store", request)))  # all that a plan does then: give leases back
+
+    def _end(self, run: Run, result: Any, error: Exception | None) -> None:
+        self._running.discard(run)
+        run.done(result, error)
+
+    # Answering -----------------------------------------------------------------------------------
+
+    async def _read(self, asked: list[tuple[Run, list[bytes], int]]) -> None:
+        now = time.monotonic()
+        if now >= self._aged_at + AGEING:
+            self._aged_at = now
+            for each in self._lifetimes:
+                each.age()
+        keys = list(dict.fromkeys([key for _, some, _ in asked for key in some]))
+        values: Sequence[bytes | None]
+        try:
+            if asked[0][2] == self._link.breaks:
+                values = await self._link.call(self._link.backend.read(keys))
+            else:  # it broke while this waited its turn, and would only fail again
+                values = [None] * len(keys)
+        except BackendError:
+            values = [None] * len(keys)
+        found = dict(zip(keys, values, strict=True))
+        for run, some, _ in asked:
+            self._answer(run, some, [found[key] for key in some])
+
+    async def _take(self, asked: list[tuple[Run, Take]]) -> None:
+        now, usual = time.monotonic(), self._config.lease_ttl
+        for (deadline, ttl), group in _grouped(
+            asked, lambda request: (request.deadline or now + (request.ttl or usual), request.ttl or usual)
+        ).items():
+            self._tasks.start(self._lease(Attempt(new_token(), deadline), ttl, group))
+
+    async def _lease(self, attempt: Attempt, ttl: float, group: list[tuple[Run, Take]]) -> None:
+        leases = {key: Lease(key, replacing) for _, request in group for key, replacing in request.keys}
+        versions = list(dict.fromkeys([key for _, request in group for key in request.versions]))
+        values: dict[bytes, bytes | None] = dict.fromkeys(leases, b"")
+        stamps: dict[bytes, bytes | None] = dict.fromkeys(versions)
+        if time.monotonic() < attempt.deadline:
+            ttl_ms = int(ttl * 1000)
+            try:
+                leased = await self._link.call(
+                    self._link.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions)
+                )
+            except BackendError:
+                pass
+            else:
+                values = dict(zip(leases, leased.values, strict=True))
+                stamps = dict(zip(versions, leased.versions, strict=True))
+        own = LEASE + attempt.token
+        # A lease that a writer took away is another's now: whoever waited for its fill would wait for nothing.
+        self._land(key for key, value in values.items() if value == own)
+        loop = asyncio.get_running_loop()
+        self._flights.update({key: loop.create_future() for key, value in values.items() if value == own})
+        for run, request in group:
+            held = [values[key] for key, _ in request.keys]
+            self._advance(run, Taken(attempt, held, [stamps[key] for key in request.versions]))
+
+    async def _store(self, asked: list[tuple[Run, Store]]) -> None:
+        now = time.monotonic()
+        # A slow reader's lease may have gone, and a writer come and gone since: it must not fill.
+        fills = {
+            (attempt, key): Fill(key, attempt.held or LEASE + attempt.token, value, ttl_ms)
+            for _, request in asked
+            for attempt, key, value, ttl_ms in request.fills
+            if now < attempt.deadline
+        }
+        stored: dict[tuple[Attempt, bytes], bool] = {}
+        try:
+            accepted = await self._link.call(self._link.backend.fill(list(fills.values()))) if fills else []
+            stored = dict(zip(fills, accepted, strict=True))
+        except BackendError:
+            pass
+        for run, request in asked:
+            self._land(key for attempt, key, _, _ in request.fills if not attempt.held)
+            self._advance(run, [stored.get((attempt, key), False) for attempt, key, _, _ in request.fills])
+
+    def _land(self, keys: Iterable[bytes]) -> None:
+        """Ends the wait of those who wait for this process to fill these keys."""
+        for key in keys:
+            flight = self._flights.pop(key, None)
+            if flight is not None:
+                flight.set_result(None)
+
+    async def _load(self, asked: list[tuple[Run, Load]]) -> None:
+        for (source, replica), group in _grouped(asked, lambda request: (request.source, request.replica)).items():
+            self._tasks.start(self._load_source(source, group, replica))
+
+    async def _load_source(self, source: Any, group: list[tuple[Run, Load]], replica: bool) -> None:
+        wanted = list(dict.fromkeys([values for _, request in group for values in request.wanted]))
+        try:
+            client = source.schema.replica() if replica else source.schema.client
+            answers = await self._select(source, wanted, client)
+        except Exception as error:
+            if len(group) == 1:
+                self._fail(group[0][0], error)
+                return
+            # One look-up's bad value must not fail the others, nor a slow failure be waited for again and again.
+            await asyncio.gather(*[self._load_source(source, [one], replica) for one in group])
+            return
+        for run, request in group:
+            self._advance(run, {values: answers[values] for values in request.wanted})
+
+    async def _call(self, asked: list[tuple[Run, Call]]) -> None:
+        for off in (False, True):
+            alike = [(run, request) for run, request in asked if run.bypass is off]
+            for group in _grouped(alike, lambda request: request.key).values():
+                self._tasks.start(self._compute(group, off))
+
+    async def _compute(self, group: list[tuple[Run, Call]], off: bool) -> None:
+        try:
+            with Disabled(self._switch) if off else nullcontext():  # look-ups that it makes are the caller's, too
+                computed = ComputedValue(await group[0][1].compute(None))
+        except Exception as error:
+            for run, _ in group:
+                self._fail(run, error)
+        except BaseException:  # cancelled, by the user's own code or because the cache closes
+            for run, _ in group:
+                self._fail(run, CacheError("The computation was cancelled."))
+            raise
+        else:
+            for run, _ in group:
+                self._advance(run, computed)
+
+    async def _select(self, source: Any, wanted: list[Values], client: BaseDBAsyncClient) -> dict[Values, Any]:
+        return await load(source, wanted, client, self._link.stats, self._config.batch_size)
+
+    async def _wait(self, asked: list[tuple[Run, Wait]]) -> None:
+        """However many look-ups wait for the same keys, each is looked at once in a while."""
+        keys = dict.fromkeys([key for _, request in asked for key in request.keys])
+        new = [key for key in keys if key not in self._flights and key not in self._watched]
+        if new:
+            loop = asyncio.get_running_loop()
+            self._watched.update({key: loop.create_future() for key in new})
+            self._tasks.start(self._watch(new))
+        for run, request in asked:
+            self._tasks.start(self._wait_for(run, request))
+
+    async def _wait_for(self, run: Run, request: Wait) -> None:
+        """Waits until the keys are no longer leased: for this process's own readers, or a little for others."""
+        flights = [self._flights[key] for key in request.keys if key in self._flights]
+        if flights:
+            await asyncio.wait(flights, timeout=request.longest or self._config.lease_ttl)
+        elif watched := [self._watched[key] for key in request.keys if key in self._watched]:
+            await asyncio.wait(watched)
+        self._advance(run, None)
+
+    async def _watch(self, keys: list[bytes]) -> None:
+        """Looks whether others have filled these keys, for a while."""
+        try:
+            until = time.monotonic() + self._config.lease_wait
+            pause = self._config.lease_wait / 8
+            while keys and time.monotonic() < until and self._link.readable():
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                pause *= 2
+                held = dict(zip(keys, await self._link.call(self._link.backend.read(keys)), strict=True))
+                self._unwatch(key for key in held if not is_lease(held[key]))
+                keys = [key for key in keys if key in self._watched]
+        except BackendError:
+            pass
+        finally:
+            self._unwatch(keys)
+
+    def _unwatch(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._watched.pop(key).set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Fails every look-up that is still on its way, so that nobody waits for ever."""
+        for run in list(self._running):
+            if run.look is None:
+                run.plan.close()
+            self._end(run, None, error)
+
+    def close(self) -> None:
+        """Fails what is left when the cache has closed."""
+        self.fail(CacheNotOpen("The cache was closed before this look-up was answered."))
+
+
+def _refusal(request: Request) -> Any:
+    """The answer that a plan gets where the cache cannot be used: nothing there, nothing granted."""
+    if isinstance(request, Read):
+        return [None] * len(request.keys)
+    if isinstance(request, Take):
+        return Taken(Attempt(b"", 0.0), [b""] * len(request.keys), [None] * len(request.versions))
+    if isinstance(request, Store):
+        return [False] * len(request.fills)
+    return None
+
+
+R = TypeVar("R", Take, Load, Call)
+G = TypeVar("G", bound=Hashable)
+
+
+def _grouped(asked: Iterable[tuple[Run, R]], key: Callable[[R], G]) -> dict[G, list[tuple[Run, R]]]:
+    groups: dict[G, list[tuple[Run, R]]] = {}
+    for run, request in asked:
+        groups.setdefault(key(request), []).append((run, request))
+    return groups

@@ -1,0 +1,47 @@
+"""A cache for one test: nothing in it was there before, and nothing of it is left behind."""
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, nullcontext
+from typing import Unpack
+
+from aiomodelcache.client import ModelCache
+from aiomodelcache.config import Settings
+from aiomodelcache.exceptions import BackendError, CacheError
+from aiomodelcache.session import current_or_none
+from aiomodelcache.testing.counting import CountingBackend
+from aiomodelcache.testing.transactions import open_transactions, transaction_as_autocommit
+
+
+@asynccontextmanager
+async def isolated_cache(url: str = "memory://", **settings: Unpack[Settings]) -> AsyncGenerator[ModelCache, None]:
+    """Opens a cache that shares nothing with any other, and yields it. After ``Tortoise.init``.
+
+    On a server that others use, too, it has a namespace that nobody else has, and in the end it deletes just the keys
+    that it wrote. Settings are those of ``CacheConfig``. If the test runs inside a transaction, that is made to look
+    like autocommit mode (``transaction_as_autocommit``), so that the cache works as it does in production.
+
+    Raises ``CacheError`` if a cache is open already, for that would answer ``Event.cache``, and what
+    ``ModelCache.open`` raises. The pytest fixture ``model_cache`` is made of it.
+
+    >>> async with isolated_cache():
+    ...     assert await Event.cache.get_or_none(slug="no-such-event") is None
+    """
+    if current_or_none() is not None:
+        raise CacheError("isolated_cache: a cache is open already. Close it first, or use it instead of this one.")
+    with transaction_as_autocommit() if open_transactions() else nullcontext():
+        async with ModelCache(url, namespace=f"test-{secrets.token_hex(8)}", **settings) as cache:
+            link = cache.session.link
+            backend = link.backend = CountingBackend(link.backend)
+            yield cache
+        await _delete(backend)
+
+
+async def _delete(backend: CountingBackend) -> None:
+    try:
+        await backend.open()
+        await backend.delete(list(backend.keys))
+    except BackendError:
+        pass  # a test may end with its server dead; nobody else will ever ask for these keys
+    finally:
+        await backend.close()

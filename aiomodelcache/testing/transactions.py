@@ -1,0 +1,169 @@
+"""Tests that run inside a transaction which is rolled back: how what they test still commits.
+
+Inside a transaction the cache keeps out of the way: reads go to the database, and what is written is invalidated at
+the COMMIT, which never comes. So the test's transaction is put behind a connection that looks like one in autocommit
+mode: a statement is a savepoint of its own, and so is a transaction. Nothing is patched: such a connection is an
+instance of a subclass of the real one's, put in its place as Tortoise itself does with transactions.
+"""
+
+import asyncio
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
+from types import TracebackType
+from typing import Any, Final, cast
+
+from tortoise.backends.base.client import (
+    BaseDBAsyncClient,
+    ConnectionWrapper,
+    TransactionalDBClient,
+    TransactionContext,
+)
+from tortoise.connection import ConnectionHandler
+from tortoise.context import get_current_context
+
+from aiomodelcache.exceptions import CacheConfigurationError, CacheError
+from aiomodelcache.session import current_or_none
+
+
+@contextmanager
+def transaction_as_autocommit() -> Generator[None, None, None]:
+    """Makes the transaction that the test runs in look like a connection in autocommit mode.
+
+    For tests that are rolled back in the end. In the block, caches work as they do in production: ``in_transaction()``
+    gives a transaction that can be committed and rolled back, and what is written outside of one is committed at once,
+    as far as the block can tell. It holds for all connections that are in a transaction, and for the current task and
+    those that it starts. Caches open and close inside the block.
+
+    As with SQLite, there is one connection: while a transaction is open in one task, the statements of others wait.
+
+    Raises ``CacheError`` where no transaction is open, or where a cache is open already.
+
+    >>> async with in_transaction() as transaction:
+    ...     with transaction_as_autocommit():
+    ...         async with ModelCache("memory://"):
+    ...             await Event.cache.get(slug="pycon")
+    ...     await transaction.rollback()
+    """
+    handler, transactions = _connections(), open_transactions()
+    if not transactions:
+        raise CacheError("transaction_as_autocommit: no transaction is open: begin one around the block.")
+    if current_or_none() is not None:
+        raise CacheError(
+            "transaction_as_autocommit: a cache is open, and asks the database outside of this transaction: open it "
+            "inside the block, for one test alone."
+        )
+    with ExitStack() as stack:
+        for transaction in transactions:
+            token = handler.set(transaction.connection_name, _autocommit(transaction))
+            stack.callback(handler.reset, token)
+        yield
+
+
+def open_transactions() -> list[TransactionalDBClient]:
+    """The transactions that queries of the current task run in, of all connections."""
+    handler = _connections()
+    clients = [handler.get(name) for name in handler.db_config]
+    return [client for client in clients if isinstance(client, TransactionalDBClient)]
+
+
+def _connections() -> ConnectionHandler:
+    context = get_current_context()
+    if context is None:
+        raise CacheConfigurationError(
+            "Tortoise is not initialised: await Tortoise.init(...) first, in pytest by a fixture that your override of "
+            "model_cache_database depends on."
+        )
+    return context.connections
+
+
+def _autocommit(transaction: Any) -> BaseDBAsyncClient:
+    parent: Any = transaction
+    while isinstance(parent, TransactionalDBClient):
+        parent = cast("Any", parent)._parent
+    client = object.__new__(_subclass(AutocommitClient, cast("Any", type(parent))))
+    own: dict[str, Any] = {"_connection": transaction._connection, "_lock": asyncio.Lock(), "_transaction": transaction}
+    client.__dict__ = {**vars(parent), **own}
+    for name in STATEMENTS:
+        setattr(client, name, partial(_execute, client, transaction, getattr(transaction, name)))
+    return cast("BaseDBAsyncClient", client)
+
+
+STATEMENTS: Final = ("execute_insert", "execute_many", "execute_query", "execute_query_dict", "execute_script")
+
+
+async def _execute(client: Any, transaction: Any, execute: Any, *arguments: Any) -> Any:
+    # With a savepoint, because PostgreSQL refuses everything after a statement that failed.
+    async with client._lock, transaction._in_transaction():
+        return await execute(*arguments)
+
+
+@cache
+def _subclass(first: Any, second: Any) -> Any:
+    """One class of both, of the driver's module: that is by what the driver of a connection is known."""
+    return type(first.__name__, (first, second), {"__module__": second.__module__, "__doc__": first.__doc__})
+
+
+class AutocommitClient:
+    """The part of a connection that makes a transaction look like autocommit mode."""
+
+    _transaction: TransactionalDBClient
+
+    def acquire_connection(self) -> ConnectionWrapper[Any]:
+        """Lends the transaction's connection to one task at a time."""
+        own: Any = self
+        return ConnectionWrapper(own._lock, own)
+
+    def _in_transaction(self) -> TransactionContext:
+        return SavepointContext(self, self._transaction)
+
+    async def close(self) -> None:
+        """Does nothing: the connection belongs to the transaction around."""
+
+
+class SavepointContext(TransactionContext):
+    """A savepoint that looks like a transaction of its own: what ``in_transaction()`` returns in such tests."""
+
+    def __init__(self, parent: Any, transaction: Any) -> None:
+        self._parent = parent
+        kind = cast("Any", type(transaction))
+        # Some drivers make a savepoint of a transaction that begins inside another one, by themselves.
+        self.client = (_subclass(_Savepoint, kind) if hasattr(transaction, "_savepoint") else kind)(parent)
+
+    async def __aenter__(self) -> TransactionalDBClient:
+        await self._parent._lock.acquire()
+        try:
+            await self.client.begin()
+        except BaseException:
+            self._parent._lock.release()
+            raise
+        self._token = _connections().set(self.client.connection_name, self.client)
+        return self.client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not cast("Any", self.client)._finalized:
+                if kind is None:
+                    await self.client.commit()
+                else:
+                    await self.client.rollback()
+        finally:
+            _connections().reset(self._token)
+            self._parent._lock.release()
+
+
+class _Savepoint:
+    """The part of a transaction's client that makes a savepoint look like a transaction."""
+
+    async def begin(self: Any) -> None:
+        await self.savepoint()
+
+    async def commit(self: Any) -> None:
+        await self.release_savepoint()
+        self._finalized = True
+
+    async def rollback(self: Any) -> None:
+        await self.savepoint_rollback()
+        self._finalized = True

@@ -1,0 +1,1 @@
+"""Capturing writes: which keys a write touches, and announcing them before and after its COMMIT."""

@@ -1,0 +1,121 @@
+"""``python -m benchmarks``: measures, prints tables and budgets, writes JSON."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.cases import CASES
+from benchmarks.compare import compare
+from benchmarks.contestants import ALL, Contestant, Own
+from benchmarks.growth import measured_growth
+from benchmarks.loads import CONCURRENCIES, run_loads
+from benchmarks.places import DATABASES, LOOPS, Place, open_place
+from benchmarks.results import PlaceResults, Results
+from benchmarks.rounds import run_rounds
+from benchmarks.sizes import measured_sizes
+from benchmarks.stampede import run_stampede
+from benchmarks.tables import tables
+from tests.servers import ServerMissing
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """How much to measure."""
+
+    rounds: int
+    sample: float
+    """Seconds for one sample of one case of one contestant."""
+    load_rounds: int
+    load: float
+    """Seconds for one load."""
+    concurrencies: tuple[int, ...]
+    stampedes: int
+    largest: int = 1_000
+    """What cases may count for one run."""
+
+
+MODES: Final = {
+    "smoke": Mode(rounds=1, sample=0.0, load_rounds=1, load=0.0, concurrencies=(1, 10), stampedes=1, largest=200),
+    "quick": Mode(rounds=11, sample=0.02, load_rounds=3, load=1.0, concurrencies=CONCURRENCIES, stampedes=5),
+    "full": Mode(rounds=31, sample=0.05, load_rounds=5, load=3.0, concurrencies=CONCURRENCIES, stampedes=20),
+}
+
+
+async def measure(place: Place, mode: Mode, chosen: Sequence[str]) -> PlaceResults:
+    """All that is to be measured in one place."""
+    results = PlaceResults(place.loop, place.database)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(place.catalogue())
+        contestants: list[Contestant] = []
+        for kind in ALL:
+            contestant = kind()
+            await contestant.open(place)
+            stack.push_async_callback(contestant.close)
+            contestants.append(contestant)
+        cases = [case for case in CASES if case.count <= mode.largest]
+        if chosen:
+            cases = [case for case in cases if any(word in case.name for word in chosen)]
+        await run_rounds(cases, contestants, mode.rounds, mode.sample, results)
+        if not chosen:
+            results.sizes = await measured_sizes(place, 1)
+            for number in range(mode.load_rounds):
+                print(f"many requests at a time, round {number + 1} of {mode.load_rounds}", file=sys.stderr)
+                await run_loads(contestants, mode.concurrencies, number, mode.load, results)
+            own = next(each for each in contestants if isinstance(each, Own))
+            results.stampede = await run_stampede(place, own, mode.stampedes)
+            results.growth = await measured_growth(place, own, mode.rounds)
+    return results
+
+
+def run(arguments: argparse.Namespace) -> Results:
+    """Measures in all places asked for. One whose server or loop this machine has not got is left out."""
+    results = Results(arguments.mode)
+    for database in arguments.database:
+        for loop in arguments.loop:
+            try:
+                with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
+                    print(f"measuring: {place}", file=sys.stderr)
+                    results.places.append(runner.run(measure(place, MODES[arguments.mode], arguments.case)))
+            except (ServerMissing, ImportError) as error:
+                print(f"left out: {loop}, {database}: {error}", file=sys.stderr)
+    return results
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("mode", nargs="?", choices=MODES, default="quick", help="smoke only proves that it runs")
+    parser.add_argument("--loop", action="append", choices=LOOPS, help="may be repeated; default: all")
+    parser.add_argument("--database", action="append", choices=DATABASES, help="may be repeated; default: all")
+    parser.add_argument("--case", action="append", default=[], help="only cases whose name contains this")
+    parser.add_argument("--json", type=Path, help="write the run to this file")
+    parser.add_argument("--compare", type=Path, help="print the differences to an earlier run's file")
+    parser.add_argument("--plots", type=Path, help="draw plots of the first place into this folder")
+    given = parser.parse_args(arguments)
+    given.loop = given.loop or list(LOOPS)
+    given.database = given.database or list(DATABASES)
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> Results:
+    given = parse(arguments)
+    old = Results.load(given.compare) if given.compare else None
+    results = run(given)
+    print(tables(results))
+    if given.json:
+        results.save(given.json)
+    if given.plots:
+        from benchmarks.plots import draw  # matplotlib is needed for nothing else
+
+        draw(results, given.plots)
+    if old is not None:
+        print("", compare(old, results), sep="\n")
+    return results
+
+
+if __name__ == "__main__":
+    main()

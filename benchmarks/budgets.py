@@ -1,0 +1,118 @@
+"""The promises about speed, each a ratio of two things measured in one run, and whether they are kept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks import cases
+from benchmarks.contestants import PEERS_ON_REDIS, Own, RawRedis, TortoiseAlone
+from benchmarks.results import PlaceResults
+from benchmarks.samples import Summary, ratios
+
+Measured = tuple[str, str]
+"""A case and a contestant, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A ratio that must be ``limit`` at most, or at least, where ``at_least``."""
+
+    text: str
+    limit: float
+    measure: Callable[[PlaceResults], Summary | None]
+    """None: not measured in this run."""
+    at_least: bool = False
+
+    def met(self, ratio: Summary) -> bool:
+        return ratio.median >= self.limit if self.at_least else ratio.median <= self.limit
+
+
+def _ratio(one: Measured, other: Measured) -> Callable[[PlaceResults], Summary | None]:
+    def measure(results: PlaceResults) -> Summary | None:
+        samples, base = (results.seconds.get(case, {}).get(who) for case, who in (one, other))
+        return ratios(samples, base) if samples and base else None
+
+    return measure
+
+
+def _own(case: cases.Case) -> Measured:
+    return case.name, Own.name
+
+
+def _raw(case: cases.Case) -> Measured:
+    return case.name, RawRedis.name
+
+
+def _against_fastest_peer(case: cases.Case) -> Callable[[PlaceResults], Summary | None]:
+    def measure(results: PlaceResults) -> Summary | None:
+        measured = results.seconds.get(case.name, {})
+        peers = [measured[peer.name] for peer in PEERS_ON_REDIS if peer.name in measured]
+        if not peers or Own.name not in measured:
+            return None
+        return ratios(min(peers, key=lambda samples: Summary.of(samples).median), measured[Own.name])
+
+    return measure
+
+
+def _on_postgres(measure: Callable[[PlaceResults], Summary | None]) -> Callable[[PlaceResults], Summary | None]:
+    return lambda results: measure(results) if results.database == "postgres" else None
+
+
+def _size(results: PlaceResults) -> Summary | None:
+    sizes = results.sizes
+    return Summary.of([sizes["entry"] / sizes["pickled instance"]]) if sizes else None
+
+
+def _stampede(name: str) -> Callable[[PlaceResults], Summary | None]:
+    return lambda results: Summary.of([results.stampede[name]]) if results.stampede else None
+
+
+def _load(name: str) -> Callable[[PlaceResults], Summary | None]:
+    """``name`` at 1,000 concurrent requests over the same at 10."""
+
+    def measure(results: PlaceResults) -> Summary | None:
+        def at(concurrency: int) -> Sequence[float]:
+            return [
+                load[name]
+                for load in results.loads
+                if load["contestant"] == Own.name and load["concurrency"] == concurrency
+            ]
+
+        return ratios(at(1_000), at(10)) if at(1_000) and at(10) else None
+
+    return measure
+
+
+BUDGETS: Final = [
+    Budget("single hit by pk / raw GET", 1.35, _ratio(_own(cases.SINGLE), _raw(cases.SINGLE))),
+    Budget("gather of 100 hits, per hit / raw MGET per key", 6, _ratio(_own(cases.GATHER_100), _raw(cases.TOGETHER))),
+    Budget(
+        "gather of 100 hits / gather of 100 raw GETs", 1 / 5, _ratio(_own(cases.GATHER_100), _raw(cases.GATHER_100))
+    ),
+    Budget(
+        "BatchCacheQuery of 100, per hit / raw MGET per key", 3.5, _ratio(_own(cases.TOGETHER), _raw(cases.TOGETHER))
+    ),
+    Budget("look-up by slug / look-up by pk", 1.15, _ratio(_own(cases.SLUG), _own(cases.SINGLE))),
+    Budget("fastest peer / hit, 100 gathered", 3, _against_fastest_peer(cases.GATHER_100), at_least=True),
+    Budget("hit in local_cache() / hit from Redis", 1 / 40, _ratio(_own(cases.SCOPE), _own(cases.SINGLE))),
+    Budget(
+        "100 misses, gathered / bare filter(slug__in=...)",
+        1.6,
+        _ratio(_own(cases.MISSES_GATHERED), (cases.MISSES.name, TortoiseAlone.name)),
+    ),
+    Budget(
+        "100 misses, get_many / bare filter(slug__in=...)",
+        1.6,
+        _ratio(_own(cases.MISSES), (cases.MISSES.name, TortoiseAlone.name)),
+    ),
+    Budget(
+        "save() on PostgreSQL / bare save()",
+        1.8,
+        _on_postgres(_ratio(_own(cases.SAVE), (cases.SAVE.name, TortoiseAlone.name))),
+    ),
+    Budget("bytes of a row entry / pickled instance", 0.6, _size),
+    Budget("stampede: SQL statements of one process", 1, _stampede("statements of one process at most")),
+    Budget("stampede: SQL statements in all", 2, _stampede("statements")),
+    Budget("requests/s at 1,000 concurrent / at 10", 1, _load("per second"), at_least=True),
+    Budget("p99 at 1,000 concurrent / at 10", 100, _load("p99")),
+]

@@ -1,0 +1,39 @@
+"""Two runs side by side: what became faster or slower."""
+
+from collections.abc import Iterator
+
+from benchmarks.contestants import Own, RawRedis
+from benchmarks.results import Results
+from benchmarks.samples import Summary
+
+
+def compare(old: Results, new: Results) -> str:
+    """This library's medians in both runs, alone and against the floor of the same run.
+
+    The machine may have been faster in one of them: then so was redis-py, and the last column tells more.
+    """
+    lines = [f"{'':<60} {'old µs':>10} {'new µs':>10} {'new/old':>8} {'of floor':>9}"]
+    for title, before, after, floor in _pairs(old, new):
+        ratio = after / before
+        lines.append(f"{title:<60} {before * 1e6:>10.1f} {after * 1e6:>10.1f} {ratio:>8.2f} {ratio / floor:>9.2f}")
+    return "\n".join(lines)
+
+
+def _pairs(old: Results, new: Results) -> Iterator[tuple[str, float, float, float]]:
+    for after in new.places:
+        same = [place for place in old.places if (place.loop, place.database) == (after.loop, after.database)]
+        for before in same:
+            floor = _floor(after.seconds) / _floor(before.seconds)
+            for case, measured in after.seconds.items():
+                if Own.name in measured and Own.name in before.seconds.get(case, {}):
+                    title = f"{after.loop}, {after.database}: {case}"
+                    was = Summary.of(before.seconds[case][Own.name]).median
+                    yield title, was, Summary.of(measured[Own.name]).median, floor
+
+
+def _floor(seconds: dict[str, dict[str, list[float]]]) -> float:
+    """What redis-py alone took for its first case."""
+    for measured in seconds.values():
+        if RawRedis.name in measured:
+            return Summary.of(measured[RawRedis.name]).median
+    return 1.0

@@ -1,0 +1,80 @@
+"""This library."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import redis.asyncio as redis
+
+from aiomodelcache import BatchCacheQuery, ModelCache
+from benchmarks import data
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.models import Product
+from benchmarks.places import Place
+
+
+class Own(Contestant):
+    name = "aiomodelcache"
+    model = Product
+
+    async def open(self, place: Place) -> None:
+        self.cache = ModelCache(place.redis.url, socket_timeout=10.0)  # a burst must not look like an outage
+        await self.cache.open()
+        self._redis = redis.Redis.from_url(place.redis.url)
+
+    async def close(self) -> None:
+        await self.cache.close()
+        await self._redis.aclose()
+
+    async def get(self, pk: int) -> Any:
+        return await Product.cache.get(id=pk)
+
+    async def get_by_slug(self, slug: str) -> Any:
+        return await Product.cache.get(slug=slug)
+
+    async def gather(self, pks: Sequence[int]) -> list[Any]:
+        # The queries themselves: `gather` makes the tasks.
+        return await asyncio.gather(*[Product.cache.get(id=pk) for pk in pks])
+
+    async def together(self, pks: Sequence[int]) -> list[Any]:
+        return list((await BatchCacheQuery({pk: Product.cache.get(id=pk) for pk in pks})).values())
+
+    async def gather_by_slug(self, slugs: Sequence[str]) -> list[Any]:
+        return await asyncio.gather(*[Product.cache.get(slug=slug) for slug in slugs])
+
+    async def together_by_slug(self, slugs: Sequence[str]) -> list[Any]:
+        return await Product.cache.get_many(slugs, "slug")
+
+    async def get_many(self, pks: Sequence[int]) -> list[Any]:
+        return await Product.cache.get_many(pks)
+
+    async def again(self, pk: int) -> Any:
+        return await Product.cache.get(id=pk)
+
+    async def products_of(self, owner: int) -> list[Any]:
+        return await Product.cache.filter(owner=owner)
+
+    async def mixed(self, pk: int) -> list[Any]:
+        found = await BatchCacheQuery(
+            one=Product.cache.get(id=pk),
+            other=Product.cache.get(slug=data.slug(pk + 1)),
+            some=Product.cache.filter(owner=1),
+            more=Product.cache.filter(owner=2),
+        )
+        return [found["one"], found["other"], *found["some"], *found["more"]]
+
+    async def regions_behind(self, products: Sequence[Any]) -> list[str]:
+        owners = await asyncio.gather(*[product.owner for product in products])
+        regions = await asyncio.gather(*[owner.region for owner in owners])
+        return [cast("Any", region).name for region in regions]
+
+    async def save(self, product: Any) -> None:
+        await product.save()
+
+    async def forget(self, pks: Sequence[int]) -> None:
+        binding = self.cache.session.binding(Product)
+        keys = [binding.rows.key(pk) for pk in pks]
+        for index in binding.indexes:
+            values = [data.slug(pk) if index.unique else data.owner_of(pk) for pk in pks]
+            keys += [index.key((value,)) for value in dict.fromkeys(values)]
+        await self._redis.unlink(*keys)

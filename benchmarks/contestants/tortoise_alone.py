@@ -1,0 +1,47 @@
+"""The ORM without any cache."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks import data
+from benchmarks.contestants.contestant import Contestant
+from benchmarks.models import PlainProduct
+
+
+class TortoiseAlone(Contestant):
+    name = "Tortoise alone"
+
+    async def get(self, pk: int) -> Any:
+        return await PlainProduct.get(id=pk)
+
+    async def get_by_slug(self, slug: str) -> Any:
+        return await PlainProduct.get(slug=slug)
+
+    async def together(self, pks: Sequence[int]) -> list[Any]:
+        return await PlainProduct.filter(id__in=pks)
+
+    async def together_by_slug(self, slugs: Sequence[str]) -> list[Any]:
+        return await PlainProduct.filter(slug__in=slugs)
+
+    async def products_of(self, owner: int) -> list[Any]:
+        return await PlainProduct.filter(owner=owner).order_by("id")
+
+    async def mixed(self, pk: int) -> list[Any]:
+        one, other, some, more = await asyncio.gather(
+            PlainProduct.get(id=pk),
+            PlainProduct.get(slug=data.slug(pk + 1)),
+            self.products_of(1),
+            self.products_of(2),
+        )
+        return [one, other, *some, *more]
+
+    async def regions_behind(self, products: Sequence[Any]) -> list[str]:
+        await PlainProduct.fetch_for_list(products, "owner__region")
+        return [product.owner.region.name for product in products]
+
+    async def save(self, product: Any) -> None:
+        await product.save()
+
+    async def forget(self, pks: Sequence[int]) -> None:
+        pass  # it remembers nothing

@@ -1,0 +1,78 @@
+"""A catalogue, twice: with the cache, and of the same columns without it, for the bare ORM and the peers."""
+
+from typing import Any
+
+from tortoise import fields
+from tortoise.models import Model
+
+from aiomodelcache import CachedModel
+
+
+class RegionColumns(Model):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+
+    class Meta:
+        abstract = True
+
+
+class OwnerColumns(Model):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+
+    class Meta:
+        abstract = True
+
+
+class ProductColumns(Model):
+    """Ten columns, the foreign key included: numbers, text, Decimal, UUID, JSON and an aware datetime."""
+
+    id = fields.IntField(primary_key=True)
+    slug = fields.CharField(max_length=64, unique=True)
+    title = fields.CharField(max_length=100)
+    text = fields.TextField()
+    price = fields.DecimalField(max_digits=10, decimal_places=2)
+    token = fields.UUIDField()
+    details = fields.JSONField[dict[str, Any]]()
+    created = fields.DatetimeField()
+    stock = fields.IntField()
+
+    class Meta:
+        abstract = True
+
+
+class Region(RegionColumns, CachedModel):
+    pass
+
+
+class Owner(OwnerColumns, CachedModel):
+    region = fields.ForeignKeyField("app.Region", related_name="owners")
+    region_id: int
+
+    class CacheMeta:
+        cached_foreignkeys = ["region"]
+
+
+class Product(ProductColumns, CachedModel):
+    owner = fields.ForeignKeyField("app.Owner", related_name="products")
+    owner_id: int
+
+    class CacheMeta:
+        get_key_fields_list = [("slug",)]
+        filter_key_fields_list = [("owner",)]
+        cached_foreignkeys = ["owner"]
+        order_by = ["id"]
+
+
+class PlainRegion(RegionColumns):
+    pass
+
+
+class PlainOwner(OwnerColumns):
+    region = fields.ForeignKeyField("app.PlainRegion", related_name="owners")
+    region_id: int
+
+
+class PlainProduct(ProductColumns):
+    owner = fields.ForeignKeyField("app.PlainOwner", related_name="products")
+    owner_id: int

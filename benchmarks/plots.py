@@ -1,0 +1,73 @@
+"""Plots of a run, small enough for the documentation. The only module that needs matplotlib."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from benchmarks.cases import GATHERS
+from benchmarks.contestants import ALL, Own
+from benchmarks.results import PlaceResults, Results
+from benchmarks.samples import Summary
+
+NAMES = [each.name for each in ALL]
+
+
+def draw(results: Results, folder: Path) -> list[Path]:
+    """Draws the first place of a run. Returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = results.places[0]
+    drawn = [_gathers(place, folder / "gather.svg")]
+    if place.loads:
+        drawn.append(_loads(place, folder / "concurrency.svg"))
+    return drawn
+
+
+def _gathers(place: PlaceResults, path: Path) -> Path:
+    """How the cost of a hit falls with the number of look-ups that travel together."""
+    figure, axes = _figure("hits awaited together", "µs for each")
+    for name in NAMES:
+        points = [
+            (case.count, Summary.of(place.seconds[case.name][name]))
+            for case in GATHERS
+            if name in place.seconds.get(case.name, {})
+        ]
+        if points:
+            axes.plot([count for count, _ in points], [each.median * 1e6 for _, each in points], **_style(name))
+    return _save(figure, axes, path)
+
+
+def _loads(place: PlaceResults, path: Path) -> Path:
+    """Requests per second by how many are under way."""
+    figure, axes = _figure("requests at a time", "requests per second")
+    for name in NAMES:
+        by_concurrency: dict[int, list[float]] = {}
+        for load in place.loads:
+            if load["contestant"] == name:
+                by_concurrency.setdefault(load["concurrency"], []).append(load["per second"])
+        if by_concurrency:
+            axes.plot(
+                list(by_concurrency), [statistics.median(each) for each in by_concurrency.values()], **_style(name)
+            )
+    return _save(figure, axes, path)
+
+
+def _figure(x: str, y: str) -> tuple[Any, Any]:
+    figure: Any = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    axes.grid(visible=True, which="major", alpha=0.3)
+    return figure, axes
+
+
+def _style(name: str) -> dict[str, Any]:
+    return {"label": name, "marker": "o", "markersize": 3, "linewidth": 2.5 if name == Own.name else 1}
+
+
+def _save(figure: Any, axes: Any, path: Path) -> Path:
+    axes.legend(fontsize="small", frameon=False)
+    with rc_context({"svg.hashsalt": "aiomodelcache", "svg.fonttype": "none"}):  # the same figures make the same file
+        figure.savefig(path, metadata={"Date": None})
+    return path

@@ -1,0 +1,89 @@
+"""A run as text: what each case took each contestant, many requests at a time, and the budgets."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from benchmarks.budgets import BUDGETS
+from benchmarks.contestants import ALL, Own
+from benchmarks.results import PlaceResults, Results
+from benchmarks.samples import Summary, ratios
+
+
+def tables(results: Results) -> str:
+    """All that a run has measured, to be read in a terminal or put into Markdown."""
+    lines = [f"{results.mode}: " + ", ".join(f"{name} {value}" for name, value in _machine(results))]
+    for place in results.places:
+        lines += ["", f"## {place.loop} loop, {place.database}", ""]
+        lines += ["Microseconds for one, median ± half of the middle half; in brackets: times aiomodelcache's.", ""]
+        lines += _aligned(_cases(place))
+        if place.loads:
+            lines += ["", "Many requests at a time, 5 % of them writes:", "", *_aligned(_loads(place))]
+        others = {"Bytes of one row": place.sizes, "Stampede": place.stampede, "Growth": place.growth}
+        for title, figures in others.items():
+            if figures:
+                lines += ["", f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())]
+        lines += ["", *_aligned(_budgets(place))]
+    return "\n".join(lines)
+
+
+def _machine(results: Results) -> Iterator[tuple[str, object]]:
+    for name, value in results.machine.items():
+        yield from value.items() if isinstance(value, dict) else [(name, value)]
+
+
+def _cases(place: PlaceResults) -> Iterator[list[str]]:
+    names = [each.name for each in ALL if any(each.name in case for case in place.seconds.values())]
+    yield ["", *names]
+    for case, measured in place.seconds.items():
+        yield [case, *[_cell(measured.get(name), measured.get(Own.name)) for name in names]]
+
+
+def _cell(samples: Sequence[float] | None, own: Sequence[float] | None) -> str:
+    if samples is None:
+        return ""
+    median, p25, p75 = Summary.of(samples)
+    ratio = f" ({ratios(samples, own).median:.2f})" if own is not None and samples is not own else ""
+    return f"{median * 1e6:.1f} ± {(p75 - p25) / 2 / median:.0%}{ratio}"
+
+
+def _loads(place: PlaceResults) -> Iterator[list[str]]:
+    yield ["", "concurrent", "requests/s", "p50 ms", "p99 ms", "CPU µs each"]
+    seen = {(load["contestant"], load["concurrency"]): None for load in place.loads}
+    for who, concurrency in sorted(seen, key=lambda pair: ([each.name for each in ALL].index(pair[0]), pair[1])):
+        some = [load for load in place.loads if (load["contestant"], load["concurrency"]) == (who, concurrency)]
+
+        def median(name: str, some: list[dict[str, float]] = some) -> float:
+            return statistics.median(load[name] for load in some)
+
+        latencies = [f"{median(name) * 1e3:.2f}" for name in ("p50", "p99")]
+        yield [who, str(concurrency), f"{median('per second'):.0f}", *latencies, f"{median('cpu') * 1e6:.0f}"]
+
+
+def _budgets(place: PlaceResults) -> Iterator[list[str]]:
+    """With the same ratios of this process's CPU time, which other processes on the machine disturb less."""
+    yield ["budget", "", "measured", "p25 to p75", "", "CPU time"]
+    cpu = replace(place, seconds=place.cpu)
+    for budget in BUDGETS:
+        ratio, worked = budget.measure(place), budget.measure(cpu)
+        if ratio is not None and worked is not None:
+            limit = f"{'>=' if budget.at_least else '<='} {budget.limit:.3g}"
+            verdict = "met" if budget.met(ratio) else "NOT MET"
+            also = f"{worked.median:.3g}" if worked != ratio else ""
+            yield [budget.text, limit, f"{ratio.median:.3g}", f"{ratio.p25:.3g} to {ratio.p75:.3g}", verdict, also]
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table whose columns are also straight as plain text."""
+    header, *body = [list(row) for row in rows]
+    widths = [max(len(row[at]) for row in (header, *body)) for at in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if at else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(cells)} |"
+
+    rule = [("-" * width) if not at else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    return [line(header), line(rule), *map(line, body)]

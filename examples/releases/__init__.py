@@ -1,0 +1,1 @@
+"""A small service around organisations, projects, releases and commits, written as a user of aiomodelcache would."""

@@ -1,0 +1,59 @@
+"""The ASGI application: what is opened for its life, what surrounds requests, and which error is which status."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import msgspec
+from redis.asyncio import Redis
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from tortoise import Tortoise
+from tortoise.contrib.starlette import RegisterTortoise
+
+from aiomodelcache import ModelCache, NotFoundError
+from aiomodelcache.contrib.asgi import LocalCacheMiddleware
+from examples.releases import models
+from examples.releases.middleware import Costs
+from examples.releases.routes import routes
+from examples.releases.service import Forbidden
+from examples.releases.settings import Settings
+from examples.releases.shared import LOCK_TTL, Busy, Shared
+
+STATUS: dict[type[Exception], int] = {
+    NotFoundError: 404,
+    Forbidden: 403,
+    Busy: 409,
+    msgspec.DecodeError: 422,
+}
+
+
+async def explain(request: Request, error: Exception) -> Response:
+    """Answers with the message of an error that the client can do something about."""
+    status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
+    return JSONResponse({"error": str(error)}, status)
+
+
+def create_app() -> Starlette:
+    settings = Settings.from_environment()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Shared], None]:
+        async with (
+            Redis.from_url(settings.redis_url) as redis,
+            RegisterTortoise(app, db_url=settings.database_url, modules={"releases": [models.__name__]}),
+            # The cache opens last and closes first: after Tortoise is open, before it is not.
+            ModelCache(settings.redis_url, namespace="releases", enabled=settings.cache),
+        ):
+            shared = Shared(redis, settings.lock_wait)
+            async with shared.alone("schema", LOCK_TTL):  # a real service has migrations for this
+                await Tortoise.generate_schemas()
+            yield {"shared": shared}
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[Middleware(Costs), Middleware(LocalCacheMiddleware)],
+        exception_handlers=dict.fromkeys(STATUS, explain),
+    )

@@ -1,0 +1,232 @@
+"""What goes wrong while a soak runs: each fault by its own schedule, one line in the report each.
+
+Knows how to hurt and how to heal. Windows in which Redis lost something are kept, for ``predicted``.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import asyncpg  # type: ignore[import-untyped]
+from redis import RedisError
+
+from soak.predicted import Circumstances
+from soak.processes import Process
+from soak.proxy import BadNetwork
+from soak.subjects import POINTS
+from tests.servers import RedisServer
+
+_TERMINATE: Final = """
+    SELECT count(pg_terminate_backend(pid)) FROM (
+        SELECT pid FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event = 'PgSleep' LIMIT 1
+    ) AS committing
+"""
+_BAD: Final[dict[str, float]] = {
+    "delay request": 0.02, "late": 0.004, "repeat": 0.1, "delay reply": 0.02, "cut": 0.006, "lose": 0.004,
+}  # fmt: skip
+
+
+class Faults:
+    """The faults of one run, on one Redis, one database and some processes."""
+
+    def __init__(
+        self,
+        chance: random.Random,
+        redis: RedisServer,
+        database: Any,
+        network: BadNetwork,
+        processes: list[Process],
+        *,
+        pace: float = 1.0,
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.circumstances = Circumstances()
+        self.ended: list[Process] = []
+        """Processes that were killed."""
+        self._chance = chance
+        self._redis = redis
+        self._database = database
+        self._network = network
+        self._processes = processes
+        self._numbers = itertools.count(len(processes) + 1)
+        self._pace = pace
+        self._over = asyncio.Event()
+        self._alone = asyncio.Lock()
+        """Who changes Redis does so alone."""
+        self._weather = asyncio.Lock()
+        self.schedule: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            "kill": (8, self._kill),
+            "freeze": (25, self._freeze),
+            "restart": (40, self._restart),
+            "restore": (50, self._restore),
+            "flush": (15, self._flush),
+            "evict": (30, self._evict),
+            "scripts": (10, self._forget_scripts),
+            "network": (12, self._bad_network),
+            "part": (30, self._part),
+            "slow": (10, self._slow),
+            "terminate": (12, self._terminate),
+        }
+        """Each fault, and every how many seconds it happens."""
+
+    async def run(self, names: tuple[str, ...], duration: float) -> None:
+        """Lets faults happen for ``duration`` seconds, and heals everything afterwards."""
+        loops = [asyncio.create_task(self._repeat(*self.schedule[name])) for name in names]
+        ends = asyncio.create_task(asyncio.sleep(duration))
+        await asyncio.wait([ends, *loops], return_when=asyncio.FIRST_COMPLETED)  # a loop ends early only by an error
+        ends.cancel()
+        self._over.set()
+        await asyncio.gather(*loops)
+
+    async def _repeat(self, interval: float, fault: Callable[[], Awaitable[None]]) -> None:
+        while not self._over.is_set():
+            pause = min(self._chance.expovariate(1 / interval), 3 * interval) * self._pace
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), pause)
+                return
+            try:
+                await fault()
+            except RedisError:
+                self.counts["faults that a busy machine did not let happen"] += 1
+
+    async def _sleep(self, least: float, most: float) -> None:
+        await asyncio.sleep(self._chance.uniform(least, most))
+
+    @asynccontextmanager
+    async def _losing(self, what: str) -> AsyncIterator[None]:
+        """In this block Redis loses what it was told."""
+        start = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self.circumstances.losses.append((start, time.monotonic_ns()))
+            self.counts[what] += 1
+
+    # Processes --------------------------------------------------------------------------------------
+
+    async def _kill(self) -> None:
+        at = self._chance.randrange(len(self._processes))
+        process = self._processes[at]
+        point = self._chance.choice([*POINTS, "anywhere"])
+        if point != "anywhere":
+            process.tell(f"hold {point}")
+            try:
+                await process.hears("held", 5)
+                await self._sleep(0, 1.5)
+            except TimeoutError:
+                point = "anywhere"  # nobody came by
+        await process.kill()
+        self.ended.append(process)
+        self.counts[f"kill -9, {point}"] += 1
+        self._processes[at] = await Process.start(replace(process.order, number=next(self._numbers)))
+
+    async def _slow(self) -> None:
+        self._tell_all(f"slow {self._chance.choice([0.1, 0.5, 2.0])}")
+        await self._sleep(1, 4)
+        self._tell_all("slow 0")
+        self.counts["slow SQL"] += 1
+
+    def _tell_all(self, command: str) -> None:
+        for process in self._processes:
+            process.tell(command)
+
+    # Redis ------------------------------------------------------------------------------------------
+
+    async def _freeze(self) -> None:
+        async with self._alone:
+            await asyncio.to_thread(self._redis.stop)
+            await self._sleep(0.1, 3)
+            await asyncio.to_thread(self._redis.cont)
+        self.counts["Redis SIGSTOP"] += 1
+
+    async def _restart(self) -> None:
+        async with self._alone, self._losing("Redis SIGKILL, back empty"):
+            await asyncio.to_thread(self._redis.kill)
+            await self._sleep(0, 1.5)
+            await asyncio.to_thread(self._redis.restart)
+
+    async def _restore(self) -> None:
+        async with self._alone:
+            await asyncio.to_thread(self._redis.save)
+            await self._sleep(0.5, 3)
+            async with self._losing("Redis SIGKILL, back with an old RDB"):
+                await asyncio.to_thread(self._redis.kill)
+                await self._sleep(0, 1)
+                await asyncio.to_thread(self._redis.restore)
+
+    async def _flush(self) -> None:
+        async with self._alone, self._losing("FLUSHALL"):
+            await asyncio.to_thread(self._redis.flush)
+
+    async def _forget_scripts(self) -> None:
+        async with self._alone:
+            await asyncio.to_thread(self._ask, "SCRIPT", "FLUSH")
+        self.counts["SCRIPT FLUSH"] += 1
+
+    async def _evict(self) -> None:
+        policy = self._chance.choice(["allkeys-random", "allkeys-lru", "volatile-random", "noeviction"])
+        async with self._alone:
+            start = time.monotonic_ns()
+            try:
+                await asyncio.to_thread(self._limit_memory, policy)
+                await self._sleep(1, 4)
+            finally:
+                await asyncio.to_thread(self._ask, "CONFIG", "SET", "maxmemory", "0")
+                if policy != "noeviction":
+                    self.circumstances.losses.append((start, time.monotonic_ns()))
+            self.counts[f"maxmemory, {policy}"] += 1
+
+    def _limit_memory(self, policy: str) -> None:
+        with self._redis.client() as client:
+            memory: Any = client.info("memory")
+            startup, used = memory["used_memory_startup"], memory["used_memory"]
+            client.config_set("maxmemory-policy", policy)
+            client.config_set("maxmemory", startup + (used - startup) * 2 // 3)
+
+    def _ask(self, *command: str) -> None:
+        for patience in range(4, -1, -1):  # on a machine this busy it may not answer at once
+            try:
+                with self._redis.client() as client:
+                    client.execute_command(*command)
+                return
+            except RedisError:
+                if not patience:
+                    raise
+
+    async def _bad_network(self) -> None:
+        chosen = self._chance.sample(sorted(_BAD), 3)
+        self._network.chances = {fate: _BAD[fate] for fate in chosen}
+        await self._sleep(2, 6)
+        self._network.chances = {}
+
+    async def _part(self) -> None:
+        """Keeps half of the processes from Redis, while the others go on with it."""
+        self._network.part()
+        await self._sleep(0.5, 4)
+        self._network.mend()
+        self.counts["network: parted"] += 1
+
+    # Database ---------------------------------------------------------------------------------------
+
+    async def _terminate(self) -> None:
+        """Makes COMMITs slow, and ends some connections while they are at it."""
+        async with self._weather:
+            await self._database.execute("UPDATE weather SET commit_delay = 0.4")
+            until = time.monotonic() + self._chance.uniform(1, 3)
+            while time.monotonic() < until:
+                await self._sleep(0.02, 0.5)
+                self.counts["pg_terminate_backend in COMMIT"] += await self._database.fetchval(_TERMINATE)
+            await self._database.execute("UPDATE weather SET commit_delay = 0")
+        self.counts["slow COMMITs"] += 1
+
+
+async def connect(url: str) -> Any:
+    """Opens a connection of one's own to the database at a Tortoise URL."""
+    return await asyncpg.connect(url.replace("asyncpg://", "postgresql://").partition("?")[0])

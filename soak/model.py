@@ -1,0 +1,76 @@
+"""The table under test, and the triggers that know what was committed."""
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, InvalidationType
+from soak.history import Change
+
+TRIGGERS = """
+CREATE SEQUENCE versions;
+CREATE TABLE history (
+    seq bigserial PRIMARY KEY, transaction bigint, pk int, version int, nonce bigint, slug text, team int
+);
+CREATE TABLE weather (commit_delay float NOT NULL);
+INSERT INTO weather VALUES (0);
+
+CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.version := nextval('versions');
+    RETURN NEW;
+END $$;
+CREATE TRIGGER bump BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION bump();
+
+-- Afterwards: the row is locked, and nobody waits any more for who had its slug before.
+CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO history (transaction, pk, version, nonce, slug, team)
+        VALUES (txid_current(), OLD.id, 0, 0, OLD.slug, OLD.team);
+    ELSE
+        INSERT INTO history (transaction, pk, version, nonce, slug, team)
+        VALUES (txid_current(), NEW.id, NEW.version, NEW.nonce, NEW.slug, NEW.team);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER remember AFTER INSERT OR UPDATE OR DELETE ON item FOR EACH ROW EXECUTE FUNCTION remember();
+
+-- A slow COMMIT: deferred triggers run inside it.
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_sleep(commit_delay * random()) FROM weather WHERE commit_delay > 0 AND random() < 0.3;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT OR UPDATE OR DELETE ON item
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle();
+"""
+
+SELECT_HISTORY = "SELECT transaction, pk, version, nonce, slug, team FROM history ORDER BY seq"
+
+
+class Item(CachedModel):
+    """A row that tells which write it is of."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    slug = fields.CharField(max_length=16, unique=True)
+    team = fields.IntField(db_index=True)
+    version = fields.IntField(default=0)
+    """Numbers the states of all rows in the order of their making; the database sets it."""
+    nonce = fields.BigIntField()
+    """Names the write."""
+    note = fields.CharField(max_length=100, default="a few bytes, as real rows have them")
+
+    class Meta:
+        table = "item"
+        ordering = ["id"]
+
+    class CacheMeta:
+        get_key_fields_list = [("slug",)]
+        filter_key_fields_list = [("team",)]
+        invalidation = InvalidationType.UNSET
+        allowtime: float | None = None
+
+
+def change(row: tuple[int, int, int, int, str, int]) -> Change:
+    """A row of the history."""
+    transaction, pk, version, nonce, slug, team = row
+    return Change(transaction, pk, version, nonce, int(slug[1:]), team)

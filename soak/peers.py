@@ -1,0 +1,98 @@
+"""Two published caches, driven as their documentation says, with invalidation in Tortoise's ``post_save``.
+
+Tortoise sends no signal for writes of query sets, so after these the same keys are deleted by hand.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from tortoise.signals import post_delete, post_save
+
+from soak.model import Item
+from soak.subjects import Control, Seen, load
+
+
+class Peer(Control):
+    """What both have in common: one decorated function, and listeners."""
+
+    get: Any
+    """The decorated function of a key."""
+
+    async def open(self) -> None:
+        await self.connect()
+        self.batches = tuple(size for size in self.batches if size <= 8)  # each look-up takes a connection
+
+        async def saved(sender: type[Item], instance: Item, *_: Any) -> None:
+            await self.forget([instance.id])
+
+        post_save(Item)(saved)
+        post_delete(Item)(saved)
+
+    async def connect(self) -> None:
+        """Sets the library up."""
+        raise NotImplementedError
+
+    async def delete(self, keys: list[str]) -> None:
+        """Deletes keys, as the library does."""
+        raise NotImplementedError
+
+    async def _look(self, keys: Sequence[str]) -> list[Any]:
+        return await asyncio.gather(*[self.get(key) for key in keys])
+
+    async def touched(self, pks: Iterable[int]) -> None:
+        await self.forget(pks)
+
+    async def forget(self, pks: Iterable[int]) -> None:
+        await self.delete(self.keys(pks))
+
+
+class Cashews(Peer):
+    """``@cache(ttl=..., key=...)`` and ``cache.delete_many``."""
+
+    async def connect(self) -> None:
+        from cashews import Cache
+
+        self._cache: Any = Cache()
+        self._cache.setup(self.url, socket_timeout=0.5)
+        await self._cache.init()
+        self._stack.push_async_callback(self._cache.close)
+
+        @self._cache(ttl="1h", key="{key}")  # type: ignore[untyped-decorator, unused-ignore]
+        async def get(key: str) -> list[Seen] | Seen:
+            value: list[Seen] | Seen = (await load([key]))[key]
+            return value
+
+        self.get = get
+
+    async def delete(self, keys: list[str]) -> None:
+        await self._cache.delete_many(*keys)
+
+
+class Aiocache(Peer):
+    """``@cached(ttl=..., cache=Cache.REDIS, ...)`` and ``cache.delete``."""
+
+    async def connect(self) -> None:
+        from aiocache import Cache, cached
+        from aiocache.serializers import JsonSerializer
+
+        where = urlsplit(self.url)
+
+        @cached(  # type: ignore[untyped-decorator, unused-ignore]
+            ttl=3600,
+            cache=Cache.REDIS,
+            endpoint=where.hostname,
+            port=where.port,
+            key_builder=lambda function, key: key,
+            serializer=JsonSerializer(),
+        )
+        async def get(key: str) -> list[Seen] | Seen:
+            value: list[Seen] | Seen = (await load([key]))[key]
+            return value
+
+        self.get = get
+        self._stack.push_async_callback(self.get.cache.close)
+
+    async def delete(self, keys: list[str]) -> None:
+        await asyncio.gather(*map(self.get.cache.delete, keys))

@@ -1,0 +1,156 @@
+"""A bad network between the processes and Redis: a TCP proxy that delays, loses, cuts and repeats.
+
+What TCP can do to a client, it does: a reply ends in the middle by a reset; a request is executed and its
+reply is lost; a request arrives after its sender has given up. TCP repeats nothing, and the library sends nothing
+twice. A proxy that tries again by itself does: so reads, marks and fills are repeated, as whole requests, on
+another connection and after some time. Not leases and clears: a lease that is granted twice, or a stamp that
+comes back, lets an old row in, so no such proxy may be put before the cache.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, Self
+
+from aiomodelcache.backends.redis import load_script
+
+HOST: Final = "127.0.0.1"
+GIVEN_UP: Final = (0.6, 2.0)
+"""Seconds after which who sent a request has given up: longer than ``socket_timeout``."""
+_ONCE: Final = (b"\r\nNX\r\n", load_script("lease").sha.encode(), load_script("clear").sha.encode())
+"""What is in requests that must not be repeated."""
+
+
+class BadNetwork:
+    """Forwards connections to ``port`` of this machine; ``async with`` it."""
+
+    def __init__(self, port: int, chance: random.Random) -> None:
+        self.chances: dict[str, float] = {}
+        """How probable each fate is, for each piece that passes: ``delay``, ``late``, ``cut``, ``lose``, ``repeat``."""
+        self.fates: Counter[str] = Counter()
+        self._away = False
+        self._open: set[asyncio.StreamWriter] = set()
+        self._target = port
+        self._chance = chance
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def url(self) -> str:
+        """Where Redis is, through it."""
+        return f"redis://{HOST}:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, HOST, 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def part(self) -> None:
+        """Ends all connections, and lets nobody through until ``mend``."""
+        self._away = True
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        """Lets everybody through again."""
+        self._away = False
+
+    def _draw(self, fates: Sequence[str]) -> str:
+        lot = self._chance.random()
+        for fate in fates:
+            lot -= self.chances.get(fate, 0)
+            if lot < 0:
+                self.fates[fate] += 1
+                return fate
+        return ""
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            if self._away:
+                raise ConnectionRefusedError
+            theirs, to_them = await asyncio.open_connection(HOST, self._target)
+        except OSError:  # Redis is away, and so are we
+            writer.close()
+            return
+        self._open |= {writer, to_them}
+        requests = asyncio.create_task(self._requests(reader, to_them))
+        replies = asyncio.create_task(self._replies(theirs, writer))
+        try:
+            await asyncio.wait([requests, replies], return_when=asyncio.FIRST_COMPLETED)
+            if not requests.done():
+                writer.close()
+                # What the client sent before it gave up still arrives.
+                await asyncio.wait([requests], timeout=GIVEN_UP[1] + 1)
+        finally:
+            requests.cancel()
+            replies.cancel()
+            await asyncio.gather(requests, replies, return_exceptions=True)
+            writer.close()
+            to_them.close()
+            self._open -= {writer, to_them}
+
+    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 18):
+            match self._draw(("delay request", "late", "repeat")):
+                case "delay request":
+                    await asyncio.sleep(self._chance.uniform(0, 0.3))
+                case "late":
+                    await asyncio.sleep(self._chance.uniform(*GIVEN_UP))
+                case "repeat" if data.startswith(b"*") and not any(once in data for once in _ONCE):
+                    repeating = asyncio.create_task(self._repeat(data))
+                    self._tasks.add(repeating)
+                    repeating.add_done_callback(self._tasks.discard)
+                case _:
+                    pass
+            writer.write(data)
+            await writer.drain()
+
+    async def _repeat(self, data: bytes) -> None:
+        await asyncio.sleep(self._chance.uniform(0, 2))
+        try:
+            reader, writer = await asyncio.open_connection(HOST, self._target)
+        except OSError:
+            return
+        try:
+            writer.write(data)
+            async with asyncio.timeout(1):
+                await reader.read(1 << 18)
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            writer.close()
+
+    async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lost = False
+        while data := await reader.read(1 << 18):
+            fate = self._draw(("delay reply", "cut", "lose"))
+            if fate == "delay reply":
+                await asyncio.sleep(self._chance.uniform(0, 0.3))
+            elif fate == "lose":
+                lost = True
+            elif fate == "cut" and not lost:
+                writer.write(data[: self._chance.randrange(len(data))])
+                await writer.drain()
+                _reset(writer)
+                return
+            if not lost:
+                writer.write(data)
+                await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection by RST instead of FIN."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

@@ -1,0 +1,117 @@
+"""What came of a soak: its logs, checked, in words. A folder of logs can be checked again at any time."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soak.checker import Checker, Finding, Violation, missed
+from soak.history import History, load_changes
+from soak.log import Kind, Outcome, commits, merged
+from soak.predicted import Circumstances, Life, explain
+
+
+@dataclass(slots=True)
+class Run:
+    """What is known about a run beside its logs, kept in their folder."""
+
+    subject: str
+    processes: int
+    seed: int
+    allowtime: float
+    seconds: float
+    rest_from: int
+    circumstances: Circumstances
+    faults: dict[str, int]
+    tallies: list[dict[str, Any]] = field(default_factory=list)
+    """What the processes that were not killed counted."""
+
+    def save(self, folder: Path) -> None:
+        """Writes it into the folder."""
+        (folder / "run.json").write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Run":
+        """Reads it from the folder."""
+        told = json.loads((folder / "run.json").read_text())
+        circumstances = told.pop("circumstances")
+        lives = {int(number): Life(**life) for number, life in circumstances.pop("lives").items()}
+        losses = [(begin, end) for begin, end in circumstances.pop("losses")]
+        return cls(circumstances=Circumstances(losses=losses, lives=lives, **circumstances), **told)
+
+
+@dataclass(slots=True)
+class Report:
+    """A run and what the checker found in its logs."""
+
+    run: Run
+    checker: Checker
+    changes: int
+    unexplained: list[Finding]
+    predicted: Counter[tuple[Violation, str]]
+
+    @property
+    def reads(self) -> int:
+        """Checked answers; a list is one."""
+        return self.checker.reads.total()
+
+    @property
+    def violations(self) -> int:
+        """Those that nobody predicted."""
+        return self.checker.violations.total() - self.predicted.total()
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def report(folder: Path) -> Report:
+    """Checks the logs in a folder."""
+    run = Run.load(folder)
+    paths = [(number, folder / f"{number}.log") for number in run.circumstances.lives]
+    changes = load_changes(folder / "history")
+    allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), int(run.allowtime * 1e9))
+    history = History(changes, commits(path for _, path in paths))
+    checker = Checker(history, rest_from=run.rest_from, allowances=allowances)
+    for record in merged(paths):
+        checker.feed(record)
+    unexplained: list[Finding] = []
+    predicted: Counter[tuple[Violation, str]] = Counter()
+    for finding in checker.findings:
+        # Only the library promises anything, so that only it has exceptions.
+        why = explain(checker, run.circumstances, finding) if run.subject == "aiomodelcache" else None
+        if why is None:
+            unexplained.append(finding)
+        else:
+            predicted[finding.what, why] += 1
+    return Report(run, checker, len(changes), unexplained, predicted)
+
+
+def _lines(report: Report) -> Iterator[str]:
+    run, checker, reads = report.run, report.checker, report.reads
+    allowed = f", allowtime {run.allowtime:g} s" if run.allowtime else ""
+    yield f"{run.subject}{allowed}: {run.seconds:.0f} s, {run.processes} processes, seed {run.seed}"
+    pk, slug, team = (checker.reads[kind] for kind in (Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM))
+    yield f"  reads        {reads:,}: {pk:,} by pk, {slug:,} by slug, {team:,} lists of {checker.rows_listed:,} rows"
+    yield f"               {checker.absences:,} found nothing; {checker.at_rest:,} of all at rest"
+    outcomes = ", ".join(f"{checker.outcomes[outcome]:,} {outcome.name.lower()}" for outcome in Outcome)
+    yield f"  writes       {checker.outcomes.total():,}: {outcomes}; {report.changes:,} row changes committed"
+    raised = {which: sum(tally.get(f"failed_{which}", 0) for tally in run.tallies) for which in ("reads", "writes")}
+    example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
+    yield f"  raised       {raised['reads']:,} reads, {raised['writes']:,} writes{example}"
+    for name, count in sorted(run.faults.items()):
+        yield f"  fault        {count:>6,}  {name}"
+    left = Counter(checker.violations)
+    for (what, why), count in sorted(report.predicted.items()):
+        left[what] -= count
+        yield f"  predicted    {count:>6,}  {what}: {why}"
+    for what, count in sorted(left.items()):
+        if count:
+            yield f"  VIOLATION    {count:>6,}  {what}"
+    for finding in report.unexplained[:3]:
+        yield f"    {finding} missed {list(missed(checker.history, finding))[:5]}"
+    if reads and not report.violations:
+        yield f"  violations   0 in {reads:,} reads: at 95 %, fewer than {3 / reads:.1e} of reads"
+    else:
+        yield f"  violations   {report.violations:,} in {reads:,} reads"

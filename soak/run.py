@@ -1,0 +1,151 @@
+"""One soak from beginning to end: rows, processes, faults, rest, and the check."""
+
+import asyncio
+import random
+import shutil
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tortoise.context import TortoiseContext
+
+from soak.faults import Faults, connect
+from soak.history import save_changes
+from soak.model import SELECT_HISTORY, TRIGGERS, Item, change
+from soak.processes import Process
+from soak.proxy import BadNetwork
+from soak.report import Report, Run, report
+from soak.worker import Order
+from soak.world import World, slug_text
+from tests.servers import RedisServer
+
+FAULTS: Final = (
+    "kill", "freeze", "restart", "restore", "flush", "evict", "scripts", "network", "part", "slow", "terminate"
+)  # fmt: skip
+SKEWS: Final = (0.0, 3_600.0, -3_600.0, 7.5)
+"""Seconds by which the clocks of the processes are wrong, in turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be run, and for how long."""
+
+    subject: str = "aiomodelcache"
+    duration: float = 60.0
+    processes: int = 4
+    seed: int = 1
+    faults: tuple[str, ...] = FAULTS
+    pace: float = 1.0
+    """Below one, faults come faster."""
+    world: World = field(default_factory=World)
+    readers: int = 3
+    writers: int = 8
+    read_pause: float = 0.05
+    write_pause: float = 0.1
+    intent_ttl: float = 10.0
+    allowtime: float = 0.0
+    """Above zero: answers may be so many seconds old, by DYNAMIC."""
+    on_write_error: str = "mixed"
+    """``retry``, ``raise``, or half of the processes each."""
+
+
+async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path | None = None) -> Report:
+    """Runs a plan on an empty database and a Redis that it may hurt.
+
+    Keeps logs and history in ``folder``, if it is given.
+    """
+    own = folder is None
+    where = Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-")) if folder is None else folder
+    where.mkdir(parents=True, exist_ok=True)
+    try:
+        return await _soak(plan, database, redis, where)
+    finally:
+        if own:
+            shutil.rmtree(where, ignore_errors=True)
+
+
+async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> Report:
+    await _create_rows(database, plan.world)
+    chance = random.Random(f"{plan.seed}/faults")
+    async with AsyncExitStack() as stack:
+        connection = await connect(database)
+        stack.push_async_callback(connection.close)
+        network = await stack.enter_async_context(BadNetwork(redis.port, random.Random(f"{plan.seed}/network")))
+        orders = [_order(plan, slot, database, redis, network, folder) for slot in range(plan.processes)]
+        processes = await asyncio.gather(*map(Process.start, orders))
+        stack.push_async_callback(_kill_all, processes)
+        faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
+        start = time.monotonic()
+        await faults.run(plan.faults, plan.duration)
+        await asyncio.sleep(2)  # on a sound machine again
+        await asyncio.gather(*[process.finish() for process in processes])
+        seconds = time.monotonic() - start
+        await asyncio.sleep(plan.intent_ttl)
+        rest_from = time.monotonic_ns()
+        resting = await Process.start(Order(**{**asdict(orders[0]), "number": 1_000_000, "at_rest": True}))
+        everyone = [*faults.ended, *processes, resting]
+        await resting.finish()
+        changes = [change(tuple(row)) for row in await connection.fetch(SELECT_HISTORY)]
+    save_changes(folder / "history", changes)
+    faults.circumstances.lives = {process.order.number: process.life for process in everyone}
+    faults.circumstances.intent_ttl = int(plan.intent_ttl * 1e9)
+    tallies = [process.tally for process in processes]
+    faults.counts.update({f"network: {fate}": count for fate, count in network.fates.items()})
+    faults.counts["long REPEATABLE READ snapshots"] += sum(tally["frozen"] for tally in tallies)
+    Run(
+        subject=plan.subject,
+        processes=plan.processes,
+        seed=plan.seed,
+        allowtime=plan.allowtime,
+        seconds=seconds,
+        rest_from=rest_from,
+        circumstances=faults.circumstances,
+        faults=dict(faults.counts),
+        tallies=tallies,
+    ).save(folder)
+    return report(folder)
+
+
+def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: BadNetwork, folder: Path) -> Order:
+    """The order of one of the first processes: every second is behind the bad network, every fourth pair retries."""
+    policy = ("raise", "retry")[slot // 2 % 2] if plan.on_write_error == "mixed" else plan.on_write_error
+    return Order(
+        number=slot + 1,
+        seed=plan.seed,
+        folder=str(folder),
+        database=f"{database}?maxsize=8",
+        redis=network.url if slot % 2 else redis.url,
+        subject=plan.subject,
+        settings={"intent_ttl": plan.intent_ttl, "on_write_error": policy},
+        allowtime=plan.allowtime,
+        skew=SKEWS[slot % len(SKEWS)],
+        readers=plan.readers,
+        writers=plan.writers,
+        read_pause=plan.read_pause,
+        write_pause=plan.write_pause,
+        world=asdict(plan.world),
+    )
+
+
+async def _create_rows(database: str, world: World) -> None:
+    async with TortoiseContext() as context:
+        await context.init(db_url=database, modules={"app": ["soak.model"]})
+        await context.generate_schemas()
+        connection: Any = await connect(database)
+        await connection.execute(TRIGGERS)
+        await connection.close()
+        await Item.bulk_create(
+            [
+                Item(id=pk, slug=slug_text(world.first_slug(pk)), team=world.teams_of(pk)[0], nonce=pk)
+                for pk in range(1, world.rows + 1)
+            ],
+            batch_size=1_000,
+        )
+
+
+async def _kill_all(processes: list[Process]) -> None:
+    for process in processes:
+        await process.kill()

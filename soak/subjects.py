@@ -1,0 +1,305 @@
+"""What is put to the test: the library, and caches that are known to be broken, behind one face.
+
+A subject looks rows up and hears of writes; the writes themselves are Tortoise's, the same for all. The
+controls are what one writes by hand, and more careful than most: they invalidate every key under which a row may
+ever be found. The library hears of writes by itself.
+"""
+
+import asyncio
+import json
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar, Final, Self
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
+from aiomodelcache.config import CacheConfig
+from aiomodelcache.link import Link
+from soak.model import Item
+from soak.world import World, slug_text
+
+Seen = tuple[int, int]
+"""Version and nonce of a row; ``ABSENT`` for none."""
+ABSENT: Final = (0, 0)
+POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and clear")
+"""Where a writer may be told to wait until it is killed."""
+
+
+BATCHES: Final[tuple[int, ...]] = (1, 8, 64, 256, 512, 1_024)
+"""How many look-ups go together."""
+
+
+class Subject(ABC):
+    """One cache in one process; ``async with`` it."""
+
+    def __init__(self, url: str, world: World, chance: random.Random) -> None:
+        self.url = url
+        self.world = world
+        self.chance = chance
+        self.batches = BATCHES
+        self.held: Callable[[bool], None] = lambda held: None
+        """Called when it cannot deliver invalidations, and when it has."""
+        self.mark_failed: Callable[[int], None] = lambda start: None
+        """Called when a write could not be announced, with the moment when that began."""
+        self._armed: str | None = None
+        self._reached: Callable[[str], None] = lambda point: None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        while True:
+            try:
+                await self.open()
+                return self
+            except Exception:  # Redis may be away just now
+                await self._stack.aclose()
+                await asyncio.sleep(0.2)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connects."""
+
+    @abstractmethod
+    async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
+        """The rows with these primary keys."""
+
+    @abstractmethod
+    async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
+        """The rows with these slugs."""
+
+    @abstractmethod
+    async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
+        """The lists of the rows in these teams."""
+
+    async def touched(self, pks: Iterable[int]) -> None:
+        """Hears of a statement, which may be in a transaction."""
+        return
+
+    async def committed(self, pks: Iterable[int]) -> None:
+        """Hears of a COMMIT."""
+        return
+
+    def arm(self, point: str, reached: Callable[[str], None]) -> None:
+        """The next write that comes to ``point`` stays there for ever."""
+        self._armed, self._reached = point, reached
+
+    async def pass_point(self, point: str) -> None:
+        """Goes on, unless this is where the process is to be killed."""
+        if self._armed == point:
+            self._armed = None
+            self._reached(point)
+            await asyncio.Event().wait()
+
+
+# The library -----------------------------------------------------------------------------------------
+
+
+class PointedBackend:
+    """A backend with points at which a writer can be killed."""
+
+    def __init__(self, backend: Any, subject: Subject) -> None:
+        self._backend = backend
+        self._subject = subject
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    async def mark(self, *args: Any, **kwargs: Any) -> Any:
+        await self._subject.pass_point("before mark")
+        start = time.monotonic_ns()
+        try:
+            answer = await self._backend.mark(*args, **kwargs)
+        except BaseException:
+            self._subject.mark_failed(start)
+            raise
+        await self._subject.pass_point("between mark and COMMIT")
+        return answer
+
+    async def clear(self, *args: Any, **kwargs: Any) -> Any:
+        await self._subject.pass_point("between COMMIT and clear")
+        return await self._backend.clear(*args, **kwargs)
+
+
+class WatchedLink(Link):
+    """A link that tells when the process has invalidations that it could not deliver."""
+
+    changed: Callable[[bool], None]
+
+    @property
+    def held(self) -> bool:
+        """See ``Link``."""
+        return bool(self.__dict__.get("held", False))
+
+    @held.setter
+    def held(self, held: bool) -> None:
+        before = self.held
+        self.__dict__["held"] = held
+        if held is not before:
+            self.changed(held)
+
+
+class Library(Subject):
+    """aiomodelcache."""
+
+    def __init__(
+        self, url: str, world: World, chance: random.Random, config: CacheConfig, allowtime: float = 0
+    ) -> None:
+        super().__init__(url, world, chance)
+        self._config = config
+        if allowtime:
+            Item.CacheMeta.invalidation = InvalidationType.DYNAMIC
+            Item.CacheMeta.allowtime = allowtime
+
+    async def open(self) -> None:
+        backend = RedisBackend(self.url, socket_timeout=self._config.socket_timeout)
+        await backend.open()
+        self._stack.push_async_callback(backend.close)
+        pointed: Any = PointedBackend(backend, self)
+        cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
+        link: Any = cache.session.link
+        link.__class__ = WatchedLink
+        link.changed = lambda held: self.held(held)
+
+    async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
+        way = self.chance.random()
+        if way < 0.7 or len(pks) > 64:
+            found: Any = await Item.cache.in_bulk(pks)
+            return [_seen(found.get(pk)) for pk in pks]
+        if way < 0.85:
+            return [_seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(id=pk) for pk in pks])]
+        batch = BatchCacheQuery({pk: Item.cache.get_or_none(id=pk) for pk in pks})
+        return [_seen(item) for item in (await batch).values()]
+
+    async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
+        texts = [slug_text(slug) for slug in slugs]
+        if self.chance.random() < 0.5 or len(slugs) > 64:
+            found: Any = await Item.cache.in_bulk(texts, key="slug")
+            return [_seen(found.get(text)) for text in texts]
+        return [_seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(slug=text) for text in texts])]
+
+    async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
+        lists = await asyncio.gather(*[Item.cache.filter(team=team) for team in teams])
+        return [list(map(_seen, items)) for items in lists]
+
+
+def _seen(item: Item | None) -> Seen:
+    return ABSENT if item is None else (item.version, item.nonce)
+
+
+# Controls ----------------------------------------------------------------------------------------------
+
+
+class Control(Subject):
+    """A cache written by hand: GET, else SELECT and SET; an entry for each key under which rows are looked up."""
+
+    ttl_ms: ClassVar[int] = 3_600_000
+
+    async def open(self) -> None:
+        self.redis: Any = Redis.from_url(self.url, socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
+        self._stack.push_async_callback(self.redis.aclose)
+
+    async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
+        return [(version, nonce) for version, nonce in await self._look([f"pk:{pk}" for pk in pks])]
+
+    async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
+        return [(version, nonce) for version, nonce in await self._look([f"slug:{slug}" for slug in slugs])]
+
+    async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
+        lists = await self._look([f"team:{team}" for team in teams])
+        return [[(version, nonce) for version, nonce in rows] for rows in lists]
+
+    async def _look(self, keys: Sequence[str]) -> list[Any]:
+        stored = dict(zip(keys, await self.redis.mget(keys), strict=True))
+        missing = [key for key, value in stored.items() if self.is_miss(value)]
+        found = await load(missing)
+        if missing:
+            await self.fill({key: json.dumps(value) for key, value in found.items() if stored[key] is None})
+        return [found[key] if key in found else json.loads(stored[key]) for key in keys]
+
+    def is_miss(self, value: bytes | None) -> bool:
+        """Whether what is stored is no answer."""
+        return value is None
+
+    async def fill(self, values: dict[str, str]) -> None:
+        """Stores what was loaded."""
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for key, value in values.items():
+                pipeline.set(key, value, px=self.ttl_ms)
+            await pipeline.execute()
+
+    def keys(self, pks: Iterable[int]) -> list[str]:
+        """Every key under which these rows may be found."""
+        found: dict[str, None] = {}
+        for pk in pks:
+            found[f"pk:{pk}"] = None
+            found.update(dict.fromkeys([f"slug:{slug}" for slug in self.world.slugs(pk)]))
+            found.update(dict.fromkeys([f"team:{team}" for team in self.world.teams_of(pk)]))
+        return list(found)
+
+    async def forget(self, pks: Iterable[int]) -> None:
+        """Invalidates rows."""
+        await self.pass_point(POINTS[2])
+        await self.redis.delete(*self.keys(pks))
+
+
+async def load(keys: Iterable[str]) -> dict[str, Any]:
+    """What the database has under keys of one kind: a row each, or a list of rows."""
+    wanted = {int(key.partition(":")[2]): key for key in keys}
+    if not wanted:
+        return {}
+    kind = next(iter(wanted.values())).partition(":")[0]
+    if kind == "team":
+        lists: dict[str, Any] = {key: [] for key in wanted.values()}
+        for item in await Item.filter(team__in=list(wanted)):
+            lists[wanted[item.team]].append(_seen(item))
+        return lists
+    if kind == "pk":
+        rows = {item.id: item for item in await Item.filter(id__in=list(wanted))}
+    else:
+        rows = {int(item.slug[1:]): item for item in await Item.filter(slug__in=list(map(slug_text, wanted)))}
+    return {key: _seen(rows.get(number)) for number, key in wanted.items()}
+
+
+class LookAside(Control):
+    """Deletes right after the statement, as a signal does: in a transaction, before its COMMIT."""
+
+    async def touched(self, pks: Iterable[int]) -> None:
+        await self.forget(pks)
+
+
+class DeleteAfterCommit(Control):
+    """Deletes after the COMMIT."""
+
+    async def committed(self, pks: Iterable[int]) -> None:
+        await self.forget(pks)
+
+
+class Tombstone(Control):
+    """Leaves a tombstone for a second after the COMMIT, and fills by ADD (SET NX), which does not replace one."""
+
+    tombstone: ClassVar[bytes] = b"T"
+    tombstone_ms: ClassVar[int] = 1_000
+
+    def is_miss(self, value: bytes | None) -> bool:
+        return value is None or value == self.tombstone
+
+    async def fill(self, values: dict[str, str]) -> None:
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for key, value in values.items():
+                pipeline.set(key, value, px=self.ttl_ms, nx=True)
+            await pipeline.execute()
+
+    async def committed(self, pks: Iterable[int]) -> None:
+        await self.pass_point(POINTS[2])
+        async with self.redis.pipeline(transaction=False) as pipeline:
+            for key in self.keys(pks):
+                pipeline.set(key, self.tombstone, px=self.tombstone_ms)
+            await pipeline.execute()

@@ -1,0 +1,218 @@
+"""One process of a soak: ``python -m soak.worker JSON``. It reads and writes until it is told to stop, or killed.
+
+Obeys lines on its standard input: ``hold POINT`` (the next write stays there), ``slow SECONDS`` (answers of the
+database take up to so long), ``quit``. Says ``ready``, ``held POINT``, and what it counted in the end.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tortoise.context import TortoiseContext
+
+from aiomodelcache.config import CacheConfig
+from soak import subjects
+from soak.log import UNENDED, Kind, Log
+from soak.model import Item
+from soak.subjects import Library, Subject
+from soak.workload import Reader, Tally, Writer, hold_snapshots
+from soak.world import World
+
+CONTROLS: Final[dict[str, type[Subject]]] = {
+    "look-aside": subjects.LookAside,
+    "delete-after-commit": subjects.DeleteAfterCommit,
+    "tombstone": subjects.Tombstone,
+}
+PEERS: Final = ("cashews", "aiocache")
+SUBJECTS: Final = ("aiomodelcache", *CONTROLS, *PEERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a process is to do."""
+
+    number: int
+    seed: int
+    folder: str
+    database: str
+    redis: str
+    subject: str = "aiomodelcache"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """For the library's ``CacheConfig``."""
+    allowtime: float = 0.0
+    """Above zero: the library's ``allowtime``, with DYNAMIC."""
+    skew: float = 0.0
+    """Seconds by which its clock is wrong."""
+    readers: int = 3
+    writers: int = 8
+    read_pause: float = 0.05
+    write_pause: float = 0.1
+    world: dict[str, int] = field(default_factory=dict)
+    at_rest: bool = False
+    """Read everything twice and end, instead."""
+
+
+def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
+    """The cache that is to be tested."""
+    if order.subject == "aiomodelcache":
+        return Library(order.redis, world, chance, CacheConfig(**order.settings), order.allowtime)
+    if order.subject in PEERS:
+        from soak import peers
+
+        peer = peers.Cashews if order.subject == "cashews" else peers.Aiocache
+        return peer(order.redis, world, chance)
+    return CONTROLS[order.subject](order.redis, world, chance)
+
+
+class SlowAnswers:
+    """Delays the answers of the database in autocommit mode, after it has made them."""
+
+    def __init__(self, connection: Any, chance: random.Random) -> None:
+        self.upto = 0.0
+        self._chance = chance
+        for name in ("execute_query", "execute_query_dict", "execute_insert"):
+            setattr(connection, name, self._slowed(getattr(connection, name)))
+
+    def _slowed(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def slowed(*args: Any, **kwargs: Any) -> Any:
+            answer = await execute(*args, **kwargs)
+            if self.upto and self._chance.random() < 0.2:
+                await asyncio.sleep(self._chance.uniform(0, self.upto))
+            elif self._chance.random() < 0.05:
+                await asyncio.sleep(self._chance.uniform(0, 0.02))
+            return answer
+
+        return slowed
+
+
+class Worker:
+    """The process's tasks."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.world = World(**order.world)
+        self.chance = random.Random(f"{order.seed}/{order.number}")
+        self.log = Log(Path(order.folder) / f"{order.number}.log")
+        self.tally = Tally()
+        self._held_since = 0
+
+    async def run(self) -> None:
+        """Works until told to stop."""
+        async with TortoiseContext() as context:
+            await context.init(
+                config={
+                    "connections": {"default": self.order.database},
+                    "apps": {"app": {"models": ["soak.model"], "default_connection": "default"}},
+                }
+            )
+            connection = context.connections.get("default")
+            async with make_subject(self.order, self.world, self.chance) as subject:
+                subject.held, subject.mark_failed = self._held, self._mark_failed
+                self._slow = SlowAnswers(connection, self.chance)
+                say("ready")
+                await (self._rest(subject) if self.order.at_rest else self._work(subject))
+        self.log.close()
+        say("tally " + json.dumps(asdict(self.tally)))
+
+    async def _rest(self, subject: Subject) -> None:
+        reader = Reader(subject, self.world, self.chance, self.log, self.tally)
+        await reader.everything()
+        await reader.everything()
+
+    async def _work(self, subject: Subject) -> None:
+        order, world = self.order, self.world
+        counter = itertools.count(1).__next__
+        chances = (random.Random(f"{order.seed}/{order.number}/{task}") for task in itertools.count())
+        over = asyncio.Event()
+        runs = [
+            Reader(subject, world, next(chances), self.log, self.tally).run(order.read_pause, over)
+            for _ in range(order.readers)
+        ]
+        runs += [
+            Writer(subject, world, next(chances), self.log, self.tally, order.number, counter).run(
+                order.write_pause, over
+            )
+            for _ in range(order.writers)
+        ]
+        look = self._snapshot if order.subject == "aiomodelcache" else _snapshot_by_tortoise
+        runs.append(hold_snapshots(look, world, next(chances), self.tally))
+        tasks = set(map(asyncio.create_task, runs))
+        await self._obey(subject)
+        over.set()
+        _, tasks = await asyncio.wait(tasks, timeout=5)
+        while tasks:  # clients of servers do not always let a cancellation pass
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=1)
+
+    async def _obey(self, subject: Subject) -> None:
+        lines = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+        while line := (await lines.readline()).decode():
+            command, _, argument = line.strip().partition(" ")
+            if command == "hold":
+                subject.arm(argument, self._reached)
+            elif command == "slow":
+                self._slow.upto = float(argument)
+            else:
+                return
+
+    def _reached(self, point: str) -> None:
+        self.log.flush()
+        say(f"held {point}")
+
+    def _held(self, held: bool) -> None:
+        if held:
+            self._held_since = time.monotonic_ns()
+            self.log.add(Kind.HELD, self._held_since, UNENDED)
+            self.log.flush()
+        else:
+            self.log.add(Kind.HELD, self._held_since)
+
+    def _mark_failed(self, start: int) -> None:
+        self.log.add(Kind.HELD, start)
+        self.log.flush()
+
+    async def _snapshot(self, pks: list[int]) -> Any:
+        found: Any = await Item.cache.in_bulk(pks)
+        return {pk: item.version for pk, item in found.items()}
+
+
+async def _snapshot_by_tortoise(pks: list[int]) -> Any:
+    return {item.id: item.version for item in await Item.filter(id__in=pks)}
+
+
+def say(line: str) -> None:
+    """Tells whoever started this process."""
+    print(line, flush=True)
+
+
+def main() -> None:
+    """Runs the order that is the program's argument."""
+    order = Order(**json.loads(sys.argv[1]))
+    if order.skew:
+        real = time.time
+        time.time = lambda: real() + order.skew
+    library = order.subject == "aiomodelcache"
+    handler = logging.FileHandler(Path(order.folder) / f"{order.number}.txt") if library else logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
+    with suppress(ImportError):  # more reads in the same time
+        import uvloop
+
+        run = uvloop.run
+    run(Worker(order).run())
+
+
+if __name__ == "__main__":
+    main()

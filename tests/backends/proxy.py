@@ -1,0 +1,130 @@
+"""A TCP proxy between a backend and its server that keeps, loses and cuts what passes through.
+
+Knows bytes only. What has arrived can be waited for, so no test needs to sleep.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Self
+
+HOST = "127.0.0.1"
+
+
+class Proxy:
+    """Forwards connections to ``port``; ``async with`` it."""
+
+    def __init__(self, port: int) -> None:
+        self.requests = bytearray()
+        """All that clients have sent."""
+        self.replies = bytearray()
+        """All that the server has answered, whether or not it was passed on."""
+        self.answering = asyncio.Event()
+        """Replies are kept back while this is not set."""
+        self.answering.set()
+        self.doomed: bytes | None = None
+        """A connection on which this is sent gets no more replies."""
+        self.fate: Literal["lose", "hang up", "drop"] = "lose"
+        """Whether it stays open, breaks when the server answers, or breaks before the server hears of it.
+        Who connects again is served, so could resend."""
+        self.cut_at: int | None = None
+        """How many bytes of ``requests`` to forward before ``rest`` is set."""
+        self.rest = asyncio.Event()
+        self.target = port
+        """Where new connections lead to."""
+        self._news = asyncio.Event()
+        self._cut = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connect, HOST, 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._connections)
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Breaks all connections, and those that are made, until ``mend``."""
+        self._cut.set()
+
+    def mend(self) -> None:
+        """Lets connections live again."""
+        self._cut = asyncio.Event()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits until ``condition`` holds, which may depend on ``requests`` and ``replies``."""
+        async with asyncio.timeout(10):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if not self._cut.is_set():
+                await self._forward(reader, writer)
+        finally:
+            writer.close()
+            self._connections.discard(task)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            their_reader, their_writer = await asyncio.open_connection(HOST, self.target)
+        except OSError:  # the server is away, and so are we
+            return
+        doomed = asyncio.Event()
+        ends = [
+            asyncio.create_task(self._pump_requests(reader, their_writer, doomed)),
+            asyncio.create_task(self._pump_replies(their_reader, writer, doomed)),
+            asyncio.create_task(self._cut.wait()),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        their_writer.close()
+
+    async def _pump_requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        while data := await reader.read(65_536):
+            before = len(self.requests)
+            self.requests += data
+            self._news.set()
+            if self.doomed is not None and self.doomed in data:
+                if self.fate == "drop":
+                    return
+                doomed.set()
+            if self.cut_at is not None and before <= self.cut_at < before + len(data):
+                writer.write(data[: self.cut_at - before])
+                data = data[self.cut_at - before :]
+                await self.rest.wait()
+            writer.write(data)
+            await writer.drain()
+
+    async def _pump_replies(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+    ) -> None:
+        while data := await reader.read(65_536):
+            self.replies += data
+            self._news.set()
+            if doomed.is_set():
+                if self.fate == "hang up":
+                    return
+                continue
+            await self.answering.wait()
+            writer.write(data)
+            await writer.drain()

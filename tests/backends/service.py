@@ -1,0 +1,70 @@
+"""A service behind Sentinel: a master, a replica and a sentinel of one's own."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from redis.exceptions import ResponseError
+
+from tests.servers import RedisServer
+
+
+class SentinelServer(RedisServer):
+    """A sentinel that alone decides who is the master of the service ``cache``."""
+
+    def __init__(self, master: RedisServer) -> None:
+        super().__init__()
+        self._master = master
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        lines = [f"sentinel monitor cache 127.0.0.1 {self._master.port} 1", "sentinel failover-timeout cache 1000"]
+        (self.folder / "sentinel.conf").write_text("\n".join(lines))
+
+    def _command(self) -> list[str | Path]:
+        program, *options = super()._command()
+        return [program, self.folder / "sentinel.conf", "--sentinel", *options]
+
+
+class Service:
+    """A master, its replica, and a sentinel that knows both."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.master = stack.enter_context(RedisServer())
+        self.replica = stack.enter_context(RedisServer())
+        with self.replica.client() as client:
+            client.replicaof("127.0.0.1", self.master.port)
+        self.sentinel = stack.enter_context(SentinelServer(self.master))
+        self.url = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/cache"
+
+    @property
+    def sentinels(self) -> list[tuple[str, int]]:
+        return [("127.0.0.1", self.sentinel.port)]
+
+    def replicated(self) -> None:
+        """Waits until the replica has all that was written."""
+        deadline = time.monotonic() + 60
+        with self.master.client() as client:
+            while client.wait(1, 1_000) < 1:
+                assert time.monotonic() < deadline, "the replica does not follow"
+
+    def cut_replica_off(self) -> None:
+        """Lets nothing that is written from now on reach the replica."""
+        with self.master.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+
+    def fail_over(self) -> None:
+        """Makes the replica the master, and waits until the sentinel says so."""
+        deadline = time.monotonic() + 60
+        with self.sentinel.client() as client:
+            while True:
+                assert time.monotonic() < deadline, "the sentinel does not fail over"
+                try:
+                    client.execute_command("SENTINEL", "FAILOVER", "cache")
+                    break
+                except ResponseError:  # it does not know the replica well enough yet
+                    time.sleep(0.05)
+            while client.sentinel_masters()["cache"]["port"] != self.replica.port:
+                assert time.monotonic() < deadline, "the sentinel does not finish its failover"
+                time.sleep(0.02)

@@ -1,0 +1,693 @@
+"""``RedisBackend`` on one server: the conformance suite, its commands, its errors, its connections."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+import redis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
+from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.testing.conformance import (
+    MINUTE,
+    BackendConformance,
+    held,
+    is_version,
+    new_key,
+    new_keys,
+    new_token,
+    new_value,
+    put,
+    writers,
+)
+from tests.servers import RedisServer
+
+from .opening import PATIENT, opened
+from .proxy import Proxy
+
+
+class TestRedisBackend(BackendConformance):
+    @pytest.fixture(autouse=True)
+    def store(self, redis_url: str) -> None:
+        self.url = redis_url
+
+    async def make_backend(self) -> RedisBackend:
+        backend = RedisBackend(self.url, socket_timeout=PATIENT)
+        await backend.open()
+        return backend
+
+
+@pytest.fixture
+async def backend(redis_url: str) -> AsyncIterator[RedisBackend]:
+    async with opened(redis_url) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def control(redis_server: RedisServer) -> Iterator["redis.Redis"]:
+    """A plain client of the run's server."""
+    with redis_server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def hurt_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """A server whose settings the tests of this module change, each putting them back."""
+    # ``redis_server`` skips where there is no Redis.
+    with RedisServer() as server:
+        yield server
+
+
+@contextmanager
+def configured(server: RedisServer, **settings: str | int) -> Iterator[None]:
+    with server.client() as client:
+        before = {name: client.config_get(name)[name] for name in settings}
+        for name, value in settings.items():
+            client.config_set(name, value)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                client.config_set(name, value)
+
+
+@contextmanager
+def out_of_memory(server: RedisServer) -> Iterator[None]:
+    with configured(server, maxmemory=1):
+        yield
+
+
+Operation = Callable[[Backend, bytes], Awaitable[object]]
+TOKEN = bytes(16)
+
+OPERATIONS: dict[str, Operation] = {
+    "read": lambda backend, key: backend.read([key]),
+    "lease": lambda backend, key: backend.lease([Lease(key)], TOKEN, MINUTE),
+    "lease replacing": lambda backend, key: backend.lease([Lease(key, b"V" + TOKEN)], TOKEN, MINUTE),
+    "versions": lambda backend, key: backend.lease([], TOKEN, MINUTE, [key]),
+    "fill": lambda backend, key: backend.fill([Fill(key, b"L" + TOKEN, b"value", MINUTE)]),
+    "mark": lambda backend, key: backend.mark([key], TOKEN, MINUTE),
+    "clear": lambda backend, key: backend.clear([Clear(key)], TOKEN),
+    "stamps": lambda backend, key: backend.clear([], TOKEN, [key]),
+    "delete": lambda backend, key: backend.delete([key]),
+}
+COMMANDS_PER_KEY = {"lease": 2, "versions": 2, "stamps": 2}
+
+every_operation = pytest.mark.parametrize("name", OPERATIONS)
+
+
+# What is sent
+
+
+async def test_a_hit_is_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
+    await backend.read(new_keys(1))  # connects
+    control.config_resetstat()
+    await backend.read(new_keys(3))
+    calls = {name: stats["calls"] for name, stats in control.info("commandstats").items()}
+    assert {name: count for name, count in calls.items() if "config" not in name} == {"cmdstat_mget": 1}
+
+
+async def test_nothing_to_do_sends_nothing(redis_server: RedisServer, proxy: Proxy) -> None:
+    async with opened(proxy.url) as backend:
+        sent = len(proxy.requests)
+        await backend.read([])
+        await backend.lease([], TOKEN, MINUTE)
+        await backend.fill([])
+        await backend.mark([], TOKEN, MINUTE)
+        await backend.clear([], TOKEN)
+        await backend.delete([])
+        assert len(proxy.requests) == sent
+
+
+KEYS = new_keys(2_500)
+
+BULK: dict[str, Callable[[Backend], Awaitable[object]]] = {
+    "read": lambda backend: backend.read(KEYS),
+    "lease": lambda backend: backend.lease([Lease(key, TOKEN) for key in KEYS[:-1]], TOKEN, 1, KEYS[-1:]),
+    "fill": lambda backend: backend.fill([Fill(key, b"L" + TOKEN, b"value", 1) for key in KEYS]),
+    "mark": lambda backend: backend.mark(KEYS, TOKEN, 1),
+    "clear": lambda backend: backend.clear([Clear(key) for key in KEYS[1:]], TOKEN, KEYS[:1]),
+    "delete": lambda backend: backend.delete(KEYS),
+}
+
+
+@pytest.mark.parametrize("name", BULK)
+async def test_each_operation_is_one_round_trip(proxy: Proxy, name: str) -> None:
+    async with opened(proxy.url, batch_size=1_000) as backend:
+        await backend.read(new_keys(1))  # connects
+        proxy.answering.clear()
+        operation = asyncio.ensure_future(BULK[name](backend))
+        # All of it arrives while nothing has been answered.
+        await proxy.until(lambda: KEYS[-1] in proxy.requests)
+        assert not operation.done()
+        proxy.answering.set()
+        await operation
+
+
+async def test_batch_size_is_the_most_keys_of_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
+    async with opened(f"redis://127.0.0.1:{control.config_get('port')['port']}", batch_size=10) as small:
+        keys, token = new_keys(25), new_token()
+        await backend.lease([Lease(key) for key in keys], token, MINUTE)
+        control.config_resetstat()
+        assert await small.read(keys) == [b"L" + token] * 25
+        assert control.info("commandstats")["cmdstat_mget"]["calls"] == 3
+        assert await small.delete(keys) == 25
+
+
+async def test_versions_travel_behind_leases_and_stamps_before_clears(proxy: Proxy) -> None:
+    plain, replaced, version, stamp, cleared = new_keys(5)
+    async with opened(proxy.url) as backend:
+        leases = [Lease(plain), Lease(replaced, new_value()[:17])]
+        await backend.lease(leases, new_token(), MINUTE, [version])
+        await backend.clear([Clear(cleared)], new_token(), [stamp])
+    order = [plain, replaced, version, stamp, cleared]
+    assert [proxy.requests.rindex(key) for key in order[:2]] < [proxy.requests.index(version)] * 2
+    assert proxy.requests.rindex(stamp) < proxy.requests.index(cleared)
+
+
+async def test_times_to_live(backend: RedisBackend, control: "redis.Redis") -> None:
+    leased, replaced, filled, marked, hinted, forever, version, stamp = keys = new_keys(8)
+    token = new_token()
+    await put(backend, replaced, b"V" + token, MINUTE)
+    await put(backend, filled, b"V" + token, 20_000)
+    await backend.lease([Lease(leased), Lease(replaced, b"V" + token)], token, 10_000, [version])
+    await backend.mark([marked, hinted, forever], token, 30_000)
+    await backend.clear([Clear(hinted, b"hint", 40_000), Clear(forever, b"hint", 0)], token, [stamp])
+    limits = [10_000, 10_000, 20_000, 30_000, 40_000, 0, 0, 0]
+    for key, limit in zip(keys, limits, strict=True):
+        left = control.pttl(key)
+        assert limit - 5_000 < left <= limit if limit else left == -1
+    now = int(time.time() * 1000)  # the server's clock is this machine's
+    assert now < writers(await held(backend, marked))[token] <= now + 30_000
+
+
+# Scripts that the server has forgotten
+
+
+@every_operation
+async def test_forgotten_scripts_are_loaded_again(backend: RedisBackend, control: "redis.Redis", name: str) -> None:
+    key = new_key()
+    expected = await OPERATIONS[name](backend, key)
+    await backend.delete([key])
+    control.script_flush()
+    actual = await OPERATIONS[name](backend, key)
+    if name != "versions":
+        assert actual == expected
+
+
+async def test_scripts_forgotten_in_the_middle_of_a_pipeline(
+    redis_server: RedisServer, proxy: Proxy, control: "redis.Redis"
+) -> None:
+    keys, token, value = new_keys(2_000), new_token(), new_value()
+    async with opened(proxy.url) as backend:
+        await backend.lease([Lease(key) for key in keys], token, MINUTE)
+        start = len(proxy.requests)
+        proxy.cut_at, answered = start + 100_000, len(proxy.replies)
+        filling = asyncio.create_task(backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in keys]))
+        await proxy.until(lambda: len(proxy.replies) > answered)
+        control.script_flush()
+        proxy.rest.set()
+        assert await filling == [True] * len(keys)
+        assert b"NOSCRIPT" in proxy.replies
+        assert proxy.requests.count(keys[0], start) == 1, "what had run was sent again"
+        assert await backend.read(keys) == [value] * len(keys)
+
+
+async def test_versions_are_read_after_leases_that_had_to_be_repeated(
+    backend: RedisBackend, control: "redis.Redis"
+) -> None:
+    key, token, value = new_key(), new_token(), new_value()
+    await put(backend, key, value)
+    control.script_flush()
+    # The same key as version: only a read behind the lease sees it.
+    answer = await backend.lease([Lease(key, value[:17])], token, MINUTE, [key])
+    assert answer == ([b"L" + token], [b"L" + token])
+
+
+# Keys that hold something else
+
+
+async def test_keys_of_another_type(backend: RedisBackend, control: "redis.Redis") -> None:
+    alien, key, version, stamp = new_keys(4)
+    value, token = new_value(), new_token()
+
+    def plant() -> None:
+        for each in (alien, version, stamp):
+            control.delete(each)
+            control.rpush(each, b"element")
+
+    plant()
+    await put(backend, key, value)
+    assert await backend.read([alien, key]) == [None, value]
+    leases = [Lease(alien), Lease(alien, value[:17]), Lease(key, value[:17])]
+    answer = await backend.lease(leases, token, MINUTE, [version])
+    assert answer == ([b"", b"", b"L" + token], [None])
+    fills = [
+        Fill(alien, b"L" + token, value, MINUTE),
+        Fill(alien, b"L" + token, b"", 0),
+        Fill(key, b"L" + token, value, MINUTE),
+    ]
+    assert await backend.fill(fills) == [False, False, True]
+    with pytest.raises(BackendError, match="WRONGTYPE"):
+        await backend.mark([key, alien], token, MINUTE)
+    assert control.llen(alien) == 1
+    assert await backend.clear([Clear(alien, value, MINUTE), Clear(key)], token, [stamp]) == [False, True]
+    assert control.exists(alien, key) == 0
+    assert is_version(await held(backend, stamp))
+    plant()
+    assert await backend.delete([alien, version, stamp]) == 3
+
+
+# A server that refuses
+
+
+async def test_out_of_memory(hurt_redis: RedisServer) -> None:
+    absent, filled, leased, mine, shared, version, old_stamp = keys = new_keys(7)
+    token, theirs, value = new_token(), new_token(), new_value()
+    async with opened(hurt_redis.url) as backend:
+        await put(backend, filled, value)
+        await backend.lease([Lease(leased)], token, MINUTE)
+        await backend.mark([mine, shared], token, MINUTE)
+        await backend.mark([shared], theirs, MINUTE)
+        await backend.clear([], token, [old_stamp])
+        with out_of_memory(hurt_redis):
+            leases = [Lease(absent), Lease(filled), Lease(filled, value[:17]), Lease(filled, theirs)]
+            answer = await backend.lease(leases, token, MINUTE, [version, old_stamp])
+            assert answer.values == [b"", value, b"", value]
+            assert answer.versions == [None, await held(backend, old_stamp)]
+            # The lease is given back rather than left to keep others out.
+            assert await backend.fill([Fill(leased, b"L" + token, value, MINUTE)]) == [False]
+            for key in (absent, filled):
+                with pytest.raises(BackendError, match=r"OOM|maxmemory"):
+                    await backend.mark([key], token, MINUTE)
+            clears = [Clear(mine, value, MINUTE), Clear(shared, value, MINUTE)]
+            assert await backend.clear(clears, token, [old_stamp]) == [True, True]
+            assert await backend.read([filled, leased, mine, old_stamp]) == [value, None, None, None]
+            assert list(writers(await held(backend, shared))) == [theirs]
+            assert await backend.clear([Clear(filled)], token) == [False]
+            assert await backend.delete(keys) == 1
+
+
+async def test_read_only(hurt_redis: RedisServer) -> None:
+    key = new_key()
+    async with opened(hurt_redis.url) as backend:
+        await backend.lease([Lease(key)], TOKEN, MINUTE)
+        with hurt_redis.client() as client:
+            client.config_set("replica-serve-stale-data", "yes")
+            client.replicaof("127.0.0.1", 1)
+            try:
+                assert await held(backend, key) == b"L" + TOKEN
+                for name, operation in OPERATIONS.items():
+                    if name not in ("read", "lease replacing"):
+                        with pytest.raises(BackendError, match=r"answered with an error: .*read only"):
+                            await operation(backend, key)
+            finally:
+                client.replicaof("NO", "ONE")
+        assert await backend.delete([key]) == 1
+
+
+# Commands are never sent twice
+
+
+@pytest.mark.parametrize("fate", ["lose", "hang up"])
+@pytest.mark.parametrize("through", ["url", "client"])
+async def test_commands_without_a_reply_are_not_sent_again(
+    proxy: Proxy, fate: Literal["lose", "hang up"], through: str
+) -> None:
+    keys = dict(zip(OPERATIONS, new_keys(len(OPERATIONS)), strict=True))
+    # As programs have them: redis-py's own client retries ten times.
+    client = Redis(port=proxy.port, socket_timeout=0.5) if through == "client" else None
+    async with opened(client or proxy.url, socket_timeout=0.5) as backend:
+        proxy.doomed, proxy.fate = keys["read"][:-6], fate
+        results = await asyncio.gather(
+            *(operation(backend, keys[name]) for name, operation in OPERATIONS.items()), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [BackendError] * len(OPERATIONS)
+        sent = {name: proxy.requests.count(key) for name, key in keys.items()}
+        assert sent == {name: COMMANDS_PER_KEY.get(name, 1) for name in OPERATIONS}
+        assert await backend.read([new_key()]) == [None]
+    if client is not None:
+        await client.aclose()
+
+
+# Clients that were handed over
+
+
+def plain_client(url: str, **options: Any) -> Redis:
+    settings: dict[str, Any] = {"socket_timeout": PATIENT, "retry": Retry(NoBackoff(), 0)}
+    return Redis.from_url(url, **(settings | options))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"decode_responses": True}, {"retry": None}, {"retry": None, "retry_on_timeout": True}]
+)
+async def test_a_client_works_and_is_not_closed(
+    redis_url: str, control: "redis.Redis", options: dict[str, Any]
+) -> None:
+    client = plain_client(redis_url, client_name="handed-over", **options)
+    try:
+        number = await client.client_id()
+        key, value = new_key(), new_value(bytes(range(256)))
+        async with opened(client) as backend:
+            await put(backend, key, value)
+            assert await held(backend, key) == value
+        assert await client.client_id() == number, "the client's connection was closed"
+        left = [each["id"] for each in control.client_list() if each["name"] == "handed-over"]
+        assert left == [str(number)], "a connection of the backend was not closed"
+    finally:
+        await client.aclose()
+
+
+async def test_a_client_keeps_its_class_and_what_it_does_with_connections(redis_url: str) -> None:
+    sent: list[str] = []
+    connected: list[str] = []
+
+    class Observed(Redis):
+        async def execute_command(self, *args: Any, **options: Any) -> Any:
+            sent.append(args[0])
+            return await super().execute_command(*args, **options)
+
+    async def greet(connection: Any) -> None:
+        await connection.on_connect()
+        connected.append("awaited")
+
+    def greet_at_once(connection: Any) -> None:
+        connection._parser.on_connect(connection)
+        connected.append("called")
+
+    for each in (greet, greet_at_once):
+        client = Observed.from_url(redis_url, redis_connect_func=each)
+        async with opened(client) as backend:
+            await backend.read([new_key()])
+            assert sent[-1] == "MGET"
+        await client.aclose()
+    assert connected == ["awaited", "called"]
+
+
+async def test_a_client_with_a_single_connection(redis_url: str) -> None:
+    async with Redis.from_url(redis_url, single_connection_client=True) as client, opened(client) as backend:
+        keys = new_keys(20)
+        assert await asyncio.gather(*(backend.read([key]) for key in keys)) == [[None]] * 20
+        assert await client.ping()
+
+
+async def test_a_client_over_a_socket(redis_server: RedisServer) -> None:
+    client = Redis(unix_socket_path=str(redis_server.socket), db=3)
+    async with opened(client) as backend:
+        await put(backend, key := new_key(), b"value")
+        assert str(redis_server.socket) in repr(backend)
+    assert await client.get(key) == b"value"
+    await client.aclose()
+
+
+# URLs
+
+
+async def test_the_database_of_the_url(redis_server: RedisServer, backend: RedisBackend) -> None:
+    key = new_key()
+    async with opened(f"redis://127.0.0.1:{redis_server.port}/5") as fifth:
+        await put(fifth, key, b"value")
+        assert await held(backend, key) is None
+        async with opened(f"unix://{redis_server.socket}?db=5") as same:
+            assert await held(same, key) == b"value"
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("", "unknown"),
+        ("localhost:6379", "unknown"),
+        ("http://localhost", "unknown"),
+        ("redis+http://localhost", "unknown"),
+        ("unix+cluster:///socket", "unknown"),
+        ("redis://localhost:port", "malformed"),
+        ("redis://[::1", "malformed"),
+        ("redis://localhost/events", "database"),
+        ("redis://localhost?db=events", "Invalid value for 'db'"),
+        ("redis://localhost?colour=red", "colour"),
+        ("redis://localhost?protocol=7", "protocol"),
+        ("redis://one,two", "several hosts"),
+        ("unix://", "path"),
+        ("unix://relative/path", "path"),
+        ("redis+cluster://localhost/1", "db"),
+        ("redis+cluster://localhost?colour=red", "colour"),
+        ("redis+sentinel://localhost", "name-of-the-service"),
+        ("redis+sentinel://localhost/service/events", "database"),
+        ("redis+sentinel://localhost/service?colour=red", "colour"),
+    ],
+)
+def test_urls_that_are_wrong(url: str, complaint: str) -> None:
+    with pytest.raises(CacheConfigurationError) as caught:
+        RedisBackend(url)
+    message = str(caught.value)
+    assert repr(url) in message
+    assert complaint in message
+    for scheme in ("redis://", "rediss://", "unix://", "redis+cluster://", "redis+sentinel://"):
+        assert scheme in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:{}@localhost:port",
+        "redis://:{}@localhost/events",
+        "redis://user:{}/more@localhost",
+        "redis://localhost?password={}&colour=red",
+        "redis+sentinel://user:{}@localhost",
+        "user:{}@localhost",
+        "http://user:{}@localhost",
+    ],
+)
+@pytest.mark.parametrize("password", ["secret", "s@secret", "secret℀"])
+def test_no_error_shows_the_password(url: str, password: str) -> None:
+    with pytest.raises(CacheConfigurationError) as caught:
+        RedisBackend(url.format(password))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "secret" not in str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://", "localhost:6379"),
+        ("REDIS://host", "host:6379"),
+        ("redis://user:secret@[::1]:7000/3", "::1:7000"),
+        ("rediss://host:1?ssl_cert_reqs=none", "host:1"),
+        ("unix://user:secret@/tmp/redis.sock?db=2", "/tmp/redis.sock"),
+        ("redis+cluster://one:1,two", "one:1,two:6379 (cluster)"),
+        ("rediss+cluster://one:1", "one:1 (cluster)"),
+        ("redis+sentinel://user:secret@one:1,two/service/2", "one:1,two:26379 (service 'service')"),
+        ("rediss+sentinel://one/service", "one:26379 (service 'service')"),
+    ],
+)
+def test_urls_that_are_right(url: str, where: str) -> None:
+    assert repr(RedisBackend(url)) == f"<RedisBackend at {where}>"
+
+
+def test_only_asyncio_clients_are_taken() -> None:
+    with pytest.raises(CacheConfigurationError, match=r"redis\.client\.Redis.*redis\.asyncio"):
+        RedisBackend(redis.Redis(password="secret"))  # type: ignore[arg-type]  # what the test is about
+
+
+# Servers that are not there
+
+
+async def test_nobody_listens(own_redis: RedisServer) -> None:
+    own_redis.kill()
+    backend = RedisBackend(own_redis.url)
+    with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{own_redis.port} cannot be reached: "):
+        await backend.open()
+    own_redis.restart()
+    await backend.open()
+    assert await held(backend, new_key()) is None
+    await backend.close()
+
+
+@pytest.mark.parametrize("user", [":wrong", "somebody:wrong", ""])
+async def test_wrong_password(hurt_redis: RedisServer, user: str) -> None:
+    with configured(hurt_redis, requirepass="right"):
+        at = f"127.0.0.1:{hurt_redis.port}"
+        backend = RedisBackend(f"redis://{user}@{at}" if user else hurt_redis.url)
+        with pytest.raises(BackendError, match=f"^Redis at {at} rejected the user name or the password: ") as caught:
+            await backend.open()
+        assert ":wrong" not in str(caught.value)
+        assert caught.value.__cause__ is not None
+        async with opened(f"redis://:right@{at}") as backend:
+            assert await held(backend, new_key()) is None
+            assert "right" not in repr(backend)
+
+
+@contextmanager
+def without_permission_for_scripts(server: RedisServer) -> Iterator[None]:
+    with server.client() as client:
+        client.script_flush()
+        client.execute_command("ACL", "SETUSER", "default", "-script")
+        try:
+            yield
+        finally:
+            client.execute_command("ACL", "SETUSER", "default", "+script")
+
+
+async def test_scripts_that_may_not_be_loaded(hurt_redis: RedisServer) -> None:
+    async with opened(hurt_redis.url) as backend:
+        with without_permission_for_scripts(hurt_redis):
+            with pytest.raises(BackendError, match="permissions"):
+                await backend.mark([new_key()], TOKEN, MINUTE)
+            with pytest.raises(BackendError, match="permissions"):
+                await RedisBackend(hurt_redis.url).open()
+        await backend.mark([new_key()], TOKEN, MINUTE)
+
+
+async def test_opening_can_be_cancelled(proxy: Proxy) -> None:
+    proxy.answering.clear()
+    backend = RedisBackend(proxy.url, socket_timeout=PATIENT)
+    opening = asyncio.create_task(backend.open())
+    await proxy.until(lambda: len(proxy.requests) > 0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    proxy.answering.set()
+    await backend.open()
+    await backend.close()
+
+
+async def test_operations_on_a_closed_backend(redis_url: str) -> None:
+    backend = RedisBackend(redis_url)
+    await backend.open()
+    await backend.close()
+    for operation in OPERATIONS.values():
+        with pytest.raises(BackendError, match="closed"):
+            await operation(backend, new_key())
+
+
+async def test_a_server_that_hangs(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url, socket_timeout=0.5) as backend:
+        own_redis.stop()
+        start = time.monotonic()
+        results = await asyncio.gather(
+            *(operation(backend, new_key()) for operation in OPERATIONS.values()), return_exceptions=True
+        )
+        assert time.monotonic() - start < 3
+        assert [type(result) for result in results] == [BackendError] * len(OPERATIONS)
+        assert all("did not answer in time" in str(result) for result in results)
+        own_redis.cont()
+        assert await held(backend, new_key()) is None
+
+
+async def test_a_server_that_dies_and_comes_back(own_redis: RedisServer) -> None:
+    async with opened(own_redis.url, socket_timeout=0.5) as backend:
+        keys = new_keys(10)
+        reading = asyncio.gather(*(backend.read([key]) for key in keys))
+        assert await reading == [[None]] * 10
+        own_redis.kill()
+        for operation in OPERATIONS.values():
+            start = time.monotonic()
+            with pytest.raises(BackendError, match=f"127.0.0.1:{own_redis.port} cannot be reached"):
+                await operation(backend, keys[0])
+            assert time.monotonic() - start < 3
+        own_redis.restart()
+        # Without the scripts, which the new process has never seen.
+        await backend.mark(keys, TOKEN, MINUTE)
+        assert await backend.clear([Clear(key) for key in keys], TOKEN) == [True] * 10
+
+
+# Connections
+
+
+@every_operation
+@pytest.mark.parametrize("options", ["", "?max_connections=1"])
+async def test_cancelling_leaves_no_reply_behind(proxy: Proxy, backend: RedisBackend, name: str, options: str) -> None:
+    cancelled, key = new_keys(2)
+    await put(backend, key, b"value")
+    async with opened(f"{proxy.url}{options}") as slow:
+        await slow.read([key])  # connects
+        proxy.answering.clear()
+        operation = asyncio.ensure_future(OPERATIONS[name](slow, cancelled))
+        await proxy.until(lambda: cancelled in proxy.requests)
+        operation.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await operation
+        proxy.answering.set()
+        assert await slow.read([key]) == [b"value"]
+        assert await slow.delete([key]) == 1
+
+
+async def test_cancelling_who_connects_is_nothing_to_the_others(proxy: Proxy, backend: RedisBackend) -> None:
+    key = new_key()
+    await put(backend, key, b"value")
+    async with opened(proxy.url) as slow:
+        proxy.answering.clear()
+        before = len(proxy.requests)
+        first, second = (asyncio.create_task(slow.read([key])) for _ in range(2))
+        await proxy.until(lambda: len(proxy.requests) > before)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        proxy.answering.set()
+        assert await second == [b"value"]
+        assert proxy.requests.count(b"replication", before) == 1, "they connected together"
+
+
+async def test_one_connection_serves_all_who_read_at_a_time(proxy: Proxy, backend: RedisBackend) -> None:
+    keys = new_keys(200)
+    for key in keys[::2]:
+        await put(backend, key, key)
+    async with opened(proxy.url) as reader:
+        found = await asyncio.gather(*[reader.read([key]) for key in keys])
+        assert [values[0] for values in found] == [None if at % 2 else key for at, key in enumerate(keys)]
+        assert proxy.requests.count(b"replication") == 2, "one to load scripts and write, one to read"
+
+
+async def test_cancelling_who_waits_for_a_connection(proxy: Proxy) -> None:
+    async with opened(f"{proxy.url}?max_connections=1") as backend:
+        proxy.answering.clear()
+        key = new_key()
+        first = asyncio.create_task(backend.read([key]))
+        await proxy.until(lambda: key in proxy.requests)
+        second = asyncio.create_task(backend.read([new_key()]))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        proxy.answering.set()
+        assert await first == [None]
+        assert await backend.read([key]) == [None]
+
+
+async def test_waiting_for_a_connection_has_an_end(proxy: Proxy) -> None:
+    async with opened(f"{proxy.url}?max_connections=1&timeout=0.02") as backend:
+        proxy.answering.clear()
+        key = new_key()
+        first = asyncio.create_task(backend.read([key]))
+        await proxy.until(lambda: key in proxy.requests)
+        with pytest.raises(BackendError, match="No connection available"):
+            await backend.read([key])
+        proxy.answering.set()
+        assert await first == [None]
+
+
+def test_one_backend_in_several_event_loops(redis_url: str) -> None:
+    backend = RedisBackend(f"{redis_url}?max_connections=2", socket_timeout=PATIENT)
+
+    async def crowd() -> None:
+        await backend.open()
+        await asyncio.gather(*(backend.read([key]) for key in new_keys(50)))
+        await backend.close()
+
+    for _ in range(3):
+        asyncio.run(crowd())

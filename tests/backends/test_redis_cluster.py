@@ -1,0 +1,280 @@
+"""``RedisBackend`` on a Redis Cluster of two nodes: the conformance suite, and what differs there."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from typing import Literal, Self
+
+import pytest
+from redis.asyncio import RedisCluster
+from redis.crc import key_slot
+
+from aiomodelcache.backends.protocol import Clear, Fill, Lease
+from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.testing.conformance import MINUTE, BackendConformance, held, new_keys, new_token, new_value, put
+from tests.servers import RedisServer
+
+from .opening import PATIENT, opened
+from .proxy import Proxy
+
+SLOTS = 16_384
+
+
+class ClusterNode(RedisServer):
+    """One node, which does not know the others yet."""
+
+    def _command(self) -> list[str | Path]:
+        # A moment's silence of a busy machine is no failure.
+        settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000"]
+        return [*super()._command(), *settings]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+class Cluster:
+    """Two nodes: the first holds the lower half of the slots, the second the upper."""
+
+    def __init__(self, nodes: list[ClusterNode]) -> None:
+        self.nodes = nodes
+        self.url = f"redis+cluster://{','.join(node.address for node in nodes)}"
+        middle = SLOTS // 2
+        for node, slots in zip(nodes, [range(middle), range(middle, SLOTS)], strict=True):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
+        with nodes[0].client() as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+        deadline = time.monotonic() + 60
+        while not all(map(self._is_ready, nodes)):
+            assert time.monotonic() < deadline, "the nodes did not find each other"
+            time.sleep(0.02)
+
+    @staticmethod
+    def _is_ready(node: ClusterNode) -> bool:
+        with node.client() as client:
+            known = len(client.execute_command("CLUSTER", "SLOTS"))
+            return known == 2 and b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+
+    def give(self, slots: list[int], node: int, tell: Sequence[int] = (0, 1)) -> None:
+        """Makes a node the holder of slots, as far as the nodes ``tell`` know."""
+        for each in tell:
+            self.nodes[each].flush()  # a slot with keys cannot be given away
+        with self.nodes[node].client() as client:
+            client.execute_command("CLUSTER", "BUMPEPOCH")  # so that it is believed
+            holder = client.execute_command("CLUSTER", "MYID")
+        for each in tell:
+            with self.nodes[each].client() as client:
+                for slot in slots:
+                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", holder)
+
+    def keys(self, node: int, count: int) -> list[bytes]:
+        """Returns new keys that live on a node."""
+        return [key for key in new_keys(20 * count) if key_slot(key) // (SLOTS // 2) == node][:count]
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
+    # ``redis_server`` skips where there is no Redis.
+    with ExitStack() as stack:
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+
+
+@pytest.fixture
+async def backend(cluster: Cluster) -> AsyncIterator[RedisBackend]:
+    async with opened(cluster.url) as backend:
+        yield backend
+
+
+class TestRedisBackendOnACluster(BackendConformance):
+    many = 2_000
+
+    @pytest.fixture(autouse=True)
+    def store(self, cluster: Cluster) -> None:
+        self.url = cluster.url
+
+    async def make_backend(self) -> RedisBackend:
+        backend = RedisBackend(self.url, socket_timeout=PATIENT)
+        await backend.open()
+        return backend
+
+
+class Journal:
+    """What a node is sent, and when, as MONITOR shows it."""
+
+    def __init__(self, node: ClusterNode) -> None:
+        self._client = node.client()
+        self._monitor = self._client.monitor()
+
+    def __enter__(self) -> Self:
+        self._monitor.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._monitor.__exit__(None, None, None)
+        self._client.close()
+
+    def time_of_next(self, key: bytes) -> float:
+        """Returns when the next command with ``key`` ran."""
+        number = key[-6:].decode()  # what stands before it is not readable
+        while number not in (entry := self._monitor.next_command())["command"]:
+            pass
+        return float(entry["time"])
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
+async def test_what_comes_first_on_one_node_is_over_before_the_other(
+    cluster: Cluster, backend: RedisBackend, first: int, second: int
+) -> None:
+    with Journal(cluster.nodes[first]) as one, Journal(cluster.nodes[second]) as other:
+        for _ in range(5):
+            leased, stamp = cluster.keys(first, 2)
+            version, cleared = cluster.keys(second, 2)
+            await backend.lease([Lease(leased)], new_token(), MINUTE, [version])
+            assert one.time_of_next(leased) < other.time_of_next(version)
+            await backend.clear([Clear(cleared)], new_token(), [stamp])
+            assert one.time_of_next(stamp) < other.time_of_next(cleared)
+
+
+async def test_keys_of_another_type(cluster: Cluster, backend: RedisBackend) -> None:
+    alien, key = cluster.keys(0, 1) + cluster.keys(1, 1)
+    with cluster.nodes[0].client() as client:
+        client.rpush(alien, b"element")
+    await put(backend, key, b"value")
+    assert await backend.read([alien, key]) == [None, b"value"]
+
+
+async def test_scripts_forgotten_by_one_node(cluster: Cluster, backend: RedisBackend) -> None:
+    keys, token = cluster.keys(0, 3) + cluster.keys(1, 3), new_token()
+    await backend.mark(keys, token, MINUTE)
+    with cluster.nodes[1].client() as client:
+        client.script_flush()
+    assert await backend.clear([Clear(key) for key in keys], token) == [True] * 6
+
+
+async def test_a_slot_that_moved(cluster: Cluster, backend: RedisBackend) -> None:
+    keys, token, value = cluster.keys(0, 2), new_token(), new_value()
+    slots = [key_slot(key) for key in keys]
+    assert await backend.read(keys) == [None, None]
+    cluster.give(slots, 1)
+    try:
+        # Answered with MOVED, hence not done where it was sent first.
+        leased = await backend.lease([Lease(key) for key in keys], token, MINUTE)
+        assert leased.values == [b"L" + token] * 2
+        assert await backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in keys]) == [True, True]
+        assert await backend.delete(keys) == 2
+    finally:
+        cluster.give(slots, 0)
+
+
+async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
+    lost, healthy = cluster.keys(1, 1) + cluster.keys(0, 1)
+    async with opened(cluster.url, socket_timeout=0.3) as backend:
+        cluster.nodes[1].stop()
+        try:
+            with pytest.raises(BackendError, match="did not answer in time"):
+                await backend.read([lost, healthy])
+            assert await held(backend, healthy) is None
+            # As a failover does. No MOVED tells of it, since the old node is silent.
+            cluster.give([key_slot(lost)], 0, tell=[0])
+            with pytest.raises(BackendError):
+                await backend.read([lost])
+            assert await backend.read([lost, healthy]) == [None, None]
+        finally:
+            cluster.nodes[1].cont()
+            cluster.give([key_slot(lost)], 1)
+
+
+async def test_a_server_that_is_not_part_of_a_cluster(redis_server: RedisServer) -> None:
+    backend = RedisBackend(redis_server.url.replace("redis:", "redis+cluster:"))
+    with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{redis_server.port} \(cluster\) .*not enabled"):
+        await backend.open()
+
+
+async def test_nobody_listens(own_redis: RedisServer) -> None:
+    own_redis.kill()
+    backend = RedisBackend(own_redis.url.replace("redis:", "redis+cluster:"))
+    with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{own_redis.port} \(cluster\) cannot be reached"):
+        await backend.open()
+
+
+async def test_wrong_password(cluster: Cluster) -> None:
+    backend = RedisBackend(cluster.url.replace("//", "//user:wrong@"))
+    with pytest.raises(BackendError, match="rejected the user name or the password") as caught:
+        await backend.open()
+    assert "wrong@" not in str(caught.value)
+
+
+# Clients that were handed over
+
+
+@pytest.fixture
+async def proxies(cluster: Cluster) -> AsyncIterator[dict[int, Proxy]]:
+    """A proxy before each node, by the node's port."""
+    async with AsyncExitStack() as stack:
+        ports = [node.port for node in cluster.nodes]
+        yield {port: await stack.enter_async_context(Proxy(port)) for port in ports}
+
+
+@pytest.fixture
+async def client(cluster: Cluster, proxies: dict[int, Proxy]) -> AsyncIterator[RedisCluster]:
+    """A client that goes through the proxies and, as redis-py's do, retries."""
+    client = RedisCluster(
+        "127.0.0.1",
+        cluster.nodes[0].port,
+        address_remap=lambda address: ("127.0.0.1", proxies[address[1]].port),
+        decode_responses=True,
+        socket_timeout=PATIENT,
+    )
+    yield client
+    await client.aclose()
+
+
+async def test_a_client_works_and_is_not_closed(client: RedisCluster) -> None:
+    assert await client.ping()
+    async with opened(client) as backend:
+        keys, token = new_keys(20), new_token()
+        assert (await backend.lease([Lease(key) for key in keys], token, MINUTE)).values == [b"L" + token] * 20
+    assert await client.exists(*keys) == 20
+
+
+@pytest.mark.parametrize("fate", ["lose", "hang up"])
+async def test_commands_without_a_reply_are_not_sent_again(
+    cluster: Cluster, client: RedisCluster, proxies: dict[int, Proxy], fate: Literal["lose", "hang up"]
+) -> None:
+    keys = cluster.keys(0, 3)
+    proxy = proxies[cluster.nodes[0].port]
+    client.connection_kwargs["socket_timeout"] = 0.5
+    async with opened(client) as backend:
+        proxy.doomed, proxy.fate = keys[0][:-6], fate
+        results = await asyncio.gather(
+            backend.read(keys[:1]),
+            backend.mark(keys[1:2], new_token(), MINUTE),
+            backend.delete(keys[2:3]),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [BackendError] * 3
+        assert [proxy.requests.count(key) for key in keys] == [1, 1, 1]
+        assert await backend.read(cluster.keys(0, 1) + cluster.keys(1, 1)) == [None, None]
+
+
+async def test_cancelling_leaves_no_reply_behind(
+    cluster: Cluster, client: RedisCluster, proxies: dict[int, Proxy]
+) -> None:
+    [slow], [quick] = cluster.keys(0, 1), cluster.keys(1, 1)
+    proxy = proxies[cluster.nodes[0].port]
+    async with opened(client) as backend:
+        await put(backend, slow, b"slow")
+        proxy.answering.clear()
+        seen = len(proxy.requests)
+        reading = asyncio.create_task(backend.read([quick, slow]))
+        await proxy.until(lambda: slow in proxy.requests[seen:])
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        proxy.answering.set()
+        assert await backend.delete([quick, slow]) == 1
+        assert await backend.read([quick, slow]) == [None, None]

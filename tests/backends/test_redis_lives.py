@@ -1,0 +1,332 @@
+"""A server that went back in time: ``RedisBackend`` believes no version from before, whoever reads it."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+from redis.asyncio import Redis
+
+from aiomodelcache.backends.protocol import Backend, Fill, Lease, Leased
+from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.testing.conformance import MINUTE, held, is_version, new_key, new_keys, new_token, new_value, put
+from tests.servers import RedisServer
+
+from .opening import opened
+from .proxy import Proxy
+from .test_redis import OPERATIONS, configured
+
+
+async def versions_of(backend: Backend, keys: Sequence[bytes]) -> list[bytes | None]:
+    """Reads versions as a miss does, which makes those that are absent."""
+    return (await backend.lease([], new_token(), MINUTE, keys)).versions
+
+
+async def reconnect(backend: RedisBackend) -> None:
+    """Meets the new server: connections to the old one are found to be broken at their next use."""
+    try:
+        await backend.read([new_key()])
+    except BackendError:
+        await backend.read([new_key()])
+
+
+@pytest.fixture
+def server(own_redis: RedisServer) -> RedisServer:
+    """A server that came back, once, from a snapshot, so that nothing here is the first time."""
+    own_redis.save()
+    own_redis.restore()
+    return own_redis
+
+
+class TestSnapshot:
+    async def test_versions_from_before_are_absent_and_made_anew_for_all_alike(self, server: RedisServer) -> None:
+        keys = new_keys(3)
+        async with opened(server.url) as backend:
+            before = await versions_of(backend, keys)
+            assert await backend.read(keys) == before
+            server.save()
+            server.restore()
+            with server.client() as client:
+                assert client.mget(keys) == before  # they did come back
+
+            await reconnect(backend)
+            async with opened(server.url) as fresh:
+                assert await backend.read(keys) == await fresh.read(keys) == [None] * 3
+                after = await versions_of(fresh, keys)
+                assert all(map(is_version, after))
+                assert not set(after) & set(before)
+                assert await versions_of(backend, keys) == await backend.read(keys) == after
+
+    async def test_other_values_are_read_as_they_are(self, server: RedisServer) -> None:
+        # They do no harm without their version, and intents must be seen.
+        key, marked = new_keys(2)
+        async with opened(server.url) as backend:
+            await put(backend, key, value := new_value())
+            await backend.mark([marked], new_token(), MINUTE)
+            server.save()
+            server.restore()
+            await reconnect(backend)
+            assert await held(backend, key) == value
+            assert (await held(backend, marked) or b"")[:1] == b"W"
+
+    async def test_an_epoch_with_intents_is_left_to_them(self, server: RedisServer) -> None:
+        key = new_key()
+        async with opened(server.url) as backend:
+            await versions_of(backend, [key])
+            await backend.mark([key], new_token(), MINUTE)
+            server.save()
+            server.restore()
+            await reconnect(backend)
+            [version] = await versions_of(backend, [key])
+            assert version is not None
+            assert version[:1] == b"W"
+
+    async def test_a_lease_that_came_back_does_not_carry_an_old_version_along(self, server: RedisServer) -> None:
+        key, stamp = new_keys(2)
+        token = new_token()
+        async with opened(server.url) as backend:
+            taken = await backend.lease([Lease(key)], token, MINUTE, [stamp])
+            server.save()
+            server.restore()
+            await reconnect(backend)
+            again: Leased = await backend.lease([Lease(new_key())], new_token(), MINUTE, [stamp])
+            assert again.versions != taken.versions
+            assert await backend.fill([Fill(key, b"L" + token, new_value(), MINUTE)]) == [True]
+
+    async def test_the_same_process_that_lost_nothing_is_believed_on_new_connections(self, server: RedisServer) -> None:
+        keys = new_keys(2)
+        async with opened(server.url) as backend:
+            before = await versions_of(backend, keys)
+            with server.client() as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+            await reconnect(backend)
+            assert await backend.read(keys) == before
+
+    async def test_versions_of_this_life_cost_nothing_more(self, server: RedisServer) -> None:
+        key, stamp = new_keys(2)
+        async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
+            await versions_of(backend, [key, stamp])
+            await backend.clear([], new_token(), [stamp])
+            await versions_of(backend, [key, stamp])
+            assert proxy.requests.count(b"\r\nINFO\r\n") == 2  # of one connection
+            assert b"EVALSHA" not in proxy.requests
+
+    async def test_it_is_logged_once(self, server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+        async with opened(server.url) as backend:
+            await asyncio.gather(*[backend.read([new_key()]) for _ in range(5)])
+            assert caplog.messages == []
+            server.restart()
+            await reconnect(backend)
+            await asyncio.gather(*[backend.read([new_key()]) for _ in range(5)])
+        assert caplog.messages == [
+            f"aiomodelcache: Redis at 127.0.0.1:{server.port} was restarted or replaced; "
+            "entries from before are not used"
+        ]
+
+    @pytest.mark.parametrize("through", ["url", "client"])
+    async def test_who_meets_another_life_ends_the_connections_to_the_last(
+        self, server: RedisServer, redis_server: RedisServer, through: str
+    ) -> None:
+        # Both servers live on, as they do when a master is cut off: a reply of one must not be judged by what
+        # is known of the other.
+        late, version = new_keys(2)
+        async with Proxy(server.port) as proxy:
+            client = Redis(port=proxy.port) if through == "client" else None
+            async with opened(client or proxy.url) as backend:
+                await versions_of(backend, [version])
+                proxy.doomed, proxy.target = late, redis_server.port
+                waiting = asyncio.create_task(versions_of(backend, [late]))
+                await proxy.until(lambda: late in proxy.requests)
+                assert await backend.read([version]) == [None]  # on a connection of its own
+                with pytest.raises(BackendError, match="cannot be reached"):
+                    await waiting
+            if client is not None:
+                await client.aclose()
+
+
+class Pair:
+    """Two servers at one address, of which one is the master. No sentinel, so that nothing has to be waited for."""
+
+    def __init__(self, one: RedisServer, other: RedisServer, proxy: Proxy) -> None:
+        self.master, self.replica = one, other
+        self.proxy = proxy
+
+    async def replicate(self) -> None:
+        """Makes the replica one, and waits until it has what the master has."""
+        with self.replica.client() as replica, self.master.client() as master:
+            replica.replicaof("127.0.0.1", self.master.port)
+            async with asyncio.timeout(30):
+                while (
+                    replica.info("replication")["master_link_status"] != "up"
+                    or replica.info("replication")["slave_repl_offset"]
+                    < master.info("replication")["master_repl_offset"]
+                ):
+                    await asyncio.sleep(0.01)
+
+    async def fail_over(self) -> None:
+        """Swaps master and replica, with all that Sentinel does: it ends the clients' connections, too."""
+        self.master, self.replica = self.replica, self.master
+        self.proxy.target = self.master.port
+        with self.master.client() as client:
+            client.replicaof("NO", "ONE")
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        with self.replica.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        await self.replicate()
+
+
+class TestFailover:
+    async def test_a_master_that_returns_is_another_one_although_its_process_is_the_same(
+        self, server: RedisServer
+    ) -> None:
+        keys = new_keys(3)
+        with RedisServer() as other:
+            async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
+                pair = Pair(server, other, proxy)
+                before = await versions_of(backend, keys)
+                await pair.replicate()
+                with server.client() as client:
+                    run_id = client.info("server")["run_id"]
+
+                await pair.fail_over()
+                await reconnect(backend)
+                assert await backend.read(keys) == [None] * 3
+                [during] = await versions_of(backend, keys[:1])
+                assert during != before[0]
+
+                await pair.fail_over()
+                with server.client() as client:
+                    assert client.info("server")["run_id"] == run_id  # which therefore would not do
+                    assert client.mget(keys) == [during, *before[1:]]
+                await reconnect(backend)
+                async with opened(proxy.url) as fresh:
+                    assert await backend.read(keys) == await fresh.read(keys) == [None] * 3
+
+
+def change_replication_id(server: RedisServer) -> None:
+    with server.client() as client:
+        client.replicaof("127.0.0.1", 1)
+        client.replicaof("NO", "ONE")
+
+
+class TestLifeInOneProcess:
+    """The replication id changes while connections stay."""
+
+    async def test_who_did_not_notice_asks_when_it_meets_a_version_of_who_did(self, server: RedisServer) -> None:
+        keys = new_keys(4)
+        async with opened(server.url) as old:
+            before = await versions_of(old, keys)
+            assert await old.read(keys) == before
+            change_replication_id(server)
+            assert await old.read(keys) == before
+            async with opened(server.url) as new:
+                assert await new.read(keys) == [None] * 4
+                after = await versions_of(new, keys[:2])
+                assert await old.read(keys) == [None, None, *before[2:]]
+                assert await versions_of(old, keys[:2]) == after
+                # It knows now, and there is peace.
+                assert await old.read(keys) == await new.read(keys) == [*after, None, None]
+                assert await versions_of(old, keys) == await versions_of(new, keys)
+
+    async def test_versions_are_renewed_one_by_one_where_others_do_so_too(self, server: RedisServer) -> None:
+        keys = new_keys(50)
+        async with opened(server.url) as first:
+            await versions_of(first, keys)
+            change_replication_id(server)
+            async with opened(server.url) as second, opened(server.url) as third:
+                one, other = await asyncio.gather(versions_of(second, keys), versions_of(third, keys[::-1]))
+                assert one == other[::-1] == await versions_of(first, keys) == await first.read(keys)
+
+    async def test_a_full_server_renews_nothing(self, server: RedisServer) -> None:
+        key = new_key()
+        async with opened(server.url) as backend:
+            await versions_of(backend, [key])
+            change_replication_id(server)
+            async with opened(server.url) as fresh:
+                with configured(server, maxmemory=1):
+                    assert await versions_of(fresh, [key]) == [None]
+                assert is_version((await versions_of(fresh, [key]))[0])
+
+
+class TestServerThatDoesNotTell:
+    @pytest.fixture
+    def silent(self, server: RedisServer) -> RedisServer:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-info")
+            client.execute_command("ACL", "SETUSER", "teller", "on", "nopass", "~*", "+@all")
+        return server
+
+    async def test_everything_works_and_everything_is_believed(
+        self, silent: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        keys = new_keys(2)
+        async with opened(silent.url) as backend:
+            before = await versions_of(backend, keys)
+            with silent.client() as client:
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+            await reconnect(backend)
+            assert await backend.read(keys) == before
+            for operation in OPERATIONS.values():
+                await operation(backend, new_key())
+        [message] = caplog.messages
+        assert re.match(r"aiomodelcache: Redis at 127\.0\.0\.1:\d+ does not answer INFO, so that ", message)
+
+    async def test_users_who_may_ask_and_users_who_may_not_agree_in_the_end(self, silent: RedisServer) -> None:
+        keys = new_keys(3)
+        async with (
+            opened(silent.url) as deaf,
+            opened(f"redis://teller:any@127.0.0.1:{silent.port}/0") as hearing,
+        ):
+            await versions_of(deaf, keys)
+            after = await versions_of(hearing, keys)
+            assert await versions_of(deaf, keys) == await deaf.read(keys) == await hearing.read(keys) == after
+            stamped = await versions_of(hearing, keys[:1])
+            await deaf.clear([], new_token(), keys[:1])
+            assert await versions_of(hearing, keys[:1]) != stamped
+
+
+def ping_for_ever(client: "redis.Redis") -> None:
+    while client.ping():
+        pass
+
+
+async def test_a_server_that_is_too_busy_to_tell_is_asked_again(server: RedisServer) -> None:
+    key = new_key()
+    async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
+        await versions_of(backend, [key])
+        server.save()
+        server.restore()
+        await reconnect(backend)
+        with server.client() as endless, server.client() as client:
+            client.config_set("lua-time-limit", 1)
+            running = asyncio.create_task(asyncio.to_thread(endless.execute_command, "EVAL", "while true do end", 0))
+            with pytest.raises(redis.ResponseError, match="BUSY"):
+                await asyncio.to_thread(ping_for_ever, client)
+            proxy.cut()
+            proxy.mend()
+            for _ in range(2):
+                with pytest.raises(BackendError):
+                    await backend.read([key])
+            client.script_kill()
+            with pytest.raises(redis.ResponseError, match="killed"):
+                await running
+        assert await backend.read([key]) == [None]
+
+
+@pytest.mark.parametrize("through", ["url", "socket", "client"])
+async def test_every_way_to_a_server_asks(server: RedisServer, through: str) -> None:
+    key = new_key()
+    client: Any = Redis(port=server.port) if through == "client" else None
+    source = client or {"url": server.url, "socket": f"unix://{server.socket}"}[through]
+    async with opened(source) as backend:
+        [before] = await versions_of(backend, [key])
+        server.save()
+        server.restore()
+        await reconnect(backend)
+        assert await held(backend, key) is None
+        assert await versions_of(backend, [key]) != [before]
+    if client is not None:
+        await client.aclose()

@@ -1,0 +1,132 @@
+"""A wire counts replies off, in order, and fails all that wait on it when it cannot be trusted any more."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+from redis.asyncio import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
+
+from aiomodelcache.backends.redis_wire import Line, pack
+
+HOST = "127.0.0.1"
+PING = pack([("PING",)])
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def no_handshake(connection: object) -> None:
+    pass
+
+
+@asynccontextmanager
+async def line_to(answer: Answer, timeout: float = 10.0) -> AsyncIterator[Line]:
+    """A line to a server that does what ``answer`` does with each connection."""
+    serving: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(cast("asyncio.Task[None]", asyncio.current_task()))
+        with suppress(OSError):  # the other end may hang up
+            await answer(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+
+    def make_connection() -> Connection:
+        return Connection(
+            host=HOST,
+            port=port,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=no_handshake,
+        )
+
+    line = Line(make_connection)
+    try:
+        yield line
+    finally:
+        await line.aclose()
+        server.close()
+        await asyncio.gather(*serving)
+
+
+async def pings(reader: asyncio.StreamReader, count: int) -> None:
+    await reader.readexactly(len(PING) * count)
+
+
+async def test_replies_are_shared_out_in_order_however_they_arrive() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await pings(reader, 6)
+        for byte in b"$5\r\nfirst\r\n:2\r\n-NOSCRIPT no\r\n*2\r\n$-1\r\n$1\r\nx\r\n+OK\r\n$0\r\n\r\n":
+            writer.write(bytes([byte]))
+            await writer.drain()
+        await reader.read()
+
+    async with line_to(answer) as line:
+        one, three, two = await asyncio.gather(line.send(PING, 1), line.send(PING * 3, 3), line.send(PING * 2, 2))
+    assert one == [b"first"]
+    assert three[0] == 2
+    assert isinstance(three[1], NoScriptError)
+    assert three[2] == [None, b"x"]
+    assert two == [b"OK", b""]
+
+
+async def test_who_is_slow_but_answers_is_waited_for_and_who_keeps_silent_is_not() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await pings(reader, 6)
+        for _ in range(6):  # each within the timeout, all together not
+            await asyncio.sleep(0.1)
+            writer.write(b"+OK\r\n")
+        await reader.read()
+
+    async with line_to(answer, timeout=0.3) as line:
+        assert await line.send(PING * 6, 6) == [b"OK"] * 6
+        with pytest.raises(TimeoutError):
+            await asyncio.gather(line.send(PING, 1), line.send(PING, 1))
+
+
+@pytest.mark.parametrize("nonsense", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n+OK\r\n+nobody asked\r\n"])
+async def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await pings(reader, 2)
+        writer.write(nonsense if connections == 1 else b"+OK\r\n+OK\r\n")
+        await reader.read()
+
+    async with line_to(answer) as line:
+        try:
+            assert await line.send(PING * 2, 2) == [b"OK"] * 2
+        except ConnectionError:
+            assert b"HTTP" in nonsense
+        assert await line.send(PING * 2, 2) == [b"OK"] * 2
+        assert connections == 2
+
+
+async def test_a_connection_that_breaks_in_the_middle_fails_all_and_is_replaced() -> None:
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await pings(reader, 3)
+            writer.write(b"+OK\r\n$100\r\nhalf of")
+        else:
+            await pings(reader, 1)
+            writer.write(b"+PONG\r\n")
+            await reader.read()
+
+    async with line_to(answer) as line:
+        results = await asyncio.gather(*[line.send(PING, 1) for _ in range(3)], return_exceptions=True)
+        assert results[0] == [b"OK"]
+        assert [type(result) for result in results[1:]] == [ConnectionError] * 2
+        assert await line.send(PING, 1) == [b"PONG"]

@@ -1,0 +1,201 @@
+"""Fixtures: private servers, a fresh database and a flushed cache store for each test.
+
+A server is started by the first test that asks for it. One that this machine does not have is a skip,
+or a failure if the environment variable ``AIOMODELCACHE_REQUIRE`` (``redis,postgres,mariadb``) names it.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from contextvars import copy_context
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.connection import get_connections
+
+from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache.testing import CountingBackend
+from tests import matrix
+from tests.databases import DatabaseUrl, tortoise_on
+from tests.gates import Outside
+from tests.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
+
+ServerT = TypeVar("ServerT", bound=Server)
+EXIT_STATUS = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "models(*modules): the modules whose models `database` loads (default: tests.models)"
+    )
+    config.addinivalue_line("markers", matrix.MARK)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test runs on every database and every store that it has, but where ``only_on`` says why not."""
+    try:
+        values = matrix.runs_on(metafunc.fixturenames, metafunc.definition.iter_markers("only_on"))
+    except ValueError as error:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+    for fixture, names in values.items():
+        metafunc.parametrize(fixture, names, indirect=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[EXIT_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the process although threads are left, which Python would wait for.
+
+    aiosqlite leaves one behind if connecting is cancelled, as happens where a test fails in a bad moment.
+    """
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    if left != [threading.main_thread().name] and EXIT_STATUS in config.stash:
+        print(f"Threads that were left running: {', '.join(left[1:])}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[EXIT_STATUS])
+
+
+def skip_or_fail(name: str, reason: str) -> NoReturn:
+    """Ends a test that needs the server ``name``, which is not there."""
+    if name in os.environ.get("AIOMODELCACHE_REQUIRE", "").replace(" ", "").split(","):
+        pytest.fail(f"AIOMODELCACHE_REQUIRE names {name}: {reason}", pytrace=False)
+    pytest.skip(f"{name}: {reason}")
+
+
+def run(server: ServerT) -> Iterator[ServerT]:
+    """Runs ``server`` for the life of a fixture."""
+    missing = ""
+    try:
+        server.start()
+    except ServerMissing as error:
+        missing = str(error)
+    if missing:
+        skip_or_fail(server.name, missing)
+    with closing(server):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The run's Redis. Tests that hurt their server take ``own_redis``."""
+    yield from run(RedisServer())
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The run's PostgreSQL."""
+    yield from run(PostgresServer())
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """The run's MariaDB."""
+    yield from run(MariaDBServer())
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: RedisServer) -> str:
+    """Where the run's Redis is. Nothing is flushed: see ``backend_url``."""
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """A database that all tests of the run share: see ``db_url``."""
+    return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def mysql_url(mariadb_server: MariaDBServer) -> str:
+    """A database that all tests of the run share: see ``db_url``."""
+    return mariadb_server.url
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis for this test alone, to be killed, frozen and restarted."""
+    yield from run(RedisServer())
+
+
+@pytest.fixture
+def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseUrl]:
+    """An empty database for this test alone, one test for each dialect: see ``tests/matrix.py``."""
+    if request.param == "sqlite":
+        # Without the default of waiting for the disk, which has nothing to survive.
+        yield DatabaseUrl(f"sqlite://{tmp_path / 'app.sqlite3'}?synchronous=OFF", "sqlite")
+        return
+    server: DatabaseServer = request.getfixturevalue(f"{request.param}_server")
+    with server.database() as url:
+        yield DatabaseUrl(url, request.param)
+
+
+@pytest.fixture
+def other_url(request: pytest.FixtureRequest, db_url: DatabaseUrl, tmp_path: Path) -> Iterator[DatabaseUrl]:
+    """A second empty database of the same dialect, for this test alone; ``dialect`` names it apart."""
+    name = f"{db_url.dialect} other"
+    if db_url.dialect == "sqlite":
+        yield DatabaseUrl(f"sqlite://{tmp_path / 'other.sqlite3'}?synchronous=OFF", name)
+        return
+    server: DatabaseServer = request.getfixturevalue(f"{db_url.dialect}_server")
+    with server.database() as url:
+        yield DatabaseUrl(url, name)
+
+
+@pytest.fixture
+async def database(request: pytest.FixtureRequest, db_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
+    """Tortoise, opened on ``db_url`` with the modules of ``pytest.mark.models``; its one connection."""
+    marker = request.node.get_closest_marker("models")
+    async with tortoise_on(db_url, *(marker.args if marker else ("tests.models",))) as connection:
+        yield connection
+
+
+@pytest.fixture
+def again(database: BaseDBAsyncClient) -> BaseDBAsyncClient:
+    """A second connection to the test's database. With it there, transactions have to name theirs."""
+    connections = get_connections()
+    name = f"{database.connection_name} again"
+    connections.db_config[name] = connections.db_config[database.connection_name]
+    return connections.get(name)
+
+
+@pytest.fixture
+def outside(database: BaseDBAsyncClient) -> Outside:
+    """Runs a coroutine in a task that is no part of the test's transaction."""
+    context = copy_context()
+    return lambda work: asyncio.create_task(work, context=context.copy())
+
+
+@pytest.fixture
+def backend_url(request: pytest.FixtureRequest) -> str:
+    """An empty cache store, one test for each kind: see ``tests/matrix.py``."""
+    if request.param == "memory":
+        return "memory://"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    server.flush()
+    return server.url
+
+
+@pytest.fixture
+async def backend(backend_url: str) -> AsyncIterator[CountingBackend]:
+    """An empty store that counts its round trips."""
+    store = MemoryBackend() if backend_url == "memory://" else RedisBackend(backend_url)
+    counting = CountingBackend(store)
+    await counting.open()
+    yield counting
+    await counting.close()
+
+
+@pytest.fixture
+async def cache(database: BaseDBAsyncClient, backend: CountingBackend) -> AsyncIterator[ModelCache]:
+    """An open cache over the test's database and store, counted: see ``assert_ops``."""
+    async with ModelCache(backend) as opened:
+        yield opened

@@ -1,0 +1,153 @@
+"""The library's guards, each with the lines that it is made of, and how these look without it."""
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+
+class Guard(NamedTuple):
+    """A piece of a function's source, what stands there without it, and a scenario in which that matters."""
+
+    where: str
+    """The module and the function in it."""
+    line: str
+    without: str
+    scenario: str
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """The library without this guard. Fails if the function has no such line."""
+        name, _, path = self.where.partition(":")
+        module = importlib.import_module(f"aiomodelcache.{name}")
+        owner: Any = module
+        *owners, attribute = path.split(".")
+        for each in owners:
+            owner = getattr(owner, each)
+        function = getattr(owner, attribute)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert source.count(self.line) == 1, f"{self.where} has changed: name the line that is this guard now\n{source}"
+        made: dict[str, Any] = {}
+        exec(
+            compile(source.replace(self.line, self.without), f"<without {self.line}>", "exec"),
+            function.__globals__,
+            made,
+        )
+        with patch.object(owner, attribute, made[attribute]):
+            yield
+
+
+GUARDS = {
+    # Readers.
+    "a fill compares with the lease": Guard(
+        "backends.memory:MemoryBackend._fill",
+        "value is None or value[:PREFIX_SIZE] != fill.standing",
+        "False",
+        "save, by id elsewhere",
+    ),
+    "a lease leaves intents alone": Guard(
+        "plans:replaceable",
+        "if not entry or is_lease(entry) or is_intent(entry):",
+        "if not entry:",
+        "save, by id elsewhere",
+    ),
+    "a late lease looks at the stamp": Guard(
+        "plans:_take_late", "taken.versions[0] == stamp", "True", "save, by name elsewhere"
+    ),
+    "a slow reader does not fill": Guard(
+        "reader:Reader._store", "if now < attempt.deadline", "", "a writer that crashed"
+    ),
+    "every lease has its own token": Guard(
+        "reader:Reader._take",
+        "Attempt(new_token(), deadline)",
+        'Attempt(b"t" * 16, deadline)',
+        "two indexes to one row",
+    ),
+    "an entry is of the current epoch": Guard(
+        "lookups:Rows.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
+    ),
+    "a row has the values asked for": Guard(
+        "lookups:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True", "re-key, warm"
+    ),
+    "who waits for a fill is woken": Guard("reader:Reader._land", "flight.set_result(None)", "pass", "single flight"),
+    "a cancelled caller does not end the batch": Guard(
+        "queries:_settle", "if not future.done():", "if True:", "beside a cancelled one"
+    ),
+    "inside a transaction the database is asked": Guard(
+        "schema:ModelSchema.transaction",
+        "_finalized:\n        return client",
+        "_finalized:\n        return None",
+        "transaction that reads",
+    ),
+    # Writers.
+    "a write is marked": Guard(
+        "writes.intents:Writer.mark",
+        "while keys := intent.clears.keys() - intent.marked:",
+        "while keys := ():",
+        "save, warm",
+    ),
+    "a transaction is marked before its COMMIT": Guard(
+        "writes.transactions:_wrap", "await _mark(intents)", "pass", "save and transaction"
+    ),
+    "intents stand side by side": Guard(
+        "backends.memory:MemoryBackend.mark",
+        "*_others(self._get_intents(key, now), token, now), mine",
+        "mine",
+        "two saves, looked up twice",
+    ),
+    "a clear leaves others' intents": Guard(
+        "backends.memory:MemoryBackend._clear",
+        "if others := _others(intents, token, now):",
+        "if others := []:",
+        "two saves, looked up twice",
+    ),
+    "the stamp is changed": Guard("writes.intents:Writer._clear", "list(intent.rows)", "[]", "save, by name elsewhere"),
+    "the keys of indexes are marked": Guard(
+        "writes.touched:affected", "return indexes", "return []", "create over an absence"
+    ),
+    "results are marked": Guard(
+        "writes.touched:touch_results", "intent.add(binding.rows, [clear])", "pass", "computed, moved away"
+    ),
+    "past the limit the epoch is marked": Guard(
+        "writes.intents:Intent.add_model",
+        "[Clear(each.epoch_key)]",
+        "[]",
+        "past the limit",
+    ),
+    "a rollback withdraws what was marked": Guard(
+        "writes.transactions:_wrap",
+        "await settle(intents, committed=False)\n\n    client.commit",
+        "pass\n\n    client.commit",
+        "transaction, by id",
+    ),
+    "a transaction that cannot be marked is rolled back": Guard(
+        "writes.transactions:_wrap",
+        "next BEGIN.\n            await rollback_and_clear()",
+        "next BEGIN.",
+        "transaction, by id",
+    ),
+    "a clear goes on when its caller is cancelled": Guard(
+        "writes.transactions:settle",
+        "await asyncio.shield(asyncio.gather(*tasks))",
+        "await asyncio.gather(*tasks)",
+        "transaction, by id",
+    ),
+    "clearing a model goes on when its caller is cancelled": Guard(
+        "writes.intents:Writer.clear_models", "self._tasks.start(self._settle(intent))", "pass", "cleared by hand"
+    ),
+    "a stale copy has its own token": Guard(
+        "writes.intents:stale_copy", "new_token()", "entry[1:PREFIX_SIZE]", "a stale copy, twice"
+    ),
+    "a stale copy is not kept longer": Guard(
+        "backends.memory:MemoryBackend.mark",
+        "min(int(deadline), now + allow[key])",
+        "now + allow[key]",
+        "a stale copy, twice",
+    ),
+    "a write drops what it touches from the scope": Guard(
+        "writes.intents:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
+    ),
+}

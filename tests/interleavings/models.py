@@ -1,0 +1,80 @@
+"""The same model with each kind of invalidation."""
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, InvalidationType, ResultCache
+
+ALLOWTIME = 10
+
+
+class Artist(CachedModel):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64, unique=True)
+    rank = fields.IntField(null=True)
+    followers = fields.IntField(default=0)
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("rank",)]
+
+
+class DatedArtist(CachedModel):
+    """One that may be answered from a stale copy."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64, unique=True)
+    rank = fields.IntField(null=True)
+    followers = fields.IntField(default=0)
+
+    class Meta:
+        table = "dated"
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("rank",)]
+        invalidation = InvalidationType.DYNAMIC
+        allowtime = ALLOWTIME
+
+
+class RefilledArtist(CachedModel):
+    """One that is filled again right after each write."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64, unique=True)
+    rank = fields.IntField(null=True)
+    followers = fields.IntField(default=0)
+
+    class Meta:
+        table = "refilled"
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("rank",)]
+        invalidation = InvalidationType.RESET
+
+
+class RankedArtist(CachedModel):
+    """One of which something is computed."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64, unique=True)
+    rank = fields.IntField(null=True)
+    followers = fields.IntField(default=0)
+
+    class Meta:
+        table = "ranked"
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("rank",)]
+
+
+class Ranking(ResultCache[list[tuple[int, str, int, int]]]):
+    """All that is to be known of the artists of a rank."""
+
+    model = RankedArtist
+    key_fields = ("rank",)
+
+    async def get_result(self, rank: int) -> list[tuple[int, str, int, int]]:
+        found = await RankedArtist.filter(rank=rank).values_list("id", "name", "rank", "followers")
+        return [tuple(row) for row in found]

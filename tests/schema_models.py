@@ -1,0 +1,46 @@
+"""Models in schemas of PostgreSQL, with one table name in two of them."""
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel
+
+
+class House(CachedModel):
+    id = fields.IntField(primary_key=True)
+    number = fields.IntField(unique=True)
+    street = fields.IntField(default=0)
+
+    class Meta:
+        schema = "north"
+        table = "house"
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("street",)]
+
+
+class SouthernHouse(CachedModel):
+    id = fields.IntField(primary_key=True)
+    number = fields.IntField(unique=True)
+    street = fields.IntField(default=0)
+
+    class Meta:
+        schema = "south"
+        table = "house"
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("street",)]
+
+
+class Room(CachedModel):
+    """Deleted with its house."""
+
+    id = fields.IntField(primary_key=True)
+    house: fields.ForeignKeyRelation[House] = fields.ForeignKeyField("app.House", related_name="rooms")
+
+    class Meta:
+        schema = "south"
+
+    class CacheMeta:
+        filter_key_fields_list = [("house",)]

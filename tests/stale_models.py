@@ -1,0 +1,111 @@
+"""Models whose classes differ in what writes do to their entries; numbered keys, which no database compares loosely."""
+
+from typing import ClassVar
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, InvalidationType, QuerysetCache, QuerysetCountCache, ResultCache
+
+
+class Ticket(CachedModel):
+    """Stale copies of rows and lists may be answered for a minute."""
+
+    id = fields.IntField(primary_key=True)
+    number = fields.IntField(unique=True)
+    queue = fields.IntField(default=1)
+    votes = fields.IntField(default=0)
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("queue",)]
+        invalidation = InvalidationType.DYNAMIC
+        allowtime = 60
+
+
+class Plan(CachedModel):
+    """Left alone by writes."""
+
+    id = fields.IntField(primary_key=True)
+    number = fields.IntField(unique=True)
+    level = fields.IntField(default=1)
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("level",)]
+        invalidation = InvalidationType.OFF
+
+
+class PlanCount(QuerysetCountCache):
+    model = Plan
+    key_fields = ("level",)
+    invalidation = InvalidationType.OFF
+
+
+class Tariff(CachedModel):
+    """Left alone by writes; but for the list of a class of its own."""
+
+    id = fields.IntField(primary_key=True)
+    level = fields.IntField(default=1)
+    price = fields.IntField(default=0)
+
+    class CacheMeta:
+        invalidation = InvalidationType.OFF
+
+
+class TariffsOfLevel(QuerysetCache[Tariff]):
+    model = Tariff
+    key_fields = ("level",)
+    order_by: ClassVar = ["id"]
+
+
+class Score(CachedModel):
+    """Filled again right after each write."""
+
+    id = fields.IntField(primary_key=True)
+    number = fields.IntField(unique=True)
+    team = fields.IntField(default=1)
+    points = fields.IntField(default=0)
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("team",)]
+        invalidation = InvalidationType.RESET
+
+
+class Vote(CachedModel):
+    """As fresh as ever; but for the list of a class of its own."""
+
+    id = fields.IntField(primary_key=True)
+    ticket = fields.IntField()
+    weight = fields.IntField(default=1)
+
+    class CacheMeta:
+        filter_key_fields_list = [("ticket",)]
+
+
+class HeaviestVotes(QuerysetCache[Vote]):
+    model = Vote
+    key_fields = ("ticket",)
+    order_by: ClassVar = ["-weight", "id"]
+    limit = 2
+    invalidation = InvalidationType.DYNAMIC
+    allowtime = 60
+
+
+class TicketVotes(ResultCache[int]):
+    model = Vote
+    key_fields = ("ticket",)
+    invalidation = InvalidationType.DYNAMIC
+    allowtime = 60
+
+    async def get_result(self, ticket: int) -> int:
+        return sum([vote.weight for vote in await Vote.filter(ticket=ticket)])
+
+
+class HeaviestVote(ResultCache[int]):
+    model = Vote
+    key_fields = ("ticket",)
+    invalidation = InvalidationType.RESET
+
+    async def get_result(self, ticket: int) -> int:
+        return max([vote.weight for vote in await Vote.filter(ticket=ticket)])

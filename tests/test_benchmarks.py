@@ -1,0 +1,62 @@
+"""The benchmarks run: every case once, with the answers of every contestant compared with the catalogue."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.budgets import BUDGETS
+from benchmarks.cases import CASES
+from benchmarks.compare import compare
+from benchmarks.contestants import Own, RawRedis
+from benchmarks.results import Results
+
+SOME = [case for case in CASES if case.count < 1_000]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("benchmarks")
+
+
+@pytest.fixture(scope="module")
+def results(redis_url: str, folder: Path) -> Results:
+    """In a process of its own: peers leave things behind that are errors in ours."""
+    run = ["benchmarks", "smoke", "--loop", "default", "--database", "sqlite", "--json", str(folder / "run.json")]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Stampede: " in done.stdout
+    return Results.load(folder / "run.json")
+
+
+def test_every_case_is_measured(results: Results) -> None:
+    [place] = results.places
+    assert set(place.seconds) == {case.name for case in SOME}
+    for case, measured in place.seconds.items():
+        assert all(samples and min(samples) > 0 for samples in measured.values()), case
+        assert Own.name in measured, case
+
+
+def test_every_budget_is_judged(results: Results) -> None:
+    """But for PostgreSQL's, and for those of a thousand requests at a time."""
+    unmeasured = [budget.text for budget in BUDGETS if budget.measure(results.places[0]) is None]
+    assert unmeasured == [
+        "save() on PostgreSQL / bare save()",
+        "requests/s at 1,000 concurrent / at 10",
+        "p99 at 1,000 concurrent / at 10",
+    ]
+
+
+def test_runs_can_be_compared(results: Results, folder: Path) -> None:
+    results.save(folder / "again.json")
+    lines = compare(Results.load(folder / "again.json"), results).splitlines()
+    assert len(lines) == 1 + len(SOME)
+    assert all(line.split()[-2:] == ["1.00", "1.00"] for line in lines[1:])
+
+
+def test_a_wrong_answer_is_an_error(results: Results) -> None:
+    raw = RawRedis()
+    raw.columns = lambda row: {"id": row}  # type: ignore[method-assign]
+    with pytest.raises((AssertionError, KeyError)):
+        CASES[0].check(raw, 1)

@@ -1,0 +1,213 @@
+"""``assert_ops`` sees what is sent, from any task, and says what it saw."""
+
+import asyncio
+import inspect
+import logging
+from unittest.mock import AsyncMock, create_autospec
+
+import pytest
+from tortoise import fields
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContextPooled
+from tortoise.models import Model
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache.backends.protocol import Backend, Clear, Lease
+from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
+from tests.models import User
+
+
+class Pebble(Model):
+    """A table of this module's own."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=20, default="")
+
+
+@pytest.fixture
+def backend() -> CountingBackend:
+    return CountingBackend(create_autospec(Backend, instance=True))
+
+
+@pytest.mark.models("tests.testing.test_counting")
+@pytest.mark.only_on("no store", because="it is about SQL alone")
+class TestSql:
+    async def test_statements_of_all_tasks_are_counted(self, database: BaseDBAsyncClient) -> None:
+        async with assert_ops(sql=4, transactions=0) as ops:
+            async with asyncio.TaskGroup() as tasks:
+                for name in ("a", "b", "c"):
+                    tasks.create_task(Pebble.create(name=name))
+            assert len(ops.statements) == 3
+            await Pebble.all().count()
+        assert [statement.split()[0] for statement in ops.statements] == ["INSERT"] * 3 + ["SELECT"]
+
+    async def test_a_bulk_statement_and_a_script_are_one_each(self, database: BaseDBAsyncClient) -> None:
+        async with assert_ops(sql=2):
+            await Pebble.bulk_create([Pebble(name="a"), Pebble(name="b")])
+            await database.execute_script("DELETE FROM pebble")
+
+    async def test_transactions_are_counted_apart(self, database: BaseDBAsyncClient) -> None:
+        async with assert_ops(sql=2, transactions=1), in_transaction() as outer:
+            await Pebble.create(name="a", using_db=outer)
+            async with in_transaction() as inner:
+                await Pebble.create(name="b", using_db=inner)
+
+    async def test_a_connection_is_not_counted(self, database: BaseDBAsyncClient) -> None:
+        await database.close()
+        async with assert_ops(sql=1):
+            await Pebble.all()
+
+    async def test_a_difference_is_told_with_the_statements(self, database: BaseDBAsyncClient) -> None:
+        with pytest.raises(AssertionError, match=r"Expected sql=0.*but saw\n  sql=1\n    SELECT .*pebble"):
+            async with assert_ops(sql=0):
+                await Pebble.all()
+        with pytest.raises(AssertionError, match=r"transactions=0 (.|\n)*  transactions=1"):
+            async with assert_ops(transactions=0), in_transaction():
+                pass
+
+
+class TestRoundTrips:
+    async def test_operations_are_counted_and_named(self, backend: CountingBackend) -> None:
+        await backend.open()
+        await backend.read([b"before"])
+        async with assert_ops(backend, sql=0, redis=3) as ops:
+            await backend.read([b"k"])
+            await backend.lease([], b"t", 1)
+            await backend.fill([])
+        assert ops.operations == ["read", "lease", "fill"]
+        async with assert_ops(backend, redis=["mark", "clear", "delete"]):
+            await backend.mark([b"k"], b"t", 1)
+            await backend.clear([], b"t")
+            await backend.delete([b"k"])
+        await backend.close()
+
+    async def test_a_difference_is_told_with_the_operations(self, backend: CountingBackend) -> None:
+        with pytest.raises(AssertionError, match=r"redis=2(.|\n)*  redis=1 \['read'\]"):
+            async with assert_ops(backend, redis=2):
+                await backend.read([b"k"])
+        with pytest.raises(AssertionError, match=r"redis=\['lease'\]"):
+            async with assert_ops(backend, redis=["lease"]):
+                await backend.read([b"k"])
+
+    async def test_an_error_goes_first(self, backend: CountingBackend) -> None:
+        with pytest.raises(KeyError):
+            async with assert_ops(backend, redis=1):
+                raise KeyError
+
+    async def test_keys_that_may_hold_something_are_remembered(self, backend: CountingBackend) -> None:
+        await backend.read([b"a"])
+        await backend.lease([Lease(b"b")], b"t", 1, [b"c"])
+        await backend.mark([b"d"], b"t", 1)
+        await backend.clear([Clear(b"d")], b"t", [b"e"])
+        assert backend.keys == {b"b", b"c", b"d", b"e"}
+
+    async def test_answers_and_arguments_pass_through(self) -> None:
+        inner = create_autospec(Backend, instance=True)
+        inner.read = AsyncMock(return_value=[b"v"])
+        assert await CountingBackend(inner).read([b"k"]) == [b"v"]
+        inner.read.assert_awaited_once_with([b"k"])
+
+    @pytest.mark.parametrize("name", [name for name in vars(Backend) if not name.startswith("_")])
+    def test_the_proxy_has_the_whole_protocol(self, name: str) -> None:
+        assert inspect.signature(getattr(CountingBackend, name)) == inspect.signature(getattr(Backend, name))
+
+
+@pytest.mark.models("tests.models")
+class TestOpenCache:
+    async def test_the_default_one_is_counted(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+        async with ModelCache(backend_url) as cache:
+            async with assert_ops(redis=3, sql=1) as ops:
+                assert await User.cache.get_or_none(id=1) is None
+            assert ops.operations == ["read", "lease", "fill"]
+            await User.cache.get_or_none(id=1)
+            assert ops.operations == ["read", "lease", "fill"]
+            assert type(cache.backend) is (MemoryBackend if backend_url == "memory://" else RedisBackend)
+
+    async def test_another_one(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+        async with ModelCache(backend_url), ModelCache(backend_url, namespace="other") as other:
+            async with assert_ops(other, redis=0), assert_ops(redis=["read", "lease", "fill"]):
+                await User.cache.get_or_none(id=1)
+            async with assert_ops(cache=other, redis=["read", "lease", "fill"]):
+                await other.manager(User).get_or_none(id=1)
+
+    async def test_counts_may_be_nested(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+        async with ModelCache(backend_url), assert_ops(redis=4, sql=1):
+            with count_ops() as ops:
+                await User.cache.get_or_none(id=1)
+            assert (len(ops.operations), len(ops.statements)) == (3, 1)
+            async with assert_ops(redis=1, sql=0):
+                await User.cache.get_or_none(id=1)
+
+    async def test_counts_of_two_tasks_may_overlap(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+        logger = logging.getLogger("tortoise.db_client")
+        async with ModelCache(backend_url) as cache:
+            link = cache.session.link
+            before = (logger.level, logger.disabled, list(logger.filters), link.backend)
+            enter = TransactionContextPooled.__aenter__
+            first, second = count_ops(), count_ops()
+            one = first.__enter__()
+            await User.cache.get_or_none(id=1)
+            two = second.__enter__()
+            await User.cache.get_or_none(id=2)
+            first.__exit__(None, None, None)
+            async with in_transaction():
+                await User.all()
+            await User.cache.get_or_none(id=3)
+            second.__exit__(None, None, None)
+            assert (len(one.operations), len(one.statements), one.transactions) == (6, 2, 0)
+            assert (len(two.operations), len(two.statements), two.transactions) == (6, 3, 1)
+            assert (logger.level, logger.disabled, list(logger.filters), link.backend) == before
+            assert TransactionContextPooled.__aenter__ is enter
+
+    @pytest.mark.only_on("no store", because="no cache is open")
+    async def test_one_must_be_open(self, database: BaseDBAsyncClient) -> None:
+        with pytest.raises(CacheNotOpen, match="open a ModelCache before the block"):
+            async with assert_ops(redis=0):
+                pass
+        with pytest.raises(CacheNotOpen):
+            async with assert_ops(ModelCache("memory://")):
+                pass
+        async with assert_ops(sql=1) as ops:
+            await User.all()
+        assert ops.operations == []
+
+
+@pytest.mark.only_on("no store", because="it is about SQL alone")
+@pytest.mark.models("tests.models")
+class TestLogging:
+    logger = logging.getLogger("tortoise.db_client")
+
+    async def test_nothing_is_logged_that_would_not_have_been(
+        self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with count_ops(), count_ops() as ops:
+            await User.all()
+            assert caplog.messages == []
+            self.logger.warning("from elsewhere, %s", "too")
+        assert caplog.messages == ["from elsewhere, too"]
+        assert [statement.split()[0] for statement in ops.statements] == ["SELECT"]
+
+    async def test_what_would_have_been_is(self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.DEBUG, logger=self.logger.name), count_ops():
+            await User.all()
+        assert len(caplog.messages) == 1
+
+    async def test_a_logger_that_is_disabled_counts_and_stays_silent(
+        self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(self.logger, "disabled", True)
+        async with assert_ops(sql=1):
+            await User.all()
+            self.logger.error("no")
+        assert self.logger.disabled
+        assert caplog.messages == []
+
+    async def test_where_nothing_may_log_nothing_can_be_counted(self, database: BaseDBAsyncClient) -> None:
+        logging.disable(logging.CRITICAL)
+        try:
+            with pytest.raises(RuntimeError, match="undo it"), count_ops():
+                pass
+        finally:
+            logging.disable(logging.NOTSET)
+        async with assert_ops(sql=1):
+            await User.all()

@@ -1,0 +1,57 @@
+"""Everything that a ``ModelCache`` is opened with."""
+
+from typing import Any, assert_type
+
+from redis.asyncio import Redis, RedisCluster
+
+from aiomodelcache import Backend, CacheConfig, Codec, MemoryBackend, ModelCache, RedisBackend
+from tests.typing.declarations import Event, User
+
+
+class Plain:
+    """A codec of the user's own."""
+
+    def encode(self, value: Any) -> bytes:
+        return str(value).encode()
+
+    def decode(self, data: bytes) -> Any:
+        return data.decode()
+
+
+async def stores(client: Redis, cluster: RedisCluster, backend: Backend) -> None:
+    async with ModelCache("redis://localhost:6379/0") as cache:
+        assert_type(cache, ModelCache)
+        assert_type(cache.backend, Backend)
+        await cache.clear(Event, User)
+        await cache.clear_all()
+        with cache.disabled():
+            pass
+        async with cache.disabled():
+            pass
+    for store in (MemoryBackend(limit=1_000), RedisBackend("redis://localhost"), backend, client, cluster):
+        cache = await ModelCache(store).open()
+        await cache.close()
+    codec: Codec = Plain()
+    codec.encode(7)
+
+
+def settings() -> None:
+    ModelCache("memory://", namespace="shop", timeout=60, ttl_jitter=0.2, enabled=False, on_write_error="raise")
+    ModelCache("memory://", config=CacheConfig(batch_size=100), memory_limit=1 << 20)
+    ModelCache("memory://", not_found=LookupError)
+    ModelCache("memory://", replica_lag=0.5)
+    ModelCache("memory://", config=CacheConfig(replica_lag=None))
+    ModelCache("memory://", not_found=lambda error: LookupError(str(error), error.status_code))
+
+
+async def wrong() -> None:
+    ModelCache(7)  # wrong
+    ModelCache("memory://", not_found=404)  # wrong
+    ModelCache("memory://", not_found=lambda error: error.nope)  # wrong
+    ModelCache("memory://", timout=60)  # wrong
+    ModelCache("memory://", replica_lag="1")  # wrong
+    ModelCache("memory://", timeout="60")  # wrong
+    ModelCache("memory://", on_write_error="ignore")  # wrong
+    ModelCache("memory://", "shop")  # wrong
+    CacheConfig(60)  # wrong
+    CacheConfig().timeout = 60  # wrong

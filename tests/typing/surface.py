@@ -1,0 +1,89 @@
+"""What is left of the public surface: errors, counters, settings of managers, lists over relations, middleware."""
+
+from typing import Any, assert_type
+
+from tortoise import fields
+from tortoise.exceptions import DoesNotExist
+
+from aiomodelcache import (
+    CACHE_TIME_30M,
+    CACHE_TIME_DAY,
+    BackendError,
+    CacheConfigurationError,
+    CachedModel,
+    CacheError,
+    CacheNotOpen,
+    CacheNotRegistered,
+    CacheWriteError,
+    InvalidationType,
+    ModelCache,
+    ModelCacheManager,
+    NotFoundError,
+    ValueCache,
+)
+from aiomodelcache.contrib.asgi import LocalCacheMiddleware
+
+
+class Tag(CachedModel):
+    id = fields.IntField(primary_key=True)
+
+
+class Post(CachedModel):
+    id = fields.IntField(primary_key=True)
+    tags: fields.ManyToManyRelation[Tag] = fields.ManyToManyField("app.Tag", related_name="posts")
+
+
+class PostCaches(ModelCacheManager[Post]):
+    model = Post
+    cached_manytomany = ["tags"]
+    timeout = CACHE_TIME_DAY
+    negative_timeout = CACHE_TIME_30M
+    version = 2
+    invalidation = InvalidationType.DYNAMIC
+    allowtime = 5
+
+
+class Setting(ValueCache[str]):
+    timeout = CACHE_TIME_DAY
+    negative_timeout = 5.5
+    allowtime = 1
+    version = "b"
+
+    async def get_value(self, name: str) -> str:
+        return name
+
+
+async def lists(post: Post) -> None:
+    assert_type(await post.tags, list[Tag])
+    await post.tags.add(Tag())
+    await Post.cache.prefetch([post], "tags")
+    assert_type(await Setting("x"), str)
+
+
+async def errors(cache: ModelCache) -> None:
+    problems: list[CacheError] = [
+        BackendError(),
+        CacheConfigurationError(),
+        CacheNotOpen(),
+        CacheNotRegistered(),
+        CacheWriteError(),
+    ]
+    print(problems)
+    lookup: ValueError = CacheNotRegistered()
+    runtime: RuntimeError = CacheNotOpen()
+    print(lookup, runtime)
+    try:
+        await Post.cache.get_or_404(id=1)
+    except NotFoundError as error:
+        missing: DoesNotExist = error
+        print(missing)
+        assert_type(error.status_code, int)
+    assert_type(cache.stats.round_trips, int)
+    assert_type(cache.stats.of("Post").hits, int)
+
+
+def middleware(app: Any) -> None:
+    LocalCacheMiddleware(app)
+    wrong: str = LocalCacheMiddleware(app)  # wrong
+    timeout: str = CACHE_TIME_DAY  # wrong
+    print(wrong, timeout)
