@@ -404,23 +404,26 @@ class Reader:
         return await load(source, wanted, client, self._link.stats, self._config.batch_size)
 
     async def _wait(self, asked: list[tuple[Run, Wait]]) -> None:
-        """However many look-ups wait for the same keys, each is looked at once in a while."""
-        keys = dict.fromkeys([key for _, request in asked for key in request.keys])
-        new = [key for key in keys if key not in self._flights and key not in self._watched]
-        if new:
-            loop = asyncio.get_running_loop()
-            self._watched.update({key: loop.create_future() for key in new})
-            self._tasks.start(self._watch(new))
-        for run, request in asked:
-            self._tasks.start(self._wait_for(run, request))
+        """Lets look-ups wait until keys are no longer leased: for this process's own fills, or a little for others'.
 
-    async def _wait_for(self, run: Run, request: Wait) -> None:
-        """Waits until the keys are no longer leased: for this process's own readers, or a little for others."""
-        flights = [self._flights[key] for key in request.keys if key in self._flights]
-        if flights:
-            await asyncio.wait(flights, timeout=request.longest or self._config.lease_ttl)
-        elif watched := [self._watched[key] for key in request.keys if key in self._watched]:
-            await asyncio.wait(watched)
+        However many wait for the same keys of others, each is looked at once in a while, and none when nobody does.
+        """
+        loop = asyncio.get_running_loop()
+        new: list[bytes] = []
+        for run, request in asked:
+            ends = [self._flights[key] for key in request.keys if key in self._flights]
+            longest = (request.longest or self._config.lease_ttl) if ends else None
+            if not ends:
+                unwatched = [key for key in request.keys if key not in self._watched]
+                self._watched.update({key: loop.create_future() for key in unwatched})
+                new += unwatched
+                ends = [self._watched[key] for key in request.keys]
+            self._tasks.start(self._wait_for(run, ends, longest))
+        if new:
+            self._tasks.start(self._watch(new))
+
+    async def _wait_for(self, run: Run, ends: list[asyncio.Future[None]], longest: float | None) -> None:
+        await asyncio.wait(ends, timeout=longest)
         self._advance(run, None)
 
     async def _watch(self, keys: list[bytes]) -> None:

@@ -272,6 +272,25 @@ class TestUnderLoad:
                 assert len(found) == 90
             assert len(ops.operations) < 9, "90 look-ups, each of which looks several times"
 
+    async def test_who_waits_for_this_process_leaves_nothing_that_looks_on(
+        self, can: Artist, backend: GatedBackend, database: BaseDBAsyncClient
+    ) -> None:
+        async with ModelCache(backend, lease_wait=0.02) as cache:
+            await backend.lease([Lease(cache.session.binding(Album).rows.key(3))], bytes(16), 60_000)
+            with gated_sql(database) as sql:
+                gate, begun = sql.hold("SELECT"), len(backend.operations)
+                first = asyncio.create_task(Album.cache.get(id=1).resolve())
+                await gate.reached()
+                second = asyncio.create_task(Album.cache.get_many([1, 3]).resolve())
+                async with asyncio.timeout(5):
+                    while backend.operations[begun:].count("lease") < 2:
+                        await asyncio.sleep(0)
+                gate.open()
+                assert [album.id for album in await second] == [1, 3]
+                await first
+            async with assert_ops(backend, redis=0):
+                await asyncio.sleep(0.05)
+
     async def test_a_guess_that_changes_while_it_is_read(self, cache: ModelCache, backend: GatedBackend) -> None:
         one = await Album.cache.get(barcode=1)
         query = Album.cache.get(barcode=1)
