@@ -50,12 +50,16 @@ class Wire(asyncio.Protocol):
         self._transport: Any = connection._writer.transport
         self._former = self._transport.get_protocol()
         self._transport.set_protocol(self)
+        if self._transport.is_closing():  # that it is lost may have been said to the former protocol
+            self._fail(ConnectionError("Connection closed by server."))
 
     def send(self, request: bytes, count: int) -> "asyncio.Future[Replies]":
         """Sends a request of ``count`` commands. Answers with as many replies, errors of the server among them.
 
         Fails with ``ConnectionError`` or ``TimeoutError``; then nobody knows which commands were run.
         """
+        if self.lost is not None:  # no reply will ever come, and writing to it may raise anything
+            raise ConnectionError(f"Connection lost: {self.lost}") from self.lost
         future: asyncio.Future[Replies] = self._loop.create_future()
         if not self._waiting:
             self._silent_since = self._loop.time()

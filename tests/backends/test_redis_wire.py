@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Connection
@@ -23,13 +23,15 @@ async def no_handshake(connection: object) -> None:
 
 
 @asynccontextmanager
-async def line_to(answer: Answer, timeout: float = 10.0) -> AsyncIterator[Line]:
+async def line_to(
+    answer: Answer, timeout: float = 10.0, handshake: Callable[[Any], Awaitable[None]] = no_handshake
+) -> AsyncIterator[Line]:
     """A line to a server that does what ``answer`` does with each connection."""
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.append(cast("asyncio.Task[None]", asyncio.current_task()))
-        with suppress(OSError):  # the other end may hang up
+        with suppress(OSError, EOFError):  # the other end may hang up
             await answer(reader, writer)
         writer.close()
 
@@ -44,7 +46,7 @@ async def line_to(answer: Answer, timeout: float = 10.0) -> AsyncIterator[Line]:
             socket_connect_timeout=timeout,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
-            redis_connect_func=no_handshake,
+            redis_connect_func=handshake,
         )
 
     line = Line(make_connection)
@@ -130,3 +132,45 @@ async def test_a_connection_that_breaks_in_the_middle_fails_all_and_is_replaced(
         assert results[0] == [b"OK"]
         assert [type(result) for result in results[1:]] == [ConnectionError] * 2
         assert await line.send(PING, 1) == [b"PONG"]
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+async def test_a_connection_lost_at_once_is_not_waited_for_and_is_replaced(turns: int, before: bool) -> None:
+    """It may be lost before the wire takes it over, and after that before who asked for it goes on."""
+    connections = 0
+
+    async def pass_turns(transport: asyncio.Transport) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        transport.abort()
+
+    async def handshake(connection: Any) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 1:
+            return
+        transport = connection._writer.transport
+        if before:
+            transport.abort()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        else:
+            aborting.append(asyncio.create_task(pass_turns(transport)))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await pings(reader, 1)
+        writer.write(b"+PONG\r\n")
+        await reader.read()
+
+    aborting: list[asyncio.Task[None]] = []
+    async with line_to(answer, handshake=handshake) as line, asyncio.timeout(5):
+        try:
+            assert await line.send(PING, 1) == [b"PONG"]
+        except ConnectionError:
+            pass
+        await asyncio.gather(*aborting)
+        try:
+            assert await line.send(PING, 1) == [b"PONG"]
+        except ConnectionError:  # lost after all that, but before this
+            assert await line.send(PING, 1) == [b"PONG"]
