@@ -19,7 +19,7 @@ from aiomodelcache.codec import Codec
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.local import Scope
-from aiomodelcache.plans import Compute, Plan
+from aiomodelcache.plans.requests import Compute, Plan
 from aiomodelcache.queries import LookupQuery, computed, only, row_key
 from aiomodelcache.results import DontCache, Result, instance_of
 from aiomodelcache.schema import Values

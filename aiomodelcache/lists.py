@@ -7,7 +7,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.bound import Source
 from aiomodelcache.local import Scope
-from aiomodelcache.plans import Plan, rows_by_index
+from aiomodelcache.plans.indexes import rows_by_index
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.queries import CacheQuery, Located, LookupQuery, row_key
 from aiomodelcache.results import instance_of
 from aiomodelcache.session import Session

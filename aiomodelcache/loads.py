@@ -12,7 +12,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.lookups import Index, Row, Rows
-from aiomodelcache.plans import Answer
+from aiomodelcache.plans.requests import Answer
 from aiomodelcache.results import DontCache
 from aiomodelcache.schema import ModelSchema, Values, is_partial
 from aiomodelcache.stats import Stats

@@ -17,7 +17,9 @@ from aiomodelcache.bound import Source
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.local import Scope, current_scope
 from aiomodelcache.lookups import Miss, Nothing, Rows
-from aiomodelcache.plans import Compute, Plan, index_hit, row_by_pk, rows_at, rows_by_index, rows_by_pk
+from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
+from aiomodelcache.plans.requests import Compute, Plan
+from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
 from aiomodelcache.reader import Done, NotCached
 from aiomodelcache.results import Result, instance_of, replaced, result_at
 from aiomodelcache.schema import Values

@@ -24,7 +24,7 @@ from aiomodelcache.lifetimes import Lifetimes
 from aiomodelcache.link import Link
 from aiomodelcache.loads import ComputedValue, load
 from aiomodelcache.lookups import Nothing
-from aiomodelcache.plans import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.plans.requests import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
 from aiomodelcache.schema import Values
 from aiomodelcache.stats import Counters
 from aiomodelcache.switch import Disabled, Switch

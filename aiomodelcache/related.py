@@ -7,7 +7,7 @@ from tortoise.models import Model
 
 from aiomodelcache.declarations import DeclaredQuery
 from aiomodelcache.local import Scope
-from aiomodelcache.plans import Plan
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.queries import only
 from aiomodelcache.session import Session
 from aiomodelcache.walks import Walk

@@ -33,24 +33,10 @@ from aiomodelcache.lookups import (
     unencodable,
     unusable,
 )
-from aiomodelcache.plans import (
-    Attempt,
-    Call,
-    Compute,
-    Computed,
-    Filling,
-    Plan,
-    Read,
-    Store,
-    Take,
-    Taken,
-    ahead_of,
-    filling,
-    renewed,
-    replaceable,
-    rows_by_pk,
-    wait,
-)
+from aiomodelcache.plans.renewal import renewed
+from aiomodelcache.plans.requests import Attempt, Call, Compute, Computed, Filling, Plan, Read, Store, Take, Taken
+from aiomodelcache.plans.rows import rows_by_pk
+from aiomodelcache.plans.steps import ahead_of, filling, replaceable, wait
 from aiomodelcache.schema import ModelSchema, Values, full_name
 from aiomodelcache.stats import Counters
 

@@ -20,7 +20,7 @@ from aiomodelcache.config import InvalidationType, is_duration
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.lifetimes import Lifetimes, Policy
 from aiomodelcache.local import Scope
-from aiomodelcache.plans import Plan
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.queries import CacheQuery, computed
 from aiomodelcache.results import DontCache, Result
 from aiomodelcache.schema import full_name

@@ -12,7 +12,10 @@ from tortoise.models import Model
 
 from aiomodelcache.bound import Source
 from aiomodelcache.lookups import Guess, Guesses, Index, Rows
-from aiomodelcache.plans import Plan, Read, T, ahead_of, row_by_pk, rows_at, rows_by_index, rows_by_pk, values_of
+from aiomodelcache.plans.indexes import rows_at, rows_by_index
+from aiomodelcache.plans.requests import Plan, Read, T
+from aiomodelcache.plans.rows import row_by_pk, rows_by_pk, values_of
+from aiomodelcache.plans.steps import ahead_of
 from aiomodelcache.schema import Values
 from aiomodelcache.through import Through
 

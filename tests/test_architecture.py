@@ -39,7 +39,11 @@ LAYERS = {
     "lookups": "row and index entries: schema, keys and entries together",
     "through": "many-to-many lists: indexes whose values are in another table",
     "tables": "what writers need to know of models, cached or not",
-    "plans": "how a look-up proceeds, over look-ups, without I/O",
+    "plans.requests": "what look-ups ask for on their way, and what they are answered; without I/O",
+    "plans.steps": "what look-ups of every kind do: lease, wait, load, store",
+    "plans.renewal": "entries filled again in the background",
+    "plans.rows": "how rows are found by primary key",
+    "plans.indexes": "how rows are found by the values of an index, over rows",
     "results": "computed entries: their keys and bytes, and how a look-up of them proceeds",
     "link": "the way to a backend, with its breaker",
     "loads": "rows from the database, as plans ask for them",
@@ -85,7 +89,7 @@ LAYERS = {
 USES_META = {"schema"}
 """Modules that may touch Tortoise's private ``_meta``, so that a new Tortoise is checked in one place."""
 
-EMPTY = {"backends", "contrib", "writes"}
+EMPTY = {"backends", "contrib", "plans", "writes"}
 """Packages without code of their own."""
 
 

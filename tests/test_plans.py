@@ -26,25 +26,10 @@ from aiomodelcache.entries import (
 )
 from aiomodelcache.loads import LoadedRow
 from aiomodelcache.lookups import Guess, Guesses, Index, Rows
-from aiomodelcache.plans import (
-    ELECTION,
-    Answer,
-    Attempt,
-    Load,
-    Plan,
-    Read,
-    Request,
-    Spawn,
-    Store,
-    Take,
-    Taken,
-    Wait,
-    index_hit,
-    row_by_pk,
-    rows_at,
-    rows_by_index,
-    rows_by_pk,
-)
+from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
+from aiomodelcache.plans.renewal import ELECTION
+from aiomodelcache.plans.requests import Answer, Attempt, Load, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
 from aiomodelcache.session import Binding
 from aiomodelcache.stats import Stats
 from tests.music import Artist

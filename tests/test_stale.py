@@ -20,7 +20,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.entries import STALE, VALUE, new_token
-from aiomodelcache.plans import ELECTION
+from aiomodelcache.plans.renewal import ELECTION
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.gates import Gate, GatedBackend, Moment, gated_sql

@@ -17,7 +17,7 @@ from aiomodelcache.exceptions import BackendError, CacheWriteError
 from aiomodelcache.link import Link
 from aiomodelcache.local import Scope, current_scope
 from aiomodelcache.lookups import Guesses, Rows
-from aiomodelcache.plans import Plan
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.reader import Reader
 from aiomodelcache.stats import Counters, logger
 

@@ -19,7 +19,8 @@ from aiomodelcache.codec import EncodeError
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.entries import new_token, new_version
 from aiomodelcache.lookups import Guesses, Index, Rows
-from aiomodelcache.plans import Plan, look_up
+from aiomodelcache.plans.indexes import look_up
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.results import Result, result_again
 from aiomodelcache.schema import ModelSchema, Values
 from aiomodelcache.through import Links

@@ -1,6 +1,6 @@
 """A unique index over one row that is re-keyed, deleted and inserted again: late leases, stamps, hints.
 
-The index key is that of the slug ``a``. As ``plans.rows_at``, ``writes.touched`` and ``writes.intents`` do it. A
+The index key is that of the slug ``a``. As ``plans.indexes``, ``writes.touched`` and ``writes.intents`` do it. A
 look-up that has a guess reads the row before the index entry (a cluster keeps no order), one that has none after it.
 """
 

@@ -1,6 +1,6 @@
 """One row under its primary key: leases, intents, single flight, transactions.
 
-As ``plans.row_by_pk``, ``reader``, ``writes.intents`` and ``writes.transactions`` do it.
+As ``plans.rows``, ``reader``, ``writes.intents`` and ``writes.transactions`` do it.
 """
 
 from functools import partial

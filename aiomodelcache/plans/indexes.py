@@ -1,0 +1,321 @@
+"""How rows are found by the values of an index: in its entries and the rows that these lead to, or in the database.
+
+One statement fills the index and its rows: the rows under *late* leases. An entry is a hint that is checked against
+its rows, so what is stale is a miss and heals. How a row is found by primary key is in ``plans.rows``.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from operator import itemgetter
+from typing import Any, Final
+
+from aiomodelcache.codec import EncodeError
+from aiomodelcache.entries import CREATED, LEASE, STALE, VALUE
+from aiomodelcache.lookups import Guess, Guesses, Index, Nothing, Row, Rows, is_version, unencodable
+from aiomodelcache.plans.renewal import renewed
+from aiomodelcache.plans.requests import Answer, Attempt, Filling, Load, Plan, Read, Spawn, Take, Taken
+from aiomodelcache.plans.rows import (
+    Misses,
+    load_rows,
+    renew_rows,
+    row_by_pk,
+    row_payload,
+    rows_by_pk,
+    sort_row,
+    values_of,
+)
+from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
+from aiomodelcache.schema import Values
+
+_ALWAYS: Final = b"\xff" * 8
+_created: Callable[[Any], bytes] = itemgetter(CREATED)
+
+
+def look_up(source: Rows | Index, values: Values, guesses: Guesses) -> Plan[list[Any]]:
+    """Finds the rows with these values of a key."""
+    if isinstance(source, Rows):
+        return row_by_pk(source, values[0], source.key(values[0]))
+    return rows_at(source, values, source.key(values), guesses)
+
+
+def rows_at(index: Index, values: Values, key: bytes, guesses: Guesses) -> Plan[list[Any]]:
+    """Finds the rows with these values; ``key`` is their cache key. Returns them in the index's order.
+
+    The same as ``rows_by_index``, with its hit path written out.
+    """
+    rows = index.rows
+    guess = guesses.recall(key)
+    epoch, entry, *read = yield Read([rows.epoch_key, key, *guess.keys])
+    if index.read(entry, epoch) == guess.pks:
+        answer: list[Any] = [rows.read(row, epoch) for row in read]
+        if all(map(index.answers, answer, guess.pks, repeat(values))):
+            index.counters.hits += 1
+            rows.counters.hits += len(answer)
+            if entry[CREATED] <= index.lifetimes.due:
+                yield _renewed_index(index, values, key, entry, guesses)
+            if min(map(_created, read), default=_ALWAYS) <= rows.lifetimes.due:
+                yield from renew_rows(rows, dict(zip(guess.pks, read, strict=True)))
+            return answer
+    found: dict[Values, list[Any]] = {}
+    read_by_pk = dict(zip(guess.pks, read, strict=True))
+    misses = yield from _judge_index(index, {values: entry}, read_by_pk, epoch, guesses, found)
+    if misses:
+        yield from _settle_index(index, misses, guesses, found)
+    return found[values]
+
+
+def index_hit(
+    index: Index, values: Values, guess: Guess, keys: list[bytes], found: list[bytes | None]
+) -> list[Row] | None:
+    """The rows with these values, if the index entry and the rows that were guessed say so; without a trace if not.
+
+    ``keys`` are those of epoch, index entry and rows, as they were asked for, and ``found`` what they held.
+    """
+    epoch = found[0]
+    if keys[2:] != guess.keys or not index.hit(found[1], epoch, guess.pks):
+        return None
+    rows, attributes = index.rows, index.attributes
+    answer: list[Row] = []
+    for pk, entry in zip(guess.pks, found[2:], strict=True):
+        row = rows.hit(entry, epoch, pk)
+        if row is None:
+            return None
+        for attribute, value in zip(attributes, values, strict=True):
+            if row[attribute] != value:
+                return None
+        answer.append(row)
+    index.counters.hits += 1
+    rows.counters.hits += len(answer)
+    return answer
+
+
+def rows_by_index(index: Index, wanted: Sequence[Values], guesses: Guesses) -> Plan[dict[Values, list[Any]]]:
+    """Finds rows by the values of an index. Returns the rows for each of ``wanted``, in the index's order."""
+    found: dict[Values, list[Any]] = {}
+    misses = yield from _read_index(index, wanted, guesses, found)
+    if misses:
+        yield from _settle_index(index, misses, guesses, found)
+    return found
+
+
+def _settle_index(
+    index: Index, misses: dict[Values, bytes | None], guesses: Guesses, found: dict[Values, list[Any]]
+) -> Plan[None]:
+    """Adds to ``found`` what was missed: from the database, or from whoever is filling it meanwhile."""
+    busy = yield from _load_index(index, misses, guesses, found)
+    if busy:
+        yield from wait(map(index.key, busy), busy.values())
+        misses = yield from _read_index(index, list(busy), guesses, found)
+        if misses:
+            yield from _load_index(index, misses, guesses, found, fill=False)
+
+
+def _read_index(
+    index: Index, wanted: Sequence[Values], guesses: Guesses, found: dict[Values, list[Any]]
+) -> Plan[dict[Values, bytes | None]]:
+    """Reads an index and the rows that it leads to. Adds to ``found``; returns what the cache cannot answer.
+
+    Index and guessed rows travel together; only rows that were not guessed cost a second round.
+    """
+    keys = [index.key(values) for values in wanted]
+    guessed = {pk: key for guess in map(guesses.recall, keys) for pk, key in zip(guess.pks, guess.keys, strict=True)}
+    epoch, *entries = yield Read([index.rows.epoch_key, *keys, *guessed.values()])
+    read = dict(zip(guessed, entries[len(keys) :], strict=True))
+    return (yield from _judge_index(index, dict(zip(wanted, entries, strict=False)), read, epoch, guesses, found))
+
+
+def _judge_index(
+    index: Index,
+    entries: dict[Values, bytes | None],
+    read: dict[Any, bytes | None],
+    epoch: bytes | None,
+    guesses: Guesses,
+    found: dict[Values, list[Any]],
+) -> Plan[dict[Values, bytes | None]]:
+    """Makes answers of index entries, following them to rows that were not read with them."""
+    pointed: dict[Values, list[Any]] = {}
+    misses: dict[Values, bytes | None] = {}
+    for values, entry in entries.items():
+        pks = index.read(entry, epoch)
+        if pks is Nothing.MISS:
+            misses[values] = entry
+        elif pks is Nothing.ABSENT:
+            index.counters.hits += 1
+            found[values] = []
+            guesses.forget(index.key(values))
+        else:
+            pointed[values] = pks
+            guesses.remember(index.key(values), pks, index.rows)
+    if pointed:
+        yield from _follow(index, pointed, read, epoch, entries, found, misses)
+    for values, entry in entries.items():
+        if values not in misses and entry is not None and index.lifetimes.is_due(entry):
+            yield _renewed_index(index, values, index.key(values), entry, guesses)
+    index.counters.misses += len(misses)
+    return misses
+
+
+def _follow(
+    index: Index,
+    pointed: dict[Values, list[Any]],
+    read: dict[Any, bytes | None],
+    epoch: bytes | None,
+    entries: dict[Values, bytes | None],
+    found: dict[Values, list[Any]],
+    misses: dict[Values, bytes | None],
+) -> Plan[None]:
+    """Goes from index entries to their rows. A row that is gone or no longer matches makes a miss."""
+    rows = index.rows
+    needed = dict.fromkeys([pk for pks in pointed.values() for pk in pks])
+    unseen = [pk for pk in needed if pk not in read]
+    if unseen:
+        epoch, *more = yield Read([rows.epoch_key, *map(rows.key, unseen)])
+        read.update(zip(unseen, more, strict=True))
+    row_of: dict[Any, Any] = {}
+    lost: Misses = {}
+    for pk in needed:
+        sort_row(rows, pk, read[pk], rows.read(read[pk], epoch), row_of, lost)
+    yield from renew_rows(rows, {pk: read[pk] for pk in row_of})
+    if lost:
+        busy = yield from load_rows(rows, lost, row_of)
+        if busy:
+            row_of.update((yield from rows_by_pk(rows, list(busy))))
+    for values, pks in pointed.items():
+        answer = [row_of.get(pk) for pk in pks]
+        if None not in answer and index.confirms(pks, list(map(values_of, answer)), values):
+            index.counters.hits += 1
+            found[values] = answer
+        else:
+            index.counters.healed += 1
+            misses[values] = entries[values]
+
+
+def _load_index(
+    index: Index,
+    misses: dict[Values, bytes | None],
+    guesses: Guesses,
+    found: dict[Values, list[Any]],
+    *,
+    fill: bool = True,
+) -> Plan[dict[Values, bytes | None]]:
+    """Loads what an index should lead to, and stores index and rows from the one statement.
+
+    Adds to ``found`` and returns the values that somebody else is filling, with what stands there.
+    """
+    rows = index.rows
+    leasable = {values: index.key(values) for values in misses if fill and index.cacheable(values)}
+    mine: dict[Values, bytes] = {}
+    busy: dict[Values, bytes | None] = {}
+    taken = None
+    if leasable:
+        taken = yield Take(
+            [(key, replaceable(misses[values])) for values, key in leasable.items()],
+            [rows.epoch_key, rows.stamp_key],
+        )
+        own = LEASE + taken.attempt.token
+        for (values, key), value in zip(leasable.items(), taken.values, strict=True):
+            if value == own:
+                mine[values] = key
+            elif filling(value):
+                busy[values] = value
+    wanted = [values for values in misses if values not in busy]
+    if not wanted:
+        return busy
+    answers = yield from load_or_give_back(Load(index, wanted), taken, mine.values())
+    for values in wanted:
+        found[values] = [loaded.take() for loaded in answers[values].rows]
+    if fill:
+        index.counters.unfillable += sum(not index.cacheable(values) for values in wanted)
+    if mine and taken is not None:
+        fills = yield from _index_fills(index, mine, answers, taken.attempt, taken.versions, guesses)
+        yield from store(index, fills)
+    return busy
+
+
+def _index_fills(
+    index: Index,
+    mine: dict[Values, bytes],
+    answers: dict[Values, Answer],
+    attempt: Attempt,
+    versions: Sequence[bytes | None],
+    guesses: Guesses,
+) -> Plan[list[Filling]]:
+    """What to store of an index, and of the rows it leads to under leases taken only now: *late* leases.
+
+    The rows' keys were not known before the statement ran. That no writer came in between is shown
+    by the model's stamp, which writers change before they withdraw their intents.
+    """
+    rows = index.rows
+    epoch, stamp = versions
+    fills: list[Filling] = []
+    if epoch is not None and is_version(epoch):
+        payloads: dict[bytes, bytes] = {}
+        for values in mine:
+            for loaded in answers[values].rows:
+                payload = row_payload(rows, loaded)
+                if payload is not None:
+                    payloads[rows.key(loaded.values[rows.schema.pk])] = payload
+        late = yield from _take_late(rows, payloads, attempt.deadline, epoch, stamp)
+        for key, (own, unchanged) in late.items():
+            entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
+            fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
+    for values, key in mine.items():
+        entry = _index_entry(index, values, answers[values], attempt.token, epoch)
+        if entry[:1] == VALUE:
+            guesses.remember(key, [loaded.values[rows.schema.pk] for loaded in answers[values].rows], rows)
+        fills.append((attempt, key, entry, index.lifetimes.of(entry[:1])))
+    return fills
+
+
+def _index_entry(index: Index, values: Values, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
+    if epoch is None or not is_version(epoch):
+        return b""
+    unkept = index.unique and not answer.rows and not index.keeps_absence
+    if unkept or not answer.exact or (index.unique and len(answer.rows) > 1):
+        index.counters.unfillable += 1
+        return b""
+    try:
+        return index.entry_of(token, epoch, [loaded.values for loaded in answer.rows])
+    except EncodeError as error:
+        unencodable(index.counters, index.schema.name, error)
+        index.counters.unfillable += 1
+        return b""
+
+
+def _take_late(
+    rows: Rows, payloads: dict[bytes, bytes], deadline: float, epoch: bytes, stamp: bytes | None
+) -> Plan[dict[bytes, tuple[Attempt, bool]]]:
+    """Leases row keys after their rows were read. Returns the leased ones: by whom, and whether to fill them."""
+    late: dict[bytes, tuple[Attempt, bool]] = {}
+    attempts = [(key, b"") for key in payloads]
+    while attempts:
+        taken: Taken = yield Take(attempts, [rows.stamp_key], deadline)
+        unchanged = stamp is not None and is_version(stamp) and taken.versions[0] == stamp
+        outdated: list[tuple[bytes, bytes]] = []
+        for (key, replaced), value in zip(attempts, taken.values, strict=True):
+            if value == LEASE + taken.attempt.token:
+                late[key] = taken.attempt, unchanged
+            elif not replaced and _outdated(rows, value, epoch):
+                outdated.append((key, replaceable(value)))
+        attempts = outdated
+    return late
+
+
+def _outdated(rows: Rows, entry: bytes | None, epoch: bytes) -> bool:
+    """Whether an entry is in the way of a better one: stale, or of an earlier epoch or version."""
+    if not entry or not replaceable(entry):
+        return False
+    return entry[:1] == STALE or rows.read(entry, epoch) is Nothing.MISS
+
+
+def _renewed_index(index: Index, values: Values, key: bytes, entry: bytes, guesses: Guesses) -> Spawn:
+    versions = [index.rows.epoch_key, index.rows.stamp_key]
+    return renewed(index, key, entry, versions, partial(_index_again, index, values, key, guesses))
+
+
+def _index_again(
+    index: Index, values: Values, key: bytes, guesses: Guesses, taken: Taken, attempt: Attempt
+) -> Plan[list[Filling]]:
+    answers: dict[Values, Answer] = yield Load(index, [values])
+    return (yield from _index_fills(index, {values: key}, answers, attempt, taken.versions, guesses))
