@@ -46,7 +46,7 @@ def main() -> None:
 async def _play(name: str, choose: Choose | None, mishap: Mishap, preemptions: int) -> None:
     scenario = SCENARIOS[name]
     with tempfile.TemporaryDirectory() as folder:
-        async with stage(Path(folder), scenario.model) as opened:
+        async with stage(Path(folder), scenario.world) as opened:
             run = partial(scenario.play, opened)
             if choose is not None:
                 print(await run(choose, mishap))

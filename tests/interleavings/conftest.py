@@ -11,5 +11,5 @@ from tests.interleavings.stage import Stage, stage
 
 @pytest.fixture(name="stage")
 async def opened(name: str, tmp_path: Path) -> AsyncIterator[Stage]:
-    async with stage(tmp_path, SCENARIOS[name].model) as made:
+    async with stage(tmp_path, SCENARIOS[name].world) as made:
         yield made

@@ -152,4 +152,50 @@ GUARDS = {
     "a write drops what it touches from the scope": Guard(
         "writes.intents:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
     ),
+    # Lists over links, and walks.
+    "links are marked": Guard(
+        "writes.relations:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass", "linked"
+    ),
+    "links are marked from the other side": Guard(
+        "writes.relations:TrackedRelation._touch",
+        "[self.instance.pk] if own else pks",
+        "[self.instance.pk] if own else []",
+        "linked from the other side",
+    ),
+    "who unlinks all holds the row": Guard(
+        "writes.relations:TrackedRelation._announced",
+        "await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])",
+        "pass",
+        "linked and all unlinked from the other side",
+    ),
+    "who deletes holds the row": Guard(
+        "writes.signals:_locked",
+        "[*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]",
+        "[vars(instance)]",
+        "linked, deleted and made again",
+    ),
+    "the lists of what is deleted are marked": Guard(
+        "writes.cascades:Cascades.touch",
+        "await self.touch_lists(intent, parent, rows, client)",
+        "pass",
+        "a linked row, deleted and made again",
+    ),
+    "a deleted row's own lists are marked": Guard(
+        "writes.touched:touch",
+        "clears += [Clear(through.key((pk,))) for through in binding.owned]",
+        "pass",
+        "a linking row, deleted and made again",
+    ),
+    "a list is in the order of its rows": Guard(
+        "through:Through.confirms", "pks.digest == self._digest(rows)", "True", "in another order"
+    ),
+    "a walk does not go back to what was read ahead": Guard(
+        "walks:Trail.ahead", "self._read.clear", "lambda: None", "walk, and one moves after the other"
+    ),
+    "what a delete cascades to is marked": Guard(
+        "writes.cascades:Cascades._touch_row",
+        "touch(intent, binding, row, () if deleted else {each.attribute}, exists=not deleted)",
+        "pass",
+        "walk, and the label is deleted",
+    ),
 }

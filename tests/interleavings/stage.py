@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,108 +10,77 @@ from unittest.mock import patch
 from tortoise.context import TortoiseContext
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import ModelCache, link, reader, session
-from aiomodelcache.queries import CacheQuery
+from aiomodelcache import ModelCache, lifetimes, link, lookups, reader, session
 from tests.interleavings.database import Pool, PooledClient
-from tests.interleavings.models import ALLOWTIME, Artist, DatedArtist, RankedArtist, Ranking, RefilledArtist
+from tests.interleavings.questions import ARTISTS, Question, State, World, columns_of
 from tests.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
 from tests.interleavings.store import ScheduledBackend
 
-Row = tuple[int, str, int | None, int]
-COLUMNS = ("id", "name", "rank", "followers")
-Rows = tuple[Row, ...]
-AnyArtist = type[Artist] | type[DatedArtist] | type[RefilledArtist] | type[RankedArtist]
-
-
-@dataclass(frozen=True)
-class LookUp:
-    """The artists with this value. Answered by the database at any moment, or by a cache."""
-
-    field: str
-    value: Any
-
-    def of(self, rows: Rows) -> Rows:
-        at = COLUMNS.index("rank" if self.field == "ranking" else self.field)
-        return tuple(row for row in rows if row[at] == self.value)
-
-    def query(self, cache: ModelCache, model: AnyArtist) -> CacheQuery[Any]:
-        if self.field == "ranking":
-            ranking: CacheQuery[Any] = Ranking(self.value)
-            ranking._chosen = cache.session
-            return ranking
-        artists: Any = cache.manager(model)
-        found = {self.field: self.value}
-        query: CacheQuery[Any] = artists.filter(**found) if self.field == "rank" else artists.get_or_none(**found)
-        return query
-
-
-EVERYTHING = [
-    *(LookUp("id", value) for value in (1, 2, 3)),
-    *(LookUp("name", value) for value in ("a", "b", "c")),
-    *(LookUp("rank", value) for value in (1, 2)),
-]
-RANKINGS = [LookUp("ranking", value) for value in (1, 2)]
-
-
-def as_rows(found: Any) -> Rows:
-    artists: list[Any] = found if isinstance(found, list) else [] if found is None else [found]
-    values = [each if isinstance(each, tuple | list) else map(vars(each).get, COLUMNS) for each in artists]
-    return tuple(sorted(tuple(each) for each in values))
+MODELS = ["tests.interleavings.models", "tests.interleavings.linked_models"]
 
 
 class Stage:
     """One scenario after the other is played here; ``play`` begins afresh each time."""
 
-    def __init__(self, model: AnyArtist, scheduler: Scheduler, pool: Pool, store: ScheduledBackend) -> None:
-        self.model: Any = model
-        self.allowance = ALLOWTIME if model is DatedArtist else 0
-        """How old an answer may be, in seconds."""
+    def __init__(self, world: World, scheduler: Scheduler, pool: Pool, store: ScheduledBackend) -> None:
+        self.world = world
+        self.model: Any = world.models[0]
         self.scheduler = scheduler
         self.pool = pool
         self.store = store
         self.clock = scheduler.clock
-        self.history: list[Rows] = []
+        self.history: list[State] = []
         """What was committed, from the beginning on."""
         self.times: list[float] = []
         """And when."""
+        self.told: list[tuple[int, float]] = []
+        """Of which place in the history caches were told by hand, and when."""
         self.near: ModelCache
         self.far: ModelCache
         """Of another process: it reads from the same store, and is not told what is written here."""
         self._watching = pool.connect()
+        self._watching.execute("PRAGMA foreign_keys=OFF")
         pool.committed = self._note
 
     # What actors do -------------------------------------------------------------------------------------
 
-    async def look_up(self, look_up: LookUp, cache: ModelCache, *, since: int | None = None) -> None:
+    async def look_up(self, question: Question, cache: ModelCache, *, since: int | None = None) -> None:
         """Looks up, and checks that the answer was true at some moment since then."""
-        began = self.now() if since is None else since
-        answer = as_rows(await look_up.query(cache, self.model))
+        began = self.now(question) if since is None else since
+        answer = await question.ask(cache, self.model, self.history[-1])
         if cache is self.near or not self.store.missed:  # others cannot know of what was never sent
-            self.check(look_up, answer, began)
+            self.check(question, answer, began)
 
-    def now(self) -> int:
+    def now(self, question: Question | None = None) -> int:
         """The oldest that a look-up which begins now may be answered from, as a place in the history."""
-        began = len(self.history) - 1
-        while began and self.times[began] > self.clock.now - self.allowance:
-            began -= 1
-        return began if self.allowance else len(self.history) - 1
+        known = list(enumerate(self.times)) if question is None or not question.by_hand else self.told
+        return max([place for place, time in known if time <= self.clock.now - self.world.allowance], default=0)
 
-    def check(self, look_up: LookUp, answer: Rows, began: int) -> None:
-        true = [look_up.of(rows) for rows in self.history[began:]]
-        assert answer in true, f"stale: {look_up} is {answer}; since it began the answer was {true}"
+    def tell(self, place: int) -> None:
+        """Says that caches were told of what had been committed at that place in the history."""
+        self.told.append((place, self.clock.now))
+
+    def check(self, question: Question, answer: Any, began: int) -> None:
+        true = question.true(self.history[began:])
+        assert answer in true, f"stale: {question} is {answer}; since it began the answer was {true}"
+
+    def instance(self, model: type[Any], pk: int, **changes: Any) -> Any:
+        """An instance of the row as it is committed now (or was at first, if it is gone), changed; without I/O."""
+        table = self.world.models.index(model)
+        row = next(row for row in [*self.history[-1][table], *self.history[0][table]] if row[0] == pk)
+        instance = model(**dict(zip(columns_of(model), row, strict=True)))
+        instance._saved_in_db = True
+        return instance.update_from_dict(changes)
 
     def artist(self, pk: int, **changes: Any) -> Any:
-        """An instance of the row as it is committed now (or was at first, if it is gone), changed; without I/O."""
-        pk, name, rank, followers = next(row for row in [*self.history[-1], *self.history[0]] if row[0] == pk)
-        artist = self.model(id=pk, name=name, rank=rank, followers=followers)
-        artist._saved_in_db = True
-        return artist.update_from_dict(changes)
+        """The same of the first model."""
+        return self.instance(self.model, pk, **changes)
 
     # Playing ----------------------------------------------------------------------------------------------
 
     async def play(
         self,
-        rows: Rows,
+        state: State,
         actors: Mapping[str, Actor],
         choose: Choose,
         mishap: Mishap = None,
@@ -121,14 +89,14 @@ class Stage:
         may_leave: str = "",
     ) -> Run:
         """``may_leave``: the states of entries that may be left, to expire."""
-        await self._begin(rows)
+        await self._begin(state)
         for cache in warm:
             await self._look_everything_up(cache)
         unknown = self.near.stats.unknown_outcomes
         run = await self.scheduler.run(actors, choose, mishap)
         try:
             may_leave += "W" if self.near.stats.unknown_outcomes > unknown else ""
-            may_leave += "S" if self.allowance else ""
+            may_leave += "S" if self.world.allowance else ""
             if isinstance(mishap, Fail):
                 may_leave += "LW"
                 await self._deliver()
@@ -138,12 +106,15 @@ class Stage:
             raise
         return run
 
-    async def _begin(self, rows: Rows) -> None:
-        table = self.model.describe()["table"]
-        self._watching.execute(f"DELETE FROM {table}")
+    async def _begin(self, state: State) -> None:
+        tables = list(zip(self.world.tables(), state, strict=True))
+        for (table, _), _ in reversed(tables):
+            self._watching.execute(f"DELETE FROM {table}")
         self._watching.execute("DELETE FROM sqlite_sequence")
-        self._watching.executemany(f"INSERT INTO {table} (id, name, rank, followers) VALUES (?, ?, ?, ?)", rows)
-        self.history, self.times = [], []
+        for (table, columns), rows in tables:
+            places = ", ".join("?" for _ in columns)
+            self._watching.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+        self.history, self.times, self.told = [], [], []
         self._note()
         self.store.forget()
         for cache in (self.near, self.far):
@@ -151,10 +122,12 @@ class Stage:
             cache.session.reader.forget_attempts()
 
     def _note(self) -> None:
-        table = self.model.describe()["table"]
-        rows = self._watching.execute(f"SELECT id, name, rank, followers FROM {table} ORDER BY id").fetchall()
-        self.history.append(tuple([tuple(row) for row in rows]))
+        self.history.append(tuple([self._rows_of(*table) for table in self.world.tables()]))
         self.times.append(self.clock.now)
+
+    def _rows_of(self, table: str, columns: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
+        found = self._watching.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2").fetchall()
+        return tuple([tuple(row) for row in found])
 
     async def _deliver(self) -> None:
         """Lets the time pass that it takes until the store is used again, and knows what it was not told."""
@@ -164,7 +137,7 @@ class Stage:
             await self.scheduler.settle()
         self.clock.now += self.near.config.breaker_cooldown
         for cache in (self.near, self.far):
-            await LookUp("id", 1).query(cache, self.model)
+            await self.world.everything[0].ask(cache, self.model, self.history[-1])
         await self.scheduler.settle()
 
     # What must be true when all have ended -----------------------------------------------------------------
@@ -181,8 +154,8 @@ class Stage:
         left = self.store.states()
         assert set(left) <= set(may_leave), f"left in the store: {left}"
         await self._check_answers()
-        if left or self.allowance:
-            self.clock.now += self.near.config.intent_ttl + self.allowance + 1
+        if left or self.world.allowance:
+            self.clock.now += self.near.config.intent_ttl + self.world.allowance + 1
             assert not self.store.states(), "it does not expire"
             await self._check_answers()
         await self._check_connection()
@@ -192,22 +165,23 @@ class Stage:
             await self._look_everything_up(cache)
 
     async def _look_everything_up(self, cache: ModelCache) -> None:
-        look_ups = EVERYTHING + (RANKINGS if self.model is RankedArtist else [])
-        found = await asyncio.gather(*[each.query(cache, self.model) for each in look_ups])
+        asked = self.world.everything
+        found = await asyncio.gather(*[each.ask(cache, self.model, self.history[-1]) for each in asked])
         await self.scheduler.settle()
-        for look_up, answer in zip(look_ups, found, strict=True):
-            self.check(look_up, as_rows(answer), self.now())
+        for question, answer in zip(asked, found, strict=True):
+            self.check(question, answer, self.now(question))
 
     async def _check_connection(self) -> None:
         """A transaction after all this is committed, and seen."""
         async with in_transaction():
-            await self.model.create(id=9, name="after", rank=9)
-        await self.look_up(LookUp("name", "after"), self.near)
-        assert any(row[0] == 9 for row in self.history[-1]), "what was committed is not there"
+            await self.model.create(id=9, name="after")
+        found = await self.near.manager(self.model).get(name="after")
+        assert found.id == 9, "what was committed is not found"
+        assert any(row[0] == 9 for row in self.history[-1][0]), "what was committed is not there"
 
 
 @asynccontextmanager
-async def stage(folder: Path, model: AnyArtist = Artist) -> AsyncIterator[Stage]:
+async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
     """Opens everything, once for many runs."""
     scheduler = Pool.scheduler = Scheduler()
     async with TortoiseContext() as context:
@@ -215,20 +189,21 @@ async def stage(folder: Path, model: AnyArtist = Artist) -> AsyncIterator[Stage]
         await context.init(
             config={
                 "connections": {"scheduled": connection},
-                "apps": {"app": {"models": ["tests.interleavings.models"], "default_connection": "scheduled"}},
+                "apps": {"app": {"models": MODELS, "default_connection": "scheduled"}},
             }
         )
         await context.generate_schemas(safe=False)
         client: Any = context.connections.get("scheduled")
         assert isinstance(client, PooledClient)
-        store = ScheduledBackend(scheduler, model.describe()["table"])
-        made = Stage(model, scheduler, client.pool, store)
+        store = ScheduledBackend(scheduler)
+        made = Stage(world, scheduler, client.pool, store)
         clock = scheduler.clock
-        with patch.object(reader, "time", clock), patch.object(link, "time", clock):
-            async with (
-                ModelCache(store, bulk_limit=1, lease_wait=0.0, lease_ttl=2.0) as made.near,
-                ModelCache(store, bulk_limit=1, lease_wait=0.0, lease_ttl=2.0) as made.far,
-            ):
+        settings: dict[str, Any] = {"bulk_limit": 1, "lease_wait": 0.0, "lease_ttl": 2.0, "ttl_jitter": 0.0}
+        settings.update(world.settings)
+        with ExitStack() as patches:
+            for module in (reader, link, lookups, lifetimes):
+                patches.enter_context(patch.object(module, "time", clock))
+            async with ModelCache(store, **settings) as made.near, ModelCache(store, **settings) as made.far:
                 session.open_sessions.remove(made.far.session)
                 with patch.object(asyncio.get_running_loop(), "time", clock.monotonic):
                     yield made

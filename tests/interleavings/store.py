@@ -13,9 +13,8 @@ T = TypeVar("T")
 class ScheduledBackend:
     """A ``MemoryBackend``, one operation at a time."""
 
-    def __init__(self, scheduler: Scheduler, table: str) -> None:
+    def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._table = table
         self.backend = MemoryBackend(clock=scheduler.clock.monotonic)
         self.missed = False
         """Whether something that a writer has sent has failed."""
@@ -64,6 +63,5 @@ class ScheduledBackend:
             self.missed |= operation in ("mark", "clear")
             return BackendError(f"{operation} failed, as it was to")
 
-        # Without what all keys have in common.
-        short = [key.decode(errors="replace").split(self._table, 1)[-1] or "*" for key in keys]
+        short = [key.decode(errors="replace").split(":scheduled:", 1)[-1] for key in keys]  # but for what all have
         return await self._scheduler.step(f"{operation} {' '.join(sorted(short))}", send, failing=failing)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 async def test_not_without(name: str, tmp_path: Path) -> None:
     guard = GUARDS[name]
     with guard.removed():
-        async with stage(tmp_path, SCENARIOS[guard.scenario].model) as opened:
+        async with stage(tmp_path, SCENARIOS[guard.scenario].world) as opened:
             failure = await _failure(opened, guard.scenario)
     assert failure is not None, f"{guard.scenario} does not need that {name}"
     print(f"Without the guard that {name}: {failure}", *getattr(failure, "__notes__", ()), sep="\n")
