@@ -17,6 +17,7 @@ from aiomodelcache.declarations import DeclaredQuery, InstanceCache, QuerysetCac
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.lifetimes import Lifetimes
 from aiomodelcache.lookups import Index
+from aiomodelcache.near import Near
 from aiomodelcache.options import Options, is_key, manager_attributes, meta_attributes, parse
 from aiomodelcache.related import RELATED
 from aiomodelcache.relations import Ways, bound_model, check_foreign_keys
@@ -43,25 +44,29 @@ class Bindings:
     lifetimes: list[Lifetimes] = field(default_factory=list[Lifetimes])
 
 
-def bind(config: CacheConfig, namespace: str, stats: Stats) -> Bindings:
-    """Binds every declared cache to its model. Raises ``CacheConfigurationError``."""
+def bind(config: CacheConfig, namespace: str, stats: Stats, near: Near | None = None) -> Bindings:
+    """Binds every declared cache to its model. Raises ``CacheConfigurationError``.
+
+    ``near`` is told what is to be kept in this process.
+    """
+    near = near or Near(0, 1.0)
     # Classes that nobody refers to any more (of a test that has ended, of a notebook's cell that was run
     # again) may still be listed, because a class is a reference cycle.
     if any("<locals>" in cls.__qualname__ for cls in (*declared, *declared_values)):
         gc.collect()
     try:
-        return _Binder(config, namespace, stats).bind()
+        return _Binder(config, namespace, stats, near).bind()
     except CacheConfigurationError:
         pass  # the error's traceback refers to such classes, so it must be gone
     gc.collect()
-    return _Binder(config, namespace, stats).bind()
+    return _Binder(config, namespace, stats, near).bind()
 
 
 class _Binder:
-    def __init__(self, config: CacheConfig, namespace: str, stats: Stats) -> None:
+    def __init__(self, config: CacheConfig, namespace: str, stats: Stats, near: Near) -> None:
         self._models = bound_models()
         self._bindings = Bindings()
-        self._sources = Sources(config, namespace, stats, self._bindings.models)
+        self._sources = Sources(config, namespace, stats, self._bindings.models, near)
         self._bindings.lifetimes = self._sources.lifetimes
         self._model_options: dict[type[Model], Options] = {}
         self._ways = Ways(self._bindings.models, self._make_index, self._make_list)
@@ -174,6 +179,7 @@ class _Binder:
             invalidation=(second if first.invalidation is InvalidationType.UNSET else first).invalidation,
             allowtime=first.allowtime or second.allowtime,
             order_by=first.order_by or second.order_by,
+            near=first.near if first.near is not None else second.near,
         )
 
     # Binding --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from aiomodelcache.link import Link
 from aiomodelcache.local import context_without_scope
 from aiomodelcache.lookups import Guesses
 from aiomodelcache.manager import CachedModel, ModelCacheManager, manager_of
+from aiomodelcache.near import Near
 from aiomodelcache.reader import Reader
 from aiomodelcache.schema import bound_models, read_from_primaries
 from aiomodelcache.session import CLOSED, Session, closed, opened
@@ -99,12 +100,15 @@ class ModelCache:
         if self._session is not None:
             raise CacheError("This ModelCache is open already: close it first, or make another one.")
         stats = Stats()
-        bindings = bind(self.config, self.namespace, stats)
+        near = Near(self.config.near_memory_limit, self.config.near_lag)
+        stats.near = near.counters
+        bindings = bind(self.config, self.namespace, stats, near)
         backend = self._make_backend()
+        link = Link(backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near)
+        link.keep_near()
         await backend.open()
         tasks = Tasks(context_without_scope())
         tasks.context.run(read_from_primaries, bound_models())
-        link = Link(backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled)
         reader = Reader(link, self.config, tasks, self._switch, bindings.lifetimes)
         guesses = Guesses(self.config.guess_size)
         session = Session(
@@ -177,6 +181,7 @@ class ModelCache:
             await session.tasks.finish(session.config.lease_ttl)
             await session.writer.close()
         finally:
+            session.link.end_near()
             session.reader.close()
             if owned is not None:
                 await owned.close()

@@ -103,6 +103,13 @@ class CacheConfig:
     """Index look-ups whose last answer is remembered, so that index and rows travel together."""
     memory_limit: int = 64 * 1024 * 1024
     """Bytes that a ``memory://`` backend keeps before it drops what was used least recently."""
+    near: bool = False
+    """Whether entries are kept in this process too, for classes that do not say so themselves. Needs Redis 6."""
+    near_memory_limit: int = 16 * 1024 * 1024
+    """Bytes of entries kept in this process, about, before what was used least recently goes."""
+    near_lag: float = 1.0
+    """The longest that an answer of theirs may lag behind the last acknowledged write of another process, whatever
+    happens to the network, the server and this process. Usually it is one message."""
     replica_lag: float | None = None
     """The longest that a database replica may lag behind, if misses are to be read from the replicas that a router
     of Tortoise names (``db_for_read``): a row read by its primary key, unless it was written less than this ago. A
@@ -150,6 +157,9 @@ class Settings(TypedDict, total=False):
     batch_size: int
     guess_size: int
     memory_limit: int
+    near: bool
+    near_memory_limit: int
+    near_lag: float
     replica_lag: float | None
     not_found: NotFound
 

@@ -46,6 +46,7 @@ class DeclaredQuery(LookupQuery[T]):
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
     allowtime: ClassVar[float | None] = None
     order_by: ClassVar[Sequence[str]] = ()
+    near: ClassVar[bool | None] = None
     limit: ClassVar[int | None] = None
     codec: ClassVar[Codec | None] = None
 

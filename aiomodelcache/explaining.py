@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from aiomodelcache.bound import Source
@@ -59,6 +59,8 @@ class EntryState:
     """Seconds since the entry was built, by the clock of the process that built it."""
     expires_in: float | None = None
     """Seconds that are left, about: lifetimes are spread by ``ttl_jitter``."""
+    near: bool = False
+    """Whether this process keeps it, too, and may answer by that without a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,10 @@ async def explain(session: Session, query: LookupQuery[Any]) -> Explanation:
         except BackendError:
             reason = "unreachable"
     source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
+    near = session.link.near.holds
+    if entry is not None:
+        entry, *held = [replace(each, near=near(each.key.encode("utf-8", "surrogatepass"))) for each in (entry, *rows)]
+        rows = tuple(held)
     return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
 
 

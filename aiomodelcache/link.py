@@ -6,10 +6,11 @@ of them tries again, and the rest follow if it succeeded. Writers always try.
 
 import time
 from collections.abc import Awaitable
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
-from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.exceptions import BackendError
+from aiomodelcache.backends.protocol import Backend, Tracking
+from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.near import Near
 from aiomodelcache.stats import Stats, logger
 
 T = TypeVar("T")
@@ -18,17 +19,40 @@ T = TypeVar("T")
 class Link:
     """One open cache's connection to its backend."""
 
-    def __init__(self, backend: Backend, stats: Stats, *, cooldown: float, enabled: bool) -> None:
+    def __init__(
+        self, backend: Backend, stats: Stats, *, cooldown: float, enabled: bool, near: Near | None = None
+    ) -> None:
         self.backend = backend
         self.stats = stats
         self.enabled = enabled
+        self.near = near or Near(0, 1.0)
+        """What is kept in this process; with what is undelivered, or failing, it is as good as nothing."""
         self.held = False
         """True while this process has invalidations that it could not deliver: it must not read."""
         self.breaks = 0
         """How often a round trip has failed."""
+        self._tracking = False
         self._cooldown = cooldown
         self._failing = False
         self._retry_at = 0.0
+
+    def keep_near(self) -> None:
+        """Has entries kept in this process, if any are to be. Raises ``CacheConfigurationError`` if they cannot."""
+        if self._tracking or not self.near.wanted:
+            return
+        if not hasattr(self.backend, "track"):
+            raise CacheConfigurationError(
+                f"near: {self.backend!r} cannot tell of changes, so that nothing can be kept near: "
+                "use a RedisBackend, give it a method `track`, or remove near."
+            )
+        cast("Tracking", self.backend).track(self.near)
+        self._tracking = True
+
+    def end_near(self) -> None:
+        """Keeps nothing any more."""
+        if self._tracking:
+            cast("Tracking", self.backend).track(None)
+        self.near.lost()
 
     def readable(self) -> bool:
         """Whether a reader may use the backend now. After the cooldown, True to one caller only."""
@@ -67,6 +91,7 @@ class Link:
     def _break(self, error: BackendError) -> None:
         self.stats.backend_errors += 1
         self.breaks += 1
+        self.near.drop_all()
         if not self._failing:
             logger.warning("aiomodelcache: the cache is not used for now: %s", error)
         self._failing = True

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from operator import eq
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from aiomodelcache import keys
 from aiomodelcache.codec import DecodeError, EncodeError
@@ -32,6 +32,7 @@ from aiomodelcache.entries import (
     unpack,
 )
 from aiomodelcache.lifetimes import Lifetimes, Policy
+from aiomodelcache.near import Near
 from aiomodelcache.schema import ModelSchema, Values, ordering_attributes
 from aiomodelcache.stats import Counters
 
@@ -114,6 +115,8 @@ class Rows:
     """The rows of one model, each cached once, by primary key."""
 
     unique = True
+    near = False
+    """Whether entries may be kept in this process."""
 
     def __init__(
         self,
@@ -203,6 +206,9 @@ class Rows:
 
 class Index:
     """One way of finding rows: by the values of some fields, in some order."""
+
+    near = False
+    """Whether entries, and the rows that they lead to, may be kept in this process."""
 
     def __init__(
         self,
@@ -313,6 +319,22 @@ class Index:
         cannot be named by every writer that changes them.
         """
         return None not in values if self.unique else not self.loose
+
+
+class Storing(Protocol):
+    """What stores entries under keys that begin alike."""
+
+    prefix: bytes
+    lifetimes: Lifetimes
+    near: bool
+
+
+def keep_near(near: Near, source: Storing, epoch_key: bytes) -> None:
+    """Says whether what a source stores is kept in this process, and for how long."""
+    lives = [source.lifetimes.seconds(state) if source.near else 0.0 for state in (VALUE, ABSENT)]
+    near.cover(source.prefix, *lives)
+    if source.near:
+        near.cover_version(epoch_key)
 
 
 def unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:

@@ -63,6 +63,7 @@ class ModelCacheManager(Generic[M]):
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
     allowtime: ClassVar[float | None] = None
     order_by: ClassVar[Sequence[str]] = ()
+    near: ClassVar[bool | None] = None
 
     def __init__(self, model: type[M], session: Session | None = None) -> None:
         self._model = model

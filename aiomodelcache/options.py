@@ -27,6 +27,7 @@ class Options:
     limit: int | None = None
     select_related: tuple[str, ...] = ()
     relation: str | None = None
+    near: bool | None = None
 
 
 META_ATTRIBUTES: Final = frozenset(
@@ -41,6 +42,7 @@ META_ATTRIBUTES: Final = frozenset(
         "invalidation",
         "allowtime",
         "order_by",
+        "near",
     }
 )
 """What a ``CacheMeta`` may set, and a ``ModelCacheManager`` beside its own methods."""
@@ -114,7 +116,15 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         limit=limit,
         select_related=_names(origin, "select_related", attributes),
         relation=_relation(origin, attributes),
+        near=near_option(origin, attributes.get("near")),
     )
+
+
+def near_option(origin: str, value: object) -> bool | None:
+    """Checks what a declaration says about being kept near. Raises ``CacheConfigurationError``."""
+    if value is None or isinstance(value, bool):
+        return value
+    raise CacheConfigurationError(f"{origin}.near is {value!r}: use True or False.")
 
 
 def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:

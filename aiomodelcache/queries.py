@@ -57,6 +57,10 @@ class CacheQuery(Generic[T]):
             known = self.recall(session, scope)
             if known is not None:
                 return known
+        elif not off:
+            found = self.nearby(session)
+            if found is not Nothing.MISS:
+                return found
         future: asyncio.Future[T] = session.loop.create_future()
         self.start(session, scope, partial(_settle, future), bypass=off)
         return await future
@@ -64,6 +68,10 @@ class CacheQuery(Generic[T]):
     def recall(self, session: Session, scope: Scope) -> T | None:
         """What the request has looked up before, if that is easily told."""
         return None
+
+    def nearby(self, session: Session) -> T | Miss:
+        """The answer, if what is kept in this process is all that it takes and it is easily told."""
+        return Nothing.MISS
 
     def start(
         self, session: Session, scope: Scope | None, done: Done, *, only_cache: bool = False, bypass: bool = False
@@ -176,6 +184,15 @@ class LookupQuery(CacheQuery[T]):
             return None
         known = scope.recall(self.locate(session).key)
         return self.finish(list(known)) if known else None  # what an absence raises is said by the plan
+
+    def nearby(self, session: Session) -> T | Miss:
+        if not self._quick:
+            return Nothing.MISS
+        located = self.locate(session)
+        if not located.source.near:
+            return Nothing.MISS
+        found: T | Miss = session.reader.near_answer(self, located)
+        return found
 
     def ask(self, located: Located, /) -> list[bytes]:
         session, source, _, key = located

@@ -45,7 +45,7 @@ class NotCached(Exception):
 class Run:
     """A look-up on its way: a plan, or a ``Look`` that will need one only if its first read does not answer it."""
 
-    __slots__ = ("background", "bypass", "context", "done", "look", "only_cache", "plan")
+    __slots__ = ("background", "bypass", "context", "done", "far", "look", "only_cache", "plan")
 
     plan: Plan[Any]
 
@@ -64,6 +64,8 @@ class Run:
         self.only_cache = only_cache
         self.bypass = bypass
         """Whether it does without the store, as if that were not there."""
+        self.far = False
+        """Whether it has asked the database: then what is kept in this process may be older than the answer."""
         self.background = background
         """Whether nobody waits for it: without the store it has nothing to do."""
 
@@ -83,6 +85,8 @@ class Reader:
         self, link: Link, config: CacheConfig, tasks: Tasks, switch: Switch, lifetimes: Iterable[Lifetimes] = ()
     ) -> None:
         self._link = link
+        self._near = link.near
+        self._near.tick = self._age
         self._switch = switch
         self._config = config
         self._tasks = tasks
@@ -121,9 +125,34 @@ class Reader:
         run = Run(look, context, done, only_cache)
         self._running.add(run)
         if self._link.readable():
-            self._reads.add((run, look.ask(context), self._link.breaks))
+            keys = look.ask(context)
+            found = self._nearby(run, keys)
+            if found is None:
+                self._reads.add((run, keys, self._link.breaks))
+            else:
+                self._answer(run, keys, found)
         else:
             self._plan(run, look)
+
+    def near_answer(self, look: Look, context: Any) -> Any:
+        """The result of a ``Look``, if what is kept in this process is all that it takes, or else a miss."""
+        if not self._near.on or not self._link.readable():
+            return Nothing.MISS
+        keys = look.ask(context)
+        found = self._near.find(keys)
+        result = Nothing.MISS if found is None else look.answer(context, keys, found)
+        if result is not Nothing.MISS:
+            self._near.counters.hits += 1
+        return result
+
+    def _nearby(self, run: Run, keys: list[bytes]) -> list[bytes | None] | None:
+        """What is kept in this process under these keys, if all of it is and the look-up may have it."""
+        if not self._near.on or run.far:
+            return None
+        found = self._near.find(keys)
+        if found is not None:
+            self._near.counters.hits += 1
+        return found
 
     def _plan(self, run: Run, look: Look) -> None:
         """Goes the long way, from its beginning."""
@@ -230,8 +259,12 @@ class Reader:
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._link.readable():
-                        self._reads.add((run, request.keys, self._link.breaks))
-                        return
+                        found = self._nearby(run, request.keys)
+                        if found is None:
+                            self._reads.add((run, request.keys, self._link.breaks))
+                            return
+                        request = run.plan.send(found)
+                        continue
                     self._link.stats.bypassed += 1
                 elif type(request) is Spawn:
                     if run.only_cache:  # the database is not to be asked
@@ -241,9 +274,11 @@ class Reader:
                 elif run.only_cache:
                     raise NotCached
                 elif type(request) is Load:
+                    run.far = True
                     self._loads.add((run, request))
                     return
                 elif type(request) is Call:
+                    run.far = True
                     self._calls.add((run, request))
                     return
                 elif type(request) is Wait:
@@ -283,14 +318,18 @@ class Reader:
 
     # Answering -----------------------------------------------------------------------------------
 
-    async def _read(self, asked: list[tuple[Run, list[bytes], int]]) -> None:
+    def _age(self) -> None:
         now = time.monotonic()
         if now >= self._aged_at + AGEING:
             self._aged_at = now
             for each in self._lifetimes:
                 each.age()
+
+    async def _read(self, asked: list[tuple[Run, list[bytes], int]]) -> None:
+        self._age()
         keys = list(dict.fromkeys([key for _, some, _ in asked for key in some]))
         values: Sequence[bytes | None]
+        ticket = self._near.expect(keys) if self._near.on else []
         try:
             if asked[0][2] == self._link.breaks:
                 values = await self._link.call(self._link.backend.read(keys))
@@ -299,6 +338,8 @@ class Reader:
         except BackendError:
             values = [None] * len(keys)
         found = dict(zip(keys, values, strict=True))
+        if ticket:
+            self._near.keep(ticket, found)
         for run, some, _ in asked:
             self._answer(run, some, [found[key] for key in some])
 

@@ -71,6 +71,8 @@ class Result:
     unique = False
     limit: int | None = None
     linked: tuple[Rows, ...] = ()
+    near = False
+    """Whether results may be kept in this process."""
 
     def __init__(
         self,

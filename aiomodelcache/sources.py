@@ -14,7 +14,8 @@ from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declarations import COUNTING, DeclaredQuery
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.lifetimes import Lifetimes, Policy
-from aiomodelcache.lookups import Index, Rows
+from aiomodelcache.lookups import Index, Rows, keep_near
+from aiomodelcache.near import Near
 from aiomodelcache.options import Options
 from aiomodelcache.results import Result
 from aiomodelcache.schema import ManyToMany, ModelSchema, column_attribute, is_relation
@@ -26,7 +27,7 @@ class Sources:
     """What one cache that opens makes."""
 
     def __init__(
-        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], Binding]
+        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], Binding], near: Near
     ) -> None:
         self.lifetimes: list[Lifetimes] = []
         """Of all that was made."""
@@ -34,10 +35,11 @@ class Sources:
         self._namespace = namespace
         self._stats = stats
         self._models = models
+        self._near = near
 
     def rows(self, schema: ModelSchema, options: Options) -> Rows:
         """The rows of a model."""
-        return Rows(
+        rows = Rows(
             schema,
             connection=schema.connection,
             namespace=self._namespace,
@@ -48,6 +50,9 @@ class Sources:
             counters=self._stats.of(schema.name),
             replicated=self._config.replica_lag is not None,
         )
+        rows.near = self._config.near if options.near is None else options.near
+        keep_near(self._near, rows, rows.epoch_key)
+        return rows
 
     def index(
         self,
@@ -76,6 +81,13 @@ class Sources:
             keeps_absence=_keeps_absence(schema, attributes, options),
             counters=self._stats.of(f"{schema.name}({', '.join(key)})"),
         )
+        if options.near and not binding.rows.near:
+            raise CacheConfigurationError(
+                f"{options.origin}.near has no effect while the rows that it leads to are not kept near: "
+                f"set near = True in {schema.name}.CacheMeta, or remove it here."
+            )
+        index.near = binding.rows.near if options.near is None else options.near
+        keep_near(self._near, index, binding.rows.epoch_key)
         binding.indexes.append(index)
         return index
 
@@ -99,6 +111,8 @@ class Sources:
             policy=Policy(),
             counters=self._stats.of(f"{owner.schema.name}.{relation.name}"),
         )
+        through.near = related.rows.near and owner.rows.near
+        keep_near(self._near, through, related.rows.epoch_key)
         owner.owned.append(through)
         if related.rows not in owner.rows.linked:
             owner.rows.linked.append(related.rows)
@@ -136,6 +150,8 @@ class Sources:
             lease_ttl=self._config.compute_ttl,
             counters=self._stats.of(query.__name__),
         )
+        result.near = binding.rows.near if options.near is None else options.near
+        keep_near(self._near, result, result.epoch_key)
         result.compute_for = partial(query.computing, result)
         binding.results.append(result)
         return result

@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
+from aiomodelcache.near import NearCounters
+
 logger: Final = logging.getLogger("aiomodelcache")
 
 
@@ -61,6 +63,8 @@ class Stats:
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0
     """Writes of which it is not known whether they were committed; their intents expire."""
+    near: NearCounters = field(default_factory=NearCounters)
+    """What is kept in this process."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])
 
     def of(self, name: str) -> Counters:

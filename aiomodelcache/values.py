@@ -20,6 +20,8 @@ from aiomodelcache.config import InvalidationType, is_duration
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.lifetimes import Lifetimes, Policy
 from aiomodelcache.local import Scope
+from aiomodelcache.lookups import keep_near
+from aiomodelcache.options import near_option
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.queries import CacheQuery, computed
 from aiomodelcache.results import DontCache, Result
@@ -44,6 +46,7 @@ class ValueSource:
     allowtime: float | None
     version: object
     codec: Codec | None
+    near: bool | None
 
     def check(self) -> None:
         """Raises ``CacheConfigurationError`` for a setting that is out of range."""
@@ -53,6 +56,7 @@ class ValueSource:
                 raise CacheConfigurationError(
                     f"{self.origin}: {name} is {seconds!r}: it must be a number of seconds above zero."
                 )
+        near_option(self.origin, self.near)
         if self.version is not None and not isinstance(self.version, int | float | str | tuple):
             raise CacheConfigurationError(f"{self.origin}: version is {self.version!r}: use a number or a string.")
 
@@ -88,6 +92,9 @@ class ValueSource:
                 lease_ttl=config.compute_ttl,
                 counters=session.stats.of(self.name),
             )
+            found.near = config.near if self.near is None else self.near
+            keep_near(session.link.near, found, found.epoch_key)
+            session.link.keep_near()
         return found
 
     def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -183,6 +190,7 @@ class ValueCache(_Value[T], Generic[T]):
     allowtime: ClassVar[float | None] = None
     version: ClassVar[object] = None
     codec: ClassVar[Codec | None] = None
+    near: ClassVar[bool | None] = None
     _declared: ClassVar[ValueSource]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -202,6 +210,7 @@ class ValueCache(_Value[T], Generic[T]):
             allowtime=cls.allowtime,
             version=cls.version,
             codec=cls.codec,
+            near=cls.near,
         )
 
     async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:
@@ -321,6 +330,7 @@ def cached(
     version: object = None,
     key: Callable[..., Any] | None = None,
     codec: Codec | None = None,
+    near: bool | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]:
     """Caches what a coroutine function returns, by its arguments.
 
@@ -350,6 +360,7 @@ def cached(
             allowtime=allowtime,
             version=version,
             codec=codec,
+            near=near,
         )
         source.check()
         return CachedFunction(function, source, key)

@@ -24,6 +24,7 @@ LAYERS = {
     "entries": "the bytes of an entry; pure",
     "codec": "values to payload bytes; pure",
     "lifetimes": "how long entries live and what writes do to them; settings and bytes",
+    "near": "entries kept in this process; bytes, no server",
     "backends.protocol": "what the cache needs of a store",
     "backends.memory": "a store in this process",
     "backends.redis_lives": "whether Redis has lost something since a connection was made",

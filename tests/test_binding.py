@@ -272,8 +272,8 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         (
             {"get_key_fields": [("slug",)]},
             "Event.CacheMeta.get_key_fields means nothing to the cache. It may set: allowtime, cached_foreignkeys, "
-            "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, negative_timeout, order_by, "
-            "timeout, version.",
+            "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
+            "order_by, timeout, version.",
         ),
         # The order of lists.
         (

@@ -21,6 +21,7 @@ from aiomodelcache.entries import (
     VALUE,
     new_version,
 )
+from aiomodelcache.near import Near
 
 ENTRY_OVERHEAD = 200
 """Bytes that Python spends on an entry beside its key and value, roughly."""
@@ -55,6 +56,9 @@ class MemoryBackend:
 
     def __repr__(self) -> str:
         return f"<MemoryBackend, {self._size} of {self._limit} bytes>"
+
+    def track(self, near: Near | None) -> None:
+        """Does nothing: what it holds is in this process already."""
 
     async def open(self) -> None:
         """Does nothing."""

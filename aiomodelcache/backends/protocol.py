@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
+from aiomodelcache.near import Near
+
 
 class Lease(NamedTuple):
     """A request for the right to fill ``key``.
@@ -130,4 +132,16 @@ class Backend(Protocol):
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Deletes the keys outright and returns how many existed."""
+        ...
+
+
+class Tracking(Protocol):
+    """What a backend can do beside, so that entries may be kept near, in this process."""
+
+    def track(self, near: Near | None) -> None:
+        """Has ``near`` told of every change of what ``read`` returns from now on; None: nobody. No I/O.
+
+        To be called: ``begin``, ``invalidate``, ``answered`` and ``lost``, each as soon as it is known, and
+        ``invalidate`` before whatever the store answers later. Raises ``CacheConfigurationError`` if it cannot.
+        """
         ...

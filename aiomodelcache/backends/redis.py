@@ -33,7 +33,8 @@ from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, 
 from aiomodelcache.backends.redis_clients import Link, link_to
 from aiomodelcache.backends.redis_wire import Command
 from aiomodelcache.entries import LEASE, new_version
-from aiomodelcache.exceptions import BackendError
+from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.near import Near
 
 FAILURES: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises when a command could not be sent or was not answered with success."""
@@ -93,6 +94,7 @@ class RedisBackend:
         self._batch_size = batch_size
         self._link: Link | None = self._connect()
         self._where = self._link.where
+        self._near: Near | None = None
         self._lost = False
         """A cluster that did not answer as expected: its layout may be another by now."""
         self._lease = load_script("lease")
@@ -108,6 +110,7 @@ class RedisBackend:
         if self._link is None:
             # Anew, and not in `close`: redis-py's locks stay with the event loop that they met first.
             self._link = self._connect()
+            self._link.track(self._near)
         try:
             await self._load_scripts(self._link)  # every node of a cluster answers
         except BaseException as error:
@@ -115,6 +118,21 @@ class RedisBackend:
             if isinstance(error, FAILURES):
                 raise self._failure(error) from error
             raise
+
+    def track(self, near: Near | None) -> None:
+        """Has ``near`` told of every change of what ``read`` returns from now on; None: nobody.
+
+        Raises ``CacheConfigurationError`` where that cannot be had: of a cluster, a ready client, and a URL that asks
+        for a pool; and if another cache has it. A server that refuses (it is older than Redis 6, or does not permit it)
+        is noted in ``near``.
+        """
+        if near is not None and self._near is not None:
+            raise CacheConfigurationError(
+                f"near: {self!r} tells another ModelCache of changes already: give each a backend of its own."
+            )
+        if self._link is not None:
+            self._link.track(near)
+        self._near = near
 
     async def close(self) -> None:
         """Closes the connections, not a client that was handed over. Does nothing the second time."""

@@ -28,6 +28,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from aiomodelcache.backends.redis_lives import Lives
 from aiomodelcache.backends.redis_wire import Command, Line, pack
 from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.near import Near
 
 MAX_CONNECTIONS: Final = 50
 """To one server. Further commands wait for a free connection, as long as they would for a reply."""
@@ -81,6 +82,17 @@ class Link:
     writing: Line | None = None
     """Faster ways to the same server than the client, if it is a single one. Two, so that a bulk write does
     not delay those who read."""
+
+    def track(self, near: Near | None) -> None:
+        """Has ``near`` told of every change of what is read from now on. Raises ``CacheConfigurationError``."""
+        if self.reading is not None:
+            self.reading.near = near
+        elif near is not None:
+            raise CacheConfigurationError(
+                f"near needs a connection of its own to Redis at {self.where}, which cannot be had of a cluster, of a "
+                "ready client, nor of a URL with "
+                f"{', '.join(sorted(_POOLED))}: pass a redis:// or redis+sentinel:// URL without these, or remove near."
+            )
 
     @property
     def is_cluster(self) -> bool:

@@ -1,8 +1,9 @@
 """Connections to one Redis server on which requests follow each other without waiting for replies.
 
-Owns what goes over such a connection: bytes out, replies in, in order. redis-py makes it (TLS, names and
+Owns what goes over such a connection: bytes out, replies in, in order, and what the server tells unasked
+(``CLIENT TRACKING``), which goes to a ``Near``. redis-py makes it (TLS, names and
 passwords, Sentinel, ``redis_lives``) and is left out from then on, because its pool, locks and stream
-readers cost several times what the request itself does. Must not know what the commands mean.
+readers cost several times what the request itself does. Must not know what else the commands mean.
 
 Nothing is ever sent twice. A request that was given up leaves no reply behind: replies are counted off, whoever
 still waits for them. A connection that keeps silent for ``timeout`` seconds while it owes a reply is cut, and all
@@ -10,6 +11,7 @@ that wait on it fail; the next request makes a new one.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,6 +19,8 @@ from typing import Any, Final, cast
 
 import hiredis
 from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
+
+from aiomodelcache.near import Near
 
 Command = tuple[bytes | str | int, ...]
 Replies = list[Any]
@@ -31,19 +35,26 @@ def pack(commands: Iterable[Command]) -> bytes:
     return b"".join(map(_pack, commands))
 
 
+_Push: Final[type] = cast("Any", hiredis).PushNotification
+_TRACK: Final = pack([("HELLO", 3), ("CLIENT", "TRACKING", "ON")])
+_PING: Final = pack([("PING",)])
+
+
 class Wire(asyncio.Protocol):
     """One connection. Takes over the transport of a redis-py connection that has just been made."""
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.lost: Exception | None = None
         """Why nothing can be sent any more."""
+        self.near: Near | None = None
+        """Who is told what the server tells."""
         self._connection = connection
         self._timeout: float | None = connection.socket_timeout
         self._loop = loop
         self._parser = cast("Any", hiredis).Reader(
             protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=_NOTHING
         )
-        self._waiting: deque[tuple[asyncio.Future[Replies], int]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Replies], int, float]] = deque()
         self._replies: Replies = []
         self._silent_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -63,7 +74,7 @@ class Wire(asyncio.Protocol):
         future: asyncio.Future[Replies] = self._loop.create_future()
         if not self._waiting:
             self._silent_since = self._loop.time()
-        self._waiting.append((future, count))
+        self._waiting.append((future, count, time.monotonic()))
         self._transport.write(request)
         if self._timer is None and self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._look)
@@ -75,15 +86,39 @@ class Wire(asyncio.Protocol):
         next_reply = self._parser.gets
         try:
             while (reply := next_reply()) is not _NOTHING:
+                if type(reply) is _Push:
+                    self._told(reply)
+                    continue
                 self._replies.append(reply)
-                future, count = self._waiting[0]
+                future, count, sent = self._waiting[0]
                 if len(self._replies) == count:
                     self._waiting.popleft()
+                    if self.near is not None:
+                        self.near.answered(sent)
                     replies, self._replies = self._replies, []
                     if not future.done():  # who asked may have been cancelled
                         future.set_result(replies)
         except (RedisError, IndexError) as error:  # no protocol of Redis, or nobody asked
             self._fail(ConnectionError(f"Unexpected reply: {error}"))
+
+    async def track(self, near: Near) -> None:
+        """Has the server tell ``near`` of every change of what is read here from now on. It may refuse."""
+        sent = time.monotonic()
+        for reply in await self.send(_TRACK, 2):
+            if isinstance(reply, Exception):
+                near.refused(reply)
+                return
+        if self.lost is None:
+            self.near = near
+            near.begin(sent, self._ping)
+
+    def _ping(self) -> None:
+        if self.lost is None:
+            self.send(_PING, 1).add_done_callback(_forget)
+
+    def _told(self, message: Any) -> None:
+        if self.near is not None and message[0] == b"invalidate":
+            self.near.invalidate(message[1])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(ConnectionError(str(exc) if exc is not None else "Connection closed by server."))
@@ -103,8 +138,10 @@ class Wire(asyncio.Protocol):
         if self.lost is None:
             self.lost = error
             self._transport.abort()
+            if self.near is not None:
+                self.near.lost()
         waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
+        for future, _, _ in waiting:
             if not future.done():
                 future.set_exception(error)
 
@@ -120,8 +157,11 @@ class Line:
     """The way to one server: a wire, made when it is first needed and anew when the last one was lost."""
 
     def __init__(self, make_connection: Callable[[], Any]) -> None:
+        self.near: Near | None = None
+        """Who is to be told of every change of what is read here."""
         self._make_connection = make_connection
         self._wire: Wire | None = None
+        self._tracks_for: Near | None = None
         self._connecting: asyncio.Task[Wire] | None = None
 
     async def send(self, request: bytes, count: int) -> Replies:
@@ -132,6 +172,8 @@ class Line:
         wire = self._wire
         if wire is None or wire.lost is not None:
             wire = await self._connected()
+        elif self._tracks_for is not self.near:
+            await self._track(wire)
         return await wire.send(request, count)
 
     async def _connected(self) -> Wire:
@@ -154,8 +196,15 @@ class Line:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             raise
-        self._wire = Wire(connection, asyncio.get_running_loop())
-        return self._wire
+        self._wire = wire = Wire(connection, asyncio.get_running_loop())
+        await self._track(wire)
+        return wire
+
+    async def _track(self, wire: Wire) -> None:
+        self._tracks_for = wire.near = None
+        if self.near is not None:
+            self._tracks_for = self.near
+            await wire.track(self.near)
 
     async def aclose(self) -> None:
         """Disconnects."""
@@ -164,3 +213,9 @@ class Line:
             await asyncio.wait([self._connecting])
         if self._wire is not None:
             await self._wire.close()
+
+
+def _forget(answer: "asyncio.Future[Replies]") -> None:
+    """Takes notice of an answer that nobody waits for."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,17 +1,18 @@
 """Counting what is really sent, to the database and to the cache store."""
 
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest.mock import patch
 
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.sqlite.client import SqliteTransactionContext
 
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, Fill, Kept, Lease, Leased, Tracking
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
+from aiomodelcache.near import Near
 from aiomodelcache.session import current_or_none
 from aiomodelcache.testing.transactions import SavepointContext
 
@@ -35,6 +36,11 @@ class CountingBackend:
         """Every key that an operation may have put something under."""
         self.blocks: int | None = None
         """How many blocks count by it, if ``count_ops`` has put it into an open cache; the last takes it out."""
+
+    @property
+    def track(self) -> Callable[[Near | None], None]:
+        """That of the backend. Raises ``AttributeError`` if it has none."""
+        return cast("Tracking", self.backend).track
 
     async def open(self) -> None:
         await self.backend.open()

@@ -232,13 +232,19 @@ class Writer:
     ) -> dict[bytes, Kept]:
         # Of a writer that vanishes right after its COMMIT the replicas do not know yet, either.
         ttl_ms = int((self._config.intent_ttl + (self._config.replica_lag or 0)) * 1000)
-        return await self._link.call(self._link.backend.mark(list(keys), intent.token, ttl_ms, allow))
+        try:
+            return await self._link.call(self._link.backend.mark(list(keys), intent.token, ttl_ms, allow))
+        finally:
+            self._link.near.drop(keys)  # this process does not wait to be told what it did itself
 
     async def _clear(self, intent: Intent, *, linger: bool = True) -> None:
         lag = self._config.replica_lag if linger else None
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.leaving() if clear.key not in lingering]
-        await self._link.call(self._link.backend.clear(clears, intent.token, list(intent.rows)))
+        try:
+            await self._link.call(self._link.backend.clear(clears, intent.token, list(intent.rows)))
+        finally:
+            self._link.near.drop(intent.clears)  # of a mark that did not arrive nothing was dropped in time
         if lag is not None and lingering:
             # They expire by themselves, when every replica has the write.
             await self._link.call(self._link.backend.mark(list(lingering), intent.token, int(lag * 1000)))

@@ -74,6 +74,7 @@ class EventBySlug(InstanceCache[Event]):
     model = Event
     key_fields = ("slug",)
     timeout = 0.5
+    near = True
 
 
 class LatestEvents(QuerysetCache[Event]):

@@ -41,6 +41,7 @@ def settings() -> None:
     ModelCache("memory://", not_found=LookupError)
     ModelCache("memory://", replica_lag=0.5)
     ModelCache("memory://", config=CacheConfig(replica_lag=None))
+    ModelCache("memory://", near=True, near_memory_limit=1 << 20, near_lag=0.5)
     ModelCache("memory://", not_found=lambda error: LookupError(str(error), error.status_code))
 
 
@@ -51,6 +52,7 @@ async def wrong() -> None:
     ModelCache("memory://", timout=60)  # wrong
     ModelCache("memory://", replica_lag="1")  # wrong
     ModelCache("memory://", timeout="60")  # wrong
+    ModelCache("memory://", near="yes")  # wrong
     ModelCache("memory://", on_write_error="ignore")  # wrong
     ModelCache("memory://", "shop")  # wrong
     CacheConfig(60)  # wrong

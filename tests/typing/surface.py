@@ -41,6 +41,7 @@ class PostCaches(ModelCacheManager[Post]):
     version = 2
     invalidation = InvalidationType.DYNAMIC
     allowtime = 5
+    near = False
 
 
 class Setting(ValueCache[str]):
@@ -48,6 +49,7 @@ class Setting(ValueCache[str]):
     negative_timeout = 5.5
     allowtime = 1
     version = "b"
+    near = True
 
     async def get_value(self, name: str) -> str:
         return name
