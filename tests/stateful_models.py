@@ -1,28 +1,55 @@
-"""Two models that the state machine writes: found in every way, by values so few that writes meet each other."""
+"""The models that the state machine writes: found in every way, by values so few that writes meet each other."""
 
 from typing import Any
 
 from tortoise import fields
+from tortoise.models import Model
 
-from aiomodelcache import CachedModel, QuerysetCountCache, QuerysetExistsCache, RelatedQuerysetCache, ResultCache
+from aiomodelcache import (
+    CachedModel,
+    InvalidationType,
+    QuerysetCountCache,
+    QuerysetExistsCache,
+    RelatedInstanceCache,
+    RelatedQuerysetCache,
+    ResultCache,
+    ValueCache,
+    cached,
+)
+
+ALLOWTIME = 10.0
+"""Seconds for which what is stale may be answered, where that is asked for."""
+
+
+class Numbered(CachedModel):
+    """What rows of three models have: the policy is each one's own."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    number = fields.IntField(null=True, unique=True)
+    team = fields.IntField(default=1)
+    place = fields.IntField(default=0)
+
+    class Meta:
+        abstract = True
 
 
 class Label(CachedModel):
     id = fields.IntField(primary_key=True, generated=False)
     place = fields.IntField(default=0)
+    owner: fields.ForeignKeyNullableRelation["Item"] = fields.ForeignKeyField(
+        "app.Item", related_name="owned", null=True, on_delete=fields.SET_NULL
+    )
+    owner_id: int | None
 
     class Meta:
         ordering = ["place", "id"]
 
     class CacheMeta:
+        cached_foreignkeys = ["owner"]
         cached_manytomany = ["items"]
 
 
-class Item(CachedModel):
-    id = fields.IntField(primary_key=True, generated=False)
-    number = fields.IntField(null=True, unique=True)
-    team = fields.IntField(default=1)
-    place = fields.IntField(default=0)
+class Item(Numbered):
     labels: fields.ManyToManyRelation[Label] = fields.ManyToManyField(
         "app.Label", related_name="items", through="item_label", forward_key="label_id", backward_key="item_id"
     )
@@ -34,6 +61,38 @@ class Item(CachedModel):
         get_key_fields_list = [("number",)]
         filter_key_fields_list = [("team",)]
         cached_manytomany = ["labels"]
+
+
+class Eager(Numbered):
+    """Looked up again by whoever writes it."""
+
+    class Meta:
+        ordering = ["place", "id"]
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("team",)]
+        invalidation = InvalidationType.RESET
+
+
+class Loose(Numbered):
+    """Answered for some time after it was written."""
+
+    class Meta:
+        ordering = ["place", "id"]
+
+    class CacheMeta:
+        get_key_fields_list = [("number",)]
+        filter_key_fields_list = [("team",)]
+        invalidation = InvalidationType.DYNAMIC
+        allowtime = ALLOWTIME
+
+
+class Setting(Model):
+    """No model of the cache's: what is computed from it is forgotten by hand."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    value = fields.IntField()
 
 
 class TeamSize(QuerysetCountCache):
@@ -54,6 +113,25 @@ class Places(ResultCache[list[Any]]):
         return [[item.id, item.place] for item in await Item.filter(team=team)]
 
 
+class EagerPlaces(ResultCache[list[Any]]):
+    model = Eager
+    key_fields = ("team",)
+    invalidation = InvalidationType.RESET
+
+    async def get_result(self, team: int) -> list[Any]:
+        return [[item.id, item.place] for item in await Eager.filter(team=team)]
+
+
+class LoosePlaces(ResultCache[list[Any]]):
+    model = Loose
+    key_fields = ("team",)
+    invalidation = InvalidationType.DYNAMIC
+    allowtime = ALLOWTIME
+
+    async def get_result(self, team: int) -> list[Any]:
+        return [[item.id, item.place] for item in await Loose.filter(team=team)]
+
+
 class LabelsOf(RelatedQuerysetCache[Label]):
     model = Item
     key_fields = ("id",)
@@ -64,3 +142,32 @@ class LabelledLikewise(RelatedQuerysetCache[Item]):
     model = Item
     key_fields = ("id",)
     relation = "labels__items"
+
+
+class OwnerOf(RelatedInstanceCache[Item]):
+    model = Label
+    key_fields = ("id",)
+    relation = "owner"
+
+
+class SettingOf(ValueCache[int | None]):
+    async def get_value(self, pk: int) -> int | None:
+        return await value_of(pk)
+
+
+class LooseSetting(ValueCache[int | None]):
+    allowtime = ALLOWTIME
+
+    async def get_value(self, pk: int) -> int | None:
+        return await value_of(pk)
+
+
+@cached()
+async def setting(pk: int) -> int | None:
+    return await value_of(pk)
+
+
+async def value_of(pk: int) -> int | None:
+    """What the database says."""
+    row = await Setting.get_or_none(id=pk)
+    return row.value if row is not None else None
