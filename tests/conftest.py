@@ -181,7 +181,7 @@ def backend_url(request: pytest.FixtureRequest) -> str:
         return "memory://"
     server: RedisServer = request.getfixturevalue("redis_server")
     server.flush()
-    return server.url
+    return server.patient_url
 
 
 @pytest.fixture

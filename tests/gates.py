@@ -22,7 +22,7 @@ from aiomodelcache.testing import CountingBackend, Ops
 
 T = TypeVar("T")
 Moment = Literal["before", "after"]
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until a test fails that waits for what does not come."""
 
 

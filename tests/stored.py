@@ -9,8 +9,10 @@ import pytest
 from tortoise.models import Model
 
 from aiomodelcache import CacheWriteError, ModelCache
+from aiomodelcache.entries import INTENT
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.gates import PATIENCE
 
 
 async def entries(cache: ModelCache, *queries: LookupQuery[Any]) -> list[bytes | None]:
@@ -23,9 +25,17 @@ async def states(cache: ModelCache, *queries: LookupQuery[Any]) -> str:
     return "".join([chr(entry[0]) if entry else "." for entry in await entries(cache, *queries)])
 
 
+async def expire_intents(cache: ModelCache, *queries: LookupQuery[Any]) -> None:
+    """Ends the time of the intents on the keys, which vanish with the last of them, without waiting for it."""
+    await cache.session.tasks.finish(PATIENCE)  # what is still being announced
+    keys = [query.locate(cache.session).key for query in queries]
+    found = zip(keys, await cache.backend.read(keys), strict=True)
+    await cache.backend.delete([key for key, entry in found if entry and entry.startswith(INTENT)])
+
+
 async def no_intents(cache: ModelCache, *queries: LookupQuery[Any]) -> None:
     """Waits until the last intent on the keys has expired."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while "W" in await states(cache, *queries):
             await asyncio.sleep(0.02)
 
@@ -49,7 +59,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 async def until_accepted(row: Model) -> None:
     """Saves until that is not refused any more: each connection of a pool finds out for itself that it is dead."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             with suppress(CacheWriteError):
                 return await row.save()

@@ -23,7 +23,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.gates import GatedBackend, gated_sql
+from tests.gates import PATIENCE, GatedBackend, gated_sql
 from tests.music import Album, AlbumById, AlbumOfYear, Artist, NewestAlbums
 
 pytestmark = pytest.mark.models("tests.music")
@@ -282,7 +282,7 @@ class TestUnderLoad:
                 first = asyncio.create_task(Album.cache.get(id=1).resolve())
                 await gate.reached()
                 second = asyncio.create_task(Album.cache.get_many([1, 3]).resolve())
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE):
                     while backend.operations[begun:].count("lease") < 2:
                         await asyncio.sleep(0)
                 gate.open()

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(redis_url: str, folder: Path) -> Results:
     """In a process of its own: peers leave things behind that are errors in ours."""
     run = ["benchmarks", "smoke", "--loop", "default", "--database", "sqlite", "--json", str(folder / "run.json")]
-    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Stampede: " in done.stdout
     return Results.load(folder / "run.json")

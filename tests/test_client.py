@@ -25,7 +25,8 @@ from aiomodelcache import (
     RedisBackend,
 )
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.gates import GatedBackend, gated_sql
+from tests.backends.opening import hurry
+from tests.gates import PATIENCE, GatedBackend, gated_sql
 from tests.models import Event, EventBySlug, LatestEvents, Plain, User, Venue, VenueCaches
 from tests.servers import RedisServer
 from tests.servers.server import free_port
@@ -92,7 +93,7 @@ class TestOpening:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         event = await add_event()
-        cache = ModelCache(own_redis.url)
+        cache = ModelCache(own_redis.patient_url)
         own_redis.kill()
         with pytest.raises(BackendError, match=rf"^Redis at 127\.0\.0\.1:{own_redis.port} cannot be reached: .*$"):
             await cache.open()
@@ -128,8 +129,8 @@ class TestWhereTheStoreIs:
         client = redis.asyncio.Redis(unix_socket_path=str(redis_server.socket))
         stores: dict[str, Any] = {
             "memory": "memory://",
-            "redis": redis_server.url,
-            "database 3": redis_server.url.replace("/0", "/3"),
+            "redis": redis_server.patient_url,
+            "database 3": redis_server.patient_url.replace("/0", "/3"),
             "unix": f"unix://{redis_server.socket}",
             "client": client,
             "backend": MemoryBackend(),
@@ -220,7 +221,7 @@ class TestWhereTheStoreIs:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         own_redis.stop()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(BackendError, match=r"^Redis at [\d.:]+ did not answer in time: [^\n]*$"):
                 await ModelCache(own_redis.url, socket_timeout=0.1).open()
 
@@ -231,7 +232,7 @@ class TestWhereTheStoreIs:
         event = await add_event()
         with own_redis.client() as client:
             client.config_set("requirepass", "right")
-        address = own_redis.url.removeprefix("redis://")
+        address = own_redis.patient_url.removeprefix("redis://")
         for url in (f"redis://:hunter2@{address}", f"redis://kim:hunter2@{address}", f"redis://{address}"):
             pattern = r"^Redis at [\d.:]+ rejected the user name or the password: [^\n]*$"
             with pytest.raises(BackendError, match=pattern) as caught:
@@ -540,7 +541,7 @@ class TestClosing:
     async def test_the_connections_are_closed_even_if_closing_is_cancelled(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
-        cache = await ModelCache(own_redis.url).open()
+        cache = await ModelCache(own_redis.patient_url).open()
         with gated_sql(database) as sql:
             select = sql.hold("SELECT")
             slow = asyncio.create_task(Event.cache.get_or_none(id=1).resolve())
@@ -560,9 +561,10 @@ class TestClosing:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         event = await add_event()
-        async with asyncio.timeout(5):
-            async with ModelCache(own_redis.url, socket_timeout=0.1, breaker_cooldown=60):
+        async with asyncio.timeout(PATIENCE):
+            async with ModelCache(own_redis.patient_url, breaker_cooldown=60) as cache:
                 assert await Event.cache.get(id=event.id) == event
+                hurry(cache.backend)
                 own_redis.stop()
                 await event.save()
 

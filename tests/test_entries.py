@@ -8,7 +8,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -43,7 +43,7 @@ TOKEN, FINGERPRINT_BYTES, EPOCH = b"t" * 16, b"f" * 8, b"e" * 16
 GUARD_BYTES = FINGERPRINT_BYTES + EPOCH
 CREATED = 1_700_000_000_000
 
-steady = settings(derandomize=True, deadline=None)
+steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def test_the_layout_is_the_documented_one() -> None:

@@ -43,7 +43,7 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
         env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}", "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -108,7 +108,7 @@ def test_the_demo_s_redis_ends_even_if_the_demo_is_killed(tmp_path: Path) -> Non
     killed = run("-c", KILLED, tmp_path, folder=tmp_path)
     assert killed.returncode == -signal.SIGKILL
     assert killed.stdout == f"unix://{tmp_path}/redis.sock\n"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not refuses(tmp_path / "redis.sock") and time.monotonic() < deadline:
         time.sleep(0.01)
     assert refuses(tmp_path / "redis.sock")

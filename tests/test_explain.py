@@ -15,8 +15,9 @@ from aiomodelcache.backends.protocol import Clear, Lease
 from aiomodelcache.entries import new_token
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.backends.opening import hurry
 from tests.databases import DatabaseUrl
-from tests.gates import GatedBackend
+from tests.gates import PATIENCE, GatedBackend
 from tests.models import Event, EventBySlug, LatestEvents, State, User
 from tests.result_models import Best, Member, MemberCount, Points
 from tests.servers import RedisServer
@@ -199,7 +200,8 @@ class TestExplain:
     @pytest.mark.only_on("sqlite", because="no database is asked")
     async def test_a_store_that_is_away(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
         kim = await User.create(username="kim")
-        async with ModelCache(own_redis.url, socket_timeout=0.1, breaker_cooldown=60) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=60) as cache:
+            hurry(cache.backend)
             own_redis.stop()
             assert (await User.cache.explain(id=kim.id)).reason == "unreachable"
             trips = cache.stats.round_trips
@@ -252,7 +254,7 @@ class TestRefresh:
         """And whoever waited for that reader does not go on waiting."""
         await cache.close()
         store = GatedBackend(backend)
-        async with ModelCache(store, lease_ttl=30), asyncio.timeout(10):
+        async with ModelCache(store, lease_ttl=300), asyncio.timeout(PATIENCE):
             for ask in (lambda: Event.cache.get(id=event.id), lambda: Event.cache.get(slug="pycon")):
                 await Event.cache.clear()
                 await behind(event, title="old")

@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -64,7 +64,7 @@ class Nowhere(dt.tzinfo):
         return None
 
 
-steady = settings(derandomize=True, deadline=None)
+steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """The same examples each time, on machines however slow."""
 
 Pair = collections.namedtuple("Pair", "x y")

@@ -29,7 +29,7 @@ def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterator[ModelCache]:
-    async with ModelCache(store, intent_ttl=0.4) as opened:
+    async with ModelCache(store) as opened:
         yield opened
 
 

@@ -25,19 +25,18 @@ from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.link import Link
 from aiomodelcache.stats import Stats
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.backends.opening import hurry
 from tests.backends.proxy import Proxy
-from tests.gates import GatedBackend
+from tests.gates import PATIENCE, GatedBackend
 from tests.models import Event, User
 from tests.servers import RedisServer
 
 T = TypeVar("T")
 
 TIMEOUT = 0.25
-"""Seconds that a round trip may take here."""
-PATIENCE = 10 * TIMEOUT
-"""Seconds that a read may take while the store is away: one round trip and the database, on a slow machine."""
-LONG = 50 * TIMEOUT
-"""Seconds that some forty reads, one after the other, may take then."""
+"""Seconds that a round trip to a frozen server may take here."""
+LONG = 60.0
+"""Seconds that some forty reads, one after the other, may take while the store is away, on a slow machine."""
 NEVER = 3600.0
 """A cooldown that does not end within a test."""
 AT_ONCE = 0.001
@@ -87,7 +86,7 @@ async def until_cached() -> None:
     rows = await Event.all()
     queries: dict[Any, CacheQuery[Any]] = {row.slug: Event.cache.get(slug=row.slug) for row in rows}
     queries |= {user.id: Event.cache.filter(organizer=user) for user in await User.all()}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONG):
         while True:
             await assert_right()
             found = await BatchCacheQuery(queries).get(only_cache=True)
@@ -104,7 +103,7 @@ class TestServer:
     ) -> None:
         caplog.set_level(logging.INFO, "aiomodelcache")
         events = await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=NEVER) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=NEVER) as cache:
             await warm()
             assert (cache.stats.backend_errors, cache.stats.bypassed, caplog.messages) == (0, 0, [])
             own_redis.kill()
@@ -119,7 +118,7 @@ class TestServer:
 
         caplog.clear()
         own_redis.restart()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=AT_ONCE) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=AT_ONCE) as cache:
             await warm()
             own_redis.kill()
             for _ in range(3):
@@ -137,8 +136,9 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=NEVER) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=NEVER) as cache:
             await warm()
+            hurry(cache.backend, TIMEOUT)
             own_redis.stop()
             started = time.monotonic()
             async with asyncio.timeout(PATIENCE):
@@ -154,8 +154,9 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=AT_ONCE) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=AT_ONCE) as cache:
             await warm()
+            hurry(cache.backend, TIMEOUT)
             own_redis.stop()
             events[0].title = "changed"
             await events[0].save()
@@ -191,7 +192,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer, operation: str, moment: Any
     ) -> None:
         events = await add_events()
-        store = GatedBackend(RedisBackend(own_redis.url, socket_timeout=TIMEOUT))
+        store = GatedBackend(RedisBackend(own_redis.patient_url))
         await store.open()
         async with ModelCache(store, breaker_cooldown=AT_ONCE):
             gate = store.hold(operation, moment)
@@ -211,7 +212,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=AT_ONCE):
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=AT_ONCE):
             await warm()
             own_redis.restart()
             await until_cached()
@@ -220,7 +221,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        backend = CountingBackend(RedisBackend(own_redis.url))
+        backend = CountingBackend(RedisBackend(own_redis.patient_url))
         await backend.open()
         async with ModelCache(backend) as cache:
             with own_redis.client() as client:
@@ -245,7 +246,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        async with ModelCache(own_redis.url, breaker_cooldown=AT_ONCE) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=AT_ONCE) as cache:
             await Event.cache.get(id=events[0].id)
             with own_redis.client() as client:
                 client.config_set("maxmemory-policy", "noeviction")
@@ -267,7 +268,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=NEVER) as cache:
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=NEVER) as cache:
             own_redis.kill()
             for clearing in (Event.cache.clear(), cache.clear(Event, User), cache.clear_all()):
                 with pytest.raises(BackendError, match=r"^Redis at [\d.:]+ cannot be reached: "):
@@ -277,7 +278,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=NEVER):
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=NEVER):
             batch = BatchCacheQuery(event=Event.cache.get(id=events[0].id), gone=Event.cache.get_or_none(id=404))
             assert await batch == await batch.get(only_cache=True) == {"event": events[0], "gone": None}
             own_redis.kill()
@@ -289,7 +290,7 @@ class TestServer:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
-        async with ModelCache(own_redis.url, socket_timeout=TIMEOUT, breaker_cooldown=AT_ONCE, on_write_error="raise"):
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=AT_ONCE, on_write_error="raise"):
             await warm()
             own_redis.kill()
             events[0].title = "changed"

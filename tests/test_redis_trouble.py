@@ -17,10 +17,11 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import BackendError, CacheWriteError, ModelCache, RedisBackend
 from aiomodelcache.backends.redis import load_script
+from tests.backends.opening import PATIENT, hurry, opened
 from tests.backends.proxy import Proxy
 from tests.backends.service import Service
 from tests.databases import DatabaseUrl
-from tests.gates import GatedBackend, gated_sql
+from tests.gates import PATIENCE, GatedBackend, gated_sql
 from tests.models import Event, User
 from tests.other_process import OtherProcess, Seen, look, other_process
 from tests.servers import RedisServer
@@ -28,8 +29,8 @@ from tests.servers import RedisServer
 pytestmark = pytest.mark.only_on("redis", because="the trouble is a server's")
 
 TIMEOUT = 0.3
-"""Seconds that a round trip may take here, and all that a frozen server costs."""
-SETTINGS: dict[str, Any] = {"socket_timeout": TIMEOUT, "breaker_cooldown": 0.02}
+"""Seconds that a round trip to a frozen server costs."""
+SETTINGS: dict[str, Any] = {"breaker_cooldown": 0.02}
 MARK, CLEAR = (load_script(name).sha.encode() for name in ("mark", "clear"))
 
 
@@ -40,7 +41,7 @@ def process() -> Iterator[OtherProcess]:
 
 async def until_accepted(write: Callable[[], Awaitable[None]]) -> None:
     """Writes until that is not refused any more."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(CacheWriteError):
                 return await write()
@@ -59,6 +60,8 @@ class Scene:
     store: GatedBackend
     cache: ModelCache
     process: OtherProcess
+    redis: RedisBackend
+    """What ``store`` counts and holds."""
     reopen: Callable[[], None]
     """Makes the other process one that has just begun."""
     organizer: User
@@ -77,7 +80,7 @@ class Scene:
 
     async def all_is_well(self) -> None:
         """Waits until our process has delivered what it kept. Then nobody may read anything old."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while self.cache.session.link.held:
                 await asyncio.sleep(0.005)
         for _ in range(2):
@@ -88,7 +91,7 @@ class Scene:
 
     async def the_cache_is_used(self) -> None:
         """Waits until what nobody writes is answered by the cache again."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 await User.cache.get(username="kim")
                 before = self.cache.stats.statements
@@ -111,17 +114,19 @@ async def scene(
     events = [await Event.create(slug=f"e{number}", title=f"t{number}", organizer=kim) for number in range(3)]
     ids = [events[0].id + number for number in range(5)]
 
+    theirs = {"socket_timeout": TIMEOUT, **SETTINGS}  # what it cannot reach in time is no matter
+
     def reopen() -> None:
         process.close()
-        process.open(db_url, url or server.url, **SETTINGS)
+        process.open(db_url, url or server.url, **theirs)
 
     async with (
         Proxy(server.port) as proxy,
-        opened(RedisBackend(url or proxy.url, socket_timeout=TIMEOUT)) as store,
-        ModelCache(store, **{**SETTINGS, **settings}) as cache,
+        opened(url or proxy.url) as redis,
+        ModelCache(store := GatedBackend(redis), **{**SETTINGS, **settings}) as cache,
     ):
-        here = Scene(server, proxy, store, cache, process, reopen, kim, ids)
-        process.open(db_url, url or server.url, **SETTINGS)
+        here = Scene(server, proxy, store, cache, process, redis, reopen, kim, ids)
+        process.open(db_url, url or server.url, **theirs)
         try:
             for _ in range(2):
                 await here.both_see_what_is_stored()
@@ -134,22 +139,6 @@ async def scene(
             with contextlib.suppress(RuntimeError):  # it is not running
                 server.cont()
             process.close()
-
-
-@asynccontextmanager
-async def opened(backend: RedisBackend) -> AsyncIterator[GatedBackend]:
-    store = GatedBackend(backend)
-    for patience in range(9, -1, -1):  # the server has just begun, and the machine may be busy
-        try:
-            await store.open()
-            break
-        except BackendError:
-            if not patience:
-                raise
-    try:
-        yield store
-    finally:
-        await store.close()
 
 
 # What is written ---------------------------------------------------------------------------------------------
@@ -195,6 +184,16 @@ class Trouble:
     """The other process reaches the server, so that it may read what is old until we have delivered."""
 
 
+def freeze(scene: Scene) -> None:
+    hurry(scene.redis, TIMEOUT)
+    scene.server.stop()
+
+
+def thaw(scene: Scene) -> None:
+    scene.server.cont()
+    hurry(scene.redis, PATIENT)
+
+
 def run_out_of_memory(scene: Scene) -> None:
     with scene.server.client() as client:
         client.config_set("maxmemory", 1)
@@ -221,7 +220,7 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "restarted empty": Trouble(lambda scene: scene.server.restart()),
     "restarted from an old snapshot": Trouble(lambda scene: scene.server.restore()),
-    "frozen": Trouble(lambda scene: scene.server.stop(), lambda scene: scene.server.cont(), refuses=True),
+    "frozen": Trouble(freeze, thaw, refuses=True),
     "out of memory": Trouble(run_out_of_memory, have_memory_again, refuses=True),
     "scripts forgotten": Trouble(forget_scripts),
     "flushed": Trouble(lose_everything),
@@ -248,14 +247,14 @@ async def write_with(here: Scene, write: Write, trouble: Trouble, step: Step) ->
     writing = asyncio.ensure_future(write())
     await gate.reached()
     if step == "during the clear":
-        here.server.stop()
+        freeze(here)
         sent = here.proxy.requests.count(CLEAR)
         gate.open()
         await here.proxy.until(lambda: here.proxy.requests.count(CLEAR) > sent)
         trouble.begin(here)
         if trouble is not TROUBLES["frozen"]:
             with contextlib.suppress(RuntimeError):  # killed
-                here.server.cont()
+                thaw(here)
     else:
         trouble.begin(here)
         await here.other_looks()  # which may fill what is old
@@ -383,7 +382,7 @@ async def test_a_process_that_begins_after_the_restart_believes_nothing_old(
         await write_in_a_transaction()
         own_redis.restore()
         with OtherProcess() as newcomer:
-            newcomer.open(db_url, own_redis.url, **SETTINGS)
+            newcomer.open(db_url, own_redis.patient_url, **SETTINGS)
             seen = await newcomer.look(here.organizer.id, here.ids)
             assert seen["cache"] == seen["database"]
         await here.all_is_well()

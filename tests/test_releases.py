@@ -90,7 +90,7 @@ class Processes(NamedTuple):
 def world(postgres_server: PostgresServer, redis_server: RedisServer) -> Iterator[World]:
     redis_server.flush()
     with postgres_server.database() as database, ExitStack() as ours:
-        where = {"DATABASE_URL": database, "REDIS_URL": redis_server.url}
+        where = {"DATABASE_URL": database, "REDIS_URL": redis_server.patient_url}
         processes = [
             ReleasesServer(**where, LOCK_WAIT="20"),
             ReleasesServer(**where, LOCK_WAIT="0.1"),
@@ -109,7 +109,7 @@ async def processes(world: World) -> AsyncIterator[Processes]:
     async with AsyncExitStack() as clients:
         yield Processes(
             *[
-                Process(await clients.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=30)))
+                Process(await clients.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, timeout=60)))
                 for url in world.urls
             ]
         )
@@ -153,7 +153,7 @@ async def locked(world: World, table: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def waiting(connection: asyncpg.Connection) -> int:
     """How many statements wait, as soon as any does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             count = await connection.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
             if count:
@@ -182,11 +182,14 @@ def test_one_command_runs_it_on_servers_of_its_own() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as somebody else
-        with ReleasesServer(TMPDIR=name) as server, httpx.Client(base_url=server.url, trust_env=False) as http:
+        with (
+            ReleasesServer(TMPDIR=name) as server,
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
+        ):
             made = http.post("/organisations", json={"name": "Acme"}, headers={"X-Actor": "7"})
             assert (made.status_code, made.json()["slug"]) == (201, "acme")
             assert {path.name.split("-")[1] for path in folder.iterdir()} == {"redis", "postgres"}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while any(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert list(folder.iterdir()) == []
@@ -331,7 +334,7 @@ async def test_permissions_are_kept_for_a_minute_unless_they_are_cleared(
     EXECUTOR_CACHE.clear()
     async with TortoiseContext() as context:  # a script beside the service, which knows nothing of permissions
         await context.init(db_url=world.database, modules={"releases": ["examples.releases.models"]})
-        async with ModelCache(world.redis.url, namespace="releases"):
+        async with ModelCache(world.redis.patient_url, namespace="releases"):
             organisation = await Organisation.get(slug=acme.split("/")[-1])
             found = await Release.get(organisation=organisation)
             await Access.filter(actor=MEMBER, project__organisation=organisation).delete()

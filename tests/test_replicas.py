@@ -21,7 +21,7 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.databases import DatabaseUrl, tortoise_on
 from tests.gates import GatedBackend, gated_sql
 from tests.replica_models import Account, Accounts, Card, Total
-from tests.stored import no_intents, states
+from tests.stored import expire_intents, states
 
 LONG = 30.0
 """Seconds that a test does not last."""
@@ -242,12 +242,12 @@ class TestMisses:
 async def test_after_the_lag_the_replica_is_asked_again(
     account: Account, backend: CountingBackend, replica: BaseDBAsyncClient
 ) -> None:
-    async with ModelCache(backend, replica_lag=0.2) as cache:
+    async with ModelCache(backend, replica_lag=LONG) as cache:
         await Account.filter(id=account.id).update(balance=20)
         query = Account.cache.get(id=account.id)
         assert (await query).balance == 20
         await on_replica(replica, account)
-        await no_intents(cache, query)
+        await expire_intents(cache, query)
         assert (await query).balance == -1
         async with assert_ops(backend, sql=0, redis=["read"]):
             assert (await query).balance == -1
@@ -257,7 +257,7 @@ async def test_a_reader_that_a_write_overtakes_leaves_nothing_old(
     account: Account, backend: CountingBackend, replica: BaseDBAsyncClient
 ) -> None:
     store = GatedBackend(backend)
-    async with ModelCache(store, replica_lag=0.2) as cache:
+    async with ModelCache(store, replica_lag=LONG) as cache:
         query = Account.cache.get(id=account.id)
         with gated_sql(replica) as gates:
             select = gates.hold("SELECT", "after")
@@ -268,7 +268,7 @@ async def test_a_reader_that_a_write_overtakes_leaves_nothing_old(
             assert (await slow).balance == -1  # it began before the write
         assert (await query).balance == 20
         await replicate(replica)
-        await no_intents(cache, query)
+        await expire_intents(cache, query)
         assert (await query).balance == 20
 
 

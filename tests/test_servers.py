@@ -56,13 +56,12 @@ class TestRedis:
             assert client.get("k") is None
 
     def test_stopped_it_is_silent_until_it_goes_on(self, own_redis: RedisServer) -> None:
-        with redis.Redis.from_url(own_redis.url, socket_timeout=0.05) as client:
+        with own_redis.client() as client:
             client.set("k", "v")
-            own_redis.stop()
-            with pytest.raises(redis.TimeoutError):
-                client.get("k")
-            own_redis.cont()
-            client.connection_pool.disconnect()
+        own_redis.stop()
+        with redis.Redis.from_url(own_redis.url, socket_timeout=0.05) as client, pytest.raises(redis.TimeoutError):
+            client.get("k")
+        own_redis.cont()
         with redis.Redis.from_url(own_redis.url) as client:
             assert client.get("k") == b"v"
 
@@ -164,7 +163,7 @@ class TestEnds:
             port, folder = process.stdout.readline().split()
             assert listening(int(port))
             process.send_signal(signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (Path(folder).exists() or listening(int(port))) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not listening(int(port))

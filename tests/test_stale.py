@@ -23,7 +23,7 @@ from aiomodelcache.entries import STALE, VALUE, new_token
 from aiomodelcache.plans.renewal import ELECTION
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.gates import Gate, GatedBackend, Moment, gated_sql
+from tests.gates import PATIENCE, Gate, GatedBackend, Moment, gated_sql
 from tests.stale_models import HeaviestVotes, Ticket, Vote
 from tests.stored import entries, states
 
@@ -58,7 +58,7 @@ def in_queue(n: int) -> LookupQuery[Any]:
 
 async def become(cache: ModelCache, expected: str, *queries: LookupQuery[Any]) -> None:
     """Waits until what the store holds for some look-ups is in these states."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while await states(cache, *queries) != expected:
             await asyncio.sleep(0.005)
 
@@ -304,7 +304,7 @@ class TestHowLong:
             while await states(cache, row(1)) == "S":
                 await vote(1, 6)
                 await asyncio.sleep(0.02)
-            assert asyncio.get_running_loop().time() - began < 5
+            assert asyncio.get_running_loop().time() - began < PATIENCE
             assert await states(cache, row(1)) == "."
             assert (await row(1)).votes == 6
 
@@ -551,7 +551,7 @@ async def roll_back(write: Awaitable[None]) -> None:
 
 async def finished(cache: ModelCache) -> None:
     """Waits until nothing is done in the background any more."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while cache.session.reader.busy:
             await asyncio.sleep(0.001)
 

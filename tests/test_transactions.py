@@ -15,10 +15,10 @@ from aiomodelcache import CacheWriteError, MemoryBackend, ModelCache, local_cach
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.databases import DatabaseUrl
-from tests.gates import GatedBackend, Gates, Moment, gated_sql
+from tests.gates import PATIENCE, GatedBackend, Gates, Moment, gated_sql
 from tests.servers import RedisServer
 from tests.shelves import Author, Book, Note, Scrap
-from tests.stored import ask_twice, cancel, no_intents, states, until_accepted
+from tests.stored import ask_twice, cancel, expire_intents, states, until_accepted
 
 pytestmark = pytest.mark.models("tests.shelves")
 
@@ -33,8 +33,8 @@ def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterator[ModelCache]:
-    """An open cache with gates, whose intents do not live long."""
-    async with ModelCache(store, intent_ttl=0.4) as opened:
+    """An open cache with gates."""
+    async with ModelCache(store) as opened:
         yield opened
 
 
@@ -313,7 +313,7 @@ class TestRollback:
             unknown = moment == "before COMMIT"
             assert await states(gated, Book.cache.get(id=book.id)) == ("W" if unknown else "V")
             assert gated.stats.unknown_outcomes == 1
-            await no_intents(gated, Book.cache.get(id=book.id))
+            await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
             assert (await ask_twice(Book.cache.get(isbn=1), store)).title == ""
         async with in_transaction():
             await book.save()
@@ -365,7 +365,7 @@ class TestTasks:
         over.set()
         await child
         assert await title(Book.cache.get(isbn=1)) == (await Book.get(isbn=1)).title
-        await no_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
+        await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
         assert (await ask_twice(Book.cache.get(isbn=1), store)).title == (await Book.get(isbn=1)).title
 
     async def test_one_that_writes_while_its_transaction_commits(self, gated: ModelCache, store: GatedBackend) -> None:
@@ -511,10 +511,10 @@ class TestCancellation:
                 assert (await Book.get(id=book.id)).title == expected, (operation, moment)
             assert await title(row) == expected, (operation, moment)
             gate.open()
-            await gated.session.tasks.finish(1)
+            await gated.session.tasks.finish(PATIENCE)
             left = await states(gated, row)
             assert (left == "W") == (operation == "commit"), (operation, moment)
-            await no_intents(gated, row)
+            await expire_intents(gated, row)
             assert (await ask_twice(row, store)).title == expected, (operation, moment)
             await book.delete()
 
@@ -548,11 +548,11 @@ class TestCancellation:
                 await asyncio.sleep(0)
             writing.cancel()
             await asyncio.wait([writing])  # asyncmy raises an error of its own from ROLLBACK then
-            async with asyncio.timeout(2):  # what is stale stays stale for an hour
+            async with asyncio.timeout(PATIENCE):  # what is stale stays stale for an hour
                 while not all([await same(query) for query in queries]):
                     await asyncio.sleep(0.01)
         await write("end")
-        await no_intents(gated, *queries)
+        await expire_intents(gated, *queries, Book.cache.get(id=other.id))
         for query in queries:
             assert (await ask_twice(query, store)).title == "end"
 
@@ -562,7 +562,7 @@ class TestRefusal:
 
     @pytest.mark.only_on("redis", because="its server is killed")
     async def test_leaves_the_database_as_it_was(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
-        async with ModelCache(own_redis.url, on_write_error="raise", intent_ttl=0.4, breaker_cooldown=0.05) as cache:
+        async with ModelCache(own_redis.patient_url, on_write_error="raise", breaker_cooldown=0.05) as cache:
             book = await Book.create(isbn=1, title="old")
             assert await title(Book.cache.get(isbn=1)) == "old"
             own_redis.kill()
@@ -590,7 +590,7 @@ class TestRefusal:
     async def test_by_one_of_two_caches(
         self, database: BaseDBAsyncClient, store: GatedBackend, own_redis: RedisServer
     ) -> None:
-        async with ModelCache(store) as first, ModelCache(own_redis.url, on_write_error="raise") as second:
+        async with ModelCache(store) as first, ModelCache(own_redis.patient_url, on_write_error="raise") as second:
             book = await Book.create(isbn=1)
             for opened in (first, second):
                 assert await opened.manager(Book).get(isbn=1) == book

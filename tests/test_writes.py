@@ -17,9 +17,9 @@ from tortoise.transactions import in_transaction
 from aiomodelcache import MemoryBackend, ModelCache
 from aiomodelcache.queries import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.gates import GatedBackend, gated_sql
+from tests.gates import PATIENCE, GatedBackend, gated_sql
 from tests.shelves import Author, Book, Loan, Note, Scrap, listening
-from tests.stored import ask_twice, cancel, entries, no_intents, states
+from tests.stored import ask_twice, cancel, entries, expire_intents, states
 
 pytestmark = pytest.mark.models("tests.shelves")
 
@@ -378,13 +378,13 @@ class TestFailedWrites:
         book.isbn, book.shelf = 2, 2
         with listening(Book, Signals.post_save, raise_trouble, first=True), pytest.raises(Trouble):
             await book.save()
-        await cache.session.tasks.finish(1)
+        await cache.session.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == book
         assert await ask_twice(lambda: isbns(2), backend) == [1 + 1]
         assert await ask_twice(lambda: isbns(1), backend) == []
         with listening(Book, Signals.post_delete, raise_trouble), pytest.raises(Trouble):
             await book.delete()
-        await cache.session.tasks.finish(1)
+        await cache.session.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=2), backend) is None
 
 
@@ -502,8 +502,8 @@ def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterator[ModelCache]:
-    """An open cache with gates, whose intents do not live long."""
-    async with ModelCache(store, intent_ttl=0.4) as opened:
+    """An open cache with gates."""
+    async with ModelCache(store) as opened:
         yield opened
 
 
@@ -541,11 +541,11 @@ class TestCancelledWrites:
             for found in (await Book.cache.get(id=book.id), await Book.get(id=book.id)):
                 assert found.title == ("new" if written else "")
             gate.open()
-        await gated.session.tasks.finish(1)
+        await gated.session.tasks.finish(PATIENCE)
         row, shelf = Book.cache.get(id=book.id), Book.cache.filter(shelf=2)
         assert (await states(gated, row)).replace("V", ".") == left
         assert (gated.stats.unknown_outcomes, gated.stats.undelivered) == (left == "W", 0)
-        await no_intents(gated, row, shelf)
+        await expire_intents(gated, row, shelf)
         assert (await ask_twice(lambda: row, store)).title == ("new" if written else "")
         assert len(await ask_twice(lambda: shelf, store)) == written
         assert await states(gated, row, shelf) == "VV"
@@ -568,7 +568,7 @@ class TestCancelledWrites:
             await asyncio.sleep(0.05)
             await cancel(saving)
         assert await states(gated, Book.cache.get(id=book.id)) == "W"
-        await no_intents(gated, Book.cache.get(id=book.id))
+        await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.filter(shelf=1))
         [found] = await ask_twice(lambda: Book.cache.filter(shelf=1), store)
         assert vars(found) == vars(await Book.get(id=book.id))
         await book.save()
@@ -602,8 +602,8 @@ class TestCancelledWrites:
         waiting = saving.send(None)
         waiting.cancel()
         saving.close()
-        await gated.session.tasks.finish(1)
-        await no_intents(gated, Book.cache.get(isbn=1))
+        await gated.session.tasks.finish(PATIENCE)
+        await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
         assert await ask_twice(lambda: Book.cache.get(isbn=1), store) == book
 
 
@@ -640,7 +640,7 @@ class TestConcurrentWrites:
         assert await states(gated, row) == "W"
         assert (await row).title == ""
         await database.execute_query("UPDATE book SET title = 'lost'")  # and there it comes
-        await no_intents(gated, row)
+        await expire_intents(gated, row)
         assert (await ask_twice(lambda: row, store)).title == "lost"
 
     async def test_one_that_fails_does_not_withdraw_what_another_announced(
@@ -702,7 +702,7 @@ class TestSeveralCaches:
     async def test_a_cache_that_closes_in_the_middle_of_a_write(
         self, database: BaseDBAsyncClient, store: GatedBackend
     ) -> None:
-        cache = await ModelCache(store, intent_ttl=0.4).open()
+        cache = await ModelCache(store).open()
         session = cache.session
         book = await Book.create(isbn=1)
         with gated_sql(database) as sql:
@@ -716,5 +716,5 @@ class TestSeveralCaches:
         assert session.closed
         async with ModelCache(store) as again:
             assert (await Book.cache.get(isbn=1)).title == "new"
-            await no_intents(again, Book.cache.get(id=book.id))
+            await expire_intents(again, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
             assert (await ask_twice(lambda: Book.cache.get(isbn=1), store)).title == "new"

@@ -64,7 +64,7 @@ class Proxy:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits until ``condition`` holds, which may depend on ``requests`` and ``replies``."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():
                 self._news.clear()
                 await self._news.wait()

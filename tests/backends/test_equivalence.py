@@ -119,7 +119,12 @@ async def redis_backend(redis_url: str) -> AsyncIterator[RedisBackend]:
 
 
 # The fixture is the same for all examples, and each has keys of its own.
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(operations, max_size=15))
 @example(
     [

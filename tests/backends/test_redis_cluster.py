@@ -172,7 +172,7 @@ async def test_a_slot_that_moved(cluster: Cluster, backend: RedisBackend) -> Non
 
 async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
     lost, healthy = cluster.keys(1, 1) + cluster.keys(0, 1)
-    async with opened(cluster.url, socket_timeout=0.3) as backend:
+    async with opened(cluster.url, socket_timeout=2) as backend:
         cluster.nodes[1].stop()
         try:
             with pytest.raises(BackendError, match="did not answer in time"):
@@ -189,20 +189,20 @@ async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
 
 
 async def test_a_server_that_is_not_part_of_a_cluster(redis_server: RedisServer) -> None:
-    backend = RedisBackend(redis_server.url.replace("redis:", "redis+cluster:"))
+    backend = RedisBackend(redis_server.patient_url.replace("redis:", "redis+cluster:"))
     with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{redis_server.port} \(cluster\) .*not enabled"):
         await backend.open()
 
 
 async def test_nobody_listens(own_redis: RedisServer) -> None:
     own_redis.kill()
-    backend = RedisBackend(own_redis.url.replace("redis:", "redis+cluster:"))
+    backend = RedisBackend(own_redis.patient_url.replace("redis:", "redis+cluster:"))
     with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{own_redis.port} \(cluster\) cannot be reached"):
         await backend.open()
 
 
 async def test_wrong_password(cluster: Cluster) -> None:
-    backend = RedisBackend(cluster.url.replace("//", "//user:wrong@"))
+    backend = RedisBackend(cluster.url.replace("//", "//user:wrong@"), socket_timeout=PATIENT)
     with pytest.raises(BackendError, match="rejected the user name or the password") as caught:
         await backend.open()
     assert "wrong@" not in str(caught.value)

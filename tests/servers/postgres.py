@@ -14,7 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 
 from tests.servers.database import DatabaseServer
 from tests.servers.programs import ServerMissing, find_program
-from tests.servers.server import HOST, ServerFailed
+from tests.servers.server import HOST, START_TIMEOUT, ServerFailed
 
 _TERMINATE_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -109,7 +109,11 @@ class PostgresServer(DatabaseServer):
 
     async def _execute(self, statements: Sequence[str], database: str | None) -> None:
         connection = await asyncpg.connect(
-            host=str(self.folder), port=self.port, user=self.user, database=database or "postgres", timeout=5
+            host=str(self.folder),
+            port=self.port,
+            user=self.user,
+            database=database or "postgres",
+            timeout=START_TIMEOUT,
         )
         try:
             for statement in statements:

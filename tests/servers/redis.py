@@ -14,6 +14,9 @@ from redis.retry import Retry
 from tests.servers.programs import find_program
 from tests.servers.server import HOST, Server
 
+PATIENT = 30.0
+"""Seconds to wait for a reply, where that is not the subject."""
+
 
 @cache
 def _major_version(program: Path) -> int:
@@ -38,13 +41,18 @@ class RedisServer(Server):
         return f"redis://{HOST}:{self.port}/0"
 
     @property
+    def patient_url(self) -> str:
+        """The same for clients of tests that are not about time: where the machine stalls, they go on waiting."""
+        return f"{self.url}?socket_timeout={PATIENT}&socket_connect_timeout={PATIENT}"
+
+    @property
     def socket(self) -> Path:
         """The Unix socket that the server also listens on."""
         return self.folder / "redis.sock"
 
     def client(self) -> "redis.Redis":
         """Returns a plain blocking client, to be used as a context manager."""
-        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=5.0, retry=Retry(NoBackoff(), 0))
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=PATIENT, retry=Retry(NoBackoff(), 0))
 
     def ask(self) -> None:
         with self.client() as client:

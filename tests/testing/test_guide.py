@@ -37,7 +37,7 @@ def test_with_a_database_for_each_test(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer
 ) -> None:
     tests = ["test_shops.py", "test_counts.py", "test_transactions.py", "test_unittest.py"]
-    project(pytester, monkeypatch, "conftest.py", *tests, url=redis_server.url).assert_outcomes(passed=7)
+    project(pytester, monkeypatch, "conftest.py", *tests, url=redis_server.patient_url).assert_outcomes(passed=7)
 
 
 def test_rolled_back(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ async def test_it_takes_along_what_it_wrote_and_nothing_else(
     redis_server.flush()
     with redis_server.client() as client:
         client.set("amc:somebody:elses", "value")
-        async with isolated_cache(redis_server.url):
+        async with isolated_cache(redis_server.patient_url):
             await use_everything()
             assert len(client.keys()) > 5
         assert client.keys() == [b"amc:somebody:elses"]
@@ -89,6 +89,6 @@ async def test_settings_and_mistakes_are_those_of_a_cache(database: BaseDBAsyncC
 
 @pytest.mark.only_on("redis", because="its server is killed")
 async def test_a_test_may_leave_a_dead_server(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
-    async with isolated_cache(own_redis.url):
+    async with isolated_cache(own_redis.patient_url):
         await use_everything()
         own_redis.kill()

@@ -129,7 +129,7 @@ def test_tests_of_several_processes_share_a_server_and_nothing_else(
     redis_server.flush()
     with redis_server.client() as client:
         client.set("amc:somebody:elses", "value")
-        write(project, **AUTO, aiomodelcache_url=redis_server.url)
+        write(project, **AUTO, aiomodelcache_url=redis_server.patient_url)
         # One after another in a process, and at once in two: all of them write the same row.
         project.makepyfile(
             test_many="""
