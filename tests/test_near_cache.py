@@ -606,7 +606,7 @@ async def test_a_backend_that_cannot_tell_is_refused(database: BaseDBAsyncClient
 @pytest.mark.parametrize("query", ["max_connections=3", "health_check_interval=3"])
 async def test_a_pooled_url_is_refused(database: BaseDBAsyncClient, backend_url: str, query: str) -> None:
     with pytest.raises(CacheConfigurationError, match="URL without these, or remove near"):
-        await ModelCache(f"{backend_url}?{query}", near=True).open()
+        await ModelCache(f"{backend_url}&{query}", near=True).open()
 
 
 async def test_a_backend_serves_one_near_cache(database: BaseDBAsyncClient, backend_url: str) -> None:
