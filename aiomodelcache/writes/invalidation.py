@@ -4,6 +4,7 @@ The rows' key values are read from the database, so that index entries under val
 program knows are found too.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -98,8 +99,12 @@ async def forget(
         if allow_ms:
             intent.allowed.update({clear.key: allow_ms for clear in clears})
         if not outer:
-            if allow_ms:
-                await session.writer.mark(intent)
+            try:
+                if allow_ms:
+                    await session.writer.mark(intent)
+            except asyncio.CancelledError:  # the mark may have arrived, and would keep the entries uncached
+                session.writer.settle(intent, committed=True)
+                raise
             await settle({session: intent}, committed=True)
 
 

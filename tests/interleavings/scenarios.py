@@ -1,6 +1,6 @@
 """Who does what at the same time. Each scenario is small: most races need one row, one reader and one writer."""
 
-from tests.interleavings import linked
+from tests.interleavings import linked, values
 from tests.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf
 from tests.interleavings.roles import (
     BY_ID,
@@ -152,4 +152,4 @@ SCENARIOS: dict[str, Scenario] = {
         A, {"reader": far(BY_ID), "writer": first(save(followers=1), save(followers=2))}, both, world=REFILLED
     ),
 }
-SCENARIOS.update(linked.SCENARIOS)
+SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS)

@@ -16,7 +16,9 @@ from tests.interleavings.questions import ARTISTS, Question, State, World, colum
 from tests.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
 from tests.interleavings.store import ScheduledBackend
 
-MODELS = ["tests.interleavings.models", "tests.interleavings.linked_models"]
+MODELS = ["tests.interleavings.models", "tests.interleavings.linked_models", "tests.interleavings.values_models"]
+
+SETTINGS = {"bulk_limit": 1, "lease_wait": 0.0, "lease_ttl": 2.0, "compute_ttl": 2.0, "ttl_jitter": 0.0}
 
 
 class Stage:
@@ -198,7 +200,13 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
         store = ScheduledBackend(scheduler)
         made = Stage(world, scheduler, client.pool, store)
         clock = scheduler.clock
-        settings: dict[str, Any] = {"bulk_limit": 1, "lease_wait": 0.0, "lease_ttl": 2.0, "ttl_jitter": 0.0}
+        settings: dict[str, Any] = {
+            "bulk_limit": 1,
+            "lease_wait": 0.0,
+            "lease_ttl": 2.0,
+            "compute_ttl": 2.0,
+            "ttl_jitter": 0.0,
+        }
         settings.update(world.settings)
         with ExitStack() as patches:
             for module in (reader, link, lookups, lifetimes):
