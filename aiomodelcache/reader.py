@@ -288,7 +288,7 @@ class Reader:
                     if not run.bypass and self._link.readable():
                         self._takes.add((run, request))
                         return
-                    if run.background:
+                    if run.background and request.deadline is None:  # else it has leases to give back
                         raise NotCached
                 elif type(request) is Store:
                     if not run.bypass and self._link.readable():

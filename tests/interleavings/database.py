@@ -6,7 +6,7 @@ loop itself, because a thread would decide about the order. This module is a Tor
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from tortoise.backends.base.client import NestedTransactionContext, TransactionalDBClient, TransactionContext
@@ -17,6 +17,9 @@ from tortoise.exceptions import IntegrityError, OperationalError, TransactionMan
 from tests.interleavings.schedule import Scheduler
 
 T = TypeVar("T")
+Rows = tuple[tuple[Any, ...], ...]
+CONNECTION = "scheduled"
+"""What Tortoise calls it."""
 WRITES = ("INSERT", "UPDATE", "DELETE")
 
 
@@ -35,6 +38,8 @@ class Pool:
         self._free: list[sqlite3.Connection] = []
         self.committed: Callable[[], None] = lambda: None
         """Is called in the very step in which something is committed."""
+        self.catch_up: Callable[[], None] = lambda: None
+        """Is called in the step of each statement, before it."""
 
     def acquire(self) -> sqlite3.Connection:
         return self._free.pop() if self._free else self.connect()
@@ -88,6 +93,7 @@ class PooledClient(SqliteClient):
         assert connection is not None
 
         async def execute() -> T:
+            self.pool.catch_up()
             try:
                 answer = run(connection)
             except sqlite3.OperationalError as error:
@@ -211,6 +217,40 @@ class PooledTransaction(PooledClient, TransactionalDBClient):
 
     async def release_savepoint(self) -> None:
         await self.execute_query(f"RELEASE {self._savepoint}")
+
+
+class Replica:
+    """A copy of a database that lags behind it, by ``lag`` seconds at most."""
+
+    def __init__(self, primary: sqlite3.Connection, pool: Pool, lag: float) -> None:
+        self._connection = pool.connect()
+        self._connection.execute("PRAGMA foreign_keys=OFF")
+        self._lag = lag
+        self._place = -1
+        for [table] in primary.execute(
+            "SELECT sql FROM sqlite_master WHERE type = 'table' AND name != 'sqlite_sequence'"
+        ):
+            self._connection.execute(table)
+
+    def forget(self) -> None:
+        self._place = -1
+
+    def catch_up(self, states: Sequence[Mapping[str, Rows]], times: Sequence[float], now: float) -> None:
+        """Takes over what was committed so long ago that it has arrived by now."""
+        self.reach(states, max([place for place, time in enumerate(times) if time <= now - self._lag], default=0))
+
+    def reach(self, states: Sequence[Mapping[str, Rows]], place: int) -> None:
+        """Takes over what was committed up to that place."""
+        if place <= self._place:
+            return
+        self._place = place
+        for table, rows in states[place].items():
+            self._connection.execute(f"DELETE FROM {table}")
+            if rows:
+                self._connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' for _ in rows[0])})", rows)
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class PooledContext(TransactionContext):

@@ -198,4 +198,60 @@ GUARDS = {
         "pass",
         "walk, and the label is deleted",
     ),
+    # Values and results.
+    "the results that a row leaves are marked": Guard(
+        "writes.signals:_before",
+        "touch_results(intent, binding, row, None if deleting else changed)",
+        "pass",
+        "counted, moved",
+    ),
+    "a value is forgotten at COMMIT": Guard(
+        "writes.invalidation:forget",
+        "outer = [found for client in clients if (found := outermost(client)) is not None]",
+        "outer = []",
+        "a value, forgotten at COMMIT",
+    ),
+    "a transaction that forgot a value computes it": Guard(
+        "values:_Value.transaction",
+        "if forgotten_in(client, session, result, key)",
+        "if False",
+        "a value, forgotten at COMMIT",
+    ),
+    "forgetting a value goes on when its caller is cancelled": Guard(
+        "writes.invalidation:forget",
+        "session.writer.settle(intent, committed=True)\n                raise",
+        "raise",
+        "a stale value",
+    ),
+    "a model is cleared at COMMIT": Guard(
+        "writes.invalidation:clear",
+        "outer = [found for client in clients if client is not None and (found := outermost(client)) is not None]",
+        "outer = []",
+        "cleared in a transaction",
+    ),
+    "a result without one of its rows is none": Guard(
+        "results:_answer", "if len(found) < len(referred):", "if False:", "members, deleted"
+    ),
+    # Replicas, and entries near their end.
+    "what was written stays marked while replicas lag": Guard(
+        "writes.intents:Writer._clear",
+        "intent.row_keys() if lag is not None else set[bytes]()",
+        "set[bytes]()",
+        "replica",
+    ),
+    "so does a whole model": Guard(
+        "writes.intents:Intent.row_keys",
+        "{rows.epoch_key for rows in models}",
+        "{b'' for rows in models}",
+        "replica, past the limit",
+    ),
+    "who renews an entry gives the election back": Guard(
+        "plans.renewal:_renew", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
+    ),
+    "a renewal gives its leases back without the store": Guard(
+        "reader:Reader._advance",
+        "if run.background and request.deadline is None:",
+        "if run.background:",
+        "near its end, by name",
+    ),
 }

@@ -17,6 +17,7 @@ from tortoise.transactions import in_transaction
 from aiomodelcache import ModelCache
 from aiomodelcache.lists import ListQuery
 from aiomodelcache.session import current_or_none
+from tests.interleavings.database import CONNECTION
 from tests.interleavings.linked_models import (
     Album,
     Genre,
@@ -242,7 +243,7 @@ def unlink_all(model: type[Any], name: str) -> Role:
 def link_in_transaction(*, rolls_back: bool = False) -> Role:
     async def role(stage: Stage) -> None:
         with suppress(RolledBack):
-            async with in_transaction():
+            async with in_transaction(CONNECTION):
                 await link(1, 2)(stage)
                 assert len(await stage.instance(Song, 1).genres) == 2, "its own link is not seen"
                 if rolls_back:
@@ -286,7 +287,7 @@ async def forget_song(stage: Stage) -> None:
 
 async def move_both(stage: Stage) -> None:
     """The song and its album, in one transaction: whoever sees the one moved must see the other moved."""
-    async with in_transaction():
+    async with in_transaction(CONNECTION):
         await stage.instance(Song, 1, album_id=2).save()
         await stage.instance(Album, 2, label_id=1).save()
 

@@ -10,6 +10,7 @@ from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BackendError, ModelCache, local_cache
+from tests.interleavings.database import CONNECTION
 from tests.interleavings.questions import ARTISTS, LookUp, Question, Rows, State, World, as_rows
 from tests.interleavings.schedule import Actor, Choose, Mishap, Run
 from tests.interleavings.stage import Stage
@@ -39,12 +40,16 @@ class Scenario(NamedTuple):
     cancels: bool = True
     """Whether the actors may be cancelled."""
     world: World = ARTISTS
+    age: float = 0
+    """How old what the caches know is, in seconds."""
 
     async def play(self, stage: Stage, choose: Choose, mishap: Mishap = None) -> Run:
         """Plays it once. Raises what is wrong."""
         actors: dict[str, Actor] = {name: partial(role, stage) for name, role in self.roles.items()}
         state = self.state if len(self.world.tables()) > 1 else (self.state,)
-        return await stage.play(state, actors, choose, mishap, warm=self.warm(stage), may_leave=self.may_leave)
+        return await stage.play(
+            state, actors, choose, mishap, warm=self.warm(stage), may_leave=self.may_leave, age=self.age
+        )
 
 
 def both(stage: Stage) -> Sequence[ModelCache]:
@@ -165,7 +170,7 @@ async def bulk_create(stage: Stage) -> None:
 def transaction(*, rolls_back: bool = False, reads: bool = False, **changes: Any) -> Role:
     async def role(stage: Stage) -> None:
         with suppress(RolledBack):
-            async with in_transaction():
+            async with in_transaction(CONNECTION):
                 artist = stage.artist(1, **changes)
                 await artist.save()
                 if reads:
@@ -179,10 +184,10 @@ def transaction(*, rolls_back: bool = False, reads: bool = False, **changes: Any
 
 
 async def savepoint_rolled_back(stage: Stage) -> None:
-    async with in_transaction():
+    async with in_transaction(CONNECTION):
         await stage.artist(1, followers=5).save()
         with suppress(RolledBack):
-            async with in_transaction():
+            async with in_transaction(CONNECTION):
                 await stage.artist(1, name="c").save()
                 raise RolledBack
 
@@ -206,6 +211,21 @@ async def refresh(stage: Stage) -> None:
 async def forget_all(stage: Stage) -> None:
     with suppress(BackendError):
         await stage.model.cache.clear()
+
+
+def clear_in_transaction(*, rolls_back: bool = False) -> Role:
+    """A write that is not seen, and which the transaction therefore tells of itself."""
+
+    async def role(stage: Stage) -> None:
+        table, _ = stage.world.tables()[0]
+        with suppress(RolledBack):
+            async with in_transaction(CONNECTION) as connection:
+                await connection.execute_query(f"UPDATE {table} SET followers = 1 WHERE id = 1")
+                await stage.model.cache.clear()
+                if rolls_back:
+                    raise RolledBack
+
+    return role
 
 
 def crash_after_commit(**changes: Any) -> Role:

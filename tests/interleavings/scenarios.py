@@ -1,6 +1,6 @@
 """Who does what at the same time. Each scenario is small: most races need one row, one reader and one writer."""
 
-from tests.interleavings import linked, values
+from tests.interleavings import linked, times, values
 from tests.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf
 from tests.interleavings.roles import (
     BY_ID,
@@ -13,6 +13,7 @@ from tests.interleavings.roles import (
     beside_a_cancelled_one,
     both,
     bulk_create,
+    clear_in_transaction,
     crash_after_commit,
     create,
     create_without_pk,
@@ -111,6 +112,13 @@ SCENARIOS: dict[str, Scenario] = {
     "some columns": Scenario(A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": update_some(name="b")}, both),
     "refreshed by hand": Scenario(A, {"one": refresh, "reader": far(BY_ID), "two": save(followers=1)}, both),
     "cleared by hand": Scenario(A, {"reader": far(BY_NAME), "one": save(followers=1), "two": forget_all}),
+    "cleared in a transaction": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": clear_in_transaction()}, both),
+    "cleared in a transaction, rolled back": Scenario(
+        A, {"reader": far(BY_NAME), "writer": clear_in_transaction(rolls_back=True)}
+    ),
+    "cleared, and past the limit": Scenario(
+        TWO, {"reader": far(BY_ID), "one": update_where(followers=1), "two": forget_all}, both
+    ),
     "in a scope": Scenario(A, {"request": in_a_scope, "writer": save(followers=1)}),
     "a writer that crashed": Scenario(
         A, {"reader": near(BY_NAME), "writer": crash_after_commit(followers=1)}, may_leave="LW"
@@ -152,4 +160,4 @@ SCENARIOS: dict[str, Scenario] = {
         A, {"reader": far(BY_ID), "writer": first(save(followers=1), save(followers=2))}, both, world=REFILLED
     ),
 }
-SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS)
+SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS | times.SCENARIOS)

@@ -11,7 +11,7 @@ from tortoise.context import TortoiseContext
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache, lifetimes, link, lookups, reader, session
-from tests.interleavings.database import Pool, PooledClient
+from tests.interleavings.database import CONNECTION, Pool, PooledClient, Replica
 from tests.interleavings.questions import ARTISTS, Question, State, World, columns_of
 from tests.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
 from tests.interleavings.store import ScheduledBackend
@@ -40,6 +40,7 @@ class Stage:
         self.near: ModelCache
         self.far: ModelCache
         """Of another process: it reads from the same store, and is not told what is written here."""
+        self.replica: Replica | None = None
         self._watching = pool.connect()
         self._watching.execute("PRAGMA foreign_keys=OFF")
         pool.committed = self._note
@@ -78,6 +79,19 @@ class Stage:
         """The same of the first model."""
         return self.instance(self.model, pk, **changes)
 
+    def replicate(self) -> None:
+        """All that is committed arrives at the replica."""
+        assert self.replica is not None
+        self.replica.reach(self._by_table(), len(self.history) - 1)
+
+    def _catch_up(self) -> None:
+        assert self.replica is not None
+        self.replica.catch_up(self._by_table(), self.times, self.clock.now)
+
+    def _by_table(self) -> list[dict[str, Any]]:
+        names = [name for name, _ in self.world.tables()]
+        return [dict(zip(names, state, strict=True)) for state in self.history]
+
     # Playing ----------------------------------------------------------------------------------------------
 
     async def play(
@@ -89,16 +103,19 @@ class Stage:
         *,
         warm: Iterable[ModelCache] = (),
         may_leave: str = "",
+        age: float = 0,
     ) -> Run:
-        """``may_leave``: the states of entries that may be left, to expire."""
+        """``may_leave``: the states of entries that may be left, to expire; ``age``: how old they are at first."""
         await self._begin(state)
         for cache in warm:
             await self._look_everything_up(cache)
+        self.clock.now += age
         unknown = self.near.stats.unknown_outcomes
         run = await self.scheduler.run(actors, choose, mishap)
         try:
             may_leave += "W" if self.near.stats.unknown_outcomes > unknown else ""
             may_leave += "S" if self.world.allowance else ""
+            may_leave += "W" if self.replica is not None else ""
             if isinstance(mishap, Fail):
                 may_leave += "LW"
                 await self._deliver()
@@ -119,6 +136,8 @@ class Stage:
         self.history, self.times, self.told = [], [], []
         self._note()
         self.store.forget()
+        if self.replica is not None:
+            self.replica.forget()
         for cache in (self.near, self.far):
             cache.session.guesses.clear()
             cache.session.reader.forget_attempts()
@@ -157,7 +176,9 @@ class Stage:
         assert set(left) <= set(may_leave), f"left in the store: {left}"
         await self._check_answers()
         if left or self.world.allowance:
-            self.clock.now += self.near.config.intent_ttl + self.world.allowance + 1
+            self.clock.now += (
+                self.near.config.intent_ttl + (self.near.config.replica_lag or 0) + self.world.allowance + 1
+            )
             assert not self.store.states(), "it does not expire"
             await self._check_answers()
         await self._check_connection()
@@ -175,11 +196,25 @@ class Stage:
 
     async def _check_connection(self) -> None:
         """A transaction after all this is committed, and seen."""
-        async with in_transaction():
+        async with in_transaction(CONNECTION):
             await self.model.create(id=9, name="after")
         found = await self.near.manager(self.model).get(name="after")
         assert found.id == 9, "what was committed is not found"
         assert any(row[0] == 9 for row in self.history[-1][0]), "what was committed is not there"
+
+
+class Router:
+    """Reads from the replica, as Tortoise is to be told."""
+
+    def db_for_read(self, model: type) -> str:
+        return "replica"
+
+    def db_for_write(self, model: type) -> str:
+        return CONNECTION
+
+
+def _connection(path: Path) -> dict[str, Any]:
+    return {"engine": "tests.interleavings.database", "credentials": {"file_path": str(path)}}
 
 
 @asynccontextmanager
@@ -187,18 +222,24 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
     """Opens everything, once for many runs."""
     scheduler = Pool.scheduler = Scheduler()
     async with TortoiseContext() as context:
-        connection = {"engine": "tests.interleavings.database", "credentials": {"file_path": str(folder / "app.db")}}
+        lag = world.settings.get("replica_lag")
+        names = [CONNECTION, "replica"] if lag else [CONNECTION]
         await context.init(
             config={
-                "connections": {"scheduled": connection},
-                "apps": {"app": {"models": MODELS, "default_connection": "scheduled"}},
+                "connections": {name: _connection(folder / f"{name}.db") for name in names},
+                "apps": {"app": {"models": MODELS, "default_connection": CONNECTION}},
+                "routers": [Router] if lag else [],
             }
         )
         await context.generate_schemas(safe=False)
-        client: Any = context.connections.get("scheduled")
+        client: Any = context.connections.get(CONNECTION)
         assert isinstance(client, PooledClient)
         store = ScheduledBackend(scheduler)
         made = Stage(world, scheduler, client.pool, store)
+        if lag:
+            replica: Any = context.connections.get("replica")
+            made.replica = Replica(made._watching, replica.pool, lag)
+            replica.pool.catch_up = made._catch_up
         clock = scheduler.clock
         settings: dict[str, Any] = {
             "bulk_limit": 1,
@@ -216,3 +257,5 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
                 with patch.object(asyncio.get_running_loop(), "time", clock.monotonic):
                     yield made
         made._watching.close()
+        if made.replica is not None:
+            made.replica.close()

@@ -7,7 +7,7 @@ import pytest
 
 from tests.interleavings.guards import GUARDS
 from tests.interleavings.scenarios import SCENARIOS
-from tests.interleavings.schedule import all_within, cancelled_everywhere
+from tests.interleavings.schedule import all_within, cancelled_everywhere, failing_everywhere
 from tests.interleavings.stage import Stage, stage
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -29,6 +29,8 @@ async def _failure(stage: Stage, name: str) -> Exception | None:
     try:
         async for base in all_within(run, 0):
             async for _ in cancelled_everywhere(run, base):
+                pass
+            async for _ in failing_everywhere(run, base):
                 pass
         async for _ in all_within(run, 3):
             pass
