@@ -49,7 +49,7 @@ class World:
 
     def tables(self) -> list[tuple[str, tuple[str, ...]]]:
         """Each table with its columns."""
-        tables = [(model.describe()["table"], columns_of(model)) for model in self.models]
+        tables = [(model._meta.db_table, columns_of(model)) for model in self.models]
         return [*tables, *([(self.links[0], self.links[1:])] if self.links else [])]
 
 

@@ -17,7 +17,7 @@ from tests.interleavings.stage import Stage
 SEED = int(os.environ.get("AIOMODELCACHE_SEED", "0"))
 TIMES = int(os.environ.get("AIOMODELCACHE_SCHEDULES", "1"))
 PREEMPTIONS = 1 if TIMES < 10 else 2
-RANDOM = 8
+RANDOM = 5
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
