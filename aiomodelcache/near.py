@@ -118,7 +118,6 @@ class Near:
             if kept is None or kept[1] <= now:
                 return None
             found.append(kept[0])
-        for key in keys:
             held.move_to_end(key)
         return found
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks import cases
-from benchmarks.contestants import PEERS_ON_REDIS, Own, RawRedis, TortoiseAlone
+from benchmarks.contestants import PEERS_ON_REDIS, Near, Own, RawRedis, TortoiseAlone
 from benchmarks.results import PlaceResults
 from benchmarks.samples import Summary, ratios
 
@@ -95,6 +95,7 @@ BUDGETS: Final = [
     Budget("look-up by slug / look-up by pk", 1.15, _ratio(_own(cases.SLUG), _own(cases.SINGLE))),
     Budget("fastest peer / hit, 100 gathered", 3, _against_fastest_peer(cases.GATHER_100), at_least=True),
     Budget("hit in local_cache() / hit from Redis", 1 / 40, _ratio(_own(cases.SCOPE), _own(cases.SINGLE))),
+    Budget("near hit / hit from Redis", 1 / 15, _ratio((cases.NEAR.name, Near.name), _own(cases.SINGLE))),
     Budget(
         "100 misses, gathered / bare filter(slug__in=...)",
         1.6,

@@ -78,6 +78,12 @@ async def _in_scope(who: Contestant) -> Any:
     return found
 
 
+async def _near(who: Contestant) -> Any:
+    for _ in range(200):
+        found = await who.nearby(_ONE)
+    return found
+
+
 async def _walk(who: Contestant) -> Any:
     products = await who.together(SPREAD)
     names = await who.regions_behind(products)
@@ -115,6 +121,7 @@ MIXED: Final = Case(
 LIST: Final = Case("list of 50", "products_of", 1, lambda who: who.products_of(3), data.products_of(3))
 WALK: Final = Case("50 rows and two levels behind them", "regions_behind", 1, _walk, SPREAD, ordered=False)
 SCOPE: Final = Case("hit in local_cache()", "again", 200, _in_scope, [_ONE])
+NEAR: Final = Case("near hit", "nearby", 200, _near, [_ONE])
 MISS: Final = Case("miss by pk", "get", 1, _one_hit, [_ONE], _forget([_ONE]), prepares_each=True)
 MISSES_GATHERED: Final = Case(
     "100 misses by slug, gathered",
@@ -148,6 +155,7 @@ CASES: Final = [
     LIST,
     WALK,
     SCOPE,
+    NEAR,
     MISS,
     MISSES_GATHERED,
     MISSES,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from benchmarks.contestants import Own, RawRedis
+from benchmarks.contestants import Near, Own, RawRedis
 from benchmarks.results import Results
 from benchmarks.samples import Summary
 
@@ -25,10 +25,12 @@ def _pairs(old: Results, new: Results) -> Iterator[tuple[str, float, float, floa
         for before in same:
             floor = _floor(after.seconds) / _floor(before.seconds)
             for case, measured in after.seconds.items():
-                if Own.name in measured and Own.name in before.seconds.get(case, {}):
+                both = measured.keys() & before.seconds.get(case, {}).keys()
+                who = next((name for name in (Own.name, Near.name) if name in both), None)
+                if who is not None:
                     title = f"{after.loop}, {after.database}: {case}"
-                    was = Summary.of(before.seconds[case][Own.name]).median
-                    yield title, was, Summary.of(measured[Own.name]).median, floor
+                    was = Summary.of(before.seconds[case][who]).median
+                    yield title, was, Summary.of(measured[who]).median, floor
 
 
 def _floor(seconds: dict[str, dict[str, list[float]]]) -> float:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
+from soak.subjects import LIBRARY, NEAR
 from soak.worker import SUBJECTS
+from soak.world import SMALL, World
 from tests.servers import PostgresServer, RedisServer
 
 
@@ -23,6 +25,7 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=1.0, help="below one, faults come faster")
     parser.add_argument("--on-write-error", default="mixed", choices=("mixed", "retry", "raise"))
     parser.add_argument("--allowtime", type=float, default=0, help="seconds by which answers may be old, by DYNAMIC")
+    parser.add_argument("--near-lag", type=float, default=1.0, help="near_lag of near and deaf, in seconds")
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
     parser.add_argument("--folder", type=Path, help="where to keep the logs; else they are deleted")
@@ -34,7 +37,7 @@ def main() -> int:
     good = True
     with PostgresServer() as postgres:
         for subject in SUBJECTS if given.subject == "all" else given.subject.split(","):
-            library = subject == "aiomodelcache"
+            library = subject in LIBRARY
             plan = Plan(
                 subject=subject,
                 duration=given.duration if library or given.subject != "all" else given.control_duration,
@@ -43,7 +46,9 @@ def main() -> int:
                 faults=tuple(filter(None, given.faults.split(","))),
                 pace=given.pace,
                 allowtime=given.allowtime,
+                near_lag=given.near_lag,
                 on_write_error=given.on_write_error,
+                world=SMALL if subject in NEAR else World(),
                 read_pause=given.read_pause,
                 write_pause=given.write_pause,
             )

@@ -8,6 +8,7 @@ is linear in the records, and the memory in the writes.
 Knows nothing of caches, nor of faults: what of its findings was predicted is decided in ``predicted``.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -61,7 +62,7 @@ class Floor:
     __slots__ = ("positions", "times")
 
     def __init__(self) -> None:
-        self.times = [-1]
+        self.times = [-NEVER]
         self.positions = [0]
 
     def at(self, time: int) -> int:
@@ -78,11 +79,22 @@ class Floor:
             self.times.append(time)
             self.positions.append(position)
 
+    def passed(self, position: int) -> int:
+        """When it rose above ``position``, which is below it."""
+        return self.times[bisect_right(self.positions, position)]
+
+
+class Own(NamedTuple):
+    """What one process has written and seen itself."""
+
+    acknowledged: Floor
+    seen: Floor
+
 
 class Track:
     """One row's or one slug's timeline, with its floors."""
 
-    __slots__ = ("acknowledged", "seen", "timeline")
+    __slots__ = ("acknowledged", "own", "seen", "timeline")
 
     def __init__(self, timeline: Timeline | None) -> None:
         if timeline is None:
@@ -91,23 +103,43 @@ class Track:
         self.timeline = timeline
         self.acknowledged = Floor()
         self.seen = Floor()
+        self.own: dict[int, Own] = {}
+        """By process; only where others may lag behind."""
 
-    def below(self, start: int, position: int) -> tuple[Violation, int] | None:
-        """Whether a read that began at ``start`` must not see ``position``: why not, and the floor."""
+    def of(self, source: int) -> Own:
+        """What a process has written and seen itself."""
+        return self.own.setdefault(source, Own(Floor(), Floor()))
+
+    def below(
+        self, start: int, position: int, own: Own | None = None, own_start: int = 0
+    ) -> tuple[Violation, int] | None:
+        """Whether a read that began at ``start`` must not see ``position``: why not, and the floor.
+
+        ``own_start`` is the same for what its process has written and seen itself.
+        """
+        if own is not None:
+            for floors, violation in ((own.acknowledged, Violation.STALE), (own.seen, Violation.BACKWARDS)):
+                if position < floors.positions[-1] and position < (least := floors.at(own_start)):
+                    return violation, least
         if position < self.acknowledged.positions[-1] and position < (floor := self.acknowledged.at(start)):
             return Violation.STALE, floor
         if position < self.seen.positions[-1] and position < (floor := self.seen.at(start)):
             return Violation.BACKWARDS, floor
         return None
 
-    def without(self, start: int, end: int, value: int) -> tuple[int, Violation | None, int]:
+    def without(
+        self, start: int, end: int, value: int, own: Own | None = None, own_start: int = 0
+    ) -> tuple[int, Violation | None, int]:
         """The earliest position that a read may have seen which found ``value`` (-1: anything) not there.
 
         Else why there is none, and the floor from which on there was always some, as long as the read went on.
         """
         position = 0
-        for floor, violation in ((self.acknowledged, Violation.STALE), (self.seen, Violation.BACKWARDS)):
-            at = max(position, floor.at(start))
+        floors = [(self.acknowledged, Violation.STALE, start), (self.seen, Violation.BACKWARDS, start)]
+        if own is not None:
+            floors += (own.acknowledged, Violation.STALE, own_start), (own.seen, Violation.BACKWARDS, own_start)
+        for floor, violation, since in floors:
+            at = max(position, floor.at(since))
             position = self.timeline.gaps[at] if value == -1 else self.timeline.without(value, at)
             if position == NEVER or self.timeline.begun[position] > end:
                 return self.timeline.before(value, at), violation, at
@@ -118,11 +150,18 @@ class Checker:
     """Checks records against a history.
 
     ``allowances`` (nanoseconds, by kind of read) is how much older a read may be, by request: reads through
-    caches with an ``allowtime``. Reads that begin at ``rest_from`` or later must see the final states.
+    caches with an ``allowtime``. ``lag`` (nanoseconds) is how much older it may be than what other processes have
+    written and seen, but not its own, as with ``near``; ``late`` are those that were, and by how much. Reads that begin
+    at ``rest_from`` or later must see the final states.
     """
 
     def __init__(
-        self, history: History, *, rest_from: int = NEVER, allowances: Mapping[Kind, int] | None = None
+        self,
+        history: History,
+        *,
+        rest_from: int = NEVER,
+        allowances: Mapping[Kind, int] | None = None,
+        lag: int = 0,
     ) -> None:
         self.history = history
         self.findings: list[Finding] = []
@@ -141,6 +180,8 @@ class Checker:
         """By process: when it could not deliver invalidations, from and to."""
         self.last: dict[int, int] = {}
         """By process: when its last record ended."""
+        self.late: list[tuple[Finding, int]] = []
+        self._lag = lag
         self._rest_from = rest_from
         self._allowances = {int(kind): allowance for kind, allowance in (allowances or {}).items()}
         self._rows = _Tracks(history.rows)
@@ -223,13 +264,26 @@ class Checker:
         for pk in self._members.get(team, ()):
             if pk not in listed:
                 track = self._rows[pk]
-                position, violation, floor = track.without(start, read.end, team)
+                position, violation, floor = track.without(start - self._lag, read.end, team, *self._own(track, read))
                 if violation is not None:
                     self._violate(violation, read, pk, position, floor)
                 elif read.start >= self._rest_from and track.timeline.values[-1] == team:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
-                    track.seen.rise(read.end, position)
+                    self._saw(track, read, position)
+
+    def _own(self, track: Track, read: Record) -> tuple[Own | None, int]:
+        return (track.own.get(read.source), read.start) if self._lag else (None, 0)
+
+    def _saw(self, track: Track, read: Record, position: int) -> None:
+        track.seen.rise(read.end, position)
+        if self._lag:
+            track.of(read.source).seen.rise(read.end, position)
+
+    def _acknowledge(self, track: Track, write: Record, position: int) -> None:
+        track.acknowledged.rise(write.end, position)
+        if self._lag:
+            track.of(write.source).acknowledged.rise(write.end, position)
 
     def _place(self, read: Record, key: int, version: int, nonce: int) -> Place | None:
         """The committed state that was seen; else a violation and None."""
@@ -241,7 +295,7 @@ class Checker:
 
     def _something(self, read: Record, start: int, track: Track, key: int, position: int, *, by_slug: bool) -> bool:
         """Judges a read that saw ``position``. Returns whether it may have."""
-        below = track.below(start, position)
+        below = track.below(start - self._lag, position, *self._own(track, read))
         if track.timeline.begun[position] > read.end:
             self._violate(Violation.UNCOMMITTED, read, key, position, position, by_slug=by_slug)
         elif below is not None:
@@ -249,20 +303,25 @@ class Checker:
         elif read.start >= self._rest_from and position != track.timeline.last:
             self._violate(Violation.AT_REST, read, key, position, track.timeline.last, by_slug=by_slug)
         else:
-            track.seen.rise(read.end, position)
+            if self._lag and position < (floor := track.acknowledged.at(read.start)):
+                late = Finding(
+                    Violation.STALE, read.kind, key, read.start, read.end, position, floor, by_slug, read.source
+                )
+                self.late.append((late, read.start - track.acknowledged.passed(position)))
+            self._saw(track, read, position)
             return True
         return False
 
     def _nothing(self, read: Record, start: int, track: Track, key: int, *, by_slug: bool) -> None:
         """Judges a read that found nothing."""
         self.absences += 1
-        position, violation, floor = track.without(start, read.end, -1)
+        position, violation, floor = track.without(start - self._lag, read.end, -1, *self._own(track, read))
         if violation is not None:
             self._violate(violation, read, key, position, floor, by_slug=by_slug)
         elif read.start >= self._rest_from and track.timeline.values[-1] != -1:
             self._violate(Violation.AT_REST, read, key, position, track.timeline.last, by_slug=by_slug)
         else:
-            track.seen.rise(read.end, position)
+            self._saw(track, read, position)
 
     # Writes -----------------------------------------------------------------------------------------
 
@@ -272,9 +331,9 @@ class Checker:
         self.written[nonce] = Written(write.source, write.start, write.end, outcome)
         if outcome == Outcome.ACKNOWLEDGED:
             for pk, position in self.history.rows_of.get(nonce, ()):
-                self._rows[pk].acknowledged.rise(write.end, position)
+                self._acknowledge(self._rows[pk], write, position)
             for slug, position in self.history.slugs_of.get(nonce, ()):
-                self._slugs[slug].acknowledged.rise(write.end, position)
+                self._acknowledge(self._slugs[slug], write, position)
 
     def _delete(self, write: Record) -> None:
         """An acknowledged delete says that the row was absent at some moment between its start and its end."""
@@ -285,7 +344,7 @@ class Checker:
             track = self._rows[pk]
             position = track.timeline.gaps[track.acknowledged.at(write.start)]
             if outcome == Outcome.ACKNOWLEDGED and position != NEVER:
-                track.acknowledged.rise(write.end, position)
+                self._acknowledge(track, write, position)
 
     def _violate(
         self, what: Violation, record: Record, key: int, position: int, floor: int, *, by_slug: bool = False

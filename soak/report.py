@@ -11,6 +11,7 @@ from soak.checker import Checker, Finding, Violation, missed
 from soak.history import History, load_changes
 from soak.log import Kind, Outcome, commits, merged
 from soak.predicted import Circumstances, Life, explain
+from soak.subjects import LIBRARY
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class Run:
     processes: int
     seed: int
     allowtime: float
+    near_lag: float
     seconds: float
     rest_from: int
     circumstances: Circumstances
@@ -39,6 +41,7 @@ class Run:
         circumstances = told.pop("circumstances")
         lives = {int(number): Life(**life) for number, life in circumstances.pop("lives").items()}
         losses = [(begin, end) for begin, end in circumstances.pop("losses")]
+        told.setdefault("near_lag", 0.0)  # logs of before there was any
         return cls(circumstances=Circumstances(losses=losses, lives=lives, **circumstances), **told)
 
 
@@ -73,14 +76,14 @@ def report(folder: Path) -> Report:
     changes = load_changes(folder / "history")
     allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), int(run.allowtime * 1e9))
     history = History(changes, commits(path for _, path in paths))
-    checker = Checker(history, rest_from=run.rest_from, allowances=allowances)
+    checker = Checker(history, rest_from=run.rest_from, allowances=allowances, lag=int(run.near_lag * 1e9))
     for record in merged(paths):
         checker.feed(record)
     unexplained: list[Finding] = []
     predicted: Counter[tuple[Violation, str]] = Counter()
     for finding in checker.findings:
         # Only the library promises anything, so that only it has exceptions.
-        why = explain(checker, run.circumstances, finding) if run.subject == "aiomodelcache" else None
+        why = explain(checker, run.circumstances, finding) if run.subject in LIBRARY else None
         if why is None:
             unexplained.append(finding)
         else:
@@ -97,6 +100,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"               {checker.absences:,} found nothing; {checker.at_rest:,} of all at rest"
     outcomes = ", ".join(f"{checker.outcomes[outcome]:,} {outcome.name.lower()}" for outcome in Outcome)
     yield f"  writes       {checker.outcomes.total():,}: {outcomes}; {report.changes:,} row changes committed"
+    if run.near_lag:
+        hits = sum(tally.get("near_hits", 0) for tally in run.tallies)
+        yield f"  near         {hits:,} rounds of reading without a request; {_told_late(report)}"
     raised = {which: sum(tally.get(f"failed_{which}", 0) for tally in run.tallies) for which in ("reads", "writes")}
     example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
     yield f"  raised       {raised['reads']:,} reads, {raised['writes']:,} writes{example}"
@@ -115,3 +121,16 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  violations   0 in {reads:,} reads: at 95 %, fewer than {3 / reads:.1e} of reads"
     else:
         yield f"  violations   {report.violations:,} in {reads:,} reads"
+
+
+def _told_late(report: Report) -> str:
+    """How late answers were, of those that were and for no other reason."""
+    checker, circumstances = report.checker, report.run.circumstances
+    lags = sorted(lag / 1e6 for late, lag in checker.late if explain(checker, circumstances, late) is None)
+    if not lags:
+        return "no answer was late"
+    median, late, latest = (lags[int(len(lags) * share)] for share in (0.5, 0.99, 1 - 1e-9))
+    return (
+        f"{len(lags):,} answers older than what others had acknowledged: "
+        f"by {median:.1f} ms (median), {late:.1f} ms (99 %), {latest:.1f} ms (most)"
+    )

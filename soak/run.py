@@ -18,6 +18,7 @@ from soak.model import SELECT_HISTORY, TRIGGERS, Item, change
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
+from soak.subjects import NEAR
 from soak.worker import Order
 from soak.world import World, slug_text
 from tests.servers import RedisServer
@@ -48,6 +49,8 @@ class Plan:
     intent_ttl: float = 10.0
     allowtime: float = 0.0
     """Above zero: answers may be so many seconds old, by DYNAMIC."""
+    near_lag: float = 1.0
+    """Of subjects that keep entries near: by how many seconds they may lag behind other processes."""
     on_write_error: str = "mixed"
     """``retry``, ``raise``, or half of the processes each."""
 
@@ -100,6 +103,7 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
         processes=plan.processes,
         seed=plan.seed,
         allowtime=plan.allowtime,
+        near_lag=plan.near_lag if plan.subject in NEAR else 0.0,
         seconds=seconds,
         rest_from=rest_from,
         circumstances=faults.circumstances,
@@ -119,7 +123,11 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
         database=f"{database}?maxsize=8",
         redis=network.url if slot % 2 else redis.url,
         subject=plan.subject,
-        settings={"intent_ttl": plan.intent_ttl, "on_write_error": policy},
+        settings={
+            "intent_ttl": plan.intent_ttl,
+            "on_write_error": policy,
+            **({"near": True, "near_lag": plan.near_lag} if plan.subject in NEAR else {}),
+        },
         allowtime=plan.allowtime,
         skew=SKEWS[slot % len(SKEWS)],
         readers=plan.readers,

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
+from aiomodelcache.backends.redis_wire import Wire
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.link import Link
 from soak.model import Item
@@ -31,8 +32,14 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Where a writer may be told to wait until it is killed."""
 
 
+LIBRARY: Final = ("aiomodelcache", "near")
+"""The library, also with entries kept near."""
+NEAR: Final = ("near", "deaf")
+"""Who keeps entries in each process."""
+
 BATCHES: Final[tuple[int, ...]] = (1, 8, 64, 256, 512, 1_024)
 """How many look-ups go together."""
+SMALL_BATCHES: Final[tuple[int, ...]] = (1, 1, 1, 2, 4, 32)
 
 
 class Subject(ABC):
@@ -86,6 +93,10 @@ class Subject(ABC):
     async def committed(self, pks: Iterable[int]) -> None:
         """Hears of a COMMIT."""
         return
+
+    def near_hits(self) -> int:
+        """How many rounds of reading took no request."""
+        return 0
 
     def arm(self, point: str, reached: Callable[[str], None]) -> None:
         """The next write that comes to ``point`` stays there for ever."""
@@ -154,6 +165,8 @@ class Library(Subject):
     ) -> None:
         super().__init__(url, world, chance)
         self._config = config
+        if config.near:
+            self.batches = SMALL_BATCHES  # a look-up is near only if all that it asks for is
         if allowtime:
             Item.CacheMeta.invalidation = InvalidationType.DYNAMIC
             Item.CacheMeta.allowtime = allowtime
@@ -163,10 +176,13 @@ class Library(Subject):
         await backend.open()
         self._stack.push_async_callback(backend.close)
         pointed: Any = PointedBackend(backend, self)
-        cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
+        self._cache = cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
         link: Any = cache.session.link
         link.__class__ = WatchedLink
         link.changed = lambda held: self.held(held)
+
+    def near_hits(self) -> int:
+        return self._cache.stats.near.hits
 
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
         way = self.chance.random()
@@ -192,6 +208,15 @@ class Library(Subject):
 
 def _seen(item: Item | None) -> Seen:
     return ABSENT if item is None else (item.version, item.nonce)
+
+
+class Deaf(Library):
+    """It keeps entries near and does not hear what the server tells: as broken as a dict in each process."""
+
+    async def open(self) -> None:
+        wire: Any = Wire
+        wire._told = lambda self, message: None
+        await super().open()
 
 
 # Controls ----------------------------------------------------------------------------------------------

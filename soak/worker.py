@@ -23,7 +23,7 @@ from aiomodelcache.config import CacheConfig
 from soak import subjects
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
-from soak.subjects import Library, Subject
+from soak.subjects import LIBRARY, NEAR, Deaf, Library, Subject
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
 
@@ -33,7 +33,7 @@ CONTROLS: Final[dict[str, type[Subject]]] = {
     "tombstone": subjects.Tombstone,
 }
 PEERS: Final = ("cashews", "aiocache")
-SUBJECTS: Final = ("aiomodelcache", *CONTROLS, *PEERS)
+SUBJECTS: Final = (*LIBRARY, "deaf", *CONTROLS, *PEERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ class Order:
 
 def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
     """The cache that is to be tested."""
-    if order.subject == "aiomodelcache":
-        return Library(order.redis, world, chance, CacheConfig(**order.settings), order.allowtime)
+    if order.subject in (*LIBRARY, *NEAR):
+        kind = Deaf if order.subject == "deaf" else Library
+        return kind(order.redis, world, chance, CacheConfig(**order.settings), order.allowtime)
     if order.subject in PEERS:
         from soak import peers
 
@@ -120,6 +121,7 @@ class Worker:
                 self._slow = SlowAnswers(connection, self.chance)
                 say("ready")
                 await (self._rest(subject) if self.order.at_rest else self._work(subject))
+                self.tally.near_hits = subject.near_hits()
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))
 
@@ -143,7 +145,7 @@ class Worker:
             )
             for _ in range(order.writers)
         ]
-        look = self._snapshot if order.subject == "aiomodelcache" else _snapshot_by_tortoise
+        look = self._snapshot if isinstance(subject, Library) else _snapshot_by_tortoise
         runs.append(hold_snapshots(look, world, next(chances), self.tally))
         tasks = set(map(asyncio.create_task, runs))
         await self._obey(subject)
@@ -203,7 +205,7 @@ def main() -> None:
     if order.skew:
         real = time.time
         time.time = lambda: real() + order.skew
-    library = order.subject == "aiomodelcache"
+    library = order.subject in LIBRARY
     handler = logging.FileHandler(Path(order.folder) / f"{order.number}.txt") if library else logging.NullHandler()
     logging.getLogger().addHandler(handler)
     run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run

@@ -35,6 +35,8 @@ class Tally:
     failed_reads: int = 0
     """No fault of these is one of the database in reading, so there should be none."""
     last_error: str = ""
+    near_hits: int = 0
+    """Rounds of reading that took no request."""
     frozen: int = 0
     """Snapshots of REPEATABLE READ that stayed as they were."""
 

@@ -43,3 +43,7 @@ class World:
 def slug_text(slug: int) -> str:
     """The slug as the database has it."""
     return f"s{slug}"
+
+
+SMALL: Final = World(rows=300, hot=40, teams=30, ghosts=30)
+"""One in which the same rows are asked for again and again."""

@@ -7,10 +7,9 @@ import pytest
 
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
-from soak.world import World
+from soak.world import SMALL
 from tests.servers import PostgresServer, RedisServer
 
-SMALL = World(rows=300, hot=40, teams=30, ghosts=30)
 FAULTS = ("kill", "freeze", "restart", "restore", "flush", "evict", "scripts", "network", "slow", "terminate")
 
 
@@ -59,3 +58,32 @@ def test_allowtime_is_used_and_respected(
     strict.allowtime = 0
     strict.save(tmp_path)
     assert report(tmp_path).violations > 0  # so there were stale answers, and they would be found
+
+
+def test_what_is_near_is_late_by_no_more_than_it_may_be(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="near",
+        duration=12,
+        processes=2,
+        faults=("freeze", "flush", "network"),
+        pace=0.2,
+        world=SMALL,
+        intent_ttl=2,
+        near_lag=0.5,
+        read_pause=0.005,
+    )
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert sum(tally["near_hits"] for tally in result.run.tallies) > 10, str(result)
+
+
+def test_what_does_not_hear_of_changes_is_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="deaf", duration=8, processes=2, faults=(), world=SMALL, intent_ttl=0.1, near_lag=0.2, read_pause=0.005
+    )
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations > 0, str(result)

@@ -375,3 +375,34 @@ def test_several_files_are_one_sequence(tmp_path: Path) -> None:
 def test_a_history_is_kept_in_a_file(tmp_path: Path) -> None:
     save_changes(tmp_path / "history", ALL)
     assert tuple(load_changes(tmp_path / "history")) == ALL
+
+
+# What lags behind ---------------------------------------------------------------------------------------
+
+
+def lagging(lag: int, *told: Record) -> Checker:
+    checker = Checker(History(ALL, {}), lag=lag)
+    for record in told:
+        checker.feed(record)
+    return checker
+
+
+def of(source: int, read: Record) -> Record:
+    return read._replace(source=source)
+
+
+def test_the_writes_of_other_processes_may_be_seen_late() -> None:
+    checker = lagging(100, wrote(100, 200, 20, source=2), of(1, by_pk(250, 260, ONE)), of(1, by_pk(301, 302, ONE)))
+    assert [finding.what for finding in checker.findings] == [Violation.STALE]
+    assert [lag for _, lag in checker.late] == [50]
+
+
+def test_those_of_the_same_process_may_not() -> None:
+    checker = lagging(100, wrote(100, 200, 20, source=1), of(1, by_pk(250, 260, ONE)))
+    assert [finding.what for finding in checker.findings] == [Violation.STALE]
+    assert lagging(100, wrote(100, 200, 20, source=1), of(2, by_pk(250, 260, ONE))).findings == []
+
+
+def test_what_the_same_process_has_read_may_not_go_back() -> None:
+    checker = lagging(100, of(1, by_pk(10, 20, TWO)), of(2, by_pk(30, 40, ONE)), of(1, by_pk(50, 60, ONE)))
+    assert [(finding.what, finding.source) for finding in checker.findings] == [(Violation.BACKWARDS, 1)]

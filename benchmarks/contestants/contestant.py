@@ -55,6 +55,10 @@ class Contestant:
         """Many products by slug in the contestant's own best way for many."""
         raise NotImplementedError
 
+    async def nearby(self, pk: int) -> Any:
+        """One product by primary key, once more, of what the process keeps itself."""
+        raise NotImplementedError
+
     async def get_many(self, pks: Sequence[int]) -> list[Any]:
         """Many products by one call that takes many primary keys."""
         raise NotImplementedError

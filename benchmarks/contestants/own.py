@@ -7,6 +7,7 @@ from typing import Any, cast
 import redis.asyncio as redis
 
 from aiomodelcache import BatchCacheQuery, ModelCache
+from aiomodelcache.session import open_sessions
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import Product
@@ -78,3 +79,24 @@ class Own(Contestant):
             values = [data.slug(pk) if index.unique else data.owner_of(pk) for pk in pks]
             keys += [index.key((value,)) for value in dict.fromkeys(values)]
         await self._redis.unlink(*keys)
+
+
+class Near(Own):
+    """This library with entries kept in the process; what it keeps nobody writes."""
+
+    name = "aiomodelcache near"
+
+    async def open(self, place: Place) -> None:
+        self.cache = ModelCache(place.redis.url, socket_timeout=10.0, near=True, near_lag=3_600.0)
+        await self.cache.open()
+        open_sessions.remove(self.cache.session)  # or each write would be announced twice
+        self._products = self.cache.manager(Product)
+
+    async def close(self) -> None:
+        await self.cache.close()
+
+    def can(self, method: str) -> bool:
+        return method == "nearby"
+
+    async def nearby(self, pk: int) -> Any:
+        return await self._products.get(id=pk)

@@ -1,6 +1,6 @@
 """``python -m tests.model [--large] [part] [guard ...]``: explores, and prints the shortest counterexamples.
 
-Without names: the sound shapes and all broken variants. ``part`` is rows, indexes, epochs or stale.
+Without names: the sound shapes and all broken variants. ``part`` is rows, indexes, epochs, stale or near.
 """
 
 import argparse

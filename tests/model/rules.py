@@ -70,3 +70,15 @@ class Rules:
     """It begins before the COMMIT, not when the intent is cleared."""
     moment_of_expiry: bool = True
     """The store is told until when the stale entry may live, not how long: a clear may take its time to arrive."""
+
+    # Near
+    near_placeholder: bool = True
+    """What was read is kept only if the key was not dropped since it was asked for."""
+    near_drop_at_mark: bool = True
+    """A writer drops its keys in its own process before its COMMIT, ..."""
+    near_drop_at_clear: bool = True
+    """... and again when it has cleared: its mark may have failed."""
+    near_drop_on_loss: bool = True
+    """When the connection is lost, everything is dropped."""
+    near_since_sent: bool = True
+    """Answers are good since the last answered request was sent, not since it was answered."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.model import epochs, indexes, rows, stale
+from tests.model import epochs, indexes, near, rows, stale
 from tests.model.engine import LOST_WAITER, System
 from tests.model.rules import Rules
 from tests.model.world import INDEX, OLD_KEY, ROW, STALE, STALE_AT_REST, UNCOMMITTED
@@ -51,6 +51,10 @@ def _stale(**options: Any) -> Shape:
     return Shape(stale.system, options)
 
 
+def _near(**options: Any) -> Shape:
+    return Shape(near.system, options)
+
+
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
     _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=1),
@@ -70,6 +74,9 @@ SOUND = [
     _stale(look_ups=(2, 1), writers=1),
     _stale(look_ups=(1,), writers=1, crashes=1),
     _stale(look_ups=(1,), writers=2),
+    _near(look_ups=(1, 1), own=1, pings=1),
+    _near(look_ups=(2, 1), others=1, pings=1),
+    _near(look_ups=(2, 1), own=1, losses=1, warm=False),
 ]
 """Shapes for every run of the tests."""
 
@@ -86,6 +93,8 @@ LARGE = [
     _epochs(look_ups=(1, 1), bulk=1, writers=1, crashes=1, ticks=1),
     _stale(look_ups=(1, 1), writers=2, crashes=1),
     _stale(look_ups=(2, 1), writers=2, ticks=3),
+    _near(look_ups=(2, 1), own=1, others=1),
+    _near(look_ups=(2, 2), others=1, pings=1, losses=1),
 ]
 """Shapes that take minutes each, and some GB of memory."""
 
@@ -124,4 +133,9 @@ BROKEN = [
     Broken("moment_of_expiry", _TWO_STALE, STALE),
     Broken("counted_from_mark", _stale(look_ups=(1,), writers=2), STALE),
     Broken("first_invalidation_counts", _stale(look_ups=(1,), writers=2), STALE),
+    Broken("near_placeholder", _near(look_ups=(2, 2), others=1, warm=False), STALE),
+    Broken("near_drop_at_mark", _near(look_ups=(1,), own=1), STALE),
+    Broken("near_drop_at_clear", _near(look_ups=(2,), own=1), STALE),
+    Broken("near_drop_on_loss", _near(look_ups=(1,), others=1, pings=1, losses=1), STALE),
+    Broken("near_since_sent", _near(look_ups=(1, 2), others=1, warm=False), STALE),
 ]

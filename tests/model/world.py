@@ -89,6 +89,8 @@ class World(NamedTuple):
     """What the last of these has loaded."""
     network: frozenset[tuple[int, Any]] = frozenset()
     """Leases on their way a second time."""
+    side: Any = None
+    """What else a part has."""
 
     @property
     def row(self) -> Row | None:
