@@ -519,17 +519,19 @@ class Machine(RuleBasedStateMachine):
 
         self.do(work)
 
-    @rule(model=models, pk=ids, team=teams, place=places, by_row=st.booleans())
-    def write_behind_its_back(self, model: Any, pk: int, team: int, place: int, by_row: bool) -> None:
-        table = model.__name__.lower()
-
+    @rule(model=models, pk=ids, place=places)
+    def write_behind_its_back(self, model: Any, pk: int, place: int) -> None:
         async def work() -> None:
-            if by_row:
-                await self.world.execute(f"UPDATE {table} SET place = {place} WHERE id = {pk}")
-                await model.cache.invalidate(pk)
-            else:
-                await self.world.execute(f"UPDATE {table} SET place = {place}, team = {team} WHERE id = {pk}")
-                await model.cache.clear()
+            await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = {place} WHERE id = {pk}")
+            await model.cache.invalidate(pk)
+
+        self.do(work)
+
+    @rule(model=models)
+    def write_all_behind_its_back(self, model: Any) -> None:
+        async def work() -> None:
+            await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = place + 1, team = 3 - team")
+            await model.cache.clear()
 
         self.do(work)
 
