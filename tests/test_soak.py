@@ -76,7 +76,7 @@ def test_what_is_near_is_late_by_no_more_than_it_may_be(
     )
     result = run(plan, postgres_server, own_redis, tmp_path)
     assert result.violations == 0, str(result)
-    assert sum(tally["near_hits"] for tally in result.run.tallies) > 10, str(result)
+    assert sum(tally["near_hits"] for tally in result.run.tallies) > 0, str(result)
 
 
 def test_what_does_not_hear_of_changes_is_caught(
