@@ -6,6 +6,7 @@ One round trip for everything awaited in a tick; never a row older than the last
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.batches import BatchCacheQuery
 from aiomodelcache.client import ModelCache
 from aiomodelcache.codec import Codec
 from aiomodelcache.config import (
@@ -48,7 +49,7 @@ from aiomodelcache.exceptions import (
 from aiomodelcache.explaining import EntryState, Explanation
 from aiomodelcache.local import local_cache
 from aiomodelcache.manager import CachedModel, ModelCacheManager
-from aiomodelcache.queries import BatchCacheQuery, CacheQuery
+from aiomodelcache.queries import CacheQuery
 from aiomodelcache.related import RelatedInstanceCache, RelatedQuerysetCache
 from aiomodelcache.results import DontCache
 from aiomodelcache.values import ValueCache, cached

@@ -49,6 +49,6 @@ def install(schema: ModelSchema, field: str) -> None:
         session = current_or_none()
         if value is None or f"_{field}" in instance.__dict__ or session is None or related not in session.bindings:
             return found
-        return ForeignKeyQuery(related, {to_field: value}, found).check(session)
+        return ForeignKeyQuery(related, {to_field: value}, found)
 
     setattr(schema.model, field, CachedForeignKey(get, original.fset, original.fdel))

@@ -54,10 +54,15 @@ class Link:
             cast("Tracking", self.backend).track(None)
         self.near.lost()
 
+    @property
+    def sound(self) -> bool:
+        """Whether all readers may use the backend now."""
+        return self.enabled and not self._failing and not self.held
+
     def readable(self) -> bool:
         """Whether a reader may use the backend now. After the cooldown, True to one caller only."""
         if not self._failing:
-            return self.enabled and not self.held
+            return self.sound
         now = time.monotonic()
         if not self.enabled or self.held or now < self._retry_at:
             return False

@@ -50,6 +50,8 @@ class Nothing(enum.Enum):
 Miss = Literal[Nothing.MISS]
 Absent = Literal[Nothing.ABSENT]
 
+_VALUE: Final = VALUE[0]
+
 ANY_EPOCH: Final = bytes(TOKEN_SIZE)
 """In the header of entries that need no epoch: positive entries of a unique index are only hints."""
 
@@ -157,7 +159,7 @@ class Rows:
 
     def key(self, pk: Any) -> bytes:
         """The key of the row with this (normalised) primary key."""
-        return self.prefix + keys.encode_single(self.schema.key_value(self.schema.pk, pk))
+        return self.prefix + keys.encode_single(pk if type(pk) is int else self.schema.key_value(self._pk, pk))
 
     def key_of(self, values: Values) -> bytes:
         """The same for the values of a look-up."""
@@ -172,7 +174,7 @@ class Rows:
             return None
         if epoch is not self._epoch:
             self._epoch, self._guard = epoch, self.fingerprint + epoch[1:]
-        if entry[GUARD] != self._guard or entry[:1] != VALUE or entry[CREATED] <= self.lifetimes.due:
+        if entry[GUARD] != self._guard or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
             return None
         try:
             row = self._decode(unpack(entry))
@@ -280,7 +282,7 @@ class Index:
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pks: list[Any]) -> bool:
         """Whether the bytes are a current entry that lists these primary keys, and not due."""
-        if entry is None or epoch is None or entry[:1] != VALUE or entry[CREATED] <= self.lifetimes.due:
+        if not entry or epoch is None or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
             return False
         if entry[GUARD] != self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:]):
             return False

@@ -16,7 +16,6 @@ from aiomodelcache.queries import (
     CacheQuery,
     CountQuery,
     ExistsQuery,
-    FieldsQuery,
     FilterQuery,
     GetOr404Query,
     GetOrNoneQuery,
@@ -30,7 +29,6 @@ from aiomodelcache.writes import signals
 from aiomodelcache.writes.invalidation import clear_models, invalidate_key, invalidate_rows, invalidate_values
 
 M = TypeVar("M", bound=Model)
-Q = TypeVar("Q", bound=FieldsQuery[Any])
 T = TypeVar("T")
 
 
@@ -84,27 +82,27 @@ class ModelCacheManager(Generic[M]):
 
     def get(self, **key: Any) -> GetQuery[M]:
         """The one row with these values. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
-        return self._query(GetQuery(self._model, key, self._session))
+        return GetQuery(self._model, key, self._session)
 
     def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:
         """The one row with these values, or None. Awaited, raises ``MultipleObjectsReturned``."""
-        return self._query(GetOrNoneQuery(self._model, key, self._session))
+        return GetOrNoneQuery(self._model, key, self._session)
 
     def get_or_404(self, **key: Any) -> GetOr404Query[M]:
         """The one row with these values. Awaited, raises ``NotFoundError``, or what the cache's ``not_found`` says."""
-        return self._query(GetOr404Query(self._model, key, self._session))
+        return GetOr404Query(self._model, key, self._session)
 
     def filter(self, **key: Any) -> FilterQuery[M]:
         """The list of rows with these values."""
-        return self._query(FilterQuery(self._model, key, self._session))
+        return FilterQuery(self._model, key, self._session)
 
     def exists(self, **key: Any) -> ExistsQuery:
         """Whether a row has these values; answered by the list, or the unique key, of these fields."""
-        return self._query(ExistsQuery(self._model, key, self._session))
+        return ExistsQuery(self._model, key, self._session)
 
     def count(self, **key: Any) -> CountQuery:
         """How many rows have these values; answered by the list, or the unique key, of these fields."""
-        return self._query(CountQuery(self._model, key, self._session))
+        return CountQuery(self._model, key, self._session)
 
     def get_many(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> CacheQuery[list[M]]:
         """The rows that exist, in the order asked, each once. ``key`` must be unique."""
@@ -257,10 +255,6 @@ class ModelCacheManager(Generic[M]):
             return query
         kind: Any = GetQuery if session.binding(self._model).kind(key) == "get" else FilterQuery
         return cast("LookupQuery[Any]", kind(self._model, key, self._session))
-
-    def _query(self, query: Q) -> Q:
-        session = self._session or current_or_none()
-        return query.check(session) if session is not None else query
 
 
 def manager_of(model: type[M], session: Session | None = None) -> ModelCacheManager[M]:

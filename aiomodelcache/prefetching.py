@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from tortoise.models import Model
 
+from aiomodelcache.batches import BatchCacheQuery
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.lists import ListsQuery
-from aiomodelcache.queries import BatchCacheQuery, BulkQuery, CacheQuery
+from aiomodelcache.queries import BulkQuery, CacheQuery
 from aiomodelcache.schema import field_names, is_relation
 from aiomodelcache.session import Session
 from aiomodelcache.through import Through

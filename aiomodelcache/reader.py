@@ -8,7 +8,7 @@ is in ``plans``; here is only when things are sent, and what happens if that fai
 import asyncio
 import random
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -42,24 +42,43 @@ class NotCached(Exception):
     """The cache cannot answer, and asking the database was not allowed."""
 
 
-class Run:
-    """A look-up on its way: a plan, or a ``Look`` that will need one only if its first read does not answer it."""
+def settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    """Gives whoever awaits a look-up what came of it."""
+    if not future.done():  # its caller may have been cancelled
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
-    __slots__ = ("background", "bypass", "context", "done", "far", "look", "only_cache", "plan")
 
-    plan: Plan[Any]
+class Looks:
+    """Look-ups that are read together, and for each its taker: what ``settle`` is given with what came of it.
+
+    One object for all of a tick, because each that waits is a burden to Python's garbage collector.
+    """
+
+    __slots__ = ("context", "looks", "only_cache", "settle", "takers")
 
     def __init__(
-        self,
-        look: Look | None,
-        context: Any,
-        done: Done,
-        only_cache: bool = False,
-        bypass: bool = False,
-        background: bool = False,
+        self, context: Any, settle: Callable[[Any, Any, BaseException | None], None], *, only_cache: bool = False
     ) -> None:
-        self.look = look
         self.context = context
+        self.settle = settle
+        """Called for a taker once, or again when the cache closes; then it is to do nothing."""
+        self.only_cache = only_cache
+        self.looks: list[Look] = []
+        self.takers: list[Any] = []
+
+
+class Run:
+    """A plan on its way."""
+
+    __slots__ = ("background", "bypass", "done", "far", "only_cache", "plan")
+
+    def __init__(
+        self, plan: Plan[Any], done: Done, only_cache: bool = False, bypass: bool = False, background: bool = False
+    ) -> None:
+        self.plan = plan
         self.done = done
         self.only_cache = only_cache
         self.bypass = bypass
@@ -91,6 +110,9 @@ class Reader:
         self._config = config
         self._tasks = tasks
         self._running: set[Run] = set()
+        self._reading: set[Looks] = set()
+        self._awaited: Looks | None = None
+        """Those that are awaited one by one, as long as more of them can join."""
         self._flights: dict[bytes, asyncio.Future[None]] = {}
         self._watched: dict[bytes, asyncio.Future[None]] = {}
         """Keys that other processes fill, for which look-ups of this one wait."""
@@ -115,24 +137,45 @@ class Reader:
 
         ``only_cache``: without the database; ``bypass``: without the store.
         """
-        run = Run(None, None, done, only_cache, bypass)
-        run.plan = plan
+        run = Run(plan, done, only_cache, bypass)
         self._running.add(run)
         self._advance(run, None)
 
-    def start_look(self, look: Look, context: Any, done: Done, *, only_cache: bool = False) -> None:
-        """The same for a ``Look``."""
-        run = Run(look, context, done, only_cache)
-        self._running.add(run)
-        if self._link.readable():
-            keys = look.ask(context)
-            found = self._nearby(run, keys)
-            if found is None:
-                self._reads.add((run, keys, self._link.breaks))
-            else:
-                self._answer(run, keys, found)
-        else:
-            self._plan(run, look)
+    def start_look(self, look: Look, context: Any, future: "asyncio.Future[Any]") -> None:
+        """The same for a ``Look``, for whoever awaits ``future``."""
+        awaited = self._awaited or Looks(context, settle)
+        if (self._near.on or not self._link.sound) and self._need_not_ask(look, awaited, future):
+            return
+        awaited.looks.append(look)
+        awaited.takers.append(future)
+        if awaited is not self._awaited:
+            self._awaited = awaited
+            self._queue(awaited)
+
+    def start_looks(self, looks: Looks) -> None:
+        """The same for several."""
+        if self._near.on or not self._link.sound:
+            both = list(zip(looks.looks, looks.takers, strict=True))
+            left = [(look, taker) for look, taker in both if not self._need_not_ask(look, looks, taker)]
+            looks.looks, looks.takers = [look for look, _ in left], [taker for _, taker in left]
+        if looks.looks:
+            self._queue(looks)
+
+    def _queue(self, looks: Looks) -> None:
+        self._reading.add(looks)
+        self._reads.add((looks, [], self._link.breaks))
+
+    def _need_not_ask(self, look: Look, looks: Looks, taker: Any) -> bool:
+        """Answers a look-up now, or starts its plan, if the store is not to be asked or this process keeps it all."""
+        if not self._link.sound:
+            self.start(look.begin(looks.context), partial(looks.settle, taker), only_cache=looks.only_cache)
+            return True
+        keys = look.ask(looks.context)
+        found = self._nearby(keys)
+        if found is None:
+            return False
+        self._give(look, looks, taker, dict(zip(keys, found, strict=True)))
+        return True
 
     def near_answer(self, look: Look, context: Any) -> Any:
         """The result of a ``Look``, if what is kept in this process is all that it takes, or else a miss."""
@@ -140,46 +183,44 @@ class Reader:
             return Nothing.MISS
         keys = look.ask(context)
         found = self._near.find(keys)
-        result = Nothing.MISS if found is None else look.answer(context, keys, found)
+        result = Nothing.MISS if found is None else look.answer(context, dict(zip(keys, found, strict=True)))
         if result is not Nothing.MISS:
             self._near.counters.hits += 1
         return result
 
-    def _nearby(self, run: Run, keys: list[bytes]) -> list[bytes | None] | None:
-        """What is kept in this process under these keys, if all of it is and the look-up may have it."""
-        if not self._near.on or run.far:
-            return None
-        found = self._near.find(keys)
+    def _nearby(self, keys: list[bytes]) -> list[bytes | None] | None:
+        """What is kept in this process under these keys, if all of it is."""
+        found = self._near.find(keys) if self._near.on else None
         if found is not None:
             self._near.counters.hits += 1
         return found
 
-    def _plan(self, run: Run, look: Look) -> None:
-        """Goes the long way, from its beginning."""
-        run.look = None
-        run.plan = look.begin(run.context)
-        self._advance(run, None)
-
-    def _answer(self, run: Run, keys: list[bytes], found: list[bytes | None]) -> None:
-        """Gives a look-up what it has read."""
-        look = run.look
-        if look is None:
-            self._advance(run, found)
+    def _answer(self, looks: Looks, found: Mapping[bytes, bytes | None]) -> None:
+        """Gives look-ups what was read. Those that this does not answer go on as plans."""
+        if looks not in self._reading:  # failed meanwhile
             return
+        self._reading.discard(looks)
+        for look, taker in zip(looks.looks, looks.takers, strict=True):
+            self._give(look, looks, taker, found)
+
+    def _give(self, look: Look, looks: Looks, taker: Any, found: Mapping[bytes, bytes | None]) -> None:
         try:
-            result = look.answer(run.context, keys, found)
+            result = look.answer(looks.context, found)
         except Exception as error:
-            self._end(run, None, error)
+            looks.settle(taker, None, error)
             return
         if result is not Nothing.MISS:
-            self._end(run, result, None)
+            looks.settle(taker, result, None)
             return
-        run.look = None
-        run.plan = plan = look.begin(run.context)
-        if plan.send(None) == Read(keys):
-            self._advance(run, found)
+        plan = look.begin(looks.context)
+        run = Run(plan, partial(looks.settle, taker), looks.only_cache)
+        self._running.add(run)
+        keys = cast("Read", plan.send(None)).keys
+        if found.keys() >= set(keys):
+            self._advance(run, [found[key] for key in keys])
         else:  # it guesses otherwise by now
-            self._plan(run, look)
+            run.plan = look.begin(looks.context)
+            self._advance(run, None)
 
     def start_background(self, plan: Plan[Any], counters: Counters, key: bytes | None = None) -> None:
         """Runs a plan that nobody waits for. What it raises is counted and logged; without the cache it ends.
@@ -193,8 +234,7 @@ class Reader:
             plan.close()
         else:
             self._in_background += 1
-            run = Run(None, None, partial(self._end_background, counters, key), background=True)
-            run.plan = plan
+            run = Run(plan, partial(self._end_background, counters, key), background=True)
             self._running.add(run)
             self._advance(run, None)
 
@@ -206,7 +246,7 @@ class Reader:
     @property
     def busy(self) -> bool:
         """Whether any look-up is on its way, those that nobody waits for included."""
-        return bool(self._running)
+        return bool(self._running or self._reading)
 
     def forget_attempts(self) -> None:
         """Lets keys be refreshed again that another process was about, or where it failed, just now."""
@@ -259,7 +299,7 @@ class Reader:
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._link.readable():
-                        found = self._nearby(run, request.keys)
+                        found = None if run.far else self._nearby(request.keys)
                         if found is None:
                             self._reads.add((run, request.keys, self._link.breaks))
                             return
@@ -325,9 +365,18 @@ class Reader:
             for each in self._lifetimes:
                 each.age()
 
-    async def _read(self, asked: list[tuple[Run, list[bytes], int]]) -> None:
+    async def _read(self, asked: list[tuple[Run | Looks, list[bytes], int]]) -> None:
         self._age()
-        keys = list(dict.fromkeys([key for _, some, _ in asked for key in some]))
+        wanted: list[bytes] = []
+        for each, some, _ in asked:
+            if isinstance(each, Run):
+                wanted += some
+            else:
+                if each is self._awaited:
+                    self._awaited = None
+                for look in each.looks:
+                    wanted += look.ask(each.context)
+        keys = list(dict.fromkeys(wanted))
         values: Sequence[bytes | None]
         ticket = self._near.expect(keys) if self._near.on else []
         try:
@@ -340,8 +389,11 @@ class Reader:
         found = dict(zip(keys, values, strict=True))
         if ticket:
             self._near.keep(ticket, found)
-        for run, some, _ in asked:
-            self._answer(run, some, [found[key] for key in some])
+        for each, some, _ in asked:
+            if isinstance(each, Run):
+                self._advance(each, [found[key] for key in some])
+            else:
+                self._answer(each, found)
 
     async def _take(self, asked: list[tuple[Run, Take]]) -> None:
         now, usual = time.monotonic(), self._config.lease_ttl
@@ -490,9 +542,12 @@ class Reader:
     def fail(self, error: Exception) -> None:
         """Fails every look-up that is still on its way, so that nobody waits for ever."""
         for run in list(self._running):
-            if run.look is None:
-                run.plan.close()
+            run.plan.close()
             self._end(run, None, error)
+        reading, self._reading, self._awaited = self._reading, set(), None
+        for looks in reading:
+            for taker in looks.takers:
+                looks.settle(taker, None, error)
 
     def close(self) -> None:
         """Fails what is left when the cache has closed."""

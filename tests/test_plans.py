@@ -25,7 +25,7 @@ from aiomodelcache.entries import (
     stale_copy,
 )
 from aiomodelcache.loads import LoadedRow
-from aiomodelcache.lookups import Guess, Guesses, Index, Rows
+from aiomodelcache.lookups import Guess, Guesses, Index, Row, Rows
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
 from aiomodelcache.plans.renewal import ELECTION
 from aiomodelcache.plans.requests import Answer, Attempt, Load, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
@@ -835,17 +835,22 @@ class TestHits:
     def test_of_an_index(self, rows: Rows, by_name: Index) -> None:
         before = dataclasses.replace(by_name.counters), dataclasses.replace(rows.counters)
         guess = Guess([7], [rows.key(7)])
-        asked = [rows.epoch_key, by_name.key(("Can",)), *guess.keys]
+        key = by_name.key(("Can",))
+
+        def hit(entry: bytes | None, row: bytes | None, name: str = "Can", guess: Guess = guess) -> list[Row] | None:
+            found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
+            return index_hit(by_name, (name,), key, guess, found)
+
         leading, elsewhere = (by_name.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
         for name, entry in self.entries(rows).items():
             if name != "good":
-                assert index_hit(by_name, ("Can",), guess, asked, [EPOCH, leading, entry]) is None, name
+                assert hit(leading, entry) is None, name
         row = value(rows, artist(7))
-        assert index_hit(by_name, ("Can",), guess, asked, [EPOCH, elsewhere, row]) is None
-        assert index_hit(by_name, ("Can",), guess, asked, [EPOCH, leading[:-1], row]) is None
-        assert index_hit(by_name, ("Can",), guess, asked, [EPOCH, None, row]) is None
-        assert index_hit(by_name, ("Faust",), guess, asked, [EPOCH, leading, row]) is None
-        assert index_hit(by_name, ("Can",), Guess([8], [rows.key(8)]), asked, [EPOCH, leading, row]) is None
+        assert hit(elsewhere, row) is None
+        assert hit(leading[:-1], row) is None
+        assert hit(None, row) is None
+        assert hit(leading, row, "Faust") is None
+        assert hit(elsewhere, row, guess=Guess([8], [rows.key(8)])) is None
         assert (by_name.counters, rows.counters) == before
-        assert index_hit(by_name, ("Can",), guess, asked, [EPOCH, leading, row]) == [artist(7)]
+        assert hit(leading, row) == [artist(7)]
         assert (by_name.counters.hits, rows.counters.hits) == (before[0].hits + 1, before[1].hits + 1)

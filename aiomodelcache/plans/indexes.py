@@ -4,7 +4,7 @@ One statement fills the index and its rows: the rows under *late* leases. An ent
 its rows, so what is stale is a miss and heals. How a row is found by primary key is in ``plans.rows``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
@@ -66,22 +66,22 @@ def rows_at(index: Index, values: Values, key: bytes, guesses: Guesses) -> Plan[
 
 
 def index_hit(
-    index: Index, values: Values, guess: Guess, keys: list[bytes], found: list[bytes | None]
+    index: Index, values: Values, key: bytes, guess: Guess, found: Mapping[bytes, bytes | None]
 ) -> list[Row] | None:
     """The rows with these values, if the index entry and the rows that were guessed say so; without a trace if not.
 
-    ``keys`` are those of epoch, index entry and rows, as they were asked for, and ``found`` what they held.
+    ``key`` is that of the index entry, and ``found`` what was read, by key.
     """
-    epoch = found[0]
-    if keys[2:] != guess.keys or not index.hit(found[1], epoch, guess.pks):
+    rows, asked = index.rows, list(zip(index.attributes, values, strict=True))
+    epoch = found[rows.epoch_key]
+    if not index.hit(found[key], epoch, guess.pks):
         return None
-    rows, attributes = index.rows, index.attributes
     answer: list[Row] = []
-    for pk, entry in zip(guess.pks, found[2:], strict=True):
-        row = rows.hit(entry, epoch, pk)
+    for pk, row_key in zip(guess.pks, guess.keys, strict=True):
+        row = rows.hit(found.get(row_key), epoch, pk)
         if row is None:
             return None
-        for attribute, value in zip(attributes, values, strict=True):
+        for attribute, value in asked:
             if row[attribute] != value:
                 return None
         answer.append(row)

@@ -10,7 +10,7 @@ with nothing, every ``Take`` is refused and every ``Store`` is rejected, and wha
 the plain query.
 """
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -161,8 +161,8 @@ class Look(Protocol):
         """The keys to read first."""
         ...
 
-    def answer(self, context: Any, keys: list[bytes], found: list[bytes | None], /) -> Any:
-        """The result, if what was found under these keys is all that it takes, or else a miss.
+    def answer(self, context: Any, found: Mapping[bytes, bytes | None], /) -> Any:
+        """The result, if what was found, by key, is all that it takes, or else a miss.
 
         Without a trace if it is a miss: the plan judges the same bytes once more. Raises what the result is to raise.
         """

@@ -76,7 +76,7 @@ GUARDS = {
     ),
     "who waits for a fill is woken": Guard("reader:Reader._land", "flight.set_result(None)", "pass", "single flight"),
     "a cancelled caller does not end the batch": Guard(
-        "queries:_settle", "if not future.done():", "if True:", "beside a cancelled one"
+        "reader:settle", "if not future.done():", "if True:", "beside a cancelled one"
     ),
     "inside a transaction the database is asked": Guard(
         "schema:ModelSchema.transaction",
