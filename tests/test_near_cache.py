@@ -32,8 +32,9 @@ from aiomodelcache import (
 )
 from aiomodelcache.backends.redis_wire import Wire
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.backends.opening import PATIENT
 from tests.backends.proxy import Proxy
-from tests.gates import GatedBackend
+from tests.gates import PATIENCE, GatedBackend
 from tests.models import Event, User
 from tests.servers import RedisServer
 
@@ -46,7 +47,7 @@ FAR: dict[str, Any] = {"near": True, "near_lag": 60.0}
 @asynccontextmanager
 async def opened(url: str, **settings: Any) -> AsyncIterator[GatedBackend]:
     """A store that counts."""
-    backend = GatedBackend(RedisBackend(url, **settings))
+    backend = GatedBackend(RedisBackend(url, **{"socket_timeout": PATIENT} | settings))
     await backend.open()
     try:
         yield backend
@@ -57,13 +58,17 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[GatedBackend]:
 @asynccontextmanager
 async def caches(url: str, **settings: Any) -> AsyncIterator[tuple[ModelCache, GatedBackend, ModelCache]]:
     """Ours, its store, and that of another process."""
-    async with opened(url) as backend, ModelCache(backend, **FAR | settings) as ours, ModelCache(url) as other:
+    async with (
+        opened(url) as backend,
+        ModelCache(backend, **FAR | settings) as ours,
+        ModelCache(url, socket_timeout=PATIENT) as other,
+    ):
         yield ours, backend, other
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for what comes without being asked for."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -355,7 +360,7 @@ async def test_a_connection_that_is_killed(
 
 async def near_again(event: Event, backend: CountingBackend) -> None:
     """Looks a row up until that takes no request."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             before = len(backend.operations)
             await Event.cache.get(id=event.id)
@@ -374,7 +379,7 @@ async def test_a_restart(database: BaseDBAsyncClient, own_redis: RedisServer, ba
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         getattr(own_redis, how)()
         await until(lambda: not cache.session.link.near.on)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             for _ in range(3):
                 assert (await Event.cache.get(id=event.id)).title == "new"
 
@@ -383,7 +388,7 @@ async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServ
     """Nothing is near for longer than the lag, also where nobody notices that the server is frozen."""
     event = await someone()
     settings: dict[str, Any] = {"near": True, "near_lag": 0.3}
-    async with opened(own_redis.url, socket_timeout=30) as backend, ModelCache(backend, **settings) as cache:
+    async with opened(own_redis.url) as backend, ModelCache(backend, **settings) as cache:
         await near_again(event, backend)
         near = cache.session.link.near
         own_redis.stop()
@@ -413,7 +418,7 @@ async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, 
         await near_again(event, backend)
         near = cache.session.link.near
         before = near._good_until
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while near._good_until < before + 2.0:
                 await Event.cache.get(id=event.id)
                 await asyncio.sleep(0.02)
@@ -466,7 +471,7 @@ async def test_stale_copies_are_not_kept(
         event.title = "new"
         await event.save()
         assert (await Event.cache.get(id=event.id)).title == "old"  # a stale copy, as asked for
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await Event.cache.get(id=event.id)).title == "old":
                 await asyncio.sleep(0.001)
         await near_again(event, backend)
