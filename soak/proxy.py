@@ -13,6 +13,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Self
 
 from aiomodelcache.backends.redis import load_script
@@ -29,8 +30,12 @@ class BadNetwork:
 
     def __init__(self, port: int, chance: random.Random) -> None:
         self.chances: dict[str, float] = {}
-        """How probable each fate is, for each piece that passes: ``delay``, ``late``, ``cut``, ``lose``, ``repeat``."""
+        """How probable each fate is, for each piece that passes.
+
+        ``delay request``, ``late``, ``repeat``, ``delay reply``, ``cut``, ``lose``.
+        """
         self.fates: Counter[str] = Counter()
+        """How often each was met."""
         self._away = False
         self._open: set[asyncio.StreamWriter] = set()
         self._target = port
@@ -92,27 +97,27 @@ class BadNetwork:
                 writer.close()
                 # What the client sent before it gave up still arrives.
                 await asyncio.wait([requests], timeout=GIVEN_UP[1] + 1)
-        finally:
-            requests.cancel()
-            replies.cancel()
+        except asyncio.CancelledError:
+            pass  # by __aexit__; asyncio's server logs it as an error if it goes on
+        requests.cancel()
+        replies.cancel()
+        writer.close()
+        to_them.close()
+        self._open -= {writer, to_them}
+        with suppress(asyncio.CancelledError):
             await asyncio.gather(requests, replies, return_exceptions=True)
-            writer.close()
-            to_them.close()
-            self._open -= {writer, to_them}
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 18):
-            match self._draw(("delay request", "late", "repeat")):
-                case "delay request":
-                    await asyncio.sleep(self._chance.uniform(0, 0.3))
-                case "late":
-                    await asyncio.sleep(self._chance.uniform(*GIVEN_UP))
-                case "repeat" if data.startswith(b"*") and not any(once in data for once in _ONCE):
-                    repeating = asyncio.create_task(self._repeat(data))
-                    self._tasks.add(repeating)
-                    repeating.add_done_callback(self._tasks.discard)
-                case _:
-                    pass
+            fate = self._draw(("delay request", "late", "repeat") if _repeatable(data) else ("delay request", "late"))
+            if fate == "delay request":
+                await asyncio.sleep(self._chance.uniform(0, 0.3))
+            elif fate == "late":
+                await asyncio.sleep(self._chance.uniform(*GIVEN_UP))
+            elif fate == "repeat":
+                repeating = asyncio.create_task(self._repeat(data))
+                self._tasks.add(repeating)
+                repeating.add_done_callback(self._tasks.discard)
             writer.write(data)
             await writer.drain()
 
@@ -132,21 +137,26 @@ class BadNetwork:
             writer.close()
 
     async def _replies(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lost = False
         while data := await reader.read(1 << 18):
             fate = self._draw(("delay reply", "cut", "lose"))
             if fate == "delay reply":
                 await asyncio.sleep(self._chance.uniform(0, 0.3))
             elif fate == "lose":
-                lost = True
-            elif fate == "cut" and not lost:
-                writer.write(data[: self._chance.randrange(len(data))])
+                while await reader.read(1 << 18):
+                    pass  # and all that come after it
+                return
+            elif fate == "cut":
+                writer.write(data[: self._chance.randrange(1, max(2, len(data)))])
                 await writer.drain()
                 _reset(writer)
                 return
-            if not lost:
-                writer.write(data)
-                await writer.drain()
+            writer.write(data)
+            await writer.drain()
+
+
+def _repeatable(data: bytes) -> bool:
+    """Whether these are whole requests, as far as can be seen, of which none is a lease or a clear."""
+    return data.startswith(b"*") and not any(once in data for once in _ONCE)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

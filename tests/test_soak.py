@@ -1,11 +1,16 @@
 """A small soak: the library is fresh under faults, and what is not fresh is caught by the same harness."""
 
 import asyncio
+import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
 
 import pytest
 
+from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
 from soak.world import SMALL
@@ -108,3 +113,64 @@ def test_what_does_not_hear_of_changes_is_caught(
         if result.violations:
             return
     pytest.fail(str(result))
+
+
+# The bad network ------------------------------------------------------------------------------------------
+
+
+LEASE = b"*6\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nL\r\n$2\r\nNX\r\n$2\r\nPX\r\n$4\r\n9999\r\n"
+COUNT = b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n"
+
+
+async def through(redis: RedisServer, fate: str, request: bytes) -> tuple[bytes, type[Exception] | None, int]:
+    """One request through a network with one fate: what came back, how that ended, and how often it was counted."""
+    async with BadNetwork(redis.port, random.Random(1)) as network:
+        network.chances = {fate: 1}
+        where = urlsplit(network.url)
+        loop = asyncio.get_running_loop()
+        came, ended = b"", None
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, (where.hostname, where.port))
+            try:
+                await loop.sock_sendall(client, request)
+                async with asyncio.timeout(8):
+                    while came.count(b"\r\n") < request.count(b"*"):
+                        piece = await loop.sock_recv(client, 1_000)
+                        assert piece, "ended without a reset"
+                        came += piece
+                    while network.fates["repeat"] and _executed(redis) < 2:
+                        await asyncio.sleep(0.05)  # it repeats within two seconds
+            except (TimeoutError, OSError) as error:
+                ended = type(error)
+        return came, ended, network.fates[fate]
+
+
+@pytest.mark.parametrize(
+    ("fate", "request_", "came", "ended", "counted", "executed"),
+    [
+        ("delay request", COUNT, b":1\r\n", None, 1, 1),
+        ("late", COUNT, b":1\r\n", None, 1, 1),
+        ("delay reply", COUNT, b":1\r\n", None, 1, 1),
+        ("repeat", COUNT, b":1\r\n", None, 1, 2),
+        ("repeat", COUNT + LEASE, b":1\r\n+OK\r\n", None, 0, 1),
+        ("lose", COUNT, b"", TimeoutError, 1, 1),
+        ("cut", COUNT, b":", ConnectionResetError, 1, 1),
+    ],
+)
+def test_the_network_does_what_it_counts(
+    own_redis: RedisServer,
+    fate: str,
+    request_: bytes,
+    came: bytes,
+    ended: type[Exception] | None,
+    counted: int,
+    executed: int,
+) -> None:
+    assert asyncio.run(through(own_redis, fate, request_)) == (came, ended, counted)
+    assert _executed(own_redis) == executed
+
+
+def _executed(redis: RedisServer) -> int:
+    with redis.client() as client:
+        return int(cast("bytes", client.get("n")))
