@@ -31,6 +31,7 @@ class Violation(StrEnum):
     STALE = "older than an acknowledged write"
     BACKWARDS = "older than what was read before"
     AT_REST = "not the database's at rest"
+    UNREPEATABLE = "changed within a snapshot"
 
 
 class Finding(NamedTuple):
@@ -170,6 +171,8 @@ class Checker:
         """Answers by kind of look-up. A list is one."""
         self.rows_listed = 0
         self.absences = 0
+        self.snapshots = 0
+        """How often one was looked into again."""
         self.at_rest = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.written: dict[int, Written] = {}
@@ -198,6 +201,8 @@ class Checker:
             self._by_slug(record)
         elif kind == Kind.BY_TEAM:
             self._by_team(record)
+        elif kind == Kind.SNAPSHOT:
+            self._snapshot(record)
         elif kind == Kind.WRITE:
             self._write(record)
         elif kind == Kind.DELETE:
@@ -271,6 +276,15 @@ class Checker:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
                     self._saw(track, read, position)
+
+    def _snapshot(self, read: Record) -> None:
+        """Both looks must have seen the same. Whether the first was fresh is checked as of any other read."""
+        self.snapshots += 1
+        first: dict[int, tuple[int, int]] = {}
+        for word, nonce in zip(read.words[::2], read.words[1::2], strict=True):
+            pk = word >> KEY_SHIFT
+            if first.setdefault(pk, (word, nonce)) != (word, nonce):
+                self._violate(Violation.UNREPEATABLE, read, pk, 0, 0)
 
     def _own(self, track: Track, read: Record) -> tuple[Own | None, int]:
         return (track.own.get(read.source), read.start) if self._lag else (None, 0)

@@ -77,7 +77,7 @@ class Faults:
         """Each fault, and every how many seconds it happens."""
 
     async def run(self, names: tuple[str, ...], duration: float) -> None:
-        """Lets faults happen for ``duration`` seconds, and heals everything afterwards."""
+        """Lets faults happen for ``duration`` seconds, each at least once, and heals everything afterwards."""
         loops = [asyncio.create_task(self._repeat(*self.schedule[name])) for name in names]
         ends = asyncio.create_task(asyncio.sleep(duration))
         await asyncio.wait([ends, *loops], return_when=asyncio.FIRST_COMPLETED)  # a loop ends early only by an error
@@ -86,11 +86,14 @@ class Faults:
         await asyncio.gather(*loops)
 
     async def _repeat(self, interval: float, fault: Callable[[], Awaitable[None]]) -> None:
-        while not self._over.is_set():
+        happened = False
+        while not self._over.is_set() or not happened:
             pause = min(self._chance.expovariate(1 / interval), 3 * interval) * self._pace
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), pause)
-                return
+                if happened:
+                    return
+            happened = True
             try:
                 await fault()
             except RedisError:
@@ -177,6 +180,7 @@ class Faults:
             try:
                 await asyncio.to_thread(self._limit_memory, policy)
                 await self._sleep(1, 4)
+                self.counts["keys evicted"] += await asyncio.to_thread(self._evicted)
             finally:
                 await asyncio.to_thread(self._ask, "CONFIG", "SET", "maxmemory", "0")
                 if policy != "noeviction":
@@ -185,10 +189,16 @@ class Faults:
 
     def _limit_memory(self, policy: str) -> None:
         with self._redis.client() as client:
+            client.config_resetstat()
             memory: Any = client.info("memory")
             startup, used = memory["used_memory_startup"], memory["used_memory"]
             client.config_set("maxmemory-policy", policy)
             client.config_set("maxmemory", startup + (used - startup) * 2 // 3)
+
+    def _evicted(self) -> int:
+        with self._redis.client() as client:
+            stats: Any = client.info("stats")
+            return int(stats["evicted_keys"])
 
     def _ask(self, *command: str) -> None:
         for patience in range(4, -1, -1):  # on a machine this busy it may not answer at once

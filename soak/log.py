@@ -10,6 +10,7 @@ kind       subject           words
 BY_PK      0                 for each look-up: primary key and version in one word, then nonce
 BY_SLUG    0                 for each look-up: slug and version in one word, then nonce
 BY_TEAM    team              for each row of the list: version, nonce
+SNAPSHOT   0                 as BY_PK, of the first look of a transaction and of a later one
 WRITE      nonce             outcome, when its COMMIT may have begun
 DELETE     0                 outcome, when its COMMIT may have begun, primary keys
 HELD       0, or UNENDED     none: from start to end, or from start on, nothing could be delivered
@@ -48,6 +49,7 @@ class Kind(IntEnum):
     WRITE = 4
     DELETE = 5
     HELD = 6
+    SNAPSHOT = 7
 
 
 class Outcome(IntEnum):

@@ -45,7 +45,7 @@ class Circumstances:
 
 def explain(checker: Checker, circumstances: Circumstances, finding: Finding) -> str | None:
     """Why this was to be expected; None if it was not."""
-    if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY):
+    if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
         return None
     reasons = [_reason(checker, circumstances, finding, writer) for writer in missed(checker.history, finding)]
     return None if not reasons or None in reasons else reasons[0]

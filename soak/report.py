@@ -108,6 +108,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"  raised       {raised['reads']:,} reads, {raised['writes']:,} writes{example}"
     for name, count in sorted(run.faults.items()):
         yield f"  fault        {count:>6,}  {name}"
+    if checker.snapshots:
+        yield f"  fault        {checker.snapshots:>6,}  looks again into long REPEATABLE READ snapshots"
     left = Counter(checker.violations)
     for (what, why), count in sorted(report.predicted.items()):
         left[what] -= count

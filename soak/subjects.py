@@ -188,25 +188,26 @@ class Library(Subject):
         way = self.chance.random()
         if way < 0.7 or len(pks) > 64:
             found: Any = await Item.cache.in_bulk(pks)
-            return [_seen(found.get(pk)) for pk in pks]
+            return [seen(found.get(pk)) for pk in pks]
         if way < 0.85:
-            return [_seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(id=pk) for pk in pks])]
+            return [seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(id=pk) for pk in pks])]
         batch = BatchCacheQuery({pk: Item.cache.get_or_none(id=pk) for pk in pks})
-        return [_seen(item) for item in (await batch).values()]
+        return [seen(item) for item in (await batch).values()]
 
     async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
         texts = [slug_text(slug) for slug in slugs]
         if self.chance.random() < 0.5 or len(slugs) > 64:
             found: Any = await Item.cache.in_bulk(texts, key="slug")
-            return [_seen(found.get(text)) for text in texts]
-        return [_seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(slug=text) for text in texts])]
+            return [seen(found.get(text)) for text in texts]
+        return [seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(slug=text) for text in texts])]
 
     async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
         lists = await asyncio.gather(*[Item.cache.filter(team=team) for team in teams])
-        return [list(map(_seen, items)) for items in lists]
+        return [list(map(seen, items)) for items in lists]
 
 
-def _seen(item: Item | None) -> Seen:
+def seen(item: Item | None) -> Seen:
+    """What a look-up has found, as it is logged."""
     return ABSENT if item is None else (item.version, item.nonce)
 
 
@@ -284,13 +285,13 @@ async def load(keys: Iterable[str]) -> dict[str, Any]:
     if kind == "team":
         lists: dict[str, Any] = {key: [] for key in wanted.values()}
         for item in await Item.filter(team__in=list(wanted)):
-            lists[wanted[item.team]].append(_seen(item))
+            lists[wanted[item.team]].append(seen(item))
         return lists
     if kind == "pk":
         rows = {item.id: item for item in await Item.filter(id__in=list(wanted))}
     else:
         rows = {int(item.slug[1:]): item for item in await Item.filter(slug__in=list(map(slug_text, wanted)))}
-    return {key: _seen(rows.get(number)) for number, key in wanted.items()}
+    return {key: seen(rows.get(number)) for number, key in wanted.items()}
 
 
 class LookAside(Control):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,8 +146,8 @@ class Worker:
             )
             for _ in range(order.writers)
         ]
-        look = self._snapshot if isinstance(subject, Library) else _snapshot_by_tortoise
-        runs.append(hold_snapshots(look, world, next(chances), self.tally))
+        look: Any = Item.cache.in_bulk if isinstance(subject, Library) else partial(Item.in_bulk, field_name="id")
+        runs.append(hold_snapshots(look, world, next(chances), self.log, self.tally))
         tasks = set(map(asyncio.create_task, runs))
         await self._obey(subject)
         over.set()
@@ -184,14 +185,6 @@ class Worker:
     def _mark_failed(self, start: int) -> None:
         self.log.add(Kind.HELD, start)
         self.log.flush()
-
-    async def _snapshot(self, pks: list[int]) -> Any:
-        found: Any = await Item.cache.in_bulk(pks)
-        return {pk: item.version for pk, item in found.items()}
-
-
-async def _snapshot_by_tortoise(pks: list[int]) -> Any:
-    return {item.id: item.version for item in await Item.filter(id__in=pks)}
 
 
 def say(line: str) -> None:

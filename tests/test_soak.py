@@ -16,7 +16,19 @@ from soak.run import Plan, soak
 from soak.world import SMALL
 from tests.servers import PostgresServer, RedisServer
 
-FAULTS = ("kill", "freeze", "restart", "restore", "flush", "evict", "scripts", "network", "slow", "terminate")
+COUNTED = (
+    "kill -9, ",
+    "Redis SIGSTOP",
+    "Redis SIGKILL, back empty",
+    "Redis SIGKILL, back with an old RDB",
+    "FLUSHALL",
+    "maxmemory, ",
+    "SCRIPT FLUSH",
+    "network: parted",
+    "slow SQL",
+    "slow COMMITs",
+    "processes whose clock is wrong",
+)
 
 
 def run(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) -> Report:
@@ -35,12 +47,15 @@ def attempts(redis: RedisServer, folder: Path) -> Iterator[Path]:
 def test_the_library_is_fresh_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    plan = Plan(duration=20, processes=2, faults=FAULTS, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.1)
+    plan = Plan(duration=20, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.1)
     result = run(plan, postgres_server, own_redis, tmp_path)
     assert result.violations == 0, str(result)
     assert result.reads > 500, str(result)  # on a busy machine; forty times as many on an idle one
     assert result.changes > 20, str(result)
-    assert len(result.run.faults) > 2, str(result)
+    assert result.checker.snapshots, str(result)
+    faults = result.run.faults
+    missing = [what for what in COUNTED if not any(name.startswith(what) and faults[name] for name in faults)]
+    assert len(missing) <= faults.get("faults that a busy machine did not let happen", 0), (missing, str(result))
 
 
 @pytest.mark.parametrize("subject", ["delete-after-commit"])

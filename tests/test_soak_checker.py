@@ -54,7 +54,8 @@ def deleted(start: int, end: int, *pks: int) -> Record:
 
 def check(changes: Iterable[Change], *told: Record, rest_from: int = 1 << 62, allowance: int = 0) -> Checker:
     commits = {record.subject: record.words[1] for record in told if record.kind == Kind.WRITE}
-    checker = Checker(History(changes, commits), rest_from=rest_from, allowances={Kind.BY_PK: allowance})
+    allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), allowance)
+    checker = Checker(History(changes, commits), rest_from=rest_from, allowances=allowances)
     for record in sorted(told, key=lambda record: record.end):
         checker.feed(record)
     return checker
@@ -124,6 +125,14 @@ def test_older_than_what_somebody_read_before() -> None:
     assert violations(by_team(1, 2, 4, THREE), by_pk(3, 4, TWO)) == [Violation.BACKWARDS]
 
 
+def test_gone_although_somebody_found_it_before() -> None:
+    still = [MADE, WRITTEN, MOVED]
+    assert violations(by_pk(1, 2, ONE), by_pk(3, 4, NOTHING), changes=still) == [Violation.BACKWARDS]
+    assert violations(by_slug(1, 2, 51, THREE), by_slug(3, 4, 51, NOTHING), changes=still) == [Violation.BACKWARDS]
+    assert violations(by_team(1, 2, 4, THREE), by_team(3, 4, 4), changes=still) == [Violation.BACKWARDS]
+    assert violations(by_team(1, 2, 4, THREE), by_team(3, 4, 4)) == []  # it may be deleted by now
+
+
 def test_back_from_nothing() -> None:
     gone = wrote(1, 2, 30), by_pk(3, 4, NOTHING)  # so the delete was committed, whoever was told
     assert violations(*gone, by_pk(5, 6, THREE)) == [Violation.BACKWARDS]
@@ -173,6 +182,7 @@ def test_in_the_middle_of_a_transaction() -> None:
 def test_found_under_its_old_key() -> None:
     assert violations(by_slug(1, 2, 50, THREE)) == [Violation.OLD_KEY]
     assert violations(by_team(1, 2, 3, THREE)) == [Violation.OLD_KEY]
+    assert violations(by_slug(1, 2, 51, THREE), by_team(1, 2, 4, THREE)) == []
     assert violations(wrote(1, 2, 30), by_slug(3, 4, 50, TWO)) == [Violation.STALE]  # and under it, as it was then
 
 
@@ -208,6 +218,8 @@ def test_missing_from_a_list_that_it_came_back_to() -> None:
 def test_at_rest_only_the_final_state_is_right() -> None:
     assert violations(by_pk(1, 2, NOTHING), by_slug(1, 2, 51, NOTHING), by_team(1, 2, 4), rest_from=1) == []
     assert violations(by_pk(1, 2, THREE), rest_from=1) == [Violation.AT_REST]
+    assert violations(by_slug(1, 2, 51, THREE), rest_from=1) == [Violation.AT_REST]
+    assert violations(by_team(1, 2, 4, THREE), rest_from=1) == [Violation.AT_REST]
     assert violations(by_pk(1, 2, THREE), rest_from=2) == []
     still = [MADE, WRITTEN]
     assert violations(by_pk(1, 2, NOTHING), changes=still, rest_from=1) == [Violation.AT_REST]
@@ -219,6 +231,42 @@ def test_an_allowance_is_for_the_time_that_it_says() -> None:
     told = wrote(100, 200, 20), by_pk(1_150, 1_160, ONE)
     assert check(ALL, *told, allowance=1_000).findings == []
     assert [finding.what for finding in check(ALL, *told, allowance=900).findings] == [Violation.STALE]
+
+
+@pytest.mark.parametrize(
+    "old",
+    [
+        by_slug(1_150, 1_160, 50, TWO),
+        by_slug(1_150, 1_160, 51, NOTHING),
+        by_team(1_150, 1_160, 3, TWO),
+        by_team(1_150, 1_160, 4),
+        by_pk(1_150, 1_160, NOTHING),
+    ],
+)
+def test_an_allowance_is_for_slugs_lists_and_absences(old: Record) -> None:
+    changes = [MADE, WRITTEN, MOVED]
+    # With the acknowledgement of 30 (for the last: of 10) begins the time in which 50 and team 3 are old.
+    told = wrote(90, 91, 20) if old.kind != Kind.BY_PK else wrote(200, 201, 10), wrote(100, 200, 30)
+    assert check(changes, *told, old, allowance=1_000).findings == []
+    assert {finding.what for finding in check(changes, *told, old, allowance=900).findings} == {Violation.STALE}
+
+
+def test_nothing_allows_what_was_not_committed_or_has_another_key() -> None:
+    told = by_pk(1, 2, (9, 90)), by_slug(1, 2, 50, THREE), by_team(1, 2, 3, THREE)
+    found = [finding.what for finding in check(ALL, *told, allowance=1_000).findings]
+    assert found == [Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.OLD_KEY]
+
+
+def snapshot(start: int, end: int, *seen: tuple[int, int]) -> Record:
+    return Record(Kind.SNAPSHOT, start, end, 0, [word for each in seen for word in by_pk(0, 0, each).words])
+
+
+def test_a_snapshot_is_as_it_was_when_it_began() -> None:
+    later = wrote(100, 200, 20), wrote(250, 300, 30)
+    assert violations(*later, snapshot(90, 400, ONE, ONE)) == []
+    assert violations(*later, snapshot(90, 400, ONE, TWO)) == [Violation.UNREPEATABLE]
+    assert violations(*later, snapshot(90, 400, TWO, NOTHING)) == [Violation.UNREPEATABLE]
+    assert check(ALL, *later, snapshot(90, 400, TWO, TWO)).snapshots == 1
 
 
 # Good histories, however long --------------------------------------------------------------------------
