@@ -83,8 +83,8 @@ class CacheConfig:
     """How long a reader may take to fill a key; slower readers answer, but do not fill."""
     compute_ttl: float = 60.0
     """The same for computed results, whose methods may take longer than a statement."""
-    lease_wait: float = 0.05
-    """How long a reader waits for another process that is filling the same key."""
+    lease_wait: float = 0.4
+    """How long a reader waits for another process that is filling the same key; if in vain, once only."""
     intent_ttl: float = 30.0
     """How long a writer that vanished keeps its rows out of the cache. Longer than any COMMIT takes."""
     on_write_error: Literal["retry", "raise"] = "retry"

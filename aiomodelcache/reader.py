@@ -93,6 +93,10 @@ BACKGROUND_LIMIT: Final = 1_000
 """Plans that nobody waits for, at once; there are no more than so many, however much is stale."""
 PAUSE: Final = 0.5
 """Seconds in which a key is not tried again by this process if another one refreshes it, or if that failed."""
+FIRST_PAUSE: Final = 0.00625
+"""Seconds after which it is first looked, on average, whether another process has filled a key."""
+OUTWAITED: Final = 10_000
+"""Leases remembered because they were waited for in vain, at most."""
 AGEING: Final = 1.0
 """Seconds after which it is found out anew which entries are near their end."""
 
@@ -116,6 +120,8 @@ class Reader:
         self._flights: dict[bytes, asyncio.Future[None]] = {}
         self._watched: dict[bytes, asyncio.Future[None]] = {}
         """Keys that other processes fill, for which look-ups of this one wait."""
+        self._outwaited: dict[bytes, bytes] = {}
+        """Such keys with the leases that were waited for in vain."""
         self._lifetimes = list(lifetimes)
         self._aged_at = 0.0
         self._in_background = 0
@@ -500,18 +506,24 @@ class Reader:
         """Lets look-ups wait until keys are no longer leased: for this process's own fills, or a little for others'.
 
         However many wait for the same keys of others, each is looked at once in a while, and none when nobody does.
+        A lease that was waited for in vain is not waited for again: who took it may be dead.
         """
         loop = asyncio.get_running_loop()
-        new: list[bytes] = []
+        new: dict[bytes, bytes] = {}
         for run, request in asked:
             ends = [self._flights[key] for key in request.keys if key in self._flights]
             longest = (request.longest or self._config.lease_ttl) if ends else None
             if not ends:
-                unwatched = [key for key in request.keys if key not in self._watched]
+                leases = dict(zip(request.keys, request.leases, strict=True))
+                waiting = {key: lease for key, lease in leases.items() if self._outwaited.get(key) != lease}
+                unwatched = waiting.keys() - self._watched.keys()
                 self._watched.update({key: loop.create_future() for key in unwatched})
-                new += unwatched
-                ends = [self._watched[key] for key in request.keys]
-            self._tasks.start(self._wait_for(run, ends, longest))
+                new.update({key: waiting[key] for key in unwatched})
+                ends = [self._watched[key] for key in waiting]
+            if ends:
+                self._tasks.start(self._wait_for(run, ends, longest))
+            else:
+                self._advance(run, None)
         if new:
             self._tasks.start(self._watch(new))
 
@@ -519,13 +531,16 @@ class Reader:
         await asyncio.wait(ends, timeout=longest)
         self._advance(run, None)
 
-    async def _watch(self, keys: list[bytes]) -> None:
+    async def _watch(self, leases: dict[bytes, bytes]) -> None:
         """Looks whether others have filled these keys, for a while."""
+        keys: list[bytes] = list(leases)
+        longest = self._config.lease_wait
+        held: dict[bytes, bytes | None] = {}
         try:
-            until = time.monotonic() + self._config.lease_wait
-            pause = self._config.lease_wait / 8
-            while keys and time.monotonic() < until and self._link.readable():
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            until = time.monotonic() + longest
+            pause = min(longest / 8, FIRST_PAUSE)
+            while keys and (left := until - time.monotonic()) > 0 and self._link.readable():
+                await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
                 pause *= 2
                 held = dict(zip(keys, await self._link.call(self._link.backend.read(keys)), strict=True))
                 self._unwatch(key for key in held if not is_lease(held[key]))
@@ -533,6 +548,9 @@ class Reader:
         except BackendError:
             pass
         finally:
+            if len(self._outwaited) + len(keys) > OUTWAITED:
+                self._outwaited.clear()
+            self._outwaited.update({key: leases[key] for key in keys if held.get(key) == leases[key]})
             self._unwatch(keys)
 
     def _unwatch(self, keys: Iterable[bytes]) -> None:

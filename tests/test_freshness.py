@@ -276,6 +276,21 @@ class TestLeases:
                 assert set(ops.operations[3:]) == {"read"}, "nothing is filled"
                 assert ((await backend.read([key]))[0] or b"").startswith(LEASE)
 
+    async def test_a_lease_is_waited_for_in_vain_only_once(self, rows: None, backend: CountingBackend) -> None:
+        async with ModelCache(backend, lease_wait=0.02) as cache:
+            key = Artist.cache.get(id=1).locate(cache.session).key
+            for _ in range(2):
+                await backend.delete([key])
+                await backend.lease([Lease(key)], new_token(), 60_000)
+                async with assert_ops(backend, sql=1) as ops:
+                    await Artist.cache.get(id=1)
+                assert len(ops.operations) > 3, "it looks for the fill"
+                async with assert_ops(backend, sql=1, redis=["read", "lease", "read"]):
+                    await Artist.cache.get(id=1)
+            await backend.delete([key])
+            async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
+                await Artist.cache.get(id=1)
+
     async def test_nobody_waits_for_a_fill_that_cannot_be_sent(
         self, rows: None, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:

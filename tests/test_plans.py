@@ -202,7 +202,7 @@ class TestRowsByPrimaryKey:
             steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
             assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key])
             steps.take(OTHERS_LEASE)
-            assert steps.request == Wait([rows.key(7)])
+            assert steps.request == Wait([rows.key(7)], [OTHERS_LEASE])
             steps.answer(None)
             assert steps.request == Read([rows.epoch_key, rows.key(7)])
             steps.answer([EPOCH, value(rows, artist(7))])
@@ -278,7 +278,7 @@ class TestRowsByPrimaryKey:
         assert steps.request == Load(rows, [(3,), (4,)])
         steps.answer({(3,): Answer([loaded(rows, artist(3))], True), (4,): Answer([], True)})
         steps.answer([True, True])
-        assert steps.request == Wait([rows.key(5)])
+        assert steps.request == Wait([rows.key(5)], [OTHERS_LEASE])
         steps.answer(None).answer([EPOCH, value(rows, artist(5))])
         assert list(steps.result) == [3, 1, 5], "in the order asked"
 
@@ -449,7 +449,7 @@ class TestRowsByIndex:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can").answer([EPOCH, None])
         steps.take(OTHERS_LEASE)
-        assert steps.request == Wait([key])
+        assert steps.request == Wait([key], [OTHERS_LEASE])
         steps.answer(None)
         assert steps.request == Read([rows.epoch_key, key])
         steps.answer([EPOCH, OTHERS_LEASE])
@@ -528,7 +528,7 @@ class TestManyIndexKeys:
         steps.answer({("c",): Answer([loaded(rows, artist(3, "c"))], True)})
         steps.take_late(None)
         steps.answer([True, True])
-        assert steps.request == Wait([keys["d"]])
+        assert steps.request == Wait([keys["d"]], [OTHERS_LEASE])
         steps.answer(None).answer([EPOCH, by_name.entry(b"t" * 16, EPOCH, [])])
         names = {values: [values_of(row)["name"] for row in found] for values, found in steps.result.items()}
         assert names == {("a",): ["a"], ("b",): ["b"], ("c",): ["c"], ("d",): []}

@@ -27,12 +27,13 @@ class Read(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Somebody else is filling these keys: wait for them a little. Answer: None.
+    """Somebody else is filling these keys, under these leases: wait for them a little. Answer: None.
 
     ``longest``: how long to wait if it is somebody in this process, in seconds, if not as long as usual.
     """
 
     keys: list[bytes]
+    leases: list[bytes]
     longest: float | None = None
 
 

@@ -16,9 +16,9 @@ from aiomodelcache.schema import Values
 
 def wait(keys: Iterable[bytes], standing: Iterable[bytes | None], longest: float | None = None) -> Plan[None]:
     """Waits for the keys that are leased; those that were filled meanwhile need no waiting."""
-    leased = [key for key, entry in zip(keys, standing, strict=True) if is_lease(entry)]
+    leased = {key: entry for key, entry in zip(keys, standing, strict=True) if entry is not None and is_lease(entry)}
     if leased:
-        yield Wait(leased, longest)
+        yield Wait(list(leased), list(leased.values()), longest)
 
 
 def ahead_of(plan: Plan[T], read: dict[bytes, bytes | None], outdated: Callable[[], object] = lambda: None) -> Plan[T]:
