@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from soak.history import NEVER, History, Place, Timeline
 from soak.log import KEY_SHIFT, LOW, UNENDED, Kind, Outcome, Record
 
-KEEP: Final = 100_000
+KEEP: Final = 1_000_000
 """So many violations are kept one by one; the others are counted."""
 
 
@@ -46,6 +46,8 @@ class Finding(NamedTuple):
     floor: int
     by_slug: bool
     source: int
+    unlisted: bool = False
+    """A list did not have the row. It depends on the write that brought the row there, and not on later ones."""
 
 
 class Written(NamedTuple):
@@ -271,7 +273,7 @@ class Checker:
                 track = self._rows[pk]
                 position, violation, floor = track.without(start - self._lag, read.end, team, *self._own(track, read))
                 if violation is not None:
-                    self._violate(violation, read, pk, position, floor)
+                    self._violate(violation, read, pk, position, floor, unlisted=True)
                 elif read.start >= self._rest_from and track.timeline.values[-1] == team:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
@@ -361,12 +363,21 @@ class Checker:
                 self._acknowledge(track, write, position)
 
     def _violate(
-        self, what: Violation, record: Record, key: int, position: int, floor: int, *, by_slug: bool = False
+        self,
+        what: Violation,
+        record: Record,
+        key: int,
+        position: int,
+        floor: int,
+        *,
+        by_slug: bool = False,
+        unlisted: bool = False,
     ) -> None:
         self.violations[what] += 1
         if len(self.findings) < KEEP:
+            start, end, source = record.start, record.end, record.source
             self.findings.append(
-                Finding(what, record.kind, key, record.start, record.end, position, floor, by_slug, record.source)
+                Finding(what, record.kind, key, start, end, position, floor, by_slug, source, unlisted)
             )
 
 
@@ -384,4 +395,5 @@ class _Tracks(dict[int, Track]):
 def missed(history: History, finding: Finding) -> Sequence[int]:
     """The writes that a read should have seen and did not: nonces, and minus a primary key for a delete."""
     timeline = (history.slugs if finding.by_slug else history.rows).get(finding.key)
-    return timeline.writers[finding.position + 1 : finding.floor + 1] if timeline else ()
+    last = finding.position + 1 if finding.unlisted else finding.floor
+    return timeline.writers[finding.position + 1 : last + 1] if timeline else ()

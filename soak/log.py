@@ -118,9 +118,14 @@ def records(path: Path, source: int = 0) -> Iterator[Record]:
         at = after
 
 
-def commits(paths: Iterable[Path]) -> dict[int, int]:
-    """When the COMMIT of each write may have begun, by nonce."""
-    return {record.subject: record.words[1] for path in paths for record in records(path) if record.kind == Kind.WRITE}
+def beginnings(paths: Iterable[Path]) -> dict[int, tuple[int, int]]:
+    """When each write began, and when its COMMIT may have, by nonce."""
+    return {
+        record.subject: (record.start, record.words[1])
+        for path in paths
+        for record in records(path)
+        if record.kind == Kind.WRITE
+    }
 
 
 def merged(paths: Iterable[tuple[int, Path]]) -> Iterator[Record]:

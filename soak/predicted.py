@@ -5,8 +5,10 @@ finding is explained only if each of these writes met what the document names, a
 ran: the log of the faults says when Redis lost data and which process could not deliver.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from types import MappingProxyType
 from typing import Final
 
 from soak.checker import Checker, Finding, Violation, Written, missed
@@ -43,44 +45,59 @@ class Circumstances:
     intent_ttl: int = 30_000_000_000
 
 
-def explain(checker: Checker, circumstances: Circumstances, finding: Finding) -> str | None:
-    """Why this was to be expected; None if it was not."""
-    if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
-        return None
-    reasons = [_reason(checker, circumstances, finding, writer) for writer in missed(checker.history, finding)]
-    return None if not reasons or None in reasons else reasons[0]
+class Predictions:
+    """Why findings of one run were to be expected."""
 
+    def __init__(
+        self, checker: Checker, circumstances: Circumstances, earliest: Mapping[int, int] = MappingProxyType({})
+    ) -> None:
+        self._checker = checker
+        self._circumstances = circumstances
+        self._earliest = earliest
+        """When writes may have begun that nobody logged, by nonce."""
+        killed = [source for source, life in circumstances.lives.items() if life.killed]
+        self._unlogged = {source: self._last_of(source) for source in killed}
+        """What killed processes did not live to log: it ended with the process."""
+        self._held: dict[Written, list[int]] = {}
 
-def _reason(checker: Checker, circumstances: Circumstances, finding: Finding, writer: int) -> str | None:
-    candidates: Sequence[Written]
-    if writer > 0:
-        known = checker.written.get(writer)
-        candidates = [known] if known else _killed(checker, circumstances, writer >> NONCE_SHIFT)
-    else:
-        unlogged = [each for source in circumstances.lives for each in _killed(checker, circumstances, source)]
-        candidates = [*checker.deleted.get(-writer, ()), *unlogged]
-    reasons = [_excuse(checker, circumstances, finding, each) for each in candidates]
-    return next((reason for reason in reasons if reason), None)
+    def explain(self, finding: Finding) -> str | None:
+        """Why this was to be expected; None if it was not."""
+        if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
+            return None
+        reasons = [self._reason(finding, writer) for writer in missed(self._checker.history, finding)]
+        return None if not reasons or None in reasons else reasons[0]
 
+    def _last_of(self, source: int) -> Written:
+        life = self._circumstances.lives[source]
+        return Written(source, self._checker.last.get(source, life.started), life.ended, Outcome.UNKNOWN)
 
-def _killed(checker: Checker, circumstances: Circumstances, source: int) -> list[Written]:
-    """A write that a killed process did not live to log: it ended with the process."""
-    life = circumstances.lives.get(source)
-    if life is None or not life.killed:
-        return []
-    return [Written(source, checker.last.get(source, life.started), life.ended, Outcome.UNKNOWN)]
+    def _unlogged_as(self, nonce: int) -> Written | None:
+        last = self._unlogged.get(nonce >> NONCE_SHIFT)
+        return None if last is None else last._replace(start=self._earliest.get(nonce, last.start))
 
+    def _reason(self, finding: Finding, writer: int) -> str | None:
+        candidates: Iterable[Written | None]
+        if writer > 0:
+            candidates = [self._checker.written.get(writer) or self._unlogged_as(writer)]
+        else:
+            candidates = chain(self._checker.deleted.get(-writer, ()), self._unlogged.values())
+        return next((reason for each in candidates if each and (reason := self._excuse(finding, each))), None)
 
-def _excuse(checker: Checker, circumstances: Circumstances, finding: Finding, write: Written) -> str | None:
-    """Why one missed write did not invalidate what the reader saw, as it should have."""
-    held = [
-        end for begin, end in checker.held.get(write.source, {}).items() if begin <= write.end and end >= write.start
-    ]
-    # While it was under way; for as long as it was held back; and for good if nobody lived to clear.
-    excused = write.outcome == Outcome.UNKNOWN or finding.start <= max([write.end, *held])
-    life = circumstances.lives.get(write.source)
-    if held and excused and life is not None and life.on_write_error == "retry":
-        return RETRY
-    if excused and any(begin <= write.end and end >= write.start for begin, end in circumstances.losses):
-        return LOST
-    return SLOW if write.end - write.start > circumstances.intent_ttl else None
+    def _excuse(self, finding: Finding, write: Written) -> str | None:
+        """Why one missed write did not invalidate what the reader saw, as it should have."""
+        held = self._held_back(write)
+        # While it was under way; for as long as it was held back; and for good if nobody lived to clear.
+        excused = write.outcome == Outcome.UNKNOWN or finding.start <= max([write.end, *held])
+        life = self._circumstances.lives.get(write.source)
+        if held and excused and life is not None and life.on_write_error == "retry":
+            return RETRY
+        if excused and any(begin <= write.end and end >= write.start for begin, end in self._circumstances.losses):
+            return LOST
+        return SLOW if write.end - write.start > self._circumstances.intent_ttl else None
+
+    def _held_back(self, write: Written) -> list[int]:
+        """When the times ended in which its process could not deliver, of those during the write."""
+        if write not in self._held:
+            windows = self._checker.held.get(write.source, {})
+            self._held[write] = [end for begin, end in windows.items() if begin <= write.end and end >= write.start]
+        return self._held[write]

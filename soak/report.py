@@ -1,16 +1,17 @@
 """What came of a soak: its logs, checked, in words. A folder of logs can be checked again at any time."""
 
 import json
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soak.checker import Checker, Finding, Violation, missed
 from soak.history import History, load_changes
-from soak.log import Kind, Outcome, commits, merged
-from soak.predicted import Circumstances, Life, explain
+from soak.log import Kind, Outcome, beginnings, merged
+from soak.predicted import NONCE_SHIFT, Circumstances, Life, Predictions
 from soak.subjects import LIBRARY
 
 
@@ -75,20 +76,33 @@ def report(folder: Path) -> Report:
     paths = [(number, folder / f"{number}.log") for number in run.circumstances.lives]
     changes = load_changes(folder / "history")
     allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), int(run.allowtime * 1e9))
-    history = History(changes, commits(path for _, path in paths))
+    begun = beginnings(path for _, path in paths)
+    earliest = _earliest({change.nonce for change in changes if change.version} - begun.keys(), begun)
+    history = History(changes, earliest | {nonce: commit for nonce, (_, commit) in begun.items()})
     checker = Checker(history, rest_from=run.rest_from, allowances=allowances, lag=int(run.near_lag * 1e9))
     for record in merged(paths):
         checker.feed(record)
     unexplained: list[Finding] = []
     predicted: Counter[tuple[Violation, str]] = Counter()
+    predictions = Predictions(checker, run.circumstances, earliest)
     for finding in checker.findings:
         # Only the library promises anything, so that only it has exceptions.
-        why = explain(checker, run.circumstances, finding) if run.subject in LIBRARY else None
+        why = predictions.explain(finding) if run.subject in LIBRARY else None
         if why is None:
             unexplained.append(finding)
         else:
             predicted[finding.what, why] += 1
     return Report(run, checker, len(changes), unexplained, predicted)
+
+
+def _earliest(unlogged: Iterable[int], begun: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+    """When writes may have begun that a killed process did not live to log: not before what it began before these.
+
+    Nonces are given in order, and a write begins when it is given one.
+    """
+    known = sorted(begun)
+    earlier = {nonce: known[at - 1] for nonce in unlogged if (at := bisect(known, nonce))}
+    return {nonce: begun[last][0] for nonce, last in earlier.items() if last >> NONCE_SHIFT == nonce >> NONCE_SHIFT}
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -127,8 +141,8 @@ def _lines(report: Report) -> Iterator[str]:
 
 def _told_late(report: Report) -> str:
     """How late answers were, of those that were and for no other reason."""
-    checker, circumstances = report.checker, report.run.circumstances
-    lags = sorted(lag / 1e6 for late, lag in checker.late if explain(checker, circumstances, late) is None)
+    predictions = Predictions(report.checker, report.run.circumstances)
+    lags = sorted(lag / 1e6 for late, lag in report.checker.late if predictions.explain(late) is None)
     if not lags:
         return "no answer was late"
     median, late, latest = (lags[int(len(lags) * share)] for share in (0.5, 0.99, 1 - 1e-9))

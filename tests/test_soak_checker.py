@@ -12,7 +12,7 @@ import pytest
 from soak.checker import Checker, Violation
 from soak.history import Change, History, load_changes, save_changes
 from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, records
-from soak.predicted import LOST, NONCE_SHIFT, RETRY, SLOW, Circumstances, Life, explain
+from soak.predicted import LOST, NONCE_SHIFT, RETRY, SLOW, Circumstances, Life, Predictions
 
 # Row 7 is made as version 1 by nonce 10, in team 3 under slug 50; versions and transactions count up.
 MADE = Change(1, 7, 1, 10, 50, 3)
@@ -317,7 +317,7 @@ THEIRS = [MADE, Change(2, 7, 2, NONCE, 50, 3)]
 
 def reasons(circumstances: Circumstances, *told: Record) -> list[str | None]:
     checker = check(THEIRS, *told)
-    return [explain(checker, circumstances, finding) for finding in checker.findings]
+    return list(map(Predictions(checker, circumstances).explain, checker.findings))
 
 
 def told(read_at: int = 300, outcome: Outcome = Outcome.ACKNOWLEDGED) -> list[Record]:
@@ -371,12 +371,13 @@ def test_each_write_that_was_missed_needs_its_reason() -> None:
     other = Change(3, 7, 3, 77, 50, 3)
     checker = check([*THEIRS, other], *told(), wrote(210, 220, 77), held(150, 400))
     [finding] = checker.findings
-    assert explain(checker, Circumstances(lives={WRITER: Life(0)}), finding) is None
+    assert Predictions(checker, Circumstances(lives={WRITER: Life(0)})).explain(finding) is None
 
 
 def test_what_was_not_committed_is_never_explained() -> None:
     checker = check(THEIRS, by_pk(1, 2, (9, 90)), held(0, 3))
-    assert explain(checker, Circumstances(losses=[(0, 9)], lives={WRITER: Life(0)}), checker.findings[0]) is None
+    circumstances = Circumstances(losses=[(0, 9)], lives={WRITER: Life(0)})
+    assert Predictions(checker, circumstances).explain(checker.findings[0]) is None
 
 
 @pytest.mark.parametrize(("why", "words"), [(LOST, "An intent that Redis lost"), (SLOW, "A COMMIT"), (RETRY, "retry")])
