@@ -269,7 +269,8 @@ class TestWalks:
     async def test_batches_with_anything(self, world: World, backend: CountingBackend) -> None:
         queries = {"people": People(1), "land": LandOf(1), "card": Card(1), "bob": Person.cache.get(name="bob")}
         await BatchCacheQuery(queries)
-        await Person.cache.get(name="bob")
+        for query in queries.values():  # which of them filled what they have in common is a matter of luck
+            await query
         async with assert_ops(backend, sql=0, redis=["read"]):
             found = await BatchCacheQuery(queries)
         assert found["bob"] == world.bob
