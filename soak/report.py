@@ -77,7 +77,7 @@ def report(folder: Path) -> Report:
     changes = load_changes(folder / "history")
     allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), int(run.allowtime * 1e9))
     begun = beginnings(path for _, path in paths)
-    earliest = _earliest({change.nonce for change in changes if change.version} - begun.keys(), begun)
+    earliest = earliest_beginnings({change.nonce for change in changes if change.version} - begun.keys(), begun)
     history = History(changes, earliest | {nonce: commit for nonce, (_, commit) in begun.items()})
     checker = Checker(history, rest_from=run.rest_from, allowances=allowances, lag=int(run.near_lag * 1e9))
     for record in merged(paths):
@@ -95,7 +95,7 @@ def report(folder: Path) -> Report:
     return Report(run, checker, len(changes), unexplained, predicted)
 
 
-def _earliest(unlogged: Iterable[int], begun: Mapping[int, tuple[int, int]]) -> dict[int, int]:
+def earliest_beginnings(unlogged: Iterable[int], begun: Mapping[int, tuple[int, int]]) -> dict[int, int]:
     """When writes may have begun that a killed process did not live to log: not before what it began before these.
 
     Nonces are given in order, and a write begins when it is given one.

@@ -13,6 +13,7 @@ from soak.checker import Checker, Violation
 from soak.history import Change, History, load_changes, save_changes
 from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, records
 from soak.predicted import LOST, NONCE_SHIFT, RETRY, SLOW, Circumstances, Life, Predictions
+from soak.report import earliest_beginnings
 
 # Row 7 is made as version 1 by nonce 10, in team 3 under slug 50; versions and transactions count up.
 MADE = Change(1, 7, 1, 10, 50, 3)
@@ -372,6 +373,39 @@ def test_each_write_that_was_missed_needs_its_reason() -> None:
     checker = check([*THEIRS, other], *told(), wrote(210, 220, 77), held(150, 400))
     [finding] = checker.findings
     assert Predictions(checker, Circumstances(lives={WRITER: Life(0)})).explain(finding) is None
+
+
+def test_a_list_without_a_row_depends_on_the_write_that_brought_it_there() -> None:
+    moved = [MADE, Change(2, 7, 2, NONCE, 50, 4), Change(3, 7, 3, 77, 50, 4)]
+    retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
+
+    def why(*seen: tuple[int, int]) -> list[str | None]:
+        checker = check(moved, *told()[1:2], held(150, 400), wrote(210, 220, 77), by_team(300, 305, 4, *seen))
+        return list(map(Predictions(checker, retry).explain, checker.findings))
+
+    assert why() == [RETRY]
+    assert why((2, NONCE)) == [None], "the row itself depends on both"
+    assert why((3, 77)) == []
+
+
+def test_a_write_that_nobody_logged_is_not_seen_before_those_that_began_earlier() -> None:
+    begun = {NONCE: (100, 150), NONCE + 4: (500, 550), (WRITER + 1) << NONCE_SHIFT | 1: (9, 10)}
+    earliest = earliest_beginnings([NONCE + 1, NONCE + 5, WRITER << NONCE_SHIFT, 3], begun)
+    assert earliest == {NONCE + 1: 100, NONCE + 5: 500}
+    gone = [MADE, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE + 5, 50, 3)]
+    checker = Checker(History(gone, {10: 1} | earliest))
+    checker.feed(by_pk(300, 400, (3, NONCE + 5)))
+    checker.feed(by_pk(500, 600, (3, NONCE + 5)))
+    assert [(finding.what, finding.end) for finding in checker.findings] == [(Violation.UNCOMMITTED, 400)]
+
+
+def test_its_intent_may_be_lost_at_any_time_since_then() -> None:
+    told = by_pk(290, 295, (2, NONCE + 1)), by_pk(300, 305, ONE), wrote(100, 250, NONCE, source=WRITER)
+    checker = check([MADE, Change(2, 7, 2, NONCE + 1, 50, 3)], *told)
+    killed = Circumstances(losses=[(120, 130)], lives={WRITER: Life(0, ended=280, killed=True)})
+    [finding] = checker.findings
+    assert Predictions(checker, killed, {NONCE + 1: 110}).explain(finding) == LOST
+    assert Predictions(checker, killed, {NONCE + 1: 131}).explain(finding) is None
 
 
 def test_what_was_not_committed_is_never_explained() -> None:
