@@ -18,6 +18,9 @@ from soak.log import Outcome
 NONCE_SHIFT: Final = 32
 """A nonce is the number of the process that wrote, and below this many bits a number of its own."""
 
+OUTLIVES: Final = 1_000_000_000
+"""Nanoseconds after a process's death in which a COMMIT that it has sent may still be done: some are slow."""
+
 LOST: Final = "an intent was lost between mark and clear (What remains, 2)"
 SLOW: Final = "the write took longer than intent_ttl (What remains, 3)"
 RETRY: Final = 'on_write_error="retry" while Redis was away for the writer (What remains, 4)'
@@ -57,7 +60,7 @@ class Predictions:
         """When writes may have begun that nobody logged, by nonce."""
         killed = [source for source, life in circumstances.lives.items() if life.killed]
         self._unlogged = {source: self._last_of(source) for source in killed}
-        """What killed processes did not live to log: it ended with the process."""
+        """What killed processes did not live to log."""
         self._held: dict[Written, list[int]] = {}
 
     def explain(self, finding: Finding) -> str | None:
@@ -69,7 +72,7 @@ class Predictions:
 
     def _last_of(self, source: int) -> Written:
         life = self._circumstances.lives[source]
-        return Written(source, self._checker.last.get(source, life.started), life.ended, Outcome.UNKNOWN)
+        return Written(source, self._checker.last.get(source, life.started), life.ended + OUTLIVES, Outcome.UNKNOWN)
 
     def _unlogged_as(self, nonce: int) -> Written | None:
         last = self._unlogged.get(nonce >> NONCE_SHIFT)

@@ -12,7 +12,7 @@ import pytest
 from soak.checker import Checker, Violation
 from soak.history import Change, History, load_changes, save_changes
 from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, records
-from soak.predicted import LOST, NONCE_SHIFT, RETRY, SLOW, Circumstances, Life, Predictions
+from soak.predicted import LOST, NONCE_SHIFT, OUTLIVES, RETRY, SLOW, Circumstances, Life, Predictions
 from soak.report import earliest_beginnings
 
 # Row 7 is made as version 1 by nonce 10, in team 3 under slug 50; versions and transactions count up.
@@ -359,7 +359,7 @@ def test_of_a_killed_process_the_last_write_may_not_be_logged() -> None:
     told = by_pk(190, 195, (2, NONCE)), by_pk(300, 305, ONE)
     lives = {WRITER: Life(0, ended=180, killed=True)}
     assert reasons(Circumstances(losses=[(120, 130)], lives=lives), *told) == [LOST]
-    assert reasons(Circumstances(losses=[(181, 182)], lives=lives), *told) == [None]
+    assert reasons(Circumstances(losses=[(180 + OUTLIVES + 1, 180 + OUTLIVES + 2)], lives=lives), *told) == [None]
     assert reasons(Circumstances(losses=[(120, 130)], lives={WRITER: Life(0)}), *told) == [None]
 
 
