@@ -74,21 +74,21 @@ class Collector(Generic[T]):
         self._waiting = False
 
     def add(self, item: T) -> None:
-        """Adds to the current tick's batch. The first one in schedules the hand-over."""
+        """Adds to the current tick's batch. The first one in starts the task that hands it over."""
         if not self._items:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+            self._tasks.start(self._hand_over())
         self._items.append(item)
 
-    def _hand_over(self) -> None:
+    async def _hand_over(self) -> None:
         if self._under_way >= self._at_once:
             self._waiting = True
             return
         items, self._items = self._items, []
         self._under_way += 1
-        self._tasks.start(self._handle(items)).add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._under_way -= 1
-        if self._waiting:
-            self._waiting = False
-            self._hand_over()
+        try:
+            await self._handle(items)
+        finally:
+            self._under_way -= 1
+            if self._waiting:
+                self._waiting = False
+                self._tasks.start(self._hand_over())
