@@ -48,6 +48,9 @@ class Finding(NamedTuple):
     source: int
     unlisted: bool = False
     """A list did not have the row. It depends on the write that brought the row there, and not on later ones."""
+    instead: "Finding | None" = None
+    """That ``floor`` had been seen is known only from a read that found nothing: what it was if it found what was
+    there before."""
 
 
 class Written(NamedTuple):
@@ -97,7 +100,7 @@ class Own(NamedTuple):
 class Track:
     """One row's or one slug's timeline, with its floors."""
 
-    __slots__ = ("acknowledged", "own", "seen", "timeline")
+    __slots__ = ("acknowledged", "guesses", "own", "seen", "timeline")
 
     def __init__(self, timeline: Timeline | None) -> None:
         if timeline is None:
@@ -106,6 +109,8 @@ class Track:
         self.timeline = timeline
         self.acknowledged = Floor()
         self.seen = Floor()
+        self.guesses: dict[int, Finding] = {}
+        """Positions known from reads alone that found nothing: what these were if they saw what was there before."""
         self.own: dict[int, Own] = {}
         """By process; only where others may lag behind."""
 
@@ -277,7 +282,7 @@ class Checker:
                 elif read.start >= self._rest_from and track.timeline.values[-1] == team:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
-                    self._saw(track, read, position)
+                    self._saw_nothing(track, read, start, pk, team, position, unlisted=True)
 
     def _snapshot(self, read: Record) -> None:
         """Both looks must have seen the same. Whether the first was fresh is checked as of any other read."""
@@ -296,7 +301,32 @@ class Checker:
         if self._lag:
             track.of(read.source).seen.rise(read.end, position)
 
+    def _saw_nothing(
+        self,
+        track: Track,
+        read: Record,
+        start: int,
+        key: int,
+        value: int,
+        position: int,
+        *,
+        by_slug: bool = False,
+        unlisted: bool = False,
+    ) -> None:
+        """Notes the first position that a read may have seen which did not find ``value``.
+
+        If nobody else has seen it, the read may as well have been a late one, of what was there before.
+        """
+        floor = max(track.acknowledged.at(start), track.seen.at(start))
+        if position > max(floor, track.seen.positions[-1]):
+            before = track.timeline.before(value, floor)
+            track.guesses[position] = Finding(
+                Violation.STALE, read.kind, key, read.start, read.end, before, floor, by_slug, read.source, unlisted
+            )
+        self._saw(track, read, position)
+
     def _acknowledge(self, track: Track, write: Record, position: int) -> None:
+        track.guesses.pop(position, None)
         track.acknowledged.rise(write.end, position)
         if self._lag:
             track.of(write.source).acknowledged.rise(write.end, position)
@@ -337,7 +367,7 @@ class Checker:
         elif read.start >= self._rest_from and track.timeline.values[-1] != -1:
             self._violate(Violation.AT_REST, read, key, position, track.timeline.last, by_slug=by_slug)
         else:
-            self._saw(track, read, position)
+            self._saw_nothing(track, read, start, key, -1, position, by_slug=by_slug)
 
     # Writes -----------------------------------------------------------------------------------------
 
@@ -375,9 +405,12 @@ class Checker:
     ) -> None:
         self.violations[what] += 1
         if len(self.findings) < KEEP:
+            instead = None
+            if what is Violation.BACKWARDS:
+                instead = (self._slugs if by_slug else self._rows)[key].guesses.get(floor)
             start, end, source = record.start, record.end, record.source
             self.findings.append(
-                Finding(what, record.kind, key, start, end, position, floor, by_slug, source, unlisted)
+                Finding(what, record.kind, key, start, end, position, floor, by_slug, source, unlisted, instead)
             )
 
 

@@ -68,7 +68,9 @@ class Predictions:
         if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
             return None
         reasons = [self._reason(finding, writer) for writer in missed(self._checker.history, finding)]
-        return None if not reasons or None in reasons else reasons[0]
+        if reasons and None not in reasons:
+            return reasons[0]
+        return self.explain(finding.instead) if finding.instead is not None else None
 
     def _last_of(self, source: int) -> Written:
         life = self._circumstances.lives[source]

@@ -388,6 +388,20 @@ def test_a_list_without_a_row_depends_on_the_write_that_brought_it_there() -> No
     assert why((3, 77)) == []
 
 
+def test_a_late_absence_is_not_held_against_those_who_saw_the_row() -> None:
+    made = [MADE, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE, 50, 3), Change(4, 7, 0, 0, 50, 3)]
+    told = wrote(100, 200, NONCE, source=WRITER), by_pk(300, 305, NOTHING), by_pk(310, 315, (3, NONCE))
+    retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
+
+    def why(*more: Record) -> list[str | None]:
+        checker = check(made, *told, *more)
+        return [Predictions(checker, retry).explain(each) for each in checker.findings]
+
+    assert why(held(150, 400)) == [RETRY], "of two who contradict each other it was the first who was late"
+    assert why() == [None]
+    assert why(held(150, 400), deleted(306, 308, 7)) == [None], "its delete is known"
+
+
 def test_a_write_that_nobody_logged_is_not_seen_before_those_that_began_earlier() -> None:
     begun = {NONCE: (100, 150), NONCE + 4: (500, 550), (WRITER + 1) << NONCE_SHIFT | 1: (9, 10)}
     earliest = earliest_beginnings([NONCE + 1, NONCE + 5, WRITER << NONCE_SHIFT, 3], begun)
