@@ -119,15 +119,16 @@ class _Outcomes:
         scope = current_scope()
         quick: list[Looks] = []
         inside: list[tuple[Hashable, Session, BaseDBAsyncClient]] = []
-        last: Session | None = None
-        off = False
+        session: Session | None = None
+        chosen: Session | None = None
+        off = in_transaction = False
         for name, query in self._queries.items():
-            session = query.session()
-            if session is not last:
-                last, off = session, session.switch.off
+            if session is None or query.chosen is not chosen:
+                session, chosen = query.session(), query.chosen
+                off, in_transaction = session.switch.off, session.in_transaction
                 quick.append(Looks(session, self.settle, only_cache=only_cache))
             try:
-                client = query.transaction(session)
+                client = query.transaction(session) if in_transaction else None
                 look = query.look(session) if client is None and scope is None and not off else None
             except Exception as error:
                 self.settle(name, None, error)

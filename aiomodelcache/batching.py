@@ -4,7 +4,6 @@ Knows neither caches nor plans.
 """
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
@@ -25,6 +24,8 @@ class Tasks:
         self.failed: Callable[[Exception], None] | None = None
         """Told of a task that raised, which none should: somebody may be waiting for what it was to do."""
         self._running: set[asyncio.Task[None]] = set()
+        self._promised = 0
+        self._fulfilled: asyncio.Future[None] | None = None
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in the background. It must not raise: there is nobody to raise to but ``failed``."""
@@ -36,8 +37,30 @@ class Tasks:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception) and self.failed is not None:
+        if isinstance(error, Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self.failed is not None:
             self.failed(error)
+
+    def promise(self, work: Callable[[], None]) -> None:
+        """Calls ``work`` in the next turn of the loop. Closing waits until ``fulfil`` is called for it."""
+        self._promised += 1
+        asyncio.get_running_loop().call_soon(self.run, work, context=self.context.copy())
+
+    def fulfil(self) -> None:
+        """Says that what was promised is done, whatever came of it."""
+        self._promised -= 1
+        if not self._promised and self._fulfilled is not None and not self._fulfilled.done():
+            self._fulfilled.set_result(None)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Calls ``work``, which must not raise, either."""
+        try:
+            work()
+        except Exception as error:
+            self._fail(error)
 
     async def finish(self, timeout: float) -> None:
         """Waits for all tasks, and for those that they start; cancels what is left after ``timeout`` seconds."""
@@ -45,8 +68,12 @@ class Tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await asyncio.sleep(0)  # what was asked for in this tick is handed over first
-                    while self._running:
-                        await asyncio.wait(self._running)
+                    while self._running or self._promised:
+                        if self._running:
+                            await asyncio.wait(self._running)
+                        else:
+                            self._fulfilled = asyncio.get_running_loop().create_future()
+                            await self._fulfilled
         finally:
             late = list(self._running)
             for task in late:
@@ -55,23 +82,14 @@ class Tasks:
 
 
 class Collector(Generic[T]):
-    """Hands over together what was added in one tick, in whatever task.
+    """Hands over together what was added in one tick, in whatever task."""
 
-    No more than ``at_once`` batches are under way at a time: what is added meanwhile goes together as soon as one
-    of them is done. So batches grow under load, where they would only wait for each other.
-    """
+    __slots__ = ("_handle", "_items", "_tasks")
 
-    __slots__ = ("_at_once", "_handle", "_items", "_tasks", "_under_way", "_waiting")
-
-    def __init__(
-        self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks, *, at_once: int = sys.maxsize
-    ) -> None:
+    def __init__(self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks) -> None:
         self._handle = handle
         self._tasks = tasks
-        self._at_once = at_once
         self._items: list[T] = []
-        self._under_way = 0
-        self._waiting = False
 
     def add(self, item: T) -> None:
         """Adds to the current tick's batch. The first one in starts the task that hands it over."""
@@ -80,15 +98,5 @@ class Collector(Generic[T]):
         self._items.append(item)
 
     async def _hand_over(self) -> None:
-        if self._under_way >= self._at_once:
-            self._waiting = True
-            return
         items, self._items = self._items, []
-        self._under_way += 1
-        try:
-            await self._handle(items)
-        finally:
-            self._under_way -= 1
-            if self._waiting:
-                self._waiting = False
-                self._tasks.start(self._hand_over())
+        await self._handle(items)

@@ -1,16 +1,48 @@
 """One model in one open cache: its rows, and the keys that they can be looked up by."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.lookups import Index, Rows
 from aiomodelcache.results import Result
-from aiomodelcache.schema import ModelSchema
+from aiomodelcache.schema import ModelSchema, Values
 from aiomodelcache.through import Links, Through
 
 Source = Rows | Index
 Names = frozenset[str]
+
+
+class Found(NamedTuple):
+    """The key that some fields name: its source, these names in the key's order, and where given values are."""
+
+    source: Source
+    names: list[str]
+    place: Callable[[Mapping[str, Any]], tuple[Values, bytes]]
+    """The normalised values, and the cache key of their entry. Raises ``ValueError`` for a bad value."""
+
+
+def _placing(source: Source, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
+    """Made once for each key and kind of look-up, because every look-up takes this way."""
+    attributes, normalise, key_of = source.attributes, source.schema.normalise, source.key_of
+    if len(names) == 1:
+        [name], [attribute] = names, attributes
+        plain, key_of_one = source.schema.plain(attribute), source.key_of_one
+
+        def place_one(given: Mapping[str, Any]) -> tuple[Values, bytes]:
+            value = given[name]
+            if type(value) is not plain:
+                value = normalise(attribute, value)
+            return (value,), key_of_one(value)
+
+        return place_one
+
+    def place(given: Mapping[str, Any]) -> tuple[Values, bytes]:
+        values = tuple(map(normalise, attributes, map(given.__getitem__, names)))
+        return values, key_of(values)
+
+    return place
 
 
 @dataclass(slots=True)
@@ -34,9 +66,7 @@ class Binding:
     """Lists over many-to-many relations by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """What a look-up may call a field -> the attribute that holds it."""
-    _found: dict[tuple[str, ...], tuple[Source, list[str]]] = field(
-        default_factory=dict[tuple[str, ...], tuple[Source, list[str]]]
-    )
+    _found: dict[tuple[str, ...], Found] = field(default_factory=dict[tuple[str, ...], Found])
 
     @property
     def off(self) -> bool:
@@ -44,11 +74,8 @@ class Binding:
         classes: list[Rows | Index | Result | Links] = [self.rows, *self.indexes, *self.results]
         return all(each.policy.off for each in classes)
 
-    def find(self, kind: str, given: Iterable[str]) -> tuple[Source, list[str]]:
-        """Returns the key for these fields, and the names given in the key's order.
-
-        Raises ``CacheNotRegistered``.
-        """
+    def find(self, kind: str, given: Iterable[str]) -> Found:
+        """Returns the key for these fields. Raises ``CacheNotRegistered``."""
         known = self._found.get((kind, *given))
         if known is None:
             known = self._found[kind, *given] = self._find(kind, list(given))
@@ -56,7 +83,7 @@ class Binding:
 
     def kind(self, given: Iterable[str]) -> str:
         """Which look-up these fields are for, "get" or "filter"; "get" if both. Raises ``CacheNotRegistered``."""
-        source, _ = self.find("either", given)
+        source = self.find("either", given).source
         return "get" if frozenset(source.attributes) in self.gets else "filter"
 
     def has_unique(self, attribute: str) -> bool:
@@ -64,7 +91,7 @@ class Binding:
         source = self.gets.get(frozenset([attribute]))
         return source is not None and source.unique
 
-    def _find(self, kind: str, given: list[str]) -> tuple[Source, list[str]]:
+    def _find(self, kind: str, given: list[str]) -> Found:
         named: dict[str, str] = {}
         for name in given:
             attribute = self.names.get(name) or self.names.get(name.removesuffix("__exact"), name)
@@ -79,7 +106,8 @@ class Binding:
             source = self.gets.get(wanted)
         if source is None:
             raise CacheNotRegistered(self._unknown(kind, given, wanted))
-        return source, [named[attribute] for attribute in source.attributes]
+        names = [named[attribute] for attribute in source.attributes]
+        return Found(source, names, _placing(source, names))
 
     def _unknown(self, kind: str, given: list[str], wanted: Names) -> str:
         name = self.schema.name

@@ -102,7 +102,7 @@ class RowCodec:
         """Returns the bytes of the columns found in ``values``. Raises ``EncodeError``."""
         try:
             data = _encoder.encode([_dumped(values[name], dump) for name, dump in self._dumps])
-            again = self._decode(data)
+            again = self.decode_unsafely(data)
             for name, dump in self._dumps:
                 _check(name, values[name], again[name], dump)
         except Exception as error:
@@ -112,11 +112,12 @@ class RowCodec:
     def decode(self, data: bytes) -> dict[str, Any]:
         """Returns a new dict of all columns. Raises ``DecodeError``."""
         try:
-            return self._decode(data)
+            return self.decode_unsafely(data)
         except Exception as error:
             raise DecodeError(str(error)) from error
 
-    def _decode(self, data: bytes) -> dict[str, Any]:
+    def decode_unsafely(self, data: bytes) -> dict[str, Any]:
+        """The same, but raises whatever msgspec and a user's own ``load`` do."""
         values = _as_dict(self._read(data))
         for name, load in self._loads:
             value = values[name]

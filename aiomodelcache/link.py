@@ -5,15 +5,18 @@ of them tries again, and the rest follow if it succeeded. Writers always try.
 """
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Literal, TypeVar, cast
 
-from aiomodelcache.backends.protocol import Backend, Tracking
+from aiomodelcache.backends.protocol import Backend, Prompt, Tracking
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.near import Near
 from aiomodelcache.stats import Stats, logger
 
 T = TypeVar("T")
+Taker = Callable[[Sequence[bytes | None] | None], None]
+"""Called with what was read, or with None if that failed. Does not raise."""
 
 
 class Link:
@@ -81,23 +84,48 @@ class Link:
         self.stats.round_trips += 1
         try:
             result = await operation
-        except BackendError as error:
-            self._break(error)
-            raise
         except Exception as error:
-            failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")
-            self._break(failure)
+            failure = self._broken(error)
+            if failure is error:
+                raise
             raise failure from error
+        self._works()
+        return result
+
+    def start_read(self, keys: Sequence[bytes], taker: Taker) -> bool:
+        """Begins a round trip that reads, if the backend can do so without anybody waiting in a task.
+
+        ``taker`` is called with what was read, or with None if it failed: counted and logged as by ``call``.
+        """
+        backend = self.backend
+        if not hasattr(backend, "start_read"):
+            return False
+        begun = cast("Prompt", backend).start_read(keys, partial(self._take, taker))
+        self.stats.round_trips += begun
+        return begun
+
+    def _take(self, taker: Taker, read: list[bytes | None] | Exception) -> None:
+        if isinstance(read, Exception):
+            self._broken(read)
+            taker(None)
+        else:
+            self._works()
+            taker(read)
+
+    def _works(self) -> None:
         if self._failing:
             logger.warning("aiomodelcache: the cache is used again")
             self._failing = False
-        return result
 
-    def _break(self, error: BackendError) -> None:
+    def _broken(self, error: Exception) -> BackendError:
+        failure = error
+        if not isinstance(failure, BackendError):
+            failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")
         self.stats.backend_errors += 1
         self.breaks += 1
         self.near.drop_all()
         if not self._failing:
-            logger.warning("aiomodelcache: the cache is not used for now: %s", error)
+            logger.warning("aiomodelcache: the cache is not used for now: %s", failure)
         self._failing = True
         self._retry_at = time.monotonic() + self._cooldown
+        return failure

@@ -135,7 +135,7 @@ class Rows:
     ) -> None:
         self.schema = schema
         self.policy = policy
-        self._decode = schema.codec.decode
+        self._decode = schema.codec.decode_unsafely
         self._pk = schema.pk
         self._epoch: bytes | None = None
         self._guard = b""
@@ -161,6 +161,8 @@ class Rows:
         """The key of the row with this (normalised) primary key."""
         return self.prefix + keys.encode_single(pk if type(pk) is int else self.schema.key_value(self._pk, pk))
 
+    key_of_one = key
+
     def key_of(self, values: Values) -> bytes:
         """The same for the values of a look-up."""
         return self.key(values[0])
@@ -178,7 +180,7 @@ class Rows:
             return None
         try:
             row = self._decode(unpack(entry))
-        except (DamagedEntry, DecodeError):
+        except Exception:  # damaged
             return None
         return row if row[self._pk] == pk else None
 
@@ -232,6 +234,7 @@ class Index:
         schema = rows.schema
         self.policy = policy
         self.rows = rows
+        self.epoch_key = rows.epoch_key
         self.schema = schema
         self.fields = fields
         self.attributes = attributes
@@ -253,12 +256,17 @@ class Index:
 
     def key(self, values: Values) -> bytes:
         """The key of the entry for these (normalised) values."""
-        key_value = self.schema.key_value
         if len(values) == 1:
-            return self.prefix + keys.encode_single(key_value(self.attributes[0], values[0]))
-        return self.prefix + keys.encode(map(key_value, self.attributes, values))
+            return self.key_of_one(values[0])
+        return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
 
     key_of = key
+
+    def key_of_one(self, value: Any) -> bytes:
+        """The same for the value of an index by one column."""
+        if type(value) is not int and type(value) is not str:
+            value = self.schema.key_value(self.attributes[0], value)
+        return self.prefix + keys.encode_single(value)
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> list[Any] | Absent | Miss:
         """The primary keys that the bytes under an index key list."""

@@ -17,7 +17,7 @@ dropped it since it was asked for: dropping removes the placeholder, too.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -106,18 +106,18 @@ class Near:
 
     # Reading --------------------------------------------------------------------------------------
 
-    def find(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None] | None:
         """What is under these keys, if all of them are kept and may be believed."""
         now = monotonic()
         if now >= self._due and not self._believed(now):
             return None
         held = self._held
-        found: list[bytes | None] = []
+        found: dict[bytes, bytes | None] = {}
         for key in keys:
             kept = held.get(key)
             if kept is None or kept[1] <= now:
                 return None
-            found.append(kept[0])
+            found[key] = kept[0]
             held.move_to_end(key)
         return found
 

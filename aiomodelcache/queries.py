@@ -5,9 +5,10 @@ are found, ``reader`` when requests are sent.
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from asyncio import get_running_loop
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
@@ -37,10 +38,13 @@ class CacheQuery(Generic[T]):
     >>> again = await query.resolve()               # the same, as a coroutine
     """
 
-    __slots__ = ("_chosen",)
+    __slots__ = ("chosen",)
+
+    chosen: Session | None
+    """The open cache that is to answer; None: the default one."""
 
     def __init__(self, session: Session | None = None) -> None:
-        self._chosen = session
+        self.chosen = session
 
     async def resolve(self) -> T:
         """Makes the look-up. Raises what it is documented to raise, and ``CacheNotOpen``."""
@@ -83,7 +87,8 @@ class CacheQuery(Generic[T]):
 
     def session(self) -> Session:
         """The open cache that answers. Raises ``CacheNotOpen``."""
-        return (self._chosen or default_session()).usable()
+        session = self.chosen or default_session()
+        return session if session.loop is get_running_loop() and not session.closed else session.usable()
 
     def transaction(self, session: Session) -> BaseDBAsyncClient | None:
         """The open transaction that must answer instead of the cache, or None."""
@@ -108,16 +113,10 @@ class Located(NamedTuple):
     key: bytes
 
 
-_located: Final[Callable[[tuple[Session, Source, Values, bytes]], Located]] = partial(
-    cast("Any", tuple).__new__, Located
-)
-"""Makes one in half the time."""
-
-
 class LookupQuery(CacheQuery[T]):
     """A look-up of the rows of one model by one key."""
 
-    __slots__ = ("_located", "_model")
+    __slots__ = ("_key", "_model", "_session", "_source", "_values")
 
     instances: ClassVar[bool] = True
     """Whether the result holds the rows themselves, not just how many there are."""
@@ -129,10 +128,13 @@ class LookupQuery(CacheQuery[T]):
         if cast("Any", cls).plan is not cast("Any", LookupQuery).plan and "_quick" not in cls.__dict__:
             cls._quick = False
 
+    _session: Session | None
+    """In which open cache it is located: where ``_source``, ``_values`` and ``_key`` are of."""
+
     def __init__(self, model: type[Model], session: Session | None = None) -> None:
         super().__init__(session)
         self._model = model
-        self._located: Located | None = None
+        self._session = None
 
     def source(self, session: Session) -> tuple[Source, list[Any]]:
         """The key and the raw values asked for. Raises ``CacheNotRegistered``."""
@@ -147,36 +149,35 @@ class LookupQuery(CacheQuery[T]):
 
         Raises ``CacheNotRegistered`` for fields without a cache and ``ValueError`` for a bad value.
         """
-        located = self._located
-        return located if located is not None and located[0] is session else self._locate(session)
+        if self._session is not session:
+            self._locate(session)
+        return Located(session, self._source, self._values, self._key)
 
-    def _locate(self, session: Session) -> Located:
+    def _locate(self, session: Session) -> None:
         source, raw = self.source(session)
-        normalise = source.schema.normalise
-        if len(raw) == 1:
-            values: Values = (normalise(source.attributes[0], raw[0]),)
-        else:
-            values = tuple(map(normalise, source.attributes, raw))
-        self._located = located = _located((session, source, values, source.key_of(values)))
-        return located
+        values: Values = tuple(map(source.schema.normalise, source.attributes, raw))
+        self._source, self._values, self._key = source, values, source.key_of(values)
+        self._session = session
 
     def transaction(self, session: Session) -> BaseDBAsyncClient | None:
-        located = self._located
-        if located is not None and located[0] is session:
-            return located[1].schema.transaction()
+        if self._session is session:
+            return self._source.schema.transaction()
         return session.binding(self._model).schema.transaction()
 
     def recall(self, session: Session, scope: Scope) -> T | None:
         if not self._quick:
             return None
-        known = scope.recall(self.locate(session)[3])
+        if self._session is not session:
+            self._locate(session)
+        known = scope.recall(self._key)
         return self.finish(known) if known else None  # what an absence raises is said by the plan
 
     def nearby(self, session: Session) -> T | Miss:
         if not self._quick:
             return Nothing.MISS
-        located = self.locate(session)
-        if not located.source.near:
+        if self._session is not session:
+            self._locate(session)
+        if not self._source.near:
             return Nothing.MISS
         found: T | Miss = session.reader.near_answer(self, session)
         return found
@@ -184,24 +185,30 @@ class LookupQuery(CacheQuery[T]):
     def look(self, session: Session) -> Look | None:
         if not self._quick:
             return None
-        self.locate(session)
+        if self._session is not session:
+            self._locate(session)
         return self
 
-    def ask(self, session: Session, /) -> list[bytes]:
-        _, source, _, key = self.locate(session)
-        if isinstance(source, Rows):
-            return [source.epoch_key, key]
-        return [source.rows.epoch_key, key, *session.guesses.recall(key).keys]
+    def ask(self, session: Session, wanted: dict[bytes, None], /) -> None:
+        if self._session is not session:
+            self._locate(session)
+        source, key = self._source, self._key
+        wanted[source.epoch_key] = wanted[key] = None
+        if source.__class__ is not Rows:
+            for guessed in session.guesses.recall(key).keys:
+                wanted[guessed] = None
 
     def answer(self, session: Session, found: Mapping[bytes, bytes | None], /) -> T | Miss:
-        _, source, values, key = self.locate(session)
+        if self._session is not session:
+            self._locate(session)
+        source, key = self._source, self._key
         if isinstance(source, Rows):
-            row = source.hit(found[key], found[source.epoch_key], values[0])
+            row = source.hit(found[key], found[source.epoch_key], self._values[0])
             if row is None:
                 return Nothing.MISS
             source.counters.hits += 1
             return self.finish((source.schema.instance(row) if self.instances else row,))
-        rows = index_hit(source, values, key, session.guesses.recall(key), found)
+        rows = index_hit(source, self._values, key, session.guesses.recall(key), found)
         if not rows:
             return Nothing.MISS
         return self.finish([source.schema.instance(row) for row in rows] if self.instances else rows)
@@ -246,9 +253,9 @@ class FieldsQuery(LookupQuery[T]):
 
     def __init__(self, model: type[Model], given: Mapping[str, Any], session: Session | None = None) -> None:
         # All that the classes above do: the way of every look-up.
-        self._chosen = session
+        self.chosen = session
         self._model = model
-        self._located = None
+        self._session = None
         self._given = given
         known = session or current_or_none()
         if known is not None:
@@ -259,10 +266,14 @@ class FieldsQuery(LookupQuery[T]):
             except (ValueError, TypeError):
                 pass
 
+    def _locate(self, session: Session) -> None:
+        found = session.binding(self._model).find(self.kind, self._given)
+        self._values, self._key = found.place(self._given)
+        self._source, self._session = found.source, session
+
     def source(self, session: Session) -> tuple[Source, list[Any]]:
-        given = self._given
-        source, names = session.binding(self._model).find(self.kind, given)
-        return source, [given[name] for name in names]
+        found = session.binding(self._model).find(self.kind, self._given)
+        return found.source, [self._given[name] for name in found.names]
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
@@ -364,7 +375,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
         Raises ``CacheNotRegistered`` or ``ValueError``.
         """
-        source, order = session.binding(self._model).find("get", self._fields)
+        found = session.binding(self._model).find("get", self._fields)
+        source, order = found.source, found.names
         if not source.unique:
             raise CacheNotRegistered(
                 f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
@@ -373,8 +385,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         values: dict[Values, Any] = {}
         for wanted in self._wanted:
             given = dict(zip(self._fields, self._combination(wanted), strict=True))
-            found = tuple(map(source.schema.normalise, source.attributes, [given[name] for name in order]))
-            values[found] = found[0] if self._single else tuple(found[order.index(name)] for name in self._fields)
+            value = tuple(map(source.schema.normalise, source.attributes, [given[name] for name in order]))
+            values[value] = value[0] if self._single else tuple(value[order.index(name)] for name in self._fields)
         return source, values
 
     def _combination(self, wanted: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ is in ``plans``; here is only when things are sent, and what happens if that fai
 import asyncio
 import random
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -25,6 +25,7 @@ from aiomodelcache.link import Link
 from aiomodelcache.loads import ComputedValue, load
 from aiomodelcache.lookups import Nothing
 from aiomodelcache.plans.requests import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.reads import Found, Reads
 from aiomodelcache.schema import Values
 from aiomodelcache.stats import Counters
 from aiomodelcache.switch import Disabled, Switch
@@ -32,10 +33,6 @@ from aiomodelcache.switch import Disabled, Switch
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
 """Called once with a plan's result, or with what it raised."""
-
-
-READS_AT_ONCE: Final = 2
-"""Requests to read that are under way: one that the server works on, and one whose answers are handed out."""
 
 
 class NotCached(Exception):
@@ -128,7 +125,7 @@ class Reader:
         self._tried: set[bytes] = set()
         """Keys that are being refreshed, or were tried to be, since ``_tried_since``."""
         self._tried_since = 0.0
-        self._reads = Collector(self._read, tasks, at_once=READS_AT_ONCE)
+        self._reads = Reads(link, tasks, self._age)
         self._takes = Collector(self._take, tasks)
         self._loads = Collector(self._load, tasks)
         self._calls = Collector(self._call, tasks)
@@ -149,12 +146,14 @@ class Reader:
 
     def start_look(self, look: Look, context: Any, future: "asyncio.Future[Any]") -> None:
         """The same for a ``Look``, for whoever awaits ``future``."""
-        awaited = self._awaited or Looks(context, settle)
+        awaited = self._awaited
+        if awaited is None:
+            awaited = Looks(context, settle)
         if (self._near.on or not self._link.sound) and self._need_not_ask(look, awaited, future):
             return
         awaited.looks.append(look)
         awaited.takers.append(future)
-        if awaited is not self._awaited:
+        if self._awaited is None:
             self._awaited = awaited
             self._queue(awaited)
 
@@ -169,47 +168,56 @@ class Reader:
 
     def _queue(self, looks: Looks) -> None:
         self._reading.add(looks)
-        self._reads.add((looks, [], self._link.breaks))
+        self._reads.add(partial(self._ask, looks), partial(self._answer, looks))
 
     def _need_not_ask(self, look: Look, looks: Looks, taker: Any) -> bool:
         """Answers a look-up now, or starts its plan, if the store is not to be asked or this process keeps it all."""
         if not self._link.sound:
             self.start(look.begin(looks.context), partial(looks.settle, taker), only_cache=looks.only_cache)
             return True
-        keys = look.ask(looks.context)
-        found = self._nearby(keys)
+        found = self._nearby(look, looks.context)
         if found is None:
             return False
-        self._give(look, looks, taker, dict(zip(keys, found, strict=True)))
+        self._give(look, looks, taker, found)
         return True
 
     def near_answer(self, look: Look, context: Any) -> Any:
         """The result of a ``Look``, if what is kept in this process is all that it takes, or else a miss."""
         if not self._near.on or not self._link.readable():
             return Nothing.MISS
-        keys = look.ask(context)
+        keys: dict[bytes, None] = {}
+        look.ask(context, keys)
         found = self._near.find(keys)
-        result = Nothing.MISS if found is None else look.answer(context, dict(zip(keys, found, strict=True)))
+        result = Nothing.MISS if found is None else look.answer(context, found)
         if result is not Nothing.MISS:
             self._near.counters.hits += 1
         return result
 
-    def _nearby(self, keys: list[bytes]) -> list[bytes | None] | None:
-        """What is kept in this process under these keys, if all of it is."""
+    def _nearby(self, look: Look, context: Any) -> Found | None:
+        """What is kept in this process of what a look-up asks for, if all of it is."""
+        keys: dict[bytes, None] = {}
+        look.ask(context, keys)
         found = self._near.find(keys) if self._near.on else None
         if found is not None:
             self._near.counters.hits += 1
         return found
 
-    def _answer(self, looks: Looks, found: Mapping[bytes, bytes | None]) -> None:
-        """Gives look-ups what was read. Those that this does not answer go on as plans."""
-        if looks not in self._reading:  # failed meanwhile
-            return
-        self._reading.discard(looks)
-        for look, taker in zip(looks.looks, looks.takers, strict=True):
-            self._give(look, looks, taker, found)
+    def _ask(self, looks: Looks, wanted: dict[bytes, None]) -> None:
+        """Adds the keys that look-ups need; nobody can join them any more."""
+        if looks is self._awaited:
+            self._awaited = None
+        context = looks.context
+        for look in looks.looks:
+            look.ask(context, wanted)
 
-    def _give(self, look: Look, looks: Looks, taker: Any, found: Mapping[bytes, bytes | None]) -> None:
+    def _answer(self, looks: Looks, found: Found) -> None:
+        """Gives look-ups what was read. Those that this does not answer go on as plans."""
+        if looks in self._reading:  # else failed meanwhile
+            self._reading.discard(looks)
+            for look, taker in zip(looks.looks, looks.takers, strict=True):
+                self._give(look, looks, taker, found)
+
+    def _give(self, look: Look, looks: Looks, taker: Any, found: Found) -> None:
         try:
             result = look.answer(looks.context, found)
         except Exception as error:
@@ -305,11 +313,13 @@ class Reader:
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._link.readable():
-                        found = None if run.far else self._nearby(request.keys)
+                        found = self._near.find(request.keys) if self._near.on and not run.far else None
                         if found is None:
-                            self._reads.add((run, request.keys, self._link.breaks))
+                            keys = request.keys
+                            self._reads.add(partial(_add, keys), partial(self._go_on, run, keys))
                             return
-                        request = run.plan.send(found)
+                        self._near.counters.hits += 1
+                        request = run.plan.send([found[key] for key in request.keys])
                         continue
                     self._link.stats.bypassed += 1
                 elif type(request) is Spawn:
@@ -371,35 +381,10 @@ class Reader:
             for each in self._lifetimes:
                 each.age()
 
-    async def _read(self, asked: list[tuple[Run | Looks, list[bytes], int]]) -> None:
-        self._age()
-        wanted: list[bytes] = []
-        for each, some, _ in asked:
-            if isinstance(each, Run):
-                wanted += some
-            else:
-                if each is self._awaited:
-                    self._awaited = None
-                for look in each.looks:
-                    wanted += look.ask(each.context)
-        keys = list(dict.fromkeys(wanted))
-        values: Sequence[bytes | None]
-        ticket = self._near.expect(keys) if self._near.on else []
-        try:
-            if asked[0][2] == self._link.breaks:
-                values = await self._link.call(self._link.backend.read(keys))
-            else:  # it broke while this waited its turn, and would only fail again
-                values = [None] * len(keys)
-        except BackendError:
-            values = [None] * len(keys)
-        found = dict(zip(keys, values, strict=True))
-        if ticket:
-            self._near.keep(ticket, found)
-        for each, some, _ in asked:
-            if isinstance(each, Run):
-                self._advance(each, [found[key] for key in some])
-            else:
-                self._answer(each, found)
+    def _go_on(self, run: Run, keys: list[bytes], found: Found) -> None:
+        """Gives a plan what was read."""
+        if run in self._running:  # else failed meanwhile
+            self._advance(run, [found[key] for key in keys])
 
     async def _take(self, asked: list[tuple[Run, Take]]) -> None:
         now, usual = time.monotonic(), self._config.lease_ttl
@@ -570,6 +555,11 @@ class Reader:
     def close(self) -> None:
         """Fails what is left when the cache has closed."""
         self.fail(CacheNotOpen("The cache was closed before this look-up was answered."))
+
+
+def _add(keys: list[bytes], wanted: dict[bytes, None]) -> None:
+    for key in keys:
+        wanted[key] = None
 
 
 def _refusal(request: Request) -> Any:

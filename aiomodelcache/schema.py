@@ -238,6 +238,12 @@ class ModelSchema:
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
             raise ValueError(f"{self.name}.{attribute} cannot be looked up by {value!r}: {error}") from error
 
+    def plain(self, attribute: str) -> type | None:
+        """The type of which every value is normalised as it is, if there is one that can be told by the type alone."""
+        field: Any = meta_of(self.model).fields_map[attribute]
+        told = field.field_type is int and not field.validators and converts_like_tortoise(field)
+        return int if told and not is_enum(field) else None
+
     def _normaliser(self, attribute: str) -> Callable[[Any], Any]:
         field: Any = meta_of(self.model).fields_map[attribute]
         convert = partial(normalise, field, self.model)

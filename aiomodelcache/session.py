@@ -17,7 +17,7 @@ from aiomodelcache.link import Link
 from aiomodelcache.lookups import Guesses
 from aiomodelcache.reader import Reader
 from aiomodelcache.results import Result
-from aiomodelcache.schema import link_table
+from aiomodelcache.schema import ModelSchema, link_table
 from aiomodelcache.stats import Stats
 from aiomodelcache.switch import Switch
 from aiomodelcache.through import Through
@@ -50,7 +50,12 @@ class Session:
     """Classes and functions whose values depend on no model, as far as they were used."""
     managers: dict[type[Model], Any] = field(default_factory=dict[type[Model], Any])
     """Model -> its manager on the default cache, made when it is first asked for."""
+    connections: list[ModelSchema] = field(init=False)
+    """A model of each connection."""
     closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.connections = list({each.schema.connection: each.schema for each in self.bindings.values()}.values())
 
     def usable(self) -> Self:
         """Returns itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
@@ -71,6 +76,11 @@ class Session:
                 f"{model.__name__} is not bound to the open cache: make it a CachedModel or give it a "
                 "ModelCacheManager, and let Tortoise.init load its module before the cache opens."
             ) from None
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the caller has a transaction open, on whatever connection the cache's models use."""
+        return any(schema.transaction() is not None for schema in self.connections)
 
     def links(self, table: str) -> bool:
         """Whether a table holds links of lists that are cached, or is itself that of a cached model."""

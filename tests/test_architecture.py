@@ -47,6 +47,7 @@ LAYERS = {
     "plans.indexes": "how rows are found by the values of an index, over rows",
     "results": "computed entries: their keys and bytes, and how a look-up of them proceeds",
     "link": "the way to a backend, with its breaker",
+    "reads": "what is read in one tick, over the link",
     "loads": "rows from the database, as plans ask for them",
     "reader": "runs plans over link and loads",
     "writes.intents": "sends what writers announce, over the link",

@@ -10,7 +10,7 @@ does not know whether the operation took effect. A backend never resends a comma
 breaks the protocol.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
@@ -132,6 +132,21 @@ class Backend(Protocol):
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         """Deletes the keys outright and returns how many existed."""
+        ...
+
+
+ReadTaker = Callable[[list[bytes | None] | Exception], None]
+"""Called once with what ``Backend.read`` would return or raise. Does not raise."""
+
+
+class Prompt(Protocol):
+    """What a backend can do beside, so that a hit needs no task to wait for its reply."""
+
+    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+        """Begins what ``read`` does, if nothing has to be waited for before that. Returns whether it has begun.
+
+        Only then, ``taker`` is called, as soon as the answer is known, even at once.
+        """
         ...
 
 

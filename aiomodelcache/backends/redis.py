@@ -29,9 +29,10 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadTaker
 from aiomodelcache.backends.redis_clients import Link, link_to
-from aiomodelcache.backends.redis_wire import Command
+from aiomodelcache.backends.redis_lives import Lives
+from aiomodelcache.backends.redis_wire import Command, Replies, pack
 from aiomodelcache.entries import LEASE, new_version
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.near import Near
@@ -95,6 +96,8 @@ class RedisBackend:
         self._link: Link | None = self._connect()
         self._where = self._link.where
         self._near: Near | None = None
+        self._prompt = type(self).read is RedisBackend.read
+        """Whether there is no subclass that wants to see what is read."""
         self._lost = False
         """A cluster that did not answer as expected: its layout may be another by now."""
         self._lease = load_script("lease")
@@ -152,6 +155,17 @@ class RedisBackend:
         if isinstance(values, Exception):
             raise self._failure(values) from values
         return link.lives.present(values)
+
+    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+        """Begins to read, on a connection that there is (see ``Prompt``)."""
+        link = self._link
+        if link is None or link.reading is None or not (self._prompt and 0 < len(keys) <= self._batch_size):
+            return False
+        return link.reading.start(pack([("MGET", *keys)]), 1, functools.partial(self._take, link.lives, taker))
+
+    def _take(self, lives: Lives, taker: ReadTaker, replies: Replies | Exception) -> None:
+        values = replies if isinstance(replies, Exception) else replies[0]
+        taker(self._failure(values) if isinstance(values, Exception) else lives.present(values))
 
     async def _read_many(self, link: Link, keys: Sequence[bytes]) -> list[bytes | None]:
         if link.is_cluster:

@@ -28,6 +28,7 @@ from aiomodelcache.entries import VERSION
 logger: Final = logging.getLogger("aiomodelcache")
 
 _LIFE_SIZE: Final = 8
+_VERSION: Final = VERSION[0]
 _IDS: Final = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.MULTILINE)
 
 
@@ -117,10 +118,7 @@ class Lives:
     def present(self, values: list[bytes | None]) -> list[bytes | None]:
         """Makes versions of other lives absent. On the way of every hit, therefore written out."""
         now = self._now
-        return [
-            None if value is not None and value[:1] == VERSION and not value.startswith(now) else value
-            for value in values
-        ]
+        return [None if value and value[0] == _VERSION and not value.startswith(now) else value for value in values]
 
 
 def _cut(connection: Any) -> None:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import hiredis
@@ -24,6 +25,8 @@ from aiomodelcache.near import Near
 
 Command = tuple[bytes | str | int, ...]
 Replies = list[Any]
+Taker = Callable[[Replies | Exception], None]
+"""Called once with the replies to a request, errors of the server among them, or with what failed. Must not raise."""
 
 _NOTHING: Final = object()
 """What the parser says when it has no whole reply."""
@@ -54,7 +57,7 @@ class Wire(asyncio.Protocol):
         self._parser = cast("Any", hiredis).Reader(
             protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=_NOTHING
         )
-        self._waiting: deque[tuple[asyncio.Future[Replies], int, float]] = deque()
+        self._waiting: deque[tuple[Taker, int, float]] = deque()
         self._replies: Replies = []
         self._silent_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -69,19 +72,25 @@ class Wire(asyncio.Protocol):
 
         Fails with ``ConnectionError`` or ``TimeoutError``; then nobody knows which commands were run.
         """
-        if self.lost is not None:  # no reply will ever come, and writing to it may raise anything
+        if self.lost is not None:
             raise ConnectionError(f"Connection lost: {self.lost}") from self.lost
         future: asyncio.Future[Replies] = self._loop.create_future()
+        self.start(request, count, partial(_settle, future))
+        return future
+
+    def start(self, request: bytes, count: int, taker: Taker) -> None:
+        """Sends a request of ``count`` commands for ``taker``. Not on a wire that is lost: no reply will ever come,
+        and writing to it may raise anything."""
+        now = time.monotonic()
         if not self._waiting:
-            self._silent_since = self._loop.time()
-        self._waiting.append((future, count, time.monotonic()))
+            self._silent_since = now
+        self._waiting.append((taker, count, now))
         self._transport.write(request)
         if self._timer is None and self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._look)
-        return future
 
     def data_received(self, data: bytes) -> None:
-        self._silent_since = self._loop.time()
+        self._silent_since = time.monotonic()
         self._parser.feed(data)
         next_reply = self._parser.gets
         try:
@@ -90,14 +99,13 @@ class Wire(asyncio.Protocol):
                     self._told(reply)
                     continue
                 self._replies.append(reply)
-                future, count, sent = self._waiting[0]
+                taker, count, sent = self._waiting[0]
                 if len(self._replies) == count:
                     self._waiting.popleft()
                     if self.near is not None:
                         self.near.answered(sent)
                     replies, self._replies = self._replies, []
-                    if not future.done():  # who asked may have been cancelled
-                        future.set_result(replies)
+                    taker(replies)
         except (RedisError, IndexError) as error:  # no protocol of Redis, or nobody asked
             self._fail(ConnectionError(f"Unexpected reply: {error}"))
 
@@ -114,7 +122,7 @@ class Wire(asyncio.Protocol):
 
     def _ping(self) -> None:
         if self.lost is None:
-            self.send(_PING, 1).add_done_callback(_forget)
+            self.start(_PING, 1, _forget)
 
     def _told(self, message: Any) -> None:
         if self.near is not None and message[0] == b"invalidate":
@@ -129,8 +137,9 @@ class Wire(asyncio.Protocol):
         self._timer = None
         if self._timeout is None or not self._waiting:
             return
-        if self._loop.time() - self._silent_since < self._timeout:
-            self._timer = self._loop.call_at(self._silent_since + self._timeout, self._look)
+        left = self._silent_since + self._timeout - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
         else:
             self._fail(TimeoutError("Timeout reading from the server"))
 
@@ -141,9 +150,8 @@ class Wire(asyncio.Protocol):
             if self.near is not None:
                 self.near.lost()
         waiting, self._waiting = self._waiting, deque()
-        for future, _, _ in waiting:
-            if not future.done():
-                future.set_exception(error)
+        for taker, _, _ in waiting:
+            taker(error)
 
     async def close(self) -> None:
         """Ends the connection; what still waits on it fails."""
@@ -175,6 +183,14 @@ class Line:
         elif self._tracks_for is not self.near:
             await self._track(wire)
         return await wire.send(request, count)
+
+    def start(self, request: bytes, count: int, taker: Taker) -> bool:
+        """Sends a request at once, if there is a wire to send it on. Returns whether."""
+        wire = self._wire
+        if wire is None or wire.lost is not None or self._tracks_for is not self.near:
+            return False
+        wire.start(request, count, taker)
+        return True
 
     async def _connected(self) -> Wire:
         """One attempt to connect for all who want to send meanwhile; who gives up does not end it for others."""
@@ -215,7 +231,14 @@ class Line:
             await self._wire.close()
 
 
-def _forget(answer: "asyncio.Future[Replies]") -> None:
-    """Takes notice of an answer that nobody waits for."""
-    if not answer.cancelled():
-        answer.exception()
+def _settle(future: "asyncio.Future[Replies]", replies: Replies | Exception) -> None:
+    if future.done():  # who asked was cancelled
+        return
+    if isinstance(replies, Exception):
+        future.set_exception(replies)
+    else:
+        future.set_result(replies)
+
+
+def _forget(replies: Replies | Exception) -> None:
+    """Takes what nobody waits for."""

@@ -158,8 +158,8 @@ class Look(Protocol):
     ``context`` is what whoever starts it wants to be told again.
     """
 
-    def ask(self, context: Any, /) -> list[bytes]:
-        """The keys to read first."""
+    def ask(self, context: Any, wanted: dict[bytes, None], /) -> None:
+        """Adds the keys to read first."""
         ...
 
     def answer(self, context: Any, found: Mapping[bytes, bytes | None], /) -> Any:

@@ -9,7 +9,18 @@ from unittest.mock import patch
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.sqlite.client import SqliteTransactionContext
 
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, Fill, Kept, Lease, Leased, Tracking
+from aiomodelcache.backends.protocol import (
+    NOTHING_ALLOWED,
+    Backend,
+    Clear,
+    Fill,
+    Kept,
+    Lease,
+    Leased,
+    Prompt,
+    ReadTaker,
+    Tracking,
+)
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.near import Near
@@ -41,6 +52,25 @@ class CountingBackend:
     def track(self) -> Callable[[Near | None], None]:
         """That of the backend. Raises ``AttributeError`` if it has none."""
         return cast("Tracking", self.backend).track
+
+    @property
+    def start_read(self) -> Callable[[Sequence[bytes], ReadTaker], bool]:
+        """That of the backend, counted as ``read``.
+
+        Raises ``AttributeError`` if it has none, or where a subclass wants to see what is read.
+        """
+        if type(self).read is not CountingBackend.read:
+            raise AttributeError("start_read")
+        start = cast("Prompt", self.backend).start_read
+
+        def started(keys: Sequence[bytes], taker: ReadTaker) -> bool:
+            self.operations.append("read")
+            if not start(keys, taker):
+                self.operations.pop()
+                return False
+            return True
+
+        return started
 
     async def open(self) -> None:
         await self.backend.open()

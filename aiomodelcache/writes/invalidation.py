@@ -59,7 +59,7 @@ async def invalidate_key(session: Session, binding: Binding, key: Mapping[str, A
 
     Returns how many rows have. Raises ``CacheNotRegistered`` for fields without a cache.
     """
-    source, names = binding.find("either", key)
+    source, names, _ = binding.find("either", key)
     values = tuple(map(binding.schema.normalise, source.attributes, [key[name] for name in names]))
     return await invalidate_values(session, binding, source.attributes, values)
 
@@ -133,8 +133,7 @@ async def clear(session: Session, sources: Iterable[tuple[Versioned, Sequence[Ba
 
 def transactions(session: Session) -> list[BaseDBAsyncClient]:
     """The open transactions of the caller, on whatever connection the cache's models use."""
-    schemas = {binding.schema.connection: binding.schema for binding in session.bindings.values()}
-    return [client for schema in schemas.values() if (client := schema.transaction()) is not None]
+    return [client for schema in session.connections if (client := schema.transaction()) is not None]
 
 
 def forgotten_in(client: BaseDBAsyncClient, session: Session, source: Versioned, key: bytes) -> bool:

@@ -59,7 +59,7 @@ def columns_of(model: type[Model]) -> tuple[str, ...]:
 
 def chosen(query: Any, cache: ModelCache) -> CacheQuery[Any]:
     """The query on this cache."""
-    query._chosen = cache.session
+    query.chosen = cache.session
     found: CacheQuery[Any] = query
     return found
 
