@@ -100,7 +100,12 @@ class Link:
         backend = self.backend
         if not hasattr(backend, "start_read"):
             return False
-        begun = cast("Prompt", backend).start_read(keys, partial(self._take, taker))
+        take = partial(self._take, taker)
+        try:
+            begun = cast("Prompt", backend).start_read(keys, take)
+        except Exception as error:
+            begun = True
+            take(error)
         self.stats.round_trips += begun
         return begun
 

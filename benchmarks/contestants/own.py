@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import redis.asyncio as redis
 
@@ -65,9 +65,8 @@ class Own(Contestant):
         return [found["one"], found["other"], *found["some"], *found["more"]]
 
     async def regions_behind(self, products: Sequence[Any]) -> list[str]:
-        owners = await asyncio.gather(*[product.owner for product in products])
-        regions = await asyncio.gather(*[owner.region for owner in owners])
-        return [cast("Any", region).name for region in regions]
+        await Product.cache.prefetch(products, "owner__region")
+        return [product.owner.region.name for product in products]
 
     async def save(self, product: Any) -> None:
         await product.save()
