@@ -183,7 +183,7 @@ async def test_but_not_for_ever(can: Artist, store: PromptStore) -> None:
         stats = cache.stats
         await Album.cache.get(id=1)
         store.held = True
-        looking = asyncio.create_task(Album.cache.get(id=1).resolve())
+        looking = asyncio.create_task(Album.cache.get(id=3).resolve())
         walking = asyncio.create_task(Album.cache.get_many([1, 2]).resolve())
         await until_begun(store)
     for task in (looking, walking):
