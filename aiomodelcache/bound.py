@@ -28,11 +28,11 @@ def _placing(source: Source, names: list[str]) -> Callable[[Mapping[str, Any]], 
     attributes, normalise, key_of = source.attributes, source.schema.normalise, source.key_of
     if len(names) == 1:
         [name], [attribute] = names, attributes
-        plain, key_of_one = source.schema.plain(attribute), source.key_of_one
+        (plain, longest), key_of_one = source.schema.plain(attribute), source.key_of_one
 
         def place_one(given: Mapping[str, Any]) -> tuple[Values, bytes]:
             value = given[name]
-            if type(value) is not plain:
+            if type(value) is not plain or (plain is str and len(value) > longest):
                 value = normalise(attribute, value)
             return (value,), key_of_one(value)
 

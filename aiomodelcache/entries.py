@@ -41,6 +41,7 @@ FINGERPRINT_SIZE: Final = 8
 FINGERPRINT: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE)
 GUARD: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE + TOKEN_SIZE)
 """Where an entry carries fingerprint and epoch: one slice to compare on a hit."""
+EPOCH: Final = slice(FINGERPRINT.stop, GUARD.stop)
 INTENT_SIZE: Final = TOKEN_SIZE + 13
 
 _CHECKSUM: Final = slice(GUARD.stop, GUARD.stop + 4)

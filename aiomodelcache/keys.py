@@ -40,7 +40,7 @@ def encode_single(value: Any) -> bytes:
     """Returns the last part of a key of one value: the same as ``encode((value,))``, for the way of every hit."""
     if type(value) is int and -_BIG < value < _BIG:
         return b"i%d" % value
-    return _shortened(encode_value(value))
+    return _shortened(_text(value) if type(value) is str else encode_value(value))
 
 
 def _shortened(text: bytes) -> bytes:

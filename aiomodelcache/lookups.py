@@ -10,13 +10,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from operator import eq
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from aiomodelcache import keys
 from aiomodelcache.codec import DecodeError, EncodeError
 from aiomodelcache.entries import (
     ABSENT,
     CREATED,
+    EPOCH,
     FINGERPRINT,
     FINGERPRINT_SIZE,
     FORMAT_VERSION,
@@ -56,11 +57,16 @@ ANY_EPOCH: Final = bytes(TOKEN_SIZE)
 """In the header of entries that need no epoch: positive entries of a unique index are only hints."""
 
 
-class Guess(NamedTuple):
+class Guess:
     """Where an index key pointed last time: primary keys, and the keys of these rows."""
 
-    pks: list[Any]
-    keys: list[bytes]
+    __slots__ = ("entry", "keys", "pks")
+
+    def __init__(self, pks: list[Any], keys: list[bytes]) -> None:
+        self.pks = pks
+        self.keys = keys
+        self.entry = b""
+        """The last entry that was found to say so; the very same one need not be decoded again."""
 
 
 class Guesses(OrderedDict[bytes, Guess]):
@@ -288,16 +294,23 @@ class Index:
             return undecodable(self.counters, self.schema.name, error)
         return Nothing.ABSENT if state == ABSENT else Nothing.MISS
 
-    def hit(self, entry: bytes | None, epoch: bytes | None, pks: list[Any]) -> bool:
-        """Whether the bytes are a current entry that lists these primary keys, and not due."""
+    def hit(self, entry: bytes | None, epoch: bytes | None, guess: Guess) -> bool:
+        """Whether the bytes are a current entry that lists the primary keys guessed, and not due."""
         if not entry or epoch is None or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
             return False
-        if entry[GUARD] != self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:]):
+        if not self.unique and entry[EPOCH] != epoch[1:]:
             return False
+        if entry == guess.entry:
+            return True
+        guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         try:
-            return self.decode(unpack(entry)) == pks
+            if entry[GUARD] != guard or self.decode(unpack(entry)) != guess.pks:
+                return False
         except (DamagedEntry, DecodeError):
             return False
+        if guess is not _NO_GUESS:
+            guess.entry = entry
+        return True
 
     def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:
         """The entry that lists these rows. Of a unique index with no row: the absence."""

@@ -238,11 +238,15 @@ class ModelSchema:
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
             raise ValueError(f"{self.name}.{attribute} cannot be looked up by {value!r}: {error}") from error
 
-    def plain(self, attribute: str) -> type | None:
-        """The type of which every value is normalised as it is, if there is one that can be told by the type alone."""
+    def plain(self, attribute: str) -> tuple[Any, int]:
+        """The type of which values up to this length are normalised as they are, if there is one."""
         field: Any = meta_of(self.model).fields_map[attribute]
-        told = field.field_type is int and not field.validators and converts_like_tortoise(field)
-        return int if told and not is_enum(field) else None
+        if is_enum(field) or not converts_like_tortoise(field):
+            return None, 0
+        kind, checks = field.field_type, len(field.validators)
+        if isinstance(field, data_fields.CharField):
+            return (str, field.max_length) if checks == 1 else (None, 0)  # that of its length
+        return (int, 0) if kind is int and not checks else (None, 0)
 
     def _normaliser(self, attribute: str) -> Callable[[Any], Any]:
         field: Any = meta_of(self.model).fields_map[attribute]

@@ -594,10 +594,11 @@ class TestGuesses:
         guesses = Guesses(2)
         guesses.remember(b"a", [1, 2], rows)
         guesses.remember(b"b", [3], rows)
-        assert guesses.recall(b"a") == ([1, 2], [rows.key(1), rows.key(2)])
+        guess = guesses.recall(b"a")
+        assert (guess.pks, guess.keys) == ([1, 2], [rows.key(1), rows.key(2)])
         guesses.remember(b"c", [], rows)
         assert list(guesses) == [b"a", b"c"]
-        assert guesses.recall(b"b") == ([], [])
+        assert guesses.recall(b"b").pks == guesses.recall(b"b").keys == []
         guesses.remember(b"a", [2], rows)
         assert guesses.recall(b"a").keys == [rows.key(2)]
 
@@ -854,3 +855,25 @@ class TestHits:
         assert (by_name.counters, rows.counters) == before
         assert hit(leading, row) == [artist(7)]
         assert (by_name.counters.hits, rows.counters.hits) == (before[0].hits + 1, before[1].hits + 1)
+
+    def test_of_an_index_entry_that_was_found_before(self, by_name: Index, by_rank: Index) -> None:
+        """It is not decoded again, but it must still be of the epoch, and not due."""
+        for index in (by_name, by_rank):
+            guess = Guess([7], [index.rows.key(7)])
+            entry, elsewhere = (index.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
+            assert index.hit(entry, EPOCH, guess)
+            assert guess.entry == entry
+            for _ in range(2):
+                assert index.hit(entry, EPOCH, guess)
+                assert not index.hit(elsewhere, EPOCH, guess)
+                assert not index.hit(entry[:-1] + b"?", EPOCH, guess)
+                assert not index.hit(entry, None, guess)
+                assert index.hit(entry, OTHER_EPOCH, guess) is index.unique
+            index.lifetimes.due = b"\xff" * 8
+            assert not index.hit(entry, EPOCH, guess)
+
+    def test_of_a_list_of_nothing(self, by_rank: Index) -> None:
+        guesses = Guesses(10)
+        nowhere = guesses.recall(b"one")
+        assert by_rank.hit(by_rank.entry(b"t" * 16, EPOCH, []), EPOCH, nowhere)
+        assert guesses.recall(b"another").entry == b"", "what leads nowhere is shared"

@@ -72,13 +72,14 @@ def index_hit(
 
     ``key`` is that of the index entry, and ``found`` what was read, by key.
     """
-    rows, asked = index.rows, list(zip(index.attributes, values, strict=True))
+    rows = index.rows
     epoch = found[rows.epoch_key]
-    if not index.hit(found[key], epoch, guess.pks):
+    if not index.hit(found[key], epoch, guess):
         return None
+    hit, asked = rows.hit, list(zip(index.attributes, values, strict=True))
     answer: list[Row] = []
     for pk, row_key in zip(guess.pks, guess.keys, strict=True):
-        row = rows.hit(found.get(row_key), epoch, pk)
+        row = hit(found.get(row_key), epoch, pk)
         if row is None:
             return None
         for attribute, value in asked:
