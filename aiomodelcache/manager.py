@@ -283,10 +283,10 @@ class CacheAttribute:
         session = current_or_none()
         if session is None:
             return manager_of(owner)
-        manager = session.managers.get(owner)
+        manager: ModelCacheManager[M] | None = session.managers.get(owner)
         if manager is None:
             manager = session.managers[owner] = manager_of(owner)
-        return cast("ModelCacheManager[M]", manager)
+        return manager
 
     def __set__(self, instance: Any, value: Any) -> None:
         raise AttributeError(f"{type(instance).__name__}.cache is the model's cache manager and cannot be assigned")

@@ -267,7 +267,8 @@ class FieldsQuery(LookupQuery[T]):
                 pass
 
     def _locate(self, session: Session) -> None:
-        found = session.binding(self._model).find(self.kind, self._given)
+        binding = session.bindings.get(self._model) or session.binding(self._model)
+        found = binding.find(self.kind, self._given)
         self._values, self._key = found.place(self._given)
         self._source, self._session = found.source, session
 

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadTaker
 from aiomodelcache.entries import (
     ABSENT,
     INTENT,
@@ -53,6 +53,8 @@ class MemoryBackend:
         """The same of keys that hold writers' intents, the one marked least recently first."""
         self._size = 0
         self._intents_size = 0
+        self._prompt = type(self).read is MemoryBackend.read
+        """Whether there is no subclass that wants to see what is read."""
 
     def __repr__(self) -> str:
         return f"<MemoryBackend, {self._size} of {self._limit} bytes>"
@@ -71,6 +73,14 @@ class MemoryBackend:
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         now = self._now()
         return [self._get(key, now) for key in keys]
+
+    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+        """Reads at once (see ``Prompt``)."""
+        if not self._prompt:
+            return False
+        now = self._now()
+        taker([self._get(key, now) for key in keys])
+        return True
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
         now = self._now()

@@ -181,6 +181,23 @@ class BackendConformance:
         await put(backend, key, value)
         assert await backend.read([key, key]) == [value, value]
 
+    async def test_reads_that_are_begun_at_once(self, backend: Backend, other: Backend) -> None:
+        """Of backends that have ``start_read`` (``Prompt``) and can use it."""
+        leased, filled, absent, marked, version, gone = keys = new_keys(6)
+        await put(backend, filled, new_value(EVERY_BYTE))
+        await put(backend, gone, new_value(), SHORT)
+        await backend.mark([marked], new_token(), MINUTE)
+        await backend.lease([Lease(leased)], new_token(), MINUTE, [version])
+        await self.expires(other, gone)
+        expected = await backend.read(keys)
+        start: Any = getattr(backend, "start_read", lambda keys, taker: False)
+        by_key = dict(zip(keys, expected, strict=True))
+        for some in (keys, [filled], [absent, filled, filled]):
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            if start(some, answer.set_result):
+                assert await answer == [by_key[key] for key in some]
+        assert [value and value[:1] for value in expected] == [b"L", b"V", None, b"W", b"E", None]
+
     # Leases
 
     async def test_lease_of_an_absent_key_is_granted(self, backend: Backend, other: Backend) -> None:
