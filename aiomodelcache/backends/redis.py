@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
+    InvalidResponse,
     NoScriptError,
     OutOfMemoryError,
     RedisClusterException,
@@ -164,8 +165,11 @@ class RedisBackend:
         return link.reading.start(pack([("MGET", *keys)]), 1, functools.partial(self._take, link.lives, taker))
 
     def _take(self, lives: Lives, taker: ReadTaker, replies: Replies | Exception) -> None:
-        values = replies if isinstance(replies, Exception) else replies[0]
-        taker(self._failure(values) if isinstance(values, Exception) else lives.present(values))
+        values: object = replies if isinstance(replies, Exception) else replies[0]
+        if isinstance(values, list):
+            taker(lives.present(cast("list[bytes | None]", values)))
+        else:
+            taker(self._failure(values if isinstance(values, Exception) else InvalidResponse(f"{values!r} for MGET")))
 
     async def _read_many(self, link: Link, keys: Sequence[bytes]) -> list[bytes | None]:
         if link.is_cluster:

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 
 from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
 from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis_lives import Lives
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.testing.conformance import (
     MINUTE,
@@ -690,3 +691,11 @@ def test_one_backend_in_several_event_loops(redis_url: str) -> None:
 
     for _ in range(3):
         asyncio.run(crowd())
+
+
+async def test_reads_that_are_begun_at_once_fail_like_others(backend: RedisBackend, control: "redis.Redis") -> None:
+    answers: list[Any] = []
+    for replies in ([b"OK"], [redis.ResponseError("no")], redis.ConnectionError("gone")):
+        backend._take(Lives("here"), answers.append, replies)
+    assert [type(answer) for answer in answers] == [BackendError] * 3
+    assert [str(answer).rpartition(": ")[2] for answer in answers] == ["b'OK' for MGET", "no", "gone"]
