@@ -10,9 +10,9 @@ from aiomodelcache.config import InvalidationType
 from aiomodelcache.declarations import declared
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.explaining import Explanation, explain, text
+from aiomodelcache.many import BulkQuery, ManyQuery
 from aiomodelcache.prefetching import prefetch, set_related
 from aiomodelcache.queries import (
-    BulkQuery,
     CacheQuery,
     CountQuery,
     ExistsQuery,
@@ -21,7 +21,6 @@ from aiomodelcache.queries import (
     GetOrNoneQuery,
     GetQuery,
     LookupQuery,
-    ManyQuery,
 )
 from aiomodelcache.session import Session, current_or_none, default_session
 from aiomodelcache.updates import update

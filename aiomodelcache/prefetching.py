@@ -12,7 +12,8 @@ from tortoise.models import Model
 from aiomodelcache.batches import BatchCacheQuery
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.lists import ListsQuery
-from aiomodelcache.queries import BulkQuery, CacheQuery
+from aiomodelcache.many import BulkQuery
+from aiomodelcache.queries import CacheQuery
 from aiomodelcache.schema import field_names, is_relation
 from aiomodelcache.session import Session
 from aiomodelcache.through import Through

@@ -6,7 +6,7 @@ are found, ``reader`` when requests are sent.
 
 import asyncio
 from asyncio import get_running_loop
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -18,9 +18,9 @@ from aiomodelcache.bound import Source
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.local import Scope, current_scope
 from aiomodelcache.lookups import Miss, Nothing, Rows
-from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
+from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.requests import Compute, Look, Plan
-from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
+from aiomodelcache.plans.rows import row_by_pk
 from aiomodelcache.reader import settle
 from aiomodelcache.results import Result, instance_of, replaced, result_at
 from aiomodelcache.schema import Values
@@ -211,6 +211,8 @@ class LookupQuery(CacheQuery[T]):
         rows = index_hit(source, self._values, key, session.guesses.recall(key), found)
         if not rows:
             return Nothing.MISS
+        source.counters.hits += 1
+        source.rows.counters.hits += len(rows)
         return self.finish([source.schema.instance(row) for row in rows] if self.instances else rows)
 
     def begin(self, session: Session, /) -> Plan[T]:
@@ -343,92 +345,6 @@ class CountQuery(FieldsQuery[int]):
 
     def finish(self, found: Sequence[Any]) -> int:
         return len(found)
-
-
-class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
-    """Rows by many values of one unique key, by value, in the order asked: one MGET, one SQL for all misses."""
-
-    __slots__ = ("_fields", "_model", "_single", "_wanted")
-
-    def __init__(
-        self,
-        model: type[M],
-        wanted: Iterable[Any],
-        key: str | tuple[str, ...],
-        session: Session | None = None,
-    ) -> None:
-        super().__init__(session)
-        if isinstance(wanted, str | bytes):
-            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
-        self._model = model
-        self._fields = (key,) if isinstance(key, str) else tuple(key)
-        self._single = len(self._fields) == 1
-        self._wanted = list(wanted)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._wanted!r})>"
-
-    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
-        return session.binding(self._model).schema.transaction()
-
-    def source(self, session: Session) -> tuple[Source, dict[Values, Any]]:
-        """The key, and its values: each with what the result is to call it.
-
-        Raises ``CacheNotRegistered`` or ``ValueError``.
-        """
-        found = session.binding(self._model).find("get", self._fields)
-        source, order = found.source, found.names
-        if not source.unique:
-            raise CacheNotRegistered(
-                f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
-                "get_many and in_bulk need a unique key. Use filter."
-            )
-        values: dict[Values, Any] = {}
-        for wanted in self._wanted:
-            given = dict(zip(self._fields, self._combination(wanted), strict=True))
-            value = tuple(map(source.schema.normalise, source.attributes, [given[name] for name in order]))
-            values[value] = value[0] if self._single else tuple(value[order.index(name)] for name in self._fields)
-        return source, values
-
-    def _combination(self, wanted: Any) -> tuple[Any, ...]:
-        if self._single:
-            return (wanted,)
-        if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
-            raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
-        return tuple(cast("Sequence[Any]", wanted))
-
-    def plan(self, session: Session, scope: Scope | None) -> Plan[dict[Any, M]]:
-        source, wanted = self.source(session)
-        key_of = source.key_of
-        known: dict[Values, list[Any]] = {}
-        generation = 0
-        if scope is not None:
-            generation = scope.generation
-            recalled = {values: scope.recall(key_of(values)) for values in wanted}
-            known = {values: answer for values, answer in recalled.items() if answer is not None}
-        asked = [values for values in wanted if values not in known]
-        if asked and isinstance(source, Rows):
-            by_pk = yield from rows_by_pk(source, [pk for (pk,) in asked])
-            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in asked}
-        elif asked:
-            found = yield from rows_by_index(cast("Any", source), asked, session.guesses)
-        else:
-            found = {}
-        for values, rows in found.items():
-            made = [instance_of(source, row) for row in rows]
-            if scope is not None:
-                made = scope.keep(key_of(values), [(row_key(source, row), row) for row in made], generation)
-            known[values] = made
-        return {name: cast("M", known[values][0]) for values, name in wanted.items() if known[values]}
-
-
-class ManyQuery(BulkQuery[M], Generic[M]):
-    """Like ``BulkQuery``, but a list. Use through ``manager.get_many``."""
-
-    __slots__ = ()
-
-    def plan(self, session: Session, scope: Scope | None) -> Plan[Any]:
-        return list((yield from super().plan(session, scope)).values())
 
 
 def computed(session: Session, result: Result, key: bytes, compute: Compute, scope: Scope | None) -> Plan[Any]:

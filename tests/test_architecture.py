@@ -57,6 +57,7 @@ LAYERS = {
     "walks": "how a look-up proceeds along relations, over plans and bound models",
     "session": "one open cache: the reader and the writer over its bound models",
     "queries": "look-ups as objects, made of plans, answered by a session",
+    "many": "queries by many values of one key",
     "batches": "queries that are made together",
     "lists": "queries of many-to-many lists",
     "explaining": "where a query would be answered from",

@@ -1,6 +1,7 @@
 """Queries are lazy objects; what is awaited together travels together, and nobody spoils it for the others."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -469,3 +470,16 @@ class Unbound(Album):
 
     class Meta:
         abstract = True
+
+
+@pytest.mark.parametrize("key", ["pk", "barcode"])
+async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelCache, key: str) -> None:
+    await Album.cache.get_many([1, 2], key)
+    await Album.cache.get_many([1, 2], key)
+    binding = cache.session.binding(Album)
+    counters = (binding.rows if key == "pk" else binding.find("get", [key]).source).counters
+    before = dataclasses.replace(counters)
+    assert [album.id for album in await Album.cache.get_many([1, 2, 3], key)] == [1, 2, 3]
+    assert (counters.hits - before.hits, counters.misses - before.misses) == (2, 1)
+    assert [album.id for album in await Album.cache.get_many([3, 1], key)] == [3, 1]
+    assert (counters.hits - before.hits, counters.misses - before.misses) == (4, 1)

@@ -852,9 +852,8 @@ class TestHits:
         assert hit(None, row) is None
         assert hit(leading, row, "Faust") is None
         assert hit(elsewhere, row, guess=Guess([8], [rows.key(8)])) is None
-        assert (by_name.counters, rows.counters) == before
         assert hit(leading, row) == [artist(7)]
-        assert (by_name.counters.hits, rows.counters.hits) == (before[0].hits + 1, before[1].hits + 1)
+        assert (by_name.counters, rows.counters) == before
 
     def test_of_an_index_entry_that_was_found_before(self, by_name: Index, by_rank: Index) -> None:
         """It is not decoded again, but it must still be of the epoch, and not due."""

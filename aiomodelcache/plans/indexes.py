@@ -68,7 +68,7 @@ def rows_at(index: Index, values: Values, key: bytes, guesses: Guesses) -> Plan[
 def index_hit(
     index: Index, values: Values, key: bytes, guess: Guess, found: Mapping[bytes, bytes | None]
 ) -> list[Row] | None:
-    """The rows with these values, if the index entry and the rows that were guessed say so; without a trace if not.
+    """The rows with these values, if the index entry and the rows that were guessed say so. Counts nothing.
 
     ``key`` is that of the index entry, and ``found`` what was read, by key.
     """
@@ -86,8 +86,6 @@ def index_hit(
             if row[attribute] != value:
                 return None
         answer.append(row)
-    index.counters.hits += 1
-    rows.counters.hits += len(answer)
     return answer
 
 
