@@ -1,7 +1,8 @@
 """A store for cache entries in Redis, alone, behind Sentinel, or as a Cluster.
 
-Owns the commands: which, in which order, in how many round trips, and what each reply means. Every script
-(``lua/``) and every command writes one key, so a cluster's keys need no common hash slot. Must not know
+Owns the commands: which, in which order, in how many round trips, and what each reply means. A script
+(``lua/``) takes many keys and treats each by itself: what it does to one, and what the server refuses it, is no
+matter to the others. So on a cluster it is given one at a time, and keys need no common hash slot. Must not know
 how connections are made (``redis_clients``), how a server that lost something is recognised
 (``redis_lives``), nor what is in an entry beyond its state and token.
 
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from typing import Final, NoReturn, cast
 
 from redis.asyncio import Redis, RedisCluster
@@ -41,6 +43,11 @@ from aiomodelcache.near import Near
 FAILURES: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises when a command could not be sent or was not answered with success."""
 
+KEYS_AT_ONCE: Final = 100
+"""How many keys a script takes: nobody else is served while it runs."""
+
+Arguments = tuple[bytes | int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -49,9 +56,13 @@ class Script:
     text: str
     sha: str
 
-    def on(self, key: bytes, *args: bytes | int) -> Command:
-        """Returns the command that runs the script on ``key``."""
-        return ("EVALSHA", self.sha, 1, key, *args)
+    def on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments], at_once: int) -> list[Command]:
+        """Returns the commands that run the script on keys: with the arguments ``shared`` by all, then each's own."""
+        starts = range(0, len(keys), at_once)
+        return [self._on(keys[at : at + at_once], shared, each[at : at + at_once]) for at in starts]
+
+    def _on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments]) -> Command:
+        return ("EVALSHA", self.sha, len(keys), *keys, *shared, *chain(*each))
 
 
 @functools.cache
@@ -184,19 +195,14 @@ class RedisBackend:
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
         mine = LEASE + token
         life = (self._link or self._refuse()).lives.current
-        taking: list[Command] = []
-        for key, replacing in leases:
-            if replacing:
-                taking.append(self._lease.on(key, replacing, mine, ttl_ms))
-            else:
-                taking += ("SET", key, mine, "NX", "PX", ttl_ms), ("GET", key)
+        keys = [key for key, _ in leases]
+        taking = self._on(self._lease, keys, [(replacing, mine, ttl_ms) for _, replacing in leases])
         reading: list[Command] = []
         for key in versions:
             reading += ("SET", key, new_version(life), "NX"), ("GET", key)
         taken, read = await self._send_in_order(taking, reading)
-        replies = iter(taken)
         return Leased(
-            [_held(None if replacing else next(replies), next(replies)) for _, replacing in leases],
+            list(map(_held, self._by_key(keys, taken))),
             await self._renewed(versions, [_bytes(reply) for reply in read[1::2]]),
         )
 
@@ -210,21 +216,18 @@ class RedisBackend:
         except FAILURES as error:
             raise self._failure(error) from error
         past = {key: version for key, version in zip(keys, versions, strict=True) if link.lives.is_past(version)}
-        renewing = [self._lease.on(key, version, new_version(link.lives.current), 0) for key, version in past.items()]
-        [replies] = await self._send_in_order(renewing)
-        renewed = dict(zip(past, map(_bytes, replies), strict=True))
+        renewing = [(version, new_version(link.lives.current), 0) for version in past.values()]
+        renewed = dict(zip(past, map(_bytes, await self._run(self._lease, list(past), renewing)), strict=True))
         return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        commands = [self._fill.on(*fill) for fill in fills]
-        [replies] = await self._send_in_order(commands)
+        replies = await self._run(self._fill, [fill.key for fill in fills], [fill[1:] for fill in fills])
         return [reply == 1 for reply in replies]
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, Kept]:
-        commands = [self._mark.on(key, token, ttl_ms, allow.get(key, 0)) for key in keys]
-        [replies] = await self._send_in_order(commands)
+        replies = await self._run(self._mark, keys, [(allow.get(key, 0),) for key in keys], (token, ttl_ms))
         self._raise_any(replies)
         kept = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if reply != 1}
         return {key: Kept(entry, int(until_ms)) for key, (entry, until_ms) in kept.items()}
@@ -236,11 +239,13 @@ class RedisBackend:
             # Out of memory, the SET is refused. An absent stamp is as good as a fresh one then (the
             # next to read it creates one), while the old one would let a late lease fill an old row.
             stamping += ("UNLINK", key), ("SET", key, new_version(life))
-        clearing = [self._clear.on(key, token, hint, ttl_ms, until_ms) for key, hint, ttl_ms, until_ms in clears]
+        keys = [clear.key for clear in clears]
+        clearing = self._on(self._clear, keys, [clear[1:] for clear in clears], (token,))
         stamped, cleared = await self._send_in_order(stamping, clearing)
         self._raise_any(stamped[::2])
-        self._raise_any(cleared)
-        return [reply == 1 for reply in cleared]
+        replies = self._by_key(keys, cleared)
+        self._raise_any(replies)
+        return [reply == 1 for reply in replies]
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         size = 1 if (self._link or self._refuse()).is_cluster else self._batch_size
@@ -248,6 +253,29 @@ class RedisBackend:
         replies = await self._send([("UNLINK", *chunk) for chunk in chunks])
         self._raise_any(replies)
         return sum(cast("list[int]", replies))
+
+    async def _run(
+        self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
+    ) -> list[object]:
+        [replies] = await self._send_in_order(self._on(script, keys, each, shared))
+        return self._by_key(keys, replies)
+
+    def _on(
+        self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
+    ) -> list[Command]:
+        return script.on(keys, shared, each, self._at_once())
+
+    def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
+        """What a script said of each key. Errors that concern one key are returned, others raised."""
+        size = self._at_once()
+        by_key: list[object] = []
+        for at, reply in zip(range(0, len(keys), size), replies, strict=True):
+            by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
+        self._raise_serious(by_key)
+        return by_key
+
+    def _at_once(self) -> int:
+        return 1 if (self._link or self._refuse()).is_cluster else KEYS_AT_ONCE
 
     async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
         """Runs the commands of each stage after all those of the stages before it.
@@ -290,7 +318,7 @@ class RedisBackend:
             replies = await link.send(commands, read_only=read_only)
         except FAILURES as error:
             raise self._failure(error) from error
-        self._raise_any(reply for reply in replies if not _concerns_one_key(reply))
+        self._raise_serious(replies)
         return replies
 
     async def _load_scripts(self, link: Link) -> None:
@@ -303,6 +331,11 @@ class RedisBackend:
     def _raise_any(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception):
+                raise self._failure(reply) from reply
+
+    def _raise_serious(self, replies: Iterable[object]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception) and not _concerns_one_key(reply):
                 raise self._failure(reply) from reply
 
     def _failure(self, error: Exception) -> BackendError:
@@ -325,22 +358,20 @@ def _complaint(error: BaseException) -> str:
             return f"answered with an error: {text}"
 
 
-def _concerns_one_key(reply: object) -> bool:
-    if not isinstance(reply, ResponseError):
+def _concerns_one_key(error: Exception) -> bool:
+    if not isinstance(error, ResponseError):
         return False
     # Scripts quote an error in other words in every version of Redis.
     return (
-        isinstance(reply, NoScriptError | OutOfMemoryError)
-        or "WRONGTYPE" in str(reply)
-        or "OOM command not allowed" in str(reply)
+        isinstance(error, NoScriptError | OutOfMemoryError)
+        or "WRONGTYPE" in str(error)
+        or "OOM command not allowed" in str(error)
     )
 
 
-def _held(stored: object, reply: object) -> bytes | None:
+def _held(reply: object) -> bytes | None:
     """Returns what a key holds after an attempt to lease it, empty bytes where that is of no use."""
-    if reply is None and not isinstance(stored, Exception):
-        return None
-    return reply if isinstance(reply, bytes) else b""
+    return b"" if isinstance(reply, Exception) else cast("bytes | None", reply)
 
 
 def _bytes(reply: object) -> bytes | None:

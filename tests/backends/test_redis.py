@@ -105,7 +105,7 @@ OPERATIONS: dict[str, Operation] = {
     "stamps": lambda backend, key: backend.clear([], TOKEN, [key]),
     "delete": lambda backend, key: backend.delete([key]),
 }
-COMMANDS_PER_KEY = {"lease": 2, "versions": 2, "stamps": 2}
+COMMANDS_PER_KEY = {"versions": 2, "stamps": 2}
 
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
@@ -156,6 +156,36 @@ async def test_each_operation_is_one_round_trip(proxy: Proxy, name: str) -> None
         assert not operation.done()
         proxy.answering.set()
         await operation
+
+
+@pytest.mark.parametrize(("count", "scripts"), [(1, 1), (4, 1), (100, 1), (101, 2), (250, 3)])
+@pytest.mark.parametrize("name", ["lease", "lease replacing", "fill", "mark", "clear"])
+async def test_a_script_takes_a_hundred_keys(
+    backend: RedisBackend, control: "redis.Redis", name: str, count: int, scripts: int
+) -> None:
+    keys, token, value = new_keys(count), new_token(), new_value()
+    operation: dict[str, Callable[[], Awaitable[object]]] = {
+        "lease": lambda: backend.lease([Lease(key) for key in keys], token, MINUTE),
+        "lease replacing": lambda: backend.lease([Lease(key, b"L" + TOKEN) for key in keys], token, MINUTE),
+        "fill": lambda: backend.fill([Fill(key, b"L" + TOKEN, value, MINUTE) for key in keys]),
+        "mark": lambda: backend.mark(keys, token, MINUTE),
+        "clear": lambda: backend.clear([Clear(key) for key in keys], token),
+    }
+    if name != "lease":
+        await backend.lease([Lease(key) for key in keys], TOKEN, MINUTE)
+    control.config_resetstat()
+    await operation[name]()
+    assert control.info("commandstats")["cmdstat_evalsha"]["calls"] == scripts
+    for found in await backend.read(keys):
+        match name:
+            case "lease" | "lease replacing":
+                assert found == b"L" + token
+            case "fill":
+                assert found == value
+            case "mark":
+                assert list(writers(found)) == [token]
+            case _:
+                assert found is None
 
 
 async def test_batch_size_is_the_most_keys_of_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
@@ -272,6 +302,26 @@ async def test_keys_of_another_type(backend: RedisBackend, control: "redis.Redis
     assert await backend.delete([alien, version, stamp]) == 3
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+async def test_a_key_of_another_type_among_others(backend: RedisBackend, control: "redis.Redis", at: int) -> None:
+    keys, token, value = new_keys(3), new_token(), new_value()
+    control.rpush(keys[at], b"element")
+    others = [key for key in keys if key != keys[at]]
+
+    leased = await backend.lease([Lease(key) for key in keys], token, MINUTE)
+    assert leased.values == [b"" if key == keys[at] else b"L" + token for key in keys]
+    stored = await backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in keys])
+    assert stored == [key != keys[at] for key in keys]
+    leased = await backend.lease([Lease(key, value[:17]) for key in keys], token, MINUTE)
+    assert leased.values == [b"" if key == keys[at] else b"L" + token for key in keys]
+    with pytest.raises(BackendError, match="WRONGTYPE"):
+        await backend.mark(keys, token, MINUTE)
+    assert [list(writers(held)) for held in await backend.read(others)] == [[token], [token]]
+    assert control.llen(keys[at]) == 1
+    assert await backend.clear([Clear(key, value, MINUTE) for key in keys], token) == [key != keys[at] for key in keys]
+    assert await backend.read(keys) == [None if key == keys[at] else value for key in keys]
+
+
 # A server that refuses
 
 
@@ -300,6 +350,23 @@ async def test_out_of_memory(hurt_redis: RedisServer) -> None:
             assert list(writers(await held(backend, shared))) == [theirs]
             assert await backend.clear([Clear(filled)], token) == [False]
             assert await backend.delete(keys) == 1
+
+
+async def test_out_of_memory_with_many_keys(hurt_redis: RedisServer) -> None:
+    absent, leased, held = new_keys(3), new_keys(3), new_keys(3)
+    token, value = new_token(), new_value()
+    async with opened(hurt_redis.url) as backend:
+        for key in held:
+            await put(backend, key, value)
+        await backend.lease([Lease(key) for key in leased], token, MINUTE)
+        with out_of_memory(hurt_redis):
+            answer = await backend.lease([Lease(absent[0]), Lease(held[0]), Lease(absent[1])], token, MINUTE)
+            assert answer.values == [b"", value, b""]
+            with pytest.raises(BackendError, match=r"OOM|maxmemory"):
+                await backend.mark([*absent, *held], token, MINUTE)
+            # No lease that is given back makes room for the values behind it.
+            assert await backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in leased]) == [False] * 3
+            assert await backend.read([*absent, *leased, *held]) == [None] * 6 + [value] * 3
 
 
 async def test_read_only(hurt_redis: RedisServer) -> None:

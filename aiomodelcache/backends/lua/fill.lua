@@ -1,16 +1,23 @@
--- Replaces what begins with ARGV[1] (17 bytes), and nothing else, by ARGV[2] for ARGV[3] milliseconds; by nothing
--- if that is empty. Returns 1 if it did.
-if redis.pcall('GETRANGE', KEYS[1], 0, 16) ~= ARGV[1] then
-  return 0
+-- Each key has three arguments. What begins with the first (17 bytes), and nothing else, is replaced by the second
+-- for the third milliseconds; by nothing if that is empty. Returns for each key 1 if it was, else 0.
+local replies, refused = {}, {}
+for number, key in ipairs(KEYS) do
+  local standing, value, ttl = ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3]
+  replies[number] = 0
+  if redis.pcall('GETRANGE', key, 0, 16) == standing then
+    if value == '' then
+      redis.call('UNLINK', key)
+      replies[number] = 1
+    elseif redis.pcall('SET', key, value, 'PX', ttl).err then
+      refused[#refused + 1] = key
+    else
+      replies[number] = 1
+    end
+  end
 end
-if ARGV[2] == '' then
-  redis.call('UNLINK', KEYS[1])
-  return 1
+-- Out of memory. Without its lease a key is free for the next reader, with it nobody may fill it. Last, since a
+-- server that is out of memory refuses nothing to a script any more that has written something.
+for _, key in ipairs(refused) do
+  redis.call('UNLINK', key)
 end
-local stored = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-if type(stored) == 'table' and stored.err then
-  -- Out of memory. Without its lease the key is free for the next reader, with it nobody may fill it.
-  redis.call('UNLINK', KEYS[1])
-  return 0
-end
-return 1
+return replies

@@ -1,14 +1,23 @@
--- Puts the lease ARGV[2] in place of a value that begins with ARGV[1], for ARGV[3] milliseconds
--- (0: for ever).
--- Returns what the key holds afterwards.
+-- Each key has three arguments. The second is put in place of a value that begins with the first (of nothing, if that
+-- is empty) for the third milliseconds (0: for ever). Returns what each key holds afterwards, or the error.
 -- A prefix shorter than state and token (17 bytes) stands for a whole value: a longer one is another.
-local size = math.max(#ARGV[1], 17)
-if redis.call('GETRANGE', KEYS[1], 0, size - 1) == ARGV[1] then
-  if ARGV[3] == '0' then
-    redis.call('SET', KEYS[1], ARGV[2])
-  else
-    redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local function lease(key, standing, value, ttl)
+  local stored = false
+  if standing == '' then
+    stored = redis.pcall('SET', key, value, 'NX', 'PX', ttl)  -- false if the key holds something
+    if stored and stored.err and string.find(stored.err, 'OOM', 1, true) then
+      return redis.pcall('GET', key) or stored
+    end
+  elseif redis.pcall('GETRANGE', key, 0, math.max(#standing, 17) - 1) == standing then
+    stored = ttl == '0' and redis.pcall('SET', key, value) or redis.pcall('SET', key, value, 'PX', ttl)
   end
-  return ARGV[2]
+  if stored then
+    return stored.ok and value or stored
+  end
+  return redis.pcall('GET', key)
 end
-return redis.call('GET', KEYS[1])
+local replies = {}
+for number, key in ipairs(KEYS) do
+  replies[number] = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
+end
+return replies
