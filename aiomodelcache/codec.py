@@ -68,13 +68,15 @@ class Column(NamedTuple):
     """One column of a row.
 
     ``type`` is what msgspec reads; ``dump`` and ``load`` convert what is not None before and after. Both may be
-    a user's own code, and may raise anything.
+    a user's own code, and may raise anything. ``certain`` tells, of what is not None, values that come back as they
+    were if they can be written at all; any other is read back at once, to see.
     """
 
     name: str
     type: Any
     dump: Callable[[Any], Any] | None = None
     load: Callable[[Any], Any] | None = None
+    certain: Callable[[Any], bool] | None = None
 
 
 _as_dict: Final = msgspec.structs.asdict
@@ -86,7 +88,8 @@ class RowCodec:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._names = tuple(column.name for column in columns)
-        self._dumps = [(column.name, column.dump) for column in columns]
+        self._columns = [(column.name, _certain(column), column.dump) for column in columns]
+        self._dumps = [(at, dump) for at, dump in enumerate(column.dump for column in columns) if dump is not None]
         self._loads = [(column.name, column.load) for column in columns if column.load is not None]
         # On its way to a dict a struct costs less than a tuple does: both steps are one call.
         row = msgspec.defstruct(
@@ -101,10 +104,20 @@ class RowCodec:
     def encode(self, values: dict[str, Any]) -> bytes:
         """Returns the bytes of the columns found in ``values``. Raises ``EncodeError``."""
         try:
-            data = _encoder.encode([_dumped(values[name], dump) for name, dump in self._dumps])
-            again = self.decode_unsafely(data)
-            for name, dump in self._dumps:
-                _check(name, values[name], again[name], dump)
+            row = [values[name] for name in self._names]
+            for at, convert in self._dumps:
+                if row[at] is not None:
+                    row[at] = convert(row[at])
+            data = _encoder.encode(row)
+            doubtful = [
+                (name, dump)
+                for name, certain, dump in self._columns
+                if (value := values[name]) is not None and not certain(value)
+            ]
+            if doubtful:
+                again = self.decode_unsafely(data)
+                for name, dump in doubtful:
+                    _check(name, values[name], again[name], dump)
         except Exception as error:
             raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._named, str(error))) from error
         return data
@@ -137,6 +150,7 @@ class KeysCodec:
         self._name = column.name
         self._dump = column.dump
         self._load = column.load
+        self._certain = _certain(column)
         array: Any = GenericAlias(list, (column.type,))
         self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=_read_extension)
 
@@ -144,9 +158,10 @@ class KeysCodec:
         """Returns the bytes of the keys, in order. Raises ``EncodeError``."""
         dump = self._dump
         try:
-            data = _encoder.encode([_dumped(pk, dump) for pk in pks])
-            for pk, again in zip(pks, self._decode(data), strict=True):
-                _check(self._name, pk, again, dump)
+            data = _encoder.encode(pks if dump is None else [_dumped(pk, dump) for pk in pks])
+            if not all(map(self._certain, pks)):
+                for pk, again in zip(pks, self._decode(data), strict=True):
+                    _check(self._name, pk, again, dump)
         except Exception as error:
             raise EncodeError(str(error)) from error
         return data
@@ -189,6 +204,23 @@ class Reference(NamedTuple):
     pk: bytes
 
 
+def is_a(kind: type) -> Callable[[Any], bool]:
+    """Returns what tells values of exactly this type."""
+    return lambda value: type(value) is kind
+
+
+def _certain(column: Column) -> Callable[[Any], bool]:
+    if column.certain is not None:
+        return column.certain
+    if column.dump is column.load is None and column.type in _PROVEN:
+        return is_a(column.type)
+    return lambda value: False
+
+
+_PROVEN: Final = frozenset({int, float, str, bytes, bool, decimal.Decimal, uuid.UUID, datetime.date})
+"""Types of which msgspec refuses to write what it would not read back exactly."""
+
+
 def _dumped(value: Any, dump: Callable[[Any], Any] | None) -> Any:
     return value if dump is None or value is None else dump(value)
 
@@ -226,9 +258,9 @@ def plain(value: Any) -> Any:
     if kind in _PLAIN or (kind is int and -(2**63) <= value < 2**64):
         return value
     if kind is list:
-        return [plain(item) for item in value]
-    if kind is dict and all(type(key) is str for key in value):
-        return {key: plain(item) for key, item in value.items()}
+        return [item if type(item) in _PLAIN else plain(item) for item in value]
+    if kind is dict and _TEXT.issuperset(map(type, value)):
+        return {key: item if type(item) in _PLAIN else plain(item) for key, item in value.items()}
     code = _CODES.get(kind)
     if code is None:
         raise TypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
@@ -245,6 +277,7 @@ def _pack_items(items: Any) -> bytes:
 
 _any: Final = msgspec.msgpack.Decoder(ext_hook=_read_extension)
 _PLAIN: Final = frozenset({type(None), bool, str, float, bytes})
+_TEXT: Final = frozenset({str})
 _EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
     1: (int, lambda value: b"%d" % value, lambda data: int(data.decode())),
     2: (decimal.Decimal, lambda value: str(value).encode(), lambda data: decimal.Decimal(data.decode())),

@@ -16,9 +16,9 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields import data as data_fields
 from tortoise.fields.base import Field
 from tortoise.models import Model
-from tortoise.timezone import get_default_timezone, get_use_tz
+from tortoise.timezone import get_default_timezone, get_use_tz, parse_timezone
 
-from aiomodelcache.codec import NATIVE, Column, plain
+from aiomodelcache.codec import NATIVE, Column, is_a, plain
 
 
 def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClient) -> Column | None:
@@ -37,7 +37,7 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
     if kind in (uuid.UUID, list) and type(client).__module__.startswith("tortoise.backends.asyncpg"):
         driver: Any = importlib.import_module("asyncpg.pgproto.pgproto")  # returns a UUID class of its own
         if kind is uuid.UUID:
-            return Column(name, bytes, None, driver.UUID)
+            return Column(name, bytes, None, driver.UUID, is_a(driver.UUID))
         return Column(name, Any, partial(_dump_array, driver.UUID), partial(_load_array, driver.UUID))
     if kind in NATIVE:
         return Column(name, kind)
@@ -71,7 +71,7 @@ def converts_like_tortoise(field: Field[Any]) -> bool:
 
 def _json_column(name: str, field: Any, model: type[Model]) -> Column:
     if _encodes_like_tortoise(field) and not hasattr(field.field_type, "model_dump") and converts_like_tortoise(field):
-        return Column(name, Any, plain)
+        return Column(name, Any, plain, certain=_is_document)
     return Column(name, str, partial(_dump_custom, field, model), field.to_python_value)
 
 
@@ -113,7 +113,18 @@ def _dump_custom(field: Any, model: type[Model], value: Any) -> Any:
 def _datetime_column(name: str) -> Column:
     if not get_use_tz():
         return Column(name, datetime.datetime)
-    return Column(name, datetime.datetime, None, methodcaller("astimezone", get_default_timezone()))
+    zone = get_default_timezone()
+    certain = partial(_is_in_zone, zone) if zone == parse_timezone("UTC") else None
+    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), certain)
+
+
+def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:
+    return type(value) is datetime.datetime and value.tzinfo is zone
+
+
+def _is_document(value: Any) -> bool:
+    """``plain`` refuses whatever it cannot write exactly."""
+    return True
 
 
 def _dump_time(value: datetime.time | datetime.timedelta) -> str | int:

@@ -36,7 +36,7 @@ class Lifetimes:
 
     def of(self, state: bytes) -> int:
         """How long an entry of this state shall live, in milliseconds."""
-        jitter = random.uniform(1 - self._jitter, 1 + self._jitter)
+        jitter = 1 + self._jitter * (2 * random.random() - 1)
         return max(1, int(self.seconds(state) * 1000 * jitter))
 
     def age(self) -> None:

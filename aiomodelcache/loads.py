@@ -5,7 +5,7 @@ old snapshot or a lagging replica), or on an open transaction's connection, and 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -106,7 +106,7 @@ async def _select(
 
 
 def _single(source: Rows | Index, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:
-    return {values: Answer(list(rows), all(_key_of(source, row) == values for row in rows))}
+    return {values: Answer(list(rows), all(key == values for key in map(_key_of(source), rows)))}
 
 
 def _share_out(source: Rows | Index, wanted: Sequence[Values], rows: list[LoadedRow]) -> dict[Values, Answer]:
@@ -117,8 +117,8 @@ def _share_out(source: Rows | Index, wanted: Sequence[Values], rows: list[Loaded
     """
     shares: dict[Values, list[Any]] = {values: [] for values in wanted}
     astray = False
-    for row in rows:
-        share = shares.get(_key_of(source, row))
+    for row, key in zip(rows, map(_key_of(source), rows), strict=True):
+        share = shares.get(key)
         if share is None:
             astray = True
         else:
@@ -129,7 +129,11 @@ def _share_out(source: Rows | Index, wanted: Sequence[Values], rows: list[Loaded
     }
 
 
-def _key_of(source: Rows | Index, row: LoadedRow) -> Values:
+def _key_of(source: Rows | Index) -> Callable[[LoadedRow], Values]:
+    """Returns what tells by which values a row of a source was found."""
     if isinstance(source, Through):
-        return source.owner_of(row.values)
-    return tuple([row.values.get(name) for name in source.attributes])
+        return lambda row: source.owner_of(row.values)
+    if len(source.attributes) == 1:
+        [name] = source.attributes
+        return lambda row: (row.values.get(name),)
+    return lambda row: tuple([row.values.get(name) for name in source.attributes])

@@ -114,7 +114,8 @@ class Reader:
         self._reading: set[Looks] = set()
         self._awaited: Looks | None = None
         """Those that are awaited one by one, as long as more of them can join."""
-        self._flights: dict[bytes, asyncio.Future[None]] = {}
+        self._flights: dict[bytes, asyncio.Future[None] | None] = {}
+        """Keys that this process is filling, with a future for those that look-ups wait for."""
         self._watched: dict[bytes, asyncio.Future[None]] = {}
         """Keys that other processes fill, for which look-ups of this one wait."""
         self._outwaited: dict[bytes, bytes] = {}
@@ -410,10 +411,10 @@ class Reader:
                 values = dict(zip(leases, leased.values, strict=True))
                 stamps = dict(zip(versions, leased.versions, strict=True))
         own = LEASE + attempt.token
+        granted = [key for key, value in values.items() if value == own]
         # A lease that a writer took away is another's now: whoever waited for its fill would wait for nothing.
-        self._land(key for key, value in values.items() if value == own)
-        loop = asyncio.get_running_loop()
-        self._flights.update({key: loop.create_future() for key, value in values.items() if value == own})
+        self._land(granted)
+        self._flights.update(dict.fromkeys(granted))
         for run, request in group:
             held = [values[key] for key, _ in request.keys]
             self._advance(run, Taken(attempt, held, [stamps[key] for key in request.versions]))
@@ -422,12 +423,12 @@ class Reader:
         now = time.monotonic()
         # A slow reader's lease may have gone, and a writer come and gone since: it must not fill.
         fills = {
-            (attempt, key): Fill(key, attempt.held or LEASE + attempt.token, value, ttl_ms)
+            (key, attempt.token): Fill(key, attempt.held or LEASE + attempt.token, value, ttl_ms)
             for _, request in asked
             for attempt, key, value, ttl_ms in request.fills
             if now < attempt.deadline
         }
-        stored: dict[tuple[Attempt, bytes], bool] = {}
+        stored: dict[tuple[bytes, bytes], bool] = {}
         try:
             accepted = await self._link.call(self._link.backend.fill(list(fills.values()))) if fills else []
             stored = dict(zip(fills, accepted, strict=True))
@@ -435,7 +436,7 @@ class Reader:
             pass
         for run, request in asked:
             self._land(key for attempt, key, _, _ in request.fills if not attempt.held)
-            self._advance(run, [stored.get((attempt, key), False) for attempt, key, _, _ in request.fills])
+            self._advance(run, [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills])
 
     def _land(self, keys: Iterable[bytes]) -> None:
         """Ends the wait of those who wait for this process to fill these keys."""
@@ -443,6 +444,13 @@ class Reader:
             flight = self._flights.pop(key, None)
             if flight is not None:
                 flight.set_result(None)
+
+    def _flight(self, key: bytes) -> asyncio.Future[None]:
+        """What ends when this process has filled a key, or has given that up."""
+        flight = self._flights[key]
+        if flight is None:
+            flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        return flight
 
     async def _load(self, asked: list[tuple[Run, Load]]) -> None:
         for (source, replica), group in _grouped(asked, lambda request: (request.source, request.replica)).items():
@@ -496,7 +504,7 @@ class Reader:
         loop = asyncio.get_running_loop()
         new: dict[bytes, bytes] = {}
         for run, request in asked:
-            ends = [self._flights[key] for key in request.keys if key in self._flights]
+            ends = [self._flight(key) for key in request.keys if key in self._flights]
             longest = (request.longest or self._config.lease_ttl) if ends else None
             if not ends:
                 leases = dict(zip(request.keys, request.leases, strict=True))

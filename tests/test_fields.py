@@ -14,9 +14,10 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext
 from tortoise.contrib.postgres.fields import ArrayField
 from tortoise.models import Model
+from tortoise.timezone import get_default_timezone, parse_timezone
 
 from aiomodelcache import CacheConfigurationError, ModelCache
-from aiomodelcache.codec import RowCodec
+from aiomodelcache.codec import EncodeError, RowCodec
 from aiomodelcache.columns import column_of
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.databases import DatabaseUrl
@@ -208,6 +209,42 @@ async def test_arrays_of_a_driver_that_returns_python_s_own_types(database: Base
     assert column is not None
     values = {"keys": [uuid.uuid4(), [None, uuid.uuid4()]]}
     assert_same(RowCodec([column]).decode(RowCodec([column]).encode(values)), values)
+
+
+@pytest.mark.only_on("no store", because="it is about bytes alone")
+async def test_values_that_need_no_trial_are_those_that_the_column_holds(database: BaseDBAsyncClient) -> None:
+    """Of the columns whose types alone do not prove it: what else a driver might return is tried, and refused."""
+    zone = get_default_timezone()
+    asked = [
+        (fields.DatetimeField(), dt.datetime(2024, 1, 1, tzinfo=zone), dt.datetime(2024, 1, 1)),
+        (fields.UUIDField(), None, "12345678-1234-4234-8234-1234567890ab"),
+        (fields.JSONField(), {"a": [1, "b", None, {"c": 2.5}]}, {"a": [object()]}),
+    ]
+    for field, good, bad in asked:
+        column = column_of("value", field, Everything, database)
+        assert column is not None
+        codec = RowCodec([column])
+        assert_same(codec.decode(codec.encode({"value": good})), {"value": good})
+        with pytest.raises(EncodeError):
+            codec.encode({"value": bad})
+    elsewhere = dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9)))
+    column = column_of("value", fields.DatetimeField(), Everything, database)
+    assert column is not None
+    assert column.certain is not None
+    assert not column.certain(elsewhere)
+    assert not column.certain(dt.date(2024, 1, 1))
+
+
+@pytest.mark.only_on("no store", because="it is about bytes alone")
+@pytest.mark.parametrize(("zone", "certain"), [("UTC", True), ("Europe/London", False), ("", False)])
+async def test_datetimes_need_no_trial_where_no_clock_is_put_back(
+    monkeypatch: pytest.MonkeyPatch, database: BaseDBAsyncClient, zone: str, certain: bool
+) -> None:
+    monkeypatch.setattr("aiomodelcache.columns.get_default_timezone", lambda: parse_timezone(zone or "UTC"))
+    monkeypatch.setattr("aiomodelcache.columns.get_use_tz", lambda: bool(zone))
+    column = column_of("value", fields.DatetimeField(), Everything, database)
+    assert column is not None
+    assert (column.certain is not None) is certain
 
 
 @pytest.mark.models("tests.mysql_models")

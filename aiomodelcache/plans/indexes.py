@@ -28,6 +28,9 @@ from aiomodelcache.plans.rows import (
 from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
 from aiomodelcache.schema import Values
 
+Keys = Mapping[Values, bytes]
+"""The cache keys of what is looked up."""
+
 _ALWAYS: Final = b"\xff" * 8
 _created: Callable[[Any], bytes] = itemgetter(CREATED)
 
@@ -59,9 +62,9 @@ def rows_at(index: Index, values: Values, key: bytes, guesses: Guesses) -> Plan[
             return answer
     found: dict[Values, list[Any]] = {}
     read_by_pk = dict(zip(guess.pks, read, strict=True))
-    misses = yield from _judge_index(index, {values: entry}, read_by_pk, epoch, guesses, found)
+    misses = yield from _judge_index(index, {values: key}, [entry], read_by_pk, epoch, guesses, found)
     if misses:
-        yield from _settle_index(index, misses, guesses, found)
+        yield from _settle_index(index, {values: key}, misses, guesses, found)
     return found[values]
 
 
@@ -92,47 +95,55 @@ def index_hit(
 def rows_by_index(index: Index, wanted: Sequence[Values], guesses: Guesses) -> Plan[dict[Values, list[Any]]]:
     """Finds rows by the values of an index. Returns the rows for each of ``wanted``, in the index's order."""
     found: dict[Values, list[Any]] = {}
-    misses = yield from _read_index(index, wanted, guesses, found)
+    keys = {values: index.key(values) for values in wanted}
+    misses = yield from _read_index(index, keys, guesses, found)
     if misses:
-        yield from _settle_index(index, misses, guesses, found)
+        yield from _settle_index(index, keys, misses, guesses, found)
     return found
 
 
 def _settle_index(
-    index: Index, misses: dict[Values, bytes | None], guesses: Guesses, found: dict[Values, list[Any]]
+    index: Index,
+    keys: Keys,
+    misses: dict[Values, bytes | None],
+    guesses: Guesses,
+    found: dict[Values, list[Any]],
 ) -> Plan[None]:
     """Adds to ``found`` what was missed: from the database, or from whoever is filling it meanwhile."""
-    busy = yield from _load_index(index, misses, guesses, found)
+    busy = yield from _load_index(index, keys, misses, guesses, found)
     if busy:
-        yield from wait(map(index.key, busy), busy.values())
-        misses = yield from _read_index(index, list(busy), guesses, found)
+        left = {values: keys[values] for values in busy}
+        yield from wait(left.values(), busy.values())
+        misses = yield from _read_index(index, left, guesses, found)
         if misses:
-            yield from _load_index(index, misses, guesses, found, fill=False)
+            yield from _load_index(index, keys, misses, guesses, found, fill=False)
 
 
 def _read_index(
-    index: Index, wanted: Sequence[Values], guesses: Guesses, found: dict[Values, list[Any]]
+    index: Index, keys: Keys, guesses: Guesses, found: dict[Values, list[Any]]
 ) -> Plan[dict[Values, bytes | None]]:
     """Reads an index and the rows that it leads to. Adds to ``found``; returns what the cache cannot answer.
 
     Index and guessed rows travel together; only rows that were not guessed cost a second round.
     """
-    keys = [index.key(values) for values in wanted]
-    guessed = {pk: key for guess in map(guesses.recall, keys) for pk, key in zip(guess.pks, guess.keys, strict=True)}
-    epoch, *entries = yield Read([index.rows.epoch_key, *keys, *guessed.values()])
+    led = map(guesses.recall, keys.values())
+    guessed = {pk: key for guess in led for pk, key in zip(guess.pks, guess.keys, strict=True)}
+    epoch, *entries = yield Read([index.rows.epoch_key, *keys.values(), *guessed.values()])
     read = dict(zip(guessed, entries[len(keys) :], strict=True))
-    return (yield from _judge_index(index, dict(zip(wanted, entries, strict=False)), read, epoch, guesses, found))
+    return (yield from _judge_index(index, keys, entries, read, epoch, guesses, found))
 
 
 def _judge_index(
     index: Index,
-    entries: dict[Values, bytes | None],
+    keys: Keys,
+    read_entries: Sequence[bytes | None],
     read: dict[Any, bytes | None],
     epoch: bytes | None,
     guesses: Guesses,
     found: dict[Values, list[Any]],
 ) -> Plan[dict[Values, bytes | None]]:
     """Makes answers of index entries, following them to rows that were not read with them."""
+    entries = dict(zip(keys, read_entries, strict=False))
     pointed: dict[Values, list[Any]] = {}
     misses: dict[Values, bytes | None] = {}
     for values, entry in entries.items():
@@ -142,15 +153,15 @@ def _judge_index(
         elif pks is Nothing.ABSENT:
             index.counters.hits += 1
             found[values] = []
-            guesses.forget(index.key(values))
+            guesses.forget(keys[values])
         else:
             pointed[values] = pks
-            guesses.remember(index.key(values), pks, index.rows)
+            guesses.remember(keys[values], pks, index.rows)
     if pointed:
         yield from _follow(index, pointed, read, epoch, entries, found, misses)
     for values, entry in entries.items():
         if values not in misses and entry is not None and index.lifetimes.is_due(entry):
-            yield _renewed_index(index, values, index.key(values), entry, guesses)
+            yield _renewed_index(index, values, keys[values], entry, guesses)
     index.counters.misses += len(misses)
     return misses
 
@@ -192,6 +203,7 @@ def _follow(
 
 def _load_index(
     index: Index,
+    keys: Keys,
     misses: dict[Values, bytes | None],
     guesses: Guesses,
     found: dict[Values, list[Any]],
@@ -203,7 +215,7 @@ def _load_index(
     Adds to ``found`` and returns the values that somebody else is filling, with what stands there.
     """
     rows = index.rows
-    leasable = {values: index.key(values) for values in misses if fill and index.cacheable(values)}
+    leasable = {values: keys[values] for values in misses if fill and index.cacheable(values)}
     mine: dict[Values, bytes] = {}
     busy: dict[Values, bytes | None] = {}
     taken = None
@@ -225,7 +237,7 @@ def _load_index(
     for values in wanted:
         found[values] = [loaded.take() for loaded in answers[values].rows]
     if fill:
-        index.counters.unfillable += sum(not index.cacheable(values) for values in wanted)
+        index.counters.unfillable += len(misses) - len(leasable)
     if mine and taken is not None:
         fills = yield from _index_fills(index, mine, answers, taken.attempt, taken.versions, guesses)
         yield from store(index, fills)

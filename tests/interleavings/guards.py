@@ -75,6 +75,9 @@ GUARDS = {
         "lookups:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True", "re-key, warm"
     ),
     "who waits for a fill is woken": Guard("reader:Reader._land", "flight.set_result(None)", "pass", "single flight"),
+    "who waits for a fill waits for its end": Guard(
+        "reader:Reader._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
+    ),
     "a cancelled caller does not end the batch": Guard(
         "reader:settle", "if not future.done():", "if True:", "beside a cancelled one"
     ),
