@@ -47,7 +47,7 @@ class Finding(NamedTuple):
     by_slug: bool
     source: int
     unlisted: bool = False
-    """A list did not have the row. It depends on the write that brought the row there, and not on later ones."""
+    """A list did not have the row: a matter of the writes that touch lists, first the one that brought it there."""
     instead: "Finding | None" = None
     """That ``floor`` had been seen is known only from a read that found nothing: what it was if it found what was
     there before."""
@@ -184,6 +184,8 @@ class Checker:
         self.outcomes: Counter[Outcome] = Counter()
         self.written: dict[int, Written] = {}
         """By nonce."""
+        self.listed: dict[int, Sequence[int]] = {}
+        """By nonce: the rows of which a write has touched the lists that they are in."""
         self.deleted: dict[int, list[Written]] = {}
         """By primary key."""
         self.held: dict[int, dict[int, int]] = {}
@@ -372,8 +374,10 @@ class Checker:
     # Writes -----------------------------------------------------------------------------------------
 
     def _write(self, write: Record) -> None:
-        nonce, outcome = write.subject, write.words[0]
+        nonce, (outcome, _, *listed) = write.subject, write.words
         self.outcomes[Outcome(outcome)] += 1
+        if listed:
+            self.listed[nonce] = listed
         self.written[nonce] = Written(write.source, write.start, write.end, outcome)
         if outcome == Outcome.ACKNOWLEDGED:
             for pk, position in self.history.rows_of.get(nonce, ()):
@@ -425,8 +429,14 @@ class _Tracks(dict[int, Track]):
         return track
 
 
-def missed(history: History, finding: Finding) -> Sequence[int]:
-    """The writes that a read should have seen and did not: nonces, and minus a primary key for a delete."""
+def missed(checker: Checker, finding: Finding) -> list[int]:
+    """The writes that a read should have seen and did not: nonces, and minus a primary key for a delete.
+
+    Of a list that did not have a row: what brought it there, and of the later ones those that touch lists.
+    """
+    history = checker.history
     timeline = (history.slugs if finding.by_slug else history.rows).get(finding.key)
-    last = finding.position + 1 if finding.unlisted else finding.floor
-    return timeline.writers[finding.position + 1 : last + 1] if timeline else ()
+    writers = timeline.writers[finding.position + 1 : finding.floor + 1] if timeline else []
+    if not finding.unlisted:
+        return writers
+    return writers[:1] + [each for each in writers[1:] if finding.key in checker.listed.get(each, ())]

@@ -67,7 +67,7 @@ class Predictions:
         """Why this was to be expected; None if it was not."""
         if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
             return None
-        reasons = [self._reason(finding, writer) for writer in missed(self._checker.history, finding)]
+        reasons = [self._reason(finding, writer) for writer in missed(self._checker, finding)]
         if reasons and None not in reasons:
             return reasons[0]
         return self.explain(finding.instead) if finding.instead is not None else None

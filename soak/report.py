@@ -132,7 +132,7 @@ def _lines(report: Report) -> Iterator[str]:
         if count:
             yield f"  VIOLATION    {count:>6,}  {what}"
     for finding in report.unexplained[:3]:
-        yield f"    {finding} missed {list(missed(checker.history, finding))[:5]}"
+        yield f"    {finding} missed {missed(checker, finding)[:5]}"
     if reads and not report.violations:
         yield f"  violations   0 in {reads:,} reads: at 95 %, fewer than {3 / reads:.1e} of reads"
     else:

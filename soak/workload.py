@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -168,6 +168,8 @@ class Write:
     committing: int
     pks: set[int] = field(default_factory=set)
     deleted: list[int] = field(default_factory=list)
+    listed: set[int] = field(default_factory=set)
+    """The rows of which it has touched the lists that they are in, too."""
     written: bool = True
     """Whether rows carry its nonce."""
 
@@ -220,7 +222,7 @@ class Writer:
             raise
         finally:
             if write.written:
-                self._log.add(Kind.WRITE, start, write.nonce, (outcome, write.committing))
+                self._log.add(Kind.WRITE, start, write.nonce, (outcome, write.committing, *write.listed))
             if write.deleted:
                 self._log.add(Kind.DELETE, start, 0, (outcome, write.committing, *write.deleted))
 
@@ -246,8 +248,9 @@ class Writer:
         slug = slug_text(self._chance.choice(self._world.slugs(pk)))
         return Item(id=pk, slug=slug, team=self._chance.choice(self._world.teams_of(pk)), nonce=0)
 
-    async def _did(self, write: Write, *pks: int) -> None:
+    async def _did(self, write: Write, *pks: int, listed: bool = False) -> None:
         write.pks.update(pks)
+        write.listed.update(pks if listed else ())
         await self._subject.touched(pks)
 
     async def _create(self, write: Write, item: Item) -> None:
@@ -260,12 +263,12 @@ class Writer:
             await Item.bulk_create([item])
         else:
             await Item.update_or_create(id=item.id, defaults=values)
-        await self._did(write, item.id)
+        await self._did(write, item.id, listed=True)
 
     async def _save(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
         await item.save()
-        await self._did(write, item.id)
+        await self._did(write, item.id, listed=True)
 
     async def _save_nonce(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
@@ -300,7 +303,7 @@ class Writer:
             await item.save(update_fields=["slug", "nonce"])
         else:
             await Item.filter(id=item.id).update(slug=item.slug, nonce=item.nonce)
-        await self._did(write, item.id)
+        await self._did(write, item.id, listed=way < 0.4)
 
     async def _move_team(self, write: Write, item: Item) -> None:
         item.team = self._chance.choice(self._world.teams_of(item.id))
@@ -309,7 +312,7 @@ class Writer:
             await item.save(update_fields=["team", "nonce"])
         else:
             await Item.filter(id=item.id).update(team=item.team, nonce=item.nonce)
-        await self._did(write, item.id)
+        await self._did(write, item.id, listed=True)
 
     async def _delete(self, write: Write, item: Item) -> None:
         """Says that it deleted only where it knows: a row that is made again at the same time is not found."""
@@ -333,11 +336,14 @@ class Writer:
         async with self._committed(write):
             for operation in self._chance.sample([self._save_nonce, self._update, self._move_slug, self._recreate], 2):
                 await operation(write, item)
-            with suppress(RolledBack):
+            listed = set(write.listed)
+            try:
                 async with in_transaction():
                     await self._move_team(write, item)
                     if self._chance.random() < 0.5:
                         raise RolledBack
+            except RolledBack:
+                write.listed = listed
             await asyncio.sleep(self._chance.uniform(0, 0.05))
             if self._chance.random() < 0.33:
                 raise RolledBack
@@ -348,7 +354,7 @@ class Writer:
         fresh.nonce = write.nonce
         await fresh.save(force_create=True)
         item.slug, item.team = fresh.slug, fresh.team
-        await self._did(write, item.id)
+        await self._did(write, item.id, listed=True)
 
     @asynccontextmanager
     async def _committed(self, write: Write) -> AsyncIterator[None]:

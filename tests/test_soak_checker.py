@@ -45,8 +45,10 @@ def wrote(
     committing: int | None = None,
     outcome: Outcome = Outcome.ACKNOWLEDGED,
     source: int = 1,
+    listed: Sequence[int] = (),
 ) -> Record:
-    return Record(Kind.WRITE, start, end, nonce, [outcome, start if committing is None else committing], source)
+    words = [outcome, start if committing is None else committing, *listed]
+    return Record(Kind.WRITE, start, end, nonce, words, source)
 
 
 def deleted(start: int, end: int, *pks: int) -> Record:
@@ -375,15 +377,18 @@ def test_each_write_that_was_missed_needs_its_reason() -> None:
     assert Predictions(checker, Circumstances(lives={WRITER: Life(0)})).explain(finding) is None
 
 
-def test_a_list_without_a_row_depends_on_the_write_that_brought_it_there() -> None:
+def test_a_list_without_a_row_depends_on_the_writes_that_touch_lists() -> None:
     moved = [MADE, Change(2, 7, 2, NONCE, 50, 4), Change(3, 7, 3, 77, 50, 4)]
     retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
 
-    def why(*seen: tuple[int, int]) -> list[str | None]:
-        checker = check(moved, *told()[1:2], held(150, 400), wrote(210, 220, 77), by_team(300, 305, 4, *seen))
+    def why(*seen: tuple[int, int], listed: Sequence[int] = ()) -> list[str | None]:
+        later = wrote(210, 220, 77, listed=listed)
+        checker = check(moved, *told()[1:2], held(150, 400), later, by_team(300, 305, 4, *seen))
         return list(map(Predictions(checker, retry).explain, checker.findings))
 
-    assert why() == [RETRY]
+    assert why() == [RETRY], "the later write has left lists alone"
+    assert why(listed=[8]) == [RETRY], "it has touched those of another row"
+    assert why(listed=[7]) == [None], "it should have taken the old list away"
     assert why((2, NONCE)) == [None], "the row itself depends on both"
     assert why((3, 77)) == []
 
