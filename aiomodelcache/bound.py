@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.lookups import Index, Rows
@@ -11,6 +12,18 @@ from aiomodelcache.through import Links, Through
 
 Source = Rows | Index
 Names = frozenset[str]
+
+
+class Affected(NamedTuple):
+    """What a write of certain columns may change, besides the row itself."""
+
+    indexes: list[Index]
+    """Those that it may put a row into, or move it in."""
+    results: list[Result | Links]
+    attributes: list[str]
+    """What names the keys of all these, without the primary key."""
+    left: list[str]
+    """What names the results that a row leaves, by its old values. Empty if it leaves none."""
 
 
 @dataclass(slots=True)
@@ -34,6 +47,10 @@ class Binding:
     """Lists over many-to-many relations by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """What a look-up may call a field -> the attribute that holds it."""
+    affected: dict[tuple[frozenset[str] | None, bool], Affected] = field(
+        default_factory=dict[tuple[frozenset[str] | None, bool], Affected]
+    )
+    """What writes may change, by columns, as far as it was asked for: it depends on the declarations only."""
     _found: dict[tuple[str, ...], tuple[Source, list[str]]] = field(
         default_factory=dict[tuple[str, ...], tuple[Source, list[str]]]
     )

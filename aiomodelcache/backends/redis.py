@@ -105,6 +105,7 @@ class RedisBackend:
         self._batch_size = batch_size
         self._link: Link | None = self._connect()
         self._where = self._link.where
+        self._at_once = 1 if self._link.is_cluster else KEYS_AT_ONCE
         self._near: Near | None = None
         self._lost = False
         """A cluster that did not answer as expected: its layout may be another by now."""
@@ -245,19 +246,16 @@ class RedisBackend:
     def _on(
         self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
     ) -> list[Command]:
-        return script.on(keys, shared, each, self._at_once())
+        return script.on(keys, shared, each, self._at_once)
 
     def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
         """What a script said of each key. Errors that concern one key are returned, others raised."""
-        size = self._at_once()
+        size = self._at_once
         by_key: list[object] = []
         for at, reply in zip(range(0, len(keys), size), replies, strict=True):
             by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
         self._raise_serious(by_key)
         return by_key
-
-    def _at_once(self) -> int:
-        return 1 if (self._link or self._refuse()).is_cluster else KEYS_AT_ONCE
 
     async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
         """Runs the commands of each stage after all those of the stages before it.
@@ -285,6 +283,8 @@ class RedisBackend:
         if (self._link or self._refuse()).is_cluster:
             # A pipeline goes to all nodes at once, so what one of them does may come before another.
             return [await self._send(stage) for stage in stages]
+        if len(stages) == 1:
+            return [await self._send(stages[0])]
         replies = iter(await self._send([command for stage in stages for command in stage]))
         return [[next(replies) for _ in stage] for stage in stages]
 
