@@ -34,6 +34,20 @@ class Tasks:
         task.add_done_callback(self._finished)
         return task
 
+    def begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Future[None]":
+        """Like ``start``, but returns what to wait for; the work goes on if whoever waits is cancelled.
+
+        To wait for the task and to shield that would take two more turns of the event loop.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(_: object) -> None:  # a task that is cancelled before it begins tells nobody
+            work.close()
+            _tell(done)
+
+        self.start(_telling(work, done)).add_done_callback(end)
+        return done
+
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
@@ -79,6 +93,18 @@ class Tasks:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _telling(work: Coroutine[Any, Any, None], done: "asyncio.Future[None]") -> None:
+    try:
+        await work
+    finally:
+        _tell(done)
+
+
+def _tell(done: "asyncio.Future[None]") -> None:
+    if not done.done():  # whoever waited may have been cancelled
+        done.set_result(None)
 
 
 class Collector(Generic[T]):

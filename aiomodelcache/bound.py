@@ -45,6 +45,18 @@ def _placing(source: Source, names: list[str]) -> Callable[[Mapping[str, Any]], 
     return place
 
 
+class Affected(NamedTuple):
+    """What a write of certain columns may change, besides the row itself."""
+
+    indexes: list[Index]
+    """Those that it may put a row into, or move it in."""
+    results: list[Result | Links]
+    attributes: list[str]
+    """What names the keys of all these, without the primary key."""
+    left: list[str]
+    """What names the results that a row leaves, by its old values. Empty if it leaves none."""
+
+
 @dataclass(slots=True)
 class Binding:
     """One model in one open cache: its rows and the keys that they can be looked up by.
@@ -66,6 +78,10 @@ class Binding:
     """Lists over many-to-many relations by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """What a look-up may call a field -> the attribute that holds it."""
+    affected: dict[tuple[frozenset[str] | None, bool], Affected] = field(
+        default_factory=dict[tuple[frozenset[str] | None, bool], Affected]
+    )
+    """What writes may change, by columns, as far as it was asked for: it depends on the declarations only."""
     _found: dict[tuple[str, ...], Found] = field(default_factory=dict[tuple[str, ...], Found])
 
     @property

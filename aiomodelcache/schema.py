@@ -130,6 +130,9 @@ class ModelSchema:
         self.hides_rows = meta.manager.__class__.get_queryset is not cast("Any", Manager).get_queryset
         """Whether the model's own manager may show some rows only. Then any column may decide about it."""
         self._custom_generated_pk: bool = meta.db_pk_column not in meta.generated_db_fields
+        converted = (data_fields.DecimalField, data_fields.DatetimeField)
+        self._converted = frozenset(name for name, each in meta.fields_map.items() if isinstance(each, converted))
+        """Columns that may hold another value than they were given."""
         self._outside = copy_context()
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
@@ -282,9 +285,9 @@ class ModelSchema:
 
         Decimals are rounded to the column's scale, and not every database keeps an offset from UTC.
         """
-        field: Any = meta_of(self.model).fields_map[attribute]
-        if value is None or not isinstance(field, data_fields.DecimalField | data_fields.DatetimeField):
+        if value is None or attribute not in self._converted:
             return True
+        field: Any = meta_of(self.model).fields_map[attribute]
         try:
             held: Any = field.to_python_value(value)
             same = bool(held == value)

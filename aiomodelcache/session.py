@@ -4,6 +4,7 @@ A ``Session`` is what look-ups and writes see of a ``ModelCache``. It lives from
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -103,7 +104,11 @@ CLOSED: Final = "This cache is closed: use it inside `async with`, or call open(
 
 def bindings_of(model: type[Model]) -> list[tuple[Session, Binding]]:
     """Every open cache that the model is bound to. Raises ``CacheNotOpen`` in another event loop than the cache's."""
-    return [(session.usable(), session.bindings[model]) for session in _alive() if model in session.bindings]
+    return [
+        (session.usable(), session.bindings[model])
+        for session in open_sessions
+        if model in session.bindings and not session.loop.is_closed()
+    ]
 
 
 def cascading(model: type[Model]) -> list[Session]:
@@ -114,13 +119,11 @@ def cascading(model: type[Model]) -> list[Session]:
     return [session.usable() for session in _alive() if session.cascades.concerns(model)]
 
 
-def lists_of_hidden(model: type[Model]) -> list[Session]:
+def lists_of_hidden(model: type[Model], bindings: Iterable[tuple[Session, Binding]] | None = None) -> list[Session]:
     """The open caches in which a change of a row may bring it back into many-to-many lists that do not know it."""
-    return [
-        session
-        for session, binding in bindings_of(model)
-        if binding.schema.hides_rows and session.cascades.listing(model)
-    ]
+    if bindings is None:
+        bindings = bindings_of(model)
+    return [session for session, binding in bindings if binding.schema.hides_rows and session.cascades.listing(model)]
 
 
 def lists_in(session: Session, relation: Any) -> list[tuple[Through, bool]]:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from typing import Any
 
 import anyio
@@ -23,9 +24,11 @@ from aiomodelcache import (
     RedisBackend,
 )
 from aiomodelcache.backends.protocol import Lease
+from aiomodelcache.batching import Tasks
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.gates import PATIENCE, GatedBackend, gated_sql
 from tests.music import Album, AlbumById, AlbumOfYear, Artist, NewestAlbums
+from tests.stored import cancel
 
 pytestmark = pytest.mark.models("tests.music")
 
@@ -483,3 +486,45 @@ async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelC
     assert (counters.hits - before.hits, counters.misses - before.misses) == (2, 1)
     assert [album.id for album in await Album.cache.get_many([3, 1], key)] == [3, 1]
     assert (counters.hits - before.hits, counters.misses - before.misses) == (4, 1)
+
+
+class TestTasks:
+    async def test_what_was_begun_goes_on_without_whoever_waits(self) -> None:
+        tasks, gate, over = Tasks(copy_context()), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            await gate.wait()
+            over.set()
+
+        async def wait() -> None:
+            await tasks.begin(work())
+
+        waiting = [asyncio.create_task(wait()), asyncio.create_task(wait())]
+        await asyncio.sleep(0)
+        await cancel(waiting[0])
+        gate.set()
+        await waiting[1]
+        assert over.is_set()
+        await tasks.finish(PATIENCE)
+
+    @pytest.mark.parametrize("begun", [False, True])
+    async def test_whoever_waits_is_told_of_the_end_whatever_it_is(self, begun: bool) -> None:
+        tasks = Tasks(copy_context())
+        done = tasks.begin(asyncio.sleep(PATIENCE))
+        if begun:
+            await asyncio.sleep(0)
+        for task in tasks._running:
+            task.cancel()
+        async with asyncio.timeout(PATIENCE / 2):
+            await done
+
+    async def test_whoever_waits_for_work_that_raises_is_not_told_of_that(self) -> None:
+        tasks, told = Tasks(copy_context()), list[Exception]()
+        tasks.failed = told.append
+
+        async def work() -> None:
+            raise RuntimeError("broken")
+
+        await tasks.begin(work())
+        await tasks.finish(PATIENCE)
+        assert [str(error) for error in told] == ["broken"]

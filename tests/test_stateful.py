@@ -96,7 +96,7 @@ BREAKS = {
         "            raise",
     ),
     "the row's own key is not touched": Break("writes.touched:touch", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'),
-    "the keys of indexes are not touched": Break("writes.touched:affected", "return indexes", "return []"),
+    "the keys of indexes are not touched": Break("writes.touched:_affected_indexes", "return indexes", "return []"),
     "a row is not asked whether it has the values that led to it": Break(
         "lookups:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
     ),

@@ -425,6 +425,28 @@ class TestListeners:
         assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == book
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=1), backend) is None
 
+    @pytest.mark.parametrize("turns", range(8))
+    async def test_one_changes_a_key_sooner_or_later(
+        self, cache: ModelCache, backend: CountingBackend, turns: int
+    ) -> None:
+        """Whatever was prepared for the time after the statement by then."""
+
+        async def renumber(model: type[Model], instance: Book, *_: Any) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            instance.isbn, instance.shelf = 2, 2
+
+        book = await Book.create(isbn=1)
+        assert await ask_twice(lambda: Book.cache.get_or_none(isbn=2), backend) is None
+        assert await ask_twice(lambda: isbns(2), backend) == []
+        assert await ask_twice(lambda: isbns(1), backend) == [1]
+        with listening(Book, Signals.pre_save, renumber):
+            await book.save()
+        assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == book
+        assert await ask_twice(lambda: isbns(2), backend) == [2]
+        assert await ask_twice(lambda: isbns(1), backend) == []
+        assert await ask_twice(lambda: Book.cache.get_or_none(isbn=1), backend) is None
+
     async def test_some_write_themselves(self, cache: ModelCache, backend: CountingBackend) -> None:
         scribe = await Note.create(number=0)
         assert await Note.cache.get(number=0) == scribe

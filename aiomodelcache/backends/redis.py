@@ -107,6 +107,7 @@ class RedisBackend:
         self._batch_size = batch_size
         self._link: Link | None = self._connect()
         self._where = self._link.where
+        self._at_once = 1 if self._link.is_cluster else KEYS_AT_ONCE
         self._near: Near | None = None
         self._prompt = type(self).read is RedisBackend.read
         """Whether there is no subclass that wants to see what is read."""
@@ -263,19 +264,16 @@ class RedisBackend:
     def _on(
         self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
     ) -> list[Command]:
-        return script.on(keys, shared, each, self._at_once())
+        return script.on(keys, shared, each, self._at_once)
 
     def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
         """What a script said of each key. Errors that concern one key are returned, others raised."""
-        size = self._at_once()
+        size = self._at_once
         by_key: list[object] = []
         for at, reply in zip(range(0, len(keys), size), replies, strict=True):
             by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
         self._raise_serious(by_key)
         return by_key
-
-    def _at_once(self) -> int:
-        return 1 if (self._link or self._refuse()).is_cluster else KEYS_AT_ONCE
 
     async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
         """Runs the commands of each stage after all those of the stages before it.
@@ -303,6 +301,8 @@ class RedisBackend:
         if (self._link or self._refuse()).is_cluster:
             # A pipeline goes to all nodes at once, so what one of them does may come before another.
             return [await self._send(stage) for stage in stages]
+        if len(stages) == 1:
+            return [await self._send(stages[0])]
         replies = iter(await self._send([command for stage in stages for command in stage]))
         return [[next(replies) for _ in stage] for stage in stages]
 

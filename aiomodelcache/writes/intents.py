@@ -64,6 +64,10 @@ class Intent:
         self.rows[rows.stamp_key] = rows
         self.clears.update({clear.key: clear for clear in clears})
 
+    def leave_nothing(self) -> None:
+        """Takes back what was said about what to leave under the keys so far."""
+        self.clears = {key: Clear(key) for key in self.clears}
+
     def leaving(self) -> list[Clear]:
         """What to leave under each key: of what was kept a stale copy, else what was said."""
         return [self._leaving(clear) for clear in self.clears.values()]
@@ -149,7 +153,7 @@ class Writer:
                         ) from error
                     return
 
-    def settle(self, intent: Intent, *, committed: bool) -> asyncio.Task[None] | None:
+    def settle(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
         """Starts to withdraw the intent, now that it is known how the write ended.
 
         Returns what to wait for, if anything; cancelling whoever waits does not end it.
@@ -159,8 +163,8 @@ class Writer:
         if self._closed:
             return None  # what was marked expires
         if committed:
-            return self._tasks.start(self._settle(intent)) if intent.clears else None
-        return self._tasks.start(self._take_back(intent)) if intent.marked else None
+            return self._tasks.begin(self._settle(intent)) if intent.clears else None
+        return self._tasks.begin(self._take_back(intent)) if intent.marked else None
 
     async def _settle(self, intent: Intent) -> None:
         try:
@@ -235,7 +239,7 @@ class Writer:
         try:
             return await self._link.call(self._link.backend.mark(list(keys), intent.token, ttl_ms, allow))
         finally:
-            self._link.near.drop(keys)  # this process does not wait to be told what it did itself
+            self._drop_near(keys)  # this process does not wait to be told what it did itself
 
     async def _clear(self, intent: Intent, *, linger: bool = True) -> None:
         lag = self._config.replica_lag if linger else None
@@ -244,10 +248,15 @@ class Writer:
         try:
             await self._link.call(self._link.backend.clear(clears, intent.token, list(intent.rows)))
         finally:
-            self._link.near.drop(intent.clears)  # of a mark that did not arrive nothing was dropped in time
+            self._drop_near(intent.clears)  # of a mark that did not arrive nothing was dropped in time
         if lag is not None and lingering:
             # They expire by themselves, when every replica has the write.
             await self._link.call(self._link.backend.mark(list(lingering), intent.token, int(lag * 1000)))
+
+    def _drop_near(self, keys: Iterable[bytes]) -> None:
+        near = self._link.near
+        if near.wanted:
+            near.drop(keys)
 
     # What could not be delivered ---------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ models, registered once for each; they look up the open caches each time. It run
 their own, beside others that may raise. What belongs to one call of ``save`` or ``delete`` is a ``Write``.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from inspect import signature
 from traceback import walk_tb
+from types import TracebackType
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -28,9 +29,12 @@ from aiomodelcache.writes.intents import Intent
 from aiomodelcache.writes.statements import lock_by_pk
 from aiomodelcache.writes.touched import (
     Changed,
+    Naming,
     Row,
-    old_attributes,
+    affected,
+    naming,
     result_attributes,
+    same_names,
     touch,
     touch_model,
     touch_results,
@@ -79,7 +83,7 @@ async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsy
 class Write:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
-    __slots__ = ("instance", "intents", "over", "updating")
+    __slots__ = ("instance", "intents", "left", "named", "over", "updating")
 
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
@@ -87,6 +91,10 @@ class Write:
         """Whether the row must exist, also if the instance was not loaded from it."""
         self.intents: Intents = {}
         """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
+        self.left: list[str] | None = None
+        """What ``_left`` found for it."""
+        self.named: dict[Session, Naming] = {}
+        """By what all keys of an intent were named, and what to leave under them, if all could be."""
         self.over = False
 
     def take(self) -> Intents:
@@ -108,18 +116,25 @@ class Write:
 _current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
 
 
-@asynccontextmanager
-async def announced(instance: Model, *, updating: bool = False) -> AsyncGenerator[None, None]:
+class announced:
     """Goes around ``save`` and ``delete``: one that fails leaves nothing behind in the cache."""
-    write = Write(instance, updating)
-    token = _current.set(write)
-    try:
-        yield
-    except BaseException as error:
-        await write.fail(error)
-        raise
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_token", "_write")
+
+    def __init__(self, instance: Model, *, updating: bool = False) -> None:
+        self._write = Write(instance, updating)
+
+    async def __aenter__(self) -> None:
+        self._token = _current.set(self._write)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                await self._write.fail(error)
+        finally:
+            _current.reset(self._token)
 
 
 _announced: Final[WeakSet[Callable[..., Any]]] = WeakSet()
@@ -202,8 +217,9 @@ async def _before(
             intent = enlist(transaction, session)
         else:
             intent = cast("Write", write).intents.setdefault(session, Intent())
-            if binding is not None:
-                touch(intent, binding, vars(instance), changed, exists=not deleting, final=False)
+            now = vars(instance)
+            if binding is not None and touch(intent, binding, now, changed, exists=not deleting, final=False):
+                cast("Write", write).named[session] = naming(binding, now, changed)
         if binding is not None:
             for row in rows:
                 touch_results(intent, binding, row, None if deleting else changed)
@@ -229,14 +245,21 @@ async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, 
 
 def _wanted_before(instance: Model, changed: Changed, *, deleting: bool) -> list[str]:
     """The attributes whose values before the write must be known, to name what it touches."""
-    model = type(instance)
+    left, write = _left(type(instance), changed, deleting=deleting), _write_of(instance)
+    if write is not None:
+        write.left = left
+    exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
+    return left if exists else []
+
+
+def _left(model: type[Model], changed: Changed, *, deleting: bool) -> list[str]:
+    """The same for any row that was there before."""
+    bindings = bindings_of(model)
     if not deleting:
-        write = _write_of(instance)
-        exists = is_saved(instance) or changed is not None or (write is not None and write.updating)
-        wanted = [name for _, binding in bindings_of(model) for name in old_attributes(binding, changed) if exists]
-        return wanted + [pk_of(model) for _ in lists_of_hidden(model) if exists]
+        wanted = [name for _, binding in bindings for name in affected(binding, changed).left]
+        return wanted + [pk_of(model) for _ in lists_of_hidden(model, bindings)]
     followed = [name for session in cascading(model) for name in session.cascades.needed(model)]
-    return followed + [name for _, binding in bindings_of(model) for name in result_attributes(binding)]
+    return followed + [name for _, binding in bindings for name in result_attributes(binding)]
 
 
 async def _after(
@@ -251,18 +274,25 @@ async def _after(
     """Adds the keys of the values as written. In autocommit mode: clears; the row is committed."""
     concerned = _concerned(model, deleting=deleting)
     write = _write_of(instance)
-    begun = write.take() if write is not None else {}
+    begun, named = (write.take(), write.named) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
         session: enlist(transaction, session) if transaction is not None else begun.get(session) or Intent()
         for session, _ in concerned
     }
     bindings = [(session, binding) for session, binding in concerned if binding is not None]
+    left: list[str] | None = []
+    if transaction is None and not created:
+        left = write.left if write is not None else None
+        left = _left(model, changed, deleting=deleting) if left is None else left
     try:
         for session, binding in bindings:
-            row = vars(instance) if deleting else await _as_written(binding, instance, client, changed)
-            touch(intents[session], binding, row, changed, exists=not deleting)
-            if transaction is None and not created and _wanted_before(instance, changed, deleting=deleting):
+            if session not in begun or not same_names(named.get(session), naming(binding, vars(instance), changed)):
+                if session in begun:
+                    intents[session].leave_nothing()  # what was to be left is for other values
+                row = vars(instance) if deleting else await _as_written(binding, instance, client, changed)
+                touch(intents[session], binding, row, changed, exists=not deleting)
+            if left:
                 touch_model(intents[session], binding)  # saved around its model's own ``save``
     except BaseException:
         for session, binding in bindings:  # it is written all the same
@@ -284,14 +314,13 @@ async def _as_written(binding: Binding, instance: Model, client: BaseDBAsyncClie
     return {**vars(instance), **rows[0]} if rows else vars(instance)
 
 
-@asynccontextmanager
-async def on(
+def on(
     instance: Model,
     client: BaseDBAsyncClient | None,
     update_fields: Iterable[str] | None = None,
     *,
     deleting: bool = False,
-) -> AsyncGenerator[BaseDBAsyncClient, None]:
+) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     """The connection for a save or delete: in a transaction if it touches keys that only this can name.
 
     Such are the rows that a delete cascades to, and keys with values that the instance does not tell.
@@ -302,13 +331,9 @@ async def on(
     needed = bool(_wanted_before(instance, changed, deleting=deleting))
     if deleting:
         needed = needed or bool(cascading(model))
-    else:
-        needed = needed or any(untold(binding, vars(instance), changed) for _, binding in bindings_of(model))
-    if needed:
-        async with transaction(client) as own:
-            yield own
-    else:
-        yield client
+    elif not needed:
+        needed = any(untold(binding, vars(instance), changed) for _, binding in bindings_of(model))
+    return transaction(client) if needed else nullcontext(client)
 
 
 def _concerned(model: type[Model], *, deleting: bool) -> list[tuple[Session, Binding | None]]:

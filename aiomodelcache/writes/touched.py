@@ -7,17 +7,18 @@ was computed from nobody can check.
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any
+from operator import is_
+from typing import Any, Final
 
 from pypika_tortoise.terms import Term
 from tortoise.expressions import Expression
 from tortoise.fields.base import DatabaseDefault
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.bound import Binding
-from aiomodelcache.codec import EncodeError
+from aiomodelcache.bound import Affected, Binding
+from aiomodelcache.codec import NATIVE, EncodeError
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.entries import new_token, new_version
+from aiomodelcache.entries import new_token
 from aiomodelcache.lookups import Guesses, Index, Rows
 from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
@@ -26,9 +27,20 @@ from aiomodelcache.schema import ModelSchema, Values
 from aiomodelcache.through import Links
 from aiomodelcache.writes.intents import Intent
 
+MOST_AFFECTED: Final = 1_000
+"""Of how many choices of columns it is remembered what a write of these affects."""
+
+_UNKNOWN: Final = object()
+_LATER: Final = (Expression, Term, DatabaseDefault)
+"""What stands for a value that the database computes."""
+
+_IMMUTABLE: Final = NATIVE | {type(None)}
+
 Row = Mapping[str, Any]
 Changed = Collection[str] | None
 """The attributes that a write changes; None: all of them."""
+Naming = tuple[Changed, list[Any]]
+"""What a write changes, and the values that it names keys by."""
 
 
 def touch(
@@ -40,52 +52,79 @@ def touch(
     exists: bool,
     final: bool = True,
     by_hand: bool = False,
-) -> None:
+) -> bool:
     """Adds the keys of one row, given its values after the write; of classes that writes are to touch.
 
     ``exists``: the row is there afterwards; unique index keys may be left leading to it. ``final``: these are
     the values as written; a key that they do not tell is known to the database only, and everything about
     the model is added. Before the write such a key is passed over. ``by_hand``: the user says so, and means all
-    classes, now.
+    classes, now. Returns whether the values tell all keys.
     """
     schema, rows = binding.schema, binding.rows
     pk = row.get(schema.pk)
     pk = None if isinstance(pk, DatabaseDefault) else schema.normalise(schema.pk, pk)
+    told = pk is not None
     if pk is None and final:
         touch_model(intent, binding)
     clears: list[Clear] = []
     if pk is not None and (by_hand or not rows.policy.off):
         clears.append(Clear(rows.key(pk)))
         _follow_policy(intent, rows, clears[-1], (pk,), by_hand=by_hand)
-    for index in affected(binding, changed, by_hand=by_hand):
+    for index in affected(binding, changed, by_hand=by_hand).indexes:
         values = _values(index, row)
         if values is not None:
-            clears.append(_clear(index, values, pk if final and exists else None))
+            clears.append(_clear(index, values, pk if exists else None))
             _follow_policy(intent, index, clears[-1], values, by_hand=by_hand)
-        elif final and exists:
-            intent.add_model(rows)
+        else:
+            told = False
+            if final and exists:
+                intent.add_model(rows)
     if not exists and pk is not None:
         clears += [Clear(through.key((pk,))) for through in binding.owned]
     intent.add(rows, clears)
-    touch_results(intent, binding, row, changed if exists else None, final=final and exists, by_hand=by_hand)
+    if binding.results:
+        changed = changed if exists else None
+        told &= touch_results(intent, binding, row, changed, final=final and exists, by_hand=by_hand)
+    return told
 
 
 def touch_results(
     intent: Intent, binding: Binding, row: Row, changed: Changed, *, final: bool = True, by_hand: bool = False
-) -> None:
+) -> bool:
     """Adds the keys of the results that are computed from a row with these values, before or after the write.
 
     ``final``: a key that the values do not tell is not named otherwise, and everything about the model is added.
+    Returns whether the values tell all keys.
     """
-    for result in affected_results(binding, changed, by_hand=by_hand):
+    told = True
+    for result in affected(binding, changed, by_hand=by_hand).results:
         values = _values(result, row)
         if values is not None:
             clear = Clear(result.key(values))
             intent.add(binding.rows, [clear])
             if not isinstance(result, Links):
                 _follow_policy(intent, result, clear, values, by_hand=by_hand)
-        elif final:
-            intent.add_model(binding.rows)
+        else:
+            told = False
+            if final:
+                intent.add_model(binding.rows)
+    return told
+
+
+def naming(binding: Binding, row: Row, changed: Changed) -> Naming:
+    """What the keys of a row are named by; the same again as long as the keys are."""
+    attributes = affected(binding, changed).attributes
+    return changed, [row.get(name, _UNKNOWN) for name in (binding.schema.pk, *attributes)]
+
+
+def same_names(one: Naming | None, other: Naming) -> bool:
+    """Whether the keys are surely the same: by the very same values, which nobody can have changed meanwhile."""
+    return (
+        one is not None
+        and one[0] == other[0]
+        and all(map(is_, one[1], other[1]))
+        and _IMMUTABLE.issuperset(map(type, other[1]))
+    )
 
 
 def touch_model(intent: Intent, binding: Binding) -> None:
@@ -112,19 +151,36 @@ def _follow_policy(
         intent.allowed[clear.key] = source.policy.allow_ms
 
 
-def affected(binding: Binding, changed: Changed, *, by_hand: bool = False) -> list[Index]:
-    """The indexes that a change of these attributes may put a row into, or move it in.
+def affected(binding: Binding, changed: Changed, *, by_hand: bool = False) -> Affected:
+    """What a change of these attributes may change; None: what a row may that comes or goes, or is written whole."""
+    columns = None if changed is None else frozenset(changed)
+    known = binding.affected.get((columns, by_hand))
+    if known is None:
+        if len(binding.affected) >= MOST_AFFECTED:
+            binding.affected.clear()
+        known = binding.affected[columns, by_hand] = _affected(binding, columns, by_hand=by_hand)
+    return known
 
-    A manager that hides rows may bring one back into any index, by a change of any column.
-    """
+
+def _affected(binding: Binding, changed: Changed, *, by_hand: bool) -> Affected:
+    indexes = _affected_indexes(binding, changed, by_hand=by_hand)
+    results = _affected_results(binding, changed, by_hand=by_hand)
+    left = [each for each in results if changed is None or not frozenset(each.attributes).isdisjoint(changed)]
+    named = dict.fromkeys(name for each in [*indexes, *results] for name in each.attributes)
+    named.pop(binding.schema.pk, None)
+    old = dict.fromkeys(name for each in left for name in each.attributes)
+    return Affected(indexes, results, list(named), list(old))
+
+
+def _affected_indexes(binding: Binding, changed: Changed, *, by_hand: bool) -> list[Index]:
+    """A manager that hides rows may bring one back into any index, by a change of any column."""
     indexes = binding.indexes if by_hand else [index for index in binding.indexes if not index.policy.off]
     if changed is None or (changed and binding.schema.hides_rows):
         return indexes
     return [index for index in indexes if not index.watched.isdisjoint(changed)]
 
 
-def affected_results(binding: Binding, changed: Changed, *, by_hand: bool = False) -> list[Result | Links]:
-    """The results that a change of these attributes may change; None: those that a row which comes or goes may."""
+def _affected_results(binding: Binding, changed: Changed, *, by_hand: bool) -> list[Result | Links]:
     results = binding.results if by_hand else [result for result in binding.results if not result.policy.off]
     if changed is None:
         return results
@@ -133,26 +189,17 @@ def affected_results(binding: Binding, changed: Changed, *, by_hand: bool = Fals
 
 def key_attributes(binding: Binding, changed: Changed, *, by_hand: bool = False) -> list[str]:
     """The attributes needed to name all keys that a change touches, the primary key first."""
-    touched: list[Index | Result | Links] = [
-        *affected(binding, changed, by_hand=by_hand),
-        *affected_results(binding, changed, by_hand=by_hand),
-    ]
-    return list(dict.fromkeys([binding.schema.pk, *(name for each in touched for name in each.attributes)]))
+    return [binding.schema.pk, *affected(binding, changed, by_hand=by_hand).attributes]
 
 
 def result_attributes(binding: Binding) -> list[str]:
     """The attributes needed to name all results that a row which goes has been part of."""
-    return list(dict.fromkeys([name for result in affected_results(binding, None) for name in result.attributes]))
+    return affected(binding, None).left
 
 
 def old_attributes(binding: Binding, changed: Changed) -> list[str]:
     """The attributes whose old values are needed to name the results that a row leaves. Empty if it leaves none."""
-    left = [
-        result
-        for result in affected_results(binding, changed)
-        if changed is None or not frozenset(result.attributes).isdisjoint(changed)
-    ]
-    return list(dict.fromkeys([name for result in left for name in result.attributes]))
+    return affected(binding, changed).left
 
 
 def untold(binding: Binding, row: Row, changed: Changed) -> list[str]:
@@ -162,24 +209,29 @@ def untold(binding: Binding, row: Row, changed: Changed) -> list[str]:
     than the row; expressions and the database's own defaults; values that the database will change.
     """
     schema = binding.schema
-    needed = key_attributes(binding, changed)[1:]
+    needed = affected(binding, changed).attributes
     return [name for name in needed if (changed is not None and name not in changed) or not _tells(schema, row, name)]
 
 
 def _tells(schema: ModelSchema, row: Row, name: str) -> bool:
-    if name not in row or isinstance(row[name], Expression | Term | DatabaseDefault):
+    value = row.get(name, _UNKNOWN)
+    if type(value) not in NATIVE and (value is _UNKNOWN or isinstance(value, _LATER)):
         return False
-    return schema.kept(name, row[name])
+    return schema.kept(name, value)
 
 
 def _values(index: Index | Result | Links, row: Row) -> Values | None:
     """A key's values; None where the row does not tell: not loaded, left to the database, or not valid."""
-    if not all(_tells(index.schema, row, name) for name in index.attributes):
-        return None
-    try:
-        return tuple([index.schema.normalise(name, row[name]) for name in index.attributes])
-    except ValueError:
-        return None
+    schema = index.schema
+    values: list[Any] = []
+    for name in index.attributes:
+        if not _tells(schema, row, name):
+            return None
+        try:
+            values.append(schema.normalise(name, row[name]))
+        except ValueError:
+            return None
+    return tuple(values)
 
 
 def _clear(index: Index, values: Values, pk: Any) -> Clear:
@@ -188,7 +240,7 @@ def _clear(index: Index, values: Values, pk: Any) -> Clear:
     if pk is None or not index.unique or None in values:
         return Clear(key)
     try:
-        entry = index.entry(new_token(), new_version(), [pk])
+        entry = index.entry(new_token(), b"", [pk])  # of a unique index no epoch is asked for
     except EncodeError:
         return Clear(key)
     return Clear(key, entry, index.lifetimes.of(entry[:1]))

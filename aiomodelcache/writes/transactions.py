@@ -4,7 +4,6 @@ Tortoise has no hook for this, but its context manager calls ``commit`` and ``ro
 instance, so these two attributes are wrapped on that one instance, once. No class is changed.
 """
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
@@ -113,9 +112,9 @@ async def settle(intents: Intents, *, committed: bool) -> None:
     """Withdraws what each cache was told. Goes on to the end also if the caller is cancelled meanwhile."""
     started = [session.writer.settle(intent, committed=committed) for session, intent in intents.items()]
     intents.clear()
-    tasks = [task for task in started if task is not None]
-    if tasks:
-        await asyncio.shield(asyncio.gather(*tasks))
+    for ending in started:
+        if ending is not None:
+            await ending
 
 
 def abandon(intents: Intents) -> None:

@@ -111,7 +111,7 @@ GUARDS = {
     ),
     "the stamp is changed": Guard("writes.intents:Writer._clear", "list(intent.rows)", "[]", "save, by name elsewhere"),
     "the keys of indexes are marked": Guard(
-        "writes.touched:affected", "return indexes", "return []", "create over an absence"
+        "writes.touched:_affected_indexes", "return indexes", "return []", "create over an absence"
     ),
     "results are marked": Guard(
         "writes.touched:touch_results", "intent.add(binding.rows, [clear])", "pass", "computed, moved away"
@@ -135,9 +135,9 @@ GUARDS = {
         "transaction, by id",
     ),
     "a clear goes on when its caller is cancelled": Guard(
-        "writes.transactions:settle",
-        "await asyncio.shield(asyncio.gather(*tasks))",
-        "await asyncio.gather(*tasks)",
+        "batching:Tasks.begin",
+        "self.start(_telling(work, done)).add_done_callback(end)\n    return done",
+        "return self.start(work)",
         "transaction, by id",
     ),
     "clearing a model goes on when its caller is cancelled": Guard(
