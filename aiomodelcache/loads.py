@@ -68,6 +68,11 @@ class ComputedValue:
         return copy.deepcopy(self.value)
 
 
+def answers_many(source: Rows | Index) -> bool:
+    """Whether one statement can tell which of several values each row answers."""
+    return source.limit is None and (source.unique or not source.loose)
+
+
 async def load(
     source: Rows | Index, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats, batch_size: int
 ) -> dict[Values, Answer]:
@@ -78,7 +83,7 @@ async def load(
     """
     answers: dict[Values, Answer] = {}
     step = batch_size if len(source.attributes) == 1 else min(batch_size, _COMBINATIONS)
-    if source.limit is not None or (source.loose and not source.unique):
+    if not answers_many(source):
         step = 1
     for start in range(0, len(wanted), step):
         some = wanted[start : start + step]

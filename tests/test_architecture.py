@@ -33,6 +33,7 @@ LAYERS = {
     "backends.redis": "a store in Redis, over such connections",
     "stats": "counters, for everything below to count in",
     "batching": "ticks and tasks; knows no cache",
+    "turns": "batches that wait for each other; knows no cache",
     "local": "the request's scope; knows keys and instances only",
     "switch": "whether a cache is used here; knows none",
     "columns": "what a single field's values become, in an entry and in a row",
