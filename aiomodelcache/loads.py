@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.fetching import fetch
 from aiomodelcache.lookups import Index, Row, Rows
 from aiomodelcache.plans.requests import Answer
 from aiomodelcache.results import DontCache
@@ -107,7 +108,7 @@ async def _select(
     if source.limit is not None:
         query = query.limit(source.limit)
     stats.statements += 1
-    return [LoadedRow(schema, instance) for instance in await query]
+    return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
 def _single(source: Rows | Index, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:

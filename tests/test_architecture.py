@@ -38,6 +38,7 @@ LAYERS = {
     "switch": "whether a cache is used here; knows none",
     "columns": "what a single field's values become, in an entry and in a row",
     "schema": "what a Tortoise model looks like: columns, values, connection",
+    "fetching": "rows of a schema's table, made into instances",
     "lookups": "row and index entries: schema, keys and entries together",
     "through": "many-to-many lists: indexes whose values are in another table",
     "tables": "what writers need to know of models, cached or not",
