@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.fetching import fetch
 from aiomodelcache.lookups import Index, Row, Rows
 from aiomodelcache.plans.requests import Answer
 from aiomodelcache.results import DontCache
@@ -68,6 +69,11 @@ class ComputedValue:
         return copy.deepcopy(self.value)
 
 
+def answers_many(source: Rows | Index) -> bool:
+    """Whether one statement can tell which of several values each row answers."""
+    return source.limit is None and (source.unique or not source.loose)
+
+
 async def load(
     source: Rows | Index, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats, batch_size: int
 ) -> dict[Values, Answer]:
@@ -78,7 +84,7 @@ async def load(
     """
     answers: dict[Values, Answer] = {}
     step = batch_size if len(source.attributes) == 1 else min(batch_size, _COMBINATIONS)
-    if source.limit is not None or (source.loose and not source.unique):
+    if not answers_many(source):
         step = 1
     for start in range(0, len(wanted), step):
         some = wanted[start : start + step]
@@ -102,7 +108,7 @@ async def _select(
     if source.limit is not None:
         query = query.limit(source.limit)
     stats.statements += 1
-    return [LoadedRow(schema, instance) for instance in await query]
+    return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
 def _single(source: Rows | Index, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:

@@ -22,13 +22,14 @@ from aiomodelcache.entries import LEASE, is_lease, new_token
 from aiomodelcache.exceptions import BackendError, CacheError, CacheNotOpen
 from aiomodelcache.lifetimes import Lifetimes
 from aiomodelcache.link import Link
-from aiomodelcache.loads import ComputedValue, load
+from aiomodelcache.loads import ComputedValue, answers_many, load
 from aiomodelcache.lookups import Nothing
 from aiomodelcache.plans.requests import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
 from aiomodelcache.reads import Found, Reads
 from aiomodelcache.schema import Values
 from aiomodelcache.stats import Counters
 from aiomodelcache.switch import Disabled, Switch
+from aiomodelcache.turns import Turns
 
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
@@ -129,6 +130,7 @@ class Reader:
         self._reads = Reads(link, tasks, self._age)
         self._takes = Collector(self._take, tasks)
         self._loads = Collector(self._load, tasks)
+        self._statements = Turns(self._load_source, tasks)
         self._calls = Collector(self._call, tasks)
         self._stores = Collector(self._store, tasks)
         self._waits = Collector(self._wait, tasks)
@@ -453,10 +455,14 @@ class Reader:
         return flight
 
     async def _load(self, asked: list[tuple[Run, Load]]) -> None:
-        for (source, replica), group in _grouped(asked, lambda request: (request.source, request.replica)).items():
-            self._tasks.start(self._load_source(source, group, replica))
+        for asking, group in _grouped(asked, lambda request: (request.source, request.replica)).items():
+            if answers_many(asking[0]):
+                self._statements.add(asking, group)
+            else:
+                self._tasks.start(self._load_source(asking, group))
 
-    async def _load_source(self, source: Any, group: list[tuple[Run, Load]], replica: bool) -> None:
+    async def _load_source(self, asking: tuple[Any, bool], group: list[tuple[Run, Load]]) -> None:
+        source, replica = asking
         wanted = list(dict.fromkeys([values for _, request in group for values in request.wanted]))
         try:
             client = source.schema.replica() if replica else source.schema.client
@@ -466,7 +472,7 @@ class Reader:
                 self._fail(group[0][0], error)
                 return
             # One look-up's bad value must not fail the others, nor a slow failure be waited for again and again.
-            await asyncio.gather(*[self._load_source(source, [one], replica) for one in group])
+            await asyncio.gather(*[self._load_source(asking, [one]) for one in group])
             return
         for run, request in group:
             self._advance(run, {values: answers[values] for values in request.wanted})
