@@ -61,6 +61,10 @@ class Tasks:
     def promise(self, work: Callable[[], None]) -> None:
         """Calls ``work`` in the next turn of the loop. Closing waits until ``fulfil`` is called for it."""
         self._promised += 1
+        self.soon(work)
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Calls ``work`` in the next turn of the loop."""
         asyncio.get_running_loop().call_soon(self.run, work, context=self.context.copy())
 
     def fulfil(self) -> None:

@@ -8,7 +8,7 @@ is in ``plans``; here is only when things are sent, and what happens if that fai
 import asyncio
 import random
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -87,6 +87,10 @@ class Run:
         """Whether nobody waits for it: without the store it has nothing to do."""
 
 
+FEW: Final = 128
+"""Look-ups that are answered all at once."""
+SLICE: Final = 32
+"""How many of more are, in one turn of the event loop."""
 BACKGROUND_LIMIT: Final = 1_000
 """Plans that nobody waits for, at once; there are no more than so many, however much is stale."""
 PAUSE: Final = 0.5
@@ -213,12 +217,17 @@ class Reader:
         for look in looks.looks:
             look.ask(context, wanted)
 
-    def _answer(self, looks: Looks, found: Found) -> None:
-        """Gives look-ups what was read. Those that this does not answer go on as plans."""
-        if looks in self._reading:  # else failed meanwhile
-            self._reading.discard(looks)
-            for look, taker in zip(looks.looks, looks.takers, strict=True):
-                self._give(look, looks, taker, found)
+    def _answer(self, looks: Looks, found: Found) -> Iterator[None]:
+        """Gives look-ups what was read, many of them in slices. Those that this does not answer go on as plans."""
+        pause = SLICE if len(looks.looks) > FEW else len(looks.looks)
+        for at, (look, taker) in enumerate(zip(looks.looks, looks.takers, strict=True)):
+            if at % pause == 0:
+                if at:
+                    yield
+                if looks not in self._reading:  # failed meanwhile
+                    return
+            self._give(look, looks, taker, found)
+        self._reading.discard(looks)
 
     def _give(self, look: Look, looks: Looks, taker: Any, found: Found) -> None:
         try:
@@ -384,10 +393,11 @@ class Reader:
             for each in self._lifetimes:
                 each.age()
 
-    def _go_on(self, run: Run, keys: list[bytes], found: Found) -> None:
+    def _go_on(self, run: Run, keys: list[bytes], found: Found) -> Iterator[None]:
         """Gives a plan what was read."""
         if run in self._running:  # else failed meanwhile
             self._advance(run, [found[key] for key in keys])
+        return iter(())
 
     async def _take(self, asked: list[tuple[Run, Take]]) -> None:
         now, usual = time.monotonic(), self._config.lease_ttl

@@ -4,7 +4,7 @@ Knows keys and bytes, not what they mean. A read is begun and answered without a
 do so (``Prompt``): a hit is on its way for two turns of the event loop.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -20,8 +20,8 @@ Found = Mapping[bytes, bytes | None]
 """What was read, by key."""
 Ask = Callable[[dict[bytes, None]], None]
 """Adds the keys to read; called when the read is about to be sent."""
-Take = Callable[[Found], None]
-"""Told what was read. May ask for more."""
+Take = Callable[[Found], Iterator[None]]
+"""Told what was read. It yields where it has told enough for one turn of the event loop; it may ask for more."""
 
 
 class Reads:
@@ -31,7 +31,7 @@ class Reads:
     them is done. So batches grow under load, where they would only wait for each other.
     """
 
-    __slots__ = ("_asked", "_begins", "_breaks", "_link", "_tasks", "_under_way", "_waiting")
+    __slots__ = ("_asked", "_begins", "_breaks", "_link", "_sliced", "_tasks", "_under_way", "_waiting")
 
     def __init__(self, link: Link, tasks: Tasks, begins: Callable[[], None]) -> None:
         self._begins = begins
@@ -42,6 +42,8 @@ class Reads:
         self._breaks = 0
         """How often the link had failed when the first of these was asked for."""
         self._under_way = 0
+        self._sliced = 0
+        """Reads that have so much to answer that what comes meanwhile shall wait, and go together."""
         self._waiting = False
 
     def add(self, ask: Ask, take: Take) -> None:
@@ -52,7 +54,7 @@ class Reads:
         self._asked.append((ask, take))
 
     def _send(self) -> None:
-        if self._under_way == AT_ONCE:
+        if self._under_way == AT_ONCE or self._sliced:
             self._waiting = True
             self._tasks.fulfil()
             return
@@ -92,8 +94,34 @@ class Reads:
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
     ) -> None:
-        self._tasks.run(partial(self._hand_out, asked, keys, ticket, read))
-        self._end()
+        self._tasks.run(partial(self._hand_out, self._slices(asked, keys, ticket, read)))
+
+    def _slices(
+        self,
+        asked: list[tuple[Ask, Take]],
+        keys: list[bytes],
+        ticket: Ticket,
+        read: Sequence[bytes | None] | None,
+    ) -> Iterator[None]:
+        found: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
+        if ticket:
+            self._link.near.keep(ticket, found)
+        for _, take in asked:
+            yield from take(found)
+
+    def _hand_out(self, slices: Iterator[None], goes_on: bool = False) -> None:
+        """One slice in each turn: who was answered goes on, and who else waits for the loop, before the rest."""
+        more = False
+        try:
+            for _ in slices:
+                more = True
+                break
+        finally:
+            self._sliced += more - goes_on
+            if not more:
+                self._end()
+        if more:
+            self._tasks.soon(partial(self._hand_out, slices, True))
 
     def _end(self) -> None:
         self._under_way -= 1
@@ -101,16 +129,3 @@ class Reads:
             self._waiting = False
             self._tasks.promise(self._send)
         self._tasks.fulfil()
-
-    def _hand_out(
-        self,
-        asked: list[tuple[Ask, Take]],
-        keys: list[bytes],
-        ticket: Ticket,
-        read: Sequence[bytes | None] | None,
-    ) -> None:
-        found: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
-        if ticket:
-            self._link.near.keep(ticket, found)
-        for _, take in asked:
-            take(found)
