@@ -32,6 +32,7 @@ class MariaDBServer(DatabaseServer):
         return find_program(["mariadbd"], folders=["/usr/sbin", "/usr/local/sbin"])
 
     def _prepare(self) -> None:
+        self._temporary.mkdir()
         self._run(
             find_program(["mariadb-install-db", "mysql_install_db"], folders=["/usr/bin"]),
             "--no-defaults",
@@ -42,7 +43,8 @@ class MariaDBServer(DatabaseServer):
 
     def _common(self) -> list[str | Path]:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
-        return [*as_root, f"--datadir={self.folder / 'data'}", *self._engine]
+        # Without a folder of its own each deletes the temporary tables of those that start beside it.
+        return [*as_root, f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}", *self._engine]
 
     def _command(self) -> list[str | Path]:
         return [
@@ -59,6 +61,10 @@ class MariaDBServer(DatabaseServer):
             "--max-connections=100",
             "--lock-wait-timeout=20",
         ]
+
+    @property
+    def _temporary(self) -> Path:
+        return self.folder / "tmp"
 
     @property
     def _socket(self) -> Path:
