@@ -9,6 +9,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BackendError, BatchCacheQuery, CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.backends.protocol import ReadTaker
+from aiomodelcache.reader import SLICE
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.gates import PATIENCE
 from tests.music import Album, Artist
@@ -215,3 +216,63 @@ async def test_who_overrides_read_sees_what_is_read(can: Artist, redis_url: str)
                 assert (await Album.cache.get(id=1)).id == 1
         await backend.close()
         assert seen == [2, 2]
+
+
+async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
+    cache: ModelCache, store: PromptStore
+) -> None:
+    await Album.cache.get_many([1, 2, 3])
+    turns: list[int] = [0]
+    answered: list[int] = []
+
+    def count() -> None:
+        turns[0] += 1
+        counting[0] = asyncio.get_running_loop().call_soon(count)
+
+    async def look_twice(n: int) -> None:
+        assert (await Album.cache.get(id=n)).id == n
+        answered.append(turns[0])
+        assert (await Album.cache.get(id=n % 3 + 1)).id == n % 3 + 1
+
+    counting = [asyncio.get_running_loop().call_soon(count)]
+    async with assert_ops(redis=["read"] * 2, sql=0):
+        await asyncio.gather(*[look_twice(n % 3 + 1) for n in range(200)])
+    counting[0].cancel()
+    slices = [answered.count(turn) for turn in sorted(set(answered))]
+    assert slices == [SLICE] * (200 // SLICE) + [200 % SLICE]
+
+
+async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> None:
+    async with ModelCache(store):
+        await Album.cache.get_many([1, 2, 3])
+        asked = [asyncio.create_task(Album.cache.get(id=n % 3 + 1).resolve()) for n in range(200)]
+        async with asyncio.timeout(PATIENCE):
+            await asked[0]
+        assert not asked[-1].done()
+    assert [task.result().id for task in asked] == [n % 3 + 1 for n in range(200)]
+
+
+async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
+    """As when a look-up's code raises what it must not."""
+
+    async def look_up(n: int) -> int:
+        return (await Album.cache.get(id=n % 3 + 1)).id
+
+    await Album.cache.get_many([1, 2, 3])
+    answered = 0
+    give = cache.session.reader._give
+
+    def failing(*args: Any) -> None:
+        nonlocal answered
+        answered += 1
+        if answered == 100:
+            raise RuntimeError("oops")
+        give(*args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache.session.reader, "_give", failing)
+        async with asyncio.timeout(PATIENCE):
+            results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
+    assert results[:99] == [n % 3 + 1 for n in range(99)]
+    assert {str(result) for result in results[99:]} == {"oops"}
+    assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
