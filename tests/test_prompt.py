@@ -235,7 +235,7 @@ async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
         assert (await Album.cache.get(id=n % 3 + 1)).id == n % 3 + 1
 
     counting = [asyncio.get_running_loop().call_soon(count)]
-    async with assert_ops(redis=["read"] * 2, sql=0):
+    async with assert_ops(redis=["read"] * 2, sql=0), asyncio.timeout(PATIENCE):
         await asyncio.gather(*[look_twice(n % 3 + 1) for n in range(200)])
     counting[0].cancel()
     slices = [answered.count(turn) for turn in sorted(set(answered))]
@@ -276,3 +276,4 @@ async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store:
     assert results[:99] == [n % 3 + 1 for n in range(99)]
     assert {str(result) for result in results[99:]} == {"oops"}
     assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
+    assert cache.session.tasks._promised == 0
