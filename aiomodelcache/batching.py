@@ -23,6 +23,8 @@ class Tasks:
         self.context = context
         self.failed: Callable[[Exception], None] | None = None
         """Told of a task that raised, which none should: somebody may be waiting for what it was to do."""
+        self.ended = False
+        """Whether what is still under way was cancelled, and nothing is to be begun any more."""
         self._running: set[asyncio.Task[None]] = set()
         self._promised = 0
         self._fulfilled: asyncio.Future[None] | None = None
@@ -93,6 +95,7 @@ class Tasks:
                             self._fulfilled = asyncio.get_running_loop().create_future()
                             await self._fulfilled
         finally:
+            self.ended = True
             late = list(self._running)
             for task in late:
                 task.cancel()

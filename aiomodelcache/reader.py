@@ -94,7 +94,7 @@ SLICE: Final = 32
 BACKGROUND_LIMIT: Final = 1_000
 """Plans that nobody waits for, at once; there are no more than so many, however much is stale."""
 PAUSE: Final = 0.5
-"""Seconds in which a key is not tried again by this process if another one refreshes it, or if that failed."""
+"""Seconds in which an entry is not tried again by this process if another one refreshes it, or if that failed."""
 FIRST_PAUSE: Final = 0.00625
 """Seconds after which it is first looked, on average, whether another process has filled a key."""
 OUTWAITED: Final = 10_000
@@ -129,7 +129,7 @@ class Reader:
         self._aged_at = 0.0
         self._in_background = 0
         self._tried: set[bytes] = set()
-        """Keys that are being refreshed, or were tried to be, since ``_tried_since``."""
+        """Entries that are being refreshed, or were tried to be, since ``_tried_since``: their keys and beginnings."""
         self._tried_since = 0.0
         self._reads = Reads(link, tasks, self._age)
         self._takes = Collector(self._take, tasks)
@@ -190,7 +190,7 @@ class Reader:
 
     def near_answer(self, look: Look, context: Any) -> Any:
         """The result of a ``Look``, if what is kept in this process is all that it takes, or else a miss."""
-        if not self._near.on or not self._link.readable():
+        if not self._near.on or not self._link.sound:  # whether that can be used again, only a request finds out
             return Nothing.MISS
         keys: dict[bytes, None] = {}
         look.ask(context, keys)
@@ -248,19 +248,19 @@ class Reader:
             run.plan = look.begin(looks.context)
             self._advance(run, None)
 
-    def start_background(self, plan: Plan[Any], counters: Counters, key: bytes | None = None) -> None:
+    def start_background(self, plan: Plan[Any], counters: Counters, entry: bytes | None = None) -> None:
         """Runs a plan that nobody waits for. What it raises is counted and logged; without the cache it ends.
 
-        Where ``key`` is given it returns whether it has refreshed that, and is not begun twice.
+        Where it is to replace an ``entry``, it is not begun twice.
         """
-        if key is not None and not self._try(key):
+        if entry is not None and not self._try(entry):
             plan.close()
         elif self._in_background >= BACKGROUND_LIMIT:
             counters.unrefreshed += 1
             plan.close()
         else:
             self._in_background += 1
-            run = Run(plan, partial(self._end_background, counters, key), background=True)
+            run = Run(plan, partial(self._end_background, counters), background=True)
             self._running.add(run)
             self._advance(run, None)
 
@@ -278,21 +278,18 @@ class Reader:
         """Lets keys be refreshed again that another process was about, or where it failed, just now."""
         self._tried.clear()
 
-    def _try(self, key: bytes) -> bool:
+    def _try(self, entry: bytes) -> bool:
         now = time.monotonic()
         if now >= self._tried_since + PAUSE:
             self._tried, self._tried_since = set(), now
-        if key in self._tried:
+        if entry in self._tried:
             return False
-        self._tried.add(key)
+        self._tried.add(entry)
         return True
 
-    def _end_background(self, counters: Counters, key: bytes | None, result: Any, error: BaseException | None) -> None:
+    def _end_background(self, counters: Counters, result: Any, error: BaseException | None) -> None:
         self._in_background -= 1
-        if error is None:
-            if key is not None and result:
-                self._tried.discard(key)
-        elif not isinstance(error, NotCached | CacheNotOpen):
+        if error is not None and not isinstance(error, NotCached | CacheNotOpen):
             counters.unrefreshed += 1
             counters.complain("unrefreshed", "aiomodelcache: an entry could not be refreshed: %r", error)
 
@@ -338,7 +335,7 @@ class Reader:
                     if run.only_cache:  # the database is not to be asked
                         request.plan.close()
                     else:
-                        self.start_background(request.plan, request.counters, request.key)
+                        self.start_background(request.plan, request.counters, request.entry)
                 elif run.only_cache:
                     raise NotCached
                 elif type(request) is Load:
@@ -381,8 +378,9 @@ class Reader:
             self._stores.add((run, cast("Store", request)))  # all that a plan does then: give leases back
 
     def _end(self, run: Run, result: Any, error: Exception | None) -> None:
-        self._running.discard(run)
-        run.done(result, error)
+        if run in self._running:  # else failed meanwhile
+            self._running.discard(run)
+            run.done(result, error)
 
     # Answering -----------------------------------------------------------------------------------
 
@@ -395,8 +393,7 @@ class Reader:
 
     def _go_on(self, run: Run, keys: list[bytes], found: Found) -> Iterator[None]:
         """Gives a plan what was read."""
-        if run in self._running:  # else failed meanwhile
-            self._advance(run, [found[key] for key in keys])
+        self._advance(run, [found[key] for key in keys])
         return iter(())
 
     async def _take(self, asked: list[tuple[Run, Take]]) -> None:
@@ -484,6 +481,10 @@ class Reader:
             # One look-up's bad value must not fail the others, nor a slow failure be waited for again and again.
             await asyncio.gather(*[self._load_source(asking, [one]) for one in group])
             return
+        except BaseException:  # cancelled, by the driver or because the cache closes
+            for run, _ in group:
+                self._fail(run, CacheError("The statement was cancelled."))
+            raise
         for run, request in group:
             self._advance(run, {values: answers[values] for values in request.wanted})
 

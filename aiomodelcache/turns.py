@@ -48,7 +48,9 @@ class Turns(Generic[K, T]):
                 await self._handle(key, items)
                 items, self._waiting[key] = self._waiting[key], []
         finally:
-            del self._waiting[key]
+            left = self._waiting.pop(key)
+            if left and not self._tasks.ended:  # it was cancelled, and not they
+                self.add(key, left)
 
     def _run_out(self, key: K, items: list[T]) -> None:
         if self._waiting.get(key) is items:

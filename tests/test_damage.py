@@ -80,7 +80,7 @@ FOREIGN = [
     b"W",
     b"Who wrote this was no writer, and it is long enough to be several intents",
     b"W" + bytes(29),
-    os.urandom(1000),
+    b"?" + os.urandom(1000),
 ]
 
 

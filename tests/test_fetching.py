@@ -31,6 +31,7 @@ async def test_a_plain_query_is_not_left_to_tortoise(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "_CHUNK", 2)
+    monkeypatch.setattr(fetching, "_familiar", True)
     for number in range(5):
         await Author.create(id=number + 1, name=f"author {number}", born=number or None)
     expected = await Author.all().order_by("name")
@@ -82,3 +83,18 @@ async def test_defaults_of_fields_are_converted_as_tortoise_does(
     monkeypatch.setattr(meta, "db_default_fields", [("born", "born", meta.fields_map["born"])])
     convert = fetching._conversion(Author)
     assert [convert({"born": stored}) for stored in (None, "7", 8)] == [{"born": None}, {"born": 7}, {"born": 8}]
+
+
+async def test_queries_of_an_unknown_release_are_left_to_tortoise(
+    database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(Exception):
+        pass
+
+    def left(query: Any) -> None:
+        raise Left
+
+    monkeypatch.setattr(fetching, "_familiar", False)
+    monkeypatch.setattr(fetching._queryset, "__await__", left)
+    with pytest.raises(Left):
+        await fetch(ModelSchema(Author), Author.all().using_db(database))

@@ -31,7 +31,7 @@ from aiomodelcache import (
     local_cache,
 )
 from aiomodelcache.backends.redis_wire import Wire
-from aiomodelcache.testing import CountingBackend, assert_ops
+from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
 from tests.backends.opening import PATIENT
 from tests.backends.proxy import Proxy
 from tests.gates import PATIENCE, GatedBackend
@@ -654,3 +654,24 @@ async def test_explain_tells(database: BaseDBAsyncClient, backend_url: str) -> N
         assert explained.entry is not None
         assert explained.entry.near
         assert [row.near for row in explained.rows] == [True]
+
+
+async def test_who_only_reads_comes_back_after_an_error(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+    event = await someone()
+    async with ModelCache(own_redis.url, **FAR, breaker_cooldown=0.02, socket_timeout=PATIENT) as cache:
+        for _ in range(3):
+            await Event.cache.get(id=event.id)
+        with own_redis.client() as control:
+            control.execute_command("ACL", "SETUSER", "default", "-mget")
+            cache.session.link.near.drop_all()
+            async with assert_ops(sql=1):
+                await Event.cache.get(id=event.id)
+            assert cache.stats.backend_errors == 1, "and the connection is still there"
+            control.execute_command("ACL", "SETUSER", "default", "+mget")
+        statements = 1
+        async with asyncio.timeout(PATIENCE):
+            while statements:
+                await asyncio.sleep(0.005)
+                with count_ops() as ops:
+                    await Event.cache.get(id=event.id)
+                statements = len(ops.statements)

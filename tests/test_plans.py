@@ -543,7 +543,7 @@ class TestRenewal:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, old])
         spawn = steps.request
         assert isinstance(spawn, Spawn)
-        assert (spawn.key, spawn.counters) == (rows.key(7), rows.counters)
+        assert (spawn.entry, spawn.counters) == (rows.key(7) + VALUE + b"t" * 16, rows.counters)
         assert steps.answer(None).result == [artist(7)]
         return old, Steps(spawn.plan)
 

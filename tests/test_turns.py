@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache import ModelCache
+from aiomodelcache import CacheError, ModelCache
 from aiomodelcache import turns as turns_module
 from aiomodelcache.batching import Tasks
 from aiomodelcache.turns import Turns
@@ -90,7 +90,28 @@ async def test_nothing_waits_long_for_what_is_slow(monkeypatch: pytest.MonkeyPat
     assert work.begun == [("a", [1]), ("a", [2, 3]), ("a", [4])]
     for number in (1, 2, 3):
         await work.end(number)
+    assert [items for _, items in work.begun] == [[1], [2, 3], [4]], "none is handed over twice"
     assert not work.tasks._running
+    assert not work.turns._waiting
+
+
+@pytest.mark.usefixtures("never_impatient")
+@pytest.mark.parametrize("ended", [False, True], ids=["by itself", "because all is"])
+async def test_what_waits_for_what_is_cancelled_goes_on(ended: bool) -> None:
+    work = Work()
+    work.turns.add("a", [1])
+    await turn()
+    work.turns.add("a", [2])
+    if ended:
+        await work.tasks.finish(0)
+    else:
+        [task] = work.tasks._running
+        task.cancel()
+    await turn()
+    assert [items for _, items in work.begun] == ([[1]] if ended else [[1], [2]])
+    assert bool(work.tasks._running) is not ended
+    if not ended:
+        await work.end(2)
     assert not work.turns._waiting
 
 
@@ -110,6 +131,27 @@ async def test_what_has_had_its_turn_is_not_done_again(monkeypatch: pytest.Monke
 
 
 # Statements ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.models("tests.music")
+async def test_a_statement_that_is_cancelled_keeps_nobody_waiting(
+    cache: ModelCache, database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver may do so, when it loses its connection in the middle."""
+    artist = await Artist.create(name="Can")
+    await Album.create(barcode=1, artist=artist)
+
+    async def cancelled(*args: Any) -> Any:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "execute_query", cancelled)
+        asked = [asyncio.create_task(Album.cache.get(id=number).resolve()) for number in (1, 2)]
+        async with asyncio.timeout(PATIENCE):
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {CacheError}
+    async with asyncio.timeout(PATIENCE):
+        assert (await Album.cache.get(id=1)).barcode == 1
 
 
 @pytest.mark.models("tests.music")

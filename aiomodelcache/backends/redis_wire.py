@@ -82,10 +82,10 @@ class Wire(asyncio.Protocol):
         """Sends a request of ``count`` commands for ``taker``. Not on a wire that is lost: no reply will ever come,
         and writing to it may raise anything."""
         now = time.monotonic()
+        self._transport.write(request)
         if not self._waiting:
             self._silent_since = now
         self._waiting.append((taker, count, now))
-        self._transport.write(request)
         if self._timer is None and self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._look)
 

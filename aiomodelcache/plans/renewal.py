@@ -45,7 +45,7 @@ def renewed(
     if entry[:1] == STALE:
         source.counters.stale += 1
     return Spawn(
-        key,
+        key + entry[:PREFIX_SIZE],
         _renew(source, key, entry, Take([(key + ELECTION, b"")], list(versions), None, ttl), again),
         source.counters,
     )

@@ -115,12 +115,13 @@ class Store(NamedTuple):
 
 
 class Spawn(NamedTuple):
-    """Begin another plan, which fills ``key`` again and which nobody waits for. Answer: None.
+    """Begin another plan, which replaces an entry and which nobody waits for. Answer: None.
 
-    It returns whether it was the one to do so. Not begun if this process is, or was just now, about the same key.
+    It returns whether it was the one to do so. Not begun if this process is, or was just now, about the same entry.
     """
 
-    key: bytes
+    entry: bytes
+    """Its key, and how it begins."""
     plan: "Plan[bool]"
     counters: Counters
 
