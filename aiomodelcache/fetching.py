@@ -28,12 +28,38 @@ _BEYOND: Final = (
     "_single",
 )
 """What else a query may ask for."""
-_KNOWN: Final = (
-    "_annotations _capabilities _custom_filters _db _distinct _fields_for_select _filter_kwargs _force_indexes _group_bys "
-    "_having _joined_tables _limit _offset _orderings _prefetch_map _prefetch_queries _q_objects _raise_does_not_exist "
-    "_select_for_update _select_for_update_no_key _select_for_update_nowait _select_for_update_of "
-    "_select_for_update_skip_locked _select_related _select_related_idx _single _use_indexes fields model query"
-).split()  # noqa: SIM905
+_KNOWN: Final = [
+    "_annotations",
+    "_capabilities",
+    "_custom_filters",
+    "_db",
+    "_distinct",
+    "_fields_for_select",
+    "_filter_kwargs",
+    "_force_indexes",
+    "_group_bys",
+    "_having",
+    "_joined_tables",
+    "_limit",
+    "_offset",
+    "_orderings",
+    "_prefetch_map",
+    "_prefetch_queries",
+    "_q_objects",
+    "_raise_does_not_exist",
+    "_select_for_update",
+    "_select_for_update_no_key",
+    "_select_for_update_nowait",
+    "_select_for_update_of",
+    "_select_for_update_skip_locked",
+    "_select_related",
+    "_select_related_idx",
+    "_single",
+    "_use_indexes",
+    "fields",
+    "model",
+    "query",
+]
 _familiar: Final = {name for kind in _queryset.__mro__ for name in getattr(kind, "__slots__", ())} <= set(_KNOWN)
 """Whether queries are as they were when this was written. Of what another release adds, only Tortoise knows the use."""
 
