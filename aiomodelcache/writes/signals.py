@@ -83,7 +83,7 @@ async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsy
 class Write:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
-    __slots__ = ("instance", "intents", "left", "named", "over", "updating")
+    __slots__ = ("instance", "intents", "named", "over", "updating")
 
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
@@ -91,8 +91,6 @@ class Write:
         """Whether the row must exist, also if the instance was not loaded from it."""
         self.intents: Intents = {}
         """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
-        self.left: list[str] | None = None
-        """What ``_left`` found for it."""
         self.named: dict[Session, Naming] = {}
         """By what all keys of an intent were named, and what to leave under them, if all could be."""
         self.over = False
@@ -216,10 +214,7 @@ async def _before(
         if transaction is not None:
             intent = enlist(transaction, session)
         else:
-            intent = cast("Write", write).intents.setdefault(session, Intent())
-            now = vars(instance)
-            if binding is not None and touch(intent, binding, now, changed, exists=not deleting, final=False):
-                cast("Write", write).named[session] = naming(binding, now, changed)
+            intent = _begin(cast("Write", write), session, binding, changed, deleting=deleting)
         if binding is not None:
             for row in rows:
                 touch_results(intent, binding, row, None if deleting else changed)
@@ -231,6 +226,19 @@ async def _before(
         for session, intent in list(write.intents.items()):
             if not write.over:  # another listener may raise while this one waits
                 await session.writer.mark(intent)
+
+
+def _begin(write: Write, session: Session, binding: Binding | None, changed: Changed, *, deleting: bool) -> Intent:
+    """The intent with the keys that are known before the statement."""
+    intent = write.intents.setdefault(session, Intent())
+    intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
+    write.named.pop(session, None)
+    if binding is not None:
+        row = vars(write.instance)
+        told = touch(intent, binding, row, changed, exists=not deleting, final=False)
+        if told and not untold(binding, row, changed):
+            write.named[session] = naming(binding, row, changed)
+    return intent
 
 
 async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool) -> list[Row]:
@@ -246,8 +254,6 @@ async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, 
 def _wanted_before(instance: Model, changed: Changed, *, deleting: bool) -> list[str]:
     """The attributes whose values before the write must be known, to name what it touches."""
     left, write = _left(type(instance), changed, deleting=deleting), _write_of(instance)
-    if write is not None:
-        write.left = left
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
     return left if exists else []
 
@@ -281,10 +287,7 @@ async def _after(
         for session, _ in concerned
     }
     bindings = [(session, binding) for session, binding in concerned if binding is not None]
-    left: list[str] | None = []
-    if transaction is None and not created:
-        left = write.left if write is not None else None
-        left = _left(model, changed, deleting=deleting) if left is None else left
+    left = _left(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
         for session, binding in bindings:
             if session not in begun or not same_names(named.get(session), naming(binding, vars(instance), changed)):

@@ -766,3 +766,20 @@ async def test_reads_that_are_begun_at_once_fail_like_others(backend: RedisBacke
         backend._take(Lives("here"), answers.append, replies)
     assert [type(answer) for answer in answers] == [BackendError] * 3
     assert [str(answer).rpartition(": ")[2] for answer in answers] == ["b'OK' for MGET", "no", "gone"]
+
+
+async def test_a_master_that_is_none_any_more_says_so_at_the_top_of_its_replies(own_redis: RedisServer) -> None:
+    """Only there does redis-py look for it, to ask the sentinels for another."""
+    async with opened(own_redis.url) as backend:
+        with own_redis.client() as control:
+            control.replicaof("127.0.0.1", 1)
+        assert backend._link is not None
+        keys, token = new_keys(2), new_token()
+        for commands in (
+            backend._on(backend._lease, keys, [(b"", b"L" + token, MINUTE)] * 2),
+            backend._on(backend._mark, keys, [(0,)] * 2, (token, MINUTE)),
+        ):
+            replies = await backend._link.send(commands)
+            assert [type(reply) for reply in replies] == [redis.exceptions.ReadOnlyError]
+        with pytest.raises(BackendError, match="read only"):
+            await backend.mark(keys, token, MINUTE)

@@ -1,5 +1,6 @@
 -- Each key has three arguments. The second is put in place of a value that begins with the first (of nothing, if that
--- is empty) for the third milliseconds (0: for ever). Returns what each key holds afterwards, or the error.
+-- is empty) for the third milliseconds (0: for ever). Returns what each key holds afterwards, or the error, if it
+-- concerns that key; else that is all that is returned.
 -- A prefix shorter than state and token (17 bytes) stands for a whole value: a longer one is another.
 local function lease(key, standing, value, ttl)
   local stored = false
@@ -18,6 +19,11 @@ local function lease(key, standing, value, ttl)
 end
 local replies = {}
 for number, key in ipairs(KEYS) do
-  replies[number] = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
+  local reply = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
+  local failure = type(reply) == 'table' and reply.err
+  if failure and not (string.find(failure, 'WRONGTYPE', 1, true) or string.find(failure, 'OOM', 1, true)) then
+    return reply  -- no master any more, say: clients look for such at the top of a reply only
+  end
+  replies[number] = reply
 end
 return replies

@@ -1,7 +1,7 @@
 -- Adds the intent ARGV[1] to each key for ARGV[2] milliseconds; drops intents that have expired, and what is
 -- no intent. A value or stale entry that it replaces is returned if the key's further argument is above zero, with
 -- the moment that is so many milliseconds from now, or when it would have expired if that is sooner; else 1 is.
--- Where a key cannot be marked the error is returned in its place.
+-- Where a key cannot be marked the error is returned in its place, if it concerns that key; else it is all that is.
 -- 'W' is followed by 16 bytes of token and 13 digits of expiry per writer. The key lives as long as the
 -- longest of them.
 local time = redis.call('TIME')
@@ -30,6 +30,10 @@ for number, key in ipairs(KEYS) do
   end
   local stored = type(state) == 'table' and state  -- of another type: the SET would replace it
     or redis.pcall('SET', key, intents .. mine, 'PX', string.format('%.0f', last - now))
-  replies[number] = stored.err and stored or kept
+  local one = stored.err and (string.find(stored.err, 'WRONGTYPE', 1, true) or string.find(stored.err, 'OOM', 1, true))
+  if stored.err and not one then
+    return stored  -- no master any more, say: clients look for such at the top of a reply only
+  end
+  replies[number] = one and stored or kept
 end
 return replies
