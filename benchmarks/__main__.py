@@ -81,6 +81,8 @@ def run(arguments: argparse.Namespace) -> Results:
                 with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
                     print(f"measuring: {place}", file=sys.stderr)
                     results.places.append(runner.run(measure(place, MODES[arguments.mode], arguments.case)))
+                if arguments.json:
+                    results.save(arguments.json)
             except (ServerMissing, ImportError) as error:
                 print(f"left out: {loop}, {database}: {error}", file=sys.stderr)
     return results
@@ -106,8 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> Results:
     old = Results.load(given.compare) if given.compare else None
     results = run(given)
     print(tables(results))
-    if given.json:
-        results.save(given.json)
     if given.plots:
         from benchmarks.plots import draw  # matplotlib is needed for nothing else
 
