@@ -66,7 +66,7 @@ class Reads:
             for ask, _ in asked:
                 ask(wanted)
             keys, near = list(wanted), self._link.near
-            taker = partial(self._take, asked, keys, near.expect(keys) if near.on else [])
+            taker = partial(self._take, partial(self._slices, asked, keys, near.expect(keys) if near.on else []))
             if self._breaks != self._link.breaks:  # it broke while this waited its turn, and would only fail again
                 taker(None)
             elif not self._link.start_read(keys, taker):
@@ -88,13 +88,9 @@ class Reads:
             taker(read)
 
     def _take(
-        self,
-        asked: list[tuple[Ask, Take]],
-        keys: list[bytes],
-        ticket: Ticket,
-        read: Sequence[bytes | None] | None,
+        self, slices: Callable[[Sequence[bytes | None] | None], Iterator[None]], read: Sequence[bytes | None] | None
     ) -> None:
-        self._tasks.run(partial(self._hand_out, self._slices(asked, keys, ticket, read)))
+        self._tasks.run(partial(self._hand_out, slices(read)))
 
     def _slices(
         self,
