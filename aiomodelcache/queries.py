@@ -274,10 +274,6 @@ class FieldsQuery(LookupQuery[T]):
         self._values, self._key = found.place(self._given)
         self._source, self._session = found.source, session
 
-    def source(self, session: Session) -> tuple[Source, list[Any]]:
-        found = session.binding(self._model).find(self.kind, self._given)
-        return found.source, [self._given[name] for name in found.names]
-
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
         return f"<{type(self).__name__} {self._model.__name__}({given})>"
