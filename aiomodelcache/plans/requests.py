@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.lookups import Index, Row, Rows
-from aiomodelcache.schema import Values
-from aiomodelcache.stats import Counters
+from aiomodelcache.entries.rows import Index, Row, Rows
+from aiomodelcache.observe.stats import Counters
+from aiomodelcache.orm.schema import Values
 
 
 class Read(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 pytest_plugins = "pytester"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import pytest_aiomodelcache
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 pytest_plugins = "pytester"
 
