@@ -28,6 +28,7 @@ from aiomodelcache.config import (
     CacheConfig,
     InvalidationType,
 )
+from aiomodelcache.declare.cached import cached
 from aiomodelcache.declare.classes import (
     InstanceCache,
     QuerysetCache,
@@ -35,10 +36,12 @@ from aiomodelcache.declare.classes import (
     QuerysetExistsCache,
     ResultCache,
 )
-from aiomodelcache.declare.manager import CachedModel, ModelCacheManager
+from aiomodelcache.declare.manager import ModelCacheManager
+from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.related import RelatedInstanceCache, RelatedQuerysetCache
-from aiomodelcache.declare.values import ValueCache, cached
+from aiomodelcache.declare.values import ValueCache
 from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import (
     BackendError,
     CacheConfigurationError,
@@ -48,10 +51,9 @@ from aiomodelcache.exceptions import (
     CacheWriteError,
     NotFoundError,
 )
-from aiomodelcache.plans.results import DontCache
+from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.explain import EntryState, Explanation
-from aiomodelcache.query.lookups import CacheQuery
 from aiomodelcache.scopes.request import local_cache
 
 __all__ = [

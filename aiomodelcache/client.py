@@ -15,15 +15,16 @@ from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig, Settings
-from aiomodelcache.declare.manager import CachedModel, ModelCacheManager, manager_of
+from aiomodelcache.declare.manager import ModelCacheManager, manager_of
+from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import Tasks
 from aiomodelcache.engine.writer import Writer
-from aiomodelcache.entries.rows import Guesses
+from aiomodelcache.entries.predictions import Guesses
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED, Session, closed, opened
-from aiomodelcache.orm.schema import bound_models, read_from_primaries
+from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys as foreignkeys
 from aiomodelcache.scopes.bypass import Disabled, Switch
 from aiomodelcache.scopes.request import context_without_scope

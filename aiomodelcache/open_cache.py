@@ -17,12 +17,13 @@ from aiomodelcache.engine.tasks import Tasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.entries.model import Binding, Source
-from aiomodelcache.entries.rows import Guesses
+from aiomodelcache.entries.predictions import Guesses
+from aiomodelcache.entries.results import Result
 from aiomodelcache.exceptions import CacheNotOpen, CacheNotRegistered
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.schema import ModelSchema, link_table
+from aiomodelcache.orm.relations import link_table
+from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import Walk
-from aiomodelcache.plans.results import Result
 from aiomodelcache.scopes.bypass import Switch
 from aiomodelcache.write.cascades import Cascades
 

@@ -15,16 +15,13 @@ reply closely, or because a writer of this process, on another connection, was f
 dropped it since it was asked for: dropping removes the placeholder, too.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
-
-logger: Final = logging.getLogger("aiomodelcache")
+from aiomodelcache.observe.stats import NearCounters, logger
 
 Ticket = list[bytes]
 """What one read expects. The very list that ``expect`` returned."""
@@ -36,24 +33,6 @@ SHARE: Final = 0.1
 _ANSWERS: Final = (VALUE, ABSENT, VERSION)
 _NEVER: Final = float("-inf")
 _FOR_EVER: Final = float("inf")
-
-
-@dataclass(slots=True)
-class NearCounters:
-    """What was kept in this process. All but ``bytes`` only grow."""
-
-    hits: int = 0
-    """Rounds of reading that needed no request, because all that they asked for was kept."""
-    invalidated: int = 0
-    """Entries dropped because the server told so."""
-    dropped: int = 0
-    """How often all was dropped: the connection was lost, the server emptied, or the cache failed."""
-    evicted: int = 0
-    """Entries dropped because there was no room for them."""
-    refused: int = 0
-    """Connections on which the server would not tell of changes, so that nothing is kept."""
-    bytes: int = 0
-    """What is kept now takes so much memory, about."""
 
 
 class Near:

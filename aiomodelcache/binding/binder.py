@@ -15,26 +15,23 @@ from aiomodelcache.binding.class_options import class_attributes, is_computed
 from aiomodelcache.binding.factory import Sources, key_attributes
 from aiomodelcache.binding.paths import Ways, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig, InvalidationType
-from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache, declared
+from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
+from aiomodelcache.declare.registry import declared, declared_values
 from aiomodelcache.declare.related import RELATED
-from aiomodelcache.declare.values import check_values, declared_values
+from aiomodelcache.declare.values import check_values
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.entries.model import Binding, Source
 from aiomodelcache.entries.policy import Lifetimes
-from aiomodelcache.entries.rows import Index
+from aiomodelcache.entries.results import Result
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.schema import (
-    ModelSchema,
-    bound_models,
-    field_names,
-    is_abstract,
-    many_to_many,
-    many_to_many_names,
-)
+from aiomodelcache.orm.connections import bound_models
+from aiomodelcache.orm.meta import field_names, is_abstract
+from aiomodelcache.orm.relations import many_to_many, many_to_many_names
+from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import Walk
-from aiomodelcache.plans.results import Result
 
 CACHED: Final = "__aiomodelcache__"
 """Set on ``CachedModel``: its subclasses are bound without any further declaration."""

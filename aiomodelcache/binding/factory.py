@@ -13,14 +13,18 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
+from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Links, Through
 from aiomodelcache.entries.model import Binding
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.rows import Index, Rows, keep_near
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.schema import ManyToMany, ModelSchema, column_attribute, is_relation
-from aiomodelcache.plans.results import Result
+from aiomodelcache.orm.meta import column_attribute, is_relation
+from aiomodelcache.orm.relations import ManyToMany
+from aiomodelcache.orm.schema import ModelSchema
 
 
 class Sources:
@@ -118,7 +122,7 @@ class Sources:
             owner.rows.linked.append(related.rows)
         for binding in self._models.values():
             own, other = [
-                column_attribute(binding.schema, each) for each in (relation.own_column, relation.other_column)
+                column_attribute(binding.schema.model, each) for each in (relation.own_column, relation.other_column)
             ]
             if binding.schema.table == relation.table and own is not None and other is not None:
                 binding.results.append(Links(through, binding.schema, own, other))

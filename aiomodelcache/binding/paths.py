@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tortoise.models import Model
 
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.entries.model import Binding, Source
-from aiomodelcache.entries.rows import Index
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.orm.schema import field_names, is_relation
+from aiomodelcache.orm.meta import field_names, is_relation
 from aiomodelcache.plans.paths import Branch, Hop
 
 Models = Mapping[type[Model], Binding]

@@ -7,7 +7,6 @@ it when a cache opens.
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
-from weakref import WeakSet
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -15,14 +14,16 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
+from aiomodelcache.declare.registry import declared
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.model import Source
+from aiomodelcache.entries.results import DontCache, Result
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import Walk, walked
 from aiomodelcache.plans.requests import Compute, Plan
-from aiomodelcache.plans.results import DontCache, Result, instance_of
+from aiomodelcache.plans.results import instance_of
 from aiomodelcache.query.lookups import LookupQuery, computed, only, row_key
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import forget
@@ -30,9 +31,6 @@ from aiomodelcache.write.manual import forget
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 Found = TypeVar("Found", bound=Model | None)
-
-declared: Final[WeakSet[type]] = WeakSet()
-"""Every live cache class and manager class."""
 
 
 class DeclaredQuery(LookupQuery[T]):

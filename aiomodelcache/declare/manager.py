@@ -1,19 +1,17 @@
-"""``Event.cache``: the manager, the attribute that finds it, and the model base class that has it."""
+"""``Event.cache``: the manager of a model's cache, and the attribute that finds it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
-from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.declare.classes import declared
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.declare.registry import declared
 from aiomodelcache.open_cache import Session, current_or_none, default_session
+from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
 from aiomodelcache.query.explain import Explanation, explain, text
 from aiomodelcache.query.lookups import (
-    CacheQuery,
     CountQuery,
     ExistsQuery,
     FilterQuery,
@@ -23,7 +21,6 @@ from aiomodelcache.query.lookups import (
     LookupQuery,
 )
 from aiomodelcache.query.prefetch import prefetch, set_related
-from aiomodelcache.write import saves as signals
 from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
 from aiomodelcache.write.update import update
 
@@ -289,44 +286,3 @@ class CacheAttribute:
 
     def __set__(self, instance: Any, value: Any) -> None:
         raise AttributeError(f"{type(instance).__name__}.cache is the model's cache manager and cannot be assigned")
-
-
-class CachedModel(Model):
-    """A Tortoise model with a cache: ``Event.cache``. Rows are cached by primary key without any declaration.
-
-    >>> class Event(CachedModel):
-    ...     id = fields.IntField(primary_key=True)
-    ...     slug = fields.CharField(max_length=64, unique=True)
-    ...
-    ...     class CacheMeta:
-    ...         get_key_fields_list = [("slug",)]
-    """
-
-    __aiomodelcache__ = True
-    cache: ClassVar = CacheAttribute()  # the bare ClassVar lets models narrow the type, for mypy and for pyright
-
-    class Meta(Model.Meta):
-        abstract = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not isinstance(cls.__dict__.get("cache", CacheAttribute()), CacheAttribute):
-            raise CacheConfigurationError(f"{cls.__name__}.cache hides the cache manager: rename the attribute.")
-
-    async def save(
-        self,
-        using_db: BaseDBAsyncClient | None = None,
-        update_fields: Iterable[str] | None = None,
-        force_create: bool = False,
-        force_update: bool = False,
-    ) -> None:
-        """Saves like Tortoise's ``Model.save``; a save that failed leaves nothing behind in the cache."""
-        # An iterator can be read once, and both listeners and the statement read it.
-        fields = None if update_fields is None else list(update_fields)
-        async with signals.announced(self, updating=force_update), signals.on(self, using_db, fields) as client:
-            await super().save(client, fields, force_create, force_update)
-
-    async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
-        """Deletes like Tortoise's ``Model.delete``; one that failed leaves nothing behind in the cache."""
-        async with signals.announced(self), signals.on(self, using_db, deleting=True) as client:
-            await super().delete(client)

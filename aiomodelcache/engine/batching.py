@@ -56,3 +56,24 @@ class Turns(Generic[K, T]):
         if self._waiting.get(key) is items:
             self._waiting[key] = []
             self._tasks.start(self._handle(key, items))
+
+
+class Collector(Generic[T]):
+    """Hands over together what was added in one tick, in whatever task."""
+
+    __slots__ = ("_handle", "_items", "_tasks")
+
+    def __init__(self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks) -> None:
+        self._handle = handle
+        self._tasks = tasks
+        self._items: list[T] = []
+
+    def add(self, item: T) -> None:
+        """Adds to the current tick's batch. The first one in starts the task that hands it over."""
+        if not self._items:
+            self._tasks.start(self._hand_over())
+        self._items.append(item)
+
+    async def _hand_over(self) -> None:
+        items, self._items = self._items, []
+        await self._handle(items)

@@ -11,13 +11,16 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.entries.base import Row
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import OWNER, Through
-from aiomodelcache.entries.rows import Index, Row, Rows
+from aiomodelcache.entries.results import DontCache
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.hydrate import fetch
-from aiomodelcache.orm.schema import ModelSchema, Values, is_partial
+from aiomodelcache.orm.meta import Values, is_partial
+from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.requests import Answer
-from aiomodelcache.plans.results import DontCache
 
 _COMBINATIONS: Final = 500
 """Of the values of several columns, in one statement at most: SQLite takes no condition nested deeper than 1,000."""

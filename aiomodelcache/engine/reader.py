@@ -20,14 +20,14 @@ from aiomodelcache.backends.protocol import Fill, Lease
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
 from aiomodelcache.engine.batch_read import Found, Reads
-from aiomodelcache.engine.batching import Turns
+from aiomodelcache.engine.batching import Collector, Turns
 from aiomodelcache.engine.loader import ComputedValue, answers_many, load
-from aiomodelcache.engine.tasks import Collector, Tasks
+from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.entries.base import Nothing
 from aiomodelcache.entries.policy import Lifetimes
-from aiomodelcache.entries.rows import Nothing
 from aiomodelcache.exceptions import BackendError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Attempt, Call, Load, Look, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
 from aiomodelcache.scopes.bypass import Disabled, Switch
 

@@ -1,13 +1,10 @@
-"""Collects what is asked for in one tick of the event loop, and owns the tasks that answer it.
-
-Knows neither caches nor plans.
-"""
+"""Owns the background tasks of one open cache. Knows neither caches nor plans."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -112,24 +109,3 @@ async def _telling(work: Coroutine[Any, Any, None], done: "asyncio.Future[None]"
 def _tell(done: "asyncio.Future[None]") -> None:
     if not done.done():  # whoever waited may have been cancelled
         done.set_result(None)
-
-
-class Collector(Generic[T]):
-    """Hands over together what was added in one tick, in whatever task."""
-
-    __slots__ = ("_handle", "_items", "_tasks")
-
-    def __init__(self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks) -> None:
-        self._handle = handle
-        self._tasks = tasks
-        self._items: list[T] = []
-
-    def add(self, item: T) -> None:
-        """Adds to the current tick's batch. The first one in starts the task that hands it over."""
-        if not self._items:
-            self._tasks.start(self._hand_over())
-        self._items.append(item)
-
-    async def _hand_over(self) -> None:
-        items, self._items = self._items, []
-        await self._handle(items)

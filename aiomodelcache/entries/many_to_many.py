@@ -16,10 +16,14 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import VALUE, pack
+from aiomodelcache.entries.base import Row, fingerprint, now_ms
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.rows import Index, Row, Rows, fingerprint, now_ms
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.schema import ManyToMany, ModelSchema, Values, ordering_attributes
+from aiomodelcache.orm.meta import Values, ordering_attributes
+from aiomodelcache.orm.relations import ManyToMany
+from aiomodelcache.orm.schema import ModelSchema
 
 OWNER: Final = "_aiomodelcache_owner"
 """What a statement calls the primary key of the row that a related row was found for."""

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Links, Through
-from aiomodelcache.entries.rows import Index, Rows
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.orm.schema import ModelSchema, Values
-from aiomodelcache.plans.results import Result
+from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.schema import ModelSchema
 
 Source = Rows | Index
 Names = frozenset[str]

@@ -4,8 +4,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import Final
 
-from aiomodelcache.backends.near import NearCounters
-
 logger: Final = logging.getLogger("aiomodelcache")
 
 
@@ -45,6 +43,24 @@ class Counters:
         if kind not in self.complaints:
             self.complaints.add(kind)
             logger.warning(message, *args)
+
+
+@dataclass(slots=True)
+class NearCounters:
+    """What was kept in this process. All but ``bytes`` only grow."""
+
+    hits: int = 0
+    """Rounds of reading that needed no request, because all that they asked for was kept."""
+    invalidated: int = 0
+    """Entries dropped because the server told so."""
+    dropped: int = 0
+    """How often all was dropped: the connection was lost, the server emptied, or the cache failed."""
+    evicted: int = 0
+    """Entries dropped because there was no room for them."""
+    refused: int = 0
+    """Connections on which the server would not tell of changes, so that nothing is kept."""
+    bytes: int = 0
+    """What is kept now takes so much memory, about."""
 
 
 @dataclass(slots=True)

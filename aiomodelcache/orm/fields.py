@@ -18,7 +18,9 @@ from tortoise.fields.base import Field
 from tortoise.models import Model
 from tortoise.timezone import get_default_timezone, get_use_tz, parse_timezone
 
-from aiomodelcache.encoding.codec import NATIVE, Column, is_a, plain
+from aiomodelcache.encoding.codec import NATIVE
+from aiomodelcache.encoding.rows import Column, is_a
+from aiomodelcache.encoding.values import plain
 
 
 def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClient) -> Column | None:

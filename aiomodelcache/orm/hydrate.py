@@ -12,7 +12,8 @@ from tortoise.backends.base.executor import BaseExecutor
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
-from aiomodelcache.orm.schema import ModelSchema, meta_of
+from aiomodelcache.orm.meta import meta_of
+from aiomodelcache.orm.schema import ModelSchema
 
 _queryset: Final[Any] = QuerySet
 _model: Final[Any] = Model

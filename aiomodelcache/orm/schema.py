@@ -1,8 +1,7 @@
-"""What a model looks like to the cache: its columns, keys, uniqueness, instances and connection.
+"""What a bound model looks like to the cache: its columns, keys, uniqueness, instances and connection.
 
-Every use of Tortoise's private ``_meta`` is here, so that a new Tortoise release is checked in one place.
-It knows nothing of entries, plans or Redis. A ``ModelSchema`` is made after ``Tortoise.init``: before
-that, models have no columns yet.
+Knows nothing of entries, plans or Redis. A ``ModelSchema`` is made after ``Tortoise.init``: before that, models have
+no columns yet.
 """
 
 import datetime
@@ -10,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar, copy_context
 from functools import cached_property, partial
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.context import get_current_context
@@ -22,15 +21,16 @@ from tortoise.fields.relational import (
     BackwardFKRelation,
     BackwardOneToOneRelation,
     ForeignKeyFieldInstance,
-    RelationalField,
     ReverseRelation,
 )
 from tortoise.manager import Manager
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
-from aiomodelcache.encoding.codec import NATIVE, Column, KeysCodec, RowCodec
+from aiomodelcache.encoding.codec import NATIVE
+from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
 from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.orm.connections import root_client
 from aiomodelcache.orm.fields import (
     EXACT,
     as_mysql_returns,
@@ -40,73 +40,8 @@ from aiomodelcache.orm.fields import (
     is_enum,
     normalise,
 )
-
-Values = tuple[Any, ...]
-"""The values of a key's fields, in the order of its fields, as an instance would hold them."""
-
-
-class Relation(NamedTuple):
-    """A relation between the rows of two models that have the same value: in ``attribute``, in ``to_attribute``."""
-
-    related: type[Model]
-    attribute: str
-    to_attribute: str
-    single: bool
-    """Whether there is at most one related row."""
-
-
-def meta_of(model: type[Model]) -> Any:
-    """Tortoise's description of a model; its type does not say much."""
-    return cast("Any", model)._meta
-
-
-def field_names(model: type[Model]) -> set[str]:
-    """Every field of a model, relations of all kinds included."""
-    return set(meta_of(model).fields_map)
-
-
-class ManyToMany(NamedTuple):
-    """A many-to-many relation, seen from one of its sides."""
-
-    name: str
-    related: type[Model]
-    reverse: str
-    """What the related model calls the relation."""
-    table: str
-    """The table of the links, qualified by its schema."""
-    own_column: str
-    """In which the primary key of this side is."""
-    other_column: str
-
-
-def many_to_many(model: type[Model], name: str) -> ManyToMany | None:
-    """The model's many-to-many relation of this name, on whichever side it was declared; None if there is none."""
-    field: Any = meta_of(model).fields_map.get(name)
-    if name not in meta_of(model).m2m_fields:
-        return None
-    keys = field.backward_key, field.forward_key
-    return ManyToMany(name, field.related_model, field.related_name, link_table(field), *keys)
-
-
-def full_name(model: type[Model]) -> str:
-    """A model's name with its app's, like ``shop.Order``: of its class or its table alone there may be another."""
-    return str(meta_of(model).full_name)
-
-
-def link_table(relation: Any) -> str:
-    """The table of the links of a many-to-many relation (Tortoise's field), qualified by its schema."""
-    return f"{relation.through_schema}.{relation.through}" if relation.through_schema else str(relation.through)
-
-
-def column_attribute(schema: "ModelSchema", column: str) -> str | None:
-    """The attribute that holds a column of the model's own table; None if it has no such column."""
-    found: str | None = meta_of(schema.model).fields_db_projection_reverse.get(column)
-    return found
-
-
-def many_to_many_names(model: type[Model]) -> list[str]:
-    """Names of the many-to-many relations."""
-    return sorted(meta_of(model).m2m_fields)
+from aiomodelcache.orm.meta import Values, is_partial, meta_of
+from aiomodelcache.orm.relations import Relation
 
 
 class ModelSchema:
@@ -116,7 +51,7 @@ class ModelSchema:
         meta = meta_of(model)
         self.model = model
         self.name = model.__name__
-        self.client = _root(cast("Any", model)._choose_db(True))
+        self.client = root_client(cast("Any", model)._choose_db(True))
         self.connection = self.client.connection_name
         self.table = self.table_of(model)
         self.dialect = self.client.capabilities.dialect
@@ -334,7 +269,7 @@ class ModelSchema:
 
     def replica(self) -> BaseDBAsyncClient:
         """The connection that a router would read the model from now; it may name another one each time."""
-        return _root(self._outside.run(cast("Any", self.model)._choose_db))
+        return root_client(self._outside.run(cast("Any", self.model)._choose_db))
 
     def matching(self, attributes: Sequence[str], wanted: Sequence[Values]) -> Q:
         """The condition that a row has one of the ``wanted`` combinations of values."""
@@ -376,70 +311,5 @@ def _is_not_fetched(value: Any) -> bool:
     return isinstance(value, ReverseRelation) and not cast("Any", value)._fetched
 
 
-def _root(client: Any) -> BaseDBAsyncClient:
-    """The client in autocommit mode, also where the cache opens inside a transaction."""
-    while isinstance(client, TransactionalDBClient):
-        client = cast("Any", client)._parent
-    return cast("BaseDBAsyncClient", client)
-
-
 def _q(conditions: dict[str, Any]) -> Q:
     return Q(**conditions)
-
-
-def bound_models() -> list[type[Model]]:
-    """All models of the current ``Tortoise.init``. Raises ``CacheConfigurationError`` if there was none."""
-    context = get_current_context()
-    if context is None or context.apps is None:
-        raise CacheConfigurationError("Tortoise is not initialised: await Tortoise.init(...) before opening the cache.")
-    return list({model: None for app in context.apps.values() for model in app.values()})
-
-
-_DRAWS: Final = 32
-"""How often a router is asked for one model: it may name one of several replicas at random."""
-
-
-def read_from_primaries(models: Iterable[type[Model]]) -> None:
-    """From here on in this context, replicas that a router names stand for the connections that are written to.
-
-    For methods of users whose results are cached: their queries must not find a replica that lags.
-    """
-    context = get_current_context()
-    for model in models if context is not None else ():
-        choose: Any = cast("Any", model)._choose_db
-        primary = _root(choose(True))
-        for name in {_root(choose()).connection_name for _ in range(_DRAWS)} - {primary.connection_name}:
-            cast("Any", context).connections.set(name, primary)
-
-
-def is_abstract(model: type[Model]) -> bool:
-    """Whether the model is only a base of others."""
-    return bool(meta_of(model).abstract)
-
-
-def ordering_attributes(model: type[Model], orderings: Iterable[str]) -> list[str]:
-    """The columns of the model's own table that an ordering depends on."""
-    return list(attributes_of(model, [ordering.lstrip("-").split("__")[0] for ordering in orderings]))
-
-
-def attributes_of(model: type[Model], fields: Iterable[str]) -> tuple[str, ...]:
-    """The attributes behind field names: a relation's is its column's."""
-    meta = meta_of(model)
-    relations = meta.fk_fields | meta.o2o_fields
-    named = [meta.pk_attr if field == "pk" else field for field in fields]
-    return tuple([meta.fields_map[field].source_field if field in relations else field for field in named])
-
-
-def is_relation(model: type[Model], field: str) -> bool:
-    """Whether ``field`` is a relation of any kind."""
-    return isinstance(meta_of(model).fields_map.get(field), RelationalField)
-
-
-def is_partial(instance: Model) -> bool:
-    """Whether the instance was loaded without some of its columns (a manager's ``.only()``)."""
-    return bool(cast("Any", instance)._partial)
-
-
-def is_saved(instance: Model) -> bool:
-    """Whether the instance stands for a row of the database."""
-    return bool(cast("Any", instance)._saved_in_db)

@@ -11,8 +11,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 from tortoise.queryset import DeleteQuery, UpdateQuery
 
-from aiomodelcache.orm.schema import meta_of
-from aiomodelcache.orm.select import columns_of, one_of, pk_of, portions, python_values
+from aiomodelcache.orm.meta import columns_of, meta_of, pk_of, python_values
+from aiomodelcache.orm.select import one_of, portions
 
 Row = dict[str, Any]
 Statement = tuple[str, list[Any]]

@@ -12,8 +12,11 @@ from typing import Any, Final
 
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import CREATED, LEASE, STALE, VALUE
-from aiomodelcache.entries.rows import Guess, Guesses, Index, Nothing, Row, Rows, is_version, unencodable
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.entries.base import Nothing, Row, is_version, unencodable
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.refresh import renewed
 from aiomodelcache.plans.requests import Answer, Attempt, Filling, Load, Plan, Read, Spawn, Take, Taken
 from aiomodelcache.plans.rows import (

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from tortoise.models import Model
 
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.rows import Guess, Guesses, Index, Rows
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import rows_at, rows_by_index
 from aiomodelcache.plans.requests import Plan, Read, T
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk, values_of

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import CREATED, LEASE
-from aiomodelcache.entries.rows import Absent, Miss, Nothing, Row, Rows, foreign, is_version, unencodable
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.entries.base import Absent, Miss, Nothing, Row, foreign, is_version, unencodable
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.refresh import renewed
 from aiomodelcache.plans.requests import (
     Answer,

@@ -9,8 +9,9 @@ from functools import partial
 from typing import cast
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
-from aiomodelcache.entries.rows import Index, Rows
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Answer, Filling, Load, Plan, Read, Request, Spawn, Store, T, Taken, Wait
 
 

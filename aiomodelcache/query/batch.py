@@ -10,7 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.engine.reader import Looks, NotCached
 from aiomodelcache.open_cache import Session
-from aiomodelcache.query.lookups import CacheQuery
+from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.scopes.request import current_scope
 
 

@@ -11,16 +11,18 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.entries.base import Miss, Nothing, Row
 from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.rows import Miss, Nothing, Row, Rows
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.schema import Values
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index
 from aiomodelcache.plans.requests import Look, Plan
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import rows_by_pk
-from aiomodelcache.query.lookups import CacheQuery, row_key
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import row_key
 from aiomodelcache.scopes.request import Scope
 
 M = TypeVar("M", bound=Model)

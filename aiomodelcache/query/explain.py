@@ -17,11 +17,13 @@ from aiomodelcache.encoding.layout import (
     is_lease,
     unpack,
 )
+from aiomodelcache.entries.base import Nothing, is_version
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.rows import Index, Nothing, Rows, is_version
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.open_cache import Session
-from aiomodelcache.plans.results import Result
 from aiomodelcache.query.lookups import Located, LookupQuery
 from aiomodelcache.scopes.request import current_scope
 

@@ -11,7 +11,8 @@ from aiomodelcache.open_cache import Session
 from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
-from aiomodelcache.query.lookups import CacheQuery, Located, LookupQuery, row_key
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import Located, LookupQuery, row_key
 from aiomodelcache.scopes.request import Scope
 
 

@@ -12,10 +12,10 @@ from tortoise.models import Model
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.schema import field_names, is_relation
+from aiomodelcache.orm.meta import field_names, is_relation
+from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.bulk import BulkQuery
-from aiomodelcache.query.lookups import CacheQuery
 from aiomodelcache.query.many_to_many import ListsQuery
 
 

@@ -18,14 +18,18 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.codec import NATIVE, EncodeError
 from aiomodelcache.encoding.layout import new_token
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Links
 from aiomodelcache.entries.model import Affected, Binding
-from aiomodelcache.entries.rows import Guesses, Index, Rows
-from aiomodelcache.orm.schema import ModelSchema, Values
+from aiomodelcache.entries.predictions import Guesses
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
-from aiomodelcache.plans.results import Result, result_again
+from aiomodelcache.plans.results import result_again
 
 MOST_AFFECTED: Final = 1_000
 """Of how many choices of columns it is remembered what a write of these affects."""

@@ -13,10 +13,12 @@ from tortoise.fields.base import OnDelete
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.many_to_many import Through
 from aiomodelcache.entries.model import Binding
-from aiomodelcache.orm.select import Reference, linked_to, pk_of, references, select_locked
+from aiomodelcache.orm.meta import pk_of
+from aiomodelcache.orm.relations import Reference, references
+from aiomodelcache.orm.select import linked_to, select_locked
 from aiomodelcache.write.affected import key_attributes, result_attributes, touch, touch_model, touch_results
 
 Bound = Mapping[type[Model], Binding]
@@ -66,7 +68,9 @@ class Cascades:
         A row that is there again under the same primary key would be believed to be linked as before.
         """
         for through in self.listing(model):
-            owners = await linked_to(through, [row[pk_of(model)] for row in rows], client, self._limit)
+            owners = await linked_to(
+                through.relation, through.owner, [row[pk_of(model)] for row in rows], client, self._limit
+            )
             if len(owners) > self._limit:
                 intent.add_model(through.rows)
             else:

@@ -13,16 +13,17 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.engine.writer import Intent, Versioned
+from aiomodelcache.engine.intent import Intent, Versioned
+from aiomodelcache.entries.indexes import Index
 from aiomodelcache.entries.many_to_many import Links
 from aiomodelcache.entries.model import Binding
-from aiomodelcache.entries.rows import Index
+from aiomodelcache.entries.results import Result
 from aiomodelcache.open_cache import Session
+from aiomodelcache.orm.connections import outermost
 from aiomodelcache.orm.select import rows_matching, select_values
-from aiomodelcache.plans.results import Result
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import Row, key_attributes, touch
-from aiomodelcache.write.transactions import enlist, gathered, outermost, settle
+from aiomodelcache.write.transactions import enlist, gathered, settle
 
 
 async def invalidate_rows(session: Session, binding: Binding, given: Any) -> int:

@@ -14,16 +14,18 @@ from tortoise.fields.relational import ManyToManyRelation
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import Session, current_or_none, linked_sessions, lists_in
-from aiomodelcache.orm.schema import is_saved, link_table, many_to_many, many_to_many_names
-from aiomodelcache.orm.select import linked_to, pk_of, relation_client
+from aiomodelcache.orm.connections import is_finished, outermost, relation_client, transaction
+from aiomodelcache.orm.meta import is_saved, pk_of
+from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
+from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.query.many_to_many import ListQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import touch_model
 from aiomodelcache.write.saves import is_settled
-from aiomodelcache.write.transactions import Intents, abandon, enlist, is_finished, outermost, settle, transaction
+from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
 
 
 class CachedManyToMany(property):
@@ -90,7 +92,8 @@ class TrackedRelation(ManyToManyRelation[Any]):
                 model = type(self.instance)
                 await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])
                 limit = max(session.config.bulk_limit for session in sessions)
-                pks = await linked_to(theirs[0], [self.instance.pk], own, limit)
+                through = theirs[0]
+                pks = await linked_to(through.relation, through.owner, [self.instance.pk], own, limit)
                 await self._write(own, sessions, pks if len(pks) <= limit else None, write)
         else:
             await self._write(client, sessions, pks, write)

@@ -16,19 +16,11 @@ from tortoise.fields.base import DatabaseDefault
 from tortoise.models import Model
 from tortoise.queryset import BulkCreateQuery, BulkUpdateQuery, DeleteQuery, QuerySet, UpdateQuery
 
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import Session, bindings_of, cascading, lists_of_hidden
-from aiomodelcache.orm.schema import attributes_of
-from aiomodelcache.orm.select import (
-    last_pk,
-    managers,
-    one_of,
-    pk_of,
-    portions,
-    select_after,
-    select_matching,
-    select_values,
-)
+from aiomodelcache.orm.connections import is_finished, outermost, transaction, was_refused
+from aiomodelcache.orm.meta import attributes_of, managers, pk_of
+from aiomodelcache.orm.select import last_pk, one_of, portions, select_after, select_matching, select_values
 from aiomodelcache.orm.statements import Row, can_return, delete_by_pk, insert, lock, lock_by_pk, returning
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
@@ -41,16 +33,7 @@ from aiomodelcache.write.affected import (
     touch_results,
 )
 from aiomodelcache.write.manual import invalidate_rows
-from aiomodelcache.write.transactions import (
-    Intents,
-    abandon,
-    enlist,
-    is_finished,
-    outermost,
-    settle,
-    transaction,
-    was_refused,
-)
+from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
 
 
 def track(model: type[Model]) -> None:

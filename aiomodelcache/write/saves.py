@@ -20,11 +20,12 @@ from tortoise.exceptions import BaseORMException
 from tortoise.models import Model
 from tortoise.signals import Signals
 
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import Binding
 from aiomodelcache.open_cache import Session, bindings_of, cascading, lists_of_hidden
-from aiomodelcache.orm.schema import is_saved
-from aiomodelcache.orm.select import pk_of, select_values, write_client
+from aiomodelcache.orm.connections import outermost, transaction, was_refused, write_client
+from aiomodelcache.orm.meta import is_saved, pk_of
+from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
@@ -40,7 +41,7 @@ from aiomodelcache.write.affected import (
     touch_results,
     untold,
 )
-from aiomodelcache.write.transactions import Intents, abandon, enlist, outermost, settle, transaction, was_refused
+from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
 
 
 def listen(model: type[Model]) -> None:

@@ -5,49 +5,19 @@ instance, so these two attributes are wrapped on that one instance, once. No cla
 """
 
 import sqlite3
-from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
-from typing import Any, Final, cast
+from collections.abc import Collection
+from typing import Any, Final
 
-from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
-from tortoise.exceptions import IntegrityError
+from tortoise.backends.base.client import TransactionalDBClient
 
-from aiomodelcache.engine.writer import Intent
+from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import Session
+from aiomodelcache.orm.connections import was_refused
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
 Intents = dict[Session, Intent]
 """One write, or one transaction, as each open cache is told of it."""
-
-
-def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:
-    """The client whose COMMIT decides about a write on ``client``; None in autocommit mode.
-
-    Savepoints are clients of their own whose parent is the transaction; with asyncpg releasing one
-    calls its ``commit``, which commits nothing. A task that outlives its transaction holds a finished client.
-    """
-    if not isinstance(client, TransactionalDBClient):
-        return None
-    outer: Any = client
-    while isinstance(outer._parent, TransactionalDBClient):
-        outer = outer._parent
-    return None if outer._finalized else outer
-
-
-def is_finished(client: BaseDBAsyncClient) -> bool:
-    """Whether it is the client of a transaction that is over: on it, each statement commits by itself."""
-    return isinstance(client, TransactionalDBClient) and outermost(client) is None
-
-
-@asynccontextmanager
-async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncClient, None]:
-    """The transaction that ``client`` is in, or one of its own. One that is over can have no other inside."""
-    if isinstance(client, TransactionalDBClient):
-        yield client
-    else:
-        async with cast("Any", client)._in_transaction() as own:
-            yield own
 
 
 def enlist(client: TransactionalDBClient, session: Session) -> Intent:
@@ -122,16 +92,3 @@ def abandon(intents: Intents) -> None:
     for session, intent in intents.items():
         session.writer.abandon(intent)
     intents.clear()
-
-
-def was_refused(error: BaseException) -> bool:
-    """Whether the database is known to have refused a write: it answered, and said no.
-
-    SQLSTATE classes: 22 data, 23 integrity, 25 transaction state, 40 rollback, 42 syntax and access. With
-    anything else (a lost connection, cancellation) the write may have been committed, or may yet be.
-    """
-    if isinstance(error, IntegrityError):
-        return True
-    causes = [error, error.__cause__, *error.args]
-    states = [str(getattr(cause, "sqlstate", "") or "") for cause in causes]
-    return any(state[:2] in ("22", "23", "25", "40", "42") for state in states)

@@ -12,9 +12,9 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.orm.schema import attributes_of, is_relation, is_saved, meta_of
-from aiomodelcache.orm.select import pk_of, select_values, write_client
-from aiomodelcache.write.transactions import transaction
+from aiomodelcache.orm.connections import transaction, write_client
+from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
+from aiomodelcache.orm.select import select_values
 
 
 async def update(instance: Model, values: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from aiomodelcache import (
     ResultCache,
     local_cache,
 )
-from aiomodelcache.encoding.codec import ValueCodec
+from aiomodelcache.encoding.values import ValueCodec
 from aiomodelcache.testing import CountingBackend
 from tests.support.models.models import Event, User
 

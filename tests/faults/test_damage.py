@@ -13,7 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache import MemoryBackend, ModelCache
 from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack
-from aiomodelcache.entries.rows import Nothing
+from aiomodelcache.entries.base import Nothing
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import changed_models, field_models

@@ -8,7 +8,8 @@ from tortoise.models import Model
 
 from aiomodelcache.orm import hydrate as fetching
 from aiomodelcache.orm.hydrate import fetch
-from aiomodelcache.orm.schema import ModelSchema, meta_of
+from aiomodelcache.orm.meta import meta_of
+from aiomodelcache.orm.schema import ModelSchema
 from tests.support.models import fetched_models
 from tests.support.models.fetched_models import Author, Book
 

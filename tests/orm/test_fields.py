@@ -17,7 +17,8 @@ from tortoise.models import Model
 from tortoise.timezone import get_default_timezone, parse_timezone
 
 from aiomodelcache import CacheConfigurationError, ModelCache
-from aiomodelcache.encoding.codec import EncodeError, RowCodec
+from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.rows import RowCodec
 from aiomodelcache.orm.fields import column_of
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl

@@ -98,7 +98,7 @@ BREAKS = {
     "the row's own key is not touched": Break("write.affected:touch", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'),
     "the keys of indexes are not touched": Break("write.affected:_affected_indexes", "return indexes", "return []"),
     "a row is not asked whether it has the values that led to it": Break(
-        "entries.rows:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
+        "entries.indexes:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
     ),
     "results are not touched": Break(
         "write.affected:touch_results", "Clear(result.key(values))", 'Clear(b"elsewhere")'
@@ -117,8 +117,8 @@ BREAKS = {
     "what a deleted row leaves in others is not captured": Break(
         "write.cascades:Cascades.touch", "self._touch_row(intent, each, {**child, **lost[key]})", "pass"
     ),
-    "the epoch is not changed": Break("engine.writer:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
-    "a write drops nothing from its scope": Break("engine.writer:Intent._drop", "scope.drop(self.clears)", "pass"),
+    "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
+    "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
     "a value is not forgotten": Break("write.manual:forget", "intent.add(source, clears)", "pass"),
 }
 

@@ -12,7 +12,7 @@ from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, CacheNotRegistered, CacheQuery, ModelCache, local_cache
-from aiomodelcache.entries.rows import Guess, Guesses
+from aiomodelcache.entries.predictions import Guess, Guesses
 from aiomodelcache.plans.paths import Walk
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import gated_sql

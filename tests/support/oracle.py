@@ -17,10 +17,10 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache import ModelCache
+from aiomodelcache.entries.base import Nothing
 from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.rows import Nothing
 from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.schema import meta_of
+from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.testing import CountingBackend
 

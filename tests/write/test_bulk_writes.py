@@ -17,7 +17,7 @@ from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
-from aiomodelcache.orm.schema import meta_of
+from aiomodelcache.orm.meta import meta_of
 from tests.support.databases import DatabaseUrl
 from tests.support.models.bulk_models import Account, Order, Profile, Status, Tag
 from tests.support.oracle import Oracle

@@ -13,7 +13,7 @@ from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
-from aiomodelcache.orm.schema import meta_of
+from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.gates import Outside, awaited, gated_sql, until_it_waits

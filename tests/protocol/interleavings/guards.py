@@ -72,7 +72,7 @@ GUARDS = {
         "entries.rows:Rows.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
     ),
     "a row has the values asked for": Guard(
-        "entries.rows:Index.matches",
+        "entries.indexes:Index.matches",
         "all(map(eq, map(row.__getitem__, self.attributes), values))",
         "True",
         "re-key, warm",
@@ -122,7 +122,7 @@ GUARDS = {
         "write.affected:touch_results", "intent.add(binding.rows, [clear])", "pass", "computed, moved away"
     ),
     "past the limit the epoch is marked": Guard(
-        "engine.writer:Intent.add_model",
+        "engine.intent:Intent.add_model",
         "[Clear(each.epoch_key)]",
         "[]",
         "past the limit",
@@ -158,7 +158,7 @@ GUARDS = {
         "a stale copy, twice",
     ),
     "a write drops what it touches from the scope": Guard(
-        "engine.writer:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
+        "engine.intent:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
     ),
     # Lists over links, and walks.
     "links are marked": Guard(
@@ -248,7 +248,7 @@ GUARDS = {
         "replica",
     ),
     "so does a whole model": Guard(
-        "engine.writer:Intent.row_keys",
+        "engine.intent:Intent.row_keys",
         "{rows.epoch_key for rows in models}",
         "{b'' for rows in models}",
         "replica, past the limit",

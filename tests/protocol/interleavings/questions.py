@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from tortoise.models import Model
 
 from aiomodelcache import ModelCache
-from aiomodelcache.query.lookups import CacheQuery
+from aiomodelcache.query.base import CacheQuery
 from tests.protocol.interleavings.models import ALLOWTIME, Artist, DatedArtist, RankedArtist, Ranking, RefilledArtist
 
 Row = tuple[Any, ...]

@@ -20,7 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import aiomodelcache
-from aiomodelcache.encoding.codec import NATIVE, Column, DecodeError, EncodeError, KeysCodec, RowCodec, plain
+from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
+from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
+from aiomodelcache.encoding.values import plain
 
 steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -14,7 +14,6 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding import layout as entries
-from aiomodelcache.encoding.codec import Column, KeysCodec, RowCodec, plain
 from aiomodelcache.encoding.layout import (
     ABSENT,
     FINGERPRINT,
@@ -36,9 +35,11 @@ from aiomodelcache.encoding.layout import (
     stale_copy,
     unpack,
 )
+from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
+from aiomodelcache.encoding.values import plain
 from aiomodelcache.entries import rows as lookups
 from aiomodelcache.orm.fields import column_of
-from aiomodelcache.orm.schema import meta_of
+from aiomodelcache.orm.meta import meta_of
 from tests.support.models.field_models import Colour, Everything, Level, Point, Tag
 
 TOKEN, FINGERPRINT_BYTES, EPOCH = b"t" * 16, b"f" * 8, b"e" * 16

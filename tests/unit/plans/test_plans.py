@@ -25,7 +25,10 @@ from aiomodelcache.encoding.layout import (
     stale_copy,
 )
 from aiomodelcache.engine.loader import LoadedRow
-from aiomodelcache.entries.rows import Guess, Guesses, Index, Row, Rows
+from aiomodelcache.entries.base import Row
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.entries.rows import Rows
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import Binding
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
