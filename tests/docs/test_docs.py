@@ -1,4 +1,4 @@
-"""What docs/ and CHANGELOG.md name exists: modules, functions, tests."""
+"""README, CHANGELOG.md and docs/: the names in them exist, their links lead somewhere, their code fits, their voice."""
 
 import re
 from pathlib import Path
@@ -55,3 +55,20 @@ def test_links_lead_somewhere(document: str) -> None:
             linked = (folder / target).read_text("utf-8") if target else text(document)
             headings = re.findall(r"^#+ (.*)$", linked, re.MULTILINE)
             assert heading in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings]
+
+
+OF_OTHERS = {"docs/architecture.md", "docs/consistency.md"}
+"""Pages that are being rewritten."""
+AVOIDED = re.compile(r"\b(somebody|nobody|whoever|whom|look-ups?|of its own accord)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_code_fits_80_columns(document: str) -> None:
+    fences = re.finditer(r"^```(?!mermaid)[^\n]+\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
+    assert [line for fence in fences for line in fence[1].splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - OF_OTHERS))
+def test_sentences_name_who_acts(document: str) -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", text(document), flags=re.MULTILINE | re.DOTALL)
+    assert sorted(set(AVOIDED.findall(prose))) == []
