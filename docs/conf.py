@@ -10,6 +10,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_
 html_theme = "furo"
 html_title = "aiomodelcache"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+pygments_dark_style = "github-dark"
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -18,6 +21,7 @@ myst_fence_as_directive = ["mermaid"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
+python_maximum_signature_line_length = 160
 # The reference shows classes by the public name that users import.
 add_module_names = False
 

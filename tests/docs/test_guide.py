@@ -19,7 +19,11 @@ DECLARE = GUIDE / "declare.md"
 """The page with the models and rows that all pages use."""
 REDIS = '"redis://localhost:6379/0"'
 DATABASE = '"postgres://localhost/app"'
-ELSEWHERE = {"testing.md": "tests/testing/test_guide.py", "tutorial.md": "tests/docs/test_tutorial.py"}
+ELSEWHERE = {
+    "index.md": "tests/docs/test_readme.py",
+    "testing.md": "tests/testing/test_guide.py",
+    "tutorial.md": "tests/docs/test_tutorial.py",
+}
 """Pages whose code another test runs."""
 OWN_CACHE = {"app.md"}
 """Pages that open their cache themselves."""

@@ -38,6 +38,11 @@ def test_the_program_runs_as_it_stands(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, PRINTED, "")
 
 
+def test_the_documentation_begins_with_the_same_program() -> None:
+    [program] = code("python")
+    assert f"```python\n{program}```\n" in (ROOT / "docs" / "index.md").read_text("utf-8")
+
+
 def test_the_program_is_short_enough_to_read() -> None:
     [program] = code("python")
     assert len([line for line in program.splitlines() if line.strip()]) <= 30

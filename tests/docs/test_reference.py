@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from sphinx.search.en import SearchEnglish
 
 import aiomodelcache
-from aiomodelcache import testing
+from aiomodelcache import CacheConfig, testing
 from tests.support.pages import DOCS, ROOT
 
 REFERENCE = (DOCS / "reference.md").read_text("utf-8")
@@ -71,7 +72,9 @@ def test_code_has_a_copy_button(built: Path) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    found = re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE)
+    found = re.findall(
+        r"^\.\. auto(?:class|exception|function):: (\w+)\b(?!\.)|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE
+    )
     public = {*aiomodelcache.__all__, *testing.__all__}
     assert public - {one or other for one, other in found} == set(), "add them to docs/reference.md"
 
@@ -79,6 +82,13 @@ def test_the_reference_has_every_public_name() -> None:
 def test_the_durations_are_as_the_reference_says() -> None:
     table = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\d+) \|$", REFERENCE, re.MULTILINE))
     assert table == {name: str(getattr(aiomodelcache, name)) for name in aiomodelcache.__all__ if name.isupper()}
+
+
+def test_the_defaults_of_the_settings_are_as_the_reference_says() -> None:
+    [shown] = re.findall(r"^\.\. autoclass:: CacheConfig\(\*, (.*)\)$", REFERENCE, re.MULTILINE)
+    defaults = {field.name: field.default for field in fields(CacheConfig)}
+    values = {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in defaults.items()}
+    assert shown == ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
