@@ -64,7 +64,8 @@ AVOIDED = re.compile(r"\b(somebody|nobody|whoever|whom|look-ups?|of its own acco
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_fits_80_columns(document: str) -> None:
-    fences = re.finditer(r"^```(?!mermaid)[^\n]+\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
+    """Diagrams and directives are not shown as they are written."""
+    fences = re.finditer(r"^```(?!mermaid|\{)[^\n]+\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
     assert [line for fence in fences for line in fence[1].splitlines() if len(line) > 80] == []
 
 
