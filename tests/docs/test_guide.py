@@ -4,13 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from aiomodelcache import CacheConfig, ModelCache
+from aiomodelcache import CacheConfig, Explanation, ModelCache
+from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.pages import DOCS, Program, blocks, program
 
@@ -138,3 +140,19 @@ def test_where_code_of_other_libraries_is_shown_it_is_said_whose() -> None:
 def test_the_defaults_are_as_the_guide_says(page: str, said: str) -> None:
     text = " ".join((GUIDE / page).read_text("utf-8").split())
     assert said.format(config=CacheConfig()) in text
+
+
+def test_every_reason_to_ask_the_database_has_its_remedy() -> None:
+    page = (GUIDE / "troubleshooting.md").read_text("utf-8")
+    reasons = {value for part in get_args(get_type_hints(Explanation)["reason"]) for value in get_args(part) or [part]}
+    told = set(re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE))
+    assert told - {"reason"} == reasons - {"hit", "negative", "stale", "scope"}
+
+
+def test_every_count_that_is_explained_exists() -> None:
+    page = (GUIDE / "metrics.md").read_text("utf-8")
+    counts = {field.name for part in (Stats, Counters) for field in fields(part)}
+    cells = re.findall(r"^\| (`\w+`.*?) \|", page, re.MULTILINE)
+    told = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert len(told) > 5
+    assert told <= counts
