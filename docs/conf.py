@@ -17,6 +17,8 @@ pygments_dark_style = "github-dark"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 myst_fence_as_directive = ["mermaid"]
+# By default ids are timestamps: two diagrams drawn within a millisecond would share one, and overlap.
+mermaid_init_config = {"startOnLoad": False, "deterministicIds": True}
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
