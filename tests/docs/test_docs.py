@@ -58,7 +58,7 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 OF_OTHERS = {"docs/architecture.md", "docs/consistency.md"}
-"""Pages that are being rewritten elsewhere: drop this when they are."""
+"""Pages whose voice and diagrams are not checked here."""
 AVOIDED = re.compile(r"\b(somebody|nobody|whoever|whom|look-ups?|of its own accord)\b", re.IGNORECASE)
 
 
