@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import aiomodelcache
+from tests.meta.test_architecture import ORDER
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(aiomodelcache.__file__).parent
@@ -19,24 +20,26 @@ def text(document: str) -> str:
     return (ROOT / document).read_text("utf-8")
 
 
-def test_the_architecture_names_every_module() -> None:
-    table = text("docs/architecture.md").split("## The way of a `get`")[0]
-    modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
-    assert {name for name in QUOTED.findall(table) if name.endswith(".py")} - {
-        "tests/meta/test_architecture.py"
-    } == modules
+def test_the_floor_plan_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `([\w/]+)/` \|.*\| ([^|]*) \|$", text("docs/architecture.md"), re.MULTILINE)
+    plan = {package.replace("/", "."): re.sub(r"`|\.py|/", "", modules) for package, modules in rows}
+    assert plan == {package: names for package, names in ORDER.items() if names and package in plan}
+    named = QUOTED.findall(text("docs/architecture.md"))
+    beside = {package for package, names in ORDER.items() if package and package not in plan}
+    assert {f"{name}.py" for name in beside - {"testing", "contrib"}} < set(named)
 
 
-def test_the_classes_and_functions_on_the_way_of_a_get_exist() -> None:
-    names = re.findall(r"`([A-Z]\w+)\.(\w+)`", text("docs/architecture.md"))
-    assert len(names) > 10
-    for owner, member in names:
+def test_the_classes_and_functions_of_the_architecture_exist() -> None:
+    methods = re.findall(r"`([A-Z]\w+)\.(\w+)`", text("docs/architecture.md"))
+    assert len(methods) > 10
+    for owner, member in methods:
         if owner not in ("Event", "Tortoise"):
             classes = re.findall(rf"^class {owner}\b.*?(?=^\S|\Z)", SOURCES, re.MULTILINE | re.DOTALL)
             assert re.search(rf"^    (async )?def {member}\b", "".join(classes), re.MULTILINE), f"{owner}.{member}"
-    for function in ("rows_at", "enlist"):
-        assert f"`{function}`" in text("docs/architecture.md")
-        assert f"\ndef {function}(" in SOURCES
+    placed = re.findall(r"`(?:\w+\.)?(\w+)`\s\(`([\w/]+\.py)`\)", text("docs/architecture.md"))
+    assert len(placed) > 5
+    for name, path in placed:
+        assert re.search(rf"\b(def|class) {name}\b", (PACKAGE / path).read_text("utf-8")), f"{path} has no {name}"
 
 
 def test_every_test_that_is_referred_to_exists() -> None:
