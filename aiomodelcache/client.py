@@ -169,7 +169,9 @@ class ModelCache:
     async def close(self) -> None:
         """Waits for look-ups and invalidations under way and disconnects. Does nothing on a closed cache.
 
-        Look-ups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``.
+        Look-ups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``. If the caller is cancelled, ``close``
+        stops waiting for look-ups, but still delivers invalidations and disconnects, also in a cancelled AnyIO scope.
+        Any task of the event loop may close the cache, not only the one that opened it.
         """
         session, self._session = self._session, None
         owned, self._owned = self._owned, None
@@ -178,11 +180,13 @@ class ModelCache:
         closed(session)
         session.writer.stop()
         try:
-            await session.tasks.finish(session.config.lease_ttl)
-            await session.writer.close()
+            try:
+                await session.tasks.finish(session.config.lease_ttl)
+            finally:
+                session.reader.close()
+                await session.writer.close()
         finally:
             session.link.end_near()
-            session.reader.close()
             if owned is not None:
                 await owned.close()
 

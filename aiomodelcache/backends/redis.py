@@ -19,6 +19,7 @@ from importlib.resources import files
 from itertools import chain
 from typing import Final, NoReturn, cast
 
+import anyio
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     AuthenticationError,
@@ -154,7 +155,8 @@ class RedisBackend:
         """Closes the connections, not a client that was handed over. Does nothing the second time."""
         link, self._link = self._link, None
         if link is not None:
-            with suppress(*FAILURES):  # the server may be gone
+            # Shielded: in a cancelled AnyIO scope every await is cancelled, and the connections would stay open.
+            with anyio.CancelScope(shield=True), suppress(*FAILURES):  # the server may be gone
                 await link.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
