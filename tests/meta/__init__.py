@@ -1,0 +1,1 @@
+"""Tests of the project itself: what it declares, and what it is made of."""
