@@ -29,10 +29,12 @@ class Careless(quickstart.{backend}):
 quickstart.{backend} = Careless
 """
 KILLED = """
-import os, pathlib, signal, sys, private_redis
-with private_redis.private_redis(pathlib.Path(sys.argv[1])) as url:
-    print(url, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+import asyncio, os, pathlib, signal, sys, private_redis
+async def main():
+    async with private_redis.private_redis(pathlib.Path(sys.argv[1])) as url:
+        print(url, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
 """
 
 
