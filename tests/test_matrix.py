@@ -116,6 +116,7 @@ MODULES = {
 }
 
 
+@pytest.mark.slow(because="runs pytest in a process of its own")
 def test_pytest_keeps_to_it(tmp_path: Path) -> None:
     for name, (mark, arguments) in MODULES.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"

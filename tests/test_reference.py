@@ -24,6 +24,7 @@ CLASSES = sorted(
 )
 
 
+@pytest.mark.slow(because="builds the documentation")
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     """Links that lead nowhere, pages that none leads to, and names that do not exist are warnings."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "state")]
