@@ -46,6 +46,8 @@ releases: $(VENV)/.dev
 # For CI: Redis, and whatever else this machine has.
 REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.servers)}"
 
+# By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
+SUBMAKE = $(MAKE) --no-print-directory
 PYTEST := $(BIN)/python -m pytest --durations=10
 # Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
@@ -60,7 +62,7 @@ test: check
 endif
 check: $(VENV)/.dev $(if $(CI),servers)
 	@static=0; tests=0; \
-	$(MAKE) --no-print-directory --keep-going lint types || static=$$?; \
+	$(SUBMAKE) --keep-going lint types || static=$$?; \
 	$(if $(CI),$(REQUIRE);) \
 	$(PYTEST) $(WORKERS) --cov --cov-report=term-missing:skip-covered || tests=$$?; \
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
@@ -78,7 +80,7 @@ matrix:
 	for python in $$(.ci/pythons); do \
 		version=$$($$python -c 'import platform; print(platform.python_version())'); \
 		echo "Python $$version"; \
-		if $(MAKE) --no-print-directory PYTHON=$$python sqlite; then passed="$$passed $$version"; \
+		if $(SUBMAKE) PYTHON=$$python sqlite; then passed="$$passed $$version"; \
 		else failed="$$failed $$version"; fi; \
 	done; \
 	echo "Passed:$${passed:- none}. Failed:$${failed:- none}."; \

@@ -6,7 +6,6 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -100,13 +99,13 @@ def distributions(package_index: None, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module", params=["wheel", "sdist"])
 def installed(
     request: pytest.FixtureRequest, distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+) -> Path:
     """The Python of an environment that holds one of them, and nothing else but what it depends on."""
     folder = tmp_path_factory.mktemp(request.param)
     run(sys.executable, "-m", "venv", folder / "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", distributions[request.param], cwd=folder)
-    yield python
+    return python
 
 
 def test_the_wheel_holds_the_package_and_the_plugin(distributions: dict[str, Path]) -> None:
