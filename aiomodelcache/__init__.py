@@ -5,10 +5,8 @@ One round trip for everything awaited in a tick; never a row older than the last
 
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.backends.redis import RedisBackend
-from aiomodelcache.batches import BatchCacheQuery
+from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.client import ModelCache
-from aiomodelcache.codec import Codec
 from aiomodelcache.config import (
     CACHE_TIME_3H,
     CACHE_TIME_5M,
@@ -30,13 +28,20 @@ from aiomodelcache.config import (
     CacheConfig,
     InvalidationType,
 )
-from aiomodelcache.declarations import (
+from aiomodelcache.declare.cached import cached
+from aiomodelcache.declare.classes import (
     InstanceCache,
     QuerysetCache,
     QuerysetCountCache,
     QuerysetExistsCache,
     ResultCache,
 )
+from aiomodelcache.declare.manager import ModelCacheManager
+from aiomodelcache.declare.model import CachedModel
+from aiomodelcache.declare.related import RelatedInstanceCache, RelatedQuerysetCache
+from aiomodelcache.declare.values import ValueCache
+from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import (
     BackendError,
     CacheConfigurationError,
@@ -46,13 +51,10 @@ from aiomodelcache.exceptions import (
     CacheWriteError,
     NotFoundError,
 )
-from aiomodelcache.explaining import EntryState, Explanation
-from aiomodelcache.local import local_cache
-from aiomodelcache.manager import CachedModel, ModelCacheManager
-from aiomodelcache.queries import CacheQuery
-from aiomodelcache.related import RelatedInstanceCache, RelatedQuerysetCache
-from aiomodelcache.results import DontCache
-from aiomodelcache.values import ValueCache, cached
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.batch import BatchCacheQuery
+from aiomodelcache.query.explain import EntryState, Explanation
+from aiomodelcache.scopes.request import local_cache
 
 __all__ = [
     "CACHE_TIME_3H",

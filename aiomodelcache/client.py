@@ -8,28 +8,31 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from redis.asyncio import Redis, RedisCluster
 from tortoise.models import Model
 
-from aiomodelcache import foreignkeys
+from aiomodelcache.backends.breaker import Link
 from aiomodelcache.backends.memory import MemoryBackend
+from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.backends.redis import RedisBackend
-from aiomodelcache.batching import Tasks
-from aiomodelcache.binding import bind
+from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig, Settings
+from aiomodelcache.declare.manager import ModelCacheManager, manager_of
+from aiomodelcache.declare.model import CachedModel
+from aiomodelcache.engine.reader import Reader
+from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine.writer import Writer
+from aiomodelcache.entries.predictions import Guesses
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
-from aiomodelcache.link import Link
-from aiomodelcache.local import context_without_scope
-from aiomodelcache.lookups import Guesses
-from aiomodelcache.manager import CachedModel, ModelCacheManager, manager_of
-from aiomodelcache.near import Near
-from aiomodelcache.reader import Reader
-from aiomodelcache.schema import bound_models, read_from_primaries
-from aiomodelcache.session import CLOSED, Session, closed, opened
-from aiomodelcache.stats import Stats
-from aiomodelcache.switch import Disabled, Switch
-from aiomodelcache.writes import querysets, relations, signals
-from aiomodelcache.writes.cascades import Cascades
-from aiomodelcache.writes.intents import Writer
-from aiomodelcache.writes.invalidation import clear_models
+from aiomodelcache.observe.stats import Stats
+from aiomodelcache.open_cache import CLOSED, Session, closed, opened
+from aiomodelcache.orm.connections import bound_models, read_from_primaries
+from aiomodelcache.query import foreign_keys as foreignkeys
+from aiomodelcache.scopes.bypass import Disabled, Switch
+from aiomodelcache.scopes.request import context_without_scope
+from aiomodelcache.write import many_to_many as relations
+from aiomodelcache.write import querysets
+from aiomodelcache.write import saves as signals
+from aiomodelcache.write.cascades import Cascades
+from aiomodelcache.write.manual import clear_models
 
 M = TypeVar("M", bound=Model)
 

@@ -20,7 +20,7 @@ from benchmarks.rounds import run_rounds
 from benchmarks.sizes import measured_sizes
 from benchmarks.stampede import run_stampede
 from benchmarks.tables import tables
-from tests.servers import ServerMissing
+from tests.support.servers import ServerMissing
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import time
 import timeit
 from collections.abc import Awaitable, Callable
 
-from aiomodelcache.codec import Column, RowCodec
-from aiomodelcache.entries import pack, unpack
+from aiomodelcache.encoding.layout import pack, unpack
+from aiomodelcache.encoding.rows import Column, RowCodec
 from benchmarks.contestants import Own
 from benchmarks.places import Place
 from benchmarks.samples import ratios

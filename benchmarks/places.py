@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 import redis.asyncio as redis
 
 from benchmarks import data
-from tests.databases import DatabaseUrl, tortoise_on
-from tests.servers import PostgresServer, RedisServer
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.servers import PostgresServer, RedisServer
 
 LoopName = Literal["default", "uvloop"]
 DatabaseName = Literal["sqlite", "postgres"]
@@ -63,7 +63,7 @@ class Place:
 
 @contextmanager
 def open_place(loop: LoopName, database: DatabaseName) -> Iterator[Place]:
-    """Starts servers for one combination and ends them. Raises ``tests.servers.ServerMissing``."""
+    """Starts servers for one combination and ends them. Raises ``tests.support.servers.ServerMissing``."""
     with ExitStack() as stack:
         store = stack.enter_context(RedisServer())
         if database == "postgres":

@@ -5,7 +5,7 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from aiomodelcache.session import default_session
+from aiomodelcache.open_cache import default_session
 from benchmarks.models import PlainProduct, Product
 from benchmarks.places import Place
 

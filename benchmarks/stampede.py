@@ -13,7 +13,7 @@ from typing import Final
 from benchmarks.contestants.own import Own
 from benchmarks.models import Product
 from benchmarks.places import MODELS, Place
-from tests.databases import DatabaseUrl, tortoise_on
+from tests.support.databases import DatabaseUrl, tortoise_on
 
 PROCESSES: Final = 4
 TASKS: Final = 1_000

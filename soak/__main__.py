@@ -10,7 +10,7 @@ from soak.run import FAULTS, Plan, soak
 from soak.subjects import LIBRARY, NEAR
 from soak.worker import SUBJECTS
 from soak.world import SMALL, World
-from tests.servers import PostgresServer, RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 
 def main() -> int:

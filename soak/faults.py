@@ -20,7 +20,7 @@ from soak.predicted import Circumstances
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.subjects import POINTS
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 _TERMINATE: Final = """
     SELECT count(pg_terminate_backend(pid)) FROM (

@@ -21,7 +21,7 @@ from soak.report import Report, Run, report
 from soak.subjects import NEAR
 from soak.worker import Order
 from soak.world import World, slug_text
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 FAULTS: Final = (
     "kill", "freeze", "restart", "restore", "flush", "evict", "scripts", "network", "part", "slow", "terminate"

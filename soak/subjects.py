@@ -19,9 +19,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
-from aiomodelcache.backends.redis_wire import Wire
+from aiomodelcache.backends.breaker import Link
+from aiomodelcache.backends.redis.connection import Wire
 from aiomodelcache.config import CacheConfig
-from aiomodelcache.link import Link
 from soak.model import Item
 from soak.world import World, slug_text
 

@@ -1,1 +1,5 @@
-"""The tests. They start their own servers (``servers``) and count what is sent to them (``aiomodelcache.testing``)."""
+"""The tests. They start their own servers (``support/servers``) and count requests with ``aiomodelcache.testing``."""
+
+import pytest
+
+pytest.register_assert_rewrite("aiomodelcache.testing.conformance")

@@ -21,10 +21,10 @@ from tortoise.connection import get_connections
 
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.testing import CountingBackend
-from tests import matrix
-from tests.databases import DatabaseUrl, tortoise_on
-from tests.gates import Outside
-from tests.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
+from tests.support import matrix
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.gates import Outside
+from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
 
 ServerT = TypeVar("ServerT", bound=Server)
 EXIT_STATUS = pytest.StashKey[int]()
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "models(*modules): the modules whose models `database` loads (default: tests.models)"
+        "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
     config.addinivalue_line("markers", matrix.MARK)
     config.addinivalue_line("markers", matrix.SLOW)
@@ -160,7 +160,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseUrl]:
-    """An empty database for this test alone, one test for each dialect: see ``tests/matrix.py``."""
+    """An empty database for this test alone, one test for each dialect: see ``tests/support/matrix.py``."""
     if request.param == "sqlite":
         # Without the default of waiting for the disk, which has nothing to survive.
         yield DatabaseUrl(f"sqlite://{tmp_path / 'app.sqlite3'}?synchronous=OFF", "sqlite")
@@ -186,7 +186,7 @@ def other_url(request: pytest.FixtureRequest, db_url: DatabaseUrl, tmp_path: Pat
 async def database(request: pytest.FixtureRequest, db_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
     """Tortoise, opened on ``db_url`` with the modules of ``pytest.mark.models``; its one connection."""
     marker = request.node.get_closest_marker("models")
-    async with tortoise_on(db_url, *(marker.args if marker else ("tests.models",))) as connection:
+    async with tortoise_on(db_url, *(marker.args if marker else ("tests.support.models.models",))) as connection:
         yield connection
 
 
@@ -208,7 +208,7 @@ def outside(database: BaseDBAsyncClient) -> Outside:
 
 @pytest.fixture
 def backend_url(request: pytest.FixtureRequest) -> str:
-    """An empty cache store, one test for each kind: see ``tests/matrix.py``."""
+    """An empty cache store, one test for each kind: see ``tests/support/matrix.py``."""
     if request.param == "memory":
         return "memory://"
     server: RedisServer = request.getfixturevalue("redis_server")

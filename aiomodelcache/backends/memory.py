@@ -9,8 +9,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
+from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadTaker
-from aiomodelcache.entries import (
+from aiomodelcache.encoding.layout import (
     ABSENT,
     INTENT,
     INTENT_SIZE,
@@ -21,7 +22,6 @@ from aiomodelcache.entries import (
     VALUE,
     new_version,
 )
-from aiomodelcache.near import Near
 
 ENTRY_OVERHEAD = 200
 """Bytes that Python spends on an entry beside its key and value, roughly."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-from aiomodelcache.near import Near
+from aiomodelcache.backends.near import Near
 
 
 class Lease(NamedTuple):

@@ -6,7 +6,7 @@ Knows the ASGI protocol only, and needs no framework.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from aiomodelcache.local import local_cache
+from aiomodelcache.scopes.request import local_cache
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

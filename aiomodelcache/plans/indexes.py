@@ -10,10 +10,14 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Any, Final
 
-from aiomodelcache.codec import EncodeError
-from aiomodelcache.entries import CREATED, LEASE, STALE, VALUE
-from aiomodelcache.lookups import Guess, Guesses, Index, Nothing, Row, Rows, is_version, unencodable
-from aiomodelcache.plans.renewal import renewed
+from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.layout import CREATED, LEASE, STALE, VALUE
+from aiomodelcache.entries.base import Nothing, Row, is_version, unencodable
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
+from aiomodelcache.plans.refresh import renewed
 from aiomodelcache.plans.requests import Answer, Attempt, Filling, Load, Plan, Read, Spawn, Take, Taken
 from aiomodelcache.plans.rows import (
     Misses,
@@ -26,7 +30,6 @@ from aiomodelcache.plans.rows import (
     values_of,
 )
 from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
-from aiomodelcache.schema import Values
 
 Keys = Mapping[Values, bytes]
 """The cache keys of what is looked up."""

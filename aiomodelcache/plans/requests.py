@@ -15,9 +15,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.lookups import Index, Row, Rows
-from aiomodelcache.schema import Values
-from aiomodelcache.stats import Counters
+from aiomodelcache.entries.base import Row
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.observe.stats import Counters
+from aiomodelcache.orm.meta import Values
 
 
 class Read(NamedTuple):

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from aiomodelcache.codec import EncodeError
-from aiomodelcache.entries import CREATED, LEASE
-from aiomodelcache.lookups import Absent, Miss, Nothing, Row, Rows, foreign, is_version, unencodable
-from aiomodelcache.plans.renewal import renewed
+from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.layout import CREATED, LEASE
+from aiomodelcache.entries.base import Absent, Miss, Nothing, Row, foreign, is_version, unencodable
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
+from aiomodelcache.plans.refresh import renewed
 from aiomodelcache.plans.requests import (
     Answer,
     Attempt,
@@ -24,7 +26,6 @@ from aiomodelcache.plans.requests import (
     Taken,
 )
 from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
-from aiomodelcache.schema import Values
 
 Misses = dict[Any, bytes | None]
 """What was asked for but not found, with the unusable bytes that stood under its key."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import cast
 
-from aiomodelcache.entries import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
-from aiomodelcache.lookups import Index, Rows
+from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Answer, Filling, Load, Plan, Read, Request, Spawn, Store, T, Taken, Wait
-from aiomodelcache.schema import Values
 
 
 def wait(keys: Iterable[bytes], standing: Iterable[bytes | None], longest: float | None = None) -> Plan[None]:

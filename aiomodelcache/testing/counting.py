@@ -9,6 +9,7 @@ from unittest.mock import patch
 from tortoise.backends.base.client import TransactionContextPooled
 from tortoise.backends.sqlite.client import SqliteTransactionContext
 
+from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import (
     NOTHING_ALLOWED,
     Backend,
@@ -23,8 +24,7 @@ from aiomodelcache.backends.protocol import (
 )
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
-from aiomodelcache.near import Near
-from aiomodelcache.session import current_or_none
+from aiomodelcache.open_cache import current_or_none
 from aiomodelcache.testing.transactions import SavepointContext
 
 

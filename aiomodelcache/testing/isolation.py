@@ -8,7 +8,7 @@ from typing import Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheError
-from aiomodelcache.session import current_or_none
+from aiomodelcache.open_cache import current_or_none
 from aiomodelcache.testing.counting import CountingBackend
 from aiomodelcache.testing.transactions import open_transactions, transaction_as_autocommit
 

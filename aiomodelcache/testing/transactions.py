@@ -23,7 +23,7 @@ from tortoise.connection import ConnectionHandler
 from tortoise.context import get_current_context
 
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError
-from aiomodelcache.session import current_or_none
+from aiomodelcache.open_cache import current_or_none
 
 
 @contextmanager

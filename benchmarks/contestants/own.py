@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio as redis
 
 from aiomodelcache import BatchCacheQuery, ModelCache
-from aiomodelcache.session import open_sessions
+from aiomodelcache.open_cache import open_sessions
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import Product

@@ -10,7 +10,7 @@ from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import PlainProduct
 from benchmarks.places import MANY_CONNECTIONS, Place
-from tests.servers.server import HOST
+from tests.support.servers.server import HOST
 
 
 class AiocacheRedis(Contestant):

@@ -5,8 +5,8 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from aiomodelcache.entries import FINGERPRINT_SIZE, GUARD, VERSION
-from aiomodelcache.session import default_session
+from aiomodelcache.encoding.layout import FINGERPRINT_SIZE, GUARD, VERSION
+from aiomodelcache.open_cache import default_session
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import Product
 from benchmarks.places import MANY_CONNECTIONS, Place

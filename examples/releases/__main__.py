@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import uvicorn
 
-from tests.servers import PostgresServer, RedisServer, ServerMissing
+from tests.support.servers import PostgresServer, RedisServer, ServerMissing
 
 
 def main() -> None:

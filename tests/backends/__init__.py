@@ -1,5 +1,1 @@
-"""The tests of our backends; what every backend must do is in ``aiomodelcache.testing.conformance``."""
-
-import pytest
-
-pytest.register_assert_rewrite("aiomodelcache.testing.conformance")
+"""Tests of the stores. The suite that every backend must pass is ``aiomodelcache.testing.conformance``."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis.backend import RedisBackend
 
 PATIENT = 30.0
 """Seconds to wait for a reply, in tests that are not about timeouts."""

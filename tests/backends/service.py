@@ -6,7 +6,7 @@ from pathlib import Path
 
 from redis.exceptions import ResponseError
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 
 class SentinelServer(RedisServer):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
-from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.testing.conformance import MINUTE
 
 from .opening import opened

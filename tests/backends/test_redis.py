@@ -13,8 +13,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
-from aiomodelcache.backends.redis import RedisBackend
-from aiomodelcache.backends.redis_lives import Lives
+from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.backends.redis.incarnation import Lives
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.testing.conformance import (
     MINUTE,
@@ -28,7 +28,7 @@ from aiomodelcache.testing.conformance import (
     put,
     writers,
 )
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from .opening import PATIENT, hurry, opened
 from .proxy import Proxy

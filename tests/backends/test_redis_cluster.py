@@ -12,10 +12,10 @@ from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
-from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.testing.conformance import MINUTE, BackendConformance, held, new_keys, new_token, new_value, put
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from .opening import PATIENT, opened
 from .proxy import Proxy

@@ -10,10 +10,10 @@ import redis
 from redis.asyncio import Redis
 
 from aiomodelcache.backends.protocol import Backend, Fill, Lease, Leased
-from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.testing.conformance import MINUTE, held, is_version, new_key, new_keys, new_token, new_value, put
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from .opening import opened
 from .proxy import Proxy

@@ -11,10 +11,10 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from aiomodelcache.backends.protocol import Lease
-from aiomodelcache.backends.redis import RedisBackend
+from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, put
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 from .opening import PATIENT, opened
 from .service import Service

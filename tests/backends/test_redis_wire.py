@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
-from aiomodelcache.backends.redis_wire import Line, pack
+from aiomodelcache.backends.redis.connection import Line, pack
 
 HOST = "127.0.0.1"
 PING = pack([("PING",)])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware, Message, Receive, Send
-from aiomodelcache.local import Scope, current_scope
+from aiomodelcache.scopes.request import Scope, current_scope
 
 pytestmark = pytest.mark.only_on("no store", because="scopes are of this process")
 

@@ -14,7 +14,7 @@ from tortoise.transactions import in_transaction
 from aiomodelcache import CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.backends.protocol import Backend, Clear, Lease
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
-from tests.models import User
+from tests.support.models.models import User
 
 
 class Pebble(Model):
@@ -112,7 +112,7 @@ class TestRoundTrips:
         assert inspect.signature(getattr(CountingBackend, name)) == inspect.signature(getattr(Backend, name))
 
 
-@pytest.mark.models("tests.models")
+@pytest.mark.models("tests.support.models.models")
 class TestOpenCache:
     async def test_the_default_one_is_counted(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         async with ModelCache(backend_url) as cache:
@@ -173,7 +173,7 @@ class TestOpenCache:
 
 
 @pytest.mark.only_on("no store", because="it is about SQL alone")
-@pytest.mark.models("tests.models")
+@pytest.mark.models("tests.support.models.models")
 class TestLogging:
     logger = logging.getLogger("tortoise.db_client")
 

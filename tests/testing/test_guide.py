@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.slow(because="runs pytest in projects of its own")
 

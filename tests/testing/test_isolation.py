@@ -6,8 +6,8 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import CacheConfigurationError, CacheError, CacheNotOpen, ModelCache
 from aiomodelcache.testing import assert_ops, isolated_cache
-from tests.models import Event, User
-from tests.servers import RedisServer
+from tests.support.models.models import Event, User
+from tests.support.servers import RedisServer
 
 
 async def use_everything() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import pytest_aiomodelcache
-from tests.servers import RedisServer
+from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.slow(because="runs pytest in projects of its own")
 

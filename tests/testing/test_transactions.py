@@ -11,7 +11,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import CacheError, ModelCache
 from aiomodelcache.testing import assert_ops, transaction_as_autocommit
-from tests.models import Event, User
+from tests.support.models.models import Event, User
 
 
 @pytest.fixture

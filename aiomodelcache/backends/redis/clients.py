@@ -1,0 +1,366 @@
+"""Builds redis-py clients that send every command at most once.
+
+Owns the URLs, and everything that redis-py has to be told or talked out of, for one server, Sentinel and
+Cluster, in its versions 6 to 8. Must not know which commands are sent, or why.
+
+By default redis-py sends a command again when the connection broke before the reply came. The server may
+have run it all the same, and a lease or a fill that runs twice breaks the protocol. A cluster's MOVED and
+ASK are fine: a command so answered did not run.
+"""
+
+import copy
+import inspect
+import re
+import string
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, cast
+from urllib.parse import quote, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import ConnectionPool, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
+
+from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.redis.connection import Command, Line, pack
+from aiomodelcache.backends.redis.incarnation import Lives
+from aiomodelcache.exceptions import CacheConfigurationError
+
+MAX_CONNECTIONS: Final = 50
+"""To one server. Further commands wait for a free connection, as long as they would for a reply."""
+UNLIMITED: Final = 2**31 - 1
+"""Connections through Sentinel, and to each node of a cluster: there, redis-py cannot wait for a free one,
+and fails instead."""
+
+_POOLED: Final = {"max_connections", "timeout", "health_check_interval"}
+"""What a URL can ask of redis-py's pool. Where it does, commands go through that pool."""
+
+SCHEMES: Final = (
+    "redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
+)
+
+
+class Pipeline(Protocol):
+    """Commands that travel together."""
+
+    def execute_command(self, *args: bytes | str | int) -> object: ...
+
+    async def execute(self, raise_on_error: bool = ...) -> list[Any]: ...
+
+
+class Client(Protocol):
+    """What is used of redis-py's clients."""
+
+    async def execute_command(self, *args: bytes | str | int) -> object: ...
+
+    def pipeline(self, transaction: bool = ...) -> Pipeline: ...
+
+    async def script_load(self, script: str) -> object: ...
+
+
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A client, where it leads to, and what of it is ours to close."""
+
+    client: Client
+    where: str
+    """For messages: the server without its password."""
+    lives: Lives
+    owned: tuple[Closable, ...]
+    rediscover: Callable[[], Awaitable[None]] | None = None
+    """Of a cluster: finds out again which node holds what. Needed after a failure, since redis-py
+    does so only where it may send the command again."""
+    reading: Line | None = None
+    writing: Line | None = None
+    """Faster ways to the same server than the client, if it is a single one. Two, so that a bulk write does
+    not delay those who read."""
+
+    def track(self, near: Near | None) -> None:
+        """Has ``near`` told of every change of what is read from now on. Raises ``CacheConfigurationError``."""
+        if self.reading is not None:
+            self.reading.near = near
+        elif near is not None:
+            raise CacheConfigurationError(
+                f"near needs a connection of its own to Redis at {self.where}, which cannot be had of a cluster, of a "
+                "ready client, nor of a URL with "
+                f"{', '.join(sorted(_POOLED))}: pass a redis:// or redis+sentinel:// URL without these, or remove near."
+            )
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.rediscover is not None
+
+    async def send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[Any]:
+        """Sends commands in one round trip. Returns all replies, errors of the server among them.
+
+        Raises what redis-py raises when commands could not be sent or were not answered.
+        """
+        line = self.reading if read_only else self.writing
+        if line is not None:
+            return await line.send(pack(commands), len(commands))
+        if len(commands) == 1 and not self.is_cluster:
+            try:
+                return [await self.client.execute_command(*commands[0])]
+            except ResponseError as error:
+                return [error]
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def load_scripts(self, texts: Iterable[str]) -> list[Any]:
+        """Makes the server, or every node, remember scripts. Returns replies as ``send`` does."""
+        if self.is_cluster:
+            return [await self.client.script_load(text) for text in texts]
+        return await self.send([("SCRIPT", "LOAD", text) for text in texts])
+
+    async def ask_again(self) -> None:
+        """Asks the server whether it still lives the same life. Not for clusters."""
+        await self.lives.ask_again(cast("Any", self.client).connection_pool)
+
+    async def close(self) -> None:
+        """Closes what is ours."""
+        for each in self.owned:
+            await each.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A URL in parts. ``redis+cluster://user:password@one:1,two:2/path?query`` is split as it reads."""
+
+    transport: str
+    kind: str
+    credentials: str
+    hosts: str
+    path: str
+    query: str
+
+    @classmethod
+    def split(cls, url: str) -> "Url":
+        scheme, _, rest = url.partition("://")
+        transport, _, kind = scheme.lower().partition("+")
+        netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        parts = urlsplit(f"//{rest[len(netloc) :]}")  # the hosts left out: it cannot take several
+        user, at, hosts = netloc.rpartition("@")
+        # Escaped, because the error about some characters quotes all of the password.
+        return cls(transport, kind, quote(user, safe=string.punctuation) + at, hosts, parts.path, parts.query)
+
+    def addresses(self, default_port: int) -> list[tuple[str, int]]:
+        return [self._address(host, default_port) for host in self.hosts.split(",")]
+
+    def _address(self, host: str, default_port: int) -> tuple[str, int]:
+        try:
+            parts = urlsplit(f"//{host}")
+            return parts.hostname or "localhost", parts.port or default_port
+        except ValueError:
+            # Not chained: where a "/" in a password was not escaped, the original message quotes half
+            # of that password as "not a port".
+            raise ValueError("the host or the port is malformed") from None
+
+    def options(self, socket_timeout: float, database: str) -> dict[str, Any]:
+        """Returns what the URL says about connections, as redis-py reads it, over our own defaults."""
+        if not re.fullmatch(r"\d*", database):
+            # redis-py would quietly use database 0.
+            raise ValueError("after the host, only /number-of-the-database may follow")
+        return self._read(socket_timeout, f"/{database}")
+
+    def socket_options(self, socket_timeout: float) -> dict[str, Any]:
+        if self.hosts or not self.path:
+            raise ValueError("the absolute path of the socket must follow unix://")
+        return self._read(socket_timeout, self.path)
+
+    def _read(self, socket_timeout: float, path: str) -> dict[str, Any]:
+        query = f"?{self.query}" if self.query else ""
+        theirs = dict[str, Any](parse_url(f"{self.transport}://{self.credentials}{path}{query}"))
+        ours = {
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": socket_timeout,
+            "protocol": 2,  # spares a HELLO, and all that redis-py 8 negotiates after it
+        }
+        return ours | theirs | _at_most_once()
+
+
+def _at_most_once() -> dict[str, Any]:
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+        "retry_on_timeout": False,
+        "decode_responses": False,
+    }
+
+
+def link_to(source: str | Redis | RedisCluster, socket_timeout: float) -> Link:
+    """Builds the link to a URL's server, or through somebody else's client. No I/O.
+
+    Raises ``CacheConfigurationError``.
+    """
+    if isinstance(source, Redis):
+        return _link_through(source, socket_timeout)
+    if isinstance(source, RedisCluster):
+        return _link_to_cluster(_cluster_like(source, socket_timeout))
+    if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all typed
+        kind = type(source)
+        raise CacheConfigurationError(
+            f"A {kind.__module__}.{kind.__qualname__} is no client for asyncio: "
+            "pass a redis.asyncio.Redis, a redis.asyncio.RedisCluster or a URL."
+        )
+    try:
+        return _link_to_url(Url.split(source), socket_timeout)
+    except (ValueError, TypeError, RedisError, RedisClusterException) as error:
+        raise CacheConfigurationError(
+            f"{masked(source)!r} is not a URL of Redis: {str(error).rstrip('.')}. It must begin with {SCHEMES}."
+        ) from error
+
+
+def masked(url: str) -> str:
+    """Returns ``url`` without its passwords. It may be malformed: rather too much is hidden."""
+    url = re.sub(r"(\w*password=)[^&]*", r"\1***", url)
+    return re.sub(r"^((?:[^/]*://)?[^:@/]*):.*@", r"\1:***@", url)
+
+
+def _link_to_url(url: Url, socket_timeout: float) -> Link:
+    match url.transport, url.kind:
+        case "unix", "":
+            return _link_to_server(url.path, url.socket_options(socket_timeout))
+        case (("redis" | "rediss"), ""):
+            (host, port), *more = url.addresses(6379)
+            if more:
+                raise ValueError("several hosts are for redis+cluster:// and redis+sentinel:// only")
+            options = url.options(socket_timeout, url.path.strip("/"))
+            return _link_to_server(f"{host}:{port}", options | {"host": host, "port": port})
+        case (("redis" | "rediss"), "cluster"):
+            options = url.options(socket_timeout, url.path.strip("/"))
+            nodes = [ClusterNode(host, port) for host, port in url.addresses(6379)]
+            return _link_to_cluster(_new_cluster(nodes, options))
+        case (("redis" | "rediss"), "sentinel"):
+            service, _, database = url.path.strip("/").partition("/")
+            if not service:
+                raise ValueError("after the hosts, /name-of-the-service is missing")
+            return _link_to_sentinels(url.addresses(26379), service, url.options(socket_timeout, database))
+        case _:
+            raise ValueError("its scheme is unknown")
+
+
+def _link_to_server(where: str, options: Mapping[str, Any]) -> Link:
+    lives = Lives(where)
+    client: Any = Redis.from_pool(_pool(_observed(options, lives)))
+    _check_options(client)
+    if _POOLED & options.keys():
+        return Link(client, where, lives, owned=(client,))
+    return _with_lines(Link(client, where, lives, owned=(client,)))
+
+
+def _with_lines(link: Link) -> Link:
+    """Adds connections of our own, outside of the client's pool."""
+    make: Callable[[], Any] = cast("Any", link.client).connection_pool.make_connection
+    reading, writing = Line(make), Line(make)
+    return replace(link, owned=(reading, writing, *link.owned), reading=reading, writing=writing)
+
+
+def _observed(options: Mapping[str, Any], lives: Lives) -> dict[str, Any]:
+    """Adds that each new connection asks for the server's life."""
+    return {**options, "redis_connect_func": lives.on_connect(options.get("redis_connect_func"))}
+
+
+def _pool(options: Mapping[str, Any]) -> ConnectionPool:
+    pool_class: Any = BlockingConnectionPool
+    waiting = {"timeout": options["socket_timeout"], "max_connections": MAX_CONNECTIONS}
+    return cast("ConnectionPool", pool_class(**(waiting | dict(options))))
+
+
+def _check_options(client: Any) -> None:
+    # Not connected yet. This is where redis-py finds that it does not know an option.
+    client.connection_pool.make_connection()
+
+
+def _link_to_sentinels(addresses: list[tuple[str, int]], service: str, options: dict[str, Any]) -> Link:
+    options["ssl"] = options.pop("connection_class", None) is SSLConnection
+    options.setdefault("max_connections", UNLIMITED)
+    shared = {name: options[name] for name in options if name.startswith(("ssl", "socket_", "protocol"))}
+    sentinel_class: Any = Sentinel
+    sentinel = sentinel_class(addresses, sentinel_kwargs=shared | {"retry": Retry(NoBackoff(), 0)})
+    where = f"{','.join(f'{host}:{port}' for host, port in addresses)} (service {service!r})"
+    lives = Lives(where)
+    client = sentinel.master_for(service, **_observed(options, lives))
+    _check_options(client)
+    return _with_lines(Link(client, where, lives, owned=(client, *sentinel.sentinels)))
+
+
+def _new_cluster(nodes: list[ClusterNode], options: Mapping[str, Any]) -> RedisCluster:
+    options = dict(options)
+    options["ssl"] = options.pop("connection_class", None) is SSLConnection
+    options.setdefault("max_connections", UNLIMITED)
+    for name in ("retry_on_error", "retry_on_timeout", "read_from_replicas", "load_balancing_strategy"):
+        options.pop(name, None)
+    return RedisCluster(startup_nodes=nodes, **options)
+
+
+def _link_to_cluster(cluster: RedisCluster) -> Link:
+    where = f"{','.join(cluster.nodes_manager.startup_nodes)} (cluster)"
+    return Link(
+        cast("Client", cluster),
+        where,
+        Lives(where),
+        owned=(cluster,),
+        rediscover=cluster.nodes_manager.initialize,
+    )
+
+
+def _link_through(client: Any, socket_timeout: float) -> Link:
+    pool = client.connection_pool
+    options = pool.connection_kwargs
+    lives = Lives(_where(pool, options))
+    sibling = copy.copy(client)  # of the same class, with what an instrumented one has on it
+    sibling.connection_pool = _pool_like(pool, _observed(_options_like(options, socket_timeout), lives))
+    sibling.connection = None
+    sibling.single_connection_client = False
+    sibling.auto_close_connection_pool = True
+    return Link(sibling, _where(pool, options), lives, owned=(sibling,))
+
+
+def _where(pool: Any, options: Mapping[str, Any]) -> str:
+    if isinstance(pool, SentinelConnectionPool):
+        return f"service {cast('Any', pool).service_name!r}"
+    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
+
+
+def _options_like(options: Mapping[str, Any], socket_timeout: float) -> dict[str, Any]:
+    """Returns options for a connection like another client's, without what belongs to that client."""
+    theirs = ("maint_notifications", "oss_cluster", "orig_", "himport_", "connection_pool")
+    kept = {name: value for name, value in options.items() if not name.startswith(theirs)}
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if kept.get(name) is None:
+            kept[name] = socket_timeout
+    return kept | {"protocol": 2} | _at_most_once()
+
+
+def _pool_like(pool: Any, options: dict[str, Any]) -> Any:
+    options["connection_class"] = pool.connection_class
+    if isinstance(pool, SentinelConnectionPool):
+        pool_class: Any = SentinelConnectionPool
+        theirs = cast("Any", pool)
+        for name in ("is_master", "check_connection", "max_connections"):
+            options[name] = getattr(theirs, name)
+        return pool_class(theirs.service_name, theirs.sentinel_manager, **options)
+    return _pool(options | {"max_connections": min(pool.max_connections, MAX_CONNECTIONS)})
+
+
+def _cluster_like(cluster: RedisCluster, socket_timeout: float) -> RedisCluster:
+    """Builds a cluster client like another one. Always: nearly all of them resend, and some read replicas."""
+    manager = cluster.nodes_manager
+    accepted = inspect.signature(RedisCluster).parameters.keys() | {"connection_class"}
+    accepted -= {"host", "port", "driver_info", "lib_name", "lib_version"}
+    options = _options_like(cluster.connection_kwargs, socket_timeout)
+    return _new_cluster(
+        [ClusterNode(node.host, node.port) for node in manager.startup_nodes.values()],
+        {name: value for name, value in options.items() if name in accepted}
+        | {"require_full_coverage": manager.require_full_coverage, "address_remap": manager.address_remap},
+    )

@@ -1,0 +1,353 @@
+"""Resolves declarations against the models of ``Tortoise.init``, when a cache opens.
+
+Every configuration error is found here and names the class, the attribute and the remedy.
+"""
+
+import gc
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from tortoise.models import Model
+
+from aiomodelcache.backends.near import Near
+from aiomodelcache.binding.class_options import class_attributes, is_computed
+from aiomodelcache.binding.factory import Sources, key_attributes
+from aiomodelcache.binding.paths import Ways, bound_model, check_foreign_keys
+from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
+from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
+from aiomodelcache.declare.registry import declared, declared_values
+from aiomodelcache.declare.related import RELATED
+from aiomodelcache.declare.values import check_values
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.many_to_many import Through
+from aiomodelcache.entries.model import Binding, Source
+from aiomodelcache.entries.policy import Lifetimes
+from aiomodelcache.entries.results import Result
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.observe.stats import Stats
+from aiomodelcache.orm.connections import bound_models
+from aiomodelcache.orm.meta import field_names, is_abstract
+from aiomodelcache.orm.relations import many_to_many, many_to_many_names
+from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.plans.paths import Walk
+
+CACHED: Final = "__aiomodelcache__"
+"""Set on ``CachedModel``: its subclasses are bound without any further declaration."""
+
+
+@dataclass(slots=True)
+class Bindings:
+    """Everything that is bound to one open cache."""
+
+    models: dict[type[Model], Binding] = field(default_factory=dict[type[Model], Binding])
+    classes: dict[type, Source | Result | Walk] = field(default_factory=dict[type, Source | Result | Walk])
+    foreign_keys: list[tuple[type[Model], str]] = field(default_factory=list[tuple[type[Model], str]])
+    many_to_many: list[Through] = field(default_factory=list[Through])
+    lifetimes: list[Lifetimes] = field(default_factory=list[Lifetimes])
+
+
+def bind(config: CacheConfig, namespace: str, stats: Stats, near: Near | None = None) -> Bindings:
+    """Binds every declared cache to its model. Raises ``CacheConfigurationError``.
+
+    ``near`` is told what is to be kept in this process.
+    """
+    near = near or Near(0, 1.0)
+    # Classes that nobody refers to any more (of a test that has ended, of a notebook's cell that was run
+    # again) may still be listed, because a class is a reference cycle.
+    if any("<locals>" in cls.__qualname__ for cls in (*declared, *declared_values)):
+        gc.collect()
+    try:
+        return _Binder(config, namespace, stats, near).bind()
+    except CacheConfigurationError:
+        pass  # the error's traceback refers to such classes, so it must be gone
+    gc.collect()
+    return _Binder(config, namespace, stats, near).bind()
+
+
+class _Binder:
+    def __init__(self, config: CacheConfig, namespace: str, stats: Stats, near: Near) -> None:
+        self._models = bound_models()
+        self._bindings = Bindings()
+        self._sources = Sources(config, namespace, stats, self._bindings.models, near)
+        self._bindings.lifetimes = self._sources.lifetimes
+        self._model_options: dict[type[Model], Options] = {}
+        self._ways = Ways(self._bindings.models, self._make_index, self._make_list)
+        self._listing: list[tuple[type[Model], tuple[str, ...]]] = []
+        self._lists: dict[tuple[type[Model], str], Through] = {}
+
+    def bind(self) -> Bindings:
+        classes = sorted(declared, key=lambda cls: (cls.__module__, cls.__qualname__))
+        classes = [cls for cls in classes if self._belongs(cls)]
+        self._check_names(classes)
+        check_values()
+        managers = self._managers([cls for cls in classes if not issubclass(cls, DeclaredQuery)])
+        queries: list[type[DeclaredQuery[Any]]] = [cls for cls in classes if issubclass(cls, DeclaredQuery)]
+        for model in self._models:
+            manager = managers.get(model)
+            options = self._options(model, manager)
+            if options is not None or any(query.model is model for query in queries):
+                self._bind_model(model, options or Options(origin=model.__name__), manager)
+        for query in queries:
+            self._bind_class(query)
+        check_foreign_keys(self._bindings.models, self._bindings.foreign_keys)
+        for model, names in list(self._listing):
+            for name in names:
+                where = f"{self._model_options[model].origin}: cached_manytomany names {name!r}"
+                self._make_list(self._bindings.models[model], name, where)
+        return self._bindings
+
+    # Which declarations count ---------------------------------------------------------------------
+
+    def _belongs(self, cls: type) -> bool:
+        """Whether a cache class is part of this program's models.
+
+        One for a model that Tortoise did not load is a mistake, unless its whole module was left out
+        of ``Tortoise.init`` (another application's, another test's). One without a model is a base of others.
+        """
+        model: Any = getattr(cls, "model", None)
+        if model in self._models:
+            return True
+        if model is None and cls.__subclasses__():
+            return False
+        inside = any(known.__module__ == cls.__module__ for known in self._models)
+        beside = any(
+            other.__module__ == cls.__module__ and getattr(other, "model", None) in self._models for other in declared
+        )
+        if not (isinstance(model, type) and issubclass(model, Model)):
+            raise CacheConfigurationError(
+                f"{cls.__name__}.model is {model!r}: set it to the Tortoise model that {cls.__name__} is about."
+            )
+        if is_abstract(model):
+            raise CacheConfigurationError(
+                f"{cls.__name__}.model is {model.__name__}, which is abstract and has no rows: name a child of it."
+            )
+        if inside or beside or "<locals>" in cls.__qualname__:
+            raise CacheConfigurationError(
+                f"{cls.__name__}.model is {model.__name__}, which Tortoise has not loaded: add the module "
+                f"{model.__module__} to Tortoise.init before opening the cache."
+            )
+        return False
+
+    def _check_names(self, classes: Iterable[type]) -> None:
+        seen: dict[str, type] = {}
+        for cls in classes:
+            other = seen.setdefault(cls.__name__, cls)
+            if other is not cls:
+                raise CacheConfigurationError(
+                    f"Two cache classes are called {cls.__name__}, {_path(other)} and {_path(cls)}: rename one of them."
+                )
+
+    def _managers(self, classes: Iterable[Any]) -> dict[type[Model], type]:
+        managers: dict[type[Model], type] = {}
+        for cls in classes:
+            other = managers.setdefault(cls.model, cls)
+            if other is not cls:
+                raise CacheConfigurationError(
+                    f"{cls.model.__name__}.cache has two managers, {other.__name__} and {cls.__name__}: "
+                    "keep one of them."
+                )
+        return managers
+
+    def _options(self, model: type[Model], manager: type | None) -> Options | None:
+        """What a model's ``CacheMeta`` and its manager declare together; None if it is not to be cached."""
+        meta: Any = getattr(model, "CacheMeta", None)
+        if meta is None and manager is None and not hasattr(model, CACHED):
+            return None
+        origin = _origin(model)
+        attributes = meta_attributes(meta, origin) if meta is not None else {}
+        if manager is None:
+            if meta is not None and not hasattr(model, CACHED):
+                raise CacheConfigurationError(
+                    f"{origin}: {model.__name__} has no `cache`; derive it from CachedModel, or declare a "
+                    "ModelCacheManager for it."
+                )
+            return parse(origin, attributes)
+        more = manager_attributes(manager)
+        lists = {"get_key_fields_list", "filter_key_fields_list", "cached_foreignkeys", "cached_manytomany"}
+        for name in sorted(attributes.keys() & more.keys() - lists):
+            raise CacheConfigurationError(
+                f"{name} is set both by {origin} and by {manager.__name__}: remove it from one of them."
+            )
+        first, second = parse(origin, attributes), parse(manager.__name__, more)
+        return Options(
+            origin=f"{origin} and {manager.__name__}" if attributes else manager.__name__,
+            gets=first.gets + second.gets,
+            filters=first.filters + second.filters,
+            foreign_keys=first.foreign_keys + second.foreign_keys,
+            many_to_many=first.many_to_many + second.many_to_many,
+            timeout=first.timeout or second.timeout,
+            negative_timeout=first.negative_timeout or second.negative_timeout,
+            version=first.version if first.version is not None else second.version,
+            invalidation=(second if first.invalidation is InvalidationType.UNSET else first).invalidation,
+            allowtime=first.allowtime or second.allowtime,
+            order_by=first.order_by or second.order_by,
+            near=first.near if first.near is not None else second.near,
+        )
+
+    # Binding --------------------------------------------------------------------------------------
+
+    def _bind_model(self, model: type[Model], options: Options, manager: type | None) -> None:
+        if "cache" in field_names(model):
+            raise CacheConfigurationError(
+                f"{model.__name__}.cache is a field, and would be its cache manager: rename the field."
+            )
+        schema = ModelSchema(model)
+        rows = self._sources.rows(schema, options)
+        binding = Binding(schema, rows, manager)
+        self._bindings.models[model] = binding
+        self._model_options[model] = options
+        for name in schema.field_names():
+            attribute = schema.attribute(name)
+            if attribute is not None:
+                binding.names[name] = binding.names[attribute] = attribute
+        binding.names["pk"] = schema.pk
+        binding.gets[frozenset([schema.pk])] = rows
+        for attribute, keys, table in (
+            ("get_key_fields_list", options.gets, binding.gets),
+            ("filter_key_fields_list", options.filters, binding.filters),
+        ):
+            self._bind_keys(binding, options, attribute, keys, table)
+        for name in options.foreign_keys:
+            if (model, name) in self._bindings.foreign_keys:
+                raise CacheConfigurationError(
+                    f"{options.origin}: cached_foreignkeys has {name!r} twice; remove one of them."
+                )
+            self._bindings.foreign_keys.append((model, name))
+        if len(set(options.many_to_many)) < len(options.many_to_many):
+            raise CacheConfigurationError(f"{options.origin}: cached_manytomany names a relation twice; name it once.")
+        self._listing.append((model, options.many_to_many))
+
+    def _bind_keys(
+        self,
+        binding: Binding,
+        options: Options,
+        attribute: str,
+        keys: Sequence[tuple[str, ...]],
+        table: dict[frozenset[str], Source],
+    ) -> None:
+        seen: set[frozenset[str]] = set()
+        for key in keys:
+            attributes = key_attributes(binding.schema, options.origin, attribute, key)
+            names = frozenset(attributes)
+            if names in seen:
+                raise CacheConfigurationError(
+                    f"{options.origin}: {attribute} has ({', '.join(key)}) twice; remove one of them."
+                )
+            seen.add(names)
+            if names not in table:  # the primary key's rows are there already
+                unique = attribute == "get_key_fields_list" and binding.schema.unique(names)
+                table[names] = self._sources.index(binding, options, key, attributes, unique=unique)
+
+    def _bind_class(self, query: type[DeclaredQuery[Any]]) -> None:
+        binding = self._bindings.models[query.model]
+        origin = query.__name__
+        attributes = class_attributes(query)
+        key: Any = attributes.get("key_fields", ())
+        if not is_key(key):
+            raise CacheConfigurationError(f'{origin}.key_fields is {key!r}: name the fields, like ("slug",).')
+        options = parse(origin, {name: value for name, value in attributes.items() if name != "key_fields"})
+        fields = key_attributes(binding.schema, origin, "key_fields", tuple(key))
+        if is_computed(query):
+            self._bindings.classes[query] = self._sources.result(binding, options, tuple(key), fields, query)
+            return
+        if issubclass(query, RELATED):
+            base = self._ways.base(binding, tuple(key), fields)
+            path = self._ways.path(binding, options.relation or "", f"{origin}.relation")
+            self._bindings.classes[query] = Walk(origin, base, path)
+            return
+        source = self._bind_rows(binding, options, tuple(key), fields, query)
+        branches = self._ways.branches(binding, options.select_related, f"{origin}.select_related")
+        self._bindings.classes[query] = Walk(origin, source, branches=branches) if branches else source
+
+    def _bind_rows(
+        self,
+        binding: Binding,
+        options: Options,
+        key: tuple[str, ...],
+        fields: tuple[str, ...],
+        query: type[DeclaredQuery[Any]],
+    ) -> Source:
+        """What a class for rows by a key of its own finds them by."""
+        if not issubclass(query, InstanceCache | QuerysetCache):
+            raise CacheConfigurationError(
+                f"{options.origin}: derive it from InstanceCache, QuerysetCache or ResultCache."
+            )
+        single = issubclass(query, InstanceCache)
+        if single and fields == (binding.schema.pk,):
+            for name in sorted(class_attributes(query).keys() - {"model", "key_fields", "select_related"}):
+                raise _of_rows(query, name)
+            return binding.rows
+        unique = single and binding.schema.unique(fields)
+        if unique and options.invalidation is InvalidationType.DYNAMIC:
+            raise _of_rows(query, "invalidation")
+        return self._sources.index(binding, options, key, fields, unique=unique)
+
+    def _make_index(
+        self, binding: Binding, fields: tuple[str, ...], attributes: tuple[str, ...], unique: bool
+    ) -> Index:
+        options = self._model_options[binding.schema.model]
+        return self._sources.index(binding, options, fields, attributes, unique=unique)
+
+    def _make_list(self, binding: Binding, name: str, where: str) -> Through:
+        model = binding.schema.model
+        if (model, name) in self._lists:
+            return self._lists[model, name]
+        relation = many_to_many(model, name)
+        if relation is None:
+            raise CacheConfigurationError(
+                f"{where}, which is no many-to-many relation of {model.__name__}. "
+                f"Its many-to-many relations: {', '.join(many_to_many_names(model)) or 'none'}."
+            )
+        bound_model(self._bindings.models, relation.related, where)
+        for table in self._models:  # a model of the table of links is watched, so that its writes are seen
+            if table not in self._bindings.models and ModelSchema.table_of(table) == relation.table:
+                self._bind_model(table, Options(origin=table.__name__), None)
+        made = self._lists[model, name] = self._sources.through(
+            binding, relation, replace(self._model_options[model], origin=where, order_by=(), limit=None)
+        )
+        self._bindings.many_to_many.append(made)
+        return made
+
+
+def _of_rows(query: Any, name: str) -> CacheConfigurationError:
+    return CacheConfigurationError(
+        f"{query.__name__}.{name} has no effect, because a row is stored once for everybody: "
+        f"set it in {query.model.__name__}.CacheMeta."
+    )
+
+    def _bind_many_to_many(self, model: type[Model], options: Options) -> None:
+        seen: set[str] = set()
+        for name in options.many_to_many:
+            where = f"{options.origin}: cached_manytomany names {name!r}"
+            if name in seen:
+                raise CacheConfigurationError(f"{where} twice; remove one of them.")
+            seen.add(name)
+            relation = many_to_many(model, name)
+            if relation is None:
+                raise CacheConfigurationError(
+                    f"{where}, which is no many-to-many relation of {model.__name__}. "
+                    f"Its many-to-many relations: {', '.join(many_to_many_names(model)) or 'none'}."
+                )
+            if relation.related not in self._bindings.models:
+                raise CacheConfigurationError(
+                    f"{where}, but {relation.related.__name__} has no cache: make it a CachedModel or give it a "
+                    "ModelCacheManager."
+                )
+            for table in self._models:  # a model of the table of links is watched, so that its writes are seen
+                if table not in self._bindings.models and ModelSchema.table_of(table) == relation.table:
+                    self._bind_model(table, Options(origin=table.__name__), None)
+            own = Options(origin=options.origin, timeout=options.timeout, version=options.version)
+            self._bindings.many_to_many.append(self._sources.through(self._bindings.models[model], relation, own))
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _origin(model: type[Model]) -> str:
+    """Where a model's ``CacheMeta`` is written: in the model, or in a parent."""
+    written = next((cls for cls in model.__mro__ if "CacheMeta" in vars(cls)), model)
+    inherited = f" (inherited by {model.__name__})" if written is not model else ""
+    return f"{written.__name__}.CacheMeta{inherited}"

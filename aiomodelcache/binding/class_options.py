@@ -1,0 +1,81 @@
+"""What a cache class sets, and what would have no effect there."""
+
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
+from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
+from aiomodelcache.declare.related import RELATED
+from aiomodelcache.exceptions import CacheConfigurationError
+
+_OF_RELATED: Final = frozenset({"model", "key_fields", "relation"})
+
+
+def is_computed(query: type) -> bool:
+    """Whether a cache class stores what its own method returns, instead of where rows are found."""
+    if any(name in vars(cls) for name in ("get_instance", "get_result") for cls in _written_by_users(query)):
+        return True
+    return issubclass(query, (ResultCache, *COUNTING))
+
+
+def _method(query: type) -> str | None:
+    """The method by which users say what this kind of class computes."""
+    if issubclass(query, InstanceCache):
+        return "get_instance"
+    return "get_result" if issubclass(query, QuerysetCache | ResultCache) else None
+
+
+def _written_by_users(query: type) -> list[type]:
+    return [cls for cls in query.__mro__ if not cls.__module__.startswith(("aiomodelcache.", "typing", "builtins"))]
+
+
+def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
+    """What a cache class sets. Raises ``CacheConfigurationError`` for what would have no effect."""
+    origin = query.__name__
+    found = {
+        name: value
+        for cls in reversed(_written_by_users(query))
+        for name, value in vars(cls).items()
+        if not name.startswith("_")
+    }
+    computes = is_computed(query)
+    method_name = _method(query)
+    if method_name is not None and issubclass(query, ResultCache) and method_name not in found:
+        raise CacheConfigurationError(f"{origin} has no get_result: define what it computes.")
+    if issubclass(query, RELATED) and "relation" not in found:
+        raise CacheConfigurationError(
+            f'{origin} has no relation: name the one to follow, like "venue" or "venue__city".'
+        )
+    for name in sorted(found):
+        if name in ("get_instance", "get_result"):
+            if name != method_name:
+                raise CacheConfigurationError(
+                    f"{origin}.{name} has no effect: remove it, or derive from another class."
+                )
+            if not iscoroutinefunction(found[name]):
+                raise CacheConfigurationError(f"{origin}.{name} is no coroutine function: define it by `async def`.")
+        if name in META_ATTRIBUTES - CLASS_ATTRIBUTES:
+            raise CacheConfigurationError(f"{origin}.{name} belongs to a ModelCacheManager: declare key_fields.")
+        if name == "relation" and not issubclass(query, RELATED):
+            raise CacheConfigurationError(
+                f"{origin}.relation has no effect: derive from RelatedInstanceCache or RelatedQuerysetCache."
+            )
+        if name in CLASS_ATTRIBUTES - _OF_RELATED and issubclass(query, RELATED):
+            raise CacheConfigurationError(
+                f"{origin}.{name} has no effect, because nothing of its own is stored: "
+                f"set it in {query.model.__name__}.CacheMeta, if it belongs there."
+            )
+        if name == "select_related" and (computes or not issubclass(query, InstanceCache | QuerysetCache)):
+            raise CacheConfigurationError(
+                f"{origin}.{name} is for rows: remove it, or derive from InstanceCache or QuerysetCache."
+            )
+        if name in ("order_by", "limit") and (computes or not issubclass(query, QuerysetCache)):
+            raise CacheConfigurationError(f"{origin}.{name} is for lists: remove it, or derive from QuerysetCache.")
+        if name == "codec" and (not computes or issubclass(query, COUNTING)):
+            raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
+        method = callable(found[name]) or isinstance(found[name], classmethod | staticmethod | property)
+        if name not in CLASS_ATTRIBUTES and not method:
+            raise CacheConfigurationError(
+                f"{origin}.{name} means nothing to the cache. It may set: {', '.join(sorted(CLASS_ATTRIBUTES))}."
+            )
+    return {name: value for name, value in found.items() if name in CLASS_ATTRIBUTES}

@@ -1,0 +1,234 @@
+"""Makes rows, indexes and results of declarations: by which columns, in what order, for how long, under which policy.
+
+Errors name the declaration that asked for what cannot be made.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from tortoise.models import Model
+
+from aiomodelcache.backends.near import Near
+from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
+from aiomodelcache.declare.options import Options
+from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.many_to_many import Links, Through
+from aiomodelcache.entries.model import Binding
+from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.observe.stats import Stats
+from aiomodelcache.orm.meta import column_attribute, is_relation
+from aiomodelcache.orm.relations import ManyToMany
+from aiomodelcache.orm.schema import ModelSchema
+
+
+class Sources:
+    """What one cache that opens makes."""
+
+    def __init__(
+        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], Binding], near: Near
+    ) -> None:
+        self.lifetimes: list[Lifetimes] = []
+        """Of all that was made."""
+        self._config = config
+        self._namespace = namespace
+        self._stats = stats
+        self._models = models
+        self._near = near
+
+    def rows(self, schema: ModelSchema, options: Options) -> Rows:
+        """The rows of a model."""
+        rows = Rows(
+            schema,
+            connection=schema.connection,
+            namespace=self._namespace,
+            version=options.version,
+            lifetimes=self._lifetimes(options),
+            policy=_policy(options),
+            keeps_absence=_keeps_absence(schema, [schema.pk], options),
+            counters=self._stats.of(schema.name),
+            replicated=self._config.replica_lag is not None,
+        )
+        rows.near = self._config.near if options.near is None else options.near
+        keep_near(self._near, rows, rows.epoch_key)
+        return rows
+
+    def index(
+        self,
+        binding: Binding,
+        options: Options,
+        key: tuple[str, ...],
+        attributes: tuple[str, ...],
+        *,
+        unique: bool,
+    ) -> Index:
+        """A way of finding rows, which writes to the model think of from now on."""
+        schema = binding.schema
+        order_by = () if unique else _order_by(schema, options)
+        index = Index(
+            binding.rows,
+            key,
+            attributes,
+            connection=schema.connection,
+            namespace=self._namespace,
+            unique=unique,
+            order_by=order_by,
+            limit=None if unique else options.limit,
+            version=options.version,
+            lifetimes=self._lifetimes(options),
+            policy=_policy(options),
+            keeps_absence=_keeps_absence(schema, attributes, options),
+            counters=self._stats.of(f"{schema.name}({', '.join(key)})"),
+        )
+        if options.near and not binding.rows.near:
+            raise CacheConfigurationError(
+                f"{options.origin}.near has no effect while the rows that it leads to are not kept near: "
+                f"set near = True in {schema.name}.CacheMeta, or remove it here."
+            )
+        index.near = binding.rows.near if options.near is None else options.near
+        keep_near(self._near, index, binding.rows.epoch_key)
+        binding.indexes.append(index)
+        return index
+
+    def through(
+        self,
+        owner: Binding,
+        relation: ManyToMany,
+        options: Options,
+    ) -> Through:
+        """A many-to-many list, which all that links and unlinks thinks of from now on."""
+        related = self._models[relation.related]
+        through = Through(
+            owner.schema,
+            relation,
+            related.rows,
+            namespace=self._namespace,
+            order_by=_order_by(related.schema, options),
+            limit=options.limit,
+            version=options.version,
+            lifetimes=self._lifetimes(options),
+            policy=Policy(),
+            counters=self._stats.of(f"{owner.schema.name}.{relation.name}"),
+        )
+        through.near = related.rows.near and owner.rows.near
+        keep_near(self._near, through, related.rows.epoch_key)
+        owner.owned.append(through)
+        if related.rows not in owner.rows.linked:
+            owner.rows.linked.append(related.rows)
+        for binding in self._models.values():
+            own, other = [
+                column_attribute(binding.schema.model, each) for each in (relation.own_column, relation.other_column)
+            ]
+            if binding.schema.table == relation.table and own is not None and other is not None:
+                binding.results.append(Links(through, binding.schema, own, other))
+        return through
+
+    def result(
+        self,
+        binding: Binding,
+        options: Options,
+        key: tuple[str, ...],
+        attributes: tuple[str, ...],
+        query: type[DeclaredQuery[Any]],
+    ) -> Result:
+        """A class of computed results, which writes to the model think of from now on."""
+        schema = binding.schema
+        result = Result(
+            query.__name__,
+            [schema.table, query.__name__, ",".join(key)],
+            connection=schema.connection,
+            namespace=self._namespace,
+            rows=binding.rows,
+            attributes=attributes,
+            watched=frozenset(attributes) if issubclass(query, COUNTING) and not schema.hides_rows else None,
+            bound=self._models,
+            codec=query.codec,
+            version=options.version,
+            lifetimes=self._lifetimes(options),
+            policy=_policy(options),
+            lease_ttl=self._config.compute_ttl,
+            counters=self._stats.of(query.__name__),
+        )
+        result.near = binding.rows.near if options.near is None else options.near
+        keep_near(self._near, result, result.epoch_key)
+        result.compute_for = partial(query.computing, result)
+        binding.results.append(result)
+        return result
+
+    def _lifetimes(self, options: Options) -> Lifetimes:
+        config = self._config
+        lifetimes = Lifetimes(
+            options.timeout or config.timeout,
+            options.negative_timeout or config.negative_timeout,
+            config.ttl_jitter,
+            config.refresh_ahead,
+        )
+        self.lifetimes.append(lifetimes)
+        return lifetimes
+
+
+def key_attributes(schema: ModelSchema, origin: str, attribute: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The attributes behind a key's fields. Raises ``CacheConfigurationError`` for what cannot be a key."""
+    found: list[str] = []
+    for name in key:
+        column = schema.attribute(name)
+        if column is None and is_relation(schema.model, name):
+            raise CacheConfigurationError(
+                f"{origin}: {attribute} names {name!r}, a relation without a column in {schema.name}'s own table; "
+                "declare the key on the model at its other end."
+            )
+        if column is None:
+            raise CacheConfigurationError(
+                f"{origin}: {attribute} names {name!r}, which is no field of {schema.name}. "
+                f"Its fields: {', '.join(schema.field_names())}."
+            )
+        if not schema.keyable(column):
+            raise CacheConfigurationError(
+                f"{origin}: {attribute} names {name!r}, whose values the database cannot look up by equality; "
+                "use another field."
+            )
+        if column in found:
+            raise CacheConfigurationError(f"{origin}: {attribute} names {name!r} twice in one key.")
+        found.append(column)
+    return tuple(found)
+
+
+def _order_by(schema: ModelSchema, options: Options) -> tuple[str, ...]:
+    """A list's order, by attributes. It must not depend on other tables: their writes do not touch the list."""
+    order_by: list[str] = []
+    for name in options.order_by:
+        field = name.removeprefix("-")
+        column = schema.attribute(field)
+        if column is None:
+            other_table = is_relation(schema.model, field.partition("__")[0])
+            raise CacheConfigurationError(
+                f"{options.origin}.order_by names {name!r}, which is no {'column' if other_table else 'field'} of "
+                f"{schema.name}{' itself' if other_table else ''}. Its fields: {', '.join(schema.field_names())}."
+            )
+        order_by.append("-" * (field != name) + column)
+    for name in () if order_by else schema.ordering:
+        if schema.attribute(name) is None:
+            raise CacheConfigurationError(
+                f"{options.origin}: {schema.name}.Meta.ordering names {name!r}, which is no column of "
+                f"{schema.name} itself, so that its lists cannot be kept up to date: set order_by."
+            )
+    return tuple(order_by)
+
+
+def _policy(options: Options) -> Policy:
+    if options.allowtime is not None and options.invalidation is not InvalidationType.DYNAMIC:
+        raise CacheConfigurationError(
+            f"{options.origin}.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it."
+        )
+    return Policy.of(options.invalidation, options.allowtime)
+
+
+def _keeps_absence(schema: ModelSchema, attributes: Iterable[str], options: Options) -> bool:
+    """ "No such row" of a string that the database compares loosely may end by a write under another
+    spelling, so it is kept only where the class asks for it by its own ``negative_timeout``."""
+    return options.negative_timeout is not None or not schema.compares_loosely(attributes)

@@ -1,0 +1,129 @@
+"""``@cached``: what a coroutine function returns, cached by its arguments."""
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import partial, update_wrapper
+from typing import Any, Concatenate, Generic, ParamSpec, cast
+
+from aiomodelcache.declare.values import T, ValueSource, _Value
+from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.results import DontCache
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.open_cache import default_session
+from aiomodelcache.write.manual import clear, transactions
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+
+
+# As a decorator ----------------------------------------------------------------------------------------------
+
+
+class CachedFunction(Generic[P, T]):
+    """A coroutine function whose results are cached. See ``cached``."""
+
+    def __init__(
+        self,
+        function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]],
+        source: ValueSource,
+        key: Callable[..., Any] | None,
+        bound: tuple[Any, ...] = (),
+    ) -> None:
+        self._function = function
+        self._source = source
+        self._key_of = key
+        self._bound = bound
+        update_wrapper(self, function)
+        mark: Any = getattr(inspect, "markcoroutinefunction", None)  # since Python 3.12
+        if mark is not None:
+            mark(self)
+
+    def __repr__(self) -> str:
+        return f"<cached {self._source.name}>"
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.query(*args, **kwargs)
+
+    def __get__(
+        self: "CachedFunction[Concatenate[Any, Rest], T]", instance: object, owner: type | None = None
+    ) -> "CachedFunction[Rest, T]":
+        if instance is None:
+            return cast("CachedFunction[Rest, T]", self)
+        bound = CachedFunction(self._function, self._source, self._key_of, (*self._bound, instance))
+        return cast("CachedFunction[Rest, T]", bound)
+
+    def query(self, *args: P.args, **kwargs: P.kwargs) -> "ValueQuery[T]":
+        """The call as a lazy query, for a ``BatchCacheQuery``."""
+        function: Any = self._function
+        arguments = self._source.arguments(*self._bound, *args, **kwargs)
+        key = arguments if self._key_of is None else self._key_of(*self._bound, *args, **kwargs)
+        return ValueQuery(self._source, key, partial(function, *self._bound, *args, **kwargs))
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key in the store. Raises ``CacheNotOpen``."""
+        _, key = self.query(*args, **kwargs).locate(default_session().usable())
+        return key.decode("utf-8", "backslashreplace")
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Forgets the result for these arguments, in all processes. Inside a transaction, at COMMIT."""
+        await self.query(*args, **kwargs).invalidate()
+
+    async def clear(self) -> None:
+        """Forgets all results of this function, in O(1), in all processes. Raises ``BackendError``.
+
+        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        """
+        session = default_session().usable()
+        await clear(session, [(self._source.result(session), transactions(session))])
+
+
+class ValueQuery(_Value[T], Generic[T]):
+    """A call of a cached function that nobody has made yet."""
+
+    __slots__ = ()
+
+
+def cached(
+    *,
+    timeout: float | None = None,
+    negative_timeout: float | None = None,
+    allowtime: float | None = None,
+    version: object = None,
+    key: Callable[..., Any] | None = None,
+    codec: Codec | None = None,
+    near: bool | None = None,
+) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]:
+    """Caches what a coroutine function returns, by its arguments.
+
+    >>> @cached(timeout=60)
+    ... async def permissions(actor: int, organisation: int) -> list[str]:
+    ...     return await ask_the_directory(actor, organisation)
+    >>> await permissions(7, organisation=3)
+    >>> await permissions.invalidate(7, 3)
+    >>> batch = BatchCacheQuery(mine=permissions.query(7, 3), event=Event.cache.get(id=1))
+
+    Times are in seconds; ``negative_timeout`` is for None, and ``allowtime`` as in ``ValueCache``. ``key`` makes of the
+    arguments what the result is stored by, if that is not all of them. However many ask at a time, it is computed
+    once; what it raises is not stored. It runs in the context in which the cache was opened, not in its caller's.
+    Raises ``CacheConfigurationError`` for a wrong setting.
+    """
+
+    def decorate(function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]]) -> CachedFunction[P, T]:
+        if not inspect.iscoroutinefunction(function):
+            raise CacheConfigurationError(f"@cached is for coroutine functions; {function!r} is none.")
+        name = f"{function.__module__}.{function.__qualname__}"
+        source = ValueSource(
+            name=name,
+            origin=name,
+            signature=inspect.signature(function),
+            timeout=timeout,
+            negative_timeout=negative_timeout,
+            allowtime=allowtime,
+            version=version,
+            codec=codec,
+            near=near,
+        )
+        source.check()
+        return CachedFunction(function, source, key)
+
+    return decorate

@@ -1,0 +1,288 @@
+"""``Event.cache``: the manager of a model's cache, and the attribute that finds it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar, cast, overload
+
+from tortoise.models import Model
+
+from aiomodelcache.config import InvalidationType
+from aiomodelcache.declare.registry import declared
+from aiomodelcache.open_cache import Session, current_or_none, default_session
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.bulk import BulkQuery, ManyQuery
+from aiomodelcache.query.explain import Explanation, explain, text
+from aiomodelcache.query.lookups import (
+    CountQuery,
+    ExistsQuery,
+    FilterQuery,
+    GetOr404Query,
+    GetOrNoneQuery,
+    GetQuery,
+    LookupQuery,
+)
+from aiomodelcache.query.prefetch import prefetch, set_related
+from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
+from aiomodelcache.write.update import update
+
+M = TypeVar("M", bound=Model)
+T = TypeVar("T")
+
+
+class ModelCacheManager(Generic[M]):
+    """The cache of one model: ``Event.cache``.
+
+    Derive from it to declare keys outside the model, for models that are no ``CachedModel``, or to add
+    methods of your own:
+
+    >>> class EventCaches(ModelCacheManager[Event]):
+    ...     model = Event
+    ...     get_key_fields_list = [("slug",)]
+    ...
+    ...     def upcoming(self, organizer):
+    ...         return self.filter(organizer=organizer, state="upcoming")
+
+    Type checkers learn of it by ``cache: ClassVar["EventCaches"]`` in the model.
+
+    Look-ups return lazy queries. A look-up by fields that have no cache raises ``CacheNotRegistered``.
+    """
+
+    model: ClassVar[type[Model]]
+    get_key_fields_list: ClassVar[Sequence[tuple[str, ...]]] = ()
+    filter_key_fields_list: ClassVar[Sequence[tuple[str, ...]]] = ()
+    cached_foreignkeys: ClassVar[Sequence[str]] = ()
+    cached_manytomany: ClassVar[Sequence[str]] = ()
+    timeout: ClassVar[float | None] = None
+    negative_timeout: ClassVar[float | None] = None
+    version: ClassVar[object] = None
+    invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
+    allowtime: ClassVar[float | None] = None
+    order_by: ClassVar[Sequence[str]] = ()
+    near: ClassVar[bool | None] = None
+
+    def __init__(self, model: type[M], session: Session | None = None) -> None:
+        self._model = model
+        self._session = session
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared.add(cls)
+        model: Any = cls.__dict__.get("model")
+        if isinstance(model, type) and issubclass(model, Model) and not hasattr(model, "cache"):
+            setattr(model, "cache", CacheAttribute())  # noqa: B010 - a plain model has no such attribute
+
+    def __repr__(self) -> str:
+        session = self._session or current_or_none()
+        binding = session.bindings.get(self._model) if session is not None else None
+        keys = binding.describe() if binding is not None else "not bound to an open cache"
+        return f"<{self._model.__name__}.cache: {keys}>"
+
+    def get(self, **key: Any) -> GetQuery[M]:
+        """The one row with these values. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+        return GetQuery(self._model, key, self._session)
+
+    def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:
+        """The one row with these values, or None. Awaited, raises ``MultipleObjectsReturned``."""
+        return GetOrNoneQuery(self._model, key, self._session)
+
+    def get_or_404(self, **key: Any) -> GetOr404Query[M]:
+        """The one row with these values. Awaited, raises ``NotFoundError``, or what the cache's ``not_found`` says."""
+        return GetOr404Query(self._model, key, self._session)
+
+    def filter(self, **key: Any) -> FilterQuery[M]:
+        """The list of rows with these values."""
+        return FilterQuery(self._model, key, self._session)
+
+    def exists(self, **key: Any) -> ExistsQuery:
+        """Whether a row has these values; answered by the list, or the unique key, of these fields."""
+        return ExistsQuery(self._model, key, self._session)
+
+    def count(self, **key: Any) -> CountQuery:
+        """How many rows have these values; answered by the list, or the unique key, of these fields."""
+        return CountQuery(self._model, key, self._session)
+
+    def get_many(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> CacheQuery[list[M]]:
+        """The rows that exist, in the order asked, each once. ``key`` must be unique."""
+        return cast("CacheQuery[list[M]]", ManyQuery(self._model, values, key, self._session))
+
+    def in_bulk(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> BulkQuery[M]:
+        """Like ``get_many``, as a dict by value."""
+        return BulkQuery(self._model, values, key, self._session)
+
+    get_query = get_from_cache = get
+    filter_query = filter
+    get_many_from_cache = get_many
+
+    @overload
+    def key(self, query: LookupQuery[Any], /) -> str: ...
+
+    @overload
+    def key(self, /, **key: Any) -> str: ...
+
+    def key(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> str:
+        """The key in Redis under which a look-up finds its entry, as ``redis-cli`` shows it.
+
+        >>> Event.cache.key(slug="pycon")
+        'amc:i:default:event:slug:spycon'
+
+        Takes the values of a key, that of ``get`` if it is declared for both, or a query, like
+        ``Event.cache.key(Event.cache.filter(organizer=1))``. Raises ``CacheNotRegistered``, ``CacheNotOpen``
+        and, for a bad value, ``ValueError``.
+        """
+        session = self._session or default_session()
+        return text(self._lookup(session, query, key).locate(session).key)
+
+    @overload
+    async def explain(self, query: LookupQuery[Any], /) -> Explanation: ...
+
+    @overload
+    async def explain(self, /, **key: Any) -> Explanation: ...
+
+    async def explain(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Explanation:
+        """Says where a look-up would be answered from now, and why, as data. Takes what ``key`` takes.
+
+        >>> explanation = await Event.cache.explain(slug="pycon")
+        >>> explanation.source, explanation.reason
+        ('cache', 'hit')
+
+        Reads what the look-up would read, in one round trip or two, and changes nothing: no SQL, no fill.
+        """
+        session = (self._session or default_session()).usable()
+        return await explain(session, self._lookup(session, query, key))
+
+    @overload
+    async def refresh(self, query: LookupQuery[T], /) -> T: ...
+
+    @overload
+    async def refresh(self, /, **key: Any) -> M | list[M]: ...
+
+    async def refresh(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Any:
+        """Asks the database, whatever the cache holds, and stores the answer again. Takes what ``key`` takes.
+
+        >>> event = await Event.cache.refresh(slug="pycon")
+        >>> events = await Event.cache.refresh(Event.cache.filter(organizer=7))
+
+        Returns and raises what the look-up does. Everything about these values, and about the rows that have
+        them now, is forgotten first, as by ``invalidate``; then they are looked up. So it is safe beside
+        readers and writers, and what a reader was about to store is refused. Costs two statements.
+        """
+        session = (self._session or default_session()).usable()
+        lookup = self._lookup(session, query, key)
+        located = lookup.locate(session)
+        binding = session.binding(located.source.schema.model)
+        await invalidate_values(session, binding, located.source.attributes, located.values)
+        return await lookup
+
+    async def prefetch(self, instances: Iterable[M], /, *relations: str) -> None:
+        """Fills relations of instances from the cache: one round for each level, whatever their number.
+
+        >>> events = await Event.cache.filter(organizer=7)
+        >>> await Event.cache.prefetch(events, "organizer", "venue__city")
+        >>> events[0].venue.city.name           # no I/O
+
+        For foreign keys and, in both directions, one-to-one relations to cached models. What an instance has
+        loaded already is kept, and rows that several instances refer to are one object, as with Tortoise's
+        ``prefetch_related``. Raises ``ValueError`` for what is no relation and ``CacheNotRegistered`` for one
+        that the cache cannot fill.
+        """
+        session = (self._session or default_session()).usable()
+        await prefetch(session, self._model, instances, relations)
+
+    def set_related(self, instance: M, relation: str, row: Model | None, /) -> None:
+        """Attaches a row that is loaded already to a foreign key of an instance, without any I/O.
+
+        >>> owners = await User.cache.in_bulk({event.organizer_id for event in events})
+        >>> for event in events:
+        ...     Event.cache.set_related(event, "organizer", owners[event.organizer_id])
+
+        Raises ``TypeError`` for a row of another model, and ``ValueError`` for another row than the
+        instance refers to.
+        """
+        set_related(self._session or default_session(), self._model, instance, relation, row)
+
+    async def update(self, instance: M, /, **values: Any) -> None:
+        """Writes just these columns of the instance's row, and sets them on the instance.
+
+        >>> await Event.cache.update(event, title="PyCon", venue=venue, position=F("position") + 1)
+
+        Like ``save(update_fields=...)``, with columns that have ``auto_now``, and with the same signals.
+        Relations are given by an instance or by its key. Values that the database computes (``F``) are read
+        back, by one statement in the same transaction. Raises ``FieldError`` for a field that does not exist or
+        cannot be written and ``ValueError`` for a value that it cannot have, before anything is sent; whatever
+        fails, the instance keeps its old values. Without values it does nothing.
+        """
+        if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # not all are typed
+            name = self._model.__name__
+            raise TypeError(f"{name}.cache.update takes an instance of {name}; got {instance!r}.")
+        await update(instance, values)
+
+    async def invalidate(self, rows: Any = None, /, **key: Any) -> int:
+        """Forgets rows that were written behind Tortoise's back: by raw SQL, by another program.
+
+        ``rows`` is an instance, a primary key, a collection of these, or a queryset; ``key`` the values of a
+        key, as in ``invalidate(slug="x")``. Returns how many rows there are. Inside a transaction it takes
+        effect at COMMIT. Costs one statement, which reads under which keys the rows are found now.
+        """
+        if (rows is None) == (not key):
+            raise TypeError(
+                f"{self._model.__name__}.cache.invalidate takes either rows or the values of a key; "
+                "to forget everything about the model there is clear()."
+            )
+        session = (self._session or default_session()).usable()
+        binding = session.binding(self._model)
+        if rows is not None:
+            return await invalidate_rows(session, binding, rows)
+        return await invalidate_key(session, binding, key)
+
+    async def clear(self) -> None:
+        """Forgets everything about this model, in O(1), in all processes. Raises ``BackendError``.
+
+        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        """
+        await clear_models((self._session or default_session()).usable(), [self._model])
+
+    def _lookup(self, session: Session, query: LookupQuery[T] | None, key: dict[str, Any]) -> LookupQuery[Any]:
+        """The query that is meant by what was given. Raises ``CacheNotRegistered``."""
+        name = self._model.__name__
+        if (query is None) == (not key):
+            raise TypeError(
+                f'{name}.cache takes the values of a key, like slug="x", or a query, and one of these only.'
+            )
+        if query is not None:
+            return query
+        kind: Any = GetQuery if session.binding(self._model).kind(key) == "get" else FilterQuery
+        return cast("LookupQuery[Any]", kind(self._model, key, self._session))
+
+
+def manager_of(model: type[M], session: Session | None = None) -> ModelCacheManager[M]:
+    """Returns a manager of a model, of the class declared for it if there is one."""
+    known = session or current_or_none()
+    binding = known.bindings.get(model) if known is not None else None
+    cls: Any = binding.manager if binding is not None else _declared_manager(model)
+    return cast("ModelCacheManager[M]", (cls or ModelCacheManager)(model, session))
+
+
+def _declared_manager(model: type[Model]) -> type | None:
+    managers: list[Any] = [cls for cls in declared if issubclass(cls, ModelCacheManager)]
+    return next((cls for cls in managers if getattr(cls, "model", None) is model), None)
+
+
+class CacheAttribute:
+    """The ``cache`` attribute of a model: its manager, typed by the class that it is read from."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[M]) -> ModelCacheManager[M]: ...
+
+    @overload
+    def __get__(self, instance: M, owner: type[M]) -> ModelCacheManager[M]: ...
+
+    def __get__(self, instance: M | None, owner: type[M]) -> ModelCacheManager[M]:
+        session = current_or_none()
+        if session is None:
+            return manager_of(owner)
+        manager: ModelCacheManager[M] | None = session.managers.get(owner)
+        if manager is None:
+            manager = session.managers[owner] = manager_of(owner)
+        return manager
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        raise AttributeError(f"{type(instance).__name__}.cache is the model's cache manager and cannot be assigned")

@@ -1,0 +1,52 @@
+"""``CachedModel``: a Tortoise model with a cache, and where ``save()`` and ``delete()`` start."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.declare.manager import CacheAttribute
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.write import saves as signals
+
+
+class CachedModel(Model):
+    """A Tortoise model with a cache: ``Event.cache``. Rows are cached by primary key without any declaration.
+
+    >>> class Event(CachedModel):
+    ...     id = fields.IntField(primary_key=True)
+    ...     slug = fields.CharField(max_length=64, unique=True)
+    ...
+    ...     class CacheMeta:
+    ...         get_key_fields_list = [("slug",)]
+    """
+
+    __aiomodelcache__ = True
+    cache: ClassVar = CacheAttribute()  # the bare ClassVar lets models narrow the type, for mypy and for pyright
+
+    class Meta(Model.Meta):
+        abstract = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not isinstance(cls.__dict__.get("cache", CacheAttribute()), CacheAttribute):
+            raise CacheConfigurationError(f"{cls.__name__}.cache hides the cache manager: rename the attribute.")
+
+    async def save(
+        self,
+        using_db: BaseDBAsyncClient | None = None,
+        update_fields: Iterable[str] | None = None,
+        force_create: bool = False,
+        force_update: bool = False,
+    ) -> None:
+        """Saves like Tortoise's ``Model.save``; a save that failed leaves nothing behind in the cache."""
+        # An iterator can be read once, and both listeners and the statement read it.
+        fields = None if update_fields is None else list(update_fields)
+        async with signals.announced(self, updating=force_update), signals.on(self, using_db, fields) as client:
+            await super().save(client, fields, force_create, force_update)
+
+    async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
+        """Deletes like Tortoise's ``Model.delete``; one that failed leaves nothing behind in the cache."""
+        async with signals.announced(self), signals.on(self, using_db, deleting=True) as client:
+            await super().delete(client)

@@ -1,0 +1,251 @@
+"""``ValueCache``: values of any kind, computed by a method and cached by its arguments.
+
+Values batch with every other lookup, are computed once however many callers ask at the same time, and expire by
+timeout or are invalidated by hand.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.config import InvalidationType, is_duration
+from aiomodelcache.declare.options import near_option
+from aiomodelcache.declare.registry import declared_values
+from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.results import DontCache, Result
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.open_cache import Session, default_session
+from aiomodelcache.orm.meta import full_name
+from aiomodelcache.plans.requests import Plan
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import computed
+from aiomodelcache.scopes.request import Scope
+from aiomodelcache.write.manual import clear, forget, forgotten_in, transactions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ValueSource:
+    """What is cached, under which name, for how long. ``origin`` names it in errors."""
+
+    name: str
+    origin: str
+    signature: inspect.Signature
+    timeout: float | None
+    negative_timeout: float | None
+    allowtime: float | None
+    version: object
+    codec: Codec | None
+    near: bool | None
+
+    def check(self) -> None:
+        """Raises ``CacheConfigurationError`` for a setting that is out of range."""
+        for name in ("timeout", "negative_timeout", "allowtime"):
+            seconds = getattr(self, name)
+            if seconds is not None and not is_duration(seconds):
+                raise CacheConfigurationError(
+                    f"{self.origin}: {name} is {seconds!r}: it must be a number of seconds above zero."
+                )
+        near_option(self.origin, self.near)
+        if self.version is not None and not isinstance(self.version, int | float | str | tuple):
+            raise CacheConfigurationError(f"{self.origin}: version is {self.version!r}: use a number or a string.")
+
+    def result(self, session: Session) -> Result:
+        """Its keys and bytes in one open cache. Raises ``CacheConfigurationError`` if another has its name."""
+        found = session.values.get(self)
+        if found is None:
+            self.check()
+            for other in session.values:
+                if cast("ValueSource", other).name == self.name:
+                    raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
+            config = session.config
+            lifetimes = Lifetimes(
+                self.timeout or config.timeout,
+                self.negative_timeout or config.negative_timeout,
+                config.ttl_jitter,
+                config.refresh_ahead,
+            )
+            session.reader.watch(lifetimes)
+            found = session.values[self] = Result(
+                self.name,
+                [self.name],
+                connection="",
+                namespace=session.namespace,
+                rows=None,
+                attributes=(),
+                watched=frozenset(),
+                bound=session.bindings,
+                codec=self.codec,
+                version=self.version,
+                lifetimes=lifetimes,
+                policy=Policy.of(InvalidationType.DYNAMIC, self.allowtime),
+                lease_ttl=config.compute_ttl,
+                counters=session.stats.of(self.name),
+            )
+            found.near = config.near if self.near is None else self.near
+            keep_near(session.link.near, found, found.epoch_key)
+            session.link.keep_near()
+        return found
+
+    def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The arguments in one form, however they were passed. Raises ``TypeError`` like the call itself."""
+        try:
+            given = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.origin}{self.signature}: {error}") from None
+        given.apply_defaults()
+        return tuple(given.arguments.values())
+
+
+class _Value(CacheQuery[T]):
+    """A value to be asked for: ``key`` is what it is stored by, ``compute`` makes it."""
+
+    __slots__ = ("_compute", "_key", "_source")
+
+    def __init__(self, source: ValueSource, key: Any, compute: Callable[[], Awaitable[T | DontCache[T]]]) -> None:
+        super().__init__()
+        self._source = source
+        self._key = key
+        self._compute = compute
+
+    def __repr__(self) -> str:
+        return f"<{self._source.name}{self._key!r}>"
+
+    def locate(self, session: Session) -> tuple[Result, bytes]:
+        """Where it is stored. Raises ``TypeError`` if an argument cannot be part of a key."""
+        result = self._source.result(session)
+        try:
+            return result, result.key((_keyed(self._key),))
+        except TypeError as error:
+            raise TypeError(f"{self._source.origin}: {error}") from None
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        """A transaction that has made this value out of date; it is nobody's business before COMMIT."""
+        result, key = self.locate(session)
+        return next((client for client in transactions(session) if forgotten_in(client, session, result, key)), None)
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[T]:
+        result, key = self.locate(session)
+        value: T = yield from computed(session, result, key, self._run, scope)
+        return value
+
+    def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
+        return self._compute()
+
+    async def invalidate(self) -> None:
+        """Forgets this value, in all processes. Inside a transaction it takes effect at COMMIT."""
+        session = self.session()
+        result, key = self.locate(session)
+        await forget(session, result, [Clear(key)], transactions(session), allow_ms=result.policy.allow_ms)
+
+
+def _keyed(value: Any) -> Any:
+    """An argument as part of a key: an instance by its model, named with its app, and primary key."""
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise TypeError(f"{value!r} has no primary key yet, so that no value can be cached for it: save it first.")
+        return full_name(type(value)), value.pk
+    kind = cast("Any", type(value))
+    if kind in (tuple, list):
+        return [_keyed(item) for item in value]
+    if kind is dict:
+        return {name: _keyed(item) for name, item in value.items()}
+    return value
+
+
+# As a class ---------------------------------------------------------------------------------------------------
+
+
+class ValueCache(_Value[T], Generic[T]):
+    """A value of any kind, computed by ``get_value`` and cached by its arguments.
+
+    >>> class Rate(ValueCache[Decimal]):
+    ...     timeout = 60
+    ...
+    ...     async def get_value(self, base: str, quote: str = "EUR") -> Decimal:
+    ...         return await ask_the_exchange(base, quote)
+    >>> rate = await Rate("USD")
+    >>> await Rate("USD").invalidate()
+
+    An instance is a query like any other: lazy, awaitable any number of times, and part of batches. ``timeout`` and
+    ``negative_timeout`` (of None) are in seconds; a new ``version`` makes old values unusable. With ``allowtime`` a
+    value that was invalidated is answered for so many seconds more, while one caller computes it anew.
+    """
+
+    timeout: ClassVar[float | None] = None
+    negative_timeout: ClassVar[float | None] = None
+    allowtime: ClassVar[float | None] = None
+    version: ClassVar[object] = None
+    codec: ClassVar[Codec | None] = None
+    near: ClassVar[bool | None] = None
+    _declared: ClassVar[ValueSource]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        arguments = self._declared.arguments(self, *args, **kwargs)[1:]
+        super().__init__(self._declared, arguments, partial(self.get_value, *args, **kwargs))
+        self._key = self.key(*args, **kwargs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        declared_values.add(cls)
+        cls._declared = ValueSource(
+            name=cls.__name__,
+            origin=cls.__name__,
+            signature=inspect.signature(cast("Any", cls).get_value),
+            timeout=cls.timeout,
+            negative_timeout=cls.negative_timeout,
+            allowtime=cls.allowtime,
+            version=cls.version,
+            codec=cls.codec,
+            near=cls.near,
+        )
+
+    async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:
+        """Computes the value. Runs in the context in which the cache was opened, not in the caller's.
+
+        It may await other values; to await the one that it computes raises ``CacheError``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a get_value method.")
+
+    def key(self, *args: Any, **kwargs: Any) -> Any:
+        """What the value is stored by, given what ``get_value`` is: if not overridden, all of its arguments.
+
+        Anything that a cache key can hold: numbers, strings, dates, instances of models, tuples of these.
+        """
+        return self._declared.arguments(self, *args, **kwargs)[1:]
+
+    @classmethod
+    async def clear(cls) -> None:
+        """Forgets all values of this class, in O(1), in all processes. Raises ``BackendError``.
+
+        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        """
+        session = default_session().usable()
+        await clear(session, [(cls._declared.result(session), transactions(session))])
+
+
+def check_values() -> None:
+    """Raises ``CacheConfigurationError`` for a wrong declaration of any ``ValueCache``."""
+    seen: dict[str, type] = {}
+    for cls in sorted(declared_values, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        if cls.__subclasses__():
+            continue  # a base of others
+        other = seen.setdefault(cls.__name__, cls)
+        if other is not cls:
+            raise CacheConfigurationError(
+                f"Two value classes are called {cls.__name__}, {other.__module__}.{other.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}: rename one of them."
+            )
+        value: Any = cls
+        if value.get_value is cast("Any", ValueCache).get_value:
+            raise CacheConfigurationError(f"{cls.__name__} has no get_value: define what it computes.")
+        value._declared.check()

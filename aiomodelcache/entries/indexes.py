@@ -1,0 +1,169 @@
+"""Entries of indexes: where the rows with given values of a key are found.
+
+Turns values into keys and bytes into primary keys. Pure but for counting: never asks a server.
+"""
+
+from collections.abc import Callable, Sequence
+from operator import eq
+from typing import Any
+
+from aiomodelcache.encoding import keys
+from aiomodelcache.encoding.codec import DecodeError
+from aiomodelcache.encoding.layout import (
+    ABSENT,
+    CREATED,
+    EPOCH,
+    GUARD,
+    STALE,
+    VALUE,
+    DamagedEntry,
+    pack,
+    unpack,
+)
+from aiomodelcache.entries.base import (
+    _VALUE,
+    ANY_EPOCH,
+    Absent,
+    Miss,
+    Nothing,
+    Row,
+    fingerprint,
+    now_ms,
+    undecodable,
+    unusable,
+)
+from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.predictions import _NO_GUESS, Guess
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.observe.stats import Counters
+from aiomodelcache.orm.meta import Values, ordering_attributes
+
+
+class Index:
+    """One way of finding rows: by the values of some fields, in some order."""
+
+    near = False
+    """Whether entries, and the rows that they lead to, may be kept in this process."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        fields: tuple[str, ...],
+        attributes: tuple[str, ...],
+        *,
+        connection: str,
+        namespace: str,
+        unique: bool,
+        order_by: tuple[str, ...],
+        limit: int | None,
+        version: object,
+        lifetimes: Lifetimes,
+        policy: Policy,
+        keeps_absence: bool,
+        counters: Counters,
+    ) -> None:
+        schema = rows.schema
+        self.policy = policy
+        self.rows = rows
+        self.epoch_key = rows.epoch_key
+        self.schema = schema
+        self.fields = fields
+        self.attributes = attributes
+        self.unique = unique
+        self.order_by = order_by
+        self.limit = limit
+        self.watched = frozenset(attributes) | frozenset(ordering_attributes(schema.model, order_by or schema.ordering))
+        """Columns whose change may bring a row into an entry or move it there."""
+        shape = [",".join(fields)]
+        if not unique:
+            shape.append(",".join(order_by) + (f"[{limit}]" if limit is not None else ""))
+        self.prefix = keys.prefix(namespace, "i", connection, schema.table, *shape)
+        self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
+        self.lifetimes = lifetimes
+        self.loose = schema.compares_loosely(attributes)
+        self.keeps_absence = keeps_absence
+        self.counters = counters
+        self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
+
+    def key(self, values: Values) -> bytes:
+        """The key of the entry for these (normalised) values."""
+        if len(values) == 1:
+            return self.key_of_one(values[0])
+        return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
+
+    key_of = key
+
+    def key_of_one(self, value: Any) -> bytes:
+        """The same for the value of an index by one column."""
+        if type(value) is not int and type(value) is not str:
+            value = self.schema.key_value(self.attributes[0], value)
+        return self.prefix + keys.encode_single(value)
+
+    def read(self, entry: bytes | None, epoch: bytes | None) -> list[Any] | Absent | Miss:
+        """The primary keys that the bytes under an index key list."""
+        if entry is None:
+            return Nothing.MISS
+        state = entry[:1]
+        version = ANY_EPOCH if self.unique and state != ABSENT else epoch and epoch[1:]
+        if version is None:
+            return Nothing.MISS
+        if entry[GUARD] != self.fingerprint + version:
+            return unusable(self.counters, self.schema.name, entry, self.fingerprint)
+        try:
+            payload = unpack(entry)
+            if state == STALE:
+                state, payload = self.policy.copied(payload)
+            if state == VALUE:
+                return self.decode(payload)
+        except (DamagedEntry, DecodeError) as error:
+            return undecodable(self.counters, self.schema.name, error)
+        return Nothing.ABSENT if state == ABSENT else Nothing.MISS
+
+    def hit(self, entry: bytes | None, epoch: bytes | None, guess: Guess) -> bool:
+        """Whether the bytes are a current entry that lists the primary keys guessed, and not due."""
+        if not entry or epoch is None or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
+            return False
+        if not self.unique and entry[EPOCH] != epoch[1:]:
+            return False
+        if entry == guess.entry:
+            return True
+        guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
+        try:
+            if entry[GUARD] != guard or self.decode(unpack(entry)) != guess.pks:
+                return False
+        except (DamagedEntry, DecodeError):
+            return False
+        if guess is not _NO_GUESS:
+            guess.entry = entry
+        return True
+
+    def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:
+        """The entry that lists these rows. Of a unique index with no row: the absence."""
+        if self.unique and not pks:
+            return pack(ABSENT, token, self.fingerprint + epoch[1:], now_ms())
+        guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
+        return pack(VALUE, token, guard, now_ms(), self.schema.pks_codec.encode(pks))
+
+    def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[Row]) -> bytes:
+        """The entry that lists these rows, in this order."""
+        return self.entry(token, epoch, [row[self.schema.pk] for row in rows])
+
+    def confirms(self, pks: list[Any], rows: Sequence[Row], values: Values) -> bool:
+        """Whether these rows, which an entry lists as ``pks``, are still the answer."""
+        return all(self.matches(row, values) for row in rows)
+
+    def matches(self, row: Row, values: Values) -> bool:
+        """Whether the row still has the values that it was looked up by."""
+        return all(map(eq, map(row.__getitem__, self.attributes), values))
+
+    def answers(self, row: Row | Absent | Miss, pk: Any, values: Values) -> bool:
+        """Whether what was read for ``pk`` is that row, and it still has the values asked for."""
+        return isinstance(row, dict) and row[self.schema.pk] == pk and self.matches(row, values)
+
+    def cacheable(self, values: Values) -> bool:
+        """Whether an answer for these values may be stored.
+
+        A unique column may hold several NULLs; lists by strings that the database compares loosely
+        cannot be named by every writer that changes them.
+        """
+        return None not in values if self.unique else not self.loose

@@ -1,0 +1,206 @@
+"""Entries of computed results: values that a user's method returned, stored by its parameters.
+
+Instances inside a result are stored as references and read from their own row entries, so they are as fresh as rows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Generic, TypeVar, cast
+
+from tortoise.models import Model
+
+from aiomodelcache.encoding import keys
+from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
+from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, DamagedEntry, pack, unpack
+from aiomodelcache.encoding.values import Reference, ValueCodec
+from aiomodelcache.entries.base import (
+    Nothing,
+    fingerprint,
+    is_version,
+    now_ms,
+    undecodable,
+    unencodable,
+    unusable,
+)
+from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.observe.stats import Counters
+from aiomodelcache.orm.meta import Values, full_name
+from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.plans.requests import Compute
+
+T = TypeVar("T")
+
+
+class DontCache(Generic[T]):
+    """Returned by a method whose result would be cached: passes ``value`` on and stores nothing.
+
+    >>> class Quota(ValueCache[int]):
+    ...     async def get_value(self, customer: int) -> int | DontCache[int]:
+    ...         answer = await ask_billing(customer)
+    ...         return answer.quota if answer.final else DontCache(answer.quota)
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"DontCache({self.value!r})"
+
+
+class Result:
+    """One class of computed results in one open cache.
+
+    ``rows`` is the model whose writes invalidate it, by the values of ``attributes``; None for values that
+    depend on no model. ``watched`` are the columns whose change may change a result; None: all of them.
+    """
+
+    unique = False
+    limit: int | None = None
+    linked: tuple[Rows, ...] = ()
+    near = False
+    """Whether results may be kept in this process."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: Iterable[str],
+        *,
+        connection: str,
+        namespace: str,
+        rows: Rows | None,
+        attributes: tuple[str, ...],
+        watched: frozenset[str] | None,
+        bound: Mapping[type[Model], Any],
+        codec: Codec | None,
+        version: object,
+        lifetimes: Lifetimes,
+        policy: Policy,
+        lease_ttl: float,
+        counters: Counters,
+    ) -> None:
+        self.name = name
+        self.rows = rows
+        self.attributes = attributes
+        self.watched = watched
+        self.prefix = keys.prefix(namespace, "c", connection, *shape)
+        self.epoch_key = rows.epoch_key if rows is not None else keys.prefix(namespace, "e", connection, *shape)[:-1]
+        self.stamp_key = rows.stamp_key if rows is not None else keys.prefix(namespace, "s", connection, *shape)[:-1]
+        self.fingerprint = fingerprint("result", type(codec).__qualname__, version)
+        self.lifetimes = lifetimes
+        self.policy = policy
+        self.compute_for: Callable[[Values], Compute] | None = None
+        """How to compute the result for these values, where nobody has asked for it."""
+        self.lease_ttl = lease_ttl
+        self.counters = counters
+        self.cacheable = rows is None or not rows.schema.compares_loosely(attributes)
+        """Whether every writer that changes a result can name its key."""
+        self._bound = bound
+        self._codec = codec or ValueCodec()
+
+    @property
+    def schema(self) -> ModelSchema:
+        """The model whose writes invalidate it."""
+        assert self.rows is not None, "a value that depends on no model has no schema"
+        return self.rows.schema
+
+    def key(self, values: Values) -> bytes:
+        """The key of the result for these (normalised) values."""
+        if self.rows is None:
+            return self.prefix + keys.encode(values)
+        return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
+
+    key_of = key
+
+    def read(self, entry: bytes | None, epoch: bytes | None) -> Any:
+        """What the bytes under a key say; instances in it are still ``Reference``s."""
+        if entry is None or epoch is None:
+            return Nothing.MISS
+        if entry[GUARD] != self.fingerprint + epoch[1:]:
+            return unusable(self.counters, self.name, entry, self.fingerprint)
+        try:
+            state, payload = entry[:1], unpack(entry)
+            if state == STALE:
+                state, payload = self.policy.copied(payload)
+            return self._codec.decode(payload) if state == VALUE else Nothing.MISS
+        except Exception as error:  # a codec may be the user's own
+            known = isinstance(error, DamagedEntry | DecodeError)
+            return undecodable(self.counters, self.name, error if known else DecodeError(repr(error)))
+
+    def entry(self, token: bytes, epoch: bytes | None, value: Any) -> bytes:
+        """The bytes to store for a computed value; nothing, counted and logged once, if it must not be."""
+        if epoch is None or not is_version(epoch):
+            return b""
+        try:
+            payload = self._encode(value)
+        except EncodeError as error:
+            self.counters.unfillable += 1
+            unencodable(self.counters, self.name, error, "value")
+            return b""
+        return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
+
+    def _encode(self, value: Any) -> bytes:
+        try:
+            return self._codec.encode(replaced(value, Model, self._reference))
+        except EncodeError:
+            raise
+        except Exception as error:
+            raise EncodeError(str(error)) from error
+
+    def ttl(self, value: Any) -> int:
+        """How long a value shall live, in milliseconds: None as long as other absences."""
+        return self.lifetimes.of(ABSENT if value is None else VALUE)
+
+    def _reference(self, instance: Model) -> Reference:
+        binding = self._bound.get(type(instance))
+        if binding is None:
+            raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
+        rows: Rows = binding.rows
+        lost = rows.schema.lost(instance)
+        if lost:
+            raise EncodeError(
+                f"a {rows.schema.name} with {', '.join(lost)} cannot be cached, because a row is stored without these: "
+                "return them beside it"
+            )
+        return Reference(full_name(rows.schema.model), rows.schema.pks_codec.encode([instance.pk]))
+
+    def referred(self, references: Iterable[Reference]) -> dict[Reference, tuple[Rows, Any]]:
+        """The rows that instances in a result stand for: by which model, and primary key. Raises ``DecodeError``."""
+        by_name = {full_name(model): binding.rows for model, binding in self._bound.items()}
+        found: dict[Reference, tuple[Rows, Any]] = {}
+        for reference in references:
+            rows: Rows | None = by_name.get(reference.model)
+            if rows is None:
+                raise DecodeError(f"it refers to {reference.model}, which has no cache")
+            [found[reference]] = [(rows, pk) for pk in rows.schema.pks_codec.decode(reference.pk)]
+        return found
+
+
+_CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
+
+
+def replaced(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
+    """Returns a value with each instance of ``kind`` inside it, at any depth, remade."""
+    if isinstance(value, kind):
+        return make(value)
+    found = cast("Any", type(value))
+    if found in _CONTAINERS:
+        return found([replaced(item, kind, make) for item in value])
+    if found is dict:
+        return {replaced(key, kind, make): replaced(item, kind, make) for key, item in value.items()}
+    return value
+
+
+def _inside(value: Any) -> Iterator[Reference]:
+    """The instances that a stored value refers to."""
+    kind = cast("Any", type(value))
+    if kind is Reference:
+        yield value
+    elif kind in _CONTAINERS:
+        for item in value:
+            yield from _inside(item)
+    elif kind is dict:
+        for key, item in value.items():
+            yield from _inside(key)
+            yield from _inside(item)

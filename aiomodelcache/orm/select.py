@@ -1,0 +1,127 @@
+"""SELECT statements that writers need, for models that are cached and for models that are not."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from pypika_tortoise.queries import Table
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.expressions import Q
+from tortoise.models import Model
+from tortoise.queryset import QuerySet
+
+from aiomodelcache.orm.meta import Values, meta_of, pk_of
+from aiomodelcache.orm.relations import ManyToMany
+from aiomodelcache.orm.schema import ModelSchema
+
+T = TypeVar("T")
+
+
+SOME: Final = 10_000
+"""Values in one statement, at most; the databases allow about three times as many."""
+
+
+def portions(values: Sequence[T], size: int = SOME) -> list[Sequence[T]]:
+    """The values in portions that fit one statement."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+async def select_values(
+    model: type[Model], client: BaseDBAsyncClient, attribute: str, values: Sequence[Any], wanted: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Returns the ``wanted`` columns of all rows, hidden ones too, whose ``attribute`` is one of ``values``."""
+    found: list[dict[str, Any]] = []
+    for some in portions(values):
+        query: Any = QuerySet(model).using_db(client).filter(one_of(attribute, some))
+        found += await query.values(*dict.fromkeys(wanted))
+    return found
+
+
+async def select_matching(
+    model: type[Model],
+    client: BaseDBAsyncClient,
+    attributes: Sequence[str],
+    combinations: Sequence[Values],
+    wanted: Iterable[str],
+) -> list[dict[str, Any]]:
+    """Like ``select_values``, by combinations of values; other rows may be among them."""
+    found: list[dict[str, Any]] = []
+    for some in portions(combinations):
+        query: Any = QuerySet(model).using_db(client)
+        for at, attribute in enumerate(attributes):
+            query = query.filter(one_of(attribute, list({values[at]: None for values in some})))
+        found += await query.values(*dict.fromkeys(wanted))
+    return found
+
+
+async def last_pk(model: type[Model], client: BaseDBAsyncClient) -> Any:
+    """The highest primary key that a transaction sees; None if there is no row."""
+    pk = pk_of(model)
+    return await QuerySet(model).using_db(client).order_by(f"-{pk}").first().values_list(pk, flat=True)
+
+
+async def select_after(
+    model: type[Model], client: BaseDBAsyncClient, last: Any, wanted: Iterable[str], limit: int
+) -> list[dict[str, Any]]:
+    """Returns the ``wanted`` columns of the rows that came to be since ``last`` was the highest primary key.
+
+    The database counts its keys up. If the rows are more than ``limit``: one more than that.
+    """
+    query: Any = QuerySet(model).using_db(client)
+    if last is not None:
+        conditions = {f"{pk_of(model)}__gt": last}
+        query = query.filter(**conditions)
+    found: list[dict[str, Any]] = await query.limit(limit + 1).values(*dict.fromkeys(wanted))
+    return found
+
+
+async def select_locked(
+    model: type[Model],
+    client: BaseDBAsyncClient,
+    attribute: str,
+    values: Sequence[Any],
+    wanted: Iterable[str],
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Like ``select_values``, and locks the rows. If they are more than ``limit``: one more than that."""
+    names = list(dict.fromkeys(wanted))
+    found: list[dict[str, Any]] = []
+    for some in portions(values):
+        query: Any = QuerySet(model).using_db(client).filter(one_of(attribute, some)).only(*names)
+        query = query.order_by(pk_of(model)).limit(limit + 1 - len(found)).select_for_update()
+        rows: list[Model] = await query
+        found += [{name: vars(row)[name] for name in names} for row in rows]
+        if len(found) > limit:
+            break
+    return found
+
+
+async def rows_matching(
+    schema: ModelSchema, client: BaseDBAsyncClient, attributes: Sequence[str], values: Values, wanted: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Returns the ``wanted`` columns of all rows, hidden ones too, that have these values."""
+    query: Any = QuerySet(schema.model).using_db(client).filter(schema.matching(attributes, [values]))
+    found: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
+    return found
+
+
+async def linked_to(
+    relation: ManyToMany, owner: ModelSchema, pks: Sequence[Any], client: BaseDBAsyncClient, limit: int
+) -> list[Any]:
+    """Returns the primary keys of ``owner`` that a relation links to these rows; of too many, more than ``limit``."""
+    schema, _, name = relation.table.rpartition(".")
+    table: Any = Table(name, schema=schema or None)
+    connection: Any = client
+    field = meta_of(relation.related).pk
+    found: dict[Any, None] = {}
+    for some in portions([field.to_db_value(pk, relation.related) for pk in pks]):
+        query = connection.query_class.from_(table).select(relation.own_column).distinct()
+        query = query.where(table[relation.other_column].isin(list(some))).limit(limit + 1)
+        rows: list[dict[str, Any]] = await connection.execute_query_dict(*query.get_parameterized_sql())
+        found.update({owner.normalise(owner.pk, row[relation.own_column]): None for row in rows})
+    return list(found)
+
+
+def one_of(attribute: str, values: Sequence[Any]) -> Q:
+    """The condition that a column has one of these values."""
+    conditions: dict[str, Any] = {f"{attribute}__in": list(values)}
+    return Q(**conditions)

@@ -1,0 +1,141 @@
+"""The SQL of captured writes: statements that say which rows they wrote, or lock those that will be written.
+
+It knows models and connections, nothing of caches. PostgreSQL and SQLite say which rows a statement
+touched (``RETURNING``); of MySQL the rows are locked first and written by primary key.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+from tortoise.queryset import DeleteQuery, UpdateQuery
+
+from aiomodelcache.orm.meta import columns_of, meta_of, pk_of, python_values
+from aiomodelcache.orm.select import one_of, portions
+
+Row = dict[str, Any]
+Statement = tuple[str, list[Any]]
+"""SQL and its parameters."""
+
+
+class Written(NamedTuple):
+    """What a statement did."""
+
+    number: int
+    """As Tortoise counts it on this database; on SQLite with what was deleted along."""
+    rows: list[Row]
+    """The rows that it touched. If these are more than the limit asked for, perhaps only so many and one more."""
+
+
+def can_return(client: BaseDBAsyncClient) -> bool:
+    """Whether statements can say which rows they touched."""
+    return bool(client.capabilities.support_returning)
+
+
+async def returning(
+    model: type[Model],
+    client: BaseDBAsyncClient,
+    statement: Statement,
+    attributes: Sequence[str],
+    limit: int,
+) -> Written:
+    """Runs a statement that writes to the model, and returns these attributes of the rows that it touched."""
+    columns = columns_of(model, attributes)
+    sql, values = statement
+    listed = ", ".join([f'"{column}"' for column in columns.values()])
+    sql = f"{sql} RETURNING {listed}"
+    connection: Any = client
+    if client.capabilities.dialect == "postgres":  # all rows are written, whatever is read of them
+        sql = f'WITH "_written" AS ({sql}) SELECT *, count(*) OVER () AS "_count" FROM "_written" LIMIT {limit + 1}'
+        found = await connection.execute_query_dict(sql, values)
+        number = found[0]["_count"] if found else 0
+    else:
+        number, found = await connection.execute_query(sql, values)
+    return Written(number, [python_values(model, row, columns) for row in found])
+
+
+async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[Row]:
+    """Locks the rows that an update or delete query is about, and returns these attributes of them.
+
+    If they are more than ``limit``: of one more than that.
+    """
+    model, meta = query.model, meta_of(query.model)
+    matching = (query._q_objects, query._annotations, query._custom_filters)
+    columns = columns_of(model, attributes)
+    if not client.capabilities.support_for_update:  # SQLite: only a write takes the lock
+        column = meta.basetable[meta.db_pk_column]
+        update: Any = UpdateQuery(model, {}, client, *matching, None, [])
+        update._make_query()
+        statement = update.query.set(column, column).get_parameterized_sql()
+        return (await returning(model, client, statement, attributes, limit)).rows
+    select: Any = _Locking(model, client, *matching, query._limit, query._orderings)
+    select._make_query()
+    select.query._delete_from = False
+    sql = select.query.select(*[meta.basetable[column] for column in columns.values()]).for_update()
+    if not (query._limit and query._limit <= limit):
+        sql = sql.limit(limit + 1)
+    rows = await cast("Any", client).execute_query_dict(*sql.get_parameterized_sql())
+    return [python_values(model, row, columns) for row in rows]
+
+
+class _Locking(DeleteQuery):
+    """Tortoise's way to the rows that it deletes, to read them in the form ``SELECT ... FOR UPDATE``."""
+
+    __slots__ = ()
+
+    def resolve_filters(self, fields_for_select: Collection[str] | None = None) -> None:
+        super().resolve_filters(fields_for_select)
+        if self.capabilities.dialect == "mysql":  # a subquery that does not lock would read an old snapshot
+            self.query = cast("Any", self.query).for_update()
+
+
+async def lock_by_pk(
+    model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], attributes: Iterable[str]
+) -> list[Row]:
+    """Locks the rows with these primary keys and returns these attributes of them."""
+    query: Any = delete_by_pk(model, client, pks)
+    return await lock(query, client, [*dict.fromkeys(attributes)], len(pks))
+
+
+def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any]) -> Any:
+    """The query that deletes the rows with these primary keys."""
+    return DeleteQuery(model, client, [one_of(pk_of(model), pks)], {}, {}, None, [])
+
+
+PARAMETERS: Final = 30_000
+"""In one statement, at most; PostgreSQL and SQLite both allow some more."""
+
+
+async def insert(
+    model: type[Model],
+    client: BaseDBAsyncClient,
+    objects: Sequence[Model],
+    attributes: Sequence[str],
+    wanted: Sequence[str],
+    *,
+    ignore_conflicts: bool,
+) -> list[Row]:
+    """Inserts these attributes of the objects, in as few statements as possible; returns ``wanted`` as written."""
+    meta, executor = meta_of(model), cast("Any", client).executor_class(model=model, db=client)
+    into: Any = cast("Any", client).query_class.into(meta.basetable)
+    if not attributes:
+        defaults: Statement = (str(into.default_values()), [])
+        return [row for _ in objects for row in (await returning(model, client, defaults, wanted, 1)).rows]
+    into = into.columns(*columns_of(model, attributes).values())
+    fields = [meta.fields_map[name] for name in attributes]
+    width = len(fields)
+    rows: list[Row] = []
+    for some in portions(objects, max(1, PARAMETERS // width)):
+        values = [
+            field.to_db_value(getattr(each, name), each)
+            for each in some
+            for name, field in zip(attributes, fields, strict=True)
+        ]
+        places = [executor.parameter(place) for place in range(len(values))]
+        query = into.insert(*[tuple(places[start : start + width]) for start in range(0, len(places), width)])
+        if ignore_conflicts:
+            query = query.on_conflict().do_nothing()
+        statement = (query.get_sql(), values)
+        rows += (await returning(model, client, statement, wanted, len(some))).rows
+    return rows

@@ -1,0 +1,168 @@
+"""Queries by many values of one unique key: ``get_many`` and ``in_bulk``.
+
+Like those of ``queries``, but one object for all values. What is not all in the cache takes a plan, which asks the
+database for the rest in one statement.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.entries.base import Miss, Nothing, Row
+from aiomodelcache.entries.model import Source
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.open_cache import Session
+from aiomodelcache.orm.meta import Values
+from aiomodelcache.plans.indexes import index_hit, rows_by_index
+from aiomodelcache.plans.requests import Look, Plan
+from aiomodelcache.plans.results import instance_of
+from aiomodelcache.plans.rows import rows_by_pk
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import row_key
+from aiomodelcache.scopes.request import Scope
+
+M = TypeVar("M", bound=Model)
+
+
+class Places(NamedTuple):
+    """Where the rows are in one open cache."""
+
+    session: Session
+    source: Source
+    keys: dict[Values, bytes]
+    """The cache keys, by normalised values, in the order asked."""
+    names: list[Any]
+    """What the result is to call each."""
+
+
+class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
+    """Rows by many values of one unique key, by value, in the order asked: one MGET, one SQL for all misses."""
+
+    __slots__ = ("_fields", "_model", "_places", "_single", "_wanted")
+
+    def __init__(
+        self,
+        model: type[M],
+        wanted: Iterable[Any],
+        key: str | tuple[str, ...],
+        session: Session | None = None,
+    ) -> None:
+        super().__init__(session)
+        if isinstance(wanted, str | bytes):
+            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
+        self._model = model
+        self._fields = (key,) if isinstance(key, str) else tuple(key)
+        self._single = len(self._fields) == 1
+        self._wanted = list(wanted)
+        self._places: Places | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._wanted!r})>"
+
+    def finish(self, found: dict[Any, M]) -> Any:
+        """Makes the result of the rows found, by value."""
+        return found
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        return session.binding(self._model).schema.transaction()
+
+    def places(self, session: Session) -> Places:
+        """Finds key and values, once per open cache. Raises ``CacheNotRegistered`` or ``ValueError``."""
+        places = self._places
+        if places is None or places.session is not session:
+            places = self._places = self._located(session)
+        return places
+
+    def _located(self, session: Session) -> Places:
+        source, order, place = session.binding(self._model).find("get", self._fields)
+        if not source.unique:
+            raise CacheNotRegistered(
+                f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
+                "get_many and in_bulk need a unique key. Use filter."
+            )
+        if self._single:
+            [field] = self._fields
+            keys = dict([place({field: wanted}) for wanted in self._wanted])
+            return Places(session, source, keys, [value for (value,) in keys])
+        keys = dict([place(dict(zip(self._fields, self._combination(wanted), strict=True))) for wanted in self._wanted])
+        positions = list(map(order.index, self._fields))
+        return Places(session, source, keys, [tuple([values[at] for at in positions]) for values in keys])
+
+    def _combination(self, wanted: Any) -> tuple[Any, ...]:
+        if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
+            raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
+        return tuple(cast("Sequence[Any]", wanted))
+
+    # A hit: nearly always all are ------------------------------------------------------------------------
+
+    def look(self, session: Session) -> Look | None:
+        return self if self.places(session).keys else None
+
+    def ask(self, session: Session, wanted: dict[bytes, None], /) -> None:
+        _, source, keys, _ = self.places(session)
+        wanted[source.epoch_key] = None
+        wanted.update(dict.fromkeys(keys.values()))
+        if not isinstance(source, Rows):
+            recall = session.guesses.recall
+            wanted.update(dict.fromkeys([row for key in keys.values() for row in recall(key).keys]))
+
+    def answer(self, session: Session, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
+        _, source, keys, names = self.places(session)
+        hits: Iterable[Row | None]
+        if isinstance(source, Rows):
+            entries, epoch = map(found.__getitem__, keys.values()), found[source.epoch_key]
+            hits = map(source.hit, entries, repeat(epoch), names)
+        else:
+            recall = session.guesses.recall
+            each = [index_hit(source, values, key, recall(key), found) for values, key in keys.items()]
+            hits = [rows[0] if rows else None for rows in each]
+        answer: dict[Any, Any] = {}
+        for name, row in zip(names, hits, strict=True):
+            if row is None:
+                return Nothing.MISS
+            answer[name] = source.schema.instance(row)
+        source.counters.hits += len(answer)
+        if source is not source.rows:
+            source.rows.counters.hits += len(answer)
+        return self.finish(answer)
+
+    def begin(self, session: Session, /) -> Plan[Any]:
+        return self.plan(session, None)
+
+    # Whatever else there is ------------------------------------------------------------------------------
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[Any]:
+        _, source, keys, names = self.places(session)
+        known: dict[Values, list[Any]] = {}
+        generation = 0
+        if scope is not None:
+            generation = scope.generation
+            recalled = {values: scope.recall(key) for values, key in keys.items()}
+            known = {values: answer for values, answer in recalled.items() if answer is not None}
+        asked = [values for values in keys if values not in known]
+        if asked and isinstance(source, Rows):
+            by_pk = yield from rows_by_pk(source, [pk for (pk,) in asked])
+            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in asked}
+        elif asked:
+            found = yield from rows_by_index(cast("Any", source), asked, session.guesses)
+        else:
+            found = {}
+        for values, rows in found.items():
+            made = [instance_of(source, row) for row in rows]
+            if scope is not None:
+                made = scope.keep(keys[values], [(row_key(source, row), row) for row in made], generation)
+            known[values] = made
+        return self.finish({name: known[values][0] for values, name in zip(keys, names, strict=True) if known[values]})
+
+
+class ManyQuery(BulkQuery[M], Generic[M]):
+    """Like ``BulkQuery``, but a list. Use through ``manager.get_many``."""
+
+    __slots__ = ()
+
+    def finish(self, found: dict[Any, M]) -> list[M]:
+        return list(found.values())

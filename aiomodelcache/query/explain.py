@@ -1,0 +1,207 @@
+"""``Event.cache.explain``: where a look-up would be answered from, and why. Reads, and changes nothing."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from aiomodelcache.encoding.layout import (
+    ABSENT,
+    FINGERPRINT,
+    GUARD,
+    STALE,
+    VALUE,
+    DamagedEntry,
+    created_ms,
+    is_intent,
+    is_lease,
+    unpack,
+)
+from aiomodelcache.entries.base import Nothing, is_version
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.model import Source
+from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.open_cache import Session
+from aiomodelcache.query.lookups import Located, LookupQuery
+from aiomodelcache.scopes.request import current_scope
+
+State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
+Reason = State | Literal["moved", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
+
+_ANSWERS: Final = ("hit", "negative", "stale")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryState:
+    """What stands under one key.
+
+    >>> (await Event.cache.explain(slug="pycon")).entry
+    EntryState(key='amc:i:default:event:slug:spycon', state='hit', age=..., expires_in=...)
+
+    =================  ====================================================================================
+    ``state``          meaning
+    =================  ====================================================================================
+    ``hit``            a value that may be answered
+    ``negative``       it is known that there is no such row
+    ``missing``        nothing: never looked up, expired, evicted, or invalidated by a write
+    ``leased``         a reader is on its way to the database and will fill it
+    ``written``        a writer's intent: it, or the whole model, is being written
+    ``cleared``        from before the model was cleared, or before its epoch was lost
+    ``other version``  from another version of the program, its schema or the static ``version``
+    ``damaged``        bytes that cannot be read
+    ``stale``          a copy of what was invalidated, which may still be answered for a while (``allowtime``)
+    =================  ====================================================================================
+    """
+
+    key: str
+    state: State
+    age: float | None = None
+    """Seconds since the entry was built, by the clock of the process that built it."""
+    expires_in: float | None = None
+    """Seconds that are left, about: lifetimes are spread by ``ttl_jitter``."""
+    near: bool = False
+    """Whether this process keeps it, too, and may answer by that without a request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Where a look-up would be answered from, if it was made now, and why.
+
+    >>> explanation = await Event.cache.explain(slug="pycon")
+    >>> explanation.source, explanation.reason
+    ('cache', 'hit')
+
+    ``source`` is "scope" (``local_cache``), "cache" or "database". ``reason`` is the deciding state of an entry
+    (see ``EntryState``), or one of these:
+
+    ===============  ======================================================================================
+    ``reason``       meaning
+    ===============  ======================================================================================
+    ``moved``        the index leads to a row that is gone or no longer has the values asked for
+    ``uncacheable``  the values cannot be told from others that the database holds to be equal
+    ``scope``        it was looked up before in this ``local_cache()``
+    ``transaction``  a transaction is open here
+    ``disabled``     ``enabled=False``, or inside ``cache.disabled()``
+    ``unreachable``  the store does not answer, and reads stay away from it for ``breaker_cooldown``
+    ``undelivered``  this process has invalidations that could not be delivered yet
+    ===============  ======================================================================================
+    """
+
+    query: str
+    source: Literal["scope", "cache", "database"]
+    reason: Reason
+    key: str
+    entry: EntryState | None = None
+    """What is under the key: a row by primary key, or else an index. None if the store was not asked."""
+    rows: tuple[EntryState, ...] = ()
+    """The rows that the index leads to, in its order. Those inside a computed result are not looked at."""
+
+
+async def explain(session: Session, query: LookupQuery[Any]) -> Explanation:
+    """Says where a query would be answered from. See ``ModelCacheManager.explain``."""
+    located = query.locate(session)
+    key = text(located.key)
+    trouble = session.link.trouble
+    reason: Reason | None = None
+    entry: EntryState | None = None
+    if query.transaction(session) is not None:
+        reason = "transaction"
+    elif session.switch.off:
+        reason = "disabled"
+    elif (scope := current_scope()) is not None and scope.recall(located.key) is not None:
+        return Explanation(query=repr(query), source="scope", reason="scope", key=key)
+    elif trouble is not None:
+        reason = trouble
+    rows: tuple[EntryState, ...] = ()
+    if reason is None:
+        try:
+            entry, rows, reason = await _read(session, located)
+        except BackendError:
+            reason = "unreachable"
+    source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
+    near = session.link.near.holds
+    if entry is not None:
+        entry, *held = [replace(each, near=near(each.key.encode("utf-8", "surrogatepass"))) for each in (entry, *rows)]
+        rows = tuple(held)
+    return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
+
+
+async def _read(session: Session, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
+    source: Any = located.source
+    values, key, rows = located.values, located.key, source.rows
+    epoch, *entries = await session.link.call(session.link.backend.read([rows.epoch_key, key]))
+    entry = state_of(source, key, entries[0], epoch)
+    if isinstance(source, Rows):
+        row = source.read(entries[0], epoch) if entry.state in ("hit", "stale") else None
+        moved = isinstance(row, dict) and row[source.schema.pk] != values[0]
+        return entry, (), "moved" if moved else entry.state
+    cacheable = source.cacheable if isinstance(source, Result) else source.cacheable(values)
+    if entry.state == "missing" and not cacheable:
+        return entry, (), "uncacheable"
+    if isinstance(source, Result):
+        return entry, (), entry.state
+    pks: list[Any] | Nothing = source.read(entries[0], epoch) if entry.state in ("hit", "stale") else []
+    if not isinstance(pks, list) or not pks:
+        return entry, (), entry.state
+    keys = [rows.key(pk) for pk in pks]
+    epoch, *entries = await session.link.call(session.link.backend.read([rows.epoch_key, *keys]))
+    states = tuple(state_of(rows, key, each, epoch) for key, each in zip(keys, entries, strict=True))
+    return entry, states, _decisive(source, located, pks, entries, epoch, states)
+
+
+def _decisive(
+    index: Index,
+    located: Located,
+    pks: list[Any],
+    entries: Iterable[bytes | None],
+    epoch: bytes | None,
+    states: Sequence[EntryState],
+) -> Reason:
+    """The state of the first row that is no answer; if there is none, a hit, or a stale one."""
+    for pk, entry, state in zip(pks, entries, states, strict=True):
+        if state.state not in _ANSWERS:
+            return state.state
+        if not index.answers(index.rows.read(entry, epoch), pk, located.values):
+            return "moved"
+    return "stale" if any(state.state == "stale" for state in states) else "hit"
+
+
+def state_of(source: Source | Result, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:
+    """What the bytes under a key are."""
+    name = text(key)
+    if entry is None:
+        return EntryState(key=name, state="written" if is_intent(epoch) else "missing")
+    state = _state(source, entry, epoch)
+    if entry[:1] not in (VALUE, ABSENT) or state == "damaged":
+        return EntryState(key=name, state=state)
+    age = max(0.0, time.time() - created_ms(entry) / 1000)
+    return EntryState(key=name, state=state, age=age, expires_in=max(0.0, source.lifetimes.seconds(entry[:1]) - age))
+
+
+def _state(source: Source | Result, entry: bytes, epoch: bytes | None) -> State:
+    if is_intent(entry):
+        return "written"
+    if is_lease(entry):
+        return "leased"
+    try:
+        unpack(entry)
+    except DamagedEntry:
+        return "damaged"
+    if entry[FINGERPRINT] != source.fingerprint:
+        return "other version"
+    found: Any = source.read(entry, epoch)
+    if found is not Nothing.MISS:
+        return "stale" if entry[:1] == STALE else "negative" if found is Nothing.ABSENT else "hit"
+    if entry[:1] == STALE:
+        return "missing"
+    if is_intent(epoch):
+        return "written"
+    current = epoch is not None and is_version(epoch) and entry[GUARD].endswith(epoch[1:])
+    return "damaged" if current or entry[:1] not in (VALUE, ABSENT) else "cleared"
+
+
+def text(key: bytes) -> str:
+    """A key as ``redis-cli`` shows it."""
+    return key.decode("utf-8", "surrogatepass")

@@ -1,0 +1,70 @@
+"""Queries of many-to-many lists: of one owner, and of many at once."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.entries.many_to_many import Through
+from aiomodelcache.entries.model import Source
+from aiomodelcache.open_cache import Session
+from aiomodelcache.plans.indexes import rows_by_index
+from aiomodelcache.plans.requests import Plan
+from aiomodelcache.plans.results import instance_of
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import Located, LookupQuery, row_key
+from aiomodelcache.scopes.request import Scope
+
+
+class ListQuery(LookupQuery[list[Any]]):
+    """The rows that a many-to-many relation of one row leads to."""
+
+    __slots__ = ("_pk", "_through")
+    _quick: ClassVar[bool] = False
+
+    def __init__(self, through: Through, pk: Any, session: Session) -> None:
+        super().__init__(through.schema.model, session)
+        self._through = through
+        self._pk = pk
+
+    def __repr__(self) -> str:
+        return f"<ListQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
+
+    def source(self, session: Session) -> tuple[Source, list[Any]]:
+        return self._through, [self._pk]
+
+    def locate(self, session: Session) -> Located:
+        values = (self._through.owner_value(self._pk),)
+        return Located(session, self._through, values, self._through.key(values))
+
+    def finish(self, found: Sequence[Any]) -> list[Any]:
+        return list(found)
+
+
+class ListsQuery(CacheQuery[dict[Any, list[Any]]]):
+    """The same of many rows, by their primary keys: one MGET, one SQL for all misses."""
+
+    __slots__ = ("_pks", "_through")
+
+    def __init__(self, through: Through, pks: Iterable[Any], session: Session) -> None:
+        super().__init__(session)
+        self._through = through
+        self._pks = list(dict.fromkeys(pks))
+
+    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+        return self._through.schema.transaction()
+
+    def plan(self, session: Session, scope: Scope | None) -> Plan[dict[Any, list[Any]]]:
+        through = self._through
+        wanted = {(through.owner_value(pk),): pk for pk in self._pks}
+        generation = scope.generation if scope is not None else 0
+        known = {values: scope.recall(through.key(values)) for values in wanted} if scope is not None else {}
+        answers = {values: list(answer) for values, answer in known.items() if answer is not None}
+        asked = [values for values in wanted if values not in answers]
+        found = (yield from rows_by_index(through, asked, session.guesses)) if asked else {}
+        for values, rows in found.items():
+            made = [instance_of(through, row) for row in rows]
+            if scope is not None:
+                made = scope.keep(through.key(values), [(row_key(through, row), row) for row in made], generation)
+            answers[values] = made
+        return {pk: answers[values] for values, pk in wanted.items()}

@@ -1,0 +1,185 @@
+"""``Event.cache.prefetch``: fills relations of many instances from the cache, in one round for each level.
+
+What a relation asks for and how it is attached is said by a ``Relation``; here are those that lead to one row.
+Other kinds need only the same two methods, and a line in ``relation_of``.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from tortoise.models import Model
+
+from aiomodelcache.entries.many_to_many import Through
+from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.open_cache import Session
+from aiomodelcache.orm.meta import field_names, is_relation
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.batch import BatchCacheQuery
+from aiomodelcache.query.bulk import BulkQuery
+from aiomodelcache.query.many_to_many import ListsQuery
+
+
+class Relation(Protocol):
+    """One relation of one model, to be filled on any number of its instances."""
+
+    related: type[Model]
+
+    def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
+        """What to ask the cache, for all of them at once; nothing for those that have it already."""
+        ...
+
+    def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
+        """Gives each instance its share of the answer. Returns all related rows, each once, for the next level."""
+        ...
+
+
+class SingleRelation:
+    """A foreign key, or a one-to-one relation, which may have its column in the other model's table."""
+
+    def __init__(self, session: Session, model: type[Model], name: str, related: type[Model], columns: tuple[str, str]):
+        self.related = related
+        self._session = session
+        self._model = model
+        self._name = name
+        self._attribute, self._to_field = columns
+
+    def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
+        wanted = {self._key(each): None for each in instances if not self._is_loaded(each)}
+        wanted.pop(None, None)
+        return BulkQuery(self.related, wanted, self._to_field, self._session)
+
+    def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
+        found: dict[int, Model] = {}
+        for instance in instances:
+            if not self._is_loaded(instance):
+                vars(instance)[f"_{self._name}"] = answer.get(self._key(instance))
+            row = vars(instance)[f"_{self._name}"]
+            if row is not None:
+                found[id(row)] = row
+        return list(found.values())
+
+    def _key(self, instance: Model) -> Any:
+        value = vars(instance).get(self._attribute, instance)
+        if value is instance:
+            raise ValueError(
+                f"{self._model.__name__}.{self._name} cannot be prefetched for an instance that was loaded without "
+                f"{self._attribute}: load that column too."
+            )
+        return self._session.binding(self.related).schema.normalise(self._to_field, value)
+
+    def _is_loaded(self, instance: Model) -> bool:
+        row = vars(instance).get(f"_{self._name}")
+        return isinstance(row, Model) and vars(row).get(self._to_field) == self._key(instance)
+
+
+class ListRelation:
+    """A many-to-many relation whose lists are cached."""
+
+    def __init__(self, session: Session, through: Through) -> None:
+        self.related = through.schema.model
+        self._session = session
+        self._through = through
+
+    def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
+        return ListsQuery(self._through, [each.pk for each in instances if not self._of(each)._fetched], self._session)
+
+    def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
+        found: dict[int, Model] = {}
+        for instance in instances:
+            relation = self._of(instance)
+            if not relation._fetched:
+                relation._set_result_for_query(answer[instance.pk])
+            found.update({id(row): row for row in relation.related_objects})
+        return list(found.values())
+
+    def _of(self, instance: Model) -> Any:
+        return getattr(instance, self._through.relation.name)
+
+
+def relation_of(session: Session, model: type[Model], name: str) -> Relation:
+    """How to fill a relation. Raises ``ValueError`` if it is none, ``CacheNotRegistered`` if the cache has no way."""
+    schema = session.binding(model).schema
+    relation = schema.relation(name)
+    if relation is not None and relation.single:
+        related, attribute, to_field, _ = relation
+        binding = session.bindings.get(related)
+        if binding is None or not binding.has_unique(to_field):
+            remedy = "make it a CachedModel or give it a ModelCacheManager"
+            if binding is not None:
+                remedy = f'add ("{to_field}",) to get_key_fields_list of {related.__name__}'
+            raise CacheNotRegistered(
+                f"{model.__name__}.{name} cannot be prefetched: {related.__name__} has no cache by {to_field}: "
+                f"{remedy}."
+            )
+        return SingleRelation(session, model, name, related, (attribute, to_field))
+    through = session.list_of(model, name)
+    if through is not None:
+        return ListRelation(session, through)
+    if is_relation(model, name):
+        raise CacheNotRegistered(
+            f"{model.__name__}.{name} cannot be prefetched, because it leads to several rows, and is no many-to-many "
+            "relation that cached_manytomany names: use fetch_related."
+        )
+    known = ", ".join(sorted(each for each in field_names(model) if is_relation(model, each))) or "none"
+    raise ValueError(f"{model.__name__}.{name} is no relation, so it cannot be prefetched. Its relations: {known}.")
+
+
+async def prefetch(session: Session, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
+    """Fills relations, given as paths like ``venue__city``. See ``ModelCacheManager.prefetch``."""
+    roots = list(instances)
+    for each in roots:
+        if not isinstance(each, model):
+            raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {each!r}.")
+    tree = _Step(session, model)
+    for path in paths:
+        step = tree
+        for name in path.split("__"):
+            step = step.to(name)
+    level: list[tuple[list[Any], Relation, _Step]]
+    level = [(roots, relation, step) for relation, step in tree.next.values()]
+    while level:
+        # One batch, so that all that this level needs is asked for in one tick.
+        batch = BatchCacheQuery({at: relation.query(some) for at, (some, relation, _) in enumerate(level)})
+        answers = await batch
+        reached = [(relation.attach(some, answers[at]), step) for at, (some, relation, step) in enumerate(level)]
+        level = [(some, relation, after) for some, step in reached if some for relation, after in step.next.values()]
+
+
+class _Step:
+    """A place in the tree of relations to fill: a model, and where to go from there."""
+
+    def __init__(self, session: Session, model: type[Model]) -> None:
+        self._session = session
+        self._model = model
+        self.next: dict[str, tuple[Relation, _Step]] = {}
+
+    def to(self, name: str) -> "_Step":
+        if name not in self.next:
+            relation = relation_of(self._session, self._model, name)
+            self.next[name] = relation, _Step(self._session, relation.related)
+        return self.next[name][1]
+
+
+def set_related(session: Session, model: type[Model], instance: Any, name: str, row: Any) -> None:
+    """Attaches a row to a relation of an instance. See ``ModelCacheManager.set_related``."""
+    schema = session.binding(model).schema
+    relation = schema.foreign_key(name)
+    where = f"{model.__name__}.cache.set_related"
+    if not isinstance(instance, model):
+        raise TypeError(f"{where} takes an instance of {model.__name__}; got {instance!r}.")
+    if relation is None:
+        raise ValueError(
+            f"{where}: {name!r} is no foreign key of {model.__name__}. "
+            f"Its foreign keys: {', '.join(schema.foreign_keys()) or 'none'}."
+        )
+    related, attribute, to_field = relation
+    if row is not None and not isinstance(row, related):
+        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {row!r}.")
+    wanted = vars(instance).get(attribute)
+    given = None if row is None else vars(row).get(to_field)
+    if wanted != given:
+        raise ValueError(
+            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is {wanted!r}, "
+            f"but got that of {given!r}. To refer to another one, assign it, or use update()."
+        )
+    vars(instance)[f"_{name}"] = row

@@ -1,0 +1,932 @@
+"""Declarations and models, put together on open: every mistake is named with its remedy."""
+
+import gc
+import itertools
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+from tortoise import fields
+from tortoise.context import TortoiseContext
+from tortoise.exceptions import DoesNotExist
+from tortoise.fields.base import Field
+from tortoise.models import Model
+
+from aiomodelcache import (
+    CacheConfig,
+    CacheConfigurationError,
+    CachedModel,
+    CacheNotRegistered,
+    InstanceCache,
+    InvalidationType,
+    ModelCache,
+    ModelCacheManager,
+    QuerysetCache,
+    QuerysetCountCache,
+    RelatedInstanceCache,
+    RelatedQuerysetCache,
+)
+from aiomodelcache.config import Settings
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.databases import DatabaseUrl
+
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collection() -> Iterator[None]:
+    """Lets the garbage collector pass over what was there before: opening a cache may call it."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@asynccontextmanager
+async def tortoise_with(
+    *models: type[Model], url: str = "sqlite://:memory:", tables: str | None = None
+) -> AsyncIterator[None]:
+    """Tortoise over these models, on a database of their own, whose tables it creates itself or by a script."""
+    name = f"binding{next(numbers)}"  # of its own, because Tortoise keeps SQL by the connection's name
+    module = sys.modules[name] = ModuleType(name)
+    vars(module)["__models__"] = models
+    try:
+        async with TortoiseContext() as context:
+            await context.init(
+                config={
+                    "connections": {name: url},
+                    "apps": {"app": {"models": [name], "default_connection": name}},
+                }
+            )
+            if tables is not None:
+                await context.connections.get(name).execute_script(tables)
+            else:
+                await context.generate_schemas()
+            yield
+    finally:
+        del sys.modules[name]
+
+
+async def refusal(*models: type[Model]) -> str:
+    """The sentence with which a cache over these models does not open."""
+    async with tortoise_with(*models):
+        cache = ModelCache("memory://")
+        with pytest.raises(CacheConfigurationError) as caught:
+            await cache.open()
+        await cache.close()
+    return str(caught.value)
+
+
+class OddField(Field[complex], complex):
+    """A field whose values nothing can encode."""
+
+    SQL_TYPE = "VARCHAR(40)"
+
+
+class User(CachedModel):
+    username = fields.CharField(max_length=20, unique=True)
+
+
+class Venue(Model):
+    name = fields.CharField(max_length=20)
+
+
+class Tag(CachedModel):
+    events: fields.ManyToManyRelation["Event"] = fields.ManyToManyField("app.Event", related_name="tags")
+
+
+class Ticket(CachedModel):
+    event: fields.ForeignKeyRelation["Event"] = fields.ForeignKeyField("app.Event", related_name="tickets")
+
+
+class Event(CachedModel):
+    """Tests give it a ``CacheMeta``."""
+
+    slug = fields.CharField(max_length=20, unique=True)
+    title = fields.CharField(max_length=20)
+    about = fields.JSONField[Any](null=True)
+    picture = fields.BinaryField(null=True)
+    organizer: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("app.User")
+    venue: fields.ForeignKeyNullableRelation[Venue] = fields.ForeignKeyField("app.Venue", null=True)
+    host: fields.ForeignKeyNullableRelation[User] = fields.ForeignKeyField(
+        "app.User", related_name="hosted", to_field="username", null=True
+    )
+
+
+EVENT_AND_RELATIONS = [Event, User, Venue, Tag, Ticket]
+
+FIELDS = "Its fields: about, host, id, organizer, picture, slug, title, venue."
+RELATIONS = "Its relations: host, organizer, tags, tickets, venue."
+A_RELATION = 'name the relation to follow, like "venue" or "venue__city".'
+A_LIST_OF_KEYS = 'it must be a list of tuples of field names, like [("id",), ("slug",)].'
+A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        # Keys that cannot be.
+        (
+            {"get_key_fields_list": [("id",), ("nope",)]},
+            f"Event.CacheMeta: get_key_fields_list names 'nope', which is no field of Event. {FIELDS}",
+        ),
+        (
+            {"filter_key_fields_list": [("organizer", "organizer__team")]},
+            f"Event.CacheMeta: filter_key_fields_list names 'organizer__team', which is no field of Event. {FIELDS}",
+        ),
+        (
+            {"filter_key_fields_list": [("tags",)]},
+            "Event.CacheMeta: filter_key_fields_list names 'tags', a relation without a column in Event's own table; "
+            "declare the key on the model at its other end.",
+        ),
+        (
+            {"get_key_fields_list": [("tickets",)]},
+            "Event.CacheMeta: get_key_fields_list names 'tickets', a relation without a column in Event's own table; "
+            "declare the key on the model at its other end.",
+        ),
+        (
+            {"get_key_fields_list": [("about",)]},
+            "Event.CacheMeta: get_key_fields_list names 'about', whose values the database cannot look up by "
+            "equality; use another field.",
+        ),
+        (
+            {"filter_key_fields_list": [("organizer", "picture")]},
+            "Event.CacheMeta: filter_key_fields_list names 'picture', whose values the database cannot look up by "
+            "equality; use another field.",
+        ),
+        (
+            {"get_key_fields_list": [("slug", "slug")]},
+            "Event.CacheMeta: get_key_fields_list names 'slug' twice in one key.",
+        ),
+        (
+            {"get_key_fields_list": [("slug",), ("id",), ("slug",)]},
+            "Event.CacheMeta: get_key_fields_list has (slug) twice; remove one of them.",
+        ),
+        (
+            {"filter_key_fields_list": [("organizer", "title"), ("title", "organizer_id")]},
+            "Event.CacheMeta: filter_key_fields_list has (title, organizer_id) twice; remove one of them.",
+        ),
+        # Strings where lists belong.
+        (
+            {"get_key_fields_list": "slug"},
+            f"Event.CacheMeta.get_key_fields_list is 'slug': {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"get_key_fields_list": ["id", "slug"]},
+            f"Event.CacheMeta.get_key_fields_list is ['id', 'slug']: {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"get_key_fields_list": [("slug")]},
+            f"Event.CacheMeta.get_key_fields_list is ['slug']: {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"filter_key_fields_list": [()]},
+            f"Event.CacheMeta.filter_key_fields_list is [()]: {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"filter_key_fields_list": 7},
+            f"Event.CacheMeta.filter_key_fields_list is 7: {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"cached_foreignkeys": "organizer"},
+            f"Event.CacheMeta.cached_foreignkeys is 'organizer': {A_LIST_OF_NAMES}",
+        ),
+        (
+            {"cached_foreignkeys": [("organizer",)]},
+            f"Event.CacheMeta.cached_foreignkeys is [('organizer',)]: {A_LIST_OF_NAMES}",
+        ),
+        # Cached foreign keys that cannot be.
+        (
+            {"cached_foreignkeys": ["organiser"]},
+            "Event: cached_foreignkeys names 'organiser', which is no foreign key of Event. "
+            "Its foreign keys: host, organizer, venue.",
+        ),
+        (
+            {"cached_foreignkeys": ["slug"]},
+            "Event: cached_foreignkeys names 'slug', which is no foreign key of Event. "
+            "Its foreign keys: host, organizer, venue.",
+        ),
+        (
+            {"cached_foreignkeys": ["tickets"]},
+            "Event: cached_foreignkeys names 'tickets', which is no foreign key of Event. "
+            "Its foreign keys: host, organizer, venue.",
+        ),
+        (
+            {"cached_foreignkeys": ["organizer", "organizer"]},
+            "Event.CacheMeta: cached_foreignkeys has 'organizer' twice; remove one of them.",
+        ),
+        (
+            {"cached_foreignkeys": ["venue"]},
+            "Event: cached_foreignkeys names 'venue', but Venue has no cache: make Venue a CachedModel or give it a "
+            "ModelCacheManager.",
+        ),
+        (
+            {"cached_foreignkeys": ["host"]},
+            "Event: cached_foreignkeys names 'host', which refers to User.username: "
+            'add ("username",) to get_key_fields_list of User.',
+        ),
+        # Other attributes.
+        (
+            {"timeout": 0},
+            "Event.CacheMeta.timeout is 0: it must be a number of seconds above zero.",
+        ),
+        (
+            {"timeout": -3.5},
+            "Event.CacheMeta.timeout is -3.5: it must be a number of seconds above zero.",
+        ),
+        (
+            {"timeout": "60"},
+            "Event.CacheMeta.timeout is '60': it must be a number of seconds above zero.",
+        ),
+        (
+            {"timeout": float("inf")},
+            "Event.CacheMeta.timeout is inf: it must be a number of seconds above zero.",
+        ),
+        (
+            {"negative_timeout": True},
+            "Event.CacheMeta.negative_timeout is True: it must be a number of seconds above zero.",
+        ),
+        (
+            {"version": object},
+            "Event.CacheMeta.version is <class 'object'>: use a number or a string.",
+        ),
+        (
+            {"invalidation": "off"},
+            "Event.CacheMeta.invalidation is 'off': use an InvalidationType.",
+        ),
+        (
+            {"invalidation": InvalidationType.DYNAMIC, "allowtime": 0},
+            "Event.CacheMeta.allowtime is 0: it must be a number of seconds above zero.",
+        ),
+        (
+            {"allowtime": 5},
+            "Event.CacheMeta.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it.",
+        ),
+        (
+            {"invalidation": InvalidationType.RESET, "allowtime": 5},
+            "Event.CacheMeta.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it.",
+        ),
+        (
+            {"get_key_fields": [("slug",)]},
+            "Event.CacheMeta.get_key_fields means nothing to the cache. It may set: allowtime, cached_foreignkeys, "
+            "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
+            "order_by, timeout, version.",
+        ),
+        # The order of lists.
+        (
+            {"filter_key_fields_list": [("organizer",)], "order_by": ["-nope"]},
+            f"Event.CacheMeta.order_by names '-nope', which is no field of Event. {FIELDS}",
+        ),
+        (
+            {"filter_key_fields_list": [("organizer",)], "order_by": ["organizer__username"]},
+            f"Event.CacheMeta.order_by names 'organizer__username', which is no column of Event itself. {FIELDS}",
+        ),
+        (
+            {"filter_key_fields_list": [("organizer",)], "order_by": [("title",)]},
+            f"Event.CacheMeta.order_by is [('title',)]: {A_LIST_OF_NAMES}",
+        ),
+    ],
+)
+async def test_a_wrong_cache_meta_is_named_with_its_remedy(
+    meta: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Event, "CacheMeta", type("CacheMeta", (), meta), raising=False)
+    assert await refusal(*EVENT_AND_RELATIONS) == message
+
+
+async def test_what_can_be_declared_opens(
+    db_url: DatabaseUrl, backend_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = {
+        "get_key_fields_list": (["pk"], ["slug"], ("organizer", "title")),
+        "filter_key_fields_list": [("organizer",), ("venue_id",), ("title",)],
+        "cached_foreignkeys": ("organizer",),
+        "timeout": 0.5,
+        "negative_timeout": 5,
+        "version": (1, "b"),
+        "invalidation": InvalidationType.DYNAMIC,
+        "allowtime": 0.5,
+        "order_by": ("-organizer", "title", "pk"),
+    }
+    monkeypatch.setattr(Event, "CacheMeta", type("CacheMeta", (), meta), raising=False)
+    async with tortoise_with(*EVENT_AND_RELATIONS, url=db_url), ModelCache(backend_url):
+        assert repr(Event.cache) == (
+            "<Event.cache: get (id), (slug), (organizer, title); filter (organizer), (venue_id), (title)>"
+        )
+        assert await Event.cache.filter(organizer=1) == []  # the order is one that the database takes
+
+
+async def test_a_field_that_cannot_be_encoded_is_named() -> None:
+    class Signal(CachedModel):
+        strength = OddField()
+
+    assert await refusal(Signal) == (
+        "Signal.strength (OddField, values of <class 'complex'>) cannot be stored in the cache: give the field's class "
+        "to_db_value and to_python_value methods that convert to and from a number, text or bytes, "
+        "or do not cache this model."
+    )
+
+
+async def test_a_field_called_cache_is_in_the_way() -> None:
+    class Event(CachedModel):
+        cache = fields.IntField()
+
+    assert await refusal(Event) == "Event.cache is a field, and would be its cache manager: rename the field."
+
+
+def test_an_attribute_called_cache_is_in_the_way() -> None:
+    with pytest.raises(CacheConfigurationError, match=r"Event\.cache hides the cache manager: rename the attribute\."):
+
+        class Event(CachedModel):
+            cache = 7
+
+
+async def test_a_cache_meta_on_a_model_without_cache_is_named() -> None:
+    class Event(Model):
+        slug = fields.CharField(max_length=20)
+
+        class CacheMeta:
+            get_key_fields_list = [("slug",)]
+
+    assert await refusal(Event) == (
+        "Event.CacheMeta: Event has no `cache`; derive it from CachedModel, or declare a ModelCacheManager for it."
+    )
+
+
+async def test_lists_in_a_models_own_order_need_one_of_its_own_columns() -> None:
+    class User(CachedModel):
+        name = fields.CharField(max_length=20)
+
+    class Event(CachedModel):
+        owner: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("app.User")
+
+        class Meta:
+            ordering = ["owner__name"]
+
+        class CacheMeta:
+            filter_key_fields_list = [("owner",)]
+
+    assert await refusal(Event, User) == (
+        "Event.CacheMeta: Event.Meta.ordering names 'owner__name', which is no column of Event itself, "
+        "so that its lists cannot be kept up to date: set order_by."
+    )
+
+
+# Managers ----------------------------------------------------------------------------------------------
+
+
+class Account(CachedModel):
+    name = fields.CharField(max_length=20, unique=True)
+    email = fields.CharField(max_length=20, unique=True)
+    team = fields.IntField()
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("team",)]
+        order_by = ["name"]
+
+
+class Place(Model):
+    """Knows nothing of the cache, but for its manager."""
+
+    name = fields.CharField(max_length=20, unique=True)
+
+
+def manager_for(model: Any, name: str = "AccountCaches", **attributes: Any) -> type[ModelCacheManager[Any]]:
+    return type(name, (ModelCacheManager,), {"model": model, "__module__": __name__, **attributes})
+
+
+async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_url: str) -> None:
+    class AccountCaches(ModelCacheManager[Account]):
+        model = Account
+        get_key_fields_list = [("email",)]
+        filter_key_fields_list = [("name", "team")]
+        timeout = 60
+
+        def colleagues(self, account: Account) -> Any:
+            return self.filter(team=account.team)
+
+    async with tortoise_with(Account, url=db_url), ModelCache(backend_url):
+        assert repr(Account.cache) == ("<Account.cache: get (id), (name), (email); filter (team), (name, team)>")
+        kim = await Account.create(name="kim", email="k@x", team=1)
+        await Account.create(name="ann", email="a@x", team=1)
+        assert isinstance(Account.cache, AccountCaches)
+        assert [each.name for each in await Account.cache.colleagues(kim)] == ["ann", "kim"]
+        assert await Account.cache.get(email="k@x") == kim
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"get_key_fields_list": [("name",)]},
+            "Account.CacheMeta and AccountCaches: get_key_fields_list has (name) twice; remove one of them.",
+        ),
+        (
+            {"filter_key_fields_list": [("team",)]},
+            "Account.CacheMeta and AccountCaches: filter_key_fields_list has (team) twice; remove one of them.",
+        ),
+        (
+            {"order_by": ["team"]},
+            "order_by is set both by Account.CacheMeta and by AccountCaches: remove it from one of them.",
+        ),
+        (
+            {"order_by": ["name"]},  # the same value is two declarations all the same
+            "order_by is set both by Account.CacheMeta and by AccountCaches: remove it from one of them.",
+        ),
+        (
+            {"get_key_fields_list": [("nope",)]},
+            "Account.CacheMeta and AccountCaches: get_key_fields_list names 'nope', which is no field of Account. "
+            "Its fields: email, id, name, team.",
+        ),
+        (
+            {"timeout": 0},
+            "AccountCaches.timeout is 0: it must be a number of seconds above zero.",
+        ),
+        (
+            {"get_key_fields_list": ["name"]},
+            f"AccountCaches.get_key_fields_list is ['name']: {A_LIST_OF_KEYS}",
+        ),
+        (
+            {"get_key_field_list": [("name",)], "anything": 5},
+            "AccountCaches.get_key_field_list means nothing to the cache: use get_key_fields_list.",
+        ),
+    ],
+)
+async def test_a_wrong_manager_is_named_with_its_remedy(attributes: dict[str, Any], message: str) -> None:
+    caches = manager_for(Account, **attributes)
+    assert await refusal(Account) == message
+    del caches
+
+
+async def test_a_model_has_one_manager() -> None:
+    first, second = manager_for(Place, "PlaceCaches"), manager_for(Place, "PlacesCache")
+    assert await refusal(Place) == "Place.cache has two managers, PlaceCaches and PlacesCache: keep one of them."
+    del first, second
+
+
+async def test_a_manager_may_inherit_settings_and_methods(db_url: DatabaseUrl, backend_url: str) -> None:
+    class Common(ModelCacheManager[Any]):
+        timeout = 0.25
+
+        def first(self) -> Any:
+            return self.get(pk=1)
+
+    class PlaceCaches(Common):
+        model = Place
+        get_key_fields_list = [("name",)]
+
+    async with tortoise_with(Place, url=db_url), ModelCache(backend_url) as cache:
+        place = await Place.create(name="Hall")
+        manager: Any = cache.manager(Place)
+        assert type(manager) is PlaceCaches
+        assert await manager.first() == place
+        assert await Place.cache.get(name="Hall") == place  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("base", [InstanceCache, QuerysetCache, ModelCacheManager])
+async def test_a_cache_class_needs_a_model(base: Any) -> None:
+    forgotten = type("Forgotten", (base,), {"key_fields": ("name",)})
+    message = await refusal(Account)
+    assert message == "Forgotten.model is None: set it to the Tortoise model that Forgotten is about."
+    forgotten.model = "app.Account"
+    message = await refusal(Account)
+    assert message == "Forgotten.model is 'app.Account': set it to the Tortoise model that Forgotten is about."
+
+
+# Cache classes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [InstanceCache, QuerysetCache])
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, 'Wrong.key_fields is (): name the fields, like ("slug",).'),
+        ({"key_fields": "name"}, "Wrong.key_fields is 'name': name the fields, like (\"slug\",)."),
+        ({"key_fields": [("name",)]}, "Wrong.key_fields is [('name',)]: name the fields, like (\"slug\",)."),
+        ({"key_fields": 7}, 'Wrong.key_fields is 7: name the fields, like ("slug",).'),
+        (
+            {"key_fields": ("nope",)},
+            "Wrong: key_fields names 'nope', which is no field of Account. Its fields: email, id, name, team.",
+        ),
+        ({"key_fields": ("name", "name")}, "Wrong: key_fields names 'name' twice in one key."),
+        (
+            {"key_fields": ("team",), "timeout": 0},
+            "Wrong.timeout is 0: it must be a number of seconds above zero.",
+        ),
+        (
+            {"key_fields": ("team",), "allowtime": 5},
+            "Wrong.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it.",
+        ),
+        (
+            {"key_fields": ("team",), "get_key_fields_list": [("team",)]},
+            "Wrong.get_key_fields_list belongs to a ModelCacheManager: declare key_fields.",
+        ),
+    ],
+)
+async def test_a_wrong_cache_class_is_named_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
+    wrong = type("Wrong", (base,), {"model": Account, **attributes})
+    assert await refusal(Account) == message
+    del wrong
+
+
+async def test_a_stale_answer_by_a_unique_key_is_the_rows_affair() -> None:
+    class AccountByName(InstanceCache[Account]):
+        model = Account
+        key_fields = ("name",)
+        invalidation = InvalidationType.DYNAMIC
+
+    assert await refusal(Account) == (
+        "AccountByName.invalidation has no effect, because a row is stored once for everybody: "
+        "set it in Account.CacheMeta."
+    )
+    del AccountByName
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"order_by": ["nope"]},
+            "Wrong.order_by names 'nope', which is no field of Account. Its fields: email, id, name, team.",
+        ),
+        ({"limit": 0}, "Wrong.limit is 0: it must be a whole number above zero."),
+        ({"limit": "3"}, "Wrong.limit is '3': it must be a whole number above zero."),
+    ],
+)
+async def test_a_wrong_list_is_named_with_its_remedy(attributes: Any, message: str) -> None:
+    wrong = type("Wrong", (QuerysetCache,), {"model": Account, "key_fields": ("team",), **attributes})
+    assert await refusal(Account) == message
+    del wrong
+
+
+@pytest.mark.parametrize("base", [RelatedInstanceCache, RelatedQuerysetCache])
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, 'Wrong has no relation: name the one to follow, like "venue" or "venue__city".'),
+        ({"relation": ("host",)}, f"Wrong.relation is ('host',): {A_RELATION}"),
+        ({"relation": ""}, f"Wrong.relation is '': {A_RELATION}"),
+        ({"relation": "nope"}, f"Wrong.relation names 'nope', but Event has no relation 'nope'. {RELATIONS}"),
+        ({"relation": "slug"}, f"Wrong.relation names 'slug', but Event has no relation 'slug'. {RELATIONS}"),
+        ({"relation": "host_id"}, f"Wrong.relation names 'host_id', but Event has no relation 'host_id'. {RELATIONS}"),
+        (
+            {"relation": "organizer__boss"},
+            "Wrong.relation names 'organizer__boss', but User has no relation 'boss'. Its relations: events, hosted.",
+        ),
+        (
+            {"relation": "organizer__"},
+            "Wrong.relation names 'organizer__', but User has no relation ''. Its relations: events, hosted.",
+        ),
+        (
+            {"relation": "venue"},
+            "Wrong.relation names 'venue', but Venue has no cache: make Venue a CachedModel or give it a "
+            "ModelCacheManager.",
+        ),
+        (
+            {"relation": "host", "key_fields": ("tickets",)},
+            "Wrong: key_fields names 'tickets', a relation without a column in Event's own table; declare the key on "
+            "the model at its other end.",
+        ),
+        ({"relation": "host", "key_fields": ()}, 'Wrong.key_fields is (): name the fields, like ("slug",).'),
+        (
+            {"relation": "host", "timeout": 5},
+            "Wrong.timeout has no effect, because nothing of its own is stored: set it in Event.CacheMeta, if it "
+            "belongs there.",
+        ),
+        (
+            {"relation": "host", "select_related": ("organizer",)},
+            "Wrong.select_related has no effect, because nothing of its own is stored: set it in Event.CacheMeta, if "
+            "it belongs there.",
+        ),
+        (
+            {"relation": "host", "get_instance": None},
+            "Wrong.get_instance has no effect: remove it, or derive from another class.",
+        ),
+    ],
+)
+async def test_a_wrong_related_class_is_named_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
+    wrong = type("Wrong", (base,), {"model": Event, "key_fields": ("slug",), **attributes})
+    assert await refusal(*EVENT_AND_RELATIONS) == message
+    del wrong
+
+
+@pytest.mark.parametrize("base", [InstanceCache, QuerysetCache])
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        (
+            {"select_related": 7},
+            'Wrong.select_related is 7: it must be a list of field names, like ["organizer"].',
+        ),
+        (
+            {"select_related": ("nope",)},
+            f"Wrong.select_related names 'nope', but Event has no relation 'nope'. {RELATIONS}",
+        ),
+        (
+            {"select_related": "tickets"},
+            "Wrong.select_related names 'tickets', of which there may be several: declare a "
+            "RelatedQuerysetCache for them.",
+        ),
+        (
+            {"select_related": "organizer__hosted"},
+            "Wrong.select_related names 'hosted', of which there may be several: declare a "
+            "RelatedQuerysetCache for them.",
+        ),
+        (
+            {"relation": "host"},
+            "Wrong.relation has no effect: derive from RelatedInstanceCache or RelatedQuerysetCache.",
+        ),
+    ],
+)
+async def test_wrong_attached_relations_are_named_with_their_remedy(base: Any, attributes: Any, message: str) -> None:
+    wrong = type("Wrong", (base,), {"model": Event, "key_fields": ("slug",), **attributes})
+    assert await refusal(*EVENT_AND_RELATIONS) == message
+    del wrong
+
+
+async def test_relations_are_attached_to_rows_only() -> None:
+    class Counted(QuerysetCountCache):
+        model = Event
+        key_fields = ("organizer",)
+        select_related = ("organizer",)
+
+    assert await refusal(*EVENT_AND_RELATIONS) == (
+        "Counted.select_related is for rows: remove it, or derive from InstanceCache or QuerysetCache."
+    )
+
+
+async def test_a_list_that_a_walk_needs_is_ordered_by_the_models_own_columns() -> None:
+    class Owner(CachedModel):
+        name = fields.CharField(max_length=20)
+
+    class Thing(CachedModel):
+        owner: fields.ForeignKeyRelation[Owner] = fields.ForeignKeyField("app.Owner", related_name="things")
+
+        class Meta:
+            ordering = ["owner__name"]
+
+    class Things(RelatedQuerysetCache[Thing]):
+        model = Owner
+        key_fields = ("id",)
+        relation = "things"
+
+    assert await refusal(Owner, Thing) == (
+        "Thing.CacheMeta: Thing.Meta.ordering names 'owner__name', which is no column of Thing itself, "
+        "so that its lists cannot be kept up to date: set order_by."
+    )
+
+
+async def test_a_class_name_is_used_once() -> None:
+    def declare_one() -> type:
+        class AccountByName(InstanceCache[Account]):
+            model = Account
+            key_fields = ("name",)
+
+        return AccountByName
+
+    first, second = declare_one(), declare_one()
+    path = f"{__name__}.test_a_class_name_is_used_once.<locals>.declare_one.<locals>.AccountByName"
+    assert await refusal(Account) == (
+        f"Two cache classes are called AccountByName, {path} and {path}: rename one of them."
+    )
+    del first, second
+
+
+async def test_a_cache_class_for_a_model_that_is_not_loaded_is_named() -> None:
+    class ByName(InstanceCache[Place]):
+        model = Place
+        key_fields = ("name",)
+
+    assert await refusal(Account) == (
+        f"ByName.model is Place, which Tortoise has not loaded: add the module {__name__} to Tortoise.init before "
+        "opening the cache."
+    )
+
+
+async def test_a_cache_class_for_an_abstract_model_is_named() -> None:
+    class Base(CachedModel):
+        class Meta:
+            abstract = True
+
+    class ById(InstanceCache[Base]):
+        model = Base
+        key_fields = ("id",)
+
+    assert await refusal(Account) == ("ById.model is Base, which is abstract and has no rows: name a child of it.")
+
+
+async def test_cache_classes_of_modules_that_are_not_loaded_do_not_count() -> None:
+    # As another application's would be, or another test's: all of its module is left out.
+    elsewhere: dict[str, Any] = {"__module__": "elsewhere"}
+    model: Any = type("Thing", (CachedModel,), {**elsewhere, "id": fields.IntField(primary_key=True)})
+    wrong = [
+        type("ThingByNope", (InstanceCache,), {**elsewhere, "model": model, "key_fields": ("nope",)}),
+        type("ThingCaches", (ModelCacheManager,), {**elsewhere, "model": model, "timeout": 0}),
+    ]
+    async with tortoise_with(Account), ModelCache("memory://") as cache:
+        with pytest.raises(CacheNotRegistered, match="Thing is not bound to the open cache: make it a CachedModel"):
+            cache.manager(model)
+    del wrong
+
+
+async def test_classes_without_a_model_are_bases(db_url: DatabaseUrl, backend_url: str) -> None:
+    class Short(InstanceCache[Any]):
+        timeout = 1
+
+    class AccountByEmail(Short):
+        model = Account
+        key_fields = ("email",)
+
+    async with tortoise_with(Account, url=db_url), ModelCache(backend_url):
+        with pytest.raises(DoesNotExist):
+            await AccountByEmail("nobody@x")
+
+
+def wrong_cache_class() -> None:
+    type("AccountByNope", (InstanceCache,), {"model": Account, "key_fields": ("nope",)})
+
+
+def wrong_manager() -> None:
+    manager_for(Account, "Another", timeout=0)
+
+
+def manager_that_would_do() -> None:
+    class AccountCaches(ModelCacheManager[Account]):
+        model = Account
+        get_key_fields_list = [("email",)]
+
+
+@pytest.mark.parametrize("declare_something", [wrong_cache_class, wrong_manager, manager_that_would_do])
+async def test_classes_that_nobody_holds_any_more_do_not_count(declare_something: Callable[[], None]) -> None:
+    gc.collect()
+    gc.disable()  # a class is a reference cycle: without this it might be collected by chance
+    try:
+        declare_something()
+        async with tortoise_with(Account), ModelCache("memory://"):
+            assert type(Account.cache) is ModelCacheManager
+            assert repr(Account.cache) == "<Account.cache: get (id), (name); filter (team)>"
+    finally:
+        gc.enable()
+
+
+# What is bound -----------------------------------------------------------------------------------------
+
+
+async def test_abstract_parents_declare_for_their_children(db_url: DatabaseUrl, backend_url: str) -> None:
+    class Named(CachedModel):
+        name = fields.CharField(max_length=20, unique=True)
+
+        class Meta:
+            abstract = True
+
+        class CacheMeta:
+            get_key_fields_list = [("name",)]
+            timeout = 60
+
+    class City(Named):
+        pass
+
+    class Street(Named):
+        city: fields.ForeignKeyRelation[City] = fields.ForeignKeyField("app.City")
+
+        class CacheMeta(Named.CacheMeta):
+            filter_key_fields_list = [("city",)]
+            cached_foreignkeys = ["city"]
+
+    async with tortoise_with(City, Street, url=db_url), ModelCache(backend_url):
+        city = await City.create(name="Bonn")
+        street = await Street.create(name="Long", city=city)
+        assert repr(City.cache) == "<City.cache: get (id), (name)>"
+        assert repr(Street.cache) == "<Street.cache: get (id), (name); filter (city)>"
+        found = await Street.cache.get(name="Long")
+        assert (found, await found.city) == (street, city)
+        assert await City.cache.get(name="Bonn") == city
+
+
+async def test_a_primary_key_may_have_any_name_and_type(db_url: DatabaseUrl, backend_url: str) -> None:
+    class Country(CachedModel):
+        code = fields.CharField(max_length=2, primary_key=True)
+        capital = fields.CharField(max_length=20, unique=True)
+
+        class CacheMeta:
+            get_key_fields_list = [("capital",)]
+
+    class CountryByCode(InstanceCache[Country]):
+        model = Country
+        key_fields = ("code",)
+
+    async with tortoise_with(Country, url=db_url), ModelCache(backend_url):
+        country = await Country.create(code="de", capital="Bonn")
+        assert await Country.cache.get(code="de") == country
+        assert await Country.cache.get(pk="de") == country
+        assert await CountryByCode("de") == country
+        assert await Country.cache.get(capital="Bonn") == country
+        country.capital = "Berlin"
+        await country.save()
+        assert (await Country.cache.get(code="de")).capital == "Berlin"
+
+
+async def test_a_cache_class_binds_a_model_that_has_no_cache_itself(
+    db_url: DatabaseUrl, backend: CountingBackend
+) -> None:
+    class PlaceByName(InstanceCache[Place]):
+        model = Place
+        key_fields = ("name",)
+
+    async with tortoise_with(Place, url=db_url), ModelCache(backend):
+        hall = await Place.create(name="Hall")
+        assert await PlaceByName("Hall") == hall
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert await PlaceByName(name="Hall") == hall
+        hall.name = "Barn"
+        await hall.save()
+        with pytest.raises(DoesNotExist):
+            await PlaceByName("Hall")
+        assert await PlaceByName("Barn") == hall
+
+
+@pytest.mark.only_on("postgres", because="the others have no schemas inside a database")
+async def test_tables_of_one_name_in_two_schemas_are_kept_apart(db_url: DatabaseUrl, backend_url: str) -> None:
+    class OldEvent(CachedModel):
+        slug = fields.CharField(max_length=20, unique=True)
+
+        class Meta:
+            table = "event"
+            schema = "archive"
+
+        class CacheMeta:
+            get_key_fields_list = [("slug",)]
+
+    class Event(CachedModel):
+        slug = fields.CharField(max_length=20, unique=True)
+
+        class Meta:
+            table = "event"
+
+        class CacheMeta:
+            get_key_fields_list = [("slug",)]
+
+    columns = "(id SERIAL PRIMARY KEY, slug VARCHAR(20) UNIQUE)"
+    tables = f"CREATE TABLE event {columns}; CREATE SCHEMA archive; CREATE TABLE archive.event {columns}"
+    async with tortoise_with(OldEvent, Event, url=db_url, tables=tables), ModelCache(backend_url):
+        old = await OldEvent.create(slug="pycon")
+        for _ in range(2):
+            assert await OldEvent.cache.get(slug="pycon") == old
+            assert await OldEvent.cache.get(id=old.id) == old
+            assert await Event.cache.get_or_none(slug="pycon") is None
+            assert await Event.cache.get_or_none(id=old.id) is None
+
+
+# Settings ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"timeout": 0}, "CacheConfig.timeout is 0: it must be a number above zero."),
+        ({"timeout": -1}, "CacheConfig.timeout is -1: it must be a number above zero."),
+        ({"timeout": "60"}, "CacheConfig.timeout is '60': it must be a number above zero."),
+        ({"timeout": None}, "CacheConfig.timeout is None: it must be a number above zero."),
+        ({"timeout": True}, "CacheConfig.timeout is True: it must be a number above zero."),
+        ({"negative_timeout": float("nan")}, "CacheConfig.negative_timeout is nan: it must be a number above zero."),
+        ({"intent_ttl": float("inf")}, "CacheConfig.intent_ttl is inf: it must be a number above zero."),
+        ({"lease_ttl": 0.0002}, "CacheConfig.lease_ttl is 0.0002: it must be at least a millisecond, 0.001."),
+        ({"lease_wait": -0.1}, "CacheConfig.lease_wait is -0.1: it must be zero or above."),
+        ({"guess_size": -1}, "CacheConfig.guess_size is -1: it must be zero or above."),
+        ({"batch_size": 0}, "CacheConfig.batch_size is 0: it must be a number above zero."),
+        ({"batch_size": 2.5}, "CacheConfig.batch_size is 2.5: it must be a whole number."),
+        ({"ttl_jitter": 1}, "CacheConfig.ttl_jitter is 1: it must be a fraction below 1."),
+        ({"ttl_jitter": -0.1}, "CacheConfig.ttl_jitter is -0.1: it must be a fraction below 1."),
+        ({"enabled": "no"}, "CacheConfig.enabled is 'no': use True or False."),
+        ({"on_write_error": "ignore"}, 'CacheConfig.on_write_error is \'ignore\': use "retry" or "raise".'),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CacheConfigurationError) as caught:
+        CacheConfig(**settings)
+    assert str(caught.value) == message
+    with pytest.raises(CacheConfigurationError) as caught:
+        ModelCache("memory://", **settings)
+    assert str(caught.value) == message
+
+
+def test_a_setting_that_does_not_exist_is_named_with_those_that_do() -> None:
+    wrong: Any = {"timout": 5}
+    with pytest.raises(CacheConfigurationError) as caught:
+        ModelCache("memory://", **wrong)
+    assert str(caught.value).startswith("ModelCache has no setting 'timout'. Its settings: enabled, timeout, ")
+
+
+def test_settings_may_be_zero_where_that_means_none_and_go_over_a_config() -> None:
+    CacheConfig(ttl_jitter=0, lease_wait=0, guess_size=0)
+    config = CacheConfig(timeout=5, batch_size=7)
+    cache = ModelCache("memory://", config=config, timeout=9)
+    assert (cache.config.timeout, cache.config.batch_size) == (9, 7)
+
+
+def test_the_settings_that_type_checkers_know_are_those_of_the_config() -> None:
+    assert Settings.__annotations__ == CacheConfig.__annotations__

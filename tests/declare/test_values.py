@@ -1,0 +1,306 @@
+"""``ValueCache`` and ``@cached``: values of no model, by their arguments."""
+
+import asyncio
+from contextvars import copy_context
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import pytest
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import (
+    BatchCacheQuery,
+    CacheConfigurationError,
+    CacheError,
+    CacheNotOpen,
+    DontCache,
+    ModelCache,
+    ValueCache,
+    cached,
+    local_cache,
+)
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.result_models import Club, Member
+
+pytestmark = pytest.mark.models("tests.support.models.result_models")
+
+calls: list[tuple[Any, ...]] = []
+
+
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
+    calls.clear()
+
+
+class Exchange(ValueCache[Decimal | None]):
+    """What a currency is worth; unknown ones are worth nothing, and of gold it is not said for long."""
+
+    timeout = 60
+    rates: ClassVar = {"USD": Decimal("0.90"), "GBP": Decimal("1.20")}
+
+    async def get_value(self, base: str, quote: str = "EUR", *, scale: int = 2) -> Any:
+        calls.append((base, quote, scale))
+        return DontCache(Decimal(1000)) if base == "XAU" else self.rates.get(base)
+
+
+class ByInitial(ValueCache[str]):
+    async def get_value(self, name: str) -> str:
+        calls.append((name,))
+        return name[0]
+
+    def key(self, name: str) -> Any:
+        return name[0]
+
+
+@cached(timeout=60)
+async def permissions(actor: int, *projects: int, team: Any = None) -> list[Any]:
+    """Who may do what."""
+    calls.append((actor, projects, team))
+    return [actor, {"projects": projects}]
+
+
+@cached(key=lambda self, event: event)
+async def module_level(self: object, event: int) -> int:
+    return event
+
+
+class Service:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @cached(timeout=5, key=lambda self, question: (self.number, question))
+    async def answer(self, question: str) -> str:
+        calls.append((self.number, question))
+        return f"{self.number} {question}"
+
+
+class TestClass:
+    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+        for query in (
+            Exchange("USD"),
+            Exchange(base="USD"),
+            Exchange("USD", "EUR"),
+            Exchange("USD", quote="EUR", scale=2),
+        ):
+            assert await query == Decimal("0.90")
+        async with assert_ops(backend, redis=1):
+            assert await Exchange("USD") == Decimal("0.90")
+        assert calls == [("USD", "EUR", 2)]
+        await asyncio.gather(Exchange("USD", "GBP"), Exchange("USD", scale=3))
+        assert calls[1:] == [("USD", "GBP", 2), ("USD", "EUR", 3)]
+
+    async def test_none_is_a_value(self, cache: ModelCache, backend: CountingBackend) -> None:
+        assert await Exchange("XXX") is None
+        assert await Exchange("XXX") is None
+        assert len(calls) == 1
+
+    async def test_dont_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
+        assert [await Exchange("XAU"), await Exchange("XAU")] == [1000, 1000]
+        assert len(calls) == 2
+
+    async def test_a_key_of_its_own(self, cache: ModelCache, backend: CountingBackend) -> None:
+        assert [await ByInitial("kim"), await ByInitial("kay"), await ByInitial("ada")] == ["k", "k", "a"]
+        assert calls == [("kim",), ("ada",)]
+
+    async def test_many_ask_at_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, redis=["read", "lease", "fill"]):
+            assert set(await asyncio.gather(*[Exchange("GBP") for _ in range(50)])) == {Decimal("1.20")}
+        assert len(calls) == 1
+
+    async def test_batches_with_rows(self, cache: ModelCache, backend: CountingBackend) -> None:
+        club = await Club.create(name="red")
+        batch = BatchCacheQuery(rate=Exchange("USD"), club=Club.cache.get(id=club.id), may=permissions.query(1, 2))
+        await batch
+        async with assert_ops(backend, redis=1, sql=0):
+            assert await batch == {"rate": Decimal("0.90"), "club": club, "may": [1, {"projects": (2,)}]}
+
+    async def test_invalidate_and_clear(self, cache: ModelCache, backend: CountingBackend) -> None:
+        for forget in (Exchange("USD").invalidate, Exchange.clear):
+            await asyncio.gather(Exchange("USD"), Exchange("GBP"))
+            calls.clear()
+            await forget()
+            await asyncio.gather(Exchange("USD"), Exchange("GBP"))
+            assert calls == [("USD", "EUR", 2), ("GBP", "EUR", 2)][: 1 if forget != Exchange.clear else 2]
+
+    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with local_cache():
+            await Exchange("USD")
+            async with assert_ops(backend, redis=0):
+                await Exchange("USD")
+            await Exchange("USD").invalidate()
+            await Exchange("USD")
+        assert len(calls) == 2
+
+    async def test_invalidated_in_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
+        """Nobody must store, before COMMIT, what was computed from what was there before it."""
+        club = await Club.create(name="red")
+
+        @cached(timeout=60)
+        async def name_of(club: Club) -> str:
+            return (await Club.get(id=club.id)).name
+
+        assert await name_of(club) == "red"
+        async with in_transaction():
+            assert await name_of(club) == "red"
+            await Club.filter(id=club.id).update(name="blue")
+            await name_of.invalidate(club)
+            async with assert_ops(backend, redis=0, sql=1):
+                assert await name_of(club) == "blue"
+        assert await name_of(club) == "blue"
+        async with in_transaction() as connection:
+            await Club.filter(id=club.id).update(name="green")
+            await name_of.invalidate(club)
+            await connection.rollback()
+        async with assert_ops(backend, sql=0):
+            assert await name_of(club) == "blue"
+
+    async def test_clearing_in_a_transaction_takes_effect_at_commit(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        context = copy_context()
+        await asyncio.gather(Exchange("USD"), permissions(7))
+        async with in_transaction():
+            async with assert_ops(backend, redis=0):
+                await Exchange.clear()
+                await permissions.clear()
+                await asyncio.gather(Exchange("USD"), permissions(7))
+            assert len(calls) == 4
+            for value in (Exchange("USD").resolve(), permissions(7)):
+                await asyncio.create_task(value, context=context.copy())
+            assert len(calls) == 4
+        await asyncio.gather(Exchange("USD"), permissions(7))
+        assert len(calls) == 6
+
+    async def test_a_value_that_awaits_itself_is_an_error(self, cache: ModelCache, backend: CountingBackend) -> None:
+        @cached()
+        async def countdown(number: int, step: int = 1) -> int:
+            return number and await countdown(number - step, step)
+
+        assert await countdown(3) == 0
+        for _ in range(2):
+            with pytest.raises(CacheError, match=r"countdown is computed by awaiting itself"):
+                await asyncio.wait_for(countdown(3, 0), 5)
+        async with in_transaction():
+            with pytest.raises(CacheError, match="awaiting itself"):
+                await asyncio.wait_for(countdown(4, 0), 5)
+
+    async def test_wrong_arguments_are_the_callers_error(self, cache: ModelCache) -> None:
+        with pytest.raises(TypeError, match=r"Exchange\(self, base.*missing a required argument: 'base'"):
+            Exchange()
+        with pytest.raises(TypeError, match=r"Exchange: .*cannot be part of a cache key"):
+            await Exchange(object())
+
+    @pytest.mark.parametrize(
+        ("attributes", "message"),
+        [
+            ({}, "Odd has no get_value"),
+            ({"timeout": 0, "get_value": Exchange.get_value}, "Odd: timeout is 0"),
+            ({"version": [1], "get_value": Exchange.get_value}, r"Odd: version is \[1\]"),
+        ],
+    )
+    async def test_mistakes_are_errors_on_open(
+        self, database: object, backend: CountingBackend, attributes: dict[str, Any], message: str
+    ) -> None:
+        odd = type("Odd", (ValueCache,), attributes)
+        with pytest.raises(CacheConfigurationError, match=message):
+            await ModelCache(backend).open()
+        del odd
+
+    async def test_a_name_is_used_once(self, database: object, backend: CountingBackend) -> None:
+        twins = [type("Twin", (ValueCache,), {"get_value": Exchange.get_value}) for _ in range(2)]
+        with pytest.raises(CacheConfigurationError, match="Two value classes are called Twin"):
+            await ModelCache(backend).open()
+        del twins
+
+
+class TestDecorator:
+    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+        for _ in range(2):
+            assert await permissions(7, 1, 2) == [7, {"projects": (1, 2)}]
+            assert await permissions(7, 1, 2, team=None) == [7, {"projects": (1, 2)}]
+        assert await permissions(7) == [7, {"projects": ()}]
+        assert len(calls) == 2
+
+    async def test_instances_are_known_by_their_primary_key(self, cache: ModelCache, backend: CountingBackend) -> None:
+        member = await Member.create(number=1)
+        for team in (member, await Member.get(id=member.id), [member], [await Member.get(id=member.id)]):
+            await permissions(1, team=team)
+        assert len(calls) == 2
+        with pytest.raises(TypeError, match="save it first"):
+            await permissions(1, team=Member(number=2))
+
+    async def test_it_is_a_function_like_the_one_inside(self, cache: ModelCache) -> None:
+        assert permissions.__name__ == "permissions"
+        assert permissions.__doc__ == "Who may do what."
+        assert "permissions" in permissions.key(7)
+        assert permissions.key(7) != permissions.key(8)
+        assert repr(permissions) == "<cached tests.declare.test_values.permissions>"
+
+    async def test_invalidate_and_clear(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await permissions(7)
+        await permissions.invalidate(7)
+        await permissions(7)
+        await permissions.clear()
+        await permissions(7)
+        assert len(calls) == 3
+
+    async def test_methods(self, cache: ModelCache, backend: CountingBackend) -> None:
+        one, again, two = Service(1), Service(1), Service(2)
+        assert await asyncio.gather(one.answer("x"), again.answer("x"), two.answer("x")) == ["1 x", "1 x", "2 x"]
+        assert calls == [(1, "x"), (2, "x")]
+        await again.answer.invalidate("x")
+        await one.answer("x")
+        assert len(calls) == 3
+
+    async def test_errors_are_not_kept(self, cache: ModelCache, backend: CountingBackend) -> None:
+        failing = True
+
+        @cached()
+        async def shaky() -> int:
+            if failing:
+                raise LookupError
+            return 1
+
+        answers = await asyncio.gather(shaky(), shaky(), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [LookupError, LookupError]
+        failing = False
+        assert await shaky() == 1
+
+    async def test_its_own_cancellation_is_an_error_of_the_call(self, cache: ModelCache) -> None:
+        @cached()
+        async def cancelled() -> int:
+            raise asyncio.CancelledError
+
+        with pytest.raises(Exception, match="cancelled"):
+            await cancelled()
+
+    async def test_what_cannot_be_stored_is_passed_on(
+        self, cache: ModelCache, backend: CountingBackend, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @cached()
+        async def odd() -> Any:
+            return complex(1, 2)
+
+        assert [await odd(), await odd()] == [1 + 2j, 1 + 2j]
+        [counters] = [counters for name, counters in cache.stats.by_cache.items() if name.endswith("odd")]
+        assert (counters.hits, counters.fills, counters.unfillable) == (0, 0, 2)
+        assert "aiomodelcache: a value of " in caplog.text
+
+    async def test_a_rolled_out_version(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async def number() -> int:
+            return len(calls)
+
+        first, second = cached(version=1)(number), cached(version=2)(number)
+        assert await first() == 0
+        with pytest.raises(CacheConfigurationError, match=r"cached as .*number: rename"):
+            await second()
+
+    async def test_without_an_open_cache(self) -> None:
+        with pytest.raises(CacheNotOpen):
+            await permissions(1)
+
+    def test_mistakes_are_errors_at_once(self) -> None:
+        with pytest.raises(CacheConfigurationError, match="coroutine functions"):
+            cached()(lambda: 1)  # type: ignore[arg-type, return-value]
+        with pytest.raises(CacheConfigurationError, match="timeout is -1"):
+            cached(timeout=-1)(permissions._function)

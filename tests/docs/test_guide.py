@@ -1,0 +1,130 @@
+"""Every block of Python in docs/ runs, and what its comments say about round trips and SQL is true."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+
+from aiomodelcache import CacheConfig, ModelCache
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.pages import DOCS, Program, blocks, program
+
+GUIDE = DOCS / "guide"
+DECLARE = GUIDE / "declare.md"
+"""The page with the models and rows that all pages use."""
+REDIS = '"redis://localhost:6379/0"'
+DATABASE = '"postgres://localhost/app"'
+ELSEWHERE = {"testing.md": "tests/testing/test_guide.py"}
+"""Pages whose code another test runs."""
+OWN_CACHE = {"app.md"}
+"""Pages that open their cache themselves."""
+PAGES = sorted(page for page in DOCS.rglob("*.md") if program(page) and page.name not in ELSEWHERE)
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, db_url: DatabaseUrl, backend_url: str) -> Iterator[Program]:
+    """A page's program with its modules, which begin with those that all pages use."""
+    page: Path = request.param
+    EXECUTOR_CACHE.clear()  # Tortoise keeps its SQL by the connection's name and the table's: other tests have a User
+    running = Program(page, {REDIS: repr(backend_url), DATABASE: repr(str(db_url))})
+    before = set(sys.modules)
+    for block in [*program(DECLARE), *(program(page) if page != DECLARE else [])]:
+        if block.module:
+            running.load(block)
+    yield running
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) is None:
+            del sys.modules[name]
+    running.forget()
+    EXECUTOR_CACHE.clear()
+
+
+def on_pages(*names: str) -> pytest.MarkDecorator:
+    pages = [page for page in PAGES if page.name in names] or [page for page in PAGES if page.name not in OWN_CACHE]
+    return pytest.mark.parametrize("running", pages, ids=lambda page: page.stem, indirect=True)
+
+
+on_one_database = pytest.mark.only_on("sqlite", because="what differs by database has its own tests")
+
+
+@on_one_database
+@on_pages()
+async def test_the_code_runs_and_its_comments_are_true(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
+    async with tortoise_on(DatabaseUrl(db_url, f"docs {db_url.dialect}"), "events"):
+        await sys.modules["rows"].create_rows()
+        async with ModelCache(backend_url) as running.names["cache"]:
+            await running.run()
+
+
+@on_one_database
+@on_pages("app.md")
+async def test_the_application_runs_and_answers(running: Program, db_url: DatabaseUrl) -> None:
+    async with tortoise_on(DatabaseUrl(db_url, "default"), "events"):
+        await sys.modules["rows"].create_rows()
+    await running.run()
+    web = sys.modules["web"]
+    async with web.lifespan(web.app):
+        assert await answer(web.app, "/events/pycon") == (200, {"title": "PyCon", "organizer": "kim"})
+        assert (await answer(web.app, "/events/nope"))[0] == 404
+
+
+async def answer(app: Any, path: str) -> tuple[int, Any]:
+    """The status and the body that an ASGI application answers to a GET; None if it is no JSON."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    await app(scope, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], json.loads(body) if body.startswith(b"{") else None
+
+
+@on_one_database
+@on_pages("migration.md")
+async def test_what_the_tables_say_to_call_here_runs(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
+    cells = re.findall(r"^\|[^|\n]*\|([^|\n]*)\|$", running.page.read_text("utf-8"), re.MULTILINE)
+    calls = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell) if re.search(r"[(=]", code)]
+    assert len(calls) > 30
+    async with tortoise_on(DatabaseUrl(db_url, f"docs {db_url.dialect}"), "events"):
+        await sys.modules["rows"].create_rows()
+        async with ModelCache(backend_url) as running.names["cache"]:
+            await running.run()
+            for call in calls:
+                await running.run_call(call)
+
+
+def test_every_block_has_a_language_that_says_whether_it_runs() -> None:
+    for page in DOCS.rglob("*.md"):
+        for block in blocks(page):
+            known = {"python", "sh", "ini", "text", "mermaid", "{toctree}", "{eval-rst}"}
+            assert block.language in known, f"{page.name}:{block.line}: {block.language}"
+        assert page.read_text("utf-8").count("\n```") == 2 * len(blocks(page)), page.name
+
+
+def test_where_code_of_other_libraries_is_shown_it_is_said_whose() -> None:
+    reasons = {block.reason for page in DOCS.rglob("*.md") for block in blocks(page) if block.reason}
+    assert all(re.fullmatch(r"[\w .,'-]{4,}", reason) for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("declare.md", "in seconds; {config.timeout:g} if nobody says otherwise"),
+        ("declare.md", 'the same for "there is no such row"; {config.negative_timeout:g}'),
+        ("app.md", "`socket_timeout` ({config.socket_timeout:g} s)"),
+        ("app.md", "`breaker_cooldown` ({config.breaker_cooldown:g} s)"),
+    ],
+)
+def test_the_defaults_are_as_the_guide_says(page: str, said: str) -> None:
+    text = " ".join((GUIDE / page).read_text("utf-8").split())
+    assert said.format(config=CacheConfig()) in text

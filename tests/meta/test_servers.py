@@ -1,0 +1,203 @@
+"""The fixtures give what they promise: private servers, a fresh database and an empty store each time."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import asyncmy
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+import redis
+from tortoise import fields
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from tests import conftest
+from tests.support.databases import DatabaseUrl
+from tests.support.servers import MariaDBServer, PostgresServer, RedisServer, ServerFailed, ServerMissing, server
+from tests.support.servers.programs import find_program
+
+DEFAULT_PORTS = {3306, 5432, 6379}
+
+
+class Stone(Model):
+    """A table of this module's own."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=20, unique=True)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class TestRedis:
+    def test_answers_on_its_url_and_its_socket(self, redis_server: RedisServer, redis_url: str) -> None:
+        assert redis_server.port not in DEFAULT_PORTS
+        with redis.Redis.from_url(redis_url) as by_url, redis_server.client() as by_socket:
+            by_url.set("k", "v")
+            assert by_socket.get("k") == b"v"
+
+    def test_killed_it_refuses_and_restarted_it_is_empty_at_the_same_address(self, own_redis: RedisServer) -> None:
+        url, port = own_redis.url, own_redis.port
+        with redis.Redis.from_url(url) as client:
+            client.set("k", "v")
+            own_redis.kill()
+            with pytest.raises(redis.ConnectionError):
+                client.get("k")
+        own_redis.restart()
+        assert (own_redis.url, own_redis.port) == (url, port)
+        with redis.Redis.from_url(url) as client:
+            assert client.get("k") is None
+
+    def test_stopped_it_is_silent_until_it_goes_on(self, own_redis: RedisServer) -> None:
+        with own_redis.client() as client:
+            client.set("k", "v")
+        own_redis.stop()
+        with redis.Redis.from_url(own_redis.url, socket_timeout=0.05) as client, pytest.raises(redis.TimeoutError):
+            client.get("k")
+        own_redis.cont()
+        with redis.Redis.from_url(own_redis.url) as client:
+            assert client.get("k") == b"v"
+
+    def test_a_stopped_server_ends_too(self) -> None:
+        with RedisServer() as stopped:
+            port, folder = stopped.port, stopped.folder
+            stopped.stop()
+            assert listening(port)
+        assert not listening(port)
+        assert not folder.exists()
+
+    def test_a_second_port_is_tried_when_the_first_is_taken(
+        self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ports = iter([own_redis.port, server.free_port()])
+        monkeypatch.setattr(server, "free_port", lambda: next(ports))
+        with RedisServer() as second:
+            assert second.port != own_redis.port
+
+    def test_a_failed_start_shows_the_log_and_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = RedisServer()
+        monkeypatch.setattr(broken, "_command", lambda: ["/bin/sh", "-c", "pwd; echo no such luck; exit 3"])
+        with pytest.raises(ServerFailed, match="redis ended with 3") as raised:
+            broken.start()
+        folder, last = str(raised.value).splitlines()[-2:]
+        assert last == "no such luck"
+        assert not Path(folder).exists()
+
+
+class TestBackendUrl:
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_is_empty_each_time(self, backend_url: str, attempt: int) -> None:
+        if backend_url == "memory://":
+            return
+        with redis.Redis.from_url(backend_url) as client:
+            assert client.dbsize() == 0
+            client.set("k", attempt)
+
+
+@pytest.mark.only_on("no store", because="it is about databases alone")
+class TestDatabases:
+    @pytest.mark.parametrize("attempt", [1, 2])
+    @pytest.mark.models("tests.meta.test_servers")
+    async def test_is_empty_each_time(self, database: BaseDBAsyncClient, attempt: int) -> None:
+        assert await Stone.all().count() == 0
+        await Stone.create(name="flint")
+        assert await Stone.get(name="flint")
+
+    @pytest.mark.models("tests.meta.test_servers")
+    async def test_is_what_its_url_says(self, database: BaseDBAsyncClient, db_url: DatabaseUrl) -> None:
+        assert database.connection_name == db_url.dialect
+        version = {"sqlite": "sqlite_version()", "postgres": "version()", "mariadb": "version()"}
+        _, [row] = await database.execute_query(f"SELECT {version[db_url.dialect]} AS v")
+        assert {"sqlite": "3.", "postgres": "PostgreSQL", "mariadb": "MariaDB"}[db_url.dialect] in row["v"]
+
+    @pytest.mark.models("tests.meta.test_servers")
+    async def test_is_seen_in_tasks_too(self, database: BaseDBAsyncClient) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name in ("flint", "slate", "chalk"):
+                tasks.create_task(Stone.create(name=name))
+        assert await Stone.all().count() == 3
+
+    async def test_lost_connections_to_postgres_do_not_hold_it_up(self, postgres_server: PostgresServer) -> None:
+        with postgres_server.database() as url:
+            lost = await asyncpg.connect(url.replace("asyncpg:", "postgres:"))
+            await lost.execute("BEGIN; CREATE SCHEMA other; CREATE TABLE t (id int)")
+        with postgres_server.database() as again:
+            assert again == url
+        lost.terminate()
+
+    async def test_lost_connections_to_mariadb_do_not_hold_it_up(self, mariadb_server: MariaDBServer) -> None:
+        with mariadb_server.database() as url:
+            name = url.rpartition("/")[2]
+            lost = await asyncmy.connect(host="127.0.0.1", port=mariadb_server.port, user="root", db=name)
+            async with lost.cursor() as cursor:
+                for statement in ("CREATE TABLE t (id int)", "BEGIN", "SELECT * FROM t"):
+                    await cursor.execute(statement)
+        with mariadb_server.database() as again:
+            assert again == url
+        lost.close()
+
+    def test_postgres_is_private(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+        assert postgres_server.port not in DEFAULT_PORTS
+        assert postgres_url == f"asyncpg://postgres@127.0.0.1:{postgres_server.port}/app"
+
+    def test_mariadb_is_private(self, mariadb_server: MariaDBServer, mysql_url: str) -> None:
+        assert mariadb_server.port not in DEFAULT_PORTS
+        assert mysql_url == f"mysql://root@127.0.0.1:{mariadb_server.port}/app"
+
+
+class TestEnds:
+    def test_the_server_outlives_no_killed_process(self) -> None:
+        code = (
+            "import sys, time; from tests.support.servers import RedisServer; server = RedisServer(); server.start();"
+            "print(server.port, server.folder, flush=True); time.sleep(60)"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            port, folder = process.stdout.readline().split()
+            assert listening(int(port))
+            process.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while (Path(folder).exists() or listening(int(port))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not listening(int(port))
+        assert not Path(folder).exists()
+
+
+class TestMissing:
+    @pytest.fixture(autouse=True)
+    def nothing_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def program(_: type[RedisServer]) -> Path:
+            return find_program(["no-such-server"], folders=["/no/*/bin"], wheels=["no_such_wheel/bin"])
+
+        monkeypatch.setattr(RedisServer, "program", classmethod(program))
+
+    def test_says_where_it_looked(self) -> None:
+        with pytest.raises(ServerMissing, match="no no-such-server on PATH, nor in /no/"):
+            RedisServer().start()
+
+    @pytest.mark.parametrize("required", ["", "postgres,mariadb"])
+    def test_is_a_skip(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIOMODELCACHE_REQUIRE", required)
+        with pytest.raises(pytest.skip.Exception, match="redis: no no-such-server"):
+            next(conftest.run(RedisServer()))
+
+    @pytest.mark.parametrize("required", ["redis", "postgres, redis"])
+    def test_is_a_failure_where_it_is_required(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIOMODELCACHE_REQUIRE", required)
+        with pytest.raises(pytest.fail.Exception, match="AIOMODELCACHE_REQUIRE names redis"):
+            next(conftest.run(RedisServer()))
+
+    def test_the_highest_version_is_found_in_folders(self, tmp_path: Path) -> None:
+        for version in ("9", "15", "100"):
+            program = tmp_path / version / "bin" / "some-server"
+            program.parent.mkdir(parents=True)
+            program.touch(0o755)
+        found = find_program(["some-server"], folders=[f"{tmp_path}/*/bin"])
+        assert found == tmp_path / "100" / "bin" / "some-server"

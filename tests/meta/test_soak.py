@@ -1,0 +1,191 @@
+"""A small soak: the library is fresh under faults, and what is not fresh is caught by the same harness."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import pytest
+
+from soak.proxy import BadNetwork
+from soak.report import Report, Run, report
+from soak.run import Plan, soak
+from soak.world import SMALL
+from tests.support.servers import PostgresServer, RedisServer
+
+COUNTED = (
+    "kill -9, ",
+    "Redis SIGSTOP",
+    "Redis SIGKILL, back empty",
+    "Redis SIGKILL, back with an old RDB",
+    "FLUSHALL",
+    "maxmemory, ",
+    "SCRIPT FLUSH",
+    "network: parted",
+    "slow SQL",
+    "slow COMMITs",
+    "processes whose clock is wrong",
+)
+
+
+def run(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) -> Report:
+    with postgres.database() as database:
+        return asyncio.run(soak(plan, database, redis, folder))
+
+
+def attempts(redis: RedisServer, folder: Path) -> Iterator[Path]:
+    """Folders for several soaks, in one of which something must happen: how often is a matter of the machine's pace."""
+    for number in range(5):
+        redis.flush()
+        (folder / str(number)).mkdir()
+        yield folder / str(number)
+
+
+def test_the_library_is_fresh_under_faults(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(duration=20, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.1)
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert result.reads > 500, str(result)  # on a busy machine; forty times as many on an idle one
+    assert result.changes > 20, str(result)
+    assert result.checker.snapshots, str(result)
+    faults = result.run.faults
+    missing = [what for what in COUNTED if not any(name.startswith(what) and faults[name] for name in faults)]
+    assert len(missing) <= faults.get("faults that a busy machine did not let happen", 0), (missing, str(result))
+
+
+@pytest.mark.parametrize("subject", ["delete-after-commit"])
+def test_what_is_not_fresh_is_caught(
+    subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject=subject,
+        duration=6,
+        processes=2,
+        faults=("slow",),
+        pace=0.1,
+        world=SMALL,
+        intent_ttl=0.1,
+        write_pause=0.05,
+    )
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert result.predicted.total() == 0, str(result)
+        if result.violations:
+            return
+    pytest.fail(str(result))
+
+
+def test_allowtime_is_used_and_respected(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(duration=6, processes=2, faults=("slow",), pace=0.1, world=SMALL, intent_ttl=1, allowtime=0.5)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert result.violations == 0, str(result)
+        strict = Run.load(folder)
+        strict.allowtime = 0
+        strict.save(folder)
+        if report(folder).violations:  # so there were stale answers, and they would be found
+            return
+    pytest.fail(str(result))
+
+
+def test_what_is_near_is_late_by_no_more_than_it_may_be(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="near",
+        duration=12,
+        processes=2,
+        faults=("freeze", "flush", "network"),
+        pace=0.2,
+        world=SMALL,
+        intent_ttl=2,
+        near_lag=0.5,
+        read_pause=0.005,
+    )
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert result.violations == 0, str(result)
+        if sum(tally["near_hits"] for tally in result.run.tallies) > 0:
+            return
+    pytest.fail(str(result))
+
+
+def test_what_does_not_hear_of_changes_is_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="deaf", duration=8, processes=2, faults=(), world=SMALL, intent_ttl=0.1, near_lag=0.2, read_pause=0.005
+    )
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        if result.violations:
+            return
+    pytest.fail(str(result))
+
+
+# The bad network ------------------------------------------------------------------------------------------
+
+
+LEASE = b"*6\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nL\r\n$2\r\nNX\r\n$2\r\nPX\r\n$4\r\n9999\r\n"
+COUNT = b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n"
+
+
+async def through(redis: RedisServer, fate: str, request: bytes) -> tuple[bytes, type[Exception] | None, int]:
+    """One request through a network with one fate: what came back, how that ended, and how often it was counted."""
+    async with BadNetwork(redis.port, random.Random(1)) as network:
+        network.chances = {fate: 1}
+        where = urlsplit(network.url)
+        loop = asyncio.get_running_loop()
+        came, ended = b"", None
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, (where.hostname, where.port))
+            try:
+                await loop.sock_sendall(client, request)
+                async with asyncio.timeout(8):
+                    while came.count(b"\r\n") < request.count(b"*"):
+                        piece = await loop.sock_recv(client, 1_000)
+                        assert piece, "ended without a reset"
+                        came += piece
+                    while network.fates["repeat"] and _executed(redis) < 2:
+                        await asyncio.sleep(0.05)  # it repeats within two seconds
+            except (TimeoutError, OSError) as error:
+                ended = type(error)
+        return came, ended, network.fates[fate]
+
+
+@pytest.mark.parametrize(
+    ("fate", "request_", "came", "ended", "counted", "executed"),
+    [
+        ("delay request", COUNT, b":1\r\n", None, 1, 1),
+        ("late", COUNT, b":1\r\n", None, 1, 1),
+        ("delay reply", COUNT, b":1\r\n", None, 1, 1),
+        ("repeat", COUNT, b":1\r\n", None, 1, 2),
+        ("repeat", COUNT + LEASE, b":1\r\n+OK\r\n", None, 0, 1),
+        ("lose", COUNT, b"", TimeoutError, 1, 1),
+        ("cut", COUNT, b":", ConnectionResetError, 1, 1),
+    ],
+)
+def test_the_network_does_what_it_counts(
+    own_redis: RedisServer,
+    fate: str,
+    request_: bytes,
+    came: bytes,
+    ended: type[Exception] | None,
+    counted: int,
+    executed: int,
+) -> None:
+    assert asyncio.run(through(own_redis, fate, request_)) == (came, ended, counted)
+    assert _executed(own_redis) == executed
+
+
+def _executed(redis: RedisServer) -> int:
+    with redis.client() as client:
+        return int(cast("bytes", client.get("n")))

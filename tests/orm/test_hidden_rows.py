@@ -1,0 +1,108 @@
+"""Managers and query classes of the user's own: all that they write is captured, also of rows that they hide."""
+
+import pytest
+from tortoise.queryset import QuerySet
+
+from aiomodelcache import ModelCache
+from aiomodelcache.testing import CountingBackend
+from tests.support.models.bulk_models import Book, Film, Page, Pages, Slip
+from tests.support.oracle import Oracle
+
+pytestmark = pytest.mark.models("tests.support.models.bulk_models")
+
+
+async def pages(cache: ModelCache, count: int = 4) -> tuple[list[Page], Oracle]:
+    """The last one is hidden."""
+    made = [await Page.create(number=n, shelf=1, deleted=n == count - 1) for n in range(count)]
+    oracle = Oracle(cache, Page)
+    await oracle.warm(shelf=[2])
+    return made, oracle
+
+
+async def test_rows_that_are_hidden_are_gone_and_come_back(cache: ModelCache) -> None:
+    (first, second, third, hidden), oracle = await pages(cache)
+    assert [page.number for page in await Page.cache.filter(shelf=1)] == [0, 1, 2]
+    assert await Page.cache.get_or_none(number=3) is None
+    hide_and_show = [
+        (lambda: Page.filter(number=0).update(deleted=True), {1, 2}),
+        (lambda: Page.filter(number=1).delete(), {2}),  # the user's own, which only hides
+        (lambda: Page.everything.filter(number=0).restore(), {0, 2}),
+        (lambda: Page.everything.all().update(deleted=False, text="back"), {0, 1, 2, 3}),
+        (lambda: Page.all().filter(number__gt=1).delete(), {0, 1}),
+        (lambda: Page.everything.filter(number=3).update(deleted=False), {0, 1, 3}),
+        (lambda: Page.all().shelve(2), set[int]()),
+        (lambda: Page.everything.filter(number__lt=2).shelve(1), {0, 1}),
+    ]
+    for write, shown in hide_and_show:
+        await oracle.warm()
+        await write()
+        assert {page.number for page in await Page.cache.filter(shelf=1)} == shown
+        await oracle.check()
+
+
+async def test_rows_that_are_hidden_and_shown_by_save(cache: ModelCache) -> None:
+    (first, second, third, hidden), oracle = await pages(cache)
+    for page, fields in ((hidden, ["deleted"]), (first, ["deleted"]), (hidden, None), (first, None)):
+        page.deleted = not page.deleted
+        await page.save(update_fields=fields)
+        await oracle.check()
+        await oracle.warm()
+    outdated = await Page.get(number=1)
+    await Page.filter(number=1).update(shelf=2)
+    await Page.filter(number=1).update(deleted=True)
+    await oracle.warm()
+    outdated.deleted = False
+    await outdated.save(update_fields=["deleted"])  # on a shelf that the instance does not know
+    assert [page.number for page in await Page.cache.filter(shelf=2)] == [1]
+    await oracle.check()
+
+
+async def test_a_hidden_row_is_really_deleted_by_the_users_own_method(cache: ModelCache) -> None:
+    (first, second, third, hidden), oracle = await pages(cache)
+    purging = Page.filter(number=0)
+    assert isinstance(purging, Pages)
+    assert await purging.purge() == 1
+    assert await oracle.forgotten(Page) == {first.id}
+    assert await Page.everything.filter(deleted=True).purge() == 1
+    assert await QuerySet(Page).count() == 2
+    await oracle.check()
+
+
+async def test_bulk_writes_through_a_manager_leave_hidden_rows_alone(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    (first, second, third, hidden), oracle = await pages(cache)
+    for page in (first, hidden):
+        page.text = "changed"
+    await Page.bulk_update([first, hidden], fields=["text"])
+    assert {page.text for page in await QuerySet(Page).filter(number__in=[1, 2, 3])} == {""}
+    assert await oracle.forgotten(Page) == {first.id}
+    await oracle.check()
+    await Page.everything.all().bulk_update([first, hidden], fields=["text"])
+    await oracle.check()
+    await Page.bulk_create([Page(number=7, shelf=1), Page(number=8, shelf=1, deleted=True)])
+    assert sorted([page.number for page in await Page.cache.filter(shelf=1)]) == [0, 1, 2, 7]
+    await oracle.check()
+
+
+async def test_models_of_an_abstract_parent_and_plain_models_with_a_manager(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    for model in (Book, Film, Slip):
+        await model.bulk_create([model(number=n, shelf=n % 2) for n in range(4)])
+    oracle = Oracle(cache, Book, Film, Slip)
+    for model in (Book, Film, Slip):
+        await oracle.warm(shelf=[7, 8], number=[50])
+        assert await model.filter(number__lt=2).update(shelf=7) == 2
+        rows = await model.all().order_by("id")
+        assert await oracle.forgotten(model) == {row.pk for row in rows[:2]}
+        rows[0].shelf, rows[3].shelf = 8, 8
+        assert await model.bulk_update([rows[0], rows[3]], fields=["shelf"]) == 2
+        assert await model.filter(shelf=1).delete() == 0
+        assert await model.filter(shelf=8, number=0).delete() == 1
+        await model.bulk_create([model(number=50, shelf=7)])
+        await oracle.check()
+    await oracle.warm()
+    already = await oracle.forgotten(Film)
+    await Book.all().update(shelf=1)
+    assert await oracle.forgotten(Film) == already, "the parent's other children have nothing to do with it"

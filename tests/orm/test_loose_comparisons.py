@@ -1,0 +1,154 @@
+"""Databases that hold "PYCON" and "pycon" to be equal (MySQL, by default) are answered for as they answer."""
+
+import uuid
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.field_models import Colour, Loose, LooseById, LooseKept, Mood, Point
+
+pytestmark = pytest.mark.models("tests.support.models.field_models")
+
+SPELLINGS = ["pycon", "PYCON", "PyCon ", "pycon  ", "pýcon", "pycon2"]
+
+
+def is_loose(database: BaseDBAsyncClient) -> bool:
+    return database.capabilities.dialect == "mysql"
+
+
+def pk_of(row: Any) -> Any:
+    return row and row.pk
+
+
+async def test_other_spellings_are_answered_as_the_database_answers_and_not_stored(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    row = await Loose.create(slug="pycon")
+    found = {asked: pk_of(await Loose.get_or_none(slug=asked)) for asked in SPELLINGS}
+    assert sum(pk is not None for pk in found.values()) == (5 if is_loose(database) else 1)
+    for asked, pk in found.items():
+        unfillable = cache.stats.of("Loose(slug)").unfillable
+        for _ in range(2):
+            assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk, asked
+        stored = asked == "pycon" or not is_loose(database)
+        async with assert_ops(backend, sql=0 if stored else 1):
+            assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk, asked
+        assert cache.stats.of("Loose(slug)").unfillable == unfillable + (0 if stored else 3), asked
+
+    several = await Loose.cache.in_bulk([*SPELLINGS, "nobody"], key="slug")
+    assert {asked: row.pk for asked, row in several.items()} == {asked: pk for asked, pk in found.items() if pk}
+
+    row.slug = "PYCON"
+    await row.save()
+    for asked in SPELLINGS:
+        assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk_of(await Loose.get_or_none(slug=asked)), asked
+    assert (await Loose.cache.get(slug="PYCON")).slug == "PYCON"
+    await row.delete()
+    for asked in SPELLINGS:
+        assert await Loose.cache.get_or_none(slug=asked) is None
+
+
+async def test_that_there_is_no_row_ends_with_a_row_of_another_spelling(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    for _ in range(2):
+        assert await Loose.cache.get_or_none(slug="PYCON") is None
+        assert await LooseById.cache.get_or_none(slug="PYCON") is None
+    async with assert_ops(backend, sql=2 if is_loose(database) else 0):
+        assert await Loose.cache.get_or_none(slug="PYCON") is None
+        assert await LooseById.cache.get_or_none(slug="PYCON") is None
+    row = await Loose.create(slug="pycon")
+    by_id = await LooseById.create(slug="pycon")
+    assert await Loose.cache.get_or_none(slug="PYCON") == (row if is_loose(database) else None)
+    assert await LooseById.cache.get_or_none(slug="PYCON") == (by_id if is_loose(database) else None)
+
+
+async def test_absence_is_kept_where_the_class_asks_for_it(cache: ModelCache, backend: CountingBackend) -> None:
+    assert await LooseKept.cache.get_or_none(slug="pycon") is None
+    async with assert_ops(backend, sql=0):
+        assert await LooseKept.cache.get_or_none(slug="pycon") is None
+    row = await LooseKept.create(slug="pycon")
+    assert await LooseKept.cache.get_or_none(slug="pycon") == row
+
+
+async def test_a_primary_key_in_another_spelling(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    row = await LooseById.create(slug="pycon", size=1)
+    await LooseById.cache.get(slug="pycon")
+    for _ in range(2):
+        for asked in SPELLINGS:
+            expected = await LooseById.get_or_none(slug=asked)
+            found = await LooseById.cache.get_or_none(slug=asked)
+            assert pk_of(found) == pk_of(expected)
+    row.size = 2
+    await row.save()
+    for asked in SPELLINGS:
+        expected = await LooseById.get_or_none(slug=asked)
+        found = await LooseById.cache.get_or_none(pk=asked)
+        assert (found and found.size) == (expected and expected.size)
+    several = await LooseById.cache.in_bulk(SPELLINGS)
+    singly = {asked: await LooseById.get_or_none(slug=asked) for asked in SPELLINGS}
+    assert several == {asked: row for asked, row in singly.items() if row is not None}
+    async with assert_ops(backend, sql=0):
+        assert (await LooseById.cache.get(slug="pycon")).size == 2
+
+
+async def test_lists_by_text_are_not_stored_where_writers_cannot_name_them(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    first = await Loose.create(slug="1", group="a")
+    second = await Loose.create(slug="2", group="A")
+
+    async def check() -> None:
+        for group in ("a", "A", "b"):
+            expected = await Loose.filter(group=group)
+            for _ in range(2):
+                assert await Loose.cache.filter(group=group) == expected
+            assert await Loose.cache.count(group=group) == len(expected)
+            assert await Loose.cache.exists(group=group) == bool(expected)
+            async with assert_ops(backend, sql=1 if is_loose(database) else 0):
+                assert await Loose.cache.filter(group=group) == expected
+
+    await check()
+    second.group = "B"
+    await second.save()
+    await check()
+    first.group = "A"
+    await first.save()
+    await check()
+    await Loose.create(slug="3", group="b")
+    await check()
+    assert (cache.stats.of("Loose(group)").unfillable > 0) == is_loose(database)
+
+
+async def test_what_has_one_spelling_is_cached_everywhere(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    """Enums whose members no collation takes for each other, and UUIDs; not so free text of any class."""
+    key = uuid.uuid4()
+    row = await Loose.create(slug="pycon", mood=Mood.BAD, colour=Colour.GREEN, point=Point(1, 2), key=key)
+    for asked, loose in (
+        ({"mood": "bad"}, False),
+        ({"mood": Mood.GOOD}, False),
+        ({"key": str(key).upper()}, False),
+        ({"key": uuid.uuid4()}, False),
+        ({"colour": Colour.GREEN}, True),  # a collation may take ü for u
+        ({"point": Point(1, 2)}, True),
+    ):
+        expected = await Loose.filter(**{**asked, **({"key": uuid.UUID(str(asked["key"]))} if "key" in asked else {})})
+        assert await Loose.cache.filter(**asked) == expected
+        async with assert_ops(backend, sql=1 if loose and is_loose(database) else 0):
+            assert await Loose.cache.filter(**asked) == expected
+    assert await Loose.cache.get_or_none(key=uuid.UUID(int=0)) is None
+    async with assert_ops(backend, sql=0):
+        assert await Loose.cache.get_or_none(key=uuid.UUID(int=0)) is None
+    row.key = uuid.UUID(int=0)
+    row.mood = Mood.GOOD
+    await row.save()
+    assert await Loose.cache.get_or_none(key=uuid.UUID(int=0)) == row
+    assert await Loose.cache.filter(mood=Mood.GOOD) == [row]
+    assert await Loose.cache.filter(mood=Mood.BAD) == []

@@ -1,0 +1,58 @@
+"""Values of, and with, instances of two models that have one name: in two apps, and in two databases."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.context import TortoiseContext
+
+from aiomodelcache import ModelCache, cached
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.databases import DatabaseUrl
+from tests.support.models import namesake_models, result_models
+
+MODELS: list[Any] = [result_models.Club, namesake_models.Club]
+
+
+@pytest.fixture
+async def database(db_url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
+    EXECUTOR_CACHE.clear()
+    async with TortoiseContext() as context:
+        await context.init(
+            config={
+                "connections": {"here": str(db_url), "there": str(other_url)},
+                "apps": {
+                    "app": {"models": ["tests.support.models.result_models"], "default_connection": "here"},
+                    "other": {"models": ["tests.support.models.namesake_models"], "default_connection": "there"},
+                },
+            }
+        )
+        await context.generate_schemas(safe=False)
+        yield context.connections.get("here")
+
+
+@cached()
+async def name_of(club: Any) -> str:
+    return str(club.name)
+
+
+@cached()
+async def all_clubs() -> list[Any]:
+    return [club for model in MODELS for club in await model.all()]
+
+
+async def test_an_argument_is_known_by_its_app(cache: ModelCache) -> None:
+    here, there = [await model.create(id=1, name=model.__module__) for model in MODELS]
+    for _ in range(2):
+        assert [await name_of(here), await name_of(there)] == [here.name, there.name]
+
+
+async def test_an_instance_in_a_result_comes_back_as_its_model(cache: ModelCache, backend: CountingBackend) -> None:
+    for model in MODELS:
+        await model.create(id=1, name=model.__module__)
+    for _ in range(2):
+        assert [(type(club), club.name) for club in await all_clubs()] == [(m, m.__module__) for m in MODELS]
+    async with assert_ops(backend, sql=0):
+        await all_clubs()

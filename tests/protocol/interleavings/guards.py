@@ -1,0 +1,265 @@
+"""The library's guards, each with the lines that it is made of, and how these look without it."""
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+
+class Guard(NamedTuple):
+    """A piece of a function's source, what stands there without it, and a scenario in which that matters."""
+
+    where: str
+    """The module and the function in it."""
+    line: str
+    without: str
+    scenario: str
+
+    @contextmanager
+    def removed(self) -> Iterator[None]:
+        """The library without this guard. Fails if the function has no such line."""
+        name, _, path = self.where.partition(":")
+        module = importlib.import_module(f"aiomodelcache.{name}")
+        function: Any = module
+        for each in path.split("."):
+            function = getattr(function, each)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert source.count(self.line) == 1, f"{self.where} has changed: name the line that is this guard now\n{source}"
+        made: dict[str, Any] = {}
+        exec(
+            compile(source.replace(self.line, self.without), f"<without {self.line}>", "exec"),
+            function.__globals__,
+            made,
+        )
+        # The code, not the name: other modules have imported the function.
+        code = function.__code__
+        function.__code__ = made[function.__name__].__code__
+        try:
+            yield
+        finally:
+            function.__code__ = code
+
+
+GUARDS = {
+    # Readers.
+    "a fill compares with the lease": Guard(
+        "backends.memory:MemoryBackend._fill",
+        "value is None or value[:PREFIX_SIZE] != fill.standing",
+        "False",
+        "save, by id elsewhere",
+    ),
+    "a lease leaves intents alone": Guard(
+        "plans.steps:replaceable",
+        "if not entry or is_lease(entry) or is_intent(entry):",
+        "if not entry:",
+        "save, by id elsewhere",
+    ),
+    "a late lease looks at the stamp": Guard(
+        "plans.indexes:_take_late", "taken.versions[0] == stamp", "True", "save, by name elsewhere"
+    ),
+    "a slow reader does not fill": Guard(
+        "engine.reader:Reader._store", "if now < attempt.deadline", "", "a writer that crashed"
+    ),
+    "every lease has its own token": Guard(
+        "engine.reader:Reader._take",
+        "Attempt(new_token(), deadline)",
+        'Attempt(b"t" * 16, deadline)',
+        "two indexes to one row",
+    ),
+    "an entry is of the current epoch": Guard(
+        "entries.rows:Rows.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
+    ),
+    "a row has the values asked for": Guard(
+        "entries.indexes:Index.matches",
+        "all(map(eq, map(row.__getitem__, self.attributes), values))",
+        "True",
+        "re-key, warm",
+    ),
+    "who waits for a fill is woken": Guard(
+        "engine.reader:Reader._land", "flight.set_result(None)", "pass", "single flight"
+    ),
+    "who waits for a fill waits for its end": Guard(
+        "engine.reader:Reader._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
+    ),
+    "a cancelled caller does not end the batch": Guard(
+        "engine.reader:settle", "if not future.done():", "if True:", "beside a cancelled one"
+    ),
+    "inside a transaction the database is asked": Guard(
+        "orm.schema:ModelSchema.transaction",
+        "_finalized:\n        return client",
+        "_finalized:\n        return None",
+        "transaction that reads",
+    ),
+    # Writers.
+    "a write is marked": Guard(
+        "engine.writer:Writer.mark",
+        "while keys := intent.clears.keys() - intent.marked:",
+        "while keys := ():",
+        "save, warm",
+    ),
+    "a transaction is marked before its COMMIT": Guard(
+        "write.transactions:_wrap", "await _mark(intents)", "pass", "save and transaction"
+    ),
+    "intents stand side by side": Guard(
+        "backends.memory:MemoryBackend.mark",
+        "*_others(self._get_intents(key, now), token, now), mine",
+        "mine",
+        "two saves, looked up twice",
+    ),
+    "a clear leaves others' intents": Guard(
+        "backends.memory:MemoryBackend._clear",
+        "if others := _others(intents, token, now):",
+        "if others := []:",
+        "two saves, looked up twice",
+    ),
+    "the stamp is changed": Guard("engine.writer:Writer._clear", "list(intent.rows)", "[]", "save, by name elsewhere"),
+    "the keys of indexes are marked": Guard(
+        "write.affected:_affected_indexes", "return indexes", "return []", "create over an absence"
+    ),
+    "results are marked": Guard(
+        "write.affected:touch_results", "intent.add(binding.rows, [clear])", "pass", "computed, moved away"
+    ),
+    "past the limit the epoch is marked": Guard(
+        "engine.intent:Intent.add_model",
+        "[Clear(each.epoch_key)]",
+        "[]",
+        "past the limit",
+    ),
+    "a rollback withdraws what was marked": Guard(
+        "write.transactions:_wrap",
+        "await settle(intents, committed=False)\n\n    client.commit",
+        "pass\n\n    client.commit",
+        "transaction, by id",
+    ),
+    "a transaction that cannot be marked is rolled back": Guard(
+        "write.transactions:_wrap",
+        "next BEGIN.\n            await rollback_and_clear()",
+        "next BEGIN.",
+        "transaction, by id",
+    ),
+    "a clear goes on when its caller is cancelled": Guard(
+        "engine.tasks:Tasks.begin",
+        "self.start(_telling(work, done)).add_done_callback(end)\n    return done",
+        "return self.start(work)",
+        "transaction, by id",
+    ),
+    "clearing a model goes on when its caller is cancelled": Guard(
+        "engine.writer:Writer.clear_models", "self._tasks.start(self._settle(intent))", "pass", "cleared by hand"
+    ),
+    "a stale copy has its own token": Guard(
+        "engine.writer:stale_copy", "new_token()", "entry[1:PREFIX_SIZE]", "a stale copy, twice"
+    ),
+    "a stale copy is not kept longer": Guard(
+        "backends.memory:MemoryBackend.mark",
+        "min(int(deadline), now + allow[key])",
+        "now + allow[key]",
+        "a stale copy, twice",
+    ),
+    "a write drops what it touches from the scope": Guard(
+        "engine.intent:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
+    ),
+    # Lists over links, and walks.
+    "links are marked": Guard(
+        "write.many_to_many:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass", "linked"
+    ),
+    "links are marked from the other side": Guard(
+        "write.many_to_many:TrackedRelation._touch",
+        "[self.instance.pk] if own else pks",
+        "[self.instance.pk] if own else []",
+        "linked from the other side",
+    ),
+    "who unlinks all holds the row": Guard(
+        "write.many_to_many:TrackedRelation._announced",
+        "await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])",
+        "pass",
+        "linked and all unlinked from the other side",
+    ),
+    "who deletes holds the row": Guard(
+        "write.saves:_locked",
+        "[*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]",
+        "[vars(instance)]",
+        "linked, deleted and made again",
+    ),
+    "the lists of what is deleted are marked": Guard(
+        "write.cascades:Cascades.touch",
+        "await self.touch_lists(intent, parent, rows, client)",
+        "pass",
+        "a linked row, deleted and made again",
+    ),
+    "a deleted row's own lists are marked": Guard(
+        "write.affected:touch",
+        "clears += [Clear(through.key((pk,))) for through in binding.owned]",
+        "pass",
+        "a linking row, deleted and made again",
+    ),
+    "a list is in the order of its rows": Guard(
+        "entries.many_to_many:Through.confirms", "pks.digest == self._digest(rows)", "True", "in another order"
+    ),
+    "a walk does not go back to what was read ahead": Guard(
+        "plans.paths:Trail.ahead", "self._read.clear", "lambda: None", "walk, and one moves after the other"
+    ),
+    "what a delete cascades to is marked": Guard(
+        "write.cascades:Cascades._touch_row",
+        "touch(intent, binding, row, () if deleted else {each.attribute}, exists=not deleted)",
+        "pass",
+        "walk, and the label is deleted",
+    ),
+    # Values and results.
+    "the results that a row leaves are marked": Guard(
+        "write.saves:_before",
+        "touch_results(intent, binding, row, None if deleting else changed)",
+        "pass",
+        "counted, moved",
+    ),
+    "a value is forgotten at COMMIT": Guard(
+        "write.manual:forget",
+        "outer = [found for client in clients if (found := outermost(client)) is not None]",
+        "outer = []",
+        "a value, forgotten at COMMIT",
+    ),
+    "a transaction that forgot a value computes it": Guard(
+        "declare.values:_Value.transaction",
+        "if forgotten_in(client, session, result, key)",
+        "if False",
+        "a value, forgotten at COMMIT",
+    ),
+    "forgetting a value goes on when its caller is cancelled": Guard(
+        "write.manual:forget",
+        "session.writer.settle(intent, committed=True)\n                raise",
+        "raise",
+        "a stale value",
+    ),
+    "a model is cleared at COMMIT": Guard(
+        "write.manual:clear",
+        "outer = [found for client in clients if client is not None and (found := outermost(client)) is not None]",
+        "outer = []",
+        "cleared in a transaction",
+    ),
+    "a result without one of its rows is none": Guard(
+        "plans.results:_answer", "if len(found) < len(referred):", "if False:", "members, deleted"
+    ),
+    # Replicas, and entries near their end.
+    "what was written stays marked while replicas lag": Guard(
+        "engine.writer:Writer._clear",
+        "intent.row_keys() if lag is not None else set[bytes]()",
+        "set[bytes]()",
+        "replica",
+    ),
+    "so does a whole model": Guard(
+        "engine.intent:Intent.row_keys",
+        "{rows.epoch_key for rows in models}",
+        "{b'' for rows in models}",
+        "replica, past the limit",
+    ),
+    "who renews an entry gives the election back": Guard(
+        "plans.refresh:_renew", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
+    ),
+    "a renewal gives its leases back without the store": Guard(
+        "engine.reader:Reader._advance",
+        "if run.background and request.deadline is None:",
+        "if run.background:",
+        "near its end, by name",
+    ),
+}

@@ -1,0 +1,416 @@
+"""Look-ups that go from row to row, and who writes the rows and links on the way.
+
+A walk is not one snapshot, but it never goes back: each row is as it was when the one that led to it was there, or
+later. So is what a many-to-many list leads to.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from tortoise.exceptions import DoesNotExist, IntegrityError
+from tortoise.models import Model
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import ModelCache
+from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.query.many_to_many import ListQuery
+from tests.protocol.interleavings.database import CONNECTION
+from tests.protocol.interleavings.linked_models import (
+    Album,
+    Genre,
+    GenresOfSong,
+    Label,
+    LabelOfSong,
+    Song,
+    SongsOfLabel,
+    SongWithLabel,
+)
+from tests.protocol.interleavings.questions import Row, State, World, chosen, columns_of
+from tests.protocol.interleavings.roles import Role, RolledBack, Scenario, both, far, first, near
+from tests.protocol.interleavings.stage import Stage
+
+SONGS, ALBUMS, LABELS, GENRES, LINKS = range(5)
+"""The places of their rows in a state."""
+
+# What may be found --------------------------------------------------------------------------------------
+
+Path = tuple[Row, ...]
+"""The rows that a walk has come by; an empty one where there was none."""
+Step = Callable[[State, Row], list[Row]]
+
+
+def to(table: int, column: int, by: int) -> Step:
+    """To the rows of a table that have in this column what the row before has in its own."""
+    return lambda state, row: [each for each in state[table] if row and each[column] == row[by]]
+
+
+def if_any(step: Step) -> Step:
+    return lambda state, row: step(state, row) or [()]
+
+
+ALBUM, LABEL = to(ALBUMS, 0, by=3), to(LABELS, 0, by=2)
+ITS_ALBUMS, ITS_SONGS = to(ALBUMS, 2, by=0), to(SONGS, 3, by=0)
+ITS_LINKS, LINKED_GENRE = to(LINKS, 0, by=0), to(GENRES, 0, by=1)
+LINKS_TO_IT, LINKED_SONG = to(LINKS, 1, by=0), to(SONGS, 0, by=0)
+
+
+def named(name: str) -> Step:
+    return lambda state, row: [song for song in state[SONGS] if song[1] == name]
+
+
+def walks(states: Sequence[State], paths: Sequence[Path], *steps: Step) -> Iterator[Sequence[Path]]:
+    """All that steps from these paths may lead to, each taken in the state of the one before it, or in a later one."""
+    if not steps:
+        yield paths
+        return
+    for at in range(len(states)):
+        longer = [(*path, row) for path in paths for row in steps[0](states[at], path[-1])]
+        yield from walks(states[at:], longer, *steps[1:])
+
+
+def ends(paths: Sequence[Path]) -> list[Row]:
+    """The rows at which walks end, each once."""
+    return list(dict.fromkeys(path[-1] for path in paths))
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A look-up along relations: what may be found, and how a cache is asked."""
+
+    name: str
+    found: Callable[[Sequence[State]], Iterator[Any]]
+    query: Callable[[ModelCache, State], Awaitable[Any]]
+    by_hand = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def true(self, states: Sequence[State]) -> list[Any]:
+        return list(self.found(states))
+
+    async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Any:
+        return await self.query(cache, state)
+
+
+def plain(row: Any) -> Row:
+    return () if row is None else tuple(vars(row)[column] for column in columns_of(type(row)))
+
+
+def instance(model: type[Model], row: Row) -> Any:
+    made: Any = model(**dict(zip(columns_of(model), row, strict=False)))
+    made._saved_in_db = True
+    return made
+
+
+def label_of_song(name: str) -> Walk:
+    async def query(cache: ModelCache, state: State) -> list[Row]:
+        with suppress(DoesNotExist):
+            return [plain(await chosen(LabelOfSong(name), cache))]
+        return []
+
+    def found(states: Sequence[State]) -> Iterator[list[Row]]:
+        return map(ends, walks(states, [((),)], named(name), ALBUM, LABEL))
+
+    return Walk(f"label of song {name}", found, query)
+
+
+def song_with_label(name: str) -> Walk:
+    async def query(cache: ModelCache, state: State) -> list[Path]:
+        with suppress(DoesNotExist):
+            song = await chosen(SongWithLabel(name), cache)
+            return [((), plain(song), plain(song.album), plain(song.album and song.album.label))]
+        return []
+
+    def found(states: Sequence[State]) -> Iterator[Any]:
+        return walks(states, [((),)], named(name), if_any(ALBUM), if_any(LABEL))
+
+    return Walk(f"song {name} with its label", found, query)
+
+
+def songs_of_label(pk: int) -> Walk:
+    async def query(cache: ModelCache, state: State) -> list[Row]:
+        return sorted(map(plain, await chosen(SongsOfLabel(pk), cache)))
+
+    def found(states: Sequence[State]) -> Iterator[list[Row]]:
+        known: Step = to(LABELS, 0, by=0)
+        return (sorted(ends(paths)) for paths in walks(states, [((pk,),)], known, ITS_ALBUMS, ITS_SONGS))
+
+    return Walk(f"songs of label {pk}", found, query)
+
+
+def by_place(paths: Sequence[Path]) -> list[Row]:
+    """In the order of the second column, in which genres have their place."""
+    return sorted(ends(paths), key=lambda row: row[1])
+
+
+def linked(model: type[Model], name: str, pk: int, *steps: Step) -> Walk:
+    """A many-to-many list: ``await song.genres``."""
+
+    async def query(cache: ModelCache, state: State) -> list[Row]:
+        if cache.session is current_or_none():
+            return list(map(plain, await getattr(instance(model, (pk,)), name)))
+        through = cache.session.list_of(model, name)
+        assert through is not None
+        return list(map(plain, await ListQuery(through, pk, cache.session)))
+
+    def found(states: Sequence[State]) -> Iterator[list[Row]]:
+        return map(by_place, walks(states, [((pk,),)], *steps))
+
+    return Walk(f"{name} of {model.__name__} {pk}", found, query)
+
+
+def genres_of(pk: int) -> Walk:
+    return linked(Song, "genres", pk, ITS_LINKS, LINKED_GENRE)
+
+
+def songs_in(pk: int) -> Walk:
+    return linked(Genre, "songs", pk, LINKS_TO_IT, LINKED_SONG)
+
+
+def genres_by_name(name: str) -> Walk:
+    async def query(cache: ModelCache, state: State) -> list[Row]:
+        return list(map(plain, await chosen(GenresOfSong(name), cache)))
+
+    def found(states: Sequence[State]) -> Iterator[list[Row]]:
+        return map(by_place, walks(states, [((),)], named(name), ITS_LINKS, LINKED_GENRE))
+
+    return Walk(f"genres of song {name}", found, query)
+
+
+def prefetched(pk: int) -> Walk:
+    """Relations of a song that somebody has already."""
+
+    async def query(cache: ModelCache, state: State) -> Any:
+        songs = [instance(Song, row) for row in state[SONGS] if row[0] == pk]
+        await cache.manager(Song).prefetch(songs, "album__label", "genres")
+        return [
+            (plain(song), plain(song.album), plain(song.album and song.album.label), list(map(plain, song.genres)))
+            for song in songs
+        ]
+
+    def found(states: Sequence[State]) -> Iterator[Any]:
+        for song in [row for row in states[0][SONGS] if row[0] == pk] or [()]:
+            labels = walks(states, [(song,)], if_any(ALBUM), if_any(LABEL))
+            genres = map(by_place, walks(states, [(song,)], ITS_LINKS, LINKED_GENRE))
+            yield from ([(*path, listed)] if song else [] for [path], listed in product(labels, genres))
+
+    return Walk(f"song {pk}, prefetched", found, query)
+
+
+# Who does what --------------------------------------------------------------------------------------------
+
+
+def link(song: int, genre: int) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(IntegrityError):
+            await stage.instance(Song, song).genres.add(stage.instance(Genre, genre))
+
+    return role
+
+
+def link_from_genre(genre: int, song: int) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(IntegrityError):
+            await stage.instance(Genre, genre).songs.add(stage.instance(Song, song))
+
+    return role
+
+
+def unlink(song: int, genre: int) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.instance(Song, song).genres.remove(stage.instance(Genre, genre))
+
+    return role
+
+
+def unlink_from_genre(genre: int, song: int) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.instance(Genre, genre).songs.remove(stage.instance(Song, song))
+
+    return role
+
+
+def unlink_all(model: type[Any], name: str) -> Role:
+    async def role(stage: Stage) -> None:
+        await getattr(stage.instance(model, 1), name).clear()
+
+    return role
+
+
+def link_in_transaction(*, rolls_back: bool = False) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(RolledBack):
+            async with in_transaction(CONNECTION):
+                await link(1, 2)(stage)
+                assert len(await stage.instance(Song, 1).genres) == 2, "its own link is not seen"
+                if rolls_back:
+                    raise RolledBack
+
+    return role
+
+
+def save(model: type[Any], **changes: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.instance(model, 1, **changes).save()
+
+    return role
+
+
+def delete(model: type[Any]) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.instance(model, 1).delete()
+
+    return role
+
+
+def create(model: type[Any], **values: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(IntegrityError):
+            await model.create(id=1, **values)
+
+    return role
+
+
+def move_all(album: int) -> Role:
+    async def role(stage: Stage) -> None:
+        await Song.filter(album_id=1).update(album_id=album)
+
+    return role
+
+
+async def forget_song(stage: Stage) -> None:
+    await stage.near.manager(Song).invalidate(1)
+
+
+async def move_both(stage: Stage) -> None:
+    """The song and its album, in one transaction: whoever sees the one moved must see the other moved."""
+    async with in_transaction(CONNECTION):
+        await stage.instance(Song, 1, album_id=2).save()
+        await stage.instance(Album, 2, label_id=1).save()
+
+
+X: State = (
+    ((1, "x", 0, 1), (2, "y", 0, 2)),
+    ((1, "a", 1), (2, "b", 2)),
+    ((1, "l"), (2, "m")),
+    ((1, 1), (2, 2)),
+    ((1, 1),),
+)
+IN_BOTH: State = (*X[:LINKS], ((1, 1), (1, 2)))
+LABEL_OF_X, X_WITH_LABEL, X_PREFETCHED = label_of_song("x"), song_with_label("x"), prefetched(1)
+GENRES_OF_X, GENRES_BY_NAME = genres_of(1), genres_by_name("x")
+LINKED = World(
+    (Song, Album, Label, Genre),
+    [
+        LABEL_OF_X,
+        X_WITH_LABEL,
+        *[question(pk) for question in (songs_of_label, genres_of, songs_in) for pk in (1, 2)],
+    ],
+    links=("song_genre", "song_id", "genre_id"),
+)
+
+SCENARIOS: dict[str, Scenario] = {
+    # Lists over links.
+    "linked": Scenario(X, {"reader": far(GENRES_OF_X, songs_in(2)), "writer": link(1, 2)}, both, world=LINKED),
+    "linked, cold": Scenario(X, {"reader": near(GENRES_OF_X, GENRES_OF_X), "writer": link(1, 2)}, world=LINKED),
+    "linked from the other side": Scenario(
+        X, {"reader": far(GENRES_OF_X, songs_in(2)), "writer": link_from_genre(2, 1)}, both, world=LINKED
+    ),
+    "linked in a transaction": Scenario(
+        X, {"reader": near(GENRES_OF_X), "writer": link_in_transaction()}, both, world=LINKED
+    ),
+    "linked, rolled back": Scenario(
+        X, {"reader": far(GENRES_OF_X, songs_in(2)), "writer": link_in_transaction(rolls_back=True)}, world=LINKED
+    ),
+    "unlinked": Scenario(X, {"reader": near(GENRES_OF_X, songs_in(1)), "writer": unlink(1, 1)}, world=LINKED),
+    "unlinked from the other side": Scenario(
+        X, {"reader": far(GENRES_BY_NAME), "writer": unlink_from_genre(1, 1)}, both, world=LINKED
+    ),
+    "all unlinked": Scenario(
+        IN_BOTH, {"reader": far(GENRES_OF_X, songs_in(1)), "writer": unlink_all(Song, "genres")}, both, world=LINKED
+    ),
+    "all unlinked from the other side": Scenario(
+        X, {"reader": far(GENRES_OF_X), "writer": unlink_all(Genre, "songs")}, both, world=LINKED
+    ),
+    "linked and all unlinked": Scenario(
+        X,
+        {"one": first(link(1, 2), far(GENRES_OF_X)), "two": unlink_all(Song, "genres")},
+        both,
+        world=LINKED,
+    ),
+    "linked and all unlinked from the other side": Scenario(
+        X, {"one": first(link(2, 1), far(genres_of(2))), "two": unlink_all(Genre, "songs")}, world=LINKED
+    ),
+    "linked and unlinked": Scenario(
+        X, {"one": first(link(1, 2), far(GENRES_OF_X)), "two": unlink_from_genre(2, 1)}, both, world=LINKED
+    ),
+    "a linked row, deleted and made again": Scenario(
+        X, {"reader": far(GENRES_OF_X), "writer": first(delete(Genre), create(Genre, place=1))}, both, world=LINKED
+    ),
+    "a linking row, deleted and made again": Scenario(
+        X, {"reader": far(GENRES_OF_X), "writer": first(delete(Song), create(Song, name="x"))}, both, world=LINKED
+    ),
+    "linked, deleted and made again": Scenario(
+        X,
+        {
+            "one": first(link(1, 2), far(songs_in(2))),
+            "two": first(delete(Song), create(Song, name="x")),
+        },
+        world=LINKED,
+    ),
+    "in another order": Scenario(
+        IN_BOTH, {"reader": far(GENRES_OF_X, GENRES_BY_NAME), "writer": save(Genre, place=3)}, both, world=LINKED
+    ),
+    "in another order, cold": Scenario(
+        IN_BOTH, {"reader": near(GENRES_OF_X), "writer": save(Genre, place=3)}, world=LINKED
+    ),
+    # Walks.
+    "walk, and the song moves": Scenario(
+        X, {"reader": far(LABEL_OF_X, LABEL_OF_X), "writer": save(Song, album_id=2)}, both, world=LINKED
+    ),
+    "walk, and the album moves": Scenario(
+        X, {"reader": far(LABEL_OF_X, songs_of_label(1)), "writer": save(Album, label_id=2)}, both, world=LINKED
+    ),
+    "walk, and both move": Scenario(X, {"reader": far(LABEL_OF_X), "writer": move_both}, both, world=LINKED),
+    "walk, and one moves after the other": Scenario(
+        X,
+        {
+            "reader": first(forget_song, far(X_WITH_LABEL)),
+            "writer": first(save(Album, label_id=2), save(Song, plays=1)),
+        },
+        both,
+        world=LINKED,
+    ),
+    "walk, cold": Scenario(X, {"reader": near(LABEL_OF_X), "writer": save(Album, label_id=2)}, world=LINKED),
+    "walk, and the song is renamed": Scenario(
+        X, {"reader": far(LABEL_OF_X, label_of_song("z")), "writer": save(Song, name="z")}, both, world=LINKED
+    ),
+    "walk, and the album is deleted": Scenario(
+        X, {"reader": far(X_WITH_LABEL, songs_of_label(1)), "writer": delete(Album)}, both, world=LINKED
+    ),
+    "walk, and the label is deleted": Scenario(
+        X, {"reader": far(LABEL_OF_X, X_WITH_LABEL), "writer": delete(Label)}, both, world=LINKED
+    ),
+    "walk, and songs are moved by a query set": Scenario(
+        X, {"reader": far(X_WITH_LABEL), "writer": move_all(2)}, both, world=LINKED
+    ),
+    "walk backwards": Scenario(
+        X, {"reader": near(songs_of_label(1), songs_of_label(2)), "writer": save(Album, label_id=2)}, both, world=LINKED
+    ),
+    "walk over links": Scenario(
+        X, {"reader": far(GENRES_BY_NAME), "writer": first(link(1, 2), save(Song, name="z"))}, both, world=LINKED
+    ),
+    "attached": Scenario(
+        X,
+        {"reader": near(X_WITH_LABEL), "writer": first(save(Song, album_id=2), save(Album, label_id=2))},
+        both,
+        world=LINKED,
+    ),
+    "prefetched": Scenario(
+        X, {"reader": far(X_PREFETCHED), "writer": first(save(Album, label_id=2), link(1, 2))}, both, world=LINKED
+    ),
+    "prefetched, cold": Scenario(X, {"reader": near(X_PREFETCHED), "writer": delete(Album)}, world=LINKED),
+}

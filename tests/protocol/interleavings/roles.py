@@ -1,0 +1,258 @@
+"""What an actor does: readers, writers, and others, of which scenarios are made."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+from tortoise.exceptions import IntegrityError
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import BackendError, ModelCache, local_cache
+from tests.protocol.interleavings.database import CONNECTION
+from tests.protocol.interleavings.questions import ARTISTS, LookUp, Question, Rows, State, World, as_rows
+from tests.protocol.interleavings.schedule import Actor, Choose, Mishap, Run
+from tests.protocol.interleavings.stage import Stage
+
+A: Rows = ((1, "a", 1, 0),)
+TWO: Rows = ((1, "a", 1, 0), (2, "b", 1, 0))
+NONE: Rows = ()
+
+BY_ID, BY_NAME, BY_RANK = LookUp("id", 1), LookUp("name", "a"), LookUp("rank", 1)
+
+Role = Callable[[Stage], Coroutine[Any, Any, None]]
+
+
+class RolledBack(Exception):
+    """Ends a transaction."""
+
+
+class Scenario(NamedTuple):
+    """Some actors, the rows that there are, and the caches that know them at the beginning."""
+
+    state: Rows | State
+    """The rows of each table, or of the only one."""
+    roles: dict[str, Role]
+    warm: Callable[[Stage], Sequence[ModelCache]] = lambda stage: ()
+    may_leave: str = ""
+    """The states of entries that may be left, to expire: where somebody crashes, or takes too long."""
+    cancels: bool = True
+    """Whether the actors may be cancelled."""
+    world: World = ARTISTS
+    age: float = 0
+    """How old what the caches know is, in seconds."""
+
+    async def play(self, stage: Stage, choose: Choose, mishap: Mishap = None) -> Run:
+        """Plays it once. Raises what is wrong."""
+        actors: dict[str, Actor] = {name: partial(role, stage) for name, role in self.roles.items()}
+        state = self.state if len(self.world.tables()) > 1 else (self.state,)
+        return await stage.play(
+            state, actors, choose, mishap, warm=self.warm(stage), may_leave=self.may_leave, age=self.age
+        )
+
+
+def both(stage: Stage) -> Sequence[ModelCache]:
+    return stage.near, stage.far
+
+
+# Readers ------------------------------------------------------------------------------------------------
+
+
+def near(*look_ups: Question) -> Role:
+    """Look-ups one after the other, in the process that writes."""
+
+    async def role(stage: Stage) -> None:
+        for each in look_ups:
+            await stage.look_up(each, stage.near)
+
+    return role
+
+
+def far(*look_ups: Question) -> Role:
+    """Look-ups one after the other, in another process."""
+
+    async def role(stage: Stage) -> None:
+        for each in look_ups:
+            await stage.look_up(each, stage.far)
+
+    return role
+
+
+def together(*look_ups: Question) -> Role:
+    """Look-ups in one tick."""
+
+    async def role(stage: Stage) -> None:
+        await asyncio.gather(*[stage.look_up(each, stage.near) for each in look_ups])
+
+    return role
+
+
+async def beside_a_cancelled_one(stage: Stage) -> None:
+    """Look-ups in one tick, of which the first is given up."""
+    given_up, other = [asyncio.create_task(stage.look_up(each, stage.near)) for each in (BY_ID, BY_NAME)]
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await other
+    await asyncio.gather(given_up, return_exceptions=True)
+
+
+async def in_a_scope(stage: Stage) -> None:
+    """A request that looks up, writes, and looks up what it wrote."""
+    async with local_cache():
+        await stage.look_up(BY_NAME, stage.near)
+        await stage.artist(1, followers=10).save()  # not the scope's own instance, which would have it already
+        written = [rows == ((1, "a", 1, 10),) for (rows,) in stage.history].index(True)
+        await stage.look_up(BY_NAME, stage.near, since=written)
+        await stage.look_up(BY_ID, stage.near, since=written)
+
+
+# Writers ------------------------------------------------------------------------------------------------
+
+
+def first(*roles: Role) -> Role:
+    """One role after the other."""
+
+    async def role(stage: Stage) -> None:
+        for each in roles:
+            await each(stage)
+
+    return role
+
+
+def save(pk: int = 1, **changes: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.artist(pk, **changes).save()
+
+    return role
+
+
+def save_some(**changes: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.artist(1, **changes).save(update_fields=list(changes))
+
+    return role
+
+
+async def delete(stage: Stage) -> None:
+    await stage.artist(1).delete()
+
+
+def create(pk: int = 1, name: str = "a", rank: int = 1) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(IntegrityError):
+            await stage.model.create(id=pk, name=name, rank=rank)
+
+    return role
+
+
+async def create_without_pk(stage: Stage) -> None:
+    with suppress(IntegrityError):
+        await stage.model.create(name="c", rank=1)
+
+
+def update_where(**changes: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.model.filter(rank=1).update(**changes)
+
+    return role
+
+
+async def delete_where(stage: Stage) -> None:
+    await stage.model.filter(rank=1).delete()
+
+
+async def bulk_create(stage: Stage) -> None:
+    with suppress(IntegrityError):
+        await stage.model.bulk_create([stage.model(id=1, name="a", rank=1), stage.model(id=2, name="b", rank=1)])
+
+
+def transaction(*, rolls_back: bool = False, reads: bool = False, **changes: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        with suppress(RolledBack):
+            async with in_transaction(CONNECTION):
+                artist = stage.artist(1, **changes)
+                await artist.save()
+                if reads:
+                    found = await stage.model.cache.get(id=1)
+                    assert (found.name, found.followers) == (artist.name, artist.followers), "its own write is not seen"
+                    assert await stage.model.cache.get_or_none(name=artist.name), "its own write is not found"
+                if rolls_back:
+                    raise RolledBack
+
+    return role
+
+
+async def savepoint_rolled_back(stage: Stage) -> None:
+    async with in_transaction(CONNECTION):
+        await stage.artist(1, followers=5).save()
+        with suppress(RolledBack):
+            async with in_transaction(CONNECTION):
+                await stage.artist(1, name="c").save()
+                raise RolledBack
+
+
+async def invalidate(stage: Stage) -> None:
+    await stage.model.cache.invalidate(1)
+
+
+def update_some(**values: Any) -> Role:
+    async def role(stage: Stage) -> None:
+        await stage.model.cache.update(stage.artist(1), **values)
+
+    return role
+
+
+async def refresh(stage: Stage) -> None:
+    began = stage.now()
+    stage.check(BY_ID, as_rows(await stage.model.cache.refresh(id=1)), began)
+
+
+async def forget_all(stage: Stage) -> None:
+    with suppress(BackendError):
+        await stage.model.cache.clear()
+
+
+def clear_in_transaction(*, rolls_back: bool = False) -> Role:
+    """A write that is not seen, and which the transaction therefore tells of itself."""
+
+    async def role(stage: Stage) -> None:
+        table, _ = stage.world.tables()[0]
+        with suppress(RolledBack):
+            async with in_transaction(CONNECTION) as connection:
+                await connection.execute_query(f"UPDATE {table} SET followers = 1 WHERE id = 1")
+                await stage.model.cache.clear()
+                if rolls_back:
+                    raise RolledBack
+
+    return role
+
+
+def crash_after_commit(**changes: Any) -> Role:
+    """Another process, which ends between COMMIT and clear; then the time that its intents take to expire."""
+
+    async def role(stage: Stage) -> None:
+        rows = stage.near.session.bindings[stage.model].rows
+        try:
+            await stage.store.mark([rows.key(1)], b"c" * 16, 30_000)
+        except BackendError:
+            return
+        columns = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+        await rows.schema.client.execute_query(f"UPDATE {rows.schema.table} SET {columns} WHERE id = 1")
+        await seconds(31)(stage)
+
+    return role
+
+
+def seconds(*steps: float) -> Role:
+    """Time passes, step by step."""
+
+    async def role(stage: Stage) -> None:
+        for step in steps:
+
+            async def pass_by(step: float = step) -> None:
+                stage.clock.now += step
+
+            await stage.scheduler.step(f"{step} seconds pass", pass_by)
+
+    return role

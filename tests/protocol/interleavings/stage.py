@@ -1,0 +1,270 @@
+"""Where scenarios are played: a database, a store, the caches of two processes, and what must be true afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from tortoise.context import TortoiseContext
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import ModelCache
+from aiomodelcache import open_cache as session
+from aiomodelcache.backends import breaker as link
+from aiomodelcache.engine import reader
+from aiomodelcache.entries import policy as lifetimes
+from aiomodelcache.entries import rows as lookups
+from tests.protocol.interleavings.database import CONNECTION, Pool, PooledClient, Replica
+from tests.protocol.interleavings.questions import ARTISTS, Question, State, World, columns_of
+from tests.protocol.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
+from tests.protocol.interleavings.store import ScheduledBackend
+
+MODELS = [
+    "tests.protocol.interleavings.models",
+    "tests.protocol.interleavings.linked_models",
+    "tests.protocol.interleavings.values_models",
+]
+
+SETTINGS = {"bulk_limit": 1, "lease_wait": 0.0, "lease_ttl": 2.0, "compute_ttl": 2.0, "ttl_jitter": 0.0}
+
+
+class Stage:
+    """One scenario after the other is played here; ``play`` begins afresh each time."""
+
+    def __init__(self, world: World, scheduler: Scheduler, pool: Pool, store: ScheduledBackend) -> None:
+        self.world = world
+        self.model: Any = world.models[0]
+        self.scheduler = scheduler
+        self.pool = pool
+        self.store = store
+        self.clock = scheduler.clock
+        self.history: list[State] = []
+        """What was committed, from the beginning on."""
+        self.times: list[float] = []
+        """And when."""
+        self.told: list[tuple[int, float]] = []
+        """Of which place in the history caches were told by hand, and when."""
+        self.near: ModelCache
+        self.far: ModelCache
+        """Of another process: it reads from the same store, and is not told what is written here."""
+        self.replica: Replica | None = None
+        self._watching = pool.connect()
+        self._watching.execute("PRAGMA foreign_keys=OFF")
+        pool.committed = self._note
+
+    # What actors do -------------------------------------------------------------------------------------
+
+    async def look_up(self, question: Question, cache: ModelCache, *, since: int | None = None) -> None:
+        """Looks up, and checks that the answer was true at some moment since then."""
+        began = self.now(question) if since is None else since
+        answer = await question.ask(cache, self.model, self.history[-1])
+        if cache is self.near or not self.store.missed:  # others cannot know of what was never sent
+            self.check(question, answer, began)
+
+    def now(self, question: Question | None = None) -> int:
+        """The oldest that a look-up which begins now may be answered from, as a place in the history."""
+        known = list(enumerate(self.times)) if question is None or not question.by_hand else self.told
+        return max([place for place, time in known if time <= self.clock.now - self.world.allowance], default=0)
+
+    def tell(self, place: int) -> None:
+        """Says that caches were told of what had been committed at that place in the history."""
+        self.told.append((place, self.clock.now))
+
+    def check(self, question: Question, answer: Any, began: int) -> None:
+        true = question.true(self.history[began:])
+        assert answer in true, f"stale: {question} is {answer}; since it began the answer was {true}"
+
+    def instance(self, model: type[Any], pk: int, **changes: Any) -> Any:
+        """An instance of the row as it is committed now (or was at first, if it is gone), changed; without I/O."""
+        table = self.world.models.index(model)
+        row = next(row for row in [*self.history[-1][table], *self.history[0][table]] if row[0] == pk)
+        instance = model(**dict(zip(columns_of(model), row, strict=True)))
+        instance._saved_in_db = True
+        return instance.update_from_dict(changes)
+
+    def artist(self, pk: int, **changes: Any) -> Any:
+        """The same of the first model."""
+        return self.instance(self.model, pk, **changes)
+
+    def replicate(self) -> None:
+        """All that is committed arrives at the replica."""
+        assert self.replica is not None
+        self.replica.reach(self._by_table(), len(self.history) - 1)
+
+    def _catch_up(self) -> None:
+        assert self.replica is not None
+        self.replica.catch_up(self._by_table(), self.times, self.clock.now)
+
+    def _by_table(self) -> list[dict[str, Any]]:
+        names = [name for name, _ in self.world.tables()]
+        return [dict(zip(names, state, strict=True)) for state in self.history]
+
+    # Playing ----------------------------------------------------------------------------------------------
+
+    async def play(
+        self,
+        state: State,
+        actors: Mapping[str, Actor],
+        choose: Choose,
+        mishap: Mishap = None,
+        *,
+        warm: Iterable[ModelCache] = (),
+        may_leave: str = "",
+        age: float = 0,
+    ) -> Run:
+        """``may_leave``: the states of entries that may be left, to expire; ``age``: how old they are at first."""
+        await self._begin(state)
+        for cache in warm:
+            await self._look_everything_up(cache)
+        self.clock.now += age
+        unknown = self.near.stats.unknown_outcomes
+        run = await self.scheduler.run(actors, choose, mishap)
+        try:
+            may_leave += "W" if self.near.stats.unknown_outcomes > unknown else ""
+            may_leave += "S" if self.world.allowance else ""
+            may_leave += "W" if self.replica is not None else ""
+            if isinstance(mishap, Fail):
+                may_leave += "LW"
+                await self._deliver()
+            await self._check(may_leave)
+        except AssertionError as error:
+            error.add_note(str(run))
+            raise
+        return run
+
+    async def _begin(self, state: State) -> None:
+        tables = list(zip(self.world.tables(), state, strict=True))
+        for (table, _), _ in reversed(tables):
+            self._watching.execute(f"DELETE FROM {table}")
+        self._watching.execute("DELETE FROM sqlite_sequence")
+        for (table, columns), rows in tables:
+            places = ", ".join("?" for _ in columns)
+            self._watching.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
+        self.history, self.times, self.told = [], [], []
+        self._note()
+        self.store.forget()
+        if self.replica is not None:
+            self.replica.forget()
+        for cache in (self.near, self.far):
+            cache.session.guesses.clear()
+            cache.session.reader.forget_attempts()
+
+    def _note(self) -> None:
+        self.history.append(tuple([self._rows_of(*table) for table in self.world.tables()]))
+        self.times.append(self.clock.now)
+
+    def _rows_of(self, table: str, columns: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
+        found = self._watching.execute(f"SELECT {', '.join(columns)} FROM {table} ORDER BY 1, 2").fetchall()
+        return tuple([tuple(row) for row in found])
+
+    async def _deliver(self) -> None:
+        """Lets the time pass that it takes until the store is used again, and knows what it was not told."""
+        await self.scheduler.settle()
+        while any(cache.session.tasks._running for cache in (self.near, self.far)):
+            assert self.scheduler.pass_time(), "a task will not end"
+            await self.scheduler.settle()
+        self.clock.now += self.near.config.breaker_cooldown
+        for cache in (self.near, self.far):
+            await self.world.everything[0].ask(cache, self.model, self.history[-1])
+        await self.scheduler.settle()
+
+    # What must be true when all have ended -----------------------------------------------------------------
+
+    async def _check(self, may_leave: str) -> None:
+        assert not self.pool.open, "a transaction was left open"
+        for cache in (self.near, self.far):
+            reading, writing = cache.session.reader, cache.session.writer
+            assert not reading.busy, "a look-up is still on its way"
+            assert not reading._flights, "somebody is said to be filling"
+            assert not cache.session.tasks._running, "a task is still running"
+            assert not writing._kept, "an invalidation is kept"
+            assert not writing._gathering, "a transaction is said to be under way"
+        left = self.store.states()
+        assert set(left) <= set(may_leave), f"left in the store: {left}"
+        await self._check_answers()
+        if left or self.world.allowance:
+            self.clock.now += (
+                self.near.config.intent_ttl + (self.near.config.replica_lag or 0) + self.world.allowance + 1
+            )
+            assert not self.store.states(), "it does not expire"
+            await self._check_answers()
+        await self._check_connection()
+
+    async def _check_answers(self) -> None:
+        for cache in (self.near, self.far):  # the one finds what the other has filled
+            await self._look_everything_up(cache)
+
+    async def _look_everything_up(self, cache: ModelCache) -> None:
+        asked = self.world.everything
+        found = await asyncio.gather(*[each.ask(cache, self.model, self.history[-1]) for each in asked])
+        await self.scheduler.settle()
+        for question, answer in zip(asked, found, strict=True):
+            self.check(question, answer, self.now(question))
+
+    async def _check_connection(self) -> None:
+        """A transaction after all this is committed, and seen."""
+        async with in_transaction(CONNECTION):
+            await self.model.create(id=9, name="after")
+        found = await self.near.manager(self.model).get(name="after")
+        assert found.id == 9, "what was committed is not found"
+        assert any(row[0] == 9 for row in self.history[-1][0]), "what was committed is not there"
+
+
+class Router:
+    """Reads from the replica, as Tortoise is to be told."""
+
+    def db_for_read(self, model: type) -> str:
+        return "replica"
+
+    def db_for_write(self, model: type) -> str:
+        return CONNECTION
+
+
+def _connection(path: Path) -> dict[str, Any]:
+    return {"engine": "tests.protocol.interleavings.database", "credentials": {"file_path": str(path)}}
+
+
+@asynccontextmanager
+async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
+    """Opens everything, once for many runs."""
+    scheduler = Pool.scheduler = Scheduler()
+    async with TortoiseContext() as context:
+        lag = world.settings.get("replica_lag")
+        names = [CONNECTION, "replica"] if lag else [CONNECTION]
+        await context.init(
+            config={
+                "connections": {name: _connection(folder / f"{name}.db") for name in names},
+                "apps": {"app": {"models": MODELS, "default_connection": CONNECTION}},
+                "routers": [Router] if lag else [],
+            }
+        )
+        await context.generate_schemas(safe=False)
+        client: Any = context.connections.get(CONNECTION)
+        assert isinstance(client, PooledClient)
+        store = ScheduledBackend(scheduler)
+        made = Stage(world, scheduler, client.pool, store)
+        if lag:
+            replica: Any = context.connections.get("replica")
+            made.replica = Replica(made._watching, replica.pool, lag)
+            replica.pool.catch_up = made._catch_up
+        clock = scheduler.clock
+        settings: dict[str, Any] = {
+            "bulk_limit": 1,
+            "lease_wait": 0.0,
+            "lease_ttl": 2.0,
+            "compute_ttl": 2.0,
+            "ttl_jitter": 0.0,
+        }
+        settings.update(world.settings)
+        with ExitStack() as patches:
+            for module in (reader, link, lookups, lifetimes):
+                patches.enter_context(patch.object(module, "time", clock))
+            async with ModelCache(store, **settings) as made.near, ModelCache(store, **settings) as made.far:
+                session.open_sessions.remove(made.far.session)
+                with patch.object(asyncio.get_running_loop(), "time", clock.monotonic):
+                    yield made
+        made._watching.close()
+        if made.replica is not None:
+            made.replica.close()

@@ -1,0 +1,67 @@
+"""A store whose operations are steps of a schedule, and which knows what was left in it."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+from aiomodelcache import BackendError, MemoryBackend
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased
+from tests.protocol.interleavings.schedule import Scheduler
+
+T = TypeVar("T")
+
+
+class ScheduledBackend:
+    """A ``MemoryBackend``, one operation at a time."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self.backend = MemoryBackend(clock=scheduler.clock.monotonic)
+        self.missed = False
+        """Whether something that a writer has sent has failed."""
+
+    def forget(self) -> None:
+        """Forgets everything."""
+        self.backend = MemoryBackend(clock=self._scheduler.clock.monotonic)
+        self.missed = False
+
+    def states(self) -> str:
+        """The state bytes of all entries that are neither values nor versions."""
+        held = [*self.backend._values.values(), *self.backend._intents.values()]
+        now = self._scheduler.clock.now * 1000
+        return "".join(sorted(chr(value[0]) for value, deadline in held if deadline > now and value[:1] not in b"VNE"))
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return await self._send("read", keys, lambda: self.backend.read(keys))
+
+    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
+        keys = [lease.key for lease in leases]
+        return await self._send("lease", keys, lambda: self.backend.lease(leases, token, ttl_ms, versions))
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        return await self._send("fill", [fill.key for fill in fills], lambda: self.backend.fill(fills))
+
+    async def mark(
+        self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
+    ) -> dict[bytes, Kept]:
+        return await self._send("mark", keys, lambda: self.backend.mark(keys, token, ttl_ms, allow))
+
+    async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
+        keys = [clear.key for clear in clears]
+        return await self._send("clear", keys, lambda: self.backend.clear(clears, token, stamps))
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        return await self._send("delete", keys, lambda: self.backend.delete(keys))
+
+    async def _send(self, operation: str, keys: Sequence[bytes], send: Callable[[], Awaitable[T]]) -> T:
+        def failing() -> BackendError:
+            self.missed |= operation in ("mark", "clear")
+            return BackendError(f"{operation} failed, as it was to")
+
+        short = [key.decode(errors="replace").split(":scheduled:", 1)[-1] for key in keys]  # but for what all have
+        return await self._scheduler.step(f"{operation} {' '.join(sorted(short))}", send, failing=failing)

@@ -1,0 +1,39 @@
+"""With any one guard of the library removed, some schedule fails: the guards are needed, and the schedules find it."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.protocol.interleavings.guards import GUARDS
+from tests.protocol.interleavings.scenarios import SCENARIOS
+from tests.protocol.interleavings.schedule import all_within, cancelled_everywhere, failing_everywhere
+from tests.protocol.interleavings.stage import Stage, stage
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow(because="plays scenarios until one fails")]
+"""What is broken may leave anything behind."""
+
+
+@pytest.mark.parametrize("name", GUARDS)
+async def test_not_without(name: str, tmp_path: Path) -> None:
+    guard = GUARDS[name]
+    with guard.removed():
+        async with stage(tmp_path, SCENARIOS[guard.scenario].world) as opened:
+            failure = await _failure(opened, guard.scenario)
+    assert failure is not None, f"{guard.scenario} does not need that {name}"
+    print(f"Without the guard that {name}: {failure}", *getattr(failure, "__notes__", ()), sep="\n")
+
+
+async def _failure(stage: Stage, name: str) -> Exception | None:
+    run = partial(SCENARIOS[name].play, stage)
+    try:
+        async for base in all_within(run, 0):
+            async for _ in cancelled_everywhere(run, base):
+                pass
+            async for _ in failing_everywhere(run, base):
+                pass
+        async for _ in all_within(run, 3):
+            pass
+    except Exception as error:
+        return error
+    return None

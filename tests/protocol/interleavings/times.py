@@ -1,0 +1,99 @@
+"""What depends on the time: replicas, which have each write a little later, and entries near their end."""
+
+from tests.protocol.interleavings.models import Artist
+from tests.protocol.interleavings.questions import EVERYTHING, LookUp, World
+from tests.protocol.interleavings.roles import (
+    BY_ID,
+    BY_NAME,
+    BY_RANK,
+    NONE,
+    TWO,
+    A,
+    Scenario,
+    both,
+    create,
+    delete,
+    far,
+    first,
+    forget_all,
+    near,
+    save,
+    seconds,
+    transaction,
+    update_where,
+)
+from tests.protocol.interleavings.stage import Stage
+from tests.protocol.interleavings.values import RANKED, fans_of_rank, size
+
+LAG = 2.0
+REPLICATED = World((Artist,), EVERYTHING, settings={"replica_lag": LAG, "lease_ttl": 10.0})
+OLD = 3_300
+"""Seconds; entries live for 3,600, and are filled again in the last tenth of that."""
+OLD_ABSENCE = 56
+
+
+async def replicate(stage: Stage) -> None:
+    """All that is committed by now arrives at the replica, sooner than it has to."""
+
+    async def arrive() -> None:
+        stage.replicate()
+
+    await stage.scheduler.step("the replica catches up", arrive)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    # Replicas.
+    "replica": Scenario(
+        A, {"reader": far(BY_ID, BY_ID), "writer": first(save(followers=1), seconds(3))}, world=REPLICATED
+    ),
+    "replica, warm": Scenario(
+        A,
+        {"reader": far(BY_ID, BY_ID), "writer": save(followers=1), "time": seconds(1, 2)},
+        both,
+        world=REPLICATED,
+    ),
+    "replica, sooner or later": Scenario(
+        A,
+        {"reader": near(BY_ID, BY_NAME), "writer": first(save(followers=1), replicate, save(followers=2), seconds(3))},
+        world=REPLICATED,
+    ),
+    "replica, deleted and created": Scenario(
+        A, {"reader": far(BY_ID, BY_ID), "writer": first(delete, create(), seconds(3))}, both, world=REPLICATED
+    ),
+    "replica, created over an absence": Scenario(
+        NONE, {"reader": far(BY_ID, BY_NAME), "writer": first(create(), seconds(3))}, both, world=REPLICATED
+    ),
+    "replica, transaction": Scenario(
+        A, {"reader": far(BY_ID), "writer": first(transaction(name="b"), seconds(3))}, both, world=REPLICATED
+    ),
+    "replica, past the limit": Scenario(
+        TWO, {"reader": far(BY_ID, BY_ID), "writer": first(update_where(followers=1), seconds(3))}, world=REPLICATED
+    ),
+    "replica, by name": Scenario(
+        A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": first(save(name="b"), seconds(3))}, world=REPLICATED
+    ),
+    # Near their end.
+    "near its end": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": save(followers=1)}, both, age=OLD),
+    "near its end, by name": Scenario(
+        A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": save(name="b")}, both, age=OLD
+    ),
+    "near its end, by rank": Scenario(A, {"reader": near(BY_RANK), "one": save(rank=2)}, both, age=OLD),
+    "near its end, for two": Scenario(
+        A, {"one": near(BY_ID), "two": far(BY_ID), "writer": save(followers=1)}, both, age=OLD
+    ),
+    "near its end, and deleted": Scenario(
+        A, {"reader": far(BY_ID, BY_NAME), "writer": first(delete, create())}, both, age=OLD
+    ),
+    "near its end, and cleared": Scenario(
+        A, {"reader": far(BY_ID), "writer": first(save(followers=1), forget_all)}, both, age=OLD
+    ),
+    "near its end, past the limit": Scenario(
+        TWO, {"reader": far(BY_ID), "writer": update_where(followers=1)}, both, age=OLD
+    ),
+    "near its end, an absence": Scenario(
+        NONE, {"reader": far(BY_ID, BY_NAME), "writer": create()}, both, age=OLD_ABSENCE
+    ),
+    "near its end, counted": Scenario(
+        A, {"reader": far(size(1), fans_of_rank(1)), "writer": save(rank=2)}, both, world=RANKED, age=OLD
+    ),
+}

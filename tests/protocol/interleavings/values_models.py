@@ -1,0 +1,68 @@
+"""What is computed: values that no write is known to change, and results that follow a model's writes."""
+
+from aiomodelcache import (
+    InvalidationType,
+    QuerysetCountCache,
+    QuerysetExistsCache,
+    ResultCache,
+    ValueCache,
+    cached,
+)
+from tests.protocol.interleavings.models import ALLOWTIME, Artist, RankedArtist
+
+
+async def followers(pk: int) -> int:
+    """As if asked of somebody else."""
+    [found] = await Artist.filter(id=pk).values_list("followers", flat=True)
+    return int(str(found))
+
+
+class FollowersOf(ValueCache[int]):
+    async def get_value(self, pk: int) -> int:
+        return await followers(pk)
+
+
+class FollowersOfLate(ValueCache[int]):
+    """The same, which may be answered from a stale copy."""
+
+    allowtime = ALLOWTIME
+
+    async def get_value(self, pk: int) -> int:
+        return await followers(pk)
+
+
+@cached()
+async def followers_of(pk: int) -> int:
+    return await followers(pk)
+
+
+class RankSize(QuerysetCountCache):
+    model = RankedArtist
+    key_fields = ("rank",)
+
+
+class RankIsTaken(QuerysetExistsCache):
+    model = RankedArtist
+    key_fields = ("rank",)
+
+
+class RankMembers(ResultCache[list[RankedArtist]]):
+    """Instances, of which the result holds references."""
+
+    model = RankedArtist
+    key_fields = ("rank",)
+
+    async def get_result(self, rank: int) -> list[RankedArtist]:
+        return await RankedArtist.filter(rank=rank).order_by("id")
+
+
+class RankFans(ResultCache[int]):
+    """Computed again right after each write."""
+
+    model = RankedArtist
+    key_fields = ("rank",)
+    invalidation = InvalidationType.RESET
+
+    async def get_result(self, rank: int) -> int:
+        found = await RankedArtist.filter(rank=rank).values_list("followers", flat=True)
+        return sum(int(str(each)) for each in found)

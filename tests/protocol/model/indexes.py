@@ -1,0 +1,202 @@
+"""A unique index over one row that is re-keyed, deleted and inserted again: late leases, stamps, hints.
+
+The index key is that of the slug ``a``. As ``plans.indexes``, ``writes.touched`` and ``writes.intents`` do it. A
+look-up that has a guess reads the row before the index entry (a cluster keeps no order), one that has none after it.
+"""
+
+from functools import partial
+from typing import Any
+
+from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Process, System
+from tests.protocol.model.rules import Rules
+from tests.protocol.model.world import (
+    INDEX,
+    ROW,
+    STAMP,
+    Commit,
+    Entry,
+    Lease,
+    Row,
+    Version,
+    World,
+    at_rest,
+    beginning,
+    by_slug,
+    clear,
+    crashed,
+    events,
+    fill,
+    finish,
+    lease,
+    mark,
+    now,
+    read,
+    renew,
+    returned,
+    select,
+    update,
+    write,
+)
+
+
+def look_up(me: str, rules: Rules, guesses: bool) -> Body:
+    """``get(slug="a")``."""
+    row: Any = None
+    if guesses:
+        began, row = yield beginning(read(ROW))
+        index = yield read(INDEX)
+    else:
+        began, index = yield beginning(read(INDEX))
+    if isinstance(index, Entry) and index.row is None:
+        yield returned(began, None, by_slug)
+        return
+    if isinstance(index, Entry):
+        if not guesses:
+            row = yield read(ROW)
+        if isinstance(row, Entry):
+            found = row.row
+        else:
+            found = yield from load_row((me, "by pk"))
+        if by_slug(found) is not None or not rules.check_row:
+            yield returned(began, found, by_slug)
+            return
+        replaced = index
+    else:
+        replaced = None
+    found = yield from load_index(me, rules, replaced)
+    yield returned(began, found, by_slug)
+
+
+def load_row(token: Any) -> Body:
+    """The row that an index entry leads to, and that is not in the cache."""
+    own = Lease(token)
+    held = yield lease(ROW, token)
+    if held == own:
+        row = yield select()
+        yield fill(ROW, own, Entry(row, token))
+        return row
+    if isinstance(held, Lease | Entry):
+        held = yield read(ROW)
+        if isinstance(held, Entry):
+            return held.row
+    row = yield select()
+    return row
+
+
+def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
+    """The row by its slug, and index and row filled from the one statement."""
+    token = (me, "index")
+    own = Lease(token)
+    deadline = yield now
+    held = yield lease(INDEX, token, replaced)
+    if held == own:
+        stamp = yield read(STAMP)
+        row = yield select_by_slug()
+        if row is not None:
+            yield from fill_late(me, rules, row, stamp, deadline)
+        late = yield now
+        if late == deadline or not rules.deadline:
+            yield fill(INDEX, own, Entry(row, token))
+        return row
+    if isinstance(held, Lease | Entry):
+        index = yield read(INDEX)
+        if isinstance(index, Entry) and index.row is None:
+            return None
+        if isinstance(index, Entry):
+            row = yield read(ROW)
+            if isinstance(row, Entry) and by_slug(row.row) is not None:
+                return row.row
+    row = yield select_by_slug()
+    return row
+
+
+def fill_late(me: str, rules: Rules, row: Row, stamp: Version, deadline: int) -> Body:
+    """Leases the row after it was read, and fills it if the stamp shows that no writer came in between."""
+    own = Lease((me if rules.token_per_take else "tick", "row"))
+    if rules.stamp_after_lease:
+        held = yield lease(ROW, own.token)
+        if held != own:
+            return
+        again = yield read(STAMP)
+    else:
+        again = yield read(STAMP)
+        held = yield lease(ROW, own.token)
+        if held != own:
+            return
+    late = yield now
+    if late == deadline or not rules.deadline:
+        unchanged = again == stamp or not rules.stamp
+        yield fill(ROW, own, Entry(row, own.token) if unchanged else None)
+
+
+def select_by_slug() -> Operation:
+    def run(world: World) -> Any:
+        for label, row, after in select()(world):
+            yield Outcome(f"{label} (slug a: {by_slug(row) or 'no row'})", by_slug(row), after)
+
+    return run
+
+
+def writer(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
+    """Saves the row under a slug, or deletes it: in autocommit mode, the keys marked before the statement."""
+    slug = yield choosing(slugs)
+    yield from marking(me, rules, slug)
+    committed = yield write(me, slug)
+    yield from ending(me, rules, slug, committed)
+
+
+def transaction(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
+    """The same in a transaction: the keys marked after the statement."""
+    slug = yield update(me, slugs)
+    yield from marking(me, rules, slug)
+    committed = yield finish(me)
+    yield from ending(me, rules, slug, committed)
+
+
+def choosing(slugs: tuple[str | None, ...]) -> Operation:
+    def run(world: World) -> Any:
+        for slug in slugs:
+            yield Outcome(f"save as {slug}" if slug else "delete", slug, world)
+
+    return run
+
+
+def marking(me: str, rules: Rules, slug: str | None) -> Body:
+    yield mark(ROW, me)
+    if slug == "a" and rules.mark_index:
+        yield mark(INDEX, me)
+
+
+def ending(me: str, rules: Rules, slug: str | None, committed: bool) -> Body:
+    if rules.stamp_before_clear:
+        yield renew(STAMP)
+    yield clear(ROW, me)
+    if slug == "a" and rules.mark_index:
+        row = yield AtOnce(lambda world: world.row)
+        # Any row stands for the primary key here: the hint may lead to none, or to a row that moved on.
+        yield clear(INDEX, me, Entry(row, (me, "hint")) if committed and row is not None else None)
+    if not rules.stamp_before_clear:
+        yield renew(STAMP)
+
+
+def system(
+    rules: Rules,
+    *,
+    guesses: tuple[bool, ...] = (),
+    writers: int = 0,
+    transactions: int = 0,
+    slugs: tuple[str | None, ...] = ("a", "b", None),
+    start: str | None = "a",
+    warm: tuple[int, ...] = (),
+    crashes: int = 0,
+    ticks: int = 0,
+) -> System[World]:
+    """Readers that have a guess or have none, and writers. ``warm``: the keys that are filled at the beginning."""
+    row = None if start is None else Row(0, start)
+    processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, guess), True) for n, guess in enumerate(guesses)]
+    processes += [Process(f"W{n}", partial(writer, f"W{n}", rules, slugs), True) for n in range(writers)]
+    processes += [Process(f"T{n}", partial(transaction, f"T{n}", rules, slugs), True) for n in range(transactions)]
+    world = World((Commit(row, 0),), last_tick=ticks).put(STAMP, Version(1), serial=1)
+    for key in warm:
+        world = world.put(key, Entry(by_slug(row) if key == INDEX else row, ("first", key)))
+    return System(world, tuple(processes), events, crashed, at_rest, crashes)

@@ -1,0 +1,198 @@
+"""One row under its primary key: leases, intents, single flight, transactions.
+
+As ``plans.rows``, ``reader``, ``writes.intents`` and ``writes.transactions`` do it.
+"""
+
+from functools import partial
+from typing import Any
+
+from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Process, System
+from tests.protocol.model.rules import Rules
+from tests.protocol.model.world import (
+    ROW,
+    Commit,
+    Entry,
+    Lease,
+    Row,
+    World,
+    at_rest,
+    beginning,
+    clear,
+    crashed,
+    events,
+    fill,
+    finish,
+    lease,
+    mark,
+    read,
+    returned,
+    select,
+    select_on_replica,
+    update,
+    write,
+)
+
+JOINED = "joined"
+
+
+def reader(me: str, rules: Rules, look_ups: int, one_process: bool, replicas: bool) -> Body:
+    """Looks the row up, again and again."""
+    for number in range(look_ups):
+        yield from look_up((me, number), rules, one_process, replicas)
+
+
+def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body:
+    began, found = yield beginning(read(ROW) if rules.join_by_reading else joining())
+    if isinstance(found, Entry):
+        yield returned(began, found.row)
+        return
+    if found is JOINED:
+        row = yield waiting(one_process)
+        yield returned(began, row)
+        return
+    own = Lease(token)
+    held = own
+    if rules.lease:
+        held = yield taking(lease(ROW, token, resent=not rules.lease_once), own)
+    if held == own:
+        if replicas:
+            row = yield select_on_replica()
+        else:
+            row = yield select(lag=not rules.primary)
+        yield landing(fill(ROW, own if rules.lease else None, Entry(row, token)), row, rules, one_process)
+    elif isinstance(held, Lease | Entry):
+        if isinstance(held, Lease):
+            yield waiting(one_process)
+        found = yield read(ROW)
+        if isinstance(found, Entry):
+            row = found.row
+        else:
+            row = yield select()
+    else:
+        row = yield select()
+    yield returned(began, row)
+
+
+def taking(operation: Operation, own: Lease) -> Operation:
+    """A lease; if it is granted, others of this process can wait for what it is for."""
+
+    def run(world: World) -> Any:
+        for label, held, after in operation(world):
+            yield Outcome(label, held, after._replace(flights=frozenset({ROW})) if held == own else after)
+
+    return run
+
+
+def landing(operation: Operation, row: Row | None, rules: Rules, one_process: bool) -> Operation:
+    """A fill, which may get lost; afterwards nobody waits for it any more."""
+
+    def run(world: World) -> Any:
+        landed = world._replace(flights=frozenset(), landed=row) if one_process else world
+        for label, done, after in operation(landed):
+            yield Outcome(label, done, after if done or rules.always_land else after._replace(flights=world.flights))
+        if one_process:
+            lost = landed if rules.always_land else world
+            yield Outcome("fill row: cannot reach the store", False, lost)
+
+    return run
+
+
+def joining() -> Operation:
+    """Reads the row, or joins whoever of this process is loading it."""
+
+    def run(world: World) -> Any:
+        if ROW in world.flights:
+            yield Outcome("join the load under way", JOINED, world)
+        else:
+            yield from read(ROW)(world)
+
+    return run
+
+
+def waiting(one_process: bool) -> Operation:
+    """Waits until this process has filled the row; for others not at all, or it would have been too long."""
+
+    def run(world: World) -> Any:
+        if not one_process:
+            yield Outcome("wait a little", None, world)
+        elif ROW not in world.flights:
+            yield Outcome("wait until it is filled", world.landed, world)
+
+    return run
+
+
+def transaction_reader(me: str, rules: Rules) -> Body:
+    """Reads in a transaction that keeps to its first snapshot, however long it takes."""
+    row = yield select()
+    if not rules.no_fill_in_transaction:
+        own = Lease((me, 0))
+        held = yield lease(ROW, own.token)
+        if held == own:
+            yield fill(ROW, own, Entry(row, own.token))
+
+
+def writer(me: str, rules: Rules, replicas: bool) -> Body:
+    """``save`` in autocommit mode."""
+    if rules.mark and rules.mark_first:
+        yield mark(ROW, me, alone=not rules.intent_set)
+    committed = yield write(me)
+    yield from ending(me, rules, committed, replicas)
+
+
+def transaction(me: str, rules: Rules, replicas: bool) -> Body:
+    """A transaction that writes the row, and reads it."""
+    yield update(me)
+    if not rules.no_fill_in_transaction:
+        own = Lease((me, 0))
+        held = yield lease(ROW, own.token)
+        row = yield AtOnce(lambda world: world.draft)
+        if held == own:
+            yield fill(ROW, own, Entry(row, own.token))
+    if rules.mark and rules.mark_first:
+        yield mark(ROW, me, alone=not rules.intent_set)
+    committed = yield finish(me)
+    yield from ending(me, rules, committed, replicas)
+
+
+def ending(me: str, rules: Rules, committed: bool, replicas: bool) -> Body:
+    if replicas and rules.linger and committed:
+        yield mark(ROW, me)  # until every replica has it; then it expires
+        return
+    if rules.mark and not rules.mark_first:
+        yield mark(ROW, me)
+    hint = None
+    if committed and not rules.no_hint_on_rows:
+        row = yield AtOnce(lambda world: world.row)
+        hint = Entry(row, (me, "hint"))
+    yield clear(ROW, me, hint, blindly=not rules.clear_own)
+
+
+def system(
+    rules: Rules,
+    *,
+    look_ups: tuple[int, ...] = (),
+    writers: int = 0,
+    transactions: int = 0,
+    snapshots: int = 0,
+    one_process: bool = False,
+    replicas: bool = False,
+    crashes: int = 0,
+    ticks: int = 0,
+    warm: bool = False,
+) -> System[World]:
+    """Readers by the number of their look-ups; writers in autocommit mode, and in transactions."""
+    kinds: list[tuple[str, int, Any]] = [
+        ("W", writers, partial(writer, replicas=replicas)),
+        ("T", transactions, partial(transaction, replicas=replicas)),
+        ("S", snapshots, transaction_reader),
+    ]
+    processes = [
+        Process(f"R{n}", partial(reader, f"R{n}", rules, number, one_process, replicas), not one_process)
+        for n, number in enumerate(look_ups)
+    ]
+    for letter, number, body in kinds:
+        processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), True) for n in range(number)]
+    world = World((Commit(Row(0), 0),), last_tick=ticks)
+    if warm:
+        world = world.put(ROW, Entry(Row(0), ("first", 0)))
+    return System(world, tuple(processes), events, crashed, at_rest, crashes)

@@ -1,0 +1,141 @@
+"""What is explored: shapes in which the protocol must be sound, and the protocol without one of its guards."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from tests.protocol.model import epochs, indexes, near, rows, stale
+from tests.protocol.model.engine import LOST_WAITER, System
+from tests.protocol.model.rules import Rules
+from tests.protocol.model.world import INDEX, OLD_KEY, ROW, STALE, STALE_AT_REST, UNCOMMITTED
+
+
+class Shape(NamedTuple):
+    """A part of the protocol, and how many of whom take part."""
+
+    part: Callable[..., System[Any]]
+    options: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.part.__module__.rpartition('.')[2]}({options})"
+
+    def system(self, rules: Rules) -> System[Any]:
+        return self.part(rules, **self.options)
+
+
+class Broken(NamedTuple):
+    """The protocol without one guard, and the kind of violation that is the shortest to reach then."""
+
+    guard: str
+    shape: Shape
+    kind: str
+
+    def system(self) -> System[Any]:
+        return self.shape.system(replace(Rules(), **{self.guard: False}))
+
+
+def _rows(**options: Any) -> Shape:
+    return Shape(rows.system, options)
+
+
+def _indexes(**options: Any) -> Shape:
+    return Shape(indexes.system, options)
+
+
+def _epochs(**options: Any) -> Shape:
+    return Shape(epochs.system, options)
+
+
+def _stale(**options: Any) -> Shape:
+    return Shape(stale.system, options)
+
+
+def _near(**options: Any) -> Shape:
+    return Shape(near.system, options)
+
+
+SOUND = [
+    _rows(look_ups=(2, 1), writers=1, transactions=1),
+    _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=1),
+    _rows(look_ups=(1,), writers=2, crashes=1, ticks=1),
+    _rows(look_ups=(1, 2), transactions=1, snapshots=1, warm=True),
+    _rows(look_ups=(2, 1), writers=1, one_process=True),
+    _rows(look_ups=(2,), writers=1, transactions=1, replicas=True, ticks=1),
+    _indexes(guesses=(True, False), writers=1),
+    _indexes(guesses=(False, False), transactions=1, start=None),
+    _indexes(guesses=(True, False), transactions=1, start="b", warm=(INDEX, ROW)),
+    _indexes(guesses=(False,), writers=1, transactions=1, slugs=("a", None)),
+    _indexes(guesses=(False,), writers=1, crashes=1, ticks=1),
+    _epochs(look_ups=(2, 1), bulk=1),
+    _epochs(look_ups=(2, 1), clears=1),
+    _epochs(look_ups=(1,), clears=1, bulk=1, warm=True),
+    _epochs(look_ups=(1,), bulk=1, writers=1, crashes=1, ticks=1),
+    _stale(look_ups=(2, 1), writers=1),
+    _stale(look_ups=(1,), writers=1, crashes=1),
+    _stale(look_ups=(1,), writers=2),
+    _near(look_ups=(1, 1), own=1, pings=1),
+    _near(look_ups=(2, 1), others=1, pings=1),
+    _near(look_ups=(2, 1), own=1, losses=1, warm=False),
+]
+"""Shapes for every run of the tests."""
+
+LARGE = [
+    _rows(look_ups=(2, 1), writers=2, crashes=1, ticks=1),
+    _rows(look_ups=(2, 2), writers=1, transactions=1, crashes=2, ticks=1),
+    _rows(look_ups=(2, 1), writers=1, transactions=1, replicas=True, crashes=1, ticks=2),
+    _rows(look_ups=(1, 1, 1), writers=1, transactions=1, one_process=True),
+    _indexes(guesses=(True, False), writers=1, transactions=1),
+    _indexes(guesses=(True, False), writers=1, crashes=1, ticks=1),
+    _indexes(guesses=(False, False, True), writers=1, slugs=("a", None)),
+    _epochs(look_ups=(1, 1), clears=1, bulk=1),
+    _epochs(look_ups=(1, 1), bulk=2),
+    _epochs(look_ups=(1, 1), bulk=1, writers=1, crashes=1, ticks=1),
+    _stale(look_ups=(1, 1), writers=2, crashes=1),
+    _stale(look_ups=(2, 1), writers=2, ticks=3),
+    _near(look_ups=(2, 1), own=1, others=1),
+    _near(look_ups=(2, 2), others=1, pings=1, losses=1),
+]
+"""Shapes that take minutes each, and some GB of memory."""
+
+_ONE_OF_EACH = _rows(look_ups=(1, 1), writers=1, transactions=1)
+_ONE_PROCESS = _rows(look_ups=(1, 1), writers=1, one_process=True)
+_TWO_BY_SLUG = _indexes(guesses=(False, False), writers=1)
+_TWO_STALE = _stale(look_ups=(1, 1), writers=1)
+
+BROKEN = [
+    Broken("lease", _ONE_OF_EACH, STALE),
+    Broken("lease_once", _ONE_OF_EACH, STALE),
+    Broken("primary", _ONE_OF_EACH, STALE),
+    Broken("no_fill_in_transaction", _ONE_OF_EACH, UNCOMMITTED),
+    Broken("no_fill_in_transaction", _rows(look_ups=(1,), writers=1, snapshots=1), STALE),
+    Broken("join_by_reading", _ONE_PROCESS, STALE),
+    Broken("always_land", _ONE_PROCESS, LOST_WAITER),
+    Broken("mark", _ONE_OF_EACH, STALE),
+    Broken("mark_first", _ONE_OF_EACH, STALE),
+    Broken("intent_set", _ONE_OF_EACH, STALE),
+    Broken("clear_own", _ONE_OF_EACH, STALE),
+    Broken("linger", _rows(look_ups=(1,), writers=1, replicas=True, ticks=1), STALE),
+    Broken("no_hint_on_rows", _ONE_OF_EACH, STALE),
+    Broken("mark_index", _indexes(guesses=(False, False), writers=1, start=None), STALE),
+    Broken("check_row", _TWO_BY_SLUG, OLD_KEY),
+    Broken("stamp", _TWO_BY_SLUG, STALE),
+    Broken("stamp_before_clear", _TWO_BY_SLUG, STALE),
+    Broken("stamp_after_lease", _TWO_BY_SLUG, STALE),
+    Broken("token_per_take", _indexes(guesses=(False, False), transactions=1, slugs=("a",)), STALE_AT_REST),
+    Broken("deadline", _indexes(guesses=(False,), writers=1, slugs=("a",), crashes=1, ticks=1), STALE_AT_REST),
+    Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),
+    Broken("epoch_marked", _epochs(look_ups=(1, 1), bulk=1), STALE),
+    Broken("epoch_cleared", _epochs(look_ups=(1, 1), bulk=1), STALE),
+    Broken("no_fill_while_marked", _epochs(look_ups=(1, 1), bulk=1), STALE),
+    Broken("refresh_compares", _TWO_STALE, STALE_AT_REST),
+    Broken("new_stale_token", _TWO_STALE, STALE_AT_REST),
+    Broken("moment_of_expiry", _TWO_STALE, STALE),
+    Broken("counted_from_mark", _stale(look_ups=(1,), writers=2), STALE),
+    Broken("first_invalidation_counts", _stale(look_ups=(1,), writers=2), STALE),
+    Broken("near_placeholder", _near(look_ups=(2, 2), others=1, warm=False), STALE),
+    Broken("near_drop_at_mark", _near(look_ups=(1,), own=1), STALE),
+    Broken("near_drop_at_clear", _near(look_ups=(2,), own=1), STALE),
+    Broken("near_drop_on_loss", _near(look_ups=(1,), others=1, pings=1, losses=1), STALE),
+    Broken("near_since_sent", _near(look_ups=(1, 2), others=1, warm=False), STALE),
+]

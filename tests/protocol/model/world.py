@@ -1,0 +1,382 @@
+"""What the modelled processes share: the store, the database, the clock, and who waits for whom.
+
+The store's operations mean what ``aiomodelcache.backends`` means by them, and each is one step for each key: a
+pipeline is not atomic, and in a cluster not even its order is given. The database is one row, every version of
+which is remembered. Nothing here is a rule of the protocol; how operations are used is in the parts.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from tests.protocol.model.engine import AtOnce, Operation, Outcome, Violation
+
+ROW, INDEX, EPOCH, STAMP = range(4)
+KEYS = ("row", "index", "epoch", "stamp")
+
+
+class Row(NamedTuple):
+    """The row in one of its versions. ``None`` in its place: there is no such row."""
+
+    version: int
+    slug: str = "a"
+
+    def __str__(self) -> str:
+        return f"v{self.version}" + (f" as {self.slug}" if self.slug != "a" else "")
+
+
+class Lease(NamedTuple):
+    token: Any
+
+    def __str__(self) -> str:
+        return f"lease of {self.token[0]}"
+
+
+class Intents(NamedTuple):
+    writers: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"intents of {', '.join(sorted(self.writers))}"
+
+
+class Version(NamedTuple):
+    number: int
+
+    def __str__(self) -> str:
+        return f"version {self.number}"
+
+
+class Entry(NamedTuple):
+    """A value. Of an index: any row stands for the primary key, None for the absence of one."""
+
+    row: Row | None
+    token: Any
+    epoch: Any = None
+    until: int | None = None
+    """Of a value that is known to be stale: when it goes."""
+
+    def __str__(self) -> str:
+        known = "" if self.until is None else f", stale until {self.until}"
+        return f"{self.row or 'absent'}{known}"
+
+
+Cell = Lease | Intents | Version | Entry | None
+
+
+class Commit(NamedTuple):
+    """A version of the row, and the time from which it was the current one."""
+
+    row: Row | None
+    time: int
+
+
+class World(NamedTuple):
+    history: tuple[Commit, ...]
+    cells: tuple[Cell, ...] = (None, None, None, None)
+    floor: int = 0
+    """The oldest commit that a read which begins now may answer from: the last that is acknowledged."""
+    lock: str | None = None
+    """Who has written to the row and not committed yet."""
+    draft: Row | None = None
+    clock: int = 0
+    last_tick: int = 0
+    over: frozenset[tuple[str, int]] = frozenset()
+    """Writers who are past COMMIT or ROLLBACK, or have crashed, and since when. Intents of others do not expire."""
+    serial: int = 0
+    """So many versions were made so far."""
+    flights: frozenset[int] = frozenset()
+    """Keys that somebody of this process is filling."""
+    landed: Row | None = None
+    """What the last of these has loaded."""
+    network: frozenset[tuple[int, Any]] = frozenset()
+    """Leases on their way a second time."""
+    side: Any = None
+    """What else a part has."""
+
+    @property
+    def row(self) -> Row | None:
+        """The row as it is in the database."""
+        return self.history[-1].row
+
+    def put(self, key: int, cell: Cell, **changes: Any) -> "World":
+        cells = self.cells
+        return self._replace(cells=(*cells[:key], cell, *cells[key + 1 :]), **changes)
+
+
+# The store ------------------------------------------------------------------------------------------------
+
+
+def read(key: int) -> Operation:
+    def run(world: World) -> Iterator[Outcome]:
+        cell = world.cells[key]
+        yield Outcome(f"read {KEYS[key]}: {cell or 'nothing'}", cell, world)
+
+    return run
+
+
+def lease(key: int, token: Any, replacing: Entry | None = None, *, resent: bool = False) -> Operation:
+    """Answer: what the key holds now. ``resent``: the command may arrive a second time, whenever."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        cell = world.cells[key]
+        if cell is not None if replacing is None else not (isinstance(cell, Entry) and cell.token == replacing.token):
+            yield Outcome(f"lease {KEYS[key]}: refused, {cell or 'nothing'}", cell, world)
+            return
+        granted = world.put(key, Lease(token))
+        yield Outcome(f"lease {KEYS[key]}: granted", Lease(token), granted)
+        if resent and not world.network:
+            late = granted._replace(network=frozenset({(key, token)}))
+            yield Outcome(f"lease {KEYS[key]}: granted, and sent again", Lease(token), late)
+
+    return run
+
+
+def fill(key: int, expected: Lease | Entry | None, entry: Entry | None) -> Operation:
+    """Replaces what is expected, by its token; whatever is there, if nothing is. Answer: whether it did."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        cell = world.cells[key]
+        same = expected is None or (type(cell) is type(expected) and cell.token == expected.token)
+        what = f"fill {KEYS[key]} with {entry}" if entry else f"give {KEYS[key]} back"
+        yield Outcome(f"{what}: {'done' if same else 'refused'}", same, world.put(key, entry) if same else world)
+
+    return run
+
+
+def mark(key: int, writer: str, *, alone: bool = False) -> Operation:
+    """Answer: the value that the intent has replaced, if it is one. ``alone``: other intents are replaced, too."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        cell = world.cells[key]
+        others = cell.writers if isinstance(cell, Intents) and not alone else frozenset()
+        replaced = cell if isinstance(cell, Entry) else None
+        yield Outcome(f"mark {KEYS[key]}", replaced, world.put(key, Intents(others | {writer})))
+
+    return run
+
+
+def clear(key: int, writer: str, hint: Entry | None = None, *, blindly: bool = False) -> Operation:
+    """``hint`` is left in place of the last intent. ``blindly``: other intents go as well."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        cell = world.cells[key]
+        writers = cell.writers if isinstance(cell, Intents) else frozenset()
+        left: Cell = None
+        if writers - {writer} and not blindly:
+            left = Intents(writers - {writer})
+        elif writer in writers and hint is not None and (hint.until is None or hint.until > world.clock):
+            left = hint
+        yield Outcome(f"clear {KEYS[key]}: {left or 'nothing'} stays", None, world.put(key, left))
+
+    return run
+
+
+def current(key: int) -> Operation:
+    """The version under a key, which is made if there is none."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        if world.cells[key] is None:
+            world = world.put(key, Version(world.serial + 1), serial=world.serial + 1)
+        yield Outcome(f"read {KEYS[key]}: {world.cells[key]}", world.cells[key], world)
+
+    return run
+
+
+def renew(key: int) -> Operation:
+    """Puts a fresh version under a key."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        made = Version(world.serial + 1)
+        yield Outcome(f"change {KEYS[key]} to {made}", None, world.put(key, made, serial=made.number))
+
+    return run
+
+
+# The database ---------------------------------------------------------------------------------------------
+
+
+def select(*, lag: bool = False) -> Operation:
+    """The row as it is committed. ``lag``: or as it was before, as a replica has it."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        yield Outcome(f"SELECT: {world.row or 'no row'}", world.row, world)
+        if lag and len(world.history) > 1:
+            before = world.history[-2].row
+            yield Outcome(f"SELECT on the replica: {before or 'no row'}", before, world)
+
+    return run
+
+
+def select_on_replica() -> Operation:
+    """The row as a replica has it, which knows of every commit a tick later at the latest."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        for at in range(len(world.history)):
+            if at + 1 == len(world.history) or world.history[at + 1].time == world.clock:
+                row = world.history[at].row
+                yield Outcome(f"SELECT on the replica: {row or 'no row'}", row, world)
+
+    return run
+
+
+def update(writer: str, slugs: tuple[str | None, ...] = ("a",)) -> Operation:
+    """Writes the row, inserts or deletes it (None), and holds its lock. Waits for other writers. Answer: the slug."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        if world.lock is None:
+            for slug in slugs:
+                draft = _next(world, slug)
+                label = f"{'UPDATE' if draft else 'DELETE'}: {draft or 'no row'}"
+                yield Outcome(label, slug, world._replace(lock=writer, draft=draft))
+
+    return run
+
+
+def finish(writer: str) -> Operation:
+    """COMMIT or ROLLBACK of what is written. Answer: whether it is committed."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        yield _committed(world._replace(lock=None, draft=None), writer, world.draft)
+        after = world._replace(lock=None, draft=None)
+        yield Outcome("ROLLBACK", False, _over(after, writer))
+
+    return run
+
+
+def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> Operation:
+    """One statement in autocommit mode: it waits for other writers, and is committed or refused."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        if world.lock is None:
+            yield _committed(world, writer, _next(world, slug), acknowledged=acknowledged)
+            if acknowledged:
+                yield Outcome("refused by the database", False, _over(world, writer))
+
+    return run
+
+
+def acknowledge() -> Operation:
+    """What is committed by now counts as acknowledged, though nobody announced it."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        yield Outcome("returns", None, world._replace(floor=len(world.history) - 1))
+
+    return run
+
+
+def _next(world: World, slug: str | None) -> Row | None:
+    return None if slug is None else Row(len(world.history), slug)
+
+
+def _committed(world: World, writer: str, row: Row | None, *, acknowledged: bool = True) -> Outcome:
+    history = (*world.history, Commit(row, world.clock))
+    floor = len(world.history) if acknowledged else world.floor
+    return Outcome(f"COMMIT {row or 'no row'}", True, _over(world._replace(history=history, floor=floor), writer))
+
+
+def _over(world: World, writer: str) -> World:
+    return world._replace(over=world.over | {(writer, world.clock)}) if world.last_tick else world
+
+
+# Time -----------------------------------------------------------------------------------------------------
+
+
+def events(world: World) -> Iterator[Outcome]:
+    """Time goes on, leases and intents expire, commands arrive late."""
+    for key, cell in enumerate(world.cells):
+        if isinstance(cell, Lease):
+            yield Outcome(f"the {cell} on {KEYS[key]} expires", None, world.put(key, None))
+        elif isinstance(cell, Intents):
+            for writer in cell.writers & {writer for writer, time in world.over if time < world.clock}:
+                left = cell.writers - {writer}
+                after = world.put(key, Intents(left) if left else None)
+                yield Outcome(f"the intent of {writer} on {KEYS[key]} expires", None, after)
+    for key, token in world.network:
+        after = world._replace(network=world.network - {(key, token)})
+        arrived = world.cells[key] is None
+        label = f"the second lease of {token[0]} arrives: {'granted' if arrived else 'refused'}"
+        yield Outcome(label, None, after.put(key, Lease(token)) if arrived else after)
+    if world.clock < world.last_tick:
+        after = world._replace(clock=world.clock + 1)
+        for key, cell in enumerate(world.cells):
+            if isinstance(cell, Entry) and cell.until is not None and cell.until <= after.clock:
+                after = after.put(key, None)
+        yield Outcome(f"time goes on: {after.clock}", None, after)
+
+
+def crashed(world: World, name: str) -> World:
+    """A process is gone, and what it has not committed."""
+    if world.lock == name:
+        world = world._replace(lock=None, draft=None)
+    return _over(world, name)
+
+
+now = AtOnce(lambda world: world.clock)
+
+# What must hold -------------------------------------------------------------------------------------------
+
+STALE = "stale"
+UNCOMMITTED = "uncommitted"
+OLD_KEY = "found under its old key"
+STALE_AT_REST = "stale at rest"
+
+Answered = Callable[[Row | None], Any]
+"""What a look-up answers, given the row."""
+
+
+def itself(row: Row | None) -> Row | None:
+    """What a look-up by primary key answers."""
+    return row
+
+
+def by_slug(row: Row | None) -> Row | None:
+    """What a look-up of the slug ``a`` answers."""
+    return row if row is not None and row.slug == "a" else None
+
+
+def beginning(operation: Operation, *, allowance: int = 0) -> Operation:
+    """The first operation of a look-up. Answer: what to begin the check with, and the operation's answer.
+
+    ``allowance``: how old an answer may be.
+    """
+
+    def run(world: World) -> Iterator[Outcome]:
+        began = world.floor
+        while began and allowance and world.history[began].time > world.clock - allowance:
+            began -= 1
+        for label, answer, after in operation(world):
+            yield Outcome(label, (began, answer), after)
+
+    return run
+
+
+def returned(began: int, answer: Row | None, answered: Answered = itself) -> AtOnce:
+    """The end of a look-up: its answer must have been true at some moment since it began."""
+
+    def check(world: World) -> None:
+        true = [answered(commit.row) for commit in world.history]
+        if answer in true[began:]:
+            return
+        text = f"returned {answer or 'no row'}; since it began the answer was {_listed(true[began:])}"
+        if answer not in [commit.row for commit in world.history] and answer is not None:
+            raise Violation(UNCOMMITTED, text)
+        raise Violation(STALE if answer in true else OLD_KEY, text)
+
+    return AtOnce(check)
+
+
+def at_rest(world: World) -> None:
+    """When all have ended, no entry tells what is not true any more, if it is not known to be stale."""
+    epoch = world.cells[EPOCH]
+    for key, answered in ((ROW, itself), (INDEX, by_slug)):
+        cell = world.cells[key]
+        if not isinstance(cell, Entry) or cell.until is not None or (cell.epoch is not None and cell.epoch != epoch):
+            continue
+        if key == INDEX and cell.row is not None:
+            continue  # only a hint
+        true = [answered(commit.row) for commit in world.history[world.floor :]]
+        if cell.row not in true:
+            raise Violation(STALE_AT_REST, f"the {KEYS[key]} entry says {cell}, the database {_listed(true)}")
+
+
+def _listed(rows: list[Any]) -> str:
+    return " or ".join(dict.fromkeys(str(row or "no row") for row in rows))

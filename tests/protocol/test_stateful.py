@@ -1,0 +1,136 @@
+"""The caches say what the database says, whatever is written in whatever order: a state machine tries.
+
+And it finds what it is for: with one of the pieces in ``BREAKS`` taken away, it finds a difference.
+``HYPOTHESIS_PROFILE=long`` explores at random and for long.
+"""
+
+import asyncio
+import importlib
+import inspect
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.state_machine import Machine, World
+
+pytestmark = pytest.mark.slow(because="takes hundreds of random steps")
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+EXAMPLES = 36
+"""Tries of 20 steps each, where a step takes milliseconds."""
+
+
+def explore(
+    db_url: DatabaseUrl, backend_url: str, flush_redis: Callable[[], object], examples: int, **others: Any
+) -> World:
+    """Runs the machine. Without ``others`` the same examples each time; they are Hypothesis' settings."""
+    with asyncio.Runner() as runner:
+        opened = tortoise_on(db_url, "tests.support.models.stateful_models")
+        world = World(runner, runner.run(opened.__aenter__()), backend_url, flush_redis)
+        chosen = {"derandomize": True, "stateful_step_count": 20, "max_examples": examples, **others}
+        try:
+            runner.run(world.store.open())
+            run_state_machine_as_test(
+                lambda: Machine(world),
+                settings=settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **chosen),
+            )
+        finally:
+            runner.run(world.store.close())
+            runner.run(opened.__aexit__(None, None, None))
+    return world
+
+
+def test_the_caches_say_what_the_database_says(
+    db_url: DatabaseUrl, backend_url: str, request: pytest.FixtureRequest
+) -> None:
+    cheap = db_url.dialect == "sqlite" and backend_url == "memory://"
+    more = {"derandomize": False, "stateful_step_count": 100} if LONG else {}
+    world = explore(
+        db_url,
+        backend_url,
+        lambda: request.getfixturevalue("redis_server").flush(),
+        3000 if LONG else EXAMPLES if cheap else 3,
+        **more,
+    )
+    if cheap:
+        assert world.answered_stale > 20
+        assert world.reset > 20
+
+
+class Break(NamedTuple):
+    """A piece of a function's source, and what is to stand there instead."""
+
+    where: str
+    """The module and the function in it."""
+    line: str
+    instead: str
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """The library broken, under whatever names the function is known. Fails if it has no such piece."""
+        name, _, path = self.where.partition(":")
+        function: Any = importlib.import_module(f"aiomodelcache.{name}")
+        for each in path.split("."):
+            function = getattr(function, each)
+        source = textwrap.dedent(inspect.getsource(function))
+        assert source.count(self.line) == 1, f"{self.where} has changed: name the piece to break now\n{source}"
+        code, broken = function.__code__, {}
+        exec(compile(source.replace(self.line, self.instead), self.where, "exec"), function.__globals__, broken)
+        function.__code__ = broken[function.__name__].__code__
+        try:
+            yield
+        finally:
+            function.__code__ = code
+
+
+BREAKS = {
+    "writes are not cleared": Break("engine.writer:Writer._settle", "await self._clear(intent)", "pass"),
+    "transactions are not cleared": Break(
+        "write.transactions:_wrap",
+        "            raise\n        await settle(intents, committed=True)",
+        "            raise",
+    ),
+    "the row's own key is not touched": Break("write.affected:touch", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'),
+    "the keys of indexes are not touched": Break("write.affected:_affected_indexes", "return indexes", "return []"),
+    "a row is not asked whether it has the values that led to it": Break(
+        "entries.indexes:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
+    ),
+    "results are not touched": Break(
+        "write.affected:touch_results", "Clear(result.key(values))", 'Clear(b"elsewhere")'
+    ),
+    "query sets are not captured": Break(
+        "write.querysets:add", "touch(intents[session], binding, row, changed, exists=not gone)", "pass"
+    ),
+    "bulk_create is not captured": Break(
+        "write.querysets:TrackedBulkCreate.write",
+        "add(intents, model, await self._insert(client), None)",
+        "await self._insert(client)",
+    ),
+    "many-to-many add, remove and clear are not captured": Break(
+        "write.many_to_many:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass"
+    ),
+    "what a deleted row leaves in others is not captured": Break(
+        "write.cascades:Cascades.touch", "self._touch_row(intent, each, {**child, **lost[key]})", "pass"
+    ),
+    "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
+    "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
+    "a value is not forgotten": Break("write.manual:forget", "intent.add(source, clears)", "pass"),
+}
+
+
+@pytest.mark.only_on("sqlite", because="the library is broken above any database")
+@pytest.mark.only_on("memory", because="the library is broken above any store, but for one break in this one")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", BREAKS)
+def test_it_finds_what_is_broken(db_url: DatabaseUrl, backend_url: str, name: str) -> None:
+    """It stops there, most often within as many tries as above, where nothing is wrong with the library as it is."""
+    with BREAKS[name].made(), pytest.raises(AssertionError) as found:
+        explore(db_url, backend_url, lambda: None, 8 * EXAMPLES, phases=[Phase.generate], report_multiple_bugs=False)
+    print(f"{name}: {found.value}")

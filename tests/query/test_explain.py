@@ -1,0 +1,341 @@
+"""``Event.cache.key`` and ``explain``: where a look-up's answer is in Redis, and whether it is an answer now."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.expressions import F
+from tortoise.queryset import QuerySet
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import CacheNotOpen, CacheNotRegistered, Explanation, ModelCache, local_cache
+from aiomodelcache.backends.protocol import Clear, Lease
+from aiomodelcache.encoding.layout import new_token
+from aiomodelcache.query.lookups import LookupQuery
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.backends.opening import hurry
+from tests.support.databases import DatabaseUrl
+from tests.support.gates import PATIENCE, GatedBackend
+from tests.support.models.models import Event, EventBySlug, LatestEvents, State, User
+from tests.support.models.result_models import Best, Member, MemberCount, Points
+from tests.support.models.stale_models import Ticket
+from tests.support.servers import RedisServer
+
+
+class TestKey:
+    async def test_is_what_redis_has(self, cache: ModelCache, db_url: DatabaseUrl, backend_url: str) -> None:
+        kim = await User.create(username="kim & lää")
+        await Event.create(slug="pycon", organizer=kim)
+        await User.cache.get(username="kim & lää")
+        await Event.cache.filter(organizer=kim)
+        keys = {
+            Event.cache.key(pk=1): f"amc:r:{db_url.dialect}:event:i1",
+            User.cache.key(username="kim & lää"): f"amc:i:{db_url.dialect}:user:username:skim & lää",
+            Event.cache.key(organizer=kim): f"amc:i:{db_url.dialect}:event:organizer::i1",
+        }
+        assert list(keys) == list(keys.values())
+        if backend_url != "memory://":
+            async with Redis.from_url(backend_url, decode_responses=False) as client:
+                assert await client.exists(*keys) == 3
+                assert {key.encode() for key in keys} <= set(await client.keys())
+
+    async def test_of_a_query(self, cache: ModelCache) -> None:
+        assert Event.cache.key(EventBySlug("pycon")) == Event.cache.key(slug="pycon")
+        assert Event.cache.key(Event.cache.exists(slug="pycon")) == Event.cache.key(slug__exact="pycon")
+        assert Event.cache.key(Event.cache.filter(organizer=1)) == Event.cache.key(organizer_id="1")
+        assert Event.cache.key(LatestEvents(1)) != Event.cache.key(organizer=1)
+
+    async def test_wrong_calls(self, cache: ModelCache) -> None:
+        wrong: Any = Event.cache
+        with pytest.raises(TypeError, match=r'Event\.cache takes the values of a key, like slug="x", or a query'):
+            wrong.key()
+        with pytest.raises(TypeError, match="one of these only"):
+            wrong.key(EventBySlug("pycon"), slug="pycon")
+        with pytest.raises(CacheNotRegistered, match=r"Event has no cache by \(title\)"):
+            Event.cache.key(title="PyCon")
+        with pytest.raises(ValueError, match=r"Event\.id cannot be looked up by 'x'"):
+            Event.cache.key(id="x")
+        await cache.close()
+        with pytest.raises(CacheNotOpen):
+            Event.cache.key(id=1)
+
+
+@pytest.fixture
+async def event(cache: ModelCache) -> Event:
+    kim = await User.create(username="kim")
+    return await Event.create(slug="pycon", organizer=kim, state=State.OPEN)
+
+
+async def by_id(event: Event) -> Explanation:
+    return await Event.cache.explain(id=event.id)
+
+
+async def by_slug() -> tuple[Any, ...]:
+    """Source, reason, the state of the index and those of its rows."""
+    explanation = await Event.cache.explain(slug="pycon")
+    entry = explanation.entry and explanation.entry.state
+    return explanation.source, explanation.reason, entry, [row.state for row in explanation.rows]
+
+
+def raw(query: LookupQuery[Any], cache: ModelCache) -> bytes:
+    return query.locate(cache.session).key
+
+
+class TestExplain:
+    async def test_a_row(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            explanation = await by_id(event)
+        assert (explanation.source, explanation.reason) == ("database", "missing")
+        assert explanation.query == f"<GetQuery Event(id={event.id})>"
+        await Event.cache.get(id=event.id)
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            explanation = await by_id(event)
+        assert (explanation.source, explanation.reason) == ("cache", "hit")
+        entry = explanation.entry
+        assert entry
+        assert entry.key == explanation.key == Event.cache.key(id=event.id)
+        assert entry.age is not None
+        assert entry.expires_in is not None
+        assert 0 <= entry.age < 60
+        assert 3500 < entry.expires_in + entry.age <= 3600
+        assert await User.cache.get_or_none(id=404) is None
+        absent = await User.cache.explain(id=404)
+        assert (absent.source, absent.reason) == ("cache", "negative")
+        assert absent.entry
+        assert absent.entry.expires_in is not None
+        assert absent.entry.expires_in <= 60
+
+    async def test_an_index_and_its_rows(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+        await Event.cache.clear()
+        await Event.cache.get(slug="pycon")
+        async with assert_ops(backend, sql=0, redis=["read", "read"]):
+            assert await by_slug() == ("cache", "hit", "hit", ["hit"])
+        await Event.cache.update(event, title="PyCon")  # which leaves the index alone
+        assert await by_slug() == ("database", "missing", "hit", ["missing"])
+        await Event.cache.get(slug="pycon")
+        await Event.cache.update(event, slug="other")
+        await Event.cache.get(id=event.id)
+        assert await by_slug() == ("database", "moved", "hit", ["hit"])
+        await event.delete()
+        assert await Event.cache.get_or_none(id=event.id) is None
+        assert await by_slug() == ("database", "moved", "hit", ["negative"])
+
+    async def test_a_list(self, event: Event, cache: ModelCache) -> None:
+        listed = Event.cache.filter(organizer=event.organizer_id)  # type: ignore[attr-defined]
+        await listed
+        explanation = await Event.cache.explain(listed)
+        assert (explanation.reason, [row.state for row in explanation.rows]) == ("hit", ["hit"])
+        assert (await Event.cache.explain(organizer=event.organizer_id)).key == explanation.key  # type: ignore[attr-defined]
+        assert (await Event.cache.explain(LatestEvents(1))).reason == "missing"
+        await Event.cache.filter(organizer=404)
+        assert (await Event.cache.explain(organizer=404)).source == "cache"
+
+    async def test_every_state_of_an_entry(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+        query = Event.cache.get(id=event.id)
+        key, token = raw(query, cache), new_token()
+        await backend.lease([Lease(key)], token, 5_000)
+        assert (await by_id(event)).reason == "leased"
+        await backend.mark([key], token, 5_000)
+        assert (await by_id(event)).reason == "written"
+        await backend.clear([Clear(key)], token)
+        await query
+        [entry] = await backend.read([key])
+        assert entry
+        bytes_and_reasons = {
+            entry[:-1]: "damaged",
+            b"nonsense": "damaged",
+            b"": "damaged",
+            entry[:17] + bytes(8) + entry[25:]: "other version",
+            entry[:25] + bytes(16) + entry[41:]: "cleared",
+            entry: "hit",
+        }
+        for stored, reason in bytes_and_reasons.items():
+            await put(backend, key, stored)
+            counted = vars_of(cache)
+            assert (await by_id(event)).reason == reason
+            assert vars_of(cache) == counted
+        other = await Event.create(slug="other", organizer_id=event.organizer_id, title="x")  # type: ignore[attr-defined]
+        await put(backend, raw(Event.cache.get(id=other.id), cache), entry)
+        assert (await by_id(other)).reason == "moved"
+
+    async def test_every_state_of_a_model(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+        await Event.cache.get(slug="pycon")
+        await Event.cache.clear()
+        assert (await by_id(event)).reason == "cleared"
+        assert await by_slug() == ("database", "cleared", "hit", ["cleared"])
+        epoch, token = cache.session.binding(Event).rows.epoch_key, new_token()
+        await backend.mark([epoch], token, 5_000)
+        assert await by_slug() == ("database", "written", "hit", ["written"])
+        assert (await Event.cache.explain(id=404)).reason == "written"
+        await backend.clear([Clear(epoch)], token)
+
+    async def test_nothing_is_filled_or_changed(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await by_id(event)
+        await by_slug()
+        async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
+            await Event.cache.get(id=event.id)
+
+    async def test_where_the_store_is_not_asked(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await Event.cache.get(id=event.id)
+        async with assert_ops(backend, sql=0, redis=0):
+            async with in_transaction():
+                assert (await by_id(event)).reason == "transaction"
+            with cache.disabled():
+                explanation = await by_id(event)
+            assert (explanation.source, explanation.reason) == ("database", "disabled")
+            assert explanation.entry is None
+        async with local_cache():
+            assert (await by_id(event)).source == "cache"
+            await Event.cache.get(id=event.id)
+            async with assert_ops(backend, redis=0):
+                assert (await by_id(event)).source == "scope"
+
+    @pytest.mark.only_on("redis", because="its server is frozen")
+    @pytest.mark.only_on("sqlite", because="no database is asked")
+    async def test_a_store_that_is_away(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+        kim = await User.create(username="kim")
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=60) as cache:
+            hurry(cache.backend)
+            own_redis.stop()
+            assert (await User.cache.explain(id=kim.id)).reason == "unreachable"
+            trips = cache.stats.round_trips
+            explanation = await User.cache.explain(id=kim.id)  # the breaker is open: nobody is asked
+            assert (explanation.source, explanation.reason, cache.stats.round_trips) == (
+                "database",
+                "unreachable",
+                trips,
+            )
+            await kim.save()
+            assert (await User.cache.explain(id=kim.id)).reason == "undelivered"
+            own_redis.cont()
+
+    async def test_values_that_cannot_be_cached(self, event: Event) -> None:
+        nobody = await User.cache.explain(email=None)
+        assert (nobody.source, nobody.reason) == ("database", "uncacheable")
+
+
+class TestRefresh:
+    async def test_it_asks_the_database_and_fills(self, event: Event, backend: CountingBackend) -> None:
+        await Event.cache.get(slug="pycon")
+        await behind(event, title="by another program")
+        assert (await Event.cache.get(slug="pycon")).title == ""
+        async with assert_ops(backend, sql=2, redis=["clear", "read", "lease", "lease", "fill"]):
+            refreshed = await Event.cache.refresh(slug="pycon")
+        assert isinstance(refreshed, Event)
+        assert refreshed.title == "by another program"
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert (await Event.cache.get(slug="pycon")).title == "by another program"
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert (await Event.cache.get(id=event.id)).title == "by another program"
+
+    async def test_it_gives_what_the_look_up_gives(self, event: Event, backend: CountingBackend) -> None:
+        organizer = event.organizer_id  # type: ignore[attr-defined]
+        async with assert_ops(backend, sql=2, redis=["clear", "read", "lease", "fill"]):
+            assert await Event.cache.refresh(id=event.id) == event
+        assert await Event.cache.refresh(organizer=organizer) == [event]
+        assert await Event.cache.refresh(Event.cache.filter(organizer=organizer)) == [event]
+        assert await Event.cache.refresh(Event.cache.count(organizer=organizer)) == 1
+        assert await Event.cache.refresh(EventBySlug("pycon")) == event
+        assert await LatestEvents(organizer) == [event]
+        await behind(event, position=3, organizer_id=(await User.create(username="lee")).id)
+        assert await Event.cache.refresh(LatestEvents(organizer)) == []
+        assert await Event.cache.refresh(Event.cache.get_or_none(slug="nope")) is None
+        assert await Event.cache.refresh(organizer=organizer) == []
+
+    async def test_what_a_reader_had_read_before_is_not_stored(
+        self, event: Event, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
+    ) -> None:
+        """And whoever waited for that reader does not go on waiting."""
+        await cache.close()
+        store = GatedBackend(backend)
+        async with ModelCache(store, lease_ttl=300), asyncio.timeout(PATIENCE):
+            for ask in (lambda: Event.cache.get(id=event.id), lambda: Event.cache.get(slug="pycon")):
+                await Event.cache.clear()
+                await behind(event, title="old")
+                fill = store.hold("fill")
+                slow = asyncio.create_task(ask().resolve())
+                await fill.reached()
+                refused = store.hold("lease", "after")
+                waits = asyncio.create_task(ask().resolve())
+                await refused.reached()
+                refused.open()
+                await behind(event, title="new")
+                assert (await Event.cache.refresh(ask())).title == "new"
+                assert (await waits).title == "new"
+                fill.open()
+                assert (await slow).title == "old"
+                assert (await ask()).title == "new"
+                assert (await Event.cache.get(id=event.id)).title == "new"
+
+    async def test_in_a_transaction_and_in_a_request_scope(self, event: Event, backend: CountingBackend) -> None:
+        await Event.cache.get(id=event.id)
+        async with in_transaction():
+            await behind(event, title="raw")
+            async with assert_ops(backend, redis=0):
+                assert (await Event.cache.refresh(Event.cache.get(id=event.id))).title == "raw"
+        assert (await Event.cache.get(id=event.id)).title == "raw"
+        async with local_cache():
+            before = await Event.cache.get(id=event.id)
+            await behind(event, title="raw again")
+            after = await Event.cache.refresh(Event.cache.get(id=event.id))
+            assert (before.title, after.title) == ("raw", "raw again")
+            assert await Event.cache.get(id=event.id) is after
+
+
+async def behind(event: Event, **values: Any) -> None:
+    """Writes past the cache, as another program does."""
+    assert await QuerySet(Event).filter(id=event.id).update(**values) == 1
+
+
+async def put(backend: CountingBackend, key: bytes, value: bytes) -> None:
+    """Stores any bytes under a key, in place of what is there."""
+    token = new_token()
+    await backend.mark([key], token, 5_000)
+    await backend.clear([Clear(key, value or b"x", 60_000)], token)
+
+
+def vars_of(cache: ModelCache) -> str:
+    """All counts but those of round trips."""
+    return repr(cache.stats.by_cache)
+
+
+@pytest.mark.models("tests.support.models.result_models")
+async def test_what_a_class_computes_is_explained_and_refreshed(cache: ModelCache, backend: CountingBackend) -> None:
+    member = await Member.create(team=1, number=7)
+    for query, empty in ((MemberCount(1), 0), (Best(1), None), (Points(1), {"points": {}, "members": ()})):
+        assert (await Member.cache.explain(query)).reason == "missing"
+        await query
+        explanation = await Member.cache.explain(query)
+        assert (explanation.source, explanation.reason) == ("cache", "hit")
+        assert explanation.key == Member.cache.key(query) != Member.cache.key(id=7)
+        await QuerySet(Member).filter(id=member.id).update(team=2)  # past the cache
+        assert await query != empty
+        assert await Member.cache.refresh(query) == empty
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert await query == empty
+        await QuerySet(Member).filter(id=member.id).update(team=1)
+        await Member.cache.invalidate(member)
+
+
+@pytest.mark.models("tests.support.models.stale_models")
+async def test_stale_copies_are_explained_and_not_what_a_refresh_gives(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    ticket = await Ticket.create(number=1)
+    for query in (Ticket.cache.get(id=ticket.id), Ticket.cache.filter(queue=1), Ticket.cache.get(number=1)):
+        await query
+        await Ticket.filter(id=ticket.id).update(votes=F("votes") + 1)
+        explanation = await Ticket.cache.explain(query)
+        assert (explanation.source, explanation.reason) == ("cache", "stale")
+        row = await Ticket.cache.refresh(query)
+        assert (row[0] if isinstance(row, list) else row).votes == (await Ticket.get(id=ticket.id)).votes
+        assert (await Ticket.cache.explain(query)).reason == "hit"
+        await QuerySet(Ticket).filter(id=ticket.id).update(votes=F("votes") + 1)  # past the cache
+        row = await Ticket.cache.refresh(query)
+        assert (row[0] if isinstance(row, list) else row).votes == (await Ticket.get(id=ticket.id)).votes

@@ -1,0 +1,382 @@
+"""Many-to-many lists: from the cache the second time, and changed by whatever links and unlinks."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import OperationalError
+from tortoise.models import Model
+from tortoise.queryset import QuerySet
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import CacheConfigurationError, ModelCache, local_cache
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.gates import GatedBackend
+from tests.support.models.tagged_models import (
+    Author,
+    Authorship,
+    Blog,
+    EditedBy,
+    Editing,
+    Post,
+    Tag,
+    TaggedLikewise,
+    TagsOf,
+)
+
+pytestmark = pytest.mark.models("tests.support.models.tagged_models")
+
+RELATIONS = ("tags", "posts", "see", "seen_from", "authors")
+
+
+def visible(model: type[Model]) -> QuerySet[Any]:
+    return model.filter(hidden=False) if model is Tag else model.all()
+
+
+async def as_cached() -> dict[Any, list[Any]]:
+    """All lists of all rows, as the cache has them."""
+    return await lists_of(lambda relation: relation)
+
+
+async def as_stored() -> dict[Any, list[Any]]:
+    """The same, asked of the database."""
+    return await lists_of(lambda relation: relation.all())
+
+
+async def lists_of(ask: Callable[[Any], Awaitable[Any]]) -> dict[Any, list[Any]]:
+    rows = [*await Post.all(), *await QuerySet(Tag), *await Author.all()]
+    found = {}
+    for row in rows:
+        for name in RELATIONS:
+            if name in row._meta.m2m_fields:
+                answer = await ask(getattr(row, name))
+                found[type(row).__name__, row.pk, name] = [vars(each) for each in answer]
+                if not row._meta.fields_map[name].related_model._meta._default_ordering:
+                    found[type(row).__name__, row.pk, name].sort(key=lambda each: str(each["id"]))
+    return found
+
+
+async def rows() -> tuple[list[Post], list[Tag], list[Author]]:
+    """Three posts, four tags and two authors, some of them linked; their lists are cached."""
+    blog = await Blog.create()
+    posts = [await Post.create(title=str(at), blog=blog if at == 2 else None) for at in range(3)]
+    tags = [await Tag.create(id=at, place=-at) for at in range(1, 5)]
+    authors = [await Author.create() for _ in range(2)]
+    await posts[0].tags.add(tags[0], tags[1], tags[2])
+    await posts[1].tags.add(tags[0])
+    await posts[2].tags.add(tags[2])
+    await posts[0].see.add(posts[1], posts[2])
+    await posts[0].authors.add(authors[0])
+    assert await as_cached() == await as_stored()
+    await as_cached()
+    return posts, tags, authors
+
+
+class TestReading:
+    async def test_once_from_the_database(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, tags, _ = await rows()
+        await cache.clear_all()
+        async with assert_ops(backend, sql=1, redis=["read", "lease", "lease", "lease", "fill"]):
+            assert [tag.id for tag in await posts[0].tags] == [3, 2, 1]
+        async with assert_ops(backend, sql=0, redis=1):
+            assert [tag.id for tag in await posts[0].tags] == [3, 2, 1]
+        async with assert_ops(backend, sql=0, redis=1):  # rows that the list led to
+            assert await Tag.cache.get(id=2) == tags[1]
+        async with assert_ops(backend, sql=0, redis=1):
+            assert [tag.id async for tag in posts[0].tags] == [3, 2, 1]
+
+    async def test_together(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, _, _ = await rows()
+        await cache.clear_all()
+
+        async def ask(post: Post) -> list[int]:
+            return [tag.id for tag in await post.tags]
+
+        async with assert_ops(backend, sql=1, redis=["read", "lease", "lease", "lease", "fill"]):
+            assert await asyncio.gather(*map(ask, posts)) == [[3, 2, 1], [1], [3]]
+        async with assert_ops(backend, sql=0, redis=1):
+            assert await asyncio.gather(*map(ask, posts)) == [[3, 2, 1], [1], [3]]
+
+    async def test_nothing_is_linked(self, cache: ModelCache, backend: CountingBackend) -> None:
+        _, tags, _ = await rows()
+        async with assert_ops(backend, sql=0, redis=1):
+            assert await tags[3].posts == []
+
+    async def test_by_other_means_it_is_the_database(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, _, _ = await rows()
+        async with assert_ops(backend, sql=1, redis=0):
+            assert [tag.id for tag in await posts[0].tags.filter(id__gt=1)] == [3, 2]
+        with pytest.raises(OperationalError, match="save"):
+            await Post().tags
+
+    async def test_in_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, tags, _ = await rows()
+        async with in_transaction():
+            await posts[1].tags.add(tags[3])
+            async with assert_ops(backend, redis=0, sql=1):
+                assert [tag.id for tag in await posts[1].tags] == [4, 1]
+
+    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, tags, _ = await rows()
+        async with local_cache():
+            first = await posts[0].tags
+            async with assert_ops(backend, redis=0):
+                assert await Tag.cache.get(id=3) is first[0]
+                assert all(one is other for one, other in zip(await posts[0].tags, first, strict=True))
+            await posts[0].tags.remove(tags[2])
+            assert [tag.id for tag in await posts[0].tags] == [2, 1]
+
+    async def test_prefetch(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, _, _ = await rows()
+        for _ in range(2):
+            fresh = await Post.all()
+            async with assert_ops(backend, sql=0, redis=2):
+                await Post.cache.prefetch(fresh, "tags__posts")
+            assert [[tag.id for tag in post.tags] for post in fresh] == [[3, 2, 1], [1], [3]]
+            assert [post.id for post in fresh[1].tags[0].posts] == [posts[0].id, posts[1].id]
+
+
+class TestWalks:
+    async def test_over_lists(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, tags, authors = await rows()
+        await posts[0].editors.add(*authors)
+        expected = [tags[2], tags[1], tags[0]], [posts[0], posts[2], posts[1]], [posts[0]]
+        for _ in range(3):
+            walks = TagsOf(posts[0].id), TaggedLikewise(posts[0].id), EditedBy(authors[0].id)
+            assert tuple(await asyncio.gather(*walks)) == expected
+        async with assert_ops(backend, sql=0, redis=1):
+            await asyncio.gather(*walks)
+        await posts[1].tags.clear()
+        await authors[0].edited.remove(posts[0])  # type: ignore[attr-defined]
+        assert await asyncio.gather(*walks) == [expected[0], [posts[0], posts[2]], []]
+        await tags[2].delete()
+        assert await asyncio.gather(*walks) == [[tags[1], tags[0]], [posts[0]], []]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (
+                ["tag"],
+                r"names 'tag', which is no many-to-many relation of Post. .*: authors, editors, see, seen_from, tags",
+            ),
+            (["tags", "tags"], "names a relation twice"),
+            ("tags", "must be a list of field names"),
+            (["blog"], "names 'blog', which is no many-to-many relation"),
+        ],
+    )
+    async def test_are_errors_on_open(
+        self, cache: ModelCache, names: Any, message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Post.CacheMeta, "cached_manytomany", names)
+        with pytest.raises(CacheConfigurationError, match=rf"Post\.CacheMeta.*{message}"):
+            await ModelCache("memory://").open()
+
+
+class Writes:
+    """Every way to link and unlink; each is given the posts, tags and authors of ``rows``."""
+
+    @staticmethod
+    async def add(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await posts[1].tags.add(tags[1], tags[3])
+
+    @staticmethod
+    async def add_from_the_other_side(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await tags[3].posts.add(posts[1], posts[2])
+
+    @staticmethod
+    async def add_what_is_there(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await posts[0].tags.add(tags[0], tags[1])
+
+    @staticmethod
+    async def remove(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await posts[0].tags.remove(tags[1], tags[3])
+
+    @staticmethod
+    async def remove_from_the_other_side(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await tags[0].posts.remove(posts[0])
+
+    @staticmethod
+    async def clear(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await posts[0].tags.clear()
+
+    @staticmethod
+    async def clear_from_the_other_side(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await tags[0].posts.clear()
+
+    @staticmethod
+    async def to_itself(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await posts[1].see.add(posts[0], posts[1])
+        await posts[2].seen_from.clear()  # type: ignore[attr-defined]
+
+    @staticmethod
+    async def of_one_cached_side(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await authors[1].posts.add(posts[0], posts[1])  # type: ignore[attr-defined]
+        await authors[0].posts.clear()  # type: ignore[attr-defined]
+
+    @staticmethod
+    async def of_the_links_model(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await Authorship.create(post=posts[1], author=authors[1])
+        [link] = await Authorship.filter(post=posts[0])
+        link.post = posts[2]
+        await link.save()
+
+    @staticmethod
+    async def of_the_links_model_in_bulk(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await Authorship.bulk_create([Authorship(post=post, author=authors[1]) for post in posts])
+        await Authorship.filter(author=authors[0]).delete()
+        await Authorship.filter(post=posts[1]).update(post_id=posts[2].id)
+
+    @staticmethod
+    async def delete(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await tags[0].delete()
+
+    @staticmethod
+    async def delete_and_create_again(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await tags[0].delete()
+        await Tag.create(id=1)
+        await posts[0].delete()
+        await Post.create(id=posts[0].id)
+
+    @staticmethod
+    async def delete_many(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await Tag.filter(id__in=[1, 3]).delete()
+        await Tag.bulk_create([Tag(id=1), Tag(id=3)])
+        await Post.filter(id=posts[0].id).delete()
+        await Post.bulk_create([Post(id=posts[0].id)])
+
+    @staticmethod
+    async def delete_by_a_cascade(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await Blog.all().delete()
+        await Post.create(id=posts[2].id)
+
+    @staticmethod
+    async def delete_by_a_cascade_of_an_instance(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await (await Blog.first()).delete()  # type: ignore[union-attr]
+        await Post.create(id=posts[2].id)
+
+    @staticmethod
+    async def hide_and_show(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        tags[0].hidden = True
+        await tags[0].save()
+        assert await as_cached() == await as_stored()
+        tags[0].hidden = False
+        await tags[0].save(update_fields=["hidden"])
+
+    @staticmethod
+    async def hide_and_show_many(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        await QuerySet(Tag).filter(id=2).update(hidden=True)  # behind the cache
+        await Tag.cache.clear()
+        assert await as_cached() == await as_stored()
+        tags[1].hidden = False
+        await Tag.bulk_update([tags[1]], fields=["hidden"])
+
+    @staticmethod
+    async def order(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        tags[0].place = -9
+        await tags[0].save()
+        assert await as_cached() == await as_stored()
+        await Tag.filter(id__gt=1).update(place=-10)
+
+    @staticmethod
+    async def in_transaction(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        async with in_transaction() as connection:
+            await posts[0].tags.clear(using_db=connection)
+            await posts[1].tags.add(tags[3])
+            async with in_transaction():
+                await tags[1].posts.add(posts[2])
+
+    @staticmethod
+    async def rolled_back(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        async with in_transaction() as connection:
+            await posts[0].tags.clear()
+            await tags[3].posts.add(posts[0])
+            await connection.rollback()
+
+    @staticmethod
+    async def in_a_transaction_that_is_over(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        async with in_transaction() as connection:
+            await connection.rollback()
+            await posts[0].tags.clear()
+            await tags[3].posts.add(posts[1])
+
+    @staticmethod
+    async def refused(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+        with pytest.raises(OperationalError, match="save"):
+            await posts[0].tags.add(Tag(id=77))
+        with pytest.raises(OperationalError, match="no instances"):
+            await posts[0].tags.remove()
+        await posts[0].tags.add()
+
+
+WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinstance(write, staticmethod)]
+
+
+class TestWrites:
+    @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+    async def test_are_seen_from_both_sides(
+        self, cache: ModelCache, backend: CountingBackend, write: Callable[..., Awaitable[None]]
+    ) -> None:
+        await write(*await rows())
+        assert await as_cached() == await as_stored()
+        assert await as_cached() == await as_stored()
+
+    async def test_are_seen_by_a_cached_model_of_the_links(self, cache: ModelCache, backend: CountingBackend) -> None:
+        [post, *_], _, [author, _] = await rows()
+        assert await Editing.cache.filter(post=post) == []
+        await post.editors.add(author)
+        [link] = await Editing.cache.filter(post=post)
+        await author.edited.clear()  # type: ignore[attr-defined]
+        assert await Editing.cache.filter(post=post) == []
+        assert await Editing.cache.get_or_none(id=link.id) is None
+
+    async def test_adding_nothing_sends_nothing(self, cache: ModelCache, backend: CountingBackend) -> None:
+        [post, *_], _, _ = await rows()
+        async with assert_ops(backend, redis=0, sql=0):
+            await post.tags.add()
+
+    async def test_leave_other_lists_alone(self, cache: ModelCache, backend: CountingBackend) -> None:
+        posts, tags, _ = await rows()
+        await posts[0].tags.remove(tags[0])
+        async with assert_ops(backend, sql=0):
+            await asyncio.gather(*[relation.__aiter__().__anext__() for relation in (posts[1].tags, posts[2].tags)])
+            assert await tags[2].posts == [posts[0], posts[2]]
+
+    async def test_past_the_limit_everything_is_forgotten(
+        self, database: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
+        async with ModelCache(backend, bulk_limit=1):
+            posts, tags, _ = await rows()
+            await posts[0].tags.clear()
+            assert await as_cached() == await as_stored()
+            await tags[0].delete()
+            await QuerySet(Post).filter(id__in=[post.id for post in posts]).delete()
+            await Post.bulk_create([Post(id=post.id) for post in posts])
+            await Post.cache.clear()
+            assert await as_cached() == await as_stored()
+
+
+class TestRaces:
+    @pytest.mark.parametrize("step", ["lease", "fill"])
+    async def test_a_reader_that_was_slower_than_a_writer_stores_nothing(
+        self, database: BaseDBAsyncClient, backend: CountingBackend, step: str
+    ) -> None:
+        store = GatedBackend(backend)
+        async with ModelCache(store):
+            posts, tags, _ = await rows()
+            for write in (posts[0].tags.remove, posts[0].tags.add):
+                await Tag.cache.clear()
+                gate = store.hold(step)
+                reading = asyncio.ensure_future(_tags_of(posts[0]))
+                await gate.reached()
+                await write(tags[0])
+                gate.open()
+                await reading
+                assert await as_cached() == await as_stored()
+
+
+async def _tags_of(post: Post) -> list[int]:
+    return [tag.id for tag in await post.tags]

@@ -1,0 +1,677 @@
+"""Look-ups that are answered in this process, and everything that makes them stop.
+
+The other process is a second cache with connections of its own, whose writes ours is not told of but by the server.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist
+from tortoise.queryset import QuerySet
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import (
+    BatchCacheQuery,
+    CacheConfigurationError,
+    InvalidationType,
+    MemoryBackend,
+    ModelCache,
+    QuerysetCache,
+    QuerysetCountCache,
+    RedisBackend,
+    RelatedInstanceCache,
+    ResultCache,
+    ValueCache,
+    cached,
+    local_cache,
+)
+from aiomodelcache.backends.redis.connection import Wire
+from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
+from tests.backends.opening import PATIENT
+from tests.backends.proxy import Proxy
+from tests.support.gates import PATIENCE, GatedBackend
+from tests.support.models.models import Event, User
+from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.only_on("redis", because="what is near is what a server tells of")
+
+FAR: dict[str, Any] = {"near": True, "near_lag": 60.0}
+"""Settings by which nothing stops to be near because the machine is slow."""
+
+
+@asynccontextmanager
+async def opened(url: str, **settings: Any) -> AsyncIterator[GatedBackend]:
+    """A store that counts."""
+    backend = GatedBackend(RedisBackend(url, **{"socket_timeout": PATIENT} | settings))
+    await backend.open()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def caches(url: str, **settings: Any) -> AsyncIterator[tuple[ModelCache, GatedBackend, ModelCache]]:
+    """Ours, its store, and that of another process."""
+    async with (
+        opened(url) as backend,
+        ModelCache(backend, **FAR | settings) as ours,
+        ModelCache(url, socket_timeout=PATIENT) as other,
+    ):
+        yield ours, backend, other
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what comes without being asked for."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def near_soon(look: Callable[[], Awaitable[Any]], backend: CountingBackend) -> Any:
+    """Looks up until that takes no request any more; that must be the third time. Returns the answer."""
+    for _ in range(2):
+        await look()
+    async with assert_ops(backend, redis=0, sql=0):
+        return await look()
+
+
+async def someone(title: str = "old") -> Event:
+    kim = await User.create(username="kim")
+    return await Event.create(slug="pycon", title=title, organizer=kim)
+
+
+async def rename_elsewhere(other: ModelCache, event: Event, title: str) -> None:
+    """What another process does, as far as ours can notice."""
+    await QuerySet(Event).filter(id=event.id).update(title=title)  # a query set that no cache watches
+    await other.manager(Event).invalidate(event.id)
+
+
+# What is near ------------------------------------------------------------------------------------------
+
+
+async def test_the_second_hit_takes_no_request(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, _):
+        await Event.cache.get(id=event.id)
+        async with assert_ops(backend, redis=1, sql=0):
+            await Event.cache.get(id=event.id)
+        async with assert_ops(backend, redis=0, sql=0):
+            found = await Event.cache.get(id=event.id)
+        assert (found.id, found.title) == (event.id, "old")
+        assert cache.stats.near.hits == 1
+        assert cache.stats.by_cache["Event"].hits == 2
+
+
+LOOK_UPS: dict[str, Callable[[Event], Awaitable[Any]]] = {
+    "a row": lambda event: Event.cache.get(id=event.id),
+    "a row by slug": lambda event: Event.cache.get(slug="pycon"),
+    "a list": lambda event: Event.cache.filter(organizer=event.organizer_id),
+    "an empty list": lambda event: Event.cache.filter(organizer=77),
+    "a count": lambda event: Event.cache.count(organizer=event.organizer_id),
+    "no such row": lambda event: Event.cache.get_or_none(id=7_777),
+    "several": lambda event: Event.cache.get_many([event.id, 7_777]),
+    "a batch": lambda event: BatchCacheQuery(
+        event=Event.cache.get(id=event.id), user=User.cache.get(username="kim"), events=Event.cache.filter(organizer=1)
+    ).get(),
+    "a gather": lambda event: asyncio.gather(*[Event.cache.get(id=event.id) for _ in range(3)]),
+    "a foreign key": lambda event: event_organizer(event),
+}
+
+
+async def event_organizer(event: Event) -> User:
+    return await (await Event.cache.get(id=event.id)).organizer
+
+
+@pytest.mark.parametrize("look", LOOK_UPS.values(), ids=LOOK_UPS)
+async def test_every_kind_of_look_up_is(
+    database: BaseDBAsyncClient, backend_url: str, look: Callable[[Event], Awaitable[Any]]
+) -> None:
+    event = await someone()
+    async with caches(backend_url, negative_timeout=600) as (_, backend, _):
+        first = await look(event)
+        answer = await near_soon(lambda: look(event), backend)
+        assert answer == first
+
+
+async def test_each_caller_gets_an_instance_of_its_own(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        first = await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        second = await Event.cache.get(id=event.id)
+        assert first is not second
+        first.title = "changed in memory only"
+        assert (await Event.cache.get(id=event.id)).title == "old"
+
+
+async def test_an_absence_raises(database: BaseDBAsyncClient, backend_url: str) -> None:
+    async with caches(backend_url) as (_, backend, _):
+        for _ in range(2):
+            with pytest.raises(DoesNotExist):
+                await Event.cache.get(id=1)
+        async with assert_ops(backend, redis=0, sql=0):
+            with pytest.raises(DoesNotExist):
+                await Event.cache.get(id=1)
+
+
+async def test_computed_results_and_values(database: BaseDBAsyncClient, backend_url: str) -> None:
+    class Count(QuerysetCountCache):
+        model = Event
+        key_fields = ("organizer",)
+
+    class Titles(ResultCache[list[Event]]):
+        model = Event
+        key_fields = ("organizer",)
+
+        async def get_result(self, organizer: int) -> list[Event]:
+            return await Event.filter(organizer_id=organizer)
+
+    class Rate(ValueCache[int]):
+        near = True
+
+        async def get_value(self, base: str) -> int:
+            return 7
+
+    @cached(near=True)
+    async def doubled(number: int) -> int:
+        return 2 * number
+
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        assert await near_soon(lambda: Count(organizer=event.organizer_id), backend) == 1
+        await Titles(organizer=event.organizer_id)  # the rows inside are looked up by the next one
+        assert await near_soon(lambda: Titles(organizer=event.organizer_id), backend) == [event]
+        assert await near_soon(lambda: Rate("USD"), backend) == 7
+        assert await near_soon(lambda: doubled(4), backend) == 8
+        await Rate("USD").invalidate()
+        async with assert_ops(backend, redis=["read", "lease", "fill"], sql=0):
+            await Rate("USD")
+
+
+async def test_a_value_alone_may_be_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+    @cached(near=True)
+    async def doubled(number: int) -> int:
+        return 2 * number
+
+    event = await someone()
+    async with caches(backend_url, near=False) as (_, backend, _):
+        for _ in range(2):
+            await Event.cache.get(id=event.id)
+        await doubled(4)
+        await doubled(4)  # on the connection that was there before anything was to be near
+        assert await near_soon(lambda: doubled(4), backend) == 8
+        async with assert_ops(backend, redis=["read"], sql=0):
+            await Event.cache.get(id=event.id)
+
+
+# What makes it stop ----------------------------------------------------------------------------------------
+
+
+async def test_the_writes_of_another_process_are_seen(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, other):
+        key = Event.cache.get(id=event.id).locate(cache.session).key
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        await rename_elsewhere(other, event, "new")
+        await until(lambda: not cache.session.link.near.holds(key))
+        assert (await Event.cache.get(id=event.id)).title == "new"
+        assert cache.stats.near.invalidated > 0
+
+
+WRITES: dict[str, Callable[[Event], Awaitable[Any]]] = {
+    "save": lambda event: event.save(),
+    "save of one field": lambda event: event.save(update_fields=["title"]),
+    "update": lambda event: Event.filter(id=event.id).update(title="new"),
+    "update past the limit": lambda event: Event.all().update(title="new"),
+    "in a transaction": lambda event: save_in_transaction(event),
+    "delete": lambda event: event.delete(),
+    "invalidate": lambda event: by_hand(event, Event.cache.invalidate(event.id)),
+    "clear": lambda event: by_hand(event, Event.cache.clear()),
+}
+
+
+async def save_in_transaction(event: Event) -> None:
+    async with in_transaction():
+        await event.save()
+
+
+async def by_hand(event: Event, forget: Awaitable[object]) -> None:
+    await QuerySet(Event).filter(id=event.id).update(title="new")
+    await forget
+
+
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server tells is late: it does not arrive while the test runs."""
+    monkeypatch.setattr(Wire, "_told", lambda self, message: None)
+
+
+@pytest.mark.usefixtures("deaf")
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+async def test_own_writes_are_seen_before_the_server_tells(
+    database: BaseDBAsyncClient, backend_url: str, write: Callable[[Event], Awaitable[Any]]
+) -> None:
+    event = await someone()
+    lee = await User.create(username="lee")
+    other = await Event.create(slug="other", title="other", organizer=lee)
+    async with caches(backend_url, bulk_limit=1) as (_, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        await near_soon(lambda: Event.cache.filter(organizer=event.organizer_id), backend)
+        event.title = "new"
+        await write(event)
+        for _ in range(3):
+            stored = await Event.filter(id=event.id)
+            found = await Event.cache.get_or_none(id=event.id)
+            listed = await Event.cache.filter(organizer=event.organizer_id)
+            assert [each.title for each in stored] == ([found.title] if found else [])
+            assert [each.title for each in listed] == [each.title for each in stored]
+        assert (await Event.cache.get(id=other.id)).title == (await Event.get(id=other.id)).title
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_read_under_way_is_not_kept_after_an_own_write(database: BaseDBAsyncClient, backend_url: str) -> None:
+    """The reply was made before the mark, on another connection, and is looked at after the write."""
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        await Event.cache.get(id=event.id)
+        gate = backend.hold("read", "after")
+        async with asyncio.TaskGroup() as tasks:
+            early = tasks.create_task(Event.cache.get(id=event.id).resolve())
+            await gate.reached()
+            event.title = "new"
+            await event.save()
+            gate.open()
+        assert early.result().title == "old"
+        assert (await Event.cache.get(id=event.id)).title == "new"
+
+
+async def test_an_invalidation_right_behind_its_reply(database: BaseDBAsyncClient, backend_url: str) -> None:
+    """It is known before whoever asked has looked at the reply."""
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, other):
+        await Event.cache.get(id=event.id)
+        key = Event.cache.get(id=event.id).locate(cache.session).key
+        near = cache.session.link.near
+        gate = backend.hold("read", "after")
+        async with asyncio.TaskGroup() as tasks:
+            early = tasks.create_task(Event.cache.get(id=event.id).resolve())
+            await gate.reached()
+            assert key in near._expected
+            await rename_elsewhere(other, event, "new")
+            await until(lambda: key not in near._expected)
+            gate.open()
+        assert early.result().title == "old"
+        assert not near.holds(key)
+        assert (await Event.cache.get(id=event.id)).title == "new"
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_what_was_kept_back_is_not_near(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
+) -> None:
+    """A write that could not be announced: nothing is near before it is delivered, and then not what it was about."""
+    event = await someone()
+    async with Proxy(own_redis.port) as proxy, caches(proxy.url, breaker_cooldown=0.02) as (cache, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        proxy.cut()
+        event.title = "new"
+        await event.save()
+        assert cache.session.link.held
+        assert (await Event.cache.get(id=event.id)).title == "new"
+        proxy.mend()
+        await until(lambda: not cache.session.link.held)
+        for _ in range(3):
+            assert (await Event.cache.get(id=event.id)).title == "new"
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB"])
+async def test_a_flush(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, command: str) -> None:
+    event = await someone()
+    async with caches(own_redis.url) as (cache, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        with own_redis.client() as client:
+            client.execute_command(command)
+        await until(lambda: cache.stats.near.dropped == 1)
+        assert cache.stats.near.bytes == 0
+        async with assert_ops(backend, redis=["read", "lease", "fill"], sql=1):
+            await Event.cache.get(id=event.id)
+
+
+async def test_a_connection_that_is_killed(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
+) -> None:
+    event = await someone()
+    async with caches(own_redis.url, breaker_cooldown=0.02) as (cache, backend, other):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        with own_redis.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: not cache.session.link.near.on)
+        assert cache.stats.near.bytes == 0
+        await rename_elsewhere(other, event, "new")
+        assert (await Event.cache.get(id=event.id)).title == "new"
+        await until(cache.session.link.readable)
+        await near_again(event, backend)
+
+
+async def near_again(event: Event, backend: CountingBackend) -> None:
+    """Looks a row up until that takes no request."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            before = len(backend.operations)
+            await Event.cache.get(id=event.id)
+            if len(backend.operations) == before and backend.operations:
+                return
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["restart", "restore"])
+async def test_a_restart(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, how: str) -> None:
+    event = await someone()
+    async with caches(own_redis.url, breaker_cooldown=0.02) as (cache, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        own_redis.save()
+        await Event.filter(id=event.id).update(title="new")
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        getattr(own_redis, how)()
+        await until(lambda: not cache.session.link.near.on)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(3):
+                assert (await Event.cache.get(id=event.id)).title == "new"
+
+
+async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str) -> None:
+    """Nothing is near for longer than the lag, also where nobody notices that the server is frozen."""
+    event = await someone()
+    settings: dict[str, Any] = {"near": True, "near_lag": 0.3}
+    async with opened(own_redis.url) as backend, ModelCache(backend, **settings) as cache:
+        await near_again(event, backend)
+        near = cache.session.link.near
+        own_redis.stop()
+        try:
+            stopped = time.monotonic()
+            await until(lambda: near.find([]) is None)
+            assert near._good_until < stopped + 0.3
+            assert near.on  # it is only not believed
+        finally:
+            own_redis.cont()
+        await near_again(event, backend)
+
+
+async def test_a_blocked_event_loop(database: BaseDBAsyncClient, backend_url: str) -> None:
+    """What the server told meanwhile is not known yet, so that nothing may be answered."""
+    event = await someone()
+    async with caches(backend_url, near_lag=0.1) as (_, backend, _):
+        await near_again(event, backend)
+        time.sleep(0.1)  # noqa: ASYNC251 - it is to block
+        async with assert_ops(backend, redis=["read"], sql=0):
+            await Event.cache.get(id=event.id)
+
+
+async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url, near_lag=2.0) as (cache, backend, _):
+        await near_again(event, backend)
+        near = cache.session.link.near
+        before = near._good_until
+        async with asyncio.timeout(PATIENCE):
+            while near._good_until < before + 2.0:
+                await Event.cache.get(id=event.id)
+                await asyncio.sleep(0.02)
+
+
+async def test_an_entry_that_expires(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url, timeout=0.2, ttl_jitter=0, refresh_ahead=0) as (cache, backend, _):
+        await near_again(event, backend)
+        expired = time.monotonic() + 0.2 + 0.02
+        key = Event.cache.get(id=event.id).locate(cache.session).key
+        await until(lambda: time.monotonic() > expired)
+        assert not cache.session.link.near.holds(key)
+        async with assert_ops(backend, redis=["read", "lease", "fill"], sql=1):
+            await Event.cache.get(id=event.id)
+
+
+async def test_an_entry_that_is_evicted(
+    database: BaseDBAsyncClient, redis_server: RedisServer, backend_url: str
+) -> None:
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        key = Event.cache.get(id=event.id).locate(cache.session).key
+        with redis_server.client() as client:
+            client.delete(key)
+        await until(lambda: not cache.session.link.near.holds(key))
+
+
+async def test_memory_is_bounded(database: BaseDBAsyncClient, backend_url: str) -> None:
+    kim = await User.create(username="kim")
+    events = [await Event.create(slug=f"e{number}", title=f"t{number}", organizer=kim) for number in range(50)]
+    async with caches(backend_url, near_memory_limit=10_000) as (cache, _, _):
+        for _ in range(3):
+            for event in events:
+                await Event.cache.get(id=event.id)
+                assert cache.stats.near.bytes <= 10_000
+        assert cache.stats.near.evicted > 0
+        assert cache.stats.near.bytes > 5_000
+
+
+async def test_stale_copies_are_not_kept(
+    database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Event.CacheMeta, "invalidation", InvalidationType.DYNAMIC, raising=False)
+    monkeypatch.setattr(Event.CacheMeta, "allowtime", 60, raising=False)
+    event = await someone()
+    async with opened(backend_url) as backend, ModelCache(backend, **FAR):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        event.title = "new"
+        await event.save()
+        assert (await Event.cache.get(id=event.id)).title == "old"  # a stale copy, as asked for
+        async with asyncio.timeout(PATIENCE):
+            while (await Event.cache.get(id=event.id)).title == "old":
+                await asyncio.sleep(0.001)
+        await near_again(event, backend)
+
+
+# Where it does not answer -----------------------------------------------------------------------------------
+
+
+async def test_without_the_cache_and_in_transactions_the_database_answers(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        with cache.disabled():
+            async with assert_ops(backend, redis=0, sql=1):
+                await Event.cache.get(id=event.id)
+        async with in_transaction(), assert_ops(backend, redis=0, sql=1):
+            await Event.cache.get(id=event.id)
+
+
+async def test_a_request_remembers_what_was_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        await near_soon(lambda: Event.cache.get(id=event.id), backend)
+        async with local_cache(), assert_ops(backend, redis=0, sql=0):
+            first = await Event.cache.get(id=event.id)
+            assert await Event.cache.get(id=event.id) is first
+
+
+async def test_a_class_may_stay_away(
+    database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Event.CacheMeta, "near", False, raising=False)
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        await near_soon(lambda: User.cache.get(username="kim"), backend)
+        for _ in range(2):
+            await Event.cache.get(id=event.id)
+        async with assert_ops(backend, redis=["read"], sql=0):
+            await Event.cache.get(id=event.id)
+
+
+async def test_a_class_may_ask_for_it(
+    database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Event.CacheMeta, "near", True, raising=False)
+    event = await someone()
+    async with caches(backend_url, near=False) as (_, backend, _):
+        await near_soon(lambda: Event.cache.get(slug="pycon"), backend)
+        for _ in range(2):
+            await User.cache.get(username="kim")
+        async with assert_ops(backend, redis=["read"], sql=0):
+            await User.cache.get(username="kim")
+        assert event.id
+
+
+async def test_a_refusing_server(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    event = await someone()
+    with own_redis.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-client|tracking")
+    url = own_redis.url.replace("redis://", "redis://app:secret@")
+    async with caches(url) as (cache, backend, _):
+        for _ in range(3):
+            await Event.cache.get(id=event.id)
+        async with assert_ops(backend, redis=["read"], sql=0):
+            await Event.cache.get(id=event.id)
+        assert cache.stats.near.refused == 1
+        assert not cache.session.link.near.on
+    assert "nothing is kept near" in caplog.text
+
+
+async def test_walks(database: BaseDBAsyncClient, backend_url: str) -> None:
+    class OrganizerOf(RelatedInstanceCache[User]):
+        model = Event
+        key_fields = ("slug",)
+        relation = "organizer"
+
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, other):
+        assert (await near_soon(lambda: OrganizerOf("pycon"), backend)).username == "kim"
+        lee = await User.create(username="lee")
+        await QuerySet(Event).filter(id=event.id).update(organizer_id=lee.id)
+        await other.manager(Event).invalidate(event.id)
+        key = Event.cache.get(id=event.id).locate(cache.session).key
+        await until(lambda: not cache.session.link.near.holds(key))
+        assert (await OrganizerOf("pycon")).username == "lee"
+
+
+@pytest.mark.usefixtures("deaf")
+async def test_a_step_after_the_database_is_not_answered_by_what_was_near(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    """A row must not be seen in a state before that of the row which led to it."""
+
+    class OrganizerOf(RelatedInstanceCache[User]):
+        model = Event
+        key_fields = ("slug",)
+        relation = "organizer"
+
+    event = await someone()
+    async with caches(backend_url) as (cache, backend, other):
+        await near_soon(lambda: User.cache.get(id=event.organizer_id), backend)
+        await QuerySet(User).filter(id=event.organizer_id).update(team=5)
+        await QuerySet(Event).filter(id=event.id).update(position=5)
+        await other.manager(User).invalidate(event.organizer_id)
+        await other.manager(Event).invalidate(event.id)
+        assert (await OrganizerOf("pycon")).team == 5  # it asked the database for the event
+
+
+# Who cannot ------------------------------------------------------------------------------------------------
+
+
+async def test_a_store_in_this_process_needs_no_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with ModelCache("memory://", near=True) as cache:
+        for _ in range(3):
+            await Event.cache.get(id=event.id)
+        assert cache.stats.near.hits == 0
+
+
+async def test_a_backend_that_cannot_tell_is_refused(database: BaseDBAsyncClient, backend_url: str) -> None:
+    class Silent:
+        def __init__(self) -> None:
+            for name in ("open", "close", "read", "lease", "fill", "mark", "clear", "delete"):
+                setattr(self, name, getattr(MemoryBackend(), name))
+
+    silent: Any = Silent()
+    with pytest.raises(CacheConfigurationError, match="give it a method `track`, or remove near"):
+        await ModelCache(silent, near=True).open()
+    async with ModelCache(silent):
+        pass
+
+
+@pytest.mark.parametrize("query", ["max_connections=3", "health_check_interval=3"])
+async def test_a_pooled_url_is_refused(database: BaseDBAsyncClient, backend_url: str, query: str) -> None:
+    with pytest.raises(CacheConfigurationError, match="URL without these, or remove near"):
+        await ModelCache(f"{backend_url}&{query}", near=True).open()
+
+
+async def test_a_backend_serves_one_near_cache(database: BaseDBAsyncClient, backend_url: str) -> None:
+    async with caches(backend_url) as (_, backend, _):
+        with pytest.raises(CacheConfigurationError, match="give each a backend of its own"):
+            await ModelCache(backend, near=True).open()
+    await backend.open()
+    async with ModelCache(backend, near=True):
+        pass
+    await backend.close()
+
+
+@pytest.mark.parametrize("value", ["yes", 1])
+async def test_a_wrong_value_is_named(
+    database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch, value: object
+) -> None:
+    monkeypatch.setattr(Event.CacheMeta, "near", value, raising=False)
+    with pytest.raises(CacheConfigurationError, match=r"Event.CacheMeta.near is .*: use True or False"):
+        await ModelCache(backend_url).open()
+
+
+async def test_an_index_alone_cannot_be_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+    class ByOrganizer(QuerysetCache[Event]):
+        model = Event
+        key_fields = ("organizer",)
+        near = True
+
+    with pytest.raises(CacheConfigurationError, match=r"ByOrganizer.near .* set near = True in Event.CacheMeta"):
+        await ModelCache(backend_url).open()
+
+
+async def test_explain_tells(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await someone()
+    async with caches(backend_url) as (_, backend, _):
+        explained = await Event.cache.explain(id=event.id)
+        assert explained.entry is not None
+        assert not explained.entry.near
+        await near_soon(lambda: Event.cache.get(slug="pycon"), backend)
+        explained = await Event.cache.explain(slug="pycon")
+        assert explained.entry is not None
+        assert explained.entry.near
+        assert [row.near for row in explained.rows] == [True]
+
+
+async def test_who_only_reads_comes_back_after_an_error(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+    event = await someone()
+    async with ModelCache(own_redis.url, **FAR, breaker_cooldown=0.2, socket_timeout=PATIENT) as cache:
+        for _ in range(3):
+            await Event.cache.get(id=event.id)
+        with own_redis.client() as control:
+            control.execute_command("ACL", "SETUSER", "default", "-mget")
+            cache.session.link.near.drop_all()
+            async with assert_ops(sql=1):
+                await Event.cache.get(id=event.id)
+            assert cache.stats.backend_errors == 1, "and the connection is still there"
+            control.execute_command("ACL", "SETUSER", "default", "+mget")
+        for _ in range(20):  # more than the cooldown, however long each takes
+            await asyncio.sleep(0.05)
+            with count_ops() as ops:
+                await Event.cache.get(id=event.id)
+            if not ops.statements:
+                return
+        pytest.fail("it asks the database for ever")

@@ -1,0 +1,279 @@
+"""A hit needs no task: reads are begun when the tick ends, and look-ups answered where the reply arrives."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import BackendError, BatchCacheQuery, CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache.backends.protocol import ReadTaker
+from aiomodelcache.engine.reader import SLICE
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.gates import PATIENCE
+from tests.support.models.music import Album, Artist
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.music"),
+    pytest.mark.only_on("sqlite", because="nothing is asked of the database but what the store does not know"),
+    pytest.mark.only_on("redis", because="each test makes its own store, or needs the one with connections"),
+]
+
+
+class PromptStore(MemoryBackend):
+    """Answers reads at once, in the next turn of the event loop, or when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[asyncio.Future[None]] = []
+        """Of the reads under way, to be set by the test."""
+        self.held = False
+        self.raises: Exception | None = None
+        self.gives: list[bytes | None] | Exception | None = None
+
+    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+        if self.raises is not None:
+            raise self.raises
+        now = self._now()
+        read = [self._get(key, now) for key in keys]
+        answer = read if self.gives is None else self.gives
+        if self.held:
+            self.answers.append(asyncio.get_running_loop().create_future())
+            self.answers[-1].add_done_callback(lambda _: taker(answer))
+        else:
+            taker(answer)
+        return True
+
+
+class TaskCount:
+    """Counts the tasks that a block starts."""
+
+    def __init__(self) -> None:
+        self.started = 0
+
+    def __enter__(self) -> "TaskCount":
+        asyncio.get_running_loop().set_task_factory(self._make)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().set_task_factory(None)
+
+    def _make(self, loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
+        self.started += 1
+        return asyncio.Task(work, loop=loop, **more)
+
+
+@pytest.fixture
+async def can(database: BaseDBAsyncClient) -> Artist:
+    artist = await Artist.create(name="Can", rank=1)
+    for number in range(1, 4):
+        await Album.create(barcode=number, artist=artist, number=number, year=1970 + number)
+    return artist
+
+
+@pytest.fixture
+def store() -> PromptStore:
+    return PromptStore()
+
+
+@pytest.fixture
+async def cache(can: Artist, store: PromptStore) -> AsyncIterator[ModelCache]:
+    async with ModelCache(store, lease_ttl=0.2) as opened:
+        yield opened
+
+
+async def until_begun(store: PromptStore, number: int = 1) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while len(store.answers) < number:
+            await asyncio.sleep(0)
+
+
+async def test_a_hit_starts_no_task(can: Artist, redis_url: str) -> None:
+    async with ModelCache(redis_url):
+        for _ in range(2):
+            found = [
+                await Album.cache.get(id=1),
+                await Album.cache.get(barcode=2),
+                *await Album.cache.filter(artist=1),
+            ]
+        async with assert_ops(redis=["read"] * 4, sql=0):
+            with TaskCount() as tasks:
+                again = [
+                    await Album.cache.get(id=1),
+                    await Album.cache.get(barcode=2),
+                    *await Album.cache.filter(artist=1),
+                ]
+                batch = await BatchCacheQuery({n: Album.cache.get(id=n) for n in (1, 2)})
+        assert tasks.started == 0
+        assert again == found
+        assert [album.id for album in batch.values()] == [1, 2]
+
+
+async def test_a_hit_takes_two_turns_beside_that_of_the_reply(cache: ModelCache, store: PromptStore) -> None:
+    await Album.cache.get(id=1)
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        counting[0] = asyncio.get_running_loop().call_soon(count)
+
+    counting = [asyncio.get_running_loop().call_soon(count)]
+    assert (await Album.cache.get(id=1)).barcode == 1
+    counting[0].cancel()
+    assert turns == 2, "it is sent in the first, and whoever awaits goes on in the second"
+
+
+async def test_answers_that_come_later_come_to_the_right_ones(cache: ModelCache, store: PromptStore) -> None:
+    await Album.cache.get_many([1, 2, 3])
+    store.held = True
+    asked = []
+    for n in (1, 2):
+        asked.append(asyncio.create_task(Album.cache.get(id=n).resolve()))
+        await until_begun(store, n)
+    asked += [asyncio.create_task(Album.cache.get(id=n).resolve()) for n in (3, 1)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(store.answers) == 2, "no more than two at a time"
+    store.answers[1].set_result(None)
+    assert (await asked[1]).id == 2
+    await until_begun(store, 3)
+    for answer in (store.answers[2], store.answers[0]):
+        answer.set_result(None)
+    assert [(await task).id for task in asked] == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("error", [BackendError("gone"), KeyError("oops")], ids=["its own", "another"])
+@pytest.mark.parametrize("when", ["asked", "answering"])
+async def test_one_that_fails_is_a_cache_fault(
+    cache: ModelCache, store: PromptStore, error: Exception, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Album.cache.get(id=1)
+    store.raises, store.gives = (error, None) if when == "asked" else (None, error)
+    async with assert_ops(sql=1):
+        assert (await Album.cache.get(id=1)).id == 1
+    assert cache.stats.backend_errors == 1
+    assert "the cache is not used for now" in caplog.text
+    async with assert_ops(sql=1, redis=0):
+        assert (await Album.cache.get(id=1)).id == 1
+
+
+async def test_one_that_breaks_its_contract_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
+    store.gives = []
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ValueError, match="shorter"):
+            await Album.cache.get(id=1)
+        store.gives = None
+        assert (await Album.cache.get(id=1)).id == 1
+
+
+async def test_closing_waits_for_what_was_asked(can: Artist, store: PromptStore) -> None:
+    async with ModelCache(store):
+        await Album.cache.get(id=1)
+        store.held = True
+        asked = asyncio.create_task(Album.cache.get(id=1).resolve())
+        await until_begun(store)
+        asyncio.get_running_loop().call_later(0.05, store.answers[0].set_result, None)
+    await asyncio.sleep(0)
+    assert asked.result().id == 1
+
+
+async def test_but_not_for_ever(can: Artist, store: PromptStore) -> None:
+    async with ModelCache(store, lease_ttl=0.1) as cache:
+        stats = cache.stats
+        await Album.cache.get(id=1)
+        store.held = True
+        looking = asyncio.create_task(Album.cache.get(id=3).resolve())
+        walking = asyncio.create_task(Album.cache.get_many([1, 2]).resolve())
+        await until_begun(store)
+    for task in (looking, walking):
+        with pytest.raises(CacheNotOpen):
+            await task
+    sent = stats.round_trips
+    store.answers[0].set_result(None)  # too late: it must not go on
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert stats.round_trips == sent
+
+
+async def test_who_overrides_read_sees_what_is_read(can: Artist, redis_url: str) -> None:
+    class Watching(RedisBackend):
+        async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+            seen.append(len(keys))
+            return await super().read(keys)
+
+    class WatchingCount(CountingBackend):
+        async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+            seen.append(len(keys))
+            return await super().read(keys)
+
+    for backend in (Watching(redis_url), WatchingCount(RedisBackend(redis_url))):
+        seen: list[int] = []
+        await backend.open()
+        async with ModelCache(backend):
+            for _ in range(2):
+                assert (await Album.cache.get(id=1)).id == 1
+        await backend.close()
+        assert seen == [2, 2]
+
+
+async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
+    cache: ModelCache, store: PromptStore
+) -> None:
+    await Album.cache.get_many([1, 2, 3])
+    turns: list[int] = [0]
+    answered: list[int] = []
+
+    def count() -> None:
+        turns[0] += 1
+        counting[0] = asyncio.get_running_loop().call_soon(count)
+
+    async def look_twice(n: int) -> None:
+        assert (await Album.cache.get(id=n)).id == n
+        answered.append(turns[0])
+        assert (await Album.cache.get(id=n % 3 + 1)).id == n % 3 + 1
+
+    counting = [asyncio.get_running_loop().call_soon(count)]
+    async with assert_ops(redis=["read"] * 2, sql=0), asyncio.timeout(PATIENCE):
+        await asyncio.gather(*[look_twice(n % 3 + 1) for n in range(200)])
+    counting[0].cancel()
+    slices = [answered.count(turn) for turn in sorted(set(answered))]
+    assert slices == [SLICE] * (200 // SLICE) + [200 % SLICE]
+
+
+async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> None:
+    async with ModelCache(store):
+        await Album.cache.get_many([1, 2, 3])
+        asked = [asyncio.create_task(Album.cache.get(id=n % 3 + 1).resolve()) for n in range(200)]
+        async with asyncio.timeout(PATIENCE):
+            await asked[0]
+        assert not asked[-1].done()
+    assert [task.result().id for task in asked] == [n % 3 + 1 for n in range(200)]
+
+
+async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
+    """As when a look-up's code raises what it must not."""
+
+    async def look_up(n: int) -> int:
+        return (await Album.cache.get(id=n % 3 + 1)).id
+
+    await Album.cache.get_many([1, 2, 3])
+    answered = 0
+    give = cache.session.reader._give
+
+    def failing(*args: Any) -> None:
+        nonlocal answered
+        answered += 1
+        if answered == 100:
+            raise RuntimeError("oops")
+        give(*args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache.session.reader, "_give", failing)
+        async with asyncio.timeout(PATIENCE):
+            results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
+    assert results[:99] == [n % 3 + 1 for n in range(99)]
+    assert {str(result) for result in results[99:]} == {"oops"}
+    assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
+    assert cache.session.tasks._promised == 0

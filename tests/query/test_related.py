@@ -1,0 +1,582 @@
+"""Rows at the end of relations: what is found, in what order, at what cost, and that every write is seen at once."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import BatchCacheQuery, CacheNotRegistered, CacheQuery, ModelCache, local_cache
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.plans.paths import Walk
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.gates import gated_sql
+from tests.support.models.related_models import (
+    Agenda,
+    Badge,
+    BadgeOf,
+    Card,
+    CardById,
+    Desk,
+    DeskOf,
+    HeadOf,
+    HostAt,
+    Label,
+    LabelsOf,
+    Land,
+    LandOf,
+    Meeting,
+    MeetingsIn,
+    OwnerOf,
+    People,
+    Person,
+    Place,
+    PlaceOf,
+    Seat,
+    Tag,
+    TagOf,
+    Town,
+    TownOf,
+    TownsOf,
+)
+
+pytestmark = pytest.mark.models("tests.support.models.related_models")
+
+
+class World(SimpleNamespace):
+    """One meeting with everything that belongs to it, and some that belongs to nothing."""
+
+    meeting: Meeting
+    other: Meeting
+    ann: Person
+    bob: Person
+    cid: Person
+    hall: Place
+    barn: Place
+    oslo: Town
+    rome: Town
+    norway: Land
+    italy: Land
+    badge: Badge
+    desk: Desk
+    seats: list[Seat]
+
+
+@pytest.fixture
+async def world(cache: ModelCache) -> World:
+    norway = await Land.create(number=47, name="norway")
+    italy = await Land.create(number=39, name="italy")
+    oslo = await Town.create(name="oslo", land=norway)
+    rome = await Town.create(name="rome", land=italy)
+    hall = await Place.create(id=uuid.uuid4(), name="hall", town=oslo)
+    barn = await Place.create(id=uuid.uuid4(), name="barn", town=oslo)
+    cid = await Person.create(name="cid")
+    bob = await Person.create(name="bob", mentor=cid)
+    ann = await Person.create(name="ann", mentor=bob)
+    meeting = await Meeting.create(number=1, host=ann, place=hall)
+    other = await Meeting.create(number=2, host=bob, place=barn)
+    seats = [
+        await Seat.create(meeting=meeting, person=person, position=position)
+        for position, person in enumerate([cid, ann, cid, bob])
+    ]
+    return World(
+        norway=norway,
+        italy=italy,
+        oslo=oslo,
+        rome=rome,
+        hall=hall,
+        barn=barn,
+        ann=ann,
+        bob=bob,
+        cid=cid,
+        meeting=meeting,
+        other=other,
+        seats=seats,
+        badge=await Badge.create(person=ann, title="chair"),
+        desk=await Desk.create(person=ann),
+    )
+
+
+def walks(world: World) -> dict[CacheQuery[Any], Callable[[], Awaitable[Any]]]:
+    """Walks of every kind, each with what the database says."""
+
+    def one(rows: Any) -> Callable[[], Awaitable[Any]]:
+        async def find() -> Any:
+            return await rows.distinct().first()
+
+        return find
+
+    async def people() -> list[Person]:
+        seats = await Seat.filter(meeting__number=1).order_by("position", "id").prefetch_related("person")
+        return list({seat.person.id: seat.person for seat in seats}.values())
+
+    async def meetings() -> list[Meeting]:
+        return await Meeting.filter(place__town_id=world.oslo.id).order_by("-place__name", "number")
+
+    async def towns() -> list[Town]:
+        return await Town.filter(land__number=47)
+
+    async def head() -> Person | None:
+        ann = await Person.get_or_none(name="ann").prefetch_related("mentor__mentor")
+        return ann.mentor.mentor if ann and ann.mentor else None
+
+    return {
+        PlaceOf(1): one(Place.filter(meetings__number=1)),
+        TownOf(world.meeting.id): one(Town.filter(places__meetings__id=world.meeting.id)),
+        LandOf(1): one(Land.filter(towns__places__meetings__number=1)),
+        BadgeOf(1): one(Badge.filter(person__meetings__number=1)),
+        DeskOf(1): one(Desk.filter(person__meetings__number=1)),
+        OwnerOf(world.desk.id): one(Person.filter(desk__id=world.desk.id)),
+        HeadOf(world.ann.id): head,
+        People(1): people,
+        MeetingsIn(world.oslo.id): meetings,
+        TownsOf(47): towns,
+    }
+
+
+def contents(answer: Any) -> Any:
+    """What is in the columns: rows are equal by primary key alone."""
+    if isinstance(answer, list):
+        return [contents(each) for each in answer]
+    return answer and {name: value for name, value in vars(answer).items() if name in answer._meta.db_fields}
+
+
+async def answers(queries: Any) -> list[Any]:
+    """What some queries say, one by one; None for what does not exist."""
+    found = await BatchCacheQuery(dict(enumerate(queries))).get(none_on_exception=True)
+    return [contents(each) for each in found.values()]
+
+
+async def assert_as_the_database_says(world: World) -> None:
+    expected = walks(world)
+    found = await answers(expected)
+    for query, rows, ask in zip(expected, found, expected.values(), strict=True):
+        assert rows == contents(await ask()), query
+
+
+class TestWalks:
+    async def test_every_kind_from_the_database_and_from_the_cache(
+        self, world: World, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await cache.clear_all()
+        await assert_as_the_database_says(world)
+        async with assert_ops(backend, sql=0):
+            await answers(walks(world))
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            found = await answers(walks(world))
+        assert None not in found
+        assert [] not in found
+        assert [person["name"] for person in found[7]] == ["cid", "ann", "bob"]
+
+    @pytest.mark.parametrize(
+        ("query", "statements"),
+        [
+            (lambda world: PlaceOf(1), 2),
+            (lambda world: TownOf(world.meeting.id), 3),
+            (lambda world: LandOf(1), 4),
+            (lambda world: DeskOf(1), 3),
+            (lambda world: HeadOf(world.ann.id), 3),
+            (lambda world: People(1), 3),
+            (lambda world: MeetingsIn(world.oslo.id), 3),
+            (lambda world: Card(1), 7),
+            (lambda world: Agenda(world.hall), 3),
+        ],
+    )
+    async def test_one_statement_for_each_step_then_none_then_one_round_trip(
+        self, world: World, cache: ModelCache, backend: CountingBackend, query: Any, statements: int
+    ) -> None:
+        await cache.clear_all()
+        async with assert_ops(backend, sql=statements):
+            first = await query(world)
+        for _ in range(2):
+            async with assert_ops(backend, sql=0, redis=["read"]):
+                assert contents(await query(world)) == contents(first)
+
+    async def test_in_another_process_it_takes_a_read_for_each_step_once(
+        self, world: World, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await answers([People(1), LandOf(1)])
+        cache.session.guesses.clear()
+        async with assert_ops(backend, sql=0, redis=["read"] * 5):
+            await People(1)  # the meeting by its index, its seats by theirs, and the people
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            await People(1)
+        async with assert_ops(backend, sql=0) as ops:
+            await LandOf(1)  # with one step to what is guessed
+        assert len(ops.operations) > 1
+
+    async def test_null_on_the_way_and_rows_that_do_not_exist(self, world: World, backend: CountingBackend) -> None:
+        world.meeting.place = None
+        await world.meeting.save()
+        await world.desk.delete()
+        queries = [PlaceOf(1), TownOf(world.meeting.id), LandOf(1), DeskOf(1), HeadOf(world.cid.id), PlaceOf(9)]
+        for model, query in zip([Place, Town, Land, Desk, Person, Place], queries, strict=True):
+            with pytest.raises(DoesNotExist) as caught:
+                await query
+            assert caught.value.model is model  # type: ignore[attr-defined]
+        assert await People(2) == []
+        assert await People(9) == []
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert await answers([*queries, People(2), People(9)]) == [None] * 6 + [[], []]
+
+    async def test_several_rows_that_lead_to_one_and_to_several(self, world: World, backend: CountingBackend) -> None:
+        third = await Meeting.create(number=3, host=world.ann, place=world.hall)
+        assert await HostAt(world.hall) == world.ann
+        third.host = world.bob
+        await third.save()
+        for _ in range(2):
+            with pytest.raises(MultipleObjectsReturned) as caught:
+                await HostAt(place=world.hall.id)
+            assert caught.value.model is Person  # type: ignore[attr-defined]
+
+    async def test_over_keys_that_the_database_compares_loosely(
+        self, cache: ModelCache, database: BaseDBAsyncClient
+    ) -> None:
+        tag, other = await Tag.create(code="de"), await Tag.create(code="fr")
+        written = "DE" if database.capabilities.dialect == "mysql" else "de"
+        label = await Label.create(tag_id=written)
+        for _ in range(2):
+            assert await TagOf(label.id) == tag
+            assert await LabelsOf("de") == [label]
+        label.tag = other
+        await label.save()
+        for _ in range(2):
+            assert await TagOf(label.id) == other
+            assert await LabelsOf("de") == []
+
+    @pytest.mark.only_on("sqlite", because="nothing is asked of a database")
+    @pytest.mark.only_on("memory", because="nothing is asked of a store")
+    async def test_a_row_without_the_column_of_a_relation_leads_nowhere(self, world: World, cache: ModelCache) -> None:
+        rows = [await Meeting.filter(number=1).only("id", "number").get()]
+        walk = cache.session.declared[PlaceOf]
+        assert isinstance(walk, Walk)
+        with pytest.raises(ValueError, match=r"'place' cannot be followed .* loaded without place_id: let the model's"):
+            walk.path[0].value(rows[0])
+
+    async def test_everybody_gets_instances_of_their_own(self, world: World) -> None:
+        one, two = await asyncio.gather(PlaceOf(1), PlaceOf(1))
+        assert one == two
+        assert one is not two
+        one.name = "changed"
+        await one.save(update_fields=["name"])
+        assert (await PlaceOf(1)).name == "changed"
+
+    async def test_batches_with_anything(self, world: World, backend: CountingBackend) -> None:
+        queries = {"people": People(1), "land": LandOf(1), "card": Card(1), "bob": Person.cache.get(name="bob")}
+        await BatchCacheQuery(queries)
+        for query in queries.values():  # which of them filled what they have in common is a matter of luck
+            await query
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            found = await BatchCacheQuery(queries)
+        assert found["bob"] == world.bob
+        assert found["land"] == world.norway
+
+    async def test_only_from_the_cache(self, world: World, cache: ModelCache, backend: CountingBackend) -> None:
+        batch = BatchCacheQuery(people=People(1), land=LandOf(1), card=Card(1))
+        await batch
+        await cache.clear(Land)
+        async with assert_ops(backend, sql=0):
+            assert set(await batch.get(only_cache=True)) == {"people"}
+
+    async def test_inside_a_transaction_and_without_the_cache(
+        self, world: World, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        assert await PlaceOf(1) == world.hall
+        await Card(1)
+        async with in_transaction():
+            world.meeting.place = world.barn
+            await world.meeting.save()
+            async with assert_ops(backend, redis=0):
+                assert await PlaceOf(1) == world.barn
+                assert (await Card(1)).place == world.barn
+        assert await PlaceOf(1) == world.barn
+        async with assert_ops(backend, redis=0, sql=2):
+            with cache.disabled():
+                assert await PlaceOf(1) == world.barn
+
+    async def test_key_refresh_and_invalidate_are_about_where_it_begins(
+        self, world: World, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        for name in ("People", "PlaceOf"):
+            assert name not in Meeting.cache.key(People(1))
+        assert Meeting.cache.key(People(1)) == Meeting.cache.key(PlaceOf(1))
+        people = await People(1)
+        async with assert_ops(backend, sql=2):
+            assert await Meeting.cache.refresh(People(1)) == people
+        await People(1).invalidate()
+        async with assert_ops(backend, sql=1):
+            await People(1)
+        async with assert_ops(backend, sql=0):
+            await People(1)
+
+
+class Writes:
+    """Every kind of write on every step of the ways."""
+
+    @staticmethod
+    async def save_at_the_end(world: World) -> None:
+        world.norway.name = "noreg"
+        await world.norway.save()
+        world.cid.name = "cis"
+        await world.cid.save(update_fields=["name"])
+
+    @staticmethod
+    async def point_to_another_row(world: World) -> None:
+        world.meeting.place, world.meeting.host = world.barn, world.bob
+        await world.meeting.save()
+
+    @staticmethod
+    async def point_to_another_row_half_way(world: World) -> None:
+        world.hall.town = world.rome
+        await world.hall.save(update_fields=["town_id"])
+
+    @staticmethod
+    async def point_by_a_field_that_is_no_primary_key(world: World) -> None:
+        world.oslo.land = world.italy
+        await world.oslo.save()
+
+    @staticmethod
+    async def point_to_nothing(world: World) -> None:
+        world.meeting.place = None
+        world.ann.mentor = None
+        world.desk.person = None
+        for row in (world.meeting, world.ann, world.desk):
+            await row.save()
+
+    @staticmethod
+    async def point_another_row_here(world: World) -> None:
+        await Desk.filter(id=world.desk.id).update(person_id=world.bob.id)
+        world.meeting.host = world.bob
+        await world.meeting.save()
+        world.rome.land = world.norway
+        await world.rome.save()
+
+    @staticmethod
+    async def create_on_the_way(world: World) -> None:
+        await Seat.create(meeting=world.meeting, person=await Person.create(name="dan"), position=-1)
+        await Meeting.create(number=3, host=world.ann, place=world.hall)
+        await Town.create(name="bergen", land=world.norway)
+
+    @staticmethod
+    async def create_at_a_one_to_one_relation(world: World) -> None:
+        world.meeting.host = world.bob
+        await world.meeting.save()
+        await answers(walks(world))  # neither exists
+        await Badge.create(person=world.bob, title="deputy")
+        await Desk.create(person=world.bob)
+
+    @staticmethod
+    async def reorder(world: World) -> None:
+        await world.seats[2].delete()
+        world.seats[0].position = 9
+        await world.seats[0].save()
+        world.barn.name = "zoo"
+        await world.barn.save()
+
+    @staticmethod
+    async def leave_lists(world: World) -> None:
+        world.seats[1].meeting = world.other
+        await world.seats[1].save()
+        await Place.filter(id=world.barn.id).update(town_id=world.rome.id)
+
+    @staticmethod
+    async def delete_on_the_way(world: World) -> None:
+        await world.seats[1].delete()
+        await world.badge.delete()
+        await world.desk.delete()
+
+    @staticmethod
+    async def cascade_and_set_null(world: World) -> None:
+        await world.norway.delete()
+        await world.cid.delete()
+        await world.hall.delete()
+
+    @staticmethod
+    async def cascade_over_two_levels(world: World) -> None:
+        await world.ann.delete()
+
+    @staticmethod
+    async def bulk(world: World) -> None:
+        await Seat.bulk_create([Seat(meeting=world.meeting, person=world.ann, position=-n) for n in (1, 2)])
+        world.hall.town, world.barn.town = world.rome, world.rome
+        await Place.bulk_update([world.hall, world.barn], fields=["town_id"])
+        await Meeting.filter(number=2).update(place_id=world.hall.id)
+        await Desk.filter(person_id=world.ann.id).delete()
+
+    @staticmethod
+    async def in_transaction(world: World) -> None:
+        async with in_transaction():
+            await world.seats[0].delete()
+            world.meeting.place = world.barn
+            await world.meeting.save()
+            await Person.filter(name="bob").update(mentor_id=world.ann.id)
+
+    @staticmethod
+    async def rolled_back(world: World) -> None:
+        async with in_transaction() as connection:
+            await world.seats[0].delete()
+            await connection.rollback()
+
+    @staticmethod
+    async def behind_the_cache(world: World) -> None:
+        await Seat._meta.db.execute_script("UPDATE seat SET position = 7 WHERE position = 0")
+        await Seat.cache.clear()
+
+
+WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinstance(write, staticmethod)]
+
+
+class TestWrites:
+    @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+    @pytest.mark.only_on("redis", because="a write names the same keys to every store")
+    async def test_are_seen_at_once(
+        self, world: World, cache: ModelCache, backend: CountingBackend, write: Callable[[World], Awaitable[None]]
+    ) -> None:
+        for _ in range(2):
+            await answers([*walks(world), Card(1)])
+        await write(world)
+        await assert_as_the_database_says(world)
+        assert await selected(Card(1)) == await selected(Meeting.get_or_none(number=1).select_related(*SELECTED))
+        async with assert_ops(backend, sql=0):
+            await answers([*walks(world), Card(1)])
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            await answers([*walks(world), Card(1)])
+
+    @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+    @pytest.mark.only_on("sqlite", because="what a scope remembers depends on no database")
+    @pytest.mark.only_on("memory", because="what a scope remembers depends on no store")
+    async def test_are_seen_in_the_scope_that_writes(
+        self, world: World, cache: ModelCache, write: Callable[[World], Awaitable[None]]
+    ) -> None:
+        async with local_cache():
+            await answers([*walks(world), Card(1)])
+            await write(world)
+            await assert_as_the_database_says(world)
+            assert await selected(Card(1)) == await selected(Meeting.get_or_none(number=1).select_related(*SELECTED))
+
+    async def test_are_seen_in_a_scope_where_nothing_is_guessed(
+        self, world: World, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Guesses, "recall", lambda guesses, key: Guess([], []))
+        async with local_cache():
+            await answers(walks(world))
+            await Writes.leave_lists(world)
+            await assert_as_the_database_says(world)
+
+    async def test_of_other_rows_leave_it_alone(self, world: World, backend: CountingBackend) -> None:
+        await answers(walks(world))
+        await Town.create(name="turin", land=world.italy)
+        await Seat.create(meeting=world.other, person=world.ann)
+        world.italy.name = "italia"
+        await world.italy.save()
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            await answers(walks(world))
+
+    async def test_what_was_read_ahead_is_not_used_after_something_newer(
+        self, world: World, cache: ModelCache, database: BaseDBAsyncClient
+    ) -> None:
+        """The meeting has to be asked for; who saw it as it is then must not see its seats as they were before."""
+        await People(1)
+        await Meeting.cache.invalidate(world.meeting)
+        with gated_sql(database) as gates:
+            gate = gates.hold("SELECT")
+            reading = asyncio.ensure_future(People(1).resolve())
+            await gate.reached()
+            await Seat.create(meeting=world.meeting, person=world.bob, position=-1)
+            gate.open()
+            assert await reading == [world.bob, world.cid, world.ann]
+
+
+SELECTED = ("host__badge", "host__mentor", "place__town__land")
+
+
+async def selected(query: Any) -> Any:
+    """What is attached along the paths that ``Card`` selects."""
+    try:
+        meeting = await query
+    except DoesNotExist:
+        meeting = None
+    if meeting is None:
+        return None
+    found = [contents(meeting)]
+    for path in SELECTED:
+        row = meeting
+        for name in path.split("__"):
+            row = row and vars(row)[f"_{name}"]
+        found.append(contents(row))
+    return found
+
+
+class TestSelectRelated:
+    async def test_relations_are_attached_as_if_fetched(self, world: World, backend: CountingBackend) -> None:
+        await Card(1)
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            meeting = await Card(1)
+        async with assert_ops(backend, sql=0, redis=0):
+            assert meeting.host.name == "ann"
+            assert meeting.host.badge.title == "chair"
+            assert meeting.host.mentor
+            assert meeting.host.mentor.name == "bob"
+            assert meeting.place
+            assert meeting.place.town
+            assert meeting.place.town.land
+            assert meeting.place.town.land.name == "norway"
+            assert await meeting.host is meeting.host
+        meeting.number = 11
+        await meeting.save()
+        assert (await Card(11)).host == world.ann
+        assert (await CardById(meeting.id)).host == world.ann
+
+    async def test_null_and_what_does_not_exist(self, world: World) -> None:
+        world.meeting.place = None
+        await world.meeting.save()
+        await world.badge.delete()
+        for _ in range(2):
+            meeting = await Card(1)
+            assert meeting.place is None
+            assert meeting.host.badge is None
+        with pytest.raises(DoesNotExist):
+            await Card(9)
+
+    async def test_of_lists_where_several_refer_to_one(self, world: World, backend: CountingBackend) -> None:
+        await Meeting.create(number=3, host=world.ann, place=world.hall)
+        await Meeting.create(number=4, host=world.bob, place=world.hall)
+        await Agenda(world.hall)
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            bobs, anns, first = await Agenda(world.hall)
+        assert [meeting.number for meeting in (bobs, anns, first)] == [4, 3, 1]
+        assert first.host is anns.host
+        assert first.host.desk == world.desk
+        assert bobs.host.desk is None
+
+    async def test_in_a_scope_there_is_one_object_of_each_row(self, world: World, backend: CountingBackend) -> None:
+        async with local_cache():
+            meeting = await Card(1)
+            async with assert_ops(backend, redis=0):
+                assert await Card(1) is meeting
+                assert await Person.cache.get(id=world.ann.id) is meeting.host
+            assert await People(1) == [world.cid, meeting.host, world.bob]
+            assert (await People(1))[1] is meeting.host
+            listed = await People(1)
+            listed.clear()
+            assert await People(1)
+
+
+class TestPrefetch:
+    async def test_one_to_one_relations_backwards(self, world: World, backend: CountingBackend) -> None:
+        await Person.cache.prefetch([world.ann, world.bob], "badge")
+        people = await Person.all().order_by("name")
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            await Person.cache.prefetch(people[:2], "badge")
+        assert [each.badge for each in people[:2]] == [world.badge, None]
+        for name, message in (
+            ("desk", r'Desk has no cache by person_id: add \("person_id",\) to get_key_fields_list of Desk'),
+            ("seats", "Person.seats cannot be prefetched, because it leads to several rows, and is no many-to-many"),
+        ):
+            with pytest.raises(CacheNotRegistered, match=message):
+                await Person.cache.prefetch(people, name)

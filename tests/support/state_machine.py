@@ -1,0 +1,623 @@
+"""Writes of every kind in every order, by a state machine; after each one the caches say what the database says.
+
+Two caches on one store take turns as two processes do. The oracle is the database, read past the cache; for what may
+be answered when it is stale (``Loose``), what the database said within the last ``ALLOWTIME`` seconds.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.connection import get_connections
+from tortoise.exceptions import DoesNotExist
+from tortoise.expressions import F
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import Backend, MemoryBackend, ModelCache, RedisBackend, local_cache
+from aiomodelcache import open_cache as sessions
+from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.scopes.request import context_without_scope
+from aiomodelcache.testing import CountingBackend, count_ops
+from tests.support.models.stateful_models import (
+    ALLOWTIME,
+    Eager,
+    EagerPlaces,
+    HasItems,
+    Item,
+    Label,
+    LabelledLikewise,
+    LabelsOf,
+    Loose,
+    LoosePlaces,
+    LooseSetting,
+    Numbered,
+    OwnerOf,
+    Places,
+    Setting,
+    SettingOf,
+    TeamSize,
+    setting,
+)
+
+IDS = range(1, 4)
+TEAMS = (1, 2)
+SECONDS = (ALLOWTIME * 0.6, ALLOWTIME * 1.1, 61.0, 1_000_000.0)
+"""Shorter and longer than stale copies are answered; longer than what is absent is cached, and than anything is."""
+
+ids = st.sampled_from(IDS)
+models = st.sampled_from([Item, Item, Eager, Loose])
+numbers = st.sampled_from([None, *IDS])
+teams = st.sampled_from(TEAMS)
+places = st.integers(0, 2)
+values = st.fixed_dictionaries({"number": numbers, "team": teams, "place": places})
+some_values = st.fixed_dictionaries({}, optional={"number": numbers, "team": teams, "place": places}).filter(bool)
+some_ids = st.sets(ids, min_size=1)
+
+
+class Rollback(Exception):
+    """Ends a transaction that is not to be committed."""
+
+
+class Store(CountingBackend):
+    """A store on the way to which the next ``clear`` may be lost, as if its process had been killed after COMMIT."""
+
+    losing = False
+
+    async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
+        if self.losing:
+            self.losing = False
+            return [True for _ in clears]
+        return await super().clear(clears, token, stamps)
+
+
+class World:
+    """An event loop in which Tortoise is open, and the store."""
+
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        connection: BaseDBAsyncClient,
+        backend_url: str,
+        flush_redis: Callable[[], object],
+    ) -> None:
+        self.run = runner.run
+        self.connection_name = connection.connection_name
+        self.flush_redis = flush_redis
+        self.seconds = 0.0
+        self.memory = MemoryBackend(clock=lambda: self.seconds) if backend_url == "memory://" else None
+        store: Backend = self.memory or RedisBackend(backend_url)
+        self.store = Store(store)
+        self.answered_stale = self.reset = 0
+        """How many answers were stale, and how many look-ups were made again, by all caches."""
+
+    def now(self) -> float:
+        """The time by the store's clock, in seconds."""
+        return self.seconds if self.memory is not None else time.monotonic()
+
+    async def execute(self, sql: str) -> list[Any]:
+        """Raw SQL, in the transaction that is open, if one is."""
+        return list((await get_connections().get(self.connection_name).execute_query(sql))[1])
+
+    def flush(self) -> None:
+        """Empties the store."""
+        if self.memory is not None:
+            self.memory.__init__(clock=lambda: self.seconds)  # type: ignore[misc]
+        else:
+            self.flush_redis()
+
+
+async def in_database(world: World) -> dict[str, Any]:
+    """What the caches have to say."""
+    items = {item.id: shown(item) for item in await Item.all()}
+    labels = {label.id: shown(label) for label in await Label.all()}
+    links = {(row["item_id"], row["label_id"]) for row in await world.execute("SELECT * FROM item_label")}
+    of_item = {pk: [each for each in labels if (pk, each) in links] for pk in items}
+    of_label = {pk: [each for each in items if (each, pk) in links] for pk in labels}
+    answers: dict[str, Any] = {}
+    for pk in IDS:
+        answers[f"item {pk}"] = items.get(pk)
+        answers[f"label {pk}"] = labels.get(pk)
+        answers[f"number {pk}"] = next((item for item in items.values() if item["number"] == pk), None)
+        owner = items.get(labels[pk]["owner_id"]) if pk in labels else None
+        answers[f"walk to owner of {pk}"] = owner
+        if pk in labels:
+            answers[f"owner of {pk}"] = answers[f"prefetched owner of {pk}"] = owner
+    for pk in items:
+        likewise = dict.fromkeys(each for label in of_item[pk] for each in of_label[label])
+        answers[f"labels of {pk}"] = answers[f"walk to labels of {pk}"] = [labels[each] for each in of_item[pk]]
+        answers[f"walk to items like {pk}"] = [items[each] for each in likewise]
+    for pk in labels:
+        answers[f"items of {pk}"] = [items[each] for each in of_label[pk]]
+    for team in TEAMS:
+        members = [item for item in items.values() if item["team"] == team]
+        answers[f"team {team}"] = members
+        answers[f"size of {team}"] = [len(members), len(members), bool(members), bool(members)]
+        answers[f"places of {team}"] = [[item["id"], item["place"]] for item in members]
+    answers["many"] = [items[pk] for pk in IDS if pk in items]
+    answers |= await of_numbered(Eager)
+    return answers
+
+
+async def of_numbered(model: type[Numbered]) -> dict[str, Any]:
+    """What the caches have to say of one of the models that have no relations."""
+    rows = {row.id: shown(row) for row in await model.all()}
+    answers: dict[str, Any] = {}
+    for pk in IDS:
+        answers[f"{model.__name__} {pk}"] = rows.get(pk)
+        answers[f"{model.__name__} number {pk}"] = next((row for row in rows.values() if row["number"] == pk), None)
+    for team in TEAMS:
+        members = [row for row in rows.values() if row["team"] == team]
+        answers[f"{model.__name__} team {team}"] = members
+        answers[f"{model.__name__} places of {team}"] = [[row["id"], row["place"]] for row in members]
+    return answers
+
+
+async def of_settings() -> dict[str, Any]:
+    """What the values have to say that depend on no model."""
+    rows = {row.id: row.value for row in await Setting.all()}
+    return {f"setting {pk}": rows.get(pk) for pk in IDS}
+
+
+async def in_cache(answers: dict[str, Any]) -> dict[str, Any]:
+    """What the default cache says, asked for everything at once."""
+    asked = ask_numbered(Eager, EagerPlaces)
+    owners = {
+        pk: owner and owner["id"]
+        for pk in IDS
+        if f"label {pk}" in answers
+        for owner in [answers[f"walk to owner of {pk}"]]
+    }
+    for pk in IDS:
+        asked[f"item {pk}"] = Item.cache.get_or_none(id=pk)
+        asked[f"label {pk}"] = Label.cache.get_or_none(id=pk)
+        asked[f"number {pk}"] = Item.cache.get_or_none(number=pk)
+        if f"labels of {pk}" in answers:
+            asked[f"labels of {pk}"] = known(Item, pk).labels
+            asked[f"walk to labels of {pk}"] = LabelsOf(pk)
+            asked[f"walk to items like {pk}"] = LabelledLikewise(pk)
+        asked[f"walk to owner of {pk}"] = OwnerOf(pk)
+        if f"items of {pk}" in answers:
+            asked[f"items of {pk}"] = known(Label, pk).items
+            asked[f"owner of {pk}"] = known(Label, pk, owners[pk]).owner
+    for team in TEAMS:
+        asked[f"team {team}"] = Item.cache.filter(team=team)
+        asked[f"size of {team}"] = asyncio.gather(
+            Item.cache.count(team=team), TeamSize(team), Item.cache.exists(team=team), HasItems(team)
+        )
+        asked[f"places of {team}"] = Places(team)
+    asked["many"] = Item.cache.get_many(list(IDS))
+    labels = [known(Label, pk, owners[pk]) for pk in IDS if f"items of {pk}" in answers]
+    found, _ = await asyncio.gather(said(asked), Label.cache.prefetch(labels, "owner"))
+    return found | {f"prefetched owner of {label.id}": shown(label.owner) for label in labels}
+
+
+def ask_numbered(model: Any, places: Any) -> dict[str, Any]:
+    """The look-ups of which ``of_numbered`` has the answers."""
+    asked: dict[str, Any] = {}
+    for pk in IDS:
+        asked[f"{model.__name__} {pk}"] = model.cache.get_or_none(id=pk)
+        asked[f"{model.__name__} number {pk}"] = model.cache.get_or_none(number=pk)
+    for team in TEAMS:
+        asked[f"{model.__name__} team {team}"] = model.cache.filter(team=team)
+        asked[f"{model.__name__} places of {team}"] = places(team)
+    return asked
+
+
+async def said(asked: dict[str, Any]) -> dict[str, Any]:
+    """The answers, all asked for in one tick."""
+
+    async def ask(query: Any) -> Any:
+        try:
+            return shown(await query)
+        except DoesNotExist:
+            return None
+
+    return dict(zip(asked, await asyncio.gather(*map(ask, asked.values())), strict=True))
+
+
+class Past:
+    """What the database said of what may be answered when it is stale, and until when (store's clock, seconds)."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.until: list[float] = []
+
+    def learn(self, answers: dict[str, Any], now: float) -> None:
+        """From now on it says this."""
+        if not self.said or self.said[-1] != answers:
+            self.said.append(answers)
+            self.until.append(now)  # of the one before: nothing but one write lies between
+
+    def forget(self) -> None:
+        """What it said before may not be answered any more."""
+        del self.said[:-1], self.until[:-1]
+
+    def within(self, seconds: float, now: float) -> list[dict[str, Any]]:
+        """What it says, and what it said within so many seconds."""
+        ended = [*self.until[1:], now]
+        return [said for said, end in zip(self.said, ended, strict=True) if end >= now - seconds]
+
+
+def may_say(name: str, found: Any, past: Sequence[dict[str, Any]]) -> bool:
+    """Whether one of the classes with ``allowtime`` may answer this. Each row in a list is as old as it is, and a
+    list's order is as old as the list."""
+    model, _, team = name.partition(" team ")
+    if not team:
+        return any(found == said[name] for said in past)
+    listed = {row["id"]: row for row in found}
+    if len(listed) < len(found):
+        return False
+    for pk in IDS:
+        seen = [said[f"{model} {pk}"] for said in past]
+        if pk in listed and not (listed[pk]["team"] == int(team) and listed[pk] in seen):
+            return False
+        if pk not in listed and all(row is not None and row["team"] == int(team) for row in seen):
+            return False
+    return True
+
+
+def known(model: Any, pk: int, owner: int | None = None) -> Any:
+    """An instance of a row that is there, whose relations were never loaded."""
+    instance = model(id=pk, owner_id=owner) if model is Label else model(id=pk)
+    instance._saved_in_db = True
+    return instance
+
+
+def shown(answer: Any) -> Any:
+    if isinstance(answer, Numbered | Label):
+        return {name: getattr(answer, name) for name in answer._meta.fields_db_projection}
+    return [shown(each) for each in answer] if isinstance(answer, list) else answer
+
+
+@contextmanager
+def asking(cache: ModelCache) -> Iterator[None]:
+    """A block in which ``Item.cache`` is this cache's."""
+    default = sessions._default
+    sessions._default = cache.session
+    try:
+        yield
+    finally:
+        sessions._default = default
+
+
+class Machine(RuleBasedStateMachine):
+    """Writes through one of two caches on the same store. The other one hears of nothing, as in a second process."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.transactions: list[AbstractAsyncContextManager[Any]] = []
+        self.scopes: list[local_cache] = []
+        self.caches: list[ModelCache] = []
+        """The first is the one that hears of writes."""
+        self.past = Past()
+        self.looking = True
+        self.cached = True
+        """Whether all that was read is cached: no ``clear`` was lost."""
+        world.run(self.begin())
+
+    async def begin(self) -> None:
+        for table in ("item_label", "label", "item", "eager", "loose", "setting"):
+            await self.world.execute(f"DELETE FROM {table}")
+        self.world.flush()
+        self.caches = [await ModelCache(self.world.store, bulk_limit=2).open() for _ in range(2)]
+        sessions.open_sessions.remove(self.caches[1].session)
+        labels = [await Label.create(id=pk) for pk in IDS]
+        for pk in IDS[:2]:
+            item = await Item.create(id=pk, number=pk)
+            await item.labels.add(*labels[:pk])
+            await Eager.create(id=pk, number=pk)
+            await Loose.create(id=pk, number=pk)
+        labels[0].owner = item
+        await labels[0].save()
+
+    def teardown(self) -> None:
+        while self.transactions:
+            self.end(commit=False)
+        self.world.run(self.close())
+
+    async def close(self) -> None:
+        while self.scopes:
+            self.scopes.pop().__exit__(None, None, None)
+        for cache in self.caches:
+            counters = cache.stats.by_cache.values()
+            self.world.answered_stale += sum(each.stale for each in counters)
+            self.world.reset += sum(each.reset for each in counters)
+            await cache.close()
+
+    @invariant()
+    def caches_agree_with_the_database(self) -> None:
+        self.world.run(self.check())
+
+    async def check(self) -> None:
+        expected = await in_database(self.world)
+        first, second = self.caches
+        assert first.session is sessions._default
+        assert differing(expected, await in_cache(expected)) == {}
+        with count_ops(first) as ops:
+            assert differing(expected, await in_cache(expected)) == {}
+        if self.transactions:
+            return
+        self.past.learn(await of_numbered(Loose) | await of_settings(), self.world.now())
+        if self.cached:
+            assert ops.statements == []
+        await self.check_settings()
+        with asking(second):
+            task = asyncio.create_task(in_cache(expected), context=context_without_scope())
+            assert differing(expected, await task) == {}
+            await self.check_settings()
+        if self.looking:
+            await self.check_loose()
+
+    async def check_settings(self) -> None:
+        """They depend on no model; nobody needs a scope for them."""
+        expected = await of_settings()
+        for value in (SettingOf, setting):
+            found = {f"setting {pk}": await value(pk) for pk in IDS}
+            assert differing(expected, found) == {}
+
+    @rule()
+    def look_at_what_may_be_stale_or_not(self) -> None:
+        """What nobody reads is written several times before it is read again."""
+        self.looking = not self.looking
+
+    async def check_loose(self) -> None:
+        for cache in self.caches:
+            past = self.past.within(ALLOWTIME, self.world.now())
+            with asking(cache):
+                asked = ask_numbered(Loose, LoosePlaces) | {f"setting {pk}": LooseSetting(pk) for pk in IDS}
+                found = await asyncio.create_task(said(asked), context=context_without_scope())
+            wrong = {name: answer for name, answer in found.items() if not may_say(name, answer, past)}
+            assert wrong == {}, [{name: said[name] for name in wrong} for said in past]
+
+    @precondition(lambda self: not self.transactions and not self.scopes)
+    @rule()
+    def go_on_in_the_other_process(self) -> None:
+        self.caches.reverse()
+        sessions.open_sessions[:] = [self.caches[0].session]
+        sessions._default = self.caches[0].session
+
+    @precondition(lambda self: not self.transactions)
+    @rule(pk=ids, place=places, deleting=st.booleans())
+    def be_killed_after_commit(self, pk: int, place: int, deleting: bool) -> None:
+        async def work() -> None:
+            item = await Item.get_or_none(id=pk)
+            if item is not None:
+                item.place, item.number = place, None
+                self.world.store.losing = True
+                self.cached = False
+                await (item.delete() if deleting else item.save())
+                self.world.store.losing = False
+
+        self.do(work)
+
+    def do(self, work: Callable[[], Awaitable[Any]]) -> None:
+        async def wait() -> None:
+            await work()
+
+        self.world.run(wait())
+
+    @rule(model=models, pk=ids, values=values)
+    def create(self, model: Any, pk: int, values: dict[str, Any]) -> None:
+        async def work() -> None:
+            if await model.get_or_none(id=pk) is None and await is_free(model, values):
+                await model.create(id=pk, **values)
+
+        self.do(work)
+
+    @rule(
+        model=models, pk=ids, values=some_values, way=st.sampled_from(["save", "fields", "update", "queryset", "bulk"])
+    )
+    def change(self, model: Any, pk: int, values: dict[str, Any], way: str) -> None:
+        async def work() -> None:
+            item = await model.get_or_none(id=pk)
+            if item is None or not await is_free(model, values):
+                return
+            if way == "update":
+                return await model.cache.update(item, **values)
+            if way == "queryset":
+                await model.filter(id=pk).update(**values)
+                return
+            item.update_from_dict(values)
+            if way == "bulk":
+                await model.bulk_update([item], fields=list(values))
+            else:
+                await item.save(update_fields=list(values) if way == "fields" else None)
+
+        self.do(work)
+
+    @rule(model=models, old=teams, new=teams)
+    def move_all(self, model: Any, old: int, new: int) -> None:
+        self.do(lambda: model.filter(team=old).update(team=new, place=F("place") + 1))
+
+    @rule(model=models, pk=ids)
+    def move_on(self, model: Any, pk: int) -> None:
+        async def work() -> None:
+            item = await model.get_or_none(id=pk)
+            if item is not None:
+                item.team = 3 - F("team")
+                await item.save()
+
+        self.do(work)
+
+    @rule(pk=ids, swap=ids)
+    def swap_numbers(self, pk: int, swap: int) -> None:
+        async def work() -> None:
+            one, two = await Item.get_or_none(id=pk), await Item.get_or_none(id=swap)
+            if one and two and pk != swap:
+                async with in_transaction():
+                    one.number, two.number, number = two.number, None, one.number
+                    await two.save()
+                    await one.save()
+                    await Item.filter(id=swap).update(number=number)
+
+        self.do(work)
+
+    @rule(model=models, pk=ids, instance=st.booleans())
+    def delete(self, model: Any, pk: int, instance: bool) -> None:
+        async def work() -> None:
+            item = await model.get_or_none(id=pk)
+            await (item.delete() if instance and item else model.filter(id=pk).delete())
+
+        self.do(work)
+
+    @rule(model=models, team=teams)
+    def delete_all(self, model: Any, team: int) -> None:
+        self.do(lambda: model.filter(team=team).delete())
+
+    @rule(model=models, pks=some_ids, team=teams, place=places)
+    def bulk_create(self, model: Any, pks: set[int], team: int, place: int) -> None:
+        async def work() -> None:
+            taken = {item.id for item in await model.all()}
+            await model.bulk_create([model(id=pk, team=team, place=place) for pk in sorted(pks - taken)])
+
+        self.do(work)
+
+    @rule(model=models, team=teams, place=places)
+    def bulk_update(self, model: Any, team: int, place: int) -> None:
+        async def work() -> None:
+            items = await model.all()
+            for item in items:
+                item.team, item.place = team, place
+            if items:
+                await model.bulk_update(items, fields=["team", "place"])
+
+        self.do(work)
+
+    @rule(pk=ids, place=places, owner=numbers)
+    def save_label(self, pk: int, place: int, owner: int | None) -> None:
+        async def work() -> None:
+            label = await Label.get_or_none(id=pk) or Label(id=pk)
+            label.place = place
+            label.owner_id = owner if await Item.exists(id=owner) else None
+            await label.save()
+
+        self.do(work)
+
+    @rule(pk=ids)
+    def delete_label(self, pk: int) -> None:
+        self.do(lambda: Label.filter(id=pk).delete())
+
+    @rule(pk=ids, others=some_ids, forward=st.booleans(), way=st.sampled_from(["add", "add", "remove", "clear"]))
+    def link(self, pk: int, others: set[int], forward: bool, way: str) -> None:
+        async def work() -> None:
+            own, other = (Item, Label) if forward else (Label, Item)
+            instance = await own.get_or_none(id=pk)
+            if instance is None:
+                return
+            relation: Any = getattr(instance, "labels" if forward else "items")
+            rows = await other.filter(id__in=others)
+            if way == "clear":
+                await relation.clear()
+            elif rows:
+                await getattr(relation, way)(*rows)
+
+        self.do(work)
+
+    @rule(model=models, pk=ids, place=places)
+    def write_behind_its_back(self, model: Any, pk: int, place: int) -> None:
+        async def work() -> None:
+            await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = {place} WHERE id = {pk}")
+            await model.cache.invalidate(pk)
+
+        self.do(work)
+
+    @rule(model=models)
+    def write_all_behind_its_back(self, model: Any) -> None:
+        async def work() -> None:
+            await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = place + 1, team = 3 - team")
+            await model.cache.clear()
+
+        self.do(work)
+
+    @rule(pk=ids, value=places)
+    def write_setting(self, pk: int, value: int) -> None:
+        async def work() -> None:
+            await Setting.update_or_create(id=pk, defaults={"value": value})
+            await SettingOf(pk).invalidate()
+            await LooseSetting(pk).invalidate()
+            await setting.invalidate(pk)
+
+        self.do(work)
+
+    @rule(model=models, pk=ids, by=st.sampled_from(["id", "number", "team"]))
+    def refresh(self, model: Any, pk: int, by: str) -> None:
+        """Whatever the cache may answer otherwise, this asks the database."""
+
+        async def work() -> None:
+            key = {by: min(pk, TEAMS[-1]) if by == "team" else pk}
+            rows = shown(await model.filter(**key))
+            try:
+                found = shown(await model.cache.refresh(**key))
+            except DoesNotExist:
+                found = []
+            assert (found if by == "team" else [found] if found else []) == rows
+
+        self.do(work)
+
+    @rule(model=st.sampled_from([Item, Label, Eager, Loose, None]))
+    def clear(self, model: Any) -> None:
+        cache = self.caches[0]
+        self.do(lambda: cache.clear(model) if model else cache.clear_all())
+
+    @rule()
+    def flush(self) -> None:
+        self.world.flush()
+        self.past.forget()
+        self.cached = True
+
+    @precondition(lambda self: self.world.memory is not None)
+    @rule(seconds=st.sampled_from(SECONDS))
+    def expire(self, seconds: float) -> None:
+        self.world.seconds += seconds
+        self.cached = self.cached or seconds > 60
+
+    @precondition(lambda self: len(self.scopes) < 2)
+    @rule()
+    def enter_scope(self) -> None:
+        async def work() -> None:
+            self.scopes.append(local_cache())
+            self.scopes[-1].__enter__()
+
+        self.do(work)
+
+    @precondition(lambda self: self.scopes)
+    @rule()
+    def leave_scope(self) -> None:
+        async def work() -> None:
+            self.scopes.pop().__exit__(None, None, None)
+
+        self.do(work)
+
+    @precondition(lambda self: len(self.transactions) < 3)
+    @rule()
+    def start_transaction(self) -> None:
+        async def work() -> None:
+            self.transactions.append(in_transaction())
+            await self.transactions[-1].__aenter__()
+
+        self.do(work)
+
+    @precondition(lambda self: self.transactions)
+    @rule(commit=st.booleans())
+    def end_transaction(self, commit: bool) -> None:
+        self.end(commit=commit)
+
+    def end(self, *, commit: bool) -> None:
+        error = None if commit else Rollback()
+        self.do(lambda: self.transactions.pop().__aexit__(type(error) if error else None, error, None))
+
+
+async def is_free(model: Any, values: dict[str, Any]) -> bool:
+    """Whether no row has the number."""
+    number = values.get("number")
+    return number is None or not await model.exists(number=number)
+
+
+def differing(expected: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    return {name: (found[name], expected[name]) for name in expected if found[name] != expected[name]}

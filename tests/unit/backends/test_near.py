@@ -1,0 +1,261 @@
+"""What ``Near`` keeps and when it answers. No server: what one would say is said here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiomodelcache.backends import near as module
+from aiomodelcache.backends.near import OVERHEAD, Near
+
+ROW = b"amc:r:default:event:1"
+OTHER = b"amc:r:default:event:2"
+EPOCH = b"amc:e:default:event"
+VALUE, ABSENCE, VERSION = b"V" + bytes(60), b"N" + bytes(60), b"E" + bytes(16)
+
+
+class Clock:
+    """The time, as tests say."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+def make(clock: Clock, *, limit: int = 1_000_000, lag: float = 1.0) -> Near:
+    """One that keeps rows, for 100 s in the store, absences for 10 s, and their epoch, and hears of changes."""
+    near = Near(limit, lag)
+    near.cover(b"amc:r:default:event:", 100, 10)
+    near.cover_version(EPOCH)
+    near.begin(clock.now, lambda: None)
+    return near
+
+
+def read(near: Near, found: dict[bytes, bytes | None]) -> None:
+    """A read that nothing comes in between."""
+    near.keep(near.expect(found), found)
+
+
+def found(near: Near, keys: list[bytes]) -> list[bytes | None]:
+    """What is kept, which must be all that is asked for."""
+    kept = near.find(keys)
+    assert kept is not None
+    assert list(kept) == keys
+    return list(kept.values())
+
+
+@pytest.mark.parametrize("entry", [VALUE, ABSENCE, VERSION])
+def test_answers_are_kept(clock: Clock, entry: bytes) -> None:
+    near = make(clock)
+    read(near, {ROW: entry})
+    assert found(near, [ROW]) == [entry]
+    assert near.holds(ROW)
+
+
+@pytest.mark.parametrize("entry", [None, b"", b"L" + bytes(16), b"W" + bytes(29), b"S" + bytes(60)])
+def test_what_is_no_answer_is_not(clock: Clock, entry: bytes | None) -> None:
+    near = make(clock)
+    read(near, {ROW: entry})
+    assert near.find([ROW]) is None
+
+
+def test_it_answers_all_that_is_asked_for_or_nothing(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE, EPOCH: VERSION})
+    assert found(near, [EPOCH, ROW]) == [VERSION, VALUE]
+    assert near.find([EPOCH, ROW, OTHER]) is None
+
+
+def test_only_what_is_covered_is_kept(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {b"amc:r:default:user:1": VALUE})
+    assert near.find([b"amc:r:default:user:1"]) is None
+
+
+def test_the_longest_prefix_decides(clock: Clock) -> None:
+    near = make(clock)
+    near.cover(b"amc:r:default:event:2", 0, 0)
+    read(near, {ROW: VALUE, OTHER: VALUE})
+    assert near.holds(ROW)
+    assert not near.holds(OTHER)
+
+
+# Placeholders --------------------------------------------------------------------------------------
+
+
+Forget = Callable[[Near], object]
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        lambda near: near.drop([ROW]),
+        lambda near: near.invalidate([ROW]),
+        lambda near: near.invalidate(None),
+        lambda near: near.drop_all(),
+        lambda near: near.begin(1_000.0, lambda: None),
+    ],
+    ids=["a writer", "the server", "all of it", "a failure", "a new connection"],
+)
+def test_what_changed_while_it_was_read_is_not_kept(clock: Clock, forget: Forget) -> None:
+    near = make(clock)
+    ticket = near.expect([ROW])
+    forget(near)
+    near.keep(ticket, {ROW: VALUE})
+    assert near.find([ROW]) is None
+
+
+def test_of_reads_of_one_key_the_last_one_counts(clock: Clock) -> None:
+    """The first may have been answered before a change that ended its placeholder, had it not been replaced."""
+    near = make(clock)
+    first = near.expect([ROW])
+    near.drop([ROW])
+    second = near.expect([ROW])
+    near.keep(first, {ROW: VALUE})
+    assert near.find([ROW]) is None
+    near.keep(second, {ROW: ABSENCE})
+    assert found(near, [ROW]) == [ABSENCE]
+
+
+def test_a_read_that_failed_leaves_no_placeholder(clock: Clock) -> None:
+    near = make(clock)
+    near.keep(near.expect([ROW]), {})
+    assert not near._expected
+
+
+# The bound ------------------------------------------------------------------------------------------
+
+
+def test_answers_are_given_for_the_lag_after_the_last_sign(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE})
+    clock.now += 0.999
+    assert found(near, [ROW]) == [VALUE]
+    clock.now += 0.001
+    assert near.find([ROW]) is None
+    assert not near.holds(ROW)
+
+
+def test_the_next_sign_makes_them_good_again(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE})
+    clock.now += 5
+    near.answered(clock.now - 0.4)  # when that was sent, not when it was answered
+    assert found(near, [ROW]) == [VALUE]
+    clock.now += 0.6
+    assert near.find([ROW]) is None
+
+
+def test_it_asks_for_a_sign_in_time_and_once(clock: Clock) -> None:
+    near = make(clock)
+    pings: list[float] = []
+    near.ping = lambda: pings.append(clock.now)
+    read(near, {ROW: VALUE})
+    near.find([ROW])
+    assert pings == []
+    clock.now += 0.5
+    assert found(near, [ROW]) == found(near, [ROW]) == [VALUE]
+    assert pings == [1_000.5]
+    near.answered(clock.now)
+    clock.now += 0.5
+    near.find([ROW])
+    assert pings == [1_000.5, 1_001.0]
+
+
+def test_nothing_is_answered_or_kept_without_a_connection(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE})
+    ticket = near.expect([ROW])
+    near.lost()
+    assert near.find([ROW]) is None
+    near.keep(ticket, {ROW: VALUE})
+    read(near, {ROW: VALUE})
+    assert near.find([ROW]) is None
+    near.begin(clock.now, lambda: None)
+    assert near.find([ROW]) is None
+    assert near.counters.bytes == 0
+
+
+# How long, and how much --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("entry", "life"), [(VALUE, 10.0), (ABSENCE, 1.0)])
+def test_a_tenth_of_an_entrys_life_is_the_longest(clock: Clock, entry: bytes, life: float) -> None:
+    near = make(clock, lag=1_000)
+    read(near, {ROW: entry})
+    clock.now += life - 0.01
+    assert found(near, [ROW]) == [entry]
+    clock.now += 0.01
+    assert near.find([ROW]) is None
+
+
+def test_versions_live_on(clock: Clock) -> None:
+    near = make(clock, lag=1_000_000)
+    read(near, {EPOCH: VERSION})
+    clock.now += 100_000
+    assert found(near, [EPOCH]) == [VERSION]
+
+
+def size(*keys: bytes) -> int:
+    return sum(len(key) + len(VALUE) + OVERHEAD for key in keys)
+
+
+def test_what_was_used_least_recently_goes(clock: Clock) -> None:
+    keys = [ROW + bytes([digit]) for digit in b"012"]
+    near = make(clock, limit=size(*keys[:2]))
+    for key in keys[:2]:
+        read(near, {key: VALUE})
+    near.find([keys[0]])
+    read(near, {keys[2]: VALUE})
+    assert [near.holds(key) for key in keys] == [True, False, True]
+    assert near.counters.evicted == 1
+    assert near.counters.bytes == size(*keys[:2])
+
+
+def test_what_is_larger_than_all_is_not_kept(clock: Clock) -> None:
+    near = make(clock, limit=100)
+    read(near, {ROW: VALUE})
+    assert near.find([ROW]) is None
+    assert near.counters.bytes == 0
+
+
+@pytest.mark.parametrize(
+    "forget", [lambda near: near.drop([ROW, OTHER]), lambda near: near.drop_all(), lambda near: near.lost()]
+)
+def test_what_is_dropped_takes_no_memory(clock: Clock, forget: Any) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE, OTHER: VALUE})
+    read(near, {ROW: VALUE})
+    assert near.counters.bytes == size(ROW, OTHER)
+    forget(near)
+    assert near.counters.bytes == 0
+    assert near.find([ROW]) is None
+
+
+def test_drops_are_counted(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE})
+    near.invalidate([ROW, OTHER])
+    assert near.counters.invalidated == 1
+    read(near, {ROW: VALUE})
+    near.invalidate(None)
+    near.invalidate(None)
+    assert near.counters.dropped == 1
+
+
+def test_a_refusal_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    near = Near(1_000, 1.0)
+    near.refused("ERR unknown command")
+    near.refused("ERR unknown command")
+    assert near.counters.refused == 2
+    assert len(caplog.records) == 1
+    assert "ERR unknown command" in caplog.text

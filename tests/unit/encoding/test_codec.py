@@ -1,0 +1,487 @@
+"""What is stored comes back the same or is not stored; what was not stored never comes back as a value."""
+
+import ast
+import collections
+import datetime as dt
+import enum
+import math
+import pickle
+import tracemalloc
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import aiomodelcache
+from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
+from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
+from aiomodelcache.encoding.values import plain
+
+steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+ANY = RowCodec([Column("value", Any, plain)])
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality of values and types, all the way down; NaN is itself."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    if isinstance(one, Decimal):
+        return one.as_tuple() == other.as_tuple()
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(map(same, one.items(), other.items()))
+    if isinstance(one, set | frozenset):
+        return len(one) == len(other) and all(any(same(item, each) for each in other) for item in one)
+    if isinstance(one, dt.datetime | dt.time):
+        return bool(one == other and one.utcoffset() == other.utcoffset())
+    return bool(one == other)
+
+
+aware = st.datetimes(dt.datetime(1, 1, 2), dt.datetime(9999, 12, 30), timezones=st.just(dt.UTC))
+text = st.text(st.characters(exclude_categories=["Cs"]))
+natives: dict[type, st.SearchStrategy[Any]] = {
+    int: st.integers(-(2**63), 2**64 - 1),
+    float: st.floats(),
+    str: text,
+    bytes: st.binary(),
+    bool: st.booleans(),
+    Decimal: st.decimals().filter(lambda number: not number.is_snan()),  # which equals nothing and raises
+    uuid.UUID: st.uuids(),
+    dt.datetime: aware | st.datetimes(),
+    dt.date: st.dates(),
+    dt.time: st.times(timezones=st.none() | st.just(dt.UTC)),
+    dt.timedelta: st.timedeltas(),
+}
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(text, values, max_size=4),
+    max_leaves=12,
+)
+hashables = st.one_of(
+    st.none(),
+    text,
+    st.integers(),
+    st.booleans(),
+    st.decimals(allow_nan=False),
+    st.dates(),
+    st.uuids(),
+    st.binary(),
+    st.tuples(st.integers(), text),
+)
+results = st.recursive(
+    st.one_of(st.none(), st.integers(), *natives.values()),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.tuples(values, values)
+        | st.dictionaries(hashables, values, max_size=3)
+        | st.sets(hashables, max_size=3)
+        | st.frozensets(hashables, max_size=3)
+    ),
+    max_leaves=6,
+)
+TYPED = RowCodec([*(Column(kind.__name__, kind) for kind in NATIVE), Column("any", Any, plain)])
+rows = st.fixed_dictionaries(
+    {**{kind.__name__: st.none() | values for kind, values in natives.items()}, "any": documents}
+)
+
+
+def test_every_native_type_is_tried() -> None:
+    assert natives.keys() == NATIVE
+
+
+@settings(steady, max_examples=50)
+@given(rows)
+def test_a_row_comes_back_the_same(row: dict[str, Any]) -> None:
+    try:
+        data = TYPED.encode(row)
+    except EncodeError:  # a document with NaN in it is not equal to itself
+        assert "nan" in repr(row["any"])
+        return
+    back = TYPED.decode(data)
+    assert same(back, {name: row[name] for name in back})
+    assert back.keys() == row.keys()
+    assert TYPED.decode(data) is not back
+
+
+@steady
+@given(results)
+@example([2**64, -(2**63) - 1, 10**4000])
+@example({1: {(1, "a"): [Decimal("1.0"), Decimal("1.00")]}, "1": {None: (), True: set(), frozenset(): b""}})
+@example([dt.datetime.max, dt.datetime.min, dt.timedelta.max, dt.timedelta.min, dt.date.min, dt.time.max])
+def test_a_value_of_no_declared_type_comes_back_the_same(value: Any) -> None:
+    data = msgspec.msgpack.encode([plain(value)])
+    assert same(ANY.decode(data)["value"], value)
+
+
+@steady
+@given(st.sampled_from(sorted(NATIVE, key=lambda kind: kind.__name__)), st.data())
+def test_keys_come_back_the_same(kind: type, data: st.DataObject) -> None:
+    codec = KeysCodec(Column("id", kind))
+    pks = data.draw(st.lists(natives[kind], max_size=5))
+    assert same(codec.decode(codec.encode(pks)), pks)
+
+
+def test_keys_of_a_custom_field() -> None:
+    codec = KeysCodec(Column("id", Any, lambda point: plain([point.x, point.y]), lambda pair: Point(*pair)))
+    assert codec.decode(codec.encode([Point(1, 2), Point(3, 4)])) == [Point(1, 2), Point(3, 4)]
+
+
+# What is not stored ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+    y: int
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    A = "a"
+
+
+Pair = collections.namedtuple("Pair", "x y")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        Point(1, 2),
+        1j,
+        bytearray(b"x"),
+        memoryview(b"x"),
+        Number.ONE,
+        Word.A,
+        Pair(1, 2),
+        collections.OrderedDict(a=1),
+        dt.UTC,
+        ValueError("x"),
+        int,
+        len,
+        iter(()),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_would_come_back_as_another_has_no_encoding(value: Any) -> None:
+    for wrapped in (value, [value], {"a": (1, [value])}):
+        with pytest.raises(TypeError, match=f"a {type(value).__qualname__} cannot be cached"):
+            plain(wrapped)
+        with pytest.raises(EncodeError, match=f"a {type(value).__qualname__} cannot be cached"):
+            ANY.encode({"value": wrapped})
+
+
+MISFITS: list[tuple[Any, Any]] = [
+    (int, "1"),
+    (int, 1.5),
+    (int, 1.0),
+    (int, True),
+    (int, Number.ONE),
+    (int, 2**64),
+    (int, Decimal(1)),
+    (float, 1),
+    (float, Decimal("0.5")),
+    (str, b"x"),
+    (str, "\ud800"),
+    (str, Word.A),
+    (bytes, "x"),
+    (bytes, bytearray(b"x")),
+    (bool, 1),
+    (Decimal, 1),
+    (Decimal, 1.5),
+    (uuid.UUID, "12345678-1234-4234-8234-1234567890ab"),
+    (dt.datetime, dt.date(2024, 1, 1)),
+    (dt.datetime, "2024-01-01T00:00:00"),
+    (dt.datetime, dt.datetime(1, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9)))),
+    (dt.date, dt.datetime(2024, 1, 1)),
+    (dt.time, dt.timedelta(seconds=1)),
+    (dt.timedelta, 1),
+    (dt.timedelta, dt.time(1)),
+]
+"""What a database may hold in a column that was declared otherwise."""
+
+
+@pytest.mark.parametrize(("kind", "value"), MISFITS, ids=repr)
+def test_a_value_of_another_type_than_its_column_is_not_stored(kind: type, value: Any) -> None:
+    codec = RowCodec([Column("first", int), Column("misfit", kind)])
+    with pytest.raises(EncodeError):
+        codec.encode({"first": 1, "misfit": value})
+    with pytest.raises(EncodeError):
+        KeysCodec(Column("misfit", kind)).encode([value])
+
+
+def test_the_column_at_fault_is_named() -> None:
+    codec = RowCodec([Column("first", int), Column("second", int), Column("third", bool)])
+    with pytest.raises(EncodeError, match=r"Expected `int \| null`, got `str` - at `second`"):
+        codec.encode({"first": 1, "second": "two", "third": True})
+    with pytest.raises(EncodeError, match="third"):
+        codec.encode({"first": 1, "second": 2})
+    with pytest.raises(EncodeError, match=r"first is 1\.0, which would come back as"):
+        RowCodec([Column("first", float, int, int)]).encode({"first": 1.0})
+
+
+@steady
+@given(st.sampled_from(sorted(NATIVE, key=lambda kind: kind.__name__)), st.one_of(results, st.floats()))
+@example(dt.datetime, dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9))))
+@example(dt.date, dt.datetime(2024, 1, 1))
+@example(int, None)
+def test_what_is_stored_of_a_value_of_any_type_comes_back_equal(kind: type, value: Any) -> None:
+    for codec in (RowCodec([Column("value", kind)]), KeysCodec(Column("value", kind))):
+        row: Any = {"value": value} if isinstance(codec, RowCodec) else [value]
+        try:
+            back: Any = codec.decode(codec.encode(row))
+        except EncodeError:
+            continue
+        assert same(back, row) or (isinstance(value, dt.datetime) and back == row)
+
+
+def test_only_what_might_come_back_as_another_is_read_back() -> None:
+    loads: list[Any] = []
+
+    def load(value: Any) -> Any:
+        loads.append(value)
+        return value
+
+    sure = Column("sure", int, None, load, lambda value: type(value) is int)
+    unsure = Column("unsure", int, None, load)
+    assert RowCodec([sure, unsure]).encode({"sure": 1, "unsure": None}) == msgspec.msgpack.encode([1, None])
+    KeysCodec(sure).encode([1, 2])
+    assert loads == []
+    RowCodec([sure, unsure]).encode({"sure": 1, "unsure": 2})
+    KeysCodec(unsure).encode([3])
+    assert loads == [1, 2, 3]
+    with pytest.raises(EncodeError):
+        KeysCodec(sure).encode([1, True])
+
+
+class Anonymous:
+    """Knows no equality."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class Array:
+    """Has no truth, like the arrays of a numeric library."""
+
+    def __init__(self, items: list[int]) -> None:
+        self.items = items
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth of an array is ambiguous")
+
+
+def test_values_without_a_usable_equality_are_stored() -> None:
+    codec = RowCodec(
+        [
+            Column("one", Any, lambda value: value.text, Anonymous),
+            Column("two", Any, lambda value: value.items, Array),
+        ]
+    )
+    back = codec.decode(codec.encode({"one": Anonymous("x"), "two": Array([1, 2])}))
+    assert back["one"].text == "x"
+    assert back["two"].items == [1, 2]
+    assert codec.decode(codec.encode({"one": None, "two": None})) == {"one": None, "two": None}
+
+
+def test_a_conversion_that_is_no_inverse_is_noticed() -> None:
+    hashed = Column("secret", str, lambda value: f"hash of {value}", None)
+    with pytest.raises(EncodeError, match="secret is 'x', which would come back as 'hash of x'"):
+        RowCodec([hashed]).encode({"secret": "x"})
+    with pytest.raises(EncodeError, match="secret is 'x', which would come back as 'hash of x'"):
+        KeysCodec(hashed).encode(["x"])
+
+
+class Whatever(Exception):
+    """An error that nobody expects."""
+
+
+def failing(*_: Any) -> Any:
+    raise Whatever("a custom field's own error")
+
+
+def test_whatever_a_custom_field_raises_is_an_error_of_the_codec() -> None:
+    for dump, load in ((failing, str), (str, failing)):
+        column = Column("custom", str, dump, load)
+        with pytest.raises(EncodeError, match="a custom field's own error") as caught:
+            RowCodec([column]).encode({"custom": "x"})
+        assert isinstance(caught.value.__cause__, Whatever)
+        with pytest.raises(EncodeError, match="a custom field's own error"):
+            KeysCodec(column).encode(["x"])
+    with pytest.raises(DecodeError, match="a custom field's own error") as failed:
+        RowCodec([Column("custom", str, None, failing)]).decode(msgspec.msgpack.encode(["x"]))
+    assert isinstance(failed.value.__cause__, Whatever)
+    with pytest.raises(DecodeError, match="a custom field's own error"):
+        KeysCodec(Column("custom", str, None, failing)).decode(msgspec.msgpack.encode(["x"]))
+
+
+# Foreign bytes ---------------------------------------------------------------------------------------
+
+
+def nest(depth: int, make: Callable[[Any], Any]) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = make(value)
+    return value
+
+
+GOOD = TYPED.encode(
+    {
+        "int": 7,
+        "float": 0.5,
+        "str": "text",
+        "bytes": b"bytes",
+        "bool": True,
+        "Decimal": Decimal("1.5"),
+        "UUID": uuid.UUID(int=7),
+        "datetime": dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+        "date": dt.date(2024, 1, 1),
+        "time": dt.time(1, 2, 3),
+        "timedelta": dt.timedelta(seconds=1),
+        "any": {"key": [1, None, 2**70]},
+    }
+)
+EXTENSIONS = [*range(12), -1, -128, 127]
+CODECS: list[tuple[RowCodec | KeysCodec, Any]] = [
+    (TYPED, dict),
+    (ANY, dict),
+    *((KeysCodec(Column("id", kind)), list) for kind in NATIVE),
+]
+
+
+def read_anything(data: bytes) -> None:
+    """Decodes with every codec: a proper value or ``DecodeError``, and nothing else."""
+    for codec, kind in CODECS:
+        try:
+            value = codec.decode(data)
+        except DecodeError:
+            continue
+        assert type(value) is kind
+        if codec is TYPED:
+            for name, each in value.items():
+                expected = next((known for known in NATIVE if known.__name__ == name), None)
+                assert each is None or expected is None or type(each) is expected
+
+
+@steady
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b"\xc1")
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff")
+@example(b"\xc6\xff\xff\xff\xff")
+def test_arbitrary_bytes_are_a_value_or_an_error(data: bytes) -> None:
+    read_anything(data)
+
+
+@steady
+@given(results)
+def test_other_values_are_a_value_or_an_error(value: Any) -> None:
+    read_anything(msgspec.msgpack.encode(plain(value)))
+    read_anything(msgspec.msgpack.encode([plain(value)] * 3))
+
+
+@steady
+@given(st.lists(st.tuples(st.sampled_from(EXTENSIONS), st.binary(max_size=20)), min_size=1, max_size=3))
+@example([(1, b"9" * 5000), (2, b"1E+99999999999999999999"), (2, b"x"), (3, b"x"), (4, b"2024"), (7, b"9" * 30)])
+@example([(8, b"\x91"), (8, b"\x01"), (9, b"\x91\x80"), (10, b"\x91\x91\x01"), (8, b"\xd4\x63\x00")])
+def test_foreign_extensions_are_a_value_or_an_error(items: list[tuple[int, bytes]]) -> None:
+    extensions = [msgspec.msgpack.Ext(code, data) for code, data in items]
+    read_anything(msgspec.msgpack.encode(extensions))
+    for extension in extensions:
+        read_anything(msgspec.msgpack.encode([extension]))
+
+
+def test_cut_and_changed_bytes_are_a_value_or_an_error() -> None:
+    for length in range(len(GOOD)):
+        with pytest.raises(DecodeError):
+            TYPED.decode(GOOD[:length])
+    with pytest.raises(DecodeError):
+        TYPED.decode(GOOD + b"\0")
+    for at in range(len(GOOD)):
+        for bit in range(8):
+            read_anything(GOOD[:at] + bytes([GOOD[at] ^ 1 << bit]) + GOOD[at + 1 :])
+
+
+@pytest.mark.slow(because="decodes documents of every depth")
+def test_no_depth_breaks_the_program() -> None:
+    for depth in (10, 1_000, 100_000, 1_000_000):
+        for opening in (b"\x91", b"\x81\x01", b"\x81", b"\xc7\xff\x08", b"\xd4\x08"):
+            read_anything(opening * depth)
+            read_anything(b"\x91" + opening * depth + b"\x01")
+    wrapped = b"\x01"
+    for _ in range(3_000):  # a tuple in a tuple in a tuple
+        wrapped = b"\x91" + b"\xc9" + len(wrapped).to_bytes(4) + b"\x08" + wrapped
+    read_anything(wrapped)
+    for make in (lambda value: [value], lambda value: {"a": value}, lambda value: (value,)):
+        with pytest.raises(EncodeError):
+            ANY.encode({"value": nest(100_000, make)})
+        assert same(ANY.decode(ANY.encode({"value": nest(100, make)}))["value"], nest(100, make))
+
+
+def test_claimed_sizes_take_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        for head in (b"\xdc", b"\xde", b"\xc5", b"\xda", b"\xc8", b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"):
+            for size in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"):
+                read_anything(head + size)
+                read_anything(b"\x91" + head + size)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**24
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+def test_nothing_in_the_bytes_is_run(tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        bomb = pickle.dumps(Bomb(target), protocol)
+        for data in (bomb, msgspec.msgpack.encode(bomb), msgspec.msgpack.encode([bomb])):
+            read_anything(data)
+        for code in EXTENSIONS:
+            read_anything(msgspec.msgpack.encode([msgspec.msgpack.Ext(code, bomb)]))
+    assert not target.exists()
+    pickle.loads(bomb)  # the bomb is a live one
+    assert target.exists()
+
+
+def test_the_package_imports_nothing_that_could_run_bytes() -> None:
+    package = Path(aiomodelcache.__file__).parent
+    dangerous = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml"}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
+            assert not dangerous & {name.split(".")[0] for name in names}, path

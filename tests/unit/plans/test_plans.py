@@ -1,0 +1,881 @@
+"""Plans driven by hand: what they ask for and what they make of the answers. No server, no event loop."""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from typing import Any, TypeVar
+
+import pytest
+from tortoise.context import TortoiseContext
+
+from aiomodelcache import CacheConfig, MemoryBackend
+from aiomodelcache.backends.protocol import Clear, Fill, Lease
+from aiomodelcache.binding.binder import bind
+from aiomodelcache.encoding.layout import (
+    ABSENT,
+    INTENT,
+    LEASE,
+    PREFIX_SIZE,
+    VALUE,
+    new_token,
+    new_version,
+    pack,
+    stale_copy,
+)
+from aiomodelcache.engine.loader import LoadedRow
+from aiomodelcache.entries.base import Row
+from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.predictions import Guess, Guesses
+from aiomodelcache.entries.rows import Rows
+from aiomodelcache.observe.stats import Stats
+from aiomodelcache.open_cache import Binding
+from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
+from aiomodelcache.plans.refresh import ELECTION
+from aiomodelcache.plans.requests import Answer, Attempt, Load, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
+from tests.support.models.music import Artist
+
+T = TypeVar("T")
+EPOCH, STAMP, OTHER_EPOCH = new_version(), new_version(), new_version()
+INTENTS = INTENT + b"w" * 16 + b"%013d" % 9_999_999_999_999
+OTHERS_LEASE = LEASE + b"o" * 16
+
+
+@pytest.fixture
+async def bound() -> dict[Any, Binding]:
+    """The models as a cache sees them. Tortoise is initialised but never connects."""
+    async with TortoiseContext() as context:
+        await context.init(db_url="sqlite://:memory:", modules={"app": ["tests.support.models.music"]})
+        return dict(bind(CacheConfig(), "", Stats()).models)
+
+
+@pytest.fixture
+def artists(bound: dict[Any, Binding]) -> Binding:
+    return bound[Artist]
+
+
+@pytest.fixture
+def rows(artists: Binding) -> Rows:
+    return artists.rows
+
+
+@pytest.fixture
+def by_name(artists: Binding) -> Index:
+    return index_of(artists.gets, "name")
+
+
+@pytest.fixture
+def by_rank(artists: Binding) -> Index:
+    return index_of(artists.filters, "rank")
+
+
+@pytest.fixture
+def guesses() -> Guesses:
+    return Guesses(100)
+
+
+def index_of(table: dict[frozenset[str], Any], *names: str) -> Index:
+    index = table[frozenset(names)]
+    assert isinstance(index, Index)
+    return index
+
+
+def artist(pk: int, name: str = "Can", rank: int | None = 1) -> dict[str, Any]:
+    return {"id": pk, "name": name, "rank": rank, "followers": 0}
+
+
+def value(rows: Rows, row: dict[str, Any], *, epoch: bytes = EPOCH) -> bytes:
+    """The entry of a row that somebody stored before."""
+    return rows.entry(b"t" * 16, epoch, rows.schema.codec.encode(row))
+
+
+def loaded(rows: Rows, row: dict[str, Any]) -> LoadedRow:
+    return LoadedRow(rows.schema, rows.schema.instance(dict(row)))
+
+
+def values_of(row: Any) -> dict[str, Any]:
+    values = row if isinstance(row, dict) else vars(row)
+    return {name: values[name] for name in ("id", "name", "rank", "followers")}
+
+
+class Steps:
+    """A plan on its way, one request at a time."""
+
+    def __init__(self, plan: Plan[Any]) -> None:
+        self._plan = plan
+        self.request: Request | None = None
+        self.result: Any = None
+        self._step(lambda: next(plan))
+
+    def answer(self, answer: Any) -> "Steps":
+        self._step(lambda: self._plan.send(answer))
+        return self
+
+    def fail(self, error: Exception) -> "Steps":
+        self._step(lambda: self._plan.throw(error))
+        return self
+
+    def _step(self, step: Callable[[], Request]) -> None:
+        try:
+            self.request = step()
+        except StopIteration as stop:
+            self.request, self.result = None, stop.value
+
+    def take(self, *values: bytes | None, versions: Sequence[bytes | None] = (EPOCH, STAMP)) -> Attempt:
+        """Answers a ``Take``: None stands for the lease asked for, granted. Returns the attempt."""
+        request = self.request
+        assert isinstance(request, Take)
+        attempt = Attempt(new_token(), 99.0)
+        held = [LEASE + attempt.token if each is None else each for each in values]
+        self.answer(Taken(attempt, held, list(versions[: len(request.versions)])))
+        return attempt
+
+    def take_late(self, *values: bytes | None, stamp: bytes | None = STAMP) -> Attempt:
+        assert isinstance(self.request, Take)
+        assert self.request.deadline == 99.0
+        return self.take(*values, versions=[stamp])
+
+
+def stored(steps: Steps) -> list[tuple[Attempt, bytes, bytes, int]]:
+    assert isinstance(steps.request, Store)
+    return steps.request.fills
+
+
+class TestRowsByPrimaryKey:
+    def test_a_hit_is_one_read(self, rows: Rows) -> None:
+        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+            steps = Steps(plan)
+            assert steps.request == Read([rows.epoch_key, rows.key(7)])
+            steps.answer([EPOCH, value(rows, artist(7))])
+            assert steps.request is None
+            assert list(steps.result) == [7] if isinstance(steps.result, dict) else steps.result == [artist(7)]
+        assert (rows.counters.hits, rows.counters.misses) == (2, 0)
+
+    def test_a_known_absence_is_a_hit(self, rows: Rows) -> None:
+        absent = rows.entry(b"t" * 16, EPOCH, None)
+        assert Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, absent]).result == []
+        assert Steps(rows_by_pk(rows, [7])).answer([EPOCH, absent]).result == {}
+        assert rows.counters.hits == 2
+
+    def test_a_miss_is_leased_then_loaded_then_stored(self, rows: Rows) -> None:
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+        assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key])
+        fresh = new_version()
+        attempt = steps.take(None, versions=[fresh])
+        assert steps.request == Load(rows, [(7,)])
+        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        [(by, key, entry, lives)] = stored(steps)
+        assert (by, key, entry) == (attempt, rows.key(7), entry)
+        assert entry[:PREFIX_SIZE] == VALUE + attempt.token
+        assert rows.read(entry, fresh) == artist(7), "stamped with the epoch that was read before the SQL"
+        assert 3_240_000 <= lives <= 3_960_000
+        steps.answer([True])
+        assert [values_of(row) for row in steps.result] == [artist(7)]
+        assert (rows.counters.misses, rows.counters.fills, rows.counters.refused) == (1, 1, 0)
+
+    def test_an_absent_row_is_stored_as_absent_for_a_shorter_time(self, rows: Rows) -> None:
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+        steps.take(None)
+        steps.answer({(7,): Answer([], True)})
+        [(_, _, entry, lives)] = stored(steps)
+        assert entry[:1] == ABSENT
+        assert 54_000 <= lives <= 66_000
+        assert steps.answer([False]).result == []
+        assert rows.counters.refused == 1
+
+    def test_what_cannot_be_used_is_replaced(self, rows: Rows) -> None:
+        good = value(rows, artist(7))
+        for name, entry, epoch in (
+            ("of another epoch", good, new_version()),
+            ("of another program", good[:17] + b"x" * 8 + good[25:], EPOCH),
+            ("undecodable", rows.entry(b"t" * 16, EPOCH, b"\xc1"), EPOCH),
+            ("damaged", good[:-1] + b"?", EPOCH),
+            ("cut off", good[:20], EPOCH),
+            ("of another row", value(rows, artist(8)), EPOCH),
+            ("foreign", b"hello", EPOCH),
+        ):
+            for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+                steps = Steps(plan).answer([epoch, entry])
+                assert steps.request == Take([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
+
+    def test_somebody_elses_lease_is_waited_for(self, rows: Rows) -> None:
+        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+            steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
+            assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key])
+            steps.take(OTHERS_LEASE)
+            assert steps.request == Wait([rows.key(7)], [OTHERS_LEASE])
+            steps.answer(None)
+            assert steps.request == Read([rows.epoch_key, rows.key(7)])
+            steps.answer([EPOCH, value(rows, artist(7))])
+            assert steps.request is None
+            assert steps.result
+
+    def test_a_lease_that_lasts_too_long_is_not_waited_for_again(self, rows: Rows) -> None:
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+        steps.take(OTHERS_LEASE)
+        steps.answer(None).answer([EPOCH, OTHERS_LEASE])
+        assert steps.request == Load(rows, [(7,)])
+        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request is None, "nothing is filled"
+        assert [values_of(row) for row in steps.result] == [artist(7)]
+
+    def test_what_was_filled_meanwhile_is_read_without_waiting(self, rows: Rows) -> None:
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+        steps.take(value(rows, artist(7)))
+        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
+
+    def test_an_intent_means_the_database_and_no_fill(self, rows: Rows) -> None:
+        for held in (INTENTS, b""):  # b"": the store has something else there, or refused
+            steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, INTENTS])
+            assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key]), "no lease may replace an intent"
+            steps.take(held)
+            assert steps.request == Load(rows, [(7,)])
+            assert steps.answer({(7,): Answer([], True)}).result == []
+
+    def test_a_model_under_an_intent_is_not_filled(self, rows: Rows) -> None:
+        for epoch in (INTENTS, None):
+            steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([epoch, value(rows, artist(7))])
+            assert isinstance(steps.request, Take), "no entry is believed while the epoch is not one"
+            attempt = steps.take(None, versions=[epoch])
+            steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+            assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
+
+    def test_a_failed_load_gives_its_leases_back(self, rows: Rows) -> None:
+        steps = Steps(rows_by_pk(rows, [7, 8])).answer([EPOCH, None, None])
+        attempt = steps.take(None, INTENTS)
+        steps.fail(ZeroDivisionError())
+        assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
+        with pytest.raises(ZeroDivisionError):
+            steps.answer([True])
+
+    def test_a_row_found_by_a_loose_comparison_is_not_stored(self, rows: Rows) -> None:
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+        steps.take(None)
+        steps.answer({(7,): Answer([loaded(rows, artist(7))], False)})
+        assert [fill[2] for fill in stored(steps)] == [b""]
+        assert rows.counters.unfillable == 1
+
+    def test_a_row_that_cannot_be_encoded_or_is_partial_is_not_stored(
+        self, rows: Rows, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        unencodable, partial = loaded(rows, artist(7, name=object())), loaded(rows, artist(7))  # type: ignore[arg-type]
+        partial.fillable = False
+        for row in (unencodable, unencodable, partial):
+            steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
+            steps.take(None)
+            steps.answer({(7,): Answer([row], True)})
+            assert [fill[2] for fill in stored(steps)] == [b""]
+        assert rows.counters.unfillable == 3
+        assert len([record for record in caplog.records if "cannot be stored" in record.message]) == 1
+
+    def test_many_are_read_and_missed_together(self, rows: Rows) -> None:
+        steps = Steps(rows_by_pk(rows, [3, 1, 4, 5]))
+        assert steps.request == Read([rows.epoch_key, *map(rows.key, (3, 1, 4, 5))])
+        steps.answer([EPOCH, None, value(rows, artist(1)), None, OTHERS_LEASE])
+        assert isinstance(steps.request, Take)
+        assert [key for key, _ in steps.request.keys] == [rows.key(3), rows.key(4), rows.key(5)]
+        steps.take(None, None, OTHERS_LEASE)
+        assert steps.request == Load(rows, [(3,), (4,)])
+        steps.answer({(3,): Answer([loaded(rows, artist(3))], True), (4,): Answer([], True)})
+        steps.answer([True, True])
+        assert steps.request == Wait([rows.key(5)], [OTHERS_LEASE])
+        steps.answer(None).answer([EPOCH, value(rows, artist(5))])
+        assert list(steps.result) == [3, 1, 5], "in the order asked"
+
+
+class TestRowsByIndex:
+    """``rows_at`` for one key and ``rows_by_index`` for many must agree."""
+
+    @pytest.fixture(params=["rows_at", "rows_by_index"])
+    def find(self, request: pytest.FixtureRequest, guesses: Guesses) -> Callable[[Index, Any], Steps]:
+        def one(index: Index, *values: Any) -> Steps:
+            return Steps(rows_at(index, values, index.key(values), guesses))
+
+        def many(index: Index, *values: Any) -> Steps:
+            def plan() -> Plan[Any]:
+                found = yield from rows_by_index(index, [values], guesses)
+                return found[values]
+
+            return Steps(plan())
+
+        return one if request.param == "rows_at" else many
+
+    def entry(self, index: Index, *pks: int, epoch: bytes = EPOCH) -> bytes:
+        return index.entry(b"t" * 16, epoch, pks)
+
+    def test_what_has_become_absent_is_read_without_the_rows_that_it_led_to(
+        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+    ) -> None:
+        key = by_name.key(("Can",))
+        guesses.remember(key, [7], rows)
+        absent = by_name.entry(b"t" * 16, EPOCH, [])
+        for read in ([rows.epoch_key, key, rows.key(7)], [rows.epoch_key, key]):
+            steps = find(by_name, "Can")
+            assert steps.request == Read(read)
+            assert steps.answer([EPOCH, absent, *[None] * (len(read) - 2)]).result == []
+
+    def test_a_first_hit_is_two_reads_and_the_next_is_one(self, rows: Rows, by_name: Index, find: Any) -> None:
+        key = by_name.key(("Can",))
+        steps = find(by_name, "Can")
+        assert steps.request == Read([rows.epoch_key, key])
+        steps.answer([EPOCH, self.entry(by_name, 7)])
+        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
+        steps = find(by_name, "Can")
+        assert steps.request == Read([rows.epoch_key, key, rows.key(7)])
+        steps.answer([EPOCH, self.entry(by_name, 7), value(rows, artist(7))])
+        assert (steps.request, steps.result) == (None, [artist(7)])
+        assert (by_name.counters.hits, by_name.counters.misses, rows.counters.hits) == (2, 0, 2)
+
+    def test_a_wrong_guess_costs_a_round_and_decides_nothing(
+        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+    ) -> None:
+        key = by_name.key(("Can",))
+        guesses.remember(key, [8], rows)
+        steps = find(by_name, "Can")
+        steps.answer([EPOCH, self.entry(by_name, 7), value(rows, artist(8))])
+        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
+        assert guesses[key].pks == [7]
+        guesses.remember(key, [8], rows)
+        steps = find(by_name, "Can").answer([EPOCH, None, value(rows, artist(8))])
+        assert isinstance(steps.request, Take), "a guess is no answer where the index has none"
+
+    def test_known_absence_and_the_empty_list_are_hits(
+        self, rows: Rows, by_name: Index, by_rank: Index, find: Any
+    ) -> None:
+        for index, values in ((by_name, "Can"), (by_rank, 1)):
+            steps = find(index, values).answer([EPOCH, self.entry(index)])
+            assert (steps.request, steps.result, index.counters.hits) == (None, [], 1)
+            steps = find(index, values).answer([new_version(), self.entry(index)])
+            assert isinstance(steps.request, Take), "both depend on the epoch"
+
+    def test_a_list_keeps_the_order_of_its_entry(self, rows: Rows, by_rank: Index, find: Any) -> None:
+        found = [artist(3, "C"), artist(1, "A"), artist(2, "B")]
+        for read_apart in (True, False):
+            steps = find(by_rank, 1)
+            if read_apart:
+                steps.answer([EPOCH, self.entry(by_rank, 3, 1, 2)])
+                steps.answer([EPOCH, *[value(rows, row) for row in found]])
+            else:
+                steps.answer([EPOCH, self.entry(by_rank, 3, 1, 2), *[value(rows, row) for row in found]])
+            assert steps.result == found
+
+    def test_a_row_that_no_longer_matches_heals_the_index(self, rows: Rows, by_name: Index, find: Any) -> None:
+        gone = rows.entry(b"t" * 16, EPOCH, None)
+        for number, row in enumerate((value(rows, artist(7, "Faust")), gone), 1):
+            entry = self.entry(by_name, 7)
+            steps = find(by_name, "Can")
+            steps.answer([EPOCH, entry, row] if number == 2 else [EPOCH, entry])
+            if number == 1:
+                steps.answer([EPOCH, row])
+            assert steps.request == Take(
+                [(by_name.key(("Can",)), entry[:PREFIX_SIZE])], [rows.epoch_key, rows.stamp_key]
+            )
+            assert by_name.counters.healed == number
+            steps.take(None)
+            assert steps.request == Load(by_name, [("Can",)])
+            steps.answer({("Can",): Answer([], True)})
+            assert [fill[2][:1] for fill in stored(steps)] == [ABSENT]
+
+    def test_rows_that_the_cache_lacks_are_loaded_by_primary_key(self, rows: Rows, by_rank: Index, find: Any) -> None:
+        steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2, 3)])
+        steps.answer([EPOCH, None, value(rows, artist(2)), OTHERS_LEASE])
+        steps.take(None, OTHERS_LEASE)
+        assert steps.request == Load(rows, [(1,)])
+        steps.answer({(1,): Answer([loaded(rows, artist(1))], True)})
+        steps.answer([True])
+        assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that are on their way are looked up again"
+        steps.answer([EPOCH, value(rows, artist(3))])
+        assert [values_of(row) for row in steps.result] == [artist(1), artist(2), artist(3)]
+        assert (by_rank.counters.hits, by_rank.counters.healed) == (1, 0)
+
+    def test_a_miss_stores_index_and_row_from_one_statement(
+        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+    ) -> None:
+        key = by_name.key(("Can",))
+        steps = find(by_name, "Can").answer([EPOCH, None])
+        assert steps.request == Take([(key, b"")], [rows.epoch_key, rows.stamp_key])
+        attempt = steps.take(None)
+        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request == Take([(rows.key(7), b"")], [rows.stamp_key], 99.0)
+        late = steps.take_late(None)
+        row, pointer = stored(steps)
+        assert (row[:2], pointer[:2]) == ((late, rows.key(7)), (attempt, key)), "each by its own token"
+        assert rows.read(row[2], EPOCH) == artist(7)
+        assert by_name.read(pointer[2], new_version()) == [7], "a hint, good in any epoch"
+        assert [values_of(found) for found in steps.answer([True, True]).result] == [artist(7)]
+        assert guesses[key].pks == [7]
+
+    def test_a_changed_stamp_gives_late_leases_back(
+        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+    ) -> None:
+        for before, after in ((STAMP, new_version()), (STAMP, None), (None, STAMP), (None, None)):
+            guesses.clear()
+            steps = find(by_name, "Can").answer([EPOCH, None])
+            attempt = steps.take(None, versions=[EPOCH, before])
+            steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+            late = steps.take_late(None, stamp=after)
+            row, pointer = stored(steps)
+            assert row[:3] == (late, rows.key(7), b"")
+            assert (pointer[0], pointer[2][:1]) == (attempt, VALUE)
+            steps.answer([True, True])
+            assert steps.result
+
+    def test_rows_under_others_hands_are_left_alone(
+        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+    ) -> None:
+        for held in (OTHERS_LEASE, INTENTS, b"", value(rows, artist(7))):
+            guesses.clear()
+            steps = find(by_name, "Can").answer([EPOCH, None])
+            steps.take(None)
+            steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+            steps.take_late(held)
+            assert [fill[1] for fill in stored(steps)] == [by_name.key(("Can",))]
+
+    def test_an_outdated_row_is_leased_in_a_second_try(self, rows: Rows, by_rank: Index, find: Any) -> None:
+        outdated = value(rows, artist(7), epoch=new_version())
+        steps = find(by_rank, 1).answer([EPOCH, None])
+        steps.take(None)
+        steps.answer({(1,): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True)})
+        first = steps.take_late(outdated, None)
+        assert steps.request == Take([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
+        second = steps.take_late(None, stamp=new_version())
+        fills = {key: (attempt, entry[:1]) for attempt, key, entry, _ in stored(steps)}
+        assert fills[rows.key(8)] == (first, VALUE)
+        assert fills[rows.key(7)] == (second, b""), "the stamp has changed before the second try"
+
+    def test_a_lease_on_the_index_is_waited_for(self, rows: Rows, by_name: Index, find: Any) -> None:
+        key = by_name.key(("Can",))
+        steps = find(by_name, "Can").answer([EPOCH, None])
+        steps.take(OTHERS_LEASE)
+        assert steps.request == Wait([key], [OTHERS_LEASE])
+        steps.answer(None)
+        assert steps.request == Read([rows.epoch_key, key])
+        steps.answer([EPOCH, OTHERS_LEASE])
+        assert steps.request == Load(by_name, [("Can",)])
+        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request is None, "neither index nor row is filled"
+        assert [values_of(row) for row in steps.result] == [artist(7)]
+
+    def test_under_intents_nothing_is_filled(self, rows: Rows, by_name: Index, find: Any) -> None:
+        steps = find(by_name, "Can").answer([EPOCH, INTENTS])
+        steps.take(INTENTS)
+        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request is None
+        steps = find(by_name, "Can").answer([INTENTS, None])
+        attempt = steps.take(None, versions=[INTENTS, STAMP])
+        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
+
+    def test_a_failed_load_gives_the_lease_back(self, rows: Rows, by_name: Index, find: Any) -> None:
+        steps = find(by_name, "Can").answer([EPOCH, None])
+        attempt = steps.take(None)
+        steps.fail(ZeroDivisionError())
+        assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
+        with pytest.raises(ZeroDivisionError):
+            steps.answer([True])
+
+    def test_answers_that_cannot_be_stored(self, rows: Rows, by_name: Index, find: Any) -> None:
+        several = Answer([loaded(rows, artist(7)), loaded(rows, artist(8))], True)
+        loose = Answer([loaded(rows, artist(7, "CAN"))], False)
+        for number, answer in enumerate((several, loose), 1):
+            steps = find(by_name, "Can").answer([EPOCH, None])
+            attempt = steps.take(None)
+            steps.answer({("Can",): answer})
+            steps.take_late(*[None] * len(answer.rows))
+            *filled, pointer = stored(steps)
+            assert len(filled) == len(answer.rows), "the rows themselves may be"
+            assert pointer[:3] == (attempt, by_name.key(("Can",)), b"")
+            assert by_name.counters.unfillable == number
+            assert len(steps.answer([True] * (len(filled) + 1)).result) == len(filled)
+
+    def test_several_rows_may_have_no_value_of_a_unique_column(self, artists: Binding, find: Any) -> None:
+        """So a look-up by NULL takes no lease. The list of a column that is not unique has no such trouble."""
+        unique = index_of(artists.gets, "name")
+        steps = find(unique, None).answer([EPOCH, None])
+        assert steps.request == Load(unique, [(None,)])
+        steps.answer({(None,): Answer([], True)})
+        assert (steps.request, unique.counters.unfillable) == (None, 1)
+        assert isinstance(find(index_of(artists.filters, "rank"), None).answer([EPOCH, None]).request, Take)
+
+    def test_rows_read_in_the_first_round_are_checked_by_the_latest_epoch(
+        self, rows: Rows, by_rank: Index, guesses: Guesses, find: Any
+    ) -> None:
+        guesses.remember(by_rank.key((1,)), [1], rows)
+        steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2), value(rows, artist(1))])
+        assert steps.request == Read([rows.epoch_key, rows.key(2)])
+        epoch = new_version()
+        steps.answer([epoch, value(rows, artist(2), epoch=epoch)])
+        assert isinstance(steps.request, Take)
+        assert [key for key, _ in steps.request.keys] == [rows.key(1)]
+
+
+class TestManyIndexKeys:
+    def test_they_are_read_leased_loaded_and_stored_together(
+        self, rows: Rows, by_name: Index, guesses: Guesses
+    ) -> None:
+        keys = {name: by_name.key((name,)) for name in "abcd"}
+        guesses.remember(keys["a"], [1], rows)
+        steps = Steps(rows_by_index(by_name, [(name,) for name in "abcd"], guesses))
+        assert steps.request == Read([rows.epoch_key, *keys.values(), rows.key(1)])
+        pointers = {name: by_name.entry(b"t" * 16, EPOCH, [pk]) for name, pk in (("a", 1), ("b", 2))}
+        steps.answer([EPOCH, pointers["a"], pointers["b"], None, OTHERS_LEASE, value(rows, artist(1, "a"))])
+        assert steps.request == Read([rows.epoch_key, rows.key(2)])
+        steps.answer([EPOCH, value(rows, artist(2, "b"))])
+        steps.take(None, OTHERS_LEASE)
+        assert steps.request == Load(by_name, [("c",)])
+        steps.answer({("c",): Answer([loaded(rows, artist(3, "c"))], True)})
+        steps.take_late(None)
+        steps.answer([True, True])
+        assert steps.request == Wait([keys["d"]], [OTHERS_LEASE])
+        steps.answer(None).answer([EPOCH, by_name.entry(b"t" * 16, EPOCH, [])])
+        names = {values: [values_of(row)["name"] for row in found] for values, found in steps.result.items()}
+        assert names == {("a",): ["a"], ("b",): ["b"], ("c",): ["c"], ("d",): []}
+
+
+class TestRenewal:
+    """A value that is near its end, or stale, is an answer, and is filled again by another plan."""
+
+    def _spawned(self, rows: Rows) -> tuple[bytes, Steps]:
+        old = pack(VALUE, b"t" * 16, rows.fingerprint + EPOCH[1:], 1, rows.schema.codec.encode(artist(7)))
+        rows.lifetimes.due = (2).to_bytes(8)
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, old])
+        spawn = steps.request
+        assert isinstance(spawn, Spawn)
+        assert (spawn.entry, spawn.counters) == (rows.key(7) + VALUE + b"t" * 16, rows.counters)
+        assert steps.answer(None).result == [artist(7)]
+        return old, Steps(spawn.plan)
+
+    def test_replaces_the_very_entry_that_was_read(self, rows: Rows) -> None:
+        old, steps = self._spawned(rows)
+        assert steps.request == Take([(rows.key(7) + ELECTION, b"")], [rows.epoch_key])
+        attempt = steps.take(None)
+        assert steps.request == Load(rows, [(7,)])
+        steps.answer({(7,): Answer([loaded(rows, artist(7, rank=2))], True)})
+        (by, key, entry, _), election = stored(steps)
+        assert (by, key) == (attempt._replace(held=old[:PREFIX_SIZE]), rows.key(7))
+        assert rows.read(entry, EPOCH) == artist(7, rank=2)
+        assert entry[1:PREFIX_SIZE] == attempt.token
+        assert election == (attempt, rows.key(7) + ELECTION, b"", 1)
+        assert steps.answer([True, True]).result is True
+        assert (rows.counters.refreshed, rows.counters.refused) == (1, 0)
+
+    def test_is_refused_where_another_entry_stands(self, rows: Rows) -> None:
+        _, steps = self._spawned(rows)
+        steps.take(None)
+        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        assert steps.answer([False, True]).result is True
+        assert (rows.counters.refreshed, rows.counters.refused) == (0, 1)
+
+    def test_is_left_to_the_one_that_was_elected(self, rows: Rows) -> None:
+        for held in (OTHERS_LEASE, b""):  # or the store refused
+            _, steps = self._spawned(rows)
+            steps.take(held)
+            assert (steps.request, steps.result) == (None, False)
+
+    def test_gives_the_election_back_if_the_database_fails(self, rows: Rows) -> None:
+        _, steps = self._spawned(rows)
+        attempt = steps.take(None)
+        steps.fail(OSError("gone"))
+        assert stored(steps) == [(attempt, rows.key(7) + ELECTION, b"", 1)]
+        with pytest.raises(OSError, match="gone"):
+            steps.answer([True])
+
+    def test_a_stale_copy_is_a_miss_where_it_is_not_allowed(self, rows: Rows) -> None:
+        copy = stale_copy(value(rows, artist(7)))
+        steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, copy])
+        assert steps.request == Take([(rows.key(7), copy[:PREFIX_SIZE])], [rows.epoch_key])
+        assert (rows.counters.undecodable, rows.counters.foreign) == (0, 0)
+
+
+class TestGuesses:
+    def test_the_least_recently_used_are_forgotten(self, rows: Rows) -> None:
+        guesses = Guesses(2)
+        guesses.remember(b"a", [1, 2], rows)
+        guesses.remember(b"b", [3], rows)
+        guess = guesses.recall(b"a")
+        assert (guess.pks, guess.keys) == ([1, 2], [rows.key(1), rows.key(2)])
+        guesses.remember(b"c", [], rows)
+        assert list(guesses) == [b"a", b"c"]
+        assert guesses.recall(b"b").pks == guesses.recall(b"b").keys == []
+        guesses.remember(b"a", [2], rows)
+        assert guesses.recall(b"a").keys == [rows.key(2)]
+
+    def test_none_need_be_kept(self, rows: Rows) -> None:
+        guesses = Guesses(0)
+        guesses.remember(b"a", [1], rows)
+        assert guesses.recall(b"a").pks == []
+
+
+# Every interleaving ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class World:
+    """A store, a table, and readers and writers that take turns at every single operation."""
+
+    artists: Binding
+    backend: MemoryBackend = dataclasses.field(default_factory=MemoryBackend)
+    table: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    history: list[dict[int, dict[str, Any]]] = dataclasses.field(default_factory=list)
+    guesses: Guesses = dataclasses.field(default_factory=lambda: Guesses(10))
+
+    def __post_init__(self) -> None:
+        self.rows = self.artists.rows
+        self.indexes = {name: index_of(self.artists.gets, name) for name in ("name",)}
+        self.indexes["rank"] = index_of(self.artists.filters, "rank")
+        self.commit({7: artist(7)})
+
+    def commit(self, table: dict[int, dict[str, Any]]) -> None:
+        self.table = table
+        self.history.append(table)
+
+    def plan(self, kind: str, asked: Any) -> Plan[list[Any]]:
+        if kind == "pk":
+            return row_by_pk(self.rows, asked, self.rows.key(asked))
+        index = self.indexes[kind]
+        return rows_at(index, (asked,), index.key((asked,)), self.guesses)
+
+    @staticmethod
+    def expected(kind: str, asked: Any, table: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+        name = "id" if kind == "pk" else kind
+        return [row for _, row in sorted(table.items()) if row[name] == asked]
+
+    def reader(self, kind: str, asked: Any) -> Generator[None, None, None]:
+        """Reads, one operation a turn, and checks that the answer held at some time during the read."""
+        plan = self.plan(kind, asked)
+        began = len(self.history) - 1
+        request = next(plan)
+        while True:
+            answer = yield from self.answer(request)
+            try:
+                request = plan.send(answer)
+            except StopIteration as stop:
+                answer = [values_of(row) for row in stop.value]
+                break
+        legal = [self.expected(kind, asked, table) for table in self.history[began:]]
+        assert answer in legal, f"read {answer} by {kind}={asked}; during it there was {legal}"
+
+    def answer(self, request: Request) -> Generator[None, None, Any]:
+        backend = self.backend
+        match request:
+            case Read(keys):
+                yield
+                return at_once(backend.read(keys))
+            case Wait():
+                return None
+            case Take(keys, versions):
+                attempt = Attempt(new_token(), math.inf)
+                leases = [Lease(key, replacing) for key, replacing in keys]
+                yield
+                values = at_once(backend.lease(leases, attempt.token, 5_000)).values
+                yield
+                return Taken(attempt, values, at_once(backend.lease([], attempt.token, 5_000, versions)).versions)
+            case Load(source, wanted):
+                yield
+                kind = "pk" if isinstance(source, Rows) else source.attributes[0]
+                found = {values: self.expected(kind, values[0], self.table) for values in wanted}
+                return {
+                    values: Answer([loaded(self.rows, row) for row in some], True) for values, some in found.items()
+                }
+            case Store(fills):
+                accepted: list[bool] = []
+                for attempt, key, entry, lives in fills:
+                    yield
+                    accepted += at_once(backend.fill([Fill(key, b"L" + attempt.token, entry, lives)]))
+                return accepted
+
+    def writer(
+        self, table: dict[int, dict[str, Any]], checked: Iterable[tuple[str, Any]], *, watched: bool = False
+    ) -> Generator[None, None, None]:
+        """Changes the table in one transaction: marks, commits, stamps, clears; then looks whether it is seen.
+
+        If ``watched``, it must be seen from the commit on, whatever the readers did between mark and commit.
+        """
+        rows, token = self.rows, new_token()
+        changed = {pk: table.get(pk) for pk in table.keys() | self.table.keys() if table.get(pk) != self.table.get(pk)}
+        clears: list[Clear] = []
+        for pk, row in changed.items():
+            clears.append(Clear(rows.key(pk)))
+            new = row or self.table[pk]
+            for name, index in self.indexes.items():
+                hint = index.entry(new_token(), new_version(), [pk]) if index.unique and row else b""
+                clears.append(Clear(index.key((new[name],)), hint, 60_000 if hint else 0))
+        yield
+        at_once(self.backend.mark([clear.key for clear in clears], token, 30_000))
+        yield
+        self.commit(table)
+        yield
+        if watched:
+            self.check(checked)
+        at_once(self.backend.clear([], token, [rows.stamp_key]))
+        for clear in clears:
+            yield
+            at_once(self.backend.clear([clear], token))
+        self.check(checked)
+
+    def check(self, lookups: Iterable[tuple[str, Any]]) -> None:
+        """What is looked up now, from beginning to end, is as the table is now."""
+        for kind, asked in lookups:
+            take(self.reader(kind, asked), math.inf)
+
+
+def at_once(operation: Coroutine[Any, Any, T]) -> T:
+    """Runs an operation of the memory store, which never waits."""
+    try:
+        operation.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("the memory store waited")
+
+
+def take(process: Generator[None, None, None], turns: float) -> int:
+    """Gives a process so many turns. Returns how many it took."""
+    taken = 0
+    while taken < turns:
+        try:
+            next(process)
+        except StopIteration:
+            break
+        taken += 1
+    return taken
+
+
+BEFORE = {7: artist(7)}
+CHANGES = {
+    "update": {7: artist(7) | {"followers": 1}},
+    "delete": {},
+    "rename and move": {7: artist(7, "Faust", rank=2)},
+    "replace": {7: artist(7, "Faust", rank=2), 8: artist(8, "Can", rank=1)},
+}
+EVERYTHING = [("pk", 7), ("pk", 8), ("name", "Can"), ("name", "Faust"), ("rank", 1), ("rank", 2)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+class TestEveryInterleaving:
+    def world(self, artists: Binding, warm: bool) -> World:
+        world = World(artists)
+        if warm:
+            world.check(EVERYTHING)
+        return world
+
+    @pytest.mark.parametrize(("kind", "asked"), [("pk", 7), ("name", "Can"), ("name", "Faust"), ("rank", 1)])
+    def test_of_one_read_and_one_write(self, artists: Binding, change: str, warm: bool, kind: str, asked: Any) -> None:
+        """Some of the write, some of the read, some of the write, the rest of the read, the rest of the write."""
+        checked = [(kind, asked), ("pk", 7), ("pk", 8)]
+
+        def ran_out(first: int, some: int, second: int) -> tuple[bool, bool, bool]:
+            world = self.world(artists, warm)
+            reader, writer = world.reader(kind, asked), world.writer(CHANGES[change], checked)
+            turns = take(writer, first), take(reader, some), take(writer, second)
+            take(reader, math.inf)
+            take(writer, math.inf)
+            world.check(checked)
+            return turns[0] < first, turns[1] < some, turns[2] < second
+
+        for first in itertools.count():
+            for some in itertools.count():
+                for second in itertools.count():
+                    over = ran_out(first, some, second)
+                    if over[2]:
+                        break
+                if over[1]:
+                    break
+            if over[0]:
+                break
+        assert first > 4
+
+    def test_of_several_reads_and_writes(self, artists: Binding, change: str, warm: bool) -> None:
+        """Too many to try all: some, the same ones in every run."""
+        chance = random.Random(f"{change}{warm}")
+        for number in range(100):
+            world = self.world(artists, warm)
+            reads = chance.choices(chance.sample(EVERYTHING, 2), k=3)  # so that they often meet
+            running = [world.reader(*read) for read in reads]
+            running += [world.writer(CHANGES[change], EVERYTHING, watched=number % 2 == 0)]
+            for turn in chance.choices(range(4), [1, 1, 1, 2], k=40):
+                take(running[turn], 1)
+            for process in (*running, world.writer(BEFORE, EVERYTHING)):
+                take(process, math.inf)
+            world.check(EVERYTHING)
+
+
+class TestHits:
+    """The short way for hits says nothing that the long way would not, and leaves no trace of what is none."""
+
+    @staticmethod
+    def entries(rows: Rows) -> dict[str, bytes | None]:
+        good = value(rows, artist(7))
+        return {
+            "good": good,
+            "nothing": None,
+            "of another epoch": value(rows, artist(7), epoch=OTHER_EPOCH),
+            "of another row": value(rows, artist(8)),
+            "absent": rows.entry(b"t" * 16, EPOCH, None),
+            "stale": stale_copy(good),
+            "lease": LEASE + b"t" * 16,
+            "intents": INTENTS,
+            "damaged": good[:-1] + b"?",
+            "cut off": good[:30],
+            "empty": b"",
+        }
+
+    @pytest.mark.parametrize("epoch", [EPOCH, None], ids=["epoch", "none"])
+    def test_of_a_row(self, rows: Rows, epoch: bytes | None) -> None:
+        before = dataclasses.replace(rows.counters)
+        for name, entry in self.entries(rows).items():
+            hit = rows.hit(entry, epoch, 7)
+            assert hit == (artist(7) if name == "good" and epoch else None), name
+        assert rows.counters == before
+        rows.lifetimes.due = b"\xff" * 8
+        assert rows.hit(value(rows, artist(7)), epoch, 7) is None, "whoever finds it is to fill it again"
+
+    def test_of_an_index(self, rows: Rows, by_name: Index) -> None:
+        before = dataclasses.replace(by_name.counters), dataclasses.replace(rows.counters)
+        guess = Guess([7], [rows.key(7)])
+        key = by_name.key(("Can",))
+
+        def hit(entry: bytes | None, row: bytes | None, name: str = "Can", guess: Guess = guess) -> list[Row] | None:
+            found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
+            return index_hit(by_name, (name,), key, guess, found)
+
+        leading, elsewhere = (by_name.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
+        for name, entry in self.entries(rows).items():
+            if name != "good":
+                assert hit(leading, entry) is None, name
+        row = value(rows, artist(7))
+        assert hit(elsewhere, row) is None
+        assert hit(leading[:-1], row) is None
+        assert hit(None, row) is None
+        assert hit(leading, row, "Faust") is None
+        assert hit(elsewhere, row, guess=Guess([8], [rows.key(8)])) is None
+        assert hit(leading, row) == [artist(7)]
+        assert (by_name.counters, rows.counters) == before
+
+    def test_of_an_index_entry_that_was_found_before(self, by_name: Index, by_rank: Index) -> None:
+        """It is not decoded again, but it must still be of the epoch, and not due."""
+        for index in (by_name, by_rank):
+            guess = Guess([7], [index.rows.key(7)])
+            entry, elsewhere = (index.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
+            assert index.hit(entry, EPOCH, guess)
+            assert guess.entry == entry
+            for _ in range(2):
+                assert index.hit(entry, EPOCH, guess)
+                assert not index.hit(elsewhere, EPOCH, guess)
+                assert not index.hit(entry[:-1] + b"?", EPOCH, guess)
+                assert not index.hit(entry, None, guess)
+                assert index.hit(entry, OTHER_EPOCH, guess) is index.unique
+            index.lifetimes.due = b"\xff" * 8
+            assert not index.hit(entry, EPOCH, guess)
+
+    def test_of_a_list_of_nothing(self, by_rank: Index) -> None:
+        guesses = Guesses(10)
+        nowhere = guesses.recall(b"one")
+        assert by_rank.hit(by_rank.entry(b"t" * 16, EPOCH, []), EPOCH, nowhere)
+        assert guesses.recall(b"another").entry == b"", "what leads nowhere is shared"

@@ -1,0 +1,57 @@
+"""What is written is what counts, not what ``save`` was asked for."""
+
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache
+from tests.support.models.saved_models import Adding, AddingCount, Heard, HeardCount, Insisting, Narrowing
+
+pytestmark = pytest.mark.models("tests.support.models.saved_models")
+
+
+def manager(model: Any) -> Any:
+    return model.cache
+
+
+@pytest.mark.parametrize(("model", "asked"), [(Narrowing, None), (Adding, ["c"]), (Heard, ["c"])])
+async def test_a_key_of_columns_that_were_not_all_written(
+    database: BaseDBAsyncClient, cache: ModelCache, model: Any, asked: list[str] | None
+) -> None:
+    """The list that the row comes to is that of the other column's value in the database."""
+    await model.create(id=1, a="x", b="stored")
+    assert await manager(model).filter(a="y", b="stored") == []
+    row = await model.get(id=1)
+    row.a, row.b = "y", "unsaved"
+    await row.save(update_fields=asked)
+    [stored] = await model.all()
+    assert (stored.a, stored.b) == ("y", "stored")
+    assert [found.id for found in await manager(model).filter(a="y", b="stored")] == [1]
+    assert await manager(model).filter(a="x", b="stored") == []
+
+
+@pytest.mark.parametrize(("model", "count"), [(Adding, AddingCount), (Heard, HeardCount)])
+async def test_a_result_that_the_row_leaves_although_save_was_not_asked_to_change_it(
+    database: BaseDBAsyncClient, cache: ModelCache, model: Any, count: Any
+) -> None:
+    await model.create(id=1, a="x")
+    assert (await count(a="x"), await count(a="y")) == (1, 0)
+    row = await model.get(id=1)
+    row.a, row.c = "y", "z"
+    await row.save(update_fields=["c"])
+    assert (await count(a="x"), await count(a="y")) == (0, 1)
+
+
+async def test_a_refused_attempt_leaves_no_hint_under_what_is_anothers(
+    database: BaseDBAsyncClient, cache: ModelCache
+) -> None:
+    await Insisting.create(id=1, slug="a")
+    assert (await manager(Insisting).get(slug="a")).id == 1
+    row = Insisting(id=2, slug="a")
+    await row.save(force_create=True)
+    assert row.slug == "a-2"
+    query = manager(Insisting).get(slug="a")
+    assert await cache.session.link.backend.read([query.locate(cache.session).key]) == [None]
+    assert (await query).id == 1
+    assert (await manager(Insisting).get(slug="a-2")).id == 2

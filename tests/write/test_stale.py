@@ -1,0 +1,580 @@
+"""Stale copies, by ``DYNAMIC`` with ``allowtime``: answered at once, refreshed meanwhile, and never for longer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import (
+    BackendError,
+    BatchCacheQuery,
+    InvalidationType,
+    MemoryBackend,
+    ModelCache,
+    local_cache,
+)
+from aiomodelcache.backends.protocol import Lease
+from aiomodelcache.encoding.layout import STALE, VALUE, new_token
+from aiomodelcache.plans.refresh import ELECTION
+from aiomodelcache.query.lookups import LookupQuery
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.gates import PATIENCE, Gate, GatedBackend, Moment, gated_sql
+from tests.support.models.stale_models import HeaviestVotes, Ticket, Vote
+from tests.support.stored import entries, states
+
+pytestmark = pytest.mark.models("tests.support.models.stale_models")
+with_a_clock = pytest.mark.only_on("memory", because="its clock can be turned")
+
+
+@pytest.fixture
+async def rows(database: BaseDBAsyncClient) -> None:
+    """Tickets 1 to 40, each in a queue of its own, written before any cache was open."""
+    await Ticket.bulk_create([Ticket(id=n, number=n, queue=n) for n in range(1, 41)])
+
+
+@pytest.fixture
+async def store(backend: CountingBackend) -> GatedBackend:
+    return GatedBackend(backend.backend)
+
+
+@pytest.fixture
+async def cache(rows: None, store: GatedBackend) -> AsyncIterator[ModelCache]:
+    async with ModelCache(store) as opened:
+        yield opened
+
+
+def row(n: int) -> LookupQuery[Any]:
+    return Ticket.cache.get_or_none(id=n)
+
+
+def in_queue(n: int) -> LookupQuery[Any]:
+    return Ticket.cache.filter(queue=n)
+
+
+async def become(cache: ModelCache, expected: str, *queries: LookupQuery[Any]) -> None:
+    """Waits until what the store holds for some look-ups is in these states."""
+    async with asyncio.timeout(PATIENCE):
+        while await states(cache, *queries) != expected:
+            await asyncio.sleep(0.005)
+
+
+async def vote(n: int, votes: int) -> None:
+    ticket = await Ticket.get(id=n)
+    ticket.votes = votes
+    await ticket.save(update_fields=["votes"])
+
+
+async def make_stale(cache: ModelCache, n: int = 1, votes: int = 5) -> None:
+    """Leaves a stale copy of a ticket without votes, which now has some."""
+    await row(n)
+    await vote(n, votes)
+    assert await states(cache, row(n)) == "S"
+
+
+class TestAnswers:
+    async def test_a_stale_row_is_answered_at_once_and_refreshed_meanwhile(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
+        await row(1)
+        ticket = await Ticket.get(id=1)
+        ticket.votes = 5
+        async with assert_ops(store, sql=1, redis=["mark", "clear"]):
+            await ticket.save(update_fields=["votes"])
+        gate = store.hold("lease")
+        async with assert_ops(store, sql=0, redis=["read"]):
+            assert (await row(1)).votes == 0
+        async with assert_ops(store, sql=1) as ops:
+            gate.open()
+            await become(cache, "V", row(1))
+            assert [name for name in ops.operations if name != "read"] == ["lease", "fill"]
+        async with assert_ops(store, sql=0, redis=["read"]):
+            assert (await row(1)).votes == 5
+        counters = cache.stats.of("Ticket")
+        assert (counters.stale, counters.refreshed, counters.refused, counters.misses) == (1, 1, 0, 1)
+
+    async def test_a_thousand_callers_are_one_refresh(self, cache: ModelCache, store: GatedBackend) -> None:
+        await make_stale(cache)
+        async with assert_ops(store, sql=1) as ops:
+            answers = await asyncio.gather(*[row(1).resolve() for _ in range(1_000)])
+            assert ops.operations.count("read") == 1
+            assert {answer.votes for answer in answers} == {0}
+            await become(cache, "V", row(1))
+            assert ops.operations.count("lease") == ops.operations.count("fill") == 1
+
+    async def test_a_hundred_stale_rows_are_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
+        pks = list(range(1, 41))
+        await Ticket.cache.get_many(pks)
+        async with assert_ops(store, redis=["mark", "clear"]):
+            assert await Ticket.filter(id__in=pks).update(votes=5) == 40
+        async with assert_ops(store, sql=1) as ops:
+            assert {ticket.votes for ticket in await Ticket.cache.get_many(pks)} == {0}
+            await become(cache, "V" * 40, *map(row, pks))
+            assert [name for name in ops.operations if name != "read"] == ["lease", "fill"]
+        assert {ticket.votes for ticket in await Ticket.cache.get_many(pks)} == {5}
+
+    async def test_a_stale_list(self, cache: ModelCache, store: GatedBackend) -> None:
+        assert [each.id for each in await in_queue(1)] == [1]
+        await Ticket.create(id=101, number=101, queue=1)
+        assert await states(cache, in_queue(1)) == "S"
+        async with assert_ops(store, sql=1) as ops:
+            assert [each.id for each in await in_queue(1)] == [1]
+            assert ops.operations[0] == "read"
+            await become(cache, "V", in_queue(1))
+        async with assert_ops(store, sql=0):
+            assert [each.id for each in await in_queue(1)] == [1, 101]
+
+    async def test_a_stale_list_in_a_process_that_has_not_seen_it(self, cache: ModelCache) -> None:
+        await in_queue(1)
+        await Ticket.create(id=101, number=101, queue=1)
+        cache.session.guesses.clear()
+        assert [each.id for each in await in_queue(1)] == [1]
+        await become(cache, "V", in_queue(1))
+        assert [each.id for each in await in_queue(1)] == [1, 101]
+
+    async def test_a_stale_absence(self, cache: ModelCache) -> None:
+        assert await row(99) is None
+        assert await states(cache, row(99)) == "N"
+        await Ticket.create(id=99, number=99)
+        assert await states(cache, row(99)) == "S"
+        assert await row(99) is None
+        await become(cache, "V", row(99))
+        assert (await row(99)).number == 99
+
+    async def test_a_deleted_row(self, cache: ModelCache) -> None:
+        await row(1)
+        await (await Ticket.get(id=1)).delete()
+        assert (await row(1)).id == 1
+        await become(cache, "N", row(1))
+        assert await row(1) is None
+
+    async def test_a_class_of_its_own(self, cache: ModelCache) -> None:
+        """Its list may be stale, the rows and the other lists of the model never are."""
+        votes = [await Vote.create(id=n, ticket=1, weight=n) for n in (1, 2, 3)]
+        assert [each.id for each in await HeaviestVotes(1)] == [3, 2]
+        await Vote.cache.filter(ticket=1)
+        votes[0].weight = 9
+        await votes[0].save()
+        assert await states(cache, HeaviestVotes(1), Vote.cache.filter(ticket=1), Vote.cache.get(id=1)) == "S.."
+        assert [each.id for each in await HeaviestVotes(1)] == [3, 2]
+        assert (await Vote.cache.get(id=1)).weight == 9
+        await become(cache, "V", HeaviestVotes(1))
+        assert [each.id for each in await HeaviestVotes(1)] == [1, 3]
+
+    async def test_a_row_that_leaves_a_list_of_a_stale_copy(self, cache: ModelCache) -> None:
+        """A list is answered by rows that still are in it, whatever a stale copy of it says."""
+        await Vote.create(id=1, ticket=1)
+        moving = await Vote.create(id=2, ticket=1)
+        await HeaviestVotes(1)
+        await Vote.create(id=3, ticket=1)
+        moving.ticket = 2
+        await moving.save()
+        assert await states(cache, HeaviestVotes(1)) == "S"
+        assert [each.id for each in await HeaviestVotes(1)] == [1, 3]
+
+    async def test_a_rekeyed_row(self, cache: ModelCache, store: GatedBackend) -> None:
+        """Found by its new key at once: the stale copy of the row, which has the old one, is replaced."""
+        ticket = await Ticket.cache.get(number=1)
+        ticket.number, ticket.queue = 1001, 7
+        await ticket.save()
+        assert await states(cache, row(1), Ticket.cache.get(number=1001)) == "SV"
+        await store.lease([Lease(row(1).locate(cache.session).key + ELECTION)], new_token(), 60_000)
+        found = await Ticket.cache.get(number=1001)
+        assert (found.id, found.queue) == (1, 7)
+        assert await states(cache, row(1)) == "V"
+        with pytest.raises(DoesNotExist):
+            await Ticket.cache.get(number=1)
+        assert sorted(each.id for each in await in_queue(7)) == [1, 7]
+
+    async def test_by_a_unique_key(self, cache: ModelCache, store: GatedBackend) -> None:
+        query = Ticket.cache.get(number=1)
+        await query
+        await vote(1, 5)
+        gate = store.hold("lease")
+        async with assert_ops(store, sql=0, redis=["read"]):
+            assert (await query).votes == 0
+        gate.open()
+        await become(cache, "V", row(1))
+        assert (await query).votes == 5
+
+    async def test_explained(self, cache: ModelCache) -> None:
+        await make_stale(cache)
+        explained = await Ticket.cache.explain(id=1)
+        assert (explained.source, explained.reason) == ("cache", "stale")
+
+    async def test_without_allowtime_nothing_is_kept(
+        self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(Ticket.CacheMeta, "allowtime")
+        async with ModelCache(store) as cache:
+            await row(1)
+            await vote(1, 5)
+            assert await states(cache, row(1)) == "."
+            assert (await row(1)).votes == 5
+
+    async def test_other_classes_do_not_believe_it(
+        self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As where a new version of the program does without."""
+        async with ModelCache(store) as cache:
+            await make_stale(cache)
+        monkeypatch.delattr(Ticket.CacheMeta, "allowtime")
+        monkeypatch.setattr(Ticket.CacheMeta, "invalidation", InvalidationType.UNSET)
+        async with ModelCache(store) as cache:
+            async with assert_ops(store, sql=1, redis=["read", "lease", "fill"]):
+                assert (await row(1)).votes == 5
+            counters = cache.stats.of("Ticket")
+            assert (counters.stale, counters.undecodable, counters.foreign) == (0, 0, 0)
+
+    async def test_inside_a_transaction_nothing_stale_is_answered(self, cache: ModelCache, store: GatedBackend) -> None:
+        await make_stale(cache)
+        async with in_transaction(), assert_ops(store, redis=[]):
+            assert (await row(1)).votes == 5
+
+    async def test_what_asks_no_database_refreshes_nothing(self, cache: ModelCache, store: GatedBackend) -> None:
+        await make_stale(cache)
+        async with assert_ops(store, sql=0, redis=["read"]):
+            answer = await BatchCacheQuery(ticket=row(1)).get(only_cache=True)
+            assert answer["ticket"].votes == 0
+            await asyncio.sleep(0)
+
+    async def test_a_request_that_writes_forgets_what_it_looked_up(self, cache: ModelCache) -> None:
+        async with local_cache():
+            before = await row(1)
+            await vote(1, 5)
+            after = await row(1)
+            assert after is not before
+
+
+class TestHowLong:
+    @with_a_clock
+    async def test_the_first_invalidation_counts(self, rows: None, clock: "Clock") -> None:
+        store = GatedBackend(MemoryBackend(clock=clock))
+        async with ModelCache(store) as cache:
+            await make_stale(cache)
+            for seconds in (30, 29.99):
+                clock.now += seconds
+                await vote(1, 6)
+                assert await states(cache, row(1)) == "S", "written again, but not for longer"
+            clock.now += 0.02
+            assert await states(cache, row(1)) == "."
+
+    @with_a_clock
+    async def test_a_slow_write_is_counted_in(self, rows: None, clock: "Clock") -> None:
+        """From the mark on; also what is on its way after its time has come leaves nothing."""
+        store = GatedBackend(MemoryBackend(clock=clock))
+        async with ModelCache(store, intent_ttl=300) as cache:
+            for n, (operation, seconds, left) in enumerate(
+                [("mark", 59.0, "S"), ("clear", 59.0, "S"), ("mark", 61.0, "."), ("clear", 61.0, ".")], 1
+            ):
+                await row(n)
+                gate = store.hold(operation, "after" if operation == "mark" else "before")
+                writer = asyncio.create_task(vote(n, 5))
+                await gate.reached()
+                clock.now += seconds
+                gate.open()
+                await writer
+                assert await states(cache, row(n)) == left
+                clock.now += 1.1
+                assert await states(cache, row(n)) == "."
+
+    @with_a_clock
+    async def test_it_does_not_outlive_the_value_itself(self, rows: None, clock: "Clock") -> None:
+        async with ModelCache(MemoryBackend(clock=clock), timeout=600, ttl_jitter=0) as cache:
+            await row(1)
+            clock.now += 590
+            await vote(1, 5)
+            clock.now += 9.9
+            assert await states(cache, row(1)) == "S"
+            clock.now += 0.2
+            assert await states(cache, row(1)) == "."
+
+    async def test_by_the_clock_of_the_store(
+        self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Ticket.CacheMeta, "allowtime", 0.3)
+        async with ModelCache(store) as cache:
+            await row(1)
+            await vote(1, 5)
+            began = asyncio.get_running_loop().time()
+            while await states(cache, row(1)) == "S":
+                await vote(1, 6)
+                await asyncio.sleep(0.02)
+            assert asyncio.get_running_loop().time() - began < PATIENCE
+            assert await states(cache, row(1)) == "."
+            assert (await row(1)).votes == 6
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class TestWrites:
+    @pytest.mark.parametrize("last", ["first", "second"])
+    async def test_two_writers(self, cache: ModelCache, store: GatedBackend, last: str) -> None:
+        """The last to go leaves a stale copy if it was the one that found a value."""
+        await row(1)
+        gates = [store.hold("clear", skip=skip) for skip in (0, 1)]
+        writers = [asyncio.create_task(vote(1, 5))]
+        await gates[0].reached()
+        writers.append(asyncio.create_task(vote(1, 6)))
+        await gates[1].reached()
+        order = [0, 1] if last == "second" else [1, 0]
+        for at, left in zip(order, ("W", "." if last == "second" else "S"), strict=True):
+            gates[at].open()
+            await writers[at]
+            assert await states(cache, row(1)) == left
+        assert (await row(1)).votes == (6 if last == "second" else 0)
+        await become(cache, "V", row(1))
+        assert (await row(1)).votes == 6
+
+    async def test_a_rollback_leaves_nothing(self, cache: ModelCache) -> None:
+        await row(1)
+        await roll_back(vote(1, 5))
+        assert await states(cache, row(1)) == "V", "never announced"
+
+    async def test_a_transaction(self, cache: ModelCache, store: GatedBackend) -> None:
+        for n in (1, 2):
+            await row(n)
+        async with assert_ops(store, redis=["mark", "clear"]), in_transaction():
+            await vote(1, 5)
+            await vote(2, 5)
+        assert await states(cache, row(1), row(2)) == "SS"
+        assert (await row(1)).votes == 0
+
+    async def test_a_refused_write_leaves_nothing(self, cache: ModelCache) -> None:
+        await row(1)
+        ticket = await Ticket.get(id=1)
+        ticket.number = 2
+        with pytest.raises(Exception, match=r"(?i)unique|duplicate"):
+            await ticket.save()
+        assert await states(cache, row(1)) == "."
+
+    async def test_a_write_that_is_kept_leaves_nothing(
+        self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with ModelCache(store, breaker_cooldown=0.02) as cache:
+            await row(1)
+            clear, refused = store.backend.clear, 1
+
+            async def failing(*args: Any) -> Any:
+                nonlocal refused
+                refused -= 1
+                if refused >= 0:
+                    raise BackendError("no answer")
+                return await clear(*args)
+
+            monkeypatch.setattr(store.backend, "clear", failing)
+            await vote(1, 5)
+            await become(cache, ".", row(1))
+            assert refused < 0
+
+    async def test_an_unknown_outcome_leaves_nothing(
+        self, rows: None, store: GatedBackend, database: BaseDBAsyncClient
+    ) -> None:
+        async with ModelCache(store, intent_ttl=0.1) as cache:
+            await row(1)
+            with gated_sql(database) as sql:
+                gate = sql.hold("UPDATE", "after")
+                writer = asyncio.create_task(vote(1, 5))
+                await gate.reached()
+                writer.cancel()
+                await asyncio.wait([writer])
+            assert await states(cache, row(1)) in ("W", ".")
+            await become(cache, ".", row(1))
+
+    async def test_by_hand_is_at_once(self, cache: ModelCache) -> None:
+        """Also of what is stale already, and in a transaction."""
+        await make_stale(cache)
+        assert await Ticket.cache.invalidate(1) == 1
+        assert await states(cache, row(1)) == "."
+        await row(2)
+        async with in_transaction():
+            await Ticket.cache.invalidate(2)
+        assert await states(cache, row(2)) == "."
+
+    async def test_clearing_the_model_is_at_once(self, cache: ModelCache) -> None:
+        await make_stale(cache)
+        await in_queue(2)
+        await Ticket.create(id=101, number=101, queue=2)
+        await Ticket.cache.clear()
+        assert (await row(1)).votes == 5
+        assert len(await in_queue(2)) == 2
+
+    async def test_a_bulk_write_past_the_limit_is_at_once(self, rows: None, store: GatedBackend) -> None:
+        async with ModelCache(store, bulk_limit=3):
+            await row(1)
+            await Ticket.filter(id__lt=10).update(votes=5)
+            assert (await row(1)).votes == 5
+
+
+POINTS: list[tuple[str, Moment]] = [
+    (operation, moment) for operation in ("lease", "SELECT", "fill") for moment in ("before", "after")
+]
+"""Where a reader that refreshes can be held."""
+
+
+class TestRefreshing:
+    @pytest.fixture(autouse=True)
+    def patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What failed is not tried again before the test says so, however slow the machine is."""
+        monkeypatch.setattr("aiomodelcache.engine.reader.PAUSE", 60.0)
+
+    @pytest.mark.parametrize("look", [row, in_queue])
+    async def test_a_write_at_any_step_of_it(
+        self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, look: Callable[[int], Any]
+    ) -> None:
+        """Whatever is believed afterwards without being marked as stale is what the database has."""
+        numbers = iter(range(1, 41))
+        for operation, moment in POINTS:
+            for again in (False, True):  # whether a reader has filled the key since
+                n = next(numbers)
+                await look(n)
+                await change(look, n)
+                assert await states(cache, look(n)) == "S"
+                with gated_sql(database) as sql:
+                    gate: Gate = (sql if operation == "SELECT" else store).hold(operation, moment)
+                    await look(n)
+                    await gate.reached()
+                    await change(look, n)
+                    if again:
+                        await Ticket.cache.invalidate(queue=n)
+                        await look(n)
+                    gate.open()
+                    await finished(cache)
+                [entry] = await entries(cache, look(n))
+                if entry is not None and entry[:1] == VALUE:
+                    assert await told(look(n)) == await true(look, n), (operation, moment, again)
+                else:
+                    assert entry is None or entry[:1] == STALE
+                await look(n)
+                await finished(cache)
+                assert await told(look(n)) == await true(look, n), (operation, moment, again)
+
+    async def test_the_one_that_was_elected_dies(self, cache: ModelCache, store: GatedBackend) -> None:
+        await make_stale(cache)
+        [key] = [row(1).locate(cache.session).key + ELECTION]
+        await store.lease([Lease(key)], new_token(), 60_000)
+        async with assert_ops(store, sql=0):
+            for _ in range(3):
+                assert (await row(1)).votes == 0
+                await finished(cache)
+        await store.delete([key])  # as when it expires
+        cache.session.reader.forget_attempts()
+        assert (await row(1)).votes == 0
+        await become(cache, "V", row(1))
+
+    async def test_who_is_not_elected_does_not_ask_again_and_again(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
+        await make_stale(cache)
+        await store.lease([Lease(row(1).locate(cache.session).key + ELECTION)], new_token(), 60_000)
+        async with assert_ops(store, sql=0) as ops:
+            for _ in range(10):
+                await row(1)
+                await finished(cache)
+            assert ops.operations.count("lease") == 1
+
+    async def test_one_that_fails_is_counted_and_logged(
+        self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await make_stale(cache)
+
+        async def failing(*args: Any) -> Any:
+            raise OSError("no database")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("aiomodelcache.engine.reader.load", failing)
+            assert (await row(1)).votes == 0
+            await finished(cache)
+            assert (await row(1)).votes == 0
+        assert cache.stats.of("Ticket").unrefreshed == 1
+        assert "could not be refreshed: OSError('no database')" in caplog.text
+        assert await store.read([row(1).locate(cache.session).key + ELECTION]) == [None], "its election is over"
+        cache.session.reader.forget_attempts()
+        await row(1)
+        await become(cache, "V", row(1))
+
+    async def test_too_many_at_once_are_left_to_others(
+        self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aiomodelcache.engine.reader.BACKGROUND_LIMIT", 2)
+        for n in (1, 2, 3):
+            await make_stale(cache, n)
+        assert [each.votes for each in await Ticket.cache.get_many([1, 2, 3])] == [0, 0, 0]
+        await become(cache, "VVS", *map(row, (1, 2, 3)))
+        assert cache.stats.of("Ticket").unrefreshed == 1
+
+    async def test_without_the_store_nothing_is_asked_of_the_database(
+        self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await make_stale(cache)
+        gate = store.hold("read", "after")
+        reader = asyncio.create_task(row(1).resolve())
+        await gate.reached()
+        cache.session.link.held = True
+        async with assert_ops(store, sql=0, redis=0):
+            gate.open()
+            assert (await reader).votes == 0
+            await finished(cache)
+        assert cache.stats.of("Ticket").unrefreshed == 0
+
+    async def test_closing_waits_for_it(self, rows: None, store: GatedBackend) -> None:
+        async with ModelCache(store) as cache:
+            await make_stale(cache)
+            await row(1)
+            key = row(1).locate(cache.session).key
+        [entry] = await store.read([key])
+        assert entry is not None
+        assert entry[:1] == VALUE
+
+
+async def roll_back(write: Awaitable[None]) -> None:
+    with suppress(RuntimeError):
+        async with in_transaction():
+            await write
+            raise RuntimeError
+
+
+async def finished(cache: ModelCache) -> None:
+    """Waits until nothing is done in the background any more."""
+    async with asyncio.timeout(PATIENCE):
+        while cache.session.reader.busy:
+            await asyncio.sleep(0.001)
+
+
+async def change(look: Callable[[int], Any], n: int) -> None:
+    if look is row:
+        ticket = await Ticket.get(id=n)
+        ticket.votes += 1
+        await ticket.save(update_fields=["votes"])
+    else:
+        change.last += 1  # type: ignore[attr-defined]
+        await Ticket.create(id=change.last, number=change.last, queue=n)  # type: ignore[attr-defined]
+
+
+change.last = 1000  # type: ignore[attr-defined]
+
+
+async def told(query: LookupQuery[Any]) -> Any:
+    found = await query
+    return sorted(each.id for each in found) if isinstance(found, list) else found.votes
+
+
+async def true(look: Callable[[int], Any], n: int) -> Any:
+    if look is row:
+        return (await Ticket.get(id=n)).votes
+    return sorted([ticket.id for ticket in await Ticket.filter(queue=n)])
