@@ -68,10 +68,11 @@ check: $(VENV)/.dev $(if $(CI),servers)
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
 	exit $$(( static ? static : tests ))
 
-# Needs no server. What is slow has the mark of that name, with its reason.
+# Needs no server. What is slow has the mark of that name, with its reason. Compiled tests are kept, whatever the
+# environment says: compiling them takes as long as half of them do.
 .PHONY: quick
 quick: $(VENV)/.dev
-	@$(PYTEST) -q --on sqlite,memory -m "not slow" -n auto --maxprocesses 4
+	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow" -n auto --maxprocesses 4
 
 # Every Python that the machine has, on SQLite with both backends.
 .PHONY: matrix
