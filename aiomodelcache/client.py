@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar, Unpack, cast
 from redis.asyncio import Redis, RedisCluster
 from tortoise.models import Model
 
-from aiomodelcache.backends.breaker import Link
+from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
@@ -18,20 +18,18 @@ from aiomodelcache.config import CacheConfig, Settings
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.engine.reader import Reader
-from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
-from aiomodelcache.entries.predictions import Guesses
+from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.open_cache import CLOSED, Session, closed, opened
+from aiomodelcache.open_cache import CLOSED, OpenCache, register, unregister
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
-from aiomodelcache.query import foreign_keys as foreignkeys
-from aiomodelcache.scopes.bypass import Disabled, Switch
+from aiomodelcache.query import foreign_keys
+from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 from aiomodelcache.scopes.request import context_without_scope
-from aiomodelcache.write import many_to_many as relations
-from aiomodelcache.write import querysets
-from aiomodelcache.write import saves as signals
-from aiomodelcache.write.cascades import Cascades
+from aiomodelcache.write import many_to_many, querysets, saves
 from aiomodelcache.write.manual import clear_models
 
 M = TypeVar("M", bound=Model)
@@ -68,31 +66,31 @@ class ModelCache:
         self.config = replace(config or CacheConfig(), **settings)
         self.namespace = namespace
         self._given: Any = backend
-        self._switch = Switch(enabled=self.config.enabled)
-        self._session: Session | None = None
+        self._bypass_flag = BypassFlag(enabled=self.config.enabled)
+        self._open_cache: OpenCache | None = None
         self._owned: Backend | None = None
 
     def __repr__(self) -> str:
-        if self._session is None:
+        if self._open_cache is None:
             return "<ModelCache, closed>"
-        return f"<ModelCache of {len(self._session.bindings)} models on {self.backend!r}>"
+        return f"<ModelCache of {len(self._open_cache.models)} models on {self.backend!r}>"
 
     @property
     def stats(self) -> Stats:
         """What this cache did since it opened. Raises ``CacheNotOpen``."""
-        return self.session.stats
+        return self.open_cache.stats
 
     @property
     def backend(self) -> Backend:
         """The store in use. Raises ``CacheNotOpen``."""
-        return self.session.link.backend
+        return self.open_cache.guarded.backend
 
     @property
-    def session(self) -> Session:
+    def open_cache(self) -> OpenCache:
         """The open cache's inner half. Raises ``CacheNotOpen``."""
-        if self._session is None:
+        if self._open_cache is None:
             raise CacheNotOpen(CLOSED)
-        return self._session
+        return self._open_cache
 
     async def open(self) -> Self:
         """Binds the models and connects.
@@ -100,48 +98,50 @@ class ModelCache:
         Raises ``CacheConfigurationError`` for any wrong declaration or URL and ``BackendError`` if the
         server does not answer.
         """
-        if self._session is not None:
+        if self._open_cache is not None:
             raise CacheError("This ModelCache is open already: close it first, or make another one.")
         stats = Stats()
         near = Near(self.config.near_memory_limit, self.config.near_lag)
         stats.near = near.counters
         bindings = bind(self.config, self.namespace, stats, near)
         backend = self._make_backend()
-        link = Link(backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near)
-        link.keep_near()
+        guarded = GuardedBackend(
+            backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
+        )
+        guarded.keep_near()
         await backend.open()
-        tasks = Tasks(context_without_scope())
+        tasks = BackgroundTasks(context_without_scope())
         tasks.context.run(read_from_primaries, bound_models())
-        reader = Reader(link, self.config, tasks, self._switch, bindings.lifetimes)
-        guesses = Guesses(self.config.guess_size)
-        session = Session(
+        reader = Reader(guarded, self.config, tasks, self._bypass_flag, bindings.lifetimes)
+        predictions = Predictions(self.config.guess_size)
+        opened = OpenCache(
             config=self.config,
             stats=stats,
-            link=link,
-            switch=self._switch,
+            guarded=guarded,
+            bypass=self._bypass_flag,
             reader=reader,
-            writer=Writer(link, self.config, tasks, reader, guesses),
-            guesses=guesses,
+            writer=Writer(guarded, self.config, tasks, reader.background, predictions),
+            predictions=predictions,
             tasks=tasks,
             loop=asyncio.get_running_loop(),
-            bindings=bindings.models,
-            declared=bindings.classes,
+            models=bindings.models,
+            classes=bindings.classes,
             namespace=self.namespace,
-            lists=bindings.many_to_many,
-            cascades=Cascades(bindings.models, bound_models(), self.config.bulk_limit),
+            many_to_many=bindings.many_to_many,
+            cascades=CascadeGraph(bindings.models, bound_models(), self.config.bulk_limit),
         )
         for model in bound_models():
-            if model in session.bindings or session.cascades.concerns(model):
-                signals.listen(model)
+            if model in opened.models or opened.cascades.affects(model):
+                saves.listen(model)
                 querysets.track(model)
                 if not issubclass(model, CachedModel):
-                    signals.announce(model)
+                    saves.wrap_methods(model)
         for model in bound_models():
-            relations.install(model, session)
+            many_to_many.install(model, opened)
         for model, field in bindings.foreign_keys:
-            foreignkeys.install(session.bindings[model].schema, field)
-        self._session = session
-        opened(session)
+            foreign_keys.install(opened.models[model].schema, field)
+        self._open_cache = opened
+        register(opened)
         return self
 
     def _make_backend(self) -> Backend:
@@ -170,22 +170,22 @@ class ModelCache:
             raise
 
     async def close(self) -> None:
-        """Waits for look-ups and invalidations under way and disconnects. Does nothing on a closed cache.
+        """Waits for lookups and invalidations under way and disconnects. Does nothing on a closed cache.
 
-        Look-ups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``.
+        Lookups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``.
         """
-        session, self._session = self._session, None
+        opened, self._open_cache = self._open_cache, None
         owned, self._owned = self._owned, None
-        if session is None:
+        if opened is None:
             return
-        closed(session)
-        session.writer.stop()
+        unregister(opened)
+        opened.writer.stop()
         try:
-            await session.tasks.finish(session.config.lease_ttl)
-            await session.writer.close()
+            await opened.tasks.finish(opened.config.lease_ttl)
+            await opened.writer.close()
         finally:
-            session.link.end_near()
-            session.reader.close()
+            opened.guarded.end_near()
+            opened.reader.close()
             if owned is not None:
                 await owned.close()
 
@@ -199,10 +199,10 @@ class ModelCache:
 
     def manager(self, model: type[M]) -> ModelCacheManager[M]:
         """The model's manager on this cache, also where this is not the default. Raises ``CacheNotOpen``."""
-        self.session.binding(model)
-        return manager_of(model, self.session)
+        self.open_cache.entries_of(model)
+        return manager_of(model, self.open_cache)
 
-    def disabled(self) -> Disabled:
+    def disabled(self) -> BypassBlock:
         """A block in which reads go straight to the database, as with ``enabled=False``; writes still invalidate.
 
         For this cache, in this task, in those that are started inside and in what is computed for them: ``with`` and
@@ -211,7 +211,7 @@ class ModelCache:
         >>> with cache.disabled():
         ...     event = await Event.cache.get(slug="pycon")    # one statement, no request to the store
         """
-        return Disabled(self._switch)
+        return BypassBlock(self._bypass_flag)
 
     async def clear(self, *models: type[Model]) -> None:
         """Forgets everything about these models, in O(1), in all processes. Raises ``BackendError``.
@@ -219,9 +219,9 @@ class ModelCache:
         Inside a transaction on a model's connection it takes effect at COMMIT, and what the cache could not be told
         is kept and sent later.
         """
-        await clear_models(self.session.usable(), models)
+        await clear_models(self.open_cache.usable(), models)
 
     async def clear_all(self) -> None:
         """Forgets everything about every bound model, like ``clear``. Raises ``BackendError``."""
-        session = self.session.usable()
-        await clear_models(session, session.bindings)
+        opened = self.open_cache.usable()
+        await clear_models(opened, opened.models)

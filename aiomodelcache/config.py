@@ -100,7 +100,7 @@ class CacheConfig:
     batch_size: int = 1_000
     """Keys in one MGET, and values in one SQL statement, at most."""
     guess_size: int = 10_000
-    """Index look-ups whose last answer is remembered, so that index and rows travel together."""
+    """Index lookups whose last answer is remembered, so that index and rows travel together."""
     memory_limit: int = 64 * 1024 * 1024
     """Bytes that a ``memory://`` backend keeps before it drops what was used least recently."""
     near: bool = False

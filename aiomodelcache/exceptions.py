@@ -4,7 +4,7 @@
 
     CacheError
     ├── CacheConfigurationError     a declaration or a setting is wrong; raised when the cache opens
-    ├── CacheNotRegistered          a look-up by fields that have no cache (also a ValueError)
+    ├── CacheNotRegistered          a lookup by fields that have no cache (also a ValueError)
     ├── CacheNotOpen                no cache is open, or this one is closed (also a RuntimeError)
     ├── BackendError                the cache server did not answer, or answered with an error
     └── CacheWriteError             a write was refused because it could not be announced to the cache

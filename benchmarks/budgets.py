@@ -92,7 +92,7 @@ BUDGETS: Final = [
     Budget(
         "BatchCacheQuery of 100, per hit / raw MGET per key", 3.5, _ratio(_own(cases.TOGETHER), _raw(cases.TOGETHER))
     ),
-    Budget("look-up by slug / look-up by pk", 1.15, _ratio(_own(cases.SLUG), _own(cases.SINGLE))),
+    Budget("lookup by slug / lookup by pk", 1.15, _ratio(_own(cases.SLUG), _own(cases.SINGLE))),
     Budget("fastest peer / hit, 100 gathered", 3, _against_fastest_peer(cases.GATHER_100), at_least=True),
     Budget("hit in local_cache() / hit from Redis", 1 / 40, _ratio(_own(cases.SCOPE), _own(cases.SINGLE))),
     Budget("near hit / hit from Redis", 1 / 15, _ratio((cases.NEAR.name, Near.name), _own(cases.SINGLE))),

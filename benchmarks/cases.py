@@ -27,7 +27,7 @@ class Case:
     needs: str
     """The method of a contestant that does it."""
     count: int
-    """How many look-ups, rows or writes one run is counted as."""
+    """How many lookups, rows or writes one run is counted as."""
     run: Callable[[Contestant], Awaitable[Any]]
     expected: Sequence[int]
     """Primary keys of the products that are to be found, in order if ``ordered``."""
@@ -96,7 +96,7 @@ async def _save(who: Contestant) -> None:
 
 
 async def _save_and_look(who: Contestant) -> Any:
-    """Two writes, each of which must be seen by the next look-up."""
+    """Two writes, each of which must be seen by the next lookup."""
     draft = who.draft(_ONE)
     for change in (1, -1):
         draft.stock += change

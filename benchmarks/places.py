@@ -22,7 +22,7 @@ MANY_CONNECTIONS: Final[dict[str, Any]] = {
     "socket_timeout": 60,
     "socket_connect_timeout": 60,
 }
-"""For those whose every look-up needs one: with redis-py's own defaults, a thousand look-ups at a time fail."""
+"""For those whose every lookup needs one: with redis-py's own defaults, a thousand lookups at a time fail."""
 MODELS: Final = "benchmarks.models"
 
 

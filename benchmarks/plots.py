@@ -26,7 +26,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _gathers(place: PlaceResults, path: Path) -> Path:
-    """How the cost of a hit falls with the number of look-ups that travel together."""
+    """How the cost of a hit falls with the number of lookups that travel together."""
     figure, axes = _figure("hits awaited together", "µs for each")
     for name in NAMES:
         points = [

@@ -5,7 +5,7 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from aiomodelcache.open_cache import default_session
+from aiomodelcache.open_cache import default_cache
 from benchmarks.models import PlainProduct, Product
 from benchmarks.places import Place
 
@@ -13,7 +13,7 @@ from benchmarks.places import Place
 async def measured_sizes(place: Place, pk: int) -> dict[str, float]:
     """Of the value alone, and of all that Redis keeps for it, its key included."""
     await Product.cache.get(id=pk)
-    key = default_session().binding(Product).rows.key(pk)
+    key = default_cache().entries_of(Product).rows.key(pk)
     pickled = pickle.dumps(await PlainProduct.get(id=pk))
     async with redis.Redis.from_url(place.redis.url) as client:
         there: Any = client

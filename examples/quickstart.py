@@ -1,6 +1,6 @@
 """A tour of aiomodelcache: ``make demo``, or ``python examples/quickstart.py``.
 
-Fills a SQLite database, starts a Redis of its own, both in a temporary folder, and shows what look-ups
+Fills a SQLite database, starts a Redis of its own, both in a temporary folder, and shows what lookups
 cost: round trips to Redis, SQL statements, milliseconds. Every line is a claim that is checked; the exit
 status is 1 if one of them does not hold.
 """

@@ -175,7 +175,7 @@ class Checker:
         self.findings: list[Finding] = []
         self.violations: Counter[Violation] = Counter()
         self.reads: Counter[Kind] = Counter()
-        """Answers by kind of look-up. A list is one."""
+        """Answers by kind of lookup. A list is one."""
         self.rows_listed = 0
         self.absences = 0
         self.snapshots = 0

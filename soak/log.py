@@ -7,8 +7,8 @@ the middle of a record is that of a process that was killed.
 =========  ================  ==================================================================
 kind       subject           words
 =========  ================  ==================================================================
-BY_PK      0                 for each look-up: primary key and version in one word, then nonce
-BY_SLUG    0                 for each look-up: slug and version in one word, then nonce
+BY_PK      0                 for each lookup: primary key and version in one word, then nonce
+BY_SLUG    0                 for each lookup: slug and version in one word, then nonce
 BY_TEAM    team              for each row of the list: version, nonce
 SNAPSHOT   0                 as BY_PK, of the first look of a transaction and of a later one
 WRITE      nonce             outcome, when its COMMIT may have begun

@@ -22,7 +22,7 @@ class Peer(Control):
 
     async def open(self) -> None:
         await self.connect()
-        self.batches = tuple(size for size in self.batches if size <= 8)  # each look-up takes a connection
+        self.batches = tuple(size for size in self.batches if size <= 8)  # each lookup takes a connection
 
         async def saved(sender: type[Item], instance: Item, *_: Any) -> None:
             await self.forget([instance.id])

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
-from aiomodelcache.backends.redis.backend import load_script
+from aiomodelcache.backends.redis.scripts import load_script
 
 HOST: Final = "127.0.0.1"
 GIVEN_UP: Final = (0.6, 2.0)

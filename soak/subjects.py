@@ -19,8 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
-from aiomodelcache.backends.breaker import Link
-from aiomodelcache.backends.redis.connection import Wire
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.config import CacheConfig
 from soak.model import Item
 from soak.world import World, slug_text
@@ -38,7 +38,7 @@ NEAR: Final = ("near", "deaf")
 """Who keeps entries in each process."""
 
 BATCHES: Final[tuple[int, ...]] = (1, 8, 64, 256, 512, 1_024)
-"""How many look-ups go together."""
+"""How many lookups go together."""
 SMALL_BATCHES: Final[tuple[int, ...]] = (1, 1, 1, 2, 4, 32)
 
 
@@ -139,14 +139,14 @@ class PointedBackend:
         return await self._backend.clear(*args, **kwargs)
 
 
-class WatchedLink(Link):
+class WatchedLink(GuardedBackend):
     """A link that tells when the process has invalidations that it could not deliver."""
 
     changed: Callable[[bool], None]
 
     @property
     def held(self) -> bool:
-        """See ``Link``."""
+        """See ``GuardedBackend``."""
         return bool(self.__dict__.get("held", False))
 
     @held.setter
@@ -166,7 +166,7 @@ class Library(Subject):
         super().__init__(url, world, chance)
         self._config = config
         if config.near:
-            self.batches = SMALL_BATCHES  # a look-up is near only if all that it asks for is
+            self.batches = SMALL_BATCHES  # a lookup is near only if all that it asks for is
         if allowtime:
             Item.CacheMeta.invalidation = InvalidationType.DYNAMIC
             Item.CacheMeta.allowtime = allowtime
@@ -177,7 +177,7 @@ class Library(Subject):
         self._stack.push_async_callback(backend.close)
         pointed: Any = PointedBackend(backend, self)
         self._cache = cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
-        link: Any = cache.session.link
+        link: Any = cache.open_cache.guarded
         link.__class__ = WatchedLink
         link.changed = lambda held: self.held(held)
 
@@ -207,7 +207,7 @@ class Library(Subject):
 
 
 def seen(item: Item | None) -> Seen:
-    """What a look-up has found, as it is logged."""
+    """What a lookup has found, as it is logged."""
     return ABSENT if item is None else (item.version, item.nonce)
 
 
@@ -215,7 +215,7 @@ class Deaf(Library):
     """It keeps entries near and does not hear what the server tells: as broken as a dict in each process."""
 
     async def open(self) -> None:
-        wire: Any = Wire
+        wire: Any = PipelinedConnection
         wire._told = lambda self, message: None
         await super().open()
 

@@ -1,1 +1,6 @@
-"""Stores for cache entries: the protocol, and its two implementations."""
+"""Stores for entries: Redis, and memory.
+
+A store knows an entry's state byte and token, not what else is in it. ``protocol`` says what every store does.
+Top to bottom: ``breaker`` (the circuit breaker), ``redis``, ``memory``, ``protocol``, ``near`` (entries kept in
+process).
+"""

@@ -10,16 +10,16 @@ from functools import partial
 from typing import Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import Backend, Prompt, Tracking
+from aiomodelcache.backends.protocol import Backend, SupportsStartRead, SupportsTracking
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.observe.stats import Stats, logger
 
 T = TypeVar("T")
-Taker = Callable[[Sequence[bytes | None] | None], None]
+GuardedReadCallback = Callable[[Sequence[bytes | None] | None], None]
 """Called with what was read, or with None if that failed. Does not raise."""
 
 
-class Link:
+class GuardedBackend:
     """One open cache's connection to its backend."""
 
     def __init__(
@@ -30,9 +30,9 @@ class Link:
         self.enabled = enabled
         self.near = near or Near(0, 1.0)
         """What is kept in this process; with what is undelivered, or failing, it is as good as nothing."""
-        self.held = False
+        self.has_undelivered = False
         """True while this process has invalidations that it could not deliver: it must not read."""
-        self.breaks = 0
+        self.failures = 0
         """How often a round trip has failed."""
         self._tracking = False
         self._cooldown = cooldown
@@ -48,34 +48,34 @@ class Link:
                 f"near: {self.backend!r} cannot tell of changes, so that nothing can be kept near: "
                 "use a RedisBackend, give it a method `track`, or remove near."
             )
-        cast("Tracking", self.backend).track(self.near)
+        cast("SupportsTracking", self.backend).track(self.near)
         self._tracking = True
 
     def end_near(self) -> None:
         """Keeps nothing any more."""
         if self._tracking:
-            cast("Tracking", self.backend).track(None)
+            cast("SupportsTracking", self.backend).track(None)
         self.near.lost()
 
     @property
-    def sound(self) -> bool:
+    def healthy(self) -> bool:
         """Whether all readers may use the backend now."""
-        return self.enabled and not self._failing and not self.held
+        return self.enabled and not self._failing and not self.has_undelivered
 
-    def readable(self) -> bool:
+    def allow_read(self) -> bool:
         """Whether a reader may use the backend now. After the cooldown, True to one caller only."""
         if not self._failing:
-            return self.sound
+            return self.healthy
         now = time.monotonic()
-        if not self.enabled or self.held or now < self._retry_at:
+        if not self.enabled or self.has_undelivered or now < self._retry_at:
             return False
         self._retry_at = now + self._cooldown
         return True
 
     @property
-    def trouble(self) -> Literal["unreachable", "undelivered"] | None:
+    def unavailable_reason(self) -> Literal["unreachable", "undelivered"] | None:
         """Why readers stay away from the backend now, if they do."""
-        if self.held:
+        if self.has_undelivered:
             return "undelivered"
         return "unreachable" if self._failing and time.monotonic() < self._retry_at else None
 
@@ -92,7 +92,7 @@ class Link:
         self._works()
         return result
 
-    def start_read(self, keys: Sequence[bytes], taker: Taker) -> bool:
+    def start_read(self, keys: Sequence[bytes], taker: GuardedReadCallback) -> bool:
         """Begins a round trip that reads, if the backend can do so without anybody waiting in a task.
 
         ``taker`` is called with what was read, or with None if it failed: counted and logged as by ``call``.
@@ -102,14 +102,14 @@ class Link:
             return False
         take = partial(self._take, taker)
         try:
-            begun = cast("Prompt", backend).start_read(keys, take)
+            begun = cast("SupportsStartRead", backend).start_read(keys, take)
         except Exception as error:
             begun = True
             take(error)
         self.stats.round_trips += begun
         return begun
 
-    def _take(self, taker: Taker, read: list[bytes | None] | Exception) -> None:
+    def _take(self, taker: GuardedReadCallback, read: list[bytes | None] | Exception) -> None:
         if isinstance(read, Exception):
             self._broken(read)
             taker(None)
@@ -127,7 +127,7 @@ class Link:
         if not isinstance(failure, BackendError):
             failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")
         self.stats.backend_errors += 1
-        self.breaks += 1
+        self.failures += 1
         self.near.drop_all()
         if not self._failing:
             logger.warning("aiomodelcache: the cache is not used for now: %s", failure)

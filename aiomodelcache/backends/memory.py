@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadTaker
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadCallback
 from aiomodelcache.encoding.layout import (
     ABSENT,
     INTENT,
@@ -74,7 +74,7 @@ class MemoryBackend:
         now = self._now()
         return [self._get(key, now) for key in keys]
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
         """Reads at once (see ``Prompt``)."""
         if not self._prompt:
             return False

@@ -28,7 +28,7 @@ Ticket = list[bytes]
 
 OVERHEAD: Final = 320
 """Bytes that an entry takes beside its key and its value, about."""
-SHARE: Final = 0.1
+NEAR_TTL_FRACTION: Final = 0.1
 """An entry is kept for so much of its whole life, then read again: it may outlive its time in the store by that."""
 _ANSWERS: Final = (VALUE, ABSENT, VERSION)
 _NEVER: Final = float("-inf")
@@ -71,7 +71,9 @@ class Near:
 
         ``lives`` and ``absences_live``: for how many seconds the store does.
         """
-        self._kinds = sorted({*self._kinds, (prefix, lives * SHARE, absences_live * SHARE)}, key=_longest_first)
+        self._kinds = sorted(
+            {*self._kinds, (prefix, lives * NEAR_TTL_FRACTION, absences_live * NEAR_TTL_FRACTION)}, key=_longest_first
+        )
         self._prefixes = tuple([prefix for prefix, life, _ in self._kinds if life])
 
     def cover_version(self, key: bytes) -> None:

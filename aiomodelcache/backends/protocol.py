@@ -135,14 +135,14 @@ class Backend(Protocol):
         ...
 
 
-ReadTaker = Callable[[list[bytes | None] | Exception], None]
+ReadCallback = Callable[[list[bytes | None] | Exception], None]
 """Called once with what ``Backend.read`` would return or raise. Does not raise."""
 
 
-class Prompt(Protocol):
+class SupportsStartRead(Protocol):
     """What a backend can do beside, so that a hit needs no task to wait for its reply."""
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
         """Begins what ``read`` does, if nothing has to be waited for before that. Returns whether it has begun.
 
         Only then, ``taker`` is called, as soon as the answer is known, even at once.
@@ -150,7 +150,7 @@ class Prompt(Protocol):
         ...
 
 
-class Tracking(Protocol):
+class SupportsTracking(Protocol):
     """What a backend can do beside, so that entries may be kept near, in this process."""
 
     def track(self, near: Near | None) -> None:

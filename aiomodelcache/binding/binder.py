@@ -12,26 +12,26 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import class_attributes, is_computed
-from aiomodelcache.binding.factory import Sources, key_attributes
-from aiomodelcache.binding.paths import Ways, bound_model, check_foreign_keys
+from aiomodelcache.binding.factory import EntryFactory, key_columns
+from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
 from aiomodelcache.declare.registry import declared, declared_values
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import check_values
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.many_to_many import Through
-from aiomodelcache.entries.model import Binding, Source
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.policy import Lifetimes
-from aiomodelcache.entries.results import Result
+from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.meta import field_names, is_abstract
 from aiomodelcache.orm.relations import many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
-from aiomodelcache.plans.paths import Walk
+from aiomodelcache.plans.paths import RelationPath
 
 CACHED: Final = "__aiomodelcache__"
 """Set on ``CachedModel``: its subclasses are bound without any further declaration."""
@@ -41,10 +41,12 @@ CACHED: Final = "__aiomodelcache__"
 class Bindings:
     """Everything that is bound to one open cache."""
 
-    models: dict[type[Model], Binding] = field(default_factory=dict[type[Model], Binding])
-    classes: dict[type, Source | Result | Walk] = field(default_factory=dict[type, Source | Result | Walk])
+    models: dict[type[Model], ModelEntries] = field(default_factory=dict[type[Model], ModelEntries])
+    classes: dict[type, EntrySet | ResultEntries | RelationPath] = field(
+        default_factory=dict[type, EntrySet | ResultEntries | RelationPath]
+    )
     foreign_keys: list[tuple[type[Model], str]] = field(default_factory=list[tuple[type[Model], str]])
-    many_to_many: list[Through] = field(default_factory=list[Through])
+    many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     lifetimes: list[Lifetimes] = field(default_factory=list[Lifetimes])
 
 
@@ -70,12 +72,12 @@ class _Binder:
     def __init__(self, config: CacheConfig, namespace: str, stats: Stats, near: Near) -> None:
         self._models = bound_models()
         self._bindings = Bindings()
-        self._sources = Sources(config, namespace, stats, self._bindings.models, near)
-        self._bindings.lifetimes = self._sources.lifetimes
+        self._factory = EntryFactory(config, namespace, stats, self._bindings.models, near)
+        self._bindings.lifetimes = self._factory.lifetimes
         self._model_options: dict[type[Model], Options] = {}
-        self._ways = Ways(self._bindings.models, self._make_index, self._make_list)
+        self._paths = RelationPathResolver(self._bindings.models, self._make_index, self._make_list)
         self._listing: list[tuple[type[Model], tuple[str, ...]]] = []
-        self._lists: dict[tuple[type[Model], str], Through] = {}
+        self._lists: dict[tuple[type[Model], str], ManyToManyEntries] = {}
 
     def bind(self) -> Bindings:
         classes = sorted(declared, key=lambda cls: (cls.__module__, cls.__qualname__))
@@ -194,21 +196,21 @@ class _Binder:
                 f"{model.__name__}.cache is a field, and would be its cache manager: rename the field."
             )
         schema = ModelSchema(model)
-        rows = self._sources.rows(schema, options)
-        binding = Binding(schema, rows, manager)
-        self._bindings.models[model] = binding
+        rows = self._factory.rows(schema, options)
+        entries = ModelEntries(schema, rows, manager)
+        self._bindings.models[model] = entries
         self._model_options[model] = options
         for name in schema.field_names():
             attribute = schema.attribute(name)
             if attribute is not None:
-                binding.names[name] = binding.names[attribute] = attribute
-        binding.names["pk"] = schema.pk
-        binding.gets[frozenset([schema.pk])] = rows
+                entries.names[name] = entries.names[attribute] = attribute
+        entries.names["pk"] = schema.pk
+        entries.gets[frozenset([schema.pk])] = rows
         for attribute, keys, table in (
-            ("get_key_fields_list", options.gets, binding.gets),
-            ("filter_key_fields_list", options.filters, binding.filters),
+            ("get_key_fields_list", options.gets, entries.gets),
+            ("filter_key_fields_list", options.filters, entries.filters),
         ):
-            self._bind_keys(binding, options, attribute, keys, table)
+            self._bind_keys(entries, options, attribute, keys, table)
         for name in options.foreign_keys:
             if (model, name) in self._bindings.foreign_keys:
                 raise CacheConfigurationError(
@@ -221,15 +223,15 @@ class _Binder:
 
     def _bind_keys(
         self,
-        binding: Binding,
+        entries: ModelEntries,
         options: Options,
         attribute: str,
         keys: Sequence[tuple[str, ...]],
-        table: dict[frozenset[str], Source],
+        table: dict[frozenset[str], EntrySet],
     ) -> None:
         seen: set[frozenset[str]] = set()
         for key in keys:
-            attributes = key_attributes(binding.schema, options.origin, attribute, key)
+            attributes = key_columns(entries.schema, options.origin, attribute, key)
             names = frozenset(attributes)
             if names in seen:
                 raise CacheConfigurationError(
@@ -237,61 +239,61 @@ class _Binder:
                 )
             seen.add(names)
             if names not in table:  # the primary key's rows are there already
-                unique = attribute == "get_key_fields_list" and binding.schema.unique(names)
-                table[names] = self._sources.index(binding, options, key, attributes, unique=unique)
+                unique = attribute == "get_key_fields_list" and entries.schema.unique(names)
+                table[names] = self._factory.index(entries, options, key, attributes, unique=unique)
 
     def _bind_class(self, query: type[DeclaredQuery[Any]]) -> None:
-        binding = self._bindings.models[query.model]
+        entries = self._bindings.models[query.model]
         origin = query.__name__
         attributes = class_attributes(query)
         key: Any = attributes.get("key_fields", ())
         if not is_key(key):
             raise CacheConfigurationError(f'{origin}.key_fields is {key!r}: name the fields, like ("slug",).')
         options = parse(origin, {name: value for name, value in attributes.items() if name != "key_fields"})
-        fields = key_attributes(binding.schema, origin, "key_fields", tuple(key))
+        fields = key_columns(entries.schema, origin, "key_fields", tuple(key))
         if is_computed(query):
-            self._bindings.classes[query] = self._sources.result(binding, options, tuple(key), fields, query)
+            self._bindings.classes[query] = self._factory.result(entries, options, tuple(key), fields, query)
             return
         if issubclass(query, RELATED):
-            base = self._ways.base(binding, tuple(key), fields)
-            path = self._ways.path(binding, options.relation or "", f"{origin}.relation")
-            self._bindings.classes[query] = Walk(origin, base, path)
+            base = self._paths.base(entries, tuple(key), fields)
+            path = self._paths.path(entries, options.relation or "", f"{origin}.relation")
+            self._bindings.classes[query] = RelationPath(origin, base, path)
             return
-        source = self._bind_rows(binding, options, tuple(key), fields, query)
-        branches = self._ways.branches(binding, options.select_related, f"{origin}.select_related")
-        self._bindings.classes[query] = Walk(origin, source, branches=branches) if branches else source
+        entry_set = self._bind_rows(entries, options, tuple(key), fields, query)
+        branches = self._paths.branches(entries, options.select_related, f"{origin}.select_related")
+        self._bindings.classes[query] = RelationPath(origin, entry_set, branches=branches) if branches else entry_set
 
     def _bind_rows(
         self,
-        binding: Binding,
+        entries: ModelEntries,
         options: Options,
         key: tuple[str, ...],
         fields: tuple[str, ...],
         query: type[DeclaredQuery[Any]],
-    ) -> Source:
+    ) -> EntrySet:
         """What a class for rows by a key of its own finds them by."""
         if not issubclass(query, InstanceCache | QuerysetCache):
             raise CacheConfigurationError(
                 f"{options.origin}: derive it from InstanceCache, QuerysetCache or ResultCache."
             )
         single = issubclass(query, InstanceCache)
-        if single and fields == (binding.schema.pk,):
+        if single and fields == (entries.schema.pk,):
             for name in sorted(class_attributes(query).keys() - {"model", "key_fields", "select_related"}):
-                raise _of_rows(query, name)
-            return binding.rows
-        unique = single and binding.schema.unique(fields)
+                raise _row_setting_error(query, name)
+            return entries.rows
+        unique = single and entries.schema.unique(fields)
         if unique and options.invalidation is InvalidationType.DYNAMIC:
-            raise _of_rows(query, "invalidation")
-        return self._sources.index(binding, options, key, fields, unique=unique)
+            raise _row_setting_error(query, "invalidation")
+        return self._factory.index(entries, options, key, fields, unique=unique)
 
     def _make_index(
-        self, binding: Binding, fields: tuple[str, ...], attributes: tuple[str, ...], unique: bool
-    ) -> Index:
-        options = self._model_options[binding.schema.model]
-        return self._sources.index(binding, options, fields, attributes, unique=unique)
+        self, entries: ModelEntries, fields: tuple[str, ...], attributes: tuple[str, ...], unique: bool
+    ) -> IndexEntries:
+        options = self._model_options[entries.schema.model]
+        return self._factory.index(entries, options, fields, attributes, unique=unique)
 
-    def _make_list(self, binding: Binding, name: str, where: str) -> Through:
-        model = binding.schema.model
+    def _make_list(self, entries: ModelEntries, name: str, where: str) -> ManyToManyEntries:
+        model = entries.schema.model
         if (model, name) in self._lists:
             return self._lists[model, name]
         relation = many_to_many(model, name)
@@ -304,42 +306,18 @@ class _Binder:
         for table in self._models:  # a model of the table of links is watched, so that its writes are seen
             if table not in self._bindings.models and ModelSchema.table_of(table) == relation.table:
                 self._bind_model(table, Options(origin=table.__name__), None)
-        made = self._lists[model, name] = self._sources.through(
-            binding, relation, replace(self._model_options[model], origin=where, order_by=(), limit=None)
+        made = self._lists[model, name] = self._factory.through(
+            entries, relation, replace(self._model_options[model], origin=where, order_by=(), limit=None)
         )
         self._bindings.many_to_many.append(made)
         return made
 
 
-def _of_rows(query: Any, name: str) -> CacheConfigurationError:
+def _row_setting_error(query: Any, name: str) -> CacheConfigurationError:
     return CacheConfigurationError(
         f"{query.__name__}.{name} has no effect, because a row is stored once for everybody: "
         f"set it in {query.model.__name__}.CacheMeta."
     )
-
-    def _bind_many_to_many(self, model: type[Model], options: Options) -> None:
-        seen: set[str] = set()
-        for name in options.many_to_many:
-            where = f"{options.origin}: cached_manytomany names {name!r}"
-            if name in seen:
-                raise CacheConfigurationError(f"{where} twice; remove one of them.")
-            seen.add(name)
-            relation = many_to_many(model, name)
-            if relation is None:
-                raise CacheConfigurationError(
-                    f"{where}, which is no many-to-many relation of {model.__name__}. "
-                    f"Its many-to-many relations: {', '.join(many_to_many_names(model)) or 'none'}."
-                )
-            if relation.related not in self._bindings.models:
-                raise CacheConfigurationError(
-                    f"{where}, but {relation.related.__name__} has no cache: make it a CachedModel or give it a "
-                    "ModelCacheManager."
-                )
-            for table in self._models:  # a model of the table of links is watched, so that its writes are seen
-                if table not in self._bindings.models and ModelSchema.table_of(table) == relation.table:
-                    self._bind_model(table, Options(origin=table.__name__), None)
-            own = Options(origin=options.origin, timeout=options.timeout, version=options.version)
-            self._bindings.many_to_many.append(self._sources.through(self._bindings.models[model], relation, own))
 
 
 def _path(cls: type) -> str:

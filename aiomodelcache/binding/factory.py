@@ -14,12 +14,12 @@ from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
 from aiomodelcache.entries.base import keep_near
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.many_to_many import Links, Through
-from aiomodelcache.entries.model import Binding
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
+from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.results import Result
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.meta import column_attribute, is_relation
@@ -27,11 +27,11 @@ from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
 
 
-class Sources:
+class EntryFactory:
     """What one cache that opens makes."""
 
     def __init__(
-        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], Binding], near: Near
+        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], ModelEntries], near: Near
     ) -> None:
         self.lifetimes: list[Lifetimes] = []
         """Of all that was made."""
@@ -41,16 +41,16 @@ class Sources:
         self._models = models
         self._near = near
 
-    def rows(self, schema: ModelSchema, options: Options) -> Rows:
+    def rows(self, schema: ModelSchema, options: Options) -> RowEntries:
         """The rows of a model."""
-        rows = Rows(
+        rows = RowEntries(
             schema,
             connection=schema.connection,
             namespace=self._namespace,
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            keeps_absence=_keeps_absence(schema, [schema.pk], options),
+            caches_absence=_keeps_absence(schema, [schema.pk], options),
             counters=self._stats.of(schema.name),
             replicated=self._config.replica_lag is not None,
         )
@@ -60,18 +60,18 @@ class Sources:
 
     def index(
         self,
-        binding: Binding,
+        entries: ModelEntries,
         options: Options,
         key: tuple[str, ...],
         attributes: tuple[str, ...],
         *,
         unique: bool,
-    ) -> Index:
+    ) -> IndexEntries:
         """A way of finding rows, which writes to the model think of from now on."""
-        schema = binding.schema
+        schema = entries.schema
         order_by = () if unique else _order_by(schema, options)
-        index = Index(
-            binding.rows,
+        index = IndexEntries(
+            entries.rows,
             key,
             attributes,
             connection=schema.connection,
@@ -82,28 +82,28 @@ class Sources:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            keeps_absence=_keeps_absence(schema, attributes, options),
+            caches_absence=_keeps_absence(schema, attributes, options),
             counters=self._stats.of(f"{schema.name}({', '.join(key)})"),
         )
-        if options.near and not binding.rows.near:
+        if options.near and not entries.rows.near:
             raise CacheConfigurationError(
                 f"{options.origin}.near has no effect while the rows that it leads to are not kept near: "
                 f"set near = True in {schema.name}.CacheMeta, or remove it here."
             )
-        index.near = binding.rows.near if options.near is None else options.near
-        keep_near(self._near, index, binding.rows.epoch_key)
-        binding.indexes.append(index)
+        index.near = entries.rows.near if options.near is None else options.near
+        keep_near(self._near, index, entries.rows.epoch_key)
+        entries.indexes.append(index)
         return index
 
     def through(
         self,
-        owner: Binding,
+        owner: ModelEntries,
         relation: ManyToMany,
         options: Options,
-    ) -> Through:
+    ) -> ManyToManyEntries:
         """A many-to-many list, which all that links and unlinks thinks of from now on."""
         related = self._models[relation.related]
-        through = Through(
+        through = ManyToManyEntries(
             owner.schema,
             relation,
             related.rows,
@@ -120,30 +120,30 @@ class Sources:
         owner.owned.append(through)
         if related.rows not in owner.rows.linked:
             owner.rows.linked.append(related.rows)
-        for binding in self._models.values():
+        for entries in self._models.values():
             own, other = [
-                column_attribute(binding.schema.model, each) for each in (relation.own_column, relation.other_column)
+                column_attribute(entries.schema.model, each) for each in (relation.own_column, relation.other_column)
             ]
-            if binding.schema.table == relation.table and own is not None and other is not None:
-                binding.results.append(Links(through, binding.schema, own, other))
+            if entries.schema.table == relation.table and own is not None and other is not None:
+                entries.results.append(ThroughModelDependency(through, entries.schema, own, other))
         return through
 
     def result(
         self,
-        binding: Binding,
+        entries: ModelEntries,
         options: Options,
         key: tuple[str, ...],
         attributes: tuple[str, ...],
         query: type[DeclaredQuery[Any]],
-    ) -> Result:
+    ) -> ResultEntries:
         """A class of computed results, which writes to the model think of from now on."""
-        schema = binding.schema
-        result = Result(
+        schema = entries.schema
+        result = ResultEntries(
             query.__name__,
             [schema.table, query.__name__, ",".join(key)],
             connection=schema.connection,
             namespace=self._namespace,
-            rows=binding.rows,
+            rows=entries.rows,
             attributes=attributes,
             watched=frozenset(attributes) if issubclass(query, COUNTING) and not schema.hides_rows else None,
             bound=self._models,
@@ -154,10 +154,10 @@ class Sources:
             lease_ttl=self._config.compute_ttl,
             counters=self._stats.of(query.__name__),
         )
-        result.near = binding.rows.near if options.near is None else options.near
+        result.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, result, result.epoch_key)
         result.compute_for = partial(query.computing, result)
-        binding.results.append(result)
+        entries.results.append(result)
         return result
 
     def _lifetimes(self, options: Options) -> Lifetimes:
@@ -172,7 +172,7 @@ class Sources:
         return lifetimes
 
 
-def key_attributes(schema: ModelSchema, origin: str, attribute: str, key: tuple[str, ...]) -> tuple[str, ...]:
+def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str, ...]) -> tuple[str, ...]:
     """The attributes behind a key's fields. Raises ``CacheConfigurationError`` for what cannot be a key."""
     found: list[str] = []
     for name in key:
@@ -231,4 +231,4 @@ def _policy(options: Options) -> Policy:
 def _keeps_absence(schema: ModelSchema, attributes: Iterable[str], options: Options) -> bool:
     """ "No such row" of a string that the database compares loosely may end by a write under another
     spelling, so it is kept only where the class asks for it by its own ``negative_timeout``."""
-    return options.negative_timeout is not None or not schema.compares_loosely(attributes)
+    return options.negative_timeout is not None or not schema.uses_loose_collation(attributes)

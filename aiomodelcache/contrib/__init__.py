@@ -1,1 +1,1 @@
-"""What ties the cache to other programs. Nothing here needs them to be installed."""
+"""Integrations with other libraries. Nothing of the library imports them."""

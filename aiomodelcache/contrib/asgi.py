@@ -15,7 +15,7 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 
 class LocalCacheMiddleware:
-    """Opens a ``local_cache()`` for each HTTP request: in it the same look-up returns the same object, without I/O.
+    """Opens a ``local_cache()`` for each HTTP request: in it the same lookup returns the same object, without I/O.
 
     >>> from aiomodelcache.contrib.asgi import LocalCacheMiddleware
     >>> app = Starlette(routes=routes, middleware=[Middleware(LocalCacheMiddleware)])

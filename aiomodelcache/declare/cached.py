@@ -5,11 +5,11 @@ from collections.abc import Callable, Coroutine
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, cast
 
-from aiomodelcache.declare.values import T, ValueSource, _Value
+from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.open_cache import default_session
+from aiomodelcache.open_cache import default_cache
 from aiomodelcache.write.manual import clear, transactions
 
 P = ParamSpec("P")
@@ -25,12 +25,12 @@ class CachedFunction(Generic[P, T]):
     def __init__(
         self,
         function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]],
-        source: ValueSource,
+        declaration: ValueDeclaration,
         key: Callable[..., Any] | None,
         bound: tuple[Any, ...] = (),
     ) -> None:
         self._function = function
-        self._source = source
+        self._declaration = declaration
         self._key_of = key
         self._bound = bound
         update_wrapper(self, function)
@@ -39,7 +39,7 @@ class CachedFunction(Generic[P, T]):
             mark(self)
 
     def __repr__(self) -> str:
-        return f"<cached {self._source.name}>"
+        return f"<cached {self._declaration.name}>"
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.query(*args, **kwargs)
@@ -49,19 +49,19 @@ class CachedFunction(Generic[P, T]):
     ) -> "CachedFunction[Rest, T]":
         if instance is None:
             return cast("CachedFunction[Rest, T]", self)
-        bound = CachedFunction(self._function, self._source, self._key_of, (*self._bound, instance))
+        bound = CachedFunction(self._function, self._declaration, self._key_of, (*self._bound, instance))
         return cast("CachedFunction[Rest, T]", bound)
 
     def query(self, *args: P.args, **kwargs: P.kwargs) -> "ValueQuery[T]":
         """The call as a lazy query, for a ``BatchCacheQuery``."""
         function: Any = self._function
-        arguments = self._source.arguments(*self._bound, *args, **kwargs)
+        arguments = self._declaration.arguments(*self._bound, *args, **kwargs)
         key = arguments if self._key_of is None else self._key_of(*self._bound, *args, **kwargs)
-        return ValueQuery(self._source, key, partial(function, *self._bound, *args, **kwargs))
+        return ValueQuery(self._declaration, key, partial(function, *self._bound, *args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key in the store. Raises ``CacheNotOpen``."""
-        _, key = self.query(*args, **kwargs).locate(default_session().usable())
+        _, key = self.query(*args, **kwargs).locate(default_cache().usable())
         return key.decode("utf-8", "backslashreplace")
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -73,11 +73,11 @@ class CachedFunction(Generic[P, T]):
 
         Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
         """
-        session = default_session().usable()
-        await clear(session, [(self._source.result(session), transactions(session))])
+        cache = default_cache().usable()
+        await clear(cache, [(self._declaration.result(cache), transactions(cache))])
 
 
-class ValueQuery(_Value[T], Generic[T]):
+class ValueQuery(BaseValueQuery[T], Generic[T]):
     """A call of a cached function that nobody has made yet."""
 
     __slots__ = ()
@@ -112,7 +112,7 @@ def cached(
         if not inspect.iscoroutinefunction(function):
             raise CacheConfigurationError(f"@cached is for coroutine functions; {function!r} is none.")
         name = f"{function.__module__}.{function.__qualname__}"
-        source = ValueSource(
+        declaration = ValueDeclaration(
             name=name,
             origin=name,
             signature=inspect.signature(function),
@@ -123,7 +123,7 @@ def cached(
             codec=codec,
             near=near,
         )
-        source.check()
-        return CachedFunction(function, source, key)
+        declaration.check()
+        return CachedFunction(function, declaration, key)
 
     return decorate

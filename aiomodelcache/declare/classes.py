@@ -1,6 +1,6 @@
 """What users declare as classes of their own: cache classes, and what is allowed in them.
 
-A declaration is only recorded here; models are not complete before ``Tortoise.init``. ``binding`` resolves
+A declaration is only recorded here; models are not complete before ``Tortoise.init``. ``entries_of`` resolves
 it when a cache opens.
 """
 
@@ -16,21 +16,21 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declared
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.results import DontCache, Result
+from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import Session
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import Values
-from aiomodelcache.plans.paths import Walk, walked
-from aiomodelcache.plans.requests import Compute, Plan
+from aiomodelcache.plans.paths import RelationPath, follow_path
+from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
-from aiomodelcache.query.lookups import LookupQuery, computed, only, row_key
+from aiomodelcache.query.lookups import LookupQuery, computed, exactly_one, row_key
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import forget
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
-Found = TypeVar("Found", bound=Model | None)
+ResultT = TypeVar("ResultT", bound=Model | None)
 
 
 class DeclaredQuery(LookupQuery[T]):
@@ -73,48 +73,48 @@ class DeclaredQuery(LookupQuery[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._params.items())})>"
 
-    def declared_source(self, session: Session) -> Source | Result | Walk:
+    def declared_entries(self, cache: OpenCache) -> EntrySet | ResultEntries | RelationPath:
         """What the class was bound to. Raises ``CacheNotRegistered``."""
         try:
-            return session.declared[type(self)]
+            return cache.classes[type(self)]
         except KeyError:
             raise CacheNotRegistered(
                 f"{type(self).__name__} is not part of the open cache: define it, and load its model with "
                 "Tortoise.init, before the cache opens."
             ) from None
 
-    def source(self, session: Session) -> tuple[Source, list[Any]]:
-        source = self.declared_source(session)
-        return cast("Source", source.base if isinstance(source, Walk) else source), self._given()
+    def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
+        entry_set = self.declared_entries(cache)
+        return cast("EntrySet", entry_set.base if isinstance(entry_set, RelationPath) else entry_set), self._given()
 
     def _given(self) -> list[Any]:
         return [self._params[field] for field in type(self).key_fields]
 
-    def plan(self, session: Session, scope: Scope | None) -> Plan[T]:
-        source = self.declared_source(session)
-        if isinstance(source, Walk):
-            return self.finish((yield from self._walked(session, source, scope)))
-        if not isinstance(source, Result):
-            return (yield from super().plan(session, scope))
-        values = tuple(map(source.schema.normalise, source.attributes, self._given()))
-        compute = partial(self._compute, source, values)
-        result: T = yield from computed(session, source, source.key(values), compute, scope)
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        entry_set = self.declared_entries(cache)
+        if isinstance(entry_set, RelationPath):
+            return self.finish((yield from self._follow_path(cache, entry_set, scope)))
+        if not isinstance(entry_set, ResultEntries):
+            return (yield from super().plan(cache, scope))
+        values = tuple(map(entry_set.schema.normalise, entry_set.attributes, self._given()))
+        compute = partial(self._compute, entry_set, values)
+        result: T = yield from computed(cache, entry_set, entry_set.key(values), compute, scope)
         return result
 
-    def _walked(self, session: Session, walk: Walk, scope: Scope | None) -> Plan[list[Any]]:
+    def _follow_path(self, cache: OpenCache, path: RelationPath, scope: Scope | None) -> Plan[list[Any]]:
         """What a walk leads to; a request's scope remembers it as long as nothing on the way is written."""
-        _, _, values, base = self.locate(session)
-        key = walk.key(base)
+        _, _, values, base = self.locate(cache)
+        key = path.key(base)
         known = scope.recall(key) if scope is not None else None
         if known is not None:
             return list(known[0])
         generation = scope.generation if scope is not None else 0
 
-        def make(source: Source, row: Any) -> Model:
-            instance = instance_of(source.rows, row)
-            return scope.own(row_key(source, instance), instance, generation) if scope is not None else instance
+        def make(entry_set: EntrySet, row: Any) -> Model:
+            instance = instance_of(entry_set.rows, row)
+            return scope.own(row_key(entry_set, instance), instance, generation) if scope is not None else instance
 
-        found, passed = yield from walked(walk, values, base, session.guesses, make)
+        found, passed = yield from follow_path(path, values, base, cache.predictions, make)
         if scope is not None:
             scope.keep_result(key, list(found), passed, generation)
         return found
@@ -124,16 +124,16 @@ class DeclaredQuery(LookupQuery[T]):
 
         Rows themselves are forgotten by ``Model.cache.invalidate``.
         """
-        session, source, _, key = self.locate(self.session())
-        client = source.schema.transaction()
-        await forget(session, source.rows, [Clear(key)], [client] if client is not None else [])
+        cache, entry_set, _, key = self.locate(self.open_cache())
+        client = entry_set.schema.transaction()
+        await forget(cache, entry_set.rows, [Clear(key)], [client] if client is not None else [])
 
     @classmethod
-    def computing(cls, result: Result, values: Values) -> Compute:
+    def computing(cls, result: ResultEntries, values: Values) -> Compute:
         """How the result for these values is computed."""
         return partial(cls(*values)._compute, result, values)
 
-    async def _compute(self, result: Result, values: Values, client: BaseDBAsyncClient | None) -> Any:
+    async def _compute(self, result: ResultEntries, values: Values, client: BaseDBAsyncClient | None) -> Any:
         if isinstance(self, COUNTING):
             schema = result.schema
             rows = schema.queryset(client or schema.client).filter(schema.matching(result.attributes, [values]))
@@ -143,7 +143,7 @@ class DeclaredQuery(LookupQuery[T]):
         return await (query.get_instance if isinstance(self, InstanceCache) else query.get_result)(**params)
 
 
-class InstanceCache(DeclaredQuery[Found], Generic[Found]):
+class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
     """One row of a model by one key, as a class of its own.
 
     >>> class EventBySlug(InstanceCache[Event]):
@@ -170,15 +170,15 @@ class InstanceCache(DeclaredQuery[Found], Generic[Found]):
 
     select_related: ClassVar[Sequence[str]] = ()
 
-    async def get_instance(self, *args: Any, **params: Any) -> Found:
+    async def get_instance(self, *args: Any, **params: Any) -> ResultT:
         """Finds the instance, if overridden. Gets the key by name, a relation by its value.
 
         It runs in the context in which the cache was opened, outside of any transaction; inside one in its caller's.
         """
         raise NotImplementedError
 
-    def finish(self, found: Sequence[Any]) -> Found:
-        return cast("Found", only(self._model, found))
+    def finish(self, found: Sequence[Any]) -> ResultT:
+        return cast("ResultT", exactly_one(self._model, found))
 
 
 class QuerysetCache(DeclaredQuery[list[M]], Generic[M]):

@@ -7,7 +7,7 @@ from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declared
-from aiomodelcache.open_cache import Session, current_or_none, default_session
+from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
 from aiomodelcache.query.explain import Explanation, explain, text
@@ -43,7 +43,7 @@ class ModelCacheManager(Generic[M]):
 
     Type checkers learn of it by ``cache: ClassVar["EventCaches"]`` in the model.
 
-    Look-ups return lazy queries. A look-up by fields that have no cache raises ``CacheNotRegistered``.
+    Lookups return lazy queries. A lookup by fields that have no cache raises ``CacheNotRegistered``.
     """
 
     model: ClassVar[type[Model]]
@@ -59,9 +59,9 @@ class ModelCacheManager(Generic[M]):
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
 
-    def __init__(self, model: type[M], session: Session | None = None) -> None:
+    def __init__(self, model: type[M], cache: OpenCache | None = None) -> None:
         self._model = model
-        self._session = session
+        self._cache = cache
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,42 +71,42 @@ class ModelCacheManager(Generic[M]):
             setattr(model, "cache", CacheAttribute())  # noqa: B010 - a plain model has no such attribute
 
     def __repr__(self) -> str:
-        session = self._session or current_or_none()
-        binding = session.bindings.get(self._model) if session is not None else None
-        keys = binding.describe() if binding is not None else "not bound to an open cache"
+        cache = self._cache or default_cache_or_none()
+        entries = cache.models.get(self._model) if cache is not None else None
+        keys = entries.describe() if entries is not None else "not bound to an open cache"
         return f"<{self._model.__name__}.cache: {keys}>"
 
     def get(self, **key: Any) -> GetQuery[M]:
         """The one row with these values. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
-        return GetQuery(self._model, key, self._session)
+        return GetQuery(self._model, key, self._cache)
 
     def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:
         """The one row with these values, or None. Awaited, raises ``MultipleObjectsReturned``."""
-        return GetOrNoneQuery(self._model, key, self._session)
+        return GetOrNoneQuery(self._model, key, self._cache)
 
     def get_or_404(self, **key: Any) -> GetOr404Query[M]:
         """The one row with these values. Awaited, raises ``NotFoundError``, or what the cache's ``not_found`` says."""
-        return GetOr404Query(self._model, key, self._session)
+        return GetOr404Query(self._model, key, self._cache)
 
     def filter(self, **key: Any) -> FilterQuery[M]:
         """The list of rows with these values."""
-        return FilterQuery(self._model, key, self._session)
+        return FilterQuery(self._model, key, self._cache)
 
     def exists(self, **key: Any) -> ExistsQuery:
         """Whether a row has these values; answered by the list, or the unique key, of these fields."""
-        return ExistsQuery(self._model, key, self._session)
+        return ExistsQuery(self._model, key, self._cache)
 
     def count(self, **key: Any) -> CountQuery:
         """How many rows have these values; answered by the list, or the unique key, of these fields."""
-        return CountQuery(self._model, key, self._session)
+        return CountQuery(self._model, key, self._cache)
 
     def get_many(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> CacheQuery[list[M]]:
         """The rows that exist, in the order asked, each once. ``key`` must be unique."""
-        return cast("CacheQuery[list[M]]", ManyQuery(self._model, values, key, self._session))
+        return cast("CacheQuery[list[M]]", ManyQuery(self._model, values, key, self._cache))
 
     def in_bulk(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> BulkQuery[M]:
         """Like ``get_many``, as a dict by value."""
-        return BulkQuery(self._model, values, key, self._session)
+        return BulkQuery(self._model, values, key, self._cache)
 
     get_query = get_from_cache = get
     filter_query = filter
@@ -119,7 +119,7 @@ class ModelCacheManager(Generic[M]):
     def key(self, /, **key: Any) -> str: ...
 
     def key(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> str:
-        """The key in Redis under which a look-up finds its entry, as ``redis-cli`` shows it.
+        """The key in Redis under which a lookup finds its entry, as ``redis-cli`` shows it.
 
         >>> Event.cache.key(slug="pycon")
         'amc:i:default:event:slug:spycon'
@@ -128,8 +128,8 @@ class ModelCacheManager(Generic[M]):
         ``Event.cache.key(Event.cache.filter(organizer=1))``. Raises ``CacheNotRegistered``, ``CacheNotOpen``
         and, for a bad value, ``ValueError``.
         """
-        session = self._session or default_session()
-        return text(self._lookup(session, query, key).locate(session).key)
+        cache = self._cache or default_cache()
+        return text(self._lookup(cache, query, key).locate(cache).key)
 
     @overload
     async def explain(self, query: LookupQuery[Any], /) -> Explanation: ...
@@ -138,16 +138,16 @@ class ModelCacheManager(Generic[M]):
     async def explain(self, /, **key: Any) -> Explanation: ...
 
     async def explain(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Explanation:
-        """Says where a look-up would be answered from now, and why, as data. Takes what ``key`` takes.
+        """Says where a lookup would be answered from now, and why, as data. Takes what ``key`` takes.
 
         >>> explanation = await Event.cache.explain(slug="pycon")
         >>> explanation.source, explanation.reason
         ('cache', 'hit')
 
-        Reads what the look-up would read, in one round trip or two, and changes nothing: no SQL, no fill.
+        Reads what the lookup would read, in one round trip or two, and changes nothing: no SQL, no fill.
         """
-        session = (self._session or default_session()).usable()
-        return await explain(session, self._lookup(session, query, key))
+        cache = (self._cache or default_cache()).usable()
+        return await explain(cache, self._lookup(cache, query, key))
 
     @overload
     async def refresh(self, query: LookupQuery[T], /) -> T: ...
@@ -161,15 +161,15 @@ class ModelCacheManager(Generic[M]):
         >>> event = await Event.cache.refresh(slug="pycon")
         >>> events = await Event.cache.refresh(Event.cache.filter(organizer=7))
 
-        Returns and raises what the look-up does. Everything about these values, and about the rows that have
+        Returns and raises what the lookup does. Everything about these values, and about the rows that have
         them now, is forgotten first, as by ``invalidate``; then they are looked up. So it is safe beside
         readers and writers, and what a reader was about to store is refused. Costs two statements.
         """
-        session = (self._session or default_session()).usable()
-        lookup = self._lookup(session, query, key)
-        located = lookup.locate(session)
-        binding = session.binding(located.source.schema.model)
-        await invalidate_values(session, binding, located.source.attributes, located.values)
+        cache = (self._cache or default_cache()).usable()
+        lookup = self._lookup(cache, query, key)
+        located = lookup.locate(cache)
+        entries = cache.entries_of(located.entry_set.schema.model)
+        await invalidate_values(cache, entries, located.entry_set.attributes, located.values)
         return await lookup
 
     async def prefetch(self, instances: Iterable[M], /, *relations: str) -> None:
@@ -184,8 +184,8 @@ class ModelCacheManager(Generic[M]):
         ``prefetch_related``. Raises ``ValueError`` for what is no relation and ``CacheNotRegistered`` for one
         that the cache cannot fill.
         """
-        session = (self._session or default_session()).usable()
-        await prefetch(session, self._model, instances, relations)
+        cache = (self._cache or default_cache()).usable()
+        await prefetch(cache, self._model, instances, relations)
 
     def set_related(self, instance: M, relation: str, row: Model | None, /) -> None:
         """Attaches a row that is loaded already to a foreign key of an instance, without any I/O.
@@ -197,7 +197,7 @@ class ModelCacheManager(Generic[M]):
         Raises ``TypeError`` for a row of another model, and ``ValueError`` for another row than the
         instance refers to.
         """
-        set_related(self._session or default_session(), self._model, instance, relation, row)
+        set_related(self._cache or default_cache(), self._model, instance, relation, row)
 
     async def update(self, instance: M, /, **values: Any) -> None:
         """Writes just these columns of the instance's row, and sets them on the instance.
@@ -227,20 +227,20 @@ class ModelCacheManager(Generic[M]):
                 f"{self._model.__name__}.cache.invalidate takes either rows or the values of a key; "
                 "to forget everything about the model there is clear()."
             )
-        session = (self._session or default_session()).usable()
-        binding = session.binding(self._model)
+        cache = (self._cache or default_cache()).usable()
+        entries = cache.entries_of(self._model)
         if rows is not None:
-            return await invalidate_rows(session, binding, rows)
-        return await invalidate_key(session, binding, key)
+            return await invalidate_rows(cache, entries, rows)
+        return await invalidate_key(cache, entries, key)
 
     async def clear(self) -> None:
         """Forgets everything about this model, in O(1), in all processes. Raises ``BackendError``.
 
         Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
         """
-        await clear_models((self._session or default_session()).usable(), [self._model])
+        await clear_models((self._cache or default_cache()).usable(), [self._model])
 
-    def _lookup(self, session: Session, query: LookupQuery[T] | None, key: dict[str, Any]) -> LookupQuery[Any]:
+    def _lookup(self, cache: OpenCache, query: LookupQuery[T] | None, key: dict[str, Any]) -> LookupQuery[Any]:
         """The query that is meant by what was given. Raises ``CacheNotRegistered``."""
         name = self._model.__name__
         if (query is None) == (not key):
@@ -249,16 +249,16 @@ class ModelCacheManager(Generic[M]):
             )
         if query is not None:
             return query
-        kind: Any = GetQuery if session.binding(self._model).kind(key) == "get" else FilterQuery
-        return cast("LookupQuery[Any]", kind(self._model, key, self._session))
+        kind: Any = GetQuery if cache.entries_of(self._model).kind(key) == "get" else FilterQuery
+        return cast("LookupQuery[Any]", kind(self._model, key, self._cache))
 
 
-def manager_of(model: type[M], session: Session | None = None) -> ModelCacheManager[M]:
+def manager_of(model: type[M], cache: OpenCache | None = None) -> ModelCacheManager[M]:
     """Returns a manager of a model, of the class declared for it if there is one."""
-    known = session or current_or_none()
-    binding = known.bindings.get(model) if known is not None else None
-    cls: Any = binding.manager if binding is not None else _declared_manager(model)
-    return cast("ModelCacheManager[M]", (cls or ModelCacheManager)(model, session))
+    known = cache or default_cache_or_none()
+    entries = known.models.get(model) if known is not None else None
+    cls: Any = entries.manager if entries is not None else _declared_manager(model)
+    return cast("ModelCacheManager[M]", (cls or ModelCacheManager)(model, cache))
 
 
 def _declared_manager(model: type[Model]) -> type | None:
@@ -276,12 +276,12 @@ class CacheAttribute:
     def __get__(self, instance: M, owner: type[M]) -> ModelCacheManager[M]: ...
 
     def __get__(self, instance: M | None, owner: type[M]) -> ModelCacheManager[M]:
-        session = current_or_none()
-        if session is None:
+        cache = default_cache_or_none()
+        if cache is None:
             return manager_of(owner)
-        manager: ModelCacheManager[M] | None = session.managers.get(owner)
+        manager: ModelCacheManager[M] | None = cache.managers.get(owner)
         if manager is None:
-            manager = session.managers[owner] = manager_of(owner)
+            manager = cache.managers[owner] = manager_of(owner)
         return manager
 
     def __set__(self, instance: Any, value: Any) -> None:

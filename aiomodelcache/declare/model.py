@@ -8,7 +8,7 @@ from tortoise.models import Model
 
 from aiomodelcache.declare.manager import CacheAttribute
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.write import saves as signals
+from aiomodelcache.write import saves
 
 
 class CachedModel(Model):
@@ -43,10 +43,13 @@ class CachedModel(Model):
         """Saves like Tortoise's ``Model.save``; a save that failed leaves nothing behind in the cache."""
         # An iterator can be read once, and both listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
-        async with signals.announced(self, updating=force_update), signals.on(self, using_db, fields) as client:
+        async with (
+            saves.intent_scope(self, updating=force_update),
+            saves.connection_for(self, using_db, fields) as client,
+        ):
             await super().save(client, fields, force_create, force_update)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``; one that failed leaves nothing behind in the cache."""
-        async with signals.announced(self), signals.on(self, using_db, deleting=True) as client:
+        async with saves.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
             await super().delete(client)

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 from tortoise.models import Model
 
 from aiomodelcache.declare.classes import DeclaredQuery
-from aiomodelcache.open_cache import Session
-from aiomodelcache.plans.paths import Walk
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.plans.requests import Plan
-from aiomodelcache.query.lookups import only
+from aiomodelcache.query.lookups import exactly_one
 from aiomodelcache.scopes.request import Scope
 
 M = TypeVar("M", bound=Model)
@@ -35,9 +35,9 @@ class RelatedInstanceCache(DeclaredQuery[M], Generic[M]):
 
     relation: ClassVar[str]
 
-    def plan(self, session: Session, scope: Scope | None) -> Plan[M]:
-        walk = cast("Walk", self.declared_source(session))
-        return cast("M", only(walk.end, (yield from self._walked(session, walk, scope))))
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[M]:
+        path = cast("RelationPath", self.declared_entries(cache))
+        return cast("M", exactly_one(path.end, (yield from self._follow_path(cache, path, scope))))
 
 
 class RelatedQuerysetCache(DeclaredQuery[list[M]], Generic[M]):

@@ -20,9 +20,9 @@ from aiomodelcache.declare.registry import declared_values
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.results import DontCache, Result
+from aiomodelcache.entries.results import DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.open_cache import Session, default_session
+from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.query.base import CacheQuery
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ValueSource:
+class ValueDeclaration:
     """What is cached, under which name, for how long. ``origin`` names it in errors."""
 
     name: str
@@ -59,41 +59,41 @@ class ValueSource:
         if self.version is not None and not isinstance(self.version, int | float | str | tuple):
             raise CacheConfigurationError(f"{self.origin}: version is {self.version!r}: use a number or a string.")
 
-    def result(self, session: Session) -> Result:
+    def result(self, cache: OpenCache) -> ResultEntries:
         """Its keys and bytes in one open cache. Raises ``CacheConfigurationError`` if another has its name."""
-        found = session.values.get(self)
+        found = cache.values.get(self)
         if found is None:
             self.check()
-            for other in session.values:
-                if cast("ValueSource", other).name == self.name:
+            for other in cache.values:
+                if cast("ValueDeclaration", other).name == self.name:
                     raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
-            config = session.config
+            config = cache.config
             lifetimes = Lifetimes(
                 self.timeout or config.timeout,
                 self.negative_timeout or config.negative_timeout,
                 config.ttl_jitter,
                 config.refresh_ahead,
             )
-            session.reader.watch(lifetimes)
-            found = session.values[self] = Result(
+            cache.reader.background.watch(lifetimes)
+            found = cache.values[self] = ResultEntries(
                 self.name,
                 [self.name],
                 connection="",
-                namespace=session.namespace,
+                namespace=cache.namespace,
                 rows=None,
                 attributes=(),
                 watched=frozenset(),
-                bound=session.bindings,
+                bound=cache.models,
                 codec=self.codec,
                 version=self.version,
                 lifetimes=lifetimes,
                 policy=Policy.of(InvalidationType.DYNAMIC, self.allowtime),
                 lease_ttl=config.compute_ttl,
-                counters=session.stats.of(self.name),
+                counters=cache.stats.of(self.name),
             )
             found.near = config.near if self.near is None else self.near
-            keep_near(session.link.near, found, found.epoch_key)
-            session.link.keep_near()
+            keep_near(cache.guarded.near, found, found.epoch_key)
+            cache.guarded.keep_near()
         return found
 
     def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
@@ -106,36 +106,38 @@ class ValueSource:
         return tuple(given.arguments.values())
 
 
-class _Value(CacheQuery[T]):
+class BaseValueQuery(CacheQuery[T]):
     """A value to be asked for: ``key`` is what it is stored by, ``compute`` makes it."""
 
-    __slots__ = ("_compute", "_key", "_source")
+    __slots__ = ("_compute", "_declaration", "_key")
 
-    def __init__(self, source: ValueSource, key: Any, compute: Callable[[], Awaitable[T | DontCache[T]]]) -> None:
+    def __init__(
+        self, declaration: ValueDeclaration, key: Any, compute: Callable[[], Awaitable[T | DontCache[T]]]
+    ) -> None:
         super().__init__()
-        self._source = source
+        self._declaration = declaration
         self._key = key
         self._compute = compute
 
     def __repr__(self) -> str:
-        return f"<{self._source.name}{self._key!r}>"
+        return f"<{self._declaration.name}{self._key!r}>"
 
-    def locate(self, session: Session) -> tuple[Result, bytes]:
+    def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
         """Where it is stored. Raises ``TypeError`` if an argument cannot be part of a key."""
-        result = self._source.result(session)
+        result = self._declaration.result(cache)
         try:
             return result, result.key((_keyed(self._key),))
         except TypeError as error:
-            raise TypeError(f"{self._source.origin}: {error}") from None
+            raise TypeError(f"{self._declaration.origin}: {error}") from None
 
-    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """A transaction that has made this value out of date; it is nobody's business before COMMIT."""
-        result, key = self.locate(session)
-        return next((client for client in transactions(session) if forgotten_in(client, session, result, key)), None)
+        result, key = self.locate(cache)
+        return next((client for client in transactions(cache) if forgotten_in(client, cache, result, key)), None)
 
-    def plan(self, session: Session, scope: Scope | None) -> Plan[T]:
-        result, key = self.locate(session)
-        value: T = yield from computed(session, result, key, self._run, scope)
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        result, key = self.locate(cache)
+        value: T = yield from computed(cache, result, key, self._run, scope)
         return value
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
@@ -143,9 +145,9 @@ class _Value(CacheQuery[T]):
 
     async def invalidate(self) -> None:
         """Forgets this value, in all processes. Inside a transaction it takes effect at COMMIT."""
-        session = self.session()
-        result, key = self.locate(session)
-        await forget(session, result, [Clear(key)], transactions(session), allow_ms=result.policy.allow_ms)
+        cache = self.open_cache()
+        result, key = self.locate(cache)
+        await forget(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
 
 
 def _keyed(value: Any) -> Any:
@@ -165,7 +167,7 @@ def _keyed(value: Any) -> Any:
 # As a class ---------------------------------------------------------------------------------------------------
 
 
-class ValueCache(_Value[T], Generic[T]):
+class ValueCache(BaseValueQuery[T], Generic[T]):
     """A value of any kind, computed by ``get_value`` and cached by its arguments.
 
     >>> class Rate(ValueCache[Decimal]):
@@ -187,7 +189,7 @@ class ValueCache(_Value[T], Generic[T]):
     version: ClassVar[object] = None
     codec: ClassVar[Codec | None] = None
     near: ClassVar[bool | None] = None
-    _declared: ClassVar[ValueSource]
+    _declared: ClassVar[ValueDeclaration]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         arguments = self._declared.arguments(self, *args, **kwargs)[1:]
@@ -197,7 +199,7 @@ class ValueCache(_Value[T], Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         declared_values.add(cls)
-        cls._declared = ValueSource(
+        cls._declared = ValueDeclaration(
             name=cls.__name__,
             origin=cls.__name__,
             signature=inspect.signature(cast("Any", cls).get_value),
@@ -229,8 +231,8 @@ class ValueCache(_Value[T], Generic[T]):
 
         Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
         """
-        session = default_session().usable()
-        await clear(session, [(cls._declared.result(session), transactions(session))])
+        cache = default_cache().usable()
+        await clear(cache, [(cls._declared.result(cache), transactions(cache))])
 
 
 def check_values() -> None:

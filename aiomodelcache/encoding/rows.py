@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError, EncodeError
-from aiomodelcache.encoding.values import _encoder, _read_extension
+from aiomodelcache.encoding.values import encoder, read_extension
 
 
 class Column(NamedTuple):
     """One column of a row.
 
     ``type`` is what msgspec reads; ``dump`` and ``load`` convert what is not None before and after. Both may be
-    a user's own code, and may raise anything. ``certain`` tells, of what is not None, values that come back as they
+    a user's own code, and may raise anything. ``is_lossless`` tells, of what is not None, values that come back as they
     were if they can be written at all; any other is read back at once, to see.
     """
 
@@ -32,7 +32,7 @@ class Column(NamedTuple):
     type: Any
     dump: Callable[[Any], Any] | None = None
     load: Callable[[Any], Any] | None = None
-    certain: Callable[[Any], bool] | None = None
+    is_lossless: Callable[[Any], bool] | None = None
 
 
 _as_dict: Final = msgspec.structs.asdict
@@ -43,7 +43,7 @@ class RowCodec:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._names = tuple(column.name for column in columns)
-        self._columns = [(column.name, _certain(column), column.dump) for column in columns]
+        self._columns = [(column.name, _is_lossless(column), column.dump) for column in columns]
         self._dumps = [(at, dump) for at, dump in enumerate(column.dump for column in columns) if dump is not None]
         self._loads = [(column.name, column.load) for column in columns if column.load is not None]
         # On its way to a dict a struct costs less than a tuple does: both steps are one call.
@@ -54,7 +54,7 @@ class RowCodec:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._read: Callable[[bytes], Any] = msgspec.msgpack.Decoder(row, ext_hook=_read_extension).decode
+        self._read: Callable[[bytes], Any] = msgspec.msgpack.Decoder(row, ext_hook=read_extension).decode
 
     def encode(self, values: dict[str, Any]) -> bytes:
         """Returns the bytes of the columns found in ``values``. Raises ``EncodeError``."""
@@ -63,11 +63,11 @@ class RowCodec:
             for at, convert in self._dumps:
                 if row[at] is not None:
                     row[at] = convert(row[at])
-            data = _encoder.encode(row)
+            data = encoder.encode(row)
             doubtful = [
                 (name, dump)
-                for name, certain, dump in self._columns
-                if (value := values[name]) is not None and not certain(value)
+                for name, is_lossless, dump in self._columns
+                if (value := values[name]) is not None and not is_lossless(value)
             ]
             if doubtful:
                 again = self.decode_unsafely(data)
@@ -105,16 +105,16 @@ class KeysCodec:
         self._name = column.name
         self._dump = column.dump
         self._load = column.load
-        self._certain = _certain(column)
+        self._is_lossless = _is_lossless(column)
         array: Any = GenericAlias(list, (column.type,))
-        self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=_read_extension)
+        self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=read_extension)
 
     def encode(self, pks: Sequence[Any]) -> bytes:
         """Returns the bytes of the keys, in order. Raises ``EncodeError``."""
         dump = self._dump
         try:
-            data = _encoder.encode(pks if dump is None else [_dumped(pk, dump) for pk in pks])
-            if not all(map(self._certain, pks)):
+            data = encoder.encode(pks if dump is None else [_dumped(pk, dump) for pk in pks])
+            if not all(map(self._is_lossless, pks)):
                 for pk, again in zip(pks, self._decode(data), strict=True):
                     _check(self._name, pk, again, dump)
         except Exception as error:
@@ -139,9 +139,9 @@ def is_a(kind: type) -> Callable[[Any], bool]:
     return lambda value: type(value) is kind
 
 
-def _certain(column: Column) -> Callable[[Any], bool]:
-    if column.certain is not None:
-        return column.certain
+def _is_lossless(column: Column) -> Callable[[Any], bool]:
+    if column.is_lossless is not None:
+        return column.is_lossless
     if column.dump is column.load is None and column.type in _PROVEN:
         return is_a(column.type)
     return lambda value: False

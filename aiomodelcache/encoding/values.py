@@ -14,7 +14,7 @@ import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
 
-_encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
+encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 
 
 class ValueCodec:
@@ -22,7 +22,7 @@ class ValueCodec:
 
     def encode(self, value: Any) -> bytes:
         """Returns the bytes. Raises ``TypeError`` naming the type of what cannot be stored."""
-        return _encoder.encode(plain(value))
+        return encoder.encode(to_msgpack(value))
 
     def decode(self, data: bytes) -> Any:
         """Returns an equal value of the same types, fresh each time. Raises ``DecodeError``."""
@@ -32,7 +32,7 @@ class ValueCodec:
             raise DecodeError(str(error)) from error
 
 
-class Reference(NamedTuple):
+class InstanceReference(NamedTuple):
     """An instance within a computed result: its model, and its primary key as ``KeysCodec`` writes it.
 
     The model is named with its app, because its table's name may be another model's in another database.
@@ -45,7 +45,7 @@ class Reference(NamedTuple):
 # Values of no declared type: JSON documents, arrays, computed results ----------------------------
 
 
-def plain(value: Any) -> Any:
+def to_msgpack(value: Any) -> Any:
     """Returns ``value`` with everything that untyped msgpack would confuse wrapped as an extension.
 
     Raises ``TypeError`` naming the type of a value that has no encoding: an instance of a subclass, too,
@@ -55,24 +55,25 @@ def plain(value: Any) -> Any:
     if kind in _PLAIN or (kind is int and -(2**63) <= value < 2**64):
         return value
     if kind is list:
-        return [item if type(item) in _PLAIN else plain(item) for item in value]
+        return [item if type(item) in _PLAIN else to_msgpack(item) for item in value]
     if kind is dict and _TEXT.issuperset(map(type, value)):
-        return {key: item if type(item) in _PLAIN else plain(item) for key, item in value.items()}
+        return {key: item if type(item) in _PLAIN else to_msgpack(item) for key, item in value.items()}
     code = _CODES.get(kind)
     if code is None:
         raise TypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
     return msgspec.msgpack.Ext(code, _EXTENSIONS[code][1](value))
 
 
-def _read_extension(code: int, data: memoryview) -> Any:
+def read_extension(code: int, data: memoryview) -> Any:
+    """Decodes one msgpack extension."""
     return _EXTENSIONS[code][2](bytes(data))
 
 
 def _pack_items(items: Any) -> bytes:
-    return _encoder.encode([plain(item) for item in items])
+    return encoder.encode([to_msgpack(item) for item in items])
 
 
-_any: Final = msgspec.msgpack.Decoder(ext_hook=_read_extension)
+_any: Final = msgspec.msgpack.Decoder(ext_hook=read_extension)
 _PLAIN: Final = frozenset({type(None), bool, str, float, bytes})
 _TEXT: Final = frozenset({str})
 _EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
@@ -103,6 +104,6 @@ _EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes
     9: (set, _pack_items, lambda data: set(_any.decode(data))),
     10: (frozenset, _pack_items, lambda data: frozenset(_any.decode(data))),
     11: (dict, lambda value: _pack_items(map(list, value.items())), lambda data: dict(_any.decode(data))),
-    12: (Reference, _pack_items, lambda data: Reference(*_any.decode(data))),
+    12: (InstanceReference, _pack_items, lambda data: InstanceReference(*_any.decode(data))),
 }
 _CODES: Final = {kind: code for code, (kind, _, _) in _EXTENSIONS.items()}

@@ -8,37 +8,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from aiomodelcache.backends.breaker import Link, Taker
+from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
-from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
 
-AT_ONCE: Final = 2
+MAX_READS_IN_FLIGHT: Final = 2
 """Reads that are under way: one that the server works on, and one whose answers are handed out."""
 
-Found = Mapping[bytes, bytes | None]
+EntriesByKey = Mapping[bytes, bytes | None]
 """What was read, by key."""
-Ask = Callable[[dict[bytes, None]], None]
+CollectKeys = Callable[[dict[bytes, None]], None]
 """Adds the keys to read; called when the read is about to be sent."""
-Take = Callable[[Found], Iterator[None]]
+Deliver = Callable[[EntriesByKey], Iterator[None]]
 """Told what was read. It yields where it has told enough for one turn of the event loop; it may ask for more."""
 
 
-class Reads:
+class ReadBatcher:
     """What is read over one link.
 
-    No more than ``AT_ONCE`` reads are under way at a time: what is asked for meanwhile goes together as soon as one of
-    them is done. So batches grow under load, where they would only wait for each other.
+    At most ``MAX_READS_IN_FLIGHT`` reads are in flight at a time. Keys that are asked for meanwhile go together as soon
+    as one read is done, so batches grow under load instead of waiting for each other.
     """
 
-    __slots__ = ("_asked", "_begins", "_breaks", "_link", "_sliced", "_tasks", "_under_way", "_waiting")
+    __slots__ = ("_asked", "_begins", "_breaks", "_guarded", "_sliced", "_tasks", "_under_way", "_waiting")
 
-    def __init__(self, link: Link, tasks: Tasks, begins: Callable[[], None]) -> None:
+    def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, begins: Callable[[], None]) -> None:
         self._begins = begins
         """Called before each read."""
-        self._link = link
+        self._guarded = guarded
         self._tasks = tasks
-        self._asked: list[tuple[Ask, Take]] = []
+        self._asked: list[tuple[CollectKeys, Deliver]] = []
         self._breaks = 0
         """How often the link had failed when the first of these was asked for."""
         self._under_way = 0
@@ -46,17 +46,17 @@ class Reads:
         """Reads that have so much to answer that what comes meanwhile shall wait, and go together."""
         self._waiting = False
 
-    def add(self, ask: Ask, take: Take) -> None:
+    def add(self, ask: CollectKeys, take: Deliver) -> None:
         """Adds to what is read at the end of this tick."""
         if not self._asked:
-            self._breaks = self._link.breaks
-            self._tasks.promise(self._send)
+            self._breaks = self._guarded.failures
+            self._tasks.schedule(self._send)
         self._asked.append((ask, take))
 
     def _send(self) -> None:
-        if self._under_way == AT_ONCE or self._sliced:
+        if self._under_way == MAX_READS_IN_FLIGHT or self._sliced:
             self._waiting = True
-            self._tasks.fulfil()
+            self._tasks.done()
             return
         asked, self._asked = self._asked, []
         self._under_way += 1
@@ -65,20 +65,20 @@ class Reads:
             wanted: dict[bytes, None] = {}
             for ask, _ in asked:
                 ask(wanted)
-            keys, near = list(wanted), self._link.near
+            keys, near = list(wanted), self._guarded.near
             taker = partial(self._take, partial(self._slices, asked, keys, near.expect(keys) if near.on else []))
-            if self._breaks != self._link.breaks:  # it broke while this waited its turn, and would only fail again
+            if self._breaks != self._guarded.failures:  # it broke while this waited its turn, and would only fail again
                 taker(None)
-            elif not self._link.start_read(keys, taker):
+            elif not self._guarded.start_read(keys, taker):
                 self._tasks.start(self._read(keys, taker))
         except BaseException:
             self._end()
             raise
 
-    async def _read(self, keys: list[bytes], taker: Taker) -> None:
+    async def _read(self, keys: list[bytes], taker: GuardedReadCallback) -> None:
         """The same in a task: where a connection has to be made first, and for backends that know no other way."""
         try:
-            read = await self._link.call(self._link.backend.read(keys))
+            read = await self._guarded.call(self._guarded.backend.read(keys))
         except BackendError:
             taker(None)
         except BaseException:  # cancelled: the cache closes
@@ -94,14 +94,14 @@ class Reads:
 
     def _slices(
         self,
-        asked: list[tuple[Ask, Take]],
+        asked: list[tuple[CollectKeys, Deliver]],
         keys: list[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
     ) -> Iterator[None]:
         found: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
-            self._link.near.keep(ticket, found)
+            self._guarded.near.keep(ticket, found)
         for _, take in asked:
             yield from take(found)
 
@@ -117,11 +117,11 @@ class Reads:
             if not more:
                 self._end()
         if more:
-            self._tasks.soon(partial(self._hand_out, slices, True))
+            self._tasks.call_soon(partial(self._hand_out, slices, True))
 
     def _end(self) -> None:
         self._under_way -= 1
         if self._waiting:
             self._waiting = False
-            self._tasks.promise(self._send)
-        self._tasks.fulfil()
+            self._tasks.schedule(self._send)
+        self._tasks.done()

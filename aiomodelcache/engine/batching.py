@@ -8,16 +8,16 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine.tasks import BackgroundTasks
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
-PATIENCE: Final = 0.05
+MAX_BATCH_WAIT: Final = 0.05
 """Seconds that what has come waits for its turn, at most: then it goes without one, or a slow one would delay all."""
 
 
-class Turns(Generic[K, T]):
+class Coalescer(Generic[K, T]):
     """Hands over what was added for each ``key``, in one batch at a time.
 
     ``handle`` must not raise, as no task of ``tasks`` must.
@@ -25,7 +25,7 @@ class Turns(Generic[K, T]):
 
     __slots__ = ("_handle", "_tasks", "_waiting")
 
-    def __init__(self, handle: Callable[[K, list[T]], Coroutine[Any, Any, None]], tasks: Tasks) -> None:
+    def __init__(self, handle: Callable[[K, list[T]], Coroutine[Any, Any, None]], tasks: BackgroundTasks) -> None:
         self._handle = handle
         self._tasks = tasks
         self._waiting: dict[K, list[T]] = {}
@@ -39,7 +39,7 @@ class Turns(Generic[K, T]):
             self._tasks.start(self._take_turns(key, list(items)))
             return
         if not waiting:
-            asyncio.get_running_loop().call_later(PATIENCE, self._run_out, key, waiting)
+            asyncio.get_running_loop().call_later(MAX_BATCH_WAIT, self._run_out, key, waiting)
         waiting += items
 
     async def _take_turns(self, key: K, items: list[T]) -> None:
@@ -58,12 +58,12 @@ class Turns(Generic[K, T]):
             self._tasks.start(self._handle(key, items))
 
 
-class Collector(Generic[T]):
+class TickBatcher(Generic[T]):
     """Hands over together what was added in one tick, in whatever task."""
 
     __slots__ = ("_handle", "_items", "_tasks")
 
-    def __init__(self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: Tasks) -> None:
+    def __init__(self, handle: Callable[[list[T]], Coroutine[Any, Any, None]], tasks: BackgroundTasks) -> None:
         self._handle = handle
         self._tasks = tasks
         self._items: list[T] = []

@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, Kept
 from aiomodelcache.encoding.layout import DamagedEntry, new_token, stale_copy
-from aiomodelcache.entries.predictions import Guesses
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.predictions import Predictions
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.scopes.request import Scope
 
-Refill = tuple[Callable[[Guesses], Plan[Any]], Counters]
-"""A look-up to be made, and where it is counted."""
+Refill = tuple[Callable[[Predictions], Plan[Any]], Counters]
+"""A lookup to be made, and where it is counted."""
 
 
 class Versioned(Protocol):
@@ -79,7 +79,7 @@ class Intent:
 
     def row_keys(self) -> set[bytes]:
         """The keys of single rows, and of models of which all rows are meant."""
-        models = [rows for rows in self.rows.values() if isinstance(rows, Rows)]
+        models = [rows for rows in self.rows.values() if isinstance(rows, RowEntries)]
         prefixes, epochs = tuple(rows.prefix for rows in models), {rows.epoch_key for rows in models}
         return {key for key in self.clears if key in epochs or key.startswith(prefixes)}
 

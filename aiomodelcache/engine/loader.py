@@ -11,14 +11,13 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.entries.base import Row
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.many_to_many import OWNER, Through
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import OWNER, ManyToManyEntries
 from aiomodelcache.entries.results import DontCache
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.hydrate import fetch
-from aiomodelcache.orm.meta import Values, is_partial
+from aiomodelcache.orm.meta import RowValues, Values, is_partial
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.requests import Answer
 
@@ -36,7 +35,7 @@ class LoadedRow:
         self._instance = instance
         self._payload: bytes | None = None
         self._taken = False
-        self.values: Row = dict(instance.__dict__)
+        self.values: RowValues = dict(instance.__dict__)
         vars(instance).pop(OWNER, None)
         self.fillable = not is_partial(instance)
 
@@ -72,13 +71,17 @@ class ComputedValue:
         return copy.deepcopy(self.value)
 
 
-def answers_many(source: Rows | Index) -> bool:
+def answers_many(entry_set: RowEntries | IndexEntries) -> bool:
     """Whether one statement can tell which of several values each row answers."""
-    return source.limit is None and (source.unique or not source.loose)
+    return entry_set.limit is None and (entry_set.unique or not entry_set.uses_loose_collation)
 
 
 async def load(
-    source: Rows | Index, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats, batch_size: int
+    entry_set: RowEntries | IndexEntries,
+    wanted: Sequence[Values],
+    client: BaseDBAsyncClient,
+    stats: Stats,
+    batch_size: int,
 ) -> dict[Values, Answer]:
     """Returns the rows for each of ``wanted``. Raises what the database raises.
 
@@ -86,39 +89,41 @@ async def load(
     which value a row answers: with a limit, or where the database compares loosely.
     """
     answers: dict[Values, Answer] = {}
-    step = batch_size if len(source.attributes) == 1 else min(batch_size, _COMBINATIONS)
-    if not answers_many(source):
+    step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _COMBINATIONS)
+    if not answers_many(entry_set):
         step = 1
     for start in range(0, len(wanted), step):
         some = wanted[start : start + step]
-        rows = await _select(source, some, client, stats)
-        answers.update(_single(source, some[0], rows) if len(some) == 1 else _share_out(source, some, rows))
+        rows = await _select(entry_set, some, client, stats)
+        answers.update(_single(entry_set, some[0], rows) if len(some) == 1 else _share_out(entry_set, some, rows))
     for values in [values for values in wanted if values not in answers]:
-        answers.update(_single(source, values, await _select(source, [values], client, stats)))
+        answers.update(_single(entry_set, values, await _select(entry_set, [values], client, stats)))
     return answers
 
 
 async def _select(
-    source: Rows | Index, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats
+    entry_set: RowEntries | IndexEntries, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats
 ) -> list[LoadedRow]:
-    schema = source.schema
-    if isinstance(source, Through):
-        query = source.select(client, wanted)
+    schema = entry_set.schema
+    if isinstance(entry_set, ManyToManyEntries):
+        query = entry_set.select(client, wanted)
     else:
-        query = schema.queryset(client).filter(schema.matching(source.attributes, wanted))
-    if source.order_by:
-        query = query.order_by(*source.order_by)
-    if source.limit is not None:
-        query = query.limit(source.limit)
+        query = schema.queryset(client).filter(schema.matching(entry_set.attributes, wanted))
+    if entry_set.order_by:
+        query = query.order_by(*entry_set.order_by)
+    if entry_set.limit is not None:
+        query = query.limit(entry_set.limit)
     stats.statements += 1
     return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
-def _single(source: Rows | Index, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:
-    return {values: Answer(list(rows), all(key == values for key in map(_key_of(source), rows)))}
+def _single(entry_set: RowEntries | IndexEntries, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:
+    return {values: Answer(list(rows), all(key == values for key in map(_key_of(entry_set), rows)))}
 
 
-def _share_out(source: Rows | Index, wanted: Sequence[Values], rows: list[LoadedRow]) -> dict[Values, Answer]:
+def _share_out(
+    entry_set: RowEntries | IndexEntries, wanted: Sequence[Values], rows: list[LoadedRow]
+) -> dict[Values, Answer]:
     """Sorts the rows of one statement by the value that each answers.
 
     A row that has none of the values was found by a loose comparison: then some value's answer is not
@@ -126,23 +131,23 @@ def _share_out(source: Rows | Index, wanted: Sequence[Values], rows: list[Loaded
     """
     shares: dict[Values, list[Any]] = {values: [] for values in wanted}
     astray = False
-    for row, key in zip(rows, map(_key_of(source), rows), strict=True):
+    for row, key in zip(rows, map(_key_of(entry_set), rows), strict=True):
         share = shares.get(key)
         if share is None:
             astray = True
         else:
             share.append(row)
-    doubtful = astray or (source.loose and bool(rows))
+    doubtful = astray or (entry_set.uses_loose_collation and bool(rows))
     return {
-        values: Answer(share, True) for values, share in shares.items() if not doubtful or (share and source.unique)
+        values: Answer(share, True) for values, share in shares.items() if not doubtful or (share and entry_set.unique)
     }
 
 
-def _key_of(source: Rows | Index) -> Callable[[LoadedRow], Values]:
+def _key_of(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], Values]:
     """Returns what tells by which values a row of a source was found."""
-    if isinstance(source, Through):
-        return lambda row: source.owner_of(row.values)
-    if len(source.attributes) == 1:
-        [name] = source.attributes
+    if isinstance(entry_set, ManyToManyEntries):
+        return lambda row: entry_set.owner_of(row.values)
+    if len(entry_set.attributes) == 1:
+        [name] = entry_set.attributes
         return lambda row: (row.values.get(name),)
-    return lambda row: tuple([row.values.get(name) for name in source.attributes])
+    return lambda row: tuple([row.values.get(name) for name in entry_set.attributes])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Tasks:
+class BackgroundTasks:
     """Owns background tasks: none is forgotten, and closing waits for all of them.
 
     Tasks run in a copy of ``context``, not of whoever happened to ask first: a caller's open
@@ -28,7 +28,8 @@ class Tasks:
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in the background. It must not raise: there is nobody to raise to but ``failed``."""
-        task = asyncio.get_running_loop().create_task(work, context=self.context.copy())
+        # Not by the loop's task factory: an eager one would run the work before its caller has finished queueing it.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), context=self.context.copy())
         self._running.add(task)
         task.add_done_callback(self._finished)
         return task
@@ -57,16 +58,16 @@ class Tasks:
         if self.failed is not None:
             self.failed(error)
 
-    def promise(self, work: Callable[[], None]) -> None:
-        """Calls ``work`` in the next turn of the loop. Closing waits until ``fulfil`` is called for it."""
+    def schedule(self, work: Callable[[], None]) -> None:
+        """Calls ``work`` in the next turn of the loop. Closing waits until ``done`` is called for it."""
         self._promised += 1
-        self.soon(work)
+        self.call_soon(work)
 
-    def soon(self, work: Callable[[], None]) -> None:
+    def call_soon(self, work: Callable[[], None]) -> None:
         """Calls ``work`` in the next turn of the loop."""
         asyncio.get_running_loop().call_soon(self.run, work, context=self.context.copy())
 
-    def fulfil(self) -> None:
+    def done(self) -> None:
         """Says that what was promised is done, whatever came of it."""
         self._promised -= 1
         if not self._promised and self._fulfilled is not None and not self._fulfilled.done():

@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from aiomodelcache.backends.breaker import Link
+from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Kept
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.intent import Intent, Versioned
-from aiomodelcache.engine.reader import Reader
-from aiomodelcache.engine.tasks import Tasks
-from aiomodelcache.entries.predictions import Guesses
+from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import BackendError, CacheWriteError
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.scopes.request import current_scope
@@ -23,10 +23,17 @@ from aiomodelcache.scopes.request import current_scope
 class Writer:
     """Announces the writes of one open cache."""
 
-    def __init__(self, link: Link, config: CacheConfig, tasks: Tasks, reader: Reader, guesses: Guesses) -> None:
-        self._reader = reader
-        self._guesses = guesses
-        self._link = link
+    def __init__(
+        self,
+        guarded: GuardedBackend,
+        config: CacheConfig,
+        tasks: BackgroundTasks,
+        background: BackgroundPlans,
+        predictions: Predictions,
+    ) -> None:
+        self._background = background
+        self._predictions = predictions
+        self._guarded = guarded
         self._config = config
         self._tasks = tasks
         self._kept: list[Intent] = []
@@ -37,7 +44,7 @@ class Writer:
         self._gathering: set[Intent] = set()
         """The intents of transactions under way, of which nobody was told yet."""
 
-    def gather(self) -> Intent:
+    def new_transaction_intent(self) -> Intent:
         """Returns an intent for a transaction's writes, which ``mark`` announces right before COMMIT."""
         intent = Intent()
         self._gathering.add(intent)
@@ -47,7 +54,7 @@ class Writer:
         """Marks the intent's keys; afterwards no reader trusts or fills them.
 
         If the cache cannot be reached: raises ``CacheWriteError`` with ``on_write_error="raise"``, else
-        returns, and ``settle`` will keep the keys.
+        returns, and ``finish`` will keep the keys.
         """
         async with intent.lock:
             while keys := intent.clears.keys() - intent.marked:  # more may be added meanwhile
@@ -63,7 +70,7 @@ class Writer:
                         ) from error
                     return
 
-    def settle(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
+    def finish(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
         """Starts to withdraw the intent, now that it is known how the write ended.
 
         Returns what to wait for, if anything; cancelling whoever waits does not end it.
@@ -85,7 +92,7 @@ class Writer:
             if not self._closing:
                 for look_up, counters in intent.refills.values():
                     counters.reset += 1
-                    self._reader.start_background(look_up(self._guesses), counters)
+                    self._background.start(look_up(self._predictions), counters)
 
     async def _take_back(self, intent: Intent) -> None:
         async with intent.lock:  # a mark may still be on its way
@@ -106,7 +113,7 @@ class Writer:
         intent.unknown = True
         if not intent.clears:
             return
-        self._link.stats.unknown_outcomes += 1
+        self._guarded.stats.unknown_outcomes += 1
         logger.warning(
             "aiomodelcache: not known whether a write was committed; its %d keys stay uncached for %g s",
             len(intent.clears),
@@ -147,7 +154,7 @@ class Writer:
         # Of a writer that vanishes right after its COMMIT the replicas do not know yet, either.
         ttl_ms = int((self._config.intent_ttl + (self._config.replica_lag or 0)) * 1000)
         try:
-            return await self._link.call(self._link.backend.mark(list(keys), intent.token, ttl_ms, allow))
+            return await self._guarded.call(self._guarded.backend.mark(list(keys), intent.token, ttl_ms, allow))
         finally:
             self._drop_near(keys)  # this process does not wait to be told what it did itself
 
@@ -156,15 +163,15 @@ class Writer:
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.leaving() if clear.key not in lingering]
         try:
-            await self._link.call(self._link.backend.clear(clears, intent.token, list(intent.rows)))
+            await self._guarded.call(self._guarded.backend.clear(clears, intent.token, list(intent.rows)))
         finally:
             self._drop_near(intent.clears)  # of a mark that did not arrive nothing was dropped in time
         if lag is not None and lingering:
             # They expire by themselves, when every replica has the write.
-            await self._link.call(self._link.backend.mark(list(lingering), intent.token, int(lag * 1000)))
+            await self._guarded.call(self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000)))
 
     def _drop_near(self, keys: Iterable[bytes]) -> None:
-        near = self._link.near
+        near = self._guarded.near
         if near.wanted:
             near.drop(keys)
 
@@ -172,8 +179,8 @@ class Writer:
 
     def _keep(self, intent: Intent) -> None:
         """Keeps an invalidation until the cache is back. Until then this process reads nothing from it."""
-        self._link.held = True
-        self._link.stats.undelivered += 1
+        self._guarded.has_undelivered = True
+        self._guarded.stats.undelivered += 1
         logger.warning(
             "aiomodelcache: an invalidation of %d keys could not be delivered and is kept; "
             "reads bypass the cache until all are delivered",
@@ -216,7 +223,7 @@ class Writer:
                     self._keys_kept -= len(self._kept.pop(0).clears)
         except BackendError:
             return
-        self._link.held = False
+        self._guarded.has_undelivered = False
         logger.warning("aiomodelcache: all invalidations are delivered; the cache is read again")
 
     def stop(self) -> None:

@@ -3,7 +3,7 @@
 import enum
 import hashlib
 import time
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.encoding.codec import EncodeError
@@ -24,21 +24,18 @@ from aiomodelcache.encoding.layout import (
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
 
-Row = dict[str, Any]
-"""A row's column values by attribute name."""
 
-
-class Nothing(enum.Enum):
+class NoValue(enum.Enum):
     """Answers that are not a value. ``None`` is a value and never stands for either."""
 
     MISS = "the cache does not know"
     ABSENT = "it is known that there is no such row"
 
 
-Miss = Literal[Nothing.MISS]
-Absent = Literal[Nothing.ABSENT]
+Miss = Literal[NoValue.MISS]
+Absent = Literal[NoValue.ABSENT]
 
-_VALUE: Final = VALUE[0]
+VALUE_BYTE: Final = VALUE[0]
 
 ANY_EPOCH: Final = bytes(TOKEN_SIZE)
 """In the header of entries that need no epoch: positive entries of a unique index are only hints."""
@@ -62,40 +59,40 @@ class Storing(Protocol):
     near: bool
 
 
-def keep_near(near: Near, source: Storing, epoch_key: bytes) -> None:
+def keep_near(near: Near, entry_set: Storing, epoch_key: bytes) -> None:
     """Says whether what a source stores is kept in this process, and for how long."""
-    lives = [source.lifetimes.seconds(state) if source.near else 0.0 for state in (VALUE, ABSENT)]
-    near.cover(source.prefix, *lives)
-    if source.near:
+    lives = [entry_set.lifetimes.seconds(state) if entry_set.near else 0.0 for state in (VALUE, ABSENT)]
+    near.cover(entry_set.prefix, *lives)
+    if entry_set.near:
         near.cover_version(epoch_key)
 
 
-def unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:
+def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:
     """Makes a miss of bytes that are not a current entry, and counts and logs those that should not be there."""
     if entry[:1] in (VALUE, ABSENT, STALE) and len(entry) >= GUARD.stop:
         if entry[FINGERPRINT] != expected:
-            foreign(counters, name, "another version of the program or its schema wrote it")
+            count_mismatched(counters, name, "another version of the program or its schema wrote it")
     elif not (is_lease(entry) or is_intent(entry)):
-        undecodable(counters, name, DamagedEntry("it does not begin like one"))
-    return Nothing.MISS
+        count_undecodable(counters, name, DamagedEntry("it does not begin like one"))
+    return NoValue.MISS
 
 
-def foreign(counters: Counters, name: str, reason: str) -> None:
+def count_mismatched(counters: Counters, name: str, reason: str) -> None:
     """Counts and logs a sound entry that does not belong under its key."""
-    counters.foreign += 1
-    counters.complain("foreign", "aiomodelcache: an entry of %s is a miss: %s", name, reason)
+    counters.mismatched += 1
+    counters.warn_once("foreign", "aiomodelcache: an entry of %s is a miss: %s", name, reason)
 
 
-def undecodable(counters: Counters, name: str, error: Exception) -> Miss:
+def count_undecodable(counters: Counters, name: str, error: Exception) -> Miss:
     """Counts and logs an entry that cannot be read, and makes it a miss."""
     counters.undecodable += 1
-    counters.complain("undecodable", "aiomodelcache: an entry of %s cannot be read, it is a miss: %s", name, error)
-    return Nothing.MISS
+    counters.warn_once("undecodable", "aiomodelcache: an entry of %s cannot be read, it is a miss: %s", name, error)
+    return NoValue.MISS
 
 
-def unencodable(counters: Counters, name: str, error: EncodeError, what: str = "row") -> None:
+def warn_unencodable(counters: Counters, name: str, error: EncodeError, what: str = "row") -> None:
     """Logs a row, or another thing, that cannot be stored."""
-    counters.complain("unencodable", f"aiomodelcache: a {what} of %s cannot be stored: %s", name, error)
+    counters.warn_once("unencodable", f"aiomodelcache: a {what} of %s cannot be stored: %s", name, error)
 
 
 def is_version(value: bytes | None) -> bool:

@@ -21,25 +21,24 @@ from aiomodelcache.encoding.layout import (
     unpack,
 )
 from aiomodelcache.entries.base import (
-    _VALUE,
     ANY_EPOCH,
+    VALUE_BYTE,
     Absent,
     Miss,
-    Nothing,
-    Row,
+    NoValue,
+    count_undecodable,
+    count_unusable,
     fingerprint,
     now_ms,
-    undecodable,
-    unusable,
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.predictions import _NO_GUESS, Guess
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.predictions import NO_PREDICTION, Prediction
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.meta import Values, ordering_attributes
+from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
 
 
-class Index:
+class IndexEntries:
     """One way of finding rows: by the values of some fields, in some order."""
 
     near = False
@@ -47,7 +46,7 @@ class Index:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: RowEntries,
         fields: tuple[str, ...],
         attributes: tuple[str, ...],
         *,
@@ -59,7 +58,7 @@ class Index:
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
-        keeps_absence: bool,
+        caches_absence: bool,
         counters: Counters,
     ) -> None:
         schema = rows.schema
@@ -80,8 +79,8 @@ class Index:
         self.prefix = keys.prefix(namespace, "i", connection, schema.table, *shape)
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
-        self.loose = schema.compares_loosely(attributes)
-        self.keeps_absence = keeps_absence
+        self.uses_loose_collation = schema.uses_loose_collation(attributes)
+        self.caches_absence = caches_absence
         self.counters = counters
         self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
 
@@ -102,13 +101,13 @@ class Index:
     def read(self, entry: bytes | None, epoch: bytes | None) -> list[Any] | Absent | Miss:
         """The primary keys that the bytes under an index key list."""
         if entry is None:
-            return Nothing.MISS
+            return NoValue.MISS
         state = entry[:1]
         version = ANY_EPOCH if self.unique and state != ABSENT else epoch and epoch[1:]
         if version is None:
-            return Nothing.MISS
+            return NoValue.MISS
         if entry[GUARD] != self.fingerprint + version:
-            return unusable(self.counters, self.schema.name, entry, self.fingerprint)
+            return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
         try:
             payload = unpack(entry)
             if state == STALE:
@@ -116,25 +115,25 @@ class Index:
             if state == VALUE:
                 return self.decode(payload)
         except (DamagedEntry, DecodeError) as error:
-            return undecodable(self.counters, self.schema.name, error)
-        return Nothing.ABSENT if state == ABSENT else Nothing.MISS
+            return count_undecodable(self.counters, self.schema.name, error)
+        return NoValue.ABSENT if state == ABSENT else NoValue.MISS
 
-    def hit(self, entry: bytes | None, epoch: bytes | None, guess: Guess) -> bool:
+    def hit(self, entry: bytes | None, epoch: bytes | None, prediction: Prediction) -> bool:
         """Whether the bytes are a current entry that lists the primary keys guessed, and not due."""
-        if not entry or epoch is None or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
+        if not entry or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
             return False
         if not self.unique and entry[EPOCH] != epoch[1:]:
             return False
-        if entry == guess.entry:
+        if entry == prediction.entry:
             return True
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         try:
-            if entry[GUARD] != guard or self.decode(unpack(entry)) != guess.pks:
+            if entry[GUARD] != guard or self.decode(unpack(entry)) != prediction.pks:
                 return False
         except (DamagedEntry, DecodeError):
             return False
-        if guess is not _NO_GUESS:
-            guess.entry = entry
+        if prediction is not NO_PREDICTION:
+            prediction.entry = entry
         return True
 
     def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:
@@ -144,19 +143,19 @@ class Index:
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         return pack(VALUE, token, guard, now_ms(), self.schema.pks_codec.encode(pks))
 
-    def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[Row]) -> bytes:
+    def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
         """The entry that lists these rows, in this order."""
         return self.entry(token, epoch, [row[self.schema.pk] for row in rows])
 
-    def confirms(self, pks: list[Any], rows: Sequence[Row], values: Values) -> bool:
+    def confirms(self, pks: list[Any], rows: Sequence[RowValues], values: Values) -> bool:
         """Whether these rows, which an entry lists as ``pks``, are still the answer."""
         return all(self.matches(row, values) for row in rows)
 
-    def matches(self, row: Row, values: Values) -> bool:
+    def matches(self, row: RowValues, values: Values) -> bool:
         """Whether the row still has the values that it was looked up by."""
         return all(map(eq, map(row.__getitem__, self.attributes), values))
 
-    def answers(self, row: Row | Absent | Miss, pk: Any, values: Values) -> bool:
+    def answers(self, row: RowValues | Absent | Miss, pk: Any, values: Values) -> bool:
         """Whether what was read for ``pk`` is that row, and it still has the values asked for."""
         return isinstance(row, dict) and row[self.schema.pk] == pk and self.matches(row, values)
 
@@ -166,4 +165,4 @@ class Index:
         A unique column may hold several NULLs; lists by strings that the database compares loosely
         cannot be named by every writer that changes them.
         """
-        return None not in values if self.unique else not self.loose
+        return None not in values if self.unique else not self.uses_loose_collation

@@ -1,8 +1,7 @@
-"""Many-to-many lists: the rows at the other end of a many-to-many relation, found through its table.
+"""Entries of many-to-many lists: the rows at the other end of a many-to-many relation.
 
-A ``Through`` is an index whose values are in another table than its rows: the rows cannot tell whether they are
-still linked, so every write that links or unlinks names the list's key. What it shares with other indexes (leases,
-fills, guesses, how rows are read) is in ``plans``.
+``ManyToManyEntries`` is an index whose values are in another table than its rows. A row cannot tell whether it is still
+linked, so every write that links or unlinks invalidates the list's key. ``plans`` treats it like other indexes.
 """
 
 import hashlib
@@ -16,12 +15,12 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import VALUE, pack
-from aiomodelcache.entries.base import Row, fingerprint, now_ms
-from aiomodelcache.entries.indexes import Index
+from aiomodelcache.entries.base import fingerprint, now_ms
+from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.meta import Values, ordering_attributes
+from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
 from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
 
@@ -30,14 +29,14 @@ OWNER: Final = "_aiomodelcache_owner"
 _DIGEST: Final = 8
 
 
-class Through(Index):
+class ManyToManyEntries(IndexEntries):
     """The rows that a many-to-many relation of ``owner`` leads to, by the owner's primary key."""
 
     def __init__(
         self,
         owner: ModelSchema,
         relation: ManyToMany,
-        rows: Rows,
+        rows: RowEntries,
         *,
         namespace: str,
         order_by: tuple[str, ...],
@@ -64,8 +63,8 @@ class Through(Index):
         self.fingerprint = fingerprint("through", schema.fingerprint, owner.fingerprint, version)
         self.lifetimes = lifetimes
         self.policy = policy
-        self.loose = owner.compares_loosely((owner.pk,))
-        self.keeps_absence = True
+        self.uses_loose_collation = owner.uses_loose_collation((owner.pk,))
+        self.caches_absence = True
         self.counters = counters
         self.decode = self._decode
 
@@ -80,7 +79,7 @@ class Through(Index):
         owner: Any = F(f"{relation.reverse}__{self.owner.pk}")
         return self.schema.queryset(client).filter(Q(**conditions)).annotate(**{OWNER: owner})
 
-    def owner_of(self, values: Row) -> Values:
+    def owner_of(self, values: RowValues) -> Values:
         """Whom a row from such a statement was found for."""
         return (self.owner_value(values[OWNER]),)
 
@@ -88,7 +87,7 @@ class Through(Index):
         """An owner's primary key as its instances hold it. Raises ``ValueError``."""
         return self.owner.normalise(self.owner.pk, pk)
 
-    def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[Row]) -> bytes:
+    def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
         """The entry that lists these rows, and by what they were ordered."""
         payload = self._digest(rows) + self.schema.pks_codec.encode([row[self.schema.pk] for row in rows])
         return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
@@ -100,11 +99,11 @@ class Through(Index):
         """Never by a single row: what the list is worth is told by all of them."""
         return False
 
-    def confirms(self, pks: Any, rows: Sequence[Row], values: Values) -> bool:
+    def confirms(self, pks: Any, rows: Sequence[RowValues], values: Values) -> bool:
         """Whether the rows are still ordered by what they were."""
         return bool(pks.digest == self._digest(rows))
 
-    def _digest(self, rows: Sequence[Row]) -> bytes:
+    def _digest(self, rows: Sequence[RowValues]) -> bytes:
         """What the order of these rows depends on. Raises ``EncodeError``."""
         key_value = self.schema.key_value
         try:
@@ -124,7 +123,7 @@ class Listed(list[Any]):
         self.digest = digest
 
 
-class Links:
+class ThroughModelDependency:
     """What a model of the table of links, if there is one, has to think of when a row of it is written.
 
     ``schema`` is that model's, ``attributes`` the column that holds the owner.
@@ -132,7 +131,7 @@ class Links:
 
     unique = False
 
-    def __init__(self, through: Through, schema: ModelSchema, own: str, other: str) -> None:
+    def __init__(self, through: ManyToManyEntries, schema: ModelSchema, own: str, other: str) -> None:
         self.through = through
         self.schema = schema
         self.attributes = (own,)

@@ -4,33 +4,33 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.many_to_many import Links, Through
-from aiomodelcache.entries.results import Result
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.orm.schema import ModelSchema
 
-Source = Rows | Index
+EntrySet = RowEntries | IndexEntries
 Names = frozenset[str]
 
 
-class Found(NamedTuple):
+class KeyMatch(NamedTuple):
     """The key that some fields name: its source, these names in the key's order, and where given values are."""
 
-    source: Source
+    entry_set: EntrySet
     names: list[str]
     place: Callable[[Mapping[str, Any]], tuple[Values, bytes]]
     """The normalised values, and the cache key of their entry. Raises ``ValueError`` for a bad value."""
 
 
-def _placing(source: Source, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
-    """Made once for each key and kind of look-up, because every look-up takes this way."""
-    attributes, normalise, key_of = source.attributes, source.schema.normalise, source.key_of
+def _placing(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
+    """Made once for each key and kind of lookup, because every lookup takes this way."""
+    attributes, normalise, key_of = entry_set.attributes, entry_set.schema.normalise, entry_set.key_of
     if len(names) == 1:
         [name], [attribute] = names, attributes
-        (plain, longest), key_of_one = source.schema.plain(attribute), source.key_of_one
+        (plain, longest), key_of_one = entry_set.schema.identity_type(attribute), entry_set.key_of_one
 
         def place_one(given: Mapping[str, Any]) -> tuple[Values, bytes]:
             value = given[name]
@@ -47,20 +47,20 @@ def _placing(source: Source, names: list[str]) -> Callable[[Mapping[str, Any]], 
     return place
 
 
-class Affected(NamedTuple):
+class AffectedEntries(NamedTuple):
     """What a write of certain columns may change, besides the row itself."""
 
-    indexes: list[Index]
+    indexes: list[IndexEntries]
     """Those that it may put a row into, or move it in."""
-    results: list[Result | Links]
+    results: list[ResultEntries | ThroughModelDependency]
     attributes: list[str]
     """What names the keys of all these, without the primary key."""
-    left: list[str]
+    old_value_columns: list[str]
     """What names the results that a row leaves, by its old values. Empty if it leaves none."""
 
 
 @dataclass(slots=True)
-class Binding:
+class ModelEntries:
     """One model in one open cache: its rows and the keys that they can be looked up by.
 
     ``gets`` and ``filters`` are by the names of the key's attributes; ``indexes`` are all that a write has to
@@ -68,31 +68,37 @@ class Binding:
     """
 
     schema: ModelSchema
-    rows: Rows
+    rows: RowEntries
     manager: type | None = None
     """The class declared as the model's manager."""
-    gets: dict[Names, Source] = field(default_factory=dict[Names, Source])
-    filters: dict[Names, Source] = field(default_factory=dict[Names, Source])
-    indexes: list[Index] = field(default_factory=list[Index])
-    results: list[Result | Links] = field(default_factory=list[Result | Links])
+    gets: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
+    filters: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
+    indexes: list[IndexEntries] = field(default_factory=list[IndexEntries])
+    results: list[ResultEntries | ThroughModelDependency] = field(
+        default_factory=list[ResultEntries | ThroughModelDependency]
+    )
     """What is computed from rows with given values: a write has to think of their old values, too."""
-    owned: list[Through] = field(default_factory=list[Through])
+    owned: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     """Lists over many-to-many relations by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
-    """What a look-up may call a field -> the attribute that holds it."""
-    affected: dict[tuple[frozenset[str] | None, bool], Affected] = field(
-        default_factory=dict[tuple[frozenset[str] | None, bool], Affected]
+    """What a lookup may call a field -> the attribute that holds it."""
+    affected: dict[tuple[frozenset[str] | None, bool], AffectedEntries] = field(
+        default_factory=dict[tuple[frozenset[str] | None, bool], AffectedEntries]
     )
     """What writes may change, by columns, as far as it was asked for: it depends on the declarations only."""
-    _found: dict[tuple[str, ...], Found] = field(default_factory=dict[tuple[str, ...], Found])
+    _found: dict[tuple[str, ...], KeyMatch] = field(default_factory=dict[tuple[str, ...], KeyMatch])
 
     @property
     def off(self) -> bool:
         """Whether writes touch nothing of the model."""
-        classes: list[Rows | Index | Result | Links] = [self.rows, *self.indexes, *self.results]
+        classes: list[RowEntries | IndexEntries | ResultEntries | ThroughModelDependency] = [
+            self.rows,
+            *self.indexes,
+            *self.results,
+        ]
         return all(each.policy.off for each in classes)
 
-    def find(self, kind: str, given: Iterable[str]) -> Found:
+    def find(self, kind: str, given: Iterable[str]) -> KeyMatch:
         """Returns the key for these fields. Raises ``CacheNotRegistered``."""
         known = self._found.get((kind, *given))
         if known is None:
@@ -100,16 +106,16 @@ class Binding:
         return known
 
     def kind(self, given: Iterable[str]) -> str:
-        """Which look-up these fields are for, "get" or "filter"; "get" if both. Raises ``CacheNotRegistered``."""
-        source = self.find("either", given).source
-        return "get" if frozenset(source.attributes) in self.gets else "filter"
+        """Which lookup these fields are for, "get" or "filter"; "get" if both. Raises ``CacheNotRegistered``."""
+        entry_set = self.find("either", given).entry_set
+        return "get" if frozenset(entry_set.attributes) in self.gets else "filter"
 
     def has_unique(self, attribute: str) -> bool:
         """Whether single rows are looked up by this column alone."""
-        source = self.gets.get(frozenset([attribute]))
-        return source is not None and source.unique
+        entry_set = self.gets.get(frozenset([attribute]))
+        return entry_set is not None and entry_set.unique
 
-    def _find(self, kind: str, given: list[str]) -> Found:
+    def _find(self, kind: str, given: list[str]) -> KeyMatch:
         named: dict[str, str] = {}
         for name in given:
             attribute = self.names.get(name) or self.names.get(name.removesuffix("__exact"), name)
@@ -119,13 +125,13 @@ class Binding:
                 )
             named[attribute] = name
         wanted = frozenset(named)
-        source = self.gets.get(wanted) if kind == "get" else self.filters.get(wanted)
-        if source is None and kind == "either":
-            source = self.gets.get(wanted)
-        if source is None:
+        entry_set = self.gets.get(wanted) if kind == "get" else self.filters.get(wanted)
+        if entry_set is None and kind == "either":
+            entry_set = self.gets.get(wanted)
+        if entry_set is None:
             raise CacheNotRegistered(self._unknown(kind, given, wanted))
-        names = [named[attribute] for attribute in source.attributes]
-        return Found(source, names, _placing(source, names))
+        names = [named[attribute] for attribute in entry_set.attributes]
+        return KeyMatch(entry_set, names, _placing(entry_set, names))
 
     def _unknown(self, kind: str, given: list[str], wanted: Names) -> str:
         name = self.schema.name

@@ -6,10 +6,10 @@ A prediction never decides an answer: the index entry that is fetched beside the
 from collections import OrderedDict
 from typing import Any, Final
 
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.rows import RowEntries
 
 
-class Guess:
+class Prediction:
     """Where an index key pointed last time: primary keys, and the keys of these rows."""
 
     __slots__ = ("entry", "keys", "pks")
@@ -21,35 +21,35 @@ class Guess:
         """The last entry that was found to say so; the very same one need not be decoded again."""
 
 
-class Guesses(OrderedDict[bytes, Guess]):
+class Predictions(OrderedDict[bytes, Prediction]):
     """Where index keys pointed last time. A guess never decides an answer; it saves a round trip."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self._size = size
 
-    def recall(self, key: bytes) -> Guess:
+    def predict(self, key: bytes) -> Prediction:
         """Where ``key`` led last time; nowhere if that is not known."""
-        guess = self.get(key)
-        if guess is None:
-            return _NO_GUESS
+        prediction = self.get(key)
+        if prediction is None:
+            return NO_PREDICTION
         self.move_to_end(key)
-        return guess
+        return prediction
 
-    def remember(self, key: bytes, pks: list[Any], rows: "Rows") -> None:
+    def learn(self, key: bytes, pks: list[Any], rows: "RowEntries") -> None:
         """Notes where ``key`` leads now and forgets what was used least recently."""
         known = self.get(key)
         if known is None or known.pks != pks:
-            self[key] = Guess(pks, [rows.key(pk) for pk in pks])
+            self[key] = Prediction(pks, [rows.key(pk) for pk in pks])
         self._used(key)
 
     def forget(self, key: bytes) -> None:
         """Notes that ``key`` leads nowhere now, so that no rows are read with it in vain."""
         self.pop(key, None)
 
-    def note(self, key: bytes, guess: Guess) -> None:
-        """Like ``remember``, of what leads to rows of several models."""
-        self[key] = guess
+    def learn_keys(self, key: bytes, prediction: Prediction) -> None:
+        """Like ``learn``, of what leads to rows of several models."""
+        self[key] = prediction
         self._used(key)
 
     def _used(self, key: bytes) -> None:
@@ -58,4 +58,4 @@ class Guesses(OrderedDict[bytes, Guess]):
             self.popitem(last=False)
 
 
-_NO_GUESS: Final = Guess([], [])
+NO_PREDICTION: Final = Prediction([], [])

@@ -3,31 +3,33 @@
 Instances inside a result are stored as references and read from their own row entries, so they are as fresh as rows.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar, cast
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, DamagedEntry, pack, unpack
-from aiomodelcache.encoding.values import Reference, ValueCodec
+from aiomodelcache.encoding.values import InstanceReference, ValueCodec
 from aiomodelcache.entries.base import (
-    Nothing,
+    NoValue,
+    count_undecodable,
+    count_unusable,
     fingerprint,
     is_version,
     now_ms,
-    undecodable,
-    unencodable,
-    unusable,
+    warn_unencodable,
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import Values, full_name
 from aiomodelcache.orm.schema import ModelSchema
-from aiomodelcache.plans.requests import Compute
 
+Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
+"""Computes a result: on this transaction's connection, or, given None, in autocommit mode."""
 T = TypeVar("T")
 
 
@@ -49,7 +51,7 @@ class DontCache(Generic[T]):
         return f"DontCache({self.value!r})"
 
 
-class Result:
+class ResultEntries:
     """One class of computed results in one open cache.
 
     ``rows`` is the model whose writes invalidate it, by the values of ``attributes``; None for values that
@@ -58,7 +60,7 @@ class Result:
 
     unique = False
     limit: int | None = None
-    linked: tuple[Rows, ...] = ()
+    linked: tuple[RowEntries, ...] = ()
     near = False
     """Whether results may be kept in this process."""
 
@@ -69,7 +71,7 @@ class Result:
         *,
         connection: str,
         namespace: str,
-        rows: Rows | None,
+        rows: RowEntries | None,
         attributes: tuple[str, ...],
         watched: frozenset[str] | None,
         bound: Mapping[type[Model], Any],
@@ -94,7 +96,7 @@ class Result:
         """How to compute the result for these values, where nobody has asked for it."""
         self.lease_ttl = lease_ttl
         self.counters = counters
-        self.cacheable = rows is None or not rows.schema.compares_loosely(attributes)
+        self.cacheable = rows is None or not rows.schema.uses_loose_collation(attributes)
         """Whether every writer that changes a result can name its key."""
         self._bound = bound
         self._codec = codec or ValueCodec()
@@ -114,19 +116,19 @@ class Result:
     key_of = key
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> Any:
-        """What the bytes under a key say; instances in it are still ``Reference``s."""
+        """What the bytes under a key say; instances in it are still ``InstanceReference``s."""
         if entry is None or epoch is None:
-            return Nothing.MISS
+            return NoValue.MISS
         if entry[GUARD] != self.fingerprint + epoch[1:]:
-            return unusable(self.counters, self.name, entry, self.fingerprint)
+            return count_unusable(self.counters, self.name, entry, self.fingerprint)
         try:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
                 state, payload = self.policy.copied(payload)
-            return self._codec.decode(payload) if state == VALUE else Nothing.MISS
+            return self._codec.decode(payload) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
             known = isinstance(error, DamagedEntry | DecodeError)
-            return undecodable(self.counters, self.name, error if known else DecodeError(repr(error)))
+            return count_undecodable(self.counters, self.name, error if known else DecodeError(repr(error)))
 
     def entry(self, token: bytes, epoch: bytes | None, value: Any) -> bytes:
         """The bytes to store for a computed value; nothing, counted and logged once, if it must not be."""
@@ -136,13 +138,13 @@ class Result:
             payload = self._encode(value)
         except EncodeError as error:
             self.counters.unfillable += 1
-            unencodable(self.counters, self.name, error, "value")
+            warn_unencodable(self.counters, self.name, error, "value")
             return b""
         return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
 
     def _encode(self, value: Any) -> bytes:
         try:
-            return self._codec.encode(replaced(value, Model, self._reference))
+            return self._codec.encode(map_nested(value, Model, self._reference))
         except EncodeError:
             raise
         except Exception as error:
@@ -152,25 +154,25 @@ class Result:
         """How long a value shall live, in milliseconds: None as long as other absences."""
         return self.lifetimes.of(ABSENT if value is None else VALUE)
 
-    def _reference(self, instance: Model) -> Reference:
-        binding = self._bound.get(type(instance))
-        if binding is None:
+    def _reference(self, instance: Model) -> InstanceReference:
+        entries = self._bound.get(type(instance))
+        if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
-        rows: Rows = binding.rows
+        rows: RowEntries = entries.rows
         lost = rows.schema.lost(instance)
         if lost:
             raise EncodeError(
                 f"a {rows.schema.name} with {', '.join(lost)} cannot be cached, because a row is stored without these: "
                 "return them beside it"
             )
-        return Reference(full_name(rows.schema.model), rows.schema.pks_codec.encode([instance.pk]))
+        return InstanceReference(full_name(rows.schema.model), rows.schema.pks_codec.encode([instance.pk]))
 
-    def referred(self, references: Iterable[Reference]) -> dict[Reference, tuple[Rows, Any]]:
+    def referred(self, references: Iterable[InstanceReference]) -> dict[InstanceReference, tuple[RowEntries, Any]]:
         """The rows that instances in a result stand for: by which model, and primary key. Raises ``DecodeError``."""
-        by_name = {full_name(model): binding.rows for model, binding in self._bound.items()}
-        found: dict[Reference, tuple[Rows, Any]] = {}
+        by_name = {full_name(model): entries.rows for model, entries in self._bound.items()}
+        found: dict[InstanceReference, tuple[RowEntries, Any]] = {}
         for reference in references:
-            rows: Rows | None = by_name.get(reference.model)
+            rows: RowEntries | None = by_name.get(reference.model)
             if rows is None:
                 raise DecodeError(f"it refers to {reference.model}, which has no cache")
             [found[reference]] = [(rows, pk) for pk in rows.schema.pks_codec.decode(reference.pk)]
@@ -180,27 +182,27 @@ class Result:
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
 
 
-def replaced(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
+def map_nested(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
     """Returns a value with each instance of ``kind`` inside it, at any depth, remade."""
     if isinstance(value, kind):
         return make(value)
     found = cast("Any", type(value))
     if found in _CONTAINERS:
-        return found([replaced(item, kind, make) for item in value])
+        return found([map_nested(item, kind, make) for item in value])
     if found is dict:
-        return {replaced(key, kind, make): replaced(item, kind, make) for key, item in value.items()}
+        return {map_nested(key, kind, make): map_nested(item, kind, make) for key, item in value.items()}
     return value
 
 
-def _inside(value: Any) -> Iterator[Reference]:
+def references_in(value: Any) -> Iterator[InstanceReference]:
     """The instances that a stored value refers to."""
     kind = cast("Any", type(value))
-    if kind is Reference:
+    if kind is InstanceReference:
         yield value
     elif kind in _CONTAINERS:
         for item in value:
-            yield from _inside(item)
+            yield from references_in(item)
     elif kind is dict:
         for key, item in value.items():
-            yield from _inside(key)
-            yield from _inside(item)
+            yield from references_in(key)
+            yield from references_in(item)

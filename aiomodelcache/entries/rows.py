@@ -17,14 +17,23 @@ from aiomodelcache.encoding.layout import (
     pack,
     unpack,
 )
-from aiomodelcache.entries.base import _VALUE, Absent, Miss, Nothing, Row, fingerprint, now_ms, undecodable, unusable
+from aiomodelcache.entries.base import (
+    VALUE_BYTE,
+    Absent,
+    Miss,
+    NoValue,
+    count_undecodable,
+    count_unusable,
+    fingerprint,
+    now_ms,
+)
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.orm.schema import ModelSchema
 
 
-class Rows:
+class RowEntries:
     """The rows of one model, each cached once, by primary key."""
 
     unique = True
@@ -40,7 +49,7 @@ class Rows:
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
-        keeps_absence: bool,
+        caches_absence: bool,
         counters: Counters,
         replicated: bool = False,
     ) -> None:
@@ -62,10 +71,10 @@ class Rows:
         self.stamp_key = keys.prefix(namespace, "s", connection, schema.table)[:-1]
         self.fingerprint = fingerprint("row", schema.fingerprint, version)
         self.lifetimes = lifetimes
-        self.keeps_absence = keeps_absence
-        self.loose = schema.compares_loosely(self.attributes)
+        self.caches_absence = caches_absence
+        self.uses_loose_collation = schema.uses_loose_collation(self.attributes)
         self.counters = counters
-        self.linked: list[Rows] = []
+        self.linked: list[RowEntries] = []
         """Of models whose lists over many-to-many relations are by primary keys of this one."""
 
     def key(self, pk: Any) -> bytes:
@@ -75,10 +84,10 @@ class Rows:
     key_of_one = key
 
     def key_of(self, values: Values) -> bytes:
-        """The same for the values of a look-up."""
+        """The same for the values of a lookup."""
         return self.key(values[0])
 
-    def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> Row | None:
+    def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """The row, if the bytes are a current entry of this very one, and not due; ``read`` tells what else they are.
 
         The way of every hit, therefore written out.
@@ -87,7 +96,7 @@ class Rows:
             return None
         if epoch is not self._epoch:
             self._epoch, self._guard = epoch, self.fingerprint + epoch[1:]
-        if entry[GUARD] != self._guard or entry[0] != _VALUE or entry[CREATED] <= self.lifetimes.due:
+        if entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
             return None
         try:
             row = self._decode(unpack(entry))
@@ -95,12 +104,12 @@ class Rows:
             return None
         return row if row[self._pk] == pk else None
 
-    def read(self, entry: bytes | None, epoch: bytes | None) -> Row | Absent | Miss:
+    def read(self, entry: bytes | None, epoch: bytes | None) -> RowValues | Absent | Miss:
         """What the bytes under a row's key say."""
         if entry is None or epoch is None:
-            return Nothing.MISS
+            return NoValue.MISS
         if entry[GUARD] != self.fingerprint + epoch[1:]:
-            return unusable(self.counters, self.schema.name, entry, self.fingerprint)
+            return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
         try:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
@@ -108,8 +117,8 @@ class Rows:
             if state == VALUE:
                 return self.schema.codec.decode(payload)
         except (DamagedEntry, DecodeError) as error:
-            return undecodable(self.counters, self.schema.name, error)
-        return Nothing.ABSENT if state == ABSENT else Nothing.MISS
+            return count_undecodable(self.counters, self.schema.name, error)
+        return NoValue.ABSENT if state == ABSENT else NoValue.MISS
 
     def entry(self, token: bytes, epoch: bytes, payload: bytes | None) -> bytes:
         """The entry of a row, or of its absence if there is no payload."""

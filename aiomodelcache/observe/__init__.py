@@ -1,1 +1,1 @@
-"""Observe."""
+"""What the cache did: counters and the logger."""

@@ -12,9 +12,9 @@ class Counters:
     """Counts of one cache class: a model's rows, or an index over them. All only grow."""
 
     hits: int = 0
-    """Look-ups answered by the cache, "no such row" included."""
+    """Lookups answered by the cache, "no such row" included."""
     misses: int = 0
-    """Look-ups that needed the database."""
+    """Lookups that needed the database."""
     fills: int = 0
     """Entries stored."""
     stale: int = 0
@@ -22,26 +22,26 @@ class Counters:
     refreshed: int = 0
     """Entries replaced in the background: stale ones, and values near the end of their life."""
     reset: int = 0
-    """Look-ups made again in the background right after a write, by ``InvalidationType.RESET``."""
+    """Lookups made again in the background right after a write, by ``InvalidationType.RESET``."""
     unrefreshed: int = 0
-    """Background look-ups that failed, or were not begun because too many were under way."""
+    """Background lookups that failed, or were not begun because too many were under way."""
     refused: int = 0
     """Entries not stored because a writer or another reader came in between, or the lease ran out."""
-    healed: int = 0
+    repaired: int = 0
     """Index entries that led to a row which no longer matches, and were replaced."""
     unfillable: int = 0
     """Answers that cannot be stored: found by a loose comparison, partial, or not encodable."""
     undecodable: int = 0
     """Entries with bytes that this program cannot read: damaged, or not written by any cache."""
-    foreign: int = 0
+    mismatched: int = 0
     """Entries of another version of this program or its schema, or of another row than the key says."""
-    complaints: set[str] = field(default_factory=set[str], repr=False)
+    warned: set[str] = field(default_factory=set[str], repr=False)
     """Kinds of trouble already logged for this class; each is logged once."""
 
-    def complain(self, kind: str, message: str, *args: object) -> None:
+    def warn_once(self, kind: str, message: str, *args: object) -> None:
         """Logs a warning, the first time that this kind of trouble is seen."""
-        if kind not in self.complaints:
-            self.complaints.add(kind)
+        if kind not in self.warned:
+            self.warned.add(kind)
             logger.warning(message, *args)
 
 

@@ -1,1 +1,6 @@
-"""Orm."""
+"""Everything that knows Tortoise: models, fields, relations, connections, statements.
+
+``meta`` is the only user of ``_meta``. Must not know entries or stores.
+Top to bottom: ``statements``, ``hydrate``, ``select``, ``schema``, ``connections``, ``relations``, ``outcomes``,
+``meta``, ``fields``.
+"""

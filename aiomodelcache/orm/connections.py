@@ -6,7 +6,6 @@ from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.context import get_current_context
-from tortoise.exceptions import IntegrityError
 from tortoise.models import Model
 
 from aiomodelcache.exceptions import CacheConfigurationError
@@ -82,16 +81,3 @@ def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:
 def is_finished(client: BaseDBAsyncClient) -> bool:
     """Whether it is the client of a transaction that is over: on it, each statement commits by itself."""
     return isinstance(client, TransactionalDBClient) and outermost(client) is None
-
-
-def was_refused(error: BaseException) -> bool:
-    """Whether the database is known to have refused a write: it answered, and said no.
-
-    SQLSTATE classes: 22 data, 23 integrity, 25 transaction state, 40 rollback, 42 syntax and access. With
-    anything else (a lost connection, cancellation) the write may have been committed, or may yet be.
-    """
-    if isinstance(error, IntegrityError):
-        return True
-    causes = [error, error.__cause__, *error.args]
-    states = [str(getattr(cause, "sqlstate", "") or "") for cause in causes]
-    return any(state[:2] in ("22", "23", "25", "40", "42") for state in states)

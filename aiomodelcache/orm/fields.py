@@ -20,7 +20,7 @@ from tortoise.timezone import get_default_timezone, get_use_tz, parse_timezone
 
 from aiomodelcache.encoding.codec import NATIVE
 from aiomodelcache.encoding.rows import Column, is_a
-from aiomodelcache.encoding.values import plain
+from aiomodelcache.encoding.values import to_msgpack
 
 
 def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClient) -> Column | None:
@@ -44,7 +44,7 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
     if kind in NATIVE:
         return Column(name, kind)
     if kind is list:
-        return Column(name, Any, plain)
+        return Column(name, Any, to_msgpack)
     return None
 
 
@@ -53,7 +53,7 @@ def is_enum(field: Any) -> bool:
     return isinstance(field, data_fields.IntEnumFieldInstance | data_fields.CharEnumFieldInstance)
 
 
-def few_spellings(field: Any) -> bool:
+def has_canonical_text(field: Any) -> bool:
     """Whether a text column's values are always spelled the same: UUIDs, and enums that no collation confuses."""
     if not converts_like_tortoise(field):
         return False
@@ -73,7 +73,7 @@ def converts_like_tortoise(field: Field[Any]) -> bool:
 
 def _json_column(name: str, field: Any, model: type[Model]) -> Column:
     if _encodes_like_tortoise(field) and not hasattr(field.field_type, "model_dump") and converts_like_tortoise(field):
-        return Column(name, Any, plain, certain=_is_document)
+        return Column(name, Any, to_msgpack, is_lossless=_is_document)
     return Column(name, str, partial(_dump_custom, field, model), field.to_python_value)
 
 
@@ -89,7 +89,7 @@ def _encodes_like_tortoise(field: Any) -> bool:
 
 
 def _dump_array(driver_uuid: Any, array: Any) -> Any:
-    return plain(_replaced(array, driver_uuid, lambda value: uuid.UUID(bytes=value.bytes)))
+    return to_msgpack(_replaced(array, driver_uuid, lambda value: uuid.UUID(bytes=value.bytes)))
 
 
 def _load_array(driver_uuid: Any, array: Any) -> Any:
@@ -105,19 +105,19 @@ def _replaced(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
 
 
 def _dump_member(member: Any) -> Any:
-    return plain(member.value)
+    return to_msgpack(member.value)
 
 
 def _dump_custom(field: Any, model: type[Model], value: Any) -> Any:
-    return plain(field.to_db_value(value, model))
+    return to_msgpack(field.to_db_value(value, model))
 
 
 def _datetime_column(name: str) -> Column:
     if not get_use_tz():
         return Column(name, datetime.datetime)
     zone = get_default_timezone()
-    certain = partial(_is_in_zone, zone) if zone == parse_timezone("UTC") else None
-    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), certain)
+    is_lossless = partial(_is_in_zone, zone) if zone == parse_timezone("UTC") else None
+    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), is_lossless)
 
 
 def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:
@@ -125,7 +125,7 @@ def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:
 
 
 def _is_document(value: Any) -> bool:
-    """``plain`` refuses whatever it cannot write exactly."""
+    """``to_msgpack`` refuses whatever it cannot write exactly."""
     return True
 
 

@@ -16,6 +16,10 @@ Values = tuple[Any, ...]
 """The values of a key's fields, in the order of its fields, as an instance would hold them."""
 
 
+RowValues = dict[str, Any]
+"""The column values of a row, by attribute name."""
+
+
 def meta_of(model: type[Model]) -> Any:
     """Tortoise's description of a model; its type does not say much."""
     return cast("Any", model)._meta

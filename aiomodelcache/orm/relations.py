@@ -10,7 +10,7 @@ from tortoise.models import Model
 from aiomodelcache.orm.meta import meta_of
 
 
-class Relation(NamedTuple):
+class RelationInfo(NamedTuple):
     """A relation between the rows of two models that have the same value: in ``attribute``, in ``to_attribute``."""
 
     related: type[Model]
@@ -53,7 +53,7 @@ def link_table(relation: Any) -> str:
     return f"{relation.through_schema}.{relation.through}" if relation.through_schema else str(relation.through)
 
 
-class Reference(NamedTuple):
+class ForeignKey(NamedTuple):
     """A foreign key that the database enforces: ``child.attribute`` refers to ``parent.to_field``."""
 
     parent: type[Model]
@@ -61,25 +61,25 @@ class Reference(NamedTuple):
     attribute: str
     to_field: str
     on_delete: OnDelete
-    left: Any
+    fk_default_after_delete: Any
     """What SET NULL or SET DEFAULT leaves in ``attribute``; a ``DatabaseDefault`` if only the database knows."""
 
 
-def references(models: Iterable[type[Model]]) -> list[Reference]:
+def enforced_foreign_keys(models: Iterable[type[Model]]) -> list[ForeignKey]:
     """All foreign keys between these models that the database enforces."""
-    found: list[Reference] = []
+    found: list[ForeignKey] = []
     for child in models:
         meta = meta_of(child)
         for field in [meta.fields_map[name] for name in sorted(meta.fk_fields | meta.o2o_fields)]:
             if field.db_constraint:
                 to_field = field.to_field_instance.model_field_name
                 on_delete = OnDelete(field.on_delete)  # may be given as a string
-                left = _left(field) if on_delete is OnDelete.SET_DEFAULT else None
-                found.append(Reference(field.related_model, child, field.source_field, to_field, on_delete, left))
+                left = _default_after_delete(field) if on_delete is OnDelete.SET_DEFAULT else None
+                found.append(ForeignKey(field.related_model, child, field.source_field, to_field, on_delete, left))
     return found
 
 
-def _left(field: Any) -> Any:
+def _default_after_delete(field: Any) -> Any:
     # A `default` is Python's own; the column may have another one, or none.
     known = field.has_db_default() and not isinstance(field.db_default, SqlDefault)
     return field.db_default if known else DatabaseDefault(field)

@@ -36,12 +36,12 @@ from aiomodelcache.orm.fields import (
     as_mysql_returns,
     column_of,
     converts_like_tortoise,
-    few_spellings,
+    has_canonical_text,
     is_enum,
     normalise,
 )
 from aiomodelcache.orm.meta import Values, is_partial, meta_of
-from aiomodelcache.orm.relations import Relation
+from aiomodelcache.orm.relations import RelationInfo
 
 
 class ModelSchema:
@@ -123,13 +123,13 @@ class ModelSchema:
         together += [each.fields for each in meta.constraints if type(each).__name__ == "UniqueConstraint"]
         return any(fields and {self.attribute(field) for field in fields} <= wanted for fields in together)
 
-    def compares_loosely(self, attributes: Iterable[str]) -> bool:
+    def uses_loose_collation(self, attributes: Iterable[str]) -> bool:
         """Whether the database may hold different strings to be equal (case, accents, padding)."""
         for name in attributes:
             field = meta_of(self.model).fields_map[name]
             declared = str(field.get_for_dialect(self.dialect, "SQL_TYPE")).upper()
             text = self.dialect == "mysql" and ("CHAR" in declared or "TEXT" in declared)
-            if (text or "CITEXT" in declared or "COLLATE" in declared) and not few_spellings(field):
+            if (text or "CITEXT" in declared or "COLLATE" in declared) and not has_canonical_text(field):
                 return True
         return False
 
@@ -141,17 +141,17 @@ class ModelSchema:
         relation = cast("Any", found)
         return relation.related_model, relation.source_field, relation.to_field_instance.model_field_name
 
-    def relation(self, field: str) -> Relation | None:
+    def relation(self, field: str) -> RelationInfo | None:
         """A foreign key or one-to-one relation, of this model or, backwards, of another; or None."""
         forward = self.foreign_key(field)
         if forward is not None:
-            return Relation(*forward, True)
+            return RelationInfo(*forward, True)
         found = meta_of(self.model).fields_map.get(field)
         if not isinstance(found, BackwardFKRelation):
             return None
         back = cast("Any", found)
         single = isinstance(found, BackwardOneToOneRelation)
-        return Relation(back.related_model, back.to_field_instance.model_field_name, back.relation_field, single)
+        return RelationInfo(back.related_model, back.to_field_instance.model_field_name, back.relation_field, single)
 
     def foreign_keys(self) -> list[str]:
         """Names of the foreign keys."""
@@ -176,7 +176,7 @@ class ModelSchema:
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
             raise ValueError(f"{self.name}.{attribute} cannot be looked up by {value!r}: {error}") from error
 
-    def plain(self, attribute: str) -> tuple[Any, int]:
+    def identity_type(self, attribute: str) -> tuple[Any, int]:
         """The type of which values up to this length are normalised as they are, if there is one."""
         field: Any = meta_of(self.model).fields_map[attribute]
         if is_enum(field) or not converts_like_tortoise(field):

@@ -16,11 +16,11 @@ from aiomodelcache.orm.schema import ModelSchema
 T = TypeVar("T")
 
 
-SOME: Final = 10_000
+MAX_IN_VALUES: Final = 10_000
 """Values in one statement, at most; the databases allow about three times as many."""
 
 
-def portions(values: Sequence[T], size: int = SOME) -> list[Sequence[T]]:
+def chunks(values: Sequence[T], size: int = MAX_IN_VALUES) -> list[Sequence[T]]:
     """The values in portions that fit one statement."""
     return [values[start : start + size] for start in range(0, len(values), size)]
 
@@ -30,8 +30,8 @@ async def select_values(
 ) -> list[dict[str, Any]]:
     """Returns the ``wanted`` columns of all rows, hidden ones too, whose ``attribute`` is one of ``values``."""
     found: list[dict[str, Any]] = []
-    for some in portions(values):
-        query: Any = QuerySet(model).using_db(client).filter(one_of(attribute, some))
+    for some in chunks(values):
+        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, some))
         found += await query.values(*dict.fromkeys(wanted))
     return found
 
@@ -45,10 +45,10 @@ async def select_matching(
 ) -> list[dict[str, Any]]:
     """Like ``select_values``, by combinations of values; other rows may be among them."""
     found: list[dict[str, Any]] = []
-    for some in portions(combinations):
+    for some in chunks(combinations):
         query: Any = QuerySet(model).using_db(client)
         for at, attribute in enumerate(attributes):
-            query = query.filter(one_of(attribute, list({values[at]: None for values in some})))
+            query = query.filter(in_condition(attribute, list({values[at]: None for values in some})))
         found += await query.values(*dict.fromkeys(wanted))
     return found
 
@@ -85,8 +85,8 @@ async def select_locked(
     """Like ``select_values``, and locks the rows. If they are more than ``limit``: one more than that."""
     names = list(dict.fromkeys(wanted))
     found: list[dict[str, Any]] = []
-    for some in portions(values):
-        query: Any = QuerySet(model).using_db(client).filter(one_of(attribute, some)).only(*names)
+    for some in chunks(values):
+        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, some)).only(*names)
         query = query.order_by(pk_of(model)).limit(limit + 1 - len(found)).select_for_update()
         rows: list[Model] = await query
         found += [{name: vars(row)[name] for name in names} for row in rows]
@@ -113,7 +113,7 @@ async def linked_to(
     connection: Any = client
     field = meta_of(relation.related).pk
     found: dict[Any, None] = {}
-    for some in portions([field.to_db_value(pk, relation.related) for pk in pks]):
+    for some in chunks([field.to_db_value(pk, relation.related) for pk in pks]):
         query = connection.query_class.from_(table).select(relation.own_column).distinct()
         query = query.where(table[relation.other_column].isin(list(some))).limit(limit + 1)
         rows: list[dict[str, Any]] = await connection.execute_query_dict(*query.get_parameterized_sql())
@@ -121,7 +121,7 @@ async def linked_to(
     return list(found)
 
 
-def one_of(attribute: str, values: Sequence[Any]) -> Q:
+def in_condition(attribute: str, values: Sequence[Any]) -> Q:
     """The condition that a column has one of these values."""
     conditions: dict[str, Any] = {f"{attribute}__in": list(values)}
     return Q(**conditions)

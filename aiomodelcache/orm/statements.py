@@ -11,10 +11,9 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 from tortoise.queryset import DeleteQuery, UpdateQuery
 
-from aiomodelcache.orm.meta import columns_of, meta_of, pk_of, python_values
-from aiomodelcache.orm.select import one_of, portions
+from aiomodelcache.orm.meta import RowValues, columns_of, meta_of, pk_of, python_values
+from aiomodelcache.orm.select import chunks, in_condition
 
-Row = dict[str, Any]
 Statement = tuple[str, list[Any]]
 """SQL and its parameters."""
 
@@ -24,7 +23,7 @@ class Written(NamedTuple):
 
     number: int
     """As Tortoise counts it on this database; on SQLite with what was deleted along."""
-    rows: list[Row]
+    rows: list[RowValues]
     """The rows that it touched. If these are more than the limit asked for, perhaps only so many and one more."""
 
 
@@ -55,7 +54,7 @@ async def returning(
     return Written(number, [python_values(model, row, columns) for row in found])
 
 
-async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[Row]:
+async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[RowValues]:
     """Locks the rows that an update or delete query is about, and returns these attributes of them.
 
     If they are more than ``limit``: of one more than that.
@@ -92,7 +91,7 @@ class _Locking(DeleteQuery):
 
 async def lock_by_pk(
     model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], attributes: Iterable[str]
-) -> list[Row]:
+) -> list[RowValues]:
     """Locks the rows with these primary keys and returns these attributes of them."""
     query: Any = delete_by_pk(model, client, pks)
     return await lock(query, client, [*dict.fromkeys(attributes)], len(pks))
@@ -100,7 +99,7 @@ async def lock_by_pk(
 
 def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any]) -> Any:
     """The query that deletes the rows with these primary keys."""
-    return DeleteQuery(model, client, [one_of(pk_of(model), pks)], {}, {}, None, [])
+    return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
 PARAMETERS: Final = 30_000
@@ -115,7 +114,7 @@ async def insert(
     wanted: Sequence[str],
     *,
     ignore_conflicts: bool,
-) -> list[Row]:
+) -> list[RowValues]:
     """Inserts these attributes of the objects, in as few statements as possible; returns ``wanted`` as written."""
     meta, executor = meta_of(model), cast("Any", client).executor_class(model=model, db=client)
     into: Any = cast("Any", client).query_class.into(meta.basetable)
@@ -125,8 +124,8 @@ async def insert(
     into = into.columns(*columns_of(model, attributes).values())
     fields = [meta.fields_map[name] for name in attributes]
     width = len(fields)
-    rows: list[Row] = []
-    for some in portions(objects, max(1, PARAMETERS // width)):
+    rows: list[RowValues] = []
+    for some in chunks(objects, max(1, PARAMETERS // width)):
         values = [
             field.to_db_value(getattr(each, name), each)
             for each in some

@@ -1,1 +1,5 @@
-"""How look-ups proceed, without doing any I/O: generators that yield what they need next."""
+"""How lookups proceed, without I/O: the reading half of the consistency protocol.
+
+A plan is a generator that yields requests. Must not know servers, connections or the event loop.
+Top to bottom: ``paths`` (relations), ``results``, ``indexes``, ``rows``, ``refresh``, ``steps``, ``requests``.
+"""

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, STALE
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.plans.requests import Attempt, Filling, Plan, Spawn, Store, Take, Taken
+from aiomodelcache.plans.requests import AcquireLeases, Attempt, Filling, LeaseResult, Plan, Spawn, Store
 
 ELECTION: Final = b":!"
 """What the key of such a lease has behind the entry's own. No value's encoding begins like this."""
@@ -26,33 +26,33 @@ class Renewable(Protocol):
     lifetimes: Lifetimes
 
 
-Renewing = Callable[[Taken, Attempt], Plan[list[Filling]]]
+Renewing = Callable[[LeaseResult, Attempt], Plan[list[Filling]]]
 """Asks again for what an entry is to hold, with the election and the attempt at that entry: what to store."""
 
 
 def renewed(
-    source: Renewable,
+    entry_set: Renewable,
     key: bytes,
     entry: bytes,
     versions: Sequence[bytes],
     again: Renewing,
     ttl: float | None = None,
 ) -> Spawn:
-    """The request to fill again an entry that was an answer. ``versions``: what ``again`` finds in ``Taken``.
+    """The request to fill again an entry that was an answer. ``versions``: what ``again`` finds in ``LeaseResult``.
 
     ``ttl``: how long that may take, in seconds, if not as long as usual.
     """
     if entry[:1] == STALE:
-        source.counters.stale += 1
+        entry_set.counters.stale += 1
     return Spawn(
         key + entry[:PREFIX_SIZE],
-        _renew(source, key, entry, Take([(key + ELECTION, b"")], list(versions), None, ttl), again),
-        source.counters,
+        _renew(entry_set, key, entry, AcquireLeases([(key + ELECTION, b"")], list(versions), None, ttl), again),
+        entry_set.counters,
     )
 
 
-def _renew(source: Renewable, key: bytes, entry: bytes, take: Take, again: Renewing) -> Plan[bool]:
-    taken: Taken = yield take
+def _renew(entry_set: Renewable, key: bytes, entry: bytes, take: AcquireLeases, again: Renewing) -> Plan[bool]:
+    taken: LeaseResult = yield take
     election = (taken.attempt, key + ELECTION, b"", 1)
     if taken.values[0] != LEASE + taken.attempt.token:
         return False
@@ -63,6 +63,6 @@ def _renew(source: Renewable, key: bytes, entry: bytes, take: Take, again: Renew
         raise
     stored = yield Store([*fills, election])
     for (attempt, _, value, _), accepted in zip(fills, stored, strict=False):
-        source.counters.refreshed += bool(accepted and value and attempt.held)
-        source.counters.refused += bool(value and not accepted)
+        entry_set.counters.refreshed += bool(accepted and value and attempt.held)
+        entry_set.counters.refused += bool(value and not accepted)
     return True

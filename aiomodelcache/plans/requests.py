@@ -1,25 +1,22 @@
-"""What plans ask for, and what they are answered: the requests of look-ups, without doing any I/O.
+"""The requests of plans and their answers, without I/O.
 
-A plan is a generator that yields requests (``Read``, ``Wait``, ``Take``, ``Load``, ``Call``, ``Store``, ``Spawn``)
-and is sent their answers; what it returns is the look-up's result. ``reader`` drives any number of plans at once
-and merges their requests. So every interleaving of the consistency protocol's reading half can be tried without
-a server. What a plan is about (rows, indexes, results) is not known here.
+A plan is a generator that yields requests (``Read``, ``Wait``, ``AcquireLeases``, ``Load``, ``ComputeValue``,
+``Store``, ``Spawn``), is sent their answers, and returns the lookup's result. ``engine.reader`` drives any number of
+plans at once and merges their requests, so tests can try every interleaving of the protocol's reading half without a
+server. Must not know what a plan is about.
 
-A plan needs no error handling for the cache: where the cache cannot be used, every ``Read`` is answered
-with nothing, every ``Take`` is refused and every ``Store`` is rejected, and what is left of any plan then is
-the plain query.
+A plan needs no error handling for the store. When the store cannot be used, every ``Read`` finds nothing, every
+``AcquireLeases`` is refused and every ``Store`` is rejected: what is left of a plan is the plain query.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from tortoise.backends.base.client import BaseDBAsyncClient
-
-from aiomodelcache.entries.base import Row
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.results import Compute
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.meta import RowValues, Values
 
 
 class Read(NamedTuple):
@@ -50,11 +47,11 @@ class Attempt(NamedTuple):
     held: bytes = b""
 
 
-class Take(NamedTuple):
+class AcquireLeases(NamedTuple):
     """Lease these keys, each either absent or still beginning as given; then read the versions.
 
-    Answer: ``Taken``, with a token that no other ``Take`` had: with a token that comes back, a fill that was
-    delayed would be accepted under a lease taken later. ``deadline`` is that of the attempt continued.
+    Answer: ``LeaseResult``, with a token that no other ``AcquireLeases`` had: with a token that comes back, a fill that
+    was delayed would be accepted under a lease taken later. ``deadline`` is that of the attempt continued.
     """
 
     keys: list[tuple[bytes, bytes]]
@@ -64,7 +61,7 @@ class Take(NamedTuple):
     """How long a fresh attempt may take, in seconds, if not as long as usual."""
 
 
-class Taken(NamedTuple):
+class LeaseResult(NamedTuple):
     """What the keys hold now (the attempt's own lease where it was granted), and the versions."""
 
     attempt: Attempt
@@ -75,7 +72,7 @@ class Taken(NamedTuple):
 class Loaded(Protocol):
     """One row from the database. Several plans may have asked for it in one statement."""
 
-    values: Row
+    values: RowValues
     fillable: bool
 
     def payload(self) -> bytes:
@@ -100,7 +97,7 @@ class Answer(NamedTuple):
 class Load(NamedTuple):
     """Ask the database for the rows with these values. Answer: a dict of values to ``Answer``."""
 
-    source: Rows | Index
+    entry_set: RowEntries | IndexEntries
     wanted: list[Values]
     replica: bool = False
     """Whether a replica will do: it is known that none of these rows was written within ``replica_lag``."""
@@ -128,11 +125,7 @@ class Spawn(NamedTuple):
     counters: Counters
 
 
-Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
-"""Makes a result: on this transaction's connection, or, given None, in autocommit mode."""
-
-
-class Call(NamedTuple):
+class ComputeValue(NamedTuple):
     """Compute a result. Answer: ``Computed``. Several plans of one tick may share one computation."""
 
     key: bytes
@@ -150,28 +143,28 @@ class Computed(Protocol):
         ...
 
 
-Request = Read | Wait | Take | Load | Call | Store | Spawn
+Request = Read | Wait | AcquireLeases | Load | ComputeValue | Store | Spawn
 T = TypeVar("T")
 Plan = Generator[Request, Any, T]
 
 
-class Look(Protocol):
-    """A look-up that its first ``Read`` answers nearly always; then it needs no plan, which would cost more.
+class FastLookup(Protocol):
+    """A lookup that its first ``Read`` answers nearly always; then it needs no plan, which would cost more.
 
     ``context`` is what whoever starts it wants to be told again.
     """
 
-    def ask(self, context: Any, wanted: dict[bytes, None], /) -> None:
+    def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> None:
         """Adds the keys to read first."""
         ...
 
-    def answer(self, context: Any, found: Mapping[bytes, bytes | None], /) -> Any:
+    def try_hit(self, context: Any, found: Mapping[bytes, bytes | None], /) -> Any:
         """The result, if what was found, by key, is all that it takes, or else a miss.
 
         Without a trace if it is a miss: the plan judges the same bytes once more. Raises what the result is to raise.
         """
         ...
 
-    def begin(self, context: Any, /) -> Plan[Any]:
-        """The look-up from its beginning, which is a ``Read``."""
+    def start_plan(self, context: Any, /) -> Plan[Any]:
+        """The lookup from its beginning, which is a ``Read``."""
         ...

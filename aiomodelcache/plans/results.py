@@ -9,21 +9,26 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.layout import LEASE
-from aiomodelcache.encoding.values import Reference
-from aiomodelcache.entries.base import (
-    Miss,
-    Nothing,
-    Row,
-    undecodable,
-)
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.predictions import Guess, Guesses
-from aiomodelcache.entries.results import Result, _inside, replaced
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.encoding.values import InstanceReference
+from aiomodelcache.entries.base import Miss, NoValue, count_undecodable
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.predictions import Prediction, Predictions
+from aiomodelcache.entries.results import Compute, ResultEntries, map_nested, references_in
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheError
-from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.refresh import renewed
-from aiomodelcache.plans.requests import Attempt, Call, Compute, Computed, Filling, Plan, Read, Store, Take, Taken
+from aiomodelcache.plans.requests import (
+    AcquireLeases,
+    Attempt,
+    Computed,
+    ComputeValue,
+    Filling,
+    LeaseResult,
+    Plan,
+    Read,
+    Store,
+)
 from aiomodelcache.plans.rows import rows_by_pk
 from aiomodelcache.plans.steps import ahead_of, filling, replaceable, wait
 
@@ -31,10 +36,10 @@ from aiomodelcache.plans.steps import ahead_of, filling, replaceable, wait
 
 
 def result_at(
-    result: Result,
+    result: ResultEntries,
     key: bytes,
     compute: Compute,
-    guesses: Guesses,
+    predictions: Predictions,
     *,
     forced: bool = False,
 ) -> Plan[Any]:
@@ -49,11 +54,13 @@ def result_at(
                 f"{result.name} is computed by awaiting itself, with the same arguments: break the circle."
             )
         around = around.around
-    guess = guesses.recall(key)
-    epoch, entry, *ahead = yield Read([result.epoch_key, key, *guess.keys])
+    prediction = predictions.predict(key)
+    epoch, entry, *ahead = yield Read([result.epoch_key, key, *prediction.keys])
     if not forced:
-        value = yield from _answer(result, key, entry, epoch, dict(zip(guess.keys, ahead, strict=True)), guesses)
-        if value is not Nothing.MISS:
+        value = yield from _answer(
+            result, key, entry, epoch, dict(zip(prediction.keys, ahead, strict=True)), predictions
+        )
+        if value is not NoValue.MISS:
             if result.lifetimes.is_due(entry):
                 yield renewed(
                     result, key, entry, [result.epoch_key], partial(_again, result, key, compute), result.lease_ttl
@@ -63,13 +70,13 @@ def result_at(
     if not result.cacheable:
         result.counters.unfillable += 1
         return (yield from _compute(key, compute, None)).take()
-    taken: Taken = yield Take([(key, replaceable(entry))], [result.epoch_key], None, result.lease_ttl)
+    taken: LeaseResult = yield AcquireLeases([(key, replaceable(entry))], [result.epoch_key], None, result.lease_ttl)
     mine = taken.values[0] == LEASE + taken.attempt.token
     if not mine and filling(taken.values[0]) and not forced:
         yield from wait([key], taken.values, result.lease_ttl)
         epoch, entry = yield Read([result.epoch_key, key])
-        value = yield from _answer(result, key, entry, epoch, {}, guesses)
-        if value is not Nothing.MISS:
+        value = yield from _answer(result, key, entry, epoch, {}, predictions)
+        if value is not NoValue.MISS:
             return value
     found = yield from _compute(key, compute, taken.attempt if mine else None)
     if mine:
@@ -81,14 +88,16 @@ def result_at(
     return found.take()
 
 
-def result_again(result: Result, values: Values, guesses: Guesses) -> Plan[Any]:
+def result_again(result: ResultEntries, values: Values, predictions: Predictions) -> Plan[Any]:
     """Finds the result for these values, where nobody has asked for it."""
     assert result.compute_for is not None, "a value that depends on no model is not invalidated by writes"
-    return (yield from result_at(result, result.key(values), result.compute_for(values), guesses))
+    return (yield from result_at(result, result.key(values), result.compute_for(values), predictions))
 
 
-def _again(result: Result, key: bytes, compute: Compute, taken: Taken, attempt: Attempt) -> Plan[list[Filling]]:
-    found: Computed = yield Call(key, compute)
+def _again(
+    result: ResultEntries, key: bytes, compute: Compute, taken: LeaseResult, attempt: Attempt
+) -> Plan[list[Filling]]:
+    found: Computed = yield ComputeValue(key, compute)
     if not found.kept:
         return []
     entry = result.entry(attempt.token, taken.versions[0], found.value)
@@ -122,7 +131,7 @@ async def _computed(key: bytes, compute: Compute, client: BaseDBAsyncClient | No
 def _compute(key: bytes, compute: Compute, attempt: Attempt | None) -> Plan[Computed]:
     """Computes; if that fails, the lease is given back at once instead of expiring."""
     try:
-        found: Computed = yield Call(key, partial(_computed, key, compute))
+        found: Computed = yield ComputeValue(key, partial(_computed, key, compute))
     except Exception:
         if attempt is not None:
             yield Store([(attempt, key, b"", 1)])
@@ -131,39 +140,39 @@ def _compute(key: bytes, compute: Compute, attempt: Attempt | None) -> Plan[Comp
 
 
 def _answer(
-    result: Result,
+    result: ResultEntries,
     key: bytes,
     entry: bytes | None,
     epoch: bytes | None,
     ahead: dict[bytes, bytes | None],
-    guesses: Guesses,
+    predictions: Predictions,
 ) -> Plan[Any | Miss]:
     """What an entry says, with the instances in it; a miss if one of their rows is gone."""
     value = result.read(entry, epoch)
-    if value is Nothing.MISS:
+    if value is NoValue.MISS:
         return value
-    references = dict.fromkeys(_inside(value))
+    references = dict.fromkeys(references_in(value))
     if references:
         try:
             referred = result.referred(references)
         except DecodeError as error:
-            return undecodable(result.counters, result.name, error)
-        found: dict[Reference, Any] = {}
+            return count_undecodable(result.counters, result.name, error)
+        found: dict[InstanceReference, Any] = {}
         read: dict[bytes, None] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
             pks = {reference: pk for reference, (other, pk) in referred.items() if other is rows}
             by_pk = yield from ahead_of(rows_by_pk(rows, list(pks.values())), ahead)
             found.update({reference: instance_of(rows, by_pk[pk]) for reference, pk in pks.items() if pk in by_pk})
             read.update(dict.fromkeys([rows.epoch_key, *map(rows.key, pks.values())]))
-        guesses.note(key, Guess(list(referred), list(read)))
+        predictions.learn_keys(key, Prediction(list(referred), list(read)))
         if len(found) < len(referred):
-            result.counters.healed += 1
-            return Nothing.MISS
-        value = replaced(value, Reference, found.__getitem__)
+            result.counters.repaired += 1
+            return NoValue.MISS
+        value = map_nested(value, InstanceReference, found.__getitem__)
     result.counters.hits += 1
     return value
 
 
-def instance_of(source: Rows | Index, row: Any) -> Model:
+def instance_of(entry_set: RowEntries | IndexEntries, row: Any) -> Model:
     """The instance of what a plan found: the columns of a row entry, or an instance from the database."""
-    return source.schema.instance(cast("Row", row)) if type(row) is dict else row
+    return entry_set.schema.instance(cast("RowValues", row)) if type(row) is dict else row

@@ -9,21 +9,21 @@ from typing import Any, cast
 
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import CREATED, LEASE
-from aiomodelcache.entries.base import Absent, Miss, Nothing, Row, foreign, is_version, unencodable
-from aiomodelcache.entries.rows import Rows
-from aiomodelcache.orm.meta import Values
+from aiomodelcache.entries.base import Absent, Miss, NoValue, count_mismatched, is_version, warn_unencodable
+from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.refresh import renewed
 from aiomodelcache.plans.requests import (
+    AcquireLeases,
     Answer,
     Attempt,
     Filling,
+    LeaseResult,
     Load,
     Loaded,
     Plan,
     Read,
     Spawn,
-    Take,
-    Taken,
 )
 from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
 
@@ -31,7 +31,7 @@ Misses = dict[Any, bytes | None]
 """What was asked for but not found, with the unusable bytes that stood under its key."""
 
 
-def row_by_pk(rows: Rows, pk: Any, key: bytes) -> Plan[list[Any]]:
+def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
     """Finds one row by primary key; ``key`` is its cache key. Returns it, or nothing, as a list.
 
     The same as ``rows_by_pk``, with its hit path written out.
@@ -53,7 +53,7 @@ def row_by_pk(rows: Rows, pk: Any, key: bytes) -> Plan[list[Any]]:
     return [] if found[pk] is None else [found[pk]]
 
 
-def rows_by_pk(rows: Rows, pks: Sequence[Any]) -> Plan[dict[Any, Any]]:
+def rows_by_pk(rows: RowEntries, pks: Sequence[Any]) -> Plan[dict[Any, Any]]:
     """Finds rows by primary key. Returns what exists, by primary key, in the order asked."""
     found, misses = yield from _read_rows(rows, pks)
     if misses:
@@ -61,7 +61,7 @@ def rows_by_pk(rows: Rows, pks: Sequence[Any]) -> Plan[dict[Any, Any]]:
     return {pk: found[pk] for pk in pks if found[pk] is not None}
 
 
-def _settle_rows(rows: Rows, misses: Misses, found: dict[Any, Any]) -> Plan[None]:
+def _settle_rows(rows: RowEntries, misses: Misses, found: dict[Any, Any]) -> Plan[None]:
     """Adds to ``found`` what was missed: from the database, or from whoever is filling it meanwhile."""
     busy = yield from load_rows(rows, misses, found)
     if busy:
@@ -72,11 +72,11 @@ def _settle_rows(rows: Rows, misses: Misses, found: dict[Any, Any]) -> Plan[None
             yield from load_rows(rows, misses, found, fill=False)
 
 
-def _read_rows(rows: Rows, pks: Iterable[Any]) -> Plan[tuple[dict[Any, Row | None], Misses]]:
+def _read_rows(rows: RowEntries, pks: Iterable[Any]) -> Plan[tuple[dict[Any, RowValues | None], Misses]]:
     """Reads rows from the cache: what is found (None: known to be absent), and what is not."""
     pks = list(pks)
     epoch, *entries = yield Read([rows.epoch_key, *map(rows.key, pks)])
-    found: dict[Any, Row | None] = {}
+    found: dict[Any, RowValues | None] = {}
     misses: Misses = {}
     for pk, entry in zip(pks, entries, strict=True):
         sort_row(rows, pk, entry, rows.read(entry, epoch), found, misses)
@@ -85,28 +85,28 @@ def _read_rows(rows: Rows, pks: Iterable[Any]) -> Plan[tuple[dict[Any, Row | Non
 
 
 def sort_row(
-    rows: Rows,
+    rows: RowEntries,
     pk: Any,
     entry: bytes | None,
-    row: Row | Absent | Miss,
-    found: dict[Any, Row | None],
+    row: RowValues | Absent | Miss,
+    found: dict[Any, RowValues | None],
     misses: Misses,
 ) -> None:
     """Adds what was read for ``pk`` to what is found or to what is missed."""
-    if row is Nothing.ABSENT:
+    if row is NoValue.ABSENT:
         rows.counters.hits += 1
         found[pk] = None
-    elif row is not Nothing.MISS and row[rows.schema.pk] == pk:
+    elif row is not NoValue.MISS and row[rows.schema.pk] == pk:
         rows.counters.hits += 1
         found[pk] = row
     else:
-        if row is not Nothing.MISS:
-            foreign(rows.counters, rows.schema.name, "it is another row than its key says")
+        if row is not NoValue.MISS:
+            count_mismatched(rows.counters, rows.schema.name, "it is another row than its key says")
         rows.counters.misses += 1
         misses[pk] = entry
 
 
-def load_rows(rows: Rows, misses: Misses, found: dict[Any, Any], *, fill: bool = True) -> Plan[Misses]:
+def load_rows(rows: RowEntries, misses: Misses, found: dict[Any, Any], *, fill: bool = True) -> Plan[Misses]:
     """Loads rows from the database under a lease and stores them.
 
     Adds to ``found`` and returns the primary keys that somebody else is filling, with what stands
@@ -117,7 +117,7 @@ def load_rows(rows: Rows, misses: Misses, found: dict[Any, Any], *, fill: bool =
     taken = None
     if fill:
         keys = {pk: rows.key(pk) for pk in misses}
-        taken = yield Take([(keys[pk], replaceable(entry)) for pk, entry in misses.items()], [rows.epoch_key])
+        taken = yield AcquireLeases([(keys[pk], replaceable(entry)) for pk, entry in misses.items()], [rows.epoch_key])
         own = LEASE + taken.attempt.token
         for pk, value in zip(misses, taken.values, strict=True):
             if value == own:
@@ -142,7 +142,7 @@ def load_rows(rows: Rows, misses: Misses, found: dict[Any, Any], *, fill: bool =
     return busy
 
 
-def _split(rows: Rows, wanted: list[Values], mine: dict[Any, bytes], taken: Taken | None) -> list[Load]:
+def _split(rows: RowEntries, wanted: list[Values], mine: dict[Any, bytes], taken: LeaseResult | None) -> list[Load]:
     """Which of the rows a replica may be asked for: those of which the store has just said that nobody is writing
     them, or has within ``replica_lag``, neither one by one (a lease was granted) nor all at once (the epoch)."""
     if not rows.replicated or not mine or taken is None or not is_version(taken.versions[0]):
@@ -152,12 +152,12 @@ def _split(rows: Rows, wanted: list[Values], mine: dict[Any, bytes], taken: Take
     return [Load(rows, leased, replica=True), *([Load(rows, others)] if others else [])]
 
 
-def _row_entry(rows: Rows, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
+def _row_entry(rows: RowEntries, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
     """The bytes to store for a row that was asked for by primary key; nothing if it must not be."""
     if epoch is None or not is_version(epoch):
         return b""
     if not answer.rows:
-        return rows.entry(token, epoch, None) if rows.keeps_absence else b""
+        return rows.entry(token, epoch, None) if rows.caches_absence else b""
     payload = row_payload(rows, answer.rows[0]) if answer.exact else None
     if payload is None:
         rows.counters.unfillable += 1
@@ -165,35 +165,35 @@ def _row_entry(rows: Rows, answer: Answer, token: bytes, epoch: bytes | None) ->
     return rows.entry(token, epoch, payload)
 
 
-def row_payload(rows: Rows, loaded: Loaded) -> bytes | None:
+def row_payload(rows: RowEntries, loaded: Loaded) -> bytes | None:
     """The bytes of a loaded row; None, counted and logged once, if it cannot be stored."""
     if not loaded.fillable:
         return None
     try:
         return loaded.payload()
     except EncodeError as error:
-        unencodable(rows.counters, rows.schema.name, error)
+        warn_unencodable(rows.counters, rows.schema.name, error)
         return None
 
 
-def _renewed_row(rows: Rows, pk: Any, entry: bytes) -> Spawn:
+def _renewed_row(rows: RowEntries, pk: Any, entry: bytes) -> Spawn:
     key = rows.key(pk)
     return renewed(rows, key, entry, [rows.epoch_key], partial(_row_again, rows, pk, key))
 
 
-def _row_again(rows: Rows, pk: Any, key: bytes, taken: Taken, attempt: Attempt) -> Plan[list[Filling]]:
+def _row_again(rows: RowEntries, pk: Any, key: bytes, taken: LeaseResult, attempt: Attempt) -> Plan[list[Filling]]:
     answers: dict[Values, Answer] = yield Load(rows, [(pk,)])
     entry = _row_entry(rows, answers[(pk,)], attempt.token, taken.versions[0])
     return [(attempt, key, entry, rows.lifetimes.of(entry[:1]))]
 
 
-def renew_rows(rows: Rows, read: Mapping[Any, bytes | None]) -> Plan[None]:
+def renew_rows(rows: RowEntries, read: Mapping[Any, bytes | None]) -> Plan[None]:
     """Has those of the rows, which were all answers, filled again that are due."""
     for pk, entry in read.items():
         if entry is not None and rows.lifetimes.is_due(entry):
             yield _renewed_row(rows, pk, entry)
 
 
-def values_of(row: Any) -> Row:
+def values_of(row: Any) -> RowValues:
     """The column values of a row, whether it was read from the cache or from the database."""
-    return cast("Row", row if isinstance(row, dict) else vars(row))
+    return cast("RowValues", row if isinstance(row, dict) else vars(row))

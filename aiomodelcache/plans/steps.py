@@ -9,10 +9,10 @@ from functools import partial
 from typing import cast
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import Values
-from aiomodelcache.plans.requests import Answer, Filling, Load, Plan, Read, Request, Spawn, Store, T, Taken, Wait
+from aiomodelcache.plans.requests import Answer, Filling, LeaseResult, Load, Plan, Read, Request, Spawn, Store, T, Wait
 
 
 def wait(keys: Iterable[bytes], standing: Iterable[bytes | None], longest: float | None = None) -> Plan[None]:
@@ -46,7 +46,7 @@ def ahead_of(plan: Plan[T], read: dict[bytes, bytes | None], outdated: Callable[
             step = partial(plan.send, answer)
 
 
-def load_or_give_back(load: Load, taken: Taken | None, leased: Iterable[bytes]) -> Plan[dict[Values, Answer]]:
+def load_or_give_back(load: Load, taken: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[Values, Answer]]:
     """Asks the database; if it fails, the leases are given back at once instead of expiring."""
     try:
         answers: dict[Values, Answer] = yield load
@@ -57,10 +57,10 @@ def load_or_give_back(load: Load, taken: Taken | None, leased: Iterable[bytes]) 
     return answers
 
 
-def store(source: Rows | Index, fills: list[Filling]) -> Plan[None]:
+def store(entry_set: RowEntries | IndexEntries, fills: list[Filling]) -> Plan[None]:
     """Stores what was loaded, and counts what was accepted and what was not."""
     stored = yield Store(fills)
-    counters = source.counters
+    counters = entry_set.counters
     for (_, _, entry, _), accepted in zip(fills, stored, strict=True):
         if entry:
             if accepted:

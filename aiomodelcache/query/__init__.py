@@ -1,1 +1,6 @@
-"""Query."""
+"""Everything that users await: lazy lookups, batches, relations.
+
+Must not know when requests are sent, nor what bytes mean.
+Top to bottom: ``prefetch``, ``foreign_keys``, ``many_to_many``, ``explain``, ``bulk``, ``lookups``, ``batch``,
+``base``.
+"""

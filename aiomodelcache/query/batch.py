@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.engine.reader import Looks, NotCached
-from aiomodelcache.open_cache import Session
+from aiomodelcache.engine.hits import PendingLookups
+from aiomodelcache.engine.run import NotCached
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.scopes.request import current_scope
 
@@ -50,7 +51,7 @@ class BatchCacheQuery:
     async def get(
         self, *, only_cache: bool = False, none_on_exception: bool = False, return_exceptions: bool = False
     ) -> dict[Any, Any]:
-        """Makes all look-ups and returns a dict with the same keys.
+        """Makes all lookups and returns a dict with the same keys.
 
         ``only_cache``: ask no database; what is not cached is left out. ``none_on_exception``: None in place
         of an exception; ``return_exceptions``: the exception itself; neither: the first one raises, after
@@ -89,7 +90,7 @@ class _Outcomes:
         self._left = len(queries)
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle(self, name: Hashable, answer: Any, error: BaseException | None) -> None:
+    def resolve(self, name: Hashable, answer: Any, error: BaseException | None) -> None:
         """Notes the answer of one query, or what it raised."""
         if self.answers[name] is not _Unknown.UNKNOWN:
             return
@@ -101,47 +102,47 @@ class _Outcomes:
             self._finished.set_result(None)
 
     async def find(self, only_cache: bool) -> None:
-        """Makes all look-ups, and returns when each has an outcome."""
+        """Makes all lookups, and returns when each has an outcome."""
         if not self._left:
             return
-        for name, session, client in self._start(only_cache):
+        for name, cache, client in self._start(only_cache):
             try:
                 if only_cache:
                     raise NotCached
-                plan = self._queries[name].plan(session, None)
-                self.settle(name, await session.reader.run_directly(plan, client), None)
+                plan = self._queries[name].plan(cache, None)
+                self.resolve(name, await cache.reader.run_directly(plan, client), None)
             except Exception as error:
-                self.settle(name, None, error)
+                self.resolve(name, None, error)
         await self._finished
 
-    def _start(self, only_cache: bool) -> list[tuple[Hashable, Session, BaseDBAsyncClient]]:
+    def _start(self, only_cache: bool) -> list[tuple[Hashable, OpenCache, BaseDBAsyncClient]]:
         """Begins what the cache may answer, and returns what must be asked in an open transaction."""
         scope = current_scope()
-        quick: list[Looks] = []
-        inside: list[tuple[Hashable, Session, BaseDBAsyncClient]] = []
-        session: Session | None = None
-        chosen: Session | None = None
+        quick: list[PendingLookups] = []
+        inside: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
+        cache: OpenCache | None = None
+        chosen: OpenCache | None = None
         off = in_transaction = False
         for name, query in self._queries.items():
-            if session is None or query.chosen is not chosen:
-                session, chosen = query.session(), query.chosen
-                off, in_transaction = session.switch.off, session.in_transaction
-                quick.append(Looks(session, self.settle, only_cache=only_cache))
+            if cache is None or query.chosen is not chosen:
+                cache, chosen = query.open_cache(), query.chosen
+                off, in_transaction = cache.bypass.off, cache.in_transaction
+                quick.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
             try:
-                client = query.transaction(session) if in_transaction else None
-                look = query.look(session) if client is None and scope is None and not off else None
+                client = query.transaction(cache) if in_transaction else None
+                look = query.fast_lookup(cache) if client is None and scope is None and not off else None
             except Exception as error:
-                self.settle(name, None, error)
+                self.resolve(name, None, error)
                 continue
             if look is not None:
-                quick[-1].looks.append(look)
-                quick[-1].takers.append(name)
+                quick[-1].lookups.append(look)
+                quick[-1].waiters.append(name)
             elif client is None:
-                plan, done = query.plan(session, None if off else scope), partial(self.settle, name)
-                session.reader.start(plan, done, only_cache=only_cache, bypass=off)
+                plan, done = query.plan(cache, None if off else scope), partial(self.resolve, name)
+                cache.reader.start(plan, done, only_cache=only_cache, bypass=off)
             else:
-                inside.append((name, session, client))
-        for looks in quick:
-            if looks.looks:
-                looks.context.reader.start_looks(looks)
+                inside.append((name, cache, client))
+        for pending in quick:
+            if pending.lookups:
+                pending.context.reader.hits.start_lookups(pending)
         return inside

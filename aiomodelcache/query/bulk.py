@@ -11,14 +11,14 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.entries.base import Miss, Nothing, Row
-from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.base import Miss, NoValue
+from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.meta import Values
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index
-from aiomodelcache.plans.requests import Look, Plan
+from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import rows_by_pk
 from aiomodelcache.query.base import CacheQuery
@@ -31,8 +31,8 @@ M = TypeVar("M", bound=Model)
 class Places(NamedTuple):
     """Where the rows are in one open cache."""
 
-    session: Session
-    source: Source
+    cache: OpenCache
+    entry_set: EntrySet
     keys: dict[Values, bytes]
     """The cache keys, by normalised values, in the order asked."""
     names: list[Any]
@@ -49,9 +49,9 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         model: type[M],
         wanted: Iterable[Any],
         key: str | tuple[str, ...],
-        session: Session | None = None,
+        cache: OpenCache | None = None,
     ) -> None:
-        super().__init__(session)
+        super().__init__(cache)
         if isinstance(wanted, str | bytes):
             raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
         self._model = model
@@ -67,19 +67,19 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         """Makes the result of the rows found, by value."""
         return found
 
-    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
-        return session.binding(self._model).schema.transaction()
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        return cache.entries_of(self._model).schema.transaction()
 
-    def places(self, session: Session) -> Places:
+    def places(self, cache: OpenCache) -> Places:
         """Finds key and values, once per open cache. Raises ``CacheNotRegistered`` or ``ValueError``."""
         places = self._places
-        if places is None or places.session is not session:
-            places = self._places = self._located(session)
+        if places is None or places.cache is not cache:
+            places = self._places = self._located(cache)
         return places
 
-    def _located(self, session: Session) -> Places:
-        source, order, place = session.binding(self._model).find("get", self._fields)
-        if not source.unique:
+    def _located(self, cache: OpenCache) -> Places:
+        entry_set, order, place = cache.entries_of(self._model).find("get", self._fields)
+        if not entry_set.unique:
             raise CacheNotRegistered(
                 f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
                 "get_many and in_bulk need a unique key. Use filter."
@@ -87,10 +87,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         if self._single:
             [field] = self._fields
             keys = dict([place({field: wanted}) for wanted in self._wanted])
-            return Places(session, source, keys, [value for (value,) in keys])
+            return Places(cache, entry_set, keys, [value for (value,) in keys])
         keys = dict([place(dict(zip(self._fields, self._combination(wanted), strict=True))) for wanted in self._wanted])
         positions = list(map(order.index, self._fields))
-        return Places(session, source, keys, [tuple([values[at] for at in positions]) for values in keys])
+        return Places(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
 
     def _combination(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
@@ -99,44 +99,44 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
     # A hit: nearly always all are ------------------------------------------------------------------------
 
-    def look(self, session: Session) -> Look | None:
-        return self if self.places(session).keys else None
+    def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
+        return self if self.places(cache).keys else None
 
-    def ask(self, session: Session, wanted: dict[bytes, None], /) -> None:
-        _, source, keys, _ = self.places(session)
-        wanted[source.epoch_key] = None
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
+        _, entry_set, keys, _ = self.places(cache)
+        wanted[entry_set.epoch_key] = None
         wanted.update(dict.fromkeys(keys.values()))
-        if not isinstance(source, Rows):
-            recall = session.guesses.recall
-            wanted.update(dict.fromkeys([row for key in keys.values() for row in recall(key).keys]))
+        if not isinstance(entry_set, RowEntries):
+            predict = cache.predictions.predict
+            wanted.update(dict.fromkeys([row for key in keys.values() for row in predict(key).keys]))
 
-    def answer(self, session: Session, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
-        _, source, keys, names = self.places(session)
-        hits: Iterable[Row | None]
-        if isinstance(source, Rows):
-            entries, epoch = map(found.__getitem__, keys.values()), found[source.epoch_key]
-            hits = map(source.hit, entries, repeat(epoch), names)
+    def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
+        _, entry_set, keys, names = self.places(cache)
+        hits: Iterable[RowValues | None]
+        if isinstance(entry_set, RowEntries):
+            entries, epoch = map(found.__getitem__, keys.values()), found[entry_set.epoch_key]
+            hits = map(entry_set.hit, entries, repeat(epoch), names)
         else:
-            recall = session.guesses.recall
-            each = [index_hit(source, values, key, recall(key), found) for values, key in keys.items()]
+            predict = cache.predictions.predict
+            each = [index_hit(entry_set, values, key, predict(key), found) for values, key in keys.items()]
             hits = [rows[0] if rows else None for rows in each]
         answer: dict[Any, Any] = {}
         for name, row in zip(names, hits, strict=True):
             if row is None:
-                return Nothing.MISS
-            answer[name] = source.schema.instance(row)
-        source.counters.hits += len(answer)
-        if source is not source.rows:
-            source.rows.counters.hits += len(answer)
+                return NoValue.MISS
+            answer[name] = entry_set.schema.instance(row)
+        entry_set.counters.hits += len(answer)
+        if entry_set is not entry_set.rows:
+            entry_set.rows.counters.hits += len(answer)
         return self.finish(answer)
 
-    def begin(self, session: Session, /) -> Plan[Any]:
-        return self.plan(session, None)
+    def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
+        return self.plan(cache, None)
 
     # Whatever else there is ------------------------------------------------------------------------------
 
-    def plan(self, session: Session, scope: Scope | None) -> Plan[Any]:
-        _, source, keys, names = self.places(session)
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Any]:
+        _, entry_set, keys, names = self.places(cache)
         known: dict[Values, list[Any]] = {}
         generation = 0
         if scope is not None:
@@ -144,17 +144,17 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             recalled = {values: scope.recall(key) for values, key in keys.items()}
             known = {values: answer for values, answer in recalled.items() if answer is not None}
         asked = [values for values in keys if values not in known]
-        if asked and isinstance(source, Rows):
-            by_pk = yield from rows_by_pk(source, [pk for (pk,) in asked])
+        if asked and isinstance(entry_set, RowEntries):
+            by_pk = yield from rows_by_pk(entry_set, [pk for (pk,) in asked])
             found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in asked}
         elif asked:
-            found = yield from rows_by_index(cast("Any", source), asked, session.guesses)
+            found = yield from rows_by_index(cast("Any", entry_set), asked, cache.predictions)
         else:
             found = {}
         for values, rows in found.items():
-            made = [instance_of(source, row) for row in rows]
+            made = [instance_of(entry_set, row) for row in rows]
             if scope is not None:
-                made = scope.keep(keys[values], [(row_key(source, row), row) for row in made], generation)
+                made = scope.keep(keys[values], [(row_key(entry_set, row), row) for row in made], generation)
             known[values] = made
         return self.finish({name: known[values][0] for values, name in zip(keys, names, strict=True) if known[values]})
 

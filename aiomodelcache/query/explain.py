@@ -1,4 +1,4 @@
-"""``Event.cache.explain``: where a look-up would be answered from, and why. Reads, and changes nothing."""
+"""``Event.cache.explain``: where a lookup would be answered from, and why. Reads, and changes nothing."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -17,13 +17,13 @@ from aiomodelcache.encoding.layout import (
     is_lease,
     unpack,
 )
-from aiomodelcache.entries.base import Nothing, is_version
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.model import Source
-from aiomodelcache.entries.results import Result
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.base import NoValue, is_version
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import BackendError
-from aiomodelcache.open_cache import Session
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.lookups import Located, LookupQuery
 from aiomodelcache.scopes.request import current_scope
 
@@ -67,7 +67,7 @@ class EntryState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Where a look-up would be answered from, if it was made now, and why.
+    """Where a lookup would be answered from, if it was made now, and why.
 
     >>> explanation = await Event.cache.explain(slug="pycon")
     >>> explanation.source, explanation.reason
@@ -99,16 +99,16 @@ class Explanation:
     """The rows that the index leads to, in its order. Those inside a computed result are not looked at."""
 
 
-async def explain(session: Session, query: LookupQuery[Any]) -> Explanation:
+async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
     """Says where a query would be answered from. See ``ModelCacheManager.explain``."""
-    located = query.locate(session)
+    located = query.locate(cache)
     key = text(located.key)
-    trouble = session.link.trouble
+    trouble = cache.guarded.unavailable_reason
     reason: Reason | None = None
     entry: EntryState | None = None
-    if query.transaction(session) is not None:
+    if query.transaction(cache) is not None:
         reason = "transaction"
-    elif session.switch.off:
+    elif cache.bypass.off:
         reason = "disabled"
     elif (scope := current_scope()) is not None and scope.recall(located.key) is not None:
         return Explanation(query=repr(query), source="scope", reason="scope", key=key)
@@ -117,42 +117,42 @@ async def explain(session: Session, query: LookupQuery[Any]) -> Explanation:
     rows: tuple[EntryState, ...] = ()
     if reason is None:
         try:
-            entry, rows, reason = await _read(session, located)
+            entry, rows, reason = await _read(cache, located)
         except BackendError:
             reason = "unreachable"
     source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
-    near = session.link.near.holds
+    near = cache.guarded.near.holds
     if entry is not None:
         entry, *held = [replace(each, near=near(each.key.encode("utf-8", "surrogatepass"))) for each in (entry, *rows)]
         rows = tuple(held)
     return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
 
 
-async def _read(session: Session, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
-    source: Any = located.source
-    values, key, rows = located.values, located.key, source.rows
-    epoch, *entries = await session.link.call(session.link.backend.read([rows.epoch_key, key]))
-    entry = state_of(source, key, entries[0], epoch)
-    if isinstance(source, Rows):
-        row = source.read(entries[0], epoch) if entry.state in ("hit", "stale") else None
-        moved = isinstance(row, dict) and row[source.schema.pk] != values[0]
+async def _read(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
+    entry_set: Any = located.entry_set
+    values, key, rows = located.values, located.key, entry_set.rows
+    epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, key]))
+    entry = state_of(entry_set, key, entries[0], epoch)
+    if isinstance(entry_set, RowEntries):
+        row = entry_set.read(entries[0], epoch) if entry.state in ("hit", "stale") else None
+        moved = isinstance(row, dict) and row[entry_set.schema.pk] != values[0]
         return entry, (), "moved" if moved else entry.state
-    cacheable = source.cacheable if isinstance(source, Result) else source.cacheable(values)
+    cacheable = entry_set.cacheable if isinstance(entry_set, ResultEntries) else entry_set.cacheable(values)
     if entry.state == "missing" and not cacheable:
         return entry, (), "uncacheable"
-    if isinstance(source, Result):
+    if isinstance(entry_set, ResultEntries):
         return entry, (), entry.state
-    pks: list[Any] | Nothing = source.read(entries[0], epoch) if entry.state in ("hit", "stale") else []
+    pks: list[Any] | NoValue = entry_set.read(entries[0], epoch) if entry.state in ("hit", "stale") else []
     if not isinstance(pks, list) or not pks:
         return entry, (), entry.state
     keys = [rows.key(pk) for pk in pks]
-    epoch, *entries = await session.link.call(session.link.backend.read([rows.epoch_key, *keys]))
+    epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, *keys]))
     states = tuple(state_of(rows, key, each, epoch) for key, each in zip(keys, entries, strict=True))
-    return entry, states, _decisive(source, located, pks, entries, epoch, states)
+    return entry, states, _decisive(entry_set, located, pks, entries, epoch, states)
 
 
 def _decisive(
-    index: Index,
+    index: IndexEntries,
     located: Located,
     pks: list[Any],
     entries: Iterable[bytes | None],
@@ -168,19 +168,19 @@ def _decisive(
     return "stale" if any(state.state == "stale" for state in states) else "hit"
 
 
-def state_of(source: Source | Result, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:
+def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:
     """What the bytes under a key are."""
     name = text(key)
     if entry is None:
         return EntryState(key=name, state="written" if is_intent(epoch) else "missing")
-    state = _state(source, entry, epoch)
+    state = _state(entry_set, entry, epoch)
     if entry[:1] not in (VALUE, ABSENT) or state == "damaged":
         return EntryState(key=name, state=state)
     age = max(0.0, time.time() - created_ms(entry) / 1000)
-    return EntryState(key=name, state=state, age=age, expires_in=max(0.0, source.lifetimes.seconds(entry[:1]) - age))
+    return EntryState(key=name, state=state, age=age, expires_in=max(0.0, entry_set.lifetimes.seconds(entry[:1]) - age))
 
 
-def _state(source: Source | Result, entry: bytes, epoch: bytes | None) -> State:
+def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | None) -> State:
     if is_intent(entry):
         return "written"
     if is_lease(entry):
@@ -189,11 +189,11 @@ def _state(source: Source | Result, entry: bytes, epoch: bytes | None) -> State:
         unpack(entry)
     except DamagedEntry:
         return "damaged"
-    if entry[FINGERPRINT] != source.fingerprint:
+    if entry[FINGERPRINT] != entry_set.fingerprint:
         return "other version"
-    found: Any = source.read(entry, epoch)
-    if found is not Nothing.MISS:
-        return "stale" if entry[:1] == STALE else "negative" if found is Nothing.ABSENT else "hit"
+    found: Any = entry_set.read(entry, epoch)
+    if found is not NoValue.MISS:
+        return "stale" if entry[:1] == STALE else "negative" if found is NoValue.ABSENT else "hit"
     if entry[:1] == STALE:
         return "missing"
     if is_intent(epoch):

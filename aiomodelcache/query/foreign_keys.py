@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from tortoise.models import Model
 
-from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.orm.schema import ModelSchema
-from aiomodelcache.query.lookups import FieldsQuery, only
+from aiomodelcache.query.lookups import FieldsQuery, exactly_one
 
 
 class ForeignKeyQuery(FieldsQuery[Any]):
@@ -25,7 +25,7 @@ class ForeignKeyQuery(FieldsQuery[Any]):
         self._query = query
 
     def finish(self, found: Sequence[Any]) -> Any:
-        return only(self._model, found) if found else None
+        return exactly_one(self._model, found) if found else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._query, name)
@@ -46,8 +46,8 @@ def install(schema: ModelSchema, field: str) -> None:
     def get(instance: Model) -> Any:
         found = original.fget(instance)
         value = getattr(instance, attribute)
-        session = current_or_none()
-        if value is None or f"_{field}" in instance.__dict__ or session is None or related not in session.bindings:
+        cache = default_cache_or_none()
+        if value is None or f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
             return found
         return ForeignKeyQuery(related, {to_field: value}, found)
 

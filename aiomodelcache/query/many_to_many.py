@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.entries.many_to_many import Through
-from aiomodelcache.entries.model import Source
-from aiomodelcache.open_cache import Session
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
@@ -22,20 +22,20 @@ class ListQuery(LookupQuery[list[Any]]):
     __slots__ = ("_pk", "_through")
     _quick: ClassVar[bool] = False
 
-    def __init__(self, through: Through, pk: Any, session: Session) -> None:
-        super().__init__(through.schema.model, session)
+    def __init__(self, through: ManyToManyEntries, pk: Any, cache: OpenCache) -> None:
+        super().__init__(through.schema.model, cache)
         self._through = through
         self._pk = pk
 
     def __repr__(self) -> str:
         return f"<ListQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
 
-    def source(self, session: Session) -> tuple[Source, list[Any]]:
+    def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         return self._through, [self._pk]
 
-    def locate(self, session: Session) -> Located:
+    def locate(self, cache: OpenCache) -> Located:
         values = (self._through.owner_value(self._pk),)
-        return Located(session, self._through, values, self._through.key(values))
+        return Located(cache, self._through, values, self._through.key(values))
 
     def finish(self, found: Sequence[Any]) -> list[Any]:
         return list(found)
@@ -46,22 +46,22 @@ class ListsQuery(CacheQuery[dict[Any, list[Any]]]):
 
     __slots__ = ("_pks", "_through")
 
-    def __init__(self, through: Through, pks: Iterable[Any], session: Session) -> None:
-        super().__init__(session)
+    def __init__(self, through: ManyToManyEntries, pks: Iterable[Any], cache: OpenCache) -> None:
+        super().__init__(cache)
         self._through = through
         self._pks = list(dict.fromkeys(pks))
 
-    def transaction(self, session: Session) -> BaseDBAsyncClient | None:
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._through.schema.transaction()
 
-    def plan(self, session: Session, scope: Scope | None) -> Plan[dict[Any, list[Any]]]:
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[dict[Any, list[Any]]]:
         through = self._through
         wanted = {(through.owner_value(pk),): pk for pk in self._pks}
         generation = scope.generation if scope is not None else 0
         known = {values: scope.recall(through.key(values)) for values in wanted} if scope is not None else {}
         answers = {values: list(answer) for values, answer in known.items() if answer is not None}
         asked = [values for values in wanted if values not in answers]
-        found = (yield from rows_by_index(through, asked, session.guesses)) if asked else {}
+        found = (yield from rows_by_index(through, asked, cache.predictions)) if asked else {}
         for values, rows in found.items():
             made = [instance_of(through, row) for row in rows]
             if scope is not None:

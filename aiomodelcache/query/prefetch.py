@@ -1,6 +1,6 @@
 """``Event.cache.prefetch``: fills relations of many instances from the cache, in one round for each level.
 
-What a relation asks for and how it is attached is said by a ``Relation``; here are those that lead to one row.
+What a relation asks for and how it is attached is said by a ``PrefetchRelation``; here are those that lead to one row.
 Other kinds need only the same two methods, and a line in ``relation_of``.
 """
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from tortoise.models import Model
 
-from aiomodelcache.entries.many_to_many import Through
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import Session
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import field_names, is_relation
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
@@ -19,7 +19,7 @@ from aiomodelcache.query.bulk import BulkQuery
 from aiomodelcache.query.many_to_many import ListsQuery
 
 
-class Relation(Protocol):
+class PrefetchRelation(Protocol):
     """One relation of one model, to be filled on any number of its instances."""
 
     related: type[Model]
@@ -36,9 +36,9 @@ class Relation(Protocol):
 class SingleRelation:
     """A foreign key, or a one-to-one relation, which may have its column in the other model's table."""
 
-    def __init__(self, session: Session, model: type[Model], name: str, related: type[Model], columns: tuple[str, str]):
+    def __init__(self, cache: OpenCache, model: type[Model], name: str, related: type[Model], columns: tuple[str, str]):
         self.related = related
-        self._session = session
+        self._cache = cache
         self._model = model
         self._name = name
         self._attribute, self._to_field = columns
@@ -46,7 +46,7 @@ class SingleRelation:
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
         wanted = {self._key(each): None for each in instances if not self._is_loaded(each)}
         wanted.pop(None, None)
-        return BulkQuery(self.related, wanted, self._to_field, self._session)
+        return BulkQuery(self.related, wanted, self._to_field, self._cache)
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
         found: dict[int, Model] = {}
@@ -65,7 +65,7 @@ class SingleRelation:
                 f"{self._model.__name__}.{self._name} cannot be prefetched for an instance that was loaded without "
                 f"{self._attribute}: load that column too."
             )
-        return self._session.binding(self.related).schema.normalise(self._to_field, value)
+        return self._cache.entries_of(self.related).schema.normalise(self._to_field, value)
 
     def _is_loaded(self, instance: Model) -> bool:
         row = vars(instance).get(f"_{self._name}")
@@ -75,13 +75,13 @@ class SingleRelation:
 class ListRelation:
     """A many-to-many relation whose lists are cached."""
 
-    def __init__(self, session: Session, through: Through) -> None:
+    def __init__(self, cache: OpenCache, through: ManyToManyEntries) -> None:
         self.related = through.schema.model
-        self._session = session
+        self._cache = cache
         self._through = through
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        return ListsQuery(self._through, [each.pk for each in instances if not self._of(each)._fetched], self._session)
+        return ListsQuery(self._through, [each.pk for each in instances if not self._of(each)._fetched], self._cache)
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
         found: dict[int, Model] = {}
@@ -96,25 +96,25 @@ class ListRelation:
         return getattr(instance, self._through.relation.name)
 
 
-def relation_of(session: Session, model: type[Model], name: str) -> Relation:
+def relation_of(cache: OpenCache, model: type[Model], name: str) -> PrefetchRelation:
     """How to fill a relation. Raises ``ValueError`` if it is none, ``CacheNotRegistered`` if the cache has no way."""
-    schema = session.binding(model).schema
+    schema = cache.entries_of(model).schema
     relation = schema.relation(name)
     if relation is not None and relation.single:
         related, attribute, to_field, _ = relation
-        binding = session.bindings.get(related)
-        if binding is None or not binding.has_unique(to_field):
+        entries = cache.models.get(related)
+        if entries is None or not entries.has_unique(to_field):
             remedy = "make it a CachedModel or give it a ModelCacheManager"
-            if binding is not None:
+            if entries is not None:
                 remedy = f'add ("{to_field}",) to get_key_fields_list of {related.__name__}'
             raise CacheNotRegistered(
                 f"{model.__name__}.{name} cannot be prefetched: {related.__name__} has no cache by {to_field}: "
                 f"{remedy}."
             )
-        return SingleRelation(session, model, name, related, (attribute, to_field))
-    through = session.list_of(model, name)
+        return SingleRelation(cache, model, name, related, (attribute, to_field))
+    through = cache.list_of(model, name)
     if through is not None:
-        return ListRelation(session, through)
+        return ListRelation(cache, through)
     if is_relation(model, name):
         raise CacheNotRegistered(
             f"{model.__name__}.{name} cannot be prefetched, because it leads to several rows, and is no many-to-many "
@@ -124,18 +124,18 @@ def relation_of(session: Session, model: type[Model], name: str) -> Relation:
     raise ValueError(f"{model.__name__}.{name} is no relation, so it cannot be prefetched. Its relations: {known}.")
 
 
-async def prefetch(session: Session, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
+async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
     """Fills relations, given as paths like ``venue__city``. See ``ModelCacheManager.prefetch``."""
     roots = list(instances)
     for each in roots:
         if not isinstance(each, model):
             raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {each!r}.")
-    tree = _Step(session, model)
+    tree = _Step(cache, model)
     for path in paths:
         step = tree
         for name in path.split("__"):
             step = step.to(name)
-    level: list[tuple[list[Any], Relation, _Step]]
+    level: list[tuple[list[Any], PrefetchRelation, _Step]]
     level = [(roots, relation, step) for relation, step in tree.next.values()]
     while level:
         # One batch, so that all that this level needs is asked for in one tick.
@@ -148,21 +148,21 @@ async def prefetch(session: Session, model: type[Model], instances: Iterable[Any
 class _Step:
     """A place in the tree of relations to fill: a model, and where to go from there."""
 
-    def __init__(self, session: Session, model: type[Model]) -> None:
-        self._session = session
+    def __init__(self, cache: OpenCache, model: type[Model]) -> None:
+        self._cache = cache
         self._model = model
-        self.next: dict[str, tuple[Relation, _Step]] = {}
+        self.next: dict[str, tuple[PrefetchRelation, _Step]] = {}
 
     def to(self, name: str) -> "_Step":
         if name not in self.next:
-            relation = relation_of(self._session, self._model, name)
-            self.next[name] = relation, _Step(self._session, relation.related)
+            relation = relation_of(self._cache, self._model, name)
+            self.next[name] = relation, _Step(self._cache, relation.related)
         return self.next[name][1]
 
 
-def set_related(session: Session, model: type[Model], instance: Any, name: str, row: Any) -> None:
+def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, row: Any) -> None:
     """Attaches a row to a relation of an instance. See ``ModelCacheManager.set_related``."""
-    schema = session.binding(model).schema
+    schema = cache.entries_of(model).schema
     relation = schema.foreign_key(name)
     where = f"{model.__name__}.cache.set_related"
     if not isinstance(instance, model):

@@ -25,14 +25,14 @@ class Scope:
         self._led_to: dict[bytes, set[bytes]] = {}
 
     def recall(self, key: bytes) -> list[Any] | None:
-        """The instances that a look-up gave before; None if it was not made yet."""
+        """The instances that a lookup gave before; None if it was not made yet."""
         answer = self._answers.get(key)
         if answer is None and key in self._rows:
             return [self._rows[key]]
         return answer
 
     def keep(self, key: bytes, found: Iterable[tuple[bytes, Any]], generation: int) -> list[Any]:
-        """Notes a look-up's answer, given as (row key, instance), and returns the scope's own instances.
+        """Notes a lookup's answer, given as (row key, instance), and returns the scope's own instances.
 
         An answer that was on its way while something was written (``generation`` has moved on) is not
         kept: it may be older than the write.
@@ -58,7 +58,7 @@ class Scope:
                 self._led_to.setdefault(row_key, set()).add(key)
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Forgets the rows and look-ups with these keys, and every look-up that led to such a row."""
+        """Forgets the rows and lookups with these keys, and every lookup that led to such a row."""
         scope: Scope | None = self
         keys = list(keys)
         while scope is not None:
@@ -108,7 +108,7 @@ def context_without_scope() -> Context:
 
 
 class local_cache:
-    """A scope in which the same look-up returns the same object, with no I/O.
+    """A scope in which the same lookup returns the same object, with no I/O.
 
     Works as ``with local_cache():`` and ``async with local_cache():``, typically around one request.
     Tasks started inside share it; an inner scope starts empty. Writes made inside, in whatever task,

@@ -18,13 +18,13 @@ from aiomodelcache.backends.protocol import (
     Kept,
     Lease,
     Leased,
-    Prompt,
-    ReadTaker,
-    Tracking,
+    ReadCallback,
+    SupportsStartRead,
+    SupportsTracking,
 )
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
-from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.testing.transactions import SavepointContext
 
 
@@ -51,19 +51,19 @@ class CountingBackend:
     @property
     def track(self) -> Callable[[Near | None], None]:
         """That of the backend. Raises ``AttributeError`` if it has none."""
-        return cast("Tracking", self.backend).track
+        return cast("SupportsTracking", self.backend).track
 
     @property
-    def start_read(self) -> Callable[[Sequence[bytes], ReadTaker], bool]:
+    def start_read(self) -> Callable[[Sequence[bytes], ReadCallback], bool]:
         """That of the backend, counted as ``read``.
 
         Raises ``AttributeError`` if it has none, or where a subclass wants to see what is read.
         """
         if type(self).read is not CountingBackend.read:
             raise AttributeError("start_read")
-        start = cast("Prompt", self.backend).start_read
+        start = cast("SupportsStartRead", self.backend).start_read
 
-        def started(keys: Sequence[bytes], taker: ReadTaker) -> bool:
+        def started(keys: Sequence[bytes], taker: ReadCallback) -> bool:
             self.operations.append("read")
             if not start(keys, taker):
                 self.operations.pop()
@@ -193,7 +193,7 @@ async def assert_ops(
     >>> async with assert_ops(redis=1, sql=0):
     ...     await Event.cache.get(slug="pycon")
     """
-    if redis is not None and cache is None and current_or_none() is None:
+    if redis is not None and cache is None and default_cache_or_none() is None:
         raise CacheNotOpen(
             "assert_ops(redis=...) counts the round trips of the default cache, and none is open: open a ModelCache "
             "before the block, or pass the one to count as cache=."
@@ -217,14 +217,14 @@ def _counted(cache: Counted | None) -> Generator[CountingBackend | None, None, N
     if isinstance(cache, CountingBackend):
         yield cache
         return
-    session = cache.session if cache is not None else current_or_none()
-    if session is None:
+    opened = cache.open_cache if cache is not None else default_cache_or_none()
+    if opened is None:
         yield None
         return
-    link = session.link
-    counting = link.backend
+    guarded = opened.guarded
+    counting = guarded.backend
     if not isinstance(counting, CountingBackend):
-        counting = link.backend = CountingBackend(counting)
+        counting = guarded.backend = CountingBackend(counting)
         counting.blocks = 0
     if counting.blocks is None:
         yield counting
@@ -235,7 +235,7 @@ def _counted(cache: Counted | None) -> Generator[CountingBackend | None, None, N
     finally:
         counting.blocks -= 1
         if not counting.blocks:
-            link.backend = counting.backend
+            guarded.backend = counting.backend
 
 
 _open: Final[list[Ops]] = []

@@ -8,7 +8,7 @@ from typing import Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheError
-from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.testing.counting import CountingBackend
 from aiomodelcache.testing.transactions import open_transactions, transaction_as_autocommit
 
@@ -27,12 +27,12 @@ async def isolated_cache(url: str = "memory://", **settings: Unpack[Settings]) -
     >>> async with isolated_cache():
     ...     assert await Event.cache.get_or_none(slug="no-such-event") is None
     """
-    if current_or_none() is not None:
+    if default_cache_or_none() is not None:
         raise CacheError("isolated_cache: a cache is open already. Close it first, or use it instead of this one.")
     with transaction_as_autocommit() if open_transactions() else nullcontext():
         async with ModelCache(url, namespace=f"test-{secrets.token_hex(8)}", **settings) as cache:
-            link = cache.session.link
-            backend = link.backend = CountingBackend(link.backend)
+            guarded = cache.open_cache.guarded
+            backend = guarded.backend = CountingBackend(guarded.backend)
             yield cache
         await _delete(backend)
 

@@ -23,7 +23,7 @@ from tortoise.connection import ConnectionHandler
 from tortoise.context import get_current_context
 
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError
-from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.open_cache import default_cache_or_none
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def transaction_as_autocommit() -> Generator[None, None, None]:
     handler, transactions = _connections(), open_transactions()
     if not transactions:
         raise CacheError("transaction_as_autocommit: no transaction is open: begin one around the block.")
-    if current_or_none() is not None:
+    if default_cache_or_none() is not None:
         raise CacheError(
             "transaction_as_autocommit: a cache is open, and asks the database outside of this transaction: open it "
             "inside the block, for one test alone."

@@ -1,11 +1,11 @@
-"""What the database will do by itself when rows are deleted: cascade to the rows that refer to them.
+"""Collects the keys of rows that the database deletes or changes by itself when other rows are deleted.
 
-No signal tells of these, so the rows are looked up before the delete, in its transaction, and locked:
-nobody can add to them or change them until it is committed. Only cached models, and models on the way
-to one, are looked up; a model without any costs nothing.
+Tortoise fires no signal for a cascade, so the rows are selected before the delete, in its transaction, and locked: no
+other writer can add or change such rows until the transaction has committed. Only cached models, and models on the way
+to one, are selected; a model without any costs nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -14,148 +14,105 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.entries.many_to_many import Through
-from aiomodelcache.entries.model import Binding
-from aiomodelcache.orm.meta import pk_of
-from aiomodelcache.orm.relations import Reference, references
+from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.orm.meta import RowValues, pk_of
+from aiomodelcache.orm.relations import ForeignKey
 from aiomodelcache.orm.select import linked_to, select_locked
-from aiomodelcache.write.affected import key_attributes, result_attributes, touch, touch_model, touch_results
+from aiomodelcache.write.affected import (
+    affected_columns,
+    collect_affected_keys,
+    collect_model_key,
+    collect_result_keys,
+    result_attributes,
+)
 
-Bound = Mapping[type[Model], Binding]
-Row = Mapping[str, Any]
 
+async def collect_list_keys(
+    intent: Intent, graph: CascadeGraph, model: type[Model], rows: Sequence[RowValues], client: BaseDBAsyncClient
+) -> None:
+    """Adds the many-to-many lists that rows of ``model`` are in: a list cannot tell that a row is gone.
 
-class Cascades:
-    """The foreign keys by which deleting a row changes rows of models that are cached.
-
-    ``limit``: of how many rows of one model at a time the keys are named; of more, the model is forgotten.
+    A row that is inserted again under the same primary key would look as if it were still linked.
     """
-
-    def __init__(self, bound: Bound, models: Collection[type[Model]], limit: int) -> None:
-        self._bound = bound
-        self._lists: dict[type[Model], list[Through]] = {}
-        for through in [through for binding in bound.values() for through in binding.owned]:
-            self._lists.setdefault(through.schema.model, []).append(through)
-        self._limit = limit
-        every = [each for each in references(models) if each.on_delete not in (OnDelete.RESTRICT, OnDelete.NO_ACTION)]
-        self._by_parent: dict[type[Model], list[Reference]] = {}
-        for each in every:
-            if each.child in bound or (each.on_delete is OnDelete.CASCADE and _reaches(each.child, every, bound)):
-                self._by_parent.setdefault(each.parent, []).append(each)
-
-    def concerns(self, model: type[Model]) -> bool:
-        """Whether deleting rows of ``model`` changes what is cached of other rows."""
-        return bool(self.of(model) or self.listing(model))
-
-    def listing(self, model: type[Model]) -> list[Through]:
-        """The many-to-many lists that rows of ``model`` may be in."""
-        return self._lists.get(model, [])
-
-    def of(self, model: type[Model]) -> list[Reference]:
-        """The foreign keys to ``model`` that have to be followed when rows of it are deleted."""
-        return self._by_parent.get(model, [])
-
-    def needed(self, model: type[Model]) -> list[str]:
-        """The attributes of ``model`` that its cascades are followed by."""
-        own = [pk_of(model)] if self.listing(model) else []
-        return list(dict.fromkeys([*own, *(each.to_field for each in self.of(model))]))
-
-    async def touch_lists(
-        self, intent: Intent, model: type[Model], rows: Sequence[Row], client: BaseDBAsyncClient
-    ) -> None:
-        """Adds the many-to-many lists that rows of ``model`` are in: no list can tell that they are not any more.
-
-        A row that is there again under the same primary key would be believed to be linked as before.
-        """
-        for through in self.listing(model):
-            owners = await linked_to(
-                through.relation, through.owner, [row[pk_of(model)] for row in rows], client, self._limit
-            )
-            if len(owners) > self._limit:
-                intent.add_model(through.rows)
-            else:
-                intent.add(through.rows, [Clear(through.key((owner,))) for owner in owners])
-
-    async def touch(self, intent: Intent, model: type[Model], rows: Sequence[Row], client: BaseDBAsyncClient) -> None:
-        """Adds the keys of all rows that deleting ``rows`` of ``model``, which are locked, will delete or change."""
-        lost: dict[tuple[type[Model], Any], dict[str, Any]] = {}  # a row may lose several references
-        seen: set[tuple[type[Model], Any]] = set()
-        waiting = [(model, rows)]
-        while waiting:
-            parent, rows = waiting.pop()
-            await self.touch_lists(intent, parent, rows, client)
-            for each in self.of(parent):
-                values = list(dict.fromkeys([row[each.to_field] for row in rows if row[each.to_field] is not None]))
-                children = await self._children(each, values, client) if values else []
-                if len(children) > self._limit:
-                    self._touch_models(intent, each)
-                    continue
-                pk = pk_of(each.child)
-                fresh: list[Row] = []
-                for child in children:
-                    key = (each.child, child[pk])
-                    if each.on_delete is OnDelete.CASCADE:
-                        if key not in seen:
-                            fresh.append(child)
-                        seen.add(key)
-                        self._touch_row(intent, each, child)
-                    else:
-                        if each.child in self._bound:
-                            touch_results(intent, self._bound[each.child], child, {each.attribute})
-                        lost.setdefault(key, {})[each.attribute] = each.left
-                        self._touch_row(intent, each, {**child, **lost[key]})
-                if fresh:
-                    waiting.append((each.child, fresh))
-
-    def _touch_row(self, intent: Intent, each: Reference, row: Row) -> None:
-        binding = self._bound.get(each.child)
-        if binding is not None:
-            deleted = each.on_delete is OnDelete.CASCADE
-            touch(intent, binding, row, () if deleted else {each.attribute}, exists=not deleted)
-
-    def touch_models(self, intent: Intent, model: type[Model]) -> None:
-        """Adds everything about all models whose rows deleting rows of ``model`` may delete or change."""
-        seen: set[type[Model]] = {model}
-        waiting = [model]
-        while waiting:
-            parent = waiting.pop()
-            for through in self.listing(parent):
-                intent.add_model(through.rows)
-            for each in self.of(parent):
-                if each.child in self._bound:
-                    touch_model(intent, self._bound[each.child])
-                if each.on_delete is OnDelete.CASCADE and each.child not in seen:
-                    seen.add(each.child)
-                    waiting.append(each.child)
-
-    def _touch_models(self, intent: Intent, each: Reference) -> None:
-        if each.child in self._bound:
-            touch_model(intent, self._bound[each.child])
-        if each.on_delete is OnDelete.CASCADE:
-            self.touch_models(intent, each.child)
-
-    async def _children(
-        self, each: Reference, values: Sequence[Any], client: BaseDBAsyncClient
-    ) -> list[dict[str, Any]]:
-        binding = self._bound.get(each.child)
-        wanted = [pk_of(each.child), *self.needed(each.child)]
-        if binding is not None:
-            deleted = each.on_delete is OnDelete.CASCADE
-            wanted += result_attributes(binding) if deleted else key_attributes(binding, {each.attribute})
-        return await select_locked(each.child, client, each.attribute, values, wanted, self._limit)
+    for through in graph.lists_of(model):
+        pks = [row[pk_of(model)] for row in rows]
+        owners = await linked_to(through.relation, through.owner, pks, client, graph.limit)
+        if len(owners) > graph.limit:
+            intent.add_model(through.rows)
+        else:
+            intent.add(through.rows, [Clear(through.key((owner,))) for owner in owners])
 
 
-def _reaches(model: type[Model], every: Sequence[Reference], bound: Bound) -> bool:
-    """Whether deleting rows of ``model`` deletes or changes rows of a cached model."""
-    seen: set[type[Model]] = set()
+async def collect_cascade(
+    intent: Intent, graph: CascadeGraph, model: type[Model], rows: Sequence[RowValues], client: BaseDBAsyncClient
+) -> None:
+    """Adds the keys of all rows that deleting ``rows`` of ``model``, which are locked, will delete or change."""
+    lost: dict[tuple[type[Model], Any], dict[str, Any]] = {}  # a row may lose several references
+    seen: set[tuple[type[Model], Any]] = set()
+    waiting = [(model, rows)]
+    while waiting:
+        parent, rows = waiting.pop()
+        await collect_list_keys(intent, graph, parent, rows, client)
+        for key in graph.foreign_keys_to(parent):
+            values = list(dict.fromkeys([row[key.to_field] for row in rows if row[key.to_field] is not None]))
+            children = await _children(graph, key, values, client) if values else []
+            if len(children) > graph.limit:
+                _collect_models(intent, graph, key)
+                continue
+            pk = pk_of(key.child)
+            fresh: list[RowValues] = []
+            for child in children:
+                name = (key.child, child[pk])
+                if key.on_delete is OnDelete.CASCADE:
+                    if name not in seen:
+                        fresh.append(child)
+                    seen.add(name)
+                    _collect_row(intent, graph, key, child)
+                else:
+                    if key.child in graph.bound:
+                        collect_result_keys(intent, graph.bound[key.child], child, {key.attribute})
+                    lost.setdefault(name, {})[key.attribute] = key.fk_default_after_delete
+                    _collect_row(intent, graph, key, {**child, **lost[name]})
+            if fresh:
+                waiting.append((key.child, fresh))
+
+
+def collect_cascading_models(intent: Intent, graph: CascadeGraph, model: type[Model]) -> None:
+    """Adds everything about all models whose rows deleting rows of ``model`` may delete or change."""
+    seen: set[type[Model]] = {model}
     waiting = [model]
     while waiting:
         parent = waiting.pop()
-        seen.add(parent)
-        for each in every:
-            if each.parent is parent:
-                if each.child in bound:
-                    return True
-                if each.on_delete is OnDelete.CASCADE and each.child not in seen:
-                    waiting.append(each.child)
-    return False
+        for through in graph.lists_of(parent):
+            intent.add_model(through.rows)
+        for key in graph.foreign_keys_to(parent):
+            if key.child in graph.bound:
+                collect_model_key(intent, graph.bound[key.child])
+            if key.on_delete is OnDelete.CASCADE and key.child not in seen:
+                seen.add(key.child)
+                waiting.append(key.child)
+
+
+def _collect_row(intent: Intent, graph: CascadeGraph, key: ForeignKey, row: RowValues) -> None:
+    entries = graph.bound.get(key.child)
+    if entries is not None:
+        deleted = key.on_delete is OnDelete.CASCADE
+        collect_affected_keys(intent, entries, row, () if deleted else {key.attribute}, exists=not deleted)
+
+
+def _collect_models(intent: Intent, graph: CascadeGraph, key: ForeignKey) -> None:
+    if key.child in graph.bound:
+        collect_model_key(intent, graph.bound[key.child])
+    if key.on_delete is OnDelete.CASCADE:
+        collect_cascading_models(intent, graph, key.child)
+
+
+async def _children(
+    graph: CascadeGraph, key: ForeignKey, values: Sequence[Any], client: BaseDBAsyncClient
+) -> list[dict[str, Any]]:
+    entries = graph.bound.get(key.child)
+    wanted = [pk_of(key.child), *graph.columns_needed(key.child)]
+    if entries is not None:
+        deleted = key.on_delete is OnDelete.CASCADE
+        wanted += result_attributes(entries) if deleted else affected_columns(entries, {key.attribute})
+    return await select_locked(key.child, client, key.attribute, values, wanted, graph.limit)

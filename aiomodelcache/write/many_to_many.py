@@ -15,28 +15,28 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.open_cache import Session, current_or_none, linked_sessions, lists_in
+from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over
 from aiomodelcache.orm.connections import is_finished, outermost, relation_client, transaction
 from aiomodelcache.orm.meta import is_saved, pk_of
+from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.query.many_to_many import ListQuery
 from aiomodelcache.scopes.request import current_scope
-from aiomodelcache.write.affected import touch_model
-from aiomodelcache.write.saves import is_settled
-from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
+from aiomodelcache.write.affected import collect_model_key
+from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
 
 
 class CachedManyToMany(property):
     """The property of a relation whose writes are seen."""
 
 
-def install(model: type[Model], session: Session) -> None:
+def install(model: type[Model], cache: OpenCache) -> None:
     """Lets those many-to-many relations of a model that matter to a cache announce their writes."""
     for name in many_to_many_names(model):
         relation, original = many_to_many(model, name), getattr(model, name)
-        if relation is not None and session.links(relation.table) and not isinstance(original, CachedManyToMany):
+        if relation is not None and cache.links(relation.table) and not isinstance(original, CachedManyToMany):
             get = partial(_tracked, original.fget)
             setattr(model, name, CachedManyToMany(get, original.fset, original.fdel))
 
@@ -52,11 +52,11 @@ class TrackedRelation(ManyToManyRelation[Any]):
     """A many-to-many relation whose writes are seen, and whose rows come from the cache."""
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
-        session = current_or_none()
-        through = session.list_of(type(self.instance), self._name()) if session is not None else None
-        if session is None or through is None or not is_saved(self.instance):
+        cache = default_cache_or_none()
+        through = cache.list_of(type(self.instance), self._name()) if cache is not None else None
+        if cache is None or through is None or not is_saved(self.instance):
             return super().__await__()
-        return ListQuery(through, self.instance.pk, session).__await__()
+        return ListQuery(through, self.instance.pk, cache).__await__()
 
     def _name(self) -> str:
         return str(self.field.model_field_name)
@@ -80,44 +80,44 @@ class TrackedRelation(ManyToManyRelation[Any]):
         write: Callable[..., Awaitable[None]],
     ) -> None:
         """Runs one of Tortoise's methods; ``others`` are the rows at the other end, None: whichever are linked."""
-        sessions = linked_sessions(self.field)
-        if not sessions or others == () or not all(map(is_saved, [self.instance, *(others or ())])):
+        caches = caches_with_links(self.field)
+        if not caches or others == () or not all(map(is_saved, [self.instance, *(others or ())])):
             await write(using_db=using_db)
             return
         client = using_db or relation_client(self.remote_model)
         pks = None if others is None else [other.pk for other in others]
-        theirs = [each for session in sessions for each, own in lists_in(session, self.field) if not own]
+        theirs = [each for cache in caches for each, own in lists_over(cache, self.field) if not own]
         if pks is None and theirs and not is_finished(client):
             async with transaction(client) as own:  # while its row is locked nobody can link it to others
                 model = type(self.instance)
                 await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])
-                limit = max(session.config.bulk_limit for session in sessions)
+                limit = max(cache.config.bulk_limit for cache in caches)
                 through = theirs[0]
                 pks = await linked_to(through.relation, through.owner, [self.instance.pk], own, limit)
-                await self._write(own, sessions, pks if len(pks) <= limit else None, write)
+                await self._write(own, caches, pks if len(pks) <= limit else None, write)
         else:
-            await self._write(client, sessions, pks, write)
+            await self._write(client, caches, pks, write)
 
     async def _write(
         self,
         client: BaseDBAsyncClient,
-        sessions: Sequence[Session],
+        caches: Sequence[OpenCache],
         pks: Sequence[Any] | None,
         write: Callable[..., Awaitable[None]],
     ) -> None:
         outer = outermost(client)
-        intents: Intents = {session: enlist(outer, session) if outer else Intent() for session in sessions}
-        for session, intent in intents.items():
-            self._touch(session, intent, pks)
+        intents: Intents = {cache: transaction_intent(outer, cache) if outer else Intent() for cache in caches}
+        for cache, intent in intents.items():
+            self._touch(cache, intent, pks)
         try:
             if outer is None:
-                for session, intent in intents.items():
-                    await session.writer.mark(intent)
+                for cache, intent in intents.items():
+                    await cache.writer.mark(intent)
             await write(using_db=client)
         except BaseException as error:
             if outer is None:
                 if is_settled(error):
-                    await settle(intents, committed=False)
+                    await finish_intents(intents, committed=False)
                 else:
                     abandon(intents)
             raise
@@ -125,14 +125,14 @@ class TrackedRelation(ManyToManyRelation[Any]):
             for intent in intents.values():
                 intent.drop_from(current_scope())
         if outer is None:
-            await settle(intents, committed=True)
+            await finish_intents(intents, committed=True)
 
-    def _touch(self, session: Session, intent: Intent, pks: Sequence[Any] | None) -> None:
+    def _touch(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
         """Adds the lists that a write of links to these rows changes, and everything about a model of the links."""
-        for binding in session.bindings.values():
-            if binding.schema.table == link_table(self.field):
-                touch_model(intent, binding)
-        for through, own in lists_in(session, self.field):
+        for entries in cache.models.values():
+            if entries.schema.table == link_table(self.field):
+                collect_model_key(intent, entries)
+        for through, own in lists_over(cache, self.field):
             owners = [self.instance.pk] if own else pks
             if owners is None:
                 intent.add_model(through.rows)

@@ -6,9 +6,10 @@ database does not say which these were, the rows are locked first and written by
 row which starts to match in between is neither written nor missed.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+import functools
+from collections.abc import Callable, Generator
 from copy import copy
-from functools import cache, partial
+from functools import partial
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -17,23 +18,29 @@ from tortoise.models import Model
 from tortoise.queryset import BulkCreateQuery, BulkUpdateQuery, DeleteQuery, QuerySet, UpdateQuery
 
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.open_cache import Session, bindings_of, cascading, lists_of_hidden
-from aiomodelcache.orm.connections import is_finished, outermost, transaction, was_refused
-from aiomodelcache.orm.meta import attributes_of, managers, pk_of
-from aiomodelcache.orm.select import last_pk, one_of, portions, select_after, select_matching, select_values
-from aiomodelcache.orm.statements import Row, can_return, delete_by_pk, insert, lock, lock_by_pk, returning
+from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from
+from aiomodelcache.orm.connections import is_finished, outermost, transaction
+from aiomodelcache.orm.meta import RowValues, attributes_of, managers, pk_of
+from aiomodelcache.orm.outcomes import was_refused
+from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
+from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, lock, lock_by_pk, returning
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
-    Changed,
-    key_attributes,
-    old_attributes,
-    result_attributes,
-    touch,
-    touch_model,
-    touch_results,
+    collect_model_key,
 )
+from aiomodelcache.write.bulk_rows import (
+    add,
+    add_before,
+    add_lists,
+    add_written,
+    find_by_key,
+    needed,
+    needed_before,
+    needed_of_gone,
+)
+from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
 from aiomodelcache.write.manual import invalidate_rows
-from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
+from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
 
 
 def track(model: type[Model]) -> None:
@@ -49,7 +56,7 @@ def _tracked_queryset(original: Callable[[], Any]) -> Any:
     return queryset
 
 
-@cache
+@functools.cache
 def _tracked(cls: Any) -> Any:
     """A subclass of a queryset class, its name included, in which what its own methods write is captured too."""
     if cls is QuerySet:
@@ -85,7 +92,7 @@ class TrackedQuerySet(QuerySet[Any]):
 
     async def invalidate_cache(self) -> int:
         """Forgets the rows of this queryset in every open cache. Returns how many there are."""
-        counts = [await invalidate_rows(session, binding, self) for session, binding in bindings_of(self.model)]
+        counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound_caches(self.model)]
         return max(counts, default=0)
 
 
@@ -113,17 +120,17 @@ class _Tracked:
     __slots__ = ()
 
     def __await__(self: Any) -> Awaiting:
-        if not self.sessions():
+        if not self.caches():
             return cast("Awaiting", cast("Any", super()).__await__())
         return _captured(self).__await__()
 
-    def sessions(self: Any) -> list[Session]:
+    def caches(self: Any) -> list[OpenCache]:
         """The open caches in which it touches something."""
-        return [session for session, _ in bindings_of(self.model)]
+        return [cache for cache, _ in bound_caches(self.model)]
 
     def limit(self: Any) -> int:
         """How many rows may be named; of more, everything about their model is forgotten."""
-        return max([session.config.bulk_limit for session in cast("list[Session]", self.sessions())])
+        return max([cache.config.bulk_limit for cache in cast("list[OpenCache]", self.caches())])
 
     async def as_tortoise(self: Any) -> Any:
         """Runs the statement as Tortoise made it."""
@@ -135,10 +142,10 @@ class _Tracked:
         query._joined_tables = []
         return query
 
-    def touch_model(self: Any, intents: Intents) -> None:
+    def collect_models(self: Any, intents: Intents) -> None:
         """Adds everything about the model to the intents of each open cache."""
-        for session, binding in bindings_of(self.model):
-            touch_model(intents[session], binding)
+        for cache, entries in bound_caches(self.model):
+            collect_model_key(intents[cache], entries)
 
     async def write(self, client: BaseDBAsyncClient, intents: Intents) -> Any:
         """Runs in a transaction, and adds what it touched to the transaction's intents."""
@@ -154,7 +161,7 @@ async def _captured(query: Any) -> Any:
         query._db = client
         outer = outermost(client)
         assert outer is not None, "writes are captured inside a transaction"
-        intents = {session: enlist(outer, session) for session in query.sessions()}
+        intents = {cache: transaction_intent(outer, cache) for cache in query.caches()}
         result = await query.write(client, intents)
         for intent in intents.values():
             intent.drop_from(current_scope())
@@ -163,21 +170,21 @@ async def _captured(query: Any) -> Any:
 
 async def _captured_as_a_whole(query: Any) -> Any:
     """In a transaction that was closed by hand there is no other, and each statement commits by itself."""
-    intents: Intents = {session: Intent() for session in query.sessions()}
-    query.touch_model(intents)
+    intents: Intents = {cache: Intent() for cache in query.caches()}
+    query.collect_models(intents)
     try:
-        for session, intent in intents.items():
-            await session.writer.mark(intent)
+        for cache, intent in intents.items():
+            await cache.writer.mark(intent)
         result = await query.as_tortoise()
     except BaseException as error:
         if was_refused(error):
-            await settle(intents, committed=False)
+            await finish_intents(intents, committed=False)
         else:
             abandon(intents)
         raise
     for intent in intents.values():
         intent.drop_from(current_scope())
-    await settle(intents, committed=True)
+    await finish_intents(intents, committed=True)
     return result
 
 
@@ -202,12 +209,12 @@ class TrackedUpdate(_Tracked, UpdateQuery):
         add_before(intents, model, old, changed)
         pks = [row[pk] for row in old]
         if len(pks) > limit:
-            self.touch_model(intents)
+            self.collect_models(intents)
             return await self.as_tortoise()
         count = 0
-        for some in portions(pks):
+        for some in chunks(pks):
             kwargs, annotations, filters = self.update_kwargs, self._annotations, self._custom_filters
-            count += await UpdateQuery(model, kwargs, client, [one_of(pk, some)], annotations, filters, None, [])
+            count += await UpdateQuery(model, kwargs, client, [in_condition(pk, some)], annotations, filters, None, [])
         await add_written(intents, model, client, pks, changed)
         await add_lists(intents, model, client, old)
         return count
@@ -218,19 +225,19 @@ class TrackedDelete(_Tracked, DeleteQuery):
 
     __slots__ = ()
 
-    def sessions(self: Any) -> list[Session]:
+    def caches(self: Any) -> list[OpenCache]:
         """Those in which other models' rows are deleted along, too."""
-        return list(dict.fromkeys([*super().sessions(), *cascading(self.model)]))
+        return list(dict.fromkeys([*super().caches(), *caches_cascading_from(self.model)]))
 
-    def touch_model(self: Any, intents: Intents) -> None:
-        super().touch_model(intents)
-        for session in cascading(self.model):
-            session.cascades.touch_models(intents[session], self.model)
+    def collect_models(self: Any, intents: Intents) -> None:
+        super().collect_models(intents)
+        for cache in caches_cascading_from(self.model):
+            collect_cascading_models(intents[cache], cache.cascades, self.model)
 
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         pk = pk_of(model)
-        followed = [name for session in cascading(model) for name in session.cascades.needed(model)]
+        followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
         if can_return(client) and not followed:
             self._make_query()
             written = await returning(model, client, self.query.get_parameterized_sql(), needed_of_gone(model), limit)
@@ -238,12 +245,12 @@ class TrackedDelete(_Tracked, DeleteQuery):
             return written.number
         rows = await lock(self, client, list(dict.fromkeys([*needed_of_gone(model), *followed])), limit)
         if len(rows) > limit:
-            self.touch_model(intents)
+            self.collect_models(intents)
             return await self.as_tortoise()
-        for session in cascading(model):
-            await session.cascades.touch(intents[session], model, rows, client)
+        for cache in caches_cascading_from(model):
+            await collect_cascade(intents[cache], cache.cascades, model, rows, client)
         add(intents, model, rows, (), gone=True)
-        return sum([await delete_by_pk(model, client, some) for some in portions([row[pk] for row in rows])])
+        return sum([await delete_by_pk(model, client, some) for some in chunks([row[pk] for row in rows])])
 
 
 class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
@@ -251,8 +258,8 @@ class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
 
     __slots__ = ()
 
-    def sessions(self: Any) -> list[Session]:
-        return super().sessions() if self._objects else []
+    def caches(self: Any) -> list[OpenCache]:
+        return super().caches() if self._objects else []
 
     def fresh(self: Any) -> Any:
         query = super().fresh()
@@ -269,14 +276,14 @@ class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
         if not can_return(client):
             if self._q_objects:  # a manager may hide some of them
                 filtered = copy(self)
-                filtered._q_objects = [*self._q_objects, one_of(pk_of(model), pks)]
+                filtered._q_objects = [*self._q_objects, in_condition(pk_of(model), pks)]
                 pks = [row[pk_of(model)] for row in await lock(filtered, client, [pk_of(model)], len(pks))]
             count: int = await self.as_tortoise()
             await add_written(intents, model, client, pks, changed)
             await add_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
             return count
         count = 0
-        rows: list[Row] = []
+        rows: list[RowValues] = []
         for statement in self._make_queries():
             written = await returning(model, client, statement, needed(model, changed), self.limit())
             count += written.number
@@ -291,8 +298,8 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
 
     __slots__ = ()
 
-    def sessions(self: Any) -> list[Session]:
-        return super().sessions() if self._objects else []
+    def caches(self: Any) -> list[OpenCache]:
+        return super().caches() if self._objects else []
 
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> None:
         model, wanted = self.model, needed(self.model, None)
@@ -303,7 +310,7 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
             if can_return(client) and not moved:  # MySQL looks for a conflict by every unique key
                 rows = await find_by_key(model, client, self._objects, self._on_conflict, wanted)
             if rows is None:
-                self.touch_model(intents)
+                self.collect_models(intents)
             else:
                 add(intents, model, rows, None)
         elif can_return(client):
@@ -311,7 +318,7 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
         else:
             given = [each.pk for each in self._objects if each.pk is not None]
             if any(isinstance(pk, DatabaseDefault) for pk in given):
-                self.touch_model(intents)
+                self.collect_models(intents)
                 await self.as_tortoise()
                 return
             generated = len(given) < len(self._objects)
@@ -321,12 +328,12 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
             if generated:
                 add(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
 
-    async def _insert(self: Any, client: BaseDBAsyncClient) -> list[Row]:
+    async def _insert(self: Any, client: BaseDBAsyncClient) -> list[RowValues]:
         """Inserts as Tortoise does, in statements that say which rows came to be."""
         executor = cast("Any", client).executor_class(model=self.model, db=client)
         omitted = self._analyze_db_default_fields(executor.regular_columns)
-        rows: list[Row] = []
-        for some in portions(self._objects, self._batch_size or max(1, len(self._objects))):
+        rows: list[RowValues] = []
+        for some in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
             for own_pk, names in ((True, executor.regular_columns_all), (False, executor.regular_columns)):
                 rows += await insert(
                     self.model,
@@ -337,72 +344,3 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
                     ignore_conflicts=self._ignore_conflicts,
                 )
         return rows
-
-
-# Rows ----------------------------------------------------------------------------------------------------
-
-
-def needed(model: type[Model], changed: Changed) -> list[str]:
-    """The attributes that name what a change touches, in any open cache."""
-    names = [name for _, binding in bindings_of(model) for name in key_attributes(binding, changed)]
-    return list(dict.fromkeys(names))
-
-
-def needed_before(model: type[Model], changed: Changed) -> list[str]:
-    """The attributes whose old values name results that rows leave by a change; usually none."""
-    return [name for _, binding in bindings_of(model) for name in old_attributes(binding, changed)]
-
-
-def needed_of_gone(model: type[Model]) -> list[str]:
-    """The attributes that name what rows were part of that are gone."""
-    results = [name for _, binding in bindings_of(model) for name in result_attributes(binding)]
-    return list(dict.fromkeys([pk_of(model), *results]))
-
-
-def add_before(intents: Intents, model: type[Model], rows: Sequence[Row], changed: Changed) -> None:
-    """Adds what rows leave, with their values before the write, to the intents."""
-    for session, binding in bindings_of(model):
-        if old_attributes(binding, changed):
-            for row in rows:
-                touch_results(intents[session], binding, row, changed)
-
-
-def add(intents: Intents, model: type[Model], rows: Sequence[Row], changed: Changed, *, gone: bool = False) -> None:
-    """Adds rows, with their values after the write, to the intents."""
-    for session, binding in bindings_of(model):
-        if len(rows) > session.config.bulk_limit:
-            touch_model(intents[session], binding)
-        else:
-            for row in rows:
-                touch(intents[session], binding, row, changed, exists=not gone)
-
-
-async def add_lists(intents: Intents, model: type[Model], client: BaseDBAsyncClient, rows: Sequence[Row]) -> None:
-    """Adds the many-to-many lists that rows are in which a manager may have hidden, and shows now."""
-    for session in lists_of_hidden(model):
-        await session.cascades.touch_lists(intents[session], model, rows, client)
-
-
-async def add_written(
-    intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: Changed
-) -> None:
-    """Adds rows that were written, given their primary keys; other values are read from the transaction."""
-    wanted = needed(model, changed)
-    pk = pk_of(model)
-    if wanted == [pk]:
-        add(intents, model, [{pk: each} for each in pks], changed)
-    elif pks:
-        add(intents, model, await select_values(model, client, pk, pks, wanted), changed)
-
-
-async def find_by_key(
-    model: type[Model], client: BaseDBAsyncClient, objects: Sequence[Model], key: Iterable[str], wanted: Iterable[str]
-) -> list[Row] | None:
-    """The rows that have the values of the objects in a unique key; None if it does not lead to each of them."""
-    attributes = attributes_of(model, key)
-    values = [tuple([vars(each).get(name) for name in attributes]) for each in objects]
-    if any(value is None or isinstance(value, DatabaseDefault) for each in values for value in each):
-        return None
-    rows = await select_matching(model, client, attributes, values, [*wanted, *attributes])
-    found = {tuple([row[name] for name in attributes]): row for row in rows}
-    return [found[each] for each in values] if found.keys() >= set(values) else None

@@ -10,38 +10,37 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from inspect import signature
-from traceback import walk_tb
 from types import TracebackType
 from typing import Any, Final, cast
 from weakref import WeakSet
 
 from tortoise.backends.base.client import BaseDBAsyncClient
-from tortoise.exceptions import BaseORMException
 from tortoise.models import Model
 from tortoise.signals import Signals
 
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.entries.model import Binding
-from aiomodelcache.open_cache import Session, bindings_of, cascading, lists_of_hidden
-from aiomodelcache.orm.connections import outermost, transaction, was_refused, write_client
-from aiomodelcache.orm.meta import is_saved, pk_of
+from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
+from aiomodelcache.orm.connections import outermost, transaction, write_client
+from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
+from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
     Changed,
     Naming,
-    Row,
     affected,
+    collect_affected_keys,
+    collect_model_key,
+    collect_result_keys,
     naming,
     result_attributes,
     same_names,
-    touch,
-    touch_model,
-    touch_results,
-    untold,
+    unknown_columns,
 )
-from aiomodelcache.write.transactions import Intents, abandon, enlist, settle
+from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
+from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
 
 
 def listen(model: type[Model]) -> None:
@@ -92,7 +91,7 @@ class Write:
         """Whether the row must exist, also if the instance was not loaded from it."""
         self.intents: Intents = {}
         """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
-        self.named: dict[Session, Naming] = {}
+        self.named: dict[OpenCache, Naming] = {}
         """By what all keys of an intent were named, and what to leave under them, if all could be."""
         self.over = False
 
@@ -107,7 +106,7 @@ class Write:
         for intent in self.intents.values():
             intent.drop_from(current_scope())  # the scope's instance may be the one that holds refused values
         if is_settled(error):
-            await settle(self.take(), committed=False)
+            await finish_intents(self.take(), committed=False)
         else:
             abandon(self.take())
 
@@ -115,7 +114,7 @@ class Write:
 _current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
 
 
-class announced:
+class intent_scope:
     """Goes around ``save`` and ``delete``: one that fails leaves nothing behind in the cache."""
 
     __slots__ = ("_token", "_write")
@@ -136,20 +135,20 @@ class announced:
             _current.reset(self._token)
 
 
-_announced: Final[WeakSet[Callable[..., Any]]] = WeakSet()
+_wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
 
 
-def announce(model: type[Model]) -> None:
+def wrap_methods(model: type[Model]) -> None:
     """Does for a user's model that is no ``CachedModel`` what that class does; a second time nothing."""
     for name in ("save", "delete"):
         method = getattr(model, name)
-        if method not in _announced:
-            method = _announcing(method, deleting=name == "delete")
-            _announced.add(method)
+        if method not in _wrapped:
+            method = _wrap(method, deleting=name == "delete")
+            _wrapped.add(method)
             setattr(model, name, method)
 
 
-def _announcing(
+def _wrap(
     method: Callable[..., Coroutine[Any, Any, None]], *, deleting: bool
 ) -> Callable[..., Coroutine[Any, Any, None]]:
     parameters = signature(method)
@@ -160,7 +159,10 @@ def _announcing(
         named = given.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
         updating = bool(named.get("force_update"))
-        async with announced(self, updating=updating), on(self, client, fields, deleting=deleting) as chosen:
+        async with (
+            intent_scope(self, updating=updating),
+            connection_for(self, client, fields, deleting=deleting) as chosen,
+        ):
             if named is kwargs and client is None:  # the method finds the transaction by itself
                 await method(self, *args, **kwargs)
             else:
@@ -174,26 +176,6 @@ def _write_of(instance: Model) -> Write | None:
     """The call in which a listener runs. None if the instance is saved around its model's own ``save``."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None
-
-
-_BEFORE: Final = [cast("Any", method).__code__ for method in (Model._pre_save, Model._pre_delete)]  # pyright: ignore
-_AFTER: Final = [cast("Any", method).__code__ for method in (Model._post_save, Model._post_delete)]  # pyright: ignore
-
-
-def is_settled(error: BaseException) -> bool:
-    """Whether a save or delete that raised this will not write anything any more.
-
-    So it is if a listener raised before the statement, if the database refused, or if Tortoise did, without a
-    driver's error inside. After anything else (cancellation, a lost connection) the statement may be under way.
-    """
-    for frame, _ in walk_tb(error.__traceback__):
-        if frame.f_code in _BEFORE:
-            return not isinstance(error, GeneratorExit)  # which leaves no time to say so
-        if frame.f_code in _AFTER:
-            return False
-    if isinstance(error, BaseORMException):
-        return was_refused(error) or not any(isinstance(cause, BaseException) for cause in error.args)
-    return isinstance(error, ValueError | TypeError | LookupError | AttributeError)
 
 
 # Before and after ------------------------------------------------------------------------------------
@@ -211,38 +193,38 @@ async def _before(
     if write is None and transaction is None:
         return
     rows = await _locked(instance, client, changed, deleting=deleting) if transaction is not None else []
-    for session, binding in _concerned(model, deleting=deleting):
+    for cache, entries in _affected_caches(model, deleting=deleting):
         if transaction is not None:
-            intent = enlist(transaction, session)
+            intent = transaction_intent(transaction, cache)
         else:
-            intent = _begin(cast("Write", write), session, binding, changed, deleting=deleting)
-        if binding is not None:
+            intent = _begin(cast("Write", write), cache, entries, changed, deleting=deleting)
+        if entries is not None:
             for row in rows:
-                touch_results(intent, binding, row, None if deleting else changed)
+                collect_result_keys(intent, entries, row, None if deleting else changed)
         if deleting and rows:
-            await session.cascades.touch(intent, model, rows, client)
-        elif rows and binding is not None and binding.schema.hides_rows:
-            await session.cascades.touch_lists(intent, model, rows, client)
+            await collect_cascade(intent, cache.cascades, model, rows, client)
+        elif rows and entries is not None and entries.schema.hides_rows:
+            await collect_list_keys(intent, cache.cascades, model, rows, client)
     if write is not None:
-        for session, intent in list(write.intents.items()):
+        for cache, intent in list(write.intents.items()):
             if not write.over:  # another listener may raise while this one waits
-                await session.writer.mark(intent)
+                await cache.writer.mark(intent)
 
 
-def _begin(write: Write, session: Session, binding: Binding | None, changed: Changed, *, deleting: bool) -> Intent:
+def _begin(write: Write, cache: OpenCache, entries: ModelEntries | None, changed: Changed, *, deleting: bool) -> Intent:
     """The intent with the keys that are known before the statement."""
-    intent = write.intents.setdefault(session, Intent())
+    intent = write.intents.setdefault(cache, Intent())
     intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
-    write.named.pop(session, None)
-    if binding is not None:
+    write.named.pop(cache, None)
+    if entries is not None:
         row = vars(write.instance)
-        told = touch(intent, binding, row, changed, exists=not deleting, final=False)
-        if told and not untold(binding, row, changed):
-            write.named[session] = naming(binding, row, changed)
+        all_known = collect_affected_keys(intent, entries, row, changed, exists=not deleting, final=False)
+        if all_known and not unknown_columns(entries, row, changed):
+            write.named[cache] = naming(entries, row, changed)
     return intent
 
 
-async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool) -> list[Row]:
+async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool) -> list[RowValues]:
     """The row as it is before the write, as far as results and cascades need it; nothing if they do not.
 
     The instance may not tell its values. What refers to it can neither be added to nor taken away from then on.
@@ -254,19 +236,19 @@ async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, 
 
 def _wanted_before(instance: Model, changed: Changed, *, deleting: bool) -> list[str]:
     """The attributes whose values before the write must be known, to name what it touches."""
-    left, write = _left(type(instance), changed, deleting=deleting), _write_of(instance)
+    left, write = _old_value_columns(type(instance), changed, deleting=deleting), _write_of(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
     return left if exists else []
 
 
-def _left(model: type[Model], changed: Changed, *, deleting: bool) -> list[str]:
+def _old_value_columns(model: type[Model], changed: Changed, *, deleting: bool) -> list[str]:
     """The same for any row that was there before."""
-    bindings = bindings_of(model)
+    bound = bound_caches(model)
     if not deleting:
-        wanted = [name for _, binding in bindings for name in affected(binding, changed).left]
-        return wanted + [pk_of(model) for _ in lists_of_hidden(model, bindings)]
-    followed = [name for session in cascading(model) for name in session.cascades.needed(model)]
-    return followed + [name for _, binding in bindings for name in result_attributes(binding)]
+        wanted = [name for _, entries in bound for name in affected(entries, changed).old_value_columns]
+        return wanted + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
+    followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
+    return followed + [name for _, entries in bound for name in result_attributes(entries)]
 
 
 async def _after(
@@ -279,46 +261,46 @@ async def _after(
     created: bool = False,
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode: clears; the row is committed."""
-    concerned = _concerned(model, deleting=deleting)
+    concerned = _affected_caches(model, deleting=deleting)
     write = _write_of(instance)
     begun, named = (write.take(), write.named) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
-        session: enlist(transaction, session) if transaction is not None else begun.get(session) or Intent()
-        for session, _ in concerned
+        cache: transaction_intent(transaction, cache) if transaction is not None else begun.get(cache) or Intent()
+        for cache, _ in concerned
     }
-    bindings = [(session, binding) for session, binding in concerned if binding is not None]
-    left = _left(model, changed, deleting=deleting) if transaction is None and not created else []
+    bound = [(cache, entries) for cache, entries in concerned if entries is not None]
+    left = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
-        for session, binding in bindings:
-            if session not in begun or not same_names(named.get(session), naming(binding, vars(instance), changed)):
-                if session in begun:
-                    intents[session].leave_nothing()  # what was to be left is for other values
-                row = vars(instance) if deleting else await _as_written(binding, instance, client, changed)
-                touch(intents[session], binding, row, changed, exists=not deleting)
+        for cache, entries in bound:
+            if cache not in begun or not same_names(named.get(cache), naming(entries, vars(instance), changed)):
+                if cache in begun:
+                    intents[cache].leave_nothing()  # what was to be left is for other values
+                row = vars(instance) if deleting else await _as_written(entries, instance, client, changed)
+                collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
             if left:
-                touch_model(intents[session], binding)  # saved around its model's own ``save``
+                collect_model_key(intents[cache], entries)  # saved around its model's own ``save``
     except BaseException:
-        for session, binding in bindings:  # it is written all the same
-            touch_model(intents[session], binding)
+        for cache, entries in bound:  # it is written all the same
+            collect_model_key(intents[cache], entries)
         raise
     finally:
         for intent in intents.values():
             intent.drop_from(current_scope())
         if transaction is None:
-            await settle(intents, committed=True)
+            await finish_intents(intents, committed=True)
 
 
-async def _as_written(binding: Binding, instance: Model, client: BaseDBAsyncClient, changed: Changed) -> Row:
+async def _as_written(entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: Changed) -> RowValues:
     """The values in the row: the instance's, and from the database those that it does not tell."""
-    wanted = untold(binding, vars(instance), changed)
+    wanted = unknown_columns(entries, vars(instance), changed)
     if not wanted:
         return vars(instance)
-    rows = await select_values(type(instance), client, binding.schema.pk, [instance.pk], wanted)
+    rows = await select_values(type(instance), client, entries.schema.pk, [instance.pk], wanted)
     return {**vars(instance), **rows[0]} if rows else vars(instance)
 
 
-def on(
+def connection_for(
     instance: Model,
     client: BaseDBAsyncClient | None,
     update_fields: Iterable[str] | None = None,
@@ -334,19 +316,19 @@ def on(
     changed = _columns(update_fields)
     needed = bool(_wanted_before(instance, changed, deleting=deleting))
     if deleting:
-        needed = needed or bool(cascading(model))
+        needed = needed or bool(caches_cascading_from(model))
     elif not needed:
-        needed = any(untold(binding, vars(instance), changed) for _, binding in bindings_of(model))
+        needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in bound_caches(model))
     return transaction(client) if needed else nullcontext(client)
 
 
-def _concerned(model: type[Model], *, deleting: bool) -> list[tuple[Session, Binding | None]]:
+def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, ModelEntries | None]]:
     """The open caches in which the write touches something. The model itself need not be cached."""
-    others = cascading(model) if deleting else []
-    unbound: list[tuple[Session, Binding | None]] = [
-        (session, None) for session in others if model not in session.bindings
+    others = caches_cascading_from(model) if deleting else []
+    unbound: list[tuple[OpenCache, ModelEntries | None]] = [
+        (cache, None) for cache in others if model not in cache.models
     ]
-    return [*bindings_of(model), *unbound]
+    return [*bound_caches(model), *unbound]
 
 
 def _columns(update_fields: Iterable[str] | None) -> Collection[str] | None:

@@ -11,31 +11,31 @@ from typing import Any, Final
 from tortoise.backends.base.client import TransactionalDBClient
 
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.open_cache import Session
-from aiomodelcache.orm.connections import was_refused
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.outcomes import was_refused
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
-Intents = dict[Session, Intent]
+Intents = dict[OpenCache, Intent]
 """One write, or one transaction, as each open cache is told of it."""
 
 
-def enlist(client: TransactionalDBClient, session: Session) -> Intent:
+def transaction_intent(client: TransactionalDBClient, cache: OpenCache) -> Intent:
     """Returns the intent that gathers what this transaction writes, for one open cache."""
     intents: Intents | None = client.__dict__.get(_ATTRIBUTE)
     if intents is None:
         intents = {}
         setattr(client, _ATTRIBUTE, intents)
         _wrap(client, intents)
-    if session not in intents:
-        intents[session] = session.writer.gather()
-    return intents[session]
+    if cache not in intents:
+        intents[cache] = cache.writer.new_transaction_intent()
+    return intents[cache]
 
 
-def gathered(client: TransactionalDBClient, session: Session) -> Collection[bytes]:
+def pending_keys(client: TransactionalDBClient, cache: OpenCache) -> Collection[bytes]:
     """The keys that this transaction has touched so far."""
     intents: Intents = client.__dict__.get(_ATTRIBUTE, {})
-    return intents[session].clears.keys() if session in intents else ()
+    return intents[cache].clears.keys() if cache in intents else ()
 
 
 def _wrap(client: Any, intents: Intents) -> None:
@@ -57,30 +57,30 @@ def _wrap(client: Any, intents: Intents) -> None:
             raise
         except BaseException as error:
             if was_refused(error):
-                await settle(intents, committed=False)
+                await finish_intents(intents, committed=False)
             else:
                 abandon(intents)
             raise
-        await settle(intents, committed=True)
+        await finish_intents(intents, committed=True)
 
     async def rollback_and_clear() -> None:
         try:
             await rollback()
         finally:
-            await settle(intents, committed=False)
+            await finish_intents(intents, committed=False)
 
     client.commit = commit_and_clear
     client.rollback = rollback_and_clear
 
 
 async def _mark(intents: Intents) -> None:
-    for session, intent in list(intents.items()):  # a child task may write while we wait
-        await session.writer.mark(intent)
+    for cache, intent in list(intents.items()):  # a child task may write while we wait
+        await cache.writer.mark(intent)
 
 
-async def settle(intents: Intents, *, committed: bool) -> None:
+async def finish_intents(intents: Intents, *, committed: bool) -> None:
     """Withdraws what each cache was told. Goes on to the end also if the caller is cancelled meanwhile."""
-    started = [session.writer.settle(intent, committed=committed) for session, intent in intents.items()]
+    started = [cache.writer.finish(intent, committed=committed) for cache, intent in intents.items()]
     intents.clear()
     for ending in started:
         if ending is not None:
@@ -89,6 +89,6 @@ async def settle(intents: Intents, *, committed: bool) -> None:
 
 def abandon(intents: Intents) -> None:
     """Leaves what each cache was told to expire: it is not known how the write ended."""
-    for session, intent in intents.items():
-        session.writer.abandon(intent)
+    for cache, intent in intents.items():
+        cache.writer.abandon(intent)
     intents.clear()

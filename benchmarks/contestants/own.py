@@ -7,7 +7,7 @@ from typing import Any
 import redis.asyncio as redis
 
 from aiomodelcache import BatchCacheQuery, ModelCache
-from aiomodelcache.open_cache import open_sessions
+from aiomodelcache.open_cache import open_caches
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import Product
@@ -72,7 +72,7 @@ class Own(Contestant):
         await product.save()
 
     async def forget(self, pks: Sequence[int]) -> None:
-        binding = self.cache.session.binding(Product)
+        binding = self.cache.open_cache.entries_of(Product)
         keys = [binding.rows.key(pk) for pk in pks]
         for index in binding.indexes:
             values = [data.slug(pk) if index.unique else data.owner_of(pk) for pk in pks]
@@ -88,7 +88,7 @@ class Near(Own):
     async def open(self, place: Place) -> None:
         self.cache = ModelCache(place.redis.url, socket_timeout=10.0, near=True, near_lag=3_600.0)
         await self.cache.open()
-        open_sessions.remove(self.cache.session)  # or each write would be announced twice
+        open_caches.remove(self.cache.open_cache)  # or each write would be announced twice
         self._products = self.cache.manager(Product)
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import redis.asyncio as redis
 
 from aiomodelcache.encoding.layout import FINGERPRINT_SIZE, GUARD, VERSION
-from aiomodelcache.open_cache import default_session
+from aiomodelcache.open_cache import default_cache
 from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import Product
 from benchmarks.places import MANY_CONNECTIONS, Place
@@ -19,7 +19,7 @@ class RawRedis(Contestant):
 
     async def open(self, place: Place) -> None:
         self._redis = redis.Redis.from_url(place.redis.url, **MANY_CONNECTIONS)
-        self._rows = default_session().binding(Product).rows
+        self._rows = default_cache().entries_of(Product).rows
         self._keys: dict[int, bytes] = {}
 
     async def close(self) -> None:

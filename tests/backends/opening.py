@@ -26,7 +26,7 @@ def hurry(backend: Any, seconds: float = 0.3) -> None:
 
     For servers that are about to hang: before that, a machine that stalls would be taken for one.
     """
-    link: Any = backend._link
+    link: Any = backend._endpoint
     link.client.connection_pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
     for line in (link.reading, link.writing):
         wire = line._wire

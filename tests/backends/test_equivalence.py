@@ -71,7 +71,7 @@ class Run:
             return "version", self._versions.setdefault(value, len(self._versions)), len(value)
         return "intents", [value[at : at + 16] for at in range(1, len(value), 29)], len(value)
 
-    async def held(self) -> list[object]:
+    async def has_undelivered(self) -> list[object]:
         return [self._tell(value) for value in await self._backend.read([self._key(key) for key in KEYS])]
 
     async def do(self, name: str, *arguments: Any) -> object:
@@ -151,4 +151,4 @@ async def test_memory_and_redis_are_the_same(redis_backend: RedisBackend, sequen
     memory, redis = Run(MemoryBackend()), Run(redis_backend)
     for operation in sequence:
         assert await memory.do(*operation) == await redis.do(*operation), operation
-        assert await memory.held() == await redis.held(), operation
+        assert await memory.has_undelivered() == await redis.has_undelivered(), operation

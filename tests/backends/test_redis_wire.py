@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
-from aiomodelcache.backends.redis.connection import Line, pack
+from aiomodelcache.backends.redis.connection import ReconnectingConnection, pack
 
 HOST = "127.0.0.1"
 PING = pack([("PING",)])
@@ -25,7 +25,7 @@ async def no_handshake(connection: object) -> None:
 @asynccontextmanager
 async def line_to(
     answer: Answer, timeout: float = 10.0, handshake: Callable[[Any], Awaitable[None]] = no_handshake
-) -> AsyncIterator[Line]:
+) -> AsyncIterator[ReconnectingConnection]:
     """A line to a server that does what ``answer`` does with each connection."""
     serving: list[asyncio.Task[None]] = []
 
@@ -49,7 +49,7 @@ async def line_to(
             redis_connect_func=handshake,
         )
 
-    line = Line(make_connection)
+    line = ReconnectingConnection(make_connection)
     try:
         yield line
     finally:

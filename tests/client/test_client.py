@@ -510,7 +510,7 @@ class TestClosing:
         batch = asyncio.create_task(BatchCacheQuery(event=Event.cache.get(id=1)).get(return_exceptions=True))
         await read.reached()
         await cache.close()
-        with pytest.raises(CacheNotOpen, match=only("The cache was closed before this look-up was answered.")):
+        with pytest.raises(CacheNotOpen, match=only("The cache was closed before this lookup was answered.")):
             await slow
         assert isinstance((await batch)["event"], CacheNotOpen)
 

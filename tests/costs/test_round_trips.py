@@ -1,4 +1,4 @@
-"""What look-ups cost: the contract, in round trips to the store and SQL statements."""
+"""What lookups cost: the contract, in round trips to the store and SQL statements."""
 
 import asyncio
 import uuid
@@ -92,7 +92,7 @@ class TestHits:
                 for events, reads in ((there, 2), (there, 1), (here, 1)):
                     async with assert_ops(backend, sql=0, redis=["read"] * reads):
                         assert await query(events) == answer
-                cache.session.guesses.clear()
+                cache.open_cache.predictions.clear()
                 for reads in (2, 1):
                     async with assert_ops(backend, sql=0, redis=["read"] * reads):
                         assert await query(here) == answer

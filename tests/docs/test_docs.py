@@ -1,4 +1,4 @@
-"""What docs/ and CHANGELOG.md name exists: modules, functions, tests."""
+"""README, CHANGELOG.md and docs/: the names in them exist, their links lead somewhere, their code fits, their voice."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import aiomodelcache
+from tests.meta.test_architecture import ORDER
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(aiomodelcache.__file__).parent
@@ -19,24 +20,26 @@ def text(document: str) -> str:
     return (ROOT / document).read_text("utf-8")
 
 
-def test_the_architecture_names_every_module() -> None:
-    table = text("docs/architecture.md").split("## The way of a `get`")[0]
-    modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
-    assert {name for name in QUOTED.findall(table) if name.endswith(".py")} - {
-        "tests/meta/test_architecture.py"
-    } == modules
+def test_the_floor_plan_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `([\w/]+)/` \|.*\| ([^|]*) \|$", text("docs/architecture.md"), re.MULTILINE)
+    plan = {package.replace("/", "."): re.sub(r"`|\.py|/", "", modules) for package, modules in rows}
+    assert plan == {package: names for package, names in ORDER.items() if names and package in plan}
+    named = QUOTED.findall(text("docs/architecture.md"))
+    beside = {package for package, names in ORDER.items() if package and package not in plan}
+    assert {f"{name}.py" for name in beside - {"testing", "contrib"}} < set(named)
 
 
-def test_the_classes_and_functions_on_the_way_of_a_get_exist() -> None:
-    names = re.findall(r"`([A-Z]\w+)\.(\w+)`", text("docs/architecture.md"))
-    assert len(names) > 10
-    for owner, member in names:
+def test_the_classes_and_functions_of_the_architecture_exist() -> None:
+    methods = re.findall(r"`([A-Z]\w+)\.(\w+)`", text("docs/architecture.md"))
+    assert len(methods) > 10
+    for owner, member in methods:
         if owner not in ("Event", "Tortoise"):
             classes = re.findall(rf"^class {owner}\b.*?(?=^\S|\Z)", SOURCES, re.MULTILINE | re.DOTALL)
             assert re.search(rf"^    (async )?def {member}\b", "".join(classes), re.MULTILINE), f"{owner}.{member}"
-    for function in ("rows_at", "enlist"):
-        assert f"`{function}`" in text("docs/architecture.md")
-        assert f"\ndef {function}(" in SOURCES
+    placed = re.findall(r"`(?:\w+\.)?(\w+)`\s\(`([\w/]+\.py)`\)", text("docs/architecture.md"))
+    assert len(placed) > 5
+    for name, path in placed:
+        assert re.search(rf"\b(def|class) {name}\b", (PACKAGE / path).read_text("utf-8")), f"{path} has no {name}"
 
 
 def test_every_test_that_is_referred_to_exists() -> None:
@@ -55,3 +58,28 @@ def test_links_lead_somewhere(document: str) -> None:
             linked = (folder / target).read_text("utf-8") if target else text(document)
             headings = re.findall(r"^#+ (.*)$", linked, re.MULTILINE)
             assert heading in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings]
+
+
+OF_OTHERS = {"docs/architecture.md", "docs/consistency.md"}
+"""Pages whose voice and diagrams are not checked here."""
+AVOIDED = re.compile(r"\b(somebody|nobody|whoever|whom|look-ups?|of its own accord)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_code_fits_80_columns(document: str) -> None:
+    """Diagrams and directives are not shown as they are written."""
+    fences = re.finditer(r"^```(?!mermaid|\{)[^\n]+\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
+    assert [line for fence in fences for line in fence[1].splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - OF_OTHERS))
+def test_sentences_name_who_acts(document: str) -> None:
+    prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", text(document), flags=re.MULTILINE | re.DOTALL)
+    assert sorted(set(AVOIDED.findall(prose))) == []
+
+
+@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - OF_OTHERS))
+def test_diagrams_have_no_semicolon(document: str) -> None:
+    """To Mermaid a semicolon ends a statement: the page shows a syntax error instead of the diagram."""
+    diagrams = re.findall(r"^```mermaid\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
+    assert [line for diagram in diagrams for line in diagram.splitlines() if ";" in line] == []

@@ -4,13 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 
-from aiomodelcache import CacheConfig, ModelCache
+from aiomodelcache import CacheConfig, Explanation, ModelCache
+from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.pages import DOCS, Program, blocks, program
 
@@ -19,7 +21,11 @@ DECLARE = GUIDE / "declare.md"
 """The page with the models and rows that all pages use."""
 REDIS = '"redis://localhost:6379/0"'
 DATABASE = '"postgres://localhost/app"'
-ELSEWHERE = {"testing.md": "tests/testing/test_guide.py"}
+ELSEWHERE = {
+    "index.md": "tests/docs/test_readme.py",
+    "testing.md": "tests/testing/test_guide.py",
+    "tutorial.md": "tests/docs/test_tutorial.py",
+}
 """Pages whose code another test runs."""
 OWN_CACHE = {"app.md"}
 """Pages that open their cache themselves."""
@@ -67,10 +73,11 @@ async def test_the_application_runs_and_answers(running: Program, db_url: Databa
     async with tortoise_on(DatabaseUrl(db_url, "default"), "events"):
         await sys.modules["rows"].create_rows()
     await running.run()
-    web = sys.modules["web"]
-    async with web.lifespan(web.app):
-        assert await answer(web.app, "/events/pycon") == (200, {"title": "PyCon", "organizer": "kim"})
-        assert (await answer(web.app, "/events/nope"))[0] == 404
+    for name in ("web", "api"):
+        module = sys.modules[name]
+        async with module.lifespan(module.app):
+            assert await answer(module.app, "/events/pycon") == (200, {"title": "PyCon", "organizer": "kim"})
+            assert (await answer(module.app, "/events/nope"))[0] == 404
 
 
 async def answer(app: Any, path: str) -> tuple[int, Any]:
@@ -106,7 +113,7 @@ async def test_what_the_tables_say_to_call_here_runs(running: Program, db_url: D
 def test_every_block_has_a_language_that_says_whether_it_runs() -> None:
     for page in DOCS.rglob("*.md"):
         for block in blocks(page):
-            known = {"python", "sh", "ini", "text", "mermaid", "{toctree}", "{eval-rst}"}
+            known = {"python", "sh", "ini", "yaml", "dockerfile", "text", "mermaid", "{toctree}", "{eval-rst}"}
             assert block.language in known, f"{page.name}:{block.line}: {block.language}"
         assert page.read_text("utf-8").count("\n```") == 2 * len(blocks(page)), page.name
 
@@ -119,12 +126,33 @@ def test_where_code_of_other_libraries_is_shown_it_is_said_whose() -> None:
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        ("declare.md", "in seconds; {config.timeout:g} if nobody says otherwise"),
-        ("declare.md", 'the same for "there is no such row"; {config.negative_timeout:g}'),
+        ("declare.md", "lifetime of entries in seconds; the default is {config.timeout:g}"),
+        ("declare.md", 'the entry "there is no such row"; the default is {config.negative_timeout:g}'),
         ("app.md", "`socket_timeout` ({config.socket_timeout:g} s)"),
         ("app.md", "`breaker_cooldown` ({config.breaker_cooldown:g} s)"),
+        ("deploy.md", "within `socket_timeout` ({config.socket_timeout:g} s)"),
+        ("deploy.md", "| `socket_timeout` | {config.socket_timeout:g} s |"),
+        ("deploy.md", "| `breaker_cooldown` | {config.breaker_cooldown:g} s |"),
+        ("deploy.md", '| `on_write_error` | `"{config.on_write_error}"` |'),
+        ("deploy.md", "| `undelivered_limit` | {config.undelivered_limit:,} |"),
     ],
 )
 def test_the_defaults_are_as_the_guide_says(page: str, said: str) -> None:
     text = " ".join((GUIDE / page).read_text("utf-8").split())
     assert said.format(config=CacheConfig()) in text
+
+
+def test_every_reason_to_ask_the_database_has_its_remedy() -> None:
+    page = (GUIDE / "troubleshooting.md").read_text("utf-8")
+    reasons = {value for part in get_args(get_type_hints(Explanation)["reason"]) for value in get_args(part) or [part]}
+    told = set(re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE))
+    assert told - {"reason"} == reasons - {"hit", "negative", "stale", "scope"}
+
+
+def test_every_count_that_is_explained_exists() -> None:
+    page = (GUIDE / "metrics.md").read_text("utf-8")
+    counts = {field.name for part in (Stats, Counters) for field in fields(part)}
+    cells = re.findall(r"^\| (`\w+`.*?) \|", page, re.MULTILINE)
+    told = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert len(told) > 5
+    assert told <= counts

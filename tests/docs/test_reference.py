@@ -1,15 +1,18 @@
-"""The documentation builds without a warning, and its reference has every public name."""
+"""The documentation builds without a warning, its search finds pages, and its reference has every public name."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sphinx.search.en import SearchEnglish
 
 import aiomodelcache
-from aiomodelcache import testing
+from aiomodelcache import CacheConfig, testing
 from tests.support.pages import DOCS, ROOT
 
 REFERENCE = (DOCS / "reference.md").read_text("utf-8")
@@ -24,16 +27,57 @@ CLASSES = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation as HTML. Dead links, orphaned pages and unknown names are warnings, which fail the build."""
+    folder = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "state")]
+    run = subprocess.run([*command, str(DOCS), str(folder / "html")], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    return folder / "html"
+
+
 @pytest.mark.slow(because="builds the documentation")
-def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    """Links that lead nowhere, pages that none leads to, and names that do not exist are warnings."""
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "state")]
-    built = subprocess.run([*command, str(DOCS), str(tmp_path / "html")], cwd=ROOT, capture_output=True, text=True)
-    assert (built.returncode, built.stderr) == (0, "")
+def test_the_documentation_builds_without_a_warning(built: Path) -> None:
+    assert (built / "index.html").is_file()
+
+
+@pytest.mark.slow(because="builds the documentation")
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        ("fastapi", "tutorial"),
+        ("postgresql", "tutorial"),
+        ("pagination", "guide/pagination"),
+        ("metrics", "guide/metrics"),
+        ("prometheus", "guide/metrics"),
+        ("testing", "testing"),
+        ("docker", "guide/deploy"),
+        ("troubleshooting", "guide/troubleshooting"),
+    ],
+)
+def test_the_search_finds(built: Path, word: str, page: str) -> None:
+    """Looks a word up as the page of the search does: by its stem, in texts and in titles."""
+    index = json.loads((built / "searchindex.js").read_text("utf-8").removeprefix("Search.setIndex(").removesuffix(")"))
+    stem = SearchEnglish({}).stem(word)
+    numbers: set[int] = set()
+    for terms in (index["terms"], index["titleterms"]):
+        found = terms.get(stem, [])
+        numbers |= {found} if isinstance(found, int) else {*found}
+    assert page in {index["docnames"][number] for number in numbers}
+
+
+@pytest.mark.slow(because="builds the documentation")
+def test_code_has_a_copy_button(built: Path) -> None:
+    page = (built / "tutorial.html").read_text("utf-8")
+    assert "copybutton.js" in page
+    assert "copybutton.css" in page
 
 
 def test_the_reference_has_every_public_name() -> None:
-    found = re.findall(r"^\.\. auto(?:class|exception|function):: (\w+)$|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE)
+    found = re.findall(
+        r"^\.\. auto(?:class|exception|function):: (\w+)\b(?!\.)|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE
+    )
     public = {*aiomodelcache.__all__, *testing.__all__}
     assert public - {one or other for one, other in found} == set(), "add them to docs/reference.md"
 
@@ -41,6 +85,13 @@ def test_the_reference_has_every_public_name() -> None:
 def test_the_durations_are_as_the_reference_says() -> None:
     table = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\d+) \|$", REFERENCE, re.MULTILINE))
     assert table == {name: str(getattr(aiomodelcache, name)) for name in aiomodelcache.__all__ if name.isupper()}
+
+
+def test_the_defaults_of_the_settings_are_as_the_reference_says() -> None:
+    [shown] = re.findall(r"^\.\. autoclass:: CacheConfig\(\*, (.*)\)$", REFERENCE, re.MULTILINE)
+    defaults = {field.name: field.default for field in fields(CacheConfig)}
+    values = {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in defaults.items()}
+    assert shown == ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -1,4 +1,4 @@
-"""Whatever stands under a key, a look-up answers as the database does, and puts it right."""
+"""Whatever stands under a key, a lookup answers as the database does, and puts it right."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache import MemoryBackend, ModelCache
 from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack
-from aiomodelcache.entries.base import Nothing
+from aiomodelcache.entries.base import NoValue
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import changed_models, field_models
@@ -46,7 +46,7 @@ class Trouble:
 
     def count(self, name: str) -> tuple[int, int]:
         counters = self._cache.stats.of(name)
-        return counters.undecodable, counters.foreign
+        return counters.undecodable, counters.mismatched
 
     def messages(self) -> list[str]:
         return [record.getMessage() for record in self._caplog.records if record.name == "aiomodelcache"]
@@ -93,7 +93,7 @@ async def test_a_row_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
     cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble
 ) -> None:
     user = await User.get(id=(await User.create(username="kim", team=3)).id)
-    key = cache.session.binding(User).rows.key(user.id)
+    key = cache.open_cache.entries_of(User).rows.key(user.id)
     await User.cache.get(id=user.id)
     [entry] = await backend.backend.read([key])
     assert entry is not None
@@ -104,9 +104,9 @@ async def test_a_row_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
             assert_same(await User.cache.get(id=user.id), user)
         async with assert_ops(backend, sql=0):
             assert_same(await User.cache.get(id=user.id), user)
-    undecodable, foreign = trouble.count("User")
+    undecodable, mismatched = trouble.count("User")
     assert undecodable >= len(FOREIGN)
-    assert foreign == 2  # the changed fingerprint, and the `V`s
+    assert mismatched == 2  # the changed fingerprint, and the `V`s
     assert len(trouble.messages()) == 2
     assert "an entry of User cannot be read" in trouble.messages()[0]
 
@@ -120,7 +120,7 @@ async def test_an_index_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
     async def look_up() -> list[User]:
         return [await User.cache.get(username="kim")] if unique else await User.cache.filter(team=3)
 
-    binding = cache.session.binding(User)
+    binding = cache.open_cache.entries_of(User)
     index: Any = binding.gets[frozenset(["username"])] if unique else binding.filters[frozenset(["team"])]
     key = index.key(("kim",) if unique else (3,))
     await look_up()
@@ -135,9 +135,9 @@ async def test_an_index_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
         async with assert_ops(backend, sql=0):
             [found] = await look_up()
         assert_same(found, user)
-    undecodable, foreign = trouble.count("User(username)" if unique else "User(team)")
+    undecodable, mismatched = trouble.count("User(username)" if unique else "User(team)")
     assert undecodable >= len(FOREIGN)
-    assert foreign > 0
+    assert mismatched > 0
     assert len(trouble.messages()) == 2
 
 
@@ -145,7 +145,7 @@ async def test_writers_get_over_whatever_they_find(
     cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble
 ) -> None:
     user = await User.create(username="kim", team=0)
-    binding = cache.session.binding(User)
+    binding = cache.open_cache.entries_of(User)
     row_key = binding.rows.key(user.id)
     for team, value in enumerate(FOREIGN, 1):
         index: Any = binding.filters[frozenset(["team"])]
@@ -167,7 +167,7 @@ async def test_what_a_reader_cannot_replace_is_a_miss_until_the_next_write(
     cache: ModelCache, backend: CountingBackend, plant: Plant, value: bytes
 ) -> None:
     user = await User.create(username="kim", team=3)
-    await plant(cache.session.binding(User).rows.key(user.id), value)
+    await plant(cache.open_cache.entries_of(User).rows.key(user.id), value)
     for _ in range(2):
         assert await User.cache.get(id=user.id) == user
     await user.save()
@@ -180,7 +180,7 @@ async def test_foreign_versions_are_misses_until_the_model_is_cleared(
     cache: ModelCache, backend: CountingBackend, plant: Plant
 ) -> None:
     user = await User.create(username="kim", team=3)
-    rows = cache.session.binding(User).rows
+    rows = cache.open_cache.entries_of(User).rows
     for value in [b"x", b"", b"V" + bytes(60), b"W", b"Who knows?", b"E", b"E" + bytes(40)]:
         await plant(rows.epoch_key, value)
         await plant(rows.stamp_key, value)
@@ -200,7 +200,7 @@ async def test_entries_under_other_keys_are_misses(
 ) -> None:
     kim, lee = await User.create(username="kim"), await User.create(username="lee")
     await Event.create(slug="pycon", organizer=kim)
-    users = cache.session.binding(User)
+    users = cache.open_cache.entries_of(User)
     for user in (kim, lee):
         await User.cache.get(id=user.id)
         await User.cache.get(username=user.username)
@@ -211,7 +211,7 @@ async def test_entries_under_other_keys_are_misses(
             users.rows.key(kim.id),
             users.rows.key(lee.id),
             index.key(("kim",)),
-            cache.session.binding(Event).rows.key(event.id),
+            cache.open_cache.entries_of(Event).rows.key(event.id),
         ]
     )
     for foreign, entry in enumerate([of_lee, by_name, of_event], 1):
@@ -233,13 +233,13 @@ async def test_entries_under_other_keys_are_misses(
     await plant(index.key(("kim",)), to_lee)  # a sound entry that leads to another row
     async with assert_ops(backend, sql=1):
         assert (await User.cache.get(username="kim")).id == kim.id
-    assert cache.stats.of("User(username)").healed == 1
+    assert cache.stats.of("User(username)").repaired == 1
     assert len(trouble.messages()) == 2
 
 
 async def test_no_changed_byte_makes_another_row(cache: ModelCache, backend: CountingBackend) -> None:
     user = await User.create(username="kim", team=3)
-    rows = cache.session.binding(User).rows
+    rows = cache.open_cache.entries_of(User).rows
     row = vars(await User.cache.get(id=user.id))
     entry, epoch = await backend.backend.read([rows.key(user.id), rows.epoch_key])
     assert entry is not None
@@ -249,11 +249,11 @@ async def test_no_changed_byte_makes_another_row(cache: ModelCache, backend: Cou
     for at in range(len(entry)):
         for flip in range(1, 256):
             found = rows.read(entry[:at] + bytes([entry[at] ^ flip]) + entry[at + 1 :], epoch)
-            assert found == (columns if 1 <= at < PREFIX_SIZE else Nothing.MISS), (at, flip)
+            assert found == (columns if 1 <= at < PREFIX_SIZE else NoValue.MISS), (at, flip)
     for length in range(len(entry)):
-        assert rows.read(entry[:length], epoch) is Nothing.MISS
+        assert rows.read(entry[:length], epoch) is NoValue.MISS
     sound = pack(VALUE, new_token(), entry[GUARD], 0, b"\xc1")  # as if another program had our fingerprint
-    assert rows.read(sound, epoch) is Nothing.MISS
+    assert rows.read(sound, epoch) is NoValue.MISS
 
 
 # Other versions of the program ------------------------------------------------------------------------
@@ -275,12 +275,12 @@ async def test_entries_of_another_static_version_are_misses(
     async with ModelCache(backend) as cache:
         await read(2)
         await read(0)
-        assert cache.stats.of("User").foreign == 0
+        assert cache.stats.of("User").mismatched == 0
     monkeypatch.setattr(User.CacheMeta, "version", 2, raising=False)
     async with ModelCache(backend) as cache:
         await read(2)
         await read(0)
-        assert cache.stats.of("User").foreign > 0
+        assert cache.stats.of("User").mismatched > 0
         assert cache.stats.of("User").undecodable == 0
     monkeypatch.undo()
     async with ModelCache(backend):  # the old version again, as in a rolling deployment
@@ -300,7 +300,7 @@ async def test_entries_of_another_schema_are_misses(db_url: DatabaseUrl, backend
         async with ModelCache(backend) as cache:
             async with assert_ops(backend, sql=sql):
                 found = await model.cache.get(id=owner.id)
-            assert cache.stats.of("Owner").foreign == sql
+            assert cache.stats.of("Owner").mismatched == sql
             return found
 
     async with TortoiseContext() as context:

@@ -69,7 +69,7 @@ async def cabled(database: BaseDBAsyncClient, cable: Cable) -> AsyncIterator[Mod
 async def delivered(cache: ModelCache) -> None:
     """Waits until the cache has delivered all that it kept."""
     async with asyncio.timeout(PATIENCE):
-        while cache.session.link.held:
+        while cache.open_cache.guarded.has_undelivered:
             await asyncio.sleep(0.01)
 
 
@@ -108,7 +108,7 @@ class TestRetry:
             assert [each.isbn for each in await Book.cache.filter(shelf=1)] == [3, 5]
             assert [each.title for each in await Book.cache.filter(shelf=2)] == ["new"]
         assert cabled.stats.bypassed > before
-        old = await backend.read([query.locate(cabled.session).key for query in queries])
+        old = await backend.read([query.locate(cabled.open_cache).key for query in queries])
         assert b"".join([entry[:1] for entry in old if entry]) == b"VVVNNVVV"
         assert lines(caplog, DELIVERED) == 0
 
@@ -247,10 +247,10 @@ class TestRetry:
         for book in [books[1]] * 98 + books[2:]:  # the last of them is past the limit
             book.title = "new"
             await book.save(update_fields=["title"])
-        assert len(cabled.session.writer._kept) == 1
+        assert len(cabled.open_cache.writer._kept) == 1
         gate.open()
         await asyncio.sleep(0)
-        assert cabled.session.link.held
+        assert cabled.open_cache.guarded.has_undelivered
         cable.cut = False
         await delivered(cabled)
         for book in books:
@@ -289,7 +289,7 @@ class TestRetry:
             await book.save()
             await connection.rollback()
         cable.cut = False
-        assert not cabled.session.link.held
+        assert not cabled.open_cache.guarded.has_undelivered
         assert cabled.stats.undelivered == 0
         assert (await ask_twice(Book.cache.get(isbn=1), cable)).title == ""
 

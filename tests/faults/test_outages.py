@@ -21,7 +21,7 @@ from aiomodelcache import (
     ModelCache,
     RedisBackend,
 )
-from aiomodelcache.backends.breaker import Link
+from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.testing import CountingBackend, assert_ops
@@ -54,7 +54,7 @@ def shown(event: Event | None) -> Any:
 
 
 async def assert_right() -> None:
-    """Every kind of look-up tells what the database holds."""
+    """Every kind of lookup tells what the database holds."""
     rows = await Event.all()
     slugs = [f"e{number}" for number in range(5)]
     by_slug = {row.slug: row for row in rows}
@@ -495,26 +495,26 @@ class TestBreaker:
         self, clock: list[float], caplog: pytest.LogCaptureFixture
     ) -> None:
         stats = Stats()
-        link = Link(MemoryBackend(), stats, cooldown=5.0, enabled=True)
+        link = GuardedBackend(MemoryBackend(), stats, cooldown=5.0, enabled=True)
         assert await link.call(self.answer()) == "answer"
-        assert [link.readable() for _ in range(3)] == [True, True, True]
+        assert [link.allow_read() for _ in range(3)] == [True, True, True]
 
         with pytest.raises(BackendError, match="away"):
             await link.call(self.failure())
-        assert [link.readable() for _ in range(3)] == [False, False, False]
+        assert [link.allow_read() for _ in range(3)] == [False, False, False]
         clock[0] += 4.9
-        assert not link.readable()
+        assert not link.allow_read()
         clock[0] += 0.2
-        assert [link.readable() for _ in range(3)] == [True, False, False]
+        assert [link.allow_read() for _ in range(3)] == [True, False, False]
         with pytest.raises(BackendError, match="away"):
             await link.call(self.failure())
         clock[0] += 4.9
-        assert not link.readable()
+        assert not link.allow_read()
 
         clock[0] += 0.2
-        assert [link.readable() for _ in range(3)] == [True, False, False]
+        assert [link.allow_read() for _ in range(3)] == [True, False, False]
         await link.call(self.answer())
-        assert [link.readable() for _ in range(3)] == [True, True, True]
+        assert [link.allow_read() for _ in range(3)] == [True, True, True]
         assert (stats.round_trips, stats.backend_errors) == (4, 2)
         assert caplog.messages == [
             "aiomodelcache: the cache is not used for now: away",
@@ -522,24 +522,24 @@ class TestBreaker:
         ]
 
     async def test_a_writer_that_gets_through_ends_the_outage(self, clock: list[float]) -> None:
-        link = Link(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
         with pytest.raises(BackendError):
             await link.call(self.failure())
         await link.call(self.answer())  # writers always try
-        assert link.readable()
+        assert link.allow_read()
 
     async def test_invalidations_that_wait_keep_readers_away(self, clock: list[float]) -> None:
-        link = Link(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
-        link.held = True
-        assert not link.readable()
-        link.held = False
-        assert link.readable()
+        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+        link.has_undelivered = True
+        assert not link.allow_read()
+        link.has_undelivered = False
+        assert link.allow_read()
 
     async def test_a_prober_that_vanished_is_replaced(self, clock: list[float]) -> None:
-        link = Link(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
         with pytest.raises(BackendError):
             await link.call(self.failure())
         clock[0] += 5.1
-        assert [link.readable() for _ in range(2)] == [True, False]  # and nothing is heard of it
+        assert [link.allow_read() for _ in range(2)] == [True, False]  # and nothing is heard of it
         clock[0] += 5.1
-        assert [link.readable() for _ in range(2)] == [True, False]
+        assert [link.allow_read() for _ in range(2)] == [True, False]

@@ -16,7 +16,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BackendError, CacheWriteError, ModelCache, RedisBackend
-from aiomodelcache.backends.redis.backend import load_script
+from aiomodelcache.backends.redis.scripts import load_script
 from tests.backends.opening import PATIENT, hurry, opened
 from tests.backends.proxy import Proxy
 from tests.backends.service import Service
@@ -81,7 +81,7 @@ class Scene:
     async def all_is_well(self) -> None:
         """Waits until our process has delivered what it kept. Then nobody may read anything old."""
         async with asyncio.timeout(PATIENCE):
-            while self.cache.session.link.held:
+            while self.cache.open_cache.guarded.has_undelivered:
                 await asyncio.sleep(0.005)
         for _ in range(2):
             await self.both_see_what_is_stored()
@@ -477,6 +477,6 @@ class TestUnknownOutcome:
             async with self.lost(database):
                 pass
             await Event.create(slug="new", title="created", organizer=here.organizer)
-            assert len(here.cache.session.writer._kept) == 1
+            assert len(here.cache.open_cache.writer._kept) == 1
             here.proxy.mend()
             await self.assert_not_stale_when_it_is_written(here, database)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,101 +18,37 @@ from aiomodelcache import testing
 
 PACKAGE = Path(aiomodelcache.__file__).parent
 
-LAYERS = {
-    "exceptions": "what can go wrong; needs nothing",
-    "config": "settings, refused by an exception",
-    "encoding.keys": "values to key bytes; pure",
-    "encoding.layout": "the bytes of an entry; pure",
-    "encoding.codec": "values to payload bytes; pure",
-    "entries.policy": "how long entries live and what writes do to them; settings and bytes",
-    "backends.near": "entries kept in this process; bytes, no server",
-    "backends.protocol": "what the cache needs of a store",
-    "backends.memory": "a store in this process",
-    "backends.redis.incarnation": "whether Redis has lost something since a connection was made",
-    "backends.redis.connection": "bytes to and from one Redis server; knows no command",
-    "backends.redis.clients": "connections to Redis, by whatever address",
-    "backends.redis.backend": "a store in Redis, over such connections",
-    "observe.stats": "counters, for everything below to count in",
-    "engine.tasks": "ticks and tasks; knows no cache",
-    "engine.batching": "batches that wait for each other; knows no cache",
-    "scopes.request": "the request's scope; knows keys and instances only",
-    "scopes.bypass": "whether a cache is used here; knows none",
-    "orm.fields": "what a single field's values become, in an entry and in a row",
-    "orm.schema": "what a Tortoise model looks like: columns, values, connection",
-    "orm.hydrate": "rows of a schema's table, made into instances",
-    "entries.rows": "row and index entries: schema, keys and entries together",
-    "entries.many_to_many": "many-to-many lists: indexes whose values are in another table",
-    "orm.select": "what writers need to know of models, cached or not",
-    "plans.requests": "what look-ups ask for on their way, and what they are answered; without I/O",
-    "plans.steps": "what look-ups of every kind do: lease, wait, load, store",
-    "plans.refresh": "entries filled again in the background",
-    "plans.rows": "how rows are found by primary key",
-    "plans.indexes": "how rows are found by the values of an index, over rows",
-    "plans.results": "computed entries: their keys and bytes, and how a look-up of them proceeds",
-    "backends.breaker": "the way to a backend, with its breaker",
-    "engine.batch_read": "what is read in one tick, over the link",
-    "engine.loader": "rows from the database, as plans ask for them",
-    "engine.reader": "runs plans over link and loads",
-    "engine.writer": "sends what writers announce, over the link",
-    "entries.model": "one model in one open cache: its rows and indexes by the names of fields",
-    "write.affected": "the keys that a written row touches, for an intent",
-    "write.cascades": "the rows that the database deletes along, touched too",
-    "plans.paths": "how a look-up proceeds along relations, over plans and bound models",
-    "open_cache": "one open cache: the reader and the writer over its bound models",
-    "query.lookups": "look-ups as objects, made of plans, answered by a session",
-    "query.bulk": "queries by many values of one key",
-    "query.batch": "queries that are made together",
-    "query.many_to_many": "queries of many-to-many lists",
-    "query.explain": "where a query would be answered from",
-    "write.transactions": "intents gathered until a COMMIT, for a session",
-    "write.manual": "rows named by hand, turned into intents",
-    "declare.options": "the settings of a declaration, checked for form",
-    "declare.classes": "what users declare: cache classes are queries",
-    "declare.values": "what users declare of values that depend on no model",
-    "declare.related": "what users declare of rows at the end of relations",
-    "binding.class_options": "what cache classes of each kind may set",
-    "binding.paths": "the relations that declarations name, resolved into the ways of walks",
-    "binding.factory": "rows, indexes and results, made of declarations",
-    "binding.binder": "declarations resolved against schemas",
-    "orm.statements": "SQL that says which rows it wrote, or locks those that will be written",
-    "write.querysets": "bulk writes, turned into intents",
-    "write.saves": "saves and deletes, turned into intents",
-    "write.many_to_many": "links of many-to-many relations, turned into intents",
-    "write.update": "some columns of one row, by a save that is captured",
-    "query.foreign_keys": "relations answered by queries",
-    "query.prefetch": "relations of many instances, filled by queries",
-    "declare.manager": "Event.cache: makes queries; the model class whose writes are watched",
-    "client": "puts everything together",
-    "": "the public surface",
-    "contrib.asgi": "a request's scope in ASGI applications; knows no framework",
-    "testing.transactions": "transactions of tests that look like autocommit mode; knows connections, not caches",
-    "testing.counting": "what is sent, counted, for tests of applications",
-    "testing.isolation": "a cache for one test",
-    "testing": "the public surface of tests",
-    "testing.conformance": "what every backend must do; needs pytest",
+ORDER = {
+    "testing": "isolation counting conformance transactions",
+    "contrib": "asgi",
+    "": "",
+    "client": "",
+    "binding": "binder paths factory class_options",
+    "declare": "related cached model values manager classes options registry",
+    "write": "querysets saves many_to_many bulk_rows manual cascades update affected transactions",
+    "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
+    "open_cache": "",
+    "engine": "reader writer leases hits background batch_read batching loader run intent tasks",
+    "plans": "paths results indexes rows refresh steps requests",
+    "entries": "cascades model many_to_many indexes results predictions rows base policy",
+    "orm": "statements hydrate select schema connections relations outcomes meta fields",
+    "backends": "breaker redis memory protocol near",
+    "backends.redis": "backend clients scripts connection url incarnation errors",
+    "encoding": "rows values codec layout keys",
+    "observe": "stats",
+    "scopes": "request bypass",
+    "config": "",
+    "exceptions": "",
 }
-"""Every module of the package, with what it is to the others: each may import only those above it."""
+"""Packages and, inside each, modules, top to bottom: each imports only from below itself."""
 
-USES_META = {"orm.schema"}
-"""Modules that may touch Tortoise's private ``_meta``, so that a new Tortoise is checked in one place."""
+USES_META = {"orm.meta"}
+"""Modules that may use Tortoise's private ``_meta``, so that a new Tortoise is checked in one place."""
 
-EMPTY = {
-    "backends",
-    "backends.redis",
-    "binding",
-    "contrib",
-    "declare",
-    "encoding",
-    "engine",
-    "entries",
-    "observe",
-    "orm",
-    "plans",
-    "query",
-    "scopes",
-    "write",
-}
-"""Packages without code of their own."""
+MAX_LINES = 350
+"""Lines of a module. A longer module usually holds two concepts."""
+MAX_LINES_EXCEPT = {"testing.conformance"}
+"""A suite of tests is longer."""
 
 
 def module_paths() -> dict[str, Path]:
@@ -141,6 +78,24 @@ def running_code(node: ast.AST) -> Iterator[ast.AST]:
         yield from running_code(child)
 
 
+def ordered(package: str, names: str) -> list[str]:
+    """The modules of a package, top to bottom. A name that has an order of its own is a package inside."""
+    modules = [f"{package}.{name}" for name in names.split()]
+    return [each for name in modules for each in (ordered(name, ORDER[name]) if name in ORDER else [name])]
+
+
+WITH_CODE = {"", "testing"}
+"""Packages whose ``__init__`` has the public names."""
+PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
+PLACES = [
+    module
+    for package, names in ORDER.items()
+    if package != "backends.redis"
+    for module in [*([] if package in PACKAGES else [package]), *ordered(package, names)]
+]
+"""Packages whose ``__init__`` is a floor plan without code."""
+
+
 def imported(name: str, source: str) -> set[str]:
     """The package's own modules that the source of module ``name`` imports."""
     names: set[str] = set()
@@ -151,19 +106,19 @@ def imported(name: str, source: str) -> set[str]:
             assert node.level == 0, f"{name or '__init__'}: a relative import"
             names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     own = {each.partition(".")[2] for each in names if each.partition(".")[0] == "aiomodelcache"}
-    return {each for each in own if each in MODULES and each not in EMPTY}
+    return {each for each in own if each in MODULES and each not in PACKAGES}
 
 
-def test_every_module_has_its_place_in_the_list() -> None:
-    assert set(MODULES) - EMPTY == set(LAYERS)
+def test_every_module_has_its_place() -> None:
+    assert sorted(PLACES) == sorted(set(MODULES) - PACKAGES)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, id=name or "__init__") for name in LAYERS])
-def test_a_module_imports_only_those_above_it(name: str) -> None:
-    above = list(LAYERS)[: list(LAYERS).index(name)]
-    # `from aiomodelcache import keys` names the package as well as the module.
-    below = imported(name, MODULES[name].read_text("utf-8")) - set(above) - {""}
-    assert not below, f"{name} imports {sorted(below)}"
+@pytest.mark.parametrize("name", [pytest.param(name, id=name or "__init__") for name in PLACES])
+def test_a_module_imports_only_from_below(name: str) -> None:
+    below = PLACES[PLACES.index(name) + 1 :]
+    # `from aiomodelcache import config` names the package as well as the module.
+    climbing = imported(name, MODULES[name].read_text("utf-8")) - set(below) - {""}
+    assert not climbing, f"{name} imports {sorted(climbing)}"
 
 
 def test_an_import_inside_a_function_counts_and_one_for_type_checkers_does_not() -> None:
@@ -180,13 +135,22 @@ def late() -> None:
     assert imported("", source) == {"", "config", "scopes.request", "write.saves"}
 
 
-def test_packages_are_only_folders() -> None:
-    for name in EMPTY:
-        tree = ast.parse(MODULES[name].read_text("utf-8"))
-        assert [type(node) for node in tree.body] == [ast.Expr], name
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_a_package_is_a_folder_with_a_floor_plan(name: str) -> None:
+    """Its ``__init__`` has no code, and names its modules in their order."""
+    tree = ast.parse(MODULES[name].read_text("utf-8"))
+    assert [type(node) for node in tree.body] == [ast.Expr]
+    names = ORDER[name].split()
+    named = re.findall(r"``(\w+)``", (ast.get_docstring(tree) or "").partition("Top to bottom:")[2])
+    assert len(names) < 3 or [each for each in named if each in names] == names
 
 
-def test_only_schema_touches_the_meta_of_models() -> None:
+@pytest.mark.parametrize("name", [name for name in PLACES if name not in MAX_LINES_EXCEPT])
+def test_a_module_is_not_too_long(name: str) -> None:
+    assert len(MODULES[name].read_text("utf-8").splitlines()) <= MAX_LINES
+
+
+def test_only_one_module_uses_the_meta_of_models() -> None:
     users = {
         name
         for name, path in MODULES.items()

@@ -21,6 +21,7 @@ ON_THEIR_OWN = {
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
     "test_servers.py": "the servers themselves",
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
+    "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
 }
 """The modules that name databases or servers themselves, with what for."""
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")

@@ -65,7 +65,7 @@ def assert_same_row(found: Model, expected: Model) -> None:
 
 
 async def assert_cached(cache: ModelCache, backend: CountingBackend, row: Model) -> Model:
-    """Asserts that a row comes back the same from the filling look-up, from one beside it, and from the cache."""
+    """Asserts that a row comes back the same from the filling lookup, from one beside it, and from the cache."""
     model: Any = type(row)
     expected = await model.get(pk=row.pk)
     first, beside = await asyncio.gather(model.cache.get(pk=row.pk), model.cache.get(pk=row.pk))
@@ -74,7 +74,7 @@ async def assert_cached(cache: ModelCache, backend: CountingBackend, row: Model)
     for found, other in itertools.combinations((expected, first, beside, cached), 2):
         assert_same_row(found, other)
     counters = cache.stats.of(model.__name__)
-    assert (counters.unfillable, counters.undecodable, counters.foreign) == (0, 0, 0)
+    assert (counters.unfillable, counters.undecodable, counters.mismatched) == (0, 0, 0)
     result: Model = cached
     return result
 
@@ -372,6 +372,6 @@ async def test_documents_of_an_abstract_model_s_heir_are_stored_as_documents(cac
     loads = [
         column.load is None
         for field in (own, copy.deepcopy(own), with_an_encoder, copy.deepcopy(with_an_encoder))
-        if (column := column_of("document", field, Everything, cache.session.binding(Everything).schema.client))
+        if (column := column_of("document", field, Everything, cache.open_cache.entries_of(Everything).schema.client))
     ]
     assert loads == [True, True, False, False]

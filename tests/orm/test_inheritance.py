@@ -13,7 +13,7 @@ pytestmark = pytest.mark.models("tests.support.models.inherited_models")
 
 async def timeouts(cache: ModelCache) -> dict[str, float]:
     """How long values live, by model."""
-    return {model.__name__: binding.rows.lifetimes.seconds(b"V") for model, binding in cache.session.bindings.items()}
+    return {model.__name__: binding.rows.lifetimes.seconds(b"V") for model, binding in cache.open_cache.models.items()}
 
 
 class TestModels:

@@ -1,4 +1,4 @@
-"""No look-up returns what was not true when it was made: races of readers with writers, leases, epochs, lifetimes."""
+"""No lookup returns what was not true when it was made: races of readers with writers, leases, epochs, lifetimes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -53,13 +53,14 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("aiomodelcache.engine.reader.time", clock)
+    monkeypatch.setattr("aiomodelcache.engine.leases.time", clock)
+    monkeypatch.setattr("aiomodelcache.engine.background.time", clock)
     return clock
 
 
 async def entry(cache: ModelCache, query: Any) -> bytes | None:
-    """What the store holds under the key of a look-up."""
-    [found] = await cache.backend.read([query.locate(cache.session).key])
+    """What the store holds under the key of a lookup."""
+    [found] = await cache.backend.read([query.locate(cache.open_cache).key])
     return found
 
 
@@ -205,7 +206,7 @@ class TestRaces:
     async def test_late_leases_of_one_tick_do_not_vouch_for_each_other(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        """Two look-ups of one tick lead to one row; one's fill is on its way while a writer comes and goes.
+        """Two lookups of one tick lead to one row; one's fill is on its way while a writer comes and goes.
 
         When the other leases the row then, that fill must not be taken for its own.
         """
@@ -267,7 +268,7 @@ class TestLeases:
     async def test_somebody_elses_lease_is_waited_for_a_little(self, rows: None, backend: CountingBackend) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
             for n, read in enumerate(READS.values(), 1):
-                key = read(n).locate(cache.session).key  # type: ignore[attr-defined]
+                key = read(n).locate(cache.open_cache).key  # type: ignore[attr-defined]
                 await backend.lease([Lease(key)], new_token(), 60_000)
                 async with assert_ops(backend, sql=1) as ops, asyncio.timeout(PATIENCE):
                     answer = await read(n)
@@ -278,7 +279,7 @@ class TestLeases:
 
     async def test_a_lease_is_waited_for_in_vain_only_once(self, rows: None, backend: CountingBackend) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
-            key = Artist.cache.get(id=1).locate(cache.session).key
+            key = Artist.cache.get(id=1).locate(cache.open_cache).key
             for _ in range(2):
                 await backend.delete([key])
                 await backend.lease([Lease(key)], new_token(), 60_000)
@@ -335,7 +336,7 @@ class TestLeases:
 
     async def test_a_dead_readers_lease_ends(self, rows: None, backend: CountingBackend) -> None:
         async with ModelCache(backend, lease_wait=0.0) as cache:
-            key = Artist.cache.get(id=1).locate(cache.session).key
+            key = Artist.cache.get(id=1).locate(cache.open_cache).key
             await backend.lease([Lease(key)], new_token(), 30)
             while (await backend.read([key]))[0]:
                 await asyncio.sleep(0.005)
@@ -345,7 +346,7 @@ class TestLeases:
     async def test_intents_of_others_mean_the_database(self, cache: ModelCache, store: GatedBackend) -> None:
         for n, read in enumerate(READS.values(), 1):
             await read(n)
-            key = read(n).locate(cache.session).key  # type: ignore[attr-defined]
+            key = read(n).locate(cache.open_cache).key  # type: ignore[attr-defined]
             token = new_token()
             await store.mark([key], token, 60_000)
             for _ in range(2):
@@ -458,7 +459,7 @@ class TestEpochs:
     async def test_evicted_versions_fail_safe(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        artists = cache.session.binding(Artist).rows
+        artists = cache.open_cache.entries_of(Artist).rows
         for n, read in enumerate(READS.values(), 1):
             await read(n)
             await database.execute_script(f"UPDATE artist SET followers = 7 WHERE id = {n}")
@@ -520,7 +521,7 @@ class TestLifetimes:
             assert len(absences) == NUMBER + 1
             assert 700_000 < min(absences) < 950_000
             assert 1_050_000 < max(absences) <= 1_200_000
-            key = Artist.cache.get(id=1).locate(cache.session).source.rows.epoch_key
+            key = Artist.cache.get(id=1).locate(cache.open_cache).entry_set.rows.epoch_key
             assert await server.pttl(key) == -1, "versions live for ever"
 
     @pytest.mark.only_on("memory", because="a server's clock cannot be set")
@@ -543,7 +544,7 @@ class TestLifetimes:
             venue = await Venue.create(name="Home", city="Bonn")
             query = Venue.cache.get(pk=venue.pk)  # type: ignore[attr-defined]
             await query
-            assert 500_000 < await server.pttl(query.locate(cache.session).key) <= 600_000
+            assert 500_000 < await server.pttl(query.locate(cache.open_cache).key) <= 600_000
 
 
 class TestTransactions:

@@ -94,19 +94,21 @@ BREAKS = {
     "writes are not cleared": Break("engine.writer:Writer._settle", "await self._clear(intent)", "pass"),
     "transactions are not cleared": Break(
         "write.transactions:_wrap",
-        "            raise\n        await settle(intents, committed=True)",
+        "            raise\n        await finish_intents(intents, committed=True)",
         "            raise",
     ),
-    "the row's own key is not touched": Break("write.affected:touch", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'),
+    "the row's own key is not touched": Break(
+        "write.affected:collect_affected_keys", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'
+    ),
     "the keys of indexes are not touched": Break("write.affected:_affected_indexes", "return indexes", "return []"),
     "a row is not asked whether it has the values that led to it": Break(
-        "entries.indexes:Index.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
+        "entries.indexes:IndexEntries.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
     ),
     "results are not touched": Break(
-        "write.affected:touch_results", "Clear(result.key(values))", 'Clear(b"elsewhere")'
+        "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'
     ),
     "query sets are not captured": Break(
-        "write.querysets:add", "touch(intents[session], binding, row, changed, exists=not gone)", "pass"
+        "write.bulk_rows:add", "collect_affected_keys(intents[cache], entries, row, changed, exists=not gone)", "pass"
     ),
     "bulk_create is not captured": Break(
         "write.querysets:TrackedBulkCreate.write",
@@ -117,11 +119,11 @@ BREAKS = {
         "write.many_to_many:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass"
     ),
     "what a deleted row leaves in others is not captured": Break(
-        "write.cascades:Cascades.touch", "self._touch_row(intent, each, {**child, **lost[key]})", "pass"
+        "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **lost[name]})", "pass"
     ),
     "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
-    "a value is not forgotten": Break("write.manual:forget", "intent.add(source, clears)", "pass"),
+    "a value is not forgotten": Break("write.manual:forget", "intent.add(versioned, clears)", "pass"),
 }
 
 

@@ -24,7 +24,7 @@ from aiomodelcache import (
     RedisBackend,
 )
 from aiomodelcache.backends.protocol import Lease
-from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE, GatedBackend, gated_sql
 from tests.support.models.music import Album, AlbumById, AlbumOfYear, Artist, NewestAlbums
@@ -162,7 +162,7 @@ class TestNeighbours:
                 assert [type(result) for result in results] == [asyncio.CancelledError] * 3
                 gate.open()
                 assert [(await task).id for task in (asked[1], asked[3])] == [1, 3]
-            while cache.session.reader._running:
+            while cache.open_cache.reader._running:
                 await asyncio.sleep(0)
             async with assert_ops(backend, sql=0, redis=["read"]):
                 assert len(await Album.cache.get_many([1, 2, 3])) == 3, "what the cancelled one asked for is filled too"
@@ -269,18 +269,18 @@ class TestUnderLoad:
         self, can: Artist, backend: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
-            rows = cache.session.binding(Album).rows
+            rows = cache.open_cache.entries_of(Album).rows
             await backend.lease([Lease(rows.key(n)) for n in (1, 2, 3)], bytes(16), 60_000)
             async with assert_ops(backend, sql=1) as ops:
                 found = await asyncio.gather(*[Album.cache.get(id=n % 3 + 1) for n in range(90)])
                 assert len(found) == 90
-            assert len(ops.operations) < 9, "90 look-ups, each of which looks several times"
+            assert len(ops.operations) < 9, "90 lookups, each of which looks several times"
 
     async def test_who_waits_for_this_process_leaves_nothing_that_looks_on(
         self, can: Artist, backend: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
-            await backend.lease([Lease(cache.session.binding(Album).rows.key(3))], bytes(16), 60_000)
+            await backend.lease([Lease(cache.open_cache.entries_of(Album).rows.key(3))], bytes(16), 60_000)
             with gated_sql(database) as sql:
                 gate, begun = sql.hold("SELECT"), len(backend.operations)
                 first = asyncio.create_task(Album.cache.get(id=1).resolve())
@@ -301,7 +301,9 @@ class TestUnderLoad:
         gate = backend.hold("read", "after")
         asked = asyncio.create_task(query.resolve())
         await gate.reached()
-        cache.session.guesses.remember(query.locate(cache.session).key, [2], cache.session.binding(Album).rows)
+        cache.open_cache.predictions.learn(
+            query.locate(cache.open_cache).key, [2], cache.open_cache.entries_of(Album).rows
+        )
         gate.open()
         assert await asked == one
 
@@ -479,8 +481,8 @@ class Unbound(Album):
 async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelCache, key: str) -> None:
     await Album.cache.get_many([1, 2], key)
     await Album.cache.get_many([1, 2], key)
-    binding = cache.session.binding(Album)
-    counters = (binding.rows if key == "pk" else binding.find("get", [key]).source).counters
+    binding = cache.open_cache.entries_of(Album)
+    counters = (binding.rows if key == "pk" else binding.find("get", [key]).entry_set).counters
     before = dataclasses.replace(counters)
     assert [album.id for album in await Album.cache.get_many([1, 2, 3], key)] == [1, 2, 3]
     assert (counters.hits - before.hits, counters.misses - before.misses) == (2, 1)
@@ -490,7 +492,7 @@ async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelC
 
 class TestTasks:
     async def test_what_was_begun_goes_on_without_whoever_waits(self) -> None:
-        tasks, gate, over = Tasks(copy_context()), asyncio.Event(), asyncio.Event()
+        tasks, gate, over = BackgroundTasks(copy_context()), asyncio.Event(), asyncio.Event()
 
         async def work() -> None:
             await gate.wait()
@@ -509,7 +511,7 @@ class TestTasks:
 
     @pytest.mark.parametrize("begun", [False, True])
     async def test_whoever_waits_is_told_of_the_end_whatever_it_is(self, begun: bool) -> None:
-        tasks = Tasks(copy_context())
+        tasks = BackgroundTasks(copy_context())
         done = tasks.begin(asyncio.sleep(PATIENCE))
         if begun:
             await asyncio.sleep(0)
@@ -519,7 +521,7 @@ class TestTasks:
             await done
 
     async def test_whoever_waits_for_work_that_raises_is_not_told_of_that(self) -> None:
-        tasks, told = Tasks(copy_context()), list[Exception]()
+        tasks, told = BackgroundTasks(copy_context()), list[Exception]()
         tasks.failed = told.append
 
         async def work() -> None:

@@ -1,4 +1,4 @@
-"""``Event.cache.key`` and ``explain``: where a look-up's answer is in Redis, and whether it is an answer now."""
+"""``Event.cache.key`` and ``explain``: where a lookup's answer is in Redis, and whether it is an answer now."""
 
 import asyncio
 from typing import Any
@@ -80,7 +80,7 @@ async def by_slug() -> tuple[Any, ...]:
 
 
 def raw(query: LookupQuery[Any], cache: ModelCache) -> bytes:
-    return query.locate(cache.session).key
+    return query.locate(cache.open_cache).key
 
 
 class TestExplain:
@@ -165,7 +165,7 @@ class TestExplain:
         await Event.cache.clear()
         assert (await by_id(event)).reason == "cleared"
         assert await by_slug() == ("database", "cleared", "hit", ["cleared"])
-        epoch, token = cache.session.binding(Event).rows.epoch_key, new_token()
+        epoch, token = cache.open_cache.entries_of(Event).rows.epoch_key, new_token()
         await backend.mark([epoch], token, 5_000)
         assert await by_slug() == ("database", "written", "hit", ["written"])
         assert (await Event.cache.explain(id=404)).reason == "written"

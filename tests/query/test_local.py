@@ -1,4 +1,4 @@
-"""The request scope: the same look-up gives the same object with no I/O, until something inside writes."""
+"""The request scope: the same lookup gives the same object with no I/O, until something inside writes."""
 
 import asyncio
 import contextvars
@@ -269,7 +269,7 @@ class TestExtent:
             reading = asyncio.ensure_future(Book.cache.get(isbn=1))
             await gate.reached()
         gate.open()
-        key = Book.cache.get(isbn=1).locate(gated.session).key
+        key = Book.cache.get(isbn=1).locate(gated.open_cache).key
         assert (await reading).isbn == 1
         assert scope.recall(key) is None
 
@@ -436,7 +436,7 @@ class TestWrites:
 
 class TestTransactions:
     async def test_bypass_the_scope(self, gated: ModelCache, store: GatedBackend) -> None:
-        """Inside one, every look-up is the transaction's own, and nothing of it is remembered."""
+        """Inside one, every lookup is the transaction's own, and nothing of it is remembered."""
         book = await Book.create(isbn=1)
         async with local_cache():
             held = await Book.cache.get(isbn=1)

@@ -1,4 +1,4 @@
-"""Look-ups that are answered in this process, and everything that makes them stop.
+"""Lookups that are answered in this process, and everything that makes them stop.
 
 The other process is a second cache with connections of its own, whose writes ours is not told of but by the server.
 """
@@ -30,7 +30,7 @@ from aiomodelcache import (
     cached,
     local_cache,
 )
-from aiomodelcache.backends.redis.connection import Wire
+from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
 from tests.backends.opening import PATIENT
 from tests.backends.proxy import Proxy
@@ -215,10 +215,10 @@ async def test_a_value_alone_may_be_near(database: BaseDBAsyncClient, backend_ur
 async def test_the_writes_of_another_process_are_seen(database: BaseDBAsyncClient, backend_url: str) -> None:
     event = await someone()
     async with caches(backend_url) as (cache, backend, other):
-        key = Event.cache.get(id=event.id).locate(cache.session).key
+        key = Event.cache.get(id=event.id).locate(cache.open_cache).key
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         await rename_elsewhere(other, event, "new")
-        await until(lambda: not cache.session.link.near.holds(key))
+        await until(lambda: not cache.open_cache.guarded.near.holds(key))
         assert (await Event.cache.get(id=event.id)).title == "new"
         assert cache.stats.near.invalidated > 0
 
@@ -248,7 +248,7 @@ async def by_hand(event: Event, forget: Awaitable[object]) -> None:
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the server tells is late: it does not arrive while the test runs."""
-    monkeypatch.setattr(Wire, "_told", lambda self, message: None)
+    monkeypatch.setattr(PipelinedConnection, "_told", lambda self, message: None)
 
 
 @pytest.mark.usefixtures("deaf")
@@ -295,8 +295,8 @@ async def test_an_invalidation_right_behind_its_reply(database: BaseDBAsyncClien
     event = await someone()
     async with caches(backend_url) as (cache, backend, other):
         await Event.cache.get(id=event.id)
-        key = Event.cache.get(id=event.id).locate(cache.session).key
-        near = cache.session.link.near
+        key = Event.cache.get(id=event.id).locate(cache.open_cache).key
+        near = cache.open_cache.guarded.near
         gate = backend.hold("read", "after")
         async with asyncio.TaskGroup() as tasks:
             early = tasks.create_task(Event.cache.get(id=event.id).resolve())
@@ -321,10 +321,10 @@ async def test_what_was_kept_back_is_not_near(
         proxy.cut()
         event.title = "new"
         await event.save()
-        assert cache.session.link.held
+        assert cache.open_cache.guarded.has_undelivered
         assert (await Event.cache.get(id=event.id)).title == "new"
         proxy.mend()
-        await until(lambda: not cache.session.link.held)
+        await until(lambda: not cache.open_cache.guarded.has_undelivered)
         for _ in range(3):
             assert (await Event.cache.get(id=event.id)).title == "new"
 
@@ -350,11 +350,11 @@ async def test_a_connection_that_is_killed(
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         with own_redis.client() as client:
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
-        await until(lambda: not cache.session.link.near.on)
+        await until(lambda: not cache.open_cache.guarded.near.on)
         assert cache.stats.near.bytes == 0
         await rename_elsewhere(other, event, "new")
         assert (await Event.cache.get(id=event.id)).title == "new"
-        await until(cache.session.link.readable)
+        await until(cache.open_cache.guarded.allow_read)
         await near_again(event, backend)
 
 
@@ -378,7 +378,7 @@ async def test_a_restart(database: BaseDBAsyncClient, own_redis: RedisServer, ba
         await Event.filter(id=event.id).update(title="new")
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         getattr(own_redis, how)()
-        await until(lambda: not cache.session.link.near.on)
+        await until(lambda: not cache.open_cache.guarded.near.on)
         async with asyncio.timeout(PATIENCE):
             for _ in range(3):
                 assert (await Event.cache.get(id=event.id)).title == "new"
@@ -390,7 +390,7 @@ async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServ
     settings: dict[str, Any] = {"near": True, "near_lag": 0.3}
     async with opened(own_redis.url) as backend, ModelCache(backend, **settings) as cache:
         await near_again(event, backend)
-        near = cache.session.link.near
+        near = cache.open_cache.guarded.near
         own_redis.stop()
         try:
             stopped = time.monotonic()
@@ -416,7 +416,7 @@ async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, 
     event = await someone()
     async with caches(backend_url, near_lag=2.0) as (cache, backend, _):
         await near_again(event, backend)
-        near = cache.session.link.near
+        near = cache.open_cache.guarded.near
         before = near._good_until
         async with asyncio.timeout(PATIENCE):
             while near._good_until < before + 2.0:
@@ -429,9 +429,9 @@ async def test_an_entry_that_expires(database: BaseDBAsyncClient, backend_url: s
     async with caches(backend_url, timeout=0.2, ttl_jitter=0, refresh_ahead=0) as (cache, backend, _):
         await near_again(event, backend)
         expired = time.monotonic() + 0.2 + 0.02
-        key = Event.cache.get(id=event.id).locate(cache.session).key
+        key = Event.cache.get(id=event.id).locate(cache.open_cache).key
         await until(lambda: time.monotonic() > expired)
-        assert not cache.session.link.near.holds(key)
+        assert not cache.open_cache.guarded.near.holds(key)
         async with assert_ops(backend, redis=["read", "lease", "fill"], sql=1):
             await Event.cache.get(id=event.id)
 
@@ -442,10 +442,10 @@ async def test_an_entry_that_is_evicted(
     event = await someone()
     async with caches(backend_url) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
-        key = Event.cache.get(id=event.id).locate(cache.session).key
+        key = Event.cache.get(id=event.id).locate(cache.open_cache).key
         with redis_server.client() as client:
             client.delete(key)
-        await until(lambda: not cache.session.link.near.holds(key))
+        await until(lambda: not cache.open_cache.guarded.near.holds(key))
 
 
 async def test_memory_is_bounded(database: BaseDBAsyncClient, backend_url: str) -> None:
@@ -542,7 +542,7 @@ async def test_a_refusing_server(
         async with assert_ops(backend, redis=["read"], sql=0):
             await Event.cache.get(id=event.id)
         assert cache.stats.near.refused == 1
-        assert not cache.session.link.near.on
+        assert not cache.open_cache.guarded.near.on
     assert "nothing is kept near" in caplog.text
 
 
@@ -558,8 +558,8 @@ async def test_walks(database: BaseDBAsyncClient, backend_url: str) -> None:
         lee = await User.create(username="lee")
         await QuerySet(Event).filter(id=event.id).update(organizer_id=lee.id)
         await other.manager(Event).invalidate(event.id)
-        key = Event.cache.get(id=event.id).locate(cache.session).key
-        await until(lambda: not cache.session.link.near.holds(key))
+        key = Event.cache.get(id=event.id).locate(cache.open_cache).key
+        await until(lambda: not cache.open_cache.guarded.near.holds(key))
         assert (await OrganizerOf("pycon")).username == "lee"
 
 
@@ -663,7 +663,7 @@ async def test_who_only_reads_comes_back_after_an_error(database: BaseDBAsyncCli
             await Event.cache.get(id=event.id)
         with own_redis.client() as control:
             control.execute_command("ACL", "SETUSER", "default", "-mget")
-            cache.session.link.near.drop_all()
+            cache.open_cache.guarded.near.drop_all()
             async with assert_ops(sql=1):
                 await Event.cache.get(id=event.id)
             assert cache.stats.backend_errors == 1, "and the connection is still there"

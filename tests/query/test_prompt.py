@@ -1,4 +1,4 @@
-"""A hit needs no task: reads are begun when the tick ends, and look-ups answered where the reply arrives."""
+"""A hit needs no task: reads are begun when the tick ends, and lookups answered where the reply arrives."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,8 +8,8 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BackendError, BatchCacheQuery, CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
-from aiomodelcache.backends.protocol import ReadTaker
-from aiomodelcache.engine.reader import SLICE
+from aiomodelcache.backends.protocol import ReadCallback
+from aiomodelcache.engine.hits import SLICE_SIZE
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE
 from tests.support.models.music import Album, Artist
@@ -28,17 +28,17 @@ class PromptStore(MemoryBackend):
         super().__init__()
         self.answers: list[asyncio.Future[None]] = []
         """Of the reads under way, to be set by the test."""
-        self.held = False
+        self.has_undelivered = False
         self.raises: Exception | None = None
         self.gives: list[bytes | None] | Exception | None = None
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
         if self.raises is not None:
             raise self.raises
         now = self._now()
         read = [self._get(key, now) for key in keys]
         answer = read if self.gives is None else self.gives
-        if self.held:
+        if self.has_undelivered:
             self.answers.append(asyncio.get_running_loop().create_future())
             self.answers[-1].add_done_callback(lambda _: taker(answer))
         else:
@@ -127,7 +127,7 @@ async def test_a_hit_takes_two_turns_beside_that_of_the_reply(cache: ModelCache,
 
 async def test_answers_that_come_later_come_to_the_right_ones(cache: ModelCache, store: PromptStore) -> None:
     await Album.cache.get_many([1, 2, 3])
-    store.held = True
+    store.has_undelivered = True
     asked = []
     for n in (1, 2):
         asked.append(asyncio.create_task(Album.cache.get(id=n).resolve()))
@@ -171,7 +171,7 @@ async def test_one_that_breaks_its_contract_keeps_nobody_waiting(cache: ModelCac
 async def test_closing_waits_for_what_was_asked(can: Artist, store: PromptStore) -> None:
     async with ModelCache(store):
         await Album.cache.get(id=1)
-        store.held = True
+        store.has_undelivered = True
         asked = asyncio.create_task(Album.cache.get(id=1).resolve())
         await until_begun(store)
         asyncio.get_running_loop().call_later(0.05, store.answers[0].set_result, None)
@@ -183,7 +183,7 @@ async def test_but_not_for_ever(can: Artist, store: PromptStore) -> None:
     async with ModelCache(store, lease_ttl=0.1) as cache:
         stats = cache.stats
         await Album.cache.get(id=1)
-        store.held = True
+        store.has_undelivered = True
         looking = asyncio.create_task(Album.cache.get(id=3).resolve())
         walking = asyncio.create_task(Album.cache.get_many([1, 2]).resolve())
         await until_begun(store)
@@ -239,7 +239,7 @@ async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
         await asyncio.gather(*[look_twice(n % 3 + 1) for n in range(200)])
     counting[0].cancel()
     slices = [answered.count(turn) for turn in sorted(set(answered))]
-    assert slices == [SLICE] * (200 // SLICE) + [200 % SLICE]
+    assert slices == [SLICE_SIZE] * (200 // SLICE_SIZE) + [200 % SLICE_SIZE]
 
 
 async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> None:
@@ -253,14 +253,14 @@ async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> 
 
 
 async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
-    """As when a look-up's code raises what it must not."""
+    """As when a lookup's code raises what it must not."""
 
     async def look_up(n: int) -> int:
         return (await Album.cache.get(id=n % 3 + 1)).id
 
     await Album.cache.get_many([1, 2, 3])
     answered = 0
-    give = cache.session.reader._give
+    give = cache.open_cache.reader.hits._give
 
     def failing(*args: Any) -> None:
         nonlocal answered
@@ -270,10 +270,10 @@ async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store:
         give(*args)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cache.session.reader, "_give", failing)
+        patched.setattr(cache.open_cache.reader.hits, "_give", failing)
         async with asyncio.timeout(PATIENCE):
             results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
     assert results[:99] == [n % 3 + 1 for n in range(99)]
     assert {str(result) for result in results[99:]} == {"oops"}
     assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
-    assert cache.session.tasks._promised == 0
+    assert cache.open_cache.tasks._promised == 0

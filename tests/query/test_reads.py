@@ -1,4 +1,4 @@
-"""What look-ups find, however they are declared and asked for: from the database first, from the cache next."""
+"""What lookups find, however they are declared and asked for: from the database first, from the cache next."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -24,9 +24,9 @@ from tests.support.models.music import (
 pytestmark = pytest.mark.models("tests.support.models.models", "tests.support.models.music")
 
 
-def compares_loosely(cache: ModelCache) -> bool:
+def uses_loose_collation(cache: ModelCache) -> bool:
     """Whether the test's database may hold different strings to be equal."""
-    return cache.session.binding(User).schema.dialect == "mysql"
+    return cache.open_cache.entries_of(User).schema.dialect == "mysql"
 
 
 async def twice(backend: CountingBackend, query: Callable[[], Awaitable[Any]], *, sql: int = 0) -> Any:
@@ -85,7 +85,7 @@ class TestGet:
             with pytest.raises(DoesNotExist):
                 await Event.cache.get(**key)
         # "No such string" may end by a write under another spelling, where the database compares loosely.
-        for key, sql in zip(asked, (0, 1, 1) if compares_loosely(cache) else (0, 0, 0), strict=True):
+        for key, sql in zip(asked, (0, 1, 1) if uses_loose_collation(cache) else (0, 0, 0), strict=True):
             async with assert_ops(backend, sql=sql):
                 with pytest.raises(DoesNotExist):
                     await Event.cache.get(**key)

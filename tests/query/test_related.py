@@ -12,8 +12,8 @@ from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, CacheNotRegistered, CacheQuery, ModelCache, local_cache
-from aiomodelcache.entries.predictions import Guess, Guesses
-from aiomodelcache.plans.paths import Walk
+from aiomodelcache.entries.predictions import Prediction, Predictions
+from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import gated_sql
 from tests.support.models.related_models import (
@@ -201,7 +201,7 @@ class TestWalks:
         self, world: World, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await answers([People(1), LandOf(1)])
-        cache.session.guesses.clear()
+        cache.open_cache.predictions.clear()
         async with assert_ops(backend, sql=0, redis=["read"] * 5):
             await People(1)  # the meeting by its index, its seats by theirs, and the people
         async with assert_ops(backend, sql=0, redis=["read"]):
@@ -253,10 +253,10 @@ class TestWalks:
     @pytest.mark.only_on("memory", because="nothing is asked of a store")
     async def test_a_row_without_the_column_of_a_relation_leads_nowhere(self, world: World, cache: ModelCache) -> None:
         rows = [await Meeting.filter(number=1).only("id", "number").get()]
-        walk = cache.session.declared[PlaceOf]
-        assert isinstance(walk, Walk)
+        walk = cache.open_cache.classes[PlaceOf]
+        assert isinstance(walk, RelationPath)
         with pytest.raises(ValueError, match=r"'place' cannot be followed .* loaded without place_id: let the model's"):
-            walk.path[0].value(rows[0])
+            walk.hops[0].value(rows[0])
 
     async def test_everybody_gets_instances_of_their_own(self, world: World) -> None:
         one, two = await asyncio.gather(PlaceOf(1), PlaceOf(1))
@@ -462,7 +462,7 @@ class TestWrites:
     async def test_are_seen_in_a_scope_where_nothing_is_guessed(
         self, world: World, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Guesses, "recall", lambda guesses, key: Guess([], []))
+        monkeypatch.setattr(Predictions, "predict", lambda guesses, key: Prediction([], []))
         async with local_cache():
             await answers(walks(world))
             await Writes.leave_lists(world)

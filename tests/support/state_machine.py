@@ -18,8 +18,7 @@ from tortoise.exceptions import DoesNotExist
 from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import Backend, MemoryBackend, ModelCache, RedisBackend, local_cache
-from aiomodelcache import open_cache as sessions
+from aiomodelcache import Backend, MemoryBackend, ModelCache, RedisBackend, local_cache, open_cache
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.scopes.request import context_without_scope
 from aiomodelcache.testing import CountingBackend, count_ops
@@ -93,7 +92,7 @@ class World:
         store: Backend = self.memory or RedisBackend(backend_url)
         self.store = Store(store)
         self.answered_stale = self.reset = 0
-        """How many answers were stale, and how many look-ups were made again, by all caches."""
+        """How many answers were stale, and how many lookups were made again, by all caches."""
 
     def now(self) -> float:
         """The time by the store's clock, in seconds."""
@@ -197,7 +196,7 @@ async def in_cache(answers: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_numbered(model: Any, places: Any) -> dict[str, Any]:
-    """The look-ups of which ``of_numbered`` has the answers."""
+    """The lookups of which ``of_numbered`` has the answers."""
     asked: dict[str, Any] = {}
     for pk in IDS:
         asked[f"{model.__name__} {pk}"] = model.cache.get_or_none(id=pk)
@@ -277,12 +276,12 @@ def shown(answer: Any) -> Any:
 @contextmanager
 def asking(cache: ModelCache) -> Iterator[None]:
     """A block in which ``Item.cache`` is this cache's."""
-    default = sessions._default
-    sessions._default = cache.session
+    default = open_cache._default
+    open_cache._default = cache.open_cache
     try:
         yield
     finally:
-        sessions._default = default
+        open_cache._default = default
 
 
 class Machine(RuleBasedStateMachine):
@@ -306,7 +305,7 @@ class Machine(RuleBasedStateMachine):
             await self.world.execute(f"DELETE FROM {table}")
         self.world.flush()
         self.caches = [await ModelCache(self.world.store, bulk_limit=2).open() for _ in range(2)]
-        sessions.open_sessions.remove(self.caches[1].session)
+        open_cache.open_caches.remove(self.caches[1].open_cache)
         labels = [await Label.create(id=pk) for pk in IDS]
         for pk in IDS[:2]:
             item = await Item.create(id=pk, number=pk)
@@ -337,7 +336,7 @@ class Machine(RuleBasedStateMachine):
     async def check(self) -> None:
         expected = await in_database(self.world)
         first, second = self.caches
-        assert first.session is sessions._default
+        assert first.open_cache is open_cache._default
         assert differing(expected, await in_cache(expected)) == {}
         with count_ops(first) as ops:
             assert differing(expected, await in_cache(expected)) == {}
@@ -379,8 +378,8 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def go_on_in_the_other_process(self) -> None:
         self.caches.reverse()
-        sessions.open_sessions[:] = [self.caches[0].session]
-        sessions._default = self.caches[0].session
+        open_cache.open_caches[:] = [self.caches[0].open_cache]
+        open_cache._default = self.caches[0].open_cache
 
     @precondition(lambda self: not self.transactions)
     @rule(pk=ids, place=places, deleting=st.booleans())
@@ -504,7 +503,7 @@ class Machine(RuleBasedStateMachine):
         self.do(lambda: Label.filter(id=pk).delete())
 
     @rule(pk=ids, others=some_ids, forward=st.booleans(), way=st.sampled_from(["add", "add", "remove", "clear"]))
-    def link(self, pk: int, others: set[int], forward: bool, way: str) -> None:
+    def guarded(self, pk: int, others: set[int], forward: bool, way: str) -> None:
         async def work() -> None:
             own, other = (Item, Label) if forward else (Label, Item)
             instance = await own.get_or_none(id=pk)

@@ -1,4 +1,4 @@
-"""What the store holds for a look-up, read past the package; and what tests do with it again and again."""
+"""What the store holds for a lookup, read past the package; and what tests do with it again and again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,19 +16,19 @@ from tests.support.gates import PATIENCE
 
 
 async def entries(cache: ModelCache, *queries: LookupQuery[Any]) -> list[bytes | None]:
-    """The bytes that the store holds for some look-ups."""
-    return await cache.backend.read([query.locate(cache.session).key for query in queries])
+    """The bytes that the store holds for some lookups."""
+    return await cache.backend.read([query.locate(cache.open_cache).key for query in queries])
 
 
 async def states(cache: ModelCache, *queries: LookupQuery[Any]) -> str:
-    """The state bytes of what the store holds for some look-ups; a dot where there is nothing."""
+    """The state bytes of what the store holds for some lookups; a dot where there is nothing."""
     return "".join([chr(entry[0]) if entry else "." for entry in await entries(cache, *queries)])
 
 
 async def expire_intents(cache: ModelCache, *queries: LookupQuery[Any]) -> None:
     """Ends the time of the intents on the keys, which vanish with the last of them, without waiting for it."""
-    await cache.session.tasks.finish(PATIENCE)  # what is still being announced
-    keys = [query.locate(cache.session).key for query in queries]
+    await cache.open_cache.tasks.finish(PATIENCE)  # what is still being announced
+    keys = [query.locate(cache.open_cache).key for query in queries]
     found = zip(keys, await cache.backend.read(keys), strict=True)
     await cache.backend.delete([key for key, entry in found if entry and entry.startswith(INTENT)])
 

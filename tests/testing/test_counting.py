@@ -141,7 +141,7 @@ class TestOpenCache:
     async def test_counts_of_two_tasks_may_overlap(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         logger = logging.getLogger("tortoise.db_client")
         async with ModelCache(backend_url) as cache:
-            link = cache.session.link
+            link = cache.open_cache.guarded
             before = (logger.level, logger.disabled, list(logger.filters), link.backend)
             enter = TransactionContextPooled.__aenter__
             first, second = count_ops(), count_ops()

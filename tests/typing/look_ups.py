@@ -1,4 +1,4 @@
-"""What every look-up gives."""
+"""What every lookup gives."""
 
 import asyncio
 import uuid

@@ -11,7 +11,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache import ModelCache
 from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.orm.select import SOME
+from aiomodelcache.orm.select import MAX_IN_VALUES
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.bulk_models import Account, Book, Film, Order, Profile
 from tests.support.oracle import Oracle
@@ -102,12 +102,12 @@ async def test_cascades_past_the_limit(cache: ModelCache, marks: Marks, accounts
 
 @pytest.mark.slow(because="writes thousands of rows")
 async def test_more_rows_than_fit_one_statement(database: BaseDBAsyncClient, backend_url: str) -> None:
-    count = SOME + 7
-    async with ModelCache(backend_url, bulk_limit=2 * SOME):
+    count = MAX_IN_VALUES + 7
+    async with ModelCache(backend_url, bulk_limit=2 * MAX_IN_VALUES):
         assert await Book.cache.filter(shelf=1) == []
         await Book.bulk_create([Book(number=n, shelf=1) for n in range(count)])
         assert await Book.cache.count(shelf=1) == count
-        numbers = [0, 1, SOME - 1, SOME, SOME + 1, count - 1]
+        numbers = [0, 1, MAX_IN_VALUES - 1, MAX_IN_VALUES, MAX_IN_VALUES + 1, count - 1]
         books = await Book.cache.get_many(numbers, key="number")
         assert [book.number for book in books] == numbers
         assert await Book.filter(number__gte=1).update(shelf=F("shelf") + 1, pages=1) == count - 1

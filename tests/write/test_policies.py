@@ -213,12 +213,12 @@ class TestReset:
         gate = store.hold("clear", "after")
         writer = asyncio.create_task(_update())
         await gate.reached()
-        cache.session.link.held = True
+        cache.open_cache.guarded.has_undelivered = True
         async with assert_ops(store, sql=0, redis=0):
             gate.open()
             await writer
             await finished(cache)
-        cache.session.link.held = False
+        cache.open_cache.guarded.has_undelivered = False
         assert cache.stats.of("Score").unrefreshed == 0
 
     async def test_not_when_the_cache_closes(self, database: BaseDBAsyncClient, store: GatedBackend) -> None:

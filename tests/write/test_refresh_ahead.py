@@ -33,7 +33,7 @@ async def store(backend: CountingBackend) -> GatedBackend:
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is found out with each read, not once a second, which entries are near their end."""
-    monkeypatch.setattr("aiomodelcache.engine.reader.AGEING", 0.0)
+    monkeypatch.setattr("aiomodelcache.engine.background.THRESHOLD_REFRESH_INTERVAL", 0.0)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def cache(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
 def earlier(seconds: float) -> Iterator[None]:
     """What is stored now was built some time ago."""
     now = time.time
-    with patch("aiomodelcache.entries.rows.time.time", lambda: now() - seconds):
+    with patch("aiomodelcache.entries.base.time.time", lambda: now() - seconds):
         yield
 
 
@@ -58,7 +58,7 @@ async def fill_old(*queries: Awaitable[Any]) -> None:
 
 
 async def age(cache: ModelCache, query: LookupQuery[Any]) -> float:
-    """How many seconds ago it was built what a look-up leads to in the store."""
+    """How many seconds ago it was built what a lookup leads to in the store."""
     [entry] = await entries(cache, query)
     assert entry is not None
     return time.time() - created_ms(entry) / 1000

@@ -52,6 +52,6 @@ async def test_a_refused_attempt_leaves_no_hint_under_what_is_anothers(
     await row.save(force_create=True)
     assert row.slug == "a-2"
     query = manager(Insisting).get(slug="a")
-    assert await cache.session.link.backend.read([query.locate(cache.session).key]) == [None]
+    assert await cache.open_cache.guarded.backend.read([query.locate(cache.open_cache).key]) == [None]
     assert (await query).id == 1
     assert (await manager(Insisting).get(slug="a-2")).id == 2

@@ -57,7 +57,7 @@ def in_queue(n: int) -> LookupQuery[Any]:
 
 
 async def become(cache: ModelCache, expected: str, *queries: LookupQuery[Any]) -> None:
-    """Waits until what the store holds for some look-ups is in these states."""
+    """Waits until what the store holds for some lookups is in these states."""
     async with asyncio.timeout(PATIENCE):
         while await states(cache, *queries) != expected:
             await asyncio.sleep(0.005)
@@ -131,7 +131,7 @@ class TestAnswers:
     async def test_a_stale_list_in_a_process_that_has_not_seen_it(self, cache: ModelCache) -> None:
         await in_queue(1)
         await Ticket.create(id=101, number=101, queue=1)
-        cache.session.guesses.clear()
+        cache.open_cache.predictions.clear()
         assert [each.id for each in await in_queue(1)] == [1]
         await become(cache, "V", in_queue(1))
         assert [each.id for each in await in_queue(1)] == [1, 101]
@@ -182,7 +182,7 @@ class TestAnswers:
         ticket.number, ticket.queue = 1001, 7
         await ticket.save()
         assert await states(cache, row(1), Ticket.cache.get(number=1001)) == "SV"
-        await store.lease([Lease(row(1).locate(cache.session).key + ELECTION)], new_token(), 60_000)
+        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION)], new_token(), 60_000)
         found = await Ticket.cache.get(number=1001)
         assert (found.id, found.queue) == (1, 7)
         assert await states(cache, row(1)) == "V"
@@ -228,7 +228,7 @@ class TestAnswers:
             async with assert_ops(store, sql=1, redis=["read", "lease", "fill"]):
                 assert (await row(1)).votes == 5
             counters = cache.stats.of("Ticket")
-            assert (counters.stale, counters.undecodable, counters.foreign) == (0, 0, 0)
+            assert (counters.stale, counters.undecodable, counters.mismatched) == (0, 0, 0)
 
     async def test_inside_a_transaction_nothing_stale_is_answered(self, cache: ModelCache, store: GatedBackend) -> None:
         await make_stale(cache)
@@ -431,7 +431,7 @@ class TestRefreshing:
     @pytest.fixture(autouse=True)
     def patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What failed is not tried again before the test says so, however slow the machine is."""
-        monkeypatch.setattr("aiomodelcache.engine.reader.PAUSE", 60.0)
+        monkeypatch.setattr("aiomodelcache.engine.background.REFRESH_RETRY_DELAY", 60.0)
 
     @pytest.mark.parametrize("look", [row, in_queue])
     async def test_a_write_at_any_step_of_it(
@@ -466,14 +466,14 @@ class TestRefreshing:
 
     async def test_the_one_that_was_elected_dies(self, cache: ModelCache, store: GatedBackend) -> None:
         await make_stale(cache)
-        [key] = [row(1).locate(cache.session).key + ELECTION]
+        [key] = [row(1).locate(cache.open_cache).key + ELECTION]
         await store.lease([Lease(key)], new_token(), 60_000)
         async with assert_ops(store, sql=0):
             for _ in range(3):
                 assert (await row(1)).votes == 0
                 await finished(cache)
         await store.delete([key])  # as when it expires
-        cache.session.reader.forget_attempts()
+        cache.open_cache.reader.background.forget_attempts()
         assert (await row(1)).votes == 0
         await become(cache, "V", row(1))
 
@@ -481,7 +481,7 @@ class TestRefreshing:
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         await make_stale(cache)
-        await store.lease([Lease(row(1).locate(cache.session).key + ELECTION)], new_token(), 60_000)
+        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION)], new_token(), 60_000)
         async with assert_ops(store, sql=0) as ops:
             for _ in range(10):
                 await row(1)
@@ -503,15 +503,15 @@ class TestRefreshing:
             assert (await row(1)).votes == 0
         assert cache.stats.of("Ticket").unrefreshed == 1
         assert "could not be refreshed: OSError('no database')" in caplog.text
-        assert await store.read([row(1).locate(cache.session).key + ELECTION]) == [None], "its election is over"
-        cache.session.reader.forget_attempts()
+        assert await store.read([row(1).locate(cache.open_cache).key + ELECTION]) == [None], "its election is over"
+        cache.open_cache.reader.background.forget_attempts()
         await row(1)
         await become(cache, "V", row(1))
 
     async def test_too_many_at_once_are_left_to_others(
         self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("aiomodelcache.engine.reader.BACKGROUND_LIMIT", 2)
+        monkeypatch.setattr("aiomodelcache.engine.background.MAX_BACKGROUND_PLANS", 2)
         for n in (1, 2, 3):
             await make_stale(cache, n)
         assert [each.votes for each in await Ticket.cache.get_many([1, 2, 3])] == [0, 0, 0]
@@ -525,7 +525,7 @@ class TestRefreshing:
         gate = store.hold("read", "after")
         reader = asyncio.create_task(row(1).resolve())
         await gate.reached()
-        cache.session.link.held = True
+        cache.open_cache.guarded.has_undelivered = True
         async with assert_ops(store, sql=0, redis=0):
             gate.open()
             assert (await reader).votes == 0
@@ -536,7 +536,7 @@ class TestRefreshing:
         async with ModelCache(store) as cache:
             await make_stale(cache)
             await row(1)
-            key = row(1).locate(cache.session).key
+            key = row(1).locate(cache.open_cache).key
         [entry] = await store.read([key])
         assert entry is not None
         assert entry[:1] == VALUE
@@ -552,7 +552,7 @@ async def roll_back(write: Awaitable[None]) -> None:
 async def finished(cache: ModelCache) -> None:
     """Waits until nothing is done in the background any more."""
     async with asyncio.timeout(PATIENCE):
-        while cache.session.reader.busy:
+        while cache.open_cache.reader.busy:
             await asyncio.sleep(0.001)
 
 

@@ -511,7 +511,7 @@ class TestCancellation:
                 assert (await Book.get(id=book.id)).title == expected, (operation, moment)
             assert await title(row) == expected, (operation, moment)
             gate.open()
-            await gated.session.tasks.finish(PATIENCE)
+            await gated.open_cache.tasks.finish(PATIENCE)
             left = await states(gated, row)
             assert (left == "W") == (operation == "commit"), (operation, moment)
             await expire_intents(gated, row)

@@ -1,4 +1,4 @@
-"""What writes leave behind: look-ups find what was written, at once, and a failed write leaves nothing."""
+"""What writes leave behind: lookups find what was written, at once, and a failed write leaves nothing."""
 
 import asyncio
 import copy
@@ -378,13 +378,13 @@ class TestFailedWrites:
         book.isbn, book.shelf = 2, 2
         with listening(Book, Signals.post_save, raise_trouble, first=True), pytest.raises(Trouble):
             await book.save()
-        await cache.session.tasks.finish(PATIENCE)
+        await cache.open_cache.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == book
         assert await ask_twice(lambda: isbns(2), backend) == [1 + 1]
         assert await ask_twice(lambda: isbns(1), backend) == []
         with listening(Book, Signals.post_delete, raise_trouble), pytest.raises(Trouble):
             await book.delete()
-        await cache.session.tasks.finish(PATIENCE)
+        await cache.open_cache.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=2), backend) is None
 
 
@@ -563,7 +563,7 @@ class TestCancelledWrites:
             for found in (await Book.cache.get(id=book.id), await Book.get(id=book.id)):
                 assert found.title == ("new" if written else "")
             gate.open()
-        await gated.session.tasks.finish(PATIENCE)
+        await gated.open_cache.tasks.finish(PATIENCE)
         row, shelf = Book.cache.get(id=book.id), Book.cache.filter(shelf=2)
         assert (await states(gated, row)).replace("V", ".") == left
         assert (gated.stats.unknown_outcomes, gated.stats.undelivered) == (left == "W", 0)
@@ -624,7 +624,7 @@ class TestCancelledWrites:
         waiting = saving.send(None)
         waiting.cancel()
         saving.close()
-        await gated.session.tasks.finish(PATIENCE)
+        await gated.open_cache.tasks.finish(PATIENCE)
         await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
         assert await ask_twice(lambda: Book.cache.get(isbn=1), store) == book
 
@@ -725,7 +725,7 @@ class TestSeveralCaches:
         self, database: BaseDBAsyncClient, store: GatedBackend
     ) -> None:
         cache = await ModelCache(store).open()
-        session = cache.session
+        session = cache.open_cache
         book = await Book.create(isbn=1)
         with gated_sql(database) as sql:
             gate = sql.hold("UPDATE")

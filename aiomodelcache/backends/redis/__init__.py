@@ -1,1 +1,5 @@
-"""Redis."""
+"""The store in Redis: a single server, behind Sentinel, or a Cluster.
+
+Top to bottom: ``backend``, ``clients``, ``scripts`` (with ``lua/``), ``connection``, ``url``, ``incarnation``,
+``errors``.
+"""

@@ -9,67 +9,30 @@ how connections are made (``redis_clients``), how a server that lost something i
 Needs Redis 5. Expiry is by the server's clock only.
 """
 
-import builtins
 import functools
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.resources import files
-from itertools import chain
 from typing import Final, NoReturn, cast
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
     InvalidResponse,
     NoScriptError,
-    OutOfMemoryError,
     RedisClusterException,
-    RedisError,
-    ResponseError,
-    TimeoutError,
 )
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadTaker
-from aiomodelcache.backends.redis.clients import Link, link_to
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadCallback
+from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
-from aiomodelcache.backends.redis.incarnation import Lives
+from aiomodelcache.backends.redis.errors import FAILURES, concerns_one_key, describe
+from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
 from aiomodelcache.encoding.layout import LEASE, new_version
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 
-FAILURES: Final = (RedisError, RedisClusterException, OSError)
-"""What redis-py raises when a command could not be sent or was not answered with success."""
-
-KEYS_AT_ONCE: Final = 100
+KEYS_PER_SCRIPT: Final = 100
 """How many keys a script takes: nobody else is served while it runs."""
-
-Arguments = tuple[bytes | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the name under which a server remembers it."""
-
-    text: str
-    sha: str
-
-    def on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments], at_once: int) -> list[Command]:
-        """Returns the commands that run the script on keys: with the arguments ``shared`` by all, then each's own."""
-        starts = range(0, len(keys), at_once)
-        return [self._on(keys[at : at + at_once], shared, each[at : at + at_once]) for at in starts]
-
-    def _on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments]) -> Command:
-        return ("EVALSHA", self.sha, len(keys), *keys, *shared, *chain(*each))
-
-
-@functools.cache
-def load_script(name: str) -> Script:
-    """Reads one of the scripts beside this module."""
-    text = (files("aiomodelcache.backends.redis") / "lua" / f"{name}.lua").read_text("utf-8")
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 class RedisBackend:
@@ -103,11 +66,11 @@ class RedisBackend:
         socket_timeout: float = 0.5,
         batch_size: int = 1_000,
     ) -> None:
-        self._connect = functools.partial(link_to, url_or_client, socket_timeout)
+        self._connect = functools.partial(endpoint_of, url_or_client, socket_timeout)
         self._batch_size = batch_size
-        self._link: Link | None = self._connect()
-        self._where = self._link.where
-        self._at_once = 1 if self._link.is_cluster else KEYS_AT_ONCE
+        self._endpoint: RedisEndpoint | None = self._connect()
+        self._where = self._endpoint.where
+        self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
         self._near: Near | None = None
         self._prompt = type(self).read is RedisBackend.read
         """Whether there is no subclass that wants to see what is read."""
@@ -123,12 +86,12 @@ class RedisBackend:
 
     async def open(self) -> None:
         """Connects, and proves it with round trips. Raises ``BackendError`` in one clear sentence."""
-        if self._link is None:
+        if self._endpoint is None:
             # Anew, and not in `close`: redis-py's locks stay with the event loop that they met first.
-            self._link = self._connect()
-            self._link.track(self._near)
+            self._endpoint = self._connect()
+            self._endpoint.track(self._near)
         try:
-            await self._load_scripts(self._link)  # every node of a cluster answers
+            await self._load_scripts(self._endpoint)  # every node of a cluster answers
         except BaseException as error:
             await self.close()
             if isinstance(error, FAILURES):
@@ -146,56 +109,58 @@ class RedisBackend:
             raise CacheConfigurationError(
                 f"near: {self!r} tells another ModelCache of changes already: give each a backend of its own."
             )
-        if self._link is not None:
-            self._link.track(near)
+        if self._endpoint is not None:
+            self._endpoint.track(near)
         self._near = near
 
     async def close(self) -> None:
         """Closes the connections, not a client that was handed over. Does nothing the second time."""
-        link, self._link = self._link, None
-        if link is not None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
             with suppress(*FAILURES):  # the server may be gone
-                await link.close()
+                await endpoint.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        link = self._link or self._refuse()
-        if link.is_cluster or not 0 < len(keys) <= self._batch_size:
-            return await self._read_many(link, keys)
+        endpoint = self._endpoint or self._refuse()
+        if endpoint.is_cluster or not 0 < len(keys) <= self._batch_size:
+            return await self._read_many(endpoint, keys)
         try:
-            [values] = await link.send([("MGET", *keys)], read_only=True)
+            [values] = await endpoint.send([("MGET", *keys)], read_only=True)
         except FAILURES as error:
             raise self._failure(error) from error
         if isinstance(values, Exception):
             raise self._failure(values) from values
-        return link.lives.present(values)
+        return endpoint.incarnation.mask_stale_versions(values)
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadTaker) -> bool:
+    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
         """Begins to read, on a connection that there is (see ``Prompt``)."""
-        link = self._link
-        if link is None or link.reading is None or not (self._prompt and 0 < len(keys) <= self._batch_size):
+        endpoint = self._endpoint
+        if endpoint is None or endpoint.reading is None or not (self._prompt and 0 < len(keys) <= self._batch_size):
             return False
-        return link.reading.start(pack([("MGET", *keys)]), 1, functools.partial(self._take, link.lives, taker))
+        return endpoint.reading.start(
+            pack([("MGET", *keys)]), 1, functools.partial(self._take, endpoint.incarnation, taker)
+        )
 
-    def _take(self, lives: Lives, taker: ReadTaker, replies: Replies | Exception) -> None:
+    def _take(self, incarnation: ServerIncarnation, taker: ReadCallback, replies: Replies | Exception) -> None:
         values: object = replies if isinstance(replies, Exception) else replies[0]
         if isinstance(values, list):
-            taker(lives.present(cast("list[bytes | None]", values)))
+            taker(incarnation.mask_stale_versions(cast("list[bytes | None]", values)))
         else:
             taker(self._failure(values if isinstance(values, Exception) else InvalidResponse(f"{values!r} for MGET")))
 
-    async def _read_many(self, link: Link, keys: Sequence[bytes]) -> list[bytes | None]:
-        if link.is_cluster:
+    async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
+        if endpoint.is_cluster:
             return [_bytes(reply) for reply in await self._send([("GET", key) for key in keys])]
         size = self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = cast(
             "list[list[bytes | None]]", await self._send([("MGET", *chunk) for chunk in chunks], read_only=True)
         )
-        return link.lives.present([value for values in replies for value in values])
+        return endpoint.incarnation.mask_stale_versions([value for values in replies for value in values])
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
         mine = LEASE + token
-        life = (self._link or self._refuse()).lives.current
+        life = (self._endpoint or self._refuse()).incarnation.current
         keys = [key for key, _ in leases]
         taking = self._on(self._lease, keys, [(replacing, mine, ttl_ms) for _, replacing in leases])
         reading: list[Command] = []
@@ -209,15 +174,19 @@ class RedisBackend:
 
     async def _renewed(self, keys: Sequence[bytes], versions: list[bytes | None]) -> list[bytes | None]:
         """Replaces versions of another life of the server by fresh ones. Returns all as they are now."""
-        link = self._link or self._refuse()
-        if not any(map(link.lives.is_past, versions)):
+        endpoint = self._endpoint or self._refuse()
+        if not any(map(endpoint.incarnation.is_stale_version, versions)):
             return versions
         try:
-            await link.ask_again()
+            await endpoint.ask_again()
         except FAILURES as error:
             raise self._failure(error) from error
-        past = {key: version for key, version in zip(keys, versions, strict=True) if link.lives.is_past(version)}
-        renewing = [(version, new_version(link.lives.current), 0) for version in past.values()]
+        past = {
+            key: version
+            for key, version in zip(keys, versions, strict=True)
+            if endpoint.incarnation.is_stale_version(version)
+        }
+        renewing = [(version, new_version(endpoint.incarnation.current), 0) for version in past.values()]
         renewed = dict(zip(past, map(_bytes, await self._run(self._lease, list(past), renewing)), strict=True))
         return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
@@ -234,7 +203,7 @@ class RedisBackend:
         return {key: Kept(entry, int(until_ms)) for key, (entry, until_ms) in kept.items()}
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        life = (self._link or self._refuse()).lives.current
+        life = (self._endpoint or self._refuse()).incarnation.current
         stamping: list[Command] = []
         for key in stamps:
             # Out of memory, the SET is refused. An absent stamp is as good as a fresh one then (the
@@ -249,7 +218,7 @@ class RedisBackend:
         return [reply == 1 for reply in replies]
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        size = 1 if (self._link or self._refuse()).is_cluster else self._batch_size
+        size = 1 if (self._endpoint or self._refuse()).is_cluster else self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = await self._send([("UNLINK", *chunk) for chunk in chunks])
         self._raise_any(replies)
@@ -264,11 +233,11 @@ class RedisBackend:
     def _on(
         self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
     ) -> list[Command]:
-        return script.on(keys, shared, each, self._at_once)
+        return script.on(keys, shared, each, self._keys_per_script)
 
     def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
         """What a script said of each key. Errors that concern one key are returned, others raised."""
-        size = self._at_once
+        size = self._keys_per_script
         by_key: list[object] = []
         for at, reply in zip(range(0, len(keys), size), replies, strict=True):
             by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
@@ -285,9 +254,9 @@ class RedisBackend:
         for number, stage in enumerate(stages):
             forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
             if forgotten:
-                link = self._link or self._refuse()
+                endpoint = self._endpoint or self._refuse()
                 try:
-                    await self._load_scripts(link)
+                    await self._load_scripts(endpoint)
                 except FAILURES as error:
                     raise self._failure(error) from error
                 again, *later = await self._send_stages([[stage[at] for at in forgotten], *stages[number + 1 :]])
@@ -298,7 +267,7 @@ class RedisBackend:
         return replies
 
     async def _send_stages(self, stages: Sequence[Sequence[Command]]) -> list[list[object]]:
-        if (self._link or self._refuse()).is_cluster:
+        if (self._endpoint or self._refuse()).is_cluster:
             # A pipeline goes to all nodes at once, so what one of them does may come before another.
             return [await self._send(stage) for stage in stages]
         if len(stages) == 1:
@@ -308,22 +277,22 @@ class RedisBackend:
 
     async def _send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[object]:
         """Sends commands in one pipeline. Errors that concern one key are returned, others raised."""
-        link = self._link or self._refuse()
+        endpoint = self._endpoint or self._refuse()
         if not commands:
             return []
         try:
-            if self._lost and link.rediscover is not None:
-                await link.rediscover()
+            if self._lost and endpoint.rediscover is not None:
+                await endpoint.rediscover()
             self._lost = False
-            replies = await link.send(commands, read_only=read_only)
+            replies = await endpoint.send(commands, read_only=read_only)
         except FAILURES as error:
             raise self._failure(error) from error
         self._raise_serious(replies)
         return replies
 
-    async def _load_scripts(self, link: Link) -> None:
+    async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
         scripts = (self._lease, self._fill, self._mark, self._clear)
-        self._raise_any(await link.load_scripts([script.text for script in scripts]))
+        self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
     def _refuse(self) -> NoReturn:
         raise BackendError(f"The backend for Redis at {self._where} is closed: open it first.")
@@ -335,38 +304,13 @@ class RedisBackend:
 
     def _raise_serious(self, replies: Iterable[object]) -> None:
         for reply in replies:
-            if isinstance(reply, Exception) and not _concerns_one_key(reply):
+            if isinstance(reply, Exception) and not concerns_one_key(reply):
                 raise self._failure(reply) from reply
 
     def _failure(self, error: Exception) -> BackendError:
         self._lost = True
         cause = error.__cause__ if isinstance(error, RedisClusterException) else None
-        return BackendError(f"Redis at {self._where} {_complaint(cause or error)}")
-
-
-def _complaint(error: BaseException) -> str:
-    # str(error) of some lists the clients that were tried, one "repr" after the other.
-    text = str(error).partition(" : ")[0]
-    match error:
-        case AuthenticationError():
-            return f"rejected the user name or the password: {text}"
-        case TimeoutError() | builtins.TimeoutError():
-            return f"did not answer in time: {text}"
-        case ConnectionError() | OSError():
-            return f"cannot be reached: {text}"
-        case _:
-            return f"answered with an error: {text}"
-
-
-def _concerns_one_key(error: Exception) -> bool:
-    if not isinstance(error, ResponseError):
-        return False
-    # Scripts quote an error in other words in every version of Redis.
-    return (
-        isinstance(error, NoScriptError | OutOfMemoryError)
-        or "WRONGTYPE" in str(error)
-        or "OOM command not allowed" in str(error)
-    )
+        return BackendError(f"Redis at {self._where} {describe(cause or error)}")
 
 
 def _held(reply: object) -> bytes | None:

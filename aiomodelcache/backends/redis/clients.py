@@ -10,24 +10,22 @@ ASK are fine: a command so answered did not run.
 
 import copy
 import inspect
-import re
-import string
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, cast
-from urllib.parse import quote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import ConnectionPool, parse_url
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.redis.connection import Command, Line, pack
-from aiomodelcache.backends.redis.incarnation import Lives
+from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
+from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
 
 MAX_CONNECTIONS: Final = 50
@@ -38,10 +36,6 @@ and fails instead."""
 
 _POOLED: Final = {"max_connections", "timeout", "health_check_interval"}
 """What a URL can ask of redis-py's pool. Where it does, commands go through that pool."""
-
-SCHEMES: Final = (
-    "redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
-)
 
 
 class Pipeline(Protocol):
@@ -67,19 +61,19 @@ class Closable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class RedisEndpoint:
     """A client, where it leads to, and what of it is ours to close."""
 
     client: Client
     where: str
     """For messages: the server without its password."""
-    lives: Lives
+    incarnation: ServerIncarnation
     owned: tuple[Closable, ...]
     rediscover: Callable[[], Awaitable[None]] | None = None
     """Of a cluster: finds out again which node holds what. Needed after a failure, since redis-py
     does so only where it may send the command again."""
-    reading: Line | None = None
-    writing: Line | None = None
+    reading: ReconnectingConnection | None = None
+    writing: ReconnectingConnection | None = None
     """Faster ways to the same server than the client, if it is a single one. Two, so that a bulk write does
     not delay those who read."""
 
@@ -124,7 +118,7 @@ class Link:
 
     async def ask_again(self) -> None:
         """Asks the server whether it still lives the same life. Not for clusters."""
-        await self.lives.ask_again(cast("Any", self.client).connection_pool)
+        await self.incarnation.ask_again(cast("Any", self.client).connection_pool)
 
     async def close(self) -> None:
         """Closes what is ours."""
@@ -132,80 +126,15 @@ class Link:
             await each.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A URL in parts. ``redis+cluster://user:password@one:1,two:2/path?query`` is split as it reads."""
-
-    transport: str
-    kind: str
-    credentials: str
-    hosts: str
-    path: str
-    query: str
-
-    @classmethod
-    def split(cls, url: str) -> "Url":
-        scheme, _, rest = url.partition("://")
-        transport, _, kind = scheme.lower().partition("+")
-        netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        parts = urlsplit(f"//{rest[len(netloc) :]}")  # the hosts left out: it cannot take several
-        user, at, hosts = netloc.rpartition("@")
-        # Escaped, because the error about some characters quotes all of the password.
-        return cls(transport, kind, quote(user, safe=string.punctuation) + at, hosts, parts.path, parts.query)
-
-    def addresses(self, default_port: int) -> list[tuple[str, int]]:
-        return [self._address(host, default_port) for host in self.hosts.split(",")]
-
-    def _address(self, host: str, default_port: int) -> tuple[str, int]:
-        try:
-            parts = urlsplit(f"//{host}")
-            return parts.hostname or "localhost", parts.port or default_port
-        except ValueError:
-            # Not chained: where a "/" in a password was not escaped, the original message quotes half
-            # of that password as "not a port".
-            raise ValueError("the host or the port is malformed") from None
-
-    def options(self, socket_timeout: float, database: str) -> dict[str, Any]:
-        """Returns what the URL says about connections, as redis-py reads it, over our own defaults."""
-        if not re.fullmatch(r"\d*", database):
-            # redis-py would quietly use database 0.
-            raise ValueError("after the host, only /number-of-the-database may follow")
-        return self._read(socket_timeout, f"/{database}")
-
-    def socket_options(self, socket_timeout: float) -> dict[str, Any]:
-        if self.hosts or not self.path:
-            raise ValueError("the absolute path of the socket must follow unix://")
-        return self._read(socket_timeout, self.path)
-
-    def _read(self, socket_timeout: float, path: str) -> dict[str, Any]:
-        query = f"?{self.query}" if self.query else ""
-        theirs = dict[str, Any](parse_url(f"{self.transport}://{self.credentials}{path}{query}"))
-        ours = {
-            "socket_timeout": socket_timeout,
-            "socket_connect_timeout": socket_timeout,
-            "protocol": 2,  # spares a HELLO, and all that redis-py 8 negotiates after it
-        }
-        return ours | theirs | _at_most_once()
-
-
-def _at_most_once() -> dict[str, Any]:
-    return {
-        "retry": Retry(NoBackoff(), 0),
-        "retry_on_error": [],
-        "retry_on_timeout": False,
-        "decode_responses": False,
-    }
-
-
-def link_to(source: str | Redis | RedisCluster, socket_timeout: float) -> Link:
+def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> RedisEndpoint:
     """Builds the link to a URL's server, or through somebody else's client. No I/O.
 
     Raises ``CacheConfigurationError``.
     """
     if isinstance(source, Redis):
-        return _link_through(source, socket_timeout)
+        return _client_endpoint(source, socket_timeout)
     if isinstance(source, RedisCluster):
-        return _link_to_cluster(_cluster_like(source, socket_timeout))
+        return _cluster_endpoint(_cluster_like(source, socket_timeout))
     if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all typed
         kind = type(source)
         raise CacheConfigurationError(
@@ -213,61 +142,55 @@ def link_to(source: str | Redis | RedisCluster, socket_timeout: float) -> Link:
             "pass a redis.asyncio.Redis, a redis.asyncio.RedisCluster or a URL."
         )
     try:
-        return _link_to_url(Url.split(source), socket_timeout)
+        return _endpoint_of_url(Url.split(source), socket_timeout)
     except (ValueError, TypeError, RedisError, RedisClusterException) as error:
         raise CacheConfigurationError(
             f"{masked(source)!r} is not a URL of Redis: {str(error).rstrip('.')}. It must begin with {SCHEMES}."
         ) from error
 
 
-def masked(url: str) -> str:
-    """Returns ``url`` without its passwords. It may be malformed: rather too much is hidden."""
-    url = re.sub(r"(\w*password=)[^&]*", r"\1***", url)
-    return re.sub(r"^((?:[^/]*://)?[^:@/]*):.*@", r"\1:***@", url)
-
-
-def _link_to_url(url: Url, socket_timeout: float) -> Link:
+def _endpoint_of_url(url: Url, socket_timeout: float) -> RedisEndpoint:
     match url.transport, url.kind:
         case "unix", "":
-            return _link_to_server(url.path, url.socket_options(socket_timeout))
+            return _server_endpoint(url.path, url.socket_options(socket_timeout))
         case (("redis" | "rediss"), ""):
             (host, port), *more = url.addresses(6379)
             if more:
                 raise ValueError("several hosts are for redis+cluster:// and redis+sentinel:// only")
             options = url.options(socket_timeout, url.path.strip("/"))
-            return _link_to_server(f"{host}:{port}", options | {"host": host, "port": port})
+            return _server_endpoint(f"{host}:{port}", options | {"host": host, "port": port})
         case (("redis" | "rediss"), "cluster"):
             options = url.options(socket_timeout, url.path.strip("/"))
             nodes = [ClusterNode(host, port) for host, port in url.addresses(6379)]
-            return _link_to_cluster(_new_cluster(nodes, options))
+            return _cluster_endpoint(_new_cluster(nodes, options))
         case (("redis" | "rediss"), "sentinel"):
             service, _, database = url.path.strip("/").partition("/")
             if not service:
                 raise ValueError("after the hosts, /name-of-the-service is missing")
-            return _link_to_sentinels(url.addresses(26379), service, url.options(socket_timeout, database))
+            return _sentinel_endpoint(url.addresses(26379), service, url.options(socket_timeout, database))
         case _:
             raise ValueError("its scheme is unknown")
 
 
-def _link_to_server(where: str, options: Mapping[str, Any]) -> Link:
-    lives = Lives(where)
-    client: Any = Redis.from_pool(_pool(_observed(options, lives)))
+def _server_endpoint(where: str, options: Mapping[str, Any]) -> RedisEndpoint:
+    incarnation = ServerIncarnation(where)
+    client: Any = Redis.from_pool(_pool(_observed(options, incarnation)))
     _check_options(client)
     if _POOLED & options.keys():
-        return Link(client, where, lives, owned=(client,))
-    return _with_lines(Link(client, where, lives, owned=(client,)))
+        return RedisEndpoint(client, where, incarnation, owned=(client,))
+    return _with_own_connections(RedisEndpoint(client, where, incarnation, owned=(client,)))
 
 
-def _with_lines(link: Link) -> Link:
+def _with_own_connections(endpoint: RedisEndpoint) -> RedisEndpoint:
     """Adds connections of our own, outside of the client's pool."""
-    make: Callable[[], Any] = cast("Any", link.client).connection_pool.make_connection
-    reading, writing = Line(make), Line(make)
-    return replace(link, owned=(reading, writing, *link.owned), reading=reading, writing=writing)
+    make: Callable[[], Any] = cast("Any", endpoint.client).connection_pool.make_connection
+    reading, writing = ReconnectingConnection(make), ReconnectingConnection(make)
+    return replace(endpoint, owned=(reading, writing, *endpoint.owned), reading=reading, writing=writing)
 
 
-def _observed(options: Mapping[str, Any], lives: Lives) -> dict[str, Any]:
+def _observed(options: Mapping[str, Any], incarnation: ServerIncarnation) -> dict[str, Any]:
     """Adds that each new connection asks for the server's life."""
-    return {**options, "redis_connect_func": lives.on_connect(options.get("redis_connect_func"))}
+    return {**options, "redis_connect_func": incarnation.on_connect(options.get("redis_connect_func"))}
 
 
 def _pool(options: Mapping[str, Any]) -> ConnectionPool:
@@ -281,17 +204,17 @@ def _check_options(client: Any) -> None:
     client.connection_pool.make_connection()
 
 
-def _link_to_sentinels(addresses: list[tuple[str, int]], service: str, options: dict[str, Any]) -> Link:
+def _sentinel_endpoint(addresses: list[tuple[str, int]], service: str, options: dict[str, Any]) -> RedisEndpoint:
     options["ssl"] = options.pop("connection_class", None) is SSLConnection
     options.setdefault("max_connections", UNLIMITED)
     shared = {name: options[name] for name in options if name.startswith(("ssl", "socket_", "protocol"))}
     sentinel_class: Any = Sentinel
     sentinel = sentinel_class(addresses, sentinel_kwargs=shared | {"retry": Retry(NoBackoff(), 0)})
     where = f"{','.join(f'{host}:{port}' for host, port in addresses)} (service {service!r})"
-    lives = Lives(where)
-    client = sentinel.master_for(service, **_observed(options, lives))
+    incarnation = ServerIncarnation(where)
+    client = sentinel.master_for(service, **_observed(options, incarnation))
     _check_options(client)
-    return _with_lines(Link(client, where, lives, owned=(client, *sentinel.sentinels)))
+    return _with_own_connections(RedisEndpoint(client, where, incarnation, owned=(client, *sentinel.sentinels)))
 
 
 def _new_cluster(nodes: list[ClusterNode], options: Mapping[str, Any]) -> RedisCluster:
@@ -303,27 +226,27 @@ def _new_cluster(nodes: list[ClusterNode], options: Mapping[str, Any]) -> RedisC
     return RedisCluster(startup_nodes=nodes, **options)
 
 
-def _link_to_cluster(cluster: RedisCluster) -> Link:
+def _cluster_endpoint(cluster: RedisCluster) -> RedisEndpoint:
     where = f"{','.join(cluster.nodes_manager.startup_nodes)} (cluster)"
-    return Link(
+    return RedisEndpoint(
         cast("Client", cluster),
         where,
-        Lives(where),
+        ServerIncarnation(where),
         owned=(cluster,),
         rediscover=cluster.nodes_manager.initialize,
     )
 
 
-def _link_through(client: Any, socket_timeout: float) -> Link:
+def _client_endpoint(client: Any, socket_timeout: float) -> RedisEndpoint:
     pool = client.connection_pool
     options = pool.connection_kwargs
-    lives = Lives(_where(pool, options))
+    incarnation = ServerIncarnation(_where(pool, options))
     sibling = copy.copy(client)  # of the same class, with what an instrumented one has on it
-    sibling.connection_pool = _pool_like(pool, _observed(_options_like(options, socket_timeout), lives))
+    sibling.connection_pool = _pool_like(pool, _observed(_options_like(options, socket_timeout), incarnation))
     sibling.connection = None
     sibling.single_connection_client = False
     sibling.auto_close_connection_pool = True
-    return Link(sibling, _where(pool, options), lives, owned=(sibling,))
+    return RedisEndpoint(sibling, _where(pool, options), incarnation, owned=(sibling,))
 
 
 def _where(pool: Any, options: Mapping[str, Any]) -> str:
@@ -339,7 +262,7 @@ def _options_like(options: Mapping[str, Any], socket_timeout: float) -> dict[str
     for name in ("socket_timeout", "socket_connect_timeout"):
         if kept.get(name) is None:
             kept[name] = socket_timeout
-    return kept | {"protocol": 2} | _at_most_once()
+    return kept | {"protocol": 2} | at_most_once()
 
 
 def _pool_like(pool: Any, options: dict[str, Any]) -> Any:

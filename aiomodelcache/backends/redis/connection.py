@@ -25,7 +25,7 @@ from aiomodelcache.backends.near import Near
 
 Command = tuple[bytes | str | int, ...]
 Replies = list[Any]
-Taker = Callable[[Replies | Exception], None]
+ReplyCallback = Callable[[Replies | Exception], None]
 """Called once with the replies to a request, errors of the server among them, or with what failed. Must not raise."""
 
 _NOTHING: Final = object()
@@ -43,7 +43,7 @@ _TRACK: Final = pack([("HELLO", 3), ("CLIENT", "TRACKING", "ON")])
 _PING: Final = pack([("PING",)])
 
 
-class Wire(asyncio.Protocol):
+class PipelinedConnection(asyncio.Protocol):
     """One connection. Takes over the transport of a redis-py connection that has just been made."""
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -57,7 +57,7 @@ class Wire(asyncio.Protocol):
         self._parser = cast("Any", hiredis).Reader(
             protocolError=InvalidResponse, replyError=connection._parser.parse_error, notEnoughData=_NOTHING
         )
-        self._waiting: deque[tuple[Taker, int, float]] = deque()
+        self._waiting: deque[tuple[ReplyCallback, int, float]] = deque()
         self._replies: Replies = []
         self._silent_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -78,7 +78,7 @@ class Wire(asyncio.Protocol):
         self.start(request, count, partial(_settle, future))
         return future
 
-    def start(self, request: bytes, count: int, taker: Taker) -> None:
+    def start(self, request: bytes, count: int, taker: ReplyCallback) -> None:
         """Sends a request of ``count`` commands for ``taker``. Not on a wire that is lost: no reply will ever come,
         and writing to it may raise anything."""
         now = time.monotonic()
@@ -161,16 +161,16 @@ class Wire(asyncio.Protocol):
         await self._connection.disconnect(nowait=True)
 
 
-class Line:
+class ReconnectingConnection:
     """The way to one server: a wire, made when it is first needed and anew when the last one was lost."""
 
     def __init__(self, make_connection: Callable[[], Any]) -> None:
         self.near: Near | None = None
         """Who is to be told of every change of what is read here."""
         self._make_connection = make_connection
-        self._wire: Wire | None = None
+        self._wire: PipelinedConnection | None = None
         self._tracks_for: Near | None = None
-        self._connecting: asyncio.Task[Wire] | None = None
+        self._connecting: asyncio.Task[PipelinedConnection] | None = None
 
     async def send(self, request: bytes, count: int) -> Replies:
         """Sends a request of ``count`` commands and returns as many replies, errors of the server among them.
@@ -184,7 +184,7 @@ class Line:
             await self._track(wire)
         return await wire.send(request, count)
 
-    def start(self, request: bytes, count: int, taker: Taker) -> bool:
+    def start(self, request: bytes, count: int, taker: ReplyCallback) -> bool:
         """Sends a request at once, if there is a wire to send it on. Returns whether."""
         wire = self._wire
         if wire is None or wire.lost is not None or self._tracks_for is not self.near:
@@ -192,17 +192,17 @@ class Line:
         wire.start(request, count, taker)
         return True
 
-    async def _connected(self) -> Wire:
+    async def _connected(self) -> PipelinedConnection:
         """One attempt to connect for all who want to send meanwhile; who gives up does not end it for others."""
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
             self._connecting.add_done_callback(self._forget_attempt)
         return await asyncio.shield(self._connecting)
 
-    def _forget_attempt(self, attempt: "asyncio.Task[Wire]") -> None:
+    def _forget_attempt(self, attempt: "asyncio.Task[PipelinedConnection]") -> None:
         self._connecting = None
 
-    async def _connect(self) -> Wire:
+    async def _connect(self) -> PipelinedConnection:
         if self._wire is not None:
             await self._wire.close()
         connection = self._make_connection()
@@ -212,11 +212,11 @@ class Line:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             raise
-        self._wire = wire = Wire(connection, asyncio.get_running_loop())
+        self._wire = wire = PipelinedConnection(connection, asyncio.get_running_loop())
         await self._track(wire)
         return wire
 
-    async def _track(self, wire: Wire) -> None:
+    async def _track(self, wire: PipelinedConnection) -> None:
         self._tracks_for = wire.near = None
         if self.near is not None:
             self._tracks_for = self.near

@@ -32,7 +32,7 @@ _VERSION: Final = VERSION[0]
 _IDS: Final = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.MULTILINE)
 
 
-class Lives:
+class ServerIncarnation:
     """The life that the connections of one backend lead to."""
 
     def __init__(self, where: str) -> None:
@@ -53,11 +53,11 @@ class Lives:
                 answer = theirs(connection)
                 if inspect.isawaitable(answer):
                     await answer
-            await self._meet(connection)
+            await self._on_new_connection(connection)
 
         return connected
 
-    async def _meet(self, connection: Any) -> None:
+    async def _on_new_connection(self, connection: Any) -> None:
         life = await self._ask(connection)
         if life != self.current:
             # Replies are judged by the life that the newest connection showed: there must be no others.
@@ -111,11 +111,11 @@ class Lives:
             )
         return b""
 
-    def is_past(self, value: bytes | None) -> TypeGuard[bytes]:
+    def is_stale_version(self, value: bytes | None) -> TypeGuard[bytes]:
         """Whether ``value`` is a version of another life."""
         return value is not None and value[:1] == VERSION and not value.startswith(self._now)
 
-    def present(self, values: list[bytes | None]) -> list[bytes | None]:
+    def mask_stale_versions(self, values: list[bytes | None]) -> list[bytes | None]:
         """Makes versions of other lives absent. On the way of every hit, therefore written out."""
         now = self._now
         return [None if value and value[0] == _VERSION and not value.startswith(now) else value for value in values]

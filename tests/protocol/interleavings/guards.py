@@ -60,31 +60,31 @@ GUARDS = {
         "plans.indexes:_take_late", "taken.versions[0] == stamp", "True", "save, by name elsewhere"
     ),
     "a slow reader does not fill": Guard(
-        "engine.reader:Reader._store", "if now < attempt.deadline", "", "a writer that crashed"
+        "engine.leases:Leases._store", "if now < attempt.deadline", "", "a writer that crashed"
     ),
     "every lease has its own token": Guard(
-        "engine.reader:Reader._take",
+        "engine.leases:Leases._acquire",
         "Attempt(new_token(), deadline)",
         'Attempt(b"t" * 16, deadline)',
         "two indexes to one row",
     ),
     "an entry is of the current epoch": Guard(
-        "entries.rows:Rows.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
+        "entries.rows:RowEntries.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
     ),
     "a row has the values asked for": Guard(
-        "entries.indexes:Index.matches",
+        "entries.indexes:IndexEntries.matches",
         "all(map(eq, map(row.__getitem__, self.attributes), values))",
         "True",
         "re-key, warm",
     ),
     "who waits for a fill is woken": Guard(
-        "engine.reader:Reader._land", "flight.set_result(None)", "pass", "single flight"
+        "engine.leases:Leases.land", "flight.set_result(None)", "pass", "single flight"
     ),
     "who waits for a fill waits for its end": Guard(
-        "engine.reader:Reader._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
+        "engine.leases:Leases._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
     ),
     "a cancelled caller does not end the batch": Guard(
-        "engine.reader:settle", "if not future.done():", "if True:", "beside a cancelled one"
+        "engine.run:resolve", "if not future.done():", "if True:", "beside a cancelled one"
     ),
     "inside a transaction the database is asked": Guard(
         "orm.schema:ModelSchema.transaction",
@@ -119,7 +119,7 @@ GUARDS = {
         "write.affected:_affected_indexes", "return indexes", "return []", "create over an absence"
     ),
     "results are marked": Guard(
-        "write.affected:touch_results", "intent.add(binding.rows, [clear])", "pass", "computed, moved away"
+        "write.affected:collect_result_keys", "intent.add(entries.rows, [clear])", "pass", "computed, moved away"
     ),
     "past the limit the epoch is marked": Guard(
         "engine.intent:Intent.add_model",
@@ -129,7 +129,7 @@ GUARDS = {
     ),
     "a rollback withdraws what was marked": Guard(
         "write.transactions:_wrap",
-        "await settle(intents, committed=False)\n\n    client.commit",
+        "await finish_intents(intents, committed=False)\n\n    client.commit",
         "pass\n\n    client.commit",
         "transaction, by id",
     ),
@@ -140,7 +140,7 @@ GUARDS = {
         "transaction, by id",
     ),
     "a clear goes on when its caller is cancelled": Guard(
-        "engine.tasks:Tasks.begin",
+        "engine.tasks:BackgroundTasks.begin",
         "self.start(_telling(work, done)).add_done_callback(end)\n    return done",
         "return self.start(work)",
         "transaction, by id",
@@ -149,7 +149,7 @@ GUARDS = {
         "engine.writer:Writer.clear_models", "self._tasks.start(self._settle(intent))", "pass", "cleared by hand"
     ),
     "a stale copy has its own token": Guard(
-        "engine.writer:stale_copy", "new_token()", "entry[1:PREFIX_SIZE]", "a stale copy, twice"
+        "engine.intent:stale_copy", "new_token()", "entry[1:PREFIX_SIZE]", "a stale copy, twice"
     ),
     "a stale copy is not kept longer": Guard(
         "backends.memory:MemoryBackend.mark",
@@ -183,33 +183,36 @@ GUARDS = {
         "linked, deleted and made again",
     ),
     "the lists of what is deleted are marked": Guard(
-        "write.cascades:Cascades.touch",
-        "await self.touch_lists(intent, parent, rows, client)",
+        "write.cascades:collect_cascade",
+        "await collect_list_keys(intent, graph, parent, rows, client)",
         "pass",
         "a linked row, deleted and made again",
     ),
     "a deleted row's own lists are marked": Guard(
-        "write.affected:touch",
-        "clears += [Clear(through.key((pk,))) for through in binding.owned]",
+        "write.affected:collect_affected_keys",
+        "clears += [Clear(through.key((pk,))) for through in entries.owned]",
         "pass",
         "a linking row, deleted and made again",
     ),
     "a list is in the order of its rows": Guard(
-        "entries.many_to_many:Through.confirms", "pks.digest == self._digest(rows)", "True", "in another order"
+        "entries.many_to_many:ManyToManyEntries.confirms",
+        "pks.digest == self._digest(rows)",
+        "True",
+        "in another order",
     ),
     "a walk does not go back to what was read ahead": Guard(
-        "plans.paths:Trail.ahead", "self._read.clear", "lambda: None", "walk, and one moves after the other"
+        "plans.paths:PathRun.ahead", "self._read.clear", "lambda: None", "walk, and one moves after the other"
     ),
     "what a delete cascades to is marked": Guard(
-        "write.cascades:Cascades._touch_row",
-        "touch(intent, binding, row, () if deleted else {each.attribute}, exists=not deleted)",
+        "write.cascades:_collect_row",
+        "collect_affected_keys(intent, entries, row, () if deleted else {key.attribute}, exists=not deleted)",
         "pass",
         "walk, and the label is deleted",
     ),
     # Values and results.
     "the results that a row leaves are marked": Guard(
         "write.saves:_before",
-        "touch_results(intent, binding, row, None if deleting else changed)",
+        "collect_result_keys(intent, entries, row, None if deleting else changed)",
         "pass",
         "counted, moved",
     ),
@@ -220,14 +223,14 @@ GUARDS = {
         "a value, forgotten at COMMIT",
     ),
     "a transaction that forgot a value computes it": Guard(
-        "declare.values:_Value.transaction",
-        "if forgotten_in(client, session, result, key)",
+        "declare.values:BaseValueQuery.transaction",
+        "if forgotten_in(client, cache, result, key)",
         "if False",
         "a value, forgotten at COMMIT",
     ),
     "forgetting a value goes on when its caller is cancelled": Guard(
         "write.manual:forget",
-        "session.writer.settle(intent, committed=True)\n                raise",
+        "cache.writer.finish(intent, committed=True)\n                raise",
         "raise",
         "a stale value",
     ),

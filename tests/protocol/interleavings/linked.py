@@ -1,4 +1,4 @@
-"""Look-ups that go from row to row, and who writes the rows and links on the way.
+"""Lookups that go from row to row, and who writes the rows and links on the way.
 
 A walk is not one snapshot, but it never goes back: each row is as it was when the one that led to it was there, or
 later. So is what a many-to-many list leads to.
@@ -15,7 +15,7 @@ from tortoise.models import Model
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
-from aiomodelcache.open_cache import current_or_none
+from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.query.many_to_many import ListQuery
 from tests.protocol.interleavings.database import CONNECTION
 from tests.protocol.interleavings.linked_models import (
@@ -78,7 +78,7 @@ def ends(paths: Sequence[Path]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Walk:
-    """A look-up along relations: what may be found, and how a cache is asked."""
+    """A lookup along relations: what may be found, and how a cache is asked."""
 
     name: str
     found: Callable[[Sequence[State]], Iterator[Any]]
@@ -150,11 +150,11 @@ def linked(model: type[Model], name: str, pk: int, *steps: Step) -> Walk:
     """A many-to-many list: ``await song.genres``."""
 
     async def query(cache: ModelCache, state: State) -> list[Row]:
-        if cache.session is current_or_none():
+        if cache.open_cache is default_cache_or_none():
             return list(map(plain, await getattr(instance(model, (pk,)), name)))
-        through = cache.session.list_of(model, name)
+        through = cache.open_cache.list_of(model, name)
         assert through is not None
-        return list(map(plain, await ListQuery(through, pk, cache.session)))
+        return list(map(plain, await ListQuery(through, pk, cache.open_cache)))
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
         return map(by_place, walks(states, [((pk,),)], *steps))

@@ -17,7 +17,7 @@ State = tuple[Rows, ...]
 
 
 class Question(Protocol):
-    """A look-up."""
+    """A lookup."""
 
     @property
     def by_hand(self) -> bool:
@@ -59,7 +59,7 @@ def columns_of(model: type[Model]) -> tuple[str, ...]:
 
 def chosen(query: Any, cache: ModelCache) -> CacheQuery[Any]:
     """The query on this cache."""
-    query.chosen = cache.session
+    query.chosen = cache.open_cache
     found: CacheQuery[Any] = query
     return found
 

@@ -60,7 +60,7 @@ def both(stage: Stage) -> Sequence[ModelCache]:
 
 
 def near(*look_ups: Question) -> Role:
-    """Look-ups one after the other, in the process that writes."""
+    """Lookups one after the other, in the process that writes."""
 
     async def role(stage: Stage) -> None:
         for each in look_ups:
@@ -70,7 +70,7 @@ def near(*look_ups: Question) -> Role:
 
 
 def far(*look_ups: Question) -> Role:
-    """Look-ups one after the other, in another process."""
+    """Lookups one after the other, in another process."""
 
     async def role(stage: Stage) -> None:
         for each in look_ups:
@@ -80,7 +80,7 @@ def far(*look_ups: Question) -> Role:
 
 
 def together(*look_ups: Question) -> Role:
-    """Look-ups in one tick."""
+    """Lookups in one tick."""
 
     async def role(stage: Stage) -> None:
         await asyncio.gather(*[stage.look_up(each, stage.near) for each in look_ups])
@@ -89,7 +89,7 @@ def together(*look_ups: Question) -> Role:
 
 
 async def beside_a_cancelled_one(stage: Stage) -> None:
-    """Look-ups in one tick, of which the first is given up."""
+    """Lookups in one tick, of which the first is given up."""
     given_up, other = [asyncio.create_task(stage.look_up(each, stage.near)) for each in (BY_ID, BY_NAME)]
     await asyncio.sleep(0)
     given_up.cancel()
@@ -232,7 +232,7 @@ def crash_after_commit(**changes: Any) -> Role:
     """Another process, which ends between COMMIT and clear; then the time that its intents take to expire."""
 
     async def role(stage: Stage) -> None:
-        rows = stage.near.session.bindings[stage.model].rows
+        rows = stage.near.open_cache.models[stage.model].rows
         try:
             await stage.store.mark([rows.key(1)], b"c" * 16, 30_000)
         except BackendError:

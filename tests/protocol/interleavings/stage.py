@@ -11,11 +11,10 @@ from tortoise.context import TortoiseContext
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
-from aiomodelcache import open_cache as session
-from aiomodelcache.backends import breaker as link
-from aiomodelcache.engine import reader
-from aiomodelcache.entries import policy as lifetimes
-from aiomodelcache.entries import rows as lookups
+from aiomodelcache.backends import breaker
+from aiomodelcache.engine import background, leases
+from aiomodelcache.entries import base, policy
+from aiomodelcache.open_cache import open_caches
 from tests.protocol.interleavings.database import CONNECTION, Pool, PooledClient, Replica
 from tests.protocol.interleavings.questions import ARTISTS, Question, State, World, columns_of
 from tests.protocol.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
@@ -64,7 +63,7 @@ class Stage:
             self.check(question, answer, began)
 
     def now(self, question: Question | None = None) -> int:
-        """The oldest that a look-up which begins now may be answered from, as a place in the history."""
+        """The oldest that a lookup which begins now may be answered from, as a place in the history."""
         known = list(enumerate(self.times)) if question is None or not question.by_hand else self.told
         return max([place for place, time in known if time <= self.clock.now - self.world.allowance], default=0)
 
@@ -148,8 +147,8 @@ class Stage:
         if self.replica is not None:
             self.replica.forget()
         for cache in (self.near, self.far):
-            cache.session.guesses.clear()
-            cache.session.reader.forget_attempts()
+            cache.open_cache.predictions.clear()
+            cache.open_cache.reader.background.forget_attempts()
 
     def _note(self) -> None:
         self.history.append(tuple([self._rows_of(*table) for table in self.world.tables()]))
@@ -161,24 +160,24 @@ class Stage:
 
     async def _deliver(self) -> None:
         """Lets the time pass that it takes until the store is used again, and knows what it was not told."""
-        await self.scheduler.settle()
-        while any(cache.session.tasks._running for cache in (self.near, self.far)):
+        await self.scheduler.finish()
+        while any(cache.open_cache.tasks._running for cache in (self.near, self.far)):
             assert self.scheduler.pass_time(), "a task will not end"
-            await self.scheduler.settle()
+            await self.scheduler.finish()
         self.clock.now += self.near.config.breaker_cooldown
         for cache in (self.near, self.far):
             await self.world.everything[0].ask(cache, self.model, self.history[-1])
-        await self.scheduler.settle()
+        await self.scheduler.finish()
 
     # What must be true when all have ended -----------------------------------------------------------------
 
     async def _check(self, may_leave: str) -> None:
         assert not self.pool.open, "a transaction was left open"
         for cache in (self.near, self.far):
-            reading, writing = cache.session.reader, cache.session.writer
-            assert not reading.busy, "a look-up is still on its way"
-            assert not reading._flights, "somebody is said to be filling"
-            assert not cache.session.tasks._running, "a task is still running"
+            reading, writing = cache.open_cache.reader, cache.open_cache.writer
+            assert not reading.busy, "a lookup is still on its way"
+            assert not reading._leases._flights, "somebody is said to be filling"
+            assert not cache.open_cache.tasks._running, "a task is still running"
             assert not writing._kept, "an invalidation is kept"
             assert not writing._gathering, "a transaction is said to be under way"
         left = self.store.states()
@@ -199,7 +198,7 @@ class Stage:
     async def _look_everything_up(self, cache: ModelCache) -> None:
         asked = self.world.everything
         found = await asyncio.gather(*[each.ask(cache, self.model, self.history[-1]) for each in asked])
-        await self.scheduler.settle()
+        await self.scheduler.finish()
         for question, answer in zip(asked, found, strict=True):
             self.check(question, answer, self.now(question))
 
@@ -259,10 +258,10 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
         }
         settings.update(world.settings)
         with ExitStack() as patches:
-            for module in (reader, link, lookups, lifetimes):
+            for module in (background, leases, breaker, base, policy):
                 patches.enter_context(patch.object(module, "time", clock))
             async with ModelCache(store, **settings) as made.near, ModelCache(store, **settings) as made.far:
-                session.open_sessions.remove(made.far.session)
+                open_caches.remove(made.far.open_cache)
                 with patch.object(asyncio.get_running_loop(), "time", clock.monotonic):
                     yield made
         made._watching.close()

@@ -112,7 +112,7 @@ def system(
     ticks: int = 0,
     warm: bool = False,
 ) -> System[World]:
-    """Readers by the number of their look-ups, and writers of each kind."""
+    """Readers by the number of their lookups, and writers of each kind."""
     processes = [
         Process(f"R{n}", partial(reader, f"R{n}", rules, number, epoch_first[n]), True)
         for n, number in enumerate(look_ups)

@@ -1,7 +1,7 @@
 """A unique index over one row that is re-keyed, deleted and inserted again: late leases, stamps, hints.
 
 The index key is that of the slug ``a``. As ``plans.indexes``, ``writes.touched`` and ``writes.intents`` do it. A
-look-up that has a guess reads the row before the index entry (a cluster keeps no order), one that has none after it.
+lookup that has a guess reads the row before the index entry (a cluster keeps no order), one that has none after it.
 """
 
 from functools import partial

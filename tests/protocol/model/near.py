@@ -259,7 +259,7 @@ def system(
     losses: int = 0,
     warm: bool = True,
 ) -> System[World]:
-    """Readers of one process by the number of their look-ups, and writers of it and of others."""
+    """Readers of one process by the number of their lookups, and writers of it and of others."""
     processes = [Process(f"R{n}", partial(reader, f"R{n}", rules, number)) for n, number in enumerate(look_ups)]
     processes += [Process(f"W{n}", partial(own_writer, f"W{n}", rules)) for n in range(own)]
     processes += [Process(f"O{n}", partial(other_writer, f"O{n}")) for n in range(others)]

@@ -180,7 +180,7 @@ def system(
     ticks: int = 0,
     warm: bool = False,
 ) -> System[World]:
-    """Readers by the number of their look-ups; writers in autocommit mode, and in transactions."""
+    """Readers by the number of their lookups; writers in autocommit mode, and in transactions."""
     kinds: list[tuple[str, int, Any]] = [
         ("W", writers, partial(writer, replicas=replicas)),
         ("T", transactions, partial(transaction, replicas=replicas)),

@@ -11,7 +11,7 @@ class Rules:
     lease_once: bool = True
     """A lease is never sent a second time."""
     token_per_take: bool = True
-    """Every lease has a token of its own, also if several are taken for look-ups of one tick."""
+    """Every lease has a token of its own, also if several are taken for lookups of one tick."""
     primary: bool = True
     """What is filled comes from the database that is written to, not from a replica."""
     no_fill_in_transaction: bool = True

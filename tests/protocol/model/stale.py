@@ -109,7 +109,7 @@ def clearing(me: str, stale: Entry | None, sent_at: int | None, *, blindly: bool
 def system(
     rules: Rules, *, look_ups: tuple[int, ...] = (), writers: int = 0, crashes: int = 0, ticks: int = 2
 ) -> System[World]:
-    """Readers by the number of their look-ups, and writers. The row is in the cache at the beginning."""
+    """Readers by the number of their lookups, and writers. The row is in the cache at the beginning."""
     processes = [Process(f"R{n}", partial(reader, f"R{n}", rules, number), True) for n, number in enumerate(look_ups)]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules), True) for n in range(writers)]
     world = World((Commit(Row(0), 0),), last_tick=ticks).put(ROW, Entry(Row(0), ("first", 0)))

@@ -320,21 +320,21 @@ OLD_KEY = "found under its old key"
 STALE_AT_REST = "stale at rest"
 
 Answered = Callable[[Row | None], Any]
-"""What a look-up answers, given the row."""
+"""What a lookup answers, given the row."""
 
 
 def itself(row: Row | None) -> Row | None:
-    """What a look-up by primary key answers."""
+    """What a lookup by primary key answers."""
     return row
 
 
 def by_slug(row: Row | None) -> Row | None:
-    """What a look-up of the slug ``a`` answers."""
+    """What a lookup of the slug ``a`` answers."""
     return row if row is not None and row.slug == "a" else None
 
 
 def beginning(operation: Operation, *, allowance: int = 0) -> Operation:
-    """The first operation of a look-up. Answer: what to begin the check with, and the operation's answer.
+    """The first operation of a lookup. Answer: what to begin the check with, and the operation's answer.
 
     ``allowance``: how old an answer may be.
     """
@@ -350,7 +350,7 @@ def beginning(operation: Operation, *, allowance: int = 0) -> Operation:
 
 
 def returned(began: int, answer: Row | None, answered: Answered = itself) -> AtOnce:
-    """The end of a look-up: its answer must have been true at some moment since it began."""
+    """The end of a lookup: its answer must have been true at some moment since it began."""
 
     def check(world: World) -> None:
         true = [answered(commit.row) for commit in world.history]

@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 import aiomodelcache
 from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.encoding.values import plain
+from aiomodelcache.encoding.values import to_msgpack
 
 steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-ANY = RowCodec([Column("value", Any, plain)])
+ANY = RowCodec([Column("value", Any, to_msgpack)])
 
 
 def same(one: Any, other: Any) -> bool:
@@ -90,7 +90,7 @@ results = st.recursive(
     ),
     max_leaves=6,
 )
-TYPED = RowCodec([*(Column(kind.__name__, kind) for kind in NATIVE), Column("any", Any, plain)])
+TYPED = RowCodec([*(Column(kind.__name__, kind) for kind in NATIVE), Column("any", Any, to_msgpack)])
 rows = st.fixed_dictionaries(
     {**{kind.__name__: st.none() | values for kind, values in natives.items()}, "any": documents}
 )
@@ -120,7 +120,7 @@ def test_a_row_comes_back_the_same(row: dict[str, Any]) -> None:
 @example({1: {(1, "a"): [Decimal("1.0"), Decimal("1.00")]}, "1": {None: (), True: set(), frozenset(): b""}})
 @example([dt.datetime.max, dt.datetime.min, dt.timedelta.max, dt.timedelta.min, dt.date.min, dt.time.max])
 def test_a_value_of_no_declared_type_comes_back_the_same(value: Any) -> None:
-    data = msgspec.msgpack.encode([plain(value)])
+    data = msgspec.msgpack.encode([to_msgpack(value)])
     assert same(ANY.decode(data)["value"], value)
 
 
@@ -133,7 +133,7 @@ def test_keys_come_back_the_same(kind: type, data: st.DataObject) -> None:
 
 
 def test_keys_of_a_custom_field() -> None:
-    codec = KeysCodec(Column("id", Any, lambda point: plain([point.x, point.y]), lambda pair: Point(*pair)))
+    codec = KeysCodec(Column("id", Any, lambda point: to_msgpack([point.x, point.y]), lambda pair: Point(*pair)))
     assert codec.decode(codec.encode([Point(1, 2), Point(3, 4)])) == [Point(1, 2), Point(3, 4)]
 
 
@@ -180,7 +180,7 @@ Pair = collections.namedtuple("Pair", "x y")
 def test_a_value_that_would_come_back_as_another_has_no_encoding(value: Any) -> None:
     for wrapped in (value, [value], {"a": (1, [value])}):
         with pytest.raises(TypeError, match=f"a {type(value).__qualname__} cannot be cached"):
-            plain(wrapped)
+            to_msgpack(wrapped)
         with pytest.raises(EncodeError, match=f"a {type(value).__qualname__} cannot be cached"):
             ANY.encode({"value": wrapped})
 
@@ -396,8 +396,8 @@ def test_arbitrary_bytes_are_a_value_or_an_error(data: bytes) -> None:
 @steady
 @given(results)
 def test_other_values_are_a_value_or_an_error(value: Any) -> None:
-    read_anything(msgspec.msgpack.encode(plain(value)))
-    read_anything(msgspec.msgpack.encode([plain(value)] * 3))
+    read_anything(msgspec.msgpack.encode(to_msgpack(value)))
+    read_anything(msgspec.msgpack.encode([to_msgpack(value)] * 3))
 
 
 @steady

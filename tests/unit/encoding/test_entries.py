@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.encoding import keys
-from aiomodelcache.encoding import layout as entries
+from aiomodelcache.encoding import keys, layout
 from aiomodelcache.encoding.layout import (
     ABSENT,
     FINGERPRINT,
@@ -36,8 +35,8 @@ from aiomodelcache.encoding.layout import (
     unpack,
 )
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.encoding.values import plain
-from aiomodelcache.entries import rows as lookups
+from aiomodelcache.encoding.values import to_msgpack
+from aiomodelcache.entries import base
 from aiomodelcache.orm.fields import column_of
 from aiomodelcache.orm.meta import meta_of
 from tests.support.models.field_models import Colour, Everything, Level, Point, Tag
@@ -128,11 +127,11 @@ def test_leases_and_intents_are_told_by_their_shape(value: bytes | None, lease: 
 # Golden bytes --------------------------------------------------------------------------------------
 #
 # Caches outlive programs: these bytes will be read by the next release. If a test below fails because they
-# were changed on purpose, then raise `entries.FORMAT_VERSION` and put the new bytes under it.
+# were changed on purpose, then raise `layout.FORMAT_VERSION` and put the new bytes under it.
 # For keys there is no remedy: during a deployment old and new processes invalidate each other's entries, so
 # an encoding that a key has once is the one that it keeps.
 
-CHANGED = "The stored bytes have changed. If that is meant, raise entries.FORMAT_VERSION and put them under it."
+CHANGED = "The stored bytes have changed. If that is meant, raise layout.FORMAT_VERSION and put them under it."
 
 COLUMNS = [
     Column("int", int),
@@ -147,7 +146,7 @@ COLUMNS = [
     Column("time", dt.time),
     Column("timedelta", dt.timedelta),
     Column("null", int),
-    Column("any", Any, plain),
+    Column("any", Any, to_msgpack),
 ]
 ROW: dict[str, Any] = {
     "int": -7,
@@ -284,7 +283,7 @@ def test_the_bytes_of_entries_change_only_with_the_format_version() -> None:
         "row": RowCodec(COLUMNS).encode(ROW),
         "integers": KeysCodec(Column("id", int)).encode([1, 2**40]),
         "uuids": KeysCodec(Column("id", uuid.UUID)).encode([uuid.UUID(int=1)]),
-        "fingerprint": lookups.fingerprint("row", b"columns", None),
+        "fingerprint": base.fingerprint("row", b"columns", None),
     }
     assert {name: value.hex() for name, value in stored.items()} == GOLDEN.get(FORMAT_VERSION), CHANGED
 
@@ -301,9 +300,9 @@ async def test_the_bytes_of_fields_change_only_with_the_format_version(database:
 
 
 def test_the_format_version_is_part_of_every_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = lookups.fingerprint("row", b"columns", 1)
-    monkeypatch.setattr(lookups, "FORMAT_VERSION", entries.FORMAT_VERSION + 1)
-    assert lookups.fingerprint("row", b"columns", 1) != before
+    before = base.fingerprint("row", b"columns", 1)
+    monkeypatch.setattr(base, "FORMAT_VERSION", layout.FORMAT_VERSION + 1)
+    assert base.fingerprint("row", b"columns", 1) != before
 
 
 def test_the_bytes_of_keys_never_change() -> None:

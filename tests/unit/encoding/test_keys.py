@@ -1,4 +1,4 @@
-"""No two different look-ups share a key, and a writer names the key that a reader used."""
+"""No two different lookups share a key, and a writer names the key that a reader used."""
 
 import collections
 import datetime as dt
@@ -72,7 +72,7 @@ Pair = collections.namedtuple("Pair", "x y")
 # What a value is -----------------------------------------------------------------------------------
 #
 # `identity` says when two values are one and the same to a database, and knows nothing of keys. `read` takes
-# a key apart again. That it finds the identity of what went in proves that no two different look-ups
+# a key apart again. That it finds the identity of what went in proves that no two different lookups
 # share a key, which comparing random pairs could not.
 
 

@@ -10,9 +10,9 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import CacheError, ModelCache
-from aiomodelcache.engine import batching as turns_module
-from aiomodelcache.engine.batching import Turns
-from aiomodelcache.engine.tasks import Tasks
+from aiomodelcache.engine import batching
+from aiomodelcache.engine.batching import Coalescer
+from aiomodelcache.engine.tasks import BackgroundTasks
 from tests.support.gates import PATIENCE, gated_sql
 from tests.support.models.music import Album, AlbumById, Artist, NewestAlbums
 
@@ -21,8 +21,8 @@ class Work:
     """Batches under way, each until it is let go."""
 
     def __init__(self) -> None:
-        self.tasks = Tasks(copy_context())
-        self.turns: Turns[str, int] = Turns(self._do, self.tasks)
+        self.tasks = BackgroundTasks(copy_context())
+        self.turns: Coalescer[str, int] = Coalescer(self._do, self.tasks)
         self.begun: list[tuple[str, list[int]]] = []
         self._open: dict[int, asyncio.Event] = {}
 
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @pytest.fixture
 def never_impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(batching, "MAX_BATCH_WAIT", PATIENCE)
 
 
 @pytest.mark.usefixtures("never_impatient")
@@ -75,7 +75,7 @@ async def test_what_comes_meanwhile_goes_together() -> None:
 
 
 async def test_nothing_waits_long_for_what_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(batching, "MAX_BATCH_WAIT", 0.01)
     work = Work()
     work.turns.add("a", [1])
     await turn()
@@ -116,7 +116,7 @@ async def test_what_waits_for_what_is_cancelled_goes_on(ended: bool) -> None:
 
 
 async def test_what_has_had_its_turn_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns_module, "PATIENCE", 0.01)
+    monkeypatch.setattr(batching, "MAX_BATCH_WAIT", 0.01)
     work = Work()
     work.turns.add("a", [1])
     await turn()
@@ -169,7 +169,7 @@ async def test_statements_that_could_be_one_wait_for_each_other(
         gate = sql.hold("SELECT")
         asked = [asyncio.create_task(together(1).resolve())]
         await gate.reached()
-        waiting: dict[Any, list[Any]] = cache.session.reader._statements._waiting
+        waiting: dict[Any, list[Any]] = cache.open_cache.reader._statements._waiting
         for number in (2, 3, 4):
             asked.append(asyncio.create_task(together(number).resolve()))
             await until(lambda: sum(map(len, waiting.values())) + cache.stats.statements - before == len(asked))

@@ -25,15 +25,27 @@ from aiomodelcache.encoding.layout import (
     stale_copy,
 )
 from aiomodelcache.engine.loader import LoadedRow
-from aiomodelcache.entries.base import Row
-from aiomodelcache.entries.indexes import Index
-from aiomodelcache.entries.predictions import Guess, Guesses
-from aiomodelcache.entries.rows import Rows
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.predictions import Prediction, Predictions
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.open_cache import Binding
+from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
 from aiomodelcache.plans.refresh import ELECTION
-from aiomodelcache.plans.requests import Answer, Attempt, Load, Plan, Read, Request, Spawn, Store, Take, Taken, Wait
+from aiomodelcache.plans.requests import (
+    AcquireLeases,
+    Answer,
+    Attempt,
+    LeaseResult,
+    Load,
+    Plan,
+    Read,
+    Request,
+    Spawn,
+    Store,
+    Wait,
+)
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
 from tests.support.models.music import Artist
 
@@ -44,7 +56,7 @@ OTHERS_LEASE = LEASE + b"o" * 16
 
 
 @pytest.fixture
-async def bound() -> dict[Any, Binding]:
+async def bound() -> dict[Any, ModelEntries]:
     """The models as a cache sees them. Tortoise is initialised but never connects."""
     async with TortoiseContext() as context:
         await context.init(db_url="sqlite://:memory:", modules={"app": ["tests.support.models.music"]})
@@ -52,33 +64,33 @@ async def bound() -> dict[Any, Binding]:
 
 
 @pytest.fixture
-def artists(bound: dict[Any, Binding]) -> Binding:
+def artists(bound: dict[Any, ModelEntries]) -> ModelEntries:
     return bound[Artist]
 
 
 @pytest.fixture
-def rows(artists: Binding) -> Rows:
+def rows(artists: ModelEntries) -> RowEntries:
     return artists.rows
 
 
 @pytest.fixture
-def by_name(artists: Binding) -> Index:
+def by_name(artists: ModelEntries) -> IndexEntries:
     return index_of(artists.gets, "name")
 
 
 @pytest.fixture
-def by_rank(artists: Binding) -> Index:
+def by_rank(artists: ModelEntries) -> IndexEntries:
     return index_of(artists.filters, "rank")
 
 
 @pytest.fixture
-def guesses() -> Guesses:
-    return Guesses(100)
+def predictions() -> Predictions:
+    return Predictions(100)
 
 
-def index_of(table: dict[frozenset[str], Any], *names: str) -> Index:
+def index_of(table: dict[frozenset[str], Any], *names: str) -> IndexEntries:
     index = table[frozenset(names)]
-    assert isinstance(index, Index)
+    assert isinstance(index, IndexEntries)
     return index
 
 
@@ -86,12 +98,12 @@ def artist(pk: int, name: str = "Can", rank: int | None = 1) -> dict[str, Any]:
     return {"id": pk, "name": name, "rank": rank, "followers": 0}
 
 
-def value(rows: Rows, row: dict[str, Any], *, epoch: bytes = EPOCH) -> bytes:
+def value(rows: RowEntries, row: dict[str, Any], *, epoch: bytes = EPOCH) -> bytes:
     """The entry of a row that somebody stored before."""
     return rows.entry(b"t" * 16, epoch, rows.schema.codec.encode(row))
 
 
-def loaded(rows: Rows, row: dict[str, Any]) -> LoadedRow:
+def loaded(rows: RowEntries, row: dict[str, Any]) -> LoadedRow:
     return LoadedRow(rows.schema, rows.schema.instance(dict(row)))
 
 
@@ -124,16 +136,16 @@ class Steps:
             self.request, self.result = None, stop.value
 
     def take(self, *values: bytes | None, versions: Sequence[bytes | None] = (EPOCH, STAMP)) -> Attempt:
-        """Answers a ``Take``: None stands for the lease asked for, granted. Returns the attempt."""
+        """Answers a ``AcquireLeases``: None stands for the lease asked for, granted. Returns the attempt."""
         request = self.request
-        assert isinstance(request, Take)
+        assert isinstance(request, AcquireLeases)
         attempt = Attempt(new_token(), 99.0)
         held = [LEASE + attempt.token if each is None else each for each in values]
-        self.answer(Taken(attempt, held, list(versions[: len(request.versions)])))
+        self.answer(LeaseResult(attempt, held, list(versions[: len(request.versions)])))
         return attempt
 
     def take_late(self, *values: bytes | None, stamp: bytes | None = STAMP) -> Attempt:
-        assert isinstance(self.request, Take)
+        assert isinstance(self.request, AcquireLeases)
         assert self.request.deadline == 99.0
         return self.take(*values, versions=[stamp])
 
@@ -144,7 +156,7 @@ def stored(steps: Steps) -> list[tuple[Attempt, bytes, bytes, int]]:
 
 
 class TestRowsByPrimaryKey:
-    def test_a_hit_is_one_read(self, rows: Rows) -> None:
+    def test_a_hit_is_one_read(self, rows: RowEntries) -> None:
         for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
             steps = Steps(plan)
             assert steps.request == Read([rows.epoch_key, rows.key(7)])
@@ -153,15 +165,15 @@ class TestRowsByPrimaryKey:
             assert list(steps.result) == [7] if isinstance(steps.result, dict) else steps.result == [artist(7)]
         assert (rows.counters.hits, rows.counters.misses) == (2, 0)
 
-    def test_a_known_absence_is_a_hit(self, rows: Rows) -> None:
+    def test_a_known_absence_is_a_hit(self, rows: RowEntries) -> None:
         absent = rows.entry(b"t" * 16, EPOCH, None)
         assert Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, absent]).result == []
         assert Steps(rows_by_pk(rows, [7])).answer([EPOCH, absent]).result == {}
         assert rows.counters.hits == 2
 
-    def test_a_miss_is_leased_then_loaded_then_stored(self, rows: Rows) -> None:
+    def test_a_miss_is_leased_then_loaded_then_stored(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
-        assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
         fresh = new_version()
         attempt = steps.take(None, versions=[fresh])
         assert steps.request == Load(rows, [(7,)])
@@ -175,7 +187,7 @@ class TestRowsByPrimaryKey:
         assert [values_of(row) for row in steps.result] == [artist(7)]
         assert (rows.counters.misses, rows.counters.fills, rows.counters.refused) == (1, 1, 0)
 
-    def test_an_absent_row_is_stored_as_absent_for_a_shorter_time(self, rows: Rows) -> None:
+    def test_an_absent_row_is_stored_as_absent_for_a_shorter_time(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(None)
         steps.answer({(7,): Answer([], True)})
@@ -185,7 +197,7 @@ class TestRowsByPrimaryKey:
         assert steps.answer([False]).result == []
         assert rows.counters.refused == 1
 
-    def test_what_cannot_be_used_is_replaced(self, rows: Rows) -> None:
+    def test_what_cannot_be_used_is_replaced(self, rows: RowEntries) -> None:
         good = value(rows, artist(7))
         for name, entry, epoch in (
             ("of another epoch", good, new_version()),
@@ -198,12 +210,12 @@ class TestRowsByPrimaryKey:
         ):
             for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
                 steps = Steps(plan).answer([epoch, entry])
-                assert steps.request == Take([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
+                assert steps.request == AcquireLeases([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
 
-    def test_somebody_elses_lease_is_waited_for(self, rows: Rows) -> None:
+    def test_somebody_elses_lease_is_waited_for(self, rows: RowEntries) -> None:
         for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
             steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
-            assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key])
+            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
             steps.take(OTHERS_LEASE)
             assert steps.request == Wait([rows.key(7)], [OTHERS_LEASE])
             steps.answer(None)
@@ -212,7 +224,7 @@ class TestRowsByPrimaryKey:
             assert steps.request is None
             assert steps.result
 
-    def test_a_lease_that_lasts_too_long_is_not_waited_for_again(self, rows: Rows) -> None:
+    def test_a_lease_that_lasts_too_long_is_not_waited_for_again(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(OTHERS_LEASE)
         steps.answer(None).answer([EPOCH, OTHERS_LEASE])
@@ -221,29 +233,31 @@ class TestRowsByPrimaryKey:
         assert steps.request is None, "nothing is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
-    def test_what_was_filled_meanwhile_is_read_without_waiting(self, rows: Rows) -> None:
+    def test_what_was_filled_meanwhile_is_read_without_waiting(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(value(rows, artist(7)))
         assert steps.request == Read([rows.epoch_key, rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
 
-    def test_an_intent_means_the_database_and_no_fill(self, rows: Rows) -> None:
+    def test_an_intent_means_the_database_and_no_fill(self, rows: RowEntries) -> None:
         for held in (INTENTS, b""):  # b"": the store has something else there, or refused
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, INTENTS])
-            assert steps.request == Take([(rows.key(7), b"")], [rows.epoch_key]), "no lease may replace an intent"
+            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key]), (
+                "no lease may replace an intent"
+            )
             steps.take(held)
             assert steps.request == Load(rows, [(7,)])
             assert steps.answer({(7,): Answer([], True)}).result == []
 
-    def test_a_model_under_an_intent_is_not_filled(self, rows: Rows) -> None:
+    def test_a_model_under_an_intent_is_not_filled(self, rows: RowEntries) -> None:
         for epoch in (INTENTS, None):
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([epoch, value(rows, artist(7))])
-            assert isinstance(steps.request, Take), "no entry is believed while the epoch is not one"
+            assert isinstance(steps.request, AcquireLeases), "no entry is believed while the epoch is not one"
             attempt = steps.take(None, versions=[epoch])
             steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
             assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
 
-    def test_a_failed_load_gives_its_leases_back(self, rows: Rows) -> None:
+    def test_a_failed_load_gives_its_leases_back(self, rows: RowEntries) -> None:
         steps = Steps(rows_by_pk(rows, [7, 8])).answer([EPOCH, None, None])
         attempt = steps.take(None, INTENTS)
         steps.fail(ZeroDivisionError())
@@ -251,7 +265,7 @@ class TestRowsByPrimaryKey:
         with pytest.raises(ZeroDivisionError):
             steps.answer([True])
 
-    def test_a_row_found_by_a_loose_comparison_is_not_stored(self, rows: Rows) -> None:
+    def test_a_row_found_by_a_loose_comparison_is_not_stored(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(None)
         steps.answer({(7,): Answer([loaded(rows, artist(7))], False)})
@@ -259,7 +273,7 @@ class TestRowsByPrimaryKey:
         assert rows.counters.unfillable == 1
 
     def test_a_row_that_cannot_be_encoded_or_is_partial_is_not_stored(
-        self, rows: Rows, caplog: pytest.LogCaptureFixture
+        self, rows: RowEntries, caplog: pytest.LogCaptureFixture
     ) -> None:
         unencodable, partial = loaded(rows, artist(7, name=object())), loaded(rows, artist(7))  # type: ignore[arg-type]
         partial.fillable = False
@@ -271,11 +285,11 @@ class TestRowsByPrimaryKey:
         assert rows.counters.unfillable == 3
         assert len([record for record in caplog.records if "cannot be stored" in record.message]) == 1
 
-    def test_many_are_read_and_missed_together(self, rows: Rows) -> None:
+    def test_many_are_read_and_missed_together(self, rows: RowEntries) -> None:
         steps = Steps(rows_by_pk(rows, [3, 1, 4, 5]))
         assert steps.request == Read([rows.epoch_key, *map(rows.key, (3, 1, 4, 5))])
         steps.answer([EPOCH, None, value(rows, artist(1)), None, OTHERS_LEASE])
-        assert isinstance(steps.request, Take)
+        assert isinstance(steps.request, AcquireLeases)
         assert [key for key, _ in steps.request.keys] == [rows.key(3), rows.key(4), rows.key(5)]
         steps.take(None, None, OTHERS_LEASE)
         assert steps.request == Load(rows, [(3,), (4,)])
@@ -290,34 +304,36 @@ class TestRowsByIndex:
     """``rows_at`` for one key and ``rows_by_index`` for many must agree."""
 
     @pytest.fixture(params=["rows_at", "rows_by_index"])
-    def find(self, request: pytest.FixtureRequest, guesses: Guesses) -> Callable[[Index, Any], Steps]:
-        def one(index: Index, *values: Any) -> Steps:
-            return Steps(rows_at(index, values, index.key(values), guesses))
+    def find(self, request: pytest.FixtureRequest, predictions: Predictions) -> Callable[[IndexEntries, Any], Steps]:
+        def one(index: IndexEntries, *values: Any) -> Steps:
+            return Steps(rows_at(index, values, index.key(values), predictions))
 
-        def many(index: Index, *values: Any) -> Steps:
+        def many(index: IndexEntries, *values: Any) -> Steps:
             def plan() -> Plan[Any]:
-                found = yield from rows_by_index(index, [values], guesses)
+                found = yield from rows_by_index(index, [values], predictions)
                 return found[values]
 
             return Steps(plan())
 
         return one if request.param == "rows_at" else many
 
-    def entry(self, index: Index, *pks: int, epoch: bytes = EPOCH) -> bytes:
+    def entry(self, index: IndexEntries, *pks: int, epoch: bytes = EPOCH) -> bytes:
         return index.entry(b"t" * 16, epoch, pks)
 
     def test_what_has_become_absent_is_read_without_the_rows_that_it_led_to(
-        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         key = by_name.key(("Can",))
-        guesses.remember(key, [7], rows)
+        predictions.learn(key, [7], rows)
         absent = by_name.entry(b"t" * 16, EPOCH, [])
         for read in ([rows.epoch_key, key, rows.key(7)], [rows.epoch_key, key]):
             steps = find(by_name, "Can")
             assert steps.request == Read(read)
             assert steps.answer([EPOCH, absent, *[None] * (len(read) - 2)]).result == []
 
-    def test_a_first_hit_is_two_reads_and_the_next_is_one(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_a_first_hit_is_two_reads_and_the_next_is_one(
+        self, rows: RowEntries, by_name: IndexEntries, find: Any
+    ) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can")
         assert steps.request == Read([rows.epoch_key, key])
@@ -331,29 +347,29 @@ class TestRowsByIndex:
         assert (by_name.counters.hits, by_name.counters.misses, rows.counters.hits) == (2, 0, 2)
 
     def test_a_wrong_guess_costs_a_round_and_decides_nothing(
-        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         key = by_name.key(("Can",))
-        guesses.remember(key, [8], rows)
+        predictions.learn(key, [8], rows)
         steps = find(by_name, "Can")
         steps.answer([EPOCH, self.entry(by_name, 7), value(rows, artist(8))])
         assert steps.request == Read([rows.epoch_key, rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
-        assert guesses[key].pks == [7]
-        guesses.remember(key, [8], rows)
+        assert predictions[key].pks == [7]
+        predictions.learn(key, [8], rows)
         steps = find(by_name, "Can").answer([EPOCH, None, value(rows, artist(8))])
-        assert isinstance(steps.request, Take), "a guess is no answer where the index has none"
+        assert isinstance(steps.request, AcquireLeases), "a guess is no answer where the index has none"
 
     def test_known_absence_and_the_empty_list_are_hits(
-        self, rows: Rows, by_name: Index, by_rank: Index, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, by_rank: IndexEntries, find: Any
     ) -> None:
         for index, values in ((by_name, "Can"), (by_rank, 1)):
             steps = find(index, values).answer([EPOCH, self.entry(index)])
             assert (steps.request, steps.result, index.counters.hits) == (None, [], 1)
             steps = find(index, values).answer([new_version(), self.entry(index)])
-            assert isinstance(steps.request, Take), "both depend on the epoch"
+            assert isinstance(steps.request, AcquireLeases), "both depend on the epoch"
 
-    def test_a_list_keeps_the_order_of_its_entry(self, rows: Rows, by_rank: Index, find: Any) -> None:
+    def test_a_list_keeps_the_order_of_its_entry(self, rows: RowEntries, by_rank: IndexEntries, find: Any) -> None:
         found = [artist(3, "C"), artist(1, "A"), artist(2, "B")]
         for read_apart in (True, False):
             steps = find(by_rank, 1)
@@ -364,7 +380,9 @@ class TestRowsByIndex:
                 steps.answer([EPOCH, self.entry(by_rank, 3, 1, 2), *[value(rows, row) for row in found]])
             assert steps.result == found
 
-    def test_a_row_that_no_longer_matches_heals_the_index(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_a_row_that_no_longer_matches_heals_the_index(
+        self, rows: RowEntries, by_name: IndexEntries, find: Any
+    ) -> None:
         gone = rows.entry(b"t" * 16, EPOCH, None)
         for number, row in enumerate((value(rows, artist(7, "Faust")), gone), 1):
             entry = self.entry(by_name, 7)
@@ -372,16 +390,18 @@ class TestRowsByIndex:
             steps.answer([EPOCH, entry, row] if number == 2 else [EPOCH, entry])
             if number == 1:
                 steps.answer([EPOCH, row])
-            assert steps.request == Take(
+            assert steps.request == AcquireLeases(
                 [(by_name.key(("Can",)), entry[:PREFIX_SIZE])], [rows.epoch_key, rows.stamp_key]
             )
-            assert by_name.counters.healed == number
+            assert by_name.counters.repaired == number
             steps.take(None)
             assert steps.request == Load(by_name, [("Can",)])
             steps.answer({("Can",): Answer([], True)})
             assert [fill[2][:1] for fill in stored(steps)] == [ABSENT]
 
-    def test_rows_that_the_cache_lacks_are_loaded_by_primary_key(self, rows: Rows, by_rank: Index, find: Any) -> None:
+    def test_rows_that_the_cache_lacks_are_loaded_by_primary_key(
+        self, rows: RowEntries, by_rank: IndexEntries, find: Any
+    ) -> None:
         steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2, 3)])
         steps.answer([EPOCH, None, value(rows, artist(2)), OTHERS_LEASE])
         steps.take(None, OTHERS_LEASE)
@@ -391,30 +411,30 @@ class TestRowsByIndex:
         assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that are on their way are looked up again"
         steps.answer([EPOCH, value(rows, artist(3))])
         assert [values_of(row) for row in steps.result] == [artist(1), artist(2), artist(3)]
-        assert (by_rank.counters.hits, by_rank.counters.healed) == (1, 0)
+        assert (by_rank.counters.hits, by_rank.counters.repaired) == (1, 0)
 
     def test_a_miss_stores_index_and_row_from_one_statement(
-        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can").answer([EPOCH, None])
-        assert steps.request == Take([(key, b"")], [rows.epoch_key, rows.stamp_key])
+        assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_key, rows.stamp_key])
         attempt = steps.take(None)
         steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
-        assert steps.request == Take([(rows.key(7), b"")], [rows.stamp_key], 99.0)
+        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.stamp_key], 99.0)
         late = steps.take_late(None)
         row, pointer = stored(steps)
         assert (row[:2], pointer[:2]) == ((late, rows.key(7)), (attempt, key)), "each by its own token"
         assert rows.read(row[2], EPOCH) == artist(7)
         assert by_name.read(pointer[2], new_version()) == [7], "a hint, good in any epoch"
         assert [values_of(found) for found in steps.answer([True, True]).result] == [artist(7)]
-        assert guesses[key].pks == [7]
+        assert predictions[key].pks == [7]
 
     def test_a_changed_stamp_gives_late_leases_back(
-        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         for before, after in ((STAMP, new_version()), (STAMP, None), (None, STAMP), (None, None)):
-            guesses.clear()
+            predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             attempt = steps.take(None, versions=[EPOCH, before])
             steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
@@ -426,29 +446,31 @@ class TestRowsByIndex:
             assert steps.result
 
     def test_rows_under_others_hands_are_left_alone(
-        self, rows: Rows, by_name: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         for held in (OTHERS_LEASE, INTENTS, b"", value(rows, artist(7))):
-            guesses.clear()
+            predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             steps.take(None)
             steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
             steps.take_late(held)
             assert [fill[1] for fill in stored(steps)] == [by_name.key(("Can",))]
 
-    def test_an_outdated_row_is_leased_in_a_second_try(self, rows: Rows, by_rank: Index, find: Any) -> None:
+    def test_an_outdated_row_is_leased_in_a_second_try(
+        self, rows: RowEntries, by_rank: IndexEntries, find: Any
+    ) -> None:
         outdated = value(rows, artist(7), epoch=new_version())
         steps = find(by_rank, 1).answer([EPOCH, None])
         steps.take(None)
         steps.answer({(1,): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True)})
         first = steps.take_late(outdated, None)
-        assert steps.request == Take([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
+        assert steps.request == AcquireLeases([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
         second = steps.take_late(None, stamp=new_version())
         fills = {key: (attempt, entry[:1]) for attempt, key, entry, _ in stored(steps)}
         assert fills[rows.key(8)] == (first, VALUE)
         assert fills[rows.key(7)] == (second, b""), "the stamp has changed before the second try"
 
-    def test_a_lease_on_the_index_is_waited_for(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_a_lease_on_the_index_is_waited_for(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can").answer([EPOCH, None])
         steps.take(OTHERS_LEASE)
@@ -461,7 +483,7 @@ class TestRowsByIndex:
         assert steps.request is None, "neither index nor row is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
-    def test_under_intents_nothing_is_filled(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_under_intents_nothing_is_filled(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         steps = find(by_name, "Can").answer([EPOCH, INTENTS])
         steps.take(INTENTS)
         steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
@@ -471,7 +493,7 @@ class TestRowsByIndex:
         steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
         assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
 
-    def test_a_failed_load_gives_the_lease_back(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_a_failed_load_gives_the_lease_back(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         steps = find(by_name, "Can").answer([EPOCH, None])
         attempt = steps.take(None)
         steps.fail(ZeroDivisionError())
@@ -479,7 +501,7 @@ class TestRowsByIndex:
         with pytest.raises(ZeroDivisionError):
             steps.answer([True])
 
-    def test_answers_that_cannot_be_stored(self, rows: Rows, by_name: Index, find: Any) -> None:
+    def test_answers_that_cannot_be_stored(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         several = Answer([loaded(rows, artist(7)), loaded(rows, artist(8))], True)
         loose = Answer([loaded(rows, artist(7, "CAN"))], False)
         for number, answer in enumerate((several, loose), 1):
@@ -493,34 +515,34 @@ class TestRowsByIndex:
             assert by_name.counters.unfillable == number
             assert len(steps.answer([True] * (len(filled) + 1)).result) == len(filled)
 
-    def test_several_rows_may_have_no_value_of_a_unique_column(self, artists: Binding, find: Any) -> None:
-        """So a look-up by NULL takes no lease. The list of a column that is not unique has no such trouble."""
+    def test_several_rows_may_have_no_value_of_a_unique_column(self, artists: ModelEntries, find: Any) -> None:
+        """So a lookup by NULL takes no lease. The list of a column that is not unique has no such trouble."""
         unique = index_of(artists.gets, "name")
         steps = find(unique, None).answer([EPOCH, None])
         assert steps.request == Load(unique, [(None,)])
         steps.answer({(None,): Answer([], True)})
         assert (steps.request, unique.counters.unfillable) == (None, 1)
-        assert isinstance(find(index_of(artists.filters, "rank"), None).answer([EPOCH, None]).request, Take)
+        assert isinstance(find(index_of(artists.filters, "rank"), None).answer([EPOCH, None]).request, AcquireLeases)
 
     def test_rows_read_in_the_first_round_are_checked_by_the_latest_epoch(
-        self, rows: Rows, by_rank: Index, guesses: Guesses, find: Any
+        self, rows: RowEntries, by_rank: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
-        guesses.remember(by_rank.key((1,)), [1], rows)
+        predictions.learn(by_rank.key((1,)), [1], rows)
         steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2), value(rows, artist(1))])
         assert steps.request == Read([rows.epoch_key, rows.key(2)])
         epoch = new_version()
         steps.answer([epoch, value(rows, artist(2), epoch=epoch)])
-        assert isinstance(steps.request, Take)
+        assert isinstance(steps.request, AcquireLeases)
         assert [key for key, _ in steps.request.keys] == [rows.key(1)]
 
 
 class TestManyIndexKeys:
     def test_they_are_read_leased_loaded_and_stored_together(
-        self, rows: Rows, by_name: Index, guesses: Guesses
+        self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions
     ) -> None:
         keys = {name: by_name.key((name,)) for name in "abcd"}
-        guesses.remember(keys["a"], [1], rows)
-        steps = Steps(rows_by_index(by_name, [(name,) for name in "abcd"], guesses))
+        predictions.learn(keys["a"], [1], rows)
+        steps = Steps(rows_by_index(by_name, [(name,) for name in "abcd"], predictions))
         assert steps.request == Read([rows.epoch_key, *keys.values(), rows.key(1)])
         pointers = {name: by_name.entry(b"t" * 16, EPOCH, [pk]) for name, pk in (("a", 1), ("b", 2))}
         steps.answer([EPOCH, pointers["a"], pointers["b"], None, OTHERS_LEASE, value(rows, artist(1, "a"))])
@@ -540,7 +562,7 @@ class TestManyIndexKeys:
 class TestRenewal:
     """A value that is near its end, or stale, is an answer, and is filled again by another plan."""
 
-    def _spawned(self, rows: Rows) -> tuple[bytes, Steps]:
+    def _spawned(self, rows: RowEntries) -> tuple[bytes, Steps]:
         old = pack(VALUE, b"t" * 16, rows.fingerprint + EPOCH[1:], 1, rows.schema.codec.encode(artist(7)))
         rows.lifetimes.due = (2).to_bytes(8)
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, old])
@@ -550,9 +572,9 @@ class TestRenewal:
         assert steps.answer(None).result == [artist(7)]
         return old, Steps(spawn.plan)
 
-    def test_replaces_the_very_entry_that_was_read(self, rows: Rows) -> None:
+    def test_replaces_the_very_entry_that_was_read(self, rows: RowEntries) -> None:
         old, steps = self._spawned(rows)
-        assert steps.request == Take([(rows.key(7) + ELECTION, b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION, b"")], [rows.epoch_key])
         attempt = steps.take(None)
         assert steps.request == Load(rows, [(7,)])
         steps.answer({(7,): Answer([loaded(rows, artist(7, rank=2))], True)})
@@ -564,20 +586,20 @@ class TestRenewal:
         assert steps.answer([True, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (1, 0)
 
-    def test_is_refused_where_another_entry_stands(self, rows: Rows) -> None:
+    def test_is_refused_where_another_entry_stands(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         steps.take(None)
         steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
         assert steps.answer([False, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (0, 1)
 
-    def test_is_left_to_the_one_that_was_elected(self, rows: Rows) -> None:
+    def test_is_left_to_the_one_that_was_elected(self, rows: RowEntries) -> None:
         for held in (OTHERS_LEASE, b""):  # or the store refused
             _, steps = self._spawned(rows)
             steps.take(held)
             assert (steps.request, steps.result) == (None, False)
 
-    def test_gives_the_election_back_if_the_database_fails(self, rows: Rows) -> None:
+    def test_gives_the_election_back_if_the_database_fails(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         attempt = steps.take(None)
         steps.fail(OSError("gone"))
@@ -585,30 +607,30 @@ class TestRenewal:
         with pytest.raises(OSError, match="gone"):
             steps.answer([True])
 
-    def test_a_stale_copy_is_a_miss_where_it_is_not_allowed(self, rows: Rows) -> None:
+    def test_a_stale_copy_is_a_miss_where_it_is_not_allowed(self, rows: RowEntries) -> None:
         copy = stale_copy(value(rows, artist(7)))
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, copy])
-        assert steps.request == Take([(rows.key(7), copy[:PREFIX_SIZE])], [rows.epoch_key])
-        assert (rows.counters.undecodable, rows.counters.foreign) == (0, 0)
+        assert steps.request == AcquireLeases([(rows.key(7), copy[:PREFIX_SIZE])], [rows.epoch_key])
+        assert (rows.counters.undecodable, rows.counters.mismatched) == (0, 0)
 
 
 class TestGuesses:
-    def test_the_least_recently_used_are_forgotten(self, rows: Rows) -> None:
-        guesses = Guesses(2)
-        guesses.remember(b"a", [1, 2], rows)
-        guesses.remember(b"b", [3], rows)
-        guess = guesses.recall(b"a")
+    def test_the_least_recently_used_are_forgotten(self, rows: RowEntries) -> None:
+        predictions = Predictions(2)
+        predictions.learn(b"a", [1, 2], rows)
+        predictions.learn(b"b", [3], rows)
+        guess = predictions.predict(b"a")
         assert (guess.pks, guess.keys) == ([1, 2], [rows.key(1), rows.key(2)])
-        guesses.remember(b"c", [], rows)
-        assert list(guesses) == [b"a", b"c"]
-        assert guesses.recall(b"b").pks == guesses.recall(b"b").keys == []
-        guesses.remember(b"a", [2], rows)
-        assert guesses.recall(b"a").keys == [rows.key(2)]
+        predictions.learn(b"c", [], rows)
+        assert list(predictions) == [b"a", b"c"]
+        assert predictions.predict(b"b").pks == predictions.predict(b"b").keys == []
+        predictions.learn(b"a", [2], rows)
+        assert predictions.predict(b"a").keys == [rows.key(2)]
 
-    def test_none_need_be_kept(self, rows: Rows) -> None:
-        guesses = Guesses(0)
-        guesses.remember(b"a", [1], rows)
-        assert guesses.recall(b"a").pks == []
+    def test_none_need_be_kept(self, rows: RowEntries) -> None:
+        predictions = Predictions(0)
+        predictions.learn(b"a", [1], rows)
+        assert predictions.predict(b"a").pks == []
 
 
 # Every interleaving ----------------------------------------------------------------------------------
@@ -618,11 +640,11 @@ class TestGuesses:
 class World:
     """A store, a table, and readers and writers that take turns at every single operation."""
 
-    artists: Binding
+    artists: ModelEntries
     backend: MemoryBackend = dataclasses.field(default_factory=MemoryBackend)
     table: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     history: list[dict[int, dict[str, Any]]] = dataclasses.field(default_factory=list)
-    guesses: Guesses = dataclasses.field(default_factory=lambda: Guesses(10))
+    predictions: Predictions = dataclasses.field(default_factory=lambda: Predictions(10))
 
     def __post_init__(self) -> None:
         self.rows = self.artists.rows
@@ -638,7 +660,7 @@ class World:
         if kind == "pk":
             return row_by_pk(self.rows, asked, self.rows.key(asked))
         index = self.indexes[kind]
-        return rows_at(index, (asked,), index.key((asked,)), self.guesses)
+        return rows_at(index, (asked,), index.key((asked,)), self.predictions)
 
     @staticmethod
     def expected(kind: str, asked: Any, table: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -668,16 +690,16 @@ class World:
                 return at_once(backend.read(keys))
             case Wait():
                 return None
-            case Take(keys, versions):
+            case AcquireLeases(keys, versions):
                 attempt = Attempt(new_token(), math.inf)
                 leases = [Lease(key, replacing) for key, replacing in keys]
                 yield
                 values = at_once(backend.lease(leases, attempt.token, 5_000)).values
                 yield
-                return Taken(attempt, values, at_once(backend.lease([], attempt.token, 5_000, versions)).versions)
-            case Load(source, wanted):
+                return LeaseResult(attempt, values, at_once(backend.lease([], attempt.token, 5_000, versions)).versions)
+            case Load(entry_set, wanted):
                 yield
-                kind = "pk" if isinstance(source, Rows) else source.attributes[0]
+                kind = "pk" if isinstance(entry_set, RowEntries) else entry_set.attributes[0]
                 found = {values: self.expected(kind, values[0], self.table) for values in wanted}
                 return {
                     values: Answer([loaded(self.rows, row) for row in some], True) for values, some in found.items()
@@ -760,14 +782,16 @@ EVERYTHING = [("pk", 7), ("pk", 8), ("name", "Can"), ("name", "Faust"), ("rank",
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 class TestEveryInterleaving:
-    def world(self, artists: Binding, warm: bool) -> World:
+    def world(self, artists: ModelEntries, warm: bool) -> World:
         world = World(artists)
         if warm:
             world.check(EVERYTHING)
         return world
 
     @pytest.mark.parametrize(("kind", "asked"), [("pk", 7), ("name", "Can"), ("name", "Faust"), ("rank", 1)])
-    def test_of_one_read_and_one_write(self, artists: Binding, change: str, warm: bool, kind: str, asked: Any) -> None:
+    def test_of_one_read_and_one_write(
+        self, artists: ModelEntries, change: str, warm: bool, kind: str, asked: Any
+    ) -> None:
         """Some of the write, some of the read, some of the write, the rest of the read, the rest of the write."""
         checked = [(kind, asked), ("pk", 7), ("pk", 8)]
 
@@ -792,7 +816,7 @@ class TestEveryInterleaving:
                 break
         assert first > 4
 
-    def test_of_several_reads_and_writes(self, artists: Binding, change: str, warm: bool) -> None:
+    def test_of_several_reads_and_writes(self, artists: ModelEntries, change: str, warm: bool) -> None:
         """Too many to try all: some, the same ones in every run."""
         chance = random.Random(f"{change}{warm}")
         for number in range(100):
@@ -811,7 +835,7 @@ class TestHits:
     """The short way for hits says nothing that the long way would not, and leaves no trace of what is none."""
 
     @staticmethod
-    def entries(rows: Rows) -> dict[str, bytes | None]:
+    def entries(rows: RowEntries) -> dict[str, bytes | None]:
         good = value(rows, artist(7))
         return {
             "good": good,
@@ -828,7 +852,7 @@ class TestHits:
         }
 
     @pytest.mark.parametrize("epoch", [EPOCH, None], ids=["epoch", "none"])
-    def test_of_a_row(self, rows: Rows, epoch: bytes | None) -> None:
+    def test_of_a_row(self, rows: RowEntries, epoch: bytes | None) -> None:
         before = dataclasses.replace(rows.counters)
         for name, entry in self.entries(rows).items():
             hit = rows.hit(entry, epoch, 7)
@@ -837,12 +861,14 @@ class TestHits:
         rows.lifetimes.due = b"\xff" * 8
         assert rows.hit(value(rows, artist(7)), epoch, 7) is None, "whoever finds it is to fill it again"
 
-    def test_of_an_index(self, rows: Rows, by_name: Index) -> None:
+    def test_of_an_index(self, rows: RowEntries, by_name: IndexEntries) -> None:
         before = dataclasses.replace(by_name.counters), dataclasses.replace(rows.counters)
-        guess = Guess([7], [rows.key(7)])
+        guess = Prediction([7], [rows.key(7)])
         key = by_name.key(("Can",))
 
-        def hit(entry: bytes | None, row: bytes | None, name: str = "Can", guess: Guess = guess) -> list[Row] | None:
+        def hit(
+            entry: bytes | None, row: bytes | None, name: str = "Can", guess: Prediction = guess
+        ) -> list[RowValues] | None:
             found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
             return index_hit(by_name, (name,), key, guess, found)
 
@@ -855,14 +881,14 @@ class TestHits:
         assert hit(leading[:-1], row) is None
         assert hit(None, row) is None
         assert hit(leading, row, "Faust") is None
-        assert hit(elsewhere, row, guess=Guess([8], [rows.key(8)])) is None
+        assert hit(elsewhere, row, guess=Prediction([8], [rows.key(8)])) is None
         assert hit(leading, row) == [artist(7)]
         assert (by_name.counters, rows.counters) == before
 
-    def test_of_an_index_entry_that_was_found_before(self, by_name: Index, by_rank: Index) -> None:
+    def test_of_an_index_entry_that_was_found_before(self, by_name: IndexEntries, by_rank: IndexEntries) -> None:
         """It is not decoded again, but it must still be of the epoch, and not due."""
         for index in (by_name, by_rank):
-            guess = Guess([7], [index.rows.key(7)])
+            guess = Prediction([7], [index.rows.key(7)])
             entry, elsewhere = (index.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
             assert index.hit(entry, EPOCH, guess)
             assert guess.entry == entry
@@ -875,8 +901,8 @@ class TestHits:
             index.lifetimes.due = b"\xff" * 8
             assert not index.hit(entry, EPOCH, guess)
 
-    def test_of_a_list_of_nothing(self, by_rank: Index) -> None:
-        guesses = Guesses(10)
-        nowhere = guesses.recall(b"one")
+    def test_of_a_list_of_nothing(self, by_rank: IndexEntries) -> None:
+        predictions = Predictions(10)
+        nowhere = predictions.predict(b"one")
         assert by_rank.hit(by_rank.entry(b"t" * 16, EPOCH, []), EPOCH, nowhere)
-        assert guesses.recall(b"another").entry == b"", "what leads nowhere is shared"
+        assert predictions.predict(b"another").entry == b"", "what leads nowhere is shared"

@@ -1,0 +1,182 @@
+"""Leases, fills and single flight: how plans get the right to fill a key, use it, and wait for each other.
+
+Must not know how plans proceed: ``advance`` is handed in.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Final, TypeVar
+
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.protocol import Fill, Lease
+from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
+from aiomodelcache.engine.batching import TickBatcher
+from aiomodelcache.engine.run import RunningPlan
+from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Store, Wait
+
+FIRST_POLL_DELAY: Final = 0.00625
+"""Seconds, on average, before a reader first looks whether another process has filled a key."""
+MAX_TIMED_OUT_LEASES: Final = 10_000
+"""Leases remembered because waiting for them timed out. Beyond it, all of them are forgotten."""
+
+
+class Leases:
+    """Acquires leases, stores fills, and lets plans wait for leased keys."""
+
+    def __init__(
+        self,
+        guarded: GuardedBackend,
+        config: CacheConfig,
+        tasks: BackgroundTasks,
+        advance: Callable[[RunningPlan, Any], None],
+    ) -> None:
+        self._guarded = guarded
+        self._config = config
+        self._tasks = tasks
+        self._advance = advance
+        self._flights: dict[bytes, asyncio.Future[None] | None] = {}
+        """Keys that this process is filling, with a future if other plans wait for the fill."""
+        self._watched: dict[bytes, asyncio.Future[None]] = {}
+        """Keys that other processes are filling, for which plans of this process wait."""
+        self._timed_out: dict[bytes, bytes] = {}
+        """Keys and leases of other processes that were waited for without a fill."""
+        self.acquire: TickBatcher[tuple[RunningPlan, AcquireLeases]] = TickBatcher(self._acquire, tasks)
+        self.store: TickBatcher[tuple[RunningPlan, Store]] = TickBatcher(self._store, tasks)
+        self.wait: TickBatcher[tuple[RunningPlan, Wait]] = TickBatcher(self._wait, tasks)
+
+    def land(self, keys: Iterable[bytes]) -> None:
+        """Wakes the plans that wait for this process to fill these keys."""
+        for key in keys:
+            flight = self._flights.pop(key, None)
+            if flight is not None:
+                flight.set_result(None)
+
+    async def _acquire(self, asked: list[tuple[RunningPlan, AcquireLeases]]) -> None:
+        now, usual = time.monotonic(), self._config.lease_ttl
+        for (deadline, ttl), group in grouped(
+            asked, lambda request: (request.deadline or now + (request.ttl or usual), request.ttl or usual)
+        ).items():
+            self._tasks.start(self._lease(Attempt(new_token(), deadline), ttl, group))
+
+    async def _lease(self, attempt: Attempt, ttl: float, group: list[tuple[RunningPlan, AcquireLeases]]) -> None:
+        leases = {key: Lease(key, replacing) for _, request in group for key, replacing in request.keys}
+        versions = list(dict.fromkeys([key for _, request in group for key in request.versions]))
+        values: dict[bytes, bytes | None] = dict.fromkeys(leases, b"")
+        stamps: dict[bytes, bytes | None] = dict.fromkeys(versions)
+        if time.monotonic() < attempt.deadline:
+            ttl_ms = int(ttl * 1000)
+            try:
+                leased = await self._guarded.call(
+                    self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions)
+                )
+            except BackendError:
+                pass
+            else:
+                values = dict(zip(leases, leased.values, strict=True))
+                stamps = dict(zip(versions, leased.versions, strict=True))
+        own = LEASE + attempt.token
+        granted = [key for key, value in values.items() if value == own]
+        # A granted key whose earlier lease a writer removed: the earlier fill will be refused, so wake its waiters.
+        self.land(granted)
+        self._flights.update(dict.fromkeys(granted))
+        for run, request in group:
+            held = [values[key] for key, _ in request.keys]
+            self._advance(run, LeaseResult(attempt, held, [stamps[key] for key in request.versions]))
+
+    async def _store(self, asked: list[tuple[RunningPlan, Store]]) -> None:
+        now = time.monotonic()
+        # After its deadline a reader's lease may have expired and a writer may have come and gone: it must not fill.
+        fills = {
+            (key, attempt.token): Fill(key, attempt.held or LEASE + attempt.token, value, ttl_ms)
+            for _, request in asked
+            for attempt, key, value, ttl_ms in request.fills
+            if now < attempt.deadline
+        }
+        stored: dict[tuple[bytes, bytes], bool] = {}
+        try:
+            accepted = await self._guarded.call(self._guarded.backend.fill(list(fills.values()))) if fills else []
+            stored = dict(zip(fills, accepted, strict=True))
+        except BackendError:
+            pass
+        for run, request in asked:
+            self.land(key for attempt, key, _, _ in request.fills if not attempt.held)
+            self._advance(run, [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills])
+
+    def _flight(self, key: bytes) -> asyncio.Future[None]:
+        """Returns the future that ends when this process has filled a key, or has given up."""
+        flight = self._flights[key]
+        if flight is None:
+            flight = self._flights[key] = asyncio.get_running_loop().create_future()
+        return flight
+
+    async def _wait(self, asked: list[tuple[RunningPlan, Wait]]) -> None:
+        """Lets plans wait until keys are no longer leased: for this process's fills, or briefly for those of others.
+
+        One poll serves all plans that wait for the same keys of other processes. A lease whose wait has timed out is
+        not waited for again: its reader may be dead.
+        """
+        loop = asyncio.get_running_loop()
+        new: dict[bytes, bytes] = {}
+        for run, request in asked:
+            ends = [self._flight(key) for key in request.keys if key in self._flights]
+            longest = (request.longest or self._config.lease_ttl) if ends else None
+            if not ends:
+                leases = dict(zip(request.keys, request.leases, strict=True))
+                waiting = {key: lease for key, lease in leases.items() if self._timed_out.get(key) != lease}
+                unwatched = waiting.keys() - self._watched.keys()
+                self._watched.update({key: loop.create_future() for key in unwatched})
+                new.update({key: waiting[key] for key in unwatched})
+                ends = [self._watched[key] for key in waiting]
+            if ends:
+                self._tasks.start(self._wait_for(run, ends, longest))
+            else:
+                self._advance(run, None)
+        if new:
+            self._tasks.start(self._watch(new))
+
+    async def _wait_for(self, run: RunningPlan, ends: list[asyncio.Future[None]], longest: float | None) -> None:
+        await asyncio.wait(ends, timeout=longest)
+        self._advance(run, None)
+
+    async def _watch(self, leases: dict[bytes, bytes]) -> None:
+        """Polls until other processes have filled these keys, for at most ``lease_wait`` seconds."""
+        keys: list[bytes] = list(leases)
+        longest = self._config.lease_wait
+        held: dict[bytes, bytes | None] = {}
+        try:
+            until = time.monotonic() + longest
+            pause = min(longest / 8, FIRST_POLL_DELAY)
+            while keys and (left := until - time.monotonic()) > 0 and self._guarded.allow_read():
+                await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
+                pause *= 2
+                held = dict(zip(keys, await self._guarded.call(self._guarded.backend.read(keys)), strict=True))
+                self._unwatch(key for key in held if not is_lease(held[key]))
+                keys = [key for key in keys if key in self._watched]
+        except BackendError:
+            pass
+        finally:
+            if len(self._timed_out) + len(keys) > MAX_TIMED_OUT_LEASES:
+                self._timed_out.clear()
+            self._timed_out.update({key: leases[key] for key in keys if held.get(key) == leases[key]})
+            self._unwatch(keys)
+
+    def _unwatch(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._watched.pop(key).set_result(None)
+
+
+R = TypeVar("R")
+G = TypeVar("G", bound=Hashable)
+
+
+def grouped(asked: Iterable[tuple[RunningPlan, R]], key: Callable[[R], G]) -> dict[G, list[tuple[RunningPlan, R]]]:
+    """Groups the requests of plans by a key."""
+    groups: dict[G, list[tuple[RunningPlan, R]]] = {}
+    for run, request in asked:
+        groups.setdefault(key(request), []).append((run, request))
+    return groups

@@ -1,0 +1,45 @@
+"""One plan on its way, and the outcome that it is given.
+
+Must not know what a plan is about, nor how requests are sent.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiomodelcache.plans.requests import Plan
+
+Done = Callable[[Any, BaseException | None], None]
+"""Called once with a plan's result, or with the exception that it raised."""
+
+
+class NotCached(Exception):
+    """The cache cannot answer, and the caller did not allow a database query."""
+
+
+class RunningPlan:
+    """A plan in flight."""
+
+    __slots__ = ("background", "bypass", "done", "far", "only_cache", "plan")
+
+    def __init__(
+        self, plan: Plan[Any], done: Done, only_cache: bool = False, bypass: bool = False, background: bool = False
+    ) -> None:
+        self.plan = plan
+        self.done = done
+        self.only_cache = only_cache
+        self.bypass = bypass
+        """Whether the plan runs as if there were no store."""
+        self.far = False
+        """Whether the plan has asked the database. Near entries may then be older than its answer."""
+        self.background = background
+        """Whether no caller waits for the plan. Without the store it has nothing to do."""
+
+
+def resolve(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+    """Sets the outcome of a lookup on the future that its caller awaits."""
+    if not future.done():  # the caller may have been cancelled
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,187 @@
+"""docs/tutorial.md: its files are a project whose tests pass, and whose service answers as the page shows."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.support.pages import DOCS, ROOT, blocks
+from tests.support.servers import PostgresServer, RedisServer, Server
+
+TUTORIAL = DOCS / "tutorial.md"
+DEPLOY = DOCS / "guide" / "deploy.md"
+_FILE = re.compile(r"# ([\w.]+\.\w+)\n")
+
+
+def files(page: Path) -> dict[str, str]:
+    """The blocks of a page that begin with a file's name."""
+    return {found[1]: block.code for block in blocks(page) if (found := _FILE.match(block.code))}
+
+
+class Exchange:
+    """A ``curl`` of the page, and the JSON in the comment below it."""
+
+    def __init__(self, command: str, answer: str) -> None:
+        words = shlex.split(command.replace("\\\n", " "))
+        assert words.pop(0) == "curl"
+        self.body: Any = None
+        self.method = "GET"
+        while len(words) > 1:
+            option, value, *words = words
+            assert option in ("--json", "-X"), option
+            if option == "--json":
+                self.body = json.loads(value)
+                self.method = "POST" if self.method == "GET" else self.method
+            else:
+                self.method = value
+        host, _, path = words[0].partition("/")
+        assert host == "localhost:8000"
+        self.path = f"/{path}"
+        self.answer = json.loads(re.sub(r"^# ?", "", answer, flags=re.MULTILINE))
+
+
+def exchanges() -> list[Exchange]:
+    """The requests of the page, in their order."""
+    found = [
+        re.findall(r"^(curl (?:.*\\\n)*.*)\n((?:# .*\n)+)", block.code, re.MULTILINE) for block in blocks(TUTORIAL)
+    ]
+    return [Exchange(command, answer) for each in found for command, answer in each]
+
+
+class TutorialServer(Server):
+    """The service of the page, run by the page's command on a free port."""
+
+    name = "tutorial"
+    _not_yet = (httpx.TransportError,)
+    _end_signal = signal.SIGTERM
+
+    def __init__(self, project: Path, environment: dict[str, str]) -> None:
+        super().__init__()
+        self._project = project
+        self._environment = environment
+
+    @classmethod
+    def program(cls) -> Path:
+        return Path(sys.executable)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self) -> None:
+        httpx.get(f"{self.url}/stats", trust_env=False)
+
+    def _command(self) -> list[str | Path]:
+        given = [f"{name}={value}" for name, value in self._environment.items()]
+        uvicorn = [sys.executable, "-m", "uvicorn", "main:app", "--app-dir", self._project, "--port", str(self.port)]
+        return ["/usr/bin/env", f"PYTHONPATH={ROOT}", *given, *uvicorn]
+
+
+class ComposedRedis(RedisServer):
+    """A Redis with the options of a Compose file."""
+
+    def __init__(self, command: list[str]) -> None:
+        super().__init__()
+        program, *self._options = command
+        assert program == "redis-server"
+
+    def _command(self) -> list[str | Path]:
+        ours = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", self.socket]
+        return [self.program(), *ours, *self._options]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The folder that the page fills."""
+    folder = tmp_path / "bookshop"
+    folder.mkdir()
+    for name, code in files(TUTORIAL).items():
+        (folder / name).write_text(code, "utf-8")
+    return folder
+
+
+def run_tests(project: Path, **environment: str) -> str:
+    """Runs the project's tests as the page says. Returns the last line of their output."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    kept |= {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "-p no:cacheprovider -W error"} | environment
+    command = [sys.executable, "-m", "pytest"]
+    ran = subprocess.run(command, cwd=project, env=kept, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout.splitlines()[-1]
+
+
+def test_its_tests_pass_without_servers(project: Path) -> None:
+    assert "6 passed" in run_tests(project)
+
+
+def test_its_tests_pass_on_postgresql_and_redis(
+    project: Path, postgres_server: PostgresServer, redis_server: RedisServer
+) -> None:
+    with postgres_server.database() as database:
+        told = run_tests(project, DATABASE_URL=database, REDIS_URL=redis_server.patient_url)
+    assert "6 passed" in told
+
+
+def test_its_service_answers_as_the_page_shows(
+    project: Path, postgres_server: PostgresServer, redis_server: RedisServer
+) -> None:
+    redis_server.flush()
+    shown = exchanges()
+    assert len(shown) == 8
+    with (
+        postgres_server.database() as database,
+        TutorialServer(project, {"DATABASE_URL": database, "REDIS_URL": redis_server.patient_url}) as server,
+        httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
+    ):
+        for each in shown:
+            assert client.request(each.method, each.path, json=each.body).json() == each.answer, each.path
+        counted = client.get("/stats").json()
+        before = client.get("/stats").json()["statements"]
+        assert client.get("/books/dune").json()["stock"] == 5
+        assert client.get("/stats").json()["statements"] == before
+        log = (server.folder / "log").read_text()
+    assert counted["hits"] > 0
+    assert "Traceback" not in log
+
+
+def composed(page: Path) -> dict[str, Any]:
+    """The services of a page's Compose file."""
+    services: dict[str, Any] = yaml.safe_load(files(page)["compose.yaml"])["services"]
+    return services
+
+
+@pytest.fixture(params=[TUTORIAL, DEPLOY], ids=lambda page: page.stem)
+def composed_redis(request: pytest.FixtureRequest) -> Iterator[ComposedRedis]:
+    RedisServer.program()
+    with ComposedRedis(composed(request.param)["cache"]["command"]) as server:
+        yield server
+
+
+def test_redis_knows_the_options_of_the_compose_files(composed_redis: ComposedRedis) -> None:
+    with composed_redis.client() as client:
+        assert client.config_get("save") == {"save": ""}
+        assert client.config_get("appendonly") == {"appendonly": "no"}
+
+
+def test_the_urls_are_those_of_the_servers() -> None:
+    for page in (TUTORIAL, DEPLOY):
+        services = composed(page)
+        database = services["database"]["environment"]
+        url = "postgres://{POSTGRES_USER}:{POSTGRES_PASSWORD}@".format(**database)
+        text = page.read_text("utf-8")
+        assert url in text
+        assert f"/{database['POSTGRES_DB']}\n" in text
+    web = composed(DEPLOY)["web"]
+    assert web["environment"]["DATABASE_URL"].partition("@")[2].partition("/")[0] in composed(DEPLOY)
+    assert web["environment"]["REDIS_URL"].partition("//")[2].partition(":")[0] in composed(DEPLOY)
+    assert web["depends_on"].keys() == {"database", "cache"}
