@@ -1,9 +1,16 @@
 # Needs make and Python 3.11 or newer; everything else comes from PyPI into .venv.
 # A step is repeated only when pyproject.toml has changed.
 
-PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-BIN := .venv/bin
+# PYTHON names another interpreter, which gets an environment of its own: PYTHON=python3.13 is in .venv-3.13.
+ifdef PYTHON
+INTERPRETER := $(shell .ci/pythons $(PYTHON))
+PRINT_VERSION := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VENV := .venv-$(if $(INTERPRETER),$(shell $(INTERPRETER) $(PRINT_VERSION)),missing)
+else
+INTERPRETER = $(firstword $(shell .ci/pythons python3) $(lastword $(shell .ci/pythons)))
+VENV := .venv
+endif
+BIN := $(VENV)/bin
 # Two q: no progress and no advice, but errors are still printed.
 PIP := $(BIN)/python -m pip install -qq
 CI := $(filter-out 0 false,$(CI))
@@ -12,61 +19,113 @@ CI := $(filter-out 0 false,$(CI))
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make releases  run the service of examples/releases"
+	@echo "make quick   run the tests that need no server and take no time, in 20 seconds"
 	@echo "make test    lint, check types, run the tests and measure their coverage: all that CI does"
-	@echo "make check   the same"
+	@echo "             (T=tests/query/test_lookups.py: just these tests; PYTHON=python3.13: in .venv-3.13)"
+	@echo "make check   lint, types, tests and coverage, whatever T says"
+	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
 	@echo "make docs    build the documentation into build/docs, warnings being errors"
 	@echo "make lint    ruff only"
 	@echo "make types   mypy and pyright only"
 	@echo "make format  put the code into shape"
+	@echo "make hooks   have Git run ruff and the architecture test before each commit"
+	@echo "make dist    build the wheel and the sdist into dist, and check them"
 	@echo "make soak    an hour of reads and writes under faults, checked; then caches that are known to break"
 	@echo "             (DURATION, CONTROL_DURATION in seconds, PROCESSES, SEED, SUBJECT, SOAK: see docs/consistency.md)"
-	@echo "make clean   remove .venv and all caches"
+	@echo "make clean   remove the environments, what was built, and all caches"
 
 .PHONY: demo
-demo: .venv/.demo
+demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
 .PHONY: releases
-releases: .venv/.dev
+releases: $(VENV)/.dev
 	@$(BIN)/python -m examples.releases
 
 # For CI: Redis, and whatever else this machine has.
 REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.support.servers)}"
 
-# Runs the tests whatever lint and types say, so that one run shows everything there is to mend. Each worker has
-# servers of its own, so they are not many; a file's tests stay together, because some share one.
+# By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
+SUBMAKE = $(MAKE) --no-print-directory
+PYTEST := $(BIN)/python -m pytest --durations=10
+# Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
+
+# Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
 .PHONY: test check
-test check: .venv/.dev $(if $(CI),servers)
-	@status=0; \
-	$(MAKE) --no-print-directory --keep-going lint types || status=1; \
+ifdef T
+test: $(VENV)/.dev $(if $(CI),servers)
+	@$(if $(CI),$(REQUIRE);) $(PYTEST) $(if $(findstring .py,$(T)),,$(WORKERS)) $(T)
+else
+test: check
+endif
+check: $(VENV)/.dev $(if $(CI),servers)
+	@static=0; tests=0; \
+	$(SUBMAKE) --keep-going lint types || static=$$?; \
 	$(if $(CI),$(REQUIRE);) \
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term-missing:skip-covered || status=$$?; \
-	exit $$status
+	$(PYTEST) $(WORKERS) --cov --cov-report=term-missing:skip-covered || tests=$$?; \
+	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
+	exit $$(( static ? static : tests ))
+
+# Needs no server. What is slow has the mark of that name, with its reason. Compiled tests are kept, whatever the
+# environment says: compiling them takes as long as half of them do.
+.PHONY: quick
+quick: $(VENV)/.dev
+	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow" -n auto --maxprocesses 4
+
+# Every Python that the machine has, on SQLite with both backends.
+.PHONY: matrix
+matrix:
+	@passed=; failed=; \
+	for python in $$(.ci/pythons); do \
+		version=$$($$python -c 'import platform; print(platform.python_version())'); \
+		echo "Python $$version"; \
+		if $(SUBMAKE) PYTHON=$$python sqlite; then passed="$$passed $$version"; \
+		else failed="$$failed $$version"; fi; \
+	done; \
+	echo "Passed:$${passed:- none}. Failed:$${failed:- none}."; \
+	test -n "$$passed" -a -z "$$failed"
+
+.PHONY: sqlite
+sqlite: $(VENV)/.dev
+	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --on sqlite,memory,redis $(WORKERS)
+
+# The wheel and the sdist of a release: see RELEASING.md.
+.PHONY: dist
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
+# Ruff and the architecture test before every commit.
+.PHONY: hooks
+hooks: $(VENV)/.dev
+	$(BIN)/pre-commit install
 
 # Options of `python -m benchmarks` can follow: make bench BENCH="full --compare .bench/last.json"
 BENCH ?= quick
 .PHONY: bench
-bench: .venv/.bench
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --json .bench/last.json $(BENCH)
 
 .PHONY: docs
-docs: .venv/.dev
+docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/docs-state docs build/docs
 	@echo "Read build/docs/index.html"
 
 .PHONY: lint
-lint: .venv/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 .PHONY: types
-types: .venv/.dev
+types: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 .PHONY: format
-format: .venv/.dev
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -78,46 +137,48 @@ PROCESSES ?= 4
 SEED ?= 1
 SUBJECT ?= all
 .PHONY: soak
-soak: .venv/.peers
+soak: $(VENV)/.peers
 	$(BIN)/python -m soak --subject $(SUBJECT) --duration $(DURATION) --control-duration $(CONTROL_DURATION) \
 		--processes $(PROCESSES) --seed $(SEED) $(SOAK)
 
 .PHONY: clean
 clean:
-	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* dist build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.bench: .venv/.dev pyproject.toml
+$(VENV)/.bench: $(VENV)/.dev pyproject.toml
 	$(PIP) --group bench
 	@touch $@
 
 # For CI: the one server that PyPI does not have. Debian's "core" packages hold programs and no service,
 # so nothing is started. Without root, apt or network the tests that need it are skipped.
 .PHONY: servers
-servers: .venv/.dev
+servers: $(VENV)/.dev
 	@$(BIN)/python -m tests.support.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
 		apt-get update -q \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 			mariadb-server-core mariadb-client-core; \
 	} || echo "MariaDB could not be installed: its tests will be skipped." >&2
 
-.venv/.pip:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+$(VENV)/.pip:
+	@python="$(INTERPRETER)"; \
+	test -n "$$python" || { \
+		echo "$(or $(PYTHON),python3) is missing or older than Python 3.11: make PYTHON=/path/to/another" >&2; exit 1; }; \
+	test -x $(BIN)/python || $$python -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	$(PIP) --upgrade 'pip>=25.1' # the first that knows dependency groups
 	@touch $@
 
-.venv/.demo: .venv/.pip pyproject.toml
+$(VENV)/.demo: $(VENV)/.pip pyproject.toml
 	$(PIP) --editable . $(shell command -v redis-server >/dev/null || echo --group demo)
 	@touch $@
 
-.venv/.dev: .venv/.pip pyproject.toml
+$(VENV)/.dev: $(VENV)/.pip pyproject.toml
 	$(PIP) --editable . --group dev --group examples
 	@$(BIN)/python -m tests.support.servers | grep -q redis || $(PIP) --group demo
 	@$(BIN)/python -m tests.support.servers | grep -q postgres || $(PIP) --group postgres \
 		|| echo "PostgreSQL could not be installed: its tests will be skipped." >&2
 	@touch $@
 
-.venv/.peers: .venv/.dev pyproject.toml
+$(VENV)/.peers: $(VENV)/.dev pyproject.toml
 	$(PIP) --group peers
 	@touch $@

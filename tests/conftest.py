@@ -5,6 +5,7 @@ or a failure if the environment variable ``AIOMODELCACHE_REQUIRE`` (``redis,post
 """
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -29,11 +30,21 @@ ServerT = TypeVar("ServerT", bound=Server)
 EXIT_STATUS = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--on",
+        type=matrix.parse_on,
+        metavar="NAMES",
+        help="run only tests that need no other database or store than these, e.g. sqlite,memory",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
     config.addinivalue_line("markers", matrix.MARK)
+    config.addinivalue_line("markers", matrix.SLOW)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,8 +53,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         values = matrix.runs_on(metafunc.fixturenames, metafunc.definition.iter_markers("only_on"))
     except ValueError as error:
         raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+    on = metafunc.config.getoption("on")
     for fixture, names in values.items():
-        metafunc.parametrize(fixture, names, indirect=True)
+        metafunc.parametrize(fixture, matrix.narrowed(names, on), indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects the tests that need a database or a store that ``--on`` does not name."""
+    on = config.getoption("on")
+    if on is None:
+        return
+    selected, deselected = [], []
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        needed = matrix.needed_by(getattr(item, "fixturenames", ()), parameters)
+        (selected if needed <= on else deselected).append(item)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = selected
+
+
+def pytest_collection_finish() -> None:
+    """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -79,6 +79,7 @@ async def test_replies_are_shared_out_in_order_however_they_arrive() -> None:
     assert two == [b"OK", b""]
 
 
+@pytest.mark.slow(because="waits for a timeout")
 async def test_who_is_slow_but_answers_is_waited_for_and_who_keeps_silent_is_not() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await pings(reader, 5)

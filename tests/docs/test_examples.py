@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow(because="runs programs in processes of their own")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 RUN = "import sys, quickstart; sys.exit(quickstart.main())"

@@ -37,10 +37,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
+@pytest.mark.slow(because="builds the documentation")
 def test_the_documentation_builds_without_a_warning(built: Path) -> None:
     assert (built / "index.html").is_file()
 
 
+@pytest.mark.slow(because="builds the documentation")
 @pytest.mark.parametrize(
     ("word", "page"),
     [
@@ -65,6 +67,7 @@ def test_the_search_finds(built: Path, word: str, page: str) -> None:
     assert page in {index["docnames"][number] for number in numbers}
 
 
+@pytest.mark.slow(because="builds the documentation")
 def test_code_has_a_copy_button(built: Path) -> None:
     page = (built / "tutorial.html").read_text("utf-8")
     assert "copybutton.js" in page

@@ -400,6 +400,7 @@ async def read_and_write_everything(store: FailingBackend, life: int = 0) -> Non
 
 
 class TestBackendOfOnesOwn:
+    @pytest.mark.slow(because="lets every operation fail in turn")
     @pytest.mark.parametrize("carried_out", [False, True], ids=["not carried out", "answer lost"])
     async def test_any_one_operation_may_fail(
         self, database: BaseDBAsyncClient, backend: CountingBackend, carried_out: bool

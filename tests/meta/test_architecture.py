@@ -280,6 +280,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow(because="runs programs in processes of their own")
 @pytest.mark.parametrize("program", [IMPORT, USE], ids=["importing", "using"])
 def test_nothing_is_patched_in_tortoise_and_importing_does_no_io(program: str) -> None:
     run = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True, check=False)

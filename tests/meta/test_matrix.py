@@ -1,6 +1,8 @@
 """Every test that has a database runs on all of them and on every store, or says why not."""
 
+import argparse
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.matrix import runs_on
+from tests.support.matrix import needed_by, parse_on, runs_on
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
@@ -117,18 +119,70 @@ MODULES = {
 }
 
 
-def test_pytest_keeps_to_it(tmp_path: Path) -> None:
-    for name, (mark, arguments) in MODULES.items():
+def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) -> str:
+    """Returns what pytest says when it collects one test for each mark and its arguments."""
+    for name, (mark, arguments) in modules.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"
-        (tmp_path / f"test_{name}.py").write_text(source)
-    options = ["-qq", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--collect-only"]
-    command = [sys.executable, "-m", "pytest", *options, tmp_path]
-    run = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
-    for told in (
+        (folder / f"test_{name}.py").write_text(source)
+    always = ["-qq", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--collect-only"]
+    command = [sys.executable, "-m", "pytest", *always, *options, folder]
+    return subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.slow(because="runs pytest in a process of its own")
+def test_pytest_keeps_to_it(tmp_path: Path) -> None:
+    told = collect(tmp_path, MODULES)
+    for line in (
         "test_everything.py: 6\n",
         "test_a_store.py: 3\n",
         "test_no_reason.py::test_it: only_on('redis',) needs a reason",
         "test_nothing_said.py::test_it: it has a database",
         "duplicate parametrization of 'db_url'",
     ):
-        assert told in run.stdout
+        assert line in told
+
+
+# --on ---------------------------------------------------------------------------------------------------------
+
+SELECTABLE = {
+    "everything": ("models()", "db_url, backend_url"),
+    "a_store": ("only_on('redis', because='a reason')", "cache"),
+    "a_database": ("only_on('mariadb', because='a reason')", "cache"),
+    "own_server": ("models()", "own_redis"),
+    "pure": ("models()", "tmp_path"),
+}
+
+
+@pytest.mark.slow(because="runs pytest in processes of its own")
+@pytest.mark.parametrize(
+    ("on", "expected"),
+    [
+        ("sqlite,memory", {"everything": 1, "pure": 1}),
+        ("redis, memory , sqlite", {"everything": 2, "a_store": 1, "own_server": 1, "pure": 1}),
+        ("mariadb,redis", {"everything": 1, "a_store": 1, "a_database": 1, "own_server": 1, "pure": 1}),
+        ("mariadb,memory", {"everything": 1, "a_database": 1, "pure": 1}),
+        ("redis", {"own_server": 1, "pure": 1}),
+    ],
+)
+def test_on_selects_the_tests_that_need_nothing_else(on: str, expected: dict[str, int], tmp_path: Path) -> None:
+    told = collect(tmp_path, SELECTABLE, "--on", on)
+    found = {name: int(count) for name, count in re.findall(r"test_(\w+)\.py: (\d+)$", told, re.MULTILINE)}
+    assert found == expected
+
+
+def test_on_takes_names_of_databases_and_stores() -> None:
+    assert parse_on("sqlite, memory") == {"sqlite", "memory"}
+    for wrong in ("", "oracle", "sqlite,no store"):
+        with pytest.raises(argparse.ArgumentTypeError, match="name some of mariadb, memory, postgres, redis, sqlite"):
+            parse_on(wrong)
+
+
+def test_a_server_of_ones_own_is_needed_as_well() -> None:
+    assert needed_by(["own_redis", "db_url"], {"db_url": "sqlite"}) == {"redis", "sqlite"}
+    assert needed_by(["postgres_server"], {"number": 3}) == {"postgres"}
+
+
+def test_what_is_slow_has_a_reason() -> None:
+    for path in TESTS.rglob("*.py"):
+        for found in re.findall(r"mark\.slow\b.*", path.read_text("utf-8")):
+            assert re.match(r'mark\.slow\(because="\w+ [^"]+"\)|mark\.slow\\b', found), f"{path}: {found}"

@@ -36,6 +36,7 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.usefixtures("redis_server")
 class TestRedis:
     def test_answers_on_its_url_and_its_socket(self, redis_server: RedisServer, redis_url: str) -> None:
         assert redis_server.port not in DEFAULT_PORTS
@@ -152,6 +153,7 @@ class TestDatabases:
         assert mysql_url == f"mysql://root@127.0.0.1:{mariadb_server.port}/app"
 
 
+@pytest.mark.usefixtures("redis_server")
 class TestEnds:
     def test_the_server_outlives_no_killed_process(self) -> None:
         code = (

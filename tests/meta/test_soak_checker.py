@@ -293,6 +293,7 @@ def test_a_linearizable_history_is_good_and_each_read_of_it_made_older_is_not() 
         assert check(changes, *broken).findings
 
 
+@pytest.mark.slow(because="checks 20,000 records")
 def test_the_time_is_linear() -> None:
     def seconds(size: int) -> float:
         changes = [Change(n, 7, n, n, 50, 3) for n in range(1, size)]

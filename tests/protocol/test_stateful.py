@@ -20,6 +20,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.state_machine import Machine, World
 
+pytestmark = pytest.mark.slow(because="takes hundreds of random steps")
+
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 EXAMPLES = 36
 """Tries of 20 steps each, where a step takes milliseconds."""

@@ -5,9 +5,12 @@
 ...     ...
 
 Only the mark restricts a test: pytest refuses a second parametrisation of ``db_url`` or ``backend_url``.
+
+``pytest --on sqlite,memory`` runs the tests that need no other database or store than those it names.
 """
 
-from collections.abc import Collection, Iterable
+import argparse
+from collections.abc import Collection, Iterable, Mapping
 
 import pytest
 
@@ -15,7 +18,14 @@ NO_STORE = "no store"
 """What a test has whose subject needs none."""
 NAMES = {"db_url": ("sqlite", "postgres", "mariadb"), "backend_url": ("memory", "redis", NO_STORE)}
 """What ``only_on`` may name, by the fixture that it restricts."""
+SLOW = "slow(because): left out by `make quick`, which has 20 seconds for all its tests"
 MARK = "only_on(*names, because): the databases or the stores that a test can do with, and why not the others"
+
+
+SERVERS = {"redis_server": "redis", "own_redis": "redis", "postgres_server": "postgres", "mariadb_server": "mariadb"}
+"""The fixtures that start a server, with the name of the database or store that it is."""
+ON_NAMES = frozenset({name for names in NAMES.values() for name in names} - {NO_STORE})
+"""Names that ``--on`` takes."""
 
 
 def runs_on(fixtures: Collection[str], marks: Iterable[pytest.Mark]) -> dict[str, list[str]]:
@@ -41,3 +51,24 @@ def runs_on(fixtures: Collection[str], marks: Iterable[pytest.Mark]) -> dict[str
     if not all(used.values()):
         raise ValueError("its only_on marks leave nothing to run on")
     return used
+
+
+def parse_on(value: str) -> frozenset[str]:
+    """Returns the names in the value of ``--on``. Raises ``ArgumentTypeError`` for an unknown one."""
+    names = frozenset(name.strip() for name in value.split(","))
+    if unknown := names - ON_NAMES:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(map(repr, sorted(unknown)))}: name some of {', '.join(sorted(ON_NAMES))}"
+        )
+    return names
+
+
+def narrowed(names: list[str], on: frozenset[str] | None) -> list[str]:
+    """Returns the names that ``--on`` allows, or all if it allows none: then the test is deselected later."""
+    return names if on is None else [name for name in names if name in on] or names
+
+
+def needed_by(fixtures: Collection[str], parameters: Mapping[str, object]) -> set[str]:
+    """Returns the databases and stores that one test needs, by its fixtures and their parameters."""
+    servers = {name for fixture, name in SERVERS.items() if fixture in fixtures}
+    return servers | {str(parameters[fixture]) for fixture in NAMES if fixture in parameters}

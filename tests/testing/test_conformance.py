@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow(because="runs pytest in projects of its own")
+
 pytest_plugins = "pytester"
 
 ROOT = Path(__file__).parent.parent.parent

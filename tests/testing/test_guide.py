@@ -7,6 +7,8 @@ import pytest
 
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow(because="runs pytest in projects of its own")
+
 pytest_plugins = "pytester"
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,6 +8,8 @@ import pytest
 import pytest_aiomodelcache
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.slow(because="runs pytest in projects of its own")
+
 pytest_plugins = "pytester"
 
 ROOT = Path(__file__).parent.parent.parent

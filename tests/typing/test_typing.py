@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import aiomodelcache
 from aiomodelcache import BatchCacheQuery, ModelCache, ModelCacheManager
+
+pytestmark = pytest.mark.slow(because="runs mypy and pyright")
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

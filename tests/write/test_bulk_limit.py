@@ -100,6 +100,7 @@ async def test_cascades_past_the_limit(cache: ModelCache, marks: Marks, accounts
     await oracle.check()
 
 
+@pytest.mark.slow(because="writes thousands of rows")
 async def test_more_rows_than_fit_one_statement(database: BaseDBAsyncClient, backend_url: str) -> None:
     count = MAX_IN_VALUES + 7
     async with ModelCache(backend_url, bulk_limit=2 * MAX_IN_VALUES):

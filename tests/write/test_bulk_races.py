@@ -232,6 +232,7 @@ async def end() -> dict[type[Model], list[str]]:
     }
 
 
+@pytest.mark.slow(because="tries every moment of a race")
 async def test_another_writer_changes_what_is_matched(
     database: BaseDBAsyncClient, store: GatedBackend, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
@@ -297,6 +298,7 @@ STEPS: list[tuple[str, Moment, int]] = [
 """Where a reader that misses is held. The second lease is the late one, of what is found by an index."""
 
 
+@pytest.mark.slow(because="tries every moment of a race")
 async def test_a_bulk_write_at_any_step_of_a_reader(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:
@@ -320,6 +322,7 @@ MOMENTS: list[tuple[str, Moment]] = [
 ]
 
 
+@pytest.mark.slow(because="tries every moment of a race")
 async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside
 ) -> None:

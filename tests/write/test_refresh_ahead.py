@@ -154,6 +154,7 @@ POINTS: list[tuple[str, Moment, int]] = [
 class TestRaces:
     """A reader that refreshes a value is held at each of its steps, in turn, while somebody writes."""
 
+    @pytest.mark.slow(because="tries every moment of a race")
     @pytest.mark.parametrize("read", READS)
     async def test_a_write_at_any_step(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, read: str

@@ -422,6 +422,7 @@ def test_cut_and_changed_bytes_are_a_value_or_an_error() -> None:
             read_anything(GOOD[:at] + bytes([GOOD[at] ^ 1 << bit]) + GOOD[at + 1 :])
 
 
+@pytest.mark.slow(because="decodes documents of every depth")
 def test_no_depth_breaks_the_program() -> None:
     for depth in (10, 1_000, 100_000, 1_000_000):
         for opening in (b"\x91", b"\x81\x01", b"\x81", b"\xc7\xff\x08", b"\xd4\x08"):

@@ -778,6 +778,7 @@ CHANGES = {
 EVERYTHING = [("pk", 7), ("pk", 8), ("name", "Can"), ("name", "Faust"), ("rank", 1), ("rank", 2)]
 
 
+@pytest.mark.slow(because="tries every interleaving")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 class TestEveryInterleaving:
