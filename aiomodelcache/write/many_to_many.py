@@ -16,12 +16,13 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over
-from aiomodelcache.orm.connections import is_finished, outermost, relation_client, transaction
+from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.query.many_to_many import ListQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key

@@ -19,11 +19,12 @@ from tortoise.queryset import BulkCreateQuery, BulkUpdateQuery, DeleteQuery, Que
 
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from
-from aiomodelcache.orm.connections import is_finished, outermost, transaction
+from aiomodelcache.orm.connections import is_finished, outermost
 from aiomodelcache.orm.meta import RowValues, attributes_of, managers, pk_of
 from aiomodelcache.orm.outcomes import was_refused
 from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
 from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, lock, lock_by_pk, returning
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
     collect_model_key,

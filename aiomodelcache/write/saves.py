@@ -21,11 +21,12 @@ from tortoise.signals import Signals
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
-from aiomodelcache.orm.connections import outermost, transaction, write_client
+from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
     Changed,

@@ -12,9 +12,10 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.orm.connections import transaction, write_client
+from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values
+from aiomodelcache.orm.transactions import transaction
 
 
 async def update(instance: Model, values: Mapping[str, Any]) -> None:
