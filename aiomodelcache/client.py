@@ -24,7 +24,7 @@ from aiomodelcache.entries.cascades import CascadeGraph
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.open_cache import CLOSED, OpenCache, register, unregister
+from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, register, unregister
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
@@ -65,10 +65,10 @@ class ModelCache:
             raise CacheConfigurationError(f"ModelCache: namespace is {namespace!r}: it must be a string.")
         self.config = replace(config or CacheConfig(), **settings)
         self.namespace = namespace
-        self._given: Any = backend
+        self._backend_argument: Any = backend
         self._bypass_flag = BypassFlag(enabled=self.config.enabled)
         self._open_cache: OpenCache | None = None
-        self._owned: Backend | None = None
+        self._owned_backend: Backend | None = None
 
     def __repr__(self) -> str:
         if self._open_cache is None:
@@ -89,7 +89,7 @@ class ModelCache:
     def open_cache(self) -> OpenCache:
         """The open cache's inner half. Raises ``CacheNotOpen``."""
         if self._open_cache is None:
-            raise CacheNotOpen(CLOSED)
+            raise CacheNotOpen(CLOSED_MESSAGE)
         return self._open_cache
 
     async def open(self) -> Self:
@@ -145,20 +145,20 @@ class ModelCache:
         return self
 
     def _make_backend(self) -> Backend:
-        given = self._given
+        given = self._backend_argument
         if isinstance(given, str) and given.startswith("memory://"):
-            self._owned = MemoryBackend(limit=self.config.memory_limit)
+            self._owned_backend = MemoryBackend(limit=self.config.memory_limit)
         elif isinstance(given, str) or hasattr(given, "execute_command"):
-            self._owned = self._make_redis(given)
+            self._owned_backend = self._make_redis(given)
         elif hasattr(given, "lease") and hasattr(given, "mark") and not isinstance(given, type):
-            self._owned = None
+            self._owned_backend = None
             return cast("Backend", given)
         else:
             raise CacheConfigurationError(
                 f"ModelCache: {given!r} is no backend: pass a URL like redis://localhost:6379/0 or memory://, "
                 "a redis.asyncio client, or a Backend."
             )
-        return self._owned
+        return self._owned_backend
 
     def _make_redis(self, given: Any) -> RedisBackend:
         config = self.config
@@ -177,7 +177,7 @@ class ModelCache:
         Any task of the event loop may close the cache, not only the one that opened it.
         """
         opened, self._open_cache = self._open_cache, None
-        owned, self._owned = self._owned, None
+        owned, self._owned_backend = self._owned_backend, None
         if opened is None:
             return
         unregister(opened)

@@ -62,7 +62,7 @@ class OpenCache:
     def usable(self) -> Self:
         """Returns itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
         if self.closed:
-            raise CacheNotOpen(CLOSED)
+            raise CacheNotOpen(CLOSED_MESSAGE)
         if self.loop is not asyncio.get_running_loop():
             raise CacheNotOpen(
                 "This cache was opened in another event loop: close it there and open one in the loop that uses it."
@@ -84,7 +84,7 @@ class OpenCache:
         """Whether the caller has a transaction open, on whatever connection the cache's models use."""
         return any(schema.transaction() is not None for schema in self.connections)
 
-    def links(self, table: str) -> bool:
+    def watches_table(self, table: str) -> bool:
         """Whether a table holds links of lists that are cached, or is itself that of a cached model."""
         tables = [each.relation.table for each in self.many_to_many]
         return table in tables or any(entries.schema.table == table for entries in self.models.values())
@@ -100,7 +100,7 @@ class OpenCache:
 open_caches: list[OpenCache] = []
 """Every open cache of this process; writes invalidate in all of them."""
 _default: OpenCache | None = None
-CLOSED: Final = "This cache is closed: use it inside `async with`, or call open() first."
+CLOSED_MESSAGE: Final = "This cache is closed: use it inside `async with`, or call open() first."
 
 
 def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
@@ -117,7 +117,7 @@ def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
 
     Raises ``CacheNotOpen`` in another event loop than the cache's.
     """
-    return [cache.usable() for cache in _alive() if cache.cascades.affects(model)]
+    return [cache.usable() for cache in _live_caches() if cache.cascades.affects(model)]
 
 
 def caches_hiding_rows(
@@ -137,10 +137,10 @@ def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries,
 
 def caches_with_links(relation: Any) -> list[OpenCache]:
     """Every open cache that the links of a relation matter to. Raises ``CacheNotOpen`` in another event loop."""
-    return [cache.usable() for cache in _alive() if cache.links(link_table(relation))]
+    return [cache.usable() for cache in _live_caches() if cache.watches_table(link_table(relation))]
 
 
-def _alive() -> list[OpenCache]:
+def _live_caches() -> list[OpenCache]:
     """The open caches, without those whose program ended their event loop and did not close them."""
     return [cache for cache in open_caches if not cache.loop.is_closed()]
 
@@ -164,7 +164,7 @@ def default_cache_or_none() -> OpenCache | None:
 def register(cache: OpenCache) -> None:
     """Registers an open cache; the first one becomes the default."""
     global _default
-    for forgotten in set(open_caches) - set(_alive()):
+    for forgotten in set(open_caches) - set(_live_caches()):
         unregister(forgotten)
     open_caches.append(cache)
     if _default is None:

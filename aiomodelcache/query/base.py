@@ -25,13 +25,13 @@ class CacheQuery(Generic[T]):
     >>> again = await query.resolve()               # the same, as a coroutine
     """
 
-    __slots__ = ("chosen",)
+    __slots__ = ("explicit_cache",)
 
-    chosen: OpenCache | None
+    explicit_cache: OpenCache | None
     """The open cache that is to answer; None: the default one."""
 
     def __init__(self, cache: OpenCache | None = None) -> None:
-        self.chosen = cache
+        self.explicit_cache = cache
 
     async def resolve(self) -> T:
         """Makes the lookup. Raises what it is documented to raise, and ``CacheNotOpen``."""
@@ -74,7 +74,7 @@ class CacheQuery(Generic[T]):
 
     def open_cache(self) -> OpenCache:
         """The open cache that answers. Raises ``CacheNotOpen``."""
-        cache = self.chosen or default_cache()
+        cache = self.explicit_cache or default_cache()
         return cache if cache.loop is get_running_loop() and not cache.closed else cache.usable()
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:

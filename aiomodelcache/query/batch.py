@@ -121,11 +121,11 @@ class _Outcomes:
         quick: list[PendingLookups] = []
         inside: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
         cache: OpenCache | None = None
-        chosen: OpenCache | None = None
+        explicit_cache: OpenCache | None = None
         off = in_transaction = False
         for name, query in self._queries.items():
-            if cache is None or query.chosen is not chosen:
-                cache, chosen = query.open_cache(), query.chosen
+            if cache is None or query.explicit_cache is not explicit_cache:
+                cache, explicit_cache = query.open_cache(), query.explicit_cache
                 off, in_transaction = cache.bypass.off, cache.in_transaction
                 quick.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
             try:

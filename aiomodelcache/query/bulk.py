@@ -28,7 +28,7 @@ from aiomodelcache.scopes.request import Scope
 M = TypeVar("M", bound=Model)
 
 
-class Places(NamedTuple):
+class LocatedKeys(NamedTuple):
     """Where the rows are in one open cache."""
 
     cache: OpenCache
@@ -42,7 +42,7 @@ class Places(NamedTuple):
 class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     """Rows by many values of one unique key, by value, in the order asked: one MGET, one SQL for all misses."""
 
-    __slots__ = ("_fields", "_model", "_places", "_single", "_wanted")
+    __slots__ = ("_fields", "_located", "_model", "_requested", "_single")
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         self._model = model
         self._fields = (key,) if isinstance(key, str) else tuple(key)
         self._single = len(self._fields) == 1
-        self._wanted = list(wanted)
-        self._places: Places | None = None
+        self._requested = list(wanted)
+        self._located: LocatedKeys | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._wanted!r})>"
+        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._requested!r})>"
 
     def finish(self, found: dict[Any, M]) -> Any:
         """Makes the result of the rows found, by value."""
@@ -70,14 +70,14 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return cache.entries_of(self._model).schema.transaction()
 
-    def places(self, cache: OpenCache) -> Places:
+    def locate(self, cache: OpenCache) -> LocatedKeys:
         """Finds key and values, once per open cache. Raises ``CacheNotRegistered`` or ``ValueError``."""
-        places = self._places
+        places = self._located
         if places is None or places.cache is not cache:
-            places = self._places = self._located(cache)
+            places = self._located = self._locate(cache)
         return places
 
-    def _located(self, cache: OpenCache) -> Places:
+    def _locate(self, cache: OpenCache) -> LocatedKeys:
         entry_set, order, place = cache.entries_of(self._model).find("get", self._fields)
         if not entry_set.unique:
             raise CacheNotRegistered(
@@ -86,13 +86,15 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             )
         if self._single:
             [field] = self._fields
-            keys = dict([place({field: wanted}) for wanted in self._wanted])
-            return Places(cache, entry_set, keys, [value for (value,) in keys])
-        keys = dict([place(dict(zip(self._fields, self._combination(wanted), strict=True))) for wanted in self._wanted])
+            keys = dict([place({field: wanted}) for wanted in self._requested])
+            return LocatedKeys(cache, entry_set, keys, [value for (value,) in keys])
+        keys = dict(
+            [place(dict(zip(self._fields, self._combined_values(wanted), strict=True))) for wanted in self._requested]
+        )
         positions = list(map(order.index, self._fields))
-        return Places(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
+        return LocatedKeys(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
 
-    def _combination(self, wanted: Any) -> tuple[Any, ...]:
+    def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
             raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
         return tuple(cast("Sequence[Any]", wanted))
@@ -100,10 +102,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     # A hit: nearly always all are ------------------------------------------------------------------------
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
-        return self if self.places(cache).keys else None
+        return self if self.locate(cache).keys else None
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        _, entry_set, keys, _ = self.places(cache)
+        _, entry_set, keys, _ = self.locate(cache)
         wanted[entry_set.epoch_key] = None
         wanted.update(dict.fromkeys(keys.values()))
         if not isinstance(entry_set, RowEntries):
@@ -111,7 +113,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             wanted.update(dict.fromkeys([row for key in keys.values() for row in predict(key).keys]))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
-        _, entry_set, keys, names = self.places(cache)
+        _, entry_set, keys, names = self.locate(cache)
         hits: Iterable[RowValues | None]
         if isinstance(entry_set, RowEntries):
             entries, epoch = map(found.__getitem__, keys.values()), found[entry_set.epoch_key]
@@ -136,7 +138,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     # Whatever else there is ------------------------------------------------------------------------------
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Any]:
-        _, entry_set, keys, names = self.places(cache)
+        _, entry_set, keys, names = self.locate(cache)
         known: dict[Values, list[Any]] = {}
         generation = 0
         if scope is not None:

@@ -102,8 +102,8 @@ class Explanation:
 async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
     """Says where a query would be answered from. See ``ModelCacheManager.explain``."""
     located = query.locate(cache)
-    key = text(located.key)
-    trouble = cache.guarded.unavailable_reason
+    key = key_text(located.key)
+    unavailable = cache.guarded.unavailable_reason
     reason: Reason | None = None
     entry: EntryState | None = None
     if query.transaction(cache) is not None:
@@ -112,12 +112,12 @@ async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
         reason = "disabled"
     elif (scope := current_scope()) is not None and scope.recall(located.key) is not None:
         return Explanation(query=repr(query), source="scope", reason="scope", key=key)
-    elif trouble is not None:
-        reason = trouble
+    elif unavailable is not None:
+        reason = unavailable
     rows: tuple[EntryState, ...] = ()
     if reason is None:
         try:
-            entry, rows, reason = await _read(cache, located)
+            entry, rows, reason = await _read_states(cache, located)
         except BackendError:
             reason = "unreachable"
     source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
@@ -128,7 +128,7 @@ async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
     return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
 
 
-async def _read(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
+async def _read_states(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
     entry_set: Any = located.entry_set
     values, key, rows = located.values, located.key, entry_set.rows
     epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, key]))
@@ -148,10 +148,10 @@ async def _read(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[E
     keys = [rows.key(pk) for pk in pks]
     epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, *keys]))
     states = tuple(state_of(rows, key, each, epoch) for key, each in zip(keys, entries, strict=True))
-    return entry, states, _decisive(entry_set, located, pks, entries, epoch, states)
+    return entry, states, _deciding_state(entry_set, located, pks, entries, epoch, states)
 
 
-def _decisive(
+def _deciding_state(
     index: IndexEntries,
     located: Located,
     pks: list[Any],
@@ -170,7 +170,7 @@ def _decisive(
 
 def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:
     """What the bytes under a key are."""
-    name = text(key)
+    name = key_text(key)
     if entry is None:
         return EntryState(key=name, state="written" if is_intent(epoch) else "missing")
     state = _state(entry_set, entry, epoch)
@@ -202,6 +202,6 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
     return "damaged" if current or entry[:1] not in (VALUE, ABSENT) else "cleared"
 
 
-def text(key: bytes) -> str:
+def key_text(key: bytes) -> str:
     """A key as ``redis-cli`` shows it."""
     return key.decode("utf-8", "surrogatepass")

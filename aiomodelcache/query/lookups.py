@@ -179,7 +179,7 @@ class FieldsQuery(LookupQuery[T]):
 
     def __init__(self, model: type[Model], given: Mapping[str, Any], cache: OpenCache | None = None) -> None:
         # All that the classes above do: the way of every lookup.
-        self.chosen = cache
+        self.explicit_cache = cache
         self._model = model
         self._cache = None
         self._given = given

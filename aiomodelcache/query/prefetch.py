@@ -1,7 +1,7 @@
 """``Event.cache.prefetch``: fills relations of many instances from the cache, in one round for each level.
 
 What a relation asks for and how it is attached is said by a ``PrefetchRelation``; here are those that lead to one row.
-Other kinds need only the same two methods, and a line in ``relation_of``.
+Other kinds need only the same two methods, and a line in ``prefetch_relation``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,22 +81,24 @@ class ListRelation:
         self._through = through
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        return ListsQuery(self._through, [each.pk for each in instances if not self._of(each)._fetched], self._cache)
+        return ListsQuery(
+            self._through, [each.pk for each in instances if not self._relation(each)._fetched], self._cache
+        )
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
         found: dict[int, Model] = {}
         for instance in instances:
-            relation = self._of(instance)
+            relation = self._relation(instance)
             if not relation._fetched:
                 relation._set_result_for_query(answer[instance.pk])
             found.update({id(row): row for row in relation.related_objects})
         return list(found.values())
 
-    def _of(self, instance: Model) -> Any:
+    def _relation(self, instance: Model) -> Any:
         return getattr(instance, self._through.relation.name)
 
 
-def relation_of(cache: OpenCache, model: type[Model], name: str) -> PrefetchRelation:
+def prefetch_relation(cache: OpenCache, model: type[Model], name: str) -> PrefetchRelation:
     """How to fill a relation. Raises ``ValueError`` if it is none, ``CacheNotRegistered`` if the cache has no way."""
     schema = cache.entries_of(model).schema
     relation = schema.relation(name)
@@ -130,12 +132,12 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
     for each in roots:
         if not isinstance(each, model):
             raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {each!r}.")
-    tree = _Step(cache, model)
+    tree = _PrefetchNode(cache, model)
     for path in paths:
         step = tree
         for name in path.split("__"):
-            step = step.to(name)
-    level: list[tuple[list[Any], PrefetchRelation, _Step]]
+            step = step.child(name)
+    level: list[tuple[list[Any], PrefetchRelation, _PrefetchNode]]
     level = [(roots, relation, step) for relation, step in tree.next.values()]
     while level:
         # One batch, so that all that this level needs is asked for in one tick.
@@ -145,18 +147,18 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
         level = [(some, relation, after) for some, step in reached if some for relation, after in step.next.values()]
 
 
-class _Step:
+class _PrefetchNode:
     """A place in the tree of relations to fill: a model, and where to go from there."""
 
     def __init__(self, cache: OpenCache, model: type[Model]) -> None:
         self._cache = cache
         self._model = model
-        self.next: dict[str, tuple[PrefetchRelation, _Step]] = {}
+        self.next: dict[str, tuple[PrefetchRelation, _PrefetchNode]] = {}
 
-    def to(self, name: str) -> "_Step":
+    def child(self, name: str) -> "_PrefetchNode":
         if name not in self.next:
-            relation = relation_of(self._cache, self._model, name)
-            self.next[name] = relation, _Step(self._cache, relation.related)
+            relation = prefetch_relation(self._cache, self._model, name)
+            self.next[name] = relation, _PrefetchNode(self._cache, relation.related)
         return self.next[name][1]
 
 

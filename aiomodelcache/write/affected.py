@@ -31,18 +31,18 @@ from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import result_again
 
-MOST_AFFECTED: Final = 1_000
+MAX_COLUMN_SETS: Final = 1_000
 """Of how many choices of columns it is remembered what a write of these affects."""
 
 _UNKNOWN: Final = object()
-_LATER: Final = (Expression, Term, DatabaseDefault)
+_DATABASE_COMPUTED: Final = (Expression, Term, DatabaseDefault)
 """What stands for a value that the database computes."""
 
 _IMMUTABLE: Final = NATIVE | {type(None)}
 
-Changed = Collection[str] | None
+ChangedColumns = Collection[str] | None
 """The attributes that a write changes; None: all of them."""
-Naming = tuple[Changed, list[Any]]
+KeySnapshot = tuple[ChangedColumns, list[Any]]
 """What a write changes, and the values that it names keys by."""
 
 
@@ -50,17 +50,17 @@ def collect_affected_keys(
     intent: Intent,
     entries: ModelEntries,
     row: RowValues,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     exists: bool,
     final: bool = True,
-    by_hand: bool = False,
+    manual: bool = False,
 ) -> bool:
     """Adds the keys of one row, given its values after the write; of classes that writes are to touch.
 
     ``exists``: the row is there afterwards; unique index keys may be left leading to it. ``final``: these are
     the values as written; a key that they do not tell is known to the database only, and everything about
-    the model is added. Before the write such a key is passed over. ``by_hand``: the user says so, and means all
+    the model is added. Before the write such a key is passed over. ``manual``: the user says so, and means all
     classes, now. Returns whether the values tell all keys.
     """
     schema, rows = entries.schema, entries.rows
@@ -70,14 +70,14 @@ def collect_affected_keys(
     if pk is None and final:
         collect_model_key(intent, entries)
     clears: list[Clear] = []
-    if pk is not None and (by_hand or not rows.policy.off):
+    if pk is not None and (manual or not rows.policy.off):
         clears.append(Clear(rows.key(pk)))
-        _follow_policy(intent, rows, clears[-1], (pk,), by_hand=by_hand)
-    for index in affected(entries, changed, by_hand=by_hand).indexes:
-        values = _values(index, row)
+        _apply_policy(intent, rows, clears[-1], (pk,), manual=manual)
+    for index in affected_entries(entries, changed, manual=manual).indexes:
+        values = _key_values(index, row)
         if values is not None:
-            clears.append(_clear(index, values, pk if exists else None))
-            _follow_policy(intent, index, clears[-1], values, by_hand=by_hand)
+            clears.append(_index_clear(index, values, pk if exists else None))
+            _apply_policy(intent, index, clears[-1], values, manual=manual)
         else:
             all_known = False
             if final and exists:
@@ -87,7 +87,7 @@ def collect_affected_keys(
     intent.add(rows, clears)
     if entries.results:
         changed = changed if exists else None
-        all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, by_hand=by_hand)
+        all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, manual=manual)
     return all_known
 
 
@@ -95,10 +95,10 @@ def collect_result_keys(
     intent: Intent,
     entries: ModelEntries,
     row: RowValues,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     final: bool = True,
-    by_hand: bool = False,
+    manual: bool = False,
 ) -> bool:
     """Adds the keys of the results that are computed from a row with these values, before or after the write.
 
@@ -106,13 +106,13 @@ def collect_result_keys(
     Returns whether the values tell all keys.
     """
     all_known = True
-    for result in affected(entries, changed, by_hand=by_hand).results:
-        values = _values(result, row)
+    for result in affected_entries(entries, changed, manual=manual).results:
+        values = _key_values(result, row)
         if values is not None:
             clear = Clear(result.key(values))
             intent.add(entries.rows, [clear])
             if not isinstance(result, ThroughModelDependency):
-                _follow_policy(intent, result, clear, values, by_hand=by_hand)
+                _apply_policy(intent, result, clear, values, manual=manual)
         else:
             all_known = False
             if final:
@@ -120,13 +120,13 @@ def collect_result_keys(
     return all_known
 
 
-def naming(entries: ModelEntries, row: RowValues, changed: Changed) -> Naming:
+def key_snapshot(entries: ModelEntries, row: RowValues, changed: ChangedColumns) -> KeySnapshot:
     """What the keys of a row are named by; the same again as long as the keys are."""
-    attributes = affected(entries, changed).attributes
+    attributes = affected_entries(entries, changed).attributes
     return changed, [row.get(name, _UNKNOWN) for name in (entries.schema.pk, *attributes)]
 
 
-def same_names(one: Naming | None, other: Naming) -> bool:
+def same_keys(one: KeySnapshot | None, other: KeySnapshot) -> bool:
     """Whether the keys are surely the same: by the very same values, which nobody can have changed meanwhile."""
     return (
         one is not None
@@ -142,8 +142,8 @@ def collect_model_key(intent: Intent, entries: ModelEntries) -> None:
         intent.add_model(entries.rows)
 
 
-def _follow_policy(
-    intent: Intent, entry_set: RowEntries | IndexEntries | ResultEntries, clear: Clear, values: Values, *, by_hand: bool
+def _apply_policy(
+    intent: Intent, entry_set: RowEntries | IndexEntries | ResultEntries, clear: Clear, values: Values, *, manual: bool
 ) -> None:
     """Notes what is to become of an entry, beside that it is not true any more."""
     if entry_set.policy.invalidation is InvalidationType.RESET:
@@ -157,7 +157,7 @@ def _follow_policy(
             )
         if kept:
             intent.refills[clear.key] = (refill, entry_set.counters)
-    if by_hand:
+    if manual:
         intent.allowed.pop(clear.key, None)
     elif entry_set.policy.allow_ms and not (
         isinstance(entry_set, IndexEntries) and entry_set.unique
@@ -165,20 +165,20 @@ def _follow_policy(
         intent.allowed[clear.key] = entry_set.policy.allow_ms
 
 
-def affected(entries: ModelEntries, changed: Changed, *, by_hand: bool = False) -> AffectedEntries:
+def affected_entries(entries: ModelEntries, changed: ChangedColumns, *, manual: bool = False) -> AffectedEntries:
     """What a change of these attributes may change; None: what a row may that comes or goes, or is written whole."""
     columns = None if changed is None else frozenset(changed)
-    known = entries.affected.get((columns, by_hand))
+    known = entries.affected.get((columns, manual))
     if known is None:
-        if len(entries.affected) >= MOST_AFFECTED:
+        if len(entries.affected) >= MAX_COLUMN_SETS:
             entries.affected.clear()
-        known = entries.affected[columns, by_hand] = _affected(entries, columns, by_hand=by_hand)
+        known = entries.affected[columns, manual] = _compute_affected(entries, columns, manual=manual)
     return known
 
 
-def _affected(entries: ModelEntries, changed: Changed, *, by_hand: bool) -> AffectedEntries:
-    indexes = _affected_indexes(entries, changed, by_hand=by_hand)
-    results = _affected_results(entries, changed, by_hand=by_hand)
+def _compute_affected(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> AffectedEntries:
+    indexes = _affected_indexes(entries, changed, manual=manual)
+    results = _affected_results(entries, changed, manual=manual)
     left = [each for each in results if changed is None or not frozenset(each.attributes).isdisjoint(changed)]
     named = dict.fromkeys(name for each in [*indexes, *results] for name in each.attributes)
     named.pop(entries.schema.pk, None)
@@ -186,46 +186,46 @@ def _affected(entries: ModelEntries, changed: Changed, *, by_hand: bool) -> Affe
     return AffectedEntries(indexes, results, list(named), list(old))
 
 
-def _affected_indexes(entries: ModelEntries, changed: Changed, *, by_hand: bool) -> list[IndexEntries]:
+def _affected_indexes(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> list[IndexEntries]:
     """A manager that hides rows may bring one back into any index, by a change of any column."""
-    indexes = entries.indexes if by_hand else [index for index in entries.indexes if not index.policy.off]
+    indexes = entries.indexes if manual else [index for index in entries.indexes if not index.policy.off]
     if changed is None or (changed and entries.schema.hides_rows):
         return indexes
     return [index for index in indexes if not index.watched.isdisjoint(changed)]
 
 
 def _affected_results(
-    entries: ModelEntries, changed: Changed, *, by_hand: bool
+    entries: ModelEntries, changed: ChangedColumns, *, manual: bool
 ) -> list[ResultEntries | ThroughModelDependency]:
-    results = entries.results if by_hand else [result for result in entries.results if not result.policy.off]
+    results = entries.results if manual else [result for result in entries.results if not result.policy.off]
     if changed is None:
         return results
     return [result for result in results if result.watched is None or not result.watched.isdisjoint(changed)]
 
 
-def affected_columns(entries: ModelEntries, changed: Changed, *, by_hand: bool = False) -> list[str]:
+def affected_columns(entries: ModelEntries, changed: ChangedColumns, *, manual: bool = False) -> list[str]:
     """The attributes needed to name all keys that a change touches, the primary key first."""
-    return [entries.schema.pk, *affected(entries, changed, by_hand=by_hand).attributes]
+    return [entries.schema.pk, *affected_entries(entries, changed, manual=manual).attributes]
 
 
-def result_attributes(entries: ModelEntries) -> list[str]:
+def result_columns(entries: ModelEntries) -> list[str]:
     """The attributes needed to name all results that a row which goes has been part of."""
-    return affected(entries, None).old_value_columns
+    return affected_entries(entries, None).old_value_columns
 
 
-def old_attributes(entries: ModelEntries, changed: Changed) -> list[str]:
+def old_value_columns(entries: ModelEntries, changed: ChangedColumns) -> list[str]:
     """The attributes whose old values are needed to name the results that a row leaves. Empty if it leaves none."""
-    return affected(entries, changed).old_value_columns
+    return affected_entries(entries, changed).old_value_columns
 
 
-def unknown_columns(entries: ModelEntries, row: RowValues, changed: Changed) -> list[str]:
+def unknown_columns(entries: ModelEntries, row: RowValues, changed: ChangedColumns) -> list[str]:
     """The attributes of touched keys that an instance does not tell for sure.
 
     Columns that were not part of the write, in which it may be partial, changed but not saved, or older
     than the row; expressions and the database's own defaults; values that the database will change.
     """
     schema = entries.schema
-    needed = affected(entries, changed).attributes
+    needed = affected_entries(entries, changed).attributes
     return [
         name for name in needed if (changed is not None and name not in changed) or not _is_known(schema, row, name)
     ]
@@ -233,12 +233,12 @@ def unknown_columns(entries: ModelEntries, row: RowValues, changed: Changed) -> 
 
 def _is_known(schema: ModelSchema, row: RowValues, name: str) -> bool:
     value = row.get(name, _UNKNOWN)
-    if type(value) not in NATIVE and (value is _UNKNOWN or isinstance(value, _LATER)):
+    if type(value) not in NATIVE and (value is _UNKNOWN or isinstance(value, _DATABASE_COMPUTED)):
         return False
     return schema.kept(name, value)
 
 
-def _values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: RowValues) -> Values | None:
+def _key_values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: RowValues) -> Values | None:
     """A key's values; None where the row does not tell: not loaded, left to the database, or not valid."""
     schema = index.schema
     values: list[Any] = []
@@ -252,7 +252,7 @@ def _values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: R
     return tuple(values)
 
 
-def _clear(index: IndexEntries, values: Values, pk: Any) -> Clear:
+def _index_clear(index: IndexEntries, values: Values, pk: Any) -> Clear:
     """How to leave an index key: leading to the row, where that is known and only one row can be meant."""
     key = index.key(values)
     if pk is None or not index.unique or None in values:

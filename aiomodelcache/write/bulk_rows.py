@@ -11,13 +11,13 @@ from aiomodelcache.open_cache import bound_caches, caches_hiding_rows
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
 from aiomodelcache.orm.select import select_matching, select_values
 from aiomodelcache.write.affected import (
-    Changed,
+    ChangedColumns,
     affected_columns,
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    old_attributes,
-    result_attributes,
+    old_value_columns,
+    result_columns,
 )
 from aiomodelcache.write.cascades import collect_list_keys
 from aiomodelcache.write.transactions import Intents
@@ -25,33 +25,35 @@ from aiomodelcache.write.transactions import Intents
 # Rows ----------------------------------------------------------------------------------------------------
 
 
-def needed(model: type[Model], changed: Changed) -> list[str]:
+def columns_after_write(model: type[Model], changed: ChangedColumns) -> list[str]:
     """The attributes that name what a change touches, in any open cache."""
     names = [name for _, entries in bound_caches(model) for name in affected_columns(entries, changed)]
     return list(dict.fromkeys(names))
 
 
-def needed_before(model: type[Model], changed: Changed) -> list[str]:
+def columns_before_write(model: type[Model], changed: ChangedColumns) -> list[str]:
     """The attributes whose old values name results that rows leave by a change; usually none."""
-    return [name for _, entries in bound_caches(model) for name in old_attributes(entries, changed)]
+    return [name for _, entries in bound_caches(model) for name in old_value_columns(entries, changed)]
 
 
-def needed_of_gone(model: type[Model]) -> list[str]:
+def columns_of_deleted(model: type[Model]) -> list[str]:
     """The attributes that name what rows were part of that are gone."""
-    results = [name for _, entries in bound_caches(model) for name in result_attributes(entries)]
+    results = [name for _, entries in bound_caches(model) for name in result_columns(entries)]
     return list(dict.fromkeys([pk_of(model), *results]))
 
 
-def add_before(intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: Changed) -> None:
+def collect_rows_before(
+    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns
+) -> None:
     """Adds what rows leave, with their values before the write, to the intents."""
     for cache, entries in bound_caches(model):
-        if old_attributes(entries, changed):
+        if old_value_columns(entries, changed):
             for row in rows:
                 collect_result_keys(intents[cache], entries, row, changed)
 
 
-def add(
-    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: Changed, *, gone: bool = False
+def collect_rows(
+    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns, *, deleted: bool = False
 ) -> None:
     """Adds rows, with their values after the write, to the intents."""
     for cache, entries in bound_caches(model):
@@ -59,28 +61,30 @@ def add(
             collect_model_key(intents[cache], entries)
         else:
             for row in rows:
-                collect_affected_keys(intents[cache], entries, row, changed, exists=not gone)
+                collect_affected_keys(intents[cache], entries, row, changed, exists=not deleted)
 
 
-async def add_lists(intents: Intents, model: type[Model], client: BaseDBAsyncClient, rows: Sequence[RowValues]) -> None:
+async def collect_lists(
+    intents: Intents, model: type[Model], client: BaseDBAsyncClient, rows: Sequence[RowValues]
+) -> None:
     """Adds the many-to-many lists that rows are in which a manager may have hidden, and shows now."""
     for cache in caches_hiding_rows(model):
         await collect_list_keys(intents[cache], cache.cascades, model, rows, client)
 
 
-async def add_written(
-    intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: Changed
+async def collect_rows_by_pk(
+    intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: ChangedColumns
 ) -> None:
     """Adds rows that were written, given their primary keys; other values are read from the transaction."""
-    wanted = needed(model, changed)
+    wanted = columns_after_write(model, changed)
     pk = pk_of(model)
     if wanted == [pk]:
-        add(intents, model, [{pk: each} for each in pks], changed)
+        collect_rows(intents, model, [{pk: each} for each in pks], changed)
     elif pks:
-        add(intents, model, await select_values(model, client, pk, pks, wanted), changed)
+        collect_rows(intents, model, await select_values(model, client, pk, pks, wanted), changed)
 
 
-async def find_by_key(
+async def select_by_unique_key(
     model: type[Model], client: BaseDBAsyncClient, objects: Sequence[Model], key: Iterable[str], wanted: Iterable[str]
 ) -> list[RowValues] | None:
     """The rows that have the values of the objects in a unique key; None if it does not lead to each of them."""

@@ -23,7 +23,7 @@ from aiomodelcache.write.affected import (
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    result_attributes,
+    result_columns,
 )
 
 
@@ -114,5 +114,5 @@ async def _children(
     wanted = [pk_of(key.child), *graph.columns_needed(key.child)]
     if entries is not None:
         deleted = key.on_delete is OnDelete.CASCADE
-        wanted += result_attributes(entries) if deleted else affected_columns(entries, {key.attribute})
+        wanted += result_columns(entries) if deleted else affected_columns(entries, {key.attribute})
     return await select_locked(key.child, client, key.attribute, values, wanted, graph.limit)

@@ -33,7 +33,7 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, given: Any) -
     Returns how many of them the database has now. Inside a transaction it takes effect at COMMIT.
     """
     schema = entries.schema
-    wanted = affected_columns(entries, None, by_hand=True)
+    wanted = affected_columns(entries, None, manual=True)
     client = schema.transaction() or schema.client
     if isinstance(given, QuerySet):
         query = cast("Any", given)
@@ -44,7 +44,7 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, given: Any) -
         if query._db is None:  # a router would have it ask a replica, which may not know of the rows
             query = query.using_db(client)
         found: list[RowValues] = list(await query.values(*wanted))
-        return await _forget(cache, entries, found, [])
+        return await _invalidate(cache, entries, found, [])
     several: list[Any] = [*given] if type(given) in (list, tuple, set, frozenset) else [given]
     for each in several:
         if isinstance(each, Model) and not isinstance(each, schema.model):
@@ -52,7 +52,7 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, given: Any) -
     pks = [schema.normalise(schema.pk, each.pk if isinstance(each, Model) else each) for each in several]
     found = [*await select_values(schema.model, client, schema.pk, pks, wanted)]
     gone = set(pks) - {row[schema.pk] for row in found}
-    await _forget(cache, entries, [*found, *({schema.pk: pk} for pk in gone)], [])
+    await _invalidate(cache, entries, [*found, *({schema.pk: pk} for pk in gone)], [])
     return len(found)
 
 
@@ -74,15 +74,15 @@ async def invalidate_values(
     if attributes == (schema.pk,):
         return await invalidate_rows(cache, entries, values[0])
     client = schema.transaction() or schema.client
-    found = await rows_matching(schema, client, attributes, values, affected_columns(entries, None, by_hand=True))
+    found = await rows_matching(schema, client, attributes, values, affected_columns(entries, None, manual=True))
     found_by: list[IndexEntries | ResultEntries | ThroughModelDependency] = [*entries.indexes, *entries.results]
     same = [each for each in found_by if set(each.attributes) == set(attributes)]
     by_name = dict(zip(attributes, values, strict=True))
     clears = [Clear(each.key(tuple([by_name[name] for name in each.attributes]))) for each in same]
-    return await _forget(cache, entries, found, clears)
+    return await _invalidate(cache, entries, found, clears)
 
 
-async def forget(
+async def invalidate_entries(
     cache: OpenCache,
     versioned: Versioned,
     clears: Sequence[Clear],
@@ -138,13 +138,15 @@ def transactions(cache: OpenCache) -> list[BaseDBAsyncClient]:
     return [client for schema in cache.connections if (client := schema.transaction()) is not None]
 
 
-def forgotten_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Versioned, key: bytes) -> bool:
+def is_invalidated_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Versioned, key: bytes) -> bool:
     """Whether this transaction has invalidated a key, or cleared all of its versioned."""
     outer = outermost(client)
     return outer is not None and not {key, versioned.epoch_key}.isdisjoint(pending_keys(outer, cache))
 
 
-async def _forget(cache: OpenCache, entries: ModelEntries, rows: Sequence[RowValues], clears: Sequence[Clear]) -> int:
+async def _invalidate(
+    cache: OpenCache, entries: ModelEntries, rows: Sequence[RowValues], clears: Sequence[Clear]
+) -> int:
     transaction = entries.schema.transaction()
     outer = outermost(transaction) if transaction is not None else None
     intent = Intent() if outer is None else transaction_intent(outer, cache)
@@ -153,7 +155,7 @@ async def _forget(cache: OpenCache, entries: ModelEntries, rows: Sequence[RowVal
     else:
         intent.add(entries.rows, clears)
         for row in rows:
-            collect_affected_keys(intent, entries, row, None, exists=False, by_hand=True)
+            collect_affected_keys(intent, entries, row, None, exists=False, manual=True)
     intent.drop_from(current_scope())
     if outer is None:
         await finish_intents({cache: intent}, committed=True)

@@ -36,7 +36,7 @@ def install(model: type[Model], cache: OpenCache) -> None:
     """Lets those many-to-many relations of a model that matter to a cache announce their writes."""
     for name in many_to_many_names(model):
         relation, original = many_to_many(model, name), getattr(model, name)
-        if relation is not None and cache.links(relation.table) and not isinstance(original, CachedManyToMany):
+        if relation is not None and cache.watches_table(relation.table) and not isinstance(original, CachedManyToMany):
             get = partial(_tracked, original.fget)
             setattr(model, name, CachedManyToMany(get, original.fset, original.fdel))
 
@@ -63,17 +63,17 @@ class TrackedRelation(ManyToManyRelation[Any]):
 
     async def add(self, *instances: Any, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.add``."""
-        await self._announced(instances, using_db, partial(super().add, *instances))
+        await self._capture(instances, using_db, partial(super().add, *instances))
 
     async def remove(self, *instances: Any, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.remove``."""
-        await self._announced(instances, using_db, partial(super().remove, *instances))
+        await self._capture(instances, using_db, partial(super().remove, *instances))
 
     async def clear(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.clear``."""
-        await self._announced(None, using_db, super().clear)
+        await self._capture(None, using_db, super().clear)
 
-    async def _announced(
+    async def _capture(
         self,
         others: Sequence[Model] | None,
         using_db: BaseDBAsyncClient | None,
@@ -108,7 +108,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
         outer = outermost(client)
         intents: Intents = {cache: transaction_intent(outer, cache) if outer else Intent() for cache in caches}
         for cache, intent in intents.items():
-            self._touch(cache, intent, pks)
+            self._collect_keys(cache, intent, pks)
         try:
             if outer is None:
                 for cache, intent in intents.items():
@@ -127,7 +127,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
         if outer is None:
             await finish_intents(intents, committed=True)
 
-    def _touch(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
+    def _collect_keys(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
         """Adds the lists that a write of links to these rows changes, and everything about a model of the links."""
         for entries in cache.models.values():
             if entries.schema.table == link_table(self.field):

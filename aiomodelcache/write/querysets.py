@@ -29,14 +29,14 @@ from aiomodelcache.write.affected import (
     collect_model_key,
 )
 from aiomodelcache.write.bulk_rows import (
-    add,
-    add_before,
-    add_lists,
-    add_written,
-    find_by_key,
-    needed,
-    needed_before,
-    needed_of_gone,
+    collect_lists,
+    collect_rows,
+    collect_rows_before,
+    collect_rows_by_pk,
+    columns_after_write,
+    columns_before_write,
+    columns_of_deleted,
+    select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
 from aiomodelcache.write.manual import invalidate_rows
@@ -52,12 +52,12 @@ def track(model: type[Model]) -> None:
 
 def _tracked_queryset(original: Callable[[], Any]) -> Any:
     queryset = original()
-    queryset.__class__ = _tracked(queryset.__class__)
+    queryset.__class__ = _tracked_class(queryset.__class__)
     return queryset
 
 
 @functools.cache
-def _tracked(cls: Any) -> Any:
+def _tracked_class(cls: Any) -> Any:
     """A subclass of a queryset class, its name included, in which what its own methods write is captured too."""
     if cls is QuerySet:
         return TrackedQuerySet
@@ -72,21 +72,21 @@ class TrackedQuerySet(QuerySet[Any]):
 
     def update(self, **kwargs: Any) -> Any:
         """See ``QuerySet.update``."""
-        return _become(super().update(**kwargs), TrackedUpdate)
+        return _retype(super().update(**kwargs), TrackedUpdate)
 
     def delete(self) -> Any:
         """See ``QuerySet.delete``."""
-        return _become(super().delete(), TrackedDelete)
+        return _retype(super().delete(), TrackedDelete)
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> Any:
         """See ``QuerySet.bulk_create``."""
-        query = _become(super().bulk_create(*args, **kwargs), TrackedBulkCreate)
+        query = _retype(super().bulk_create(*args, **kwargs), TrackedBulkCreate)
         query._objects = list(query._objects)
         return query
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> Any:
         """See ``QuerySet.bulk_update``."""
-        query = _become(super().bulk_update(*args, **kwargs), TrackedBulkUpdate)
+        query = _retype(super().bulk_update(*args, **kwargs), TrackedBulkUpdate)
         query._objects, query.fields = list(query._objects), list(query.fields)
         return query
 
@@ -96,33 +96,33 @@ class TrackedQuerySet(QuerySet[Any]):
         return max(counts, default=0)
 
 
-def _become(query: Any, tracked: type) -> Any:
+def _retype(query: Any, tracked: type) -> Any:
     query.__class__ = tracked
     return query
 
 
-Awaiting = Generator[Any, Any, Any]
+AwaitGenerator = Generator[Any, Any, Any]
 
 
 class _Awaitable:
     """Something to await, given its ``__await__``."""
 
-    def __init__(self, awaiting: Callable[[], Awaiting]) -> None:
+    def __init__(self, awaiting: Callable[[], AwaitGenerator]) -> None:
         self._awaiting = awaiting
 
-    def __await__(self) -> Awaiting:
+    def __await__(self) -> AwaitGenerator:
         return self._awaiting()
 
 
-class _Tracked:
+class _TrackedQuery:
     """What write queries do when they are awaited."""
 
     __slots__ = ()
 
-    def __await__(self: Any) -> Awaiting:
+    def __await__(self: Any) -> AwaitGenerator:
         if not self.caches():
-            return cast("Awaiting", cast("Any", super()).__await__())
-        return _captured(self).__await__()
+            return cast("AwaitGenerator", cast("Any", super()).__await__())
+        return _run_captured(self).__await__()
 
     def caches(self: Any) -> list[OpenCache]:
         """The open caches in which it touches something."""
@@ -152,11 +152,11 @@ class _Tracked:
         raise NotImplementedError
 
 
-async def _captured(query: Any) -> Any:
+async def _run_captured(query: Any) -> Any:
     query = query.fresh()
     query._choose_db_if_not_chosen(True)
     if is_finished(query._db):
-        return await _captured_as_a_whole(query)
+        return await _run_marking_models(query)
     async with transaction(query._db) as client:
         query._db = client
         outer = outermost(client)
@@ -168,7 +168,7 @@ async def _captured(query: Any) -> Any:
         return result
 
 
-async def _captured_as_a_whole(query: Any) -> Any:
+async def _run_marking_models(query: Any) -> Any:
     """In a transaction that was closed by hand there is no other, and each statement commits by itself."""
     intents: Intents = {cache: Intent() for cache in query.caches()}
     query.collect_models(intents)
@@ -188,7 +188,7 @@ async def _captured_as_a_whole(query: Any) -> Any:
     return result
 
 
-class TrackedUpdate(_Tracked, UpdateQuery):
+class TrackedUpdate(_TrackedQuery, UpdateQuery):
     """``QuerySet.update``."""
 
     __slots__ = ()
@@ -196,31 +196,31 @@ class TrackedUpdate(_Tracked, UpdateQuery):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         changed = set(attributes_of(model, self.update_kwargs))
-        before = needed_before(model, changed)
+        before = columns_before_write(model, changed)
         if can_return(client) and not before:
             self._make_query()
             statement = self.query.get_parameterized_sql()
-            written = await returning(model, client, statement, needed(model, changed), limit)
-            add(intents, model, written.rows, changed)
-            await add_lists(intents, model, client, written.rows)
+            written = await returning(model, client, statement, columns_after_write(model, changed), limit)
+            collect_rows(intents, model, written.rows, changed)
+            await collect_lists(intents, model, client, written.rows)
             return written.number
         pk = pk_of(model)
         old = await lock(self, client, list(dict.fromkeys([pk, *before])), limit)
-        add_before(intents, model, old, changed)
+        collect_rows_before(intents, model, old, changed)
         pks = [row[pk] for row in old]
         if len(pks) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
         count = 0
-        for some in chunks(pks):
+        for chunk in chunks(pks):
             kwargs, annotations, filters = self.update_kwargs, self._annotations, self._custom_filters
-            count += await UpdateQuery(model, kwargs, client, [in_condition(pk, some)], annotations, filters, None, [])
-        await add_written(intents, model, client, pks, changed)
-        await add_lists(intents, model, client, old)
+            count += await UpdateQuery(model, kwargs, client, [in_condition(pk, chunk)], annotations, filters, None, [])
+        await collect_rows_by_pk(intents, model, client, pks, changed)
+        await collect_lists(intents, model, client, old)
         return count
 
 
-class TrackedDelete(_Tracked, DeleteQuery):
+class TrackedDelete(_TrackedQuery, DeleteQuery):
     """``QuerySet.delete``."""
 
     __slots__ = ()
@@ -237,23 +237,27 @@ class TrackedDelete(_Tracked, DeleteQuery):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         pk = pk_of(model)
-        followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-        if can_return(client) and not followed:
+        cascade_columns = [
+            name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)
+        ]
+        if can_return(client) and not cascade_columns:
             self._make_query()
-            written = await returning(model, client, self.query.get_parameterized_sql(), needed_of_gone(model), limit)
-            add(intents, model, written.rows, (), gone=True)
+            written = await returning(
+                model, client, self.query.get_parameterized_sql(), columns_of_deleted(model), limit
+            )
+            collect_rows(intents, model, written.rows, (), deleted=True)
             return written.number
-        rows = await lock(self, client, list(dict.fromkeys([*needed_of_gone(model), *followed])), limit)
+        rows = await lock(self, client, list(dict.fromkeys([*columns_of_deleted(model), *cascade_columns])), limit)
         if len(rows) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
         for cache in caches_cascading_from(model):
             await collect_cascade(intents[cache], cache.cascades, model, rows, client)
-        add(intents, model, rows, (), gone=True)
-        return sum([await delete_by_pk(model, client, some) for some in chunks([row[pk] for row in rows])])
+        collect_rows(intents, model, rows, (), deleted=True)
+        return sum([await delete_by_pk(model, client, chunk) for chunk in chunks([row[pk] for row in rows])])
 
 
-class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
+class TrackedBulkUpdate(_TrackedQuery, BulkUpdateQuery[Any]):
     """``QuerySet.bulk_update``."""
 
     __slots__ = ()
@@ -270,30 +274,30 @@ class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
         model = self.model
         changed = set(attributes_of(model, self.fields))
         pks = [each.pk for each in self._objects]
-        before = needed_before(model, changed)
+        before = columns_before_write(model, changed)
         if before:
-            add_before(intents, model, await lock_by_pk(model, client, pks, [pk_of(model), *before]), changed)
+            collect_rows_before(intents, model, await lock_by_pk(model, client, pks, [pk_of(model), *before]), changed)
         if not can_return(client):
             if self._q_objects:  # a manager may hide some of them
                 filtered = copy(self)
                 filtered._q_objects = [*self._q_objects, in_condition(pk_of(model), pks)]
                 pks = [row[pk_of(model)] for row in await lock(filtered, client, [pk_of(model)], len(pks))]
             count: int = await self.as_tortoise()
-            await add_written(intents, model, client, pks, changed)
-            await add_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
+            await collect_rows_by_pk(intents, model, client, pks, changed)
+            await collect_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
             return count
         count = 0
         rows: list[RowValues] = []
         for statement in self._make_queries():
-            written = await returning(model, client, statement, needed(model, changed), self.limit())
+            written = await returning(model, client, statement, columns_after_write(model, changed), self.limit())
             count += written.number
             rows += written.rows
-        add(intents, model, rows, changed)
-        await add_lists(intents, model, client, rows)
+        collect_rows(intents, model, rows, changed)
+        await collect_lists(intents, model, client, rows)
         return count
 
 
-class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
+class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
     """``QuerySet.bulk_create``."""
 
     __slots__ = ()
@@ -302,19 +306,21 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
         return super().caches() if self._objects else []
 
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> None:
-        model, wanted = self.model, needed(self.model, None)
+        model, wanted = self.model, columns_after_write(self.model, None)
         if self._update_fields:
             await self.as_tortoise()
             rows = None
-            moved = needed_before(model, attributes_of(model, self._update_fields))  # whose old values nobody tells
+            moved = columns_before_write(
+                model, attributes_of(model, self._update_fields)
+            )  # whose old values nobody tells
             if can_return(client) and not moved:  # MySQL looks for a conflict by every unique key
-                rows = await find_by_key(model, client, self._objects, self._on_conflict, wanted)
+                rows = await select_by_unique_key(model, client, self._objects, self._on_conflict, wanted)
             if rows is None:
                 self.collect_models(intents)
             else:
-                add(intents, model, rows, None)
+                collect_rows(intents, model, rows, None)
         elif can_return(client):
-            add(intents, model, await self._insert(client), None)
+            collect_rows(intents, model, await self._insert(client), None)
         else:
             given = [each.pk for each in self._objects if each.pk is not None]
             if any(isinstance(pk, DatabaseDefault) for pk in given):
@@ -324,23 +330,23 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
             generated = len(given) < len(self._objects)
             last = await last_pk(model, client) if generated else None
             await self.as_tortoise()
-            await add_written(intents, model, client, given, None)
+            await collect_rows_by_pk(intents, model, client, given, None)
             if generated:
-                add(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
+                collect_rows(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
 
     async def _insert(self: Any, client: BaseDBAsyncClient) -> list[RowValues]:
         """Inserts as Tortoise does, in statements that say which rows came to be."""
         executor = cast("Any", client).executor_class(model=self.model, db=client)
         omitted = self._analyze_db_default_fields(executor.regular_columns)
         rows: list[RowValues] = []
-        for some in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
+        for chunk in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
             for own_pk, names in ((True, executor.regular_columns_all), (False, executor.regular_columns)):
                 rows += await insert(
                     self.model,
                     client,
-                    [each for each in some if bool(each._custom_generated_pk) is own_pk],
+                    [each for each in chunk if bool(each._custom_generated_pk) is own_pk],
                     [name for name in names if name not in omitted],
-                    needed(self.model, None),
+                    columns_after_write(self.model, None),
                     ignore_conflicts=self._ignore_conflicts,
                 )
         return rows

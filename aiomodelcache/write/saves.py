@@ -28,15 +28,15 @@ from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
-    Changed,
-    Naming,
-    affected,
+    ChangedColumns,
+    KeySnapshot,
+    affected_entries,
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    naming,
-    result_attributes,
-    same_names,
+    key_snapshot,
+    result_columns,
+    same_keys,
     unknown_columns,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
@@ -55,7 +55,7 @@ def listen(model: type[Model]) -> None:
 async def _before_save(
     model: type[Model], instance: Model, using_db: BaseDBAsyncClient, update_fields: Iterable[str] | None
 ) -> None:
-    await _before(model, instance, using_db, _columns(update_fields), deleting=False)
+    await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
 
 
 async def _after_save(
@@ -65,7 +65,7 @@ async def _after_save(
     using_db: BaseDBAsyncClient,
     update_fields: Iterable[str] | None,
 ) -> None:
-    columns = None if created else _columns(update_fields)
+    columns = None if created else _written_columns(update_fields)
     await _after(model, instance, using_db, columns, deleting=False, created=created)
 
 
@@ -83,7 +83,7 @@ async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsy
 class Write:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
-    __slots__ = ("instance", "intents", "named", "over", "updating")
+    __slots__ = ("failed", "instance", "intents", "snapshots", "updating")
 
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
@@ -91,24 +91,24 @@ class Write:
         """Whether the row must exist, also if the instance was not loaded from it."""
         self.intents: Intents = {}
         """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
-        self.named: dict[OpenCache, Naming] = {}
+        self.snapshots: dict[OpenCache, KeySnapshot] = {}
         """By what all keys of an intent were named, and what to leave under them, if all could be."""
-        self.over = False
+        self.failed = False
 
-    def take(self) -> Intents:
+    def take_intents(self) -> Intents:
         """Hands over what was announced."""
         intents, self.intents = self.intents, {}
         return intents
 
     async def fail(self, error: BaseException) -> None:
         """Withdraws what was announced, or leaves it to expire if the row may yet be written."""
-        self.over = True
+        self.failed = True
         for intent in self.intents.values():
             intent.drop_from(current_scope())  # the scope's instance may be the one that holds refused values
         if is_settled(error):
-            await finish_intents(self.take(), committed=False)
+            await finish_intents(self.take_intents(), committed=False)
         else:
-            abandon(self.take())
+            abandon(self.take_intents())
 
 
 _current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
@@ -172,7 +172,7 @@ def _wrap(
     return call
 
 
-def _write_of(instance: Model) -> Write | None:
+def _current_write(instance: Model) -> Write | None:
     """The call in which a listener runs. None if the instance is saved around its model's own ``save``."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None
@@ -182,22 +182,22 @@ def _write_of(instance: Model) -> Write | None:
 
 
 async def _before(
-    model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool
+    model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
 ) -> None:
     """In autocommit mode: marks the keys known before the statement. In a transaction: nothing is marked yet.
 
     What a delete will cascade to is looked up now, in either: afterwards it is gone.
     """
-    write = _write_of(instance)
+    write = _current_write(instance)
     transaction = outermost(client)
     if write is None and transaction is None:
         return
-    rows = await _locked(instance, client, changed, deleting=deleting) if transaction is not None else []
+    rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
     for cache, entries in _affected_caches(model, deleting=deleting):
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
         else:
-            intent = _begin(cast("Write", write), cache, entries, changed, deleting=deleting)
+            intent = _new_intent(cast("Write", write), cache, entries, changed, deleting=deleting)
         if entries is not None:
             for row in rows:
                 collect_result_keys(intent, entries, row, None if deleting else changed)
@@ -207,76 +207,80 @@ async def _before(
             await collect_list_keys(intent, cache.cascades, model, rows, client)
     if write is not None:
         for cache, intent in list(write.intents.items()):
-            if not write.over:  # another listener may raise while this one waits
+            if not write.failed:  # another listener may raise while this one waits
                 await cache.writer.mark(intent)
 
 
-def _begin(write: Write, cache: OpenCache, entries: ModelEntries | None, changed: Changed, *, deleting: bool) -> Intent:
+def _new_intent(
+    write: Write, cache: OpenCache, entries: ModelEntries | None, changed: ChangedColumns, *, deleting: bool
+) -> Intent:
     """The intent with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
     intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
-    write.named.pop(cache, None)
+    write.snapshots.pop(cache, None)
     if entries is not None:
         row = vars(write.instance)
         all_known = collect_affected_keys(intent, entries, row, changed, exists=not deleting, final=False)
         if all_known and not unknown_columns(entries, row, changed):
-            write.named[cache] = naming(entries, row, changed)
+            write.snapshots[cache] = key_snapshot(entries, row, changed)
     return intent
 
 
-async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool) -> list[RowValues]:
+async def _lock_row(
+    instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
+) -> list[RowValues]:
     """The row as it is before the write, as far as results and cascades need it; nothing if they do not.
 
     The instance may not tell its values. What refers to it can neither be added to nor taken away from then on.
     """
     model = type(instance)
-    wanted = _wanted_before(instance, changed, deleting=deleting)
+    wanted = _columns_before(instance, changed, deleting=deleting)
     return [*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])] if wanted else []
 
 
-def _wanted_before(instance: Model, changed: Changed, *, deleting: bool) -> list[str]:
+def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """The attributes whose values before the write must be known, to name what it touches."""
-    left, write = _old_value_columns(type(instance), changed, deleting=deleting), _write_of(instance)
+    left, write = _old_value_columns(type(instance), changed, deleting=deleting), _current_write(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
     return left if exists else []
 
 
-def _old_value_columns(model: type[Model], changed: Changed, *, deleting: bool) -> list[str]:
+def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """The same for any row that was there before."""
     bound = bound_caches(model)
     if not deleting:
-        wanted = [name for _, entries in bound for name in affected(entries, changed).old_value_columns]
+        wanted = [name for _, entries in bound for name in affected_entries(entries, changed).old_value_columns]
         return wanted + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
-    followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return followed + [name for _, entries in bound for name in result_attributes(entries)]
+    cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
+    return cascade_columns + [name for _, entries in bound for name in result_columns(entries)]
 
 
 async def _after(
     model: type[Model],
     instance: Model,
     client: BaseDBAsyncClient,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     deleting: bool,
     created: bool = False,
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode: clears; the row is committed."""
-    concerned = _affected_caches(model, deleting=deleting)
-    write = _write_of(instance)
-    begun, named = (write.take(), write.named) if write is not None else ({}, {})
+    affected_caches = _affected_caches(model, deleting=deleting)
+    write = _current_write(instance)
+    marked, named = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
-        cache: transaction_intent(transaction, cache) if transaction is not None else begun.get(cache) or Intent()
-        for cache, _ in concerned
+        cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
+        for cache, _ in affected_caches
     }
-    bound = [(cache, entries) for cache, entries in concerned if entries is not None]
+    bound = [(cache, entries) for cache, entries in affected_caches if entries is not None]
     left = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
         for cache, entries in bound:
-            if cache not in begun or not same_names(named.get(cache), naming(entries, vars(instance), changed)):
-                if cache in begun:
+            if cache not in marked or not same_keys(named.get(cache), key_snapshot(entries, vars(instance), changed)):
+                if cache in marked:
                     intents[cache].leave_nothing()  # what was to be left is for other values
-                row = vars(instance) if deleting else await _as_written(entries, instance, client, changed)
+                row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
             if left:
                 collect_model_key(intents[cache], entries)  # saved around its model's own ``save``
@@ -291,7 +295,9 @@ async def _after(
             await finish_intents(intents, committed=True)
 
 
-async def _as_written(entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: Changed) -> RowValues:
+async def _written_values(
+    entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns
+) -> RowValues:
     """The values in the row: the instance's, and from the database those that it does not tell."""
     wanted = unknown_columns(entries, vars(instance), changed)
     if not wanted:
@@ -313,8 +319,8 @@ def connection_for(
     """
     model = type(instance)
     client = client or write_client(model)
-    changed = _columns(update_fields)
-    needed = bool(_wanted_before(instance, changed, deleting=deleting))
+    changed = _written_columns(update_fields)
+    needed = bool(_columns_before(instance, changed, deleting=deleting))
     if deleting:
         needed = needed or bool(caches_cascading_from(model))
     elif not needed:
@@ -331,6 +337,6 @@ def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCa
     return [*bound_caches(model), *unbound]
 
 
-def _columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
+def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
     """What a save writes; None: everything. An iterator is left to the statement, which needs it."""
     return set(update_fields) if isinstance(update_fields, Collection) else None

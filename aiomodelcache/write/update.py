@@ -27,7 +27,7 @@ async def update(instance: Model, values: Mapping[str, Any]) -> None:
         return
     own = vars(instance)
     before = dict(own)
-    columns = [*assigned, *(name for name in _set_by_themselves(model) if name not in assigned)]
+    columns = [*assigned, *(name for name in _auto_now_columns(model) if name not in assigned)]
     try:
         for name in columns:
             own.setdefault(name, None)  # the column may not have been loaded
@@ -133,7 +133,7 @@ def _relations(model: type[Model]) -> set[str]:
     return cast("set[str]", meta.fk_fields | meta.o2o_fields)
 
 
-def _set_by_themselves(model: type[Model]) -> list[str]:
+def _auto_now_columns(model: type[Model]) -> list[str]:
     """The columns that get the time of each update (``auto_now``)."""
     meta = meta_of(model)
     return [name for name in meta.fields_db_projection if getattr(meta.fields_map[name], "auto_now", False)]
