@@ -22,7 +22,7 @@ from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
-from aiomodelcache.query.many_to_many import ListQuery
+from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
@@ -56,7 +56,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
         through = cache.list_of(type(self.instance), self._name()) if cache is not None else None
         if cache is None or through is None or not is_saved(self.instance):
             return super().__await__()
-        return ListQuery(through, self.instance.pk, cache).__await__()
+        return ManyToManyQuery(through, self.instance.pk, cache).__await__()
 
     def _name(self) -> str:
         return str(self.field.model_field_name)
