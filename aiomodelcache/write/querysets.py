@@ -1,9 +1,9 @@
 """Bulk writes: ``QuerySet.update`` and ``.delete``, ``bulk_create`` and ``bulk_update``.
 
-Tortoise fires no signal for these. The managers of bound models hand out querysets of a subclass whose
-write queries run in a transaction and add exactly the rows that they touched to its intents. Where the
-database does not say which these were, the rows are locked first and written by primary key, so that a
-row which starts to match in between is neither written nor missed.
+Tortoise fires no signal for these. So the managers of bound models return querysets of a subclass. Its write queries
+run in a transaction and add exactly the affected rows to the transaction's intents. If the database cannot return
+these rows, they are locked first and written by primary key: a row that starts to match in between is neither written
+nor missed.
 """
 
 import functools
@@ -25,9 +25,7 @@ from aiomodelcache.orm.outcomes import was_refused
 from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
 from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, lock, lock_by_pk, returning
 from aiomodelcache.scopes.request import current_scope
-from aiomodelcache.write.affected import (
-    collect_model_key,
-)
+from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.bulk_rows import (
     collect_lists,
     collect_rows,
@@ -44,7 +42,7 @@ from aiomodelcache.write.transactions import Intents, abandon, finish_intents, t
 
 
 def track(model: type[Model]) -> None:
-    """Makes the model's managers hand out querysets whose writes are captured. A second time does nothing."""
+    """Makes the model's managers return querysets whose writes are captured. Idempotent."""
     for manager in managers(model):
         if "get_queryset" not in vars(manager):
             manager.get_queryset = partial(_tracked_queryset, manager.get_queryset)
@@ -58,11 +56,12 @@ def _tracked_queryset(original: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _tracked_class(cls: Any) -> Any:
-    """A subclass of a queryset class, its name included, in which what its own methods write is captured too."""
+    """Returns a subclass of a queryset class, with the same name, that captures writes of the class's own methods."""
     if cls is QuerySet:
         return TrackedQuerySet
-    ours = QuerySet in cls.__mro__ and TrackedQuerySet not in cls.__mro__
-    return type(cls.__name__, (cls, TrackedQuerySet), {"__slots__": (), "__module__": cls.__module__}) if ours else cls
+    if QuerySet not in cls.__mro__ or TrackedQuerySet in cls.__mro__:
+        return cls
+    return type(cls.__name__, (cls, TrackedQuerySet), {"__slots__": (), "__module__": cls.__module__})
 
 
 class TrackedQuerySet(QuerySet[Any]):
@@ -91,7 +90,7 @@ class TrackedQuerySet(QuerySet[Any]):
         return query
 
     async def invalidate_cache(self) -> int:
-        """Forgets the rows of this queryset in every open cache. Returns how many there are."""
+        """Invalidates the rows of this queryset in every open cache. Returns how many rows there are."""
         counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound_caches(self.model)]
         return max(counts, default=0)
 
@@ -105,17 +104,17 @@ AwaitGenerator = Generator[Any, Any, Any]
 
 
 class _Awaitable:
-    """Something to await, given its ``__await__``."""
+    """An awaitable made of an ``__await__`` method."""
 
-    def __init__(self, awaiting: Callable[[], AwaitGenerator]) -> None:
-        self._awaiting = awaiting
+    def __init__(self, iterate: Callable[[], AwaitGenerator]) -> None:
+        self._iterate = iterate
 
     def __await__(self) -> AwaitGenerator:
-        return self._awaiting()
+        return self._iterate()
 
 
 class _TrackedQuery:
-    """What write queries do when they are awaited."""
+    """The behaviour that captured write queries share: awaiting one invalidates the rows that it writes."""
 
     __slots__ = ()
 
@@ -125,19 +124,19 @@ class _TrackedQuery:
         return _run_captured(self).__await__()
 
     def caches(self: Any) -> list[OpenCache]:
-        """The open caches in which it touches something."""
+        """Returns the open caches that the write affects."""
         return [cache for cache, _ in bound_caches(self.model)]
 
     def limit(self: Any) -> int:
-        """How many rows may be named; of more, everything about their model is forgotten."""
+        """Returns the maximum number of rows to invalidate singly. Beyond it, everything about their model is."""
         return max([cache.config.bulk_limit for cache in cast("list[OpenCache]", self.caches())])
 
     async def as_tortoise(self: Any) -> Any:
-        """Runs the statement as Tortoise made it."""
+        """Runs the statement unchanged, as Tortoise would."""
         return await _Awaitable(cast("Any", super()).__await__)
 
     def fresh(self: Any) -> Any:
-        """A query like this one, to run once: one query may be awaited several times, also at once."""
+        """Returns a copy to run once, because a query may be awaited several times, even concurrently."""
         query = copy(self)
         query._joined_tables = []
         return query
@@ -148,7 +147,7 @@ class _TrackedQuery:
             collect_model_key(intents[cache], entries)
 
     async def write(self, client: BaseDBAsyncClient, intents: Intents) -> Any:
-        """Runs in a transaction, and adds what it touched to the transaction's intents."""
+        """Runs in a transaction, and adds the affected keys to the transaction's intents."""
         raise NotImplementedError
 
 
@@ -169,7 +168,7 @@ async def _run_captured(query: Any) -> Any:
 
 
 async def _run_marking_models(query: Any) -> Any:
-    """In a transaction that was closed by hand there is no other, and each statement commits by itself."""
+    """Runs a query in a transaction that was closed by hand: there its statement commits by itself."""
     intents: Intents = {cache: Intent() for cache in query.caches()}
     query.collect_models(intents)
     try:
@@ -196,8 +195,8 @@ class TrackedUpdate(_TrackedQuery, UpdateQuery):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         changed = set(attributes_of(model, self.update_kwargs))
-        before = columns_before_write(model, changed)
-        if can_return(client) and not before:
+        old_columns = columns_before_write(model, changed)
+        if can_return(client) and not old_columns:
             self._make_query()
             statement = self.query.get_parameterized_sql()
             written = await returning(model, client, statement, columns_after_write(model, changed), limit)
@@ -205,7 +204,7 @@ class TrackedUpdate(_TrackedQuery, UpdateQuery):
             await collect_lists(intents, model, client, written.rows)
             return written.number
         pk = pk_of(model)
-        old = await lock(self, client, list(dict.fromkeys([pk, *before])), limit)
+        old = await lock(self, client, list(dict.fromkeys([pk, *old_columns])), limit)
         collect_rows_before(intents, model, old, changed)
         pks = [row[pk] for row in old]
         if len(pks) > limit:
@@ -226,7 +225,7 @@ class TrackedDelete(_TrackedQuery, DeleteQuery):
     __slots__ = ()
 
     def caches(self: Any) -> list[OpenCache]:
-        """Those in which other models' rows are deleted along, too."""
+        """Returns the open caches that the write affects, by rows of other models that it cascades to, too."""
         return list(dict.fromkeys([*super().caches(), *caches_cascading_from(self.model)]))
 
     def collect_models(self: Any, intents: Intents) -> None:
@@ -273,12 +272,13 @@ class TrackedBulkUpdate(_TrackedQuery, BulkUpdateQuery[Any]):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model = self.model
         changed = set(attributes_of(model, self.fields))
-        pks = [each.pk for each in self._objects]
-        before = columns_before_write(model, changed)
-        if before:
-            collect_rows_before(intents, model, await lock_by_pk(model, client, pks, [pk_of(model), *before]), changed)
+        pks = [instance.pk for instance in self._objects]
+        old_columns = columns_before_write(model, changed)
+        if old_columns:
+            old = await lock_by_pk(model, client, pks, [pk_of(model), *old_columns])
+            collect_rows_before(intents, model, old, changed)
         if not can_return(client):
-            if self._q_objects:  # a manager may hide some of them
+            if self._q_objects:  # a manager may hide a part of the rows
                 filtered = copy(self)
                 filtered._q_objects = [*self._q_objects, in_condition(pk_of(model), pks)]
                 pks = [row[pk_of(model)] for row in await lock(filtered, client, [pk_of(model)], len(pks))]
@@ -310,10 +310,8 @@ class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
         if self._update_fields:
             await self.as_tortoise()
             rows = None
-            moved = columns_before_write(
-                model, attributes_of(model, self._update_fields)
-            )  # whose old values nobody tells
-            if can_return(client) and not moved:  # MySQL looks for a conflict by every unique key
+            old_columns = columns_before_write(model, attributes_of(model, self._update_fields))
+            if can_return(client) and not old_columns:  # old values are unknown; MySQL checks every unique key
                 rows = await select_by_unique_key(model, client, self._objects, self._on_conflict, wanted)
             if rows is None:
                 self.collect_models(intents)
@@ -322,20 +320,20 @@ class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
         elif can_return(client):
             collect_rows(intents, model, await self._insert(client), None)
         else:
-            given = [each.pk for each in self._objects if each.pk is not None]
-            if any(isinstance(pk, DatabaseDefault) for pk in given):
+            known_pks = [instance.pk for instance in self._objects if instance.pk is not None]
+            if any(isinstance(pk, DatabaseDefault) for pk in known_pks):
                 self.collect_models(intents)
                 await self.as_tortoise()
                 return
-            generated = len(given) < len(self._objects)
-            last = await last_pk(model, client) if generated else None
+            is_generated = len(known_pks) < len(self._objects)
+            last = await last_pk(model, client) if is_generated else None
             await self.as_tortoise()
-            await collect_rows_by_pk(intents, model, client, given, None)
-            if generated:
+            await collect_rows_by_pk(intents, model, client, known_pks, None)
+            if is_generated:
                 collect_rows(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
 
     async def _insert(self: Any, client: BaseDBAsyncClient) -> list[RowValues]:
-        """Inserts as Tortoise does, in statements that say which rows came to be."""
+        """Inserts as Tortoise does, with statements that return the inserted rows."""
         executor = cast("Any", client).executor_class(model=self.model, db=client)
         omitted = self._analyze_db_default_fields(executor.regular_columns)
         rows: list[RowValues] = []
@@ -344,7 +342,7 @@ class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
                 rows += await insert(
                     self.model,
                     client,
-                    [each for each in chunk if bool(each._custom_generated_pk) is own_pk],
+                    [instance for instance in chunk if bool(instance._custom_generated_pk) is own_pk],
                     [name for name in names if name not in omitted],
                     columns_after_write(self.model, None),
                     ignore_conflicts=self._ignore_conflicts,

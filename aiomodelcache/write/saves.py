@@ -1,8 +1,8 @@
-"""``save()`` and ``delete()``, captured by Tortoise's signals: which keys they touch, and when to say so.
+"""Captures ``save()`` and ``delete()`` by Tortoise's signals: collects the affected keys, marks and clears them.
 
-Tortoise keys listeners by exact class and cannot remove them, so there is one set of functions for all
-models, registered once for each; they look up the open caches each time. It runs listeners in tasks of
-their own, beside others that may raise. What belongs to one call of ``save`` or ``delete`` is a ``Write``.
+Tortoise keys listeners by exact class and cannot remove them. So one set of functions serves all models: it is
+registered once for each model, and looks up the open caches at each call. Tortoise runs listeners as separate tasks,
+beside other listeners that may raise. The state of one call of ``save`` or ``delete`` is a ``Write``.
 """
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -44,7 +44,7 @@ from aiomodelcache.write.transactions import Intents, abandon, finish_intents, t
 
 
 def listen(model: type[Model]) -> None:
-    """Registers for a model's signals; a second time does nothing."""
+    """Registers the listeners for a model's signals. Idempotent."""
     register = cast("Any", model).register_listener
     register(Signals.pre_save, _before_save)
     register(Signals.post_save, _after_save)
@@ -88,23 +88,24 @@ class Write:
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
         self.updating = updating
-        """Whether the row must exist, also if the instance was not loaded from it."""
+        """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
         self.intents: Intents = {}
-        """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
+        """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
         self.snapshots: dict[OpenCache, KeySnapshot] = {}
-        """By what all keys of an intent were named, and what to leave under them, if all could be."""
+        """The key values of each intent whose keys, and the hints to leave under them, were all known beforehand."""
         self.failed = False
+        """True once the call has raised. Listeners that still run mark nothing more."""
 
     def take_intents(self) -> Intents:
-        """Hands over what was announced."""
+        """Returns the marked intents, and leaves none."""
         intents, self.intents = self.intents, {}
         return intents
 
     async def fail(self, error: BaseException) -> None:
-        """Withdraws what was announced, or leaves it to expire if the row may yet be written."""
+        """Withdraws the intents, or leaves them to expire if the row may still be written."""
         self.failed = True
         for intent in self.intents.values():
-            intent.drop_from(current_scope())  # the scope's instance may be the one that holds refused values
+            intent.drop_from(current_scope())  # the scope's instance may be this one, with the refused values
         if is_settled(error):
             await finish_intents(self.take_intents(), committed=False)
         else:
@@ -115,7 +116,7 @@ _current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", de
 
 
 class intent_scope:
-    """Goes around ``save`` and ``delete``: one that fails leaves nothing behind in the cache."""
+    """A context around ``save`` and ``delete``. If the call raises, the intents are withdrawn or left to expire."""
 
     __slots__ = ("_token", "_write")
 
@@ -139,7 +140,7 @@ _wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
 
 
 def wrap_methods(model: type[Model]) -> None:
-    """Does for a user's model that is no ``CachedModel`` what that class does; a second time nothing."""
+    """Wraps ``save`` and ``delete`` of a model that is no ``CachedModel``, which does the same itself. Idempotent."""
     for name in ("save", "delete"):
         method = getattr(model, name)
         if method not in _wrapped:
@@ -154,26 +155,28 @@ def _wrap(
     parameters = signature(method)
 
     @wraps(method)
-    async def call(self: Model, *args: Any, **kwargs: Any) -> None:
-        given = parameters.bind(self, *args, **kwargs)
-        named = given.arguments if "using_db" in parameters.parameters else kwargs
+    async def captured(self: Model, *args: Any, **kwargs: Any) -> None:
+        arguments = parameters.bind(self, *args, **kwargs)
+        named = arguments.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
         updating = bool(named.get("force_update"))
         async with (
             intent_scope(self, updating=updating),
-            connection_for(self, client, fields, deleting=deleting) as chosen,
+            connection_for(self, client, fields, deleting=deleting) as connection,
         ):
-            if named is kwargs and client is None:  # the method finds the transaction by itself
+            if named is kwargs and client is None:  # the method takes the transaction from its context
                 await method(self, *args, **kwargs)
             else:
-                named["using_db"] = chosen
-                await (method(self, *args, **kwargs) if named is kwargs else method(*given.args, **given.kwargs))
+                named["using_db"] = connection
+                await (
+                    method(self, *args, **kwargs) if named is kwargs else method(*arguments.args, **arguments.kwargs)
+                )
 
-    return call
+    return captured
 
 
 def _current_write(instance: Model) -> Write | None:
-    """The call in which a listener runs. None if the instance is saved around its model's own ``save``."""
+    """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None
 
@@ -184,9 +187,9 @@ def _current_write(instance: Model) -> Write | None:
 async def _before(
     model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
 ) -> None:
-    """In autocommit mode: marks the keys known before the statement. In a transaction: nothing is marked yet.
+    """Collects the keys known before the statement. In autocommit mode, marks them; a transaction marks at COMMIT.
 
-    What a delete will cascade to is looked up now, in either: afterwards it is gone.
+    The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
     write = _current_write(instance)
     transaction = outermost(client)
@@ -214,9 +217,9 @@ async def _before(
 def _new_intent(
     write: Write, cache: OpenCache, entries: ModelEntries | None, changed: ChangedColumns, *, deleting: bool
 ) -> Intent:
-    """The intent with the keys that are known before the statement."""
+    """Returns the intent in autocommit mode, with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
-    intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
+    intent.leave_nothing()  # discards the hints of a refused ``save`` that the model's own ``save`` tries again
     write.snapshots.pop(cache, None)
     if entries is not None:
         row = vars(write.instance)
@@ -229,9 +232,10 @@ def _new_intent(
 async def _lock_row(
     instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
 ) -> list[RowValues]:
-    """The row as it is before the write, as far as results and cascades need it; nothing if they do not.
+    """Locks the row, and returns its values before the write. Returns nothing if no result or cascade needs them.
 
-    The instance may not tell its values. What refers to it can neither be added to nor taken away from then on.
+    The instance may hold other values than the row. While the row is locked, references to it cannot be added or
+    removed.
     """
     model = type(instance)
     wanted = _columns_before(instance, changed, deleting=deleting)
@@ -239,14 +243,14 @@ async def _lock_row(
 
 
 def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool) -> list[str]:
-    """The attributes whose values before the write must be known, to name what it touches."""
-    left, write = _old_value_columns(type(instance), changed, deleting=deleting), _current_write(instance)
+    """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
+    columns, write = _old_value_columns(type(instance), changed, deleting=deleting), _current_write(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
-    return left if exists else []
+    return columns if exists else []
 
 
 def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting: bool) -> list[str]:
-    """The same for any row that was there before."""
+    """Returns the attributes whose old values determine affected keys, for a row that exists before the write."""
     bound = bound_caches(model)
     if not deleting:
         wanted = [name for _, entries in bound for name in affected_entries(entries, changed).old_value_columns]
@@ -264,28 +268,28 @@ async def _after(
     deleting: bool,
     created: bool = False,
 ) -> None:
-    """Adds the keys of the values as written. In autocommit mode: clears; the row is committed."""
+    """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
     affected_caches = _affected_caches(model, deleting=deleting)
     write = _current_write(instance)
-    marked, named = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
+    marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
         cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
         for cache, _ in affected_caches
     }
     bound = [(cache, entries) for cache, entries in affected_caches if entries is not None]
-    left = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
+    old_columns = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
         for cache, entries in bound:
-            if cache not in marked or not same_keys(named.get(cache), key_snapshot(entries, vars(instance), changed)):
+            if cache not in marked or not same_keys(before.get(cache), key_snapshot(entries, vars(instance), changed)):
                 if cache in marked:
-                    intents[cache].leave_nothing()  # what was to be left is for other values
+                    intents[cache].leave_nothing()  # the hints are for other values
                 row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
-            if left:
-                collect_model_key(intents[cache], entries)  # saved around its model's own ``save``
+            if old_columns:
+                collect_model_key(intents[cache], entries)  # unread, as the model's own ``save`` was bypassed
     except BaseException:
-        for cache, entries in bound:  # it is written all the same
+        for cache, entries in bound:  # the row is written nevertheless
             collect_model_key(intents[cache], entries)
         raise
     finally:
@@ -298,7 +302,7 @@ async def _after(
 async def _written_values(
     entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns
 ) -> RowValues:
-    """The values in the row: the instance's, and from the database those that it does not tell."""
+    """Returns the values in the row: those of the instance, and from the database those that it does not know."""
     wanted = unknown_columns(entries, vars(instance), changed)
     if not wanted:
         return vars(instance)
@@ -313,9 +317,10 @@ def connection_for(
     *,
     deleting: bool = False,
 ) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-    """The connection for a save or delete: in a transaction if it touches keys that only this can name.
+    """Returns the connection for a save or delete, in a transaction if the affected keys can be read only there.
 
-    Such are the rows that a delete cascades to, and keys with values that the instance does not tell.
+    These are the rows that a delete cascades to, results under old values, and keys with values that the instance does
+    not know.
     """
     model = type(instance)
     client = client or write_client(model)
@@ -329,7 +334,7 @@ def connection_for(
 
 
 def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, ModelEntries | None]]:
-    """The open caches in which the write touches something. The model itself need not be cached."""
+    """Returns the open caches that the write affects. The model itself need not be cached in them."""
     others = caches_cascading_from(model) if deleting else []
     unbound: list[tuple[OpenCache, ModelEntries | None]] = [
         (cache, None) for cache in others if model not in cache.models
@@ -338,5 +343,5 @@ def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCa
 
 
 def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
-    """What a save writes; None: everything. An iterator is left to the statement, which needs it."""
+    """Returns the columns that a save writes, or None for all. An iterator is not consumed: the statement needs it."""
     return set(update_fields) if isinstance(update_fields, Collection) else None

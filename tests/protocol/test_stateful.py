@@ -119,7 +119,7 @@ BREAKS = {
         "write.many_to_many:TrackedRelation._collect_keys", "intent.add(through.rows, clears)", "pass"
     ),
     "what a deleted row leaves in others is not captured": Break(
-        "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **lost[name]})", "pass"
+        "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **new_values[child_id]})", "pass"
     ),
     "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),

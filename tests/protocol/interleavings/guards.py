@@ -166,13 +166,13 @@ GUARDS = {
     ),
     "links are marked from the other side": Guard(
         "write.many_to_many:TrackedRelation._collect_keys",
-        "[self.instance.pk] if own else pks",
-        "[self.instance.pk] if own else []",
+        "[self.instance.pk] if is_own else pks",
+        "[self.instance.pk] if is_own else []",
         "linked from the other side",
     ),
     "who unlinks all holds the row": Guard(
         "write.many_to_many:TrackedRelation._capture",
-        "await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])",
+        "await lock_by_pk(model, locking, [self.instance.pk], [pk_of(model)])",
         "pass",
         "linked and all unlinked from the other side",
     ),
