@@ -113,7 +113,7 @@ BREAKS = {
         "pass",
     ),
     "bulk_create is not captured": Break(
-        "write.querysets:TrackedBulkCreate.write",
+        "write.bulk_queries:TrackedBulkCreate.write",
         "collect_rows(intents, model, await self._insert(client), None)",
         "await self._insert(client)",
     ),
