@@ -54,7 +54,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 # Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
 .PHONY: test check
-ifdef T
+ifeq ($(origin T),command line)
 test: $(VENV)/.dev $(if $(CI),servers)
 	@$(if $(CI),$(REQUIRE);) $(PYTEST) $(if $(findstring .py,$(T)),,$(WORKERS)) $(T)
 else
