@@ -172,7 +172,9 @@ class ModelCache:
     async def close(self) -> None:
         """Waits for lookups and invalidations under way and disconnects. Does nothing on a closed cache.
 
-        Lookups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``.
+        Lookups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``. If the caller is cancelled, ``close``
+        stops waiting for lookups, but still delivers invalidations and disconnects, also in a cancelled AnyIO scope.
+        Any task of the event loop may close the cache, not only the one that opened it.
         """
         opened, self._open_cache = self._open_cache, None
         owned, self._owned = self._owned, None
@@ -181,11 +183,13 @@ class ModelCache:
         unregister(opened)
         opened.writer.stop()
         try:
-            await opened.tasks.finish(opened.config.lease_ttl)
-            await opened.writer.close()
+            try:
+                await opened.tasks.finish(opened.config.lease_ttl)
+            finally:
+                opened.reader.close()
+                await opened.writer.close()
         finally:
             opened.guarded.end_near()
-            opened.reader.close()
             if owned is not None:
                 await owned.close()
 

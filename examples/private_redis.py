@@ -1,20 +1,21 @@
 """A Redis of one's own, for as long as a block runs."""
 
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL
 
-import redis
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.exceptions import RedisError
 
 
-@contextmanager
-def private_redis(folder: Path) -> Iterator[str | None]:
+@asynccontextmanager
+async def private_redis(folder: Path) -> AsyncGenerator[str | None, None]:
     """Runs a Redis on a Unix socket in ``folder``. Yields its URL, or None if there is none on this machine."""
     program, shell = find_redis(), shutil.which("sh")
     if program is None or shell is None:
@@ -23,18 +24,19 @@ def private_redis(folder: Path) -> Iterator[str | None]:
     socket = folder / "redis.sock"
     # The shell's input ends when this program does, in whatever way it ends; then the server ends too.
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
-    keeper = subprocess.Popen(
+    keeper = await anyio.open_process(
         [shell, "-c", '"$@" & read -r _; kill -9 $!; wait', shell, program, *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=DEVNULL,
+        stderr=DEVNULL,
         cwd=folder,
         start_new_session=True,
     )
     try:
-        yield f"unix://{socket}" if answers(socket) else None
+        yield f"unix://{socket}" if await answers(socket) else None
     finally:
-        keeper.communicate()
+        # Shielded: a cancelled program waits for the end of the server, too.
+        with anyio.CancelScope(shield=True):
+            await keeper.aclose()
 
 
 def find_redis() -> str | None:
@@ -44,13 +46,13 @@ def find_redis() -> str | None:
     return next(filter(None, (shutil.which("redis-server", path=path) for path in (None, *folders))), None)
 
 
-def answers(socket: Path) -> bool:
+async def answers(socket: Path) -> bool:
     """Waits until Redis answers; False if it does not within five seconds."""
-    deadline = time.monotonic() + 5
-    with redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
-        while time.monotonic() < deadline:
-            try:
-                return bool(client.ping())
-            except redis.RedisError:
-                time.sleep(0.01)
+    async with Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
+        with anyio.move_on_after(5):
+            while True:
+                try:
+                    return bool(await client.ping())
+                except RedisError:
+                    await anyio.sleep(0.01)
     return False

@@ -9,9 +9,11 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
 import redis.asyncio
 from private_redis import private_redis
 from quickstart_board import Board
@@ -108,8 +110,8 @@ class Gate:
     """Stops who comes through, until it is opened."""
 
     def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.opened = asyncio.Event()
+        self.reached = anyio.Event()
+        self.opened = anyio.Event()
 
     async def pass_through(self) -> None:
         self.reached.set()
@@ -125,11 +127,12 @@ async def race(gate: Gate, read: Call, write: Call) -> Any:
     A reader misses and reads the row from the database. Before it fills the cache, a writer saves and
     invalidates. Only then the reader fills, with what is the old row by now.
     """
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(read())
-        await gate.reached.wait()
-        await write()
-        gate.opened.set()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await gate.reached.wait()
+            await write()
+            gate.opened.set()
     return await read()
 
 
@@ -204,28 +207,32 @@ async def race_by_cache(board: Board, backend: Backend) -> None:
 # All of it -----------------------------------------------------------------------------------------------
 
 
-async def show(folder: Path, url: str | None) -> Board:
-    """Shows everything, on the Redis at ``url`` or, without one, in memory."""
-    await Tortoise.init(db_url=f"sqlite://{folder}/app.sqlite3", modules={"app": ["quickstart_models"]})
-    await Tortoise.generate_schemas()
-    rows = await create_rows()
-    print(f"SQLite with {rows}; {'a private Redis' if url else 'memory://, as no Redis could be started'}\n")
-    backend = RedisBackend(url) if url else MemoryBackend()
-    store = redis.asyncio.Redis.from_url(url) if url else MemoryStore()
-    board = Board()
-    await tour(board, backend)
-    await race_by_hand(board, store)
-    await race_by_cache(board, backend)
-    await backend.close()
-    if url:
-        await store.aclose()
-    await Tortoise.close_connections()
-    return board
+async def show(folder: Path) -> Board:
+    """Shows everything, on a Redis of its own or, where there is none, in memory."""
+    async with private_redis(folder) as url:
+        return await show_on(url, folder)
+
+
+async def show_on(url: str | None, folder: Path) -> Board:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(Tortoise.close_connections)  # also after Ctrl-C: a connection to SQLite is a thread
+        await Tortoise.init(db_url=f"sqlite://{folder}/app.sqlite3", modules={"app": ["quickstart_models"]})
+        await Tortoise.generate_schemas()
+        rows = await create_rows()
+        print(f"SQLite with {rows}; {'a private Redis' if url else 'memory://, as no Redis could be started'}\n")
+        backend = RedisBackend(url) if url else MemoryBackend()
+        stack.push_async_callback(backend.close)
+        store = await stack.enter_async_context(redis.asyncio.Redis.from_url(url)) if url else MemoryStore()
+        board = Board()
+        await tour(board, backend)
+        await race_by_hand(board, store)
+        await race_by_cache(board, backend)
+        return board
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as url:
-        board = asyncio.run(show(Path(name), url))
+    with tempfile.TemporaryDirectory() as name:
+        board = asyncio.run(show(Path(name)))
     for failure in board.failures:
         print(f"FAILED  {failure}", file=sys.stderr)
     if not board.failures:

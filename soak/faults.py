@@ -3,17 +3,18 @@
 Knows how to hurt and how to heal. Windows in which Redis lost something are kept, for ``predicted``.
 """
 
-import asyncio
 import itertools
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+import anyio
 import asyncpg  # type: ignore[import-untyped]
+from anyio import to_thread
 from redis import RedisError
 
 from soak.predicted import Circumstances
@@ -57,10 +58,10 @@ class Faults:
         self._processes = processes
         self._numbers = itertools.count(len(processes) + 1)
         self._pace = pace
-        self._over = asyncio.Event()
-        self._alone = asyncio.Lock()
+        self._over = anyio.Event()
+        self._alone = anyio.Lock()
         """Who changes Redis does so alone."""
-        self._weather = asyncio.Lock()
+        self._weather = anyio.Lock()
         self.schedule: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "kill": (8, self._kill),
             "freeze": (25, self._freeze),
@@ -77,20 +78,22 @@ class Faults:
         """Each fault, and every how many seconds it happens."""
 
     async def run(self, names: tuple[str, ...], duration: float) -> None:
-        """Lets faults happen for ``duration`` seconds, each at least once, and heals everything afterwards."""
-        loops = [asyncio.create_task(self._repeat(*self.schedule[name])) for name in names]
-        ends = asyncio.create_task(asyncio.sleep(duration))
-        await asyncio.wait([ends, *loops], return_when=asyncio.FIRST_COMPLETED)  # a loop ends early only by an error
-        ends.cancel()
-        self._over.set()
-        await asyncio.gather(*loops)
+        """Lets faults happen for ``duration`` seconds, each at least once, and heals everything afterwards.
+
+        An error in one of them ends all, and is raised in an ``ExceptionGroup``.
+        """
+        async with anyio.create_task_group() as faults:
+            for name in names:
+                faults.start_soon(self._repeat, *self.schedule[name], name=name)
+            await anyio.sleep(duration)
+            self._over.set()
 
     async def _repeat(self, interval: float, fault: Callable[[], Awaitable[None]]) -> None:
         happened = False
         while not self._over.is_set() or not happened:
             pause = min(self._chance.expovariate(1 / interval), 3 * interval) * self._pace
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), pause)
+            with anyio.move_on_after(pause):
+                await self._over.wait()
                 if happened:
                     return
             happened = True
@@ -100,7 +103,7 @@ class Faults:
                 self.counts["faults that a busy machine did not let happen"] += 1
 
     async def _sleep(self, least: float, most: float) -> None:
-        await asyncio.sleep(self._chance.uniform(least, most))
+        await anyio.sleep(self._chance.uniform(least, most))
 
     @asynccontextmanager
     async def _losing(self, what: str) -> AsyncIterator[None]:
@@ -144,33 +147,33 @@ class Faults:
 
     async def _freeze(self) -> None:
         async with self._alone:
-            await asyncio.to_thread(self._redis.stop)
+            await to_thread.run_sync(self._redis.stop)
             await self._sleep(0.1, 3)
-            await asyncio.to_thread(self._redis.cont)
+            await to_thread.run_sync(self._redis.cont)
         self.counts["Redis SIGSTOP"] += 1
 
     async def _restart(self) -> None:
         async with self._alone, self._losing("Redis SIGKILL, back empty"):
-            await asyncio.to_thread(self._redis.kill)
+            await to_thread.run_sync(self._redis.kill)
             await self._sleep(0, 1.5)
-            await asyncio.to_thread(self._redis.restart)
+            await to_thread.run_sync(self._redis.restart)
 
     async def _restore(self) -> None:
         async with self._alone:
-            await asyncio.to_thread(self._redis.save)
+            await to_thread.run_sync(self._redis.save)
             await self._sleep(0.5, 3)
             async with self._losing("Redis SIGKILL, back with an old RDB"):
-                await asyncio.to_thread(self._redis.kill)
+                await to_thread.run_sync(self._redis.kill)
                 await self._sleep(0, 1)
-                await asyncio.to_thread(self._redis.restore)
+                await to_thread.run_sync(self._redis.restore)
 
     async def _flush(self) -> None:
         async with self._alone, self._losing("FLUSHALL"):
-            await asyncio.to_thread(self._redis.flush)
+            await to_thread.run_sync(self._redis.flush)
 
     async def _forget_scripts(self) -> None:
         async with self._alone:
-            await asyncio.to_thread(self._ask, "SCRIPT", "FLUSH")
+            await to_thread.run_sync(self._ask, "SCRIPT", "FLUSH")
         self.counts["SCRIPT FLUSH"] += 1
 
     async def _evict(self) -> None:
@@ -178,11 +181,12 @@ class Faults:
         async with self._alone:
             start = time.monotonic_ns()
             try:
-                await asyncio.to_thread(self._limit_memory, policy)
+                await to_thread.run_sync(self._limit_memory, policy)
                 await self._sleep(1, 4)
-                self.counts["keys evicted"] += await asyncio.to_thread(self._evicted)
+                self.counts["keys evicted"] += await to_thread.run_sync(self._evicted)
             finally:
-                await asyncio.to_thread(self._ask, "CONFIG", "SET", "maxmemory", "0")
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(self._ask, "CONFIG", "SET", "maxmemory", "0")
                 if policy != "noeviction":
                     self.circumstances.losses.append((start, time.monotonic_ns()))
             self.counts[f"maxmemory, {policy}"] += 1

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+
 from soak.predicted import Life
 from soak.worker import Order
 
@@ -55,7 +57,7 @@ class Process:
     async def hears(self, word: str, patience: float = PATIENCE) -> str:
         """Waits until it says ``word``; returns what follows. Raises ``TimeoutError`` or ``EOFError``."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(patience):
+        with anyio.fail_after(patience):
             while line := (await self._process.stdout.readline()).decode().strip():
                 said, _, rest = line.partition(" ")
                 if said == word:
@@ -63,10 +65,11 @@ class Process:
         raise EOFError(f"process {self.order.number} ended with {await self._process.wait()}, and never said {word!r}")
 
     async def kill(self) -> None:
-        """Ends it at once."""
+        """Ends it at once, also in a scope that is cancelled."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
-        await self._process.wait()
+        with anyio.CancelScope(shield=True):
+            await self._process.wait()
         self.life.ended, self.life.killed = time.monotonic_ns(), True
 
     async def finish(self) -> None:
@@ -74,7 +77,7 @@ class Process:
         try:
             self.tell("quit")
             self.tally = json.loads(await self.hears("tally"))
-            async with asyncio.timeout(PATIENCE):
+            with anyio.fail_after(PATIENCE):
                 await self._process.wait()
             self.life.ended = time.monotonic_ns()
         except BaseException:

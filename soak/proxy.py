@@ -13,8 +13,12 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Final, Self
+from contextlib import AsyncExitStack, suppress
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.abc import TaskGroup
 
 from aiomodelcache.backends.redis.scripts import load_script
 
@@ -26,7 +30,10 @@ _ONCE: Final = (b"\r\nNX\r\n", load_script("lease").sha.encode(), load_script("c
 
 
 class BadNetwork:
-    """Forwards connections to ``port`` of this machine; ``async with`` it."""
+    """Forwards connections to ``port`` of this machine; ``async with`` it.
+
+    It owns a task for each connection, and one for each request that is repeated: all have ended when the block has.
+    """
 
     def __init__(self, port: int, chance: random.Random) -> None:
         self.chances: dict[str, float] = {}
@@ -40,7 +47,9 @@ class BadNetwork:
         self._open: set[asyncio.StreamWriter] = set()
         self._target = port
         self._chance = chance
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._server: asyncio.Server
+        self._tasks: TaskGroup
+        self._stack: AsyncExitStack
 
     @property
     def url(self) -> str:
@@ -48,14 +57,18 @@ class BadNetwork:
         return f"redis://{HOST}:{self._server.sockets[0].getsockname()[1]}/0"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, HOST, 0)
+        async with AsyncExitStack() as stack:
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._tasks.cancel_scope.cancel)
+            self._server = await asyncio.start_server(self._accept, HOST, 0)
+            stack.callback(self._server.close)
+            self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
 
     def part(self) -> None:
         """Ends all connections, and lets nobody through until ``mend``."""
@@ -76,62 +89,64 @@ class BadNetwork:
                 return fate
         return ""
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.start_soon(self._connected, reader, writer)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._open.add(writer)
         try:
-            if self._away:
-                raise ConnectionRefusedError
-            theirs, to_them = await asyncio.open_connection(HOST, self._target)
+            if not self._away:
+                await self._forward(reader, writer)
         except OSError:  # Redis is away, and so are we
+            pass
+        finally:
             writer.close()
-            return
-        self._open |= {writer, to_them}
-        requests = asyncio.create_task(self._requests(reader, to_them))
-        replies = asyncio.create_task(self._replies(theirs, writer))
+            self._open.discard(writer)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, to_them = await asyncio.open_connection(HOST, self._target)
+        self._open.add(to_them)
+
+        async def forward_requests() -> None:
+            with suppress(OSError):
+                await self._requests(reader, to_them)
+            both.cancel_scope.cancel()
+
         try:
-            await asyncio.wait([requests, replies], return_when=asyncio.FIRST_COMPLETED)
-            if not requests.done():
+            async with anyio.create_task_group() as both:
+                both.start_soon(forward_requests)
+                with suppress(OSError):
+                    await self._replies(theirs, writer)
                 writer.close()
                 # What the client sent before it gave up still arrives.
-                await asyncio.wait([requests], timeout=GIVEN_UP[1] + 1)
-        except asyncio.CancelledError:
-            pass  # by __aexit__; asyncio's server logs it as an error if it goes on
-        requests.cancel()
-        replies.cancel()
-        writer.close()
-        to_them.close()
-        self._open -= {writer, to_them}
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(requests, replies, return_exceptions=True)
+                both.cancel_scope.deadline = anyio.current_time() + GIVEN_UP[1] + 1
+        finally:
+            to_them.close()
+            self._open.discard(to_them)
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 18):
             fate = self._draw(("delay request", "late", "repeat") if _repeatable(data) else ("delay request", "late"))
             if fate == "delay request":
-                await asyncio.sleep(self._chance.uniform(0, 0.3))
+                await anyio.sleep(self._chance.uniform(0, 0.3))
             elif fate == "late":
-                await asyncio.sleep(self._chance.uniform(*GIVEN_UP))
+                await anyio.sleep(self._chance.uniform(*GIVEN_UP))
             elif fate == "repeat":
-                repeating = asyncio.create_task(self._repeat(data))
-                self._tasks.add(repeating)
-                repeating.add_done_callback(self._tasks.discard)
+                self._tasks.start_soon(self._repeat, data)
             writer.write(data)
             await writer.drain()
 
     async def _repeat(self, data: bytes) -> None:
-        await asyncio.sleep(self._chance.uniform(0, 2))
+        await anyio.sleep(self._chance.uniform(0, 2))
         try:
             reader, writer = await asyncio.open_connection(HOST, self._target)
         except OSError:
             return
         try:
             writer.write(data)
-            async with asyncio.timeout(1):
+            with anyio.move_on_after(1):
                 await reader.read(1 << 18)
-        except (OSError, TimeoutError):
+        except OSError:
             pass
         finally:
             writer.close()
@@ -140,7 +155,7 @@ class BadNetwork:
         while data := await reader.read(1 << 18):
             fate = self._draw(("delay reply", "cut", "lose"))
             if fate == "delay reply":
-                await asyncio.sleep(self._chance.uniform(0, 0.3))
+                await anyio.sleep(self._chance.uniform(0, 0.3))
             elif fate == "lose":
                 while await reader.read(1 << 18):
                     pass  # and all that come after it

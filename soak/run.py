@@ -1,6 +1,5 @@
 """One soak from beginning to end: rows, processes, faults, rest, and the check."""
 
-import asyncio
 import random
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 from tortoise.context import TortoiseContext
 
 from soak.faults import Faults, connect
@@ -78,15 +78,20 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
         stack.push_async_callback(connection.close)
         network = await stack.enter_async_context(BadNetwork(redis.port, random.Random(f"{plan.seed}/network")))
         orders = [_order(plan, slot, database, redis, network, folder) for slot in range(plan.processes)]
-        processes = await asyncio.gather(*map(Process.start, orders))
+        processes: list[Process] = []
         stack.push_async_callback(_kill_all, processes)
+        async with anyio.create_task_group() as starting:
+            for order in orders:
+                starting.start_soon(_start, order, processes)
         faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
         start = time.monotonic()
         await faults.run(plan.faults, plan.duration)
-        await asyncio.sleep(2)  # on a sound machine again
-        await asyncio.gather(*[process.finish() for process in processes])
+        await anyio.sleep(2)  # on a sound machine again
+        async with anyio.create_task_group() as finishing:
+            for process in processes:
+                finishing.start_soon(process.finish)
         seconds = time.monotonic() - start
-        await asyncio.sleep(max(plan.intent_ttl, plan.allowtime))
+        await anyio.sleep(max(plan.intent_ttl, plan.allowtime))
         rest_from = time.monotonic_ns()
         resting = await Process.start(Order(**{**asdict(orders[0]), "number": 1_000_000, "at_rest": True}))
         everyone = [*faults.ended, *processes, resting]
@@ -152,6 +157,10 @@ async def _create_rows(database: str, world: World) -> None:
             ],
             batch_size=1_000,
         )
+
+
+async def _start(order: Order, processes: list[Process]) -> None:
+    processes.append(await Process.start(order))
 
 
 async def _kill_all(processes: list[Process]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final, Self
 
+import anyio
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -65,7 +66,7 @@ class Subject(ABC):
                 return self
             except Exception:  # Redis may be away just now
                 await self._stack.aclose()
-                await asyncio.sleep(0.2)
+                await anyio.sleep(0.2)
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -107,7 +108,7 @@ class Subject(ABC):
         if self._armed == point:
             self._armed = None
             self._reached(point)
-            await asyncio.Event().wait()
+            await anyio.sleep_forever()
 
 
 # The library -----------------------------------------------------------------------------------------

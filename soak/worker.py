@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 from tortoise.context import TortoiseContext
 
 from aiomodelcache.config import CacheConfig
@@ -88,9 +89,9 @@ class SlowAnswers:
         async def slowed(*args: Any, **kwargs: Any) -> Any:
             answer = await execute(*args, **kwargs)
             if self.upto and self._chance.random() < 0.2:
-                await asyncio.sleep(self._chance.uniform(0, self.upto))
+                await anyio.sleep(self._chance.uniform(0, self.upto))
             elif self._chance.random() < 0.05:
-                await asyncio.sleep(self._chance.uniform(0, 0.02))
+                await anyio.sleep(self._chance.uniform(0, 0.02))
             return answer
 
         return slowed
@@ -135,27 +136,20 @@ class Worker:
         order, world = self.order, self.world
         counter = itertools.count(1).__next__
         chances = (random.Random(f"{order.seed}/{order.number}/{task}") for task in itertools.count())
-        over = asyncio.Event()
-        runs = [
-            Reader(subject, world, next(chances), self.log, self.tally).run(order.read_pause, over)
-            for _ in range(order.readers)
-        ]
-        runs += [
-            Writer(subject, world, next(chances), self.log, self.tally, order.number, counter).run(
-                order.write_pause, over
-            )
-            for _ in range(order.writers)
-        ]
+        over = anyio.Event()
         look: Any = Item.cache.in_bulk if isinstance(subject, Library) else partial(Item.in_bulk, field_name="id")
-        runs.append(hold_snapshots(look, world, next(chances), self.log, self.tally))
-        tasks = set(map(asyncio.create_task, runs))
-        await self._obey(subject)
-        over.set()
-        _, tasks = await asyncio.wait(tasks, timeout=5)
-        while tasks:  # clients of servers do not always let a cancellation pass
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=1)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(order.readers):
+                reader = Reader(subject, world, next(chances), self.log, self.tally)
+                tasks.start_soon(reader.run, order.read_pause, over)
+            for _ in range(order.writers):
+                writer = Writer(subject, world, next(chances), self.log, self.tally, order.number, counter)
+                tasks.start_soon(writer.run, order.write_pause, over)
+            tasks.start_soon(hold_snapshots, look, world, next(chances), self.log, self.tally)
+            await self._obey(subject)
+            over.set()
+            # A scope cancels again and again: clients of servers do not always let a cancellation pass.
+            tasks.cancel_scope.deadline = anyio.current_time() + 5
 
     async def _obey(self, subject: Subject) -> None:
         lines = asyncio.StreamReader()

@@ -1,6 +1,5 @@
 """What the tasks of a process do: reads of every kind, and writes of every kind, each logged with what came of it."""
 
-import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -8,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import anyio
 from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
@@ -58,10 +58,10 @@ class Reader:
         self._log = log
         self._tally = tally
 
-    async def run(self, pause: float, over: asyncio.Event) -> None:
+    async def run(self, pause: float, over: anyio.Event) -> None:
         """Reads until it is over, every ``pause`` seconds on average."""
         while not over.is_set():
-            await asyncio.sleep(self._chance.expovariate(1 / pause))
+            await anyio.sleep(self._chance.expovariate(1 / pause))
             try:
                 await self._once()
             except Exception as error:
@@ -149,12 +149,12 @@ async def hold_snapshots(
                 first = _words(pks, [seen(found.get(pk)) for pk in pks])
                 log.add(Kind.BY_PK, start, 0, first)
                 for _ in range(5):
-                    await asyncio.sleep(chance.uniform(0, 2))
+                    await anyio.sleep(chance.uniform(0, 2))
                     found = await look(pks)
                     log.add(Kind.SNAPSHOT, start, 0, first + _words(pks, [seen(found.get(pk)) for pk in pks]))
         except Exception as error:
             tally.failed(error, reading=True)
-            await asyncio.sleep(0.1)
+            await anyio.sleep(0.1)
 
 
 # Writes --------------------------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ class Writer:
         self._number = number
         self._counter = counter
 
-    async def run(self, pause: float, over: asyncio.Event) -> None:
+    async def run(self, pause: float, over: anyio.Event) -> None:
         """Writes until it is over, every ``pause`` seconds on average."""
         while not over.is_set():
-            await asyncio.sleep(self._chance.expovariate(1 / pause))
+            await anyio.sleep(self._chance.expovariate(1 / pause))
             try:
                 await self._once()
             except REFUSALS:
@@ -344,7 +344,7 @@ class Writer:
                         raise RolledBack
             except RolledBack:
                 write.listed = listed
-            await asyncio.sleep(self._chance.uniform(0, 0.05))
+            await anyio.sleep(self._chance.uniform(0, 0.05))
             if self._chance.random() < 0.33:
                 raise RolledBack
 

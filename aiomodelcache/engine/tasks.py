@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+import anyio
 
 T = TypeVar("T")
+
+GRACE: Final = 10.0
+"""Maximum seconds that cancelled tasks may take to end. Beyond it, closing goes on without them."""
 
 
 class BackgroundTasks:
@@ -14,6 +18,9 @@ class BackgroundTasks:
 
     Tasks run in a copy of ``context``, not of whoever happened to ask first: a caller's open
     transaction or request scope must not leak into work that is done for many callers.
+
+    An AnyIO task group cannot own these tasks: the task that enters it must also leave it, and a cache may be
+    opened by one task and closed by another (fixtures, startup and shutdown handlers).
     """
 
     def __init__(self, context: Context) -> None:
@@ -81,23 +88,27 @@ class BackgroundTasks:
             self._fail(error)
 
     async def finish(self, timeout: float) -> None:
-        """Waits for all tasks, and for those that they start; cancels what is left after ``timeout`` seconds."""
+        """Waits for all tasks, and for those that they start; cancels what is left after ``timeout`` seconds.
+
+        If the caller is cancelled, cancels them at once. Either way waits until they have ended, for ``GRACE`` at most.
+        """
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await asyncio.sleep(0)  # what was asked for in this tick is handed over first
-                    while self._running or self._promised:
-                        if self._running:
-                            await asyncio.wait(self._running)
-                        else:
-                            self._fulfilled = asyncio.get_running_loop().create_future()
-                            await self._fulfilled
+            with anyio.move_on_after(timeout):
+                await asyncio.sleep(0)  # what was asked for in this tick is handed over first
+                while self._running or self._promised:
+                    if self._running:
+                        await asyncio.wait(self._running)
+                    else:
+                        self._fulfilled = asyncio.get_running_loop().create_future()
+                        await self._fulfilled
         finally:
             self.ended = True
             late = list(self._running)
             for task in late:
                 task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            if late:
+                with anyio.move_on_after(GRACE, shield=True):
+                    await asyncio.wait(late)
 
 
 async def _telling(work: Coroutine[Any, Any, None], done: "asyncio.Future[None]") -> None:

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+import anyio
+
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Kept
 from aiomodelcache.config import CacheConfig
@@ -234,17 +236,24 @@ class Writer:
         """Delivers what was kept, in one last try; logs an error about what is lost with the process.
 
         Transactions under way will COMMIT without this cache: what they wrote so far is marked now, so that
-        it is not cached until the marks expire.
+        it is not cached until the marks expire. A cancelled AnyIO scope around it does not interrupt this.
         """
         self.stop()
-        if self._kept:
-            await self._try_to_deliver()
-        lost = len(self._kept)
-        for intent in list(self._gathering):
-            with suppress(CacheWriteError):
-                await self.mark(intent)
-            lost += bool(intent.clears.keys() - intent.marked)
-        self._closed = True
+        unmarked = {intent for intent in self._gathering if intent.clears}
+        try:
+            with anyio.CancelScope(shield=True):
+                if self._kept:
+                    await self._try_to_deliver()
+                for intent in list(unmarked):
+                    with suppress(CacheWriteError):
+                        await self.mark(intent)
+                    if not intent.clears.keys() - intent.marked:
+                        unmarked.discard(intent)
+        finally:
+            self._closed = True
+            self._warn_of_loss(len(self._kept) + len(unmarked))
+
+    def _warn_of_loss(self, lost: int) -> None:
         if lost:
             logger.error(
                 "aiomodelcache: closed with %d invalidations undelivered; entries of these rows may be stale "

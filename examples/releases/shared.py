@@ -5,12 +5,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from random import randrange
 
+import anyio
 from redis.asyncio import Redis
 from redis.exceptions import LockNotOwnedError
 
 EPOCH = 1_735_689_600  # 2025
 SEQUENCE_BITS = 20
 LOCK_TTL = 30.0
+RELEASE_WAIT = 1.0
+"""Maximum seconds that releasing a lock may take. Beyond it, the lock expires by itself."""
 
 
 class Busy(Exception):
@@ -47,8 +50,9 @@ class Shared:
         try:
             yield
         finally:
-            # If the block took longer than LOCK_TTL: what the lock is for, the database's constraints ensure too.
-            with suppress(LockNotOwnedError):
+            # Shielded: a cancelled request releases its lock, too. A block that took longer than LOCK_TTL has lost it;
+            # what the lock is for, the database's constraints ensure as well.
+            with anyio.move_on_after(RELEASE_WAIT, shield=True), suppress(LockNotOwnedError):
                 await lock.release()
 
     @asynccontextmanager

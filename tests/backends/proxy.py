@@ -4,8 +4,12 @@ Knows bytes only. What has arrived can be waited for, so no test needs to sleep.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Literal, Self
+
+import anyio
 
 HOST = "127.0.0.1"
 
@@ -34,6 +38,7 @@ class Proxy:
         self._news = asyncio.Event()
         self._cut = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
+        # No task group: it must be left by the task that entered it, and fixtures are left by another one.
 
     @property
     def port(self) -> int:
@@ -64,7 +69,7 @@ class Proxy:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits until ``condition`` holds, which may depend on ``requests`` and ``replies``."""
-        async with asyncio.timeout(30):
+        with anyio.fail_after(30):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
@@ -86,16 +91,19 @@ class Proxy:
         except OSError:  # the server is away, and so are we
             return
         doomed = asyncio.Event()
-        ends = [
-            asyncio.create_task(self._pump_requests(reader, their_writer, doomed)),
-            asyncio.create_task(self._pump_replies(their_reader, writer, doomed)),
-            asyncio.create_task(self._cut.wait()),
-        ]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
-        await asyncio.gather(*ends, return_exceptions=True)
-        their_writer.close()
+
+        async def end_all_after(work: Callable[[], Awaitable[object]]) -> None:
+            with suppress(OSError):
+                await work()
+            ends.cancel_scope.cancel()
+
+        try:
+            async with anyio.create_task_group() as ends:
+                ends.start_soon(end_all_after, partial(self._pump_requests, reader, their_writer, doomed))
+                ends.start_soon(end_all_after, partial(self._pump_replies, their_reader, writer, doomed))
+                ends.start_soon(end_all_after, self._cut.wait)
+        finally:
+            their_writer.close()
 
     async def _pump_requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event

@@ -31,10 +31,12 @@ class Careless(quickstart.{backend}):
 quickstart.{backend} = Careless
 """
 KILLED = """
-import os, pathlib, signal, sys, private_redis
-with private_redis.private_redis(pathlib.Path(sys.argv[1])) as url:
-    print(url, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+import asyncio, os, pathlib, signal, sys, private_redis
+async def main():
+    async with private_redis.private_redis(pathlib.Path(sys.argv[1])) as url:
+        print(url, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
 """
 
 
@@ -42,11 +44,15 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
     """Runs Python as ``make demo`` does, with ``folder`` for its temporary files and warnings as errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
-        env={**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}", "TMPDIR": str(folder)},
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{EXAMPLES}{os.pathsep}{EXAMPLES.parent}", "TMPDIR": str(folder)}
 
 
 def steps(output: str) -> dict[str, tuple[int, int, str]]:
@@ -102,6 +108,25 @@ def test_the_demo_fails_if_fills_are_not_guarded_by_leases(
     assert "claims hold" not in demo.stdout
     stale = "Rust Sprint Oslo, moved to May"
     assert f"FAILED  the same race, aiomodelcache: this is not what it should be: {stale}\n" in demo.stderr
+    assert list(tmp_path.iterdir()) == [], "the demo left files behind"
+
+
+def test_an_interrupted_demo_ends_and_leaves_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-W", "error", EXAMPLES / "quickstart.py"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as demo:
+        try:
+            assert demo.stdout is not None
+            assert demo.stdout.readline().startswith("SQLite with")
+            demo.send_signal(signal.SIGINT)
+            demo.communicate(timeout=60)
+        finally:
+            demo.kill()
+    assert demo.returncode == -signal.SIGINT
     assert list(tmp_path.iterdir()) == [], "the demo left files behind"
 
 

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
@@ -274,6 +275,17 @@ async def test_ids_are_given_once_and_grow(redis_url: str) -> None:
         assert all(some == sorted(some) for some in given)
         [later] = await shared.ids()
         assert max(map(max, given)) < later < 2**53
+
+
+async def test_a_cancelled_request_releases_its_lock(redis_url: str) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        shared = Shared(client, lock_wait=0)
+        with anyio.CancelScope() as scope:
+            async with shared.alone("cancelled"):
+                scope.cancel()
+                await anyio.sleep_forever()
+        async with shared.alone("cancelled"):
+            pass
 
 
 # Soft deletion ------------------------------------------------------------------------------------------------

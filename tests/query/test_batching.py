@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
@@ -22,6 +23,7 @@ from aiomodelcache import (
     ModelCache,
     ModelCacheManager,
     RedisBackend,
+    batching,
 )
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.engine.tasks import BackgroundTasks
@@ -519,6 +521,24 @@ class TestTasks:
             task.cancel()
         async with asyncio.timeout(PATIENCE / 2):
             await done
+
+    async def test_a_task_that_ignores_its_cancellation_does_not_keep_it_from_finishing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batching, "GRACE", 0.01)
+        tasks, gate = BackgroundTasks(copy_context()), asyncio.Event()
+
+        async def ignore() -> None:
+            while not gate.is_set():
+                with suppress(asyncio.CancelledError):
+                    await gate.wait()
+
+        stubborn = tasks.start(ignore())
+        async with asyncio.timeout(PATIENCE):
+            await tasks.finish(0.01)
+        assert not stubborn.done()
+        gate.set()
+        await stubborn
 
     async def test_whoever_waits_for_work_that_raises_is_not_told_of_that(self) -> None:
         tasks, told = BackgroundTasks(copy_context()), list[Exception]()

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NoReturn, cast
 
+import anyio
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     InvalidResponse,
@@ -117,7 +118,8 @@ class RedisBackend:
         """Closes the connections, not a client that was handed over. Does nothing the second time."""
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
-            with suppress(*FAILURES):  # the server may be gone
+            # Shielded: in a cancelled AnyIO scope every await is cancelled, and the connections would stay open.
+            with anyio.CancelScope(shield=True), suppress(*FAILURES):  # the server may be gone
                 await endpoint.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
