@@ -43,8 +43,8 @@ demo: $(VENV)/.demo
 releases: $(VENV)/.dev
 	@$(BIN)/python -m examples.releases
 
-# For CI: Redis, and whatever else this machine has.
-REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.support.servers)}"
+# For CI: Redis, a package index, and whatever servers this machine has.
+REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,index,$$($(BIN)/python -m tests.support.servers)}"
 
 # By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
 SUBMAKE = $(MAKE) --no-print-directory
