@@ -1,6 +1,6 @@
 """An asyncio-native model cache for Tortoise-ORM.
 
-One round trip for everything awaited in a tick; never a row older than the last acknowledged write.
+One round trip answers everything awaited in a tick. No answer holds a row older than the last acknowledged write.
 """
 
 from aiomodelcache.backends.memory import MemoryBackend

@@ -1,4 +1,4 @@
-"""``ModelCache``: puts the parts together when it opens and takes them apart when it closes."""
+"""``ModelCache``: builds the parts of a cache when it opens, and closes them in order."""
 
 import asyncio
 from dataclasses import replace
@@ -24,7 +24,7 @@ from aiomodelcache.entries.cascades import CascadeGraph
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.open_cache import CLOSED, OpenCache, register, unregister
+from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, register, unregister
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
@@ -39,14 +39,13 @@ class ModelCache:
     """A cache for the models of ``Tortoise.init``.
 
     ``backend`` is a URL (``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+cluster://``,
-    ``redis+sentinel://``), a ready redis-py asyncio client, or a ``Backend``. What was passed ready-made is
-    not closed. ``namespace`` keeps applications apart that share a server. Settings are those of
-    ``CacheConfig``.
+    ``redis+sentinel://``), a ready redis-py asyncio client, or a ``Backend``. A client or ``Backend`` that you pass in
+    is not closed. ``namespace`` separates applications that share a server. Settings are those of ``CacheConfig``.
 
     >>> async with ModelCache("redis://localhost:6379/0", timeout=600):
     ...     event = await Event.cache.get(slug="pycon")
 
-    The first cache opened in a process answers ``Event.cache`` in every task; another one is used through
+    The first cache opened in a process answers ``Event.cache`` in every task. Use another one through
     ``cache.manager(Event)``. Writes invalidate in all open caches.
     """
 
@@ -65,10 +64,10 @@ class ModelCache:
             raise CacheConfigurationError(f"ModelCache: namespace is {namespace!r}: it must be a string.")
         self.config = replace(config or CacheConfig(), **settings)
         self.namespace = namespace
-        self._given: Any = backend
+        self._backend_argument: Any = backend
         self._bypass_flag = BypassFlag(enabled=self.config.enabled)
         self._open_cache: OpenCache | None = None
-        self._owned: Backend | None = None
+        self._owned_backend: Backend | None = None
 
     def __repr__(self) -> str:
         if self._open_cache is None:
@@ -77,7 +76,7 @@ class ModelCache:
 
     @property
     def stats(self) -> Stats:
-        """What this cache did since it opened. Raises ``CacheNotOpen``."""
+        """The counters of this cache since it opened. Raises ``CacheNotOpen``."""
         return self.open_cache.stats
 
     @property
@@ -87,19 +86,19 @@ class ModelCache:
 
     @property
     def open_cache(self) -> OpenCache:
-        """The open cache's inner half. Raises ``CacheNotOpen``."""
+        """The part of the open cache that lookups and writes use. Raises ``CacheNotOpen``."""
         if self._open_cache is None:
-            raise CacheNotOpen(CLOSED)
+            raise CacheNotOpen(CLOSED_MESSAGE)
         return self._open_cache
 
     async def open(self) -> Self:
         """Binds the models and connects.
 
-        Raises ``CacheConfigurationError`` for any wrong declaration or URL and ``BackendError`` if the
-        server does not answer.
+        Raises ``CacheConfigurationError`` for a wrong declaration or URL, and ``BackendError`` if the server does not
+        answer.
         """
         if self._open_cache is not None:
-            raise CacheError("This ModelCache is open already: close it first, or make another one.")
+            raise CacheError("This ModelCache is already open: close it first, or make another one.")
         stats = Stats()
         near = Near(self.config.near_memory_limit, self.config.near_lag)
         stats.near = near.counters
@@ -145,39 +144,39 @@ class ModelCache:
         return self
 
     def _make_backend(self) -> Backend:
-        given = self._given
-        if isinstance(given, str) and given.startswith("memory://"):
-            self._owned = MemoryBackend(limit=self.config.memory_limit)
-        elif isinstance(given, str) or hasattr(given, "execute_command"):
-            self._owned = self._make_redis(given)
-        elif hasattr(given, "lease") and hasattr(given, "mark") and not isinstance(given, type):
-            self._owned = None
-            return cast("Backend", given)
+        argument = self._backend_argument
+        if isinstance(argument, str) and argument.startswith("memory://"):
+            self._owned_backend = MemoryBackend(limit=self.config.memory_limit)
+        elif isinstance(argument, str) or hasattr(argument, "execute_command"):
+            self._owned_backend = self._make_redis(argument)
+        elif hasattr(argument, "lease") and hasattr(argument, "mark") and not isinstance(argument, type):
+            self._owned_backend = None
+            return cast("Backend", argument)
         else:
             raise CacheConfigurationError(
-                f"ModelCache: {given!r} is no backend: pass a URL like redis://localhost:6379/0 or memory://, "
+                f"ModelCache: {argument!r} is no backend: pass a URL like redis://localhost:6379/0 or memory://, "
                 "a redis.asyncio client, or a Backend."
             )
-        return self._owned
+        return self._owned_backend
 
-    def _make_redis(self, given: Any) -> RedisBackend:
+    def _make_redis(self, url_or_client: Any) -> RedisBackend:
         config = self.config
         try:
-            return RedisBackend(given, socket_timeout=config.socket_timeout, batch_size=config.batch_size)
+            return RedisBackend(url_or_client, socket_timeout=config.socket_timeout, batch_size=config.batch_size)
         except CacheConfigurationError as error:
-            if isinstance(given, str):
-                raise CacheConfigurationError(f"{error} For a store in this process, it is memory://.") from error
+            if isinstance(url_or_client, str):
+                raise CacheConfigurationError(f"{error} The URL of a store in this process is memory://.") from error
             raise
 
     async def close(self) -> None:
-        """Waits for lookups and invalidations under way and disconnects. Does nothing on a closed cache.
+        """Waits for lookups and invalidations in flight, and disconnects. Idempotent.
 
         Lookups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``. If the caller is cancelled, ``close``
         stops waiting for lookups, but still delivers invalidations and disconnects, also in a cancelled AnyIO scope.
         Any task of the event loop may close the cache, not only the one that opened it.
         """
         opened, self._open_cache = self._open_cache, None
-        owned, self._owned = self._owned, None
+        owned, self._owned_backend = self._owned_backend, None
         if opened is None:
             return
         unregister(opened)
@@ -202,15 +201,15 @@ class ModelCache:
         await self.close()
 
     def manager(self, model: type[M]) -> ModelCacheManager[M]:
-        """The model's manager on this cache, also where this is not the default. Raises ``CacheNotOpen``."""
+        """Returns the model's manager on this cache, even if another cache is the default. Raises ``CacheNotOpen``."""
         self.open_cache.entries_of(model)
         return manager_of(model, self.open_cache)
 
     def disabled(self) -> BypassBlock:
-        """A block in which reads go straight to the database, as with ``enabled=False``; writes still invalidate.
+        """Returns a block in which reads bypass the cache, as with ``enabled=False``. Writes still invalidate.
 
-        For this cache, in this task, in those that are started inside and in what is computed for them: ``with`` and
-        ``async with``. What a ``local_cache()`` around remembers is not used either.
+        Use it by ``with`` or ``async with``. It applies to this cache, in this task, in tasks started inside the block,
+        and in computations for them. Results that a surrounding ``local_cache()`` holds are not used either.
 
         >>> with cache.disabled():
         ...     event = await Event.cache.get(slug="pycon")    # one statement, no request to the store
@@ -218,14 +217,14 @@ class ModelCache:
         return BypassBlock(self._bypass_flag)
 
     async def clear(self, *models: type[Model]) -> None:
-        """Forgets everything about these models, in O(1), in all processes. Raises ``BackendError``.
+        """Invalidates everything about these models, in O(1) and in all processes. Raises ``BackendError``.
 
-        Inside a transaction on a model's connection it takes effect at COMMIT, and what the cache could not be told
-        is kept and sent later.
+        Inside a transaction on a model's connection, the invalidation takes effect at COMMIT. If the store does not
+        answer then, the invalidation is kept and sent later.
         """
         await clear_models(self.open_cache.usable(), models)
 
     async def clear_all(self) -> None:
-        """Forgets everything about every bound model, like ``clear``. Raises ``BackendError``."""
+        """Invalidates everything about all bound models, like ``clear``. Raises ``BackendError``."""
         opened = self.open_cache.usable()
         await clear_models(opened, opened.models)

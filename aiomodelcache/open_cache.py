@@ -1,6 +1,6 @@
-"""One open cache: the models bound to it, its reader, its writer; and which open cache is the default.
+"""One open cache with its models, reader and writer, and the process's open caches with the default one.
 
-A ``OpenCache`` is what lookups and writes see of a ``ModelCache``. It lives from open to close.
+An ``OpenCache`` is the part of a ``ModelCache`` that lookups and writes use. It lives from open to close.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from aiomodelcache.scopes.bypass import BypassFlag
 
 @dataclass(slots=True, eq=False)
 class OpenCache:
-    """An open cache's inner half."""
+    """The part of an open ``ModelCache`` that lookups and writes use."""
 
     config: CacheConfig
     stats: Stats
@@ -43,26 +43,28 @@ class OpenCache:
     loop: asyncio.AbstractEventLoop
     models: dict[type[Model], ModelEntries]
     classes: dict[type, EntrySet | ResultEntries | RelationPath]
-    """Stand-alone cache classes -> their key, what they compute, or the way to their rows."""
+    """Stand-alone cache classes -> their entries, or the path of relations to their rows."""
     namespace: str
     cascades: CascadeGraph
     many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
-    """Every many-to-many list."""
+    """All many-to-many lists."""
     values: dict[object, ResultEntries] = field(default_factory=dict[object, ResultEntries])
-    """Classes and functions whose values depend on no model, as far as they were used."""
+    """Classes and functions whose values depend on no model -> their entries. Filled at first use."""
     managers: dict[type[Model], Any] = field(default_factory=dict[type[Model], Any])
-    """Model -> its manager on the default cache, made when it is first asked for."""
+    """Model -> its manager on the default cache. Filled at first use."""
     connections: list[ModelSchema] = field(init=False)
-    """A model of each connection."""
+    """The schema of one model of each connection."""
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.connections = list({each.schema.connection: each.schema for each in self.models.values()}.values())
+        self.connections = list(
+            {entries.schema.connection: entries.schema for entries in self.models.values()}.values()
+        )
 
     def usable(self) -> Self:
-        """Returns itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
+        """Returns the cache itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
         if self.closed:
-            raise CacheNotOpen(CLOSED)
+            raise CacheNotOpen(CLOSED_MESSAGE)
         if self.loop is not asyncio.get_running_loop():
             raise CacheNotOpen(
                 "This cache was opened in another event loop: close it there and open one in the loop that uses it."
@@ -70,7 +72,7 @@ class OpenCache:
         return self
 
     def entries_of(self, model: type[Model]) -> ModelEntries:
-        """Returns what is known of a model. Raises ``CacheNotRegistered`` if it is not bound to this cache."""
+        """Returns the entries of a model. Raises ``CacheNotRegistered`` if the model is not bound to this cache."""
         try:
             return self.models[model]
         except KeyError:
@@ -81,30 +83,33 @@ class OpenCache:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether the caller has a transaction open, on whatever connection the cache's models use."""
+        """True if the caller has a transaction open, on any connection of the cache's models."""
         return any(schema.transaction() is not None for schema in self.connections)
 
-    def links(self, table: str) -> bool:
-        """Whether a table holds links of lists that are cached, or is itself that of a cached model."""
-        tables = [each.relation.table for each in self.many_to_many]
+    def watches_table(self, table: str) -> bool:
+        """Returns True if a table is the through table of cached lists, or the table of a cached model."""
+        tables = [through.relation.table for through in self.many_to_many]
         return table in tables or any(entries.schema.table == table for entries in self.models.values())
 
     def list_of(self, model: type[Model], name: str) -> ManyToManyEntries | None:
-        """The list over a many-to-many relation, as Tortoise orders it; None if it is not cached."""
+        """Returns the list over a many-to-many relation, in Tortoise's order, or None if it is not cached."""
         entries = self.models.get(model)
         owned = entries.owned if entries is not None else []
-        found = [each for each in owned if each.relation.name == name and each.limit is None]
-        return next((each for each in found if each.order_by == each.schema.ordering), None)
+        lists = [through for through in owned if through.relation.name == name and through.limit is None]
+        return next((through for through in lists if through.order_by == through.schema.ordering), None)
 
 
 open_caches: list[OpenCache] = []
-"""Every open cache of this process; writes invalidate in all of them."""
+"""All open caches of this process. Writes invalidate in each of them."""
 _default: OpenCache | None = None
-CLOSED: Final = "This cache is closed: use it inside `async with`, or call open() first."
+CLOSED_MESSAGE: Final = "This cache is closed: use it inside `async with`, or call open() first."
 
 
 def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
-    """Every open cache that the model is bound to. Raises ``CacheNotOpen`` in another event loop than the cache's."""
+    """Returns the open caches that the model is bound to, with its entries.
+
+    Raises ``CacheNotOpen`` in another event loop than the cache's.
+    """
     return [
         (cache.usable(), cache.models[model])
         for cache in open_caches
@@ -113,35 +118,41 @@ def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
 
 
 def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
-    """Every open cache in which deleting rows of the model changes cached rows of others.
+    """Returns the open caches in which deleting rows of the model changes cached rows of other models.
 
     Raises ``CacheNotOpen`` in another event loop than the cache's.
     """
-    return [cache.usable() for cache in _alive() if cache.cascades.affects(model)]
+    return [cache.usable() for cache in _live_caches() if cache.cascades.affects(model)]
 
 
 def caches_hiding_rows(
     model: type[Model], bound: Iterable[tuple[OpenCache, ModelEntries]] | None = None
 ) -> list[OpenCache]:
-    """The open caches in which a change of a row may bring it back into many-to-many lists that do not know it."""
+    """Returns the open caches in which changing a row may bring it back into lists that do not hold it.
+
+    These are the caches in which the model's manager hides rows and the model is at an end of many-to-many lists.
+    """
     if bound is None:
         bound = bound_caches(model)
     return [cache for cache, entries in bound if entries.schema.hides_rows and cache.cascades.lists_of(model)]
 
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
-    """The lists over the links of a relation (Tortoise's field): each, and whether it is by the relation's own side."""
-    found = [each for each in cache.many_to_many if each.relation.table == link_table(relation)]
-    return [(each, each.relation.own_column == relation.backward_key) for each in found]
+    """Returns the lists over a relation (Tortoise's field), each with True if the relation's own side owns it."""
+    lists = [through for through in cache.many_to_many if through.relation.table == link_table(relation)]
+    return [(through, through.relation.own_column == relation.backward_key) for through in lists]
 
 
 def caches_with_links(relation: Any) -> list[OpenCache]:
-    """Every open cache that the links of a relation matter to. Raises ``CacheNotOpen`` in another event loop."""
-    return [cache.usable() for cache in _alive() if cache.links(link_table(relation))]
+    """Returns the open caches that writes to the relation's through table affect.
+
+    Raises ``CacheNotOpen`` in another event loop than the cache's.
+    """
+    return [cache.usable() for cache in _live_caches() if cache.watches_table(link_table(relation))]
 
 
-def _alive() -> list[OpenCache]:
-    """The open caches, without those whose program ended their event loop and did not close them."""
+def _live_caches() -> list[OpenCache]:
+    """Returns the open caches whose event loop is not closed. A program may end its loop and leave a cache open."""
     return [cache for cache in open_caches if not cache.loop.is_closed()]
 
 
@@ -149,7 +160,7 @@ def default_cache() -> OpenCache:
     """Returns the process's default cache. Raises ``CacheNotOpen`` if there is none."""
     if _default is None:
         raise CacheNotOpen(
-            "The default cache is closed: reach the one that is open by its manager(model)."
+            "The default cache is closed: use the open one by its manager(model)."
             if open_caches
             else "No cache is open: wrap the application in `async with ModelCache(url):` after Tortoise.init."
         )
@@ -157,22 +168,22 @@ def default_cache() -> OpenCache:
 
 
 def default_cache_or_none() -> OpenCache | None:
-    """Returns the process's default cache, if one is open."""
+    """Returns the process's default cache, or None if no cache is open."""
     return _default
 
 
 def register(cache: OpenCache) -> None:
-    """Registers an open cache; the first one becomes the default."""
+    """Registers an open cache. The first one becomes the default."""
     global _default
-    for forgotten in set(open_caches) - set(_alive()):
-        unregister(forgotten)
+    for abandoned in set(open_caches) - set(_live_caches()):
+        unregister(abandoned)
     open_caches.append(cache)
     if _default is None:
         _default = cache
 
 
 def unregister(cache: OpenCache) -> None:
-    """Forgets a cache."""
+    """Marks a cache as closed, and removes it from the open ones."""
     global _default
     cache.closed = True
     if cache in open_caches:

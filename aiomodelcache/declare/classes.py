@@ -26,7 +26,7 @@ from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.query.lookups import LookupQuery, computed, exactly_one, row_key
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.write.manual import forget
+from aiomodelcache.write.manual import invalidate_entries
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -126,7 +126,7 @@ class DeclaredQuery(LookupQuery[T]):
         """
         cache, entry_set, _, key = self.locate(self.open_cache())
         client = entry_set.schema.transaction()
-        await forget(cache, entry_set.rows, [Clear(key)], [client] if client is not None else [])
+        await invalidate_entries(cache, entry_set.rows, [Clear(key)], [client] if client is not None else [])
 
     @classmethod
     def computing(cls, result: ResultEntries, values: Values) -> Compute:

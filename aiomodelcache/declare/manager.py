@@ -10,7 +10,7 @@ from aiomodelcache.declare.registry import declared
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
-from aiomodelcache.query.explain import Explanation, explain, text
+from aiomodelcache.query.explain import Explanation, explain, key_text
 from aiomodelcache.query.lookups import (
     CountQuery,
     ExistsQuery,
@@ -129,7 +129,7 @@ class ModelCacheManager(Generic[M]):
         and, for a bad value, ``ValueError``.
         """
         cache = self._cache or default_cache()
-        return text(self._lookup(cache, query, key).locate(cache).key)
+        return key_text(self._lookup(cache, query, key).locate(cache).key)
 
     @overload
     async def explain(self, query: LookupQuery[Any], /) -> Explanation: ...

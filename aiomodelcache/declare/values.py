@@ -28,7 +28,7 @@ from aiomodelcache.plans.requests import Plan
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.write.manual import clear, forget, forgotten_in, transactions
+from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class BaseValueQuery(CacheQuery[T]):
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """A transaction that has made this value out of date; it is nobody's business before COMMIT."""
         result, key = self.locate(cache)
-        return next((client for client in transactions(cache) if forgotten_in(client, cache, result, key)), None)
+        return next((client for client in transactions(cache) if is_invalidated_in(client, cache, result, key)), None)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)
@@ -147,7 +147,7 @@ class BaseValueQuery(CacheQuery[T]):
         """Forgets this value, in all processes. Inside a transaction it takes effect at COMMIT."""
         cache = self.open_cache()
         result, key = self.locate(cache)
-        await forget(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
+        await invalidate_entries(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
 
 
 def _keyed(value: Any) -> Any:

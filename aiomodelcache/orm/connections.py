@@ -1,7 +1,6 @@
 """Connections, transactions, and the outcome of statements, as Tortoise's clients know them."""
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
@@ -52,16 +51,6 @@ def read_from_primaries(models: Iterable[type[Model]]) -> None:
         primary = root_client(choose(True))
         for name in {root_client(choose()).connection_name for _ in range(_DRAWS)} - {primary.connection_name}:
             cast("Any", context).connections.set(name, primary)
-
-
-@asynccontextmanager
-async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncClient, None]:
-    """The transaction that ``client`` is in, or one of its own. One that is over can have no other inside."""
-    if isinstance(client, TransactionalDBClient):
-        yield client
-    else:
-        async with cast("Any", client)._in_transaction() as own:
-            yield own
 
 
 def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:

@@ -1,6 +1,5 @@
-"""Everything that users await: lazy lookups, batches, relations.
+"""The queries that users await: lazy lookups, batches, relations.
 
-Must not know when requests are sent, nor what bytes mean.
-Top to bottom: ``prefetch``, ``foreign_keys``, ``many_to_many``, ``explain``, ``bulk``, ``lookups``, ``batch``,
-``base``.
+Must not know when requests are sent, nor the meaning of bytes. Top to bottom: ``prefetch``, ``foreign_keys``,
+``many_to_many``, ``explain``, ``bulk``, ``lookups``, ``batch``, ``base``.
 """

@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 
 class CacheQuery(Generic[T]):
-    """A lookup that nobody has made yet. ``await`` it, or put it in a ``BatchCacheQuery``.
+    """A lookup that is not made until it is awaited. ``await`` it, or put it in a ``BatchCacheQuery``.
 
     >>> query = Event.cache.get(slug="pycon")       # no I/O
     >>> event = await query                         # one round trip, shared with its tick
     >>> again = await query.resolve()               # the same, as a coroutine
     """
 
-    __slots__ = ("chosen",)
+    __slots__ = ("explicit_cache",)
 
-    chosen: OpenCache | None
-    """The open cache that is to answer; None: the default one."""
+    explicit_cache: OpenCache | None
+    """The open cache that answers. None stands for the default one."""
 
     def __init__(self, cache: OpenCache | None = None) -> None:
-        self.chosen = cache
+        self.explicit_cache = cache
 
     async def resolve(self) -> T:
-        """Makes the lookup. Raises what it is documented to raise, and ``CacheNotOpen``."""
+        """Makes the lookup. Raises the exceptions documented for this query, and ``CacheNotOpen``."""
         return await self
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -42,50 +42,50 @@ class CacheQuery(Generic[T]):
         client = self.transaction(cache)
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client).__await__()
-        off = cache.bypass.off
-        scope = None if off else current_scope()
+        bypassed = cache.bypass.off
+        scope = None if bypassed else current_scope()
         if scope is not None:
             known = self.recall(cache, scope)
             if known is not None:
-                return _at_once(known)
-        elif not off and cache.guarded.near.on:
+                return _without_waiting(known)
+        elif not bypassed and cache.guarded.near.on:
             found = self.nearby(cache)
             if found is not NoValue.MISS:
-                return _at_once(found)
-        look = None if off or scope is not None else self.fast_lookup(cache)
+                return _without_waiting(found)
+        lookup = None if bypassed or scope is not None else self.fast_lookup(cache)
         future: asyncio.Future[T] = cache.loop.create_future()
-        if look is not None:
-            cache.reader.hits.start_lookup(look, cache, future)
+        if lookup is not None:
+            cache.reader.hits.start_lookup(lookup, cache, future)
         else:
-            cache.reader.start(self.plan(cache, scope), partial(resolve, future), bypass=off)
+            cache.reader.start(self.plan(cache, scope), partial(resolve, future), bypass=bypassed)
         return future.__await__()
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
-        """What the request has looked up before, if that is easily told."""
+        """Returns the result that the request's scope holds, or None if only the plan can tell."""
         return None
 
     def nearby(self, cache: OpenCache) -> T | Miss:
-        """The answer, if what is kept in this process is all that it takes and it is easily told."""
+        """Returns the result if near entries alone determine it, or a miss if only a request or the plan can tell."""
         return NoValue.MISS
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
-        """The query as what answers a hit faster than its plan does, if it is one. Raises what ``plan`` does."""
+        """Returns an object that answers a hit faster than the plan, or None. Raises the exceptions of ``plan``."""
         return None
 
     def open_cache(self) -> OpenCache:
-        """The open cache that answers. Raises ``CacheNotOpen``."""
-        cache = self.chosen or default_cache()
+        """Returns the open cache that answers. Raises ``CacheNotOpen``."""
+        cache = self.explicit_cache or default_cache()
         return cache if cache.loop is get_running_loop() and not cache.closed else cache.usable()
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
-        """The open transaction that must answer instead of the cache, or None."""
+        """Returns the open transaction that must answer instead of the cache, or None."""
         raise NotImplementedError
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
-        """How to answer. Errors are raised when the plan runs."""
+        """Returns the plan that makes the lookup. Its errors are raised when the plan runs."""
         raise NotImplementedError
 
 
-def _at_once(known: T) -> Generator[Any, None, T]:
+def _without_waiting(known: T) -> Generator[Any, None, T]:
     return known
-    yield  # never: it makes this a generator
+    yield  # never reached, but makes this function a generator

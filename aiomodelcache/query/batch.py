@@ -1,4 +1,4 @@
-"""Queries that are made together: one round trip for all that the cache can answer."""
+"""``BatchCacheQuery``: queries made together, in one round trip for all that the cache can answer."""
 
 import asyncio
 import enum
@@ -16,7 +16,7 @@ from aiomodelcache.scopes.request import current_scope
 
 
 class BatchCacheQuery:
-    """Queries of any kind, made together: one round trip for all that the cache can answer.
+    """Queries of any kind, made together, in one round trip for all that the cache can answer.
 
     >>> batch = BatchCacheQuery({"event": Event.cache.get(slug="pycon")}, users=User.cache.filter(team=3))
     >>> result = await batch.get(none_on_exception=True)    # {"event": ..., "users": [...]}
@@ -32,17 +32,17 @@ class BatchCacheQuery:
         return f"<BatchCacheQuery {self._queries!r}>"
 
     def push(self, queries: Mapping[Any, CacheQuery[Any]] | None = None, /, **named: CacheQuery[Any]) -> Self:
-        """Adds queries, as a mapping, by name, or both. Raises ``TypeError`` naming what is not a query."""
+        """Adds queries, as a mapping, by name, or both. Raises ``TypeError`` naming a value that is not a query."""
         if queries is not None and not isinstance(queries, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {queries!r}.")
-        given: dict[Any, Any] = {**(queries or {}), **named}
-        for name, query in given.items():
+        added: dict[Any, Any] = {**(queries or {}), **named}
+        for name, query in added.items():
             if not isinstance(query, CacheQuery):
                 raise TypeError(
                     f"BatchCacheQuery: {name!r} is not a query, but of type {type(query).__name__}. "
                     "Pass Model.cache.get(...) and the like without awaiting them."
                 )
-        self._queries.update(given)
+        self._queries.update(added)
         return self
 
     def __await__(self) -> Generator[Any, None, dict[Any, Any]]:
@@ -51,14 +51,14 @@ class BatchCacheQuery:
     async def get(
         self, *, only_cache: bool = False, none_on_exception: bool = False, return_exceptions: bool = False
     ) -> dict[Any, Any]:
-        """Makes all lookups and returns a dict with the same keys.
+        """Makes all lookups, and returns a dict with the same keys.
 
-        ``only_cache``: ask no database; what is not cached is left out. ``none_on_exception``: None in place
-        of an exception; ``return_exceptions``: the exception itself; neither: the first one raises, after
-        all have finished.
+        ``only_cache``: send nothing to the database, and leave out queries that the cache cannot answer.
+        ``none_on_exception``: return None in place of an exception. ``return_exceptions``: return the exception itself.
+        With neither, the first exception is raised after all lookups have finished.
         """
-        outcomes = _Outcomes(dict(self._queries))  # what is pushed meanwhile is for the next time
-        await outcomes.find(only_cache)
+        outcomes = _Outcomes(dict(self._queries))  # queries pushed meanwhile are for the next call
+        await outcomes.collect(only_cache)
         answers, errors = outcomes.answers, outcomes.errors
         for name, error in errors.items():
             if isinstance(error, NotCached):
@@ -72,38 +72,38 @@ class BatchCacheQuery:
         return answers
 
 
-class _Unknown(enum.Enum):
-    """Stands for an answer that is not there yet."""
+class _Pending(enum.Enum):
+    """A placeholder for an answer that has not arrived yet."""
 
-    UNKNOWN = enum.auto()
+    PENDING = enum.auto()
 
 
 class _Outcomes:
-    """What came of each query of a batch, by its name, in the order of the batch. None fails the others."""
+    """The outcome of each query of a batch, by name and in the batch's order. One that fails does not fail others."""
 
-    __slots__ = ("_finished", "_left", "_queries", "answers", "errors")
+    __slots__ = ("_finished", "_queries", "_remaining", "answers", "errors")
 
     def __init__(self, queries: dict[Hashable, CacheQuery[Any]]) -> None:
-        self.answers: dict[Any, Any] = dict.fromkeys(queries, _Unknown.UNKNOWN)
+        self.answers: dict[Any, Any] = dict.fromkeys(queries, _Pending.PENDING)
         self.errors: dict[Any, BaseException] = {}
         self._queries = queries
-        self._left = len(queries)
+        self._remaining = len(queries)
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def resolve(self, name: Hashable, answer: Any, error: BaseException | None) -> None:
-        """Notes the answer of one query, or what it raised."""
-        if self.answers[name] is not _Unknown.UNKNOWN:
+        """Stores the answer or the exception of one query. Idempotent."""
+        if self.answers[name] is not _Pending.PENDING:
             return
         self.answers[name] = answer
         if error is not None:
             self.errors[name] = error
-        self._left -= 1
-        if not self._left and not self._finished.done():
+        self._remaining -= 1
+        if not self._remaining and not self._finished.done():
             self._finished.set_result(None)
 
-    async def find(self, only_cache: bool) -> None:
+    async def collect(self, only_cache: bool) -> None:
         """Makes all lookups, and returns when each has an outcome."""
-        if not self._left:
+        if not self._remaining:
             return
         for name, cache, client in self._start(only_cache):
             try:
@@ -116,33 +116,33 @@ class _Outcomes:
         await self._finished
 
     def _start(self, only_cache: bool) -> list[tuple[Hashable, OpenCache, BaseDBAsyncClient]]:
-        """Begins what the cache may answer, and returns what must be asked in an open transaction."""
+        """Starts the lookups that the cache may answer. Returns those that an open transaction must answer."""
         scope = current_scope()
-        quick: list[PendingLookups] = []
-        inside: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
+        fast: list[PendingLookups] = []
+        transactional: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
         cache: OpenCache | None = None
-        chosen: OpenCache | None = None
-        off = in_transaction = False
+        explicit_cache: OpenCache | None = None
+        bypassed = in_transaction = False
         for name, query in self._queries.items():
-            if cache is None or query.chosen is not chosen:
-                cache, chosen = query.open_cache(), query.chosen
-                off, in_transaction = cache.bypass.off, cache.in_transaction
-                quick.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
+            if cache is None or query.explicit_cache is not explicit_cache:
+                cache, explicit_cache = query.open_cache(), query.explicit_cache
+                bypassed, in_transaction = cache.bypass.off, cache.in_transaction
+                fast.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
             try:
                 client = query.transaction(cache) if in_transaction else None
-                look = query.fast_lookup(cache) if client is None and scope is None and not off else None
+                lookup = query.fast_lookup(cache) if client is None and scope is None and not bypassed else None
             except Exception as error:
                 self.resolve(name, None, error)
                 continue
-            if look is not None:
-                quick[-1].lookups.append(look)
-                quick[-1].waiters.append(name)
+            if lookup is not None:
+                fast[-1].lookups.append(lookup)
+                fast[-1].waiters.append(name)
             elif client is None:
-                plan, done = query.plan(cache, None if off else scope), partial(self.resolve, name)
-                cache.reader.start(plan, done, only_cache=only_cache, bypass=off)
+                plan, done = query.plan(cache, None if bypassed else scope), partial(self.resolve, name)
+                cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed)
             else:
-                inside.append((name, cache, client))
-        for pending in quick:
+                transactional.append((name, cache, client))
+        for pending in fast:
             if pending.lookups:
                 pending.context.reader.hits.start_lookups(pending)
-        return inside
+        return transactional

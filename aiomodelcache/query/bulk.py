@@ -1,7 +1,7 @@
 """Queries by many values of one unique key: ``get_many`` and ``in_bulk``.
 
-Like those of ``queries``, but one object for all values. What is not all in the cache takes a plan, which asks the
-database for the rest in one statement.
+One query object stands for all values. If the cache does not hold all of them, a plan asks the database for the missing
+ones in one statement.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,21 +28,21 @@ from aiomodelcache.scopes.request import Scope
 M = TypeVar("M", bound=Model)
 
 
-class Places(NamedTuple):
-    """Where the rows are in one open cache."""
+class LocatedKeys(NamedTuple):
+    """The cache keys of a bulk query in one open cache."""
 
     cache: OpenCache
     entry_set: EntrySet
     keys: dict[Values, bytes]
-    """The cache keys, by normalised values, in the order asked."""
+    """The cache keys by normalised values, in the order requested."""
     names: list[Any]
-    """What the result is to call each."""
+    """The keys of the result, in the same order."""
 
 
 class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
-    """Rows by many values of one unique key, by value, in the order asked: one MGET, one SQL for all misses."""
+    """The rows with many values of one unique key, in the order requested: one MGET, one statement for all misses."""
 
-    __slots__ = ("_fields", "_model", "_places", "_single", "_wanted")
+    __slots__ = ("_fields", "_located", "_model", "_requested", "_single")
 
     def __init__(
         self,
@@ -57,27 +57,27 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         self._model = model
         self._fields = (key,) if isinstance(key, str) else tuple(key)
         self._single = len(self._fields) == 1
-        self._wanted = list(wanted)
-        self._places: Places | None = None
+        self._requested = list(wanted)
+        self._located: LocatedKeys | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._wanted!r})>"
+        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._requested!r})>"
 
     def finish(self, found: dict[Any, M]) -> Any:
-        """Makes the result of the rows found, by value."""
+        """Returns the result, made of the rows by value."""
         return found
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return cache.entries_of(self._model).schema.transaction()
 
-    def places(self, cache: OpenCache) -> Places:
-        """Finds key and values, once per open cache. Raises ``CacheNotRegistered`` or ``ValueError``."""
-        places = self._places
-        if places is None or places.cache is not cache:
-            places = self._places = self._located(cache)
-        return places
+    def locate(self, cache: OpenCache) -> LocatedKeys:
+        """Returns the cache keys, resolved once per open cache. Raises ``CacheNotRegistered`` or ``ValueError``."""
+        located = self._located
+        if located is None or located.cache is not cache:
+            located = self._located = self._locate(cache)
+        return located
 
-    def _located(self, cache: OpenCache) -> Places:
+    def _locate(self, cache: OpenCache) -> LocatedKeys:
         entry_set, order, place = cache.entries_of(self._model).find("get", self._fields)
         if not entry_set.unique:
             raise CacheNotRegistered(
@@ -86,24 +86,26 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             )
         if self._single:
             [field] = self._fields
-            keys = dict([place({field: wanted}) for wanted in self._wanted])
-            return Places(cache, entry_set, keys, [value for (value,) in keys])
-        keys = dict([place(dict(zip(self._fields, self._combination(wanted), strict=True))) for wanted in self._wanted])
+            keys = dict([place({field: wanted}) for wanted in self._requested])
+            return LocatedKeys(cache, entry_set, keys, [value for (value,) in keys])
+        keys = dict(
+            [place(dict(zip(self._fields, self._combined_values(wanted), strict=True))) for wanted in self._requested]
+        )
         positions = list(map(order.index, self._fields))
-        return Places(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
+        return LocatedKeys(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
 
-    def _combination(self, wanted: Any) -> tuple[Any, ...]:
+    def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
             raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
         return tuple(cast("Sequence[Any]", wanted))
 
-    # A hit: nearly always all are ------------------------------------------------------------------------
+    # Hits, which are nearly always all that is requested ---------------------------------------------------
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
-        return self if self.places(cache).keys else None
+        return self if self.locate(cache).keys else None
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        _, entry_set, keys, _ = self.places(cache)
+        _, entry_set, keys, _ = self.locate(cache)
         wanted[entry_set.epoch_key] = None
         wanted.update(dict.fromkeys(keys.values()))
         if not isinstance(entry_set, RowEntries):
@@ -111,15 +113,15 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             wanted.update(dict.fromkeys([row for key in keys.values() for row in predict(key).keys]))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
-        _, entry_set, keys, names = self.places(cache)
+        _, entry_set, keys, names = self.locate(cache)
         hits: Iterable[RowValues | None]
         if isinstance(entry_set, RowEntries):
             entries, epoch = map(found.__getitem__, keys.values()), found[entry_set.epoch_key]
             hits = map(entry_set.hit, entries, repeat(epoch), names)
         else:
             predict = cache.predictions.predict
-            each = [index_hit(entry_set, values, key, predict(key), found) for values, key in keys.items()]
-            hits = [rows[0] if rows else None for rows in each]
+            found_rows = [index_hit(entry_set, values, key, predict(key), found) for values, key in keys.items()]
+            hits = [rows[0] if rows else None for rows in found_rows]
         answer: dict[Any, Any] = {}
         for name, row in zip(names, hits, strict=True):
             if row is None:
@@ -133,34 +135,34 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self.plan(cache, None)
 
-    # Whatever else there is ------------------------------------------------------------------------------
+    # Misses, and lookups in a request's scope ------------------------------------------------------------
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Any]:
-        _, entry_set, keys, names = self.places(cache)
+        _, entry_set, keys, names = self.locate(cache)
         known: dict[Values, list[Any]] = {}
         generation = 0
         if scope is not None:
             generation = scope.generation
             recalled = {values: scope.recall(key) for values, key in keys.items()}
             known = {values: answer for values, answer in recalled.items() if answer is not None}
-        asked = [values for values in keys if values not in known]
-        if asked and isinstance(entry_set, RowEntries):
-            by_pk = yield from rows_by_pk(entry_set, [pk for (pk,) in asked])
-            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in asked}
-        elif asked:
-            found = yield from rows_by_index(cast("Any", entry_set), asked, cache.predictions)
+        missing = [values for values in keys if values not in known]
+        if missing and isinstance(entry_set, RowEntries):
+            by_pk = yield from rows_by_pk(entry_set, [pk for (pk,) in missing])
+            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in missing}
+        elif missing:
+            found = yield from rows_by_index(cast("Any", entry_set), missing, cache.predictions)
         else:
             found = {}
         for values, rows in found.items():
-            made = [instance_of(entry_set, row) for row in rows]
+            instances = [instance_of(entry_set, row) for row in rows]
             if scope is not None:
-                made = scope.keep(keys[values], [(row_key(entry_set, row), row) for row in made], generation)
-            known[values] = made
+                instances = scope.keep(keys[values], [(row_key(entry_set, row), row) for row in instances], generation)
+            known[values] = instances
         return self.finish({name: known[values][0] for values, name in zip(keys, names, strict=True) if known[values]})
 
 
 class ManyQuery(BulkQuery[M], Generic[M]):
-    """Like ``BulkQuery``, but a list. Use through ``manager.get_many``."""
+    """The rows of a ``BulkQuery`` as a list. Made by ``ModelCacheManager.get_many``."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""``Event.cache.explain``: where a lookup would be answered from, and why. Reads, and changes nothing."""
+"""``Event.cache.explain``: where a lookup would be answered from, and why. Reads the store, and writes nothing."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.query.lookups import Located, LookupQuery
+from aiomodelcache.query.lookups import LocatedKey, LookupQuery
 from aiomodelcache.scopes.request import current_scope
 
 State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
@@ -35,7 +35,7 @@ _ANSWERS: Final = ("hit", "negative", "stale")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryState:
-    """What stands under one key.
+    """The state of the entry under one key.
 
     >>> (await Event.cache.explain(slug="pycon")).entry
     EntryState(key='amc:i:default:event:slug:spycon', state='hit', age=..., expires_in=...)
@@ -44,14 +44,14 @@ class EntryState:
     ``state``          meaning
     =================  ====================================================================================
     ``hit``            a value that may be answered
-    ``negative``       it is known that there is no such row
+    ``negative``       a known absence: there is no such row
     ``missing``        nothing: never looked up, expired, evicted, or invalidated by a write
-    ``leased``         a reader is on its way to the database and will fill it
-    ``written``        a writer's intent: it, or the whole model, is being written
+    ``leased``         a reader's lease: the reader asks the database and will fill the key
+    ``written``        a writer's intent: the entry, or the whole model, is being written
     ``cleared``        from before the model was cleared, or before its epoch was lost
     ``other version``  from another version of the program, its schema or the static ``version``
     ``damaged``        bytes that cannot be read
-    ``stale``          a copy of what was invalidated, which may still be answered for a while (``allowtime``)
+    ``stale``          a copy of an invalidated entry, which may still be answered for a while (``allowtime``)
     =================  ====================================================================================
     """
 
@@ -60,31 +60,31 @@ class EntryState:
     age: float | None = None
     """Seconds since the entry was built, by the clock of the process that built it."""
     expires_in: float | None = None
-    """Seconds that are left, about: lifetimes are spread by ``ttl_jitter``."""
+    """Seconds until the entry expires. An estimate, because ``ttl_jitter`` spreads lifetimes."""
     near: bool = False
-    """Whether this process keeps it, too, and may answer by that without a request."""
+    """True if this process keeps a near copy, which may answer without a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Where a lookup would be answered from, if it was made now, and why.
+    """Where a lookup would be answered from if it were made now, and why.
 
     >>> explanation = await Event.cache.explain(slug="pycon")
     >>> explanation.source, explanation.reason
     ('cache', 'hit')
 
-    ``source`` is "scope" (``local_cache``), "cache" or "database". ``reason`` is the deciding state of an entry
+    ``source`` is "scope" (``local_cache``), "cache" or "database". ``reason`` is the state of the entry that decides
     (see ``EntryState``), or one of these:
 
     ===============  ======================================================================================
     ``reason``       meaning
     ===============  ======================================================================================
     ``moved``        the index leads to a row that is gone or no longer has the values asked for
-    ``uncacheable``  the values cannot be told from others that the database holds to be equal
-    ``scope``        it was looked up before in this ``local_cache()``
-    ``transaction``  a transaction is open here
+    ``uncacheable``  the database holds other values to be equal to these (collation)
+    ``scope``        an earlier lookup in this ``local_cache()`` holds the answer
+    ``transaction``  the caller has a transaction open
     ``disabled``     ``enabled=False``, or inside ``cache.disabled()``
-    ``unreachable``  the store does not answer, and reads stay away from it for ``breaker_cooldown``
+    ``unreachable``  the store does not answer, and reads bypass it for ``breaker_cooldown``
     ``undelivered``  this process has invalidations that could not be delivered yet
     ===============  ======================================================================================
     """
@@ -94,16 +94,16 @@ class Explanation:
     reason: Reason
     key: str
     entry: EntryState | None = None
-    """What is under the key: a row by primary key, or else an index. None if the store was not asked."""
+    """The entry under the key: a row if looked up by primary key, else an index. None if the store was not asked."""
     rows: tuple[EntryState, ...] = ()
-    """The rows that the index leads to, in its order. Those inside a computed result are not looked at."""
+    """The rows that the index leads to, in its order. Rows inside a computed result are not examined."""
 
 
 async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
-    """Says where a query would be answered from. See ``ModelCacheManager.explain``."""
+    """Returns where a query would be answered from, and why. See ``ModelCacheManager.explain``."""
     located = query.locate(cache)
-    key = text(located.key)
-    trouble = cache.guarded.unavailable_reason
+    key = key_text(located.key)
+    unavailable = cache.guarded.unavailable_reason
     reason: Reason | None = None
     entry: EntryState | None = None
     if query.transaction(cache) is not None:
@@ -112,23 +112,23 @@ async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
         reason = "disabled"
     elif (scope := current_scope()) is not None and scope.recall(located.key) is not None:
         return Explanation(query=repr(query), source="scope", reason="scope", key=key)
-    elif trouble is not None:
-        reason = trouble
+    elif unavailable is not None:
+        reason = unavailable
     rows: tuple[EntryState, ...] = ()
     if reason is None:
         try:
-            entry, rows, reason = await _read(cache, located)
+            entry, rows, reason = await _read_states(cache, located)
         except BackendError:
             reason = "unreachable"
     source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
     near = cache.guarded.near.holds
     if entry is not None:
-        entry, *held = [replace(each, near=near(each.key.encode("utf-8", "surrogatepass"))) for each in (entry, *rows)]
-        rows = tuple(held)
+        states = [replace(state, near=near(state.key.encode("utf-8", "surrogatepass"))) for state in (entry, *rows)]
+        entry, rows = states[0], tuple(states[1:])
     return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
 
 
-async def _read(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
+async def _read_states(cache: OpenCache, located: LocatedKey) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
     entry_set: Any = located.entry_set
     values, key, rows = located.values, located.key, entry_set.rows
     epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, key]))
@@ -147,19 +147,19 @@ async def _read(cache: OpenCache, located: Located) -> tuple[EntryState, tuple[E
         return entry, (), entry.state
     keys = [rows.key(pk) for pk in pks]
     epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, *keys]))
-    states = tuple(state_of(rows, key, each, epoch) for key, each in zip(keys, entries, strict=True))
-    return entry, states, _decisive(entry_set, located, pks, entries, epoch, states)
+    states = tuple(state_of(rows, key, entry, epoch) for key, entry in zip(keys, entries, strict=True))
+    return entry, states, _deciding_state(entry_set, located, pks, entries, epoch, states)
 
 
-def _decisive(
+def _deciding_state(
     index: IndexEntries,
-    located: Located,
+    located: LocatedKey,
     pks: list[Any],
     entries: Iterable[bytes | None],
     epoch: bytes | None,
     states: Sequence[EntryState],
 ) -> Reason:
-    """The state of the first row that is no answer; if there is none, a hit, or a stale one."""
+    """Returns the state of the first row that is no answer. If all are answers, returns "stale" or "hit"."""
     for pk, entry, state in zip(pks, entries, states, strict=True):
         if state.state not in _ANSWERS:
             return state.state
@@ -169,8 +169,8 @@ def _decisive(
 
 
 def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:
-    """What the bytes under a key are."""
-    name = text(key)
+    """Returns the state of the bytes under a key."""
+    name = key_text(key)
     if entry is None:
         return EntryState(key=name, state="written" if is_intent(epoch) else "missing")
     state = _state(entry_set, entry, epoch)
@@ -202,6 +202,6 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
     return "damaged" if current or entry[:1] not in (VALUE, ABSENT) else "cleared"
 
 
-def text(key: bytes) -> str:
-    """A key as ``redis-cli`` shows it."""
+def key_text(key: bytes) -> str:
+    """Returns a key as ``redis-cli`` shows it."""
     return key.decode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
-"""Cached foreign keys: ``await event.organizer`` asks the cache.
+"""Cached foreign keys: ``await event.organizer`` is answered by the cache.
 
-Replaces, on the user's own model class and for the declared relations only, the property by which
-Tortoise resolves a foreign key that was not fetched. Without an open cache it behaves as before.
+Replaces the property by which Tortoise resolves a foreign key that was not fetched. Only the user's own model classes
+change, and only the declared relations. Without an open cache, the property behaves as Tortoise's own.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from aiomodelcache.query.lookups import FieldsQuery, exactly_one
 
 
 class ForeignKeyQuery(FieldsQuery[Any]):
-    """The row at the other end of a foreign key, or None; also offers what Tortoise's own query offers."""
+    """The row at the other end of a foreign key, or None. Has the attributes of Tortoise's own query, too."""
 
     __slots__ = ("_query",)
     kind: ClassVar[str] = "get"
 
-    def __init__(self, model: type[Model], given: dict[str, Any], query: Any) -> None:
-        super().__init__(model, given)
+    def __init__(self, model: type[Model], filters: dict[str, Any], query: Any) -> None:
+        super().__init__(model, filters)
         self._query = query
 
     def finish(self, found: Sequence[Any]) -> Any:
@@ -36,7 +36,7 @@ class CachedForeignKey(property):
 
 
 def install(schema: ModelSchema, field: str) -> None:
-    """Makes one relation of one model answered by whatever cache is open. A second time does nothing."""
+    """Installs the property on one relation of one model. The default cache answers it. Idempotent."""
     relation = schema.foreign_key(field)
     original = getattr(schema.model, field)
     if relation is None or isinstance(original, CachedForeignKey):
@@ -44,11 +44,11 @@ def install(schema: ModelSchema, field: str) -> None:
     related, attribute, to_field = relation
 
     def get(instance: Model) -> Any:
-        found = original.fget(instance)
+        related_row = original.fget(instance)
         value = getattr(instance, attribute)
         cache = default_cache_or_none()
         if value is None or f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
-            return found
-        return ForeignKeyQuery(related, {to_field: value}, found)
+            return related_row
+        return ForeignKeyQuery(related, {to_field: value}, related_row)
 
     setattr(schema.model, field, CachedForeignKey(get, original.fset, original.fdel))

@@ -1,7 +1,7 @@
 """Lookups of the rows of one model by one key: ``get``, ``filter``, ``exists``, ``count``.
 
-A query knows its key and makes its result of the rows; ``plans`` knows how rows are found, ``engine`` when requests
-are sent.
+A query knows its key, and makes its result of the rows. ``plans`` knows how rows are found, and ``engine`` knows when
+requests are sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,8 +28,8 @@ from aiomodelcache.scopes.request import Scope
 M = TypeVar("M", bound=Model)
 
 
-class Located(NamedTuple):
-    """A query's place in one open cache."""
+class LocatedKey(NamedTuple):
+    """The key of a query in one open cache."""
 
     cache: OpenCache
     entry_set: EntrySet
@@ -42,18 +42,18 @@ class LookupQuery(CacheQuery[T]):
 
     __slots__ = ("_cache", "_entry_set", "_key", "_model", "_values")
 
-    instances: ClassVar[bool] = True
-    """Whether the result holds the rows themselves, not just how many there are."""
-    _quick: ClassVar[bool] = True
-    """Whether ``try_hit`` says the same as ``plan`` about a hit."""
+    builds_instances: ClassVar[bool] = True
+    """True if the result holds model instances, False if only the number of rows matters."""
+    _has_fast_path: ClassVar[bool] = True
+    """True if ``try_hit`` answers a hit as ``plan`` would. False for a subclass that overrides ``plan``."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cast("Any", cls).plan is not cast("Any", LookupQuery).plan and "_quick" not in cls.__dict__:
-            cls._quick = False
+        if cast("Any", cls).plan is not cast("Any", LookupQuery).plan and "_has_fast_path" not in cls.__dict__:
+            cls._has_fast_path = False
 
     _cache: OpenCache | None
-    """In which open cache it is located: where ``_entry_set``, ``_values`` and ``_key`` are of."""
+    """The open cache that ``_entry_set``, ``_values`` and ``_key`` belong to, or None before the first use."""
 
     def __init__(self, model: type[Model], cache: OpenCache | None = None) -> None:
         super().__init__(cache)
@@ -61,21 +61,21 @@ class LookupQuery(CacheQuery[T]):
         self._cache = None
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
-        """The key and the raw values asked for. Raises ``CacheNotRegistered``."""
+        """Returns the entries that the key belongs to, and the key's raw values. Raises ``CacheNotRegistered``."""
         raise NotImplementedError
 
     def finish(self, found: Sequence[Any]) -> T:
-        """Makes the result of the rows found."""
+        """Returns the result, made of the rows found."""
         raise NotImplementedError
 
-    def locate(self, cache: OpenCache) -> Located:
-        """Resolves fields and values, once per open cache.
+    def locate(self, cache: OpenCache) -> LocatedKey:
+        """Returns the key, with fields and values resolved once per open cache.
 
         Raises ``CacheNotRegistered`` for fields without a cache and ``ValueError`` for a bad value.
         """
         if self._cache is not cache:
             self._locate(cache)
-        return Located(cache, self._entry_set, self._values, self._key)
+        return LocatedKey(cache, self._entry_set, self._values, self._key)
 
     def _locate(self, cache: OpenCache) -> None:
         entry_set, raw = self.entry_set(cache)
@@ -89,15 +89,15 @@ class LookupQuery(CacheQuery[T]):
         return cache.entries_of(self._model).schema.transaction()
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
-        if not self._quick:
+        if not self._has_fast_path:
             return None
         if self._cache is not cache:
             self._locate(cache)
         known = scope.recall(self._key)
-        return self.finish(known) if known else None  # what an absence raises is said by the plan
+        return self.finish(known) if known else None  # for an absence, the plan raises the right exception
 
     def nearby(self, cache: OpenCache) -> T | Miss:
-        if not self._quick:
+        if not self._has_fast_path:
             return NoValue.MISS
         if self._cache is not cache:
             self._locate(cache)
@@ -107,7 +107,7 @@ class LookupQuery(CacheQuery[T]):
         return found
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
-        if not self._quick:
+        if not self._has_fast_path:
             return None
         if self._cache is not cache:
             self._locate(cache)
@@ -131,13 +131,13 @@ class LookupQuery(CacheQuery[T]):
             if row is None:
                 return NoValue.MISS
             entry_set.counters.hits += 1
-            return self.finish((entry_set.schema.instance(row) if self.instances else row,))
+            return self.finish((entry_set.schema.instance(row) if self.builds_instances else row,))
         rows = index_hit(entry_set, self._values, key, cache.predictions.predict(key), found)
         if not rows:
             return NoValue.MISS
         entry_set.counters.hits += 1
         entry_set.rows.counters.hits += len(rows)
-        return self.finish([entry_set.schema.instance(row) for row in rows] if self.instances else rows)
+        return self.finish([entry_set.schema.instance(row) for row in rows] if self.builds_instances else rows)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[T]:
         return self.plan(cache, None)
@@ -154,35 +154,35 @@ class LookupQuery(CacheQuery[T]):
             found = yield from row_by_pk(entry_set, values[0], key)
         else:
             found = yield from rows_at(entry_set, values, key, cache.predictions)
-        if not self.instances and scope is None:
+        if not self.builds_instances and scope is None:
             return self.finish(found)
-        made = [instance_of(entry_set, row) for row in found]
+        instances = [instance_of(entry_set, row) for row in found]
         if scope is not None:
-            made = scope.keep(key, [(row_key(entry_set, row), row) for row in made], generation)
-        return self.finish(made)
+            instances = scope.keep(key, [(row_key(entry_set, row), row) for row in instances], generation)
+        return self.finish(instances)
 
 
 def row_key(entry_set: EntrySet, instance: Model) -> bytes:
-    """The key of the row entry of an instance."""
+    """Returns the key of the row entry of an instance."""
     return entry_set.rows.key(instance.pk)
 
 
 class FieldsQuery(LookupQuery[T]):
-    """A lookup by field names, as the manager's methods make.
+    """A lookup by field names, made by the methods of a manager.
 
-    Where a cache is open it raises ``CacheNotRegistered`` at once; bad values wait until it is awaited.
+    If a cache is open, the constructor raises ``CacheNotRegistered``. Bad values raise when the query is awaited.
     """
 
-    __slots__ = ("_given",)
+    __slots__ = ("_filters",)
 
     kind: ClassVar[str] = "get"
 
-    def __init__(self, model: type[Model], given: Mapping[str, Any], cache: OpenCache | None = None) -> None:
-        # All that the classes above do: the way of every lookup.
-        self.chosen = cache
+    def __init__(self, model: type[Model], filters: Mapping[str, Any], cache: OpenCache | None = None) -> None:
+        # Assigns what the base constructors assign: every lookup runs this code, and two calls would slow it down.
+        self.explicit_cache = cache
         self._model = model
         self._cache = None
-        self._given = given
+        self._filters = filters
         known = cache or default_cache_or_none()
         if known is not None:
             try:
@@ -194,13 +194,13 @@ class FieldsQuery(LookupQuery[T]):
 
     def _locate(self, cache: OpenCache) -> None:
         entries = cache.models.get(self._model) or cache.entries_of(self._model)
-        found = entries.find(self.kind, self._given)
-        self._values, self._key = found.place(self._given)
-        self._entry_set, self._cache = found.entry_set, cache
+        match = entries.find(self.kind, self._filters)
+        self._values, self._key = match.place(self._filters)
+        self._entry_set, self._cache = match.entry_set, cache
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
-        return f"<{type(self).__name__} {self._model.__name__}({given})>"
+        filters = ", ".join(f"{name}={value!r}" for name, value in self._filters.items())
+        return f"<{type(self).__name__} {self._model.__name__}({filters})>"
 
 
 class GetQuery(FieldsQuery[M], Generic[M]):
@@ -214,10 +214,10 @@ class GetQuery(FieldsQuery[M], Generic[M]):
 
 
 class GetOr404Query(GetQuery[M], Generic[M]):
-    """The one row with these values. Raises what ``CacheConfig.not_found`` says, or ``MultipleObjectsReturned``."""
+    """The one row with these values. Raises the error of ``CacheConfig.not_found``, or ``MultipleObjectsReturned``."""
 
     __slots__ = ()
-    _quick: ClassVar[bool] = True
+    _has_fast_path: ClassVar[bool] = True
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[M]:
         try:
@@ -246,29 +246,29 @@ class FilterQuery(FieldsQuery[list[M]], Generic[M]):
 
 
 class ExistsQuery(FieldsQuery[bool]):
-    """Whether there is a row with these values."""
+    """True if a row has these values."""
 
     __slots__ = ()
     kind: ClassVar[str] = "either"
-    instances: ClassVar[bool] = False
+    builds_instances: ClassVar[bool] = False
 
     def finish(self, found: Sequence[Any]) -> bool:
         return bool(found)
 
 
 class CountQuery(FieldsQuery[int]):
-    """How many rows have these values."""
+    """The number of rows with these values."""
 
     __slots__ = ()
     kind: ClassVar[str] = "either"
-    instances: ClassVar[bool] = False
+    builds_instances: ClassVar[bool] = False
 
     def finish(self, found: Sequence[Any]) -> int:
         return len(found)
 
 
 def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compute, scope: Scope | None) -> Plan[Any]:
-    """How a computed result is answered: by the request's scope, by the cache, or by computing it."""
+    """Answers a computed result from the request's scope, from the cache, or by computing it."""
     if scope is None:
         return (yield from result_at(result, key, compute, cache.predictions))
     known = scope.recall(key)
@@ -291,7 +291,7 @@ def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compu
 
 
 def exactly_one(model: type[Model], found: Sequence[Any]) -> Any:
-    """Returns the one row. Raises Tortoise's ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+    """Returns the only row. Raises Tortoise's ``DoesNotExist`` or ``MultipleObjectsReturned``."""
     if len(found) == 1:
         return found[0]
     raise (MultipleObjectsReturned if found else DoesNotExist)(model)

@@ -1,4 +1,4 @@
-"""Queries of many-to-many lists: of one owner, and of many at once."""
+"""Queries of many-to-many lists, by one owner or by many owners at once."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -12,15 +12,15 @@ from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.query.base import CacheQuery
-from aiomodelcache.query.lookups import Located, LookupQuery, row_key
+from aiomodelcache.query.lookups import LocatedKey, LookupQuery, row_key
 from aiomodelcache.scopes.request import Scope
 
 
-class ListQuery(LookupQuery[list[Any]]):
-    """The rows that a many-to-many relation of one row leads to."""
+class ManyToManyQuery(LookupQuery[list[Any]]):
+    """The rows that a many-to-many relation of one row links to."""
 
     __slots__ = ("_pk", "_through")
-    _quick: ClassVar[bool] = False
+    _has_fast_path: ClassVar[bool] = False
 
     def __init__(self, through: ManyToManyEntries, pk: Any, cache: OpenCache) -> None:
         super().__init__(through.schema.model, cache)
@@ -28,21 +28,21 @@ class ListQuery(LookupQuery[list[Any]]):
         self._pk = pk
 
     def __repr__(self) -> str:
-        return f"<ListQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
+        return f"<ManyToManyQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         return self._through, [self._pk]
 
-    def locate(self, cache: OpenCache) -> Located:
+    def locate(self, cache: OpenCache) -> LocatedKey:
         values = (self._through.owner_value(self._pk),)
-        return Located(cache, self._through, values, self._through.key(values))
+        return LocatedKey(cache, self._through, values, self._through.key(values))
 
     def finish(self, found: Sequence[Any]) -> list[Any]:
         return list(found)
 
 
-class ListsQuery(CacheQuery[dict[Any, list[Any]]]):
-    """The same of many rows, by their primary keys: one MGET, one SQL for all misses."""
+class ManyToManyBatchQuery(CacheQuery[dict[Any, list[Any]]]):
+    """The lists of one many-to-many relation by the owners' primary keys: one MGET, one statement for all misses."""
 
     __slots__ = ("_pks", "_through")
 
@@ -60,11 +60,13 @@ class ListsQuery(CacheQuery[dict[Any, list[Any]]]):
         generation = scope.generation if scope is not None else 0
         known = {values: scope.recall(through.key(values)) for values in wanted} if scope is not None else {}
         answers = {values: list(answer) for values, answer in known.items() if answer is not None}
-        asked = [values for values in wanted if values not in answers]
-        found = (yield from rows_by_index(through, asked, cache.predictions)) if asked else {}
+        missing = [values for values in wanted if values not in answers]
+        found = (yield from rows_by_index(through, missing, cache.predictions)) if missing else {}
         for values, rows in found.items():
-            made = [instance_of(through, row) for row in rows]
+            instances = [instance_of(through, row) for row in rows]
             if scope is not None:
-                made = scope.keep(through.key(values), [(row_key(through, row), row) for row in made], generation)
-            answers[values] = made
+                instances = scope.keep(
+                    through.key(values), [(row_key(through, row), row) for row in instances], generation
+                )
+            answers[values] = instances
         return {pk: answers[values] for values, pk in wanted.items()}

@@ -1,7 +1,7 @@
-"""``Event.cache.prefetch``: fills relations of many instances from the cache, in one round for each level.
+"""``Event.cache.prefetch``: fills relations of many instances from the cache, in one round trip for each level.
 
-What a relation asks for and how it is attached is said by a ``PrefetchRelation``; here are those that lead to one row.
-Other kinds need only the same two methods, and a line in ``relation_of``.
+A ``PrefetchRelation`` makes the query for a relation and attaches the answer. Another kind of relation needs only these
+two methods, and a branch in ``prefetch_relation``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from aiomodelcache.orm.meta import field_names, is_relation
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.bulk import BulkQuery
-from aiomodelcache.query.many_to_many import ListsQuery
+from aiomodelcache.query.many_to_many import ManyToManyBatchQuery
 
 
 class PrefetchRelation(Protocol):
@@ -25,11 +25,11 @@ class PrefetchRelation(Protocol):
     related: type[Model]
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        """What to ask the cache, for all of them at once; nothing for those that have it already."""
+        """Returns one query for all instances that do not have the relation loaded."""
         ...
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
-        """Gives each instance its share of the answer. Returns all related rows, each once, for the next level."""
+        """Attaches the answer to each instance. Returns all related rows, without repetition, for the next level."""
         ...
 
 
@@ -44,19 +44,19 @@ class SingleRelation:
         self._attribute, self._to_field = columns
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        wanted = {self._key(each): None for each in instances if not self._is_loaded(each)}
+        wanted = {self._key(instance): None for instance in instances if not self._is_loaded(instance)}
         wanted.pop(None, None)
         return BulkQuery(self.related, wanted, self._to_field, self._cache)
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
-        found: dict[int, Model] = {}
+        rows: dict[int, Model] = {}
         for instance in instances:
             if not self._is_loaded(instance):
                 vars(instance)[f"_{self._name}"] = answer.get(self._key(instance))
             row = vars(instance)[f"_{self._name}"]
             if row is not None:
-                found[id(row)] = row
-        return list(found.values())
+                rows[id(row)] = row
+        return list(rows.values())
 
     def _key(self, instance: Model) -> Any:
         value = vars(instance).get(self._attribute, instance)
@@ -81,23 +81,27 @@ class ListRelation:
         self._through = through
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        return ListsQuery(self._through, [each.pk for each in instances if not self._of(each)._fetched], self._cache)
+        pks = [instance.pk for instance in instances if not self._relation(instance)._fetched]
+        return ManyToManyBatchQuery(self._through, pks, self._cache)
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
-        found: dict[int, Model] = {}
+        rows: dict[int, Model] = {}
         for instance in instances:
-            relation = self._of(instance)
+            relation = self._relation(instance)
             if not relation._fetched:
                 relation._set_result_for_query(answer[instance.pk])
-            found.update({id(row): row for row in relation.related_objects})
-        return list(found.values())
+            rows.update({id(row): row for row in relation.related_objects})
+        return list(rows.values())
 
-    def _of(self, instance: Model) -> Any:
+    def _relation(self, instance: Model) -> Any:
         return getattr(instance, self._through.relation.name)
 
 
-def relation_of(cache: OpenCache, model: type[Model], name: str) -> PrefetchRelation:
-    """How to fill a relation. Raises ``ValueError`` if it is none, ``CacheNotRegistered`` if the cache has no way."""
+def prefetch_relation(cache: OpenCache, model: type[Model], name: str) -> PrefetchRelation:
+    """Returns the relation with a name.
+
+    Raises ``ValueError`` if the model has no such relation, and ``CacheNotRegistered`` if no cache can fill it.
+    """
     schema = cache.entries_of(model).schema
     relation = schema.relation(name)
     if relation is not None and relation.single:
@@ -120,44 +124,44 @@ def relation_of(cache: OpenCache, model: type[Model], name: str) -> PrefetchRela
             f"{model.__name__}.{name} cannot be prefetched, because it leads to several rows, and is no many-to-many "
             "relation that cached_manytomany names: use fetch_related."
         )
-    known = ", ".join(sorted(each for each in field_names(model) if is_relation(model, each))) or "none"
+    known = ", ".join(sorted(field for field in field_names(model) if is_relation(model, field))) or "none"
     raise ValueError(f"{model.__name__}.{name} is no relation, so it cannot be prefetched. Its relations: {known}.")
 
 
 async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
     """Fills relations, given as paths like ``venue__city``. See ``ModelCacheManager.prefetch``."""
     roots = list(instances)
-    for each in roots:
-        if not isinstance(each, model):
-            raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {each!r}.")
-    tree = _Step(cache, model)
+    for root in roots:
+        if not isinstance(root, model):
+            raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {root!r}.")
+    tree = _PrefetchNode(cache, model)
     for path in paths:
-        step = tree
+        node = tree
         for name in path.split("__"):
-            step = step.to(name)
-    level: list[tuple[list[Any], PrefetchRelation, _Step]]
-    level = [(roots, relation, step) for relation, step in tree.next.values()]
+            node = node.child(name)
+    level: list[tuple[list[Any], PrefetchRelation, _PrefetchNode]]
+    level = [(roots, relation, node) for relation, node in tree.children.values()]
     while level:
-        # One batch, so that all that this level needs is asked for in one tick.
-        batch = BatchCacheQuery({at: relation.query(some) for at, (some, relation, _) in enumerate(level)})
+        # One batch, so that all queries of the level are sent in one tick.
+        batch = BatchCacheQuery({at: relation.query(parents) for at, (parents, relation, _) in enumerate(level)})
         answers = await batch
-        reached = [(relation.attach(some, answers[at]), step) for at, (some, relation, step) in enumerate(level)]
-        level = [(some, relation, after) for some, step in reached if some for relation, after in step.next.values()]
+        attached = [(relation.attach(rows, answers[at]), node) for at, (rows, relation, node) in enumerate(level)]
+        level = [(rows, *child) for rows, node in attached if rows for child in node.children.values()]
 
 
-class _Step:
-    """A place in the tree of relations to fill: a model, and where to go from there."""
+class _PrefetchNode:
+    """A node in the tree of relations to fill: a model, and the relations to follow from its rows."""
 
     def __init__(self, cache: OpenCache, model: type[Model]) -> None:
         self._cache = cache
         self._model = model
-        self.next: dict[str, tuple[PrefetchRelation, _Step]] = {}
+        self.children: dict[str, tuple[PrefetchRelation, _PrefetchNode]] = {}
 
-    def to(self, name: str) -> "_Step":
-        if name not in self.next:
-            relation = relation_of(self._cache, self._model, name)
-            self.next[name] = relation, _Step(self._cache, relation.related)
-        return self.next[name][1]
+    def child(self, name: str) -> "_PrefetchNode":
+        if name not in self.children:
+            relation = prefetch_relation(self._cache, self._model, name)
+            self.children[name] = relation, _PrefetchNode(self._cache, relation.related)
+        return self.children[name][1]
 
 
 def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, row: Any) -> None:
@@ -175,11 +179,11 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
     related, attribute, to_field = relation
     if row is not None and not isinstance(row, related):
         raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {row!r}.")
-    wanted = vars(instance).get(attribute)
-    given = None if row is None else vars(row).get(to_field)
-    if wanted != given:
+    expected = vars(instance).get(attribute)
+    actual = None if row is None else vars(row).get(to_field)
+    if expected != actual:
         raise ValueError(
-            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is {wanted!r}, "
-            f"but got that of {given!r}. To refer to another one, assign it, or use update()."
+            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is {expected!r}, "
+            f"but got the one whose {to_field} is {actual!r}. To refer to another one, assign it, or use update()."
         )
     vars(instance)[f"_{name}"] = row

@@ -1,8 +1,8 @@
-"""Which cache keys a written row touches.
+"""Cache keys that a written row affects.
 
-The row's own key, every index key under its *new* values, and every computed result by its new values and by the
-*old* ones. What left an index need not be named: readers check every row that an index leads to. What a result
-was computed from nobody can check.
+These are the row's own key, every index key under its *new* values, and every computed result under its new and its
+*old* values. Index keys under old values need no invalidation, because readers check every row that an index leads to.
+Readers cannot check which rows a result was computed from.
 """
 
 from collections.abc import Callable, Collection
@@ -31,37 +31,39 @@ from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import result_again
 
-MOST_AFFECTED: Final = 1_000
-"""Of how many choices of columns it is remembered what a write of these affects."""
+MAX_COLUMN_SETS: Final = 1_000
+"""Maximum number of column sets per model whose affected entries are remembered. At the limit, all are discarded."""
 
 _UNKNOWN: Final = object()
-_LATER: Final = (Expression, Term, DatabaseDefault)
-"""What stands for a value that the database computes."""
+_DATABASE_COMPUTED: Final = (Expression, Term, DatabaseDefault)
+"""Types of values that stand for a value computed by the database."""
 
 _IMMUTABLE: Final = NATIVE | {type(None)}
 
-Changed = Collection[str] | None
-"""The attributes that a write changes; None: all of them."""
-Naming = tuple[Changed, list[Any]]
-"""What a write changes, and the values that it names keys by."""
+ChangedColumns = Collection[str] | None
+"""The attributes that a write changes. None means all of them."""
+KeySnapshot = tuple[ChangedColumns, list[Any]]
+"""The attributes that a write changes, and the values that the row's keys are made of, the primary key first."""
 
 
 def collect_affected_keys(
     intent: Intent,
     entries: ModelEntries,
     row: RowValues,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     exists: bool,
     final: bool = True,
-    by_hand: bool = False,
+    manual: bool = False,
 ) -> bool:
-    """Adds the keys of one row, given its values after the write; of classes that writes are to touch.
+    """Adds the keys of one row to an intent, from the row's values after the write.
 
-    ``exists``: the row is there afterwards; unique index keys may be left leading to it. ``final``: these are
-    the values as written; a key that they do not tell is known to the database only, and everything about
-    the model is added. Before the write such a key is passed over. ``by_hand``: the user says so, and means all
-    classes, now. Returns whether the values tell all keys.
+    Classes whose invalidation is ``OFF`` are left out. Returns True if the values determine all keys.
+
+    ``exists``: the row exists after the write, so unique index keys may be left leading to it. ``final``: the values
+    are those in the database. A key that they do not determine is then known to the database only, so everything
+    about the model is added. Before the write, such a key is skipped. ``manual``: the user invalidates the row, which
+    includes ``OFF`` classes and permits no stale copies.
     """
     schema, rows = entries.schema, entries.rows
     pk = row.get(schema.pk)
@@ -70,14 +72,14 @@ def collect_affected_keys(
     if pk is None and final:
         collect_model_key(intent, entries)
     clears: list[Clear] = []
-    if pk is not None and (by_hand or not rows.policy.off):
+    if pk is not None and (manual or not rows.policy.off):
         clears.append(Clear(rows.key(pk)))
-        _follow_policy(intent, rows, clears[-1], (pk,), by_hand=by_hand)
-    for index in affected(entries, changed, by_hand=by_hand).indexes:
-        values = _values(index, row)
+        _apply_policy(intent, rows, clears[-1], (pk,), manual=manual)
+    for index in affected_entries(entries, changed, manual=manual).indexes:
+        values = _key_values(index, row)
         if values is not None:
-            clears.append(_clear(index, values, pk if exists else None))
-            _follow_policy(intent, index, clears[-1], values, by_hand=by_hand)
+            clears.append(_index_clear(index, values, pk if exists else None))
+            _apply_policy(intent, index, clears[-1], values, manual=manual)
         else:
             all_known = False
             if final and exists:
@@ -87,7 +89,7 @@ def collect_affected_keys(
     intent.add(rows, clears)
     if entries.results:
         changed = changed if exists else None
-        all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, by_hand=by_hand)
+        all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, manual=manual)
     return all_known
 
 
@@ -95,24 +97,24 @@ def collect_result_keys(
     intent: Intent,
     entries: ModelEntries,
     row: RowValues,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     final: bool = True,
-    by_hand: bool = False,
+    manual: bool = False,
 ) -> bool:
     """Adds the keys of the results that are computed from a row with these values, before or after the write.
 
-    ``final``: a key that the values do not tell is not named otherwise, and everything about the model is added.
-    Returns whether the values tell all keys.
+    Returns True if the values determine all keys. ``final``: no later call adds a key that these values do not
+    determine, so everything about the model is added instead.
     """
     all_known = True
-    for result in affected(entries, changed, by_hand=by_hand).results:
-        values = _values(result, row)
+    for result in affected_entries(entries, changed, manual=manual).results:
+        values = _key_values(result, row)
         if values is not None:
             clear = Clear(result.key(values))
             intent.add(entries.rows, [clear])
             if not isinstance(result, ThroughModelDependency):
-                _follow_policy(intent, result, clear, values, by_hand=by_hand)
+                _apply_policy(intent, result, clear, values, manual=manual)
         else:
             all_known = False
             if final:
@@ -120,112 +122,121 @@ def collect_result_keys(
     return all_known
 
 
-def naming(entries: ModelEntries, row: RowValues, changed: Changed) -> Naming:
-    """What the keys of a row are named by; the same again as long as the keys are."""
-    attributes = affected(entries, changed).attributes
+def key_snapshot(entries: ModelEntries, row: RowValues, changed: ChangedColumns) -> KeySnapshot:
+    """Returns the values that a row's keys are made of. Equal snapshots mean equal keys: see ``same_keys``."""
+    attributes = affected_entries(entries, changed).attributes
     return changed, [row.get(name, _UNKNOWN) for name in (entries.schema.pk, *attributes)]
 
 
-def same_names(one: Naming | None, other: Naming) -> bool:
-    """Whether the keys are surely the same: by the very same values, which nobody can have changed meanwhile."""
+def same_keys(before: KeySnapshot | None, after: KeySnapshot) -> bool:
+    """Returns True if both snapshots certainly have the same keys.
+
+    They must hold the very same objects, of immutable types, so that no code can have changed the values in between.
+    """
     return (
-        one is not None
-        and one[0] == other[0]
-        and all(map(is_, one[1], other[1]))
-        and _IMMUTABLE.issuperset(map(type, other[1]))
+        before is not None
+        and before[0] == after[0]
+        and all(map(is_, before[1], after[1]))
+        and _IMMUTABLE.issuperset(map(type, after[1]))
     )
 
 
 def collect_model_key(intent: Intent, entries: ModelEntries) -> None:
-    """Adds everything about a model, if writes are to touch anything of it."""
+    """Adds everything about a model, unless all of its classes are ``OFF``."""
     if not entries.off:
         intent.add_model(entries.rows)
 
 
-def _follow_policy(
-    intent: Intent, entry_set: RowEntries | IndexEntries | ResultEntries, clear: Clear, values: Values, *, by_hand: bool
+def _apply_policy(
+    intent: Intent, entry_set: RowEntries | IndexEntries | ResultEntries, clear: Clear, values: Values, *, manual: bool
 ) -> None:
-    """Notes what is to become of an entry, beside that it is not true any more."""
+    """Notes the refill (``RESET``) or the stale copy (``DYNAMIC``) that the class of an entry asks for."""
     if entry_set.policy.invalidation is InvalidationType.RESET:
         refill: Callable[[Predictions], Plan[Any]]
         if isinstance(entry_set, ResultEntries):
-            refill, kept = partial(result_again, entry_set, values), entry_set.cacheable
+            refill, is_cacheable = partial(result_again, entry_set, values), entry_set.cacheable
         else:
-            refill, kept = (
+            refill, is_cacheable = (
                 partial(look_up, entry_set, values),
                 isinstance(entry_set, RowEntries) or entry_set.cacheable(values),
             )
-        if kept:
+        if is_cacheable:
             intent.refills[clear.key] = (refill, entry_set.counters)
-    if by_hand:
+    if manual:
         intent.allowed.pop(clear.key, None)
     elif entry_set.policy.allow_ms and not (
         isinstance(entry_set, IndexEntries) and entry_set.unique
-    ):  # which leave a hint
+    ):  # a unique index leaves a hint instead of a stale copy
         intent.allowed[clear.key] = entry_set.policy.allow_ms
 
 
-def affected(entries: ModelEntries, changed: Changed, *, by_hand: bool = False) -> AffectedEntries:
-    """What a change of these attributes may change; None: what a row may that comes or goes, or is written whole."""
+def affected_entries(entries: ModelEntries, changed: ChangedColumns, *, manual: bool = False) -> AffectedEntries:
+    """Returns the entries that a change of these attributes affects.
+
+    None as ``changed`` stands for a row that is inserted, deleted or written as a whole.
+    """
     columns = None if changed is None else frozenset(changed)
-    known = entries.affected.get((columns, by_hand))
+    known = entries.affected.get((columns, manual))
     if known is None:
-        if len(entries.affected) >= MOST_AFFECTED:
+        if len(entries.affected) >= MAX_COLUMN_SETS:
             entries.affected.clear()
-        known = entries.affected[columns, by_hand] = _affected(entries, columns, by_hand=by_hand)
+        known = entries.affected[columns, manual] = _compute_affected(entries, columns, manual=manual)
     return known
 
 
-def _affected(entries: ModelEntries, changed: Changed, *, by_hand: bool) -> AffectedEntries:
-    indexes = _affected_indexes(entries, changed, by_hand=by_hand)
-    results = _affected_results(entries, changed, by_hand=by_hand)
-    left = [each for each in results if changed is None or not frozenset(each.attributes).isdisjoint(changed)]
-    named = dict.fromkeys(name for each in [*indexes, *results] for name in each.attributes)
-    named.pop(entries.schema.pk, None)
-    old = dict.fromkeys(name for each in left for name in each.attributes)
-    return AffectedEntries(indexes, results, list(named), list(old))
+def _compute_affected(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> AffectedEntries:
+    indexes = _affected_indexes(entries, changed, manual=manual)
+    results = _affected_results(entries, changed, manual=manual)
+    leavable = [result for result in results if changed is None or not frozenset(result.attributes).isdisjoint(changed)]
+    attributes = dict.fromkeys(name for entry_set in [*indexes, *results] for name in entry_set.attributes)
+    attributes.pop(entries.schema.pk, None)
+    old = dict.fromkeys(name for result in leavable for name in result.attributes)
+    return AffectedEntries(indexes, results, list(attributes), list(old))
 
 
-def _affected_indexes(entries: ModelEntries, changed: Changed, *, by_hand: bool) -> list[IndexEntries]:
-    """A manager that hides rows may bring one back into any index, by a change of any column."""
-    indexes = entries.indexes if by_hand else [index for index in entries.indexes if not index.policy.off]
+def _affected_indexes(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> list[IndexEntries]:
+    """Returns the indexes that a change affects.
+
+    With a manager that hides rows, a change of any column may bring a row back into any index.
+    """
+    indexes = entries.indexes if manual else [index for index in entries.indexes if not index.policy.off]
     if changed is None or (changed and entries.schema.hides_rows):
         return indexes
     return [index for index in indexes if not index.watched.isdisjoint(changed)]
 
 
 def _affected_results(
-    entries: ModelEntries, changed: Changed, *, by_hand: bool
+    entries: ModelEntries, changed: ChangedColumns, *, manual: bool
 ) -> list[ResultEntries | ThroughModelDependency]:
-    results = entries.results if by_hand else [result for result in entries.results if not result.policy.off]
+    results = entries.results if manual else [result for result in entries.results if not result.policy.off]
     if changed is None:
         return results
     return [result for result in results if result.watched is None or not result.watched.isdisjoint(changed)]
 
 
-def affected_columns(entries: ModelEntries, changed: Changed, *, by_hand: bool = False) -> list[str]:
-    """The attributes needed to name all keys that a change touches, the primary key first."""
-    return [entries.schema.pk, *affected(entries, changed, by_hand=by_hand).attributes]
+def affected_columns(entries: ModelEntries, changed: ChangedColumns, *, manual: bool = False) -> list[str]:
+    """Returns the attributes that determine all keys affected by a change, the primary key first."""
+    return [entries.schema.pk, *affected_entries(entries, changed, manual=manual).attributes]
 
 
-def result_attributes(entries: ModelEntries) -> list[str]:
-    """The attributes needed to name all results that a row which goes has been part of."""
-    return affected(entries, None).old_value_columns
+def result_columns(entries: ModelEntries) -> list[str]:
+    """Returns the attributes that determine all results that a deleted row was part of."""
+    return affected_entries(entries, None).old_value_columns
 
 
-def old_attributes(entries: ModelEntries, changed: Changed) -> list[str]:
-    """The attributes whose old values are needed to name the results that a row leaves. Empty if it leaves none."""
-    return affected(entries, changed).old_value_columns
+def old_value_columns(entries: ModelEntries, changed: ChangedColumns) -> list[str]:
+    """Returns the attributes whose old values determine the results that a row leaves. Empty if it leaves none."""
+    return affected_entries(entries, changed).old_value_columns
 
 
-def unknown_columns(entries: ModelEntries, row: RowValues, changed: Changed) -> list[str]:
-    """The attributes of touched keys that an instance does not tell for sure.
+def unknown_columns(entries: ModelEntries, row: RowValues, changed: ChangedColumns) -> list[str]:
+    """Returns the attributes of affected keys whose values an instance does not reliably hold.
 
-    Columns that were not part of the write, in which it may be partial, changed but not saved, or older
-    than the row; expressions and the database's own defaults; values that the database will change.
+    These are columns that were not part of the write: the instance may be partial, changed but not saved, or older
+    than the row. They are also expressions, defaults of the database, and values that the database will change.
     """
     schema = entries.schema
-    needed = affected(entries, changed).attributes
+    needed = affected_entries(entries, changed).attributes
     return [
         name for name in needed if (changed is not None and name not in changed) or not _is_known(schema, row, name)
     ]
@@ -233,13 +244,13 @@ def unknown_columns(entries: ModelEntries, row: RowValues, changed: Changed) -> 
 
 def _is_known(schema: ModelSchema, row: RowValues, name: str) -> bool:
     value = row.get(name, _UNKNOWN)
-    if type(value) not in NATIVE and (value is _UNKNOWN or isinstance(value, _LATER)):
+    if type(value) not in NATIVE and (value is _UNKNOWN or isinstance(value, _DATABASE_COMPUTED)):
         return False
     return schema.kept(name, value)
 
 
-def _values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: RowValues) -> Values | None:
-    """A key's values; None where the row does not tell: not loaded, left to the database, or not valid."""
+def _key_values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: RowValues) -> Values | None:
+    """Returns a key's values, or None if the row lacks one: not loaded, left to the database, or not valid."""
     schema = index.schema
     values: list[Any] = []
     for name in index.attributes:
@@ -252,13 +263,16 @@ def _values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: R
     return tuple(values)
 
 
-def _clear(index: IndexEntries, values: Values, pk: Any) -> Clear:
-    """How to leave an index key: leading to the row, where that is known and only one row can be meant."""
+def _index_clear(index: IndexEntries, values: Values, pk: Any) -> Clear:
+    """Returns how to clear an index key.
+
+    A unique index key is left leading to the row if the primary key is known and no value is NULL.
+    """
     key = index.key(values)
     if pk is None or not index.unique or None in values:
         return Clear(key)
     try:
-        entry = index.entry(new_token(), b"", [pk])  # of a unique index no epoch is asked for
+        entry = index.entry(new_token(), b"", [pk])  # entries of a unique index carry no epoch
     except EncodeError:
         return Clear(key)
     return Clear(key, entry, index.lifetimes.of(entry[:1]))

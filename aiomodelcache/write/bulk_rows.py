@@ -1,4 +1,4 @@
-"""Collects the keys of the rows that a bulk write writes, for every open cache."""
+"""Collects the keys of the rows that a bulk write affects, for every open cache."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,83 +11,90 @@ from aiomodelcache.open_cache import bound_caches, caches_hiding_rows
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
 from aiomodelcache.orm.select import select_matching, select_values
 from aiomodelcache.write.affected import (
-    Changed,
+    ChangedColumns,
     affected_columns,
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    old_attributes,
-    result_attributes,
+    old_value_columns,
+    result_columns,
 )
 from aiomodelcache.write.cascades import collect_list_keys
 from aiomodelcache.write.transactions import Intents
 
-# Rows ----------------------------------------------------------------------------------------------------
+# Columns -------------------------------------------------------------------------------------------------
 
 
-def needed(model: type[Model], changed: Changed) -> list[str]:
-    """The attributes that name what a change touches, in any open cache."""
+def columns_after_write(model: type[Model], changed: ChangedColumns) -> list[str]:
+    """Returns the attributes that determine the keys affected by a change, in any open cache."""
     names = [name for _, entries in bound_caches(model) for name in affected_columns(entries, changed)]
     return list(dict.fromkeys(names))
 
 
-def needed_before(model: type[Model], changed: Changed) -> list[str]:
-    """The attributes whose old values name results that rows leave by a change; usually none."""
-    return [name for _, entries in bound_caches(model) for name in old_attributes(entries, changed)]
+def columns_before_write(model: type[Model], changed: ChangedColumns) -> list[str]:
+    """Returns the attributes whose old values determine the results that rows leave by a change. Usually none."""
+    return [name for _, entries in bound_caches(model) for name in old_value_columns(entries, changed)]
 
 
-def needed_of_gone(model: type[Model]) -> list[str]:
-    """The attributes that name what rows were part of that are gone."""
-    results = [name for _, entries in bound_caches(model) for name in result_attributes(entries)]
+def columns_of_deleted(model: type[Model]) -> list[str]:
+    """Returns the attributes that determine the rows and results that a delete affects."""
+    results = [name for _, entries in bound_caches(model) for name in result_columns(entries)]
     return list(dict.fromkeys([pk_of(model), *results]))
 
 
-def add_before(intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: Changed) -> None:
-    """Adds what rows leave, with their values before the write, to the intents."""
+# Rows ----------------------------------------------------------------------------------------------------
+
+
+def collect_rows_before(
+    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns
+) -> None:
+    """Adds the results that rows leave to the intents, from the rows' values before the write."""
     for cache, entries in bound_caches(model):
-        if old_attributes(entries, changed):
+        if old_value_columns(entries, changed):
             for row in rows:
                 collect_result_keys(intents[cache], entries, row, changed)
 
 
-def add(
-    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: Changed, *, gone: bool = False
+def collect_rows(
+    intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns, *, deleted: bool = False
 ) -> None:
-    """Adds rows, with their values after the write, to the intents."""
+    """Adds the keys of rows to the intents, from the rows' values after the write."""
     for cache, entries in bound_caches(model):
         if len(rows) > cache.config.bulk_limit:
             collect_model_key(intents[cache], entries)
         else:
             for row in rows:
-                collect_affected_keys(intents[cache], entries, row, changed, exists=not gone)
+                collect_affected_keys(intents[cache], entries, row, changed, exists=not deleted)
 
 
-async def add_lists(intents: Intents, model: type[Model], client: BaseDBAsyncClient, rows: Sequence[RowValues]) -> None:
-    """Adds the many-to-many lists that rows are in which a manager may have hidden, and shows now."""
+async def collect_lists(
+    intents: Intents, model: type[Model], client: BaseDBAsyncClient, rows: Sequence[RowValues]
+) -> None:
+    """Adds the many-to-many lists of rows that a manager may have hidden before the write and shows after it."""
     for cache in caches_hiding_rows(model):
         await collect_list_keys(intents[cache], cache.cascades, model, rows, client)
 
 
-async def add_written(
-    intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: Changed
+async def collect_rows_by_pk(
+    intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: ChangedColumns
 ) -> None:
-    """Adds rows that were written, given their primary keys; other values are read from the transaction."""
-    wanted = needed(model, changed)
+    """Adds the keys of written rows, given their primary keys. Reads other columns in the transaction if needed."""
+    wanted = columns_after_write(model, changed)
     pk = pk_of(model)
     if wanted == [pk]:
-        add(intents, model, [{pk: each} for each in pks], changed)
+        collect_rows(intents, model, [{pk: value} for value in pks], changed)
     elif pks:
-        add(intents, model, await select_values(model, client, pk, pks, wanted), changed)
+        collect_rows(intents, model, await select_values(model, client, pk, pks, wanted), changed)
 
 
-async def find_by_key(
+async def select_by_unique_key(
     model: type[Model], client: BaseDBAsyncClient, objects: Sequence[Model], key: Iterable[str], wanted: Iterable[str]
 ) -> list[RowValues] | None:
-    """The rows that have the values of the objects in a unique key; None if it does not lead to each of them."""
+    """Returns the rows that have the objects' values of a unique key, or None if some object has no such row."""
     attributes = attributes_of(model, key)
-    values = [tuple([vars(each).get(name) for name in attributes]) for each in objects]
-    if any(value is None or isinstance(value, DatabaseDefault) for each in values for value in each):
+    values = [tuple([vars(instance).get(name) for name in attributes]) for instance in objects]
+    if any(value is None or isinstance(value, DatabaseDefault) for combination in values for value in combination):
         return None
     rows = await select_matching(model, client, attributes, values, [*wanted, *attributes])
-    found = {tuple([row[name] for name in attributes]): row for row in rows}
-    return [found[each] for each in values] if found.keys() >= set(values) else None
+    by_values = {tuple([row[name] for name in attributes]): row for row in rows}
+    return [by_values[combination] for combination in values] if by_values.keys() >= set(values) else None

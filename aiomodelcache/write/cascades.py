@@ -1,8 +1,8 @@
-"""Collects the keys of rows that the database deletes or changes by itself when other rows are deleted.
+"""Collects the keys of rows that the database deletes or changes when other rows are deleted.
 
-Tortoise fires no signal for a cascade, so the rows are selected before the delete, in its transaction, and locked: no
-other writer can add or change such rows until the transaction has committed. Only cached models, and models on the way
-to one, are selected; a model without any costs nothing.
+Tortoise fires no signal for a cascade. So the rows are selected and locked before the delete, in its transaction: no
+other writer can add or change such rows until the transaction has committed. Only cached models, and models on a path
+to one, are selected. Deleting rows of other models costs nothing.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,17 @@ from aiomodelcache.write.affected import (
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    result_attributes,
+    result_columns,
 )
 
 
 async def collect_list_keys(
     intent: Intent, graph: CascadeGraph, model: type[Model], rows: Sequence[RowValues], client: BaseDBAsyncClient
 ) -> None:
-    """Adds the many-to-many lists that rows of ``model`` are in: a list cannot tell that a row is gone.
+    """Adds the many-to-many lists that rows of ``model`` are in.
 
-    A row that is inserted again under the same primary key would look as if it were still linked.
+    A list entry cannot detect that a row was deleted: a row inserted later under the same primary key would seem to be
+    linked still.
     """
     for through in graph.lists_of(model):
         pks = [row[pk_of(model)] for row in rows]
@@ -46,12 +47,12 @@ async def collect_list_keys(
 async def collect_cascade(
     intent: Intent, graph: CascadeGraph, model: type[Model], rows: Sequence[RowValues], client: BaseDBAsyncClient
 ) -> None:
-    """Adds the keys of all rows that deleting ``rows`` of ``model``, which are locked, will delete or change."""
-    lost: dict[tuple[type[Model], Any], dict[str, Any]] = {}  # a row may lose several references
+    """Adds the keys of all rows that deleting ``rows`` of ``model`` will delete or change. The rows must be locked."""
+    new_values: dict[tuple[type[Model], Any], dict[str, Any]] = {}  # a row may lose several references
     seen: set[tuple[type[Model], Any]] = set()
-    waiting = [(model, rows)]
-    while waiting:
-        parent, rows = waiting.pop()
+    pending = [(model, rows)]
+    while pending:
+        parent, rows = pending.pop()
         await collect_list_keys(intent, graph, parent, rows, client)
         for key in graph.foreign_keys_to(parent):
             values = list(dict.fromkeys([row[key.to_field] for row in rows if row[key.to_field] is not None]))
@@ -60,29 +61,29 @@ async def collect_cascade(
                 _collect_models(intent, graph, key)
                 continue
             pk = pk_of(key.child)
-            fresh: list[RowValues] = []
+            deleted: list[RowValues] = []
             for child in children:
-                name = (key.child, child[pk])
+                child_id = (key.child, child[pk])
                 if key.on_delete is OnDelete.CASCADE:
-                    if name not in seen:
-                        fresh.append(child)
-                    seen.add(name)
+                    if child_id not in seen:
+                        deleted.append(child)
+                    seen.add(child_id)
                     _collect_row(intent, graph, key, child)
                 else:
                     if key.child in graph.bound:
                         collect_result_keys(intent, graph.bound[key.child], child, {key.attribute})
-                    lost.setdefault(name, {})[key.attribute] = key.fk_default_after_delete
-                    _collect_row(intent, graph, key, {**child, **lost[name]})
-            if fresh:
-                waiting.append((key.child, fresh))
+                    new_values.setdefault(child_id, {})[key.attribute] = key.fk_default_after_delete
+                    _collect_row(intent, graph, key, {**child, **new_values[child_id]})
+            if deleted:
+                pending.append((key.child, deleted))
 
 
 def collect_cascading_models(intent: Intent, graph: CascadeGraph, model: type[Model]) -> None:
-    """Adds everything about all models whose rows deleting rows of ``model`` may delete or change."""
+    """Adds everything about all models that have rows which deleting rows of ``model`` may delete or change."""
     seen: set[type[Model]] = {model}
-    waiting = [model]
-    while waiting:
-        parent = waiting.pop()
+    pending = [model]
+    while pending:
+        parent = pending.pop()
         for through in graph.lists_of(parent):
             intent.add_model(through.rows)
         for key in graph.foreign_keys_to(parent):
@@ -90,7 +91,7 @@ def collect_cascading_models(intent: Intent, graph: CascadeGraph, model: type[Mo
                 collect_model_key(intent, graph.bound[key.child])
             if key.on_delete is OnDelete.CASCADE and key.child not in seen:
                 seen.add(key.child)
-                waiting.append(key.child)
+                pending.append(key.child)
 
 
 def _collect_row(intent: Intent, graph: CascadeGraph, key: ForeignKey, row: RowValues) -> None:
@@ -114,5 +115,5 @@ async def _children(
     wanted = [pk_of(key.child), *graph.columns_needed(key.child)]
     if entries is not None:
         deleted = key.on_delete is OnDelete.CASCADE
-        wanted += result_attributes(entries) if deleted else affected_columns(entries, {key.attribute})
+        wanted += result_columns(entries) if deleted else affected_columns(entries, {key.attribute})
     return await select_locked(key.child, client, key.attribute, values, wanted, graph.limit)

@@ -1,7 +1,7 @@
-"""Invalidation by hand, for writes that no part of Tortoise made: raw SQL, other programs.
+"""Manual invalidation, for writes that Tortoise did not make: raw SQL, other programs.
 
-The rows' key values are read from the database, so that index entries under values which only the other
-program knows are found too.
+The rows' key values are read from the database. So index entries are invalidated, too, under values that only the other
+program knows.
 """
 
 import asyncio
@@ -27,39 +27,39 @@ from aiomodelcache.write.affected import affected_columns, collect_affected_keys
 from aiomodelcache.write.transactions import finish_intents, pending_keys, transaction_intent
 
 
-async def invalidate_rows(cache: OpenCache, entries: ModelEntries, given: Any) -> int:
-    """Forgets rows, given as an instance, a primary key, a collection of these, or a queryset.
+async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) -> int:
+    """Invalidates rows, given as an instance, a primary key, a collection of these, or a queryset.
 
-    Returns how many of them the database has now. Inside a transaction it takes effect at COMMIT.
+    Returns how many of the rows exist in the database. Inside a transaction, the invalidation takes effect at COMMIT.
     """
     schema = entries.schema
-    wanted = affected_columns(entries, None, by_hand=True)
+    wanted = affected_columns(entries, None, manual=True)
     client = schema.transaction() or schema.client
-    if isinstance(given, QuerySet):
-        query = cast("Any", given)
+    if isinstance(target, QuerySet):
+        query = cast("Any", target)
         if not issubclass(query.model, schema.model):
             raise TypeError(
                 f"{schema.name}.cache.invalidate takes rows of {schema.name}; got those of {query.model!r}."
             )
-        if query._db is None:  # a router would have it ask a replica, which may not know of the rows
+        if query._db is None:  # a router could choose a replica, which may not have the rows yet
             query = query.using_db(client)
-        found: list[RowValues] = list(await query.values(*wanted))
-        return await _forget(cache, entries, found, [])
-    several: list[Any] = [*given] if type(given) in (list, tuple, set, frozenset) else [given]
-    for each in several:
-        if isinstance(each, Model) and not isinstance(each, schema.model):
-            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {each!r}.")
-    pks = [schema.normalise(schema.pk, each.pk if isinstance(each, Model) else each) for each in several]
-    found = [*await select_values(schema.model, client, schema.pk, pks, wanted)]
-    gone = set(pks) - {row[schema.pk] for row in found}
-    await _forget(cache, entries, [*found, *({schema.pk: pk} for pk in gone)], [])
-    return len(found)
+        rows: list[RowValues] = list(await query.values(*wanted))
+        return await _invalidate(cache, entries, rows, [])
+    items: list[Any] = [*target] if type(target) in (list, tuple, set, frozenset) else [target]
+    for item in items:
+        if isinstance(item, Model) and not isinstance(item, schema.model):
+            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {item!r}.")
+    pks = [schema.normalise(schema.pk, item.pk if isinstance(item, Model) else item) for item in items]
+    rows = [*await select_values(schema.model, client, schema.pk, pks, wanted)]
+    missing = set(pks) - {row[schema.pk] for row in rows}
+    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing)], [])
+    return len(rows)
 
 
 async def invalidate_key(cache: OpenCache, entries: ModelEntries, key: Mapping[str, Any]) -> int:
-    """Forgets what is cached under the values of a key, and the rows that have these values now.
+    """Invalidates the entries under the values of a key, and the rows that have these values now.
 
-    Returns how many rows have. Raises ``CacheNotRegistered`` for fields without a cache.
+    Returns how many rows have them. Raises ``CacheNotRegistered`` for fields without a cache.
     """
     entry_set, names, _ = entries.find("either", key)
     values = tuple(map(entries.schema.normalise, entry_set.attributes, [key[name] for name in names]))
@@ -69,20 +69,20 @@ async def invalidate_key(cache: OpenCache, entries: ModelEntries, key: Mapping[s
 async def invalidate_values(
     cache: OpenCache, entries: ModelEntries, attributes: tuple[str, ...], values: tuple[Any, ...]
 ) -> int:
-    """Like ``invalidate_key``, for the (normalised) values of some columns."""
+    """Invalidates like ``invalidate_key``, given columns and their normalised values."""
     schema = entries.schema
     if attributes == (schema.pk,):
         return await invalidate_rows(cache, entries, values[0])
     client = schema.transaction() or schema.client
-    found = await rows_matching(schema, client, attributes, values, affected_columns(entries, None, by_hand=True))
-    found_by: list[IndexEntries | ResultEntries | ThroughModelDependency] = [*entries.indexes, *entries.results]
-    same = [each for each in found_by if set(each.attributes) == set(attributes)]
+    rows = await rows_matching(schema, client, attributes, values, affected_columns(entries, None, manual=True))
+    entry_sets: list[IndexEntries | ResultEntries | ThroughModelDependency] = [*entries.indexes, *entries.results]
+    matching = [entry_set for entry_set in entry_sets if set(entry_set.attributes) == set(attributes)]
     by_name = dict(zip(attributes, values, strict=True))
-    clears = [Clear(each.key(tuple([by_name[name] for name in each.attributes]))) for each in same]
-    return await _forget(cache, entries, found, clears)
+    clears = [Clear(entry_set.key(tuple([by_name[name] for name in entry_set.attributes]))) for entry_set in matching]
+    return await _invalidate(cache, entries, rows, clears)
 
 
-async def forget(
+async def invalidate_entries(
     cache: OpenCache,
     versioned: Versioned,
     clears: Sequence[Clear],
@@ -90,9 +90,9 @@ async def forget(
     *,
     allow_ms: int = 0,
 ) -> None:
-    """Forgets entries by their keys; inside these transactions at COMMIT.
+    """Invalidates entries by their keys, at once or at COMMIT of the given transactions.
 
-    ``allow_ms``: how long what they hold may be answered all the same.
+    ``allow_ms``: for how many milliseconds stale copies of the entries may still be answered.
     """
     outer = [found for client in clients if (found := outermost(client)) is not None]
     for intent in [transaction_intent(client, cache) for client in outer] or [Intent()]:
@@ -104,47 +104,52 @@ async def forget(
             try:
                 if allow_ms:
                     await cache.writer.mark(intent)
-            except asyncio.CancelledError:  # the mark may have arrived, and would keep the entries uncached
+            except asyncio.CancelledError:  # the mark may have arrived, and would keep readers from filling the keys
                 cache.writer.finish(intent, committed=True)
                 raise
             await finish_intents({cache: intent}, committed=True)
 
 
 async def clear_models(cache: OpenCache, models: Iterable[type[Model]]) -> None:
-    """Forgets everything about models, each inside its connection's transaction at COMMIT. See ``clear``."""
+    """Invalidates everything about models, each at COMMIT of its connection's transaction if there is one.
+
+    Raises ``BackendError`` like ``clear``.
+    """
     bound = [cache.entries_of(model) for model in models]
     await clear(cache, [(entries.rows, [entries.schema.transaction()]) for entries in bound])
 
 
-async def clear(cache: OpenCache, what: Iterable[tuple[Versioned, Sequence[BaseDBAsyncClient | None]]]) -> None:
-    """Forgets everything about each versioned; inside its transactions at COMMIT.
+async def clear(cache: OpenCache, targets: Iterable[tuple[Versioned, Sequence[BaseDBAsyncClient | None]]]) -> None:
+    """Invalidates everything about models or classes of values, each at COMMIT of its transactions or else at once.
 
-    Raises ``BackendError`` if what is to be forgotten at once is not.
+    Raises ``BackendError`` if the store could not be told of an invalidation that is due at once.
     """
-    at_once: list[Versioned] = []
-    for versioned, clients in what:
+    immediate: list[Versioned] = []
+    for versioned, clients in targets:
         outer = [found for client in clients if client is not None and (found := outermost(client)) is not None]
         for client in outer:
             intent = transaction_intent(client, cache)
             intent.add_model(versioned)
             intent.drop_from(current_scope())
         if not outer:
-            at_once.append(versioned)
-    await cache.writer.clear_models(at_once)
+            immediate.append(versioned)
+    await cache.writer.clear_models(immediate)
 
 
 def transactions(cache: OpenCache) -> list[BaseDBAsyncClient]:
-    """The open transactions of the caller, on whatever connection the cache's models use."""
+    """Returns the caller's open transactions on the connections of the cache's models."""
     return [client for schema in cache.connections if (client := schema.transaction()) is not None]
 
 
-def forgotten_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Versioned, key: bytes) -> bool:
-    """Whether this transaction has invalidated a key, or cleared all of its versioned."""
+def is_invalidated_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Versioned, key: bytes) -> bool:
+    """Returns True if this transaction has invalidated a key, or everything about its model or class of values."""
     outer = outermost(client)
     return outer is not None and not {key, versioned.epoch_key}.isdisjoint(pending_keys(outer, cache))
 
 
-async def _forget(cache: OpenCache, entries: ModelEntries, rows: Sequence[RowValues], clears: Sequence[Clear]) -> int:
+async def _invalidate(
+    cache: OpenCache, entries: ModelEntries, rows: Sequence[RowValues], clears: Sequence[Clear]
+) -> int:
     transaction = entries.schema.transaction()
     outer = outermost(transaction) if transaction is not None else None
     intent = Intent() if outer is None else transaction_intent(outer, cache)
@@ -153,7 +158,7 @@ async def _forget(cache: OpenCache, entries: ModelEntries, rows: Sequence[RowVal
     else:
         intent.add(entries.rows, clears)
         for row in rows:
-            collect_affected_keys(intent, entries, row, None, exists=False, by_hand=True)
+            collect_affected_keys(intent, entries, row, None, exists=False, manual=True)
     intent.drop_from(current_scope())
     if outer is None:
         await finish_intents({cache: intent}, committed=True)

@@ -1,8 +1,8 @@
 """Many-to-many writes: ``add``, ``remove`` and ``clear`` of a relation, from either side.
 
-Tortoise sends SQL to the table of links and fires no signal. On the user's own model classes, and for the relations of
-which lists are cached only, the property that returns a relation returns one of a subclass that announces what
-it is about to do. Awaited, it answers from the cache. Without an open cache it behaves as before.
+Tortoise writes to the through table and fires no signal. So, on the user's own model classes and only for relations
+whose lists are cached, the property that returns a relation returns a ``TrackedRelation``. Its writes invalidate, and
+awaiting it answers from the cache. Without an open cache it behaves as Tortoise's own.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -16,27 +16,28 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over
-from aiomodelcache.orm.connections import is_finished, outermost, relation_client, transaction
+from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
-from aiomodelcache.query.many_to_many import ListQuery
+from aiomodelcache.orm.transactions import transaction
+from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
 
 
 class CachedManyToMany(property):
-    """The property of a relation whose writes are seen."""
+    """The property of a relation whose writes are captured."""
 
 
 def install(model: type[Model], cache: OpenCache) -> None:
-    """Lets those many-to-many relations of a model that matter to a cache announce their writes."""
+    """Installs the property on those many-to-many relations of a model that affect a cache. Idempotent."""
     for name in many_to_many_names(model):
         relation, original = many_to_many(model, name), getattr(model, name)
-        if relation is not None and cache.links(relation.table) and not isinstance(original, CachedManyToMany):
+        if relation is not None and cache.watches_table(relation.table) and not isinstance(original, CachedManyToMany):
             get = partial(_tracked, original.fget)
             setattr(model, name, CachedManyToMany(get, original.fset, original.fdel))
 
@@ -49,52 +50,56 @@ def _tracked(original: Callable[[Model], Any], instance: Model) -> Any:
 
 
 class TrackedRelation(ManyToManyRelation[Any]):
-    """A many-to-many relation whose writes are seen, and whose rows come from the cache."""
+    """A many-to-many relation whose writes are captured, and whose rows come from the cache."""
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
         cache = default_cache_or_none()
         through = cache.list_of(type(self.instance), self._name()) if cache is not None else None
         if cache is None or through is None or not is_saved(self.instance):
             return super().__await__()
-        return ListQuery(through, self.instance.pk, cache).__await__()
+        return ManyToManyQuery(through, self.instance.pk, cache).__await__()
 
     def _name(self) -> str:
         return str(self.field.model_field_name)
 
     async def add(self, *instances: Any, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.add``."""
-        await self._announced(instances, using_db, partial(super().add, *instances))
+        await self._capture(instances, using_db, partial(super().add, *instances))
 
     async def remove(self, *instances: Any, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.remove``."""
-        await self._announced(instances, using_db, partial(super().remove, *instances))
+        await self._capture(instances, using_db, partial(super().remove, *instances))
 
     async def clear(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """See ``ManyToManyRelation.clear``."""
-        await self._announced(None, using_db, super().clear)
+        await self._capture(None, using_db, super().clear)
 
-    async def _announced(
+    async def _capture(
         self,
         others: Sequence[Model] | None,
         using_db: BaseDBAsyncClient | None,
         write: Callable[..., Awaitable[None]],
     ) -> None:
-        """Runs one of Tortoise's methods; ``others`` are the rows at the other end, None: whichever are linked."""
+        """Runs one of Tortoise's methods, and invalidates the lists that it changes.
+
+        ``others`` are the rows at the other end. None stands for all rows that are linked.
+        """
         caches = caches_with_links(self.field)
         if not caches or others == () or not all(map(is_saved, [self.instance, *(others or ())])):
             await write(using_db=using_db)
             return
         client = using_db or relation_client(self.remote_model)
         pks = None if others is None else [other.pk for other in others]
-        theirs = [each for cache in caches for each, own in lists_over(cache, self.field) if not own]
-        if pks is None and theirs and not is_finished(client):
-            async with transaction(client) as own:  # while its row is locked nobody can link it to others
+        listed = [pair for cache in caches for pair in lists_over(cache, self.field)]
+        reverse = [through for through, is_own in listed if not is_own]
+        if pks is None and reverse and not is_finished(client):
+            async with transaction(client) as locking:  # while the row is locked, no writer can link it to others
                 model = type(self.instance)
-                await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])
+                await lock_by_pk(model, locking, [self.instance.pk], [pk_of(model)])
                 limit = max(cache.config.bulk_limit for cache in caches)
-                through = theirs[0]
-                pks = await linked_to(through.relation, through.owner, [self.instance.pk], own, limit)
-                await self._write(own, caches, pks if len(pks) <= limit else None, write)
+                through = reverse[0]
+                pks = await linked_to(through.relation, through.owner, [self.instance.pk], locking, limit)
+                await self._write(locking, caches, pks if len(pks) <= limit else None, write)
         else:
             await self._write(client, caches, pks, write)
 
@@ -108,7 +113,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
         outer = outermost(client)
         intents: Intents = {cache: transaction_intent(outer, cache) if outer else Intent() for cache in caches}
         for cache, intent in intents.items():
-            self._touch(cache, intent, pks)
+            self._collect_keys(cache, intent, pks)
         try:
             if outer is None:
                 for cache, intent in intents.items():
@@ -127,13 +132,13 @@ class TrackedRelation(ManyToManyRelation[Any]):
         if outer is None:
             await finish_intents(intents, committed=True)
 
-    def _touch(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
-        """Adds the lists that a write of links to these rows changes, and everything about a model of the links."""
+    def _collect_keys(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
+        """Adds the lists that change when these rows are linked or unlinked, and everything about a through model."""
         for entries in cache.models.values():
             if entries.schema.table == link_table(self.field):
                 collect_model_key(intent, entries)
-        for through, own in lists_over(cache, self.field):
-            owners = [self.instance.pk] if own else pks
+        for through, is_own in lists_over(cache, self.field):
+            owners = [self.instance.pk] if is_own else pks
             if owners is None:
                 intent.add_model(through.rows)
             else:

@@ -1,9 +1,9 @@
 """Bulk writes: ``QuerySet.update`` and ``.delete``, ``bulk_create`` and ``bulk_update``.
 
-Tortoise fires no signal for these. The managers of bound models hand out querysets of a subclass whose
-write queries run in a transaction and add exactly the rows that they touched to its intents. Where the
-database does not say which these were, the rows are locked first and written by primary key, so that a
-row which starts to match in between is neither written nor missed.
+Tortoise fires no signal for these. So the managers of bound models return querysets of a subclass. Its write queries
+run in a transaction and add exactly the affected rows to the transaction's intents. If the database cannot return
+these rows, they are locked first and written by primary key: a row that starts to match in between is neither written
+nor missed.
 """
 
 import functools
@@ -19,24 +19,23 @@ from tortoise.queryset import BulkCreateQuery, BulkUpdateQuery, DeleteQuery, Que
 
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from
-from aiomodelcache.orm.connections import is_finished, outermost, transaction
+from aiomodelcache.orm.connections import is_finished, outermost
 from aiomodelcache.orm.meta import RowValues, attributes_of, managers, pk_of
 from aiomodelcache.orm.outcomes import was_refused
 from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
 from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, lock, lock_by_pk, returning
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
-from aiomodelcache.write.affected import (
-    collect_model_key,
-)
+from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.bulk_rows import (
-    add,
-    add_before,
-    add_lists,
-    add_written,
-    find_by_key,
-    needed,
-    needed_before,
-    needed_of_gone,
+    collect_lists,
+    collect_rows,
+    collect_rows_before,
+    collect_rows_by_pk,
+    columns_after_write,
+    columns_before_write,
+    columns_of_deleted,
+    select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
 from aiomodelcache.write.manual import invalidate_rows
@@ -44,7 +43,7 @@ from aiomodelcache.write.transactions import Intents, abandon, finish_intents, t
 
 
 def track(model: type[Model]) -> None:
-    """Makes the model's managers hand out querysets whose writes are captured. A second time does nothing."""
+    """Makes the model's managers return querysets whose writes are captured. Idempotent."""
     for manager in managers(model):
         if "get_queryset" not in vars(manager):
             manager.get_queryset = partial(_tracked_queryset, manager.get_queryset)
@@ -52,17 +51,18 @@ def track(model: type[Model]) -> None:
 
 def _tracked_queryset(original: Callable[[], Any]) -> Any:
     queryset = original()
-    queryset.__class__ = _tracked(queryset.__class__)
+    queryset.__class__ = _tracked_class(queryset.__class__)
     return queryset
 
 
 @functools.cache
-def _tracked(cls: Any) -> Any:
-    """A subclass of a queryset class, its name included, in which what its own methods write is captured too."""
+def _tracked_class(cls: Any) -> Any:
+    """Returns a subclass of a queryset class, with the same name, that captures writes of the class's own methods."""
     if cls is QuerySet:
         return TrackedQuerySet
-    ours = QuerySet in cls.__mro__ and TrackedQuerySet not in cls.__mro__
-    return type(cls.__name__, (cls, TrackedQuerySet), {"__slots__": (), "__module__": cls.__module__}) if ours else cls
+    if QuerySet not in cls.__mro__ or TrackedQuerySet in cls.__mro__:
+        return cls
+    return type(cls.__name__, (cls, TrackedQuerySet), {"__slots__": (), "__module__": cls.__module__})
 
 
 class TrackedQuerySet(QuerySet[Any]):
@@ -72,72 +72,72 @@ class TrackedQuerySet(QuerySet[Any]):
 
     def update(self, **kwargs: Any) -> Any:
         """See ``QuerySet.update``."""
-        return _become(super().update(**kwargs), TrackedUpdate)
+        return _retype(super().update(**kwargs), TrackedUpdate)
 
     def delete(self) -> Any:
         """See ``QuerySet.delete``."""
-        return _become(super().delete(), TrackedDelete)
+        return _retype(super().delete(), TrackedDelete)
 
     def bulk_create(self, *args: Any, **kwargs: Any) -> Any:
         """See ``QuerySet.bulk_create``."""
-        query = _become(super().bulk_create(*args, **kwargs), TrackedBulkCreate)
+        query = _retype(super().bulk_create(*args, **kwargs), TrackedBulkCreate)
         query._objects = list(query._objects)
         return query
 
     def bulk_update(self, *args: Any, **kwargs: Any) -> Any:
         """See ``QuerySet.bulk_update``."""
-        query = _become(super().bulk_update(*args, **kwargs), TrackedBulkUpdate)
+        query = _retype(super().bulk_update(*args, **kwargs), TrackedBulkUpdate)
         query._objects, query.fields = list(query._objects), list(query.fields)
         return query
 
     async def invalidate_cache(self) -> int:
-        """Forgets the rows of this queryset in every open cache. Returns how many there are."""
+        """Invalidates the rows of this queryset in every open cache. Returns how many rows there are."""
         counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound_caches(self.model)]
         return max(counts, default=0)
 
 
-def _become(query: Any, tracked: type) -> Any:
+def _retype(query: Any, tracked: type) -> Any:
     query.__class__ = tracked
     return query
 
 
-Awaiting = Generator[Any, Any, Any]
+AwaitGenerator = Generator[Any, Any, Any]
 
 
 class _Awaitable:
-    """Something to await, given its ``__await__``."""
+    """An awaitable made of an ``__await__`` method."""
 
-    def __init__(self, awaiting: Callable[[], Awaiting]) -> None:
-        self._awaiting = awaiting
+    def __init__(self, iterate: Callable[[], AwaitGenerator]) -> None:
+        self._iterate = iterate
 
-    def __await__(self) -> Awaiting:
-        return self._awaiting()
+    def __await__(self) -> AwaitGenerator:
+        return self._iterate()
 
 
-class _Tracked:
-    """What write queries do when they are awaited."""
+class _TrackedQuery:
+    """The behaviour that captured write queries share: awaiting one invalidates the rows that it writes."""
 
     __slots__ = ()
 
-    def __await__(self: Any) -> Awaiting:
+    def __await__(self: Any) -> AwaitGenerator:
         if not self.caches():
-            return cast("Awaiting", cast("Any", super()).__await__())
-        return _captured(self).__await__()
+            return cast("AwaitGenerator", cast("Any", super()).__await__())
+        return _run_captured(self).__await__()
 
     def caches(self: Any) -> list[OpenCache]:
-        """The open caches in which it touches something."""
+        """Returns the open caches that the write affects."""
         return [cache for cache, _ in bound_caches(self.model)]
 
     def limit(self: Any) -> int:
-        """How many rows may be named; of more, everything about their model is forgotten."""
+        """Returns the maximum number of rows to invalidate singly. Beyond it, everything about their model is."""
         return max([cache.config.bulk_limit for cache in cast("list[OpenCache]", self.caches())])
 
     async def as_tortoise(self: Any) -> Any:
-        """Runs the statement as Tortoise made it."""
+        """Runs the statement unchanged, as Tortoise would."""
         return await _Awaitable(cast("Any", super()).__await__)
 
     def fresh(self: Any) -> Any:
-        """A query like this one, to run once: one query may be awaited several times, also at once."""
+        """Returns a copy to run once, because a query may be awaited several times, even concurrently."""
         query = copy(self)
         query._joined_tables = []
         return query
@@ -148,15 +148,15 @@ class _Tracked:
             collect_model_key(intents[cache], entries)
 
     async def write(self, client: BaseDBAsyncClient, intents: Intents) -> Any:
-        """Runs in a transaction, and adds what it touched to the transaction's intents."""
+        """Runs in a transaction, and adds the affected keys to the transaction's intents."""
         raise NotImplementedError
 
 
-async def _captured(query: Any) -> Any:
+async def _run_captured(query: Any) -> Any:
     query = query.fresh()
     query._choose_db_if_not_chosen(True)
     if is_finished(query._db):
-        return await _captured_as_a_whole(query)
+        return await _run_marking_models(query)
     async with transaction(query._db) as client:
         query._db = client
         outer = outermost(client)
@@ -168,8 +168,8 @@ async def _captured(query: Any) -> Any:
         return result
 
 
-async def _captured_as_a_whole(query: Any) -> Any:
-    """In a transaction that was closed by hand there is no other, and each statement commits by itself."""
+async def _run_marking_models(query: Any) -> Any:
+    """Runs a query in a transaction that was closed by hand: there its statement commits by itself."""
     intents: Intents = {cache: Intent() for cache in query.caches()}
     query.collect_models(intents)
     try:
@@ -188,7 +188,7 @@ async def _captured_as_a_whole(query: Any) -> Any:
     return result
 
 
-class TrackedUpdate(_Tracked, UpdateQuery):
+class TrackedUpdate(_TrackedQuery, UpdateQuery):
     """``QuerySet.update``."""
 
     __slots__ = ()
@@ -196,37 +196,37 @@ class TrackedUpdate(_Tracked, UpdateQuery):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         changed = set(attributes_of(model, self.update_kwargs))
-        before = needed_before(model, changed)
-        if can_return(client) and not before:
+        old_columns = columns_before_write(model, changed)
+        if can_return(client) and not old_columns:
             self._make_query()
             statement = self.query.get_parameterized_sql()
-            written = await returning(model, client, statement, needed(model, changed), limit)
-            add(intents, model, written.rows, changed)
-            await add_lists(intents, model, client, written.rows)
+            written = await returning(model, client, statement, columns_after_write(model, changed), limit)
+            collect_rows(intents, model, written.rows, changed)
+            await collect_lists(intents, model, client, written.rows)
             return written.number
         pk = pk_of(model)
-        old = await lock(self, client, list(dict.fromkeys([pk, *before])), limit)
-        add_before(intents, model, old, changed)
+        old = await lock(self, client, list(dict.fromkeys([pk, *old_columns])), limit)
+        collect_rows_before(intents, model, old, changed)
         pks = [row[pk] for row in old]
         if len(pks) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
         count = 0
-        for some in chunks(pks):
+        for chunk in chunks(pks):
             kwargs, annotations, filters = self.update_kwargs, self._annotations, self._custom_filters
-            count += await UpdateQuery(model, kwargs, client, [in_condition(pk, some)], annotations, filters, None, [])
-        await add_written(intents, model, client, pks, changed)
-        await add_lists(intents, model, client, old)
+            count += await UpdateQuery(model, kwargs, client, [in_condition(pk, chunk)], annotations, filters, None, [])
+        await collect_rows_by_pk(intents, model, client, pks, changed)
+        await collect_lists(intents, model, client, old)
         return count
 
 
-class TrackedDelete(_Tracked, DeleteQuery):
+class TrackedDelete(_TrackedQuery, DeleteQuery):
     """``QuerySet.delete``."""
 
     __slots__ = ()
 
     def caches(self: Any) -> list[OpenCache]:
-        """Those in which other models' rows are deleted along, too."""
+        """Returns the open caches that the write affects, by rows of other models that it cascades to, too."""
         return list(dict.fromkeys([*super().caches(), *caches_cascading_from(self.model)]))
 
     def collect_models(self: Any, intents: Intents) -> None:
@@ -237,23 +237,27 @@ class TrackedDelete(_Tracked, DeleteQuery):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model, limit = self.model, self.limit()
         pk = pk_of(model)
-        followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-        if can_return(client) and not followed:
+        cascade_columns = [
+            name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)
+        ]
+        if can_return(client) and not cascade_columns:
             self._make_query()
-            written = await returning(model, client, self.query.get_parameterized_sql(), needed_of_gone(model), limit)
-            add(intents, model, written.rows, (), gone=True)
+            written = await returning(
+                model, client, self.query.get_parameterized_sql(), columns_of_deleted(model), limit
+            )
+            collect_rows(intents, model, written.rows, (), deleted=True)
             return written.number
-        rows = await lock(self, client, list(dict.fromkeys([*needed_of_gone(model), *followed])), limit)
+        rows = await lock(self, client, list(dict.fromkeys([*columns_of_deleted(model), *cascade_columns])), limit)
         if len(rows) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
         for cache in caches_cascading_from(model):
             await collect_cascade(intents[cache], cache.cascades, model, rows, client)
-        add(intents, model, rows, (), gone=True)
-        return sum([await delete_by_pk(model, client, some) for some in chunks([row[pk] for row in rows])])
+        collect_rows(intents, model, rows, (), deleted=True)
+        return sum([await delete_by_pk(model, client, chunk) for chunk in chunks([row[pk] for row in rows])])
 
 
-class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
+class TrackedBulkUpdate(_TrackedQuery, BulkUpdateQuery[Any]):
     """``QuerySet.bulk_update``."""
 
     __slots__ = ()
@@ -269,31 +273,32 @@ class TrackedBulkUpdate(_Tracked, BulkUpdateQuery[Any]):
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> Any:
         model = self.model
         changed = set(attributes_of(model, self.fields))
-        pks = [each.pk for each in self._objects]
-        before = needed_before(model, changed)
-        if before:
-            add_before(intents, model, await lock_by_pk(model, client, pks, [pk_of(model), *before]), changed)
+        pks = [instance.pk for instance in self._objects]
+        old_columns = columns_before_write(model, changed)
+        if old_columns:
+            old = await lock_by_pk(model, client, pks, [pk_of(model), *old_columns])
+            collect_rows_before(intents, model, old, changed)
         if not can_return(client):
-            if self._q_objects:  # a manager may hide some of them
+            if self._q_objects:  # a manager may hide a part of the rows
                 filtered = copy(self)
                 filtered._q_objects = [*self._q_objects, in_condition(pk_of(model), pks)]
                 pks = [row[pk_of(model)] for row in await lock(filtered, client, [pk_of(model)], len(pks))]
             count: int = await self.as_tortoise()
-            await add_written(intents, model, client, pks, changed)
-            await add_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
+            await collect_rows_by_pk(intents, model, client, pks, changed)
+            await collect_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
             return count
         count = 0
         rows: list[RowValues] = []
         for statement in self._make_queries():
-            written = await returning(model, client, statement, needed(model, changed), self.limit())
+            written = await returning(model, client, statement, columns_after_write(model, changed), self.limit())
             count += written.number
             rows += written.rows
-        add(intents, model, rows, changed)
-        await add_lists(intents, model, client, rows)
+        collect_rows(intents, model, rows, changed)
+        await collect_lists(intents, model, client, rows)
         return count
 
 
-class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
+class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
     """``QuerySet.bulk_create``."""
 
     __slots__ = ()
@@ -302,45 +307,45 @@ class TrackedBulkCreate(_Tracked, BulkCreateQuery[Any]):
         return super().caches() if self._objects else []
 
     async def write(self: Any, client: BaseDBAsyncClient, intents: Intents) -> None:
-        model, wanted = self.model, needed(self.model, None)
+        model, wanted = self.model, columns_after_write(self.model, None)
         if self._update_fields:
             await self.as_tortoise()
             rows = None
-            moved = needed_before(model, attributes_of(model, self._update_fields))  # whose old values nobody tells
-            if can_return(client) and not moved:  # MySQL looks for a conflict by every unique key
-                rows = await find_by_key(model, client, self._objects, self._on_conflict, wanted)
+            old_columns = columns_before_write(model, attributes_of(model, self._update_fields))
+            if can_return(client) and not old_columns:  # old values are unknown; MySQL checks every unique key
+                rows = await select_by_unique_key(model, client, self._objects, self._on_conflict, wanted)
             if rows is None:
                 self.collect_models(intents)
             else:
-                add(intents, model, rows, None)
+                collect_rows(intents, model, rows, None)
         elif can_return(client):
-            add(intents, model, await self._insert(client), None)
+            collect_rows(intents, model, await self._insert(client), None)
         else:
-            given = [each.pk for each in self._objects if each.pk is not None]
-            if any(isinstance(pk, DatabaseDefault) for pk in given):
+            known_pks = [instance.pk for instance in self._objects if instance.pk is not None]
+            if any(isinstance(pk, DatabaseDefault) for pk in known_pks):
                 self.collect_models(intents)
                 await self.as_tortoise()
                 return
-            generated = len(given) < len(self._objects)
-            last = await last_pk(model, client) if generated else None
+            is_generated = len(known_pks) < len(self._objects)
+            last = await last_pk(model, client) if is_generated else None
             await self.as_tortoise()
-            await add_written(intents, model, client, given, None)
-            if generated:
-                add(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
+            await collect_rows_by_pk(intents, model, client, known_pks, None)
+            if is_generated:
+                collect_rows(intents, model, await select_after(model, client, last, wanted, self.limit()), None)
 
     async def _insert(self: Any, client: BaseDBAsyncClient) -> list[RowValues]:
-        """Inserts as Tortoise does, in statements that say which rows came to be."""
+        """Inserts as Tortoise does, with statements that return the inserted rows."""
         executor = cast("Any", client).executor_class(model=self.model, db=client)
         omitted = self._analyze_db_default_fields(executor.regular_columns)
         rows: list[RowValues] = []
-        for some in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
+        for chunk in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
             for own_pk, names in ((True, executor.regular_columns_all), (False, executor.regular_columns)):
                 rows += await insert(
                     self.model,
                     client,
-                    [each for each in some if bool(each._custom_generated_pk) is own_pk],
+                    [instance for instance in chunk if bool(instance._custom_generated_pk) is own_pk],
                     [name for name in names if name not in omitted],
-                    needed(self.model, None),
+                    columns_after_write(self.model, None),
                     ignore_conflicts=self._ignore_conflicts,
                 )
         return rows

@@ -1,8 +1,8 @@
-"""``save()`` and ``delete()``, captured by Tortoise's signals: which keys they touch, and when to say so.
+"""Captures ``save()`` and ``delete()`` by Tortoise's signals: collects the affected keys, marks and clears them.
 
-Tortoise keys listeners by exact class and cannot remove them, so there is one set of functions for all
-models, registered once for each; they look up the open caches each time. It runs listeners in tasks of
-their own, beside others that may raise. What belongs to one call of ``save`` or ``delete`` is a ``Write``.
+Tortoise keys listeners by exact class and cannot remove them. So one set of functions serves all models: it is
+registered once for each model, and looks up the open caches at each call. Tortoise runs listeners as separate tasks,
+beside other listeners that may raise. The state of one call of ``save`` or ``delete`` is a ``Write``.
 """
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
@@ -21,22 +21,23 @@ from tortoise.signals import Signals
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
-from aiomodelcache.orm.connections import outermost, transaction, write_client
+from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
-    Changed,
-    Naming,
-    affected,
+    ChangedColumns,
+    KeySnapshot,
+    affected_entries,
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
-    naming,
-    result_attributes,
-    same_names,
+    key_snapshot,
+    result_columns,
+    same_keys,
     unknown_columns,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
@@ -44,7 +45,7 @@ from aiomodelcache.write.transactions import Intents, abandon, finish_intents, t
 
 
 def listen(model: type[Model]) -> None:
-    """Registers for a model's signals; a second time does nothing."""
+    """Registers the listeners for a model's signals. Idempotent."""
     register = cast("Any", model).register_listener
     register(Signals.pre_save, _before_save)
     register(Signals.post_save, _after_save)
@@ -55,7 +56,7 @@ def listen(model: type[Model]) -> None:
 async def _before_save(
     model: type[Model], instance: Model, using_db: BaseDBAsyncClient, update_fields: Iterable[str] | None
 ) -> None:
-    await _before(model, instance, using_db, _columns(update_fields), deleting=False)
+    await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
 
 
 async def _after_save(
@@ -65,7 +66,7 @@ async def _after_save(
     using_db: BaseDBAsyncClient,
     update_fields: Iterable[str] | None,
 ) -> None:
-    columns = None if created else _columns(update_fields)
+    columns = None if created else _written_columns(update_fields)
     await _after(model, instance, using_db, columns, deleting=False, created=created)
 
 
@@ -83,39 +84,40 @@ async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsy
 class Write:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
-    __slots__ = ("instance", "intents", "named", "over", "updating")
+    __slots__ = ("failed", "instance", "intents", "snapshots", "updating")
 
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
         self.updating = updating
-        """Whether the row must exist, also if the instance was not loaded from it."""
+        """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
         self.intents: Intents = {}
-        """What was announced before the statement, until somebody takes it to settle it. Empty in a transaction."""
-        self.named: dict[OpenCache, Naming] = {}
-        """By what all keys of an intent were named, and what to leave under them, if all could be."""
-        self.over = False
+        """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
+        self.snapshots: dict[OpenCache, KeySnapshot] = {}
+        """The key values of each intent whose keys, and the hints to leave under them, were all known beforehand."""
+        self.failed = False
+        """True once the call has raised. Listeners that still run mark nothing more."""
 
-    def take(self) -> Intents:
-        """Hands over what was announced."""
+    def take_intents(self) -> Intents:
+        """Returns the marked intents, and leaves none."""
         intents, self.intents = self.intents, {}
         return intents
 
     async def fail(self, error: BaseException) -> None:
-        """Withdraws what was announced, or leaves it to expire if the row may yet be written."""
-        self.over = True
+        """Withdraws the intents, or leaves them to expire if the row may still be written."""
+        self.failed = True
         for intent in self.intents.values():
-            intent.drop_from(current_scope())  # the scope's instance may be the one that holds refused values
+            intent.drop_from(current_scope())  # the scope's instance may be this one, with the refused values
         if is_settled(error):
-            await finish_intents(self.take(), committed=False)
+            await finish_intents(self.take_intents(), committed=False)
         else:
-            abandon(self.take())
+            abandon(self.take_intents())
 
 
 _current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
 
 
 class intent_scope:
-    """Goes around ``save`` and ``delete``: one that fails leaves nothing behind in the cache."""
+    """A context around ``save`` and ``delete``. If the call raises, the intents are withdrawn or left to expire."""
 
     __slots__ = ("_token", "_write")
 
@@ -139,7 +141,7 @@ _wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
 
 
 def wrap_methods(model: type[Model]) -> None:
-    """Does for a user's model that is no ``CachedModel`` what that class does; a second time nothing."""
+    """Wraps ``save`` and ``delete`` of a model that is no ``CachedModel``, which does the same itself. Idempotent."""
     for name in ("save", "delete"):
         method = getattr(model, name)
         if method not in _wrapped:
@@ -154,26 +156,28 @@ def _wrap(
     parameters = signature(method)
 
     @wraps(method)
-    async def call(self: Model, *args: Any, **kwargs: Any) -> None:
-        given = parameters.bind(self, *args, **kwargs)
-        named = given.arguments if "using_db" in parameters.parameters else kwargs
+    async def captured(self: Model, *args: Any, **kwargs: Any) -> None:
+        arguments = parameters.bind(self, *args, **kwargs)
+        named = arguments.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
         updating = bool(named.get("force_update"))
         async with (
             intent_scope(self, updating=updating),
-            connection_for(self, client, fields, deleting=deleting) as chosen,
+            connection_for(self, client, fields, deleting=deleting) as connection,
         ):
-            if named is kwargs and client is None:  # the method finds the transaction by itself
+            if named is kwargs and client is None:  # the method takes the transaction from its context
                 await method(self, *args, **kwargs)
             else:
-                named["using_db"] = chosen
-                await (method(self, *args, **kwargs) if named is kwargs else method(*given.args, **given.kwargs))
+                named["using_db"] = connection
+                await (
+                    method(self, *args, **kwargs) if named is kwargs else method(*arguments.args, **arguments.kwargs)
+                )
 
-    return call
+    return captured
 
 
-def _write_of(instance: Model) -> Write | None:
-    """The call in which a listener runs. None if the instance is saved around its model's own ``save``."""
+def _current_write(instance: Model) -> Write | None:
+    """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None
 
@@ -182,22 +186,22 @@ def _write_of(instance: Model) -> Write | None:
 
 
 async def _before(
-    model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool
+    model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
 ) -> None:
-    """In autocommit mode: marks the keys known before the statement. In a transaction: nothing is marked yet.
+    """Collects the keys known before the statement. In autocommit mode, marks them; a transaction marks at COMMIT.
 
-    What a delete will cascade to is looked up now, in either: afterwards it is gone.
+    The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
-    write = _write_of(instance)
+    write = _current_write(instance)
     transaction = outermost(client)
     if write is None and transaction is None:
         return
-    rows = await _locked(instance, client, changed, deleting=deleting) if transaction is not None else []
+    rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
     for cache, entries in _affected_caches(model, deleting=deleting):
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
         else:
-            intent = _begin(cast("Write", write), cache, entries, changed, deleting=deleting)
+            intent = _new_intent(cast("Write", write), cache, entries, changed, deleting=deleting)
         if entries is not None:
             for row in rows:
                 collect_result_keys(intent, entries, row, None if deleting else changed)
@@ -207,81 +211,86 @@ async def _before(
             await collect_list_keys(intent, cache.cascades, model, rows, client)
     if write is not None:
         for cache, intent in list(write.intents.items()):
-            if not write.over:  # another listener may raise while this one waits
+            if not write.failed:  # another listener may raise while this one waits
                 await cache.writer.mark(intent)
 
 
-def _begin(write: Write, cache: OpenCache, entries: ModelEntries | None, changed: Changed, *, deleting: bool) -> Intent:
-    """The intent with the keys that are known before the statement."""
+def _new_intent(
+    write: Write, cache: OpenCache, entries: ModelEntries | None, changed: ChangedColumns, *, deleting: bool
+) -> Intent:
+    """Returns the intent in autocommit mode, with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
-    intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
-    write.named.pop(cache, None)
+    intent.leave_nothing()  # discards the hints of a refused ``save`` that the model's own ``save`` tries again
+    write.snapshots.pop(cache, None)
     if entries is not None:
         row = vars(write.instance)
         all_known = collect_affected_keys(intent, entries, row, changed, exists=not deleting, final=False)
         if all_known and not unknown_columns(entries, row, changed):
-            write.named[cache] = naming(entries, row, changed)
+            write.snapshots[cache] = key_snapshot(entries, row, changed)
     return intent
 
 
-async def _locked(instance: Model, client: BaseDBAsyncClient, changed: Changed, *, deleting: bool) -> list[RowValues]:
-    """The row as it is before the write, as far as results and cascades need it; nothing if they do not.
+async def _lock_row(
+    instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
+) -> list[RowValues]:
+    """Locks the row, and returns its values before the write. Returns nothing if no result or cascade needs them.
 
-    The instance may not tell its values. What refers to it can neither be added to nor taken away from then on.
+    The instance may hold other values than the row. While the row is locked, references to it cannot be added or
+    removed.
     """
     model = type(instance)
-    wanted = _wanted_before(instance, changed, deleting=deleting)
+    wanted = _columns_before(instance, changed, deleting=deleting)
     return [*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])] if wanted else []
 
 
-def _wanted_before(instance: Model, changed: Changed, *, deleting: bool) -> list[str]:
-    """The attributes whose values before the write must be known, to name what it touches."""
-    left, write = _old_value_columns(type(instance), changed, deleting=deleting), _write_of(instance)
+def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool) -> list[str]:
+    """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
+    columns, write = _old_value_columns(type(instance), changed, deleting=deleting), _current_write(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
-    return left if exists else []
+    return columns if exists else []
 
 
-def _old_value_columns(model: type[Model], changed: Changed, *, deleting: bool) -> list[str]:
-    """The same for any row that was there before."""
+def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting: bool) -> list[str]:
+    """Returns the attributes whose old values determine affected keys, for a row that exists before the write."""
     bound = bound_caches(model)
     if not deleting:
-        wanted = [name for _, entries in bound for name in affected(entries, changed).old_value_columns]
+        wanted = [name for _, entries in bound for name in affected_entries(entries, changed).old_value_columns]
         return wanted + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
-    followed = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return followed + [name for _, entries in bound for name in result_attributes(entries)]
+    cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
+    return cascade_columns + [name for _, entries in bound for name in result_columns(entries)]
 
 
 async def _after(
     model: type[Model],
     instance: Model,
     client: BaseDBAsyncClient,
-    changed: Changed,
+    changed: ChangedColumns,
     *,
     deleting: bool,
     created: bool = False,
 ) -> None:
-    """Adds the keys of the values as written. In autocommit mode: clears; the row is committed."""
-    concerned = _affected_caches(model, deleting=deleting)
-    write = _write_of(instance)
-    begun, named = (write.take(), write.named) if write is not None else ({}, {})
+    """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
+    affected_caches = _affected_caches(model, deleting=deleting)
+    write = _current_write(instance)
+    marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
-        cache: transaction_intent(transaction, cache) if transaction is not None else begun.get(cache) or Intent()
-        for cache, _ in concerned
+        cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
+        for cache, _ in affected_caches
     }
-    bound = [(cache, entries) for cache, entries in concerned if entries is not None]
-    left = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
+    bound = [(cache, entries) for cache, entries in affected_caches if entries is not None]
+    old_columns = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
         for cache, entries in bound:
-            if cache not in begun or not same_names(named.get(cache), naming(entries, vars(instance), changed)):
-                if cache in begun:
-                    intents[cache].leave_nothing()  # what was to be left is for other values
-                row = vars(instance) if deleting else await _as_written(entries, instance, client, changed)
+            if cache not in marked or not same_keys(before.get(cache), key_snapshot(entries, vars(instance), changed)):
+                if cache in marked:
+                    intents[cache].leave_nothing()  # the hints are for other values
+                row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
-            if left:
-                collect_model_key(intents[cache], entries)  # saved around its model's own ``save``
+            if old_columns:
+                collect_model_key(intents[cache], entries)  # unread, as the model's own ``save`` was bypassed
     except BaseException:
-        for cache, entries in bound:  # it is written all the same
+        for cache, entries in bound:  # the row is written nevertheless
             collect_model_key(intents[cache], entries)
         raise
     finally:
@@ -291,8 +300,10 @@ async def _after(
             await finish_intents(intents, committed=True)
 
 
-async def _as_written(entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: Changed) -> RowValues:
-    """The values in the row: the instance's, and from the database those that it does not tell."""
+async def _written_values(
+    entries: ModelEntries, instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns
+) -> RowValues:
+    """Returns the values in the row: those of the instance, and from the database those that it does not know."""
     wanted = unknown_columns(entries, vars(instance), changed)
     if not wanted:
         return vars(instance)
@@ -307,14 +318,15 @@ def connection_for(
     *,
     deleting: bool = False,
 ) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-    """The connection for a save or delete: in a transaction if it touches keys that only this can name.
+    """Returns the connection for a save or delete, in a transaction if the affected keys can be read only there.
 
-    Such are the rows that a delete cascades to, and keys with values that the instance does not tell.
+    These are the rows that a delete cascades to, results under old values, and keys with values that the instance does
+    not know.
     """
     model = type(instance)
     client = client or write_client(model)
-    changed = _columns(update_fields)
-    needed = bool(_wanted_before(instance, changed, deleting=deleting))
+    changed = _written_columns(update_fields)
+    needed = bool(_columns_before(instance, changed, deleting=deleting))
     if deleting:
         needed = needed or bool(caches_cascading_from(model))
     elif not needed:
@@ -323,7 +335,7 @@ def connection_for(
 
 
 def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, ModelEntries | None]]:
-    """The open caches in which the write touches something. The model itself need not be cached."""
+    """Returns the open caches that the write affects. The model itself need not be cached in them."""
     others = caches_cascading_from(model) if deleting else []
     unbound: list[tuple[OpenCache, ModelEntries | None]] = [
         (cache, None) for cache in others if model not in cache.models
@@ -331,6 +343,6 @@ def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCa
     return [*bound_caches(model), *unbound]
 
 
-def _columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
-    """What a save writes; None: everything. An iterator is left to the statement, which needs it."""
+def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
+    """Returns the columns that a save writes, or None for all. An iterator is not consumed: the statement needs it."""
     return set(update_fields) if isinstance(update_fields, Collection) else None

@@ -1,7 +1,7 @@
-"""Transactions: the intents of all writes inside are marked before COMMIT and cleared after it.
+"""Marks the intents of all writes in a transaction before its COMMIT, and clears them after it.
 
-Tortoise has no hook for this, but its context manager calls ``commit`` and ``rollback`` on the client
-instance, so these two attributes are wrapped on that one instance, once. No class is changed.
+Tortoise has no hook for this, but its context manager calls ``commit`` and ``rollback`` of the client instance. So
+these two methods are wrapped on that instance, once. No class is changed.
 """
 
 import sqlite3
@@ -17,11 +17,11 @@ from aiomodelcache.orm.outcomes import was_refused
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
 Intents = dict[OpenCache, Intent]
-"""One write, or one transaction, as each open cache is told of it."""
+"""The intents of one write, or of one transaction, by open cache."""
 
 
 def transaction_intent(client: TransactionalDBClient, cache: OpenCache) -> Intent:
-    """Returns the intent that gathers what this transaction writes, for one open cache."""
+    """Returns the intent that gathers the writes of this transaction, for one open cache."""
     intents: Intents | None = client.__dict__.get(_ATTRIBUTE)
     if intents is None:
         intents = {}
@@ -33,7 +33,7 @@ def transaction_intent(client: TransactionalDBClient, cache: OpenCache) -> Inten
 
 
 def pending_keys(client: TransactionalDBClient, cache: OpenCache) -> Collection[bytes]:
-    """The keys that this transaction has touched so far."""
+    """Returns the keys that the writes of this transaction have affected so far."""
     intents: Intents = client.__dict__.get(_ATTRIBUTE, {})
     return intents[cache].clears.keys() if cache in intents else ()
 
@@ -45,14 +45,14 @@ def _wrap(client: Any, intents: Intents) -> None:
         try:
             await _mark(intents)
         except BaseException:
-            # Refused, or cancelled: nothing was committed yet. SQLite would otherwise commit the open
-            # transaction at the next BEGIN.
+            # Refused or cancelled: nothing is committed yet. SQLite would otherwise commit the open transaction at the
+            # next BEGIN.
             await rollback_and_clear()
             raise
         try:
             await commit()
         except sqlite3.Error:
-            # The transaction is still open. The next BEGIN would commit it, and until then every reader is in it.
+            # The transaction is still open: the next BEGIN would commit it, and until then all readers would be in it.
             await rollback_and_clear()
             raise
         except BaseException as error:
@@ -74,21 +74,21 @@ def _wrap(client: Any, intents: Intents) -> None:
 
 
 async def _mark(intents: Intents) -> None:
-    for cache, intent in list(intents.items()):  # a child task may write while we wait
+    for cache, intent in list(intents.items()):  # a child task may write, and add an intent, during the wait
         await cache.writer.mark(intent)
 
 
 async def finish_intents(intents: Intents, *, committed: bool) -> None:
-    """Withdraws what each cache was told. Goes on to the end also if the caller is cancelled meanwhile."""
-    started = [cache.writer.finish(intent, committed=committed) for cache, intent in intents.items()]
+    """Clears the intents of each cache. If the caller is cancelled meanwhile, clearing goes on in the background."""
+    clears = [cache.writer.finish(intent, committed=committed) for cache, intent in intents.items()]
     intents.clear()
-    for ending in started:
-        if ending is not None:
-            await ending
+    for clear in clears:
+        if clear is not None:
+            await clear
 
 
 def abandon(intents: Intents) -> None:
-    """Leaves what each cache was told to expire: it is not known how the write ended."""
+    """Leaves the intents of each cache to expire, because the outcome of the write is unknown."""
     for cache, intent in intents.items():
         cache.writer.abandon(intent)
     intents.clear()

@@ -1,7 +1,7 @@
-"""``Event.cache.update``: writes some columns of one row, by Tortoise's own ``save(update_fields=...)``.
+"""``Event.cache.update``: writes the given columns of one row, by Tortoise's own ``save(update_fields=...)``.
 
-Checks everything that can be checked before anything is sent, and leaves the instance as it was if the write
-fails. Knows nothing of caches: ``save`` is captured as it always is.
+Checks names and values before anything is sent, and restores the instance if the write fails. Must not know of caches:
+``save`` is captured like any other.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,10 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.orm.connections import transaction, write_client
+from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values
+from aiomodelcache.orm.transactions import transaction
 
 
 async def update(instance: Model, values: Mapping[str, Any]) -> None:
@@ -22,23 +23,23 @@ async def update(instance: Model, values: Mapping[str, Any]) -> None:
     model = type(instance)
     if not is_saved(instance):
         raise ValueError(f"This {model.__name__} was never saved, so there is no row to update: save it first.")
-    assigned = _assigned(instance, values)
+    assigned = _converted_values(instance, values)
     if not assigned:
         return
-    own = vars(instance)
-    before = dict(own)
-    columns = [*assigned, *(name for name in _set_by_themselves(model) if name not in assigned)]
+    attributes = vars(instance)
+    original = dict(attributes)
+    columns = [*assigned, *(name for name in _auto_now_columns(model) if name not in assigned)]
     try:
         for name in columns:
-            own.setdefault(name, None)  # the column may not have been loaded
+            attributes.setdefault(name, None)  # the column may not have been loaded
         _assign(instance, values, assigned)
         if any(isinstance(value, Expression) for value in assigned.values()):
             await _save_and_read_back(instance, columns, assigned)
         else:
             await instance.save(update_fields=columns)
     except BaseException:
-        own.clear()
-        own.update(before)
+        attributes.clear()
+        attributes.update(original)
         raise
 
 
@@ -48,13 +49,13 @@ def _assign(instance: Model, values: Mapping[str, Any], assigned: Mapping[str, A
     for relation in _relations(type(instance)):
         [attribute] = attributes_of(type(instance), [relation])
         if attribute in assigned:
-            vars(instance).pop(f"_{relation}", None)  # it may be another row now
+            vars(instance).pop(f"_{relation}", None)  # the attached row may be another one now
             if isinstance(values.get(relation), Model):
                 vars(instance)[f"_{relation}"] = values[relation]
 
 
 async def _save_and_read_back(instance: Model, columns: list[str], assigned: Mapping[str, Any]) -> None:
-    """Saves what only the database can compute, and reads the results before anybody else can write the row."""
+    """Saves expressions, and reads their results before another writer can change the row."""
     model = type(instance)
     computed = [name for name, value in assigned.items() if isinstance(value, Expression)]
     async with transaction(write_client(model)) as client:
@@ -66,11 +67,14 @@ async def _save_and_read_back(instance: Model, columns: list[str], assigned: Map
             setattr(instance, name, value)
 
 
-# What may be written ------------------------------------------------------------------------------------
+# Values to write ----------------------------------------------------------------------------------------
 
 
-def _assigned(instance: Model, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by attribute, converted. Raises ``FieldError`` for a name and ``ValueError`` for a value."""
+def _converted_values(instance: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the converted values by attribute.
+
+    Raises ``FieldError`` for a name that cannot be written to, and ``ValueError`` for a bad value.
+    """
     model = type(instance)
     assigned: dict[str, Any] = {}
     for name, value in values.items():
@@ -85,16 +89,16 @@ def _assigned(instance: Model, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _writable(model: type[Model], name: str) -> str:
-    """The attribute that holds a field. Raises ``FieldError`` if it cannot be written to."""
+    """Returns the attribute that holds a field. Raises ``FieldError`` if it cannot be written to."""
     meta = meta_of(model)
     [attribute] = attributes_of(model, [name])
     if attribute in meta.fields_db_projection:
         field = meta.fields_map[attribute]
         if not (field.pk or field.generated or getattr(field, "auto_now", False)):
             return str(attribute)
-        reason = "the primary key, which stays as it is"
+        reason = "the primary key, which cannot change"
         if not field.pk:
-            reason = "set by itself at every update" if not field.generated else "generated by the database"
+            reason = "set automatically at every update" if not field.generated else "generated by the database"
     elif is_relation(model, name):
         reason = "a relation without a column in this model's table: write to the model at its other end"
     else:
@@ -104,7 +108,7 @@ def _writable(model: type[Model], name: str) -> str:
 
 
 def _converted(instance: Model, name: str, attribute: str, value: Any) -> Any:
-    """A value as the instance is to hold it."""
+    """Returns a value as the instance will hold it. Raises what the field raises for a bad value."""
     meta = meta_of(type(instance))
     field = meta.fields_map[attribute]
     if isinstance(value, Expression):
@@ -128,12 +132,12 @@ def _converted(instance: Model, name: str, attribute: str, value: Any) -> Any:
 
 
 def _relations(model: type[Model]) -> set[str]:
-    """The relations with a column in the model's own table."""
+    """Returns the relations that have a column in the model's own table."""
     meta = meta_of(model)
     return cast("set[str]", meta.fk_fields | meta.o2o_fields)
 
 
-def _set_by_themselves(model: type[Model]) -> list[str]:
-    """The columns that get the time of each update (``auto_now``)."""
+def _auto_now_columns(model: type[Model]) -> list[str]:
+    """Returns the columns that are set to the time of each update (``auto_now``)."""
     meta = meta_of(model)
     return [name for name in meta.fields_db_projection if getattr(meta.fields_map[name], "auto_now", False)]

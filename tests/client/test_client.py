@@ -70,7 +70,7 @@ class TestOpening:
             assert await Event.cache.get(slug="pycon") == event
             assert cache.stats.statements == 1
             assert asyncio.all_tasks() == tasks  # none waits in the background
-            with pytest.raises(CacheError, match="This ModelCache is open already: close it first"):
+            with pytest.raises(CacheError, match="This ModelCache is already open: close it first"):
                 await cache.open()
             assert await Event.cache.get(slug="pycon") == event
         await cache.close()
@@ -276,7 +276,7 @@ class TestSeveralCaches:
             async with assert_ops(sql=1):
                 await second.manager(Event).get(id=event.id)
 
-        message = "The default cache is closed: reach the one that is open by its manager(model)."
+        message = "The default cache is closed: use the open one by its manager(model)."
         with pytest.raises(CacheNotOpen, match=only(message)):
             await Event.cache.get(id=event.id)
         assert await second.manager(Event).get(id=event.id) == event

@@ -108,22 +108,24 @@ BREAKS = {
         "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'
     ),
     "query sets are not captured": Break(
-        "write.bulk_rows:add", "collect_affected_keys(intents[cache], entries, row, changed, exists=not gone)", "pass"
+        "write.bulk_rows:collect_rows",
+        "collect_affected_keys(intents[cache], entries, row, changed, exists=not deleted)",
+        "pass",
     ),
     "bulk_create is not captured": Break(
         "write.querysets:TrackedBulkCreate.write",
-        "add(intents, model, await self._insert(client), None)",
+        "collect_rows(intents, model, await self._insert(client), None)",
         "await self._insert(client)",
     ),
     "many-to-many add, remove and clear are not captured": Break(
-        "write.many_to_many:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass"
+        "write.many_to_many:TrackedRelation._collect_keys", "intent.add(through.rows, clears)", "pass"
     ),
     "what a deleted row leaves in others is not captured": Break(
-        "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **lost[name]})", "pass"
+        "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **new_values[child_id]})", "pass"
     ),
     "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
-    "a value is not forgotten": Break("write.manual:forget", "intent.add(versioned, clears)", "pass"),
+    "a value is not forgotten": Break("write.manual:invalidate_entries", "intent.add(versioned, clears)", "pass"),
 }
 
 

@@ -208,9 +208,11 @@ class TestSetRelated:
             Show.cache.set_related(shows[0], "band", shows[1])
         with pytest.raises(TypeError, match=r"set_related takes an instance of Show; got <Band"):
             Show.cache.set_related(other, "band", other)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match=r"the Band whose id is 1, but got that of 8\. To refer to another one"):
+        with pytest.raises(
+            ValueError, match=r"the Band whose id is 1, but got the one whose id is 8\. To refer to another one"
+        ):
             Show.cache.set_related(shows[0], "band", other)
-        with pytest.raises(ValueError, match="whose id is 1, but got that of None"):
+        with pytest.raises(ValueError, match="whose id is 1, but got the one whose id is None"):
             Show.cache.set_related(shows[0], "band", None)
         for name in ("title", "guests", "nope"):
             with pytest.raises(ValueError, match=rf"'{name}' is no foreign key of Show\. .*: band, hall, opening, "):

@@ -479,7 +479,7 @@ class TestRaces:
 
     @staticmethod
     async def _from_the_database(query: Any, book: Book) -> Any:
-        [(name, value)] = query._given.items()
+        [(name, value)] = query._filters.items()
         rows = await Book.filter(**{name: value})
         return rows if name == "shelf" else next(iter(rows), None)
 
@@ -536,7 +536,7 @@ class TestCancellation:
                 await other.save()
 
         async def same(query: Any) -> bool:
-            return (await query).title == (await Book.get(**query._given)).title
+            return (await query).title == (await Book.get(**query._filters)).title
 
         for steps in [*range(12), *(int(1.2**power) for power in range(14, 38))]:
             for query in queries:

@@ -120,7 +120,7 @@ async def test_what_the_database_computes_is_read_back(show: Show, backend: Coun
         ({"nope": 1}, FieldError, r"cannot write nope: it is no field of Show\. Its fields: band, band_id, changed"),
         ({"id": 9}, FieldError, "cannot write id: it is the primary key"),
         ({"pk": 9}, FieldError, "cannot write pk: it is the primary key"),
-        ({"changed": datetime.now(UTC)}, FieldError, "cannot write changed: it is set by itself at every update"),
+        ({"changed": datetime.now(UTC)}, FieldError, "cannot write changed: it is set automatically at every update"),
         ({"guests": []}, FieldError, "cannot write guests: it is a relation without a column in this model's table"),
         ({"band": 1, "band_id": 1}, FieldError, r"Show\.band_id is given twice"),
         ({"title": None}, ValueError, r"Show\.title cannot be None: the column is not nullable"),

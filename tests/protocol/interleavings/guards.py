@@ -162,22 +162,22 @@ GUARDS = {
     ),
     # Lists over links, and walks.
     "links are marked": Guard(
-        "write.many_to_many:TrackedRelation._touch", "intent.add(through.rows, clears)", "pass", "linked"
+        "write.many_to_many:TrackedRelation._collect_keys", "intent.add(through.rows, clears)", "pass", "linked"
     ),
     "links are marked from the other side": Guard(
-        "write.many_to_many:TrackedRelation._touch",
-        "[self.instance.pk] if own else pks",
-        "[self.instance.pk] if own else []",
+        "write.many_to_many:TrackedRelation._collect_keys",
+        "[self.instance.pk] if is_own else pks",
+        "[self.instance.pk] if is_own else []",
         "linked from the other side",
     ),
     "who unlinks all holds the row": Guard(
-        "write.many_to_many:TrackedRelation._announced",
-        "await lock_by_pk(model, own, [self.instance.pk], [pk_of(model)])",
+        "write.many_to_many:TrackedRelation._capture",
+        "await lock_by_pk(model, locking, [self.instance.pk], [pk_of(model)])",
         "pass",
         "linked and all unlinked from the other side",
     ),
     "who deletes holds the row": Guard(
-        "write.saves:_locked",
+        "write.saves:_lock_row",
         "[*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]",
         "[vars(instance)]",
         "linked, deleted and made again",
@@ -217,19 +217,19 @@ GUARDS = {
         "counted, moved",
     ),
     "a value is forgotten at COMMIT": Guard(
-        "write.manual:forget",
+        "write.manual:invalidate_entries",
         "outer = [found for client in clients if (found := outermost(client)) is not None]",
         "outer = []",
         "a value, forgotten at COMMIT",
     ),
     "a transaction that forgot a value computes it": Guard(
         "declare.values:BaseValueQuery.transaction",
-        "if forgotten_in(client, cache, result, key)",
+        "if is_invalidated_in(client, cache, result, key)",
         "if False",
         "a value, forgotten at COMMIT",
     ),
     "forgetting a value goes on when its caller is cancelled": Guard(
-        "write.manual:forget",
+        "write.manual:invalidate_entries",
         "cache.writer.finish(intent, committed=True)\n                raise",
         "raise",
         "a stale value",

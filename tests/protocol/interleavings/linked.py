@@ -16,7 +16,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
 from aiomodelcache.open_cache import default_cache_or_none
-from aiomodelcache.query.many_to_many import ListQuery
+from aiomodelcache.query.many_to_many import ManyToManyQuery
 from tests.protocol.interleavings.database import CONNECTION
 from tests.protocol.interleavings.linked_models import (
     Album,
@@ -154,7 +154,7 @@ def linked(model: type[Model], name: str, pk: int, *steps: Step) -> Walk:
             return list(map(plain, await getattr(instance(model, (pk,)), name)))
         through = cache.open_cache.list_of(model, name)
         assert through is not None
-        return list(map(plain, await ListQuery(through, pk, cache.open_cache)))
+        return list(map(plain, await ManyToManyQuery(through, pk, cache.open_cache)))
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
         return map(by_place, walks(states, [((pk,),)], *steps))

@@ -59,7 +59,7 @@ def columns_of(model: type[Model]) -> tuple[str, ...]:
 
 def chosen(query: Any, cache: ModelCache) -> CacheQuery[Any]:
     """The query on this cache."""
-    query.chosen = cache.open_cache
+    query.explicit_cache = cache.open_cache
     found: CacheQuery[Any] = query
     return found
 

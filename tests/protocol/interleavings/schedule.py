@@ -142,7 +142,7 @@ class Scheduler:
         self._running, self._thread = True, ""
         tasks = {name: asyncio.create_task(self._begin(name, actor), name=name) for name, actor in actors.items()}
         try:
-            while await self.finish() or not all(task.done() for task in tasks.values()):
+            while await self.settle() or not all(task.done() for task in tasks.values()):
                 if self._waiting or not (isinstance(mishap, Fail) and self.pass_time()):
                     self._choose(run, tasks, choose, mishap)
             for name, task in tasks.items():
@@ -166,7 +166,7 @@ class Scheduler:
         await self.step("begins", nothing, thread=name)
         await actor()
 
-    async def finish(self) -> bool:
+    async def settle(self) -> bool:
         """Lets the event loop do what can be done; returns whether anything waits for its turn then."""
         ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         await asyncio.sleep(0)

@@ -160,14 +160,14 @@ class Stage:
 
     async def _deliver(self) -> None:
         """Lets the time pass that it takes until the store is used again, and knows what it was not told."""
-        await self.scheduler.finish()
+        await self.scheduler.settle()
         while any(cache.open_cache.tasks._running for cache in (self.near, self.far)):
             assert self.scheduler.pass_time(), "a task will not end"
-            await self.scheduler.finish()
+            await self.scheduler.settle()
         self.clock.now += self.near.config.breaker_cooldown
         for cache in (self.near, self.far):
             await self.world.everything[0].ask(cache, self.model, self.history[-1])
-        await self.scheduler.finish()
+        await self.scheduler.settle()
 
     # What must be true when all have ended -----------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Stage:
     async def _look_everything_up(self, cache: ModelCache) -> None:
         asked = self.world.everything
         found = await asyncio.gather(*[each.ask(cache, self.model, self.history[-1]) for each in asked])
-        await self.scheduler.finish()
+        await self.scheduler.settle()
         for question, answer in zip(asked, found, strict=True):
             self.check(question, answer, self.now(question))
 

@@ -1,0 +1,145 @@
+"""Transactions of the library's own, which may be cancelled at any await.
+
+Tortoise's own context manager leaves a cancelled BEGIN as it is: the connection is not given back to its pool, and the
+context still names the transaction, so that later writes of the task join a transaction that is never committed. Its
+exit stops half-way if it is cancelled. Here the context is reset, and the connection is given back or closed, always.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Final, cast
+
+import anyio
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient, TransactionContextPooled
+from tortoise.backends.sqlite.client import SqliteTransactionContext
+from tortoise.connection import get_connections
+from tortoise.exceptions import TransactionManagementError
+
+CLEANUP_LIMIT: Final = 10.0
+"""Maximum seconds to end a transaction whose caller was cancelled. Beyond it, the connection is closed."""
+
+
+@asynccontextmanager
+async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncClient, None]:
+    """Enters the transaction that ``client`` is in, or one of its own. A finished one cannot contain another."""
+    if isinstance(client, TransactionalDBClient):
+        yield client
+    else:
+        async with _safe(cast("Any", client)._in_transaction()) as own:
+            yield own
+
+
+def _safe(manager: Any) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
+    if isinstance(manager, TransactionContextPooled):
+        return _Transaction(_PooledConnection(manager))
+    if isinstance(manager, SqliteTransactionContext):
+        return _Transaction(_OnlyConnection(manager))
+    return cast("AbstractAsyncContextManager[BaseDBAsyncClient]", manager)
+
+
+class _PooledConnection:
+    """A connection of a pool (PostgreSQL, MySQL)."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self.client = manager.client
+
+    async def take(self) -> None:
+        await self._manager.ensure_connection()
+        self.client._connection = await self.client._parent._pool.acquire()
+
+    async def give_back(self, *, intact: bool) -> None:
+        """Returns the connection to the pool; closes it before, unless its state is known."""
+        connection, pool = self.client._connection, self.client._parent._pool
+        if not intact:
+            close: Any = getattr(connection, "terminate", connection.close)  # asyncpg's close waits for the server
+            close()
+        if pool:
+            await pool.release(connection)
+
+
+class _OnlyConnection:
+    """The only connection of a SQLite database, which a lock guards."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self.client = manager.connection
+
+    async def take(self) -> None:
+        await self._manager._trxlock.acquire()
+        try:
+            await to_its_end(self._manager.ensure_connection())
+        except BaseException:
+            self._manager._trxlock.release()
+            raise
+
+    async def give_back(self, *, intact: bool) -> None:
+        """Releases the lock; rolls back before, unless the transaction has ended."""
+        try:
+            if not (intact and self.client._finalized):
+                await self.client._connection.rollback()  # runs after the statements that were sent, in their thread
+        finally:
+            self._manager._trxlock.release()
+
+
+class _Transaction:
+    """BEGIN to COMMIT or ROLLBACK on a connection that is taken before and given back after it."""
+
+    def __init__(self, connection: _PooledConnection | _OnlyConnection) -> None:
+        self._connection = connection
+        self._client = connection.client
+
+    async def __aenter__(self) -> BaseDBAsyncClient:
+        await self._connection.take()
+        self._token = get_connections().set(self._client.connection_name, self._client)
+        try:
+            await self._client.begin()
+        except BaseException:
+            await self._leave(intact=False)
+            raise
+        return cast("BaseDBAsyncClient", self._client)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        intact = False
+        try:
+            if not self._client._finalized:
+                if error is None:
+                    await self._client.commit()
+                elif kind is not TransactionManagementError:  # the database has rolled back already
+                    await to_its_end(self._client.rollback())
+            intact = True
+        except Exception:
+            intact = True  # the driver resets a connection whose statement was answered with an error
+            raise
+        finally:
+            await self._leave(intact=intact)
+
+    async def _leave(self, *, intact: bool) -> None:
+        get_connections().reset(self._token)
+        await to_its_end(self._connection.give_back(intact=intact))
+
+
+async def to_its_end(work: Awaitable[Any]) -> None:
+    """Awaits ``work`` to its end, at most ``CLEANUP_LIMIT`` seconds, also if the caller is cancelled meanwhile.
+
+    Then raises the cancellation, if there was one, or what ``work`` raised. Past the limit ``work`` is cancelled.
+    """
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    until = asyncio.get_running_loop().time() + CLEANUP_LIMIT
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                task.cancel()
+            try:
+                await asyncio.wait([task], timeout=max(left, 1.0))
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is None:
+        task.result()
+        return
+    with suppress(BaseException):
+        task.result()
+    raise cancelled
