@@ -43,8 +43,8 @@ demo: $(VENV)/.demo
 releases: $(VENV)/.dev
 	@$(BIN)/python -m examples.releases
 
-# For CI: Redis, and whatever else this machine has.
-REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,$$($(BIN)/python -m tests.support.servers)}"
+# For CI: Redis, a package index, and whatever servers this machine has.
+REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,index,$$($(BIN)/python -m tests.support.servers)}"
 
 # By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
 SUBMAKE = $(MAKE) --no-print-directory
@@ -54,7 +54,7 @@ WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 # Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
 .PHONY: test check
-ifdef T
+ifeq ($(origin T),command line)
 test: $(VENV)/.dev $(if $(CI),servers)
 	@$(if $(CI),$(REQUIRE);) $(PYTEST) $(if $(findstring .py,$(T)),,$(WORKERS)) $(T)
 else

@@ -76,10 +76,14 @@ class _Binder:
         self._bindings.lifetimes = self._factory.lifetimes
         self._model_options: dict[type[Model], Options] = {}
         self._paths = RelationPathResolver(self._bindings.models, self._make_index, self._make_list)
+        self._modules: set[str] = set()
+        """Modules of loaded models, and of cache classes for them."""
         self._listing: list[tuple[type[Model], tuple[str, ...]]] = []
         self._lists: dict[tuple[type[Model], str], ManyToManyEntries] = {}
 
     def bind(self) -> Bindings:
+        self._modules = {model.__module__ for model in self._models}
+        self._modules |= {cls.__module__ for cls in declared if getattr(cls, "model", None) in self._models}
         classes = sorted(declared, key=lambda cls: (cls.__module__, cls.__qualname__))
         classes = [cls for cls in classes if self._belongs(cls)]
         self._check_names(classes)
@@ -113,10 +117,6 @@ class _Binder:
             return True
         if model is None and cls.__subclasses__():
             return False
-        inside = any(known.__module__ == cls.__module__ for known in self._models)
-        beside = any(
-            other.__module__ == cls.__module__ and getattr(other, "model", None) in self._models for other in declared
-        )
         if not (isinstance(model, type) and issubclass(model, Model)):
             raise CacheConfigurationError(
                 f"{cls.__name__}.model is {model!r}: set it to the Tortoise model that {cls.__name__} is about."
@@ -125,7 +125,7 @@ class _Binder:
             raise CacheConfigurationError(
                 f"{cls.__name__}.model is {model.__name__}, which is abstract and has no rows: name a child of it."
             )
-        if inside or beside or "<locals>" in cls.__qualname__:
+        if cls.__module__ in self._modules or "<locals>" in cls.__qualname__:
             raise CacheConfigurationError(
                 f"{cls.__name__}.model is {model.__name__}, which Tortoise has not loaded: add the module "
                 f"{model.__module__} to Tortoise.init before opening the cache."

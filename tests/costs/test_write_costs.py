@@ -532,6 +532,7 @@ async def added(write: Write, backend: CountingBackend) -> set[Cost]:
     }
 
 
+@pytest.mark.slow(because="makes every kind of write")
 @pytest.mark.usefixtures("database")
 async def test_each_write_costs_what_the_table_says(backend: CountingBackend, db_url: DatabaseUrl) -> None:
     wrong: list[str] = []

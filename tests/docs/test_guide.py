@@ -58,6 +58,7 @@ def on_pages(*names: str) -> pytest.MarkDecorator:
 on_one_database = pytest.mark.only_on("sqlite", because="what differs by database has its own tests")
 
 
+@pytest.mark.slow(because="runs the code of every page")
 @on_one_database
 @on_pages()
 async def test_the_code_runs_and_its_comments_are_true(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
@@ -67,6 +68,7 @@ async def test_the_code_runs_and_its_comments_are_true(running: Program, db_url:
             await running.run()
 
 
+@pytest.mark.slow(because="runs the code of every page")
 @on_one_database
 @on_pages("app.md")
 async def test_the_application_runs_and_answers(running: Program, db_url: DatabaseUrl) -> None:
@@ -96,6 +98,7 @@ async def answer(app: Any, path: str) -> tuple[int, Any]:
     return sent[0]["status"], json.loads(body) if body.startswith(b"{") else None
 
 
+@pytest.mark.slow(because="runs the code of every page")
 @on_one_database
 @on_pages("migration.md")
 async def test_what_the_tables_say_to_call_here_runs(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:

@@ -32,6 +32,7 @@ def run(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow(because="runs a program in a process of its own")
 def test_the_program_runs_as_it_stands(tmp_path: Path) -> None:
     [program] = code("python")
     ran = run(program, tmp_path)
@@ -48,6 +49,7 @@ def test_the_program_is_short_enough_to_read() -> None:
     assert len([line for line in program.splitlines() if line.strip()]) <= 30
 
 
+@pytest.mark.slow(because="runs a program in a process of its own")
 def test_the_program_runs_on_every_database_and_store(tmp_path: Path, db_url: DatabaseUrl, backend_url: str) -> None:
     [program] = code("python")
     assert program.count(SQLITE) == program.count(MEMORY) == 1
@@ -67,6 +69,7 @@ def test_the_figures_are_those_of_the_performance_page() -> None:
         assert f"{int(row[1]):,}" == figure
 
 
+@pytest.mark.slow(because="runs a program in a process of its own")
 def test_the_benchmark_that_it_names_exists() -> None:
     [command] = [each for each in code("sh") if "bench" in each and "demo" not in each]
     assert command in PERFORMANCE

@@ -120,6 +120,7 @@ def run_tests(project: Path, **environment: str) -> str:
     return ran.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow(because="runs pytest in a project of its own")
 def test_its_tests_pass_without_servers(project: Path) -> None:
     assert "6 passed" in run_tests(project)
 

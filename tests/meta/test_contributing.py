@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.findall(r"^([a-z]+)(?: [a-z]+)*:(?!=)", MAKEFILE, re.MULTILINE))
 FOLDERS = ("aiomodelcache", "tests", "docs", ".")
+FROM_MAKE = {"CI", "MAKEFLAGS", "MAKELEVEL", "PYTHON"}
+"""What these tests inherit if make runs them, and must not hand on."""
 PROGRAM = "#!/bin/sh\n{}\n"
 
 
@@ -21,7 +23,7 @@ def text(document: str) -> str:
 
 def planned(*arguments: str, **environment: str) -> str:
     """What ``make`` would run."""
-    variables = {name: value for name, value in os.environ.items() if name not in ("CI", "MAKEFLAGS", "PYTHON")}
+    variables = {name: value for name, value in os.environ.items() if name not in FROM_MAKE}
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
     run = subprocess.run(command, cwd=ROOT, env=variables | environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -78,6 +80,10 @@ def test_one_file_runs_by_itself_and_without_coverage() -> None:
     assert "lint types" not in output
 
 
+def test_a_name_in_the_environment_is_not_meant() -> None:
+    assert planned("test", T="tests/query") == planned("test")
+
+
 def test_a_folder_runs_in_several_processes() -> None:
     assert "-n auto" in pytest_line(planned("test", "T=tests/query"))
 
@@ -98,7 +104,8 @@ def test_another_python_has_an_environment_of_its_own() -> None:
 
 def test_a_python_that_is_missing_is_named(tmp_path: Path) -> None:
     command = ["make", "quick", f"PYTHON={tmp_path}/python3.99"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    variables = {name: value for name, value in os.environ.items() if name not in FROM_MAKE}
+    run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert f"{tmp_path}/python3.99 is missing or older than Python 3.11" in run.stderr
     assert not (ROOT / ".venv-missing").exists()

@@ -80,10 +80,11 @@ def content(*folders: Path) -> set[str]:
 def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A package index within reach, for the build backend and the dependencies."""
     folder = tmp_path_factory.mktemp("index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "0", "--timeout", "10", "hatchling"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "0", "--timeout", "10"]
+    command += ["hatchling", *PROJECT["dependencies"]]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if found.returncode:
-        skip_or_fail("index", f"no package index: {found.stderr.strip()}")
+        skip_or_fail("index", f"no package index: {found.stderr.strip().splitlines()[-1]}")
 
 
 @pytest.fixture(scope="module")

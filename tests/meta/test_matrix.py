@@ -41,6 +41,7 @@ def ways_around(source: str) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow(because="reads every test")
 def test_nothing_is_left_out_in_another_way() -> None:
     found = {path.name: list(ways_around(path.read_text("utf-8"))) for path in TESTS.rglob("test_*.py")}
     assert {name: ways for name, ways in found.items() if ways and name not in ON_THEIR_OWN} == {}

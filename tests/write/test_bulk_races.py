@@ -353,6 +353,7 @@ async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
                     await assert_exact(oracle, before, name)
 
 
+@pytest.mark.slow(because="tries every moment of a race")
 @pytest.mark.parametrize("first_ends_first", [True, False])
 async def test_two_bulk_writes_of_the_same_rows(
     cache: ModelCache,
@@ -403,6 +404,7 @@ def noted(note: str) -> Iterator[None]:
 # Savepoints and isolation --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(because="tries every moment of a race")
 @pytest.mark.parametrize("outer", ["committed", "rolled back"])
 @pytest.mark.parametrize("inner", ["released", "rolled back"])
 async def test_a_bulk_write_in_a_savepoint(

@@ -160,6 +160,7 @@ async def rows_of(model: type[Model]) -> dict[Any, dict[str, Any]]:
     return {row[meta_of(model).pk_attr]: row for row in rows}
 
 
+@pytest.mark.slow(because="makes many kinds of writes")
 @pytest.mark.parametrize("writes", [UPDATES, DELETES], ids=["update", "delete"])
 async def test_exactly_what_a_statement_touches_is_forgotten(cache: ModelCache, writes: dict[str, Write]) -> None:
     for name, write in writes.items():

@@ -100,6 +100,7 @@ def test_every_native_type_is_tried() -> None:
     assert natives.keys() == NATIVE
 
 
+@pytest.mark.slow(because="tries many values")
 @settings(steady, max_examples=50)
 @given(rows)
 def test_a_row_comes_back_the_same(row: dict[str, Any]) -> None:

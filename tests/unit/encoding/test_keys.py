@@ -204,6 +204,7 @@ nested = st.recursive(
 )
 
 
+@pytest.mark.slow(because="tries many values")
 @steady
 @given(st.lists(nested, max_size=3))
 @example([(), [], {}, set(), ""])
@@ -225,6 +226,7 @@ def test_the_short_way_for_one_value_leads_to_the_same_key(value: Any) -> None:
     assert encode_single(value) == encode([value])
 
 
+@pytest.mark.slow(because="tries many values")
 @steady
 @given(st.lists(nested, max_size=3), st.lists(nested, max_size=3))
 @example([1], [True])
