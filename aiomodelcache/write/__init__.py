@@ -1,6 +1,7 @@
 """Captures writes and collects the keys that they affect.
 
 Owns signals, querysets, many-to-many relations, transactions and manual invalidation. Must not know how intents are
-sent: ``engine`` does that. Top to bottom: ``querysets``, ``bulk_queries``, ``saves``, ``many_to_many``, ``bulk_rows``, ``manual``, ``cascades``,
+sent: ``engine`` does that.
+Top to bottom: ``querysets``, ``bulk_queries``, ``saves``, ``many_to_many``, ``bulk_rows``, ``manual``, ``cascades``,
 ``update``, ``affected``, ``transactions``.
 """
