@@ -5,13 +5,18 @@ is committed, writes wait for each other from a transaction's first write to its
 loop itself, because a thread would decide about the order. This module is a Tortoise engine.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from tortoise.backends.base.client import NestedTransactionContext, TransactionalDBClient, TransactionContext
+from tortoise.backends.base.client import (
+    NestedTransactionContext,
+    TransactionalDBClient,
+    TransactionContext,
+    TransactionContextPooled,
+)
 from tortoise.backends.sqlite.client import SqliteClient
-from tortoise.connection import get_connections
 from tortoise.exceptions import IntegrityError, OperationalError, TransactionManagementError
 
 from tests.protocol.interleavings.schedule import Scheduler
@@ -33,22 +38,74 @@ class Pool:
         self._path = path
         self.writing: object = None
         """Whose transaction has written something."""
-        self.open: set[object] = set()
+        self.open: set[PooledTransaction] = set()
         """Transactions that have not ended. One that stays here has left a connection in the middle of it."""
+        self.taken: set[sqlite3.Connection] = set()
+        """Connections that were acquired and not released. One that stays here has leaked."""
+        self.scheduled = True
+        """False while Tortoise's own context manager enters: it does not survive a cancellation there."""
+        self._scheduled: set[sqlite3.Connection] = set()
         self._free: list[sqlite3.Connection] = []
         self.committed: Callable[[], None] = lambda: None
         """Is called in the very step in which something is committed."""
         self.catch_up: Callable[[], None] = lambda: None
         """Is called in the step of each statement, before it."""
 
-    def acquire(self) -> sqlite3.Connection:
-        return self._free.pop() if self._free else self.connect()
+    async def acquire(self) -> sqlite3.Connection:
+        """Takes a connection, in a step that no other actor takes part in. Cancelled, a driver keeps none."""
+        connection = self._free.pop() if self._free else self.connect()
 
-    def release(self, transaction: object, connection: sqlite3.Connection) -> None:
+        async def take() -> None:
+            self.taken.add(connection)
+
+        if self.scheduled:
+            self._scheduled.add(connection)
+            try:
+                await self.scheduler.step("ACQUIRE", take, local=True)
+            except asyncio.CancelledError:
+                self._scheduled.discard(connection)
+                await self.release(connection)
+                raise
+        else:
+            await take()
+        return connection
+
+    async def release(self, connection: sqlite3.Connection) -> None:
+        """Takes a connection back. A driver resets one that is in the middle of a transaction."""
+
+        async def give_back() -> None:
+            self.taken.discard(connection)
+            for transaction in [each for each in self.open if each._connection is connection]:
+                self.end(transaction)
+            try:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            except sqlite3.ProgrammingError:  # closed
+                return
+            self._free.append(connection)
+
+        if connection in self._scheduled:
+            self._scheduled.discard(connection)
+            await self.scheduler.step("RELEASE", give_back, local=True)
+        else:
+            await give_back()
+
+    async def begin(self, transaction: "PooledTransaction") -> None:
+        """Begins a transaction on its connection, in a step that no other actor takes part in."""
+
+        async def begin() -> None:
+            self.open.add(transaction)
+
+        if transaction._connection in self._scheduled:
+            await self.scheduler.step("BEGIN", begin, local=True)
+        else:
+            await begin()
+
+    def end(self, transaction: object) -> None:
+        """Notes the end of a transaction."""
         self.open.discard(transaction)
         if self.writing is transaction:
             self.writing = None
-        self._free.append(connection)
 
     def close(self) -> None:
         for connection in self._free:
@@ -70,27 +127,27 @@ class PooledClient(SqliteClient):
     def __init__(self, file_path: str, **kwargs: Any) -> None:
         super().__init__(file_path, **kwargs)
         self.pool = Pool(file_path)
-        self.connection: sqlite3.Connection | None = None
+        self._pool = self.pool
+        self._connection: Any = None
 
     async def create_connection(self, with_db: bool) -> None:
-        if self.connection is None:
-            self.connection = self.pool.connect()
+        if self._connection is None:
+            self._connection = self.pool.connect()
             await self._post_connect()
 
     async def close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         self.pool.close()
 
     def _in_transaction(self) -> TransactionContext:
-        return PooledContext(PooledTransaction(self))
+        return PooledContext(PooledTransaction(self), asyncio.Lock())
 
     async def send(self, query: str, run: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a statement when its turn has come."""
         await self.create_connection(with_db=True)
-        connection = self.connection
-        assert connection is not None
+        connection: sqlite3.Connection = self._connection
 
         async def execute() -> T:
             self.pool.catch_up()
@@ -143,20 +200,17 @@ class PooledTransaction(PooledClient, TransactionalDBClient):
         self.log = parent.log
         self.fetch_inserted = parent.fetch_inserted
         self.pool = parent.pool
-        self.connection = parent.connection if isinstance(parent, PooledTransaction) else None
-        self._connection = None
+        self._connection = parent._connection if isinstance(parent, PooledTransaction) else None
         self._parent = parent
         self._outer: PooledTransaction = parent._outer if isinstance(parent, PooledTransaction) else self
         self._finalized = False
         self._savepoint: str | None = None
-        self._ending = False
 
     def _in_transaction(self) -> TransactionContext:
         return NestedTransactionContext(PooledTransaction(self))
 
     async def create_connection(self, with_db: bool) -> None:
-        if self.connection is None:
-            self.connection = self.pool.acquire()
+        assert self._connection is not None, "the connection is acquired before it is used"
 
     def may(self, query: str) -> bool:
         if self.pool.writing not in (None, self._outer):
@@ -173,12 +227,11 @@ class PooledTransaction(PooledClient, TransactionalDBClient):
         return await super().send(query, begun)
 
     def wrote(self) -> None:
-        if self.connection is not None and not self.connection.in_transaction:
+        if not self._connection.in_transaction:
             self.pool.committed()  # it is over, and this was in autocommit mode
 
     async def begin(self) -> None:
-        await self.create_connection(with_db=True)
-        self.pool.open.add(self)
+        await self.pool.begin(self)
 
     async def commit(self) -> None:
         await self._end("COMMIT")
@@ -193,20 +246,12 @@ class PooledTransaction(PooledClient, TransactionalDBClient):
         def end(connection: sqlite3.Connection) -> None:
             if connection.in_transaction:
                 connection.execute(command)
-            self.pool.release(self, connection)
+            self.pool.end(self)
             if command == "COMMIT":
                 self.pool.committed()
 
-        self._ending = True
         await self.send(command, end)
         self._finalized = True
-
-    def leave(self) -> None:
-        """The end of its block. A driver resets a connection whose COMMIT or ROLLBACK was interrupted."""
-        if self._ending and self in self.pool.open and self.connection is not None:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            self.pool.release(self, self.connection)
 
     async def savepoint(self) -> None:
         self._savepoint = f"savepoint_{id(self)}"
@@ -253,29 +298,18 @@ class Replica:
         self._connection.close()
 
 
-class PooledContext(TransactionContext):
-    """As ``TransactionContextPooled``."""
+class PooledContext(TransactionContextPooled):
+    """Tortoise's own context manager. It is not cancelled while it takes or gives back its connection."""
 
-    def __init__(self, client: PooledTransaction) -> None:
-        self.client: Any = client
-        self.connection_name = client.connection_name
+    async def ensure_connection(self) -> None:
+        """The pool is there."""
 
     async def __aenter__(self) -> Any:
-        self.token = get_connections().set(self.connection_name, self.client)
-        await self.client.begin()
-        return self.client
-
-    async def __aexit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        self.client.pool.scheduled = False
         try:
-            if not self.client._finalized:
-                if exc_type:
-                    if exc_type is not TransactionManagementError:
-                        await self.client.rollback()
-                else:
-                    await self.client.commit()
+            return await super().__aenter__()
         finally:
-            self.client.leave()
-            get_connections().reset(self.token)
+            self.client.pool.scheduled = True
 
 
 client_class = PooledClient

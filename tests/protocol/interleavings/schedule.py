@@ -71,6 +71,8 @@ class Step:
     ready: Callable[[], bool]
     failing: Callable[[], Exception] | None
     turn: asyncio.Future[None]
+    local: bool = False
+    """Whether no other actor takes part: it is taken as soon as it waits."""
     mishap: Mishap = None
 
 
@@ -109,6 +111,7 @@ class Scheduler:
         *,
         failing: Callable[[], Exception] | None = None,
         thread: str | None = None,
+        local: bool = False,
     ) -> T:
         """Runs ``operation`` when its turn has come, not before it is ``ready``.
 
@@ -118,7 +121,7 @@ class Scheduler:
             return await operation()
         loop = asyncio.get_running_loop()
         thread = self._thread if thread is None else thread
-        step = Step(name, thread, asyncio.current_task(), ready, failing, loop.create_future())
+        step = Step(name, thread, asyncio.current_task(), ready, failing, loop.create_future(), local)
         self._waiting.append(step)
         try:
             await step.turn
@@ -197,6 +200,7 @@ class Scheduler:
             run.trace.append(f"{cancel.actor}: cancelled")
             return
         ready = [step for step in self._waiting if step.ready()]
+        ready = [step for step in ready if step.local][:1] or ready
         if not ready:
             blocked = [step.name for step in self._waiting]
             raise LostWaiter(

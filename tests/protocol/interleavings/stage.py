@@ -173,6 +173,7 @@ class Stage:
 
     async def _check(self, may_leave: str) -> None:
         assert not self.pool.open, "a transaction was left open"
+        assert not self.pool.taken, "a connection was not given back"
         for cache in (self.near, self.far):
             reading, writing = cache.open_cache.reader, cache.open_cache.writer
             assert not reading.busy, "a lookup is still on its way"
