@@ -22,7 +22,7 @@ from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheNotOpen, CacheNotRegistered
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.relations import link_table
+from aiomodelcache.orm.relations import through_table
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.scopes.bypass import BypassFlag
@@ -131,13 +131,13 @@ def caches_hiding_rows(
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
     """The lists over the links of a relation (Tortoise's field): each, and whether it is by the relation's own side."""
-    found = [each for each in cache.many_to_many if each.relation.table == link_table(relation)]
+    found = [each for each in cache.many_to_many if each.relation.table == through_table(relation)]
     return [(each, each.relation.own_column == relation.backward_key) for each in found]
 
 
 def caches_with_links(relation: Any) -> list[OpenCache]:
     """Every open cache that the links of a relation matter to. Raises ``CacheNotOpen`` in another event loop."""
-    return [cache.usable() for cache in _alive() if cache.links(link_table(relation))]
+    return [cache.usable() for cache in _alive() if cache.links(through_table(relation))]
 
 
 def _alive() -> list[OpenCache]:

@@ -159,7 +159,7 @@ class ResultEntries:
         if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
         rows: RowEntries = entries.rows
-        lost = rows.schema.lost(instance)
+        lost = rows.schema.unstored_parts(instance)
         if lost:
             raise EncodeError(
                 f"a {rows.schema.name} with {', '.join(lost)} cannot be cached, because a row is stored without these: "

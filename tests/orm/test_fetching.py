@@ -31,8 +31,8 @@ def held(instance: Any) -> dict[str, Any]:
 async def test_a_plain_query_is_not_left_to_tortoise(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_CHUNK", 2)
-    monkeypatch.setattr(fetching, "_familiar", True)
+    monkeypatch.setattr(fetching, "_CHUNK_SIZE", 2)
+    monkeypatch.setattr(fetching, "_has_known_slots", True)
     for number in range(5):
         await Author.create(id=number + 1, name=f"author {number}", born=number or None)
     expected = await Author.all().order_by("name")
@@ -82,7 +82,7 @@ async def test_defaults_of_fields_are_converted_as_tortoise_does(
     meta: Any = meta_of(Author)
     monkeypatch.setattr(meta, "db_native_fields", [])
     monkeypatch.setattr(meta, "db_default_fields", [("born", "born", meta.fields_map["born"])])
-    convert = fetching._conversion(Author)
+    convert = fetching._row_converter(Author)
     assert [convert({"born": stored}) for stored in (None, "7", 8)] == [{"born": None}, {"born": 7}, {"born": 8}]
 
 
@@ -95,7 +95,7 @@ async def test_queries_of_an_unknown_release_are_left_to_tortoise(
     def left(query: Any) -> None:
         raise Left
 
-    monkeypatch.setattr(fetching, "_familiar", False)
+    monkeypatch.setattr(fetching, "_has_known_slots", False)
     monkeypatch.setattr(fetching._queryset, "__await__", left)
     with pytest.raises(Left):
         await fetch(ModelSchema(Author), Author.all().using_db(database))
