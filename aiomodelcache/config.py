@@ -122,7 +122,7 @@ class CacheConfig:
     near_lag: float = 1.0
     """The longest time that an answer kept in this process may lag behind another process's last acknowledged write.
 
-    The limit holds whatever happens to the network, the server and this process. Usually the lag is one message.
+    The limit holds under every failure of the network, the server and this process. Usually the lag is one message.
     """
     replica_lag: float | None = None
     """The longest time that a database replica may lag behind. None: all reads go to the primary.
@@ -152,12 +152,12 @@ class CacheConfig:
         """
         make: Any = self.not_found
         if not isinstance(make, type):
-            made = make(NotFoundError(model))
+            error = make(NotFoundError(model))
         else:
-            made = make(model) if issubclass(make, DoesNotExist) else make()
-        if not isinstance(made, Exception):
-            raise CacheConfigurationError(f"CacheConfig.not_found returned {made!r}: it must return an exception.")
-        return made
+            error = make(model) if issubclass(make, DoesNotExist) else make()
+        if not isinstance(error, Exception):
+            raise CacheConfigurationError(f"CacheConfig.not_found returned {error!r}: it must return an exception.")
+        return error
 
 
 class Settings(TypedDict, total=False):

@@ -86,7 +86,7 @@ class RowCodec:
             raise DecodeError(str(error)) from error
 
     def decode_unsafely(self, data: bytes) -> dict[str, Any]:
-        """Decodes like ``decode``, but raises whatever msgspec or a user's own ``load`` raises."""
+        """Decodes like ``decode``, but lets the exceptions of msgspec and of a user's own ``load`` pass."""
         values = _as_dict(self._read(data))
         for name, load in self._loads:
             value = values[name]

@@ -13,9 +13,9 @@ _POST_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._post_save, M
 def is_settled(error: BaseException) -> bool:
     """Returns True if a save or delete that raised this error has written nothing and will write nothing.
 
-    The error is then from a listener before the statement, from the database, which refused the write, or from
-    Tortoise, without a driver's error as its cause. After any other error (cancellation, a lost connection) the
-    statement may still be in flight.
+    Such an error comes from a listener that ran before the statement, from a database that refused the write, or from
+    Tortoise without a driver's error. After any other error (cancellation, a lost connection) the statement may still
+    be in flight.
     """
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code in _PRE_CODE:

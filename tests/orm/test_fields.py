@@ -132,9 +132,9 @@ async def test_an_instance_from_the_cache_behaves_like_one_from_the_database(
     cached.integer += -1
     cached.point = Point(1, 1)
     await cached.save()
-    again = await assert_cached(cache, backend, row)
-    assert_same(again.__dict__["document"], cached.document)
-    assert again.__dict__["point"] == Point(1, 1)
+    saved = await assert_cached(cache, backend, row)
+    assert_same(saved.__dict__["document"], cached.document)
+    assert saved.__dict__["point"] == Point(1, 1)
 
     await Everything.filter(pk=row.pk).using_db(database).update(integer=7)
     await cached.refresh_from_db()
