@@ -13,7 +13,7 @@ _POST_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._post_save, M
 def is_settled(error: BaseException) -> bool:
     """Returns True if a save or delete that raised this error has written nothing and will write nothing.
 
-    Such an error comes from a listener that ran before the statement, from a database that refused the write, or from
+    Such an error comes from a listener before the statement, from a database that refused the write, or from
     Tortoise without a driver's error. After any other error (cancellation, a lost connection) the statement may still
     be in flight.
     """
