@@ -35,7 +35,7 @@ CACHE_TIME_YEAR: Final = 365 * CACHE_TIME_DAY
 
 
 class InvalidationType(enum.Enum):
-    """What a write does to the entries that it touches.
+    """The effect of a write on the entries that depend on the written rows.
 
     >>> class Participants(QuerysetCountCache):
     ...     model = Participation
@@ -45,17 +45,17 @@ class InvalidationType(enum.Enum):
     """
 
     UNSET = "unset"
-    """The entry goes; the next read fills it again. The default."""
+    """Invalidates the entry, and the next read fills it again. The default."""
     OFF = "off"
-    """Nothing: the entry goes by hand or by its timeout only."""
+    """Does nothing: the entry expires by its timeout, or is invalidated by hand."""
     DYNAMIC = "dynamic"
-    """The value stays, known to be stale, and may be served for ``allowtime`` seconds."""
+    """Keeps the value as a stale copy, which may be served for ``allowtime`` seconds."""
     RESET = "reset"
-    """The entry goes and is filled again right away."""
+    """Invalidates the entry, and fills it again at once."""
 
 
 NotFound = type[Exception] | Callable[[NotFoundError], Exception]
-"""What ``get_or_404`` raises: a class of exceptions, or what makes one of the error that it stands for."""
+"""The exception of ``get_or_404``: a class, or a function that makes it from the ``NotFoundError`` it replaces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,75 +70,98 @@ class CacheConfig:
     """
 
     enabled: bool = True
-    """False: every read goes to the database; writes still invalidate."""
+    """False sends every read to the database. Writes still invalidate."""
     timeout: float = CACHE_TIME_H
-    """How long an entry lives."""
+    """The lifetime of an entry."""
     negative_timeout: float = CACHE_TIME_M
-    """How long "there is no such row" lives."""
+    """The lifetime of an absence: an entry that there is no such row."""
     ttl_jitter: float = 0.1
-    """Entries live up to this fraction longer or shorter, so that they do not expire together."""
+    """The fraction by which lifetimes vary at random, up or down, so that entries do not expire together."""
     refresh_ahead: float = 0.1
-    """An entry that is asked for in this last part of its life is filled again meanwhile; 0: none is."""
+    """The last fraction of an entry's life, in which a hit refreshes the entry in the background. 0: never."""
     lease_ttl: float = 5.0
-    """How long a reader may take to fill a key; slower readers answer, but do not fill."""
+    """The time that a reader has to fill a key. A slower reader returns its answer, but does not store it."""
     compute_ttl: float = 60.0
-    """The same for computed results, whose methods may take longer than a statement."""
+    """The time that a reader has to fill a computed result, whose method may take longer than a statement."""
     lease_wait: float = 0.4
-    """How long a reader waits for another process that is filling the same key; if in vain, once only."""
+    """The time that a reader waits while another process fills the same key.
+
+    If the wait times out, the reader asks the database, and further readers do not wait for the same lease.
+    """
     intent_ttl: float = 30.0
-    """How long a writer that vanished keeps its rows out of the cache. Longer than any COMMIT takes."""
+    """The time for which a writer that vanished keeps its rows out of the cache. Longer than any COMMIT."""
     on_write_error: Literal["retry", "raise"] = "retry"
-    """A write that cannot reach the cache: goes through and is delivered later, or is refused."""
+    """The handling of a write whose invalidation cannot reach the cache.
+
+    "retry" lets the write through and sends the invalidation later. "raise" refuses the write.
+    """
     bulk_limit: int = 10_000
-    """Rows touched by one bulk write; past it, everything about the model is invalidated instead."""
+    """Maximum number of rows that one bulk write invalidates by key. Beyond it, the whole model is invalidated."""
     undelivered_limit: int = 100_000
-    """Keys of such writes kept by name; past it, whole models are invalidated instead."""
+    """Maximum number of keys whose invalidation is kept for later. Beyond it, whole models are invalidated."""
     socket_timeout: float = 0.5
-    """How long one round trip to Redis may take, and connecting to it."""
+    """The maximum time of one round trip to Redis, and of connecting to it."""
     breaker_cooldown: float = 1.0
-    """After a failed round trip, how long reads go straight to the database before Redis is tried again."""
+    """The time for which reads go straight to the database after a failed round trip, before Redis is tried again."""
     batch_size: int = 1_000
-    """Keys in one MGET, and values in one SQL statement, at most."""
+    """Maximum number of keys in one MGET, and of values in one SQL statement. More are split."""
     guess_size: int = 10_000
-    """Index lookups whose last answer is remembered, so that index and rows travel together."""
+    """Maximum number of index lookups whose rows are predicted, to read index entry and rows in one round trip.
+
+    Beyond it, the least recently used prediction is dropped.
+    """
     memory_limit: int = 64 * 1024 * 1024
-    """Bytes that a ``memory://`` backend keeps before it drops what was used least recently."""
+    """Maximum size of a ``memory://`` backend, in bytes. Beyond it, the least recently used entries are evicted."""
     near: bool = False
-    """Whether entries are kept in this process too, for classes that do not say so themselves. Needs Redis 6."""
+    """True keeps entries in this process too, for classes that do not set ``near`` themselves. Needs Redis 6."""
     near_memory_limit: int = 16 * 1024 * 1024
-    """Bytes of entries kept in this process, about, before what was used least recently goes."""
+    """Approximate maximum size of the entries kept in this process, in bytes.
+
+    Beyond it, the least recently used entries are evicted.
+    """
     near_lag: float = 1.0
-    """The longest that an answer of theirs may lag behind the last acknowledged write of another process, whatever
-    happens to the network, the server and this process. Usually it is one message."""
+    """The longest time that an answer kept in this process may lag behind another process's last acknowledged write.
+
+    The limit holds under every failure of the network, the server and this process. Usually the lag is one message.
+    """
     replica_lag: float | None = None
-    """The longest that a database replica may lag behind, if misses are to be read from the replicas that a router
-    of Tortoise names (``db_for_read``): a row read by its primary key, unless it was written less than this ago. A
-    replica that lags longer may leave old rows in the cache. None: all reads go to where writes go."""
+    """The longest time that a database replica may lag behind. None: all reads go to the primary.
+
+    If set, a row that is missing from the cache and looked up by primary key is read from a replica: the one that a
+    Tortoise router names (``db_for_read``). A row written less than this time ago is read from the primary. A replica
+    that lags longer may leave old rows in the cache.
+    """
     not_found: NotFound = NotFoundError
-    """What ``get_or_404`` raises in place of ``NotFoundError``: a web framework's own class, if that can be made
-    without arguments, or a function, like ``lambda error: HTTPException(404, str(error))``."""
+    """The exception that ``get_or_404`` raises in place of ``NotFoundError``.
+
+    Either a web framework's own class that can be made without arguments, or a function, like
+    ``lambda error: HTTPException(404, str(error))``.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            demand = _unmet_demand(field.name, field.type, value)
-            if demand:
-                raise CacheConfigurationError(f"CacheConfig.{field.name} is {value!r}: {demand}.")
+            requirement = _unmet_requirement(field.name, field.type, value)
+            if requirement:
+                raise CacheConfigurationError(f"CacheConfig.{field.name} is {value!r}: {requirement}.")
 
     def no_row(self, model: type[Model]) -> Exception:
-        """Makes the exception of ``get_or_404``. Raises ``CacheConfigurationError`` if ``not_found`` makes none."""
+        """Returns the exception of ``get_or_404`` for a missing row of the model.
+
+        Raises ``CacheConfigurationError`` if ``not_found`` returns anything else.
+        """
         make: Any = self.not_found
         if not isinstance(make, type):
-            made = make(NotFoundError(model))
+            error = make(NotFoundError(model))
         else:
-            made = make(model) if issubclass(make, DoesNotExist) else make()
-        if not isinstance(made, Exception):
-            raise CacheConfigurationError(f"CacheConfig.not_found returned {made!r}: it must return an exception.")
-        return made
+            error = make(model) if issubclass(make, DoesNotExist) else make()
+        if not isinstance(error, Exception):
+            raise CacheConfigurationError(f"CacheConfig.not_found returned {error!r}: it must return an exception.")
+        return error
 
 
 class Settings(TypedDict, total=False):
-    """The fields of ``CacheConfig``, as ``ModelCache`` takes them by name."""
+    """The fields of ``CacheConfig``, as the keyword arguments of ``ModelCache``."""
 
     enabled: bool
     timeout: float
@@ -165,14 +188,14 @@ class Settings(TypedDict, total=False):
 
 
 def is_duration(value: object) -> bool:
-    """Whether ``value`` is a finite number of seconds above zero."""
+    """Returns True if ``value`` is a finite number of seconds above zero."""
     return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value > 0
 
 
-def _unmet_demand(name: str, kind: Any, value: Any) -> str | None:
-    """What a setting's value must be and is not."""
+def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
+    """Returns the requirement that a setting's value does not meet; None if it meets all."""
     if name == "not_found":
-        return _no_exception(value)
+        return _not_found_error(value)
     if name == "replica_lag" and value is None:
         return None
     if name == "on_write_error":
@@ -190,8 +213,8 @@ def _unmet_demand(name: str, kind: Any, value: Any) -> str | None:
     return None if value >= 0.001 else "it must be at least a millisecond, 0.001"
 
 
-def _no_exception(value: Any) -> str | None:
-    """What is wrong with ``not_found``."""
+def _not_found_error(value: Any) -> str | None:
+    """Returns the requirement that a value of ``not_found`` does not meet; None if it meets all."""
     is_class = isinstance(value, type)
     if not callable(value) or (is_class and not issubclass(value, Exception)):
         return "use a class of exceptions, or a function of the NotFoundError that returns one"

@@ -1,4 +1,4 @@
-"""Every error that aiomodelcache raises.
+"""The errors that aiomodelcache raises.
 
 ::
 
@@ -7,12 +7,13 @@
     ├── CacheNotRegistered          a lookup by fields that have no cache (also a ValueError)
     ├── CacheNotOpen                no cache is open, or this one is closed (also a RuntimeError)
     ├── BackendError                the cache server did not answer, or answered with an error
-    └── CacheWriteError             a write was refused because it could not be announced to the cache
+    └── CacheWriteError             a write was refused because its rows could not be marked in the cache
 
-Missing rows raise Tortoise's own ``DoesNotExist`` and ``MultipleObjectsReturned``, and ``get_or_404`` a
-``NotFoundError``, which is a ``DoesNotExist`` for web frameworks. A cache fault
-never becomes the caller's exception on a read: ``BackendError`` reaches user code only from
-``ModelCache.open`` and from ``clear()``. What ``invalidate()`` cannot deliver is kept and sent later.
+A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
+``get_or_404`` raises ``NotFoundError``, a ``DoesNotExist`` for web frameworks.
+
+A failure of the cache never raises an exception on a read: ``BackendError`` reaches user code only from
+``ModelCache.open`` and from ``clear()``. Invalidations that ``invalidate()`` cannot send are kept and sent later.
 """
 
 from typing import ClassVar
@@ -21,34 +22,34 @@ from tortoise.exceptions import DoesNotExist
 
 
 class CacheError(Exception):
-    """Base of all errors raised by aiomodelcache."""
+    """The base class of all errors of aiomodelcache."""
 
 
 class CacheConfigurationError(CacheError):
-    """A declaration or a setting is wrong. The message names the class, the attribute and the remedy."""
+    """A wrong declaration or setting. The message names the class, the attribute and the remedy."""
 
 
 class CacheNotRegistered(CacheError, ValueError):
-    """The model has no cache on the fields asked for. The message lists the keys that exist."""
+    """A lookup by fields that the model has no cache on. The message lists the keys that exist."""
 
 
 class CacheNotOpen(CacheError, RuntimeError):
-    """There is no open cache to answer: open a ``ModelCache`` first."""
+    """A lookup without an open cache: open a ``ModelCache`` first."""
 
 
 class BackendError(CacheError):
-    """The cache server could not be reached, timed out, or refused a command."""
+    """A failed request: the cache server could not be reached, did not answer in time, or refused a command."""
 
 
 class CacheWriteError(CacheError):
-    """The write was rolled back: its rows could not be marked in the cache.
+    """A refused write: its rows could not be marked in the cache, so it was rolled back.
 
     Raised only with ``on_write_error="raise"``.
     """
 
 
 class NotFoundError(DoesNotExist):
-    """There is no such row, and who asked should be told so: raised by ``get_or_404``.
+    """A missing row, for the response to a web client: raised by ``get_or_404``.
 
     A Tortoise ``DoesNotExist`` with the ``status_code`` that web frameworks look for.
     """

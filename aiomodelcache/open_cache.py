@@ -22,7 +22,7 @@ from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheNotOpen, CacheNotRegistered
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.relations import link_table
+from aiomodelcache.orm.relations import through_table
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.scopes.bypass import BypassFlag
@@ -139,7 +139,7 @@ def caches_hiding_rows(
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
     """Returns the lists over a relation (Tortoise's field), each with True if the relation's own side owns it."""
-    lists = [through for through in cache.many_to_many if through.relation.table == link_table(relation)]
+    lists = [through for through in cache.many_to_many if through.relation.table == through_table(relation)]
     return [(through, through.relation.own_column == relation.backward_key) for through in lists]
 
 
@@ -148,7 +148,7 @@ def caches_with_links(relation: Any) -> list[OpenCache]:
 
     Raises ``CacheNotOpen`` in another event loop than the cache's.
     """
-    return [cache.usable() for cache in _live_caches() if cache.watches_table(link_table(relation))]
+    return [cache.usable() for cache in _live_caches() if cache.watches_table(through_table(relation))]
 
 
 def _live_caches() -> list[OpenCache]:

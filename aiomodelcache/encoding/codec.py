@@ -20,19 +20,19 @@ NATIVE: Final = frozenset(
         datetime.timedelta,
     }
 )
-"""Types that msgspec writes and reads back exactly, given the type."""
+"""Types that msgspec decodes to an equal value when it knows the type."""
 
 
 class DecodeError(ValueError):
-    """These bytes are not what this program would have stored."""
+    """The error for bytes that this program would not have stored."""
 
 
 class EncodeError(ValueError):
-    """This value cannot be stored so that it comes back the same."""
+    """The error for a value that would not come back the same from the cache."""
 
 
 class Codec(Protocol):
-    """Turns any value that a cache class computes into bytes and back.
+    """A converter between the values that a cache class computes and bytes.
 
     >>> class PointCodec:
     ...     def encode(self, value: Point) -> bytes:
@@ -45,9 +45,9 @@ class Codec(Protocol):
     """
 
     def encode(self, value: Any) -> bytes:
-        """Returns the bytes. Raises ``TypeError`` for a value that it cannot encode."""
+        """Returns the bytes of ``value``. Raises ``TypeError`` for a value that the codec cannot encode."""
         ...
 
     def decode(self, data: bytes) -> Any:
-        """Returns an equal value of the same type, fresh each time. Raises ``DecodeError``."""
+        """Returns an equal value of the same type, a new object on each call. Raises ``DecodeError``."""
         ...

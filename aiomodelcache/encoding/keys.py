@@ -1,11 +1,13 @@
-"""Cache keys: an injective encoding of values to bytes that a person can read in ``redis-cli``.
+"""Cache keys: an injective encoding of values to bytes that are readable in ``redis-cli``.
 
-Pure: knows Python values, not models. A value is one tag letter and its text: ``i7``, ``spycon``,
-``n`` for None. Values that a database holds to be equal share an encoding (``Decimal("1.0")`` and
-``Decimal("1")``, one instant in two time zones, ``0.0`` and ``-0.0``), because a writer has to name the key
-that a reader used; values of different types never do (1, "1", True and ``Decimal("1")`` differ).
-Which type a field's value has is settled before it comes here, by ``schema``. Once released an encoding
-stays as it is: during a deployment old and new processes must invalidate each other's entries.
+Pure: knows Python values, not models. A value becomes one tag letter and its text: ``i7``, ``spycon``, ``n`` for None.
+
+Values that a database holds to be equal share an encoding, because a writer has to name the key that a reader used:
+``Decimal("1.0")`` and ``Decimal("1")``, one instant in two time zones, ``0.0`` and ``-0.0``. Values of different types
+never share an encoding: 1, "1", True and ``Decimal("1")`` differ. ``orm.schema`` converts a value to its field's type
+before the value is encoded here.
+
+A released encoding never changes: during a deployment old and new processes must invalidate each other's entries.
 """
 
 import datetime
@@ -16,20 +18,22 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
-_LONGEST: Final = 160
-_BIG: Final = 2**63
+_MAX_LENGTH: Final = 160
+"""Maximum length of the encoded values in a key, in bytes. A longer text is replaced by its digest."""
+_INT_LIMIT: Final = 2**63
+"""Bound of the integers that ``encode_single`` formats at once: their text is always within ``_MAX_LENGTH``."""
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
 
 
 def prefix(namespace: str, kind: str, *parts: str) -> bytes:
-    """Returns what all keys of one kind begin with, colon included, e.g. ``amc:r:default:event:``."""
+    """Returns the common beginning of all keys of one kind, colon included, e.g. ``amc:r:default:event:``."""
     head = [_escape(namespace.encode())] if namespace else []
     return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode()) for part in parts), b""])
 
 
 def encode(values: Iterable[Any]) -> bytes:
-    """Returns the last part of a key: the values, joined by colons; a digest where that is long.
+    """Returns the last part of a key: the encoded values joined by colons, or a digest of a long text.
 
     Raises ``TypeError`` for a value of a type that has no encoding.
     """
@@ -37,20 +41,20 @@ def encode(values: Iterable[Any]) -> bytes:
 
 
 def encode_single(value: Any) -> bytes:
-    """Returns the last part of a key of one value: the same as ``encode((value,))``, for the way of every hit."""
-    if type(value) is int and -_BIG < value < _BIG:
+    """Returns the same as ``encode((value,))``, but faster, because every hit calls it."""
+    if type(value) is int and -_INT_LIMIT < value < _INT_LIMIT:
         return b"i%d" % value
     return _shortened(_text(value) if type(value) is str else encode_value(value))
 
 
 def _shortened(text: bytes) -> bytes:
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         return b"#" + hashlib.blake2b(text, digest_size=20).hexdigest().encode()
     return text
 
 
 def encode_value(value: Any) -> bytes:
-    """Returns one value's encoding, free of colons. Raises ``TypeError`` if its type has none."""
+    """Returns the encoding of one value, free of colons. Raises ``TypeError`` if its type has none."""
     encoder = _ENCODERS.get(cast("Any", type(value)))
     return encoder(value) if encoder is not None else _encode_subclass(value)
 
@@ -68,7 +72,7 @@ def _text(value: str) -> bytes:
 
 
 def _float(value: float) -> bytes:
-    return b"f" + repr(float(value) + 0.0).encode()  # -0.0 + 0.0 is 0.0; NumPy's floats have a repr of their own
+    return b"f" + repr(float(value) + 0.0).encode()  # -0.0 + 0.0 is 0.0; NumPy floats have their own repr
 
 
 def _decimal(value: decimal.Decimal) -> bytes:
@@ -76,10 +80,10 @@ def _decimal(value: decimal.Decimal) -> bytes:
     if isinstance(exponent, str):  # NaN, infinity
         return b"d" + str(value).encode()
     text = "".join(map(str, digits)).lstrip("0")
-    kept = text.rstrip("0")
-    if not kept:
+    significant = text.rstrip("0")
+    if not significant:
         return b"d0"
-    return b"d%s%se%d" % (b"-" if sign else b"", kept.encode(), exponent + len(text) - len(kept))
+    return b"d%s%se%d" % (b"-" if sign else b"", significant.encode(), exponent + len(text) - len(significant))
 
 
 def _datetime(value: datetime.datetime) -> bytes:
@@ -127,7 +131,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
 
 
 def _encode_subclass(value: Any) -> bytes:
-    """Encodes a subclass (a driver's own UUID, a ``str`` enum) like the type that it stands for and equals."""
+    """Encodes a subclass's value (a driver's own UUID, a ``str`` enum) like the base class's value that it equals."""
     for base in type(value).__mro__[1:]:
         if base in _ENCODERS:
             return _ENCODERS[base](value)

@@ -1,24 +1,24 @@
-"""The bytes stored under a cache key: one state byte, a 16-byte random token, and what follows.
+"""The bytes stored under a cache key: one state byte, a 16-byte random token, and a part that depends on the state.
 
-Pure: no I/O, no clock, no models. Times are passed in.
+Pure: no I/O, no clock, no models. Times are arguments.
 
 =====  ============================================  ==========================================
 state  layout after the state byte                    meaning
 =====  ============================================  ==========================================
 ``V``  token 16, fingerprint 8, epoch 16, checksum    a value
        4, created 8, payload
-``N``  the same header, no payload                    the row, or the index, is known to be absent
-``S``  the same header, created 0, payload: the       a stale copy of one that was invalidated: may be
-       state that it had and its payload               answered where the class allows it
-``L``  token 16                                       a reader's lease: it is filling this key
-``W``  (token 16, expiry 13 digits) per writer        writers' intents: do not read, do not fill
-``E``  16 random bytes, or fewer after a life         a version: a model's epoch or write stamp
+``N``  the same header, no payload                    an absence: this primary or unique key has no row
+``S``  the same header, created 0, payload: the       a stale copy of an invalidated ``V`` or ``N``,
+       original's state and payload                    served only if the class has an ``allowtime``
+``L``  token 16                                       a reader's lease: that reader is filling this key
+``W``  (token 16, expiry 13 digits) per writer        writers' intents: readers neither use nor fill it
+``E``  16 bytes: random ones, after the server's      a version: a model's epoch or write stamp
+       incarnation if the backend has one
 =====  ============================================  ==========================================
 
-``checksum`` is the CRC-32 of all that follows it, begun at the state byte, so that bytes which were changed
-or cut off are told from a value that looks right. ``created`` is milliseconds since the Unix epoch.
-Both are big-endian. An intent's expiry is milliseconds by the Redis server's clock, in decimal,
-because that is what a Lua script reads without losing digits.
+``checksum`` is the CRC-32 of all bytes after it, seeded with the state byte. It detects changed or truncated bytes
+that would still decode to a value. ``created`` is milliseconds since the Unix epoch. Both are big-endian. An intent's
+expiry is milliseconds by the Redis server's clock, in decimal digits, which a Lua script reads without loss.
 """
 
 import os
@@ -26,7 +26,7 @@ from typing import Final
 from zlib import crc32
 
 FORMAT_VERSION: Final = 1
-"""Mixed into every fingerprint. Bump it whenever the meaning of stored bytes changes."""
+"""The version of the stored format, part of every fingerprint. Bump it whenever the meaning of stored bytes changes."""
 
 VALUE: Final = b"V"
 ABSENT: Final = b"N"
@@ -40,34 +40,37 @@ PREFIX_SIZE: Final = 1 + TOKEN_SIZE
 FINGERPRINT_SIZE: Final = 8
 FINGERPRINT: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE)
 GUARD: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE + TOKEN_SIZE)
-"""Where an entry carries fingerprint and epoch: one slice to compare on a hit."""
+"""The place of an entry's fingerprint and epoch: one slice to compare on a hit."""
 EPOCH: Final = slice(FINGERPRINT.stop, GUARD.stop)
 INTENT_SIZE: Final = TOKEN_SIZE + 13
 
 _CHECKSUM: Final = slice(GUARD.stop, GUARD.stop + 4)
 CREATED: Final = slice(_CHECKSUM.stop, _CHECKSUM.stop + 8)
-"""When it was built: compares like the moments do. Of a stale copy zero, which is before any of them."""
+"""The place of an entry's creation time, whose bytes sort like times. A stale copy has zero, which sorts first."""
 _BODY: Final = slice(_CHECKSUM.stop, None)
 _PAYLOAD: Final = slice(CREATED.stop, None)
 _HEADER_SIZE: Final = CREATED.stop
 
 
 class DamagedEntry(ValueError):
-    """The bytes are not those that were stored."""
+    """The error for bytes that are not those that were stored."""
 
 
 def new_token() -> bytes:
-    """Returns 16 random bytes; every attempt to lease, mark or bump takes a new one."""
+    """Returns 16 random bytes. Every attempt to lease, mark or bump takes a new token."""
     return os.urandom(TOKEN_SIZE)
 
 
-def new_version(life: bytes = b"") -> bytes:
-    """Returns a fresh epoch or stamp, as stored; ``life`` tells when it is not to be believed any more."""
-    return VERSION + life + new_token()[len(life) :]
+def new_version(incarnation: bytes = b"") -> bytes:
+    """Returns a new epoch or stamp, as stored.
+
+    It begins with ``incarnation``, if the backend has one: in another incarnation of the server it counts as absent.
+    """
+    return VERSION + incarnation + new_token()[len(incarnation) :]
 
 
 def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: bytes = b"") -> bytes:
-    """Builds a ``V`` or ``N`` entry; ``guard`` is fingerprint + epoch."""
+    """Builds a ``V``, ``N`` or ``S`` entry. ``guard`` is the fingerprint and the epoch."""
     body = created_ms.to_bytes(8) + payload
     return b"".join((state, token, guard, crc32(body, state[0]).to_bytes(4), body))
 
@@ -75,7 +78,7 @@ def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: byt
 def stale_copy(entry: bytes) -> bytes:
     """Builds the ``S`` entry of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``.
 
-    With a token of its own: whoever read the one from before must not take this for it.
+    The copy has a new token, so that a reader of the original does not mistake the copy for the original.
     """
     payload = unpack(entry)
     if entry[:1] != STALE:
@@ -91,17 +94,17 @@ def unpack(entry: bytes) -> bytes:
 
 
 def created_ms(entry: bytes) -> int:
-    """When a ``V`` or ``N`` entry was built, in milliseconds since the Unix epoch."""
+    """Returns the time at which a ``V`` or ``N`` entry was built, in milliseconds since the Unix epoch."""
     return int.from_bytes(entry[CREATED])
 
 
 def is_lease(entry: bytes | None) -> bool:
-    """Whether these bytes are a reader's lease."""
+    """Returns True if these bytes are a reader's lease."""
     return entry is not None and entry[:1] == LEASE and len(entry) == PREFIX_SIZE
 
 
 def is_intent(entry: bytes | None) -> bool:
-    """Whether these bytes are writers' intents."""
+    """Returns True if these bytes are writers' intents."""
     if entry is None or entry[:1] != INTENT or len(entry) == 1 or len(entry) % INTENT_SIZE != 1:
         return False
     return all(entry[at - 13 : at].isdigit() for at in range(1 + INTENT_SIZE, len(entry) + 1, INTENT_SIZE))

@@ -1,9 +1,9 @@
 """Encodes rows and lists of primary keys as typed msgpack.
 
-Knows types and values, not models; ``orm.schema`` says which type each column has. A row is one msgpack array of its
-column values in a fixed order, decoded by a decoder that was built for these types. Bytes that do not decode to them
-raise ``DecodeError``, which readers count and treat as a miss. A value that would not come back as it was is not
-stored: ``EncodeError``.
+Knows types and values, not models: ``orm.schema`` passes in the type of each column. A row is one msgpack array of its
+column values in a fixed order, decoded by a decoder built for their types. Bytes that do not decode to these types
+raise ``DecodeError``, which readers count and treat as a miss. A value that would not come back unchanged is not
+stored: encoding it raises ``EncodeError``.
 """
 
 import datetime
@@ -23,9 +23,10 @@ from aiomodelcache.encoding.values import encoder, read_extension
 class Column(NamedTuple):
     """One column of a row.
 
-    ``type`` is what msgspec reads; ``dump`` and ``load`` convert what is not None before and after. Both may be
-    a user's own code, and may raise anything. ``is_lossless`` tells, of what is not None, values that come back as they
-    were if they can be written at all; any other is read back at once, to see.
+    ``type`` is the type that msgspec decodes to. ``dump`` converts a value before it is encoded, ``load`` after it is
+    decoded; neither is called with None. Both may be a user's own code and may raise anything. ``is_lossless`` returns
+    True for values, never None, that come back unchanged if they can be written at all. All others are decoded again
+    at once and compared.
     """
 
     name: str
@@ -39,14 +40,14 @@ _as_dict: Final = msgspec.structs.asdict
 
 
 class RowCodec:
-    """Encodes the values of some columns and decodes them to a dict by column name."""
+    """The codec of rows with these columns. A row is a dict of values by column name."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._names = tuple(column.name for column in columns)
         self._columns = [(column.name, _is_lossless(column), column.dump) for column in columns]
         self._dumps = [(at, dump) for at, dump in enumerate(column.dump for column in columns) if dump is not None]
         self._loads = [(column.name, column.load) for column in columns if column.load is not None]
-        # On its way to a dict a struct costs less than a tuple does: both steps are one call.
+        # A struct becomes a dict at less cost than a tuple: decoding and conversion are one call each.
         row = msgspec.defstruct(
             "Row",
             [(column.name, column.type | None if column.type is not Any else Any) for column in columns],
@@ -57,24 +58,24 @@ class RowCodec:
         self._read: Callable[[bytes], Any] = msgspec.msgpack.Decoder(row, ext_hook=read_extension).decode
 
     def encode(self, values: dict[str, Any]) -> bytes:
-        """Returns the bytes of the columns found in ``values``. Raises ``EncodeError``."""
+        """Returns the bytes of this codec's columns in ``values``. Raises ``EncodeError``."""
         try:
             row = [values[name] for name in self._names]
             for at, convert in self._dumps:
                 if row[at] is not None:
                     row[at] = convert(row[at])
             data = encoder.encode(row)
-            doubtful = [
+            unproven = [
                 (name, dump)
                 for name, is_lossless, dump in self._columns
                 if (value := values[name]) is not None and not is_lossless(value)
             ]
-            if doubtful:
-                again = self.decode_unsafely(data)
-                for name, dump in doubtful:
-                    _check(name, values[name], again[name], dump)
+            if unproven:
+                decoded = self.decode_unsafely(data)
+                for name, dump in unproven:
+                    _check_round_trip(name, values[name], decoded[name], dump)
         except Exception as error:
-            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._named, str(error))) from error
+            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._column_name, str(error))) from error
         return data
 
     def decode(self, data: bytes) -> dict[str, Any]:
@@ -85,7 +86,7 @@ class RowCodec:
             raise DecodeError(str(error)) from error
 
     def decode_unsafely(self, data: bytes) -> dict[str, Any]:
-        """The same, but raises whatever msgspec and a user's own ``load`` do."""
+        """Decodes like ``decode``, but lets the exceptions of msgspec and of a user's own ``load`` pass."""
         values = _as_dict(self._read(data))
         for name, load in self._loads:
             value = values[name]
@@ -93,13 +94,13 @@ class RowCodec:
                 values[name] = load(value)
         return values
 
-    def _named(self, place: re.Match[str]) -> str:
-        """msgspec tells where it stumbled by number."""
-        return f"`{self._names[int(place[1])]}"
+    def _column_name(self, position: re.Match[str]) -> str:
+        """Returns the name of a column that a message of msgspec names by its position."""
+        return f"`{self._names[int(position[1])]}"
 
 
 class KeysCodec:
-    """Encodes the primary keys that an index entry lists."""
+    """The codec of the primary keys that an index entry lists."""
 
     def __init__(self, column: Column) -> None:
         self._name = column.name
@@ -115,8 +116,8 @@ class KeysCodec:
         try:
             data = encoder.encode(pks if dump is None else [_dumped(pk, dump) for pk in pks])
             if not all(map(self._is_lossless, pks)):
-                for pk, again in zip(pks, self._decode(data), strict=True):
-                    _check(self._name, pk, again, dump)
+                for pk, decoded in zip(pks, self._decode(data), strict=True):
+                    _check_round_trip(self._name, pk, decoded, dump)
         except Exception as error:
             raise EncodeError(str(error)) from error
         return data
@@ -135,41 +136,41 @@ class KeysCodec:
 
 
 def is_a(kind: type) -> Callable[[Any], bool]:
-    """Returns what tells values of exactly this type."""
+    """Returns a predicate that is True for values of exactly this type."""
     return lambda value: type(value) is kind
 
 
 def _is_lossless(column: Column) -> Callable[[Any], bool]:
     if column.is_lossless is not None:
         return column.is_lossless
-    if column.dump is column.load is None and column.type in _PROVEN:
+    if column.dump is column.load is None and column.type in _LOSSLESS_TYPES:
         return is_a(column.type)
     return lambda value: False
 
 
-_PROVEN: Final = frozenset({int, float, str, bytes, bool, decimal.Decimal, uuid.UUID, datetime.date})
-"""Types of which msgspec refuses to write what it would not read back exactly."""
+_LOSSLESS_TYPES: Final = frozenset({int, float, str, bytes, bool, decimal.Decimal, uuid.UUID, datetime.date})
+"""Types whose values msgspec either decodes exactly or refuses to encode."""
 
 
 def _dumped(value: Any, dump: Callable[[Any], Any] | None) -> Any:
     return value if dump is None or value is None else dump(value)
 
 
-def _check(name: str, value: Any, again: Any, dump: Callable[[Any], Any] | None) -> None:
-    """Raises ``TypeError`` if a value came back as another.
+def _check_round_trip(name: str, value: Any, decoded: Any, dump: Callable[[Any], Any] | None) -> None:
+    """Raises ``TypeError`` if a value was decoded to a different one.
 
-    A database may hold what its column's type does not say (SQLite), and a custom field need not undo
-    what it does (a password that is hashed on its way in). NaN is itself; values of classes that know
-    no equality are the same if they are stored as the same. What comes back may be of a driver's own
-    subclass, where a writer knows the value as the common one (asyncpg's UUID).
+    SQLite may hold values that are not of their column's type. A custom field may convert one way only, such as a
+    password that is hashed when it is stored. NaN counts as equal to itself. Values of a class without equality count
+    as equal if they are dumped to equal values. The decoded value may be of a driver's own subclass (asyncpg's UUID)
+    where a writer holds a value of the common class.
     """
-    if isinstance(again, type(value)) and (_equal(value, again) or (dump and dump(value) == dump(again))):
+    if isinstance(decoded, type(value)) and (_equal(value, decoded) or (dump and dump(value) == dump(decoded))):
         return
-    raise TypeError(f"{name} is {value!r}, which would come back as {again!r}")
+    raise TypeError(f"{name} is {value!r}, which would come back as {decoded!r}")
 
 
-def _equal(value: Any, again: Any) -> bool:
+def _equal(value: Any, decoded: Any) -> bool:
     try:
-        return bool(value == again or value != value)
-    except ValueError:  # an array of a numeric library has no truth
+        return bool(value == decoded or value != value)
+    except ValueError:  # an array of a numeric library has no truth value
         return False

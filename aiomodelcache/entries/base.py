@@ -1,4 +1,4 @@
-"""What entries of all kinds share: answers that are not values, fingerprints, and what to do with unusable bytes."""
+"""Shared parts of all entry kinds: answers that are not values, fingerprints, and the handling of unusable bytes."""
 
 import enum
 import hashlib
@@ -26,10 +26,10 @@ from aiomodelcache.observe.stats import Counters
 
 
 class NoValue(enum.Enum):
-    """Answers that are not a value. ``None`` is a value and never stands for either."""
+    """The answers that are not a value. ``None`` is a value and never stands for either."""
 
-    MISS = "the cache does not know"
-    ABSENT = "it is known that there is no such row"
+    MISS = "the cache has no answer"
+    ABSENT = "no such row exists"
 
 
 Miss = Literal[NoValue.MISS]
@@ -38,29 +38,29 @@ Absent = Literal[NoValue.ABSENT]
 VALUE_BYTE: Final = VALUE[0]
 
 ANY_EPOCH: Final = bytes(TOKEN_SIZE)
-"""In the header of entries that need no epoch: positive entries of a unique index are only hints."""
+"""The epoch in entries that need none: entries of a unique index that name a row, which are only hints."""
 
 
 def fingerprint(*parts: object) -> bytes:
-    """What the bytes of an entry depend on, in 8 bytes: the format, the columns, the static version."""
+    """Returns an 8-byte digest of all that an entry's bytes depend on: the format, the columns, the static version."""
     return hashlib.blake2b(repr((FORMAT_VERSION, parts)).encode(), digest_size=FINGERPRINT_SIZE).digest()
 
 
 def now_ms() -> int:
-    """The time that entries are stamped with."""
+    """Returns the time that new entries carry, in milliseconds since the Unix epoch."""
     return int(time.time() * 1000)
 
 
-class Storing(Protocol):
-    """What stores entries under keys that begin alike."""
+class SupportsNear(Protocol):
+    """A set of entries whose keys share a prefix, and which the near cache can keep."""
 
     prefix: bytes
     lifetimes: Lifetimes
     near: bool
 
 
-def keep_near(near: Near, entry_set: Storing, epoch_key: bytes) -> None:
-    """Says whether what a source stores is kept in this process, and for how long."""
+def keep_near(near: Near, entry_set: SupportsNear, epoch_key: bytes) -> None:
+    """Tells the near cache for how long to keep these entries in this process, or not to keep them."""
     lives = [entry_set.lifetimes.seconds(state) if entry_set.near else 0.0 for state in (VALUE, ABSENT)]
     near.cover(entry_set.prefix, *lives)
     if entry_set.near:
@@ -68,7 +68,10 @@ def keep_near(near: Near, entry_set: Storing, epoch_key: bytes) -> None:
 
 
 def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:
-    """Makes a miss of bytes that are not a current entry, and counts and logs those that should not be there."""
+    """Returns a miss for bytes that are not a current entry, and counts and logs bytes that should not be there.
+
+    Leases, intents and entries of an earlier epoch are expected, and are not counted.
+    """
     if entry[:1] in (VALUE, ABSENT, STALE) and len(entry) >= GUARD.stop:
         if entry[FINGERPRINT] != expected:
             count_mismatched(counters, name, "another version of the program or its schema wrote it")
@@ -78,23 +81,23 @@ def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes)
 
 
 def count_mismatched(counters: Counters, name: str, reason: str) -> None:
-    """Counts and logs a sound entry that does not belong under its key."""
+    """Counts and logs an undamaged entry that does not belong under its key."""
     counters.mismatched += 1
-    counters.warn_once("foreign", "aiomodelcache: an entry of %s is a miss: %s", name, reason)
+    counters.warn_once("mismatched", "aiomodelcache: an entry of %s is a miss: %s", name, reason)
 
 
 def count_undecodable(counters: Counters, name: str, error: Exception) -> Miss:
-    """Counts and logs an entry that cannot be read, and makes it a miss."""
+    """Returns a miss for an entry that cannot be read, and counts and logs it."""
     counters.undecodable += 1
     counters.warn_once("undecodable", "aiomodelcache: an entry of %s cannot be read, it is a miss: %s", name, error)
     return NoValue.MISS
 
 
-def warn_unencodable(counters: Counters, name: str, error: EncodeError, what: str = "row") -> None:
-    """Logs a row, or another thing, that cannot be stored."""
-    counters.warn_once("unencodable", f"aiomodelcache: a {what} of %s cannot be stored: %s", name, error)
+def warn_unencodable(counters: Counters, name: str, error: EncodeError, noun: str = "row") -> None:
+    """Logs a row that cannot be stored, or a value that ``noun`` names instead."""
+    counters.warn_once("unencodable", f"aiomodelcache: a {noun} of %s cannot be stored: %s", name, error)
 
 
 def is_version(value: bytes | None) -> bool:
-    """Whether a version key holds a version, not writers' intents and not nothing."""
+    """Returns True if the value of a version key is a version, and neither writers' intents nor absent."""
     return value is not None and value[:1] == VERSION

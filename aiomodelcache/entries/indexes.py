@@ -1,6 +1,6 @@
-"""Entries of indexes: where the rows with given values of a key are found.
+"""Entries of indexes: the primary keys of the rows that have the values of a lookup.
 
-Turns values into keys and bytes into primary keys. Pure but for counting: never asks a server.
+Turns values into keys and bytes into primary keys. Pure except for counting: sends no requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,10 +39,10 @@ from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
 
 
 class IndexEntries:
-    """One way of finding rows: by the values of some fields, in some order."""
+    """The entries of one index: rows by the values of its fields, in its order."""
 
     near = False
-    """Whether entries, and the rows that they lead to, may be kept in this process."""
+    """True if the index entries may be kept in this process. Then the rows that they list are kept as well."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class IndexEntries:
         self.order_by = order_by
         self.limit = limit
         self.watched = frozenset(attributes) | frozenset(ordering_attributes(schema.model, order_by or schema.ordering))
-        """Columns whose change may bring a row into an entry or move it there."""
+        """The columns whose change may add a row to an entry or move it within the entry."""
         shape = [",".join(fields)]
         if not unique:
             shape.append(",".join(order_by) + (f"[{limit}]" if limit is not None else ""))
@@ -85,7 +85,7 @@ class IndexEntries:
         self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
 
     def key(self, values: Values) -> bytes:
-        """The key of the entry for these (normalised) values."""
+        """Returns the key of the entry for these (normalised) values."""
         if len(values) == 1:
             return self.key_of_one(values[0])
         return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
@@ -93,13 +93,13 @@ class IndexEntries:
     key_of = key
 
     def key_of_one(self, value: Any) -> bytes:
-        """The same for the value of an index by one column."""
+        """Returns the key for a single value, of an index by one column."""
         if type(value) is not int and type(value) is not str:
             value = self.schema.key_value(self.attributes[0], value)
         return self.prefix + keys.encode_single(value)
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> list[Any] | Absent | Miss:
-        """The primary keys that the bytes under an index key list."""
+        """Returns the primary keys that an entry lists, an absence, or a miss if the bytes are no current entry."""
         if entry is None:
             return NoValue.MISS
         state = entry[:1]
@@ -111,7 +111,7 @@ class IndexEntries:
         try:
             payload = unpack(entry)
             if state == STALE:
-                state, payload = self.policy.copied(payload)
+                state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
                 return self.decode(payload)
         except (DamagedEntry, DecodeError) as error:
@@ -119,7 +119,7 @@ class IndexEntries:
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
 
     def hit(self, entry: bytes | None, epoch: bytes | None, prediction: Prediction) -> bool:
-        """Whether the bytes are a current entry that lists the primary keys guessed, and not due."""
+        """Returns True if the bytes are a current entry that lists the predicted primary keys and is not due."""
         if not entry or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
             return False
         if not self.unique and entry[EPOCH] != epoch[1:]:
@@ -137,32 +137,32 @@ class IndexEntries:
         return True
 
     def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:
-        """The entry that lists these rows. Of a unique index with no row: the absence."""
+        """Returns the entry that lists these rows, or the absence if the index is unique and there is no row."""
         if self.unique and not pks:
             return pack(ABSENT, token, self.fingerprint + epoch[1:], now_ms())
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         return pack(VALUE, token, guard, now_ms(), self.schema.pks_codec.encode(pks))
 
     def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
-        """The entry that lists these rows, in this order."""
+        """Returns the entry that lists these rows, in this order."""
         return self.entry(token, epoch, [row[self.schema.pk] for row in rows])
 
     def confirms(self, pks: list[Any], rows: Sequence[RowValues], values: Values) -> bool:
-        """Whether these rows, which an entry lists as ``pks``, are still the answer."""
+        """Returns True if these rows, which an entry lists as ``pks``, still have the values of the lookup."""
         return all(self.matches(row, values) for row in rows)
 
     def matches(self, row: RowValues, values: Values) -> bool:
-        """Whether the row still has the values that it was looked up by."""
+        """Returns True if the row still has the values of the lookup."""
         return all(map(eq, map(row.__getitem__, self.attributes), values))
 
     def answers(self, row: RowValues | Absent | Miss, pk: Any, values: Values) -> bool:
-        """Whether what was read for ``pk`` is that row, and it still has the values asked for."""
+        """Returns True if ``row`` is the row with this primary key and still has the values of the lookup."""
         return isinstance(row, dict) and row[self.schema.pk] == pk and self.matches(row, values)
 
     def cacheable(self, values: Values) -> bool:
-        """Whether an answer for these values may be stored.
+        """Returns True if an answer for these values may be stored.
 
-        A unique column may hold several NULLs; lists by strings that the database compares loosely
-        cannot be named by every writer that changes them.
+        A unique column may hold several NULLs, so NULL names no single row. A list by a column with a loose
+        collation is not stored either: a writer whose value is spelled differently cannot name its key.
         """
         return None not in values if self.unique else not self.uses_loose_collation

@@ -1,7 +1,8 @@
 """Entries of many-to-many lists: the rows at the other end of a many-to-many relation.
 
-``ManyToManyEntries`` is an index whose values are in another table than its rows. A row cannot tell whether it is still
-linked, so every write that links or unlinks invalidates the list's key. ``plans`` treats it like other indexes.
+``ManyToManyEntries`` is an index whose values are in another table than its rows. A row does not show whether it is
+still linked, so every write that links or unlinks rows invalidates the list's key. ``plans`` treats these lists like
+other indexes.
 """
 
 import hashlib
@@ -25,12 +26,12 @@ from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
 
 OWNER: Final = "_aiomodelcache_owner"
-"""What a statement calls the primary key of the row that a related row was found for."""
-_DIGEST: Final = 8
+"""The annotation with the owner's primary key on each related row that a statement returns."""
+_DIGEST_SIZE: Final = 8
 
 
 class ManyToManyEntries(IndexEntries):
-    """The rows that a many-to-many relation of ``owner`` leads to, by the owner's primary key."""
+    """The lists of one many-to-many relation of ``owner``: related rows by the owner's primary key."""
 
     def __init__(
         self,
@@ -69,52 +70,52 @@ class ManyToManyEntries(IndexEntries):
         self.decode = self._decode
 
     def key(self, values: Values) -> bytes:
-        """The key of the list of the row with this (normalised) primary key."""
+        """Returns the key of the list of the owner with this (normalised) primary key."""
         return self.prefix + keys.encode((self.owner.key_value(self.owner.pk, values[0]),))
 
     def select(self, client: BaseDBAsyncClient, wanted: Sequence[Values]) -> QuerySet[Any]:
-        """The rows for each of these owners, as the related model's own manager shows them."""
+        """Returns the query for the related rows of these owners, as the related model's own manager shows them."""
         relation = self.relation
         conditions: dict[str, Any] = {f"{relation.reverse}__in": [pk for (pk,) in wanted]}
         owner: Any = F(f"{relation.reverse}__{self.owner.pk}")
         return self.schema.queryset(client).filter(Q(**conditions)).annotate(**{OWNER: owner})
 
     def owner_of(self, values: RowValues) -> Values:
-        """Whom a row from such a statement was found for."""
+        """Returns the owner's primary key, from a row that the query of ``select`` returned."""
         return (self.owner_value(values[OWNER]),)
 
     def owner_value(self, pk: Any) -> Any:
-        """An owner's primary key as its instances hold it. Raises ``ValueError``."""
+        """Returns an owner's primary key as its instances hold it. Raises ``ValueError`` for a bad value."""
         return self.owner.normalise(self.owner.pk, pk)
 
     def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
-        """The entry that lists these rows, and by what they were ordered."""
+        """Returns the entry that lists these rows, with a digest of the values that they are ordered by."""
         payload = self._digest(rows) + self.schema.pks_codec.encode([row[self.schema.pk] for row in rows])
         return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
 
-    def _decode(self, payload: bytes) -> "Listed":
-        return Listed(self.schema.pks_codec.decode(payload[_DIGEST:]), payload[:_DIGEST])
+    def _decode(self, payload: bytes) -> "ListedPks":
+        return ListedPks(self.schema.pks_codec.decode(payload[_DIGEST_SIZE:]), payload[:_DIGEST_SIZE])
 
     def answers(self, row: Any, pk: Any, values: Values) -> bool:
-        """Never by a single row: what the list is worth is told by all of them."""
+        """Returns False: a single row does not show whether the list is current. ``confirms`` compares all rows."""
         return False
 
     def confirms(self, pks: Any, rows: Sequence[RowValues], values: Values) -> bool:
-        """Whether the rows are still ordered by what they were."""
+        """Returns True if the rows still have the values that the list was ordered by."""
         return bool(pks.digest == self._digest(rows))
 
     def _digest(self, rows: Sequence[RowValues]) -> bytes:
-        """What the order of these rows depends on. Raises ``EncodeError``."""
+        """Returns a digest of the values that these rows are ordered by. Raises ``EncodeError``."""
         key_value = self.schema.key_value
         try:
-            each = [keys.encode_value(key_value(name, row[name])) for row in rows for name in self.ordering]
+            encoded = [keys.encode_value(key_value(name, row[name])) for row in rows for name in self.ordering]
         except TypeError as error:
-            raise EncodeError(f"it is ordered by what has no equality: {error}") from error
-        return hashlib.blake2b(b":".join(each), digest_size=_DIGEST).digest()
+            raise EncodeError(f"it is ordered by a column whose values have no equality: {error}") from error
+        return hashlib.blake2b(b":".join(encoded), digest_size=_DIGEST_SIZE).digest()
 
 
-class Listed(list[Any]):
-    """The primary keys that an entry lists, and the digest of what they were ordered by."""
+class ListedPks(list[Any]):
+    """The primary keys that an entry lists, and the digest of the values that the rows were ordered by."""
 
     __slots__ = ("digest",)
 
@@ -124,9 +125,10 @@ class Listed(list[Any]):
 
 
 class ThroughModelDependency:
-    """What a model of the table of links, if there is one, has to think of when a row of it is written.
+    """A many-to-many list that depends on rows of a model of the through table.
 
-    ``schema`` is that model's, ``attributes`` the column that holds the owner.
+    A write to such a row invalidates the list. ``schema`` is the through model's, ``attributes`` is the column with
+    the owner's primary key.
     """
 
     unique = False
@@ -140,5 +142,5 @@ class ThroughModelDependency:
         self.counters = through.counters
 
     def key(self, values: Values) -> bytes:
-        """The key of the list that a link belongs to."""
+        """Returns the key of the list that a row of the through table belongs to."""
         return self.through.key((self.through.owner_value(values[0]),))

@@ -1,4 +1,4 @@
-"""One model in one open cache: its rows, and the keys that they can be looked up by."""
+"""All entries of one model in one open cache: its rows, and the keys of its lookups."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,140 +17,146 @@ Names = frozenset[str]
 
 
 class KeyMatch(NamedTuple):
-    """The key that some fields name: its source, these names in the key's order, and where given values are."""
+    """The key that the names of a lookup's arguments select: its entries, and the names in the key's order."""
 
     entry_set: EntrySet
     names: list[str]
     place: Callable[[Mapping[str, Any]], tuple[Values, bytes]]
-    """The normalised values, and the cache key of their entry. Raises ``ValueError`` for a bad value."""
+    """A function of the arguments that returns the normalised values and the cache key of their entry.
+
+    Raises ``ValueError`` for a bad value.
+    """
 
 
-def _placing(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
-    """Made once for each key and kind of lookup, because every lookup takes this way."""
+def _make_place(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
+    """Builds the ``place`` of a ``KeyMatch``, once for each key and kind of lookup, because every lookup calls it."""
     attributes, normalise, key_of = entry_set.attributes, entry_set.schema.normalise, entry_set.key_of
     if len(names) == 1:
         [name], [attribute] = names, attributes
-        (plain, longest), key_of_one = entry_set.schema.identity_type(attribute), entry_set.key_of_one
+        (identity, max_length), key_of_one = entry_set.schema.identity_type(attribute), entry_set.key_of_one
 
-        def place_one(given: Mapping[str, Any]) -> tuple[Values, bytes]:
-            value = given[name]
-            if type(value) is not plain or (plain is str and len(value) > longest):
+        def place_one(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+            value = arguments[name]
+            if type(value) is not identity or (identity is str and len(value) > max_length):
                 value = normalise(attribute, value)
             return (value,), key_of_one(value)
 
         return place_one
 
-    def place(given: Mapping[str, Any]) -> tuple[Values, bytes]:
-        values = tuple(map(normalise, attributes, map(given.__getitem__, names)))
+    def place(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+        values = tuple(map(normalise, attributes, map(arguments.__getitem__, names)))
         return values, key_of(values)
 
     return place
 
 
 class AffectedEntries(NamedTuple):
-    """What a write of certain columns may change, besides the row itself."""
+    """The entries that a write of certain columns may change, besides the row's own."""
 
     indexes: list[IndexEntries]
-    """Those that it may put a row into, or move it in."""
+    """The indexes whose entries may gain the row or list it at another place."""
     results: list[ResultEntries | ThroughModelDependency]
+    """The results and through table dependencies that the write may change."""
     attributes: list[str]
-    """What names the keys of all these, without the primary key."""
+    """The attributes whose values name the keys of all these entries, without the primary key."""
     old_value_columns: list[str]
-    """What names the results that a row leaves, by its old values. Empty if it leaves none."""
+    """The columns whose old values are needed to invalidate the results that the row no longer belongs to."""
 
 
 @dataclass(slots=True)
 class ModelEntries:
-    """One model in one open cache: its rows and the keys that they can be looked up by.
+    """All entries of one model in one open cache: its rows, its indexes and its results.
 
-    ``gets`` and ``filters`` are by the names of the key's attributes; ``indexes`` are all that a write has to
-    think of, those of stand-alone cache classes included.
+    ``gets`` and ``filters`` map the names of a key's attributes to its entries. ``indexes`` are all indexes that writes
+    to the model have to invalidate, those of stand-alone cache classes included.
     """
 
     schema: ModelSchema
     rows: RowEntries
     manager: type | None = None
-    """The class declared as the model's manager."""
+    """The ``ModelCacheManager`` class that was declared for the model."""
     gets: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
     filters: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
     indexes: list[IndexEntries] = field(default_factory=list[IndexEntries])
     results: list[ResultEntries | ThroughModelDependency] = field(
         default_factory=list[ResultEntries | ThroughModelDependency]
     )
-    """What is computed from rows with given values: a write has to think of their old values, too."""
+    """The results that are computed from rows, and invalidated by a row's new and old values."""
     owned: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
-    """Lists over many-to-many relations by this model's primary key."""
+    """The many-to-many lists by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
-    """What a lookup may call a field -> the attribute that holds it."""
+    """The attribute that each name of a lookup's argument stands for."""
     affected: dict[tuple[frozenset[str] | None, bool], AffectedEntries] = field(
         default_factory=dict[tuple[frozenset[str] | None, bool], AffectedEntries]
     )
-    """What writes may change, by columns, as far as it was asked for: it depends on the declarations only."""
-    _found: dict[tuple[str, ...], KeyMatch] = field(default_factory=dict[tuple[str, ...], KeyMatch])
+    """The affected entries by written columns, computed on first use. They depend on the declarations only."""
+    _matches: dict[tuple[str, ...], KeyMatch] = field(default_factory=dict[tuple[str, ...], KeyMatch])
 
     @property
     def off(self) -> bool:
-        """Whether writes touch nothing of the model."""
-        classes: list[RowEntries | IndexEntries | ResultEntries | ThroughModelDependency] = [
+        """True if writes invalidate nothing of the model."""
+        entry_sets: list[RowEntries | IndexEntries | ResultEntries | ThroughModelDependency] = [
             self.rows,
             *self.indexes,
             *self.results,
         ]
-        return all(each.policy.off for each in classes)
+        return all(entry_set.policy.off for entry_set in entry_sets)
 
-    def find(self, kind: str, given: Iterable[str]) -> KeyMatch:
-        """Returns the key for these fields. Raises ``CacheNotRegistered``."""
-        known = self._found.get((kind, *given))
-        if known is None:
-            known = self._found[kind, *given] = self._find(kind, list(given))
-        return known
+    def find(self, kind: str, names: Iterable[str]) -> KeyMatch:
+        """Returns the key that these names of arguments select. Raises ``CacheNotRegistered``."""
+        match = self._matches.get((kind, *names))
+        if match is None:
+            match = self._matches[kind, *names] = self._find(kind, list(names))
+        return match
 
-    def kind(self, given: Iterable[str]) -> str:
-        """Which lookup these fields are for, "get" or "filter"; "get" if both. Raises ``CacheNotRegistered``."""
-        entry_set = self.find("either", given).entry_set
+    def kind(self, names: Iterable[str]) -> str:
+        """Returns the kind of the key that these names select: "get" if there is one, or else "filter".
+
+        Raises ``CacheNotRegistered``.
+        """
+        entry_set = self.find("either", names).entry_set
         return "get" if frozenset(entry_set.attributes) in self.gets else "filter"
 
     def has_unique(self, attribute: str) -> bool:
-        """Whether single rows are looked up by this column alone."""
+        """Returns True if this column alone is a unique key."""
         entry_set = self.gets.get(frozenset([attribute]))
         return entry_set is not None and entry_set.unique
 
-    def _find(self, kind: str, given: list[str]) -> KeyMatch:
-        named: dict[str, str] = {}
-        for name in given:
+    def _find(self, kind: str, names: list[str]) -> KeyMatch:
+        name_of: dict[str, str] = {}
+        for name in names:
             attribute = self.names.get(name) or self.names.get(name.removesuffix("__exact"), name)
-            if attribute in named:
+            if attribute in name_of:
                 raise CacheNotRegistered(
-                    f"{self.schema.name}: {attribute} is given twice, as {named[attribute]} and as {name}."
+                    f"{self.schema.name}: {attribute} is given twice, as {name_of[attribute]} and as {name}."
                 )
-            named[attribute] = name
-        wanted = frozenset(named)
-        entry_set = self.gets.get(wanted) if kind == "get" else self.filters.get(wanted)
+            name_of[attribute] = name
+        attributes = frozenset(name_of)
+        entry_set = self.gets.get(attributes) if kind == "get" else self.filters.get(attributes)
         if entry_set is None and kind == "either":
-            entry_set = self.gets.get(wanted)
+            entry_set = self.gets.get(attributes)
         if entry_set is None:
-            raise CacheNotRegistered(self._unknown(kind, given, wanted))
-        names = [named[attribute] for attribute in entry_set.attributes]
-        return KeyMatch(entry_set, names, _placing(entry_set, names))
+            raise CacheNotRegistered(self._not_registered(kind, names, attributes))
+        names = [name_of[attribute] for attribute in entry_set.attributes]
+        return KeyMatch(entry_set, names, _make_place(entry_set, names))
 
-    def _unknown(self, kind: str, given: list[str], wanted: Names) -> str:
-        name = self.schema.name
-        attribute = "filter_key_fields_list" if kind == "filter" else "get_key_fields_list"
-        remedy = f"Use one of these, or add the fields to {attribute} of its CacheMeta or ModelCacheManager."
-        if wanted in self.gets or wanted in self.filters:
+    def _not_registered(self, kind: str, names: list[str], attributes: Names) -> str:
+        """Returns the message of ``CacheNotRegistered`` for a lookup by these names."""
+        model = self.schema.name
+        setting = "filter_key_fields_list" if kind == "filter" else "get_key_fields_list"
+        remedy = f"Use one of these, or add the fields to {setting} of its CacheMeta or ModelCacheManager."
+        if attributes in self.gets or attributes in self.filters:
             other = "get" if kind == "filter" else "filter"
-            remedy = (
-                f"Use {name}.cache.{other}, or add the fields to {attribute} of its CacheMeta or ModelCacheManager."
-            )
-        elif any("__" in each.removesuffix("__exact") for each in given):
-            remedy = "A cache is asked for equal values only; get_many takes several values of a unique key."
+            remedy = f"Use {model}.cache.{other}, or add the fields to {setting} of its CacheMeta or ModelCacheManager."
+        elif any("__" in name.removesuffix("__exact") for name in names):
+            remedy = "A cache lookup compares for equality only; get_many takes several values of a unique key."
         return (
-            f"{name} has no cache by ({', '.join(given)}){f' for {kind}' if kind != 'either' else ''}. "
+            f"{model} has no cache by ({', '.join(names)}){f' for {kind}' if kind != 'either' else ''}. "
             f"Keys that exist: {self.describe()}. {remedy}"
         )
 
     def describe(self) -> str:
-        """The keys that exist, as they were declared: ``get (id), (slug); filter (organizer)``."""
+        """Returns the keys that exist, as they were declared: ``get (id), (slug); filter (organizer)``."""
         kinds = {"get": self.gets, "filter": self.filters}
         listed = {kind: ", ".join(f"({', '.join(key.fields)})" for key in kinds[kind].values()) for kind in kinds}
         return "; ".join(f"{kind} {keys}" for kind, keys in listed.items() if keys)

@@ -1,6 +1,6 @@
-"""How long entries live, when they are filled again before they end, and what writes do to them.
+"""The lifetimes of entries, the time of their refresh, and the effect of writes on them.
 
-Pure but for the clock: it compares bytes of entries and never asks a server.
+Pure except for the clock: compares bytes of entries and sends no requests.
 """
 
 import random
@@ -11,14 +11,14 @@ from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.layout import ABSENT, CREATED, STALE
 
 _NEVER: Final = bytes(8)
-"""Before every moment but that of a stale copy, which is none."""
+"""A time that is before every creation time. A stale copy has creation time zero, so it is always due."""
 
 
 class Lifetimes:
-    """How long entries of one cache class live, with jitter. All in seconds; results in milliseconds.
+    """The lifetimes of one cache class's entries, with jitter. Arguments are seconds; ``of`` returns milliseconds.
 
-    ``due``: a value that was built before this moment (bytes, as in an entry's header) is near its end and is
-    to be filled again. Stale copies are always due. It moves with ``age``, so that a hit needs no clock.
+    ``due`` is a time in bytes, as in an entry's header. A value that was built at or before it is near the end of its
+    life and is refreshed. Stale copies are always due. ``age`` moves ``due`` forward, so that a hit needs no clock.
     """
 
     __slots__ = ("_absence_due", "_ahead", "_jitter", "_negative", "_positive", "due")
@@ -31,45 +31,48 @@ class Lifetimes:
         self.due = self._absence_due = _NEVER
 
     def seconds(self, state: bytes) -> float:
-        """How long entries of this state live, in seconds, but for the jitter."""
+        """Returns the lifetime of entries of this state, in seconds, without jitter."""
         return self._negative if state == ABSENT else self._positive
 
     def of(self, state: bytes) -> int:
-        """How long an entry of this state shall live, in milliseconds."""
+        """Returns the lifetime of a new entry of this state, in milliseconds, with jitter."""
         jitter = 1 + self._jitter * (2 * random.random() - 1)
         return max(1, int(self.seconds(state) * 1000 * jitter))
 
     def age(self) -> None:
-        """Moves the moments before which entries are due to what they are now."""
+        """Moves ``due`` to the value for the present time. Does nothing if entries are not refreshed ahead."""
         if self._ahead:
-            self.due, self._absence_due = self._moment(self._positive), self._moment(self._negative)
+            self.due, self._absence_due = self._threshold(self._positive), self._threshold(self._negative)
 
-    def _moment(self, seconds: float) -> bytes:
-        shortest = seconds * (1 - self._jitter)  # an entry does not tell when it will end
+    def _threshold(self, seconds: float) -> bytes:
+        shortest = seconds * (1 - self._jitter)  # an entry does not contain its expiry, so assume the earliest
         return max(0, int(time.time() * 1000) - int(shortest * (1 - self._ahead) * 1000)).to_bytes(8)
 
     def is_due(self, entry: bytes) -> bool:
-        """Whether an entry that is an answer should be filled again while it still is one."""
+        """Returns True if a current entry should be refreshed before it expires."""
         return entry[CREATED] <= (self._absence_due if entry[:1] == ABSENT else self.due)
 
 
 class Policy(NamedTuple):
-    """What writes do to the entries of one cache class."""
+    """The effect of writes on the entries of one cache class."""
 
     invalidation: InvalidationType = InvalidationType.UNSET
     allow_ms: int = 0
-    """How long a stale copy may be answered, from the first invalidation on. 0: there are none."""
+    """The time for which a stale copy may be served, in milliseconds from the first invalidation. 0: never."""
 
     @classmethod
     def of(cls, invalidation: InvalidationType, allowtime: float | None) -> "Policy":
-        """The policy with this ``allowtime``, in seconds."""
+        """Returns the policy with this ``allowtime``, in seconds."""
         return cls(invalidation, 0 if allowtime is None else max(1, int(allowtime * 1000)))
 
     @property
     def off(self) -> bool:
-        """Whether writes leave them alone."""
+        """True if writes do not invalidate the entries."""
         return self.invalidation is InvalidationType.OFF
 
-    def copied(self, payload: bytes) -> tuple[bytes, bytes]:
-        """What a stale copy is one of: state and payload. Nothing that means anything, if it is not to be believed."""
+    def unwrap_copy(self, payload: bytes) -> tuple[bytes, bytes]:
+        """Returns the state and payload of the entry that a stale copy holds.
+
+        The state is ``S``, which readers treat as a miss, if the class does not allow stale answers.
+        """
         return (payload[:1], payload[1:]) if self.allow_ms else (STALE, payload)

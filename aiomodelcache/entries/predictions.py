@@ -1,4 +1,4 @@
-"""Where index keys led last time, so that a lookup reads an index entry and its rows in one round trip.
+"""Speculative reads: predicts the rows that an index entry lists, to read the entry and its rows in one round trip.
 
 A prediction never decides an answer: the index entry that is fetched beside the predicted rows does.
 """
@@ -10,7 +10,7 @@ from aiomodelcache.entries.rows import RowEntries
 
 
 class Prediction:
-    """Where an index key pointed last time: primary keys, and the keys of these rows."""
+    """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
     __slots__ = ("entry", "keys", "pks")
 
@@ -18,18 +18,18 @@ class Prediction:
         self.pks = pks
         self.keys = keys
         self.entry = b""
-        """The last entry that was found to say so; the very same one need not be decoded again."""
+        """The last entry that matched the prediction. An identical entry need not be decoded again."""
 
 
 class Predictions(OrderedDict[bytes, Prediction]):
-    """Where index keys pointed last time. A guess never decides an answer; it saves a round trip."""
+    """The predictions by index key, least recently used first. Beyond ``size``, the first is removed."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self._size = size
 
     def predict(self, key: bytes) -> Prediction:
-        """Where ``key`` led last time; nowhere if that is not known."""
+        """Returns the prediction for ``key``, an empty one if there is none."""
         prediction = self.get(key)
         if prediction is None:
             return NO_PREDICTION
@@ -37,18 +37,18 @@ class Predictions(OrderedDict[bytes, Prediction]):
         return prediction
 
     def learn(self, key: bytes, pks: list[Any], rows: "RowEntries") -> None:
-        """Notes where ``key`` leads now and forgets what was used least recently."""
-        known = self.get(key)
-        if known is None or known.pks != pks:
+        """Predicts from now on that the entry of ``key`` lists these primary keys."""
+        prediction = self.get(key)
+        if prediction is None or prediction.pks != pks:
             self[key] = Prediction(pks, [rows.key(pk) for pk in pks])
         self._used(key)
 
     def forget(self, key: bytes) -> None:
-        """Notes that ``key`` leads nowhere now, so that no rows are read with it in vain."""
+        """Removes the prediction for ``key``, whose entry lists no rows now, so that none are read with it."""
         self.pop(key, None)
 
     def learn_keys(self, key: bytes, prediction: Prediction) -> None:
-        """Like ``learn``, of what leads to rows of several models."""
+        """Stores a prediction as ``learn`` does, for a key whose rows are of several models."""
         self[key] = prediction
         self._used(key)
 

@@ -1,4 +1,4 @@
-"""Entries of computed results: values that a user's method returned, stored by its parameters.
+"""Entries of computed results: values that a user's method returned, by the method's arguments.
 
 Instances inside a result are stored as references and read from their own row entries, so they are as fresh as rows.
 """
@@ -29,12 +29,12 @@ from aiomodelcache.orm.meta import Values, full_name
 from aiomodelcache.orm.schema import ModelSchema
 
 Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
-"""Computes a result: on this transaction's connection, or, given None, in autocommit mode."""
+"""A function that computes a result on a transaction's connection, or in autocommit mode if it is called with None."""
 T = TypeVar("T")
 
 
 class DontCache(Generic[T]):
-    """Returned by a method whose result would be cached: passes ``value`` on and stores nothing.
+    """A result that is passed on to the caller and not stored: return it from a method whose results are cached.
 
     >>> class Quota(ValueCache[int]):
     ...     async def get_value(self, customer: int) -> int | DontCache[int]:
@@ -52,17 +52,17 @@ class DontCache(Generic[T]):
 
 
 class ResultEntries:
-    """One class of computed results in one open cache.
+    """The entries of one class of computed results in one open cache.
 
-    ``rows`` is the model whose writes invalidate it, by the values of ``attributes``; None for values that
-    depend on no model. ``watched`` are the columns whose change may change a result; None: all of them.
+    Writes to the model of ``rows`` invalidate the results by the values of ``attributes``. ``rows`` is None if the
+    results depend on no model. ``watched`` are the columns whose change may change a result; None means all columns.
     """
 
     unique = False
     limit: int | None = None
     linked: tuple[RowEntries, ...] = ()
     near = False
-    """Whether results may be kept in this process."""
+    """True if results may be kept in this process."""
 
     def __init__(
         self,
@@ -93,22 +93,22 @@ class ResultEntries:
         self.lifetimes = lifetimes
         self.policy = policy
         self.compute_for: Callable[[Values], Compute] | None = None
-        """How to compute the result for these values, where nobody has asked for it."""
+        """A function that returns the computation for these values, for refills that no caller waits for."""
         self.lease_ttl = lease_ttl
         self.counters = counters
         self.cacheable = rows is None or not rows.schema.uses_loose_collation(attributes)
-        """Whether every writer that changes a result can name its key."""
+        """True if every writer that changes a result can name its key, so that results may be stored."""
         self._bound = bound
         self._codec = codec or ValueCodec()
 
     @property
     def schema(self) -> ModelSchema:
-        """The model whose writes invalidate it."""
+        """The schema of the model whose writes invalidate the results."""
         assert self.rows is not None, "a value that depends on no model has no schema"
         return self.rows.schema
 
     def key(self, values: Values) -> bytes:
-        """The key of the result for these (normalised) values."""
+        """Returns the key of the result for these (normalised) values."""
         if self.rows is None:
             return self.prefix + keys.encode(values)
         return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
@@ -116,7 +116,7 @@ class ResultEntries:
     key_of = key
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> Any:
-        """What the bytes under a key say; instances in it are still ``InstanceReference``s."""
+        """Returns the stored value, with ``InstanceReference``s in place of instances, or a miss."""
         if entry is None or epoch is None:
             return NoValue.MISS
         if entry[GUARD] != self.fingerprint + epoch[1:]:
@@ -124,14 +124,17 @@ class ResultEntries:
         try:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
-                state, payload = self.policy.copied(payload)
+                state, payload = self.policy.unwrap_copy(payload)
             return self._codec.decode(payload) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
-            known = isinstance(error, DamagedEntry | DecodeError)
-            return count_undecodable(self.counters, self.name, error if known else DecodeError(repr(error)))
+            expected = isinstance(error, DamagedEntry | DecodeError)
+            return count_undecodable(self.counters, self.name, error if expected else DecodeError(repr(error)))
 
     def entry(self, token: bytes, epoch: bytes | None, value: Any) -> bytes:
-        """The bytes to store for a computed value; nothing, counted and logged once, if it must not be."""
+        """Returns the entry of a computed value, empty if the value must not be stored.
+
+        A value that cannot be encoded is counted, and logged once.
+        """
         if epoch is None or not is_version(epoch):
             return b""
         try:
@@ -151,7 +154,7 @@ class ResultEntries:
             raise EncodeError(str(error)) from error
 
     def ttl(self, value: Any) -> int:
-        """How long a value shall live, in milliseconds: None as long as other absences."""
+        """Returns the lifetime of a value's entry, in milliseconds. None lives as long as other absences."""
         return self.lifetimes.of(ABSENT if value is None else VALUE)
 
     def _reference(self, instance: Model) -> InstanceReference:
@@ -159,43 +162,43 @@ class ResultEntries:
         if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
         rows: RowEntries = entries.rows
-        lost = rows.schema.lost(instance)
-        if lost:
+        unstored = rows.schema.unstored_parts(instance)
+        if unstored:
             raise EncodeError(
-                f"a {rows.schema.name} with {', '.join(lost)} cannot be cached, because a row is stored without these: "
-                "return them beside it"
+                f"a {rows.schema.name} with {', '.join(unstored)} cannot be cached, because a row is stored without "
+                "these: return them beside it"
             )
         return InstanceReference(full_name(rows.schema.model), rows.schema.pks_codec.encode([instance.pk]))
 
     def referred(self, references: Iterable[InstanceReference]) -> dict[InstanceReference, tuple[RowEntries, Any]]:
-        """The rows that instances in a result stand for: by which model, and primary key. Raises ``DecodeError``."""
-        by_name = {full_name(model): entries.rows for model, entries in self._bound.items()}
-        found: dict[InstanceReference, tuple[RowEntries, Any]] = {}
+        """Returns the row entries and the primary key that each reference stands for. Raises ``DecodeError``."""
+        rows_by_name = {full_name(model): entries.rows for model, entries in self._bound.items()}
+        resolved: dict[InstanceReference, tuple[RowEntries, Any]] = {}
         for reference in references:
-            rows: RowEntries | None = by_name.get(reference.model)
+            rows: RowEntries | None = rows_by_name.get(reference.model)
             if rows is None:
                 raise DecodeError(f"it refers to {reference.model}, which has no cache")
-            [found[reference]] = [(rows, pk) for pk in rows.schema.pks_codec.decode(reference.pk)]
-        return found
+            [resolved[reference]] = [(rows, pk) for pk in rows.schema.pks_codec.decode(reference.pk)]
+        return resolved
 
 
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
 
 
-def map_nested(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
-    """Returns a value with each instance of ``kind`` inside it, at any depth, remade."""
+def map_nested(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """Returns the value with every instance of ``kind`` in it, at any depth, converted."""
     if isinstance(value, kind):
-        return make(value)
-    found = cast("Any", type(value))
-    if found in _CONTAINERS:
-        return found([map_nested(item, kind, make) for item in value])
-    if found is dict:
-        return {map_nested(key, kind, make): map_nested(item, kind, make) for key, item in value.items()}
+        return convert(value)
+    container = cast("Any", type(value))
+    if container in _CONTAINERS:
+        return container([map_nested(item, kind, convert) for item in value])
+    if container is dict:
+        return {map_nested(key, kind, convert): map_nested(item, kind, convert) for key, item in value.items()}
     return value
 
 
 def references_in(value: Any) -> Iterator[InstanceReference]:
-    """The instances that a stored value refers to."""
+    """Yields the references to instances in a stored value, at any depth."""
     kind = cast("Any", type(value))
     if kind is InstanceReference:
         yield value

@@ -1,6 +1,6 @@
 """Entries of rows: one for each primary key.
 
-Turns primary keys into keys and bytes into column values. Pure but for counting: never asks a server.
+Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
 from typing import Any
@@ -34,11 +34,11 @@ from aiomodelcache.orm.schema import ModelSchema
 
 
 class RowEntries:
-    """The rows of one model, each cached once, by primary key."""
+    """The row entries of one model: each row is cached once, by its primary key."""
 
     unique = True
     near = False
-    """Whether entries may be kept in this process."""
+    """True if entries may be kept in this process."""
 
     def __init__(
         self,
@@ -59,10 +59,10 @@ class RowEntries:
         self._pk = schema.pk
         self._epoch: bytes | None = None
         self._guard = b""
-        """How current entries begin after their token, while the epoch is this one."""
+        """The fingerprint and epoch of current entries, for the epoch in ``_epoch``."""
         self.rows = self
         self.replicated = replicated
-        """Whether misses may be read from a replica, because writes stay marked for as long as it may lag."""
+        """True if misses may be read from a replica. Then writes stay marked for as long as the replica may lag."""
         self.fields = self.attributes = (schema.pk,)
         self.order_by: tuple[str, ...] = ()
         self.limit: int | None = None
@@ -75,22 +75,22 @@ class RowEntries:
         self.uses_loose_collation = schema.uses_loose_collation(self.attributes)
         self.counters = counters
         self.linked: list[RowEntries] = []
-        """Of models whose lists over many-to-many relations are by primary keys of this one."""
+        """The rows of models that many-to-many lists by this model's primary key contain."""
 
     def key(self, pk: Any) -> bytes:
-        """The key of the row with this (normalised) primary key."""
+        """Returns the key of the row with this (normalised) primary key."""
         return self.prefix + keys.encode_single(pk if type(pk) is int else self.schema.key_value(self._pk, pk))
 
     key_of_one = key
 
     def key_of(self, values: Values) -> bytes:
-        """The same for the values of a lookup."""
+        """Returns the key of the row that a lookup by primary key names with these values."""
         return self.key(values[0])
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
-        """The row, if the bytes are a current entry of this very one, and not due; ``read`` tells what else they are.
+        """Returns the row if the bytes are a current entry of it that is not due, else None.
 
-        The way of every hit, therefore written out.
+        ``read`` tells the other cases apart. Every hit takes this path, so its steps are written out.
         """
         if entry is None or epoch is None:
             return None
@@ -105,7 +105,7 @@ class RowEntries:
         return row if row[self._pk] == pk else None
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> RowValues | Absent | Miss:
-        """What the bytes under a row's key say."""
+        """Returns the row that an entry holds, an absence, or a miss if the bytes are no current entry."""
         if entry is None or epoch is None:
             return NoValue.MISS
         if entry[GUARD] != self.fingerprint + epoch[1:]:
@@ -113,7 +113,7 @@ class RowEntries:
         try:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
-                state, payload = self.policy.copied(payload)
+                state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
                 return self.schema.codec.decode(payload)
         except (DamagedEntry, DecodeError) as error:
@@ -121,7 +121,7 @@ class RowEntries:
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
 
     def entry(self, token: bytes, epoch: bytes, payload: bytes | None) -> bytes:
-        """The entry of a row, or of its absence if there is no payload."""
+        """Returns the entry of a row, or of its absence if ``payload`` is None."""
         guard = self.fingerprint + epoch[1:]
         if payload is None:
             return pack(ABSENT, token, guard, now_ms())

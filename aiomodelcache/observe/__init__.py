@@ -1,1 +1,1 @@
-"""What the cache did: counters and the logger."""
+"""Observation of the cache: counters and the logger."""

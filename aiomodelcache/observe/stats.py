@@ -1,4 +1,4 @@
-"""What the caches did, counted: one ``Counters`` per cache class and one ``Stats`` per open cache."""
+"""Counts of cache operations: one ``Counters`` for each cache class and one ``Stats`` for each open cache."""
 
 import logging
 from dataclasses import dataclass, field
@@ -9,37 +9,37 @@ logger: Final = logging.getLogger("aiomodelcache")
 
 @dataclass(slots=True)
 class Counters:
-    """Counts of one cache class: a model's rows, or an index over them. All only grow."""
+    """Counts of one cache class: a model's rows, an index over them, or computed results. All only grow."""
 
     hits: int = 0
-    """Lookups answered by the cache, "no such row" included."""
+    """Lookups answered by the cache, absences included."""
     misses: int = 0
     """Lookups that needed the database."""
     fills: int = 0
     """Entries stored."""
     stale: int = 0
-    """Answers that were known to be stale, and allowed to be by ``allowtime``."""
+    """Answers from stale copies, within the ``allowtime`` of their class."""
     refreshed: int = 0
-    """Entries replaced in the background: stale ones, and values near the end of their life."""
+    """Entries replaced in the background: stale copies, and values near the end of their life."""
     reset: int = 0
-    """Lookups made again in the background right after a write, by ``InvalidationType.RESET``."""
+    """Lookups repeated in the background right after a write, by ``InvalidationType.RESET``."""
     unrefreshed: int = 0
-    """Background lookups that failed, or were not begun because too many were under way."""
+    """Background lookups that failed, or were skipped because too many were in flight."""
     refused: int = 0
-    """Entries not stored because a writer or another reader came in between, or the lease ran out."""
+    """Entries not stored because a writer or another reader intervened, or because the lease expired."""
     repaired: int = 0
-    """Index entries that led to a row which no longer matches, and were replaced."""
+    """Index entries and results that led to a row which is gone or no longer matches, and were replaced."""
     unfillable: int = 0
-    """Answers that cannot be stored: found by a loose comparison, partial, or not encodable."""
+    """Answers that cannot be stored: found through a loose collation, partial, or not encodable."""
     undecodable: int = 0
     """Entries with bytes that this program cannot read: damaged, or not written by any cache."""
     mismatched: int = 0
-    """Entries of another version of this program or its schema, or of another row than the key says."""
+    """Entries of another version of this program or its schema, or of a row that the key does not name."""
     warned: set[str] = field(default_factory=set[str], repr=False)
-    """Kinds of trouble already logged for this class; each is logged once."""
+    """The kinds of problems already logged for this class. Each kind is logged once."""
 
     def warn_once(self, kind: str, message: str, *args: object) -> None:
-        """Logs a warning, the first time that this kind of trouble is seen."""
+        """Logs a warning if this kind of problem was not logged for this class before."""
         if kind not in self.warned:
             self.warned.add(kind)
             logger.warning(message, *args)
@@ -47,20 +47,20 @@ class Counters:
 
 @dataclass(slots=True)
 class NearCounters:
-    """What was kept in this process. All but ``bytes`` only grow."""
+    """Counts of the entries kept in this process. All but ``bytes`` only grow."""
 
     hits: int = 0
-    """Rounds of reading that needed no request, because all that they asked for was kept."""
+    """Rounds of reading that needed no request, because all their entries were kept in this process."""
     invalidated: int = 0
-    """Entries dropped because the server told so."""
+    """Entries removed because the server reported a change."""
     dropped: int = 0
-    """How often all was dropped: the connection was lost, the server emptied, or the cache failed."""
+    """Removals of all entries: the connection was lost, the server was emptied, or the cache failed."""
     evicted: int = 0
-    """Entries dropped because there was no room for them."""
+    """Entries removed to stay within ``near_memory_limit``."""
     refused: int = 0
-    """Connections on which the server would not tell of changes, so that nothing is kept."""
+    """Connections on which the server refused to report changes, so that no entries are kept."""
     bytes: int = 0
-    """What is kept now takes so much memory, about."""
+    """The approximate size of the entries that are kept now."""
 
 
 @dataclass(slots=True)
@@ -72,17 +72,18 @@ class Stats:
     statements: int = 0
     """SQL statements sent by readers."""
     backend_errors: int = 0
-    """Round trips that failed; what they were for was done without the cache."""
+    """Round trips that failed. Their lookups and writes continued without the cache."""
     bypassed: int = 0
     """Rounds of reading that went straight to the database because the server was failing."""
     undelivered: int = 0
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0
-    """Writes of which it is not known whether they were committed; their intents expire."""
+    """Writes that may or may not have been committed. Their intents stay until they expire."""
     near: NearCounters = field(default_factory=NearCounters)
-    """What is kept in this process."""
+    """Counts of the entries kept in this process."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])
+    """The counters of each cache class, by its name."""
 
     def of(self, name: str) -> Counters:
-        """The counters of a cache class, created on first use."""
+        """Returns the counters of a cache class, created on first use."""
         return self.by_cache.setdefault(name, Counters())

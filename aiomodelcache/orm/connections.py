@@ -1,4 +1,4 @@
-"""Connections, transactions, and the outcome of statements, as Tortoise's clients know them."""
+"""Connections and transactions, as Tortoise's clients represent them."""
 
 from collections.abc import Iterable
 from typing import Any, Final, cast
@@ -12,7 +12,7 @@ from aiomodelcache.orm.meta import meta_of
 
 
 def bound_models() -> list[type[Model]]:
-    """All models of the current ``Tortoise.init``. Raises ``CacheConfigurationError`` if there was none."""
+    """Returns all models of the current ``Tortoise.init``. Raises ``CacheConfigurationError`` if there was none."""
     context = get_current_context()
     if context is None or context.apps is None:
         raise CacheConfigurationError("Tortoise is not initialised: await Tortoise.init(...) before opening the cache.")
@@ -20,44 +20,45 @@ def bound_models() -> list[type[Model]]:
 
 
 def write_client(model: type[Model]) -> BaseDBAsyncClient:
-    """The connection that a write of the model goes to now: an open transaction's, if there is one."""
+    """Returns the connection that a write of the model goes to now: an open transaction's, if there is one."""
     return cast("BaseDBAsyncClient", cast("Any", model)._choose_db(True))
 
 
 def relation_client(model: type[Model]) -> BaseDBAsyncClient:
-    """The connection that a many-to-many write goes to now, which asks no router."""
+    """Returns the connection that a many-to-many write goes to now. Tortoise asks no router for these writes."""
     return cast("BaseDBAsyncClient", meta_of(model).db)
 
 
 def root_client(client: Any) -> BaseDBAsyncClient:
-    """The client in autocommit mode, also where the cache opens inside a transaction."""
+    """Returns the client in autocommit mode, even if ``client`` is a transaction's."""
     while isinstance(client, TransactionalDBClient):
         client = cast("Any", client)._parent
     return cast("BaseDBAsyncClient", client)
 
 
-_DRAWS: Final = 32
-"""How often a router is asked for one model: it may name one of several replicas at random."""
+_ROUTER_CALLS: Final = 32
+"""The number of times that a router is asked for the replicas of one model, because it may choose one at random."""
 
 
 def read_from_primaries(models: Iterable[type[Model]]) -> None:
-    """From here on in this context, replicas that a router names stand for the connections that are written to.
+    """Replaces the replicas that a router names by their primaries, in the current Tortoise context.
 
-    For methods of users whose results are cached: their queries must not find a replica that lags.
+    A user's method whose result is cached runs in such a context, so that its queries do not read a lagging replica.
     """
     context = get_current_context()
     for model in models if context is not None else ():
         choose: Any = cast("Any", model)._choose_db
         primary = root_client(choose(True))
-        for name in {root_client(choose()).connection_name for _ in range(_DRAWS)} - {primary.connection_name}:
+        for name in {root_client(choose()).connection_name for _ in range(_ROUTER_CALLS)} - {primary.connection_name}:
             cast("Any", context).connections.set(name, primary)
 
 
 def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:
-    """The client whose COMMIT decides about a write on ``client``; None in autocommit mode.
+    """Returns the client whose COMMIT commits a write on ``client``; None in autocommit mode.
 
-    Savepoints are clients of their own whose parent is the transaction; with asyncpg releasing one
-    calls its ``commit``, which commits nothing. A task that outlives its transaction holds a finished client.
+    A savepoint has a client of its own, whose parent is the transaction's. With asyncpg, releasing a savepoint calls
+    its client's ``commit``, which commits nothing. A task that outlives its transaction holds a finished client, on
+    which each statement commits by itself: the result is None.
     """
     if not isinstance(client, TransactionalDBClient):
         return None
@@ -68,5 +69,5 @@ def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:
 
 
 def is_finished(client: BaseDBAsyncClient) -> bool:
-    """Whether it is the client of a transaction that is over: on it, each statement commits by itself."""
+    """Returns True for the client of a finished transaction, on which each statement commits by itself."""
     return isinstance(client, TransactionalDBClient) and outermost(client) is None

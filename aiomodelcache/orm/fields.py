@@ -1,6 +1,6 @@
-"""Single fields of Tortoise: how their values are stored in an entry, and what a value becomes in a row.
+"""Single fields of Tortoise: the stored form of their values, and the value that a row holds for a given one.
 
-Knows fields and values, not models as a whole: those are ``schema``'s.
+Knows fields and values, not models as a whole: see ``schema``.
 """
 
 import datetime
@@ -24,7 +24,7 @@ from aiomodelcache.encoding.values import to_msgpack
 
 
 def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClient) -> Column | None:
-    """How a field's values are stored in a row entry; None if there is no exact way."""
+    """Returns the column that stores a field's values in a row entry; None if no form would be exact."""
     if isinstance(field, data_fields.JSONField):
         return _json_column(name, field, model)
     if is_enum(field):
@@ -37,7 +37,7 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
         return Column(name, str | int, _dump_time, _load_time)
     kind = field.field_type
     if kind in (uuid.UUID, list) and type(client).__module__.startswith("tortoise.backends.asyncpg"):
-        driver: Any = importlib.import_module("asyncpg.pgproto.pgproto")  # returns a UUID class of its own
+        driver: Any = importlib.import_module("asyncpg.pgproto.pgproto")  # the driver has its own UUID class
         if kind is uuid.UUID:
             return Column(name, bytes, None, driver.UUID, is_a(driver.UUID))
         return Column(name, Any, partial(_dump_array, driver.UUID), partial(_load_array, driver.UUID))
@@ -49,12 +49,15 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
 
 
 def is_enum(field: Any) -> bool:
-    """Whether it is one of Tortoise's two enum fields."""
+    """Returns True if the field is one of Tortoise's two enum fields."""
     return isinstance(field, data_fields.IntEnumFieldInstance | data_fields.CharEnumFieldInstance)
 
 
 def has_canonical_text(field: Any) -> bool:
-    """Whether a text column's values are always spelled the same: UUIDs, and enums that no collation confuses."""
+    """Returns True if equal values of a text column are always spelled the same.
+
+    So are UUIDs, and enums whose members differ under every collation.
+    """
     if not converts_like_tortoise(field):
         return False
     if not isinstance(field, data_fields.CharEnumFieldInstance):
@@ -65,7 +68,7 @@ def has_canonical_text(field: Any) -> bool:
 
 
 def converts_like_tortoise(field: Field[Any]) -> bool:
-    """Whether the class leaves the conversion from and to the database as Tortoise wrote it."""
+    """Returns True if the field's class inherits its conversions from and to the database from Tortoise."""
     return all(
         getattr(type(field), method).__module__.startswith("tortoise.") for method in ("to_db_value", "to_python_value")
     )
@@ -78,30 +81,33 @@ def _json_column(name: str, field: Any, model: type[Model]) -> Column:
 
 
 def _encodes_like_tortoise(field: Any) -> bool:
-    """Whether JSON has the standard encoder; a field of an abstract model's heir has a copy of that."""
-    ours: Any = data_fields.JSON_DUMPS
-    theirs = field.encoder
-    if isinstance(theirs, partial) and isinstance(ours, partial):
-        same = (theirs.func, theirs.args, theirs.keywords) == (ours.func, ours.args, ours.keywords)
+    """Returns True if a JSON field has Tortoise's encoder and decoder.
+
+    A field that a model inherits from an abstract model has a copy of the encoder.
+    """
+    standard: Any = data_fields.JSON_DUMPS
+    encoder = field.encoder
+    if isinstance(encoder, partial) and isinstance(standard, partial):
+        same = (encoder.func, encoder.args, encoder.keywords) == (standard.func, standard.args, standard.keywords)
     else:
-        same = theirs is ours
+        same = encoder is standard
     return same and field.decoder is data_fields.JSON_LOADS
 
 
 def _dump_array(driver_uuid: Any, array: Any) -> Any:
-    return to_msgpack(_replaced(array, driver_uuid, lambda value: uuid.UUID(bytes=value.bytes)))
+    return to_msgpack(_map_items(array, driver_uuid, lambda value: uuid.UUID(bytes=value.bytes)))
 
 
 def _load_array(driver_uuid: Any, array: Any) -> Any:
-    return _replaced(array, uuid.UUID, lambda value: driver_uuid(value.bytes))
+    return _map_items(array, uuid.UUID, lambda value: driver_uuid(value.bytes))
 
 
-def _replaced(value: Any, kind: type, make: Callable[[Any], Any]) -> Any:
-    """Returns an array of any depth with each item of exactly this type remade."""
-    found = cast("Any", type(value))
-    if found is list:
-        return [_replaced(item, kind, make) for item in value]
-    return make(value) if found is kind else value
+def _map_items(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    """Returns an array of any depth with every item of exactly this type converted."""
+    item_type = cast("Any", type(value))
+    if item_type is list:
+        return [_map_items(item, kind, convert) for item in value]
+    return convert(value) if item_type is kind else value
 
 
 def _dump_member(member: Any) -> Any:
@@ -125,12 +131,12 @@ def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:
 
 
 def _is_document(value: Any) -> bool:
-    """``to_msgpack`` refuses whatever it cannot write exactly."""
+    """Returns True for every value, because ``to_msgpack`` refuses values that it cannot write exactly."""
     return True
 
 
 def _dump_time(value: datetime.time | datetime.timedelta) -> str | int:
-    """MySQL's driver returns a ``timedelta`` for a TIME."""
+    """Returns the stored form of a TIME, for which MySQL's driver returns a ``timedelta``."""
     if isinstance(value, datetime.timedelta):
         return value // datetime.timedelta(microseconds=1)
     if get_use_tz() and value.tzinfo is get_default_timezone():
@@ -146,10 +152,10 @@ def _load_time(stored: str | int) -> datetime.time | datetime.timedelta:
 
 
 def _referred_value(field: Any, instance: Model) -> Any:
-    """What a foreign key to ``instance`` holds."""
+    """Returns the value of a foreign key column that refers to ``instance``. Raises ``ValueError``."""
     relation = field.reference
     if relation is None or not isinstance(instance, relation.related_model):
-        raise ValueError(f"a {type(instance).__name__} is no value of this field")
+        raise ValueError(f"a {type(instance).__name__} is not a value of this field")
     value = getattr(instance, relation.to_field_instance.model_field_name)
     if value is None:
         raise ValueError("the instance has no key yet; save it first")
@@ -157,12 +163,12 @@ def _referred_value(field: Any, instance: Model) -> Any:
 
 
 def normalise(field: Any, model: type[Model], value: Any) -> Any:
-    """Returns ``value`` as Tortoise would read back what it sends to the database for it."""
+    """Returns the value that Tortoise would read from the database after it stored ``value``."""
     if isinstance(value, Model):
         value = _referred_value(field, value)
     value = field.to_db_value(value, model)
     if converts_like_tortoise(field) and isinstance(field, data_fields.DecimalField):
-        return value  # rounded to the column's scale it would find rows that the database does not
+        return value  # a value rounded to the column's scale would match rows that the database does not match
     return field.to_python_value(value)
 
 
@@ -172,11 +178,11 @@ EXACT: Final[dict[Any, Callable[[Any], Any]]] = {
     str: str.__str__,
     datetime.date: lambda value: value.date() if isinstance(value, datetime.datetime) else value,
 }
-"""What makes a value of a subclass (a ``str`` enum, a NumPy float) one of the class that rows hold."""
+"""Functions that convert a value of a subclass (a ``str`` enum, a NumPy float) to the class that rows hold."""
 
 
 def as_mysql_returns(value: Any) -> Any:
-    """MySQL stores no offsets, and its drivers return a ``timedelta`` for a TIME."""
+    """Returns a time or date as MySQL's drivers do: without ``fold``, and as a ``timedelta`` for a TIME."""
     if isinstance(value, datetime.time):
         return datetime.timedelta(
             hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond

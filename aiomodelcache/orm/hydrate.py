@@ -1,7 +1,7 @@
-"""Rows from the database as instances, without the detours that Tortoise takes for queries of more than one table.
+"""Rows of the database as instances, built without the work that Tortoise needs only for queries of several tables.
 
-A query that asks for all columns of one model and nothing else is sent as Tortoise would send it, and what it
-returns is converted as Tortoise would convert it, by the model's own fields. Any other is left to Tortoise.
+A query for all columns of one model and nothing else is sent as Tortoise would send it. Its rows are converted as
+Tortoise would convert them, by the model's own fields. Every other query is left to Tortoise.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from aiomodelcache.orm.schema import ModelSchema
 _queryset: Final[Any] = QuerySet
 _model: Final[Any] = Model
 _executor: Final[Any] = BaseExecutor
-_CHUNK: Final = 1_000
-"""Rows that are converted without a break."""
-_BEYOND: Final = (
+_CHUNK_SIZE: Final = 1_000
+"""The number of rows that are converted before the event loop runs other tasks."""
+_UNSUPPORTED: Final = (
     "_annotations",
     "_fields_for_select",
     "_select_related",
@@ -28,8 +28,8 @@ _BEYOND: Final = (
     "_prefetch_queries",
     "_single",
 )
-"""What else a query may ask for."""
-_KNOWN: Final = [
+"""The attributes of a query for more than rows. If one of them is set, Tortoise runs the query."""
+_KNOWN_SLOTS: Final = [
     "_annotations",
     "_capabilities",
     "_custom_filters",
@@ -61,35 +61,42 @@ _KNOWN: Final = [
     "model",
     "query",
 ]
-_familiar: Final = {name for kind in _queryset.__mro__ for name in getattr(kind, "__slots__", ())} <= set(_KNOWN)
-"""Whether queries are as they were when this was written. Of what another release adds, only Tortoise knows the use."""
+_has_known_slots: Final = {slot for kind in _queryset.__mro__ for slot in getattr(kind, "__slots__", ())} <= set(
+    _KNOWN_SLOTS
+)
+"""True if queries have only the attributes that this module was written for.
+
+A new release of Tortoise may add others, which only Tortoise can interpret. Then Tortoise runs every query.
+"""
 
 
 async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
-    """Returns the rows of a query for the schema's model. Raises what the database raises."""
-    plain: Any = query
-    client = plain._db
-    if plain.model is not schema.model or not (_is_plain(plain) and _is_made_by_tortoise(schema.model, client)):
+    """Returns the instances that a query for the schema's model selects. Raises the database's errors."""
+    select: Any = query
+    client = select._db
+    if select.model is not schema.model or not (_is_plain(select) and _is_built_by_tortoise(schema.model, client)):
         return await query
-    plain._make_query()
-    _, found = await client.execute_query(*plain.query.get_parameterized_sql())
-    convert = _conversion(schema.model)
+    select._make_query()
+    _, rows = await client.execute_query(*select.query.get_parameterized_sql())
+    convert = _row_converter(schema.model)
     instances: list[Model] = []
-    for start in range(0, len(found), _CHUNK):
+    for start in range(0, len(rows), _CHUNK_SIZE):
         if start:
             await asyncio.sleep(0)
-        instances += [schema.instance(convert(row)) for row in found[start : start + _CHUNK]]
+        instances += [schema.instance(convert(row)) for row in rows[start : start + _CHUNK_SIZE]]
     return instances
 
 
 def _is_plain(query: Any) -> bool:
+    """Returns True for a query for rows of one model alone, of a class that does not override its execution."""
     kind = cast("Any", type(query))
-    own = any(getattr(kind, name) is not getattr(_queryset, name) for name in ("_make_query", "_execute", "__await__"))
-    return _familiar and not own and not any(getattr(query, name) for name in _BEYOND)
+    methods = ("_make_query", "_execute", "__await__")
+    overridden = any(getattr(kind, name) is not getattr(_queryset, name) for name in methods)
+    return _has_known_slots and not overridden and not any(getattr(query, name) for name in _UNSUPPORTED)
 
 
-def _is_made_by_tortoise(model: Any, client: Any) -> bool:
-    """Whether nobody has a say in how the model's instances come from the database."""
+def _is_built_by_tortoise(model: Any, client: Any) -> bool:
+    """Returns True if neither the model nor the client overrides how Tortoise builds instances from rows."""
     return (
         model._init_from_db.__func__ is _model._init_from_db.__func__
         and model.__new__ is _model.__new__
@@ -98,8 +105,8 @@ def _is_made_by_tortoise(model: Any, client: Any) -> bool:
     )
 
 
-def _conversion(model: type[Model]) -> Callable[[Any], dict[str, Any]]:
-    """Returns what makes of a row the values of its columns by attribute."""
+def _row_converter(model: type[Model]) -> Callable[[Any], dict[str, Any]]:
+    """Returns a function that converts a row of the driver to its values by attribute."""
     meta = meta_of(model)
     native = [(name, key) for key, name, _ in meta.db_native_fields]
     default = [(name, key, field.field_type) for key, name, field in meta.db_default_fields]

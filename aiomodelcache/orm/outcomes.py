@@ -1,4 +1,4 @@
-"""Whether a write that raised an exception has been, or may still be, written."""
+"""Outcomes of writes that raised an exception: nothing was written, or the outcome is unknown."""
 
 from traceback import walk_tb
 from typing import Any, Final, cast
@@ -6,20 +6,21 @@ from typing import Any, Final, cast
 from tortoise.exceptions import BaseORMException, IntegrityError
 from tortoise.models import Model
 
-_BEFORE: Final = [cast("Any", method).__code__ for method in (Model._pre_save, Model._pre_delete)]  # pyright: ignore
-_AFTER: Final = [cast("Any", method).__code__ for method in (Model._post_save, Model._post_delete)]  # pyright: ignore
+_PRE_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._pre_save, Model._pre_delete)]  # pyright: ignore
+_POST_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._post_save, Model._post_delete)]  # pyright: ignore
 
 
 def is_settled(error: BaseException) -> bool:
-    """Whether a save or delete that raised this will not write anything any more.
+    """Returns True if a save or delete that raised this error has written nothing and will write nothing.
 
-    So it is if a listener raised before the statement, if the database refused, or if Tortoise did, without a
-    driver's error inside. After anything else (cancellation, a lost connection) the statement may be under way.
+    Such an error comes from a listener before the statement, from a database that refused the write, or from
+    Tortoise without a driver's error. After any other error (cancellation, a lost connection) the statement may still
+    be in flight.
     """
     for frame, _ in walk_tb(error.__traceback__):
-        if frame.f_code in _BEFORE:
-            return not isinstance(error, GeneratorExit)  # which leaves no time to say so
-        if frame.f_code in _AFTER:
+        if frame.f_code in _PRE_CODE:
+            return not isinstance(error, GeneratorExit)  # a closed coroutine cannot await the clearing of its intents
+        if frame.f_code in _POST_CODE:
             return False
     if isinstance(error, BaseORMException):
         return was_refused(error) or not any(isinstance(cause, BaseException) for cause in error.args)
@@ -27,10 +28,10 @@ def is_settled(error: BaseException) -> bool:
 
 
 def was_refused(error: BaseException) -> bool:
-    """Whether the database is known to have refused a write: it answered, and said no.
+    """Returns True if the database answered that it refused a write.
 
-    SQLSTATE classes: 22 data, 23 integrity, 25 transaction state, 40 rollback, 42 syntax and access. With
-    anything else (a lost connection, cancellation) the write may have been committed, or may yet be.
+    The SQLSTATE classes of a refusal: 22 data, 23 integrity, 25 transaction state, 40 rollback, 42 syntax and access.
+    After any other error (a lost connection, cancellation) the write may have been committed, or may be later.
     """
     if isinstance(error, IntegrityError):
         return True

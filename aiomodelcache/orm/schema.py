@@ -1,7 +1,7 @@
-"""What a bound model looks like to the cache: its columns, keys, uniqueness, instances and connection.
+"""The cache's view of a bound model: its columns, keys, uniqueness, instances and connection.
 
-Knows nothing of entries, plans or Redis. A ``ModelSchema`` is made after ``Tortoise.init``: before that, models have
-no columns yet.
+Must not know entries, plans or Redis. A ``ModelSchema`` is built after ``Tortoise.init``, because models have no
+columns before.
 """
 
 import datetime
@@ -45,7 +45,7 @@ from aiomodelcache.orm.relations import RelationInfo
 
 
 class ModelSchema:
-    """One bound model. Raises ``CacheConfigurationError`` if a field cannot be cached."""
+    """The schema of one bound model. Raises ``CacheConfigurationError`` if a field cannot be cached."""
 
     def __init__(self, model: type[Model]) -> None:
         meta = meta_of(model)
@@ -63,17 +63,17 @@ class ModelSchema:
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
         self.fingerprint = repr([self._shape(column) for column in columns]).encode()
         self.hides_rows = meta.manager.__class__.get_queryset is not cast("Any", Manager).get_queryset
-        """Whether the model's own manager may show some rows only. Then any column may decide about it."""
+        """True if the model's own manager may hide rows. Then a change of any column may hide or show a row."""
         self._custom_generated_pk: bool = meta.db_pk_column not in meta.generated_db_fields
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
-        self._converted = frozenset(name for name, each in meta.fields_map.items() if isinstance(each, converted))
-        """Columns that may hold another value than they were given."""
-        self._outside = copy_context()
+        self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))
+        """The columns that may store a value other than the one written."""
+        self._opening_context = copy_context()
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
     @staticmethod
     def table_of(model: type[Model]) -> str:
-        """A model's table, qualified by its schema."""
+        """Returns a model's table, qualified by its schema."""
         meta = meta_of(model)
         return f"{meta.schema}.{meta.db_table}" if meta.schema else str(meta.db_table)
 
@@ -84,77 +84,80 @@ class ModelSchema:
         return {name: meta.fields_map[name] for name in meta.fields_db_projection}
 
     def _shape(self, column: Column) -> tuple[Any, ...]:
-        """What the meaning of a column's bytes depends on."""
+        """Returns everything that the meaning of a column's bytes depends on."""
         field = meta_of(self.model).fields_map[column.name]
         declared = field.get_for_dialect(self.dialect, "SQL_TYPE")
         return column.name, type(field).__qualname__, declared, repr(column.type), column.load is not None
 
     def attribute(self, field: str) -> str | None:
-        """The instance attribute behind a declared field (``organizer`` -> ``organizer_id``).
+        """Returns the instance attribute of a declared field's column (``organizer`` -> ``organizer_id``).
 
-        None if the model has no such column.
+        Returns None if the model has no such column.
         """
         meta = meta_of(self.model)
         if field == "pk":
             return self.pk
-        found = meta.fields_map.get(field)
-        if isinstance(found, ForeignKeyFieldInstance):
-            return str(cast("Any", found).source_field)
-        return field if found is not None and field in meta.fields_db_projection else None
+        declared = meta.fields_map.get(field)
+        if isinstance(declared, ForeignKeyFieldInstance):
+            return str(cast("Any", declared).source_field)
+        return field if declared is not None and field in meta.fields_db_projection else None
 
     def field_names(self) -> list[str]:
-        """The names by which keys may be declared, relations by the relation's name."""
+        """Returns the names that keys may be declared by. A relation counts by its own name, not its column's."""
         meta = meta_of(self.model)
-        behind = {meta.fields_map[name].source_field for name in meta.fk_fields | meta.o2o_fields}
-        return sorted((set(meta.fields_db_projection) - behind) | meta.fk_fields | meta.o2o_fields)
+        relation_columns = {meta.fields_map[name].source_field for name in meta.fk_fields | meta.o2o_fields}
+        return sorted((set(meta.fields_db_projection) - relation_columns) | meta.fk_fields | meta.o2o_fields)
 
     def keyable(self, attribute: str) -> bool:
-        """Whether the column can be searched for by equality."""
+        """Returns True if the database can compare the column for equality."""
         field = meta_of(self.model).fields_map[attribute]
         return bool(field.indexable) or isinstance(field, data_fields.TextField)
 
     def unique(self, attributes: Collection[str]) -> bool:
-        """Whether the database lets at most one row have given values of these columns."""
+        """Returns True if the database allows at most one row for each combination of these columns' values."""
         meta = meta_of(self.model)
-        wanted = set(attributes)
-        if any(meta.fields_map[name].unique or meta.fields_map[name].pk for name in wanted):
+        columns = set(attributes)
+        if any(meta.fields_map[name].unique or meta.fields_map[name].pk for name in columns):
             return True
         together = [*meta.unique_together]
-        together += [each.fields for each in meta.constraints if type(each).__name__ == "UniqueConstraint"]
-        return any(fields and {self.attribute(field) for field in fields} <= wanted for fields in together)
+        together += [
+            constraint.fields for constraint in meta.constraints if type(constraint).__name__ == "UniqueConstraint"
+        ]
+        return any(fields and {self.attribute(field) for field in fields} <= columns for fields in together)
 
     def uses_loose_collation(self, attributes: Iterable[str]) -> bool:
-        """Whether the database may hold different strings to be equal (case, accents, padding)."""
+        """Returns True if the database may treat different strings as equal (case, accents, padding)."""
         for name in attributes:
             field = meta_of(self.model).fields_map[name]
-            declared = str(field.get_for_dialect(self.dialect, "SQL_TYPE")).upper()
-            text = self.dialect == "mysql" and ("CHAR" in declared or "TEXT" in declared)
-            if (text or "CITEXT" in declared or "COLLATE" in declared) and not has_canonical_text(field):
+            sql_type = str(field.get_for_dialect(self.dialect, "SQL_TYPE")).upper()
+            text = self.dialect == "mysql" and ("CHAR" in sql_type or "TEXT" in sql_type)
+            if (text or "CITEXT" in sql_type or "COLLATE" in sql_type) and not has_canonical_text(field):
                 return True
         return False
 
     def foreign_key(self, field: str) -> tuple[type[Model], str, str] | None:
-        """(related model, attribute holding the key here, field that it refers to), or None."""
-        found = meta_of(self.model).fields_map.get(field)
-        if not isinstance(found, ForeignKeyFieldInstance):
+        """Returns (related model, attribute with the key, field that the key refers to), or None."""
+        declared = meta_of(self.model).fields_map.get(field)
+        if not isinstance(declared, ForeignKeyFieldInstance):
             return None
-        relation = cast("Any", found)
+        relation = cast("Any", declared)
         return relation.related_model, relation.source_field, relation.to_field_instance.model_field_name
 
     def relation(self, field: str) -> RelationInfo | None:
-        """A foreign key or one-to-one relation, of this model or, backwards, of another; or None."""
+        """Returns a foreign key or one-to-one relation that this model declares or is the target of, or None."""
         forward = self.foreign_key(field)
         if forward is not None:
             return RelationInfo(*forward, True)
-        found = meta_of(self.model).fields_map.get(field)
-        if not isinstance(found, BackwardFKRelation):
+        declared = meta_of(self.model).fields_map.get(field)
+        if not isinstance(declared, BackwardFKRelation):
             return None
-        back = cast("Any", found)
-        single = isinstance(found, BackwardOneToOneRelation)
-        return RelationInfo(back.related_model, back.to_field_instance.model_field_name, back.relation_field, single)
+        backward = cast("Any", declared)
+        single = isinstance(declared, BackwardOneToOneRelation)
+        attribute = backward.to_field_instance.model_field_name
+        return RelationInfo(backward.related_model, attribute, backward.relation_field, single)
 
     def foreign_keys(self) -> list[str]:
-        """Names of the foreign keys."""
+        """Returns the names of the foreign keys, sorted."""
         meta = meta_of(self.model)
         return sorted(meta.fk_fields | meta.o2o_fields)
 
@@ -163,8 +166,8 @@ class ModelSchema:
     def normalise(self, attribute: str, value: Any) -> Any:
         """Returns ``value`` as an instance from the database would hold it.
 
-        Accepts what Tortoise accepts in a filter, and a related instance for a foreign key. Raises
-        ``ValueError`` naming model and field if it is not a value of the field.
+        Accepts every value that Tortoise accepts in a filter, and a related instance for a foreign key. Raises
+        ``ValueError`` naming the model and the field if the value is not one of the field.
         """
         if value is None:
             return None
@@ -177,13 +180,16 @@ class ModelSchema:
             raise ValueError(f"{self.name}.{attribute} cannot be looked up by {value!r}: {error}") from error
 
     def identity_type(self, attribute: str) -> tuple[Any, int]:
-        """The type of which values up to this length are normalised as they are, if there is one."""
+        """Returns the type whose values ``normalise`` leaves unchanged, and their maximum length if it is ``str``.
+
+        The type is None if every value has to be normalised.
+        """
         field: Any = meta_of(self.model).fields_map[attribute]
         if is_enum(field) or not converts_like_tortoise(field):
             return None, 0
         kind, checks = field.field_type, len(field.validators)
         if isinstance(field, data_fields.CharField):
-            return (str, field.max_length) if checks == 1 else (None, 0)  # that of its length
+            return (str, field.max_length) if checks == 1 else (None, 0)  # one: the field's own check of its length
         return (int, 0) if kind is int and not checks else (None, 0)
 
     def _normaliser(self, attribute: str) -> Callable[[Any], Any]:
@@ -206,29 +212,29 @@ class ModelSchema:
         return lambda value: value if type(value) is kind else exact(convert(value))
 
     def key_value(self, attribute: str, value: Any) -> Any:
-        """Returns a normalised value in the form that ``keys`` can encode (an enum's stored value).
+        """Returns a normalised value in a form that ``keys`` can encode, such as an enum's stored value.
 
-        It is the same for a value that was asked for and for one from a row: asyncpg has a UUID class of
-        its own.
+        A lookup's value and an equal value from a row get the same form, although asyncpg has its own UUID class.
         """
         if value is None or type(value) in NATIVE or isinstance(value, uuid.UUID):
             return value
         return meta_of(self.model).fields_map[attribute].to_db_value(value, self.model)
 
     def kept(self, attribute: str, value: Any) -> bool:
-        """Whether a row written with this value will hold it, and not another that only the database knows.
+        """Returns True if a row written with this value will hold the same value.
 
-        Decimals are rounded to the column's scale, and not every database keeps an offset from UTC.
+        The database may store another one: decimals are rounded to the column's scale, and not every database keeps
+        an offset from UTC.
         """
         if value is None or attribute not in self._converted:
             return True
         field: Any = meta_of(self.model).fields_map[attribute]
         try:
-            held: Any = field.to_python_value(value)
-            same = bool(held == value)
+            stored: Any = field.to_python_value(value)
+            same = bool(stored == value)
         except (ValueError, TypeError, ArithmeticError):
             return False
-        return same and (not isinstance(value, datetime.datetime) or held.utcoffset() == value.utcoffset())
+        return same and (not isinstance(value, datetime.datetime) or stored.utcoffset() == value.utcoffset())
 
     # Instances -------------------------------------------------------------------------------------
 
@@ -242,13 +248,13 @@ class ModelSchema:
         object.__setattr__(instance, "__dict__", values)
         return instance
 
-    def lost(self, instance: Model) -> list[str]:
-        """What an instance holds that would not come back from its row: annotations, fetched relations."""
-        kept = {*self.columns, "_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial"}
-        held = vars(instance)
-        missing = ["not all of its columns"] if is_partial(instance) or not self.columns <= held.keys() else []
-        more = {name: value for name, value in held.items() if name not in kept and value is not None}
-        return missing + sorted(name for name, value in more.items() if not _is_not_fetched(value))
+    def unstored_parts(self, instance: Model) -> list[str]:
+        """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
+        stored = {*self.columns, "_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial"}
+        values = vars(instance)
+        missing = ["not all of its columns"] if is_partial(instance) or not self.columns <= values.keys() else []
+        others = {name: value for name, value in values.items() if name not in stored and value is not None}
+        return missing + sorted(name for name, value in others.items() if not _is_not_fetched(value))
 
     def _column(self, name: str, field: Field[Any]) -> Column:
         column = column_of(name, field, self.model, self.client)
@@ -263,44 +269,44 @@ class ModelSchema:
     # The database ----------------------------------------------------------------------------------
 
     def queryset(self, client: BaseDBAsyncClient) -> QuerySet[Any]:
-        """The model's rows, as its own manager shows them (a manager may hide rows)."""
+        """Returns a query for the model's rows as its own manager shows them, which may hide rows."""
         rows: QuerySet[Any] = meta_of(self.model).manager.get_queryset().using_db(client)
         return rows
 
     def replica(self) -> BaseDBAsyncClient:
-        """The connection that a router would read the model from now; it may name another one each time."""
-        return root_client(self._outside.run(cast("Any", self.model)._choose_db))
+        """Returns the connection that a router names for a read of the model now. It may differ on each call."""
+        return root_client(self._opening_context.run(cast("Any", self.model)._choose_db))
 
     def matching(self, attributes: Sequence[str], wanted: Sequence[Values]) -> Q:
-        """The condition that a row has one of the ``wanted`` combinations of values."""
+        """Returns the condition that a row has one of the ``wanted`` combinations of values."""
         if len(attributes) == 1 and len(wanted) > 1:
             name = attributes[0]
-            some = _q({f"{name}__in": [value for (value,) in wanted if value is not None]})
-            return some | _q({f"{name}__isnull": True}) if (None,) in wanted else some
-        each = [_q(dict(zip(attributes, values, strict=True))) for values in wanted]
-        while len(each) > 1:  # in groups, because every term of one OR nests one level deeper
-            each = [Q(*each[at : at + 8], join_type="OR") for at in range(0, len(each), 8)]
-        return each[0]
+            in_values = _condition({f"{name}__in": [value for (value,) in wanted if value is not None]})
+            return in_values | _condition({f"{name}__isnull": True}) if (None,) in wanted else in_values
+        terms = [_condition(dict(zip(attributes, values, strict=True))) for values in wanted]
+        while len(terms) > 1:  # in groups of 8, because every term of one OR nests one level deeper
+            terms = [Q(*terms[at : at + 8], join_type="OR") for at in range(0, len(terms), 8)]
+        return terms[0]
 
     @cached_property
     def _connections(self) -> ContextVar[dict[str, Any]]:
-        """By name, a task's open transactions among them."""
+        """The context variable with the connections by name. In a transaction, it holds the transaction's client."""
         context = get_current_context()
-        if context is None:  # pragma: no cover - a schema is made after Tortoise.init
+        if context is None:  # pragma: no cover - a schema is built after Tortoise.init
             raise CacheConfigurationError("Tortoise is not initialised")
-        found: ContextVar[dict[str, Any]] = cast("Any", context.connections)._storage_var
-        return found
+        connections: ContextVar[dict[str, Any]] = cast("Any", context.connections)._storage_var
+        return connections
 
     def transaction(self) -> TransactionalDBClient | None:
-        """The open transaction that a query of this model would run in now, if there is one."""
+        """Returns the open transaction that a query of this model would run in now, or None."""
         client = self._connections.get().get(self.connection)
         if client is self.client or not isinstance(client, TransactionalDBClient):
             return None
         if not cast("Any", client)._finalized:
             return client
-        # One that was committed by hand keeps the lock of SQLite's only connection to the end of its block.
-        # Whoever waits for that lock inside the block waits for ever. Where somebody else's transaction has
-        # begun meanwhile, the block has ended, and that transaction's end is worth waiting for.
+        # A transaction that is committed by hand holds the lock of SQLite's only connection until its block ends. A
+        # query that waits for this lock inside the block would wait forever. If another task's transaction has begun,
+        # the block has ended, and the query can wait for the end of that transaction.
         lock = getattr(cast("Any", client)._parent, "_lock", None)
         if lock is None or not lock.locked() or getattr(cast("Any", client)._connection, "in_transaction", True):
             return None
@@ -311,5 +317,5 @@ def _is_not_fetched(value: Any) -> bool:
     return isinstance(value, ReverseRelation) and not cast("Any", value)._fetched
 
 
-def _q(conditions: dict[str, Any]) -> Q:
+def _condition(conditions: dict[str, Any]) -> Q:
     return Q(**conditions)

@@ -17,23 +17,26 @@ T = TypeVar("T")
 
 
 MAX_IN_VALUES: Final = 10_000
-"""Values in one statement, at most; the databases allow about three times as many."""
+"""Maximum number of values in one statement. More values are sent in further statements.
+
+The databases allow about three times as many.
+"""
 
 
 def chunks(values: Sequence[T], size: int = MAX_IN_VALUES) -> list[Sequence[T]]:
-    """The values in portions that fit one statement."""
+    """Splits the values into chunks that fit in one statement."""
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 async def select_values(
     model: type[Model], client: BaseDBAsyncClient, attribute: str, values: Sequence[Any], wanted: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Returns the ``wanted`` columns of all rows, hidden ones too, whose ``attribute`` is one of ``values``."""
-    found: list[dict[str, Any]] = []
-    for some in chunks(values):
-        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, some))
-        found += await query.values(*dict.fromkeys(wanted))
-    return found
+    """Returns the ``wanted`` columns of all rows, hidden rows too, whose ``attribute`` is one of ``values``."""
+    rows: list[dict[str, Any]] = []
+    for chunk in chunks(values):
+        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, chunk))
+        rows += await query.values(*dict.fromkeys(wanted))
+    return rows
 
 
 async def select_matching(
@@ -43,18 +46,21 @@ async def select_matching(
     combinations: Sequence[Values],
     wanted: Iterable[str],
 ) -> list[dict[str, Any]]:
-    """Like ``select_values``, by combinations of values; other rows may be among them."""
-    found: list[dict[str, Any]] = []
-    for some in chunks(combinations):
+    """Returns the ``wanted`` columns of the rows with these combinations of values, hidden rows too.
+
+    The rows may include others, because each column is compared by itself.
+    """
+    rows: list[dict[str, Any]] = []
+    for chunk in chunks(combinations):
         query: Any = QuerySet(model).using_db(client)
         for at, attribute in enumerate(attributes):
-            query = query.filter(in_condition(attribute, list({values[at]: None for values in some})))
-        found += await query.values(*dict.fromkeys(wanted))
-    return found
+            query = query.filter(in_condition(attribute, list({values[at]: None for values in chunk})))
+        rows += await query.values(*dict.fromkeys(wanted))
+    return rows
 
 
 async def last_pk(model: type[Model], client: BaseDBAsyncClient) -> Any:
-    """The highest primary key that a transaction sees; None if there is no row."""
+    """Returns the highest primary key that a transaction sees; None if there is no row."""
     pk = pk_of(model)
     return await QuerySet(model).using_db(client).order_by(f"-{pk}").first().values_list(pk, flat=True)
 
@@ -62,16 +68,16 @@ async def last_pk(model: type[Model], client: BaseDBAsyncClient) -> Any:
 async def select_after(
     model: type[Model], client: BaseDBAsyncClient, last: Any, wanted: Iterable[str], limit: int
 ) -> list[dict[str, Any]]:
-    """Returns the ``wanted`` columns of the rows that came to be since ``last`` was the highest primary key.
+    """Returns the ``wanted`` columns of the rows that were inserted since ``last`` was the highest primary key.
 
-    The database counts its keys up. If the rows are more than ``limit``: one more than that.
+    Requires a primary key that the database counts up. Returns at most ``limit + 1`` rows.
     """
     query: Any = QuerySet(model).using_db(client)
     if last is not None:
         conditions = {f"{pk_of(model)}__gt": last}
         query = query.filter(**conditions)
-    found: list[dict[str, Any]] = await query.limit(limit + 1).values(*dict.fromkeys(wanted))
-    return found
+    rows: list[dict[str, Any]] = await query.limit(limit + 1).values(*dict.fromkeys(wanted))
+    return rows
 
 
 async def select_locked(
@@ -82,46 +88,49 @@ async def select_locked(
     wanted: Iterable[str],
     limit: int,
 ) -> list[dict[str, Any]]:
-    """Like ``select_values``, and locks the rows. If they are more than ``limit``: one more than that."""
+    """Locks the rows that ``select_values`` returns, and returns at most ``limit + 1`` of them."""
     names = list(dict.fromkeys(wanted))
-    found: list[dict[str, Any]] = []
-    for some in chunks(values):
-        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, some)).only(*names)
-        query = query.order_by(pk_of(model)).limit(limit + 1 - len(found)).select_for_update()
-        rows: list[Model] = await query
-        found += [{name: vars(row)[name] for name in names} for row in rows]
-        if len(found) > limit:
+    rows: list[dict[str, Any]] = []
+    for chunk in chunks(values):
+        query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, chunk)).only(*names)
+        query = query.order_by(pk_of(model)).limit(limit + 1 - len(rows)).select_for_update()
+        instances: list[Model] = await query
+        rows += [{name: vars(instance)[name] for name in names} for instance in instances]
+        if len(rows) > limit:
             break
-    return found
+    return rows
 
 
 async def rows_matching(
     schema: ModelSchema, client: BaseDBAsyncClient, attributes: Sequence[str], values: Values, wanted: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Returns the ``wanted`` columns of all rows, hidden ones too, that have these values."""
+    """Returns the ``wanted`` columns of all rows, hidden rows too, that have these values."""
     query: Any = QuerySet(schema.model).using_db(client).filter(schema.matching(attributes, [values]))
-    found: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
-    return found
+    rows: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
+    return rows
 
 
 async def linked_to(
     relation: ManyToMany, owner: ModelSchema, pks: Sequence[Any], client: BaseDBAsyncClient, limit: int
 ) -> list[Any]:
-    """Returns the primary keys of ``owner`` that a relation links to these rows; of too many, more than ``limit``."""
+    """Returns the primary keys of ``owner`` that a relation links to the rows with the primary keys ``pks``.
+
+    If there are more than ``limit``, the result may be incomplete, but is longer than ``limit``.
+    """
     schema, _, name = relation.table.rpartition(".")
     table: Any = Table(name, schema=schema or None)
     connection: Any = client
     field = meta_of(relation.related).pk
-    found: dict[Any, None] = {}
-    for some in chunks([field.to_db_value(pk, relation.related) for pk in pks]):
+    owners: dict[Any, None] = {}
+    for chunk in chunks([field.to_db_value(pk, relation.related) for pk in pks]):
         query = connection.query_class.from_(table).select(relation.own_column).distinct()
-        query = query.where(table[relation.other_column].isin(list(some))).limit(limit + 1)
+        query = query.where(table[relation.other_column].isin(list(chunk))).limit(limit + 1)
         rows: list[dict[str, Any]] = await connection.execute_query_dict(*query.get_parameterized_sql())
-        found.update({owner.normalise(owner.pk, row[relation.own_column]): None for row in rows})
-    return list(found)
+        owners.update({owner.normalise(owner.pk, row[relation.own_column]): None for row in rows})
+    return list(owners)
 
 
 def in_condition(attribute: str, values: Sequence[Any]) -> Q:
-    """The condition that a column has one of these values."""
+    """Returns the condition that a column has one of these values."""
     conditions: dict[str, Any] = {f"{attribute}__in": list(values)}
     return Q(**conditions)

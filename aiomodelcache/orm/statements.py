@@ -1,7 +1,7 @@
-"""The SQL of captured writes: statements that say which rows they wrote, or lock those that will be written.
+"""The SQL of captured writes: statements that return the rows they wrote, or lock the rows to write.
 
-It knows models and connections, nothing of caches. PostgreSQL and SQLite say which rows a statement
-touched (``RETURNING``); of MySQL the rows are locked first and written by primary key.
+Knows models and connections, not caches. PostgreSQL and SQLite return the rows that a statement wrote (``RETURNING``).
+On MySQL the rows are locked first and then written by primary key.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,17 +18,17 @@ Statement = tuple[str, list[Any]]
 """SQL and its parameters."""
 
 
-class Written(NamedTuple):
-    """What a statement did."""
+class WriteResult(NamedTuple):
+    """The result of a statement that wrote rows."""
 
     number: int
-    """As Tortoise counts it on this database; on SQLite with what was deleted along."""
+    """The number of rows as Tortoise counts them on this database. SQLite includes rows that a cascade deleted."""
     rows: list[RowValues]
-    """The rows that it touched. If these are more than the limit asked for, perhaps only so many and one more."""
+    """The rows that the statement wrote. If they exceed the limit, perhaps only ``limit + 1`` of them."""
 
 
 def can_return(client: BaseDBAsyncClient) -> bool:
-    """Whether statements can say which rows they touched."""
+    """Returns True if statements can return the rows that they wrote."""
     return bool(client.capabilities.support_returning)
 
 
@@ -38,26 +38,26 @@ async def returning(
     statement: Statement,
     attributes: Sequence[str],
     limit: int,
-) -> Written:
-    """Runs a statement that writes to the model, and returns these attributes of the rows that it touched."""
+) -> WriteResult:
+    """Runs a statement that writes to the model, and returns these attributes of the rows that it wrote."""
     columns = columns_of(model, attributes)
     sql, values = statement
-    listed = ", ".join([f'"{column}"' for column in columns.values()])
-    sql = f"{sql} RETURNING {listed}"
+    returned_columns = ", ".join([f'"{column}"' for column in columns.values()])
+    sql = f"{sql} RETURNING {returned_columns}"
     connection: Any = client
-    if client.capabilities.dialect == "postgres":  # all rows are written, whatever is read of them
+    if client.capabilities.dialect == "postgres":  # the LIMIT cuts the result only: all rows are written
         sql = f'WITH "_written" AS ({sql}) SELECT *, count(*) OVER () AS "_count" FROM "_written" LIMIT {limit + 1}'
-        found = await connection.execute_query_dict(sql, values)
-        number = found[0]["_count"] if found else 0
+        rows = await connection.execute_query_dict(sql, values)
+        number = rows[0]["_count"] if rows else 0
     else:
-        number, found = await connection.execute_query(sql, values)
-    return Written(number, [python_values(model, row, columns) for row in found])
+        number, rows = await connection.execute_query(sql, values)
+    return WriteResult(number, [python_values(model, row, columns) for row in rows])
 
 
 async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[RowValues]:
-    """Locks the rows that an update or delete query is about, and returns these attributes of them.
+    """Locks the rows that an update or delete query selects, and returns these attributes of them.
 
-    If they are more than ``limit``: of one more than that.
+    If there are more than ``limit`` rows, only ``limit + 1`` are locked and returned, except on SQLite.
     """
     model, meta = query.model, meta_of(query.model)
     matching = (query._q_objects, query._annotations, query._custom_filters)
@@ -68,7 +68,7 @@ async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str],
         update._make_query()
         statement = update.query.set(column, column).get_parameterized_sql()
         return (await returning(model, client, statement, attributes, limit)).rows
-    select: Any = _Locking(model, client, *matching, query._limit, query._orderings)
+    select: Any = _LockingSelect(model, client, *matching, query._limit, query._orderings)
     select._make_query()
     select.query._delete_from = False
     sql = select.query.select(*[meta.basetable[column] for column in columns.values()]).for_update()
@@ -78,14 +78,14 @@ async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str],
     return [python_values(model, row, columns) for row in rows]
 
 
-class _Locking(DeleteQuery):
-    """Tortoise's way to the rows that it deletes, to read them in the form ``SELECT ... FOR UPDATE``."""
+class _LockingSelect(DeleteQuery):
+    """A delete query of Tortoise whose conditions are used for a ``SELECT ... FOR UPDATE``."""
 
     __slots__ = ()
 
     def resolve_filters(self, fields_for_select: Collection[str] | None = None) -> None:
         super().resolve_filters(fields_for_select)
-        if self.capabilities.dialect == "mysql":  # a subquery that does not lock would read an old snapshot
+        if self.capabilities.dialect == "mysql":  # a subquery without a lock would read an old snapshot
             self.query = cast("Any", self.query).for_update()
 
 
@@ -98,12 +98,15 @@ async def lock_by_pk(
 
 
 def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any]) -> Any:
-    """The query that deletes the rows with these primary keys."""
+    """Returns the query that deletes the rows with these primary keys."""
     return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
-PARAMETERS: Final = 30_000
-"""In one statement, at most; PostgreSQL and SQLite both allow some more."""
+MAX_PARAMETERS: Final = 30_000
+"""Maximum number of parameters in one INSERT. More are sent in further statements.
+
+PostgreSQL and SQLite allow slightly more.
+"""
 
 
 async def insert(
@@ -115,7 +118,10 @@ async def insert(
     *,
     ignore_conflicts: bool,
 ) -> list[RowValues]:
-    """Inserts these attributes of the objects, in as few statements as possible; returns ``wanted`` as written."""
+    """Inserts these attributes of the objects, in as few statements as possible.
+
+    Returns the ``wanted`` attributes of the rows that were written.
+    """
     meta, executor = meta_of(model), cast("Any", client).executor_class(model=model, db=client)
     into: Any = cast("Any", client).query_class.into(meta.basetable)
     if not attributes:
@@ -125,16 +131,16 @@ async def insert(
     fields = [meta.fields_map[name] for name in attributes]
     width = len(fields)
     rows: list[RowValues] = []
-    for some in chunks(objects, max(1, PARAMETERS // width)):
+    for chunk in chunks(objects, max(1, MAX_PARAMETERS // width)):
         values = [
-            field.to_db_value(getattr(each, name), each)
-            for each in some
+            field.to_db_value(getattr(instance, name), instance)
+            for instance in chunk
             for name, field in zip(attributes, fields, strict=True)
         ]
-        places = [executor.parameter(place) for place in range(len(values))]
-        query = into.insert(*[tuple(places[start : start + width]) for start in range(0, len(places), width)])
+        parameters = [executor.parameter(position) for position in range(len(values))]
+        query = into.insert(*[tuple(parameters[start : start + width]) for start in range(0, len(parameters), width)])
         if ignore_conflicts:
             query = query.on_conflict().do_nothing()
         statement = (query.get_sql(), values)
-        rows += (await returning(model, client, statement, wanted, len(some))).rows
+        rows += (await returning(model, client, statement, wanted, len(chunk))).rows
     return rows

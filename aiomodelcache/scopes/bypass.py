@@ -1,7 +1,7 @@
-"""Whether a cache is used: by its settings, and in blocks that do without it.
+"""The bypass of a cache, by its settings or within a block.
 
-Knows neither caches nor lookups. The block is noted in a context variable, so tasks that are started inside
-do without the cache too, and tasks beside it do not notice.
+Knows neither caches nor lookups. A context variable holds the open blocks, so that tasks started inside a block bypass
+the cache too, and other tasks do not.
 """
 
 from contextvars import ContextVar
@@ -10,7 +10,7 @@ from typing import Final, Self
 
 
 class BypassFlag:
-    """One cache's switch."""
+    """The state of one cache: in use or bypassed."""
 
     __slots__ = ("_enabled",)
 
@@ -19,16 +19,16 @@ class BypassFlag:
 
     @property
     def off(self) -> bool:
-        """Whether the caller's reads are to go straight to the database."""
-        return not self._enabled or self in _off.get()
+        """True if the caller's reads go straight to the database."""
+        return not self._enabled or self in _bypassed.get()
 
 
-_off: Final[ContextVar[tuple[BypassFlag, ...]]] = ContextVar("aiomodelcache_off", default=())
-"""The switches that the blocks around turn off, the innermost last."""
+_bypassed: Final[ContextVar[tuple[BypassFlag, ...]]] = ContextVar("aiomodelcache_off", default=())
+"""The flags of the open blocks, the innermost last."""
 
 
 class BypassBlock:
-    """The block of ``ModelCache.disabled``. It holds no state, so that it may be nested and shared by tasks."""
+    """The block of ``ModelCache.disabled``. It holds no state of its own, so tasks may share and nest it."""
 
     __slots__ = ("_bypass_flag",)
 
@@ -36,16 +36,16 @@ class BypassBlock:
         self._bypass_flag = flag
 
     def __enter__(self) -> Self:
-        _off.set((*_off.get(), self._bypass_flag))
+        _bypassed.set((*_bypassed.get(), self._bypass_flag))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        around = list(_off.get())
-        if self._bypass_flag in around:  # not so where a block ends in another task than it began
-            around.remove(self._bypass_flag)
-            _off.set(tuple(around))
+        bypassed = list(_bypassed.get())
+        if self._bypass_flag in bypassed:  # it is missing if the block ends in another task than it began in
+            bypassed.remove(self._bypass_flag)
+            _bypassed.set(tuple(bypassed))
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

@@ -1,8 +1,8 @@
 """The request scope: an identity map that lives as long as a ``local_cache()`` block.
 
-Knows keys and instances, not where they come from. The scope is held by a context variable, so tasks that
-a request spawns share it, and it is one mutable object, so a write in any of them is seen by all. Tasks
-that outlive the block hold a scope that is over, which is as good as none.
+Knows keys and instances, not their origin. A context variable holds the scope, so tasks that a request starts share
+it. The scope is one mutable object, so a write in any of these tasks is seen by all of them. A task that outlives the
+block has no scope any more.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from typing import Any, Final, Self
 
 
 class Scope:
-    """What one request has looked up so far."""
+    """The answers of one request's lookups so far. ``generation`` counts the writes that removed answers."""
 
-    __slots__ = ("_answers", "_led_to", "_rows", "generation", "over", "parent")
+    __slots__ = ("_answers", "_answers_by_row", "_rows", "generation", "over", "parent")
 
     def __init__(self, parent: "Scope | None" = None) -> None:
         self.parent = parent
@@ -22,43 +22,47 @@ class Scope:
         self.generation = 0
         self._answers: dict[bytes, list[Any]] = {}
         self._rows: dict[bytes, Any] = {}
-        self._led_to: dict[bytes, set[bytes]] = {}
+        self._answers_by_row: dict[bytes, set[bytes]] = {}
+        """The keys of the answers that contain a row, by the row's key."""
 
     def recall(self, key: bytes) -> list[Any] | None:
-        """The instances that a lookup gave before; None if it was not made yet."""
+        """Returns the instances of an earlier lookup with this key; None if there was none."""
         answer = self._answers.get(key)
         if answer is None and key in self._rows:
             return [self._rows[key]]
         return answer
 
-    def keep(self, key: bytes, found: Iterable[tuple[bytes, Any]], generation: int) -> list[Any]:
-        """Notes a lookup's answer, given as (row key, instance), and returns the scope's own instances.
+    def keep(self, key: bytes, rows: Iterable[tuple[bytes, Any]], generation: int) -> list[Any]:
+        """Stores a lookup's answer, pairs of row key and instance, and returns the scope's own instances.
 
-        An answer that was on its way while something was written (``generation`` has moved on) is not
-        kept: it may be older than the write.
+        ``generation`` is the scope's when the lookup began. If it has changed since, the answer may be older than a
+        write, and is not stored.
         """
         if generation != self.generation:
-            return [instance for _, instance in found]
+            return [instance for _, instance in rows]
         answer: list[Any] = []
-        for row_key, instance in found:
+        for row_key, instance in rows:
             answer.append(self._rows.setdefault(row_key, instance))
-            self._led_to.setdefault(row_key, set()).add(key)
+            self._answers_by_row.setdefault(row_key, set()).add(key)
         self._answers[key] = answer
         return answer
 
     def own(self, row_key: bytes, instance: Any, generation: int) -> Any:
-        """The scope's own instance of a row that was found inside a computed result."""
+        """Returns the scope's own instance of a row inside a computed result."""
         return instance if generation != self.generation else self._rows.setdefault(row_key, instance)
 
     def keep_result(self, key: bytes, value: Any, row_keys: Iterable[bytes], generation: int) -> None:
-        """Notes a computed result and the rows inside it, like ``keep``."""
+        """Stores a computed result and the keys of the rows inside it, unless ``generation`` has changed."""
         if generation == self.generation:
             self._answers[key] = [value]
             for row_key in row_keys:
-                self._led_to.setdefault(row_key, set()).add(key)
+                self._answers_by_row.setdefault(row_key, set()).add(key)
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Forgets the rows and lookups with these keys, and every lookup that led to such a row."""
+        """Removes the rows and answers with these keys, and every answer that contains such a row.
+
+        The same are removed from the scopes around this one.
+        """
         scope: Scope | None = self
         keys = list(keys)
         while scope is not None:
@@ -66,34 +70,34 @@ class Scope:
             for key in keys:
                 scope._answers.pop(key, None)
                 scope._rows.pop(key, None)
-                for answer in scope._led_to.pop(key, ()):
-                    scope._answers.pop(answer, None)
+                for answer_key in scope._answers_by_row.pop(key, ()):
+                    scope._answers.pop(answer_key, None)
             scope = scope.parent
 
     def clear(self) -> None:
-        """Forgets everything, here and in the scopes around."""
+        """Removes all answers, here and in the scopes around this one."""
         scope: Scope | None = self
         while scope is not None:
-            scope._forget()
+            scope._remove_all()
             scope = scope.parent
 
     def end(self) -> None:
-        """Forgets everything for good: what is still on its way will not be kept."""
+        """Ends the scope: removes all answers, and stores none of the lookups in flight."""
         self.over = True
-        self._forget()
+        self._remove_all()
 
-    def _forget(self) -> None:
+    def _remove_all(self) -> None:
         self.generation += 1
         self._answers.clear()
         self._rows.clear()
-        self._led_to.clear()
+        self._answers_by_row.clear()
 
 
 _current: Final[ContextVar[Scope | None]] = ContextVar("aiomodelcache_scope", default=None)
 
 
 def current_scope() -> Scope | None:
-    """The innermost open scope of this task, or None."""
+    """Returns the innermost open scope of this task, or None."""
     scope = _current.get()
     while scope is not None and scope.over:
         scope = scope.parent
@@ -101,18 +105,18 @@ def current_scope() -> Scope | None:
 
 
 def context_without_scope() -> Context:
-    """A copy of the current context for work that is done for many callers."""
+    """Returns a copy of the current context without a scope, for work on behalf of many callers."""
     context = copy_context()
     context.run(_current.set, None)
     return context
 
 
 class local_cache:
-    """A scope in which the same lookup returns the same object, with no I/O.
+    """A scope in which a repeated lookup returns the same object, without I/O.
 
-    Works as ``with local_cache():`` and ``async with local_cache():``, typically around one request.
-    Tasks started inside share it; an inner scope starts empty. Writes made inside, in whatever task,
-    drop what they touch; writes made elsewhere are not seen until the scope ends.
+    Works as ``with local_cache():`` and ``async with local_cache():``, typically around one request. Tasks started
+    inside share the scope. An inner scope starts empty. A write in any of these tasks removes the answers that it
+    affects. Writes made elsewhere are not seen until the scope ends.
 
     >>> async with local_cache():
     ...     event = await Event.cache.get(slug="pycon")
@@ -136,7 +140,7 @@ class local_cache:
         scope = current if current is not None and current in self._scopes else self._scopes[-1]
         self._scopes.remove(scope)
         scope.end()
-        if scope is current:  # not so where a block ends in another task than it began
+        if scope is current:  # not the case if the block ends in another task than it began in
             _current.set(scope.parent)
 
     async def __aenter__(self) -> Self:

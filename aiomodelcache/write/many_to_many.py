@@ -19,7 +19,7 @@ from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache
 from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
-from aiomodelcache.orm.relations import link_table, many_to_many, many_to_many_names
+from aiomodelcache.orm.relations import many_to_many, many_to_many_names, through_table
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import transaction
@@ -135,7 +135,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
     def _collect_keys(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
         """Adds the lists that change when these rows are linked or unlinked, and everything about a through model."""
         for entries in cache.models.values():
-            if entries.schema.table == link_table(self.field):
+            if entries.schema.table == through_table(self.field):
                 collect_model_key(intent, entries)
         for through, is_own in lists_over(cache, self.field):
             owners = [self.instance.pk] if is_own else pks

@@ -609,7 +609,7 @@ class TestMistakes:
         with pytest.raises(CacheNotRegistered, match=r"Use Event\.cache\.filter, or add the fields to get_key_"):
             await Event.cache.get(venue=None)
         for lookup in (lambda: Event.cache.get(slug__in=["pycon"]), lambda: Event.cache.filter(title__icontains="py")):
-            with pytest.raises(CacheNotRegistered, match=r"A cache is asked for equal values only; get_many takes"):
+            with pytest.raises(CacheNotRegistered, match=r"A cache lookup compares for equality only; get_many takes"):
                 await lookup()
         with pytest.raises(CacheNotRegistered, match=only("Event: id is given twice, as pk and as id.")):
             await Event.cache.get(pk=1, id=1)

@@ -1,1 +1,1 @@
-"""Orm."""
+"""Tests of the layer that knows Tortoise: fields, rows, replicas."""

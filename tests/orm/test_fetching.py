@@ -1,4 +1,4 @@
-"""What the cache asks the database for is what Tortoise would have returned, however it comes."""
+"""``fetch`` returns the instances that Tortoise would return, built by the cache itself or by Tortoise."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.orm import hydrate as fetching
+from aiomodelcache.orm import hydrate
 from aiomodelcache.orm.hydrate import fetch
 from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.orm.schema import ModelSchema
@@ -17,41 +17,45 @@ pytestmark = [
     pytest.mark.models("tests.support.models.fetched_models"),
     pytest.mark.only_on("no store", because="it is about what the database returns"),
 ]
-OTHERS: list[Any] = [
-    each for each in vars(fetched_models).values() if isinstance(each, type) and issubclass(each, Book) and each != Book
+OVERRIDING: list[Any] = [
+    model
+    for model in vars(fetched_models).values()
+    if isinstance(model, type) and issubclass(model, Book) and model != Book
 ]
 
 
-def held(instance: Any) -> dict[str, Any]:
-    """All that an instance holds, relations by what they hold."""
-    values = {name: held(value) if isinstance(value, Model) else value for name, value in vars(instance).items()}
+def contents(instance: Any) -> dict[str, Any]:
+    """Returns the class and all attributes of an instance, related instances by their contents."""
+    values = {name: contents(value) if isinstance(value, Model) else value for name, value in vars(instance).items()}
     return {"class": type(instance), **values}
 
 
-async def test_a_plain_query_is_not_left_to_tortoise(
+async def test_a_plain_query_is_not_run_by_tortoise(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_CHUNK", 2)
-    monkeypatch.setattr(fetching, "_familiar", True)
+    monkeypatch.setattr(hydrate, "_CHUNK_SIZE", 2)
+    monkeypatch.setattr(hydrate, "_has_known_slots", True)
     for number in range(5):
         await Author.create(id=number + 1, name=f"author {number}", born=number or None)
     expected = await Author.all().order_by("name")
     query: Any = Author.all().using_db(database).order_by("name")
     monkeypatch.setattr(type(query), "__await__", None)
-    monkeypatch.setattr(fetching._queryset, "__await__", None)
+    monkeypatch.setattr(hydrate._queryset, "__await__", None)
     found = await fetch(ModelSchema(Author), query)
-    assert list(map(held, found)) == list(map(held, expected))
-    assert [each._await_when_save for each in found] == [{}] * 5
+    assert list(map(contents, found)) == list(map(contents, expected))
+    assert [instance._await_when_save for instance in found] == [{}] * 5
     assert found[0]._await_when_save is not found[1]._await_when_save
 
 
-@pytest.mark.parametrize("model", OTHERS, ids=lambda model: model.__name__)
-async def test_what_has_a_say_in_its_instances_is_asked(database: BaseDBAsyncClient, model: Any) -> None:
+@pytest.mark.parametrize("model", OVERRIDING, ids=lambda model: model.__name__)
+async def test_a_model_with_its_own_queries_or_construction_is_left_to_tortoise(
+    database: BaseDBAsyncClient, model: Any
+) -> None:
     author = await Author.create(name="author")
     await model.create(id=1, number=7, author=author)
     [expected] = await model.all()
     [found] = await fetch(ModelSchema(model), model.all().using_db(database))
-    assert held(found) == held(expected)
+    assert contents(found) == contents(expected)
     assert (found.number, getattr(found, "text", "text")) != (7, "text") or len(vars(found)) != len(
         {"id", "number", "text", "author_id", "_partial", "_saved_in_db", "_custom_generated_pk", "_await_when_save"}
     )
@@ -63,7 +67,9 @@ async def test_rows_of_another_model_are_left_to_tortoise(database: BaseDBAsyncC
     assert type(found) is Author
 
 
-async def test_an_executor_of_its_own_is_asked(database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_executor_that_overrides_select_is_used(
+    database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind: Any = database.executor_class
 
     async def execute_select(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -75,27 +81,27 @@ async def test_an_executor_of_its_own_is_asked(database: BaseDBAsyncClient, monk
     assert found == ["its own"]
 
 
-async def test_defaults_of_fields_are_converted_as_tortoise_does(
+async def test_values_of_another_type_are_converted_as_tortoise_converts_them(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a driver returns as another type becomes one of the field's own, unless it is None."""
+    """A value of another type than the field's is converted to it, unless it is None."""
     meta: Any = meta_of(Author)
     monkeypatch.setattr(meta, "db_native_fields", [])
     monkeypatch.setattr(meta, "db_default_fields", [("born", "born", meta.fields_map["born"])])
-    convert = fetching._conversion(Author)
+    convert = hydrate._row_converter(Author)
     assert [convert({"born": stored}) for stored in (None, "7", 8)] == [{"born": None}, {"born": 7}, {"born": 8}]
 
 
 async def test_queries_of_an_unknown_release_are_left_to_tortoise(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Left(Exception):
+    class LeftToTortoise(Exception):
         pass
 
-    def left(query: Any) -> None:
-        raise Left
+    def leave(query: Any) -> None:
+        raise LeftToTortoise
 
-    monkeypatch.setattr(fetching, "_familiar", False)
-    monkeypatch.setattr(fetching._queryset, "__await__", left)
-    with pytest.raises(Left):
+    monkeypatch.setattr(hydrate, "_has_known_slots", False)
+    monkeypatch.setattr(hydrate._queryset, "__await__", leave)
+    with pytest.raises(LeftToTortoise):
         await fetch(ModelSchema(Author), Author.all().using_db(database))

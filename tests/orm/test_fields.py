@@ -30,7 +30,7 @@ pytestmark = pytest.mark.models("tests.support.models.field_models")
 
 
 def assert_same(found: Any, expected: Any, where: str = "") -> None:
-    """Asserts equality of values and of types, all the way down."""
+    """Asserts equality of values and types at every depth."""
     assert type(found) is type(expected), where
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
@@ -54,7 +54,7 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
 
 
 def assert_same_row(found: Model, expected: Model) -> None:
-    """Asserts that the instances are alike in everything, and share nothing that can be changed."""
+    """Asserts that the instances are equal in every attribute, and share no mutable value."""
     assert found is not expected
     assert type(found) is type(expected)
     assert found == expected
@@ -65,13 +65,13 @@ def assert_same_row(found: Model, expected: Model) -> None:
 
 
 async def assert_cached(cache: ModelCache, backend: CountingBackend, row: Model) -> Model:
-    """Asserts that a row comes back the same from the filling lookup, from one beside it, and from the cache."""
+    """Asserts that a row is the same from the lookup that fills, from a concurrent lookup, and from the cache."""
     model: Any = type(row)
     expected = await model.get(pk=row.pk)
-    first, beside = await asyncio.gather(model.cache.get(pk=row.pk), model.cache.get(pk=row.pk))
+    first, concurrent = await asyncio.gather(model.cache.get(pk=row.pk), model.cache.get(pk=row.pk))
     async with assert_ops(backend, sql=0):
         cached = await model.cache.get(pk=row.pk)
-    for found, other in itertools.combinations((expected, first, beside, cached), 2):
+    for found, other in itertools.combinations((expected, first, concurrent, cached), 2):
         assert_same_row(found, other)
     counters = cache.stats.of(model.__name__)
     assert (counters.unfillable, counters.undecodable, counters.mismatched) == (0, 0, 0)
@@ -82,7 +82,7 @@ async def assert_cached(cache: ModelCache, backend: CountingBackend, row: Model)
 def values_for(database: BaseDBAsyncClient, name: str) -> dict[str, Any]:
     values = dict(ROWS[name])
     if database.connection_name == "sqlite":
-        values.pop("clock_null", None)  # Tortoise cannot store a time there
+        values.pop("clock_null", None)  # Tortoise cannot store a time on SQLite
     return values
 
 
@@ -94,7 +94,7 @@ async def test_every_type_comes_back_as_the_database_returns_it(
         await assert_cached(cache, backend, row)
 
 
-async def test_documents_that_are_no_object(
+async def test_json_documents_that_are_no_object_come_back_the_same(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     row = await Everything.create(slug="x")
@@ -104,8 +104,8 @@ async def test_documents_that_are_no_object(
         await assert_cached(cache, backend, row)
 
 
-async def test_every_column_of_the_test_model_has_been_something_and_null() -> None:
-    """Guards the test above: a field that someone adds to the model needs a value."""
+async def test_every_column_of_the_test_model_has_values() -> None:
+    """Fails if a field is added to the test model without values in ``ROWS``."""
     meta: Any = Everything._meta
     columns = {name for name in meta.fields_db_projection if name not in ("id", "slug", "owner_id", "twin_id")}
     automatic = {"changed", "made"}
@@ -116,7 +116,7 @@ async def test_every_column_of_the_test_model_has_been_something_and_null() -> N
     assert {cls for cls in offered if isinstance(cls, type)} | abstract <= types
 
 
-async def test_an_instance_from_the_cache_can_do_what_one_from_the_database_can(
+async def test_an_instance_from_the_cache_behaves_like_one_from_the_database(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     owner = await Owner.create(name="Kim")
@@ -132,9 +132,9 @@ async def test_an_instance_from_the_cache_can_do_what_one_from_the_database_can(
     cached.integer += -1
     cached.point = Point(1, 1)
     await cached.save()
-    again = await assert_cached(cache, backend, row)
-    assert_same(again.__dict__["document"], cached.document)
-    assert again.__dict__["point"] == Point(1, 1)
+    saved = await assert_cached(cache, backend, row)
+    assert_same(saved.__dict__["document"], cached.document)
+    assert saved.__dict__["point"] == Point(1, 1)
 
     await Everything.filter(pk=row.pk).using_db(database).update(integer=7)
     await cached.refresh_from_db()
@@ -144,11 +144,11 @@ async def test_an_instance_from_the_cache_can_do_what_one_from_the_database_can(
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York", None])
-async def test_datetimes_in_the_zone_of_the_application(
+async def test_datetimes_come_back_in_the_zone_of_the_application(
     db_url: DatabaseUrl, backend: CountingBackend, zone: str | None
 ) -> None:
-    """``zone`` None: naive datetimes, ``use_tz=False``."""
-    name = f"{db_url.dialect} {zone}"  # Tortoise keeps what it builds by this name
+    """A ``zone`` of None stands for naive datetimes, ``use_tz=False``."""
+    name = f"{db_url.dialect} {zone}"  # Tortoise caches its executors by this name
     config = {
         "connections": {name: str(db_url)},
         "apps": {"app": {"models": ["tests.support.models.field_models"], "default_connection": name}},
@@ -161,8 +161,8 @@ async def test_datetimes_in_the_zone_of_the_application(
             for moment in (
                 dt.datetime(2024, 7, 1, 12, 0, 0, 1, tzinfo=offset),
                 dt.datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=offset),
-                dt.datetime(2024, 11, 3, 5, 30, tzinfo=offset),  # New York: half past one, for the first time
-                dt.datetime(2024, 11, 3, 6, 30, tzinfo=offset),  # and again
+                dt.datetime(2024, 11, 3, 5, 30, tzinfo=offset),  # New York: 01:30 before the clock is put back
+                dt.datetime(2024, 11, 3, 6, 30, tzinfo=offset),  # and 01:30 after it
                 dt.datetime(9999, 12, 30, tzinfo=offset),
             ):
                 clock = dt.time(1, 2, 3, 4, tzinfo=dt.UTC) if zone and db_url.dialect != "sqlite" else None
@@ -175,7 +175,7 @@ async def test_datetimes_in_the_zone_of_the_application(
 
 @pytest.mark.models("tests.support.models.postgres_models")
 @pytest.mark.only_on("postgres", because="the fields are those of tortoise.contrib.postgres")
-async def test_fields_of_postgresql(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_fields_of_postgresql_come_back_the_same(cache: ModelCache, backend: CountingBackend) -> None:
     one, two = uuid.uuid4(), uuid.uuid4()
     rows = [
         await Arrays.create(),
@@ -187,15 +187,17 @@ async def test_fields_of_postgresql(cache: ModelCache, backend: CountingBackend)
             moments=[dt.datetime(1960, 1, 1, 1, 1, 1, 1, tzinfo=dt.UTC), None],
             keys=[one, None, two],
             grid=[[one, two], [two, one]],
-            title="words to be found",
+            title="words to search for",
         ),
     ]
     for row in rows:
         await assert_cached(cache, backend, row)
 
 
-@pytest.mark.only_on("postgres", because="the others have no time with a zone, and so none without")
-async def test_a_time_without_a_zone(database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend) -> None:
+@pytest.mark.only_on("postgres", because="the others have no column type for a time with a zone")
+async def test_a_time_without_a_zone_comes_back_the_same(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
     await database.execute_script('ALTER TABLE "everything" ALTER COLUMN "clock_null" TYPE time')
     row = await Everything.create(slug="x")
     await database.execute_script('UPDATE "everything" SET "clock_null" = \'12:34:56.000007\'')
@@ -205,7 +207,7 @@ async def test_a_time_without_a_zone(database: BaseDBAsyncClient, cache: ModelCa
 
 @pytest.mark.only_on("no store", because="it is about bytes alone")
 @pytest.mark.only_on("sqlite", "mariadb", because="asyncpg has a UUID of its own")
-async def test_arrays_of_a_driver_that_returns_python_s_own_types(database: BaseDBAsyncClient) -> None:
+async def test_arrays_of_a_driver_without_its_own_types_come_back_the_same(database: BaseDBAsyncClient) -> None:
     column = column_of("keys", ArrayField("uuid"), Everything, database)
     assert column is not None
     values = {"keys": [uuid.uuid4(), [None, uuid.uuid4()]]}
@@ -213,15 +215,15 @@ async def test_arrays_of_a_driver_that_returns_python_s_own_types(database: Base
 
 
 @pytest.mark.only_on("no store", because="it is about bytes alone")
-async def test_values_that_need_no_trial_are_those_that_the_column_holds(database: BaseDBAsyncClient) -> None:
-    """Of the columns whose types alone do not prove it: what else a driver might return is tried, and refused."""
+async def test_only_values_of_the_columns_type_are_stored_without_a_comparison(database: BaseDBAsyncClient) -> None:
+    """Values that a driver might return in a column of another type are decoded again, compared and refused."""
     zone = get_default_timezone()
-    asked = [
+    cases = [
         (fields.DatetimeField(), dt.datetime(2024, 1, 1, tzinfo=zone), dt.datetime(2024, 1, 1)),
         (fields.UUIDField(), None, "12345678-1234-4234-8234-1234567890ab"),
         (fields.JSONField(), {"a": [1, "b", None, {"c": 2.5}]}, {"a": [object()]}),
     ]
-    for field, good, bad in asked:
+    for field, good, bad in cases:
         column = column_of("value", field, Everything, database)
         assert column is not None
         codec = RowCodec([column])
@@ -231,26 +233,26 @@ async def test_values_that_need_no_trial_are_those_that_the_column_holds(databas
     elsewhere = dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9)))
     column = column_of("value", fields.DatetimeField(), Everything, database)
     assert column is not None
-    assert column.certain is not None
-    assert not column.certain(elsewhere)
-    assert not column.certain(dt.date(2024, 1, 1))
+    assert column.is_lossless is not None
+    assert not column.is_lossless(elsewhere)
+    assert not column.is_lossless(dt.date(2024, 1, 1))
 
 
 @pytest.mark.only_on("no store", because="it is about bytes alone")
-@pytest.mark.parametrize(("zone", "certain"), [("UTC", True), ("Europe/London", False), ("", False)])
-async def test_datetimes_need_no_trial_where_no_clock_is_put_back(
-    monkeypatch: pytest.MonkeyPatch, database: BaseDBAsyncClient, zone: str, certain: bool
+@pytest.mark.parametrize(("zone", "is_lossless"), [("UTC", True), ("Europe/London", False), ("", False)])
+async def test_datetimes_are_stored_without_a_comparison_only_in_utc(
+    monkeypatch: pytest.MonkeyPatch, database: BaseDBAsyncClient, zone: str, is_lossless: bool
 ) -> None:
     monkeypatch.setattr("aiomodelcache.orm.fields.get_default_timezone", lambda: parse_timezone(zone or "UTC"))
     monkeypatch.setattr("aiomodelcache.orm.fields.get_use_tz", lambda: bool(zone))
     column = column_of("value", fields.DatetimeField(), Everything, database)
     assert column is not None
-    assert (column.certain is not None) is certain
+    assert (column.is_lossless is not None) is is_lossless
 
 
 @pytest.mark.models("tests.support.models.mysql_models")
 @pytest.mark.only_on("mariadb", because="the fields are those of tortoise.contrib.mysql")
-async def test_fields_of_mysql(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_fields_of_mysql_come_back_the_same(cache: ModelCache, backend: CountingBackend) -> None:
     row = await Compressed.create(name="sixteen bytes")
     await assert_cached(cache, backend, row)
     row.name = "changed"
@@ -258,10 +260,10 @@ async def test_fields_of_mysql(cache: ModelCache, backend: CountingBackend) -> N
     assert (await Compressed.cache.get(id=row.id)).name == "changed"
 
 
-# What cannot be stored ------------------------------------------------------------------------------
+# Values and fields that cannot be stored ------------------------------------------------------------
 
 
-async def test_a_row_that_would_come_back_as_another_is_answered_and_not_stored(
+async def test_a_row_that_would_change_in_the_cache_is_answered_and_not_stored(
     cache: ModelCache, backend: CountingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     await Account.create(id=1, name="kim", secret="x")
@@ -269,7 +271,7 @@ async def test_a_row_that_would_come_back_as_another_is_answered_and_not_stored(
         async with assert_ops(backend, sql=1):
             assert (await Account.cache.get(id=1)).secret == "hash of x"
         assert cache.stats.of("Account").unfillable == expected
-    for _ in range(2):  # the index is stored, and leads to the database
+    for _ in range(2):  # the index entry is stored, but the row is read from the database
         assert (await Account.cache.get(name="kim")).secret == "hash of x"
     assert await Account.cache.count(name="kim") == 1
     messages = [record.getMessage() for record in caplog.records if record.name == "aiomodelcache"]
@@ -287,10 +289,10 @@ SQLITE_ODDITIES: dict[str, str] = {
     "char_null": "x'fe'",
     "data_null": "'text'",
 }
-"""What SQLite keeps in columns of another type, and Tortoise returns as it is."""
+"""Literals by column that SQLite stores in a column of another type, and that Tortoise returns unchanged."""
 
 
-@pytest.mark.only_on("sqlite", because="the others keep no values of another type than the column")
+@pytest.mark.only_on("sqlite", because="the others store no values of another type than the column's")
 async def test_values_of_another_type_than_the_column_are_answered_and_not_stored(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
@@ -305,7 +307,9 @@ async def test_values_of_another_type_than_the_column_are_answered_and_not_store
 
 
 @pytest.mark.only_on("postgres", because="the others have no NaN")
-async def test_numbers_that_are_none(database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend) -> None:
+async def test_nan_and_infinity_come_back_the_same(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
     row = await Everything.create(slug="x", number=float("nan"), number_null=float("-inf"))
     await database.execute_script(f'UPDATE "everything" SET "price" = \'NaN\' WHERE "id" = {row.pk}')
     await Everything.cache.get(id=row.pk)
@@ -320,7 +324,7 @@ async def test_numbers_that_are_none(database: BaseDBAsyncClient, cache: ModelCa
 async def test_a_time_that_the_clock_skipped_is_answered_and_not_stored(
     db_url: DatabaseUrl, backend: CountingBackend
 ) -> None:
-    """MySQL stores local times without their offset; half past two did not exist that night."""
+    """MySQL stores local times without their offset. The time 02:30 did not exist on that day."""
     config = {
         "connections": {"mariadb skipped": str(db_url)},
         "apps": {"app": {"models": ["tests.support.models.field_models"], "default_connection": "mariadb skipped"}},
@@ -338,7 +342,7 @@ async def test_a_time_that_the_clock_skipped_is_answered_and_not_stored(
             assert cache.stats.of("Everything").unfillable == 2
 
 
-async def test_a_level_that_the_enum_does_not_know_fails_as_without_the_cache(
+async def test_a_value_that_the_enum_does_not_have_fails_as_without_the_cache(
     database: BaseDBAsyncClient, cache: ModelCache
 ) -> None:
     row = await Everything.create(slug="x")
@@ -365,13 +369,13 @@ async def test_a_field_that_cannot_be_stored_is_an_error_when_the_cache_opens(
     assert "do not cache this model" in message
 
 
-async def test_documents_of_an_abstract_model_s_heir_are_stored_as_documents(cache: ModelCache) -> None:
-    """Tortoise copies an inherited field with all that it has, the standard encoder included."""
-    own: Any = fields.JSONField()
+async def test_an_inherited_json_field_is_stored_as_a_document(cache: ModelCache) -> None:
+    """Tortoise makes a deep copy of an inherited field, the standard encoder included."""
+    standard: Any = fields.JSONField()
     with_an_encoder: Any = fields.JSONField(encoder=repr)
     loads = [
         column.load is None
-        for field in (own, copy.deepcopy(own), with_an_encoder, copy.deepcopy(with_an_encoder))
+        for field in (standard, copy.deepcopy(standard), with_an_encoder, copy.deepcopy(with_an_encoder))
         if (column := column_of("document", field, Everything, cache.open_cache.entries_of(Everything).schema.client))
     ]
     assert loads == [True, True, False, False]

@@ -1,4 +1,4 @@
-"""Managers and query classes of the user's own: all that they write is captured, also of rows that they hide."""
+"""Managers and query classes of users: all their writes are captured, also the writes to rows that they hide."""
 
 import pytest
 from tortoise.queryset import QuerySet
@@ -12,20 +12,20 @@ pytestmark = pytest.mark.models("tests.support.models.bulk_models")
 
 
 async def pages(cache: ModelCache, count: int = 4) -> tuple[list[Page], Oracle]:
-    """The last one is hidden."""
-    made = [await Page.create(number=n, shelf=1, deleted=n == count - 1) for n in range(count)]
+    """Creates pages, of which the last is hidden, and fills the cache with them."""
+    created = [await Page.create(number=n, shelf=1, deleted=n == count - 1) for n in range(count)]
     oracle = Oracle(cache, Page)
     await oracle.warm(shelf=[2])
-    return made, oracle
+    return created, oracle
 
 
-async def test_rows_that_are_hidden_are_gone_and_come_back(cache: ModelCache) -> None:
+async def test_queries_that_hide_or_show_rows_invalidate_their_lookups(cache: ModelCache) -> None:
     (first, second, third, hidden), oracle = await pages(cache)
     assert [page.number for page in await Page.cache.filter(shelf=1)] == [0, 1, 2]
     assert await Page.cache.get_or_none(number=3) is None
     hide_and_show = [
         (lambda: Page.filter(number=0).update(deleted=True), {1, 2}),
-        (lambda: Page.filter(number=1).delete(), {2}),  # the user's own, which only hides
+        (lambda: Page.filter(number=1).delete(), {2}),  # the query class's own `delete`, which only hides
         (lambda: Page.everything.filter(number=0).restore(), {0, 2}),
         (lambda: Page.everything.all().update(deleted=False, text="back"), {0, 1, 2, 3}),
         (lambda: Page.all().filter(number__gt=1).delete(), {0, 1}),
@@ -40,7 +40,7 @@ async def test_rows_that_are_hidden_are_gone_and_come_back(cache: ModelCache) ->
         await oracle.check()
 
 
-async def test_rows_that_are_hidden_and_shown_by_save(cache: ModelCache) -> None:
+async def test_saves_that_hide_or_show_rows_invalidate_their_lookups(cache: ModelCache) -> None:
     (first, second, third, hidden), oracle = await pages(cache)
     for page, fields in ((hidden, ["deleted"]), (first, ["deleted"]), (hidden, None), (first, None)):
         page.deleted = not page.deleted
@@ -52,12 +52,12 @@ async def test_rows_that_are_hidden_and_shown_by_save(cache: ModelCache) -> None
     await Page.filter(number=1).update(deleted=True)
     await oracle.warm()
     outdated.deleted = False
-    await outdated.save(update_fields=["deleted"])  # on a shelf that the instance does not know
+    await outdated.save(update_fields=["deleted"])  # the instance has another shelf than the row
     assert [page.number for page in await Page.cache.filter(shelf=2)] == [1]
     await oracle.check()
 
 
-async def test_a_hidden_row_is_really_deleted_by_the_users_own_method(cache: ModelCache) -> None:
+async def test_a_users_own_delete_method_invalidates_visible_and_hidden_rows(cache: ModelCache) -> None:
     (first, second, third, hidden), oracle = await pages(cache)
     purging = Page.filter(number=0)
     assert isinstance(purging, Pages)
@@ -68,7 +68,7 @@ async def test_a_hidden_row_is_really_deleted_by_the_users_own_method(cache: Mod
     await oracle.check()
 
 
-async def test_bulk_writes_through_a_manager_leave_hidden_rows_alone(
+async def test_bulk_writes_through_a_manager_do_not_write_hidden_rows(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
     (first, second, third, hidden), oracle = await pages(cache)
@@ -85,7 +85,7 @@ async def test_bulk_writes_through_a_manager_leave_hidden_rows_alone(
     await oracle.check()
 
 
-async def test_models_of_an_abstract_parent_and_plain_models_with_a_manager(
+async def test_bulk_writes_to_children_of_an_abstract_model_and_to_plain_models_are_captured(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
     for model in (Book, Film, Slip):
@@ -105,4 +105,6 @@ async def test_models_of_an_abstract_parent_and_plain_models_with_a_manager(
     await oracle.warm()
     already = await oracle.forgotten(Film)
     await Book.all().update(shelf=1)
-    assert await oracle.forgotten(Film) == already, "the parent's other children have nothing to do with it"
+    assert await oracle.forgotten(Film) == already, (
+        "a write to one child of an abstract model must not invalidate another"
+    )

@@ -1,4 +1,4 @@
-"""What a declaration takes from another: models from their parents, managers from managers, ``CacheMeta`` from both."""
+"""Inheritance of declarations: models from their parents, managers from managers, ``CacheMeta`` from both."""
 
 import pytest
 from tortoise import fields
@@ -12,12 +12,12 @@ pytestmark = pytest.mark.models("tests.support.models.inherited_models")
 
 
 async def timeouts(cache: ModelCache) -> dict[str, float]:
-    """How long values live, by model."""
-    return {model.__name__: binding.rows.lifetimes.seconds(b"V") for model, binding in cache.open_cache.models.items()}
+    """Returns the lifetime of values in seconds, by model."""
+    return {model.__name__: entries.rows.lifetimes.seconds(b"V") for model, entries in cache.open_cache.models.items()}
 
 
 class TestModels:
-    async def test_keys_and_settings_come_from_all_levels(self, cache: ModelCache) -> None:
+    async def test_keys_and_settings_are_inherited_from_all_levels(self, cache: ModelCache) -> None:
         assert [repr(model.cache) for model in (Plain, Car, Boat, Bike, Truck)] == [
             "<Plain.cache: get (id), (name); filter (group)>",
             "<Car.cache: get (id), (name); filter (group), (owner)>",
@@ -30,7 +30,7 @@ class TestModels:
         assert "Named" not in seconds
         assert "Owned" not in seconds
 
-    async def test_each_model_has_rows_of_its_own(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_each_model_has_its_own_rows(self, cache: ModelCache, backend: CountingBackend) -> None:
         owner = await Owner.create()
         for model in (Car, Truck, Boat):
             await model.create(name="one", group=1, owner=owner)
@@ -41,11 +41,14 @@ class TestModels:
             async with assert_ops(backend, sql=0, redis=["read"]):
                 assert await model.cache.get(name="one") == found
             assert await found.owner == owner
-        assert [boat.name for boat in await Boat.cache.filter(group=1)] == ["two", "one"]  # by its own order_by
+        assert [boat.name for boat in await Boat.cache.filter(group=1)] == [
+            "two",
+            "one",
+        ]  # in the order of Boat
         await Car.filter(name="one").update(group=2)
         assert [(await model.cache.get(name="one")).group for model in (Car, Truck)] == [2, 1]
 
-    async def test_a_mistake_is_named_where_it_is_written(self) -> None:
+    async def test_an_error_names_the_class_that_contains_the_mistake(self) -> None:
         class Base(CachedModel):
             name = fields.CharField(max_length=20)
 
@@ -85,7 +88,7 @@ class TestModels:
 
 
 class TestManagers:
-    async def test_keys_settings_and_methods_come_from_all_levels(
+    async def test_keys_settings_and_methods_are_inherited_from_all_levels(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         assert repr(Team.cache) == "<Team.cache: get (id), (rank); filter (group)>"
@@ -103,7 +106,7 @@ class TestManagers:
     async def test_cache_meta_and_a_manager_with_bases_are_merged(self, cache: ModelCache) -> None:
         owner = await Owner.create()
         second, first = await Player.create(rank=2, owner=owner), await Player.create(rank=1, owner=owner)
-        assert await Player.cache.of_group(0) == [first, second]  # the order is that of CacheMeta
+        assert await Player.cache.of_group(0) == [first, second]  # in the order of CacheMeta
         assert await Player.cache.filter(owner=owner) == [first, second]
         assert await Player.cache.first(0) == first
         assert await (await Player.cache.get(rank=1)).owner == owner
@@ -122,7 +125,7 @@ class TestManagers:
             "timeout is set both by Thing.CacheMeta and by ThingCaches: remove it from one of them."
         )
 
-    async def test_what_both_declare_is_named_with_both_places(self) -> None:
+    async def test_an_error_names_both_places_of_a_repeated_declaration(self) -> None:
         class Keeper(CachedModel):
             pass
 

@@ -1,4 +1,4 @@
-"""Databases that hold "PYCON" and "pycon" to be equal (MySQL, by default) are answered for as they answer."""
+"""With a loose collation ("PYCON" equals "pycon", the default of MySQL), the cache answers as the database does."""
 
 import uuid
 from typing import Any
@@ -23,35 +23,37 @@ def pk_of(row: Any) -> Any:
     return row and row.pk
 
 
-async def test_other_spellings_are_answered_as_the_database_answers_and_not_stored(
+async def test_other_spellings_get_the_answer_of_the_database_and_are_not_stored(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     row = await Loose.create(slug="pycon")
-    found = {asked: pk_of(await Loose.get_or_none(slug=asked)) for asked in SPELLINGS}
-    assert sum(pk is not None for pk in found.values()) == (5 if is_loose(database) else 1)
-    for asked, pk in found.items():
+    expected = {slug: pk_of(await Loose.get_or_none(slug=slug)) for slug in SPELLINGS}
+    assert sum(pk is not None for pk in expected.values()) == (5 if is_loose(database) else 1)
+    for spelling, pk in expected.items():
         unfillable = cache.stats.of("Loose(slug)").unfillable
         for _ in range(2):
-            assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk, asked
-        stored = asked == "pycon" or not is_loose(database)
+            assert pk_of(await Loose.cache.get_or_none(slug=spelling)) == pk, spelling
+        stored = spelling == "pycon" or not is_loose(database)
         async with assert_ops(backend, sql=0 if stored else 1):
-            assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk, asked
-        assert cache.stats.of("Loose(slug)").unfillable == unfillable + (0 if stored else 3), asked
+            assert pk_of(await Loose.cache.get_or_none(slug=spelling)) == pk, spelling
+        assert cache.stats.of("Loose(slug)").unfillable == unfillable + (0 if stored else 3), spelling
 
-    several = await Loose.cache.in_bulk([*SPELLINGS, "nobody"], key="slug")
-    assert {asked: row.pk for asked, row in several.items()} == {asked: pk for asked, pk in found.items() if pk}
+    several = await Loose.cache.in_bulk([*SPELLINGS, "absent"], key="slug")
+    assert {slug: row.pk for slug, row in several.items()} == {slug: pk for slug, pk in expected.items() if pk}
 
     row.slug = "PYCON"
     await row.save()
-    for asked in SPELLINGS:
-        assert pk_of(await Loose.cache.get_or_none(slug=asked)) == pk_of(await Loose.get_or_none(slug=asked)), asked
+    for spelling in SPELLINGS:
+        assert pk_of(await Loose.cache.get_or_none(slug=spelling)) == pk_of(await Loose.get_or_none(slug=spelling)), (
+            spelling
+        )
     assert (await Loose.cache.get(slug="PYCON")).slug == "PYCON"
     await row.delete()
-    for asked in SPELLINGS:
-        assert await Loose.cache.get_or_none(slug=asked) is None
+    for spelling in SPELLINGS:
+        assert await Loose.cache.get_or_none(slug=spelling) is None
 
 
-async def test_that_there_is_no_row_ends_with_a_row_of_another_spelling(
+async def test_a_create_in_another_spelling_ends_an_absence(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     for _ in range(2):
@@ -66,7 +68,7 @@ async def test_that_there_is_no_row_ends_with_a_row_of_another_spelling(
     assert await LooseById.cache.get_or_none(slug="PYCON") == (by_id if is_loose(database) else None)
 
 
-async def test_absence_is_kept_where_the_class_asks_for_it(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_an_absence_is_stored_if_the_class_asks_for_it(cache: ModelCache, backend: CountingBackend) -> None:
     assert await LooseKept.cache.get_or_none(slug="pycon") is None
     async with assert_ops(backend, sql=0):
         assert await LooseKept.cache.get_or_none(slug="pycon") is None
@@ -74,30 +76,30 @@ async def test_absence_is_kept_where_the_class_asks_for_it(cache: ModelCache, ba
     assert await LooseKept.cache.get_or_none(slug="pycon") == row
 
 
-async def test_a_primary_key_in_another_spelling(
+async def test_a_primary_key_in_another_spelling_gets_the_answer_of_the_database(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     row = await LooseById.create(slug="pycon", size=1)
     await LooseById.cache.get(slug="pycon")
     for _ in range(2):
-        for asked in SPELLINGS:
-            expected = await LooseById.get_or_none(slug=asked)
-            found = await LooseById.cache.get_or_none(slug=asked)
+        for spelling in SPELLINGS:
+            expected = await LooseById.get_or_none(slug=spelling)
+            found = await LooseById.cache.get_or_none(slug=spelling)
             assert pk_of(found) == pk_of(expected)
     row.size = 2
     await row.save()
-    for asked in SPELLINGS:
-        expected = await LooseById.get_or_none(slug=asked)
-        found = await LooseById.cache.get_or_none(pk=asked)
+    for spelling in SPELLINGS:
+        expected = await LooseById.get_or_none(slug=spelling)
+        found = await LooseById.cache.get_or_none(pk=spelling)
         assert (found and found.size) == (expected and expected.size)
     several = await LooseById.cache.in_bulk(SPELLINGS)
-    singly = {asked: await LooseById.get_or_none(slug=asked) for asked in SPELLINGS}
-    assert several == {asked: row for asked, row in singly.items() if row is not None}
+    singly = {spelling: await LooseById.get_or_none(slug=spelling) for spelling in SPELLINGS}
+    assert several == {spelling: row for spelling, row in singly.items() if row is not None}
     async with assert_ops(backend, sql=0):
         assert (await LooseById.cache.get(slug="pycon")).size == 2
 
 
-async def test_lists_by_text_are_not_stored_where_writers_cannot_name_them(
+async def test_lists_by_text_are_not_stored_under_a_loose_collation(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     first = await Loose.create(slug="1", group="a")
@@ -125,24 +127,26 @@ async def test_lists_by_text_are_not_stored_where_writers_cannot_name_them(
     assert (cache.stats.of("Loose(group)").unfillable > 0) == is_loose(database)
 
 
-async def test_what_has_one_spelling_is_cached_everywhere(
+async def test_values_with_a_single_spelling_are_cached_on_every_database(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
-    """Enums whose members no collation takes for each other, and UUIDs; not so free text of any class."""
+    """Enums whose members differ under every collation and UUIDs are cached; text of other classes is not."""
     key = uuid.uuid4()
     row = await Loose.create(slug="pycon", mood=Mood.BAD, colour=Colour.GREEN, point=Point(1, 2), key=key)
-    for asked, loose in (
+    for filters, loose in (
         ({"mood": "bad"}, False),
         ({"mood": Mood.GOOD}, False),
         ({"key": str(key).upper()}, False),
         ({"key": uuid.uuid4()}, False),
-        ({"colour": Colour.GREEN}, True),  # a collation may take ü for u
+        ({"colour": Colour.GREEN}, True),  # a collation may treat ü and u as equal
         ({"point": Point(1, 2)}, True),
     ):
-        expected = await Loose.filter(**{**asked, **({"key": uuid.UUID(str(asked["key"]))} if "key" in asked else {})})
-        assert await Loose.cache.filter(**asked) == expected
+        expected = await Loose.filter(
+            **{**filters, **({"key": uuid.UUID(str(filters["key"]))} if "key" in filters else {})}
+        )
+        assert await Loose.cache.filter(**filters) == expected
         async with assert_ops(backend, sql=1 if loose and is_loose(database) else 0):
-            assert await Loose.cache.filter(**asked) == expected
+            assert await Loose.cache.filter(**filters) == expected
     assert await Loose.cache.get_or_none(key=uuid.UUID(int=0)) is None
     async with assert_ops(backend, sql=0):
         assert await Loose.cache.get_or_none(key=uuid.UUID(int=0)) is None

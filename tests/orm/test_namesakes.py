@@ -1,4 +1,4 @@
-"""Values of, and with, instances of two models that have one name: in two apps, and in two databases."""
+"""Results computed from, or containing, instances of two models of the same name, in two apps and two databases."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,17 +44,19 @@ async def all_clubs() -> list[Any]:
 
 
 def label(model: type[Any]) -> str:
-    """The last part of the model's module."""
+    """Returns the last part of the name of the model's module."""
     return model.__module__.rpartition(".")[2]
 
 
-async def test_an_argument_is_known_by_its_app(cache: ModelCache) -> None:
+async def test_arguments_of_models_with_the_same_name_have_different_keys(cache: ModelCache) -> None:
     here, there = [await model.create(id=1, name=label(model)) for model in MODELS]
     for _ in range(2):
         assert [await name_of(here), await name_of(there)] == [here.name, there.name]
 
 
-async def test_an_instance_in_a_result_comes_back_as_its_model(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_an_instance_in_a_result_comes_back_as_an_instance_of_its_model(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
     for model in MODELS:
         await model.create(id=1, name=label(model))
     for _ in range(2):

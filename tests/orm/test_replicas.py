@@ -1,6 +1,6 @@
-"""A router that reads from a replica: nothing old is stored, and with ``replica_lag`` the replica is of use.
+"""A router that reads from a replica: no old row is stored, and with ``replica_lag`` misses are read from the replica.
 
-Two databases play primary and replica; the replica has a write when the test says so, by ``replicate``.
+Two databases act as primary and replica. A write reaches the replica when the test calls ``replicate``.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from tests.support.models.replica_models import Account, Accounts, Card, Total
 from tests.support.stored import expire_intents, states
 
 LONG = 30.0
-"""Seconds that a test does not last."""
+"""A number of seconds that is longer than any test."""
 
 
 class Router:
-    """As Tortoise wants it: a class that is made without arguments."""
+    """A router for Tortoise, which creates it without arguments."""
 
     primary: ClassVar[str]
     replica: ClassVar[str]
@@ -42,7 +42,7 @@ class Router:
 
 @pytest.fixture
 async def replica(db_url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
-    """The connection of the replica. Tortoise has both databases, and a router."""
+    """The connection of the replica. Tortoise is initialised with both databases and the router."""
     async with tortoise_on(other_url, "tests.support.models.replica_models"):
         pass
     Router.primary, Router.replica = db_url.dialect, other_url.dialect
@@ -62,24 +62,24 @@ async def replica(db_url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[
 
 
 async def replicate(replica: BaseDBAsyncClient) -> None:
-    """Gives the replica all rows that the primary has."""
+    """Copies all accounts of the primary to the replica."""
     rows = await QuerySet(Account).using_db(Account._choose_db(True)).values()
     await QuerySet(Account).using_db(replica).delete()
     if rows:
         await QuerySet(Account).using_db(replica).bulk_create([Account(**row) for row in rows])
 
 
-async def on_replica(replica: BaseDBAsyncClient, account: Account) -> None:
-    """Makes it visible where the account is read from: on the replica its balance is below zero."""
+async def replicate_with_debt(replica: BaseDBAsyncClient, account: Account) -> None:
+    """Replicates, and sets the account's balance on the replica to -1, so that a read shows its origin."""
     await replicate(replica)
     await QuerySet(Account).using_db(replica).filter(id=account.id).update(balance=-1)
 
 
 @pytest.fixture
 async def account(replica: BaseDBAsyncClient) -> Account:
-    """An account that the replica has with another balance; written before any cache was open."""
+    """An account with another balance on the replica, written before a cache was open."""
     account = await Account.create(number=7, branch=1, balance=10)
-    await on_replica(replica, account)
+    await replicate_with_debt(replica, account)
     return account
 
 
@@ -87,7 +87,7 @@ class TestWithoutALag:
     async def test_the_cache_never_asks_the_replica(
         self, account: Account, backend: CountingBackend, replica: BaseDBAsyncClient
     ) -> None:
-        assert (await Account.get(id=account.id)).balance == -1  # the router is there
+        assert (await Account.get(id=account.id)).balance == -1  # the router is in use
         card = await Card.create(account=account)
         async with ModelCache(backend):
             for _ in range(2):
@@ -98,28 +98,28 @@ class TestWithoutALag:
                     *await Account.cache.get_many([account.id]),
                     await card.account,
                 ]
-                assert [each.balance for each in found] == [10] * 5
+                assert [row.balance for row in found] == [10] * 5
             assert await Total(1) == 10
             await Account.cache.clear()
             await Card.cache.prefetch([card], "account")
             assert card.account.balance == 10
 
-    async def test_what_is_computed_asks_where_writes_go(
+    async def test_computed_results_are_read_from_the_primary(
         self, replica: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         async with ModelCache(backend):
             assert (await Total(1), await Accounts(1)) == (0, 0)
-            await Account.create(number=1, branch=1, balance=5)  # which the replica does not get
+            await Account.create(number=1, branch=1, balance=5)  # not replicated
             assert (await Total(1), await Accounts(1)) == (5, 1)
-            assert await Account.filter(branch=1) == []  # outside of it the router is as it was
+            assert await Account.filter(branch=1) == []  # outside the method the router is unchanged
 
-    async def test_what_a_queryset_invalidates_is_found_where_writes_go(
+    async def test_the_rows_that_a_queryset_invalidates_are_read_from_the_primary(
         self, replica: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         async with ModelCache(backend):
-            account = await Account.create(number=1, balance=5)  # which the replica does not get
+            account = await Account.create(number=1, balance=5)  # not replicated
             assert (await Account.cache.get(id=account.id)).balance == 5
-            await QuerySet(Account).using_db(Account._choose_db(True)).update(balance=6)  # past the cache
+            await QuerySet(Account).using_db(Account._choose_db(True)).update(balance=6)  # not captured
             assert await Account.cache.invalidate(Account.filter(number=1)) == 1
             assert (await Account.cache.get(id=account.id)).balance == 6
             await QuerySet(Account).using_db(Account._choose_db(True)).update(balance=7)
@@ -144,23 +144,23 @@ class TestMisses:
     async def test_a_row_that_was_written_is_read_from_the_primary_and_not_stored(
         self, account: Account, cache: ModelCache, backend: CountingBackend, replica: BaseDBAsyncClient
     ) -> None:
-        await QuerySet(Account).using_db(Account._choose_db(True)).bulk_create([Account(number=8)])  # past the cache
+        await QuerySet(Account).using_db(Account._choose_db(True)).bulk_create([Account(number=8)])  # not captured
         [other] = await QuerySet(Account).using_db(Account._choose_db(True)).filter(number=8)
-        await on_replica(replica, account)
+        await replicate_with_debt(replica, account)
         account.balance = 20
         async with assert_ops(backend, redis=["mark", "clear", "mark"]):
             await account.save()
         for _ in range(2):
             async with assert_ops(backend, sql=1, redis=["read", "lease"]):
                 assert (await Account.cache.get(id=account.id)).balance == 20
-        async with assert_ops(backend, sql=2):  # one from each
-            assert [each.balance for each in await Account.cache.get_many([other.id, account.id])] == [0, 20]
+        async with assert_ops(backend, sql=2):  # one on each database
+            assert [row.balance for row in await Account.cache.get_many([other.id, account.id])] == [0, 20]
         assert await states(cache, Account.cache.get(id=account.id)) == "W"
 
-    async def test_whoever_wrote_it(
+    async def test_a_row_that_another_process_wrote_is_read_from_the_primary(
         self, account: Account, cache: ModelCache, backend: CountingBackend, replica: BaseDBAsyncClient
     ) -> None:
-        """The store knows, so another process finds out."""
+        """Writes are marked in the store, which all processes share."""
         await cache.close()
         async with ModelCache(backend, replica_lag=LONG):
             await Account.filter(id=account.id).update(balance=20)
@@ -168,7 +168,7 @@ class TestMisses:
             assert (await Account.cache.get(id=account.id)).balance == 20
 
     @pytest.mark.parametrize("how", ["delete", "create", "update", "bulk", "transaction", "invalidate", "clear"])
-    async def test_however_it_was_written(
+    async def test_a_row_that_was_written_in_any_way_is_read_from_the_primary(
         self, how: str, account: Account, cache: ModelCache, backend: CountingBackend, replica: BaseDBAsyncClient
     ) -> None:
         expected: int | None = 20
@@ -193,9 +193,9 @@ class TestMisses:
         for _ in range(2):
             found = await Account.cache.get_or_none(id=pk)
             assert (found and found.balance) == expected
-            assert [each.balance for each in await Account.cache.get_many([pk])] == ([expected] if found else [])
+            assert [row.balance for row in await Account.cache.get_many([pk])] == ([expected] if found else [])
 
-    async def test_past_the_limit_the_whole_model_is_read_from_the_primary(
+    async def test_beyond_the_bulk_limit_the_whole_model_is_read_from_the_primary(
         self, account: Account, backend: CountingBackend, cache: ModelCache, replica: BaseDBAsyncClient
     ) -> None:
         await cache.close()
@@ -207,17 +207,17 @@ class TestMisses:
                 async with assert_ops(backend, sql=1):
                     assert (await Account.cache.get(id=account.id)).balance == 20
 
-    async def test_rows_that_are_found_by_other_fields_are_read_from_the_primary(
+    async def test_rows_looked_up_by_other_fields_are_read_from_the_primary(
         self, account: Account, cache: ModelCache, backend: CountingBackend
     ) -> None:
-        """Which rows these are is not known before, and so not whether they were written just now."""
+        """The cache does not know the primary keys before the read, so it cannot tell if the rows were just written."""
         for _ in range(2):
             assert (await Account.cache.get(number=7)).balance == 10
-            assert [each.balance for each in await Account.cache.filter(branch=1)] == [10]
+            assert [row.balance for row in await Account.cache.filter(branch=1)] == [10]
             assert (await Total(1), await Accounts(1)) == (10, 1)
         assert (await Account.cache.get(id=account.id)).balance == 10
 
-    async def test_a_write_that_does_not_come_about_keeps_nothing_from_the_replica(
+    async def test_after_a_failed_write_rows_are_read_from_the_replica_again(
         self, account: Account, cache: ModelCache
     ) -> None:
         async with in_transaction(Router.primary) as connection:
@@ -227,11 +227,11 @@ class TestMisses:
         assert (await Account.cache.get(id=account.id)).balance == -1
         card = Card(id=5, account=account, number=1)
         await QuerySet(Card).using_db(Account._choose_db(True)).bulk_create([Card(account=account, number=1)])
-        with pytest.raises(IntegrityError):  # which was announced
+        with pytest.raises(IntegrityError):  # after the row was marked
             await card.save()
         assert await states(cache, Card.cache.get(id=5)) == "."
 
-    async def test_without_the_store_the_primary_is_asked(
+    async def test_without_the_store_rows_are_read_from_the_primary(
         self, account: Account, cache: ModelCache, backend: CountingBackend
     ) -> None:
         with cache.disabled():
@@ -241,21 +241,21 @@ class TestMisses:
             assert (await Account.cache.get(id=account.id)).balance == 10
 
 
-async def test_after_the_lag_the_replica_is_asked_again(
+async def test_after_the_lag_rows_are_read_from_the_replica_again(
     account: Account, backend: CountingBackend, replica: BaseDBAsyncClient
 ) -> None:
     async with ModelCache(backend, replica_lag=LONG) as cache:
         await Account.filter(id=account.id).update(balance=20)
         query = Account.cache.get(id=account.id)
         assert (await query).balance == 20
-        await on_replica(replica, account)
+        await replicate_with_debt(replica, account)
         await expire_intents(cache, query)
         assert (await query).balance == -1
         async with assert_ops(backend, sql=0, redis=["read"]):
             assert (await query).balance == -1
 
 
-async def test_a_reader_that_a_write_overtakes_leaves_nothing_old(
+async def test_a_reader_overtaken_by_a_write_does_not_store_the_old_row(
     account: Account, backend: CountingBackend, replica: BaseDBAsyncClient
 ) -> None:
     store = GatedBackend(backend)
@@ -274,24 +274,22 @@ async def test_a_reader_that_a_write_overtakes_leaves_nothing_old(
         assert (await query).balance == 20
 
 
-async def test_a_writer_that_vanishes_after_its_commit_is_waited_for_that_much_longer(
-    account: Account, backend: CountingBackend
-) -> None:
-    """Its intents expire when nobody can say any more when it committed; the replica may lag from then on."""
-    lives: list[int] = []
+async def test_intents_live_longer_by_the_replica_lag(account: Account, backend: CountingBackend) -> None:
+    """The COMMIT may come as late as the intents' expiry, and the replica may lag from then on."""
+    ttls: list[int] = []
 
     class Store(CountingBackend):
         async def mark(self, keys: list[bytes], token: bytes, ttl_ms: int, *args: object) -> object:  # type: ignore[override]
-            lives.append(ttl_ms)
+            ttls.append(ttl_ms)
             return await super().mark(keys, token, ttl_ms, *args)  # type: ignore[arg-type]
 
     async with ModelCache(Store(backend), replica_lag=0.5, intent_ttl=10):
         await account.save()
-    assert lives == [10_500, 500]
+    assert ttls == [10_500, 500]
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "1", True])
-def test_a_lag_is_a_number_of_seconds(wrong: object) -> None:
+def test_a_lag_must_be_a_positive_number_of_seconds(wrong: object) -> None:
     with pytest.raises(
         CacheConfigurationError, match=r"CacheConfig\.replica_lag is .*: it must be a number above zero"
     ):

@@ -1,1 +1,1 @@
-"""Encoding."""
+"""Tests of the encoding: keys, entries, rows and values."""

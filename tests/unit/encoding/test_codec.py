@@ -1,4 +1,4 @@
-"""What is stored comes back the same or is not stored; what was not stored never comes back as a value."""
+"""A value comes back unchanged or is not stored. Other bytes decode to a value of the declared type or raise."""
 
 import ast
 import collections
@@ -30,7 +30,7 @@ ANY = RowCodec([Column("value", Any, to_msgpack)])
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality of values and types, all the way down; NaN is itself."""
+    """Returns True if values and types are equal at every depth. NaN equals itself."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
@@ -42,7 +42,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return len(one) == len(other) and all(map(same, one.items(), other.items()))
     if isinstance(one, set | frozenset):
-        return len(one) == len(other) and all(any(same(item, each) for each in other) for item in one)
+        return len(one) == len(other) and all(any(same(item, candidate) for candidate in other) for item in one)
     if isinstance(one, dt.datetime | dt.time):
         return bool(one == other and one.utcoffset() == other.utcoffset())
     return bool(one == other)
@@ -56,7 +56,7 @@ natives: dict[type, st.SearchStrategy[Any]] = {
     str: text,
     bytes: st.binary(),
     bool: st.booleans(),
-    Decimal: st.decimals().filter(lambda number: not number.is_snan()),  # which equals nothing and raises
+    Decimal: st.decimals().filter(lambda number: not number.is_snan()),  # comparing a signalling NaN raises
     uuid.UUID: st.uuids(),
     dt.datetime: aware | st.datetimes(),
     dt.date: st.dates(),
@@ -109,10 +109,10 @@ def test_a_row_comes_back_the_same(row: dict[str, Any]) -> None:
     except EncodeError:  # a document with NaN in it is not equal to itself
         assert "nan" in repr(row["any"])
         return
-    back = TYPED.decode(data)
-    assert same(back, {name: row[name] for name in back})
-    assert back.keys() == row.keys()
-    assert TYPED.decode(data) is not back
+    decoded = TYPED.decode(data)
+    assert same(decoded, {name: row[name] for name in decoded})
+    assert decoded.keys() == row.keys()
+    assert TYPED.decode(data) is not decoded
 
 
 @steady
@@ -133,12 +133,12 @@ def test_keys_come_back_the_same(kind: type, data: st.DataObject) -> None:
     assert same(codec.decode(codec.encode(pks)), pks)
 
 
-def test_keys_of_a_custom_field() -> None:
+def test_keys_of_a_custom_field_come_back_the_same() -> None:
     codec = KeysCodec(Column("id", Any, lambda point: to_msgpack([point.x, point.y]), lambda pair: Point(*pair)))
     assert codec.decode(codec.encode([Point(1, 2), Point(3, 4)])) == [Point(1, 2), Point(3, 4)]
 
 
-# What is not stored ----------------------------------------------------------------------------------
+# Values that are not stored ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ Pair = collections.namedtuple("Pair", "x y")
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_that_would_come_back_as_another_has_no_encoding(value: Any) -> None:
+def test_a_value_that_would_decode_to_another_type_has_no_encoding(value: Any) -> None:
     for wrapped in (value, [value], {"a": (1, [value])}):
         with pytest.raises(TypeError, match=f"a {type(value).__qualname__} cannot be cached"):
             to_msgpack(wrapped)
@@ -213,7 +213,7 @@ MISFITS: list[tuple[Any, Any]] = [
     (dt.timedelta, 1),
     (dt.timedelta, dt.time(1)),
 ]
-"""What a database may hold in a column that was declared otherwise."""
+"""Column types, and values of other types that a database may hold in such a column."""
 
 
 @pytest.mark.parametrize(("kind", "value"), MISFITS, ids=repr)
@@ -225,7 +225,7 @@ def test_a_value_of_another_type_than_its_column_is_not_stored(kind: type, value
         KeysCodec(Column("misfit", kind)).encode([value])
 
 
-def test_the_column_at_fault_is_named() -> None:
+def test_an_error_names_the_column_at_fault() -> None:
     codec = RowCodec([Column("first", int), Column("second", int), Column("third", bool)])
     with pytest.raises(EncodeError, match=r"Expected `int \| null`, got `str` - at `second`"):
         codec.encode({"first": 1, "second": "two", "third": True})
@@ -240,44 +240,44 @@ def test_the_column_at_fault_is_named() -> None:
 @example(dt.datetime, dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9))))
 @example(dt.date, dt.datetime(2024, 1, 1))
 @example(int, None)
-def test_what_is_stored_of_a_value_of_any_type_comes_back_equal(kind: type, value: Any) -> None:
+def test_a_stored_value_comes_back_equal_if_its_type_is_not_the_columns(kind: type, value: Any) -> None:
     for codec in (RowCodec([Column("value", kind)]), KeysCodec(Column("value", kind))):
         row: Any = {"value": value} if isinstance(codec, RowCodec) else [value]
         try:
-            back: Any = codec.decode(codec.encode(row))
+            decoded: Any = codec.decode(codec.encode(row))
         except EncodeError:
             continue
-        assert same(back, row) or (isinstance(value, dt.datetime) and back == row)
+        assert same(decoded, row) or (isinstance(value, dt.datetime) and decoded == row)
 
 
-def test_only_what_might_come_back_as_another_is_read_back() -> None:
+def test_only_values_that_might_change_are_decoded_again_and_compared() -> None:
     loads: list[Any] = []
 
     def load(value: Any) -> Any:
         loads.append(value)
         return value
 
-    sure = Column("sure", int, None, load, lambda value: type(value) is int)
-    unsure = Column("unsure", int, None, load)
-    assert RowCodec([sure, unsure]).encode({"sure": 1, "unsure": None}) == msgspec.msgpack.encode([1, None])
-    KeysCodec(sure).encode([1, 2])
+    lossless = Column("lossless", int, None, load, lambda value: type(value) is int)
+    unproven = Column("unproven", int, None, load)
+    assert RowCodec([lossless, unproven]).encode({"lossless": 1, "unproven": None}) == msgspec.msgpack.encode([1, None])
+    KeysCodec(lossless).encode([1, 2])
     assert loads == []
-    RowCodec([sure, unsure]).encode({"sure": 1, "unsure": 2})
-    KeysCodec(unsure).encode([3])
+    RowCodec([lossless, unproven]).encode({"lossless": 1, "unproven": 2})
+    KeysCodec(unproven).encode([3])
     assert loads == [1, 2, 3]
     with pytest.raises(EncodeError):
-        KeysCodec(sure).encode([1, True])
+        KeysCodec(lossless).encode([1, True])
 
 
 class Anonymous:
-    """Knows no equality."""
+    """A class without an equality of its own."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 class Array:
-    """Has no truth, like the arrays of a numeric library."""
+    """A class whose instances have no truth value, like the arrays of a numeric library."""
 
     def __init__(self, items: list[int]) -> None:
         self.items = items
@@ -298,13 +298,13 @@ def test_values_without_a_usable_equality_are_stored() -> None:
             Column("two", Any, lambda value: value.items, Array),
         ]
     )
-    back = codec.decode(codec.encode({"one": Anonymous("x"), "two": Array([1, 2])}))
-    assert back["one"].text == "x"
-    assert back["two"].items == [1, 2]
+    decoded = codec.decode(codec.encode({"one": Anonymous("x"), "two": Array([1, 2])}))
+    assert decoded["one"].text == "x"
+    assert decoded["two"].items == [1, 2]
     assert codec.decode(codec.encode({"one": None, "two": None})) == {"one": None, "two": None}
 
 
-def test_a_conversion_that_is_no_inverse_is_noticed() -> None:
+def test_a_conversion_that_cannot_be_undone_is_an_error() -> None:
     hashed = Column("secret", str, lambda value: f"hash of {value}", None)
     with pytest.raises(EncodeError, match="secret is 'x', which would come back as 'hash of x'"):
         RowCodec([hashed]).encode({"secret": "x"})
@@ -312,25 +312,25 @@ def test_a_conversion_that_is_no_inverse_is_noticed() -> None:
         KeysCodec(hashed).encode(["x"])
 
 
-class Whatever(Exception):
-    """An error that nobody expects."""
+class CustomFieldError(Exception):
+    """An error of a user's own field class."""
 
 
 def failing(*_: Any) -> Any:
-    raise Whatever("a custom field's own error")
+    raise CustomFieldError("a custom field's own error")
 
 
-def test_whatever_a_custom_field_raises_is_an_error_of_the_codec() -> None:
+def test_an_error_of_a_custom_field_becomes_an_error_of_the_codec() -> None:
     for dump, load in ((failing, str), (str, failing)):
         column = Column("custom", str, dump, load)
         with pytest.raises(EncodeError, match="a custom field's own error") as caught:
             RowCodec([column]).encode({"custom": "x"})
-        assert isinstance(caught.value.__cause__, Whatever)
+        assert isinstance(caught.value.__cause__, CustomFieldError)
         with pytest.raises(EncodeError, match="a custom field's own error"):
             KeysCodec(column).encode(["x"])
     with pytest.raises(DecodeError, match="a custom field's own error") as failed:
         RowCodec([Column("custom", str, None, failing)]).decode(msgspec.msgpack.encode(["x"]))
-    assert isinstance(failed.value.__cause__, Whatever)
+    assert isinstance(failed.value.__cause__, CustomFieldError)
     with pytest.raises(DecodeError, match="a custom field's own error"):
         KeysCodec(Column("custom", str, None, failing)).decode(msgspec.msgpack.encode(["x"]))
 
@@ -369,8 +369,8 @@ CODECS: list[tuple[RowCodec | KeysCodec, Any]] = [
 ]
 
 
-def read_anything(data: bytes) -> None:
-    """Decodes with every codec: a proper value or ``DecodeError``, and nothing else."""
+def assert_value_or_error(data: bytes) -> None:
+    """Decodes with every codec, and asserts that the result has the right type or the error is ``DecodeError``."""
     for codec, kind in CODECS:
         try:
             value = codec.decode(data)
@@ -378,9 +378,9 @@ def read_anything(data: bytes) -> None:
             continue
         assert type(value) is kind
         if codec is TYPED:
-            for name, each in value.items():
-                expected = next((known for known in NATIVE if known.__name__ == name), None)
-                assert each is None or expected is None or type(each) is expected
+            for name, item in value.items():
+                expected = next((native for native in NATIVE if native.__name__ == name), None)
+                assert item is None or expected is None or type(item) is expected
 
 
 @steady
@@ -390,29 +390,29 @@ def read_anything(data: bytes) -> None:
 @example(b"\xdd\xff\xff\xff\xff")
 @example(b"\xdf\xff\xff\xff\xff")
 @example(b"\xc6\xff\xff\xff\xff")
-def test_arbitrary_bytes_are_a_value_or_an_error(data: bytes) -> None:
-    read_anything(data)
+def test_arbitrary_bytes_decode_to_a_value_or_an_error(data: bytes) -> None:
+    assert_value_or_error(data)
 
 
 @steady
 @given(results)
-def test_other_values_are_a_value_or_an_error(value: Any) -> None:
-    read_anything(msgspec.msgpack.encode(to_msgpack(value)))
-    read_anything(msgspec.msgpack.encode([to_msgpack(value)] * 3))
+def test_other_values_decode_to_a_value_or_an_error(value: Any) -> None:
+    assert_value_or_error(msgspec.msgpack.encode(to_msgpack(value)))
+    assert_value_or_error(msgspec.msgpack.encode([to_msgpack(value)] * 3))
 
 
 @steady
 @given(st.lists(st.tuples(st.sampled_from(EXTENSIONS), st.binary(max_size=20)), min_size=1, max_size=3))
 @example([(1, b"9" * 5000), (2, b"1E+99999999999999999999"), (2, b"x"), (3, b"x"), (4, b"2024"), (7, b"9" * 30)])
 @example([(8, b"\x91"), (8, b"\x01"), (9, b"\x91\x80"), (10, b"\x91\x91\x01"), (8, b"\xd4\x63\x00")])
-def test_foreign_extensions_are_a_value_or_an_error(items: list[tuple[int, bytes]]) -> None:
+def test_foreign_extensions_decode_to_a_value_or_an_error(items: list[tuple[int, bytes]]) -> None:
     extensions = [msgspec.msgpack.Ext(code, data) for code, data in items]
-    read_anything(msgspec.msgpack.encode(extensions))
+    assert_value_or_error(msgspec.msgpack.encode(extensions))
     for extension in extensions:
-        read_anything(msgspec.msgpack.encode([extension]))
+        assert_value_or_error(msgspec.msgpack.encode([extension]))
 
 
-def test_cut_and_changed_bytes_are_a_value_or_an_error() -> None:
+def test_truncated_bytes_raise_and_changed_bytes_decode_to_a_value_or_an_error() -> None:
     for length in range(len(GOOD)):
         with pytest.raises(DecodeError):
             TYPED.decode(GOOD[:length])
@@ -420,32 +420,32 @@ def test_cut_and_changed_bytes_are_a_value_or_an_error() -> None:
         TYPED.decode(GOOD + b"\0")
     for at in range(len(GOOD)):
         for bit in range(8):
-            read_anything(GOOD[:at] + bytes([GOOD[at] ^ 1 << bit]) + GOOD[at + 1 :])
+            assert_value_or_error(GOOD[:at] + bytes([GOOD[at] ^ 1 << bit]) + GOOD[at + 1 :])
 
 
 @pytest.mark.slow(because="decodes documents of every depth")
-def test_no_depth_breaks_the_program() -> None:
+def test_nesting_of_any_depth_is_a_value_or_an_error() -> None:
     for depth in (10, 1_000, 100_000, 1_000_000):
         for opening in (b"\x91", b"\x81\x01", b"\x81", b"\xc7\xff\x08", b"\xd4\x08"):
-            read_anything(opening * depth)
-            read_anything(b"\x91" + opening * depth + b"\x01")
+            assert_value_or_error(opening * depth)
+            assert_value_or_error(b"\x91" + opening * depth + b"\x01")
     wrapped = b"\x01"
-    for _ in range(3_000):  # a tuple in a tuple in a tuple
+    for _ in range(3_000):  # nested tuples
         wrapped = b"\x91" + b"\xc9" + len(wrapped).to_bytes(4) + b"\x08" + wrapped
-    read_anything(wrapped)
+    assert_value_or_error(wrapped)
     for make in (lambda value: [value], lambda value: {"a": value}, lambda value: (value,)):
         with pytest.raises(EncodeError):
             ANY.encode({"value": nest(100_000, make)})
         assert same(ANY.decode(ANY.encode({"value": nest(100, make)}))["value"], nest(100, make))
 
 
-def test_claimed_sizes_take_no_memory() -> None:
+def test_a_claimed_size_allocates_no_memory() -> None:
     tracemalloc.start()
     try:
         for head in (b"\xdc", b"\xde", b"\xc5", b"\xda", b"\xc8", b"\xdd", b"\xdf", b"\xc6", b"\xdb", b"\xc9"):
             for size in (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"):
-                read_anything(head + size)
-                read_anything(b"\x91" + head + size)
+                assert_value_or_error(head + size)
+                assert_value_or_error(b"\x91" + head + size)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -460,20 +460,20 @@ class Bomb:
         return (Path.touch, (self.path,))
 
 
-def test_nothing_in_the_bytes_is_run(tmp_path: Path) -> None:
+def test_decoding_runs_no_code(tmp_path: Path) -> None:
     target = tmp_path / "touched"
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         bomb = pickle.dumps(Bomb(target), protocol)
         for data in (bomb, msgspec.msgpack.encode(bomb), msgspec.msgpack.encode([bomb])):
-            read_anything(data)
+            assert_value_or_error(data)
         for code in EXTENSIONS:
-            read_anything(msgspec.msgpack.encode([msgspec.msgpack.Ext(code, bomb)]))
+            assert_value_or_error(msgspec.msgpack.encode([msgspec.msgpack.Ext(code, bomb)]))
     assert not target.exists()
-    pickle.loads(bomb)  # the bomb is a live one
+    pickle.loads(bomb)  # proves that the bomb works
     assert target.exists()
 
 
-def test_the_package_imports_nothing_that_could_run_bytes() -> None:
+def test_the_package_imports_no_module_that_could_run_bytes() -> None:
     package = Path(aiomodelcache.__file__).parent
     dangerous = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml"}
     for path in package.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The layout of entries, and the bytes of everything that is stored: they must not change unnoticed."""
+"""The layout of entries, and golden bytes of everything that is stored, so that no change goes unnoticed."""
 
 import datetime as dt
 import struct
@@ -61,7 +61,7 @@ def test_the_layout_is_the_documented_one() -> None:
     assert {VALUE, ABSENT, STALE, LEASE, INTENT, VERSION} == {b"V", b"N", b"S", b"L", b"W", b"E"}
 
 
-def test_tokens_are_new_each_time() -> None:
+def test_every_token_is_new() -> None:
     tokens = {new_token() for _ in range(100)} | {new_version()[1:] for _ in range(100)}
     assert len(tokens) == 200
     assert set(map(len, tokens)) == {16}
@@ -70,36 +70,36 @@ def test_tokens_are_new_each_time() -> None:
 
 @steady
 @given(st.sampled_from([VALUE, ABSENT]), st.integers(0, 2**64 - 1), st.binary(max_size=100))
-def test_what_was_packed_is_unpacked(state: bytes, created: int, payload: bytes) -> None:
+def test_unpack_returns_the_packed_payload(state: bytes, created: int, payload: bytes) -> None:
     entry = pack(state, TOKEN, GUARD_BYTES, created, payload)
     assert unpack(entry) == payload
     assert created_ms(entry) == created
 
 
-def test_a_stale_copy_says_what_it_is_a_copy_of() -> None:
+def test_a_stale_copy_holds_the_state_and_the_payload_of_its_original() -> None:
     for state, payload in ((VALUE, b"payload"), (ABSENT, b"")):
         entry = pack(state, TOKEN, GUARD_BYTES, CREATED, payload)
         copy = stale_copy(entry)
-        again = stale_copy(copy)
-        for each in (copy, again):
-            assert each[:1] == STALE
-            assert each[GUARD] == GUARD_BYTES
-            assert unpack(each) == state + payload
-            assert created_ms(each) == 0, "so that it is due for a refresh from the start"
-        assert len({entry[1:PREFIX_SIZE], copy[1:PREFIX_SIZE], again[1:PREFIX_SIZE]}) == 3
+        copy_of_copy = stale_copy(copy)
+        for stale in (copy, copy_of_copy):
+            assert stale[:1] == STALE
+            assert stale[GUARD] == GUARD_BYTES
+            assert unpack(stale) == state + payload
+            assert created_ms(stale) == 0, "so that the copy is due for a refresh at once"
+        assert len({entry[1:PREFIX_SIZE], copy[1:PREFIX_SIZE], copy_of_copy[1:PREFIX_SIZE]}) == 3
         with pytest.raises(DamagedEntry):
             stale_copy(entry[:-1] + bytes([entry[-1] ^ 1]))
 
 
-def test_every_damage_behind_the_guard_is_noticed() -> None:
+def test_damage_to_the_state_or_after_the_guard_is_detected() -> None:
     for entry in (pack(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload"), pack(ABSENT, TOKEN, GUARD_BYTES, CREATED)):
         damaged = [entry[:length] for length in range(1, len(entry))]
         damaged += [entry + b"\0", entry + entry]
         for at in [0, *range(GUARD.stop, len(entry))]:
             damaged += [entry[:at] + bytes([entry[at] ^ flip]) + entry[at + 1 :] for flip in range(1, 256)]
-        for each in damaged:
+        for data in damaged:
             with pytest.raises(DamagedEntry):
-                unpack(each)
+                unpack(data)
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,17 @@ def test_every_damage_behind_the_guard_is_noticed() -> None:
         (pack(ABSENT, TOKEN, GUARD_BYTES, CREATED), False, False),
     ],
 )
-def test_leases_and_intents_are_told_by_their_shape(value: bytes | None, lease: bool, intent: bool) -> None:
+def test_leases_and_intents_are_recognised_by_their_shape(value: bytes | None, lease: bool, intent: bool) -> None:
     assert (is_lease(value), is_intent(value)) == (lease, intent)
 
 
 # Golden bytes --------------------------------------------------------------------------------------
 #
-# Caches outlive programs: these bytes will be read by the next release. If a test below fails because they
-# were changed on purpose, then raise `layout.FORMAT_VERSION` and put the new bytes under it.
-# For keys there is no remedy: during a deployment old and new processes invalidate each other's entries, so
-# an encoding that a key has once is the one that it keeps.
+# The next release reads the bytes that this one has stored. If a test below fails because the bytes were changed on
+# purpose, raise `layout.FORMAT_VERSION` and add the new bytes under the new version.
+# The encoding of keys can never change: during a deployment old and new processes invalidate each other's entries.
 
-CHANGED = "The stored bytes have changed. If that is meant, raise layout.FORMAT_VERSION and put them under it."
+CHANGED = "The stored bytes have changed. If this is intended, raise layout.FORMAT_VERSION and add them under it."
 
 COLUMNS = [
     Column("int", int),

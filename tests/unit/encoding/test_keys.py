@@ -1,4 +1,4 @@
-"""No two different lookups share a key, and a writer names the key that a reader used."""
+"""Different lookups have different keys, and a writer names the key that a reader used."""
 
 import collections
 import datetime as dt
@@ -46,7 +46,7 @@ class Text(str):
 
 
 class Weight(float):
-    """Like NumPy's floats, with a repr of its own."""
+    """A float with its own repr, like NumPy's floats."""
 
     __slots__ = ()
 
@@ -58,22 +58,22 @@ class Weight(float):
 
 
 class Nowhere(dt.tzinfo):
-    """A time zone that does not know its offset."""
+    """A time zone without an offset."""
 
     def utcoffset(self, moment: dt.datetime | None) -> None:
         return None
 
 
 steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""The same examples each time, on machines however slow."""
+"""Settings for the same examples on every run, without time limits, because machines may be slow."""
 
 Pair = collections.namedtuple("Pair", "x y")
 
-# What a value is -----------------------------------------------------------------------------------
+# The identity of a value -----------------------------------------------------------------------------
 #
-# `identity` says when two values are one and the same to a database, and knows nothing of keys. `read` takes
-# a key apart again. That it finds the identity of what went in proves that no two different lookups
-# share a key, which comparing random pairs could not.
+# `identity` returns equal results for values that a database treats as equal, and does not know keys. `read` decodes a
+# key to identities. If these are the identities of the encoded values, no two different lookups share a key. Comparing
+# random pairs of keys could not prove this.
 
 
 def identity(value: Any) -> Any:
@@ -125,7 +125,7 @@ def read_decimal(text: str) -> Any:
 
 
 def read(text: bytes) -> Any:
-    """The identity of the value that a part of a key stands for."""
+    """Returns the identity of the value that a part of a key encodes."""
     tag, rest = text[:1].decode(), text[1:]
     word = unescaped(rest).decode("utf-8", "surrogatepass")
     match tag:
@@ -179,7 +179,7 @@ scalars = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.decimals().filter(lambda number: not number.is_snan()),  # which cannot be put into a set
+    st.decimals().filter(lambda number: not number.is_snan()),  # a signalling NaN cannot be put into a set
     st.text(max_size=20),
     st.text(alphabet=":%,#(sin1", max_size=6),
     st.text(alphabet=st.characters(categories=["Cs", "Cc"]), max_size=3),
@@ -213,7 +213,7 @@ nested = st.recursive(
 @example([{1}, {1: 2}, "", " ", "\0", "\ud800", ":", "%3A", "%253A"])
 @example([dt.datetime(2024, 10, 27, tzinfo=Nowhere()), dt.time(1, tzinfo=BERLIN)])
 @example([dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN), dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1)])
-def test_a_key_tells_the_values_that_it_is_made_of(values: list[Any]) -> None:
+def test_a_key_can_be_decoded_to_the_values_that_it_encodes(values: list[Any]) -> None:
     key = encode(values)
     assume(not key.startswith(b"#"))
     parts = key.split(b":") if values else []
@@ -222,7 +222,7 @@ def test_a_key_tells_the_values_that_it_is_made_of(values: list[Any]) -> None:
 
 @steady
 @given(st.one_of(nested, st.integers(), st.text(), st.text("x", min_size=155, max_size=170)))
-def test_the_short_way_for_one_value_leads_to_the_same_key(value: Any) -> None:
+def test_encode_single_returns_the_same_key_as_encode(value: Any) -> None:
     assert encode_single(value) == encode([value])
 
 
@@ -234,12 +234,12 @@ def test_the_short_way_for_one_value_leads_to_the_same_key(value: Any) -> None:
 @example([0], [None])
 @example(["x" * 160], ["x" * 161])
 @example(["x" * 200, "y"], ["x" * 200, "z"])
-def test_keys_are_equal_exactly_where_the_values_are(one: list[Any], other: list[Any]) -> None:
+def test_keys_are_equal_if_and_only_if_the_values_are(one: list[Any], other: list[Any]) -> None:
     same = [identity(value) for value in one] == [identity(value) for value in other]
     assert (encode(one) == encode(other)) == same
 
 
-def test_values_that_python_holds_to_be_equal_differ() -> None:
+def test_values_that_python_treats_as_equal_have_different_keys() -> None:
     values = [1, "1", True, Decimal(1), 1.0, None, "None", b"1", (1,), [1], {1}, "", b"", (), [], {}, set()]
     assert len({encode_value(value) for value in values}) == len(values)
     assert len({encode([value]) for value in values}) == len(values)
@@ -267,11 +267,11 @@ def test_values_that_python_holds_to_be_equal_differ() -> None:
     ],
     ids=lambda values: repr(values[0]),
 )
-def test_values_that_a_database_holds_to_be_equal_share_a_key(values: list[Any]) -> None:
+def test_values_that_a_database_treats_as_equal_share_a_key(values: list[Any]) -> None:
     assert len({encode([value, "x"]) for value in values}) == 1
 
 
-def test_a_drivers_own_uuid_shares_a_key() -> None:
+def test_a_drivers_own_uuid_shares_the_key_of_the_standard_one() -> None:
     driver = pytest.importorskip("asyncpg.pgproto.pgproto")
     value = uuid.uuid4()
     assert encode([driver.UUID(value.bytes)]) == encode([value])
@@ -279,19 +279,19 @@ def test_a_drivers_own_uuid_shares_a_key() -> None:
 
 @steady
 @given(st.integers(100, 400), st.integers(100, 400))
-def test_long_values_share_no_key_and_take_no_room(one: int, other: int) -> None:
+def test_long_values_have_different_keys_of_limited_length(one: int, other: int) -> None:
     first, second = encode(["x" * one]), encode(["x" * other])
     assert (first == second) == (one == other)
     assert len(first) <= 160
     assert first.startswith(b"#" if one >= 160 else b"sx")  # 160 with the tag
 
 
-def test_a_long_value_has_a_digest_that_no_other_has() -> None:
+def test_long_values_have_different_digests() -> None:
     assert len({encode(["x" * length]) for length in range(160, 3_000)}) == 2_840
     assert encode(["x" * 160]) == b"#24b67c3bc83b11f0155dd287263d6faac3c078e7"
 
 
-def test_an_unsupported_type_is_named() -> None:
+def test_an_error_names_the_unsupported_type() -> None:
     class Odd:
         def __repr__(self) -> str:
             return "<odd>"
@@ -312,7 +312,9 @@ names = st.text(alphabet=":%.,[]-ari\0ä", max_size=5)
 @steady
 @given(names, st.sampled_from("ries"), st.lists(names, min_size=1, max_size=4), st.text(alphabet=":%sr#", max_size=3))
 @example("amc", "r", ["amc", "r"], "amc")
-def test_no_name_escapes_its_place_in_a_key(namespace: str, kind: str, parts: list[str], value: str) -> None:
+def test_special_characters_keep_a_name_in_its_part_of_the_key(
+    namespace: str, kind: str, parts: list[str], value: str
+) -> None:
     key = prefix(namespace, kind, *parts) + encode([value])
     *head, last = key.split(b":")
     assert read(last) == ("str", value)
@@ -328,7 +330,7 @@ def test_keys_are_readable() -> None:
     )
 
 
-# Of models -----------------------------------------------------------------------------------------
+# Keys of models --------------------------------------------------------------------------------------
 
 KEY = uuid.UUID("12345678-1234-4234-8234-1234567890AB")
 NOON = dt.datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -353,9 +355,9 @@ SPELLINGS: dict[str, list[list[Any]]] = {
     "mood": [[Mood.GOOD, "good"], [Mood.BAD, "bad"], [None]],
     "point": [[Point(1, 2), "1;2"], [Point(2, 1)], [None]],
 }
-"""By field: groups of what one row can be asked for by."""
+"""Groups of values by field. Every value of a group looks up the same rows."""
 
-NO_VALUES: dict[str, list[Any]] = {
+BAD_VALUES: dict[str, list[Any]] = {
     "integer": ["x", "", float("nan"), float("inf"), object(), [], b"\xff"],
     "char": ["x" * 201, Text("x" * 201)],
     "code": ["UPPER", "toolong", Text("A")],
@@ -369,18 +371,19 @@ NO_VALUES: dict[str, list[Any]] = {
     "mood": ["GOOD", ""],
     "owner": [Level.LOW, "kim", Keyed(id=1)],
 }
+"""Values by field that the field cannot be looked up by."""
 
 
 @pytest.mark.models("tests.support.models.field_models")
 @pytest.mark.only_on("no store", because="it is about keys alone")
-async def test_what_one_value_can_be_asked_for_by_shares_a_key(database: BaseDBAsyncClient) -> None:
+async def test_all_spellings_of_a_value_share_a_key(database: BaseDBAsyncClient) -> None:
     schema = ModelSchema(Keyed)
     for field, groups in SPELLINGS.items():
         keys = []
         for group in groups:
-            found = {encode([schema.key_value(field, schema.normalise(field, value))]) for value in group}
-            assert len(found) == 1, (field, group)
-            keys += found
+            group_keys = {encode([schema.key_value(field, schema.normalise(field, value))]) for value in group}
+            assert len(group_keys) == 1, (field, group)
+            keys += group_keys
             for value in group:
                 normalised = schema.normalise(field, value)
                 assert normalised == schema.normalise(field, normalised)
@@ -390,10 +393,8 @@ async def test_what_one_value_can_be_asked_for_by_shares_a_key(database: BaseDBA
 
 
 @pytest.mark.models("tests.support.models.field_models")
-async def test_what_is_no_value_of_a_field_is_an_error_that_names_it(
-    database: BaseDBAsyncClient, cache: ModelCache
-) -> None:
-    for field, values in NO_VALUES.items():
+async def test_a_bad_value_is_an_error_that_names_the_field(database: BaseDBAsyncClient, cache: ModelCache) -> None:
+    for field, values in BAD_VALUES.items():
         for value in values:
             query = Keyed.cache.get(**{field: value})
             with pytest.raises(ValueError, match=rf"^Keyed\.{field}(_id)? cannot be looked up by "):
@@ -404,15 +405,15 @@ async def test_what_is_no_value_of_a_field_is_an_error_that_names_it(
 async def test_a_related_instance_stands_for_its_key(database: BaseDBAsyncClient, cache: ModelCache) -> None:
     owner = await Owner.create(name="Kim")
     row = await Keyed.create(owner=owner)
-    for asked in (owner, owner.id, str(owner.id), await Owner.cache.get(id=owner.id)):
-        assert await Keyed.cache.get(owner=asked) == row
+    for value in (owner, owner.id, str(owner.id), await Owner.cache.get(id=owner.id)):
+        assert await Keyed.cache.get(owner=value) == row
 
 
 @pytest.mark.models("tests.support.models.field_models")
 async def test_a_writer_names_the_key_that_readers_used(
     database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
-    """For each type: "there is none" ends with the row, an old value ends with the next, however it is spelt."""
+    """For each type, a create invalidates the absence and a save invalidates the old value, in every spelling."""
     clock = dt.time(12, 30, 0, 1, tzinfo=UTC)
     columns: dict[str, list[list[Any]]] = {**SPELLINGS}
     if database.connection_name != "sqlite":
@@ -452,7 +453,7 @@ async def test_a_related_instance_without_a_key_is_an_error(cache: ModelCache) -
 
 
 @pytest.mark.models("tests.support.models.field_models")
-async def test_a_save_that_cannot_be_named_fails_as_it_would_without_the_cache(
+async def test_a_save_of_a_bad_value_fails_as_it_would_without_the_cache(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
     row = await Keyed.create(price=Decimal(1))
@@ -464,8 +465,8 @@ async def test_a_save_that_cannot_be_named_fails_as_it_would_without_the_cache(
         assert await Keyed.cache.get(price=1) == row
 
 
-async def test_a_row_is_one_entry_however_it_was_found(cache: ModelCache) -> None:
-    """asyncpg returns a class of its own for the UUID that is this model's primary key."""
+async def test_a_row_has_one_entry_for_all_its_lookups(cache: ModelCache) -> None:
+    """The primary key is a UUID, for which asyncpg returns a class of its own."""
     venue = await Venue.create(id=uuid.uuid4(), city="Bonn", name="Home")
     assert await Venue.cache.get(city="Bonn", name="Home") == venue
     same = await Venue.cache.get(id=str(venue.id))
@@ -477,15 +478,15 @@ async def test_a_row_is_one_entry_however_it_was_found(cache: ModelCache) -> Non
 
 
 @pytest.mark.models("tests.support.models.field_models")
-async def test_values_that_the_database_changes_are_named_as_it_keeps_them(
+async def test_keys_are_built_from_the_values_that_the_database_stores(
     database: BaseDBAsyncClient, cache: ModelCache
 ) -> None:
     rounded = Decimal("7.00")
     assert await Keyed.cache.get_or_none(price=rounded) is None
     row = await Keyed.create(price=Decimal("7.004"))
-    kept = (await Keyed.get(id=row.id)).price
-    assert kept == rounded
-    if database.connection_name != "sqlite":  # which keeps what it is given, and rounds what it returns
+    stored = (await Keyed.get(id=row.id)).price
+    assert stored == rounded
+    if database.connection_name != "sqlite":  # SQLite stores the value unrounded, and it is rounded when it is read
         assert await Keyed.cache.get_or_none(price=Decimal("7.004")) is None
         assert await Keyed.cache.get(price=rounded) == row
         row.price = Decimal("8.996")
@@ -498,6 +499,6 @@ async def test_values_that_the_database_changes_are_named_as_it_keeps_them(
     row.moment = local
     await row.save()
     moment = (await Keyed.get(id=row.id)).moment
-    if database.connection_name != "sqlite":  # which compares the texts that it was given
+    if database.connection_name != "sqlite":  # SQLite compares the stored texts
         assert await Keyed.cache.filter(moment=moment) == await Keyed.filter(moment=moment) == [row]
         assert await Keyed.cache.get(moment=moment) == row
