@@ -29,7 +29,7 @@ from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
-from aiomodelcache.plans.results import result_again
+from aiomodelcache.plans.results import refill_result
 
 MOST_AFFECTED: Final = 1_000
 """Of how many choices of columns it is remembered what a write of these affects."""
@@ -149,7 +149,7 @@ def _follow_policy(
     if entry_set.policy.invalidation is InvalidationType.RESET:
         refill: Callable[[Predictions], Plan[Any]]
         if isinstance(entry_set, ResultEntries):
-            refill, kept = partial(result_again, entry_set, values), entry_set.cacheable
+            refill, kept = partial(refill_result, entry_set, values), entry_set.cacheable
         else:
             refill, kept = (
                 partial(look_up, entry_set, values),

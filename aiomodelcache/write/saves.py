@@ -214,7 +214,7 @@ async def _before(
 def _begin(write: Write, cache: OpenCache, entries: ModelEntries | None, changed: Changed, *, deleting: bool) -> Intent:
     """The intent with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
-    intent.leave_nothing()  # as a ``save`` that was refused, and is tried again by its model's own, had said
+    intent.discard_hints()  # as a ``save`` that was refused, and is tried again by its model's own, had said
     write.named.pop(cache, None)
     if entries is not None:
         row = vars(write.instance)
@@ -275,7 +275,7 @@ async def _after(
         for cache, entries in bound:
             if cache not in begun or not same_names(named.get(cache), naming(entries, vars(instance), changed)):
                 if cache in begun:
-                    intents[cache].leave_nothing()  # what was to be left is for other values
+                    intents[cache].discard_hints()  # what was to be left is for other values
                 row = vars(instance) if deleting else await _as_written(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
             if left:

@@ -763,7 +763,7 @@ def test_one_backend_in_several_event_loops(redis_url: str) -> None:
 async def test_reads_that_are_begun_at_once_fail_like_others(backend: RedisBackend, control: "redis.Redis") -> None:
     answers: list[Any] = []
     for replies in ([b"OK"], [redis.ResponseError("no")], redis.ConnectionError("gone")):
-        backend._take(ServerIncarnation("here"), answers.append, replies)
+        backend._on_replies(ServerIncarnation("here"), answers.append, replies)
     assert [type(answer) for answer in answers] == [BackendError] * 3
     assert [str(answer).rpartition(": ")[2] for answer in answers] == ["b'OK' for MGET", "no", "gone"]
 
@@ -776,8 +776,8 @@ async def test_a_master_that_is_none_any_more_says_so_at_the_top_of_its_replies(
         assert backend._endpoint is not None
         keys, token = new_keys(2), new_token()
         for commands in (
-            backend._on(backend._lease, keys, [(b"", b"L" + token, MINUTE)] * 2),
-            backend._on(backend._mark, keys, [(0,)] * 2, (token, MINUTE)),
+            backend._commands(backend._lease, keys, [(b"", b"L" + token, MINUTE)] * 2),
+            backend._commands(backend._mark, keys, [(0,)] * 2, (token, MINUTE)),
         ):
             replies = await backend._endpoint.send(commands)
             assert [type(reply) for reply in replies] == [redis.exceptions.ReadOnlyError]

@@ -32,7 +32,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
-from aiomodelcache.plans.refresh import ELECTION
+from aiomodelcache.plans.refresh import ELECTION_SUFFIX
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Answer,
@@ -574,15 +574,15 @@ class TestRenewal:
 
     def test_replaces_the_very_entry_that_was_read(self, rows: RowEntries) -> None:
         old, steps = self._spawned(rows)
-        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION, b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_key])
         attempt = steps.take(None)
         assert steps.request == Load(rows, [(7,)])
         steps.answer({(7,): Answer([loaded(rows, artist(7, rank=2))], True)})
         (by, key, entry, _), election = stored(steps)
-        assert (by, key) == (attempt._replace(held=old[:PREFIX_SIZE]), rows.key(7))
+        assert (by, key) == (attempt._replace(replaces=old[:PREFIX_SIZE]), rows.key(7))
         assert rows.read(entry, EPOCH) == artist(7, rank=2)
         assert entry[1:PREFIX_SIZE] == attempt.token
-        assert election == (attempt, rows.key(7) + ELECTION, b"", 1)
+        assert election == (attempt, rows.key(7) + ELECTION_SUFFIX, b"", 1)
         assert steps.answer([True, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (1, 0)
 
@@ -603,7 +603,7 @@ class TestRenewal:
         _, steps = self._spawned(rows)
         attempt = steps.take(None)
         steps.fail(OSError("gone"))
-        assert stored(steps) == [(attempt, rows.key(7) + ELECTION, b"", 1)]
+        assert stored(steps) == [(attempt, rows.key(7) + ELECTION_SUFFIX, b"", 1)]
         with pytest.raises(OSError, match="gone"):
             steps.answer([True])
 

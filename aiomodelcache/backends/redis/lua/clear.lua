@@ -1,7 +1,8 @@
--- Withdraws the intent ARGV[1] from each key. The last one to go leaves a hint, if not empty, for some milliseconds
--- (0: for ever), or until a moment by this server's clock, if that is above zero: the key's three further arguments.
--- A key without intents is deleted, whatever it holds: this writer's intent was lost, so what came after may be
--- older than its write. Returns for each key 1 if the intent was found, else 0.
+-- Withdraws the intent ARGV[1] from each key. Three further arguments per key: a hint, its lifetime, and its end.
+-- The last intent to be withdrawn leaves the hint, unless the hint is empty. The hint expires after its lifetime in
+-- milliseconds (0: never), or at its end by this server's clock if that is above zero.
+-- A key without intents is deleted, whatever it holds: this writer's intent was lost, so a value stored since then may
+-- be older than the write. Returns for each key 1 if the intent was found, else 0.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, replies = ARGV[1], {}
@@ -34,7 +35,7 @@ for number, key in ipairs(KEYS) do
     redis.call('UNLINK', key)
   end
   if intents ~= '' then
-    -- A server that is out of memory refuses a script's first write only: deleting lets the rest be kept.
+    -- A server that is out of memory refuses only a script's first write: after the UNLINK it accepts this SET.
     redis.call('SET', key, 'W' .. intents, 'PX', string.format('%.0f', last - now))
   end
   replies[number] = found
