@@ -1,4 +1,4 @@
-"""Redis backends that are open for a block, and how long they wait."""
+"""Redis backends that are open for a block, and their timeouts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,9 +22,9 @@ async def opened(source: Any, **settings: Any) -> AsyncIterator[RedisBackend]:
 
 
 def hurry(backend: Any, seconds: float = 0.3) -> None:
-    """Gives the server no more than this for each reply from now on, as ``socket_timeout`` does from the beginning.
+    """Sets the timeout for each reply from now on, as ``socket_timeout`` does from the beginning.
 
-    For servers that are about to hang: before that, a machine that stalls would be taken for one.
+    For servers that are about to hang. With such a timeout from the beginning, a slow machine would look like one.
     """
     endpoint: Any = backend._endpoint
     endpoint.client.connection_pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
@@ -33,6 +33,6 @@ def hurry(backend: Any, seconds: float = 0.3) -> None:
         if connection is None:
             continue
         connection._timeout = seconds
-        if connection._timer is not None:  # it would look after the former time
+        if connection._timer is not None:  # it would check after the former timeout
             connection._timer.cancel()
             connection._timer = connection._loop.call_later(seconds, connection._check_silence)
