@@ -1,8 +1,8 @@
 """Entries kept in this process, whose changes the server reports (``CLIENT TRACKING``).
 
-No I/O and no event loop. Readers announce their reads and their results (``expect``, ``keep``), the connection of these
-reads reports the server's messages (``invalidate``, ``answered``, ``lost``), and writers report their writes
-(``drop``). ``find`` answers lookups. Must not know what entries mean, beyond their state.
+No I/O and no event loop. Readers announce their reads and their results (``expect``, ``keep``). The connection of these
+reads reports the server's messages (``invalidate``, ``answered``, ``lost``). Writers report their writes (``drop``).
+``find`` answers lookups. Must not know what entries mean, beyond their state.
 
 **Maximum age of an answer.** Replies and invalidations arrive on one connection, in the order in which the server sent
 them. So when a request is answered, every invalidation is known that the server sent before that request was made.
@@ -10,7 +10,7 @@ Answers are given until ``lag`` seconds after the sending of the last answered r
 therefore includes all writes that were announced at least ``lag`` seconds before it, whatever the network, the server
 and this process do. The usual delay is much shorter, one message.
 
-**Placeholders.** A value may be out of date when its reader gets it: an invalidation may follow the reply closely, or a
+**Placeholders.** A value may be out of date when its reader gets it. An invalidation may follow the reply closely, or a
 writer of this process may be faster on another connection. So a key is kept only if it was not dropped since its read
 was announced. Dropping a key also removes its placeholder.
 """

@@ -29,9 +29,9 @@ class Lease(NamedTuple):
 class Leased(NamedTuple):
     """The answer to ``Backend.lease``, each list in the order of the request.
 
-    ``values``: the value that each key holds now. It is ``b"L" + token`` where the lease was granted, and ``b""`` where
-    the store holds a value that is not a string, or refused to store. ``versions``: the current value of each version
-    key, read after the leases were taken.
+    ``values``: the value that each key holds now. It is ``b"L" + token`` where the lease was granted. It is ``b""``
+    where the store holds a value that is not a string, or refused to store. ``versions``: the current value of each
+    version key, read after the leases were taken.
     """
 
     values: list[bytes | None]

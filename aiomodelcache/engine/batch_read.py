@@ -1,7 +1,7 @@
 """Batched reads: all keys of one tick in one MGET.
 
 Knows keys and bytes, not what they mean. Where the backend implements ``SupportsStartRead``, a read starts and ends
-without a task of its own, so that a hit takes two turns of the event loop.
+without a task of its own. A hit then takes two turns of the event loop.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class ReadBatcher:
     """The reads over one guarded backend.
 
     At most ``MAX_READS_IN_FLIGHT`` reads are in flight at a time. Keys that are added in the meantime are read together
-    as soon as one read is done, so batches grow under load instead of waiting for each other.
+    as soon as one read is done. So batches grow under load instead of waiting for each other.
     """
 
     __slots__ = (

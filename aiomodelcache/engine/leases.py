@@ -119,9 +119,9 @@ class Leases:
     async def _wait(self, requests: list[tuple[RunningPlan, Wait]]) -> None:
         """Lets plans wait until keys are no longer leased.
 
-        Waits for this process's fills until they end, and only briefly for fills of other processes. One poll serves
-        all plans that wait for the same keys of other processes. A lease whose wait has timed out is not waited for
-        again, because its reader may be dead.
+        Waits for fills of this process, for at most ``timeout`` or ``lease_ttl`` seconds, and only briefly for fills of
+        other processes. One poll serves all plans that wait for the same keys of other processes. A lease whose wait
+        has timed out is not waited for again, because its reader may be dead.
         """
         loop = asyncio.get_running_loop()
         new: dict[bytes, bytes] = {}

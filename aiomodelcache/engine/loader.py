@@ -1,7 +1,7 @@
 """The SQL of plans that miss: one statement for all values of one key.
 
-Statements run in autocommit mode on the connection that writes go to, because a fill must never come from an old
-snapshot or a lagging replica. On an open transaction's connection, nothing is filled.
+Statements run in autocommit mode on the connection that writes go to. A fill must never come from an old snapshot or a
+lagging replica. On an open transaction's connection, nothing is filled.
 """
 
 import copy

@@ -19,8 +19,8 @@ class BackgroundTasks:
     Tasks run in a copy of ``context``, not in the context of the caller that happened to start them. A caller's open
     transaction or request scope must not leak into work that is done for many callers.
 
-    An AnyIO task group cannot own these tasks: the task that enters it must also leave it, and a cache may be opened by
-    one task and closed by another (fixtures, startup and shutdown handlers).
+    An AnyIO task group cannot own these tasks, because the task that enters it must also leave it. A cache may be
+    opened by one task and closed by another (fixtures, startup and shutdown handlers).
     """
 
     def __init__(self, context: Context) -> None:

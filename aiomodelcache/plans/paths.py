@@ -1,7 +1,7 @@
 """Relation paths: from the rows of a lookup along relations to other rows.
 
-A path stores nothing of its own. It reads the entries of rows and indexes, each of which is as fresh as in any other
-lookup, so writers need not find out which paths a row is part of. A run of a path prefetches all keys of the previous
+A path stores nothing of its own. It reads the entries of rows and indexes, which are as fresh as in any other lookup.
+Writers therefore need not find out which paths a row is part of. A run of a path prefetches all keys of the previous
 run in one request. Prefetched values are checked like any others, so a wrong prediction cannot change the answer.
 """
 
@@ -91,8 +91,8 @@ class PathRun:
     def with_prefetched(self, plan: Plan[T]) -> Plan[T]:
         """Runs the plan of a step on the prefetched values. Each value is used once in a step.
 
-        When a step requests more, the remaining prefetched values are dropped. Otherwise a later step could answer from
-        a value older than that request, and show a row in an earlier state than the row that led to it.
+        When a step requests more, the remaining prefetched values are dropped. They are older than that request: a
+        later step could show a row in an earlier state than the row that led to it.
         """
         return with_prefetched(plan, dict(self._prefetched), self._prefetched.clear)
 

@@ -2,7 +2,7 @@
 
 A plan is a generator that yields requests (``Read``, ``Wait``, ``AcquireLeases``, ``Load``, ``ComputeValue``,
 ``Store``, ``Spawn``), is sent their answers, and returns the lookup's result. ``engine.reader`` drives any number of
-plans at once and merges their requests, so tests can try every interleaving of the protocol's reading half without a
+plans at once and merges their requests. Tests can try every interleaving of the protocol's reading half without a
 server. Must not know what a plan is about.
 
 A plan needs no error handling for the store. When the store cannot be used, every ``Read`` returns only misses, every

@@ -2,8 +2,10 @@
 
 Owns the commands: which, in which order, in how many round trips, and what each reply means. A script (``lua/``) takes
 many keys and treats each key separately. A refusal for one key does not affect the other keys. So on a cluster a script
-gets one key at a time, and keys need no common hash slot. Must not know how connections are made (``clients``), how
-another incarnation of a server is detected (``incarnation``), nor the content of an entry beyond its state and token.
+gets one key at a time, and keys need no common hash slot.
+
+Must not know how connections are made (``clients``), or how another incarnation of a server is detected
+(``incarnation``). Must not know the content of an entry beyond its state and token.
 
 Needs Redis 5. Expiry is by the server's clock only.
 """
@@ -103,9 +105,9 @@ class RedisBackend:
     def track(self, near: Near | None) -> None:
         """Reports every change of what ``read`` returns to ``near`` from now on, or to no ``Near`` if it is None.
 
-        Raises ``CacheConfigurationError`` for a cluster, for a client that was passed in, for a URL that configures a
-        pool, and if another cache tracks this backend. If the server refuses (it is older than Redis 6, or does not
-        permit tracking), ``near`` records the refusal.
+        Raises ``CacheConfigurationError`` for a cluster, for a client that was passed in, and for a URL that configures
+        a pool. Also raises it if another cache tracks this backend. If the server refuses (it is older than Redis 6, or
+        does not permit tracking), ``near`` records the refusal.
         """
         if near is not None and self._near is not None:
             raise CacheConfigurationError(

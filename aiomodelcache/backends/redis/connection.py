@@ -1,9 +1,10 @@
 """Connections to one Redis server on which requests follow each other without waiting for replies.
 
 Owns the traffic of such a connection: bytes out, replies in, in order, and the messages that the server sends unasked
-(``CLIENT TRACKING``), which go to a ``Near``. redis-py makes the connection (TLS, names and passwords, Sentinel,
-``incarnation``) and is bypassed from then on, because its pool, locks and stream readers cost several times as much as
-the request itself. Must not know what other commands mean.
+(``CLIENT TRACKING``), which go to a ``Near``. Must not know what other commands mean.
+
+redis-py makes the connection (TLS, names and passwords, Sentinel, ``incarnation``) and is bypassed from then on. Its
+pool, locks and stream readers cost several times as much as the request itself.
 
 Nothing is ever sent twice. Replies are matched to requests by position, so the reply to an abandoned request is read
 and discarded. A connection that owes a reply and is silent for ``timeout`` seconds is closed. All requests that wait on

@@ -7,7 +7,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, replies = ARGV[1], {}
 for number, key in ipairs(KEYS) do
-  local intents, last, found, kept = '', 0, 0, false
+  local intents, last, found, hint_stored = '', 0, 0, false
   if redis.pcall('GETRANGE', key, 0, 0) == 'W' then
     local value = redis.call('GET', key)
     for at = 2, #value, 29 do
@@ -19,19 +19,19 @@ for number, key in ipairs(KEYS) do
         last = math.max(last, expiry)
       end
     end
-    local hint, ttl, till = ARGV[number * 3 - 1], tonumber(ARGV[number * 3]), tonumber(ARGV[number * 3 + 1])
+    local hint, ttl, until_ms = ARGV[number * 3 - 1], tonumber(ARGV[number * 3]), tonumber(ARGV[number * 3 + 1])
     if intents == '' and found == 1 and hint ~= '' then
-      if till > 0 then
-        ttl = till - now
+      if until_ms > 0 then
+        ttl = until_ms - now
       end
       if ttl > 0 then
-        kept = not redis.pcall('SET', key, hint, 'PX', string.format('%.0f', ttl)).err
-      elseif till == 0 then
-        kept = not redis.pcall('SET', key, hint).err
+        hint_stored = not redis.pcall('SET', key, hint, 'PX', string.format('%.0f', ttl)).err
+      elseif until_ms == 0 then
+        hint_stored = not redis.pcall('SET', key, hint).err
       end
     end
   end
-  if not kept then
+  if not hint_stored then
     redis.call('UNLINK', key)
   end
   if intents ~= '' then

@@ -10,7 +10,7 @@ local token, expiry = ARGV[1], now + tonumber(ARGV[2])
 local mine = token .. string.format('%013.0f', expiry)
 local replies = {}
 for number, key in ipairs(KEYS) do
-  local intents, last, kept = 'W', expiry, 1
+  local intents, last, reply = 'W', expiry, 1
   local state = redis.pcall('GETRANGE', key, 0, 0)
   if state == 'W' then
     local value = redis.call('GET', key)
@@ -23,17 +23,18 @@ for number, key in ipairs(KEYS) do
     end
   elseif state == 'V' or state == 'N' or state == 'S' then
     local allow = tonumber(ARGV[number + 2])
-    local left = allow > 0 and redis.call('PTTL', key) or 0
-    if left > 0 then
-      kept = {redis.call('GET', key), string.format('%.0f', now + math.min(left, allow))}
+    local remaining = allow > 0 and redis.call('PTTL', key) or 0
+    if remaining > 0 then
+      reply = {redis.call('GET', key), string.format('%.0f', now + math.min(remaining, allow))}
     end
   end
   local stored = type(state) == 'table' and state  -- not a string: the SET would replace it
     or redis.pcall('SET', key, intents .. mine, 'PX', string.format('%.0f', last - now))
-  local one = stored.err and (string.find(stored.err, 'WRONGTYPE', 1, true) or string.find(stored.err, 'OOM', 1, true))
-  if stored.err and not one then
+  local key_error = stored.err
+    and (string.find(stored.err, 'WRONGTYPE', 1, true) or string.find(stored.err, 'OOM', 1, true))
+  if stored.err and not key_error then
     return stored  -- such as READONLY of a former master: clients look for it at the top of a reply only
   end
-  replies[number] = one and stored or kept
+  replies[number] = key_error and stored or reply
 end
 return replies
