@@ -107,7 +107,7 @@ class ModelCache:
         guarded = GuardedBackend(
             backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
         )
-        guarded.keep_near()
+        guarded.start_tracking()
         await backend.open()
         tasks = BackgroundTasks(context_without_scope())
         tasks.context.run(read_from_primaries, bound_models())
@@ -188,7 +188,7 @@ class ModelCache:
                 opened.reader.close()
                 await opened.writer.close()
         finally:
-            opened.guarded.end_near()
+            opened.guarded.stop_tracking()
             if owned is not None:
                 await owned.close()
 

@@ -216,8 +216,8 @@ class Deaf(Library):
     """It keeps entries near and does not hear what the server tells: as broken as a dict in each process."""
 
     async def open(self) -> None:
-        wire: Any = PipelinedConnection
-        wire._told = lambda self, message: None
+        connection: Any = PipelinedConnection
+        connection._on_push = lambda self, message: None
         await super().open()
 
 

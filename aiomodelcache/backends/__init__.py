@@ -1,6 +1,7 @@
 """Stores for entries: Redis, and memory.
 
-A store knows an entry's state byte and token, not what else is in it. ``protocol`` says what every store does.
+A store knows an entry's state byte and token, not its other content. ``protocol`` defines what every store does.
+
 Top to bottom: ``breaker`` (the circuit breaker), ``redis``, ``memory``, ``protocol``, ``near`` (entries kept in
 process).
 """

@@ -1,7 +1,7 @@
-"""The way to the backend that readers and writers share: counts round trips, and stops when they fail.
+"""The circuit breaker that readers and writers share: counts round trips, and stops reads when they fail.
 
-A circuit breaker: after a failed round trip, reads stay away for ``breaker_cooldown`` seconds; then one
-of them tries again, and the rest follow if it succeeded. Writers always try.
+After a failed round trip, reads bypass the backend for ``breaker_cooldown`` seconds. Then one read, the half-open
+probe, tries again, and the other reads follow if it succeeded. Writers always try.
 """
 
 import time
@@ -16,11 +16,11 @@ from aiomodelcache.observe.stats import Stats, logger
 
 T = TypeVar("T")
 GuardedReadCallback = Callable[[Sequence[bytes | None] | None], None]
-"""Called with what was read, or with None if that failed. Does not raise."""
+"""A callback for the values that were read, or for None if the read failed. It does not raise."""
 
 
 class GuardedBackend:
-    """One open cache's connection to its backend."""
+    """The backend of one open cache, behind a circuit breaker."""
 
     def __init__(
         self, backend: Backend, stats: Stats, *, cooldown: float, enabled: bool, near: Near | None = None
@@ -29,41 +29,47 @@ class GuardedBackend:
         self.stats = stats
         self.enabled = enabled
         self.near = near or Near(0, 1.0)
-        """What is kept in this process; with what is undelivered, or failing, it is as good as nothing."""
+        """Entries kept in this process. Not used while the backend fails or invalidations are undelivered."""
         self.has_undelivered = False
-        """True while this process has invalidations that it could not deliver: it must not read."""
+        """True while this process has undelivered invalidations. It must not read until they are delivered."""
         self.failures = 0
-        """How often a round trip has failed."""
+        """The number of round trips that have failed."""
         self._tracking = False
         self._cooldown = cooldown
         self._failing = False
         self._retry_at = 0.0
 
-    def keep_near(self) -> None:
-        """Has entries kept in this process, if any are to be. Raises ``CacheConfigurationError`` if they cannot."""
+    def start_tracking(self) -> None:
+        """Starts to keep entries in this process, if any key is covered.
+
+        Raises ``CacheConfigurationError`` if the backend does not support tracking.
+        """
         if self._tracking or not self.near.wanted:
             return
         if not hasattr(self.backend, "track"):
             raise CacheConfigurationError(
-                f"near: {self.backend!r} cannot tell of changes, so that nothing can be kept near: "
+                f"near: {self.backend!r} does not report changes, so its entries cannot be kept near: "
                 "use a RedisBackend, give it a method `track`, or remove near."
             )
         cast("SupportsTracking", self.backend).track(self.near)
         self._tracking = True
 
-    def end_near(self) -> None:
-        """Keeps nothing any more."""
+    def stop_tracking(self) -> None:
+        """Stops keeping entries in this process."""
         if self._tracking:
             cast("SupportsTracking", self.backend).track(None)
         self.near.lost()
 
     @property
     def healthy(self) -> bool:
-        """Whether all readers may use the backend now."""
+        """True if all readers may use the backend now."""
         return self.enabled and not self._failing and not self.has_undelivered
 
     def allow_read(self) -> bool:
-        """Whether a reader may use the backend now. After the cooldown, True to one caller only."""
+        """Returns True if a reader may use the backend now.
+
+        After the cooldown, grants one caller the half-open probe.
+        """
         if not self._failing:
             return self.healthy
         now = time.monotonic()
@@ -74,55 +80,55 @@ class GuardedBackend:
 
     @property
     def unavailable_reason(self) -> Literal["unreachable", "undelivered"] | None:
-        """Why readers stay away from the backend now, if they do."""
+        """The reason why readers bypass the backend now, or None."""
         if self.has_undelivered:
             return "undelivered"
         return "unreachable" if self._failing and time.monotonic() < self._retry_at else None
 
     async def call(self, operation: Awaitable[T]) -> T:
-        """Awaits one round trip. Raises ``BackendError``, counted and logged, if it failed in whatever way."""
+        """Awaits one round trip. A failure is counted, logged and raised as ``BackendError``."""
         self.stats.round_trips += 1
         try:
             result = await operation
         except Exception as error:
-            failure = self._broken(error)
+            failure = self._record_failure(error)
             if failure is error:
                 raise
             raise failure from error
-        self._works()
+        self._record_success()
         return result
 
-    def start_read(self, keys: Sequence[bytes], taker: GuardedReadCallback) -> bool:
-        """Begins a round trip that reads, if the backend can do so without anybody waiting in a task.
+    def start_read(self, keys: Sequence[bytes], callback: GuardedReadCallback) -> bool:
+        """Starts a read if the backend can do so without a task. Returns True if it was started.
 
-        ``taker`` is called with what was read, or with None if it failed: counted and logged as by ``call``.
+        ``callback`` gets the values, or None if the read failed. A failure is counted and logged as by ``call``.
         """
         backend = self.backend
         if not hasattr(backend, "start_read"):
             return False
-        take = partial(self._take, taker)
+        on_read = partial(self._on_read, callback)
         try:
-            begun = cast("SupportsStartRead", backend).start_read(keys, take)
+            started = cast("SupportsStartRead", backend).start_read(keys, on_read)
         except Exception as error:
-            begun = True
-            take(error)
-        self.stats.round_trips += begun
-        return begun
+            started = True
+            on_read(error)
+        self.stats.round_trips += started
+        return started
 
-    def _take(self, taker: GuardedReadCallback, read: list[bytes | None] | Exception) -> None:
+    def _on_read(self, callback: GuardedReadCallback, read: list[bytes | None] | Exception) -> None:
         if isinstance(read, Exception):
-            self._broken(read)
-            taker(None)
+            self._record_failure(read)
+            callback(None)
         else:
-            self._works()
-            taker(read)
+            self._record_success()
+            callback(read)
 
-    def _works(self) -> None:
+    def _record_success(self) -> None:
         if self._failing:
             logger.warning("aiomodelcache: the cache is used again")
             self._failing = False
 
-    def _broken(self, error: Exception) -> BackendError:
+    def _record_failure(self, error: Exception) -> BackendError:
         failure = error
         if not isinstance(failure, BackendError):
             failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")

@@ -1,7 +1,7 @@
 """A store for cache entries in this process: for tests, and for programs that are one process.
 
-Owns the bytes, their expiry and what is dropped when they grow past the limit. Means by every operation
-exactly what Redis does, down to the stored bytes; must not know models, or any server.
+Owns the bytes, their expiry, and the eviction of entries past the limit. Every operation means exactly what it means in
+Redis, down to the stored bytes. Must not know models, or any server.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadCallback
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
 from aiomodelcache.encoding.layout import (
     ABSENT,
     INTENT,
@@ -24,17 +24,17 @@ from aiomodelcache.encoding.layout import (
 )
 
 ENTRY_OVERHEAD = 200
-"""Bytes that Python spends on an entry beside its key and value, roughly."""
+"""Approximate bytes that Python spends on an entry in addition to its key and value."""
 
 
 class MemoryBackend:
-    """Keeps entries in a dict, up to ``limit`` bytes; past it, those used least recently go.
+    """A dict of entries, up to ``limit`` bytes. Beyond it, the least recently used entries are evicted.
 
-    Writers' intents never go before they expire: losing one could let a stale value in. While they
-    alone fill the limit nothing else is stored.
+    Writers' intents are never evicted before they expire, because losing one could let a stale value in. While intents
+    alone fill the limit, nothing else is stored.
 
-    Any number of caches may share one backend, in one thread. It has nothing to open or close, and
-    what it holds outlives ``close``. ``clock`` returns seconds.
+    Any number of caches may share one backend, in one thread. A backend has nothing to open or close, and its entries
+    outlive ``close``. ``clock`` returns seconds.
 
     >>> backend, token = MemoryBackend(), bytes(16)
     >>> leased = await backend.lease([Lease(b"key")], token, 5_000)
@@ -48,19 +48,22 @@ class MemoryBackend:
         self._limit = limit
         self._clock = clock
         self._values: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
-        """Value and deadline (ms) of what may be evicted, the one used least recently first."""
+        """The values that may be evicted, each with its deadline (ms). The least recently used one is the first."""
         self._intents: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
-        """The same of keys that hold writers' intents, the one marked least recently first."""
+        """The values that hold writers' intents, each with its deadline (ms).
+
+        The least recently marked one is the first.
+        """
         self._size = 0
         self._intents_size = 0
-        self._prompt = type(self).read is MemoryBackend.read
-        """Whether there is no subclass that wants to see what is read."""
+        self._can_start_read = type(self).read is MemoryBackend.read
+        """True if no subclass overrides ``read`` and must see all reads."""
 
     def __repr__(self) -> str:
         return f"<MemoryBackend, {self._size} of {self._limit} bytes>"
 
     def track(self, near: Near | None) -> None:
-        """Does nothing: what it holds is in this process already."""
+        """Does nothing, because the entries are in this process already."""
 
     async def open(self) -> None:
         """Does nothing."""
@@ -68,18 +71,18 @@ class MemoryBackend:
     async def close(self) -> None:
         """Does nothing."""
 
-    # No operation awaits anything, so each is atomic: more than Redis promises, never less.
+    # No operation awaits, so each is atomic. Redis promises less.
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         now = self._now()
         return [self._get(key, now) for key in keys]
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
-        """Reads at once (see ``Prompt``)."""
-        if not self._prompt:
+    def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
+        """Reads at once (see ``SupportsStartRead``)."""
+        if not self._can_start_read:
             return False
         now = self._now()
-        taker([self._get(key, now) for key in keys])
+        callback([self._get(key, now) for key in keys])
         return True
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
@@ -95,16 +98,16 @@ class MemoryBackend:
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
+    ) -> dict[bytes, ReplacedEntry]:
         now = self._now()
-        mine = b"%b%013d" % (token, now + ttl_ms)
-        kept: dict[bytes, Kept] = {}
+        own = b"%b%013d" % (token, now + ttl_ms)
+        replaced: dict[bytes, ReplacedEntry] = {}
         for key in keys:
             value, deadline = self._values.get(key, (b"", 0.0))
             if key in allow and value[:1] in (VALUE, ABSENT, STALE) and now < deadline < math.inf:
-                kept[key] = Kept(value, min(int(deadline), now + allow[key]))
-            self._put_intents(key, [*_others(self._get_intents(key, now), token, now), mine], now)
-        return kept
+                replaced[key] = ReplacedEntry(value, min(int(deadline), now + allow[key]))
+            self._put_intents(key, [*_others(self._get_intents(key, now), token, now), own], now)
+        return replaced
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
         now = self._now()
@@ -116,17 +119,17 @@ class MemoryBackend:
         now = self._now()
         return sum(self._get(key, now) is not None and self._drop(key) for key in keys)
 
-    def _lease(self, lease: Lease, mine: bytes, ttl_ms: int, now: int) -> bytes | None:
+    def _lease(self, lease: Lease, own: bytes, ttl_ms: int, now: int) -> bytes | None:
         value = self._get(lease.key, now)
         if value is None:
             granted = not lease.replacing
         else:
-            # A prefix shorter than state and token stands for a whole value: a longer one is another.
+            # A prefix shorter than state and token must equal the whole value.
             size = max(len(lease.replacing), PREFIX_SIZE)
             granted = value[:size] == lease.replacing
         if not granted:
             return value
-        return mine if self._put(lease.key, mine, now + ttl_ms, now) else b""
+        return own if self._put(lease.key, own, now + ttl_ms, now) else b""
 
     def _version(self, key: bytes, now: int) -> bytes | None:
         if self._get(key, now) is None:
@@ -135,7 +138,7 @@ class MemoryBackend:
 
     def _fill(self, fill: Fill, now: int) -> bool:
         value = self._get(fill.key, now)
-        if value is None or value[:PREFIX_SIZE] != fill.standing:
+        if value is None or value[:PREFIX_SIZE] != fill.expected:
             return False
         if fill.value:
             return self._put(fill.key, fill.value, now + fill.ttl_ms, now)
@@ -154,7 +157,7 @@ class MemoryBackend:
         return found
 
     def _get_intents(self, key: bytes, now: int) -> list[bytes]:
-        """Returns the intents on ``key``, token and expiry each; none where it holds something else."""
+        """Returns the intents on ``key``, each as token and expiry. Empty if the key holds no intents."""
         value = self._get(key, now)
         if value is None or value[:1] != INTENT:
             return []
@@ -181,7 +184,7 @@ class MemoryBackend:
         return None
 
     def _put(self, key: bytes, value: bytes, deadline: float, now: int) -> bool:
-        """Stores ``value`` in place of what was there. Returns False if there is no room for it."""
+        """Replaces the value of ``key`` by ``value``. Returns False if there is no room for it."""
         self._drop(key)
         size = _size(key, value)
         is_intent = value[:1] == INTENT
@@ -197,7 +200,7 @@ class MemoryBackend:
         return True
 
     def _drop_dead_intents(self, now: int) -> None:
-        # Those of writers that vanished. They all live equally long, so the first are the oldest.
+        # The intents of writers that died. All intents have the same lifetime, so the first ones are the oldest.
         while self._intents:
             key, (_, deadline) = next(iter(self._intents.items()))
             if deadline > now:
@@ -219,9 +222,9 @@ def _size(key: bytes, value: bytes) -> int:
 
 def _expiry(intent: bytes) -> int:
     expiry = intent[TOKEN_SIZE:]
-    return int(expiry) if expiry.isdigit() else 0  # foreign bytes have expired
+    return int(expiry) if expiry.isdigit() else 0  # other bytes count as expired
 
 
 def _others(intents: list[bytes], token: bytes, now: int) -> list[bytes]:
-    """Returns those of ``intents`` that live and are not ``token``'s own."""
+    """Returns the live ``intents`` of other tokens than ``token``."""
     return [intent for intent in intents if intent[:TOKEN_SIZE] != token and _expiry(intent) > now]

@@ -1,18 +1,18 @@
-"""Entries kept in this process, which the server tells of every change (``CLIENT TRACKING``).
+"""Entries kept in this process, whose changes the server reports (``CLIENT TRACKING``).
 
-No I/O and no event loop: who reads says what it is about to read and what it got (``expect``, ``keep``), the connection
-on which that happens says what the server told (``invalidate``, ``answered``, ``lost``), writers what they wrote
-(``drop``), and ``find`` answers. Must not know what entries mean, beyond their state.
+No I/O and no event loop. Readers announce their reads and their results (``expect``, ``keep``). The connection of these
+reads reports the server's messages (``invalidate``, ``answered``, ``lost``). Writers report their writes (``drop``).
+``find`` answers lookups. Must not know what entries mean, beyond their state.
 
-**How old an answer may be.** Replies and invalidations come on one connection, in the order in which the server made
-them. So when a request is answered, every invalidation is known that the server made before that request was sent.
-Answers are given until ``lag`` seconds after the moment when the last answered request was sent, and no longer: none
-is older than the last write that was announced ``lag`` seconds before, whatever the network, the server and this
-process do. Usually it is much less, one message.
+**Maximum age of an answer.** Replies and invalidations arrive on one connection, in the order in which the server sent
+them. So when a request is answered, every invalidation is known that the server sent before that request was made.
+Answers are given until ``lag`` seconds after the sending of the last answered request, and no longer. Every answer
+therefore includes all writes that were announced at least ``lag`` seconds before it, whatever the network, the server
+and this process do. The usual delay is much shorter, one message.
 
-**Placeholders.** What was read may be out of date when whoever asked is told, because an invalidation followed the
-reply closely, or because a writer of this process, on another connection, was faster. So a key is kept only if nobody
-dropped it since it was asked for: dropping removes the placeholder, too.
+**Placeholders.** A value may be out of date when its reader gets it. An invalidation may follow the reply closely, or a
+writer of this process may be faster on another connection. So a key is kept only if it was not dropped since its read
+was announced. Dropping a key also removes its placeholder.
 """
 
 from collections import OrderedDict
@@ -24,138 +24,154 @@ from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.stats import NearCounters, logger
 
 Ticket = list[bytes]
-"""What one read expects. The very list that ``expect`` returned."""
+"""The keys that one read expects. Compared by identity: it must be the list that ``expect`` returned."""
 
 OVERHEAD: Final = 320
-"""Bytes that an entry takes beside its key and its value, about."""
+"""Approximate bytes that an entry takes in addition to its key and its value."""
 NEAR_TTL_FRACTION: Final = 0.1
-"""An entry is kept for so much of its whole life, then read again: it may outlive its time in the store by that."""
-_ANSWERS: Final = (VALUE, ABSENT, VERSION)
+"""Maximum lifetime of a near entry, as a fraction of its lifetime in the store. Beyond it, the entry is read again.
+
+A near entry may outlive the store's entry by this fraction.
+"""
+_STORABLE_STATES: Final = (VALUE, ABSENT, VERSION)
 _NEVER: Final = float("-inf")
 _FOR_EVER: Final = float("inf")
 
 
 class Near:
-    """What one open cache keeps in this process: at most ``limit`` bytes, what was used last."""
+    """The entries that one open cache keeps in this process: at most ``limit`` bytes, those used most recently."""
 
     __slots__ = (
-        "_asked", "_due", "_expected", "_good_until", "_held", "_kinds", "_limit", "_prefixes", "counters", "lag", "on",
-        "ping", "tick"
+        "_entries",
+        "_expected",
+        "_limit",
+        "_ping_at",
+        "_pinged",
+        "_policies",
+        "_prefixes",
+        "_trusted_until",
+        "counters",
+        "lag",
+        "on",
+        "ping",
+        "tick"
     )  # fmt: skip
 
     def __init__(self, limit: int, lag: float) -> None:
         self.lag = lag
         self.counters = NearCounters()
         self.ping: Callable[[], None] = lambda: None
-        """Sends a request that has no other purpose than to be answered."""
+        """Sends a request whose only purpose is to be answered."""
         self.tick: Callable[[], None] = lambda: None
-        """Called now and then while answers are given, about twice in ``lag`` seconds."""
+        """A callback that is called about twice in ``lag`` seconds while answers are given."""
         self.on = False
-        """Whether the server tells of changes now. Without that nothing is kept."""
+        """True if the server reports changes now. Otherwise nothing is kept."""
         self._limit = limit
-        self._held: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
-        """Entries, each with the moment until which it is believed."""
+        self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+        """Entries, each with the time until which it is used."""
         self._expected: dict[bytes, Ticket] = {}
-        """Placeholders: by whom a key is being read."""
-        self._kinds: list[tuple[bytes, float, float]] = []
+        """Placeholders: for each key being read, the ticket of its last read."""
+        self._policies: list[tuple[bytes, float, float]] = []
         self._prefixes: tuple[bytes, ...] = ()
-        self._good_until = _NEVER
-        self._due = _NEVER
-        """When to ask the server for a sign, so that answers go on."""
-        self._asked = False
+        self._trusted_until = _NEVER
+        self._ping_at = _NEVER
+        """The time at which to ping the server, so that answers continue."""
+        self._pinged = False
 
-    # What is kept ---------------------------------------------------------------------------------
+    # Covered keys ---------------------------------------------------------------------------------
 
-    def cover(self, prefix: bytes, lives: float, absences_live: float) -> None:
-        """Keeps what is under keys that begin so, if no longer prefix says otherwise; nothing if both are zero.
+    def cover(self, prefix: bytes, ttl: float, absence_ttl: float) -> None:
+        """Keeps the values of keys with this prefix, unless a longer prefix applies.
 
-        ``lives`` and ``absences_live``: for how many seconds the store does.
+        Keeps none if both lifetimes are zero.
+
+        ``ttl`` and ``absence_ttl``: the lifetimes of values and of absences in the store, in seconds.
         """
-        self._kinds = sorted(
-            {*self._kinds, (prefix, lives * NEAR_TTL_FRACTION, absences_live * NEAR_TTL_FRACTION)}, key=_longest_first
+        self._policies = sorted(
+            {*self._policies, (prefix, ttl * NEAR_TTL_FRACTION, absence_ttl * NEAR_TTL_FRACTION)}, key=_longest_first
         )
-        self._prefixes = tuple([prefix for prefix, life, _ in self._kinds if life])
+        self._prefixes = tuple([prefix for prefix, ttl, _ in self._policies if ttl])
 
     def cover_version(self, key: bytes) -> None:
-        """Keeps a version, which lives until it is told otherwise."""
+        """Keeps a version, which lives until the server reports a change."""
         self.cover(key, _FOR_EVER, _FOR_EVER)
 
     @property
     def wanted(self) -> bool:
-        """Whether there is anything to be kept."""
+        """True if any key is covered."""
         return bool(self._prefixes)
 
     # Reading --------------------------------------------------------------------------------------
 
     def find(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None] | None:
-        """What is under these keys, if all of them are kept and may be believed."""
+        """Returns the values of these keys if all of them are kept and may be used, else None."""
         now = monotonic()
-        if now >= self._due and not self._believed(now):
+        if now >= self._ping_at and not self._is_trusted(now):
             return None
-        held = self._held
+        entries = self._entries
         found: dict[bytes, bytes | None] = {}
         for key in keys:
-            kept = held.get(key)
+            kept = entries.get(key)
             if kept is None or kept[1] <= now:
                 return None
             found[key] = kept[0]
-            held.move_to_end(key)
+            entries.move_to_end(key)
         return found
 
     def holds(self, key: bytes) -> bool:
-        """Whether a key would be found."""
-        kept = self._held.get(key)
+        """Returns True if ``find`` would find this key."""
+        kept = self._entries.get(key)
         now = monotonic()
-        return kept is not None and now < kept[1] and now < self._good_until
+        return kept is not None and now < kept[1] and now < self._trusted_until
 
-    def _believed(self, now: float) -> bool:
-        if now >= self._good_until:
+    def _is_trusted(self, now: float) -> bool:
+        if now >= self._trusted_until:
             return False
-        if not self._asked:
-            self._asked = True
+        if not self._pinged:
+            self._pinged = True
             self.ping()
             self.tick()
         return True
 
     def expect(self, keys: Iterable[bytes]) -> Ticket:
-        """Says that these keys will be read now. ``keep`` takes the ticket."""
+        """Announces that these keys are about to be read. Returns the ticket for ``keep``."""
         ticket = [key for key in keys if key.startswith(self._prefixes)]
         self._expected.update(dict.fromkeys(ticket, ticket))
         return ticket
 
     def keep(self, ticket: Ticket, found: Mapping[bytes, bytes | None]) -> None:
-        """Keeps what was read, but for what was dropped, or asked for by somebody else, since it was expected."""
+        """Keeps the values that were read. Skips keys that were dropped or announced again since ``expect``."""
         for key in ticket:
             if self._expected.get(key) is ticket:
                 del self._expected[key]
                 value = found.get(key)
-                if value is not None and value[:1] in _ANSWERS and self.on:
+                if value is not None and value[:1] in _STORABLE_STATES and self.on:
                     self._put(key, value)
         while self.counters.bytes > self._limit:
-            self._remove(next(iter(self._held)))
+            self._remove(next(iter(self._entries)))
             self.counters.evicted += 1
 
     def _put(self, key: bytes, value: bytes) -> None:
         self._remove(key)
-        life = next(self._life(kind, value) for kind in self._kinds if key.startswith(kind[0]))
-        if life:
-            self._held[key] = (value, monotonic() + life)
+        ttl = next(self._ttl(policy, value) for policy in self._policies if key.startswith(policy[0]))
+        if ttl:
+            self._entries[key] = (value, monotonic() + ttl)
             self.counters.bytes += len(key) + len(value) + OVERHEAD
 
     @staticmethod
-    def _life(kind: tuple[bytes, float, float], value: bytes) -> float:
-        return kind[2] if value[:1] == ABSENT else kind[1]
+    def _ttl(policy: tuple[bytes, float, float], value: bytes) -> float:
+        return policy[2] if value[:1] == ABSENT else policy[1]
 
     def _remove(self, key: bytes) -> bool:
-        kept = self._held.pop(key, None)
+        kept = self._entries.pop(key, None)
         if kept is not None:
             self.counters.bytes -= len(key) + len(kept[0]) + OVERHEAD
         return kept is not None
 
-    # Forgetting -----------------------------------------------------------------------------------
+    # Dropping -------------------------------------------------------------------------------------
 
     def drop(self, keys: Iterable[bytes]) -> int:
-        """Forgets keys, and what is being read of them. Returns how many were kept."""
+        """Drops keys and their placeholders. Returns how many of the keys were kept."""
         count = 0
         for key in keys:
             self._expected.pop(key, None)
@@ -163,36 +179,39 @@ class Near:
         return count
 
     def drop_all(self) -> None:
-        """Forgets everything, and what is being read."""
-        self.counters.dropped += bool(self._held)
+        """Drops all keys and all placeholders."""
+        self.counters.dropped += bool(self._entries)
         self.counters.bytes = 0
-        self._held.clear()
+        self._entries.clear()
         self._expected.clear()
 
     # The connection -------------------------------------------------------------------------------
 
     def begin(self, sent: float, ping: Callable[[], None]) -> None:
-        """The server tells of changes from now on, on a new connection; it was asked to at ``sent`` (monotonic)."""
+        """Records that the server reports changes on a new connection, as requested at ``sent`` (monotonic)."""
         self.drop_all()
         self.on = True
         self.ping = ping
         self.answered(sent)
 
     def answered(self, sent: float) -> None:
-        """A request was answered which was sent at ``sent`` (monotonic), and all that the server told before it."""
-        self._good_until = sent + self.lag
-        self._due = sent + self.lag / 2
-        self._asked = False
+        """Records the answer to a request that was sent at ``sent`` (monotonic).
+
+        All invalidations that the server sent before that answer have been reported.
+        """
+        self._trusted_until = sent + self.lag
+        self._ping_at = sent + self.lag / 2
+        self._pinged = False
 
     def invalidate(self, keys: Iterable[bytes] | None) -> None:
-        """The server told that these keys have changed; None: all of them."""
+        """Drops the keys that the server reports as changed; None means all keys."""
         if keys is None:
             self.drop_all()
         else:
             self.counters.invalidated += self.drop(keys)
 
     def refused(self, reason: object) -> None:
-        """The server would not tell of changes on a new connection. Logged the first time."""
+        """Records that the server refused to report changes on a new connection. Logs the first refusal."""
         if not self.counters.refused:
             logger.warning(
                 "aiomodelcache: nothing is kept near, because the server does not allow HELLO 3 and CLIENT TRACKING "
@@ -202,11 +221,11 @@ class Near:
         self.counters.refused += 1
 
     def lost(self) -> None:
-        """Nobody tells of changes any more."""
+        """Records that changes are no longer reported, and drops everything."""
         self.on = False
-        self._good_until = self._due = _NEVER
+        self._trusted_until = self._ping_at = _NEVER
         self.drop_all()
 
 
-def _longest_first(kind: tuple[bytes, float, float]) -> int:
-    return -len(kind[0])
+def _longest_first(policy: tuple[bytes, float, float]) -> int:
+    return -len(policy[0])

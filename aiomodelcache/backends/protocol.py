@@ -1,13 +1,11 @@
-"""What the cache needs of a store, and nothing about any store.
+"""The contract between the cache and a store. Must not know any particular store.
 
-A backend keeps bytes under keys and offers six bulk operations, each one round trip however many
-keys it takes. It knows the state byte and the token of an entry (see ``entries``), because it compares
-and sets by them; it never looks at fingerprints, epochs or payloads. Two implementations, Redis and
-memory, are held to one conformance suite.
+A backend keeps bytes under keys and offers six bulk operations. Each is one round trip, however many keys it takes. A
+backend knows the state byte and the token of an entry (see ``encoding.layout``), because it compares and sets by them.
+It never looks at fingerprints, epochs or payloads. Redis and memory are held to one conformance suite.
 
-Every operation raises ``BackendError`` when the store cannot be reached or refuses; the caller then
-does not know whether the operation took effect. A backend never resends a command: a duplicated lease
-breaks the protocol.
+Every operation raises ``BackendError`` when the store cannot be reached or refuses. The caller then does not know
+whether the operation took effect. A backend never resends a command, because a duplicated lease breaks the protocol.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +18,8 @@ from aiomodelcache.backends.near import Near
 class Lease(NamedTuple):
     """A request for the right to fill ``key``.
 
-    With ``replacing`` empty it is granted if the key is absent. Otherwise it is granted if the stored
-    value still begins with ``replacing`` (state and token, 17 bytes; all of a shorter value).
+    If ``replacing`` is empty, the lease is granted if the key is absent. Otherwise it is granted if the stored value
+    still begins with ``replacing`` (state and token, 17 bytes; all of a shorter value).
     """
 
     key: bytes
@@ -29,11 +27,11 @@ class Lease(NamedTuple):
 
 
 class Leased(NamedTuple):
-    """The answer to ``Backend.lease``, each list in the order asked.
+    """The answer to ``Backend.lease``, each list in the order of the request.
 
-    ``values``: what each key holds now. Equal to ``b"L" + token`` where the lease was granted;
-    ``b""`` where the store holds something that is not a string, or refused to store.
-    ``versions``: the current value of each version key, read after the leases were taken.
+    ``values``: the value that each key holds now. It is ``b"L" + token`` where the lease was granted. It is ``b""``
+    where the store holds a value that is not a string, or refused to store. ``versions``: the current value of each
+    version key, read after the leases were taken.
     """
 
     values: list[bytes | None]
@@ -41,19 +39,20 @@ class Leased(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """Replace what stands under ``key`` by ``value``; by nothing if that is empty.
+    """A request to replace the value under ``key`` by ``value``, or to delete the key if ``value`` is empty.
 
-    ``standing`` is how that begins, state and token: this reader's own lease, or an entry that it refreshes.
+    ``expected``: the state and token with which the present value must begin. It is this reader's own lease, or an
+    entry that the reader refreshes.
     """
 
     key: bytes
-    standing: bytes
+    expected: bytes
     value: bytes
     ttl_ms: int
 
 
-class Kept(NamedTuple):
-    """An entry that a mark replaced, and until when it may be served as a stale one.
+class ReplacedEntry(NamedTuple):
+    """An entry that a mark replaced, and the time until which it may be served as a stale copy.
 
     ``until_ms`` is by the store's own clock, and never later than the entry would have expired.
     """
@@ -63,10 +62,11 @@ class Kept(NamedTuple):
 
 
 class Clear(NamedTuple):
-    """Withdraw one writer's intent on ``key``.
+    """A request to withdraw one writer's intent on ``key``.
 
-    The last intent to go leaves ``hint`` (for ``ttl_ms``; 0: for ever; or until the moment ``until_ms`` by the
-    store's own clock, if that is given and not past) or, if that is empty, nothing.
+    When the last intent is withdrawn, the key is deleted if ``hint`` is empty, and otherwise holds ``hint`` for
+    ``ttl_ms`` milliseconds (0: forever). If ``until_ms`` is not 0, the hint expires at that time by the store's own
+    clock instead. If that time is past, no hint is left.
     """
 
     key: bytes
@@ -76,25 +76,26 @@ class Clear(NamedTuple):
 
 
 NOTHING_ALLOWED: Final[Mapping[bytes, int]] = MappingProxyType({})
+"""The value of ``allow`` with which ``mark`` returns no replaced entries."""
 
 
 class Backend(Protocol):
-    """A store for cache entries. See the module's docstring for what all operations share.
+    """A store for cache entries. The module's docstring defines what all operations share.
 
     >>> async with ModelCache(MyBackend()):
     ...     event = await Event.cache.get(slug="pycon")
 
-    ``aiomodelcache.testing.conformance`` is the suite that one must pass.
+    Every backend must pass the suite ``aiomodelcache.testing.conformance``.
     """
 
     async def open(self) -> None:
         """Connects, and proves it with a round trip. Raises ``BackendError`` in one clear sentence."""
 
     async def close(self) -> None:
-        """Releases what ``open`` took. Does nothing the second time."""
+        """Releases what ``open`` acquired. Idempotent."""
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Returns the value of each key, None where it is absent, expired or not a string."""
+        """Returns the value of each key, or None if the key is absent, expired or not a string."""
         ...
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
@@ -105,58 +106,60 @@ class Backend(Protocol):
         ...
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        """Stores each value only if its key still holds what ``standing`` says. Returns which were stored."""
+        """Stores each value whose key still holds the ``expected`` value. Returns True for each stored value."""
         ...
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
-        """Adds the intent ``token`` to each key, replacing any value or lease. Raises unless all took it.
+    ) -> dict[bytes, ReplacedEntry]:
+        """Adds the intent ``token`` to each key, replacing any value or lease. Raises unless every key was marked.
 
-        The intent expires ``ttl_ms`` from now by the store's own clock; other writers' intents stay.
-        Marking again with the same token renews its expiry.
+        The intent expires ``ttl_ms`` from now by the store's own clock. Other writers' intents stay. Marking again with
+        the same token renews the expiry.
 
-        Returns the values and stale entries (``V``, ``N``, ``S``) that it replaced under keys in ``allow``, each to
-        be served for as many milliseconds from now, at most.
+        Returns the values and stale copies (``V``, ``N``, ``S``) that it replaced under keys in ``allow``. Each may be
+        served for at most as many milliseconds from now as ``allow`` has for its key.
         """
         ...
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        """First gives every key in ``stamps`` a fresh version, then withdraws the intent from each key.
+        """Gives every key in ``stamps`` a fresh version, and then withdraws the intent from each key.
 
-        Where other live intents remain they stay and no hint is left. Where the key holds no intent
-        at all (it was evicted, or never arrived), whatever is there is deleted. Returns, for each
-        key, whether this token was found.
+        Where other live intents remain, they stay and no hint is left. Where the key holds no intent at all (it was
+        evicted, or never arrived), its value is deleted. Returns, for each key, True if this token's intent was there.
         """
         ...
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        """Deletes the keys outright and returns how many existed."""
+        """Deletes the keys and returns how many existed."""
         ...
 
 
 ReadCallback = Callable[[list[bytes | None] | Exception], None]
-"""Called once with what ``Backend.read`` would return or raise. Does not raise."""
+"""A callback that is called once, with what ``Backend.read`` would return or raise. It does not raise."""
 
 
 class SupportsStartRead(Protocol):
-    """What a backend can do beside, so that a hit needs no task to wait for its reply."""
+    """An optional extension of a backend, with which a hit needs no task to wait for its reply."""
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
-        """Begins what ``read`` does, if nothing has to be waited for before that. Returns whether it has begun.
+    def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
+        """Starts a ``read`` if it can be sent at once. Returns True if it was started.
 
-        Only then, ``taker`` is called, as soon as the answer is known, even at once.
+        Only then ``callback`` is called, as soon as the answer is known, which may be before this method returns.
         """
         ...
 
 
 class SupportsTracking(Protocol):
-    """What a backend can do beside, so that entries may be kept near, in this process."""
+    """An optional extension of a backend, with which entries may be kept near, in this process."""
 
     def track(self, near: Near | None) -> None:
-        """Has ``near`` told of every change of what ``read`` returns from now on; None: nobody. No I/O.
+        """Reports every change of what ``read`` returns to ``near`` from now on, or to no ``Near`` if it is None.
 
-        To be called: ``begin``, ``invalidate``, ``answered`` and ``lost``, each as soon as it is known, and
-        ``invalidate`` before whatever the store answers later. Raises ``CacheConfigurationError`` if it cannot.
+        No I/O.
+
+        The backend calls ``begin``, ``invalidate``, ``answered`` and ``lost``, each as soon as the event is known. It
+        calls ``invalidate`` before it delivers any later answer of the store. Raises ``CacheConfigurationError`` if it
+        cannot track.
         """
         ...

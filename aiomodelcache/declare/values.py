@@ -93,7 +93,7 @@ class ValueDeclaration:
             )
             found.near = config.near if self.near is None else self.near
             keep_near(cache.guarded.near, found, found.epoch_key)
-            cache.guarded.keep_near()
+            cache.guarded.start_tracking()
         return found
 
     def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
-"""Drives plans and intents, and owns the tasks.
+"""The drivers of plans and intents, and the owner of the background tasks.
 
 Decides when requests are sent and what happens if that fails. Must not know what a lookup or a write means.
+
 Top to bottom: ``reader`` (all plans), ``writer`` (all intents), ``leases``, ``hits`` (the path of a hit),
 ``background``, ``batch_read``, ``batching``, ``loader`` (SQL), ``run``, ``intent``, ``tasks``.
 """

@@ -1,4 +1,4 @@
-"""Plans without a waiter: entries that are refreshed in the background.
+"""Plans without a waiter, which refresh entries in the background.
 
 Must not know how plans proceed: ``start`` is handed in.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
-from aiomodelcache.engine.run import Done, NotCached
+from aiomodelcache.engine.run import DoneCallback, NotCached
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.observe.stats import Counters
@@ -19,26 +19,27 @@ MAX_BACKGROUND_PLANS: Final = 1_000
 REFRESH_RETRY_DELAY: Final = 0.5
 """Seconds before this process tries to refresh the same entry again."""
 THRESHOLD_REFRESH_INTERVAL: Final = 1.0
-"""Seconds between two computations of which entries are near their end."""
+"""Seconds between two computations of which entries are about to expire."""
 
 
 class BackgroundPlans:
-    """Starts plans that refresh entries, each entry once at a time."""
+    """The plans that refresh entries, at most one for each entry at a time."""
 
-    def __init__(self, start: Callable[[Plan[Any], Done], None], lifetimes: Iterable[Lifetimes]) -> None:
+    def __init__(self, start: Callable[[Plan[Any], DoneCallback], None], lifetimes: Iterable[Lifetimes]) -> None:
         self._start = start
         self._lifetimes = list(lifetimes)
         self._refreshed_at = 0.0
-        """When the thresholds of ``_lifetimes`` were computed."""
+        """The monotonic time at which the thresholds of ``_lifetimes`` were computed."""
         self._in_flight = 0
         self._tried: set[bytes] = set()
-        """Keys and first bytes of entries that this process began to refresh since ``_tried_since``."""
+        """Keys and first bytes of the entries that this process has started to refresh since ``_tried_since``."""
         self._tried_since = 0.0
 
     def start(self, plan: Plan[Any], counters: Counters, entry: bytes | None = None) -> None:
-        """Runs a plan without a waiter. Its exceptions are counted and logged. It ends when the store cannot be used.
+        """Runs a plan without a waiter. The plan ends when the store cannot be used.
 
-        ``entry``: the entry that the plan is to replace, by its key and first bytes. It is not begun twice.
+        Its exceptions are counted and logged. ``entry``: the entry that the plan replaces, by its key and first bytes.
+        A second plan for the same entry is not started.
         """
         if entry is not None and not self._try(entry):
             plan.close()
@@ -55,15 +56,15 @@ class BackgroundPlans:
         lifetimes.age()
 
     def refresh_thresholds(self) -> None:
-        """Computes which entries are near their end, if the last time was ``THRESHOLD_REFRESH_INTERVAL`` ago."""
+        """Computes which entries are about to expire, unless it did so within ``THRESHOLD_REFRESH_INTERVAL``."""
         now = time.monotonic()
         if now >= self._refreshed_at + THRESHOLD_REFRESH_INTERVAL:
             self._refreshed_at = now
-            for each in self._lifetimes:
-                each.age()
+            for lifetimes in self._lifetimes:
+                lifetimes.age()
 
     def forget_attempts(self) -> None:
-        """Lets entries be refreshed again whose last attempt was less than ``REFRESH_RETRY_DELAY`` ago."""
+        """Allows entries to be refreshed again that were last tried within ``REFRESH_RETRY_DELAY``."""
         self._tried.clear()
 
     def _try(self, entry: bytes) -> bool:

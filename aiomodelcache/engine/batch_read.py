@@ -1,7 +1,7 @@
-"""Reads together what is asked for in one tick: one MGET for all, whoever asks.
+"""Batched reads: all keys of one tick in one MGET.
 
-Knows keys and bytes, not what they mean. A read is begun and answered without a task of its own, where the backend can
-do so (``Prompt``): a hit is on its way for two turns of the event loop.
+Knows keys and bytes, not what they mean. Where the backend implements ``SupportsStartRead``, a read starts and ends
+without a task of its own. A hit then takes two turns of the event loop.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,114 +14,137 @@ from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
 
 MAX_READS_IN_FLIGHT: Final = 2
-"""Reads that are under way: one that the server works on, and one whose answers are handed out."""
+"""Maximum number of reads in flight: one that the server works on, and one whose answers are delivered.
+
+Beyond it, keys wait until a read is done.
+"""
 
 EntriesByKey = Mapping[bytes, bytes | None]
-"""What was read, by key."""
+"""The values that were read, by key."""
 CollectKeys = Callable[[dict[bytes, None]], None]
-"""Adds the keys to read; called when the read is about to be sent."""
+"""A callback that adds the keys to read. It is called when the read is about to be sent."""
 Deliver = Callable[[EntriesByKey], Iterator[None]]
-"""Told what was read. It yields where it has told enough for one turn of the event loop; it may ask for more."""
+"""A callback that delivers the values that were read.
+
+It yields when it has delivered enough for one turn of the event loop. It may add keys to a later read.
+"""
 
 
 class ReadBatcher:
-    """What is read over one link.
+    """The reads over one guarded backend.
 
-    At most ``MAX_READS_IN_FLIGHT`` reads are in flight at a time. Keys that are asked for meanwhile go together as soon
-    as one read is done, so batches grow under load instead of waiting for each other.
+    At most ``MAX_READS_IN_FLIGHT`` reads are in flight at a time. Keys that are added in the meantime are read together
+    as soon as one read is done. So batches grow under load instead of waiting for each other.
     """
 
-    __slots__ = ("_asked", "_begins", "_breaks", "_guarded", "_sliced", "_tasks", "_under_way", "_waiting")
+    __slots__ = (
+        "_before_read",
+        "_failures_before",
+        "_guarded",
+        "_in_flight",
+        "_requests",
+        "_send_deferred",
+        "_sliced",
+        "_tasks",
+    )
 
-    def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, begins: Callable[[], None]) -> None:
-        self._begins = begins
-        """Called before each read."""
+    def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, before_read: Callable[[], None]) -> None:
+        self._before_read = before_read
+        """A callback that is called before each read."""
         self._guarded = guarded
         self._tasks = tasks
-        self._asked: list[tuple[CollectKeys, Deliver]] = []
-        self._breaks = 0
-        """How often the link had failed when the first of these was asked for."""
-        self._under_way = 0
+        self._requests: list[tuple[CollectKeys, Deliver]] = []
+        self._failures_before = 0
+        """The number of failures of the backend when the first of ``_requests`` was added."""
+        self._in_flight = 0
         self._sliced = 0
-        """Reads that have so much to answer that what comes meanwhile shall wait, and go together."""
-        self._waiting = False
+        """The number of reads that are delivered in several slices.
 
-    def add(self, ask: CollectKeys, take: Deliver) -> None:
-        """Adds to what is read at the end of this tick."""
-        if not self._asked:
-            self._breaks = self._guarded.failures
+        Until they are done, added keys wait and are read together.
+        """
+        self._send_deferred = False
+
+    def add(self, collect_keys: CollectKeys, deliver: Deliver) -> None:
+        """Adds a request to the read at the end of this tick."""
+        if not self._requests:
+            self._failures_before = self._guarded.failures
             self._tasks.schedule(self._send)
-        self._asked.append((ask, take))
+        self._requests.append((collect_keys, deliver))
 
     def _send(self) -> None:
-        if self._under_way == MAX_READS_IN_FLIGHT or self._sliced:
-            self._waiting = True
+        if self._in_flight == MAX_READS_IN_FLIGHT or self._sliced:
+            self._send_deferred = True
             self._tasks.done()
             return
-        asked, self._asked = self._asked, []
-        self._under_way += 1
+        requests, self._requests = self._requests, []
+        self._in_flight += 1
         try:
-            self._begins()
+            self._before_read()
             wanted: dict[bytes, None] = {}
-            for ask, _ in asked:
-                ask(wanted)
+            for collect_keys, _ in requests:
+                collect_keys(wanted)
             keys, near = list(wanted), self._guarded.near
-            taker = partial(self._take, partial(self._slices, asked, keys, near.expect(keys) if near.on else []))
-            if self._breaks != self._guarded.failures:  # it broke while this waited its turn, and would only fail again
-                taker(None)
-            elif not self._guarded.start_read(keys, taker):
-                self._tasks.start(self._read(keys, taker))
+            callback = partial(
+                self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.on else [])
+            )
+            if self._failures_before != self._guarded.failures:  # failed in the meantime, and would only fail again
+                callback(None)
+            elif not self._guarded.start_read(keys, callback):
+                self._tasks.start(self._read(keys, callback))
         except BaseException:
             self._end()
             raise
 
-    async def _read(self, keys: list[bytes], taker: GuardedReadCallback) -> None:
-        """The same in a task: where a connection has to be made first, and for backends that know no other way."""
+    async def _read(self, keys: list[bytes], callback: GuardedReadCallback) -> None:
+        """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
         try:
             read = await self._guarded.call(self._guarded.backend.read(keys))
         except BackendError:
-            taker(None)
+            callback(None)
         except BaseException:  # cancelled: the cache closes
             self._end()
             raise
         else:
-            taker(read)
+            callback(read)
 
-    def _take(
+    def _on_read(
         self, slices: Callable[[Sequence[bytes | None] | None], Iterator[None]], read: Sequence[bytes | None] | None
     ) -> None:
         self._tasks.run(partial(self._hand_out, slices(read)))
 
     def _slices(
         self,
-        asked: list[tuple[CollectKeys, Deliver]],
+        requests: list[tuple[CollectKeys, Deliver]],
         keys: list[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
     ) -> Iterator[None]:
-        found: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
+        entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
-            self._guarded.near.keep(ticket, found)
-        for _, take in asked:
-            yield from take(found)
+            self._guarded.near.keep(ticket, entries)
+        for _, deliver in requests:
+            yield from deliver(entries)
 
-    def _hand_out(self, slices: Iterator[None], goes_on: bool = False) -> None:
-        """One slice in each turn: who was answered goes on, and who else waits for the loop, before the rest."""
+    def _hand_out(self, slices: Iterator[None], resumed: bool = False) -> None:
+        """Delivers one slice in each turn of the event loop.
+
+        The callers that were answered and other tasks run before the next slice.
+        """
         more = False
         try:
             for _ in slices:
                 more = True
                 break
         finally:
-            self._sliced += more - goes_on
+            self._sliced += more - resumed
             if not more:
                 self._end()
         if more:
             self._tasks.call_soon(partial(self._hand_out, slices, True))
 
     def _end(self) -> None:
-        self._under_way -= 1
-        if self._waiting:
-            self._waiting = False
+        self._in_flight -= 1
+        if self._send_deferred:
+            self._send_deferred = False
             self._tasks.schedule(self._send)
         self._tasks.done()

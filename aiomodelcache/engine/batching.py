@@ -1,7 +1,7 @@
-"""Lets work of one kind take turns: what comes while some is under way goes together, as soon as that is done.
+"""Batching: of items added in one tick, and of items added while an earlier batch is in progress.
 
-Knows neither caches nor statements. Where a statement can ask for many things at once, those that come one after
-the other would only queue for the same connections; together they are one.
+Must not know caches or statements. Where one statement can answer many requests, requests sent one after the other
+would only queue for the same connections, so they are combined.
 """
 
 import asyncio
@@ -14,13 +14,16 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 MAX_BATCH_WAIT: Final = 0.05
-"""Seconds that what has come waits for its turn, at most: then it goes without one, or a slow one would delay all."""
+"""Maximum seconds that items wait for the batch before them.
+
+Beyond it, they are handed over at once, so that one slow batch does not delay the others.
+"""
 
 
 class Coalescer(Generic[K, T]):
-    """Hands over what was added for each ``key``, in one batch at a time.
+    """The items of each ``key``, handed over one batch at a time.
 
-    ``handle`` must not raise, as no task of ``tasks`` must.
+    ``handle`` must not raise, like all work in ``tasks``.
     """
 
     __slots__ = ("_handle", "_tasks", "_waiting")
@@ -29,37 +32,37 @@ class Coalescer(Generic[K, T]):
         self._handle = handle
         self._tasks = tasks
         self._waiting: dict[K, list[T]] = {}
-        """What has come meanwhile, for each key of which a batch is under way."""
+        """The items added since the last batch was handed over, for each key with a batch in progress."""
 
     def add(self, key: K, items: Iterable[T]) -> None:
-        """Hands over the items now, or together with others that come before it is their turn."""
+        """Hands over the items now, or with others when the batch in progress ends."""
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = []
-            self._tasks.start(self._take_turns(key, list(items)))
+            self._tasks.start(self._run_batches(key, list(items)))
             return
         if not waiting:
-            asyncio.get_running_loop().call_later(MAX_BATCH_WAIT, self._run_out, key, waiting)
+            asyncio.get_running_loop().call_later(MAX_BATCH_WAIT, self._run_overdue, key, waiting)
         waiting += items
 
-    async def _take_turns(self, key: K, items: list[T]) -> None:
+    async def _run_batches(self, key: K, items: list[T]) -> None:
         try:
             while items:
                 await self._handle(key, items)
                 items, self._waiting[key] = self._waiting[key], []
         finally:
-            left = self._waiting.pop(key)
-            if left and not self._tasks.ended:  # it was cancelled, and not they
-                self.add(key, left)
+            leftover = self._waiting.pop(key)
+            if leftover and not self._tasks.ended:  # only the batch in progress was cancelled
+                self.add(key, leftover)
 
-    def _run_out(self, key: K, items: list[T]) -> None:
+    def _run_overdue(self, key: K, items: list[T]) -> None:
         if self._waiting.get(key) is items:
             self._waiting[key] = []
             self._tasks.start(self._handle(key, items))
 
 
 class TickBatcher(Generic[T]):
-    """Hands over together what was added in one tick, in whatever task."""
+    """The items that tasks add in one tick, handed over together."""
 
     __slots__ = ("_handle", "_items", "_tasks")
 
@@ -69,7 +72,7 @@ class TickBatcher(Generic[T]):
         self._items: list[T] = []
 
     def add(self, item: T) -> None:
-        """Adds to the current tick's batch. The first one in starts the task that hands it over."""
+        """Adds an item to the current tick's batch. The first item starts the task that hands the batch over."""
         if not self._items:
             self._tasks.start(self._hand_over())
         self._items.append(item)

@@ -1,6 +1,6 @@
 """The path of a hit: lookups that one read answers, without a plan.
 
-A lookup that this read does not answer goes on as a plan, with the bytes that were read. Must not know how plans
+A lookup that this read does not answer continues as a plan, with the bytes that were read. Must not know how plans
 proceed: ``start`` is handed in.
 """
 
@@ -11,20 +11,23 @@ from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
-from aiomodelcache.engine.run import Done, resolve
+from aiomodelcache.engine.run import DoneCallback, resolve
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.plans.requests import FastLookup, Plan, Read
 
 SLICING_THRESHOLD: Final = 128
-"""Lookups of one read that are answered in one turn of the event loop. Beyond it they are answered in slices."""
+"""Maximum number of lookups of one read that are answered in one turn of the event loop.
+
+Beyond it, they are answered in slices.
+"""
 SLICE_SIZE: Final = 32
-"""Lookups of one slice. Between two slices the event loop runs other tasks."""
+"""Number of lookups in one slice. Between two slices the event loop runs other tasks."""
 
 
 class StartPlan(Protocol):
-    """Starts a plan. ``first``: the answer to its first ``Read``, which it has yielded already."""
+    """A function that starts a plan. ``first``: the answer to the plan's first ``Read``, if already yielded."""
 
-    def __call__(self, plan: Plan[Any], done: Done, *, only_cache: bool, first: Any = None) -> None: ...
+    def __call__(self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool, first: Any = None) -> None: ...
 
 
 class PendingLookups:
@@ -40,112 +43,118 @@ class PendingLookups:
     ) -> None:
         self.context = context
         self.resolve = resolve
-        """Called with a waiter, the result and the exception. Idempotent: closing the cache calls it again."""
+        """A callback for a waiter, the result and the exception. Idempotent: closing the cache calls it again."""
         self.only_cache = only_cache
         self.lookups: list[FastLookup] = []
         self.waiters: list[Any] = []
 
 
 class HitPath:
-    """Answers lookups from what one read returns, or from near entries."""
+    """The lookups in flight that have no plan, answered from what one read returns or from near entries."""
 
     def __init__(self, guarded: GuardedBackend, reads: ReadBatcher, start: StartPlan) -> None:
         self._guarded = guarded
         self._near = guarded.near
         self._reads = reads
         self._start = start
-        self._reading: set[PendingLookups] = set()
-        self._awaited: PendingLookups | None = None
-        """The lookups of this tick that callers await one by one, while more of them can join."""
+        self._in_flight: set[PendingLookups] = set()
+        self._joinable: PendingLookups | None = None
+        """The lookups of this tick that callers await one by one, while more lookups can join them."""
 
     @property
     def busy(self) -> bool:
-        """Whether a lookup is in flight."""
-        return bool(self._reading)
+        """True if a lookup is in flight."""
+        return bool(self._in_flight)
 
     def start_lookup(self, lookup: FastLookup, context: Any, future: "asyncio.Future[Any]") -> None:
         """Starts a lookup and resolves ``future`` with its outcome."""
-        awaited = self._awaited
-        if awaited is None:
-            awaited = PendingLookups(context, resolve)
-        if (self._near.on or not self._guarded.healthy) and self._answer_now(lookup, awaited, future):
+        joinable = self._joinable
+        if joinable is None:
+            joinable = PendingLookups(context, resolve)
+        if (self._near.on or not self._guarded.healthy) and self._answer_now(lookup, joinable, future):
             return
-        awaited.lookups.append(lookup)
-        awaited.waiters.append(future)
-        if self._awaited is None:
-            self._awaited = awaited
-            self._queue(awaited)
+        joinable.lookups.append(lookup)
+        joinable.waiters.append(future)
+        if self._joinable is None:
+            self._joinable = joinable
+            self._queue(joinable)
 
     def start_lookups(self, pending: PendingLookups) -> None:
         """Starts several lookups."""
         if self._near.on or not self._guarded.healthy:
-            both = list(zip(pending.lookups, pending.waiters, strict=True))
-            left = [(lookup, waiter) for lookup, waiter in both if not self._answer_now(lookup, pending, waiter)]
-            pending.lookups, pending.waiters = [lookup for lookup, _ in left], [waiter for _, waiter in left]
+            pairs = list(zip(pending.lookups, pending.waiters, strict=True))
+            unanswered = [(lookup, waiter) for lookup, waiter in pairs if not self._answer_now(lookup, pending, waiter)]
+            pending.lookups, pending.waiters = (
+                [lookup for lookup, _ in unanswered],
+                [waiter for _, waiter in unanswered],
+            )
         if pending.lookups:
             self._queue(pending)
 
-    def near_answer(self, lookup: FastLookup, context: Any) -> Any:
+    def find_near(self, lookup: FastLookup, context: Any) -> Any:
         """Returns the result of a lookup if near entries answer it, else a miss."""
-        if not self._near.on or not self._guarded.healthy:  # only a request finds out whether the store works again
+        if not self._near.on or not self._guarded.healthy:  # only a request shows that the store works again
             return NoValue.MISS
         keys: dict[bytes, None] = {}
         lookup.collect_keys(context, keys)
-        found = self._near.find(keys)
-        result = NoValue.MISS if found is None else lookup.try_hit(context, found)
+        entries = self._near.find(keys)
+        result = NoValue.MISS if entries is None else lookup.try_hit(context, entries)
         if result is not NoValue.MISS:
             self._near.counters.hits += 1
         return result
 
     def fail(self, error: Exception) -> None:
         """Fails every lookup that is still in flight."""
-        reading, self._reading, self._awaited = self._reading, set(), None
-        for pending in reading:
+        in_flight, self._in_flight, self._joinable = self._in_flight, set(), None
+        for pending in in_flight:
             for waiter in pending.waiters:
                 pending.resolve(waiter, None, error)
 
     def _queue(self, pending: PendingLookups) -> None:
-        self._reading.add(pending)
+        self._in_flight.add(pending)
         self._reads.add(partial(self._collect_keys, pending), partial(self._answer, pending))
 
     def _answer_now(self, lookup: FastLookup, pending: PendingLookups, waiter: Any) -> bool:
-        """Answers a lookup from near entries, or starts its plan if the store must not be used. Returns whether."""
+        """Answers a lookup from near entries, or starts its plan if the store must not be used.
+
+        Returns True if it did either.
+        """
         if not self._guarded.healthy:
             plan = lookup.start_plan(pending.context)
             self._start(plan, partial(pending.resolve, waiter), only_cache=pending.only_cache)
             return True
         keys: dict[bytes, None] = {}
         lookup.collect_keys(pending.context, keys)
-        found = self._near.find(keys) if self._near.on else None
-        if found is None:
+        entries = self._near.find(keys) if self._near.on else None
+        if entries is None:
             return False
         self._near.counters.hits += 1
-        self._give(lookup, pending, waiter, found)
+        self._deliver(lookup, pending, waiter, entries)
         return True
 
     def _collect_keys(self, pending: PendingLookups, wanted: dict[bytes, None]) -> None:
         """Adds the keys that the lookups need. From then on no lookup can join them."""
-        if pending is self._awaited:
-            self._awaited = None
+        if pending is self._joinable:
+            self._joinable = None
         context = pending.context
         for lookup in pending.lookups:
             lookup.collect_keys(context, wanted)
 
-    def _answer(self, pending: PendingLookups, found: EntriesByKey) -> Iterator[None]:
+    def _answer(self, pending: PendingLookups, entries: EntriesByKey) -> Iterator[None]:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
-        for at, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):
-            if at % size == 0:
-                if at:
+        for number, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):
+            if number % size == 0:
+                if number:
                     yield
-                if pending not in self._reading:  # failed meanwhile
+                if pending not in self._in_flight:  # failed in the meantime
                     return
-            self._give(lookup, pending, waiter, found)
-        self._reading.discard(pending)
+            self._deliver(lookup, pending, waiter, entries)
+        self._in_flight.discard(pending)
 
-    def _give(self, lookup: FastLookup, pending: PendingLookups, waiter: Any, found: EntriesByKey) -> None:
+    def _deliver(self, lookup: FastLookup, pending: PendingLookups, waiter: Any, entries: EntriesByKey) -> None:
         try:
-            result = lookup.try_hit(pending.context, found)
+            result = lookup.try_hit(pending.context, entries)
         except Exception as error:
             pending.resolve(waiter, None, error)
             return
@@ -154,8 +163,8 @@ class HitPath:
             return
         plan, first = lookup.start_plan(pending.context), None
         keys = cast("Read", plan.send(None)).keys
-        if found.keys() >= set(keys):
-            first = [found[key] for key in keys]
-        else:  # the prediction has changed since
+        if entries.keys() >= set(keys):
+            first = [entries[key] for key in keys]
+        else:  # the prediction has changed since the keys were collected
             plan = lookup.start_plan(pending.context)
         self._start(plan, partial(pending.resolve, waiter), only_cache=pending.only_cache, first=first)

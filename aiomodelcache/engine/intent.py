@@ -1,10 +1,10 @@
-"""One write, or the writes of one transaction, as one open cache announces them."""
+"""An intent: one write, or the writes of one transaction, as one open cache announces them."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from aiomodelcache.backends.protocol import Clear, Kept
+from aiomodelcache.backends.protocol import Clear, ReplacedEntry
 from aiomodelcache.encoding.layout import DamagedEntry, new_token, stale_copy
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
@@ -13,84 +13,87 @@ from aiomodelcache.plans.requests import Plan
 from aiomodelcache.scopes.request import Scope
 
 Refill = tuple[Callable[[Predictions], Plan[Any]], Counters]
-"""A lookup to be made, and where it is counted."""
+"""A lookup to start after the write, and the counters of its cache."""
 
 
 class Versioned(Protocol):
-    """What has an epoch and a stamp: the rows of a model, or a class of values."""
+    """An entry set with an epoch and a stamp: the rows of a model, or a class of values."""
 
     epoch_key: bytes
     stamp_key: bytes
 
     @property
     def linked(self) -> "Sequence[Versioned]":
-        """What is listed by its keys, and goes with it."""
+        """The entry sets whose keys are made from these rows, such as many-to-many lists.
+
+        They are cleared with the rows.
+        """
         ...
 
 
 class Intent:
-    """The keys that one write touches, and what to leave under them afterwards."""
+    """The keys that one write affects, and the hints to leave under them afterwards."""
 
-    __slots__ = ("allowed", "clears", "kept", "lock", "marked", "refills", "rows", "scopes", "token", "unknown")
+    __slots__ = ("allowed", "clears", "lock", "marked", "refills", "replaced", "rows", "scopes", "token", "unknown")
 
     def __init__(self) -> None:
         self.token = new_token()
         self.clears: dict[bytes, Clear] = {}
         self.marked: set[bytes] = set()
-        """Keys of which a mark is on its way, or arrived."""
+        """Keys whose mark has been sent. It may or may not have arrived."""
         self.allowed: dict[bytes, int] = {}
-        """Keys of entries that may still be answered when they are stale, and for how long (ms)."""
-        self.kept: dict[bytes, Kept] = {}
-        """Such entries that the marks replaced."""
+        """Keys of entries that may still be served when they are stale, and for how many milliseconds."""
+        self.replaced: dict[bytes, ReplacedEntry] = {}
+        """Entries under the keys in ``allowed`` that the marks replaced."""
         self.refills: dict[bytes, Refill] = {}
-        """What to look up again right after the write."""
+        """Lookups to start right after the write, by key."""
         self.rows: dict[bytes, Versioned] = {}
         self.scopes: set[Scope] = set()
         self.unknown = False
-        """Whether the write's outcome is not known: then only time ends it."""
+        """True if the write's outcome is not known. Such an intent ends only by expiring."""
         self.lock = asyncio.Lock()
 
     def add(self, rows: Versioned, clears: Iterable[Clear]) -> None:
-        """Adds keys of one model; what is to be left under a key is what was said last."""
+        """Adds keys of one model. A later hint for a key replaces an earlier one."""
         self.rows[rows.stamp_key] = rows
         self.clears.update({clear.key: clear for clear in clears})
 
-    def leave_nothing(self) -> None:
-        """Takes back what was said about what to leave under the keys so far."""
+    def discard_hints(self) -> None:
+        """Removes the hints of all keys added so far."""
         self.clears = {key: Clear(key) for key in self.clears}
 
-    def leaving(self) -> list[Clear]:
-        """What to leave under each key: of what was kept a stale copy, else what was said."""
-        return [self._leaving(clear) for clear in self.clears.values()]
+    def final_clears(self) -> list[Clear]:
+        """Returns the clear of each key: with a stale copy of the replaced entry if possible, else with the hint."""
+        return [self._final_clear(clear) for clear in self.clears.values()]
 
-    def _leaving(self, clear: Clear) -> Clear:
-        kept = self.kept.get(clear.key)
-        if kept is None or clear.key not in self.allowed:
+    def _final_clear(self, clear: Clear) -> Clear:
+        replaced = self.replaced.get(clear.key)
+        if replaced is None or clear.key not in self.allowed:
             return clear
         try:
-            return Clear(clear.key, stale_copy(kept.entry), until_ms=kept.until_ms)
+            return Clear(clear.key, stale_copy(replaced.entry), until_ms=replaced.until_ms)
         except DamagedEntry:
             return clear
 
     def add_model(self, rows: Versioned) -> None:
-        """Adds everything about a model: its epoch, which is absent in the end, until somebody needs a new one."""
-        for each in (rows, *rows.linked):
-            self.add(each, [Clear(each.epoch_key)])
+        """Adds the epochs of a model and of its lists. Clearing leaves them absent, until a reader creates new ones."""
+        for versioned in (rows, *rows.linked):
+            self.add(versioned, [Clear(versioned.epoch_key)])
 
     def row_keys(self) -> set[bytes]:
-        """The keys of single rows, and of models of which all rows are meant."""
+        """Returns the keys of single rows, and the epochs of models whose rows are all affected."""
         models = [rows for rows in self.rows.values() if isinstance(rows, RowEntries)]
         prefixes, epochs = tuple(rows.prefix for rows in models), {rows.epoch_key for rows in models}
         return {key for key in self.clears if key in epochs or key.startswith(prefixes)}
 
     def drop_from(self, scope: Scope | None) -> None:
-        """Forgets the keys in a request's scope now, and again at the end."""
+        """Drops the keys from a request's scope, now and again when the write ends."""
         if scope is not None:
             self.scopes.add(scope)
             self._drop(scope)
 
     def drop(self) -> None:
-        """Forgets the keys in the scopes of the requests that wrote."""
+        """Drops the keys from the scopes of the requests that wrote."""
         for scope in self.scopes:
             self._drop(scope)
 

@@ -20,13 +20,13 @@ from aiomodelcache.exceptions import BackendError
 from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Store, Wait
 
 FIRST_POLL_DELAY: Final = 0.00625
-"""Seconds, on average, before a reader first looks whether another process has filled a key."""
+"""Average seconds before a reader first polls for a fill by another process."""
 MAX_TIMED_OUT_LEASES: Final = 10_000
-"""Leases remembered because waiting for them timed out. Beyond it, all of them are forgotten."""
+"""Maximum number of remembered leases whose wait timed out. Beyond it, all of them are forgotten."""
 
 
 class Leases:
-    """Acquires leases, stores fills, and lets plans wait for leased keys."""
+    """The leases and fills of one open cache, and the plans that wait for leased keys."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Leases:
         self._tasks = tasks
         self._advance = advance
         self._flights: dict[bytes, asyncio.Future[None] | None] = {}
-        """Keys that this process is filling, with a future if other plans wait for the fill."""
+        """Keys that this process is filling, each with a future if other plans wait for the fill."""
         self._watched: dict[bytes, asyncio.Future[None]] = {}
         """Keys that other processes are filling, for which plans of this process wait."""
         self._timed_out: dict[bytes, bytes] = {}
@@ -49,17 +49,18 @@ class Leases:
         self.store: TickBatcher[tuple[RunningPlan, Store]] = TickBatcher(self._store, tasks)
         self.wait: TickBatcher[tuple[RunningPlan, Wait]] = TickBatcher(self._wait, tasks)
 
-    def land(self, keys: Iterable[bytes]) -> None:
+    def end_flights(self, keys: Iterable[bytes]) -> None:
         """Wakes the plans that wait for this process to fill these keys."""
         for key in keys:
             flight = self._flights.pop(key, None)
             if flight is not None:
                 flight.set_result(None)
 
-    async def _acquire(self, asked: list[tuple[RunningPlan, AcquireLeases]]) -> None:
-        now, usual = time.monotonic(), self._config.lease_ttl
-        for (deadline, ttl), group in grouped(
-            asked, lambda request: (request.deadline or now + (request.ttl or usual), request.ttl or usual)
+    async def _acquire(self, requests: list[tuple[RunningPlan, AcquireLeases]]) -> None:
+        now, default_ttl = time.monotonic(), self._config.lease_ttl
+        for (deadline, ttl), group in group_requests(
+            requests,
+            lambda request: (request.deadline or now + (request.ttl or default_ttl), request.ttl or default_ttl),
         ).items():
             self._tasks.start(self._lease(Attempt(new_token(), deadline), ttl, group))
 
@@ -81,19 +82,20 @@ class Leases:
                 stamps = dict(zip(versions, leased.versions, strict=True))
         own = LEASE + attempt.token
         granted = [key for key, value in values.items() if value == own]
-        # A granted key whose earlier lease a writer removed: the earlier fill will be refused, so wake its waiters.
-        self.land(granted)
+        # If a writer has removed an earlier lease on a granted key, the earlier fill will be refused: wake its waiters.
+        self.end_flights(granted)
         self._flights.update(dict.fromkeys(granted))
         for run, request in group:
             held = [values[key] for key, _ in request.keys]
             self._advance(run, LeaseResult(attempt, held, [stamps[key] for key in request.versions]))
 
-    async def _store(self, asked: list[tuple[RunningPlan, Store]]) -> None:
+    async def _store(self, requests: list[tuple[RunningPlan, Store]]) -> None:
         now = time.monotonic()
-        # After its deadline a reader's lease may have expired and a writer may have come and gone: it must not fill.
+        # After the deadline the reader's lease may have expired, and a writer may have marked and cleared the key in
+        # the meantime. The reader must not fill then.
         fills = {
-            (key, attempt.token): Fill(key, attempt.held or LEASE + attempt.token, value, ttl_ms)
-            for _, request in asked
+            (key, attempt.token): Fill(key, attempt.replaces or LEASE + attempt.token, value, ttl_ms)
+            for _, request in requests
             for attempt, key, value, ttl_ms in request.fills
             if now < attempt.deadline
         }
@@ -103,57 +105,58 @@ class Leases:
             stored = dict(zip(fills, accepted, strict=True))
         except BackendError:
             pass
-        for run, request in asked:
-            self.land(key for attempt, key, _, _ in request.fills if not attempt.held)
+        for run, request in requests:
+            self.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
             self._advance(run, [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills])
 
     def _flight(self, key: bytes) -> asyncio.Future[None]:
-        """Returns the future that ends when this process has filled a key, or has given up."""
+        """Returns a future that is resolved when this process has filled a key, or has given up."""
         flight = self._flights[key]
         if flight is None:
             flight = self._flights[key] = asyncio.get_running_loop().create_future()
         return flight
 
-    async def _wait(self, asked: list[tuple[RunningPlan, Wait]]) -> None:
-        """Lets plans wait until keys are no longer leased: for this process's fills, or briefly for those of others.
+    async def _wait(self, requests: list[tuple[RunningPlan, Wait]]) -> None:
+        """Lets plans wait until keys are no longer leased.
 
-        One poll serves all plans that wait for the same keys of other processes. A lease whose wait has timed out is
-        not waited for again: its reader may be dead.
+        Waits for fills of this process, for at most ``timeout`` or ``lease_ttl`` seconds, and only briefly for fills of
+        other processes. One poll serves all plans that wait for the same keys of other processes. A lease whose wait
+        has timed out is not waited for again, because its reader may be dead.
         """
         loop = asyncio.get_running_loop()
         new: dict[bytes, bytes] = {}
-        for run, request in asked:
-            ends = [self._flight(key) for key in request.keys if key in self._flights]
-            longest = (request.longest or self._config.lease_ttl) if ends else None
-            if not ends:
+        for run, request in requests:
+            futures = [self._flight(key) for key in request.keys if key in self._flights]
+            timeout = (request.timeout or self._config.lease_ttl) if futures else None
+            if not futures:
                 leases = dict(zip(request.keys, request.leases, strict=True))
                 waiting = {key: lease for key, lease in leases.items() if self._timed_out.get(key) != lease}
                 unwatched = waiting.keys() - self._watched.keys()
                 self._watched.update({key: loop.create_future() for key in unwatched})
                 new.update({key: waiting[key] for key in unwatched})
-                ends = [self._watched[key] for key in waiting]
-            if ends:
-                self._tasks.start(self._wait_for(run, ends, longest))
+                futures = [self._watched[key] for key in waiting]
+            if futures:
+                self._tasks.start(self._wait_for(run, futures, timeout))
             else:
                 self._advance(run, None)
         if new:
             self._tasks.start(self._watch(new))
 
-    async def _wait_for(self, run: RunningPlan, ends: list[asyncio.Future[None]], longest: float | None) -> None:
-        await asyncio.wait(ends, timeout=longest)
+    async def _wait_for(self, run: RunningPlan, futures: list[asyncio.Future[None]], timeout: float | None) -> None:
+        await asyncio.wait(futures, timeout=timeout)
         self._advance(run, None)
 
     async def _watch(self, leases: dict[bytes, bytes]) -> None:
         """Polls until other processes have filled these keys, for at most ``lease_wait`` seconds."""
         keys: list[bytes] = list(leases)
-        longest = self._config.lease_wait
+        timeout = self._config.lease_wait
         held: dict[bytes, bytes | None] = {}
         try:
-            until = time.monotonic() + longest
-            pause = min(longest / 8, FIRST_POLL_DELAY)
-            while keys and (left := until - time.monotonic()) > 0 and self._guarded.allow_read():
-                await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.5)))
-                pause *= 2
+            until = time.monotonic() + timeout
+            delay = min(timeout / 8, FIRST_POLL_DELAY)
+            while keys and (remaining := until - time.monotonic()) > 0 and self._guarded.allow_read():
+                await asyncio.sleep(min(remaining, delay * random.uniform(0.5, 1.5)))
+                delay *= 2
                 held = dict(zip(keys, await self._guarded.call(self._guarded.backend.read(keys)), strict=True))
                 self._unwatch(key for key in held if not is_lease(held[key]))
                 keys = [key for key in keys if key in self._watched]
@@ -174,9 +177,11 @@ R = TypeVar("R")
 G = TypeVar("G", bound=Hashable)
 
 
-def grouped(asked: Iterable[tuple[RunningPlan, R]], key: Callable[[R], G]) -> dict[G, list[tuple[RunningPlan, R]]]:
+def group_requests(
+    requests: Iterable[tuple[RunningPlan, R]], key: Callable[[R], G]
+) -> dict[G, list[tuple[RunningPlan, R]]]:
     """Groups the requests of plans by a key."""
     groups: dict[G, list[tuple[RunningPlan, R]]] = {}
-    for run, request in asked:
+    for run, request in requests:
         groups.setdefault(key(request), []).append((run, request))
     return groups

@@ -1,7 +1,7 @@
-"""Rows from the database for the plans that miss them: one statement for all values of one key.
+"""The SQL of plans that miss: one statement for all values of one key.
 
-Statements run in autocommit mode on the connection that writes go to (a fill must never come from an
-old snapshot or a lagging replica), or on an open transaction's connection, and then nothing is filled.
+Statements run in autocommit mode on the connection that writes go to. A fill must never come from an old snapshot or a
+lagging replica. On an open transaction's connection, nothing is filled.
 """
 
 import copy
@@ -21,8 +21,11 @@ from aiomodelcache.orm.meta import RowValues, Values, is_partial
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.requests import Answer
 
-_COMBINATIONS: Final = 500
-"""Of the values of several columns, in one statement at most: SQLite takes no condition nested deeper than 1,000."""
+_MAX_COMBINATIONS: Final = 500
+"""Maximum number of values of a multi-column key in one statement. Beyond it, further statements are sent.
+
+SQLite accepts no condition that is nested deeper than 1,000.
+"""
 
 
 class LoadedRow:
@@ -40,13 +43,13 @@ class LoadedRow:
         self.fillable = not is_partial(instance)
 
     def payload(self) -> bytes:
-        """The row as bytes. Raises ``codec.EncodeError``."""
+        """Returns the row as bytes. Raises ``codec.EncodeError``."""
         if self._payload is None:
             self._payload = self._schema.codec.encode(self.values)
         return self._payload
 
     def take(self) -> Model:
-        """Returns the instance to the first taker and copies to the others: nobody shares one."""
+        """Returns the instance to the first caller and copies to later callers, so that no two callers share one."""
         if not self._taken:
             self._taken = True
             return self._instance
@@ -54,25 +57,28 @@ class LoadedRow:
 
 
 class ComputedValue:
-    """What a user's method returned; ``value`` is without the ``DontCache`` around it that makes it not ``kept``."""
+    """The value that a user's method returned, without the ``DontCache`` around it.
 
-    __slots__ = ("_taken", "kept", "value")
+    ``storable``: False if the method returned ``DontCache``.
+    """
+
+    __slots__ = ("_taken", "storable", "value")
 
     def __init__(self, returned: Any) -> None:
-        self.kept = not isinstance(returned, DontCache)
-        self.value: Any = returned if self.kept else cast("DontCache[Any]", returned).value
+        self.storable = not isinstance(returned, DontCache)
+        self.value: Any = returned if self.storable else cast("DontCache[Any]", returned).value
         self._taken = False
 
     def take(self) -> Any:
-        """Returns the value to the first taker and copies to the others: nobody shares one."""
+        """Returns the value to the first caller and copies to later callers, so that no two callers share one."""
         if not self._taken:
             self._taken = True
             return self.value
         return copy.deepcopy(self.value)
 
 
-def answers_many(entry_set: RowEntries | IndexEntries) -> bool:
-    """Whether one statement can tell which of several values each row answers."""
+def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:
+    """Returns True if the rows of one statement show which of several values each row answers."""
     return entry_set.limit is None and (entry_set.unique or not entry_set.uses_loose_collation)
 
 
@@ -85,17 +91,17 @@ async def load(
 ) -> dict[Values, Answer]:
     """Returns the rows for each of ``wanted``. Raises what the database raises.
 
-    One statement for up to ``batch_size`` values; one for each value where a shared one could not tell
-    which value a row answers: with a limit, or where the database compares loosely.
+    Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
+    show which value a row answers: with a limit, or where the database compares loosely.
     """
     answers: dict[Values, Answer] = {}
-    step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _COMBINATIONS)
-    if not answers_many(entry_set):
+    step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _MAX_COMBINATIONS)
+    if not can_share_statement(entry_set):
         step = 1
     for start in range(0, len(wanted), step):
-        some = wanted[start : start + step]
-        rows = await _select(entry_set, some, client, stats)
-        answers.update(_single(entry_set, some[0], rows) if len(some) == 1 else _share_out(entry_set, some, rows))
+        chunk = wanted[start : start + step]
+        rows = await _select(entry_set, chunk, client, stats)
+        answers.update(_single(entry_set, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, chunk, rows))
     for values in [values for values in wanted if values not in answers]:
         answers.update(_single(entry_set, values, await _select(entry_set, [values], client, stats)))
     return answers
@@ -118,33 +124,35 @@ async def _select(
 
 
 def _single(entry_set: RowEntries | IndexEntries, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:
-    return {values: Answer(list(rows), all(key == values for key in map(_key_of(entry_set), rows)))}
+    return {values: Answer(list(rows), all(found == values for found in map(_values_getter(entry_set), rows)))}
 
 
-def _share_out(
+def _group_rows(
     entry_set: RowEntries | IndexEntries, wanted: Sequence[Values], rows: list[LoadedRow]
 ) -> dict[Values, Answer]:
-    """Sorts the rows of one statement by the value that each answers.
+    """Groups the rows of one statement by the value that each row answers.
 
-    A row that has none of the values was found by a loose comparison: then some value's answer is not
-    known and is left out, to be asked for alone.
+    A row that has none of the values was found by a loose comparison. The answers of some values are then uncertain.
+    They are left out, and the caller loads these values one by one.
     """
-    shares: dict[Values, list[Any]] = {values: [] for values in wanted}
-    astray = False
-    for row, key in zip(rows, map(_key_of(entry_set), rows), strict=True):
-        share = shares.get(key)
-        if share is None:
-            astray = True
+    rows_by_values: dict[Values, list[Any]] = {values: [] for values in wanted}
+    unexpected = False
+    for row, values in zip(rows, map(_values_getter(entry_set), rows), strict=True):
+        group = rows_by_values.get(values)
+        if group is None:
+            unexpected = True
         else:
-            share.append(row)
-    doubtful = astray or (entry_set.uses_loose_collation and bool(rows))
+            group.append(row)
+    uncertain = unexpected or (entry_set.uses_loose_collation and bool(rows))
     return {
-        values: Answer(share, True) for values, share in shares.items() if not doubtful or (share and entry_set.unique)
+        values: Answer(group, True)
+        for values, group in rows_by_values.items()
+        if not uncertain or (group and entry_set.unique)
     }
 
 
-def _key_of(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], Values]:
-    """Returns what tells by which values a row of a source was found."""
+def _values_getter(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], Values]:
+    """Returns a function that returns the values by which a row of an entry set was found."""
     if isinstance(entry_set, ManyToManyEntries):
         return lambda row: entry_set.owner_of(row.values)
     if len(entry_set.attributes) == 1:

@@ -1,8 +1,8 @@
 """The driver of plans: merges the requests of all plans in one tick, and answers them.
 
 All ``Read``s of a tick become one MGET, all ``AcquireLeases`` one pipeline, all ``Load``s of one key one SQL statement,
-all ``Store``s one pipeline. A single lookup, a gather and a batch are the same code path. Knows when requests are
-sent and what happens if that fails; ``plans`` knows what a lookup means.
+all ``Store``s one pipeline. A single lookup, a gather and a batch are the same code path. Knows when requests are sent
+and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
 from aiomodelcache.engine.batching import Coalescer, TickBatcher
 from aiomodelcache.engine.hits import HitPath
-from aiomodelcache.engine.leases import Leases, grouped
-from aiomodelcache.engine.loader import ComputedValue, answers_many, load
-from aiomodelcache.engine.run import Done, NotCached, RunningPlan
+from aiomodelcache.engine.leases import Leases, group_requests
+from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
+from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheError, CacheNotOpen
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Reader:
-    """Answers the lookups of one open cache."""
+    """The lookups of one open cache."""
 
     def __init__(
         self,
@@ -69,19 +69,19 @@ class Reader:
         self._loads: TickBatcher[tuple[RunningPlan, Load]] = TickBatcher(self._load, tasks)
         self._statements = Coalescer(self._load_source, tasks)
         self._computations: TickBatcher[tuple[RunningPlan, ComputeValue]] = TickBatcher(self._compute, tasks)
-        tasks.failed = self.fail
+        tasks.on_failure = self.fail
 
     @property
     def busy(self) -> bool:
-        """Whether any lookup is in flight, background plans included."""
+        """True if any lookup is in flight, background plans included."""
         return bool(self._running) or self.hits.busy
 
     # Driving -------------------------------------------------------------------------------------
 
     def start(
-        self, plan: Plan[Any], done: Done, *, only_cache: bool = False, bypass: bool = False, first: Any = None
+        self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool = False, bypass: bool = False, first: Any = None
     ) -> None:
-        """Runs a plan together with all others of this tick; ``done`` is called at its end.
+        """Runs a plan together with all other plans of this tick. ``done`` is called with its outcome.
 
         ``only_cache``: without the database. ``bypass``: without the store. ``first``: the answer to the plan's first
         request, if the plan has yielded it already.
@@ -90,13 +90,13 @@ class Reader:
         self._running.add(run)
         self._advance(run, first)
 
-    def _start_in_background(self, plan: Plan[Any], done: Done) -> None:
+    def _start_in_background(self, plan: Plan[Any], done: DoneCallback) -> None:
         run = RunningPlan(plan, done, background=True)
         self._running.add(run)
         self._advance(run, None)
 
     async def run_directly(self, plan: Plan[T], client: BaseDBAsyncClient) -> T:
-        """Runs a plan on the database alone, in the caller's own transaction. Nothing is filled."""
+        """Runs a plan on the database alone, in the caller's own transaction. Fills nothing."""
         answer: Any = None
         try:
             while True:
@@ -105,47 +105,47 @@ class Reader:
                     try:
                         answer = await self._select(request.entry_set, request.wanted, client)
                     except Exception as error:
-                        answer = _refusal(plan.throw(error))
+                        answer = _answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
                     try:
                         answer = ComputedValue(await request.compute(client))
                     except Exception as error:
-                        answer = _refusal(plan.throw(error))
+                        answer = _answer_without_store(plan.throw(error))
                 else:
-                    answer = _refusal(request)
+                    answer = _answer_without_store(request)
         except StopIteration as stop:
             result: T = stop.value
             return result
 
     def _advance(self, run: RunningPlan, answer: Any) -> None:
-        """Sends a plan its answer and queues the request that it yields next."""
+        """Sends a plan its answer and queues the request that the plan yields next."""
         try:
             request = run.plan.send(answer)
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._guarded.allow_read():
-                        found = self._near.find(request.keys) if self._near.on and not run.far else None
-                        if found is None:
+                        entries = self._near.find(request.keys) if self._near.on and not run.asked_database else None
+                        if entries is None:
                             keys = request.keys
-                            self._reads.add(partial(_add, keys), partial(self._resume, run, keys))
+                            self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys))
                             return
                         self._near.counters.hits += 1
-                        request = run.plan.send([found[key] for key in request.keys])
+                        request = run.plan.send([entries[key] for key in request.keys])
                         continue
                     self._guarded.stats.bypassed += 1
                 elif type(request) is Spawn:
-                    if run.only_cache:  # the database must not be asked
+                    if run.only_cache:  # a refresh would query the database
                         request.plan.close()
                     else:
                         self.background.start(request.plan, request.counters, request.entry)
                 elif run.only_cache:
                     raise NotCached
                 elif type(request) is Load:
-                    run.far = True
+                    run.asked_database = True
                     self._loads.add((run, request))
                     return
                 elif type(request) is ComputeValue:
-                    run.far = True
+                    run.asked_database = True
                     self._computations.add((run, request))
                     return
                 elif type(request) is Wait:
@@ -155,26 +155,26 @@ class Reader:
                     if not run.bypass and self._guarded.allow_read():
                         self._leases.acquire.add((run, request))
                         return
-                    if run.background and request.deadline is None:  # else it has leases to give back
+                    if run.background and request.deadline is None:  # else the plan has leases to release
                         raise NotCached
                 elif type(request) is Store:
                     if not run.bypass and self._guarded.allow_read():
                         self._leases.store.add((run, request))
                         return
-                    self._leases.land(key for attempt, key, _, _ in request.fills if not attempt.held)
-                request = run.plan.send(_refusal(request))
+                    self._leases.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
+                request = run.plan.send(_answer_without_store(request))
         except StopIteration as stop:
             self._end(run, stop.value, None)
         except Exception as error:
             self._end(run, None, error)
 
-    def _resume(self, run: RunningPlan, keys: list[bytes], found: EntriesByKey) -> Iterator[None]:
+    def _resume(self, run: RunningPlan, keys: list[bytes], entries: EntriesByKey) -> Iterator[None]:
         """Gives a plan the entries that were read."""
-        self._advance(run, [found[key] for key in keys])
+        self._advance(run, [entries[key] for key in keys])
         return iter(())
 
     def _fail(self, run: RunningPlan, error: Exception) -> None:
-        """Throws into a plan that its ``Load`` or ``ComputeValue`` failed, and lets it clean up."""
+        """Throws the failure of a plan's ``Load`` or ``ComputeValue`` into the plan, and lets it clean up."""
         try:
             request = run.plan.throw(error)
         except StopIteration as stop:
@@ -182,35 +182,35 @@ class Reader:
         except Exception as raised:
             self._end(run, None, raised)
         else:
-            self._leases.store.add((run, cast("Store", request)))  # all that a plan does then: give leases back
+            self._leases.store.add((run, cast("Store", request)))  # a failed plan only releases its leases
 
     def _end(self, run: RunningPlan, result: Any, error: Exception | None) -> None:
-        if run in self._running:  # else failed meanwhile
+        if run in self._running:  # else it has failed in the meantime
             self._running.discard(run)
             run.done(result, error)
 
     def fail(self, error: Exception) -> None:
-        """Fails every lookup that is still in flight, so that no caller waits for ever."""
+        """Fails every lookup that is still in flight, so that no caller waits forever."""
         for run in list(self._running):
             run.plan.close()
             self._end(run, None, error)
         self.hits.fail(error)
 
     def close(self) -> None:
-        """Fails the lookups that are left when the cache has closed."""
+        """Fails the lookups that are still in flight when the cache has closed."""
         self.fail(CacheNotOpen("The cache was closed before this lookup was answered."))
 
     # The database --------------------------------------------------------------------------------
 
-    async def _load(self, asked: list[tuple[RunningPlan, Load]]) -> None:
-        for asking, group in grouped(asked, lambda request: (request.entry_set, request.replica)).items():
-            if answers_many(asking[0]):
-                self._statements.add(asking, group)
+    async def _load(self, requests: list[tuple[RunningPlan, Load]]) -> None:
+        for target, group in group_requests(requests, lambda request: (request.entry_set, request.replica)).items():
+            if can_share_statement(target[0]):
+                self._statements.add(target, group)
             else:
-                self._tasks.start(self._load_source(asking, group))
+                self._tasks.start(self._load_source(target, group))
 
-    async def _load_source(self, asking: tuple[Any, bool], group: list[tuple[RunningPlan, Load]]) -> None:
-        entry_set, replica = asking
+    async def _load_source(self, target: tuple[Any, bool], group: list[tuple[RunningPlan, Load]]) -> None:
+        entry_set, replica = target
         wanted = list(dict.fromkeys([values for _, request in group for values in request.wanted]))
         try:
             client = entry_set.schema.replica() if replica else entry_set.schema.client
@@ -219,8 +219,9 @@ class Reader:
             if len(group) == 1:
                 self._fail(group[0][0], error)
                 return
-            # One lookup's bad value must not fail the others, and a slow failure must not be waited for repeatedly.
-            await asyncio.gather(*[self._load_source(asking, [one]) for one in group])
+            # Alone, so that one lookup's bad value does not fail the others. At once, so that a slow failure delays
+            # the lookups only once.
+            await asyncio.gather(*[self._load_source(target, [pair]) for pair in group])
             return
         except BaseException:  # cancelled, by the driver or because the cache closes
             for run, _ in group:
@@ -232,15 +233,15 @@ class Reader:
     async def _select(self, entry_set: Any, wanted: list[Values], client: BaseDBAsyncClient) -> dict[Values, Any]:
         return await load(entry_set, wanted, client, self._guarded.stats, self._config.batch_size)
 
-    async def _compute(self, asked: list[tuple[RunningPlan, ComputeValue]]) -> None:
-        for off in (False, True):
-            alike = [(run, request) for run, request in asked if run.bypass is off]
-            for group in grouped(alike, lambda request: request.key).values():
-                self._tasks.start(self._compute_once(group, off))
+    async def _compute(self, requests: list[tuple[RunningPlan, ComputeValue]]) -> None:
+        for bypass in (False, True):
+            same_mode = [(run, request) for run, request in requests if run.bypass is bypass]
+            for group in group_requests(same_mode, lambda request: request.key).values():
+                self._tasks.start(self._compute_once(group, bypass))
 
-    async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], off: bool) -> None:
+    async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
         try:
-            with BypassBlock(self._bypass) if off else nullcontext():  # lookups inside bypass the cache, too
+            with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
                 computed = ComputedValue(await group[0][1].compute(None))
         except Exception as error:
             for run, _ in group:
@@ -254,13 +255,13 @@ class Reader:
                 self._advance(run, computed)
 
 
-def _add(keys: list[bytes], wanted: dict[bytes, None]) -> None:
+def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:
     for key in keys:
         wanted[key] = None
 
 
-def _refusal(request: Request) -> Any:
-    """Returns the answer to a request when the store cannot be used: nothing found, nothing granted."""
+def _answer_without_store(request: Request) -> Any:
+    """Returns the answer to a request when the store cannot be used: misses, no leases, no fills."""
     if isinstance(request, Read):
         return [None] * len(request.keys)
     if isinstance(request, AcquireLeases):

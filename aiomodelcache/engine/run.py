@@ -1,4 +1,4 @@
-"""One plan on its way, and the outcome that it is given.
+"""One plan in flight, and the outcome of its lookup.
 
 Must not know what a plan is about, nor how requests are sent.
 """
@@ -9,8 +9,8 @@ from typing import Any
 
 from aiomodelcache.plans.requests import Plan
 
-Done = Callable[[Any, BaseException | None], None]
-"""Called once with a plan's result, or with the exception that it raised."""
+DoneCallback = Callable[[Any, BaseException | None], None]
+"""A callback that is called once, with a plan's result or with the exception that it raised."""
 
 
 class NotCached(Exception):
@@ -20,20 +20,25 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("background", "bypass", "done", "far", "only_cache", "plan")
+    __slots__ = ("asked_database", "background", "bypass", "done", "only_cache", "plan")
 
     def __init__(
-        self, plan: Plan[Any], done: Done, only_cache: bool = False, bypass: bool = False, background: bool = False
+        self,
+        plan: Plan[Any],
+        done: DoneCallback,
+        only_cache: bool = False,
+        bypass: bool = False,
+        background: bool = False,
     ) -> None:
         self.plan = plan
         self.done = done
         self.only_cache = only_cache
         self.bypass = bypass
-        """Whether the plan runs as if there were no store."""
-        self.far = False
-        """Whether the plan has asked the database. Near entries may then be older than its answer."""
+        """True if the plan runs as if there were no store."""
+        self.asked_database = False
+        """True if the plan has queried the database. Near entries may then be older than its answer."""
         self.background = background
-        """Whether no caller waits for the plan. Without the store it has nothing to do."""
+        """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
 
 
 def resolve(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:

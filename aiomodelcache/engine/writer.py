@@ -11,7 +11,7 @@ from contextlib import suppress
 import anyio
 
 from aiomodelcache.backends.breaker import GuardedBackend
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Kept
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReplacedEntry
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.intent import Intent, Versioned
@@ -23,7 +23,7 @@ from aiomodelcache.scopes.request import current_scope
 
 
 class Writer:
-    """Announces the writes of one open cache."""
+    """The writes of one open cache, announced to the store."""
 
     def __init__(
         self,
@@ -38,79 +38,79 @@ class Writer:
         self._guarded = guarded
         self._config = config
         self._tasks = tasks
-        self._kept: list[Intent] = []
-        self._keys_kept = 0
+        self._undelivered: list[Intent] = []
+        self._undelivered_keys = 0
         self._delivering = False
         self._closing = False
         self._closed = False
-        self._gathering: set[Intent] = set()
-        """The intents of transactions under way, of which nobody was told yet."""
+        self._open_intents: set[Intent] = set()
+        """The intents of transactions in progress that have not been marked yet."""
 
     def new_transaction_intent(self) -> Intent:
         """Returns an intent for a transaction's writes, which ``mark`` announces right before COMMIT."""
         intent = Intent()
-        self._gathering.add(intent)
+        self._open_intents.add(intent)
         return intent
 
     async def mark(self, intent: Intent) -> None:
-        """Marks the intent's keys; afterwards no reader trusts or fills them.
+        """Marks the intent's keys. Afterwards no reader uses or fills their entries.
 
-        If the cache cannot be reached: raises ``CacheWriteError`` with ``on_write_error="raise"``, else
-        returns, and ``finish`` will keep the keys.
+        If the cache cannot be reached: raises ``CacheWriteError`` with ``on_write_error="raise"``, else returns, and
+        ``finish`` will keep the keys.
         """
         async with intent.lock:
-            while keys := intent.clears.keys() - intent.marked:  # more may be added meanwhile
+            while keys := intent.clears.keys() - intent.marked:  # more may be added in the meantime
                 intent.marked |= keys
                 try:
-                    intent.kept.update(await self._mark(intent, keys, intent.allowed))
+                    intent.replaced.update(await self._mark(intent, keys, intent.allowed))
                 except BackendError as error:
-                    intent.marked -= keys  # those that arrived after all expire
+                    intent.marked -= keys  # marks that arrived in spite of the error expire
                     if self._config.on_write_error == "raise":
                         raise CacheWriteError(
-                            f"The write was refused, because the cache could not be told of it: {error} "
-                            'Use on_write_error="retry" to let writes go through while the cache is away.'
+                            f"The write was refused, because its invalidation could not be sent to the cache: {error} "
+                            'Use on_write_error="retry" to let writes go through while the cache is unreachable.'
                         ) from error
                     return
 
     def finish(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
-        """Starts to withdraw the intent, now that it is known how the write ended.
+        """Starts to withdraw the intent, now that the outcome of the write is known.
 
-        Returns what to wait for, if anything; cancelling whoever waits does not end it.
+        Returns a future to wait for, or None if nothing is sent. Cancelling the waiter does not end the work.
         """
-        self._gathering.discard(intent)
+        self._open_intents.discard(intent)
         intent.drop()
         if self._closed:
-            return None  # what was marked expires
+            return None  # the marks expire
         if committed:
-            return self._tasks.begin(self._settle(intent)) if intent.clears else None
-        return self._tasks.begin(self._take_back(intent)) if intent.marked else None
+            return self._tasks.start_shielded(self._withdraw(intent)) if intent.clears else None
+        return self._tasks.start_shielded(self._withdraw_unwritten(intent)) if intent.marked else None
 
-    async def _settle(self, intent: Intent) -> None:
+    async def _withdraw(self, intent: Intent) -> None:
         try:
             await self._clear(intent)
-        except (BackendError, asyncio.CancelledError):  # cancelled: the cache is closing and will try once more
-            self._keep(intent)
+        except (BackendError, asyncio.CancelledError):  # if cancelled, the cache is closing and tries once more
+            self._keep_undelivered(intent)
         else:
             if not self._closing:
                 for look_up, counters in intent.refills.values():
                     counters.reset += 1
                     self._background.start(look_up(self._predictions), counters)
 
-    async def _take_back(self, intent: Intent) -> None:
-        async with intent.lock:  # a mark may still be on its way
+    async def _withdraw_unwritten(self, intent: Intent) -> None:
+        async with intent.lock:  # a mark may still be in flight
             intent.clears = {key: Clear(key) for key in intent.marked}
-            intent.kept.clear()
+            intent.replaced.clear()
             try:
                 await self._clear(intent, linger=False)
             except BackendError:
-                return  # nothing was written; what was marked expires
+                return  # nothing was written, and the marks expire
 
     def abandon(self, intent: Intent) -> None:
-        """Leaves the intent to expire: it is not known whether the write was committed, or will be.
+        """Leaves the intent to expire, because it is not known whether the write was or will be committed.
 
-        It is marked once more, so that its time begins now, and in case it was lost meanwhile.
+        Marks it once more, so that its expiry counts from now, and in case the mark was lost.
         """
-        self._gathering.discard(intent)
+        self._open_intents.discard(intent)
         intent.drop()
         intent.unknown = True
         if not intent.clears:
@@ -121,21 +121,21 @@ class Writer:
             len(intent.clears),
             self._config.intent_ttl,
         )
-        if not _in_a_loop():
-            return  # the program has ended in the middle of the write
+        if not _has_running_loop():
+            return  # the program ended during the write
         if intent.clears.keys() - intent.marked:
-            self._keep(intent)
+            self._keep_undelivered(intent)
         else:
-            self._tasks.start(self._renew(intent))
+            self._tasks.start(self._mark_again(intent))
 
-    async def _renew(self, intent: Intent) -> None:
+    async def _mark_again(self, intent: Intent) -> None:
         try:
             await self._mark(intent, intent.clears)
         except (BackendError, asyncio.CancelledError):
-            self._keep(intent)
+            self._keep_undelivered(intent)
 
     async def clear_models(self, models: Iterable[Versioned]) -> None:
-        """Gives the models a new epoch, so that no entry of theirs is believed. Raises ``BackendError``."""
+        """Gives the models a new epoch, so that none of their entries is used. Raises ``BackendError``."""
         intent = Intent()
         for rows in models:
             intent.add_model(rows)
@@ -144,32 +144,32 @@ class Writer:
             try:
                 await self._mark(intent, intent.clears)
                 await self._clear(intent)
-            except asyncio.CancelledError:  # the mark may have arrived, and would keep the models uncached
-                self._tasks.start(self._settle(intent))
+            except asyncio.CancelledError:  # the mark may have arrived, and would leave the models uncached
+                self._tasks.start(self._withdraw(intent))
                 raise
             finally:
                 intent.drop()
 
     async def _mark(
         self, intent: Intent, keys: Iterable[bytes], allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
-        # Of a writer that vanishes right after its COMMIT the replicas do not know yet, either.
+    ) -> dict[bytes, ReplacedEntry]:
+        # A writer may die right after its COMMIT, before the replicas have the write: the mark must outlast their lag.
         ttl_ms = int((self._config.intent_ttl + (self._config.replica_lag or 0)) * 1000)
         try:
             return await self._guarded.call(self._guarded.backend.mark(list(keys), intent.token, ttl_ms, allow))
         finally:
-            self._drop_near(keys)  # this process does not wait to be told what it did itself
+            self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 
     async def _clear(self, intent: Intent, *, linger: bool = True) -> None:
         lag = self._config.replica_lag if linger else None
         lingering = intent.row_keys() if lag is not None else set[bytes]()
-        clears = [clear for clear in intent.leaving() if clear.key not in lingering]
+        clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
         try:
             await self._guarded.call(self._guarded.backend.clear(clears, intent.token, list(intent.rows)))
         finally:
-            self._drop_near(intent.clears)  # of a mark that did not arrive nothing was dropped in time
+            self._drop_near(intent.clears)  # again, because the mark may not have arrived
         if lag is not None and lingering:
-            # They expire by themselves, when every replica has the write.
+            # These marks expire when every replica has the write.
             await self._guarded.call(self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000)))
 
     def _drop_near(self, keys: Iterable[bytes]) -> None:
@@ -177,10 +177,10 @@ class Writer:
         if near.wanted:
             near.drop(keys)
 
-    # What could not be delivered ---------------------------------------------------------------------
+    # Undelivered intents -----------------------------------------------------------------------------
 
-    def _keep(self, intent: Intent) -> None:
-        """Keeps an invalidation until the cache is back. Until then this process reads nothing from it."""
+    def _keep_undelivered(self, intent: Intent) -> None:
+        """Keeps an invalidation until the cache is reachable. Until then this process reads nothing from it."""
         self._guarded.has_undelivered = True
         self._guarded.stats.undelivered += 1
         logger.warning(
@@ -188,61 +188,63 @@ class Writer:
             "reads bypass the cache until all are delivered",
             len(intent.clears),
         )
-        intent.kept.clear()  # nobody can say when it will be delivered, or what it finds then
-        self._kept.append(intent)
-        self._keys_kept += len(intent.clears)
-        if self._keys_kept > self._config.undelivered_limit:
-            self._keep_models_only()
+        intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
+        self._undelivered.append(intent)
+        self._undelivered_keys += len(intent.clears)
+        if self._undelivered_keys > self._config.undelivered_limit:
+            self._collapse_to_models()
         if not self._delivering and not self._closing:
             self._delivering = True
             self._tasks.start(self._deliver())
 
-    def _keep_models_only(self) -> None:
-        whole = Intent()
-        whole.unknown = any(kept.unknown for kept in self._kept)
-        for rows in {rows.epoch_key: rows for kept in self._kept for rows in kept.rows.values()}.values():
-            whole.add_model(rows)
-        self._kept = [whole]
-        self._keys_kept = len(whole.clears)
+    def _collapse_to_models(self) -> None:
+        combined = Intent()
+        combined.unknown = any(intent.unknown for intent in self._undelivered)
+        for rows in {rows.epoch_key: rows for intent in self._undelivered for rows in intent.rows.values()}.values():
+            combined.add_model(rows)
+        self._undelivered = [combined]
+        self._undelivered_keys = len(combined.clears)
 
     async def _deliver(self) -> None:
-        pause = min(0.05, self._config.breaker_cooldown)
-        while self._kept and not self._closing:
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, self._config.breaker_cooldown)
+        delay = min(0.05, self._config.breaker_cooldown)
+        while self._undelivered and not self._closing:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, self._config.breaker_cooldown)
             await self._try_to_deliver()
         self._delivering = False
 
     async def _try_to_deliver(self) -> None:
         try:
-            while self._kept:
-                intent = self._kept[0]
+            while self._undelivered:
+                intent = self._undelivered[0]
                 if intent.unknown:
                     await self._mark(intent, intent.clears)
                 else:
                     await self._clear(intent)
-                if self._kept and self._kept[0] is intent:  # else what is kept has become models only
-                    self._keys_kept -= len(self._kept.pop(0).clears)
+                if self._undelivered and self._undelivered[0] is intent:  # else it was collapsed into whole models
+                    self._undelivered_keys -= len(self._undelivered.pop(0).clears)
         except BackendError:
             return
         self._guarded.has_undelivered = False
         logger.warning("aiomodelcache: all invalidations are delivered; the cache is read again")
 
     def stop(self) -> None:
-        """Ends the repeated deliveries of what was kept; ``close`` makes the last one."""
+        """Ends the repeated deliveries of undelivered intents. ``close`` makes the last attempt."""
         self._closing = True
 
     async def close(self) -> None:
-        """Delivers what was kept, in one last try; logs an error about what is lost with the process.
+        """Delivers the undelivered intents in one last attempt.
 
-        Transactions under way will COMMIT without this cache: what they wrote so far is marked now, so that
-        it is not cached until the marks expire. A cancelled AnyIO scope around it does not interrupt this.
+        Logs an error about those that are lost with the process.
+
+        Transactions in progress will COMMIT without this cache. Their keys so far are marked now, so that they are not
+        cached until the marks expire. A cancelled AnyIO scope around ``close`` does not interrupt it.
         """
         self.stop()
-        unmarked = {intent for intent in self._gathering if intent.clears}
+        unmarked = {intent for intent in self._open_intents if intent.clears}
         try:
             with anyio.CancelScope(shield=True):
-                if self._kept:
+                if self._undelivered:
                     await self._try_to_deliver()
                 for intent in list(unmarked):
                     with suppress(CacheWriteError):
@@ -251,9 +253,9 @@ class Writer:
                         unmarked.discard(intent)
         finally:
             self._closed = True
-            self._warn_of_loss(len(self._kept) + len(unmarked))
+            self._log_loss(len(self._undelivered) + len(unmarked))
 
-    def _warn_of_loss(self, lost: int) -> None:
+    def _log_loss(self, lost: int) -> None:
         if lost:
             logger.error(
                 "aiomodelcache: closed with %d invalidations undelivered; entries of these rows may be stale "
@@ -262,7 +264,7 @@ class Writer:
             )
 
 
-def _in_a_loop() -> bool:
+def _has_running_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

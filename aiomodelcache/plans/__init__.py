@@ -1,5 +1,6 @@
-"""How lookups proceed, without I/O: the reading half of the consistency protocol.
+"""Plans of lookups, without I/O: the reading half of the consistency protocol.
 
 A plan is a generator that yields requests. Must not know servers, connections or the event loop.
+
 Top to bottom: ``paths`` (relations), ``results``, ``indexes``, ``rows``, ``refresh``, ``steps``, ``requests``.
 """

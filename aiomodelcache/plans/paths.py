@@ -1,8 +1,8 @@
-"""Walks: from the rows of a lookup along relations to other rows.
+"""Relation paths: from the rows of a lookup along relations to other rows.
 
-Nothing of a walk is stored: it goes over the entries of rows and indexes, each of which is as fresh as ever, so
-that no writer has to find out which walks a row is part of. All that a walk read last time it reads ahead at once,
-in one request; what was read so is checked like anything else and decides nothing by having been guessed.
+A path stores nothing of its own. It reads the entries of rows and indexes, which are as fresh as in any other lookup.
+Writers therefore need not find out which paths a row is part of. A run of a path prefetches all keys of the previous
+run in one request. Prefetched values are checked like any others, so a wrong prediction cannot change the answer.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,23 +19,23 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import rows_at, rows_by_index
 from aiomodelcache.plans.requests import Plan, Read, T
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk, values_of
-from aiomodelcache.plans.steps import ahead_of
+from aiomodelcache.plans.steps import with_prefetched
 
-Make = Callable[[EntrySet, Any], Model]
-"""Makes the instance of a row that was found by a source."""
+MakeInstance = Callable[[EntrySet, Any], Model]
+"""Makes the instance of a row that was found in an entry set."""
 
 
 class Hop(NamedTuple):
-    """One relation on the way: to the rows that ``entry_set`` finds by the values of ``attribute`` here."""
+    """One relation of a path: to the rows that ``entry_set`` finds by the values of ``attribute`` here."""
 
     name: str
     attribute: str
     entry_set: EntrySet
     single: bool
-    """Whether there is at most one such row."""
+    """True if there is at most one such row."""
 
     def value(self, row: Any) -> Any:
-        """What a row is followed by, as the source looks it up; None leads nowhere."""
+        """Returns the value by which ``entry_set`` looks up the related rows. None leads nowhere."""
         try:
             value = values_of(row)[self.attribute]
         except KeyError:
@@ -49,14 +49,14 @@ class Hop(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A relation to be attached to instances, and those to be attached to what it leads to."""
+    """A relation to attach to instances, and the relations to attach to its targets."""
 
     hop: Hop
     then: "tuple[Branch, ...]"
 
 
 class RelationPath(NamedTuple):
-    """A cache class that follows relations: ``hops`` to the rows that it is about, ``branches`` to attach to these."""
+    """The relations of one cache class: ``hops`` to the rows of its result, ``branches`` to attach to these rows."""
 
     name: str
     base: EntrySet
@@ -65,105 +65,113 @@ class RelationPath(NamedTuple):
 
     @property
     def end(self) -> type[Model]:
-        """The model of the rows that it leads to."""
+        """The model of the rows that the path leads to."""
         return (self.hops[-1].entry_set if self.hops else self.base).schema.model
 
     def key(self, base: bytes) -> bytes:
-        """What one walk is remembered by in this process, given the key that it begins at. Nothing is stored there."""
+        """Returns the key of this process's prediction for a run from the key ``base``. The store never holds it."""
         return b"w:%b:%b" % (self.name.encode(), base)
 
 
 class PathRun:
-    """One run of a walk: what was read ahead for it, and what it came by."""
+    """One run of a path: the values prefetched for it, and the lookups that it made."""
 
     def __init__(self, key: bytes, predictions: Predictions) -> None:
         self.predictions = predictions
         self._key = key
-        self._read: dict[bytes, bytes | None] = {}
+        self._prefetched: dict[bytes, bytes | None] = {}
         self._steps: list[tuple[EntrySet, Sequence[Values], Sequence[Any]]] = []
 
-    def read_ahead(self) -> Plan[None]:
-        """Reads what the walk came by last time."""
+    def prefetch(self) -> Plan[None]:
+        """Reads the keys of the previous run."""
         keys = self.predictions.predict(self._key).keys
         if keys:
-            self._read = dict(zip(keys, (yield Read(keys)), strict=True))
+            self._prefetched = dict(zip(keys, (yield Read(keys)), strict=True))
 
-    def ahead(self, plan: Plan[T]) -> Plan[T]:
-        """Runs the plan of a step on what was read ahead, each value once in a step.
+    def with_prefetched(self, plan: Plan[T]) -> Plan[T]:
+        """Runs the plan of a step on the prefetched values. Each value is used once in a step.
 
-        As soon as one asks for more, the rest is not used: later steps must not be answered by what was read before
-        that, or a row may be seen in a state before that of the row which led to it.
+        When a step requests more, the remaining prefetched values are dropped. They are older than that request: a
+        later step could show a row in an earlier state than the row that led to it.
         """
-        return ahead_of(plan, dict(self._read), self._read.clear)
+        return with_prefetched(plan, dict(self._prefetched), self._prefetched.clear)
 
-    def passed(self, entry_set: EntrySet, wanted: Sequence[Values], rows: Sequence[Any]) -> None:
-        """Notes that a source found rows by these values."""
+    def record(self, entry_set: EntrySet, wanted: Sequence[Values], rows: Sequence[Any]) -> None:
+        """Records the rows that an entry set returned for these values."""
         self._steps.append((entry_set, wanted, rows))
 
-    def end(self) -> list[bytes]:
-        """Remembers for the next time what there is to read, and returns the keys that the answer depends on."""
-        if self._read:  # nothing else was needed
-            return list(self._read)
+    def finish(self) -> list[bytes]:
+        """Stores the prediction for the next run, and returns the keys that the answer depends on."""
+        if self._prefetched:  # the run needed no other keys
+            return list(self._prefetched)
         keys: dict[bytes, None] = {}
         for entry_set, wanted, rows in self._steps:
-            asked = [
-                entry_set.key(each[0]) if isinstance(entry_set, RowEntries) else entry_set.key(each) for each in wanted
+            looked_up = [
+                entry_set.key(values[0]) if isinstance(entry_set, RowEntries) else entry_set.key(values)
+                for values in wanted
             ]
-            predicted = [each for key in asked for each in self.predictions.predict(key).keys]
+            predicted = [read for key in looked_up for read in self.predictions.predict(key).keys]
             found = [entry_set.rows.key(values_of(row)[entry_set.schema.pk]) for row in rows]
-            keys.update(dict.fromkeys([entry_set.rows.epoch_key, *asked, *predicted, *found]))
+            keys.update(dict.fromkeys([entry_set.rows.epoch_key, *looked_up, *predicted, *found]))
         self.predictions.learn_keys(self._key, Prediction([], list(keys)))
         return list(keys)
 
 
 def follow_path(
-    path: RelationPath, values: Values, key: bytes, predictions: Predictions, make: Make
+    path: RelationPath, values: Values, key: bytes, predictions: Predictions, make_instance: MakeInstance
 ) -> Plan[tuple[list[Model], list[bytes]]]:
-    """Goes a walk from the rows with these values, which are found under ``key``.
+    """Follows a path from the rows with these values, which are found under ``key``.
 
-    Returns what it leads to, in order and each once, and the keys of all entries that this depends on.
+    Returns the rows at its end, in order and without duplicates, and the keys of all entries that they depend on.
     """
     run = PathRun(path.key(key), predictions)
-    yield from run.read_ahead()
+    yield from run.prefetch()
     entry_set = path.base
-    first = (
+    base_plan = (
         row_by_pk(entry_set, values[0], key)
         if isinstance(entry_set, RowEntries)
         else rows_at(entry_set, values, key, predictions)
     )
-    rows = yield from run.ahead(first)
-    run.passed(entry_set, [values], rows)
+    rows = yield from run.with_prefetched(base_plan)
+    run.record(entry_set, [values], rows)
     for hop in path.hops:
         entry_set = hop.entry_set
-        found = yield from _followed(hop, rows, run)
-        rows = list({values_of(each)[entry_set.schema.pk]: each for each in _in_order(hop, rows, found)}.values())
-    instances = [make(entry_set, row) for row in rows]
-    yield from _attach(path.branches, instances, run, make)
-    return instances, run.end()
+        found = yield from _follow_hop(hop, rows, run)
+        rows = list(
+            {values_of(related)[entry_set.schema.pk]: related for related in _in_order(hop, rows, found)}.values()
+        )
+    instances = [make_instance(entry_set, row) for row in rows]
+    yield from _attach(path.branches, instances, run, make_instance)
+    return instances, run.finish()
 
 
-def _attach(branches: Iterable[Branch], instances: Sequence[Model], run: PathRun, make: Make) -> Plan[None]:
-    """Gives instances their related ones, as if these had been fetched with them."""
+def _attach(
+    branches: Iterable[Branch], instances: Sequence[Model], run: PathRun, make_instance: MakeInstance
+) -> Plan[None]:
+    """Sets the relations of instances, as if the related instances had been fetched with them."""
     for hop, then in branches:
-        found = yield from _followed(hop, instances, run)
-        related = {value: make(hop.entry_set, rows[0]) for value, rows in found.items() if rows}
+        found = yield from _follow_hop(hop, instances, run)
+        related = {value: make_instance(hop.entry_set, rows[0]) for value, rows in found.items() if rows}
         for instance in instances:
             vars(instance)[f"_{hop.name}"] = related.get(hop.value(instance))
-        yield from _attach(then, list(related.values()), run, make)
+        yield from _attach(then, list(related.values()), run, make_instance)
 
 
-def _followed(hop: Hop, rows: Iterable[Any], run: PathRun) -> Plan[dict[Any, list[Any]]]:
-    """Follows a relation of rows. Returns the related ones by the values that lead to them, in their order."""
+def _follow_hop(hop: Hop, rows: Iterable[Any], run: PathRun) -> Plan[dict[Any, list[Any]]]:
+    """Follows a relation of rows.
+
+    Returns the related rows by the values that lead to them, in the order of the relation.
+    """
     wanted = list(dict.fromkeys([value for row in rows if (value := hop.value(row)) is not None]))
     if not wanted:
         return {}
-    step = (
+    hop_plan = (
         _by_pk(hop.entry_set, wanted)
         if isinstance(hop.entry_set, RowEntries)
         else _by_index(hop.entry_set, wanted, run.predictions)
     )
-    found = yield from run.ahead(step)
-    run.passed(hop.entry_set, [(value,) for value in wanted], [row for rows in found.values() for row in rows])
+    found = yield from run.with_prefetched(hop_plan)
+    run.record(hop.entry_set, [(value,) for value in wanted], [row for rows in found.values() for row in rows])
     return found
 
 

@@ -1,10 +1,9 @@
-"""Filling an entry again in the background, while it goes on answering.
+"""Background refresh of entries that are still used as answers.
 
-An entry that was an answer, but is a stale copy or near its end, is filled again in the background. It is not
-leased for that, so that it goes on answering: the fill replaces just the entry that was read before the SQL,
-which no longer stands if a writer has come in between, or anybody else. One reader is elected, by a lease on
-a key beside it; if that reader dies the lease ends by itself. What the entry is to hold is asked of its kind's
-module.
+An entry that was an answer, but is a stale copy or about to expire, is filled again in the background. It is not leased
+for that, so it continues to answer lookups. The fill replaces only the entry that was read before the SQL. If a writer
+or another reader has replaced that entry in the meantime, the fill is refused. One reader is elected by a lease on a
+key beside the entry. If that reader dies, the lease expires. The module of each kind of entry loads the new content.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,56 +12,59 @@ from typing import Final, Protocol
 from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, STALE
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.plans.requests import AcquireLeases, Attempt, Filling, LeaseResult, Plan, Spawn, Store
+from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Plan, PlannedFill, Spawn, Store
 
-ELECTION: Final = b":!"
-"""What the key of such a lease has behind the entry's own. No value's encoding begins like this."""
+ELECTION_SUFFIX: Final = b":!"
+"""The suffix that makes an entry's key the key of its election lease. No value's encoding begins like this."""
 
 
-class Renewable(Protocol):
-    """What has entries to be filled again: rows, an index, a result."""
+class Refreshable(Protocol):
+    """A set of entries that can be refreshed: rows, an index, a result."""
 
     counters: Counters
     lifetimes: Lifetimes
 
 
-Renewing = Callable[[LeaseResult, Attempt], Plan[list[Filling]]]
-"""Asks again for what an entry is to hold, with the election and the attempt at that entry: what to store."""
+Reload = Callable[[LeaseResult, Attempt], Plan[list[PlannedFill]]]
+"""Loads the new content of an entry, given the election's lease and the attempt at the entry. Returns the fills."""
 
 
-def renewed(
-    entry_set: Renewable,
+def refresh_request(
+    entry_set: Refreshable,
     key: bytes,
     entry: bytes,
     versions: Sequence[bytes],
-    again: Renewing,
+    reload: Reload,
     ttl: float | None = None,
 ) -> Spawn:
-    """The request to fill again an entry that was an answer. ``versions``: what ``again`` finds in ``LeaseResult``.
+    """Returns the request to refresh an entry that was an answer.
 
-    ``ttl``: how long that may take, in seconds, if not as long as usual.
+    ``versions``: the version keys that ``reload`` reads from ``LeaseResult``. ``ttl``: maximum seconds that the refresh
+    may take; None for the default, ``lease_ttl``.
     """
     if entry[:1] == STALE:
         entry_set.counters.stale += 1
     return Spawn(
         key + entry[:PREFIX_SIZE],
-        _renew(entry_set, key, entry, AcquireLeases([(key + ELECTION, b"")], list(versions), None, ttl), again),
+        _refresh(
+            entry_set, key, entry, AcquireLeases([(key + ELECTION_SUFFIX, b"")], list(versions), None, ttl), reload
+        ),
         entry_set.counters,
     )
 
 
-def _renew(entry_set: Renewable, key: bytes, entry: bytes, take: AcquireLeases, again: Renewing) -> Plan[bool]:
-    taken: LeaseResult = yield take
-    election = (taken.attempt, key + ELECTION, b"", 1)
-    if taken.values[0] != LEASE + taken.attempt.token:
+def _refresh(entry_set: Refreshable, key: bytes, entry: bytes, acquire: AcquireLeases, reload: Reload) -> Plan[bool]:
+    acquired: LeaseResult = yield acquire
+    election = (acquired.attempt, key + ELECTION_SUFFIX, b"", 1)
+    if acquired.values[0] != LEASE + acquired.attempt.token:
         return False
     try:
-        fills = yield from again(taken, taken.attempt._replace(held=entry[:PREFIX_SIZE]))
+        fills = yield from reload(acquired, acquired.attempt._replace(replaces=entry[:PREFIX_SIZE]))
     except Exception:
         yield Store([election])
         raise
     stored = yield Store([*fills, election])
     for (attempt, _, value, _), accepted in zip(fills, stored, strict=False):
-        entry_set.counters.refreshed += bool(accepted and value and attempt.held)
+        entry_set.counters.refreshed += bool(accepted and value and attempt.replaces)
         entry_set.counters.refused += bool(value and not accepted)
     return True

@@ -2,11 +2,11 @@
 
 A plan is a generator that yields requests (``Read``, ``Wait``, ``AcquireLeases``, ``Load``, ``ComputeValue``,
 ``Store``, ``Spawn``), is sent their answers, and returns the lookup's result. ``engine.reader`` drives any number of
-plans at once and merges their requests, so tests can try every interleaving of the protocol's reading half without a
+plans at once and merges their requests. Tests can try every interleaving of the protocol's reading half without a
 server. Must not know what a plan is about.
 
-A plan needs no error handling for the store. When the store cannot be used, every ``Read`` finds nothing, every
-``AcquireLeases`` is refused and every ``Store`` is rejected: what is left of a plan is the plain query.
+A plan needs no error handling for the store. When the store cannot be used, every ``Read`` returns only misses, every
+``AcquireLeases`` is refused and every ``Store`` is rejected. The plan then amounts to the plain query.
 """
 
 from collections.abc import Generator, Mapping
@@ -20,49 +20,55 @@ from aiomodelcache.orm.meta import RowValues, Values
 
 
 class Read(NamedTuple):
-    """Fetch these keys. Answer: a list of bytes or None, in order."""
+    """A request to fetch keys. Answer: a list of bytes or None, in order."""
 
     keys: list[bytes]
 
 
 class Wait(NamedTuple):
-    """Somebody else is filling these keys, under these leases: wait for them a little. Answer: None.
+    """A request to wait briefly for keys that other readers are filling under these leases. Answer: None.
 
-    ``longest``: how long to wait if it is somebody in this process, in seconds, if not as long as usual.
+    ``timeout``: maximum seconds to wait for a reader of this process; None for the default, ``lease_ttl``.
     """
 
     keys: list[bytes]
     leases: list[bytes]
-    longest: float | None = None
+    timeout: float | None = None
 
 
 class Attempt(NamedTuple):
-    """One reader's try at filling keys: its token, and the moment (monotonic) when it must give up.
+    """One reader's attempt at filling keys: its token, and the monotonic time at which it must give up.
 
-    ``held`` is how the entry begins that is to be replaced, where that is not this attempt's own lease.
+    ``replaces``: the first bytes of the entry to replace, if that is not this attempt's own lease.
     """
 
     token: bytes
     deadline: float
-    held: bytes = b""
+    replaces: bytes = b""
 
 
 class AcquireLeases(NamedTuple):
-    """Lease these keys, each either absent or still beginning as given; then read the versions.
+    """A request to lease keys, and then to read the versions.
 
-    Answer: ``LeaseResult``, with a token that no other ``AcquireLeases`` had: with a token that comes back, a fill that
-    was delayed would be accepted under a lease taken later. ``deadline`` is that of the attempt continued.
+    A lease is granted if the key is absent, or if its value still begins with the bytes paired with it.
+
+    Answer: ``LeaseResult``, with a token that no other ``AcquireLeases`` had. If a token were reused, a delayed fill
+    could be accepted under a lease that was taken later. ``deadline``: the deadline of the attempt that this request
+    continues.
     """
 
     keys: list[tuple[bytes, bytes]]
     versions: list[bytes]
     deadline: float | None = None
     ttl: float | None = None
-    """How long a fresh attempt may take, in seconds, if not as long as usual."""
+    """Maximum seconds that a fresh attempt may take; None for the default, ``lease_ttl``."""
 
 
 class LeaseResult(NamedTuple):
-    """What the keys hold now (the attempt's own lease where it was granted), and the versions."""
+    """The values that the keys hold now, and the versions.
+
+    Where a lease was granted, the value is the attempt's own lease.
+    """
 
     attempt: Attempt
     values: list[bytes | None]
@@ -76,18 +82,18 @@ class Loaded(Protocol):
     fillable: bool
 
     def payload(self) -> bytes:
-        """The row as bytes. Raises ``EncodeError``."""
+        """Returns the row as bytes. Raises ``EncodeError``."""
         ...
 
     def take(self) -> Any:
-        """Returns an instance of its own to each taker. To be called before the plan yields again."""
+        """Returns a separate instance to each caller. Must be called before the plan yields again."""
         ...
 
 
 class Answer(NamedTuple):
-    """The rows that the database found for one set of values, in order.
+    """The rows that the database returned for one set of values, in order.
 
-    ``exact``: each of them has these very values, not others that the database holds to be equal.
+    ``exact``: True if each row has these very values, not values that the database merely compares as equal.
     """
 
     rows: list[Loaded]
@@ -95,51 +101,55 @@ class Answer(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Ask the database for the rows with these values. Answer: a dict of values to ``Answer``."""
+    """A request to select the rows with these values from the database. Answer: a dict of values to ``Answer``."""
 
     entry_set: RowEntries | IndexEntries
     wanted: list[Values]
     replica: bool = False
-    """Whether a replica will do: it is known that none of these rows was written within ``replica_lag``."""
+    """True if a replica may answer, because none of these rows was written within ``replica_lag``."""
 
 
-Filling = tuple[Attempt, bytes, bytes, int]
-"""What to store: by which attempt, under which key, the value, and how many milliseconds it shall live."""
+PlannedFill = tuple[Attempt, bytes, bytes, int]
+"""A fill for ``Store``: the attempt, the key, the value, and the value's lifetime in milliseconds."""
 
 
 class Store(NamedTuple):
-    """Replace leases by values (by nothing where empty), each its attempt's own. Answer: which were."""
+    """A request to replace each attempt's lease by its value, or to delete the lease if the value is empty.
 
-    fills: list[Filling]
+    Answer: for each fill, True if it was stored.
+    """
+
+    fills: list[PlannedFill]
 
 
 class Spawn(NamedTuple):
-    """Begin another plan, which replaces an entry and which nobody waits for. Answer: None.
+    """A request to start another plan without a waiter, which refreshes an entry. Answer: None.
 
-    It returns whether it was the one to do so. Not begun if this process is, or was just now, about the same entry.
+    The plan returns True if this process was elected to refresh the entry. It is not started if this process is
+    refreshing the same entry, or tried to within ``REFRESH_RETRY_DELAY``.
     """
 
     entry: bytes
-    """Its key, and how it begins."""
+    """The entry's key, followed by the entry's first bytes."""
     plan: "Plan[bool]"
     counters: Counters
 
 
 class ComputeValue(NamedTuple):
-    """Compute a result. Answer: ``Computed``. Several plans of one tick may share one computation."""
+    """A request to compute a result. Answer: ``Computed``. Several plans of one tick may share one computation."""
 
     key: bytes
     compute: Compute
 
 
 class Computed(Protocol):
-    """What a method returned, and whether it may be stored."""
+    """The value that a method returned. ``storable``: True if the value may be stored."""
 
     value: Any
-    kept: bool
+    storable: bool
 
     def take(self) -> Any:
-        """Returns the value to the first taker and copies to the others."""
+        """Returns the value to the first caller and copies to later callers."""
         ...
 
 
@@ -149,22 +159,23 @@ Plan = Generator[Request, Any, T]
 
 
 class FastLookup(Protocol):
-    """A lookup that its first ``Read`` answers nearly always; then it needs no plan, which would cost more.
+    """A lookup that its first ``Read`` answers nearly always, so that it needs no plan. A plan would cost more.
 
-    ``context`` is what whoever starts it wants to be told again.
+    ``context`` is an object of the driver's caller, which the driver passes on unchanged.
     """
 
     def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> None:
         """Adds the keys to read first."""
         ...
 
-    def try_hit(self, context: Any, found: Mapping[bytes, bytes | None], /) -> Any:
-        """The result, if what was found, by key, is all that it takes, or else a miss.
+    def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
+        """Returns the result if ``entries`` (by key) hold all that the lookup needs, else a miss.
 
-        Without a trace if it is a miss: the plan judges the same bytes once more. Raises what the result is to raise.
+        A miss leaves no trace, because the plan judges the same bytes again. Raises the exceptions that are the
+        lookup's result.
         """
         ...
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
-        """The lookup from its beginning, which is a ``Read``."""
+        """Returns the plan of the whole lookup. Its first request is a ``Read``."""
         ...

@@ -1,6 +1,6 @@
-"""How rows are found by primary key: in their entries, or in the database under a lease.
+"""Lookups of rows by primary key: from their entries, or from the database under a lease.
 
-Also how an entry that was an answer is filled again. Where a primary key came from is not known here.
+Also refreshes entries that are still used as answers. Must not know where a primary key came from.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,93 +12,93 @@ from aiomodelcache.encoding.layout import CREATED, LEASE
 from aiomodelcache.entries.base import Absent, Miss, NoValue, count_mismatched, is_version, warn_unencodable
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
-from aiomodelcache.plans.refresh import renewed
+from aiomodelcache.plans.refresh import refresh_request
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Answer,
     Attempt,
-    Filling,
     LeaseResult,
     Load,
     Loaded,
     Plan,
+    PlannedFill,
     Read,
     Spawn,
 )
-from aiomodelcache.plans.steps import filling, load_or_give_back, replaceable, store, wait
+from aiomodelcache.plans.steps import is_being_filled, load_or_release, replaceable_prefix, store, wait_for_leases
 
 Misses = dict[Any, bytes | None]
-"""What was asked for but not found, with the unusable bytes that stood under its key."""
+"""Lookups that the cache did not answer, with the unusable bytes that their keys hold."""
 
 
 def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
-    """Finds one row by primary key; ``key`` is its cache key. Returns it, or nothing, as a list.
+    """Finds one row by primary key, and returns it in a list, which is empty if there is no such row.
 
-    The same as ``rows_by_pk``, with its hit path written out.
+    ``key`` is the row's cache key. The same as ``rows_by_pk``, with its hit path written out.
     """
     epoch, entry = yield Read([rows.epoch_key, key])
     row = rows.read(entry, epoch)
     if isinstance(row, dict) and row[rows.schema.pk] == pk:
         rows.counters.hits += 1
         if entry[CREATED] <= rows.lifetimes.due:
-            yield _renewed_row(rows, pk, entry)
+            yield _row_refresh(rows, pk, entry)
         return [row]
-    found: dict[Any, Any] = {}
+    result: dict[Any, Any] = {}
     misses: Misses = {}
-    sort_row(rows, pk, entry, row, found, misses)
+    classify_row(rows, pk, entry, row, result, misses)
     if misses:
-        yield from _settle_rows(rows, misses, found)
+        yield from _resolve_row_misses(rows, misses, result)
     else:
-        yield from renew_rows(rows, {pk: entry})
-    return [] if found[pk] is None else [found[pk]]
+        yield from refresh_due_rows(rows, {pk: entry})
+    return [] if result[pk] is None else [result[pk]]
 
 
 def rows_by_pk(rows: RowEntries, pks: Sequence[Any]) -> Plan[dict[Any, Any]]:
-    """Finds rows by primary key. Returns what exists, by primary key, in the order asked."""
-    found, misses = yield from _read_rows(rows, pks)
+    """Finds rows by primary key. Returns the existing rows by primary key, in the order of ``pks``."""
+    result, misses = yield from _read_rows(rows, pks)
     if misses:
-        yield from _settle_rows(rows, misses, found)
-    return {pk: found[pk] for pk in pks if found[pk] is not None}
+        yield from _resolve_row_misses(rows, misses, result)
+    return {pk: result[pk] for pk in pks if result[pk] is not None}
 
 
-def _settle_rows(rows: RowEntries, misses: Misses, found: dict[Any, Any]) -> Plan[None]:
-    """Adds to ``found`` what was missed: from the database, or from whoever is filling it meanwhile."""
-    busy = yield from load_rows(rows, misses, found)
-    if busy:
-        yield from wait(map(rows.key, busy), busy.values())
-        late, misses = yield from _read_rows(rows, busy)
-        found.update(late)
+def _resolve_row_misses(rows: RowEntries, misses: Misses, result: dict[Any, Any]) -> Plan[None]:
+    """Adds the missed rows to ``result``: from the database, or from the reader that is filling them."""
+    pending = yield from load_rows(rows, misses, result)
+    if pending:
+        yield from wait_for_leases(map(rows.key, pending), pending.values())
+        late, misses = yield from _read_rows(rows, pending)
+        result.update(late)
         if misses:
-            yield from load_rows(rows, misses, found, fill=False)
+            yield from load_rows(rows, misses, result, fill=False)
 
 
 def _read_rows(rows: RowEntries, pks: Iterable[Any]) -> Plan[tuple[dict[Any, RowValues | None], Misses]]:
-    """Reads rows from the cache: what is found (None: known to be absent), and what is not."""
+    """Reads rows from the cache. Returns the hits (None: known to be absent) and the misses."""
     pks = list(pks)
     epoch, *entries = yield Read([rows.epoch_key, *map(rows.key, pks)])
-    found: dict[Any, RowValues | None] = {}
+    result: dict[Any, RowValues | None] = {}
     misses: Misses = {}
     for pk, entry in zip(pks, entries, strict=True):
-        sort_row(rows, pk, entry, rows.read(entry, epoch), found, misses)
-    yield from renew_rows(rows, {pk: entry for pk, entry in zip(pks, entries, strict=True) if pk in found})
-    return found, misses
+        classify_row(rows, pk, entry, rows.read(entry, epoch), result, misses)
+    yield from refresh_due_rows(rows, {pk: entry for pk, entry in zip(pks, entries, strict=True) if pk in result})
+    return result, misses
 
 
-def sort_row(
+def classify_row(
     rows: RowEntries,
     pk: Any,
     entry: bytes | None,
     row: RowValues | Absent | Miss,
-    found: dict[Any, RowValues | None],
+    result: dict[Any, RowValues | None],
     misses: Misses,
 ) -> None:
-    """Adds what was read for ``pk`` to what is found or to what is missed."""
+    """Adds the entry that was read for ``pk`` to the hits in ``result`` or to the misses."""
     if row is NoValue.ABSENT:
         rows.counters.hits += 1
-        found[pk] = None
+        result[pk] = None
     elif row is not NoValue.MISS and row[rows.schema.pk] == pk:
         rows.counters.hits += 1
-        found[pk] = row
+        result[pk] = row
     else:
         if row is not NoValue.MISS:
             count_mismatched(rows.counters, rows.schema.name, "it is another row than its key says")
@@ -106,54 +106,61 @@ def sort_row(
         misses[pk] = entry
 
 
-def load_rows(rows: RowEntries, misses: Misses, found: dict[Any, Any], *, fill: bool = True) -> Plan[Misses]:
-    """Loads rows from the database under a lease and stores them.
+def load_rows(rows: RowEntries, misses: Misses, result: dict[Any, Any], *, fill: bool = True) -> Plan[Misses]:
+    """Loads rows from the database under leases and stores them.
 
-    Adds to ``found`` and returns the primary keys that somebody else is filling, with what stands
-    there; nothing was asked of the database about these.
+    Adds the rows to ``result``. Returns the primary keys that other readers are filling, with the values that their
+    keys hold. These rows are not loaded.
     """
-    mine: dict[Any, bytes] = {}
-    busy: Misses = {}
-    taken = None
+    granted: dict[Any, bytes] = {}
+    pending: Misses = {}
+    acquired = None
     if fill:
         keys = {pk: rows.key(pk) for pk in misses}
-        taken = yield AcquireLeases([(keys[pk], replaceable(entry)) for pk, entry in misses.items()], [rows.epoch_key])
-        own = LEASE + taken.attempt.token
-        for pk, value in zip(misses, taken.values, strict=True):
+        acquired = yield AcquireLeases(
+            [(keys[pk], replaceable_prefix(entry)) for pk, entry in misses.items()], [rows.epoch_key]
+        )
+        own = LEASE + acquired.attempt.token
+        for pk, value in zip(misses, acquired.values, strict=True):
             if value == own:
-                mine[pk] = keys[pk]
-            elif filling(value):
-                busy[pk] = value
-    wanted = [(pk,) for pk in misses if pk not in busy]
+                granted[pk] = keys[pk]
+            elif is_being_filled(value):
+                pending[pk] = value
+    wanted = [(pk,) for pk in misses if pk not in pending]
     if not wanted:
-        return busy
+        return pending
     answers: dict[Values, Answer] = {}
-    for load in _split(rows, wanted, mine, taken):
-        answers.update((yield from load_or_give_back(load, taken, mine.values())))
+    for load in _split_for_replica(rows, wanted, granted, acquired):
+        answers.update((yield from load_or_release(load, acquired, granted.values())))
     for values, answer in answers.items():
-        found[values[0]] = answer.rows[0].take() if answer.rows else None
-    if mine and taken is not None:
-        epoch = taken.versions[0]
-        fills: list[Filling] = []
-        for pk, key in mine.items():
-            entry = _row_entry(rows, answers[(pk,)], taken.attempt.token, epoch)
-            fills.append((taken.attempt, key, entry, rows.lifetimes.of(entry[:1])))
+        result[values[0]] = answer.rows[0].take() if answer.rows else None
+    if granted and acquired is not None:
+        epoch = acquired.versions[0]
+        fills: list[PlannedFill] = []
+        for pk, key in granted.items():
+            entry = _row_entry(rows, answers[(pk,)], acquired.attempt.token, epoch)
+            fills.append((acquired.attempt, key, entry, rows.lifetimes.of(entry[:1])))
         yield from store(rows, fills)
-    return busy
+    return pending
 
 
-def _split(rows: RowEntries, wanted: list[Values], mine: dict[Any, bytes], taken: LeaseResult | None) -> list[Load]:
-    """Which of the rows a replica may be asked for: those of which the store has just said that nobody is writing
-    them, or has within ``replica_lag``, neither one by one (a lease was granted) nor all at once (the epoch)."""
-    if not rows.replicated or not mine or taken is None or not is_version(taken.versions[0]):
+def _split_for_replica(
+    rows: RowEntries, wanted: list[Values], granted: dict[Any, bytes], acquired: LeaseResult | None
+) -> list[Load]:
+    """Splits the rows to load into those that a replica may answer and those that only the primary may.
+
+    A replica may answer if the store has just shown that no writer has written the row within ``replica_lag``. A
+    granted lease shows that for the single row, and a valid epoch for the model as a whole.
+    """
+    if not rows.replicated or not granted or acquired is None or not is_version(acquired.versions[0]):
         return [Load(rows, wanted)]
-    leased = [values for values in wanted if values[0] in mine]
-    others = [values for values in wanted if values[0] not in mine]
+    leased = [values for values in wanted if values[0] in granted]
+    others = [values for values in wanted if values[0] not in granted]
     return [Load(rows, leased, replica=True), *([Load(rows, others)] if others else [])]
 
 
 def _row_entry(rows: RowEntries, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
-    """The bytes to store for a row that was asked for by primary key; nothing if it must not be."""
+    """Returns the bytes to store for a row that was loaded by primary key, or empty bytes if it must not be stored."""
     if epoch is None or not is_version(epoch):
         return b""
     if not answer.rows:
@@ -166,7 +173,7 @@ def _row_entry(rows: RowEntries, answer: Answer, token: bytes, epoch: bytes | No
 
 
 def row_payload(rows: RowEntries, loaded: Loaded) -> bytes | None:
-    """The bytes of a loaded row; None, counted and logged once, if it cannot be stored."""
+    """Returns the bytes of a loaded row. If it cannot be stored, counts that, logs it once, and returns None."""
     if not loaded.fillable:
         return None
     try:
@@ -176,24 +183,26 @@ def row_payload(rows: RowEntries, loaded: Loaded) -> bytes | None:
         return None
 
 
-def _renewed_row(rows: RowEntries, pk: Any, entry: bytes) -> Spawn:
+def _row_refresh(rows: RowEntries, pk: Any, entry: bytes) -> Spawn:
     key = rows.key(pk)
-    return renewed(rows, key, entry, [rows.epoch_key], partial(_row_again, rows, pk, key))
+    return refresh_request(rows, key, entry, [rows.epoch_key], partial(_reload_row, rows, pk, key))
 
 
-def _row_again(rows: RowEntries, pk: Any, key: bytes, taken: LeaseResult, attempt: Attempt) -> Plan[list[Filling]]:
+def _reload_row(
+    rows: RowEntries, pk: Any, key: bytes, acquired: LeaseResult, attempt: Attempt
+) -> Plan[list[PlannedFill]]:
     answers: dict[Values, Answer] = yield Load(rows, [(pk,)])
-    entry = _row_entry(rows, answers[(pk,)], attempt.token, taken.versions[0])
+    entry = _row_entry(rows, answers[(pk,)], attempt.token, acquired.versions[0])
     return [(attempt, key, entry, rows.lifetimes.of(entry[:1]))]
 
 
-def renew_rows(rows: RowEntries, read: Mapping[Any, bytes | None]) -> Plan[None]:
-    """Has those of the rows, which were all answers, filled again that are due."""
+def refresh_due_rows(rows: RowEntries, read: Mapping[Any, bytes | None]) -> Plan[None]:
+    """Starts a refresh of every row entry that is due. All of these entries were used as answers."""
     for pk, entry in read.items():
         if entry is not None and rows.lifetimes.is_due(entry):
-            yield _renewed_row(rows, pk, entry)
+            yield _row_refresh(rows, pk, entry)
 
 
 def values_of(row: Any) -> RowValues:
-    """The column values of a row, whether it was read from the cache or from the database."""
+    """Returns the column values of a row, which was read from the cache or loaded from the database."""
     return cast("RowValues", row if isinstance(row, dict) else vars(row))

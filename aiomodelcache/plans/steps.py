@@ -1,7 +1,7 @@
-"""The steps that plans of every kind share: lease, wait, load or give back, store.
+"""The steps that plans of every kind share: lease, wait, load or release, store.
 
-Whose lease or value stands under a key, and what is to be done then, is said here once. Which keys belong to
-what, and what their values mean, is in the modules of each kind.
+Decides what to do with the lease or value that a key holds. Must not know which keys belong to which kind of entry, or
+what their values mean.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,20 +12,34 @@ from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import Values
-from aiomodelcache.plans.requests import Answer, Filling, LeaseResult, Load, Plan, Read, Request, Spawn, Store, T, Wait
+from aiomodelcache.plans.requests import (
+    Answer,
+    LeaseResult,
+    Load,
+    Plan,
+    PlannedFill,
+    Read,
+    Request,
+    Spawn,
+    Store,
+    T,
+    Wait,
+)
 
 
-def wait(keys: Iterable[bytes], standing: Iterable[bytes | None], longest: float | None = None) -> Plan[None]:
-    """Waits for the keys that are leased; those that were filled meanwhile need no waiting."""
-    leased = {key: entry for key, entry in zip(keys, standing, strict=True) if entry is not None and is_lease(entry)}
+def wait_for_leases(keys: Iterable[bytes], entries: Iterable[bytes | None], timeout: float | None = None) -> Plan[None]:
+    """Waits for the keys that are leased. Keys that were filled in the meantime need no waiting."""
+    leased = {key: entry for key, entry in zip(keys, entries, strict=True) if entry is not None and is_lease(entry)}
     if leased:
-        yield Wait(list(leased), list(leased.values()), longest)
+        yield Wait(list(leased), list(leased.values()), timeout)
 
 
-def ahead_of(plan: Plan[T], read: dict[bytes, bytes | None], outdated: Callable[[], object] = lambda: None) -> Plan[T]:
-    """Runs a plan whose reads are answered by what was read before it began, each value once.
+def with_prefetched(
+    plan: Plan[T], read: dict[bytes, bytes | None], on_other_request: Callable[[], object] = lambda: None
+) -> Plan[T]:
+    """Runs a plan whose reads are answered from values that were read before it began. Each value is used once.
 
-    ``outdated`` is called when the plan has to wait for something newer.
+    ``on_other_request`` is called when the plan asks for anything that was not prefetched, other than a ``Spawn``.
     """
     step: Callable[[], Request] = partial(plan.send, None)
     while True:
@@ -37,7 +51,7 @@ def ahead_of(plan: Plan[T], read: dict[bytes, bytes | None], outdated: Callable[
             step = partial(plan.send, [read.pop(key) for key in request.keys])
             continue
         if type(request) is not Spawn:
-            outdated()
+            on_other_request()
         try:
             answer = yield request
         except Exception as error:
@@ -46,19 +60,19 @@ def ahead_of(plan: Plan[T], read: dict[bytes, bytes | None], outdated: Callable[
             step = partial(plan.send, answer)
 
 
-def load_or_give_back(load: Load, taken: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[Values, Answer]]:
-    """Asks the database; if it fails, the leases are given back at once instead of expiring."""
+def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[Values, Answer]]:
+    """Loads from the database. If that fails, releases the leases at once instead of letting them expire."""
     try:
         answers: dict[Values, Answer] = yield load
     except Exception:
-        if taken is not None:
-            yield Store([(taken.attempt, key, b"", 1) for key in leased])
+        if acquired is not None:
+            yield Store([(acquired.attempt, key, b"", 1) for key in leased])
         raise
     return answers
 
 
-def store(entry_set: RowEntries | IndexEntries, fills: list[Filling]) -> Plan[None]:
-    """Stores what was loaded, and counts what was accepted and what was not."""
+def store(entry_set: RowEntries | IndexEntries, fills: list[PlannedFill]) -> Plan[None]:
+    """Stores the fills, and counts the accepted and the refused ones."""
     stored = yield Store(fills)
     counters = entry_set.counters
     for (_, _, entry, _), accepted in zip(fills, stored, strict=True):
@@ -69,13 +83,16 @@ def store(entry_set: RowEntries | IndexEntries, fills: list[Filling]) -> Plan[No
                 counters.refused += 1
 
 
-def replaceable(entry: bytes | None) -> bytes:
-    """How an unusable entry begins, if a lease may replace it; else nothing (leases and intents stay)."""
+def replaceable_prefix(entry: bytes | None) -> bytes:
+    """Returns the first bytes of an unusable entry if a lease may replace it, else empty bytes.
+
+    Leases and intents must not be replaced.
+    """
     if not entry or is_lease(entry) or is_intent(entry):
         return b""
     return entry[:PREFIX_SIZE]
 
 
-def filling(entry: bytes | None) -> bool:
-    """Whether the key is leased by somebody, or was filled just now."""
+def is_being_filled(entry: bytes | None) -> bool:
+    """Returns True if another reader has leased the key, or has just filled it."""
     return entry is not None and (is_lease(entry) or entry[:1] in (VALUE, ABSENT, STALE))

@@ -103,7 +103,7 @@ class LookupQuery(CacheQuery[T]):
             self._locate(cache)
         if not self._entry_set.near:
             return NoValue.MISS
-        found: T | Miss = cache.reader.hits.near_answer(self, cache)
+        found: T | Miss = cache.reader.hits.find_near(self, cache)
         return found
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import pytest
 import pytest_asyncio
 
-from aiomodelcache.backends.protocol import Backend, Clear, Fill, Kept, Lease
+from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease, ReplacedEntry
 
 MINUTE = 60_000
 SHORT = 40
@@ -562,7 +562,7 @@ class BackendConformance:
         assert await backend.clear([Clear(key, stale, until_ms=until_ms)], token) == [True]
         assert await held(backend, key) == stale
         again = await backend.mark([key], token, MINUTE, {key: MINUTE})
-        assert again == {key: Kept(stale, again[key].until_ms)}
+        assert again == {key: ReplacedEntry(stale, again[key].until_ms)}
         assert until_ms - 1_000 < again[key].until_ms <= until_ms + 1
 
     async def test_a_hint_until_a_moment_that_has_come(self, backend: Backend) -> None:

@@ -15,10 +15,10 @@ from aiomodelcache.backends.protocol import (
     Backend,
     Clear,
     Fill,
-    Kept,
     Lease,
     Leased,
     ReadCallback,
+    ReplacedEntry,
     SupportsStartRead,
     SupportsTracking,
 )
@@ -63,9 +63,9 @@ class CountingBackend:
             raise AttributeError("start_read")
         start = cast("SupportsStartRead", self.backend).start_read
 
-        def started(keys: Sequence[bytes], taker: ReadCallback) -> bool:
+        def started(keys: Sequence[bytes], callback: ReadCallback) -> bool:
             self.operations.append("read")
-            if not start(keys, taker):
+            if not start(keys, callback):
                 self.operations.pop()
                 return False
             return True
@@ -93,7 +93,7 @@ class CountingBackend:
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
+    ) -> dict[bytes, ReplacedEntry]:
         self.operations.append("mark")
         self.keys.update(keys)
         return await self.backend.mark(keys, token, ttl_ms, allow)

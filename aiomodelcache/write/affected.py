@@ -29,7 +29,7 @@ from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import look_up
 from aiomodelcache.plans.requests import Plan
-from aiomodelcache.plans.results import result_again
+from aiomodelcache.plans.results import refill_result
 
 MAX_COLUMN_SETS: Final = 1_000
 """Maximum number of column sets per model whose affected entries are remembered. At the limit, all are discarded."""
@@ -154,7 +154,7 @@ def _apply_policy(
     if entry_set.policy.invalidation is InvalidationType.RESET:
         refill: Callable[[Predictions], Plan[Any]]
         if isinstance(entry_set, ResultEntries):
-            refill, is_cacheable = partial(result_again, entry_set, values), entry_set.cacheable
+            refill, is_cacheable = partial(refill_result, entry_set, values), entry_set.cacheable
         else:
             refill, is_cacheable = (
                 partial(look_up, entry_set, values),

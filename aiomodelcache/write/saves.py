@@ -220,7 +220,7 @@ def _new_intent(
 ) -> Intent:
     """Returns the intent in autocommit mode, with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
-    intent.leave_nothing()  # discards the hints of a refused ``save`` that the model's own ``save`` tries again
+    intent.discard_hints()  # discards the hints of a refused ``save`` that the model's own ``save`` tries again
     write.snapshots.pop(cache, None)
     if entries is not None:
         row = vars(write.instance)
@@ -284,7 +284,7 @@ async def _after(
         for cache, entries in bound:
             if cache not in marked or not same_keys(before.get(cache), key_snapshot(entries, vars(instance), changed)):
                 if cache in marked:
-                    intents[cache].leave_nothing()  # the hints are for other values
+                    intents[cache].discard_hints()  # the hints are for other values
                 row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
             if old_columns:

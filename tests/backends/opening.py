@@ -1,4 +1,4 @@
-"""Redis backends that are open for a block, and how long they wait."""
+"""Redis backends that are open for a block, and their timeouts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,17 +22,17 @@ async def opened(source: Any, **settings: Any) -> AsyncIterator[RedisBackend]:
 
 
 def hurry(backend: Any, seconds: float = 0.3) -> None:
-    """Gives the server no more than this for each reply from now on, as ``socket_timeout`` does from the beginning.
+    """Sets the timeout for each reply from now on, as ``socket_timeout`` does from the beginning.
 
-    For servers that are about to hang: before that, a machine that stalls would be taken for one.
+    For servers that are about to hang. With such a timeout from the beginning, a slow machine would look like one.
     """
-    link: Any = backend._endpoint
-    link.client.connection_pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
-    for line in (link.reading, link.writing):
-        wire = line._wire
-        if wire is None:
+    endpoint: Any = backend._endpoint
+    endpoint.client.connection_pool.connection_kwargs |= {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+    for reconnecting in (endpoint.reading, endpoint.writing):
+        connection = reconnecting._current
+        if connection is None:
             continue
-        wire._timeout = seconds
-        if wire._timer is not None:  # it would look after the former time
-            wire._timer.cancel()
-            wire._timer = wire._loop.call_later(seconds, wire._look)
+        connection._timeout = seconds
+        if connection._timer is not None:  # it would check after the former timeout
+            connection._timer.cancel()
+            connection._timer = connection._loop.call_later(seconds, connection._check_silence)

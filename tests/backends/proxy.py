@@ -1,6 +1,6 @@
-"""A TCP proxy between a backend and its server that keeps, loses and cuts what passes through.
+"""A TCP proxy between a backend and its server that records, loses and cuts the traffic.
 
-Knows bytes only. What has arrived can be waited for, so no test needs to sleep.
+Knows bytes only. Tests wait for the arrival of bytes, so no test needs to sleep.
 """
 
 import asyncio
@@ -15,34 +15,37 @@ HOST = "127.0.0.1"
 
 
 class Proxy:
-    """Forwards connections to ``port``; ``async with`` it."""
+    """A proxy that forwards connections to ``port``. Entered with ``async with``."""
 
     def __init__(self, port: int) -> None:
         self.requests = bytearray()
-        """All that clients have sent."""
+        """All bytes that clients have sent."""
         self.replies = bytearray()
-        """All that the server has answered, whether or not it was passed on."""
+        """All bytes that the server has sent, whether or not they were forwarded."""
         self.answering = asyncio.Event()
-        """Replies are kept back while this is not set."""
+        """Replies are held back while this is not set."""
         self.answering.set()
         self.doomed: bytes | None = None
-        """A connection on which this is sent gets no more replies."""
+        """A connection on which these bytes are sent gets no more replies."""
         self.fate: Literal["lose", "hang up", "drop"] = "lose"
-        """Whether it stays open, breaks when the server answers, or breaks before the server hears of it.
-        Who connects again is served, so could resend."""
+        """The fate of a doomed connection.
+
+        It stays open, breaks when the server answers, or breaks before the server gets the request. A client that
+        connects again is served, so it could resend.
+        """
         self.cut_at: int | None = None
-        """How many bytes of ``requests`` to forward before ``rest`` is set."""
+        """Number of bytes of ``requests`` to forward before ``rest`` is set."""
         self.rest = asyncio.Event()
         self.target = port
-        """Where new connections lead to."""
+        """The port that new connections lead to."""
         self._news = asyncio.Event()
         self._cut = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
-        # No task group: it must be left by the task that entered it, and fixtures are left by another one.
+        # No task group: the task that enters it must also leave it, but another task leaves a fixture.
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that the proxy listens on."""
         return int(self._server.sockets[0].getsockname()[1])
 
     @property
@@ -60,15 +63,15 @@ class Proxy:
         await self._server.wait_closed()
 
     def cut(self) -> None:
-        """Breaks all connections, and those that are made, until ``mend``."""
+        """Breaks all connections, and all new ones until ``mend``."""
         self._cut.set()
 
     def mend(self) -> None:
-        """Lets connections live again."""
+        """Accepts connections again."""
         self._cut = asyncio.Event()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Waits until ``condition`` holds, which may depend on ``requests`` and ``replies``."""
+        """Waits until ``condition`` holds. It may depend on ``requests`` and ``replies``."""
         with anyio.fail_after(30):
             while not condition():
                 self._news.clear()
@@ -88,7 +91,7 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             their_reader, their_writer = await asyncio.open_connection(HOST, self.target)
-        except OSError:  # the server is away, and so are we
+        except OSError:  # the server is down, so the connection is closed
             return
         doomed = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""A service behind Sentinel: a master, a replica and a sentinel of one's own."""
+"""A service behind Sentinel: a master, a replica and a sentinel of the test's own."""
 
 import time
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from tests.support.servers import RedisServer
 
 
 class SentinelServer(RedisServer):
-    """A sentinel that alone decides who is the master of the service ``cache``."""
+    """A sentinel that alone decides which server is the master of the service ``cache``."""
 
     def __init__(self, master: RedisServer) -> None:
         super().__init__()
@@ -42,20 +42,20 @@ class Service:
         return [("127.0.0.1", self.sentinel.port)]
 
     def replicated(self) -> None:
-        """Waits until the replica has all that was written."""
+        """Waits until the replica has all writes."""
         deadline = time.monotonic() + 60
         with self.master.client() as client:
             while client.wait(1, 1_000) < 1:
                 assert time.monotonic() < deadline, "the replica does not follow"
 
     def cut_replica_off(self) -> None:
-        """Lets nothing that is written from now on reach the replica."""
+        """Keeps all later writes from the replica."""
         with self.master.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync")
             client.execute_command("CLIENT", "KILL", "TYPE", "replica")
 
     def fail_over(self) -> None:
-        """Makes the replica the master, and waits until the sentinel says so."""
+        """Makes the replica the master, and waits until the sentinel reports it."""
         deadline = time.monotonic() + 60
         with self.sentinel.client() as client:
             while True:
@@ -63,7 +63,7 @@ class Service:
                 try:
                     client.execute_command("SENTINEL", "FAILOVER", "cache")
                     break
-                except ResponseError:  # it does not know the replica well enough yet
+                except ResponseError:  # the sentinel does not know the replica well enough yet
                     time.sleep(0.05)
             while client.sentinel_masters()["cache"]["port"] != self.replica.port:
                 assert time.monotonic() < deadline, "the sentinel does not finish its failover"

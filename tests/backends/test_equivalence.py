@@ -28,7 +28,7 @@ VALUES = [
     b"S" + TOKENS[2] + b"Vold",
 ]
 AS_READ = b"as read"
-"""In place of a prefix: what the key holds just then."""
+"""A placeholder for the first bytes of the key's present value."""
 
 keys = st.sampled_from(KEYS)
 tokens = st.sampled_from(TOKENS)
@@ -53,7 +53,7 @@ operations = st.one_of(
 
 
 class Run:
-    """One sequence of operations on one backend, told in words that do not depend on chance or time."""
+    """One sequence of operations on one backend, described without random bytes and times."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -64,27 +64,27 @@ class Run:
     def _key(self, key: bytes) -> bytes:
         return self._prefix + key
 
-    def _tell(self, value: bytes | None) -> object:
+    def _describe(self, value: bytes | None) -> object:
         if value is None or value[:1] not in (b"E", b"W"):
             return value
         if value[:1] == b"E":
             return "version", self._versions.setdefault(value, len(self._versions)), len(value)
         return "intents", [value[at : at + 16] for at in range(1, len(value), 29)], len(value)
 
-    async def has_undelivered(self) -> list[object]:
-        return [self._tell(value) for value in await self._backend.read([self._key(key) for key in KEYS])]
+    async def stored_values(self) -> list[object]:
+        return [self._describe(value) for value in await self._backend.read([self._key(key) for key in KEYS])]
 
     async def do(self, name: str, *arguments: Any) -> object:
         return await getattr(self, name)(*arguments)
 
     async def read(self, keys: list[bytes]) -> object:
-        return [self._tell(value) for value in await self._backend.read([self._key(key) for key in keys])]
+        return [self._describe(value) for value in await self._backend.read([self._key(key) for key in keys])]
 
     async def lease(self, leases: list[tuple[bytes, bytes]], token: bytes, versions: list[bytes]) -> object:
         asked = [Lease(self._key(key), await self._prefix_of(key, prefix)) for key, prefix in leases]
         versions = [self._key(key) for key in versions]
         answer = await self._backend.lease(asked, token, MINUTE, versions)
-        return [self._tell(value) for value in answer.values + answer.versions]
+        return [self._describe(value) for value in answer.values + answer.versions]
 
     async def _prefix_of(self, key: bytes, prefix: bytes) -> bytes:
         if prefix != AS_READ:
@@ -118,7 +118,7 @@ async def redis_backend(redis_url: str) -> AsyncIterator[RedisBackend]:
         yield backend
 
 
-# The fixture is the same for all examples, and each has keys of its own.
+# All examples share the fixture, and each example has keys of its own.
 @settings(
     max_examples=150,
     derandomize=True,
@@ -147,8 +147,10 @@ async def redis_backend(redis_url: str) -> AsyncIterator[RedisBackend]:
         ("mark", [b"row"], TOKENS[2], {b"row": MINUTE}),
     ]
 )
-async def test_memory_and_redis_are_the_same(redis_backend: RedisBackend, sequence: list[tuple[Any, ...]]) -> None:
+async def test_memory_and_redis_answer_alike_and_hold_the_same_bytes(
+    redis_backend: RedisBackend, sequence: list[tuple[Any, ...]]
+) -> None:
     memory, redis = Run(MemoryBackend()), Run(redis_backend)
     for operation in sequence:
         assert await memory.do(*operation) == await redis.do(*operation), operation
-        assert await memory.has_undelivered() == await redis.has_undelivered(), operation
+        assert await memory.stored_values() == await redis.stored_values(), operation

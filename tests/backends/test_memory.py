@@ -1,4 +1,4 @@
-"""``MemoryBackend``: the conformance suite on a clock that the test turns, and what is dropped when."""
+"""``MemoryBackend``: the conformance suite on a clock that the test sets, and the eviction of entries."""
 
 import pytest
 
@@ -54,7 +54,7 @@ async def test_two_backends_are_two_stores() -> None:
     assert await held(MemoryBackend(), key) is None
 
 
-async def test_expiry_to_the_millisecond(clock: Clock) -> None:
+async def test_values_expire_to_the_millisecond(clock: Clock) -> None:
     backend = MemoryBackend(clock=clock)
     value, leased, hinted, marked = keys = new_keys(4)
     token = new_token()
@@ -70,7 +70,7 @@ async def test_expiry_to_the_millisecond(clock: Clock) -> None:
     assert await backend.read(keys) == [None] * 4
 
 
-async def test_what_was_used_least_recently_goes_first() -> None:
+async def test_the_least_recently_used_value_is_evicted_first() -> None:
     first, second, third, fourth = keys = new_keys(4)
     value = bytes(17)  # as long as the lease before it
     backend = MemoryBackend(limit=3 * cost(first, value))
@@ -92,7 +92,7 @@ async def test_the_limit_counts_bytes(size: int, fits: bool) -> None:
     assert await backend.read(keys) == [None, bytes(900) if fits else None, bytes(size)]
 
 
-async def test_replacing_and_deleting_free_their_bytes() -> None:
+async def test_replaced_and_deleted_values_free_their_bytes() -> None:
     keys = new_keys(2)
     backend = MemoryBackend(limit=cost(keys[0], bytes(1_000)))
     for _ in range(10):
@@ -127,7 +127,7 @@ async def test_intents_may_exceed_the_limit_and_leave_no_room() -> None:
     assert is_version((await backend.lease([], token, MINUTE, [version])).versions[0])
 
 
-async def test_a_value_beyond_the_limit_costs_the_others_nothing() -> None:
+async def test_a_value_beyond_the_limit_evicts_no_other() -> None:
     first, second = new_keys(2)
     backend, token = MemoryBackend(limit=2_000), new_token()
     await put(backend, first, b"value")
@@ -136,7 +136,7 @@ async def test_a_value_beyond_the_limit_costs_the_others_nothing() -> None:
     assert await backend.read([first, second]) == [b"value", None]
 
 
-async def test_intents_of_writers_that_vanished_make_room(clock: Clock) -> None:
+async def test_expired_intents_make_room(clock: Clock) -> None:
     marked, [key] = new_keys(50), new_keys(1)
     backend = MemoryBackend(limit=10 * cost(key, bytes(30)), clock=clock)
     await backend.mark(marked, new_token(), SHORT)
@@ -145,7 +145,7 @@ async def test_intents_of_writers_that_vanished_make_room(clock: Clock) -> None:
     await put(backend, key, b"value")
 
 
-async def test_evicted_versions_are_created_anew() -> None:
+async def test_an_evicted_version_is_created_again() -> None:
     version, *keys = new_keys(4)
     backend = MemoryBackend(limit=3 * cost(version, bytes(17)))
     [before] = (await backend.lease([], new_token(), MINUTE, [version])).versions

@@ -66,7 +66,7 @@ def control(redis_server: RedisServer) -> Iterator["redis.Redis"]:
 
 @pytest.fixture(scope="module")
 def hurt_redis(redis_server: RedisServer) -> Iterator[RedisServer]:
-    """A server whose settings the tests of this module change, each putting them back."""
+    """A server whose settings the tests of this module change. Each test restores them."""
     # ``redis_server`` skips where there is no Redis.
     with RedisServer() as server:
         yield server
@@ -110,7 +110,7 @@ COMMANDS_PER_KEY = {"versions": 2, "stamps": 2}
 every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
-# What is sent
+# Commands
 
 
 async def test_a_hit_is_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
@@ -121,7 +121,7 @@ async def test_a_hit_is_one_mget(backend: RedisBackend, control: "redis.Redis") 
     assert {name: count for name, count in calls.items() if "config" not in name} == {"cmdstat_mget": 1}
 
 
-async def test_nothing_to_do_sends_nothing(redis_server: RedisServer, proxy: Proxy) -> None:
+async def test_empty_operations_send_nothing(redis_server: RedisServer, proxy: Proxy) -> None:
     async with opened(proxy.url) as backend:
         sent = len(proxy.requests)
         await backend.read([])
@@ -151,7 +151,7 @@ async def test_each_operation_is_one_round_trip(proxy: Proxy, name: str) -> None
         await backend.read(new_keys(1))  # connects
         proxy.answering.clear()
         operation = asyncio.ensure_future(BULK[name](backend))
-        # All of it arrives while nothing has been answered.
+        # All commands arrive before the first reply is sent.
         await proxy.until(lambda: KEYS[-1] in proxy.requests)
         assert not operation.done()
         proxy.answering.set()
@@ -188,7 +188,7 @@ async def test_a_script_takes_a_hundred_keys(
                 assert found is None
 
 
-async def test_batch_size_is_the_most_keys_of_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
+async def test_batch_size_limits_the_keys_of_one_mget(backend: RedisBackend, control: "redis.Redis") -> None:
     async with opened(f"redis://127.0.0.1:{control.config_get('port')['port']}", batch_size=10) as small:
         keys, token = new_keys(25), new_token()
         await backend.lease([Lease(key) for key in keys], token, MINUTE)
@@ -198,7 +198,7 @@ async def test_batch_size_is_the_most_keys_of_one_mget(backend: RedisBackend, co
         assert await small.delete(keys) == 25
 
 
-async def test_versions_travel_behind_leases_and_stamps_before_clears(proxy: Proxy) -> None:
+async def test_versions_are_sent_after_leases_and_stamps_before_clears(proxy: Proxy) -> None:
     plain, replaced, version, stamp, cleared = new_keys(5)
     async with opened(proxy.url) as backend:
         leases = [Lease(plain), Lease(replaced, new_value()[:17])]
@@ -209,7 +209,7 @@ async def test_versions_travel_behind_leases_and_stamps_before_clears(proxy: Pro
     assert proxy.requests.rindex(stamp) < proxy.requests.index(cleared)
 
 
-async def test_times_to_live(backend: RedisBackend, control: "redis.Redis") -> None:
+async def test_each_operation_sets_its_time_to_live(backend: RedisBackend, control: "redis.Redis") -> None:
     leased, replaced, filled, marked, hinted, forever, version, stamp = keys = new_keys(8)
     token = new_token()
     await put(backend, replaced, b"V" + token, MINUTE)
@@ -225,7 +225,7 @@ async def test_times_to_live(backend: RedisBackend, control: "redis.Redis") -> N
     assert now < writers(await held(backend, marked))[token] <= now + 30_000
 
 
-# Scripts that the server has forgotten
+# Scripts that are missing from the server's script cache
 
 
 @every_operation
@@ -239,7 +239,7 @@ async def test_forgotten_scripts_are_loaded_again(backend: RedisBackend, control
         assert actual == expected
 
 
-async def test_scripts_forgotten_in_the_middle_of_a_pipeline(
+async def test_scripts_forgotten_during_a_pipeline_run_once(
     redis_server: RedisServer, proxy: Proxy, control: "redis.Redis"
 ) -> None:
     keys, token, value = new_keys(2_000), new_token(), new_value()
@@ -253,7 +253,7 @@ async def test_scripts_forgotten_in_the_middle_of_a_pipeline(
         proxy.rest.set()
         assert await filling == [True] * len(keys)
         assert b"NOSCRIPT" in proxy.replies
-        assert proxy.requests.count(keys[0], start) == 1, "what had run was sent again"
+        assert proxy.requests.count(keys[0], start) == 1, "a script that had run was sent again"
         assert await backend.read(keys) == [value] * len(keys)
 
 
@@ -263,15 +263,17 @@ async def test_versions_are_read_after_leases_that_had_to_be_repeated(
     key, token, value = new_key(), new_token(), new_value()
     await put(backend, key, value)
     control.script_flush()
-    # The same key as version: only a read behind the lease sees it.
+    # The version key is the leased key, so only a read after the lease returns the lease.
     answer = await backend.lease([Lease(key, value[:17])], token, MINUTE, [key])
     assert answer == ([b"L" + token], [b"L" + token])
 
 
-# Keys that hold something else
+# Keys that do not hold strings
 
 
-async def test_keys_of_another_type(backend: RedisBackend, control: "redis.Redis") -> None:
+async def test_keys_of_another_type_are_never_leased_filled_or_marked(
+    backend: RedisBackend, control: "redis.Redis"
+) -> None:
     alien, key, version, stamp = new_keys(4)
     value, token = new_value(), new_token()
 
@@ -303,7 +305,9 @@ async def test_keys_of_another_type(backend: RedisBackend, control: "redis.Redis
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-async def test_a_key_of_another_type_among_others(backend: RedisBackend, control: "redis.Redis", at: int) -> None:
+async def test_a_key_of_another_type_does_not_affect_the_other_keys(
+    backend: RedisBackend, control: "redis.Redis", at: int
+) -> None:
     keys, token, value = new_keys(3), new_token(), new_value()
     control.rpush(keys[at], b"element")
     others = [key for key in keys if key != keys[at]]
@@ -325,7 +329,7 @@ async def test_a_key_of_another_type_among_others(backend: RedisBackend, control
 # A server that refuses
 
 
-async def test_out_of_memory(hurt_redis: RedisServer) -> None:
+async def test_out_of_memory_refuses_single_keys(hurt_redis: RedisServer) -> None:
     absent, filled, leased, mine, shared, version, old_stamp = keys = new_keys(7)
     token, theirs, value = new_token(), new_token(), new_value()
     async with opened(hurt_redis.url) as backend:
@@ -339,7 +343,7 @@ async def test_out_of_memory(hurt_redis: RedisServer) -> None:
             answer = await backend.lease(leases, token, MINUTE, [version, old_stamp])
             assert answer.values == [b"", value, b"", value]
             assert answer.versions == [None, await held(backend, old_stamp)]
-            # The lease is given back rather than left to keep others out.
+            # The lease is released, so that it does not keep other readers out.
             assert await backend.fill([Fill(leased, b"L" + token, value, MINUTE)]) == [False]
             for key in (absent, filled):
                 with pytest.raises(BackendError, match=r"OOM|maxmemory"):
@@ -352,7 +356,7 @@ async def test_out_of_memory(hurt_redis: RedisServer) -> None:
             assert await backend.delete(keys) == 1
 
 
-async def test_out_of_memory_with_many_keys(hurt_redis: RedisServer) -> None:
+async def test_out_of_memory_releases_every_lease_that_cannot_be_filled(hurt_redis: RedisServer) -> None:
     absent, leased, held = new_keys(3), new_keys(3), new_keys(3)
     token, value = new_token(), new_value()
     async with opened(hurt_redis.url) as backend:
@@ -364,12 +368,12 @@ async def test_out_of_memory_with_many_keys(hurt_redis: RedisServer) -> None:
             assert answer.values == [b"", value, b""]
             with pytest.raises(BackendError, match=r"OOM|maxmemory"):
                 await backend.mark([*absent, *held], token, MINUTE)
-            # No lease that is given back makes room for the values behind it.
+            # No released lease makes room for the values after it.
             assert await backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in leased]) == [False] * 3
             assert await backend.read([*absent, *leased, *held]) == [None] * 6 + [value] * 3
 
 
-async def test_read_only(hurt_redis: RedisServer) -> None:
+async def test_a_read_only_server_refuses_writes_and_answers_reads(hurt_redis: RedisServer) -> None:
     key = new_key()
     async with opened(hurt_redis.url) as backend:
         await backend.lease([Lease(key)], TOKEN, MINUTE)
@@ -396,7 +400,7 @@ async def test_commands_without_a_reply_are_not_sent_again(
     proxy: Proxy, fate: Literal["lose", "hang up"], through: str
 ) -> None:
     keys = dict(zip(OPERATIONS, new_keys(len(OPERATIONS)), strict=True))
-    # As programs have them: redis-py's own client retries ten times.
+    # With redis-py's default settings, a client retries ten times.
     client = Redis(port=proxy.port, socket_timeout=2) if through == "client" else None
     async with opened(client or proxy.url, socket_timeout=2) as backend:
         proxy.doomed, proxy.fate = keys["read"][:-6], fate
@@ -411,7 +415,7 @@ async def test_commands_without_a_reply_are_not_sent_again(
         await client.aclose()
 
 
-# Clients that were handed over
+# Clients that are passed in
 
 
 def plain_client(url: str, **options: Any) -> Redis:
@@ -422,7 +426,7 @@ def plain_client(url: str, **options: Any) -> Redis:
 @pytest.mark.parametrize(
     "options", [{}, {"decode_responses": True}, {"retry": None}, {"retry": None, "retry_on_timeout": True}]
 )
-async def test_a_client_works_and_is_not_closed(
+async def test_a_client_passed_in_works_and_is_not_closed(
     redis_url: str, control: "redis.Redis", options: dict[str, Any]
 ) -> None:
     client = plain_client(redis_url, client_name="handed-over", **options)
@@ -439,7 +443,7 @@ async def test_a_client_works_and_is_not_closed(
         await client.aclose()
 
 
-async def test_a_client_keeps_its_class_and_what_it_does_with_connections(redis_url: str) -> None:
+async def test_a_client_passed_in_keeps_its_class_and_its_connect_callback(redis_url: str) -> None:
     sent: list[str] = []
     connected: list[str] = []
 
@@ -465,14 +469,14 @@ async def test_a_client_keeps_its_class_and_what_it_does_with_connections(redis_
     assert connected == ["awaited", "called"]
 
 
-async def test_a_client_with_a_single_connection(redis_url: str) -> None:
+async def test_a_client_with_a_single_connection_is_not_shared(redis_url: str) -> None:
     async with Redis.from_url(redis_url, single_connection_client=True) as client, opened(client) as backend:
         keys = new_keys(20)
         assert await asyncio.gather(*(backend.read([key]) for key in keys)) == [[None]] * 20
         assert await client.ping()
 
 
-async def test_a_client_over_a_socket(redis_server: RedisServer) -> None:
+async def test_a_client_over_a_socket_works(redis_server: RedisServer) -> None:
     client = Redis(unix_socket_path=str(redis_server.socket), db=3)
     async with opened(client) as backend:
         await put(backend, key := new_key(), b"value")
@@ -484,7 +488,7 @@ async def test_a_client_over_a_socket(redis_server: RedisServer) -> None:
 # URLs
 
 
-async def test_the_database_of_the_url(redis_server: RedisServer, backend: RedisBackend) -> None:
+async def test_the_database_of_the_url_is_used(redis_server: RedisServer, backend: RedisBackend) -> None:
     key = new_key()
     async with opened(f"redis://127.0.0.1:{redis_server.port}/5") as fifth:
         await put(fifth, key, b"value")
@@ -517,7 +521,7 @@ async def test_the_database_of_the_url(redis_server: RedisServer, backend: Redis
         ("redis+sentinel://localhost/service?colour=red", "colour"),
     ],
 )
-def test_urls_that_are_wrong(url: str, complaint: str) -> None:
+def test_a_wrong_url_is_refused_with_the_reason(url: str, complaint: str) -> None:
     with pytest.raises(CacheConfigurationError) as caught:
         RedisBackend(url)
     message = str(caught.value)
@@ -563,19 +567,19 @@ def test_no_error_shows_the_password(url: str, password: str) -> None:
         ("rediss+sentinel://one/service", "one:26379 (service 'service')"),
     ],
 )
-def test_urls_that_are_right(url: str, where: str) -> None:
+def test_a_right_url_leads_to_its_server(url: str, where: str) -> None:
     assert repr(RedisBackend(url)) == f"<RedisBackend at {where}>"
 
 
-def test_only_asyncio_clients_are_taken() -> None:
+def test_only_asyncio_clients_are_accepted() -> None:
     with pytest.raises(CacheConfigurationError, match=r"redis\.client\.Redis.*redis\.asyncio"):
         RedisBackend(redis.Redis(password="secret"))  # type: ignore[arg-type]  # what the test is about
 
 
-# Servers that are not there
+# Unavailable servers
 
 
-async def test_nobody_listens(own_redis: RedisServer) -> None:
+async def test_a_server_that_does_not_listen_is_an_error_at_opening(own_redis: RedisServer) -> None:
     own_redis.kill()
     backend = RedisBackend(own_redis.patient_url)
     with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{own_redis.port} cannot be reached: "):
@@ -587,7 +591,7 @@ async def test_nobody_listens(own_redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("user", [":wrong", "somebody:wrong", ""])
-async def test_wrong_password(hurt_redis: RedisServer, user: str) -> None:
+async def test_a_wrong_password_is_an_error_that_does_not_show_it(hurt_redis: RedisServer, user: str) -> None:
     with configured(hurt_redis, requirepass="right"):
         at = f"127.0.0.1:{hurt_redis.port}"
         backend = RedisBackend(f"redis://{user}@{at}" if user else hurt_redis.url, socket_timeout=PATIENT)
@@ -611,7 +615,7 @@ def without_permission_for_scripts(server: RedisServer) -> Iterator[None]:
             client.execute_command("ACL", "SETUSER", "default", "+script")
 
 
-async def test_scripts_that_may_not_be_loaded(hurt_redis: RedisServer) -> None:
+async def test_scripts_that_must_not_be_loaded_are_an_error(hurt_redis: RedisServer) -> None:
     async with opened(hurt_redis.url) as backend:
         with without_permission_for_scripts(hurt_redis):
             with pytest.raises(BackendError, match="permissions"):
@@ -634,7 +638,7 @@ async def test_opening_can_be_cancelled(proxy: Proxy) -> None:
     await backend.close()
 
 
-async def test_operations_on_a_closed_backend(redis_url: str) -> None:
+async def test_operations_on_a_closed_backend_are_refused(redis_url: str) -> None:
     backend = RedisBackend(redis_url, socket_timeout=PATIENT)
     await backend.open()
     await backend.close()
@@ -643,7 +647,7 @@ async def test_operations_on_a_closed_backend(redis_url: str) -> None:
             await operation(backend, new_key())
 
 
-async def test_a_server_that_hangs(own_redis: RedisServer) -> None:
+async def test_a_server_that_hangs_is_an_error_in_time(own_redis: RedisServer) -> None:
     async with opened(own_redis.url) as backend, asyncio.timeout(PATIENT):
         hurry(backend)
         own_redis.stop()
@@ -657,7 +661,7 @@ async def test_a_server_that_hangs(own_redis: RedisServer) -> None:
         assert await held(backend, new_key()) is None
 
 
-async def test_a_server_that_dies_and_comes_back(own_redis: RedisServer) -> None:
+async def test_a_server_that_restarts_is_used_again(own_redis: RedisServer) -> None:
     async with opened(own_redis.url, socket_timeout=10 * PATIENT) as backend:
         keys = new_keys(10)
         reading = asyncio.gather(*(backend.read([key]) for key in keys))
@@ -668,7 +672,7 @@ async def test_a_server_that_dies_and_comes_back(own_redis: RedisServer) -> None
                 with pytest.raises(BackendError, match=f"127.0.0.1:{own_redis.port} cannot be reached"):
                     await operation(backend, keys[0])
         own_redis.restart()
-        # Without the scripts, which the new process has never seen.
+        # The new process has no scripts in its cache.
         await backend.mark(keys, TOKEN, MINUTE)
         assert await backend.clear([Clear(key) for key in keys], TOKEN) == [True] * 10
 
@@ -678,7 +682,9 @@ async def test_a_server_that_dies_and_comes_back(own_redis: RedisServer) -> None
 
 @every_operation
 @pytest.mark.parametrize("options", ["", "?max_connections=1"])
-async def test_cancelling_leaves_no_reply_behind(proxy: Proxy, backend: RedisBackend, name: str, options: str) -> None:
+async def test_a_cancelled_operation_leaves_no_reply_behind(
+    proxy: Proxy, backend: RedisBackend, name: str, options: str
+) -> None:
     cancelled, key = new_keys(2)
     await put(backend, key, b"value")
     async with opened(f"{proxy.url}{options}") as slow:
@@ -694,7 +700,9 @@ async def test_cancelling_leaves_no_reply_behind(proxy: Proxy, backend: RedisBac
         assert await slow.delete([key]) == 1
 
 
-async def test_cancelling_who_connects_is_nothing_to_the_others(proxy: Proxy, backend: RedisBackend) -> None:
+async def test_cancelling_one_read_does_not_end_a_shared_connection_attempt(
+    proxy: Proxy, backend: RedisBackend
+) -> None:
     key = new_key()
     await put(backend, key, b"value")
     async with opened(proxy.url) as slow:
@@ -707,20 +715,20 @@ async def test_cancelling_who_connects_is_nothing_to_the_others(proxy: Proxy, ba
             await first
         proxy.answering.set()
         assert await second == [b"value"]
-        assert proxy.requests.count(b"replication", before) == 1, "they connected together"
+        assert proxy.requests.count(b"replication", before) == 1, "both reads used one connection attempt"
 
 
-async def test_one_connection_serves_all_who_read_at_a_time(proxy: Proxy, backend: RedisBackend) -> None:
+async def test_concurrent_reads_share_one_connection(proxy: Proxy, backend: RedisBackend) -> None:
     keys = new_keys(200)
     for key in keys[::2]:
         await put(backend, key, key)
     async with opened(proxy.url) as reader:
         found = await asyncio.gather(*[reader.read([key]) for key in keys])
         assert [values[0] for values in found] == [None if at % 2 else key for at, key in enumerate(keys)]
-        assert proxy.requests.count(b"replication") == 2, "one to load scripts and write, one to read"
+        assert proxy.requests.count(b"replication") == 2, "one connection for scripts and writes, one for reads"
 
 
-async def test_cancelling_who_waits_for_a_connection(proxy: Proxy) -> None:
+async def test_cancelling_an_operation_that_waits_for_a_connection(proxy: Proxy) -> None:
     async with opened(f"{proxy.url}?max_connections=1") as backend:
         proxy.answering.clear()
         key = new_key()
@@ -736,7 +744,7 @@ async def test_cancelling_who_waits_for_a_connection(proxy: Proxy) -> None:
         assert await backend.read([key]) == [None]
 
 
-async def test_waiting_for_a_connection_has_an_end(proxy: Proxy) -> None:
+async def test_waiting_for_a_connection_times_out(proxy: Proxy) -> None:
     async with opened(f"{proxy.url}?max_connections=1&timeout=0.02") as backend:
         proxy.answering.clear()
         key = new_key()
@@ -748,7 +756,7 @@ async def test_waiting_for_a_connection_has_an_end(proxy: Proxy) -> None:
         assert await first == [None]
 
 
-def test_one_backend_in_several_event_loops(redis_url: str) -> None:
+def test_a_backend_can_be_used_in_one_event_loop_after_another(redis_url: str) -> None:
     backend = RedisBackend(f"{redis_url}?max_connections=2", socket_timeout=PATIENT)
 
     async def crowd() -> None:
@@ -760,24 +768,26 @@ def test_one_backend_in_several_event_loops(redis_url: str) -> None:
         asyncio.run(crowd())
 
 
-async def test_reads_that_are_begun_at_once_fail_like_others(backend: RedisBackend, control: "redis.Redis") -> None:
+async def test_a_started_read_reports_unexpected_replies_as_backend_errors(
+    backend: RedisBackend, control: "redis.Redis"
+) -> None:
     answers: list[Any] = []
     for replies in ([b"OK"], [redis.ResponseError("no")], redis.ConnectionError("gone")):
-        backend._take(ServerIncarnation("here"), answers.append, replies)
+        backend._on_replies(ServerIncarnation("here"), answers.append, replies)
     assert [type(answer) for answer in answers] == [BackendError] * 3
     assert [str(answer).rpartition(": ")[2] for answer in answers] == ["b'OK' for MGET", "no", "gone"]
 
 
-async def test_a_master_that_is_none_any_more_says_so_at_the_top_of_its_replies(own_redis: RedisServer) -> None:
-    """Only there does redis-py look for it, to ask the sentinels for another."""
+async def test_a_former_master_reports_it_at_the_top_of_its_replies(own_redis: RedisServer) -> None:
+    """redis-py looks for this error only there, to ask the sentinels for another master."""
     async with opened(own_redis.url) as backend:
         with own_redis.client() as control:
             control.replicaof("127.0.0.1", 1)
         assert backend._endpoint is not None
         keys, token = new_keys(2), new_token()
         for commands in (
-            backend._on(backend._lease, keys, [(b"", b"L" + token, MINUTE)] * 2),
-            backend._on(backend._mark, keys, [(0,)] * 2, (token, MINUTE)),
+            backend._commands(backend._lease, keys, [(b"", b"L" + token, MINUTE)] * 2),
+            backend._commands(backend._mark, keys, [(0,)] * 2, (token, MINUTE)),
         ):
             replies = await backend._endpoint.send(commands)
             assert [type(reply) for reply in replies] == [redis.exceptions.ReadOnlyError]

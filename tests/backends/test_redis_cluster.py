@@ -1,4 +1,4 @@
-"""``RedisBackend`` on a Redis Cluster of two nodes: the conformance suite, and what differs there."""
+"""``RedisBackend`` on a Redis Cluster of two nodes: the conformance suite, and the differences from one server."""
 
 import asyncio
 import time
@@ -24,10 +24,10 @@ SLOTS = 16_384
 
 
 class ClusterNode(RedisServer):
-    """One node, which does not know the others yet."""
+    """One node, which does not know the other nodes yet."""
 
     def _command(self) -> list[str | Path]:
-        # A moment's silence of a busy machine is no failure.
+        # A busy machine may be silent for a while, which is not a failure.
         settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000"]
         return [*super()._command(), *settings]
 
@@ -60,11 +60,11 @@ class Cluster:
             return known == 2 and b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
 
     def give(self, slots: list[int], node: int, tell: Sequence[int] = (0, 1)) -> None:
-        """Makes a node the holder of slots, as far as the nodes ``tell`` know."""
+        """Assigns slots to a node, as far as the nodes ``tell`` know."""
         for each in tell:
             self.nodes[each].flush()  # a slot with keys cannot be given away
         with self.nodes[node].client() as client:
-            client.execute_command("CLUSTER", "BUMPEPOCH")  # so that it is believed
+            client.execute_command("CLUSTER", "BUMPEPOCH")  # so that the other nodes accept it
             holder = client.execute_command("CLUSTER", "MYID")
         for each in tell:
             with self.nodes[each].client() as client:
@@ -72,7 +72,7 @@ class Cluster:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", holder)
 
     def keys(self, node: int, count: int) -> list[bytes]:
-        """Returns new keys that live on a node."""
+        """Returns new keys that belong to a node."""
         return [key for key in new_keys(20 * count) if key_slot(key) // (SLOTS // 2) == node][:count]
 
 
@@ -103,7 +103,7 @@ class TestRedisBackendOnACluster(BackendConformance):
 
 
 class Journal:
-    """What a node is sent, and when, as MONITOR shows it."""
+    """The commands that a node receives, and when, as MONITOR shows them."""
 
     def __init__(self, node: ClusterNode) -> None:
         self._client = node.client()
@@ -118,15 +118,15 @@ class Journal:
         self._client.close()
 
     def time_of_next(self, key: bytes) -> float:
-        """Returns when the next command with ``key`` ran."""
-        number = key[-6:].decode()  # what stands before it is not readable
+        """Returns the time at which the next command with ``key`` ran."""
+        number = key[-6:].decode()  # the bytes before it are not text
         while number not in (entry := self._monitor.next_command())["command"]:
             pass
         return float(entry["time"])
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0)])
-async def test_what_comes_first_on_one_node_is_over_before_the_other(
+async def test_a_stage_on_one_node_ends_before_the_next_stage_on_another(
     cluster: Cluster, backend: RedisBackend, first: int, second: int
 ) -> None:
     with Journal(cluster.nodes[first]) as one, Journal(cluster.nodes[second]) as other:
@@ -139,7 +139,7 @@ async def test_what_comes_first_on_one_node_is_over_before_the_other(
             assert one.time_of_next(stamp) < other.time_of_next(cleared)
 
 
-async def test_keys_of_another_type(cluster: Cluster, backend: RedisBackend) -> None:
+async def test_keys_of_another_type_are_absent(cluster: Cluster, backend: RedisBackend) -> None:
     alien, key = cluster.keys(0, 1) + cluster.keys(1, 1)
     with cluster.nodes[0].client() as client:
         client.rpush(alien, b"element")
@@ -147,7 +147,7 @@ async def test_keys_of_another_type(cluster: Cluster, backend: RedisBackend) -> 
     assert await backend.read([alien, key]) == [None, b"value"]
 
 
-async def test_scripts_forgotten_by_one_node(cluster: Cluster, backend: RedisBackend) -> None:
+async def test_scripts_forgotten_by_one_node_are_loaded_again(cluster: Cluster, backend: RedisBackend) -> None:
     keys, token = cluster.keys(0, 3) + cluster.keys(1, 3), new_token()
     await backend.mark(keys, token, MINUTE)
     with cluster.nodes[1].client() as client:
@@ -155,13 +155,13 @@ async def test_scripts_forgotten_by_one_node(cluster: Cluster, backend: RedisBac
     assert await backend.clear([Clear(key) for key in keys], token) == [True] * 6
 
 
-async def test_a_slot_that_moved(cluster: Cluster, backend: RedisBackend) -> None:
+async def test_commands_follow_a_slot_that_moved(cluster: Cluster, backend: RedisBackend) -> None:
     keys, token, value = cluster.keys(0, 2), new_token(), new_value()
     slots = [key_slot(key) for key in keys]
     assert await backend.read(keys) == [None, None]
     cluster.give(slots, 1)
     try:
-        # Answered with MOVED, hence not done where it was sent first.
+        # The first node answers with MOVED, and so does not run the command.
         leased = await backend.lease([Lease(key) for key in keys], token, MINUTE)
         assert leased.values == [b"L" + token] * 2
         assert await backend.fill([Fill(key, b"L" + token, value, MINUTE) for key in keys]) == [True, True]
@@ -170,7 +170,7 @@ async def test_a_slot_that_moved(cluster: Cluster, backend: RedisBackend) -> Non
         cluster.give(slots, 0)
 
 
-async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
+async def test_the_replacement_of_a_node_that_hangs_is_found(cluster: Cluster) -> None:
     lost, healthy = cluster.keys(1, 1) + cluster.keys(0, 1)
     async with opened(cluster.url, socket_timeout=2) as backend:
         cluster.nodes[1].stop()
@@ -178,7 +178,7 @@ async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
             with pytest.raises(BackendError, match="did not answer in time"):
                 await backend.read([lost, healthy])
             assert await held(backend, healthy) is None
-            # As a failover does. No MOVED tells of it, since the old node is silent.
+            # Moves the slot as a failover does. No MOVED reports it, since the old node is silent.
             cluster.give([key_slot(lost)], 0, tell=[0])
             with pytest.raises(BackendError):
                 await backend.read([lost])
@@ -188,32 +188,32 @@ async def test_a_node_that_hangs_and_is_replaced(cluster: Cluster) -> None:
             cluster.give([key_slot(lost)], 1)
 
 
-async def test_a_server_that_is_not_part_of_a_cluster(redis_server: RedisServer) -> None:
+async def test_a_server_without_cluster_mode_is_an_error_at_opening(redis_server: RedisServer) -> None:
     backend = RedisBackend(redis_server.patient_url.replace("redis:", "redis+cluster:"))
     with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{redis_server.port} \(cluster\) .*not enabled"):
         await backend.open()
 
 
-async def test_nobody_listens(own_redis: RedisServer) -> None:
+async def test_a_cluster_that_does_not_listen_is_an_error_at_opening(own_redis: RedisServer) -> None:
     own_redis.kill()
     backend = RedisBackend(own_redis.patient_url.replace("redis:", "redis+cluster:"))
     with pytest.raises(BackendError, match=rf"^Redis at 127.0.0.1:{own_redis.port} \(cluster\) cannot be reached"):
         await backend.open()
 
 
-async def test_wrong_password(cluster: Cluster) -> None:
+async def test_a_wrong_password_is_an_error_that_does_not_show_it(cluster: Cluster) -> None:
     backend = RedisBackend(cluster.url.replace("//", "//user:wrong@"), socket_timeout=PATIENT)
     with pytest.raises(BackendError, match="rejected the user name or the password") as caught:
         await backend.open()
     assert "wrong@" not in str(caught.value)
 
 
-# Clients that were handed over
+# Clients that are passed in
 
 
 @pytest.fixture
 async def proxies(cluster: Cluster) -> AsyncIterator[dict[int, Proxy]]:
-    """A proxy before each node, by the node's port."""
+    """A proxy in front of each node, by the node's port."""
     async with AsyncExitStack() as stack:
         ports = [node.port for node in cluster.nodes]
         yield {port: await stack.enter_async_context(Proxy(port)) for port in ports}
@@ -221,7 +221,7 @@ async def proxies(cluster: Cluster) -> AsyncIterator[dict[int, Proxy]]:
 
 @pytest.fixture
 async def client(cluster: Cluster, proxies: dict[int, Proxy]) -> AsyncIterator[RedisCluster]:
-    """A client that goes through the proxies and, as redis-py's do, retries."""
+    """A client that connects through the proxies and retries, as redis-py's clients do by default."""
     client = RedisCluster(
         "127.0.0.1",
         cluster.nodes[0].port,
@@ -233,7 +233,7 @@ async def client(cluster: Cluster, proxies: dict[int, Proxy]) -> AsyncIterator[R
     await client.aclose()
 
 
-async def test_a_client_works_and_is_not_closed(client: RedisCluster) -> None:
+async def test_a_client_passed_in_works_and_is_not_closed(client: RedisCluster) -> None:
     assert await client.ping()
     async with opened(client) as backend:
         keys, token = new_keys(20), new_token()
@@ -261,7 +261,7 @@ async def test_commands_without_a_reply_are_not_sent_again(
         assert await backend.read(cluster.keys(0, 1) + cluster.keys(1, 1)) == [None, None]
 
 
-async def test_cancelling_leaves_no_reply_behind(
+async def test_a_cancelled_operation_leaves_no_reply_behind(
     cluster: Cluster, client: RedisCluster, proxies: dict[int, Proxy]
 ) -> None:
     [slow], [quick] = cluster.keys(0, 1), cluster.keys(1, 1)

@@ -37,13 +37,13 @@ async def test_the_master_is_found(service: Service) -> None:
         assert client.get(key) == b"value"
 
 
-async def test_a_service_that_the_sentinels_do_not_know(service: Service) -> None:
+async def test_an_unknown_service_is_an_error_at_opening(service: Service) -> None:
     backend = RedisBackend(service.url.replace("/cache", "/cash"), socket_timeout=PATIENT)
     with pytest.raises(BackendError, match=r"cannot be reached: No master found for 'cash'$"):
         await backend.open()
 
 
-async def test_no_sentinel_listens(own_redis: RedisServer) -> None:
+async def test_sentinels_that_do_not_listen_are_an_error_in_time(own_redis: RedisServer) -> None:
     own_redis.kill()
     backend = RedisBackend(f"redis+sentinel://127.0.0.1:{own_redis.port}/cache", socket_timeout=10 * PATIENT)
     async with asyncio.timeout(PATIENT):
@@ -52,7 +52,7 @@ async def test_no_sentinel_listens(own_redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("options", [{"retry": Retry(NoBackoff(), 3)}, {"decode_responses": True}, {}])
-async def test_a_client_works_and_is_not_closed(service: Service, options: dict[str, Any]) -> None:
+async def test_a_client_passed_in_works_and_is_not_closed(service: Service, options: dict[str, Any]) -> None:
     sentinel = Sentinel(service.sentinels)
     client = sentinel.master_for("cache", **options)
     try:

@@ -25,7 +25,7 @@ class Careless(quickstart.{backend}):
     async def fill(self, fills):
         for fill in fills:
             await self.delete([fill.key])
-            await self.lease([Lease(fill.key)], fill.standing[1:], 5_000)
+            await self.lease([Lease(fill.key)], fill.expected[1:], 5_000)
         return await super().fill(fills)
 
 quickstart.{backend} = Careless

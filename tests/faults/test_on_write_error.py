@@ -247,7 +247,7 @@ class TestRetry:
         for book in [books[1]] * 98 + books[2:]:  # the last of them is past the limit
             book.title = "new"
             await book.save(update_fields=["title"])
-        assert len(cabled.open_cache.writer._kept) == 1
+        assert len(cabled.open_cache.writer._undelivered) == 1
         gate.open()
         await asyncio.sleep(0)
         assert cabled.open_cache.guarded.has_undelivered

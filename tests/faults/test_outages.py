@@ -294,7 +294,9 @@ class TestServer:
             await warm()
             own_redis.kill()
             events[0].title = "changed"
-            with pytest.raises(CacheWriteError, match="The write was refused, because the cache could not be told"):
+            with pytest.raises(
+                CacheWriteError, match="The write was refused, because its invalidation could not be sent"
+            ):
                 await events[0].save()
             await assert_right()
             assert (await Event.get(id=events[0].id)).title == "e0"

@@ -477,6 +477,6 @@ class TestUnknownOutcome:
             async with self.lost(database):
                 pass
             await Event.create(slug="new", title="created", organizer=here.organizer)
-            assert len(here.cache.open_cache.writer._kept) == 1
+            assert len(here.cache.open_cache.writer._undelivered) == 1
             here.proxy.mend()
             await self.assert_not_stale_when_it_is_written(here, database)

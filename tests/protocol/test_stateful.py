@@ -91,7 +91,7 @@ class Break(NamedTuple):
 
 
 BREAKS = {
-    "writes are not cleared": Break("engine.writer:Writer._settle", "await self._clear(intent)", "pass"),
+    "writes are not cleared": Break("engine.writer:Writer._withdraw", "await self._clear(intent)", "pass"),
     "transactions are not cleared": Break(
         "write.transactions:_wrap",
         "            raise\n        await finish_intents(intents, committed=True)",
@@ -123,7 +123,7 @@ BREAKS = {
     "what a deleted row leaves in others is not captured": Break(
         "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **new_values[child_id]})", "pass"
     ),
-    "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(each.epoch_key)]", "[]"),
+    "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(versioned.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
     "a value is not forgotten": Break("write.manual:invalidate_entries", "intent.add(versioned, clears)", "pass"),
 }

@@ -25,6 +25,7 @@ from aiomodelcache import (
     RedisBackend,
 )
 from aiomodelcache.backends.protocol import Lease
+from aiomodelcache.engine import tasks as tasks_module
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE, GatedBackend, gated_sql
@@ -500,7 +501,7 @@ class TestTasks:
             over.set()
 
         async def wait() -> None:
-            await tasks.begin(work())
+            await tasks.start_shielded(work())
 
         waiting = [asyncio.create_task(wait()), asyncio.create_task(wait())]
         await asyncio.sleep(0)
@@ -513,7 +514,7 @@ class TestTasks:
     @pytest.mark.parametrize("begun", [False, True])
     async def test_whoever_waits_is_told_of_the_end_whatever_it_is(self, begun: bool) -> None:
         tasks = BackgroundTasks(copy_context())
-        done = tasks.begin(asyncio.sleep(PATIENCE))
+        done = tasks.start_shielded(asyncio.sleep(PATIENCE))
         if begun:
             await asyncio.sleep(0)
         for task in tasks._running:
@@ -524,7 +525,7 @@ class TestTasks:
     async def test_a_task_that_ignores_its_cancellation_does_not_keep_it_from_finishing(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("aiomodelcache.engine.tasks.GRACE", 0.01)
+        monkeypatch.setattr(tasks_module, "CANCEL_GRACE", 0.01)
         tasks, gate = BackgroundTasks(copy_context()), asyncio.Event()
 
         async def ignore() -> None:
@@ -541,11 +542,11 @@ class TestTasks:
 
     async def test_whoever_waits_for_work_that_raises_is_not_told_of_that(self) -> None:
         tasks, told = BackgroundTasks(copy_context()), list[Exception]()
-        tasks.failed = told.append
+        tasks.on_failure = told.append
 
         async def work() -> None:
             raise RuntimeError("broken")
 
-        await tasks.begin(work())
+        await tasks.start_shielded(work())
         await tasks.finish(PATIENCE)
         assert [str(error) for error in told] == ["broken"]

@@ -248,7 +248,7 @@ async def by_hand(event: Event, forget: Awaitable[object]) -> None:
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the server tells is late: it does not arrive while the test runs."""
-    monkeypatch.setattr(PipelinedConnection, "_told", lambda self, message: None)
+    monkeypatch.setattr(PipelinedConnection, "_on_push", lambda self, message: None)
 
 
 @pytest.mark.usefixtures("deaf")
@@ -395,7 +395,7 @@ async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServ
         try:
             stopped = time.monotonic()
             await until(lambda: near.find([]) is None)
-            assert near._good_until < stopped + 0.3
+            assert near._trusted_until < stopped + 0.3
             assert near.on  # it is only not believed
         finally:
             own_redis.cont()
@@ -417,9 +417,9 @@ async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, 
     async with caches(backend_url, near_lag=2.0) as (cache, backend, _):
         await near_again(event, backend)
         near = cache.open_cache.guarded.near
-        before = near._good_until
+        before = near._trusted_until
         async with asyncio.timeout(PATIENCE):
-            while near._good_until < before + 2.0:
+            while near._trusted_until < before + 2.0:
                 await Event.cache.get(id=event.id)
                 await asyncio.sleep(0.02)
 

@@ -32,7 +32,7 @@ class PromptStore(MemoryBackend):
         self.raises: Exception | None = None
         self.gives: list[bytes | None] | Exception | None = None
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
+    def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
         if self.raises is not None:
             raise self.raises
         now = self._now()
@@ -40,9 +40,9 @@ class PromptStore(MemoryBackend):
         answer = read if self.gives is None else self.gives
         if self.has_undelivered:
             self.answers.append(asyncio.get_running_loop().create_future())
-            self.answers[-1].add_done_callback(lambda _: taker(answer))
+            self.answers[-1].add_done_callback(lambda _: callback(answer))
         else:
-            taker(answer)
+            callback(answer)
         return True
 
 
@@ -260,20 +260,20 @@ async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store:
 
     await Album.cache.get_many([1, 2, 3])
     answered = 0
-    give = cache.open_cache.reader.hits._give
+    deliver = cache.open_cache.reader.hits._deliver
 
     def failing(*args: Any) -> None:
         nonlocal answered
         answered += 1
         if answered == 100:
             raise RuntimeError("oops")
-        give(*args)
+        deliver(*args)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cache.open_cache.reader.hits, "_give", failing)
+        patched.setattr(cache.open_cache.reader.hits, "_deliver", failing)
         async with asyncio.timeout(PATIENCE):
             results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
     assert results[:99] == [n % 3 + 1 for n in range(99)]
     assert {str(result) for result in results[99:]} == {"oops"}
     assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
-    assert cache.open_cache.tasks._promised == 0
+    assert cache.open_cache.tasks._scheduled == 0

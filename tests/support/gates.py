@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.backends.protocol import Backend, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease, Leased, ReplacedEntry
 from aiomodelcache.testing import CountingBackend, Ops
 
 T = TypeVar("T")
@@ -109,7 +109,7 @@ class GatedBackend(CountingBackend):
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         return await self._gates.through("fill", lambda: super(GatedBackend, self).fill(fills))
 
-    async def mark(self, *args: Any) -> dict[bytes, Kept]:
+    async def mark(self, *args: Any) -> dict[bytes, ReplacedEntry]:
         return await self._gates.through("mark", lambda: super(GatedBackend, self).mark(*args))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:

@@ -20,7 +20,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.encoding.layout import STALE, VALUE, new_token
-from aiomodelcache.plans.refresh import ELECTION
+from aiomodelcache.plans.refresh import ELECTION_SUFFIX
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE, Gate, GatedBackend, Moment, gated_sql
@@ -182,7 +182,7 @@ class TestAnswers:
         ticket.number, ticket.queue = 1001, 7
         await ticket.save()
         assert await states(cache, row(1), Ticket.cache.get(number=1001)) == "SV"
-        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION)], new_token(), 60_000)
+        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION_SUFFIX)], new_token(), 60_000)
         found = await Ticket.cache.get(number=1001)
         assert (found.id, found.queue) == (1, 7)
         assert await states(cache, row(1)) == "V"
@@ -466,7 +466,7 @@ class TestRefreshing:
 
     async def test_the_one_that_was_elected_dies(self, cache: ModelCache, store: GatedBackend) -> None:
         await make_stale(cache)
-        [key] = [row(1).locate(cache.open_cache).key + ELECTION]
+        [key] = [row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]
         await store.lease([Lease(key)], new_token(), 60_000)
         async with assert_ops(store, sql=0):
             for _ in range(3):
@@ -481,7 +481,7 @@ class TestRefreshing:
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         await make_stale(cache)
-        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION)], new_token(), 60_000)
+        await store.lease([Lease(row(1).locate(cache.open_cache).key + ELECTION_SUFFIX)], new_token(), 60_000)
         async with assert_ops(store, sql=0) as ops:
             for _ in range(10):
                 await row(1)
@@ -503,7 +503,9 @@ class TestRefreshing:
             assert (await row(1)).votes == 0
         assert cache.stats.of("Ticket").unrefreshed == 1
         assert "could not be refreshed: OSError('no database')" in caplog.text
-        assert await store.read([row(1).locate(cache.open_cache).key + ELECTION]) == [None], "its election is over"
+        assert await store.read([row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]) == [None], (
+            "its election is over"
+        )
         cache.open_cache.reader.background.forget_attempts()
         await row(1)
         await become(cache, "V", row(1))

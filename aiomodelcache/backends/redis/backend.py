@@ -1,10 +1,11 @@
-"""A store for cache entries in Redis, alone, behind Sentinel, or as a Cluster.
+"""A store for cache entries in Redis: a single server, behind Sentinel, or a Cluster.
 
-Owns the commands: which, in which order, in how many round trips, and what each reply means. A script
-(``lua/``) takes many keys and treats each by itself: what it does to one, and what the server refuses it, is no
-matter to the others. So on a cluster it is given one at a time, and keys need no common hash slot. Must not know
-how connections are made (``redis_clients``), how a server that lost something is recognised
-(``redis_lives``), nor what is in an entry beyond its state and token.
+Owns the commands: which, in which order, in how many round trips, and what each reply means. A script (``lua/``) takes
+many keys and treats each key separately. A refusal for one key does not affect the other keys. So on a cluster a script
+gets one key at a time, and keys need no common hash slot.
+
+Must not know how connections are made (``clients``), or how another incarnation of a server is detected
+(``incarnation``). Must not know the content of an entry beyond its state and token.
 
 Needs Redis 5. Expiry is by the server's clock only.
 """
@@ -23,7 +24,7 @@ from redis.exceptions import (
 )
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased, ReadCallback
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.errors import FAILURES, concerns_one_key, describe
@@ -33,25 +34,27 @@ from aiomodelcache.encoding.layout import LEASE, new_version
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
-"""How many keys a script takes: nobody else is served while it runs."""
+"""Maximum number of keys of one script, because the server serves no other client while a script runs.
+
+Beyond it, further scripts are sent in the same round trip.
+"""
 
 
 class RedisBackend:
-    """Keeps entries in Redis, at a URL or through a client that the program has already.
+    """Entries in Redis, at a URL or through a client that the program already has.
 
-    URLs are ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS,
-    ``unix://path``, ``redis+cluster://host[:port][,host…]`` and
-    ``redis+sentinel://host[:port][,host…]/service[/database]`` (``rediss+…`` with TLS); what redis-py
-    takes as options may follow after ``?``, except for retries. Name and password are for the servers;
-    where the sentinels want some too, pass a client. A client is never closed nor used itself: its settings
-    are, for connections of our own, which neither retry nor decode.
+    URLs are ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix://path``,
+    ``redis+cluster://host[:port][,host…]`` and ``redis+sentinel://host[:port][,host…]/service[/database]``
+    (``rediss+…`` with TLS). Options of redis-py may follow after ``?``, except for retries. Name and password are for
+    the servers; if the sentinels need some too, pass a client. A client that you pass in is never used or closed. Its
+    settings are used for the backend's own connections, which neither retry nor decode.
 
-    When the server was restarted, or a replica promoted, nothing from before is believed (see
-    ``redis_lives``). This does not hold for nodes of a cluster.
+    After a restart of the server or the promotion of a replica, no earlier entry is used (see ``incarnation``). This
+    does not hold for nodes of a cluster.
 
-    ``socket_timeout`` (seconds) holds for connecting and for each reply; the URL's own, and the
-    client's, go before it. ``batch_size`` is how many keys one MGET takes. Raises
-    ``CacheConfigurationError`` if the URL is malformed.
+    ``socket_timeout``: maximum seconds to connect, and to wait for each reply. The timeouts of the URL or the client
+    take precedence. ``batch_size``: maximum number of keys of one MGET. Beyond it, further MGETs are sent in the same
+    round trip. Raises ``CacheConfigurationError`` if the URL is malformed.
 
     >>> backend = RedisBackend("redis://localhost:6379/0", socket_timeout=0.2)
     >>> await backend.open()
@@ -73,10 +76,10 @@ class RedisBackend:
         self._where = self._endpoint.where
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
         self._near: Near | None = None
-        self._prompt = type(self).read is RedisBackend.read
-        """Whether there is no subclass that wants to see what is read."""
-        self._lost = False
-        """A cluster that did not answer as expected: its layout may be another by now."""
+        self._can_start_read = type(self).read is RedisBackend.read
+        """True if no subclass overrides ``read`` and must see all reads."""
+        self._layout_unknown = False
+        """True if a cluster did not answer as expected. Its layout may have changed."""
         self._lease = load_script("lease")
         self._fill = load_script("fill")
         self._mark = load_script("mark")
@@ -88,7 +91,7 @@ class RedisBackend:
     async def open(self) -> None:
         """Connects, and proves it with round trips. Raises ``BackendError`` in one clear sentence."""
         if self._endpoint is None:
-            # Anew, and not in `close`: redis-py's locks stay with the event loop that they met first.
+            # Not built in ``close``, because redis-py's locks are bound to the first event loop that uses them.
             self._endpoint = self._connect()
             self._endpoint.track(self._near)
         try:
@@ -100,22 +103,22 @@ class RedisBackend:
             raise
 
     def track(self, near: Near | None) -> None:
-        """Has ``near`` told of every change of what ``read`` returns from now on; None: nobody.
+        """Reports every change of what ``read`` returns to ``near`` from now on, or to no ``Near`` if it is None.
 
-        Raises ``CacheConfigurationError`` where that cannot be had: of a cluster, a ready client, and a URL that asks
-        for a pool; and if another cache has it. A server that refuses (it is older than Redis 6, or does not permit it)
-        is noted in ``near``.
+        Raises ``CacheConfigurationError`` for a cluster, for a client that was passed in, and for a URL that configures
+        a pool. Also raises it if another cache tracks this backend. If the server refuses (it is older than Redis 6, or
+        does not permit tracking), ``near`` records the refusal.
         """
         if near is not None and self._near is not None:
             raise CacheConfigurationError(
-                f"near: {self!r} tells another ModelCache of changes already: give each a backend of its own."
+                f"near: {self!r} already reports changes to another ModelCache: give each a backend of its own."
             )
         if self._endpoint is not None:
             self._endpoint.track(near)
         self._near = near
 
     async def close(self) -> None:
-        """Closes the connections, not a client that was handed over. Does nothing the second time."""
+        """Closes the backend's connections, not a client that was passed in. Idempotent."""
         endpoint, self._endpoint = self._endpoint, None
         if endpoint is not None:
             # Shielded: in a cancelled AnyIO scope every await is cancelled, and the connections would stay open.
@@ -123,7 +126,7 @@ class RedisBackend:
                 await endpoint.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        endpoint = self._endpoint or self._refuse()
+        endpoint = self._endpoint or self._raise_closed()
         if endpoint.is_cluster or not 0 < len(keys) <= self._batch_size:
             return await self._read_many(endpoint, keys)
         try:
@@ -134,21 +137,27 @@ class RedisBackend:
             raise self._failure(values) from values
         return endpoint.incarnation.mask_stale_versions(values)
 
-    def start_read(self, keys: Sequence[bytes], taker: ReadCallback) -> bool:
-        """Begins to read, on a connection that there is (see ``Prompt``)."""
+    def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
+        """Starts a read on the connection for reads, if there is one (see ``SupportsStartRead``)."""
         endpoint = self._endpoint
-        if endpoint is None or endpoint.reading is None or not (self._prompt and 0 < len(keys) <= self._batch_size):
+        if (
+            endpoint is None
+            or endpoint.reading is None
+            or not (self._can_start_read and 0 < len(keys) <= self._batch_size)
+        ):
             return False
         return endpoint.reading.start(
-            pack([("MGET", *keys)]), 1, functools.partial(self._take, endpoint.incarnation, taker)
+            pack([("MGET", *keys)]), 1, functools.partial(self._on_replies, endpoint.incarnation, callback)
         )
 
-    def _take(self, incarnation: ServerIncarnation, taker: ReadCallback, replies: Replies | Exception) -> None:
+    def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
         values: object = replies if isinstance(replies, Exception) else replies[0]
         if isinstance(values, list):
-            taker(incarnation.mask_stale_versions(cast("list[bytes | None]", values)))
+            callback(incarnation.mask_stale_versions(cast("list[bytes | None]", values)))
         else:
-            taker(self._failure(values if isinstance(values, Exception) else InvalidResponse(f"{values!r} for MGET")))
+            callback(
+                self._failure(values if isinstance(values, Exception) else InvalidResponse(f"{values!r} for MGET"))
+            )
 
     async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
         if endpoint.is_cluster:
@@ -161,35 +170,38 @@ class RedisBackend:
         return endpoint.incarnation.mask_stale_versions([value for values in replies for value in values])
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
-        mine = LEASE + token
-        life = (self._endpoint or self._refuse()).incarnation.current
+        own = LEASE + token
+        identity = (self._endpoint or self._raise_closed()).incarnation.current
         keys = [key for key, _ in leases]
-        taking = self._on(self._lease, keys, [(replacing, mine, ttl_ms) for _, replacing in leases])
-        reading: list[Command] = []
+        lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
+        version_commands: list[Command] = []
         for key in versions:
-            reading += ("SET", key, new_version(life), "NX"), ("GET", key)
-        taken, read = await self._send_in_order(taking, reading)
+            version_commands += ("SET", key, new_version(identity), "NX"), ("GET", key)
+        leased, read = await self._send_in_order(lease_commands, version_commands)
         return Leased(
-            list(map(_held, self._by_key(keys, taken))),
-            await self._renewed(versions, [_bytes(reply) for reply in read[1::2]]),
+            list(map(_lease_value, self._by_key(keys, leased))),
+            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]]),
         )
 
-    async def _renewed(self, keys: Sequence[bytes], versions: list[bytes | None]) -> list[bytes | None]:
-        """Replaces versions of another life of the server by fresh ones. Returns all as they are now."""
-        endpoint = self._endpoint or self._refuse()
+    async def _with_fresh_versions(self, keys: Sequence[bytes], versions: list[bytes | None]) -> list[bytes | None]:
+        """Replaces versions of other incarnations of the server by fresh ones.
+
+        Returns the current versions of all keys.
+        """
+        endpoint = self._endpoint or self._raise_closed()
         if not any(map(endpoint.incarnation.is_stale_version, versions)):
             return versions
         try:
-            await endpoint.ask_again()
+            await endpoint.check_identity()
         except FAILURES as error:
             raise self._failure(error) from error
-        past = {
+        stale = {
             key: version
             for key, version in zip(keys, versions, strict=True)
             if endpoint.incarnation.is_stale_version(version)
         }
-        renewing = [(version, new_version(endpoint.incarnation.current), 0) for version in past.values()]
-        renewed = dict(zip(past, map(_bytes, await self._run(self._lease, list(past), renewing)), strict=True))
+        renewals = [(version, new_version(endpoint.incarnation.current), 0) for version in stale.values()]
+        renewed = dict(zip(stale, map(_bytes, await self._run(self._lease, list(stale), renewals)), strict=True))
         return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
@@ -198,65 +210,65 @@ class RedisBackend:
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
+    ) -> dict[bytes, ReplacedEntry]:
         replies = await self._run(self._mark, keys, [(allow.get(key, 0),) for key in keys], (token, ttl_ms))
         self._raise_any(replies)
-        kept = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if reply != 1}
-        return {key: Kept(entry, int(until_ms)) for key, (entry, until_ms) in kept.items()}
+        replaced = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if reply != 1}
+        return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms) in replaced.items()}
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        life = (self._endpoint or self._refuse()).incarnation.current
-        stamping: list[Command] = []
+        identity = (self._endpoint or self._raise_closed()).incarnation.current
+        stamp_commands: list[Command] = []
         for key in stamps:
-            # Out of memory, the SET is refused. An absent stamp is as good as a fresh one then (the
-            # next to read it creates one), while the old one would let a late lease fill an old row.
-            stamping += ("UNLINK", key), ("SET", key, new_version(life))
+            # A server that is out of memory refuses the SET. The stamp is absent then, which is as good as fresh: the
+            # next reader creates one. With the old stamp, a late lease could fill an old row.
+            stamp_commands += ("UNLINK", key), ("SET", key, new_version(identity))
         keys = [clear.key for clear in clears]
-        clearing = self._on(self._clear, keys, [clear[1:] for clear in clears], (token,))
-        stamped, cleared = await self._send_in_order(stamping, clearing)
+        clear_commands = self._commands(self._clear, keys, [clear[1:] for clear in clears], (token,))
+        stamped, cleared = await self._send_in_order(stamp_commands, clear_commands)
         self._raise_any(stamped[::2])
         replies = self._by_key(keys, cleared)
         self._raise_any(replies)
         return [reply == 1 for reply in replies]
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        size = 1 if (self._endpoint or self._refuse()).is_cluster else self._batch_size
+        size = 1 if (self._endpoint or self._raise_closed()).is_cluster else self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = await self._send([("UNLINK", *chunk) for chunk in chunks])
         self._raise_any(replies)
         return sum(cast("list[int]", replies))
 
     async def _run(
-        self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
     ) -> list[object]:
-        [replies] = await self._send_in_order(self._on(script, keys, each, shared))
+        [replies] = await self._send_in_order(self._commands(script, keys, arguments, shared))
         return self._by_key(keys, replies)
 
-    def _on(
-        self, script: Script, keys: Sequence[bytes], each: Sequence[Arguments], shared: Arguments = ()
+    def _commands(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
     ) -> list[Command]:
-        return script.on(keys, shared, each, self._keys_per_script)
+        return script.commands(keys, shared, arguments, self._keys_per_script)
 
     def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
-        """What a script said of each key. Errors that concern one key are returned, others raised."""
+        """Returns the replies of a script by key. Returns errors that concern one key, and raises others."""
         size = self._keys_per_script
         by_key: list[object] = []
         for at, reply in zip(range(0, len(keys), size), replies, strict=True):
             by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
-        self._raise_serious(by_key)
+        self._raise_general(by_key)
         return by_key
 
     async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
-        """Runs the commands of each stage after all those of the stages before it.
+        """Runs the commands of each stage after those of all earlier stages.
 
-        Scripts that a server has forgotten are loaded and run again, and so are the stages after
-        them, which therefore must be harmless to repeat. No other command is ever sent twice.
+        Scripts that are missing from the server's script cache are loaded and run again, and so are the later stages,
+        which must therefore be idempotent. No other command is ever sent twice.
         """
         replies = await self._send_stages(stages)
         for number, stage in enumerate(stages):
             forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
             if forgotten:
-                endpoint = self._endpoint or self._refuse()
+                endpoint = self._endpoint or self._raise_closed()
                 try:
                     await self._load_scripts(endpoint)
                 except FAILURES as error:
@@ -269,8 +281,9 @@ class RedisBackend:
         return replies
 
     async def _send_stages(self, stages: Sequence[Sequence[Command]]) -> list[list[object]]:
-        if (self._endpoint or self._refuse()).is_cluster:
-            # A pipeline goes to all nodes at once, so what one of them does may come before another.
+        if (self._endpoint or self._raise_closed()).is_cluster:
+            # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
+            # another node.
             return [await self._send(stage) for stage in stages]
         if len(stages) == 1:
             return [await self._send(stages[0])]
@@ -278,25 +291,25 @@ class RedisBackend:
         return [[next(replies) for _ in stage] for stage in stages]
 
     async def _send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[object]:
-        """Sends commands in one pipeline. Errors that concern one key are returned, others raised."""
-        endpoint = self._endpoint or self._refuse()
+        """Sends commands in one pipeline. Returns errors that concern one key, and raises others."""
+        endpoint = self._endpoint or self._raise_closed()
         if not commands:
             return []
         try:
-            if self._lost and endpoint.rediscover is not None:
+            if self._layout_unknown and endpoint.rediscover is not None:
                 await endpoint.rediscover()
-            self._lost = False
+            self._layout_unknown = False
             replies = await endpoint.send(commands, read_only=read_only)
         except FAILURES as error:
             raise self._failure(error) from error
-        self._raise_serious(replies)
+        self._raise_general(replies)
         return replies
 
     async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
         scripts = (self._lease, self._fill, self._mark, self._clear)
         self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
-    def _refuse(self) -> NoReturn:
+    def _raise_closed(self) -> NoReturn:
         raise BackendError(f"The backend for Redis at {self._where} is closed: open it first.")
 
     def _raise_any(self, replies: Iterable[object]) -> None:
@@ -304,19 +317,19 @@ class RedisBackend:
             if isinstance(reply, Exception):
                 raise self._failure(reply) from reply
 
-    def _raise_serious(self, replies: Iterable[object]) -> None:
+    def _raise_general(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception) and not concerns_one_key(reply):
                 raise self._failure(reply) from reply
 
     def _failure(self, error: Exception) -> BackendError:
-        self._lost = True
+        self._layout_unknown = True
         cause = error.__cause__ if isinstance(error, RedisClusterException) else None
         return BackendError(f"Redis at {self._where} {describe(cause or error)}")
 
 
-def _held(reply: object) -> bytes | None:
-    """Returns what a key holds after an attempt to lease it, empty bytes where that is of no use."""
+def _lease_value(reply: object) -> bytes | None:
+    """Returns the value of a key after an attempt to lease it, or empty bytes if the server returned an error."""
     return b"" if isinstance(reply, Exception) else cast("bytes | None", reply)
 
 

@@ -1,11 +1,11 @@
-"""Builds redis-py clients that send every command at most once.
+"""The redis-py clients of a backend, which send every command at most once.
 
-Owns the URLs, and everything that redis-py has to be told or talked out of, for one server, Sentinel and
-Cluster, in its versions 6 to 8. Must not know which commands are sent, or why.
+Owns the settings of redis-py that have to be made or overridden, for one server, Sentinel and Cluster, in its versions
+6 to 8. Must not know which commands are sent, or why.
 
-By default redis-py sends a command again when the connection broke before the reply came. The server may
-have run it all the same, and a lease or a fill that runs twice breaks the protocol. A cluster's MOVED and
-ASK are fine: a command so answered did not run.
+By default redis-py resends a command when the connection broke before the reply came. The server may have run the
+command, and a lease or a fill that runs twice breaks the protocol. A cluster's MOVED and ASK are safe, because a
+command with that answer did not run.
 """
 
 import copy
@@ -29,17 +29,22 @@ from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
 
 MAX_CONNECTIONS: Final = 50
-"""To one server. Further commands wait for a free connection, as long as they would for a reply."""
-UNLIMITED: Final = 2**31 - 1
-"""Connections through Sentinel, and to each node of a cluster: there, redis-py cannot wait for a free one,
-and fails instead."""
+"""Maximum number of connections to one server.
+
+Beyond it, commands wait for a free connection, for at most ``socket_timeout`` seconds.
+"""
+UNLIMITED_CONNECTIONS: Final = 2**31 - 1
+"""Maximum number of connections through Sentinel, and to each node of a cluster, in effect unlimited.
+
+There, redis-py cannot wait for a free connection and would fail instead.
+"""
 
 _POOLED: Final = {"max_connections", "timeout", "health_check_interval"}
-"""What a URL can ask of redis-py's pool. Where it does, commands go through that pool."""
+"""The options by which a URL configures redis-py's pool. If a URL has one of them, commands use that pool."""
 
 
 class Pipeline(Protocol):
-    """Commands that travel together."""
+    """The part of redis-py's pipelines that is used: commands that are sent together."""
 
     def execute_command(self, *args: bytes | str | int) -> object: ...
 
@@ -47,7 +52,7 @@ class Pipeline(Protocol):
 
 
 class Client(Protocol):
-    """What is used of redis-py's clients."""
+    """The part of redis-py's clients that is used."""
 
     async def execute_command(self, *args: bytes | str | int) -> object: ...
 
@@ -57,49 +62,56 @@ class Client(Protocol):
 
 
 class Closable(Protocol):
+    """A resource of an endpoint that is closed with it."""
+
     async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RedisEndpoint:
-    """A client, where it leads to, and what of it is ours to close."""
+    """A client, the address that it leads to, and the resources that the backend must close."""
 
     client: Client
     where: str
-    """For messages: the server without its password."""
+    """The server without its password, for messages."""
     incarnation: ServerIncarnation
     owned: tuple[Closable, ...]
     rediscover: Callable[[], Awaitable[None]] | None = None
-    """Of a cluster: finds out again which node holds what. Needed after a failure, since redis-py
-    does so only where it may send the command again."""
+    """Reads the layout of a cluster again; None for other servers.
+
+    Needed after a failure, since redis-py does so only where it may resend the command.
+    """
     reading: ReconnectingConnection | None = None
     writing: ReconnectingConnection | None = None
-    """Faster ways to the same server than the client, if it is a single one. Two, so that a bulk write does
-    not delay those who read."""
+    """Faster connections to the same server than the client's, if it is a single one.
+
+    Reads have one of their own (``reading``), so that a bulk write does not delay them.
+    """
 
     def track(self, near: Near | None) -> None:
-        """Has ``near`` told of every change of what is read from now on. Raises ``CacheConfigurationError``."""
+        """Reports every change of what is read from now on to ``near``. Raises ``CacheConfigurationError``."""
         if self.reading is not None:
             self.reading.near = near
         elif near is not None:
             raise CacheConfigurationError(
-                f"near needs a connection of its own to Redis at {self.where}, which cannot be had of a cluster, of a "
-                "ready client, nor of a URL with "
-                f"{', '.join(sorted(_POOLED))}: pass a redis:// or redis+sentinel:// URL without these, or remove near."
+                f"near needs a connection of its own to Redis at {self.where}. It works neither with a cluster, nor "
+                f"with a client that you pass in, nor with a URL that sets {', '.join(sorted(_POOLED))}: "
+                "pass a redis:// or redis+sentinel:// URL without these, or remove near."
             )
 
     @property
     def is_cluster(self) -> bool:
+        """True if the endpoint is a Redis Cluster."""
         return self.rediscover is not None
 
     async def send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[Any]:
         """Sends commands in one round trip. Returns all replies, errors of the server among them.
 
-        Raises what redis-py raises when commands could not be sent or were not answered.
+        Raises redis-py's exceptions when commands could not be sent or were not answered.
         """
-        line = self.reading if read_only else self.writing
-        if line is not None:
-            return await line.send(pack(commands), len(commands))
+        connection = self.reading if read_only else self.writing
+        if connection is not None:
+            return await connection.send(pack(commands), len(commands))
         if len(commands) == 1 and not self.is_cluster:
             try:
                 return [await self.client.execute_command(*commands[0])]
@@ -111,23 +123,23 @@ class RedisEndpoint:
         return await pipeline.execute(raise_on_error=False)
 
     async def load_scripts(self, texts: Iterable[str]) -> list[Any]:
-        """Makes the server, or every node, remember scripts. Returns replies as ``send`` does."""
+        """Loads scripts into the script cache of the server, or of every node. Returns replies as ``send`` does."""
         if self.is_cluster:
             return [await self.client.script_load(text) for text in texts]
         return await self.send([("SCRIPT", "LOAD", text) for text in texts])
 
-    async def ask_again(self) -> None:
-        """Asks the server whether it still lives the same life. Not for clusters."""
-        await self.incarnation.ask_again(cast("Any", self.client).connection_pool)
+    async def check_identity(self) -> None:
+        """Asks the server for its identity again. Not for clusters."""
+        await self.incarnation.check_identity(cast("Any", self.client).connection_pool)
 
     async def close(self) -> None:
-        """Closes what is ours."""
-        for each in self.owned:
-            await each.aclose()
+        """Closes the resources that the endpoint owns."""
+        for resource in self.owned:
+            await resource.aclose()
 
 
 def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> RedisEndpoint:
-    """Builds the link to a URL's server, or through somebody else's client. No I/O.
+    """Builds the endpoint for a URL, or for a client that the program passes in. No I/O.
 
     Raises ``CacheConfigurationError``.
     """
@@ -138,7 +150,7 @@ def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> Re
     if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all typed
         kind = type(source)
         raise CacheConfigurationError(
-            f"A {kind.__module__}.{kind.__qualname__} is no client for asyncio: "
+            f"A {kind.__module__}.{kind.__qualname__} is not an asyncio client: "
             "pass a redis.asyncio.Redis, a redis.asyncio.RedisCluster or a URL."
         )
     try:
@@ -182,14 +194,14 @@ def _server_endpoint(where: str, options: Mapping[str, Any]) -> RedisEndpoint:
 
 
 def _with_own_connections(endpoint: RedisEndpoint) -> RedisEndpoint:
-    """Adds connections of our own, outside of the client's pool."""
+    """Adds connections of the endpoint's own, outside of the client's pool."""
     make: Callable[[], Any] = cast("Any", endpoint.client).connection_pool.make_connection
     reading, writing = ReconnectingConnection(make), ReconnectingConnection(make)
     return replace(endpoint, owned=(reading, writing, *endpoint.owned), reading=reading, writing=writing)
 
 
 def _observed(options: Mapping[str, Any], incarnation: ServerIncarnation) -> dict[str, Any]:
-    """Adds that each new connection asks for the server's life."""
+    """Returns the options with a callback that asks each new connection for the server's identity."""
     return {**options, "redis_connect_func": incarnation.on_connect(options.get("redis_connect_func"))}
 
 
@@ -200,13 +212,13 @@ def _pool(options: Mapping[str, Any]) -> ConnectionPool:
 
 
 def _check_options(client: Any) -> None:
-    # Not connected yet. This is where redis-py finds that it does not know an option.
+    # Does not connect. redis-py rejects unknown options here.
     client.connection_pool.make_connection()
 
 
 def _sentinel_endpoint(addresses: list[tuple[str, int]], service: str, options: dict[str, Any]) -> RedisEndpoint:
     options["ssl"] = options.pop("connection_class", None) is SSLConnection
-    options.setdefault("max_connections", UNLIMITED)
+    options.setdefault("max_connections", UNLIMITED_CONNECTIONS)
     shared = {name: options[name] for name in options if name.startswith(("ssl", "socket_", "protocol"))}
     sentinel_class: Any = Sentinel
     sentinel = sentinel_class(addresses, sentinel_kwargs=shared | {"retry": Retry(NoBackoff(), 0)})
@@ -220,7 +232,7 @@ def _sentinel_endpoint(addresses: list[tuple[str, int]], service: str, options: 
 def _new_cluster(nodes: list[ClusterNode], options: Mapping[str, Any]) -> RedisCluster:
     options = dict(options)
     options["ssl"] = options.pop("connection_class", None) is SSLConnection
-    options.setdefault("max_connections", UNLIMITED)
+    options.setdefault("max_connections", UNLIMITED_CONNECTIONS)
     for name in ("retry_on_error", "retry_on_timeout", "read_from_replicas", "load_balancing_strategy"):
         options.pop(name, None)
     return RedisCluster(startup_nodes=nodes, **options)
@@ -241,7 +253,7 @@ def _client_endpoint(client: Any, socket_timeout: float) -> RedisEndpoint:
     pool = client.connection_pool
     options = pool.connection_kwargs
     incarnation = ServerIncarnation(_where(pool, options))
-    sibling = copy.copy(client)  # of the same class, with what an instrumented one has on it
+    sibling = copy.copy(client)  # of the same class, with the attributes that instrumentation added
     sibling.connection_pool = _pool_like(pool, _observed(_options_like(options, socket_timeout), incarnation))
     sibling.connection = None
     sibling.single_connection_client = False
@@ -256,7 +268,7 @@ def _where(pool: Any, options: Mapping[str, Any]) -> str:
 
 
 def _options_like(options: Mapping[str, Any], socket_timeout: float) -> dict[str, Any]:
-    """Returns options for a connection like another client's, without what belongs to that client."""
+    """Returns connection options like another client's, without those that belong to that client alone."""
     theirs = ("maint_notifications", "oss_cluster", "orig_", "himport_", "connection_pool")
     kept = {name: value for name, value in options.items() if not name.startswith(theirs)}
     for name in ("socket_timeout", "socket_connect_timeout"):
@@ -277,7 +289,7 @@ def _pool_like(pool: Any, options: dict[str, Any]) -> Any:
 
 
 def _cluster_like(cluster: RedisCluster, socket_timeout: float) -> RedisCluster:
-    """Builds a cluster client like another one. Always: nearly all of them resend, and some read replicas."""
+    """Builds a cluster client like another one, which may resend commands or read from replicas."""
     manager = cluster.nodes_manager
     accepted = inspect.signature(RedisCluster).parameters.keys() | {"connection_class"}
     accepted -= {"host", "port", "driver_info", "lib_name", "lib_version"}

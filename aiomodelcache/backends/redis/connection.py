@@ -1,13 +1,14 @@
 """Connections to one Redis server on which requests follow each other without waiting for replies.
 
-Owns what goes over such a connection: bytes out, replies in, in order, and what the server tells unasked
-(``CLIENT TRACKING``), which goes to a ``Near``. redis-py makes it (TLS, names and
-passwords, Sentinel, ``redis_lives``) and is left out from then on, because its pool, locks and stream
-readers cost several times what the request itself does. Must not know what else the commands mean.
+Owns the traffic of such a connection: bytes out, replies in, in order, and the messages that the server sends unasked
+(``CLIENT TRACKING``), which go to a ``Near``. Must not know what other commands mean.
 
-Nothing is ever sent twice. A request that was given up leaves no reply behind: replies are counted off, whoever
-still waits for them. A connection that keeps silent for ``timeout`` seconds while it owes a reply is cut, and all
-that wait on it fail; the next request makes a new one.
+redis-py makes the connection (TLS, names and passwords, Sentinel, ``incarnation``) and is bypassed from then on. Its
+pool, locks and stream readers cost several times as much as the request itself.
+
+Nothing is ever sent twice. Replies are matched to requests by position, so the reply to an abandoned request is read
+and discarded. A connection that owes a reply and is silent for ``timeout`` seconds is closed. All requests that wait on
+it fail, and the next request makes a new connection.
 """
 
 import asyncio
@@ -24,12 +25,17 @@ from redis.exceptions import ConnectionError, InvalidResponse, RedisError, Timeo
 from aiomodelcache.backends.near import Near
 
 Command = tuple[bytes | str | int, ...]
+"""The name and the arguments of one command."""
 Replies = list[Any]
+"""The replies to one request, in the order of its commands."""
 ReplyCallback = Callable[[Replies | Exception], None]
-"""Called once with the replies to a request, errors of the server among them, or with what failed. Must not raise."""
+"""A callback that is called once, with the replies to a request or with the exception that ended it.
+
+Errors of the server are among the replies. The callback must not raise.
+"""
 
 _NOTHING: Final = object()
-"""What the parser says when it has no whole reply."""
+"""The value that the parser returns when it has no complete reply."""
 _pack: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_command
 
 
@@ -44,13 +50,16 @@ _PING: Final = pack([("PING",)])
 
 
 class PipelinedConnection(asyncio.Protocol):
-    """One connection. Takes over the transport of a redis-py connection that has just been made."""
+    """One connection, with any number of requests in flight.
+
+    Takes over the transport of a redis-py connection that has just been made.
+    """
 
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.lost: Exception | None = None
-        """Why nothing can be sent any more."""
+        """The reason why nothing can be sent any more, or None."""
         self.near: Near | None = None
-        """Who is told what the server tells."""
+        """The ``Near`` that gets the server's messages."""
         self._connection = connection
         self._timeout: float | None = connection.socket_timeout
         self._loop = loop
@@ -64,30 +73,32 @@ class PipelinedConnection(asyncio.Protocol):
         self._transport: Any = connection._writer.transport
         self._former = self._transport.get_protocol()
         self._transport.set_protocol(self)
-        if self._transport.is_closing():  # that it is lost may have been said to the former protocol
+        if self._transport.is_closing():  # the loss may have been reported to the former protocol only
             self._fail(ConnectionError("Connection closed by server."))
 
     def send(self, request: bytes, count: int) -> "asyncio.Future[Replies]":
-        """Sends a request of ``count`` commands. Answers with as many replies, errors of the server among them.
+        """Sends a request of ``count`` commands. Returns a future for as many replies, errors of the server among them.
 
-        Fails with ``ConnectionError`` or ``TimeoutError``; then nobody knows which commands were run.
+        The future fails with ``ConnectionError`` or ``TimeoutError``. It is then unknown which commands were run.
         """
         if self.lost is not None:
             raise ConnectionError(f"Connection lost: {self.lost}") from self.lost
         future: asyncio.Future[Replies] = self._loop.create_future()
-        self.start(request, count, partial(_settle, future))
+        self.start(request, count, partial(_resolve, future))
         return future
 
-    def start(self, request: bytes, count: int, taker: ReplyCallback) -> None:
-        """Sends a request of ``count`` commands for ``taker``. Not on a wire that is lost: no reply will ever come,
-        and writing to it may raise anything."""
+    def start(self, request: bytes, count: int, callback: ReplyCallback) -> None:
+        """Sends a request of ``count`` commands, whose replies go to ``callback``.
+
+        Must not be called on a lost connection: no reply will ever come, and writing to it may raise anything.
+        """
         now = time.monotonic()
         self._transport.write(request)
         if not self._waiting:
             self._silent_since = now
-        self._waiting.append((taker, count, now))
+        self._waiting.append((callback, count, now))
         if self._timer is None and self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._look)
+            self._timer = self._loop.call_later(self._timeout, self._check_silence)
 
     def data_received(self, data: bytes) -> None:
         self._silent_since = time.monotonic()
@@ -96,21 +107,21 @@ class PipelinedConnection(asyncio.Protocol):
         try:
             while (reply := next_reply()) is not _NOTHING:
                 if type(reply) is _Push:
-                    self._told(reply)
+                    self._on_push(reply)
                     continue
                 self._replies.append(reply)
-                taker, count, sent = self._waiting[0]
+                callback, count, sent = self._waiting[0]
                 if len(self._replies) == count:
                     self._waiting.popleft()
                     if self.near is not None:
                         self.near.answered(sent)
                     replies, self._replies = self._replies, []
-                    taker(replies)
-        except (RedisError, IndexError) as error:  # no protocol of Redis, or nobody asked
+                    callback(replies)
+        except (RedisError, IndexError) as error:  # bytes that are not Redis protocol, or a reply without a request
             self._fail(ConnectionError(f"Unexpected reply: {error}"))
 
     async def track(self, near: Near) -> None:
-        """Has the server tell ``near`` of every change of what is read here from now on. It may refuse."""
+        """Asks the server to report every change of what is read here to ``near``. The server may refuse."""
         sent = time.monotonic()
         for reply in await self.send(_TRACK, 2):
             if isinstance(reply, Exception):
@@ -122,24 +133,24 @@ class PipelinedConnection(asyncio.Protocol):
 
     def _ping(self) -> None:
         if self.lost is None:
-            self.start(_PING, 1, _forget)
+            self.start(_PING, 1, _ignore)
 
-    def _told(self, message: Any) -> None:
+    def _on_push(self, message: Any) -> None:
         if self.near is not None and message[0] == b"invalidate":
             self.near.invalidate(message[1])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(ConnectionError(str(exc) if exc is not None else "Connection closed by server."))
-        self._former.connection_lost(exc)  # whoever closes it through redis-py waits for this
+        self._former.connection_lost(exc)  # redis-py's own disconnect waits for this
 
-    def _look(self) -> None:
-        """Cuts the connection if it has been silent for too long, and looks again when it may be."""
+    def _check_silence(self) -> None:
+        """Closes the connection if it has been silent for too long, else schedules the next check."""
         self._timer = None
         if self._timeout is None or not self._waiting:
             return
-        left = self._silent_since + self._timeout - time.monotonic()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._look)
+        remaining = self._silent_since + self._timeout - time.monotonic()
+        if remaining > 0:
+            self._timer = self._loop.call_later(remaining, self._check_silence)
         else:
             self._fail(TimeoutError("Timeout reading from the server"))
 
@@ -150,11 +161,11 @@ class PipelinedConnection(asyncio.Protocol):
             if self.near is not None:
                 self.near.lost()
         waiting, self._waiting = self._waiting, deque()
-        for taker, _, _ in waiting:
-            taker(error)
+        for callback, _, _ in waiting:
+            callback(error)
 
     async def close(self) -> None:
-        """Ends the connection; what still waits on it fails."""
+        """Closes the connection. Requests in flight fail."""
         if self._timer is not None:
             self._timer.cancel()
         self._fail(ConnectionError("Connection closed."))
@@ -162,49 +173,52 @@ class PipelinedConnection(asyncio.Protocol):
 
 
 class ReconnectingConnection:
-    """The way to one server: a wire, made when it is first needed and anew when the last one was lost."""
+    """A connection to one server, made when it is first needed and again after it was lost."""
 
     def __init__(self, make_connection: Callable[[], Any]) -> None:
         self.near: Near | None = None
-        """Who is to be told of every change of what is read here."""
+        """The ``Near`` that every change of what is read here is reported to."""
         self._make_connection = make_connection
-        self._wire: PipelinedConnection | None = None
-        self._tracks_for: Near | None = None
+        self._current: PipelinedConnection | None = None
+        self._tracked_by: Near | None = None
         self._connecting: asyncio.Task[PipelinedConnection] | None = None
 
     async def send(self, request: bytes, count: int) -> Replies:
         """Sends a request of ``count`` commands and returns as many replies, errors of the server among them.
 
-        Raises what redis-py raises when the server cannot be reached or does not answer in time.
+        Raises redis-py's exceptions when the server cannot be reached or does not answer in time.
         """
-        wire = self._wire
-        if wire is None or wire.lost is not None:
-            wire = await self._connected()
-        elif self._tracks_for is not self.near:
-            await self._track(wire)
-        return await wire.send(request, count)
+        pipelined = self._current
+        if pipelined is None or pipelined.lost is not None:
+            pipelined = await self._connected()
+        elif self._tracked_by is not self.near:
+            await self._track(pipelined)
+        return await pipelined.send(request, count)
 
-    def start(self, request: bytes, count: int, taker: ReplyCallback) -> bool:
-        """Sends a request at once, if there is a wire to send it on. Returns whether."""
-        wire = self._wire
-        if wire is None or wire.lost is not None or self._tracks_for is not self.near:
+    def start(self, request: bytes, count: int, callback: ReplyCallback) -> bool:
+        """Sends a request at once if there is a connection to send it on. Returns True if it was sent."""
+        pipelined = self._current
+        if pipelined is None or pipelined.lost is not None or self._tracked_by is not self.near:
             return False
-        wire.start(request, count, taker)
+        pipelined.start(request, count, callback)
         return True
 
     async def _connected(self) -> PipelinedConnection:
-        """One attempt to connect for all who want to send meanwhile; who gives up does not end it for others."""
+        """Returns the connection that all requests of the meantime share.
+
+        Cancelling one request does not end the attempt.
+        """
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(self._forget_attempt)
+            self._connecting.add_done_callback(self._end_attempt)
         return await asyncio.shield(self._connecting)
 
-    def _forget_attempt(self, attempt: "asyncio.Task[PipelinedConnection]") -> None:
+    def _end_attempt(self, attempt: "asyncio.Task[PipelinedConnection]") -> None:
         self._connecting = None
 
     async def _connect(self) -> PipelinedConnection:
-        if self._wire is not None:
-            await self._wire.close()
+        if self._current is not None:
+            await self._current.close()
         connection = self._make_connection()
         try:
             await connection.connect()
@@ -212,27 +226,27 @@ class ReconnectingConnection:
             with suppress(RedisError, OSError):
                 await connection.disconnect(nowait=True)
             raise
-        self._wire = wire = PipelinedConnection(connection, asyncio.get_running_loop())
-        await self._track(wire)
-        return wire
+        self._current = pipelined = PipelinedConnection(connection, asyncio.get_running_loop())
+        await self._track(pipelined)
+        return pipelined
 
-    async def _track(self, wire: PipelinedConnection) -> None:
-        self._tracks_for = wire.near = None
+    async def _track(self, pipelined: PipelinedConnection) -> None:
+        self._tracked_by = pipelined.near = None
         if self.near is not None:
-            self._tracks_for = self.near
-            await wire.track(self.near)
+            self._tracked_by = self.near
+            await pipelined.track(self.near)
 
     async def aclose(self) -> None:
         """Disconnects."""
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
-        if self._wire is not None:
-            await self._wire.close()
+        if self._current is not None:
+            await self._current.close()
 
 
-def _settle(future: "asyncio.Future[Replies]", replies: Replies | Exception) -> None:
-    if future.done():  # who asked was cancelled
+def _resolve(future: "asyncio.Future[Replies]", replies: Replies | Exception) -> None:
+    if future.done():  # the caller was cancelled
         return
     if isinstance(replies, Exception):
         future.set_exception(replies)
@@ -240,5 +254,5 @@ def _settle(future: "asyncio.Future[Replies]", replies: Replies | Exception) -> 
         future.set_result(replies)
 
 
-def _forget(replies: Replies | Exception) -> None:
-    """Takes what nobody waits for."""
+def _ignore(replies: Replies | Exception) -> None:
+    """Discards the reply to a request without a waiter."""

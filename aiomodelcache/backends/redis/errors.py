@@ -1,4 +1,4 @@
-"""What redis-py and the server raise, and what the errors mean to the cache."""
+"""The errors that redis-py and the server raise, and their meaning for the cache."""
 
 import builtins
 from typing import Final
@@ -15,12 +15,12 @@ from redis.exceptions import (
 )
 
 FAILURES: Final = (RedisError, RedisClusterException, OSError)
-"""What redis-py raises when a command could not be sent or was not answered with success."""
+"""The exceptions that redis-py raises when a command could not be sent or was not answered with success."""
 
 
 def describe(error: BaseException) -> str:
-    """Returns what happened, as the second half of a sentence about the server."""
-    # The text of some errors lists the clients that were tried, one "repr" after the other.
+    """Returns a description of the error, as the second half of a sentence about the server."""
+    # The text of some errors ends with the ``repr`` of each client that was tried.
     text = str(error).partition(" : ")[0]
     match error:
         case AuthenticationError():
@@ -34,10 +34,10 @@ def describe(error: BaseException) -> str:
 
 
 def concerns_one_key(error: Exception) -> bool:
-    """Whether the server refused one key only, so that the other replies of the pipeline count."""
+    """Returns True if the server refused one key only, so that the other replies of the pipeline are valid."""
     if not isinstance(error, ResponseError):
         return False
-    # Scripts quote an error in other words in every version of Redis.
+    # Scripts quote the server's error, in other words in every version of Redis.
     return (
         isinstance(error, NoScriptError | OutOfMemoryError)
         or "WRONGTYPE" in str(error)

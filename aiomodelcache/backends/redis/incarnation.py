@@ -1,16 +1,16 @@
-"""Tells one life of a Redis server from the next: in a new one it may hold older data than in the last.
+"""Detection of another incarnation of a Redis server, which may hold older data than the one before.
 
-Owns what a new connection asks the server. Must not know which commands are sent afterwards.
+Owns the identity that each new connection asks the server for. Must not know which commands are sent afterwards.
 
-A server that comes back from a snapshot, or a replica that is promoted, has not got the writes of the last
-moments before: entries that were invalidated are there again. Both have a new identity. The run id is
-another after every start, and the replication id also after every promotion, even of a server that was
-master before and has run on since. All processes see the same ids, so that they need not talk to each other.
+A server that is restored from a snapshot, or a replica that is promoted, lacks the last writes. Entries that these
+writes invalidated are back. Such a server has a new identity. Its run id changes at every start. Its replication id
+also changes at every promotion, even of a former master that has kept running. All processes see the same ids, so they
+need not talk to each other.
 
-Keys do not depend on the life, so that a writer names the same key in every one. Versions do: each begins
-with the life in which it was made, and in another life it is as good as absent. So every row and list from
-before is a miss, because it carries an epoch from before; and so is one that is filled now by a reader who
-asked for the lease, or read the stamp, before.
+Keys do not depend on the incarnation, so a writer names the same key in each of them. Versions do: each begins with the
+identity of the incarnation that made it, and counts as absent in any other. So every row and list of an earlier
+incarnation is a miss, because it carries an earlier epoch. A reader that asked for its lease, or read the stamp, in an
+earlier incarnation produces a miss as well when it fills now.
 """
 
 import hashlib
@@ -27,30 +27,34 @@ from aiomodelcache.encoding.layout import VERSION
 
 logger: Final = logging.getLogger("aiomodelcache")
 
-_LIFE_SIZE: Final = 8
+_IDENTITY_SIZE: Final = 8
+"""Number of bytes of an identity."""
 _VERSION: Final = VERSION[0]
 _IDS: Final = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.MULTILINE)
 
 
 class ServerIncarnation:
-    """The life that the connections of one backend lead to."""
+    """The incarnation of the server that the connections of one backend lead to."""
 
     def __init__(self, where: str) -> None:
         self.current = b""
-        """Some bytes that stand for it. Empty if it is not known: then every version is believed."""
-        self._now = VERSION
+        """The identity of the incarnation. Empty if it is not known: then every version is used."""
+        self._current_prefix = VERSION
         self._where = where
         self._connections: WeakSet[Any] = WeakSet()
         self._warned = False
 
-    def on_connect(self, theirs: Callable[..., Any] | None) -> Callable[[Any], Coroutine[Any, Any, None]]:
-        """Returns what redis-py shall call for each new connection, in place of ``theirs`` or its own."""
+    def on_connect(self, client_callback: Callable[..., Any] | None) -> Callable[[Any], Coroutine[Any, Any, None]]:
+        """Returns the callback for redis-py's new connections.
+
+        It calls ``client_callback``, or redis-py's own if that is None, and then asks for the server's identity.
+        """
 
         async def connected(connection: Any) -> None:
-            if theirs is None:
+            if client_callback is None:
                 await connection.on_connect()
             else:
-                answer = theirs(connection)
+                answer = client_callback(connection)
                 if inspect.isawaitable(answer):
                     await answer
             await self._on_new_connection(connection)
@@ -58,38 +62,39 @@ class ServerIncarnation:
         return connected
 
     async def _on_new_connection(self, connection: Any) -> None:
-        life = await self._ask(connection)
-        if life != self.current:
-            # Replies are judged by the life that the newest connection showed: there must be no others.
+        identity = await self._read_identity(connection)
+        if identity != self.current:
+            # Replies are judged by the identity that the newest connection showed. Connections that showed another one
+            # must not deliver replies any more.
             for other in self._connections - {connection}:
-                _cut(other)
+                _abort(other)
             self._connections.clear()
-            self._begin(life)
+            self._change_to(identity)
         self._connections.add(connection)
 
-    async def ask_again(self, pool: Any) -> None:
-        """Finds out whether the life has changed without an end of the connections.
+    async def check_identity(self, pool: Any) -> None:
+        """Checks whether the identity has changed while the connections stayed open.
 
-        So it does when a server without replicas forgets those that it had: connections made since then
-        show another life, and versions of that are found.
+        It changes when a server without replicas discards the history that it kept for former replicas. Connections
+        made since then show another identity, and versions with that identity are found.
         """
         connection = await pool.get_connection()
         try:
-            life = await self._ask(connection)
-            if life != self.current:
-                self._begin(life)
+            identity = await self._read_identity(connection)
+            if identity != self.current:
+                self._change_to(identity)
         finally:
             await pool.release(connection)
 
-    def _begin(self, life: bytes) -> None:
-        if self.current and life:
+    def _change_to(self, identity: bytes) -> None:
+        if self.current and identity:
             logger.warning(
                 "aiomodelcache: Redis at %s was restarted or replaced; entries from before are not used", self._where
             )
-        self.current = life
-        self._now = VERSION + life
+        self.current = identity
+        self._current_prefix = VERSION + identity
 
-    async def _ask(self, connection: Any) -> bytes:
+    async def _read_identity(self, connection: Any) -> bytes:
         sections = ("server", "replication")
         for section in sections:
             await connection.send_command("INFO", section, check_health=False)
@@ -98,31 +103,31 @@ class ServerIncarnation:
             try:
                 ids += _IDS.findall(await connection.read_response())
             except ResponseError as error:  # not permitted, or not known
-                if str(error).startswith("BUSY"):  # only now
+                if str(error).startswith("BUSY"):  # a temporary state
                     raise
         if ids:
-            return hashlib.blake2b(b":".join(ids), digest_size=_LIFE_SIZE).digest()
+            return hashlib.blake2b(b":".join(ids), digest_size=_IDENTITY_SIZE).digest()
         if not self._warned:
             self._warned = True
             logger.warning(
-                "aiomodelcache: Redis at %s does not answer INFO, so that entries which come back with an old "
-                "snapshot, or with a replica that lagged, are believed; permit it to this user",
+                "aiomodelcache: Redis at %s does not answer INFO, so that old entries are used after the restore of a "
+                "snapshot or the promotion of a lagging replica; permit INFO to this user",
                 self._where,
             )
         return b""
 
     def is_stale_version(self, value: bytes | None) -> TypeGuard[bytes]:
-        """Whether ``value`` is a version of another life."""
-        return value is not None and value[:1] == VERSION and not value.startswith(self._now)
+        """Returns True if ``value`` is a version of another incarnation."""
+        return value is not None and value[:1] == VERSION and not value.startswith(self._current_prefix)
 
     def mask_stale_versions(self, values: list[bytes | None]) -> list[bytes | None]:
-        """Makes versions of other lives absent. On the way of every hit, therefore written out."""
-        now = self._now
+        """Replaces versions of other incarnations by None. Written out, because every hit runs it."""
+        now = self._current_prefix
         return [None if value and value[0] == _VERSION and not value.startswith(now) else value for value in values]
 
 
-def _cut(connection: Any) -> None:
-    """Ends a connection at once; who waits for a reply on it gets an error."""
+def _abort(connection: Any) -> None:
+    """Closes a connection at once. Requests that wait for a reply on it fail."""
     writer = connection._writer
     if writer is not None:
         writer.transport.abort()

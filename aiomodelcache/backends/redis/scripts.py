@@ -1,4 +1,4 @@
-"""The Lua scripts, and how one command runs a script for many keys."""
+"""The Lua scripts, and the commands that run a script for many keys."""
 
 import functools
 import hashlib
@@ -10,26 +10,35 @@ from itertools import chain
 from aiomodelcache.backends.redis.connection import Command
 
 Arguments = tuple[bytes | int, ...]
+"""The arguments of a script, beside its keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and the name under which a server remembers it."""
+    """A Lua script, and the digest by which a server caches it."""
 
     text: str
     sha: str
 
-    def on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments], at_once: int) -> list[Command]:
-        """Returns the commands that run the script on keys: with the arguments ``shared`` by all, then each's own."""
-        starts = range(0, len(keys), at_once)
-        return [self._on(keys[at : at + at_once], shared, each[at : at + at_once]) for at in starts]
+    def commands(
+        self, keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments], keys_per_command: int
+    ) -> list[Command]:
+        """Returns the commands that run the script on keys.
 
-    def _on(self, keys: Sequence[bytes], shared: Arguments, each: Sequence[Arguments]) -> Command:
-        return ("EVALSHA", self.sha, len(keys), *keys, *shared, *chain(*each))
+        The arguments ``shared`` are the same for all keys. ``per_key`` holds the further arguments of each key.
+        """
+        starts = range(0, len(keys), keys_per_command)
+        return [
+            self._command(keys[at : at + keys_per_command], shared, per_key[at : at + keys_per_command])
+            for at in starts
+        ]
+
+    def _command(self, keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments]) -> Command:
+        return ("EVALSHA", self.sha, len(keys), *keys, *shared, *chain(*per_key))
 
 
 @functools.cache
 def load_script(name: str) -> Script:
-    """Reads one of the scripts beside this module."""
+    """Loads one of the scripts in ``lua/``."""
     text = (files("aiomodelcache.backends.redis") / "lua" / f"{name}.lua").read_text("utf-8")
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())

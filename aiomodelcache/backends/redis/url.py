@@ -1,4 +1,4 @@
-"""URLs of Redis servers, Sentinels and Clusters, in parts, and without their passwords."""
+"""URLs of Redis servers, Sentinels and Clusters, split into parts, and without their passwords."""
 
 import re
 import string
@@ -13,11 +13,12 @@ from redis.backoff import NoBackoff
 SCHEMES: Final = (
     "redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
 )
+"""The URL schemes that are accepted, for error messages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A URL in parts. ``redis+cluster://user:password@one:1,two:2/path?query`` is split as it reads."""
+    """A URL in parts, such as ``redis+cluster://user:password@one:1,two:2/path?query``."""
 
     transport: str
     kind: str
@@ -28,15 +29,17 @@ class Url:
 
     @classmethod
     def split(cls, url: str) -> "Url":
+        """Splits a URL into its parts."""
         scheme, _, rest = url.partition("://")
         transport, _, kind = scheme.lower().partition("+")
         netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        parts = urlsplit(f"//{rest[len(netloc) :]}")  # the hosts left out: it cannot take several
+        parts = urlsplit(f"//{rest[len(netloc) :]}")  # without the hosts: urlsplit does not accept several
         user, at, hosts = netloc.rpartition("@")
-        # Escaped, because the error about some characters quotes all of the password.
+        # Escaped, because redis-py's error about some characters quotes the whole password.
         return cls(transport, kind, quote(user, safe=string.punctuation) + at, hosts, parts.path, parts.query)
 
     def addresses(self, default_port: int) -> list[tuple[str, int]]:
+        """Returns the host and port of each server. Raises ``ValueError`` if one is malformed."""
         return [self._address(host, default_port) for host in self.hosts.split(",")]
 
     def _address(self, host: str, default_port: int) -> tuple[str, int]:
@@ -44,35 +47,36 @@ class Url:
             parts = urlsplit(f"//{host}")
             return parts.hostname or "localhost", parts.port or default_port
         except ValueError:
-            # Not chained: where a "/" in a password was not escaped, the original message quotes half
-            # of that password as "not a port".
+            # Not chained: if a "/" in a password was not escaped, the original message quotes half of that password
+            # as "not a port".
             raise ValueError("the host or the port is malformed") from None
 
     def options(self, socket_timeout: float, database: str) -> dict[str, Any]:
-        """Returns what the URL says about connections, as redis-py reads it, over our own defaults."""
+        """Returns the connection options of the URL, as redis-py reads them, over the defaults of this package."""
         if not re.fullmatch(r"\d*", database):
-            # redis-py would quietly use database 0.
+            # redis-py would silently use database 0.
             raise ValueError("after the host, only /number-of-the-database may follow")
         return self._read(socket_timeout, f"/{database}")
 
     def socket_options(self, socket_timeout: float) -> dict[str, Any]:
+        """Returns the connection options of a ``unix://`` URL. Raises ``ValueError`` without an absolute path."""
         if self.hosts or not self.path:
             raise ValueError("the absolute path of the socket must follow unix://")
         return self._read(socket_timeout, self.path)
 
     def _read(self, socket_timeout: float, path: str) -> dict[str, Any]:
         query = f"?{self.query}" if self.query else ""
-        theirs = dict[str, Any](parse_url(f"{self.transport}://{self.credentials}{path}{query}"))
-        ours = {
+        parsed = dict[str, Any](parse_url(f"{self.transport}://{self.credentials}{path}{query}"))
+        defaults = {
             "socket_timeout": socket_timeout,
             "socket_connect_timeout": socket_timeout,
-            "protocol": 2,  # spares a HELLO, and all that redis-py 8 negotiates after it
+            "protocol": 2,  # avoids a HELLO, and the negotiations of redis-py 8 that follow it
         }
-        return ours | theirs | at_most_once()
+        return defaults | parsed | at_most_once()
 
 
 def at_most_once() -> dict[str, Any]:
-    """Returns the options that keep redis-py from sending a command again."""
+    """Returns the options that keep redis-py from resending a command."""
     return {
         "retry": Retry(NoBackoff(), 0),
         "retry_on_error": [],
@@ -82,6 +86,6 @@ def at_most_once() -> dict[str, Any]:
 
 
 def masked(url: str) -> str:
-    """Returns ``url`` without its passwords. It may be malformed: rather too much is hidden."""
+    """Returns ``url`` without its passwords. If the URL is malformed, too much is hidden rather than too little."""
     url = re.sub(r"(\w*password=)[^&]*", r"\1***", url)
     return re.sub(r"^((?:[^/]*://)?[^:@/]*):.*@", r"\1:***@", url)

@@ -46,18 +46,18 @@ GUARDS = {
     # Readers.
     "a fill compares with the lease": Guard(
         "backends.memory:MemoryBackend._fill",
-        "value is None or value[:PREFIX_SIZE] != fill.standing",
+        "value is None or value[:PREFIX_SIZE] != fill.expected",
         "False",
         "save, by id elsewhere",
     ),
     "a lease leaves intents alone": Guard(
-        "plans.steps:replaceable",
+        "plans.steps:replaceable_prefix",
         "if not entry or is_lease(entry) or is_intent(entry):",
         "if not entry:",
         "save, by id elsewhere",
     ),
     "a late lease looks at the stamp": Guard(
-        "plans.indexes:_take_late", "taken.versions[0] == stamp", "True", "save, by name elsewhere"
+        "plans.indexes:_acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
     ),
     "a slow reader does not fill": Guard(
         "engine.leases:Leases._store", "if now < attempt.deadline", "", "a writer that crashed"
@@ -78,7 +78,7 @@ GUARDS = {
         "re-key, warm",
     ),
     "who waits for a fill is woken": Guard(
-        "engine.leases:Leases.land", "flight.set_result(None)", "pass", "single flight"
+        "engine.leases:Leases.end_flights", "flight.set_result(None)", "pass", "single flight"
     ),
     "who waits for a fill waits for its end": Guard(
         "engine.leases:Leases._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
@@ -104,8 +104,8 @@ GUARDS = {
     ),
     "intents stand side by side": Guard(
         "backends.memory:MemoryBackend.mark",
-        "*_others(self._get_intents(key, now), token, now), mine",
-        "mine",
+        "*_others(self._get_intents(key, now), token, now), own",
+        "own",
         "two saves, looked up twice",
     ),
     "a clear leaves others' intents": Guard(
@@ -123,7 +123,7 @@ GUARDS = {
     ),
     "past the limit the epoch is marked": Guard(
         "engine.intent:Intent.add_model",
-        "[Clear(each.epoch_key)]",
+        "[Clear(versioned.epoch_key)]",
         "[]",
         "past the limit",
     ),
@@ -140,13 +140,13 @@ GUARDS = {
         "transaction, by id",
     ),
     "a clear goes on when its caller is cancelled": Guard(
-        "engine.tasks:BackgroundTasks.begin",
-        "self.start(_telling(work, done)).add_done_callback(end)\n    return done",
+        "engine.tasks:BackgroundTasks.start_shielded",
+        "self.start(_run_and_notify(work, done)).add_done_callback(end)\n    return done",
         "return self.start(work)",
         "transaction, by id",
     ),
     "clearing a model goes on when its caller is cancelled": Guard(
-        "engine.writer:Writer.clear_models", "self._tasks.start(self._settle(intent))", "pass", "cleared by hand"
+        "engine.writer:Writer.clear_models", "self._tasks.start(self._withdraw(intent))", "pass", "cleared by hand"
     ),
     "a stale copy has its own token": Guard(
         "engine.intent:stale_copy", "new_token()", "entry[1:PREFIX_SIZE]", "a stale copy, twice"
@@ -201,7 +201,10 @@ GUARDS = {
         "in another order",
     ),
     "a walk does not go back to what was read ahead": Guard(
-        "plans.paths:PathRun.ahead", "self._read.clear", "lambda: None", "walk, and one moves after the other"
+        "plans.paths:PathRun.with_prefetched",
+        "self._prefetched.clear",
+        "lambda: None",
+        "walk, and one moves after the other",
     ),
     "what a delete cascades to is marked": Guard(
         "write.cascades:_collect_row",
@@ -241,7 +244,7 @@ GUARDS = {
         "cleared in a transaction",
     ),
     "a result without one of its rows is none": Guard(
-        "plans.results:_answer", "if len(found) < len(referred):", "if False:", "members, deleted"
+        "plans.results:_read_value", "if len(instances) < len(referred):", "if False:", "members, deleted"
     ),
     # Replicas, and entries near their end.
     "what was written stays marked while replicas lag": Guard(
@@ -257,7 +260,7 @@ GUARDS = {
         "replica, past the limit",
     ),
     "who renews an entry gives the election back": Guard(
-        "plans.refresh:_renew", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
+        "plans.refresh:_refresh", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
     ),
     "a renewal gives its leases back without the store": Guard(
         "engine.reader:Reader._advance",

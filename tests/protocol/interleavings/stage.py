@@ -179,8 +179,8 @@ class Stage:
             assert not reading.busy, "a lookup is still on its way"
             assert not reading._leases._flights, "somebody is said to be filling"
             assert not cache.open_cache.tasks._running, "a task is still running"
-            assert not writing._kept, "an invalidation is kept"
-            assert not writing._gathering, "a transaction is said to be under way"
+            assert not writing._undelivered, "an invalidation is kept"
+            assert not writing._open_intents, "a transaction is said to be under way"
         left = self.store.states()
         assert set(left) <= set(may_leave), f"left in the store: {left}"
         await self._check_answers()

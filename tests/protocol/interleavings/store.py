@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from aiomodelcache import BackendError, MemoryBackend
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Kept, Lease, Leased
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReplacedEntry
 from tests.protocol.interleavings.schedule import Scheduler
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class ScheduledBackend:
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
-    ) -> dict[bytes, Kept]:
+    ) -> dict[bytes, ReplacedEntry]:
         return await self._send("mark", keys, lambda: self.backend.mark(keys, token, ttl_ms, allow))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:

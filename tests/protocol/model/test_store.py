@@ -54,8 +54,8 @@ class Twins:
             case "fill":
                 expected = known if isinstance(known, Lease | Entry) else Lease(("nobody", 0))
                 done = self.run(model.fill(ROW, expected, value))
-                standing = b"L" + token(expected.token) if isinstance(expected, Lease) else entry(expected)[:17]
-                fill = protocol.Fill(key, standing, entry(value), 1_000)
+                expected_prefix = b"L" + token(expected.token) if isinstance(expected, Lease) else entry(expected)[:17]
+                fill = protocol.Fill(key, expected_prefix, entry(value), 1_000)
                 assert await self.backend.fill([fill]) == [done]
             case "mark":
                 replaced = self.run(model.mark(ROW, writer))

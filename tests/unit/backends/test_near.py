@@ -1,4 +1,4 @@
-"""What ``Near`` keeps and when it answers. No server: what one would say is said here."""
+"""``Near``: the entries that it keeps, and when it uses them. No server: the tests report the server's messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ VALUE, ABSENCE, VERSION = b"V" + bytes(60), b"N" + bytes(60), b"E" + bytes(16)
 
 
 class Clock:
-    """The time, as tests say."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -32,7 +32,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def make(clock: Clock, *, limit: int = 1_000_000, lag: float = 1.0) -> Near:
-    """One that keeps rows, for 100 s in the store, absences for 10 s, and their epoch, and hears of changes."""
+    """Returns a ``Near`` that keeps rows (100 s in the store), absences (10 s) and their epoch, with tracking."""
     near = Near(limit, lag)
     near.cover(b"amc:r:default:event:", 100, 10)
     near.cover_version(EPOCH)
@@ -41,12 +41,12 @@ def make(clock: Clock, *, limit: int = 1_000_000, lag: float = 1.0) -> Near:
 
 
 def read(near: Near, found: dict[bytes, bytes | None]) -> None:
-    """A read that nothing comes in between."""
+    """Reads without any change in between."""
     near.keep(near.expect(found), found)
 
 
 def found(near: Near, keys: list[bytes]) -> list[bytes | None]:
-    """What is kept, which must be all that is asked for."""
+    """Returns the kept values of these keys, which must all be there."""
     kept = near.find(keys)
     assert kept is not None
     assert list(kept) == keys
@@ -62,20 +62,20 @@ def test_answers_are_kept(clock: Clock, entry: bytes) -> None:
 
 
 @pytest.mark.parametrize("entry", [None, b"", b"L" + bytes(16), b"W" + bytes(29), b"S" + bytes(60)])
-def test_what_is_no_answer_is_not(clock: Clock, entry: bytes | None) -> None:
+def test_leases_intents_and_stale_copies_are_not_kept(clock: Clock, entry: bytes | None) -> None:
     near = make(clock)
     read(near, {ROW: entry})
     assert near.find([ROW]) is None
 
 
-def test_it_answers_all_that_is_asked_for_or_nothing(clock: Clock) -> None:
+def test_find_returns_all_keys_or_none(clock: Clock) -> None:
     near = make(clock)
     read(near, {ROW: VALUE, EPOCH: VERSION})
     assert found(near, [EPOCH, ROW]) == [VERSION, VALUE]
     assert near.find([EPOCH, ROW, OTHER]) is None
 
 
-def test_only_what_is_covered_is_kept(clock: Clock) -> None:
+def test_only_covered_keys_are_kept(clock: Clock) -> None:
     near = make(clock)
     read(near, {b"amc:r:default:user:1": VALUE})
     assert near.find([b"amc:r:default:user:1"]) is None
@@ -106,7 +106,7 @@ Forget = Callable[[Near], object]
     ],
     ids=["a writer", "the server", "all of it", "a failure", "a new connection"],
 )
-def test_what_changed_while_it_was_read_is_not_kept(clock: Clock, forget: Forget) -> None:
+def test_a_key_that_changes_during_its_read_is_not_kept(clock: Clock, forget: Forget) -> None:
     near = make(clock)
     ticket = near.expect([ROW])
     forget(near)
@@ -114,8 +114,11 @@ def test_what_changed_while_it_was_read_is_not_kept(clock: Clock, forget: Forget
     assert near.find([ROW]) is None
 
 
-def test_of_reads_of_one_key_the_last_one_counts(clock: Clock) -> None:
-    """The first may have been answered before a change that ended its placeholder, had it not been replaced."""
+def test_only_the_last_read_of_a_key_is_kept(clock: Clock) -> None:
+    """The first read may have been answered before a change.
+
+    Its placeholder was removed and replaced by the second read's.
+    """
     near = make(clock)
     first = near.expect([ROW])
     near.drop([ROW])
@@ -126,7 +129,7 @@ def test_of_reads_of_one_key_the_last_one_counts(clock: Clock) -> None:
     assert found(near, [ROW]) == [ABSENCE]
 
 
-def test_a_read_that_failed_leaves_no_placeholder(clock: Clock) -> None:
+def test_a_failed_read_leaves_no_placeholder(clock: Clock) -> None:
     near = make(clock)
     near.keep(near.expect([ROW]), {})
     assert not near._expected
@@ -135,7 +138,7 @@ def test_a_read_that_failed_leaves_no_placeholder(clock: Clock) -> None:
 # The bound ------------------------------------------------------------------------------------------
 
 
-def test_answers_are_given_for_the_lag_after_the_last_sign(clock: Clock) -> None:
+def test_entries_are_used_until_the_lag_after_the_last_answer(clock: Clock) -> None:
     near = make(clock)
     read(near, {ROW: VALUE})
     clock.now += 0.999
@@ -145,17 +148,17 @@ def test_answers_are_given_for_the_lag_after_the_last_sign(clock: Clock) -> None
     assert not near.holds(ROW)
 
 
-def test_the_next_sign_makes_them_good_again(clock: Clock) -> None:
+def test_the_next_answer_makes_entries_usable_again(clock: Clock) -> None:
     near = make(clock)
     read(near, {ROW: VALUE})
     clock.now += 5
-    near.answered(clock.now - 0.4)  # when that was sent, not when it was answered
+    near.answered(clock.now - 0.4)  # the time of sending, not of the answer
     assert found(near, [ROW]) == [VALUE]
     clock.now += 0.6
     assert near.find([ROW]) is None
 
 
-def test_it_asks_for_a_sign_in_time_and_once(clock: Clock) -> None:
+def test_the_server_is_pinged_once_after_half_the_lag(clock: Clock) -> None:
     near = make(clock)
     pings: list[float] = []
     near.ping = lambda: pings.append(clock.now)
@@ -171,7 +174,7 @@ def test_it_asks_for_a_sign_in_time_and_once(clock: Clock) -> None:
     assert pings == [1_000.5, 1_001.0]
 
 
-def test_nothing_is_answered_or_kept_without_a_connection(clock: Clock) -> None:
+def test_without_a_connection_nothing_is_kept_or_found(clock: Clock) -> None:
     near = make(clock)
     read(near, {ROW: VALUE})
     ticket = near.expect([ROW])
@@ -189,7 +192,7 @@ def test_nothing_is_answered_or_kept_without_a_connection(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("entry", "life"), [(VALUE, 10.0), (ABSENCE, 1.0)])
-def test_a_tenth_of_an_entrys_life_is_the_longest(clock: Clock, entry: bytes, life: float) -> None:
+def test_an_entry_is_kept_for_a_tenth_of_its_lifetime(clock: Clock, entry: bytes, life: float) -> None:
     near = make(clock, lag=1_000)
     read(near, {ROW: entry})
     clock.now += life - 0.01
@@ -198,7 +201,7 @@ def test_a_tenth_of_an_entrys_life_is_the_longest(clock: Clock, entry: bytes, li
     assert near.find([ROW]) is None
 
 
-def test_versions_live_on(clock: Clock) -> None:
+def test_versions_do_not_expire(clock: Clock) -> None:
     near = make(clock, lag=1_000_000)
     read(near, {EPOCH: VERSION})
     clock.now += 100_000
@@ -209,7 +212,7 @@ def size(*keys: bytes) -> int:
     return sum(len(key) + len(VALUE) + OVERHEAD for key in keys)
 
 
-def test_what_was_used_least_recently_goes(clock: Clock) -> None:
+def test_the_least_recently_used_entry_is_evicted(clock: Clock) -> None:
     keys = [ROW + bytes([digit]) for digit in b"012"]
     near = make(clock, limit=size(*keys[:2]))
     for key in keys[:2]:
@@ -221,7 +224,7 @@ def test_what_was_used_least_recently_goes(clock: Clock) -> None:
     assert near.counters.bytes == size(*keys[:2])
 
 
-def test_what_is_larger_than_all_is_not_kept(clock: Clock) -> None:
+def test_an_entry_larger_than_the_limit_is_not_kept(clock: Clock) -> None:
     near = make(clock, limit=100)
     read(near, {ROW: VALUE})
     assert near.find([ROW]) is None
@@ -231,7 +234,7 @@ def test_what_is_larger_than_all_is_not_kept(clock: Clock) -> None:
 @pytest.mark.parametrize(
     "forget", [lambda near: near.drop([ROW, OTHER]), lambda near: near.drop_all(), lambda near: near.lost()]
 )
-def test_what_is_dropped_takes_no_memory(clock: Clock, forget: Any) -> None:
+def test_dropped_entries_take_no_memory(clock: Clock, forget: Any) -> None:
     near = make(clock)
     read(near, {ROW: VALUE, OTHER: VALUE})
     read(near, {ROW: VALUE})

@@ -1,4 +1,4 @@
-"""Plans driven by hand: what they ask for and what they make of the answers. No server, no event loop."""
+"""Plans driven by hand: their requests, and the results that they make of the answers. No server, no event loop."""
 
 import dataclasses
 import itertools
@@ -32,7 +32,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
-from aiomodelcache.plans.refresh import ELECTION
+from aiomodelcache.plans.refresh import ELECTION_SUFFIX
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Answer,
@@ -99,7 +99,7 @@ def artist(pk: int, name: str = "Can", rank: int | None = 1) -> dict[str, Any]:
 
 
 def value(rows: RowEntries, row: dict[str, Any], *, epoch: bytes = EPOCH) -> bytes:
-    """The entry of a row that somebody stored before."""
+    """Returns the entry of a row that another reader stored before."""
     return rows.entry(b"t" * 16, epoch, rows.schema.codec.encode(row))
 
 
@@ -113,7 +113,7 @@ def values_of(row: Any) -> dict[str, Any]:
 
 
 class Steps:
-    """A plan on its way, one request at a time."""
+    """A plan in flight, one request at a time."""
 
     def __init__(self, plan: Plan[Any]) -> None:
         self._plan = plan
@@ -136,7 +136,7 @@ class Steps:
             self.request, self.result = None, stop.value
 
     def take(self, *values: bytes | None, versions: Sequence[bytes | None] = (EPOCH, STAMP)) -> Attempt:
-        """Answers a ``AcquireLeases``: None stands for the lease asked for, granted. Returns the attempt."""
+        """Answers an ``AcquireLeases``. A value of None stands for a granted lease. Returns the attempt."""
         request = self.request
         assert isinstance(request, AcquireLeases)
         attempt = Attempt(new_token(), 99.0)
@@ -197,7 +197,7 @@ class TestRowsByPrimaryKey:
         assert steps.answer([False]).result == []
         assert rows.counters.refused == 1
 
-    def test_what_cannot_be_used_is_replaced(self, rows: RowEntries) -> None:
+    def test_an_unusable_entry_is_replaced(self, rows: RowEntries) -> None:
         good = value(rows, artist(7))
         for name, entry, epoch in (
             ("of another epoch", good, new_version()),
@@ -212,7 +212,7 @@ class TestRowsByPrimaryKey:
                 steps = Steps(plan).answer([epoch, entry])
                 assert steps.request == AcquireLeases([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
 
-    def test_somebody_elses_lease_is_waited_for(self, rows: RowEntries) -> None:
+    def test_another_readers_lease_is_waited_for(self, rows: RowEntries) -> None:
         for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
             steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
             assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
@@ -233,14 +233,14 @@ class TestRowsByPrimaryKey:
         assert steps.request is None, "nothing is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
-    def test_what_was_filled_meanwhile_is_read_without_waiting(self, rows: RowEntries) -> None:
+    def test_an_entry_filled_in_the_meantime_is_read_without_waiting(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(value(rows, artist(7)))
         assert steps.request == Read([rows.epoch_key, rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
 
-    def test_an_intent_means_the_database_and_no_fill(self, rows: RowEntries) -> None:
-        for held in (INTENTS, b""):  # b"": the store has something else there, or refused
+    def test_under_an_intent_the_database_answers_and_nothing_is_filled(self, rows: RowEntries) -> None:
+        for held in (INTENTS, b""):  # b"": the key holds a value that is not a string, or the store refused
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, INTENTS])
             assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key]), (
                 "no lease may replace an intent"
@@ -252,12 +252,12 @@ class TestRowsByPrimaryKey:
     def test_a_model_under_an_intent_is_not_filled(self, rows: RowEntries) -> None:
         for epoch in (INTENTS, None):
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([epoch, value(rows, artist(7))])
-            assert isinstance(steps.request, AcquireLeases), "no entry is believed while the epoch is not one"
+            assert isinstance(steps.request, AcquireLeases), "no entry is used without a valid epoch"
             attempt = steps.take(None, versions=[epoch])
             steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
             assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
 
-    def test_a_failed_load_gives_its_leases_back(self, rows: RowEntries) -> None:
+    def test_a_failed_load_releases_its_leases(self, rows: RowEntries) -> None:
         steps = Steps(rows_by_pk(rows, [7, 8])).answer([EPOCH, None, None])
         attempt = steps.take(None, INTENTS)
         steps.fail(ZeroDivisionError())
@@ -285,7 +285,7 @@ class TestRowsByPrimaryKey:
         assert rows.counters.unfillable == 3
         assert len([record for record in caplog.records if "cannot be stored" in record.message]) == 1
 
-    def test_many_are_read_and_missed_together(self, rows: RowEntries) -> None:
+    def test_many_rows_are_read_leased_and_loaded_together(self, rows: RowEntries) -> None:
         steps = Steps(rows_by_pk(rows, [3, 1, 4, 5]))
         assert steps.request == Read([rows.epoch_key, *map(rows.key, (3, 1, 4, 5))])
         steps.answer([EPOCH, None, value(rows, artist(1)), None, OTHERS_LEASE])
@@ -320,7 +320,7 @@ class TestRowsByIndex:
     def entry(self, index: IndexEntries, *pks: int, epoch: bytes = EPOCH) -> bytes:
         return index.entry(b"t" * 16, epoch, pks)
 
-    def test_what_has_become_absent_is_read_without_the_rows_that_it_led_to(
+    def test_an_absent_entry_is_next_read_without_its_former_rows(
         self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         key = by_name.key(("Can",))
@@ -346,7 +346,7 @@ class TestRowsByIndex:
         assert (steps.request, steps.result) == (None, [artist(7)])
         assert (by_name.counters.hits, by_name.counters.misses, rows.counters.hits) == (2, 0, 2)
 
-    def test_a_wrong_guess_costs_a_round_and_decides_nothing(
+    def test_a_wrong_prediction_costs_a_round_trip_and_does_not_change_the_answer(
         self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         key = by_name.key(("Can",))
@@ -358,9 +358,9 @@ class TestRowsByIndex:
         assert predictions[key].pks == [7]
         predictions.learn(key, [8], rows)
         steps = find(by_name, "Can").answer([EPOCH, None, value(rows, artist(8))])
-        assert isinstance(steps.request, AcquireLeases), "a guess is no answer where the index has none"
+        assert isinstance(steps.request, AcquireLeases), "a predicted row is no answer without an index entry"
 
-    def test_known_absence_and_the_empty_list_are_hits(
+    def test_a_known_absence_and_an_empty_list_are_hits(
         self, rows: RowEntries, by_name: IndexEntries, by_rank: IndexEntries, find: Any
     ) -> None:
         for index, values in ((by_name, "Can"), (by_rank, 1)):
@@ -380,7 +380,7 @@ class TestRowsByIndex:
                 steps.answer([EPOCH, self.entry(by_rank, 3, 1, 2), *[value(rows, row) for row in found]])
             assert steps.result == found
 
-    def test_a_row_that_no_longer_matches_heals_the_index(
+    def test_a_row_that_no_longer_matches_repairs_the_index(
         self, rows: RowEntries, by_name: IndexEntries, find: Any
     ) -> None:
         gone = rows.entry(b"t" * 16, EPOCH, None)
@@ -399,7 +399,7 @@ class TestRowsByIndex:
             steps.answer({("Can",): Answer([], True)})
             assert [fill[2][:1] for fill in stored(steps)] == [ABSENT]
 
-    def test_rows_that_the_cache_lacks_are_loaded_by_primary_key(
+    def test_missing_rows_of_an_index_entry_are_loaded_by_primary_key(
         self, rows: RowEntries, by_rank: IndexEntries, find: Any
     ) -> None:
         steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2, 3)])
@@ -408,7 +408,7 @@ class TestRowsByIndex:
         assert steps.request == Load(rows, [(1,)])
         steps.answer({(1,): Answer([loaded(rows, artist(1))], True)})
         steps.answer([True])
-        assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that are on their way are looked up again"
+        assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that other readers fill are looked up again"
         steps.answer([EPOCH, value(rows, artist(3))])
         assert [values_of(row) for row in steps.result] == [artist(1), artist(2), artist(3)]
         assert (by_rank.counters.hits, by_rank.counters.repaired) == (1, 0)
@@ -430,7 +430,7 @@ class TestRowsByIndex:
         assert [values_of(found) for found in steps.answer([True, True]).result] == [artist(7)]
         assert predictions[key].pks == [7]
 
-    def test_a_changed_stamp_gives_late_leases_back(
+    def test_a_changed_stamp_releases_late_leases(
         self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         for before, after in ((STAMP, new_version()), (STAMP, None), (None, STAMP), (None, None)):
@@ -445,7 +445,7 @@ class TestRowsByIndex:
             steps.answer([True, True])
             assert steps.result
 
-    def test_rows_under_others_hands_are_left_alone(
+    def test_rows_leased_marked_or_filled_by_others_are_not_filled(
         self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions, find: Any
     ) -> None:
         for held in (OTHERS_LEASE, INTENTS, b"", value(rows, artist(7))):
@@ -456,7 +456,7 @@ class TestRowsByIndex:
             steps.take_late(held)
             assert [fill[1] for fill in stored(steps)] == [by_name.key(("Can",))]
 
-    def test_an_outdated_row_is_leased_in_a_second_try(
+    def test_an_outdated_row_is_leased_at_the_second_attempt(
         self, rows: RowEntries, by_rank: IndexEntries, find: Any
     ) -> None:
         outdated = value(rows, artist(7), epoch=new_version())
@@ -493,7 +493,7 @@ class TestRowsByIndex:
         steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
         assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
 
-    def test_a_failed_load_gives_the_lease_back(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
+    def test_a_failed_load_releases_the_lease(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         steps = find(by_name, "Can").answer([EPOCH, None])
         attempt = steps.take(None)
         steps.fail(ZeroDivisionError())
@@ -501,7 +501,9 @@ class TestRowsByIndex:
         with pytest.raises(ZeroDivisionError):
             steps.answer([True])
 
-    def test_answers_that_cannot_be_stored(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
+    def test_several_rows_of_a_unique_key_or_a_loose_match_are_not_stored_in_the_index(
+        self, rows: RowEntries, by_name: IndexEntries, find: Any
+    ) -> None:
         several = Answer([loaded(rows, artist(7)), loaded(rows, artist(8))], True)
         loose = Answer([loaded(rows, artist(7, "CAN"))], False)
         for number, answer in enumerate((several, loose), 1):
@@ -510,13 +512,16 @@ class TestRowsByIndex:
             steps.answer({("Can",): answer})
             steps.take_late(*[None] * len(answer.rows))
             *filled, pointer = stored(steps)
-            assert len(filled) == len(answer.rows), "the rows themselves may be"
+            assert len(filled) == len(answer.rows), "the rows themselves may be stored"
             assert pointer[:3] == (attempt, by_name.key(("Can",)), b"")
             assert by_name.counters.unfillable == number
             assert len(steps.answer([True] * (len(filled) + 1)).result) == len(filled)
 
-    def test_several_rows_may_have_no_value_of_a_unique_column(self, artists: ModelEntries, find: Any) -> None:
-        """So a lookup by NULL takes no lease. The list of a column that is not unique has no such trouble."""
+    def test_a_lookup_of_null_in_a_unique_column_takes_no_lease(self, artists: ModelEntries, find: Any) -> None:
+        """Several rows may have NULL in a unique column.
+
+        The list of a column that is not unique is cached for NULL, too.
+        """
         unique = index_of(artists.gets, "name")
         steps = find(unique, None).answer([EPOCH, None])
         assert steps.request == Load(unique, [(None,)])
@@ -537,7 +542,7 @@ class TestRowsByIndex:
 
 
 class TestManyIndexKeys:
-    def test_they_are_read_leased_loaded_and_stored_together(
+    def test_many_keys_are_read_leased_loaded_and_stored_together(
         self, rows: RowEntries, by_name: IndexEntries, predictions: Predictions
     ) -> None:
         keys = {name: by_name.key((name,)) for name in "abcd"}
@@ -559,8 +564,8 @@ class TestManyIndexKeys:
         assert names == {("a",): ["a"], ("b",): ["b"], ("c",): ["c"], ("d",): []}
 
 
-class TestRenewal:
-    """A value that is near its end, or stale, is an answer, and is filled again by another plan."""
+class TestRefresh:
+    """A value that is about to expire, or is stale, is an answer, and is refreshed by another plan."""
 
     def _spawned(self, rows: RowEntries) -> tuple[bytes, Steps]:
         old = pack(VALUE, b"t" * 16, rows.fingerprint + EPOCH[1:], 1, rows.schema.codec.encode(artist(7)))
@@ -572,38 +577,38 @@ class TestRenewal:
         assert steps.answer(None).result == [artist(7)]
         return old, Steps(spawn.plan)
 
-    def test_replaces_the_very_entry_that_was_read(self, rows: RowEntries) -> None:
+    def test_a_refresh_replaces_the_very_entry_that_was_read(self, rows: RowEntries) -> None:
         old, steps = self._spawned(rows)
-        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION, b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_key])
         attempt = steps.take(None)
         assert steps.request == Load(rows, [(7,)])
         steps.answer({(7,): Answer([loaded(rows, artist(7, rank=2))], True)})
         (by, key, entry, _), election = stored(steps)
-        assert (by, key) == (attempt._replace(held=old[:PREFIX_SIZE]), rows.key(7))
+        assert (by, key) == (attempt._replace(replaces=old[:PREFIX_SIZE]), rows.key(7))
         assert rows.read(entry, EPOCH) == artist(7, rank=2)
         assert entry[1:PREFIX_SIZE] == attempt.token
-        assert election == (attempt, rows.key(7) + ELECTION, b"", 1)
+        assert election == (attempt, rows.key(7) + ELECTION_SUFFIX, b"", 1)
         assert steps.answer([True, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (1, 0)
 
-    def test_is_refused_where_another_entry_stands(self, rows: RowEntries) -> None:
+    def test_a_refresh_is_refused_if_the_key_holds_another_entry(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         steps.take(None)
         steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
         assert steps.answer([False, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (0, 1)
 
-    def test_is_left_to_the_one_that_was_elected(self, rows: RowEntries) -> None:
-        for held in (OTHERS_LEASE, b""):  # or the store refused
+    def test_only_the_elected_reader_refreshes(self, rows: RowEntries) -> None:
+        for held in (OTHERS_LEASE, b""):  # b"": the store refused
             _, steps = self._spawned(rows)
             steps.take(held)
             assert (steps.request, steps.result) == (None, False)
 
-    def test_gives_the_election_back_if_the_database_fails(self, rows: RowEntries) -> None:
+    def test_a_refresh_releases_the_election_if_the_database_fails(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         attempt = steps.take(None)
         steps.fail(OSError("gone"))
-        assert stored(steps) == [(attempt, rows.key(7) + ELECTION, b"", 1)]
+        assert stored(steps) == [(attempt, rows.key(7) + ELECTION_SUFFIX, b"", 1)]
         with pytest.raises(OSError, match="gone"):
             steps.answer([True])
 
@@ -614,20 +619,20 @@ class TestRenewal:
         assert (rows.counters.undecodable, rows.counters.mismatched) == (0, 0)
 
 
-class TestGuesses:
-    def test_the_least_recently_used_are_forgotten(self, rows: RowEntries) -> None:
+class TestPredictions:
+    def test_the_least_recently_used_prediction_is_evicted(self, rows: RowEntries) -> None:
         predictions = Predictions(2)
         predictions.learn(b"a", [1, 2], rows)
         predictions.learn(b"b", [3], rows)
-        guess = predictions.predict(b"a")
-        assert (guess.pks, guess.keys) == ([1, 2], [rows.key(1), rows.key(2)])
+        prediction = predictions.predict(b"a")
+        assert (prediction.pks, prediction.keys) == ([1, 2], [rows.key(1), rows.key(2)])
         predictions.learn(b"c", [], rows)
         assert list(predictions) == [b"a", b"c"]
         assert predictions.predict(b"b").pks == predictions.predict(b"b").keys == []
         predictions.learn(b"a", [2], rows)
         assert predictions.predict(b"a").keys == [rows.key(2)]
 
-    def test_none_need_be_kept(self, rows: RowEntries) -> None:
+    def test_a_limit_of_zero_keeps_no_predictions(self, rows: RowEntries) -> None:
         predictions = Predictions(0)
         predictions.learn(b"a", [1], rows)
         assert predictions.predict(b"a").pks == []
@@ -638,7 +643,7 @@ class TestGuesses:
 
 @dataclasses.dataclass
 class World:
-    """A store, a table, and readers and writers that take turns at every single operation."""
+    """A store, a table, and readers and writers that alternate at every single operation."""
 
     artists: ModelEntries
     backend: MemoryBackend = dataclasses.field(default_factory=MemoryBackend)
@@ -668,7 +673,7 @@ class World:
         return [row for _, row in sorted(table.items()) if row[name] == asked]
 
     def reader(self, kind: str, asked: Any) -> Generator[None, None, None]:
-        """Reads, one operation a turn, and checks that the answer held at some time during the read."""
+        """Reads, one operation a turn, and checks that the answer was right at some time during the read."""
         plan = self.plan(kind, asked)
         began = len(self.history) - 1
         request = next(plan)
@@ -714,9 +719,11 @@ class World:
     def writer(
         self, table: dict[int, dict[str, Any]], checked: Iterable[tuple[str, Any]], *, watched: bool = False
     ) -> Generator[None, None, None]:
-        """Changes the table in one transaction: marks, commits, stamps, clears; then looks whether it is seen.
+        """Changes the table in one transaction: marks, commits, stamps, clears.
 
-        If ``watched``, it must be seen from the commit on, whatever the readers did between mark and commit.
+        Then checks that readers see the change.
+
+        If ``watched``, readers must see it from the commit on, whatever they did between mark and commit.
         """
         rows, token = self.rows, new_token()
         changed = {pk: table.get(pk) for pk in table.keys() | self.table.keys() if table.get(pk) != self.table.get(pk)}
@@ -741,7 +748,7 @@ class World:
         self.check(checked)
 
     def check(self, lookups: Iterable[tuple[str, Any]]) -> None:
-        """What is looked up now, from beginning to end, is as the table is now."""
+        """Checks that a lookup that starts now returns the present rows of the table."""
         for kind, asked in lookups:
             take(self.reader(kind, asked), math.inf)
 
@@ -757,7 +764,7 @@ def at_once(operation: Coroutine[Any, Any, T]) -> T:
 
 
 def take(process: Generator[None, None, None], turns: float) -> int:
-    """Gives a process so many turns. Returns how many it took."""
+    """Gives a process this number of turns. Returns how many it took."""
     taken = 0
     while taken < turns:
         try:
@@ -789,10 +796,10 @@ class TestEveryInterleaving:
         return world
 
     @pytest.mark.parametrize(("kind", "asked"), [("pk", 7), ("name", "Can"), ("name", "Faust"), ("rank", 1)])
-    def test_of_one_read_and_one_write(
+    def test_one_read_and_one_write(
         self, artists: ModelEntries, change: str, warm: bool, kind: str, asked: Any
     ) -> None:
-        """Some of the write, some of the read, some of the write, the rest of the read, the rest of the write."""
+        """Part of the write, part of the read, part of the write, the rest of the read, the rest of the write."""
         checked = [(kind, asked), ("pk", 7), ("pk", 8)]
 
         def ran_out(first: int, some: int, second: int) -> tuple[bool, bool, bool]:
@@ -816,12 +823,12 @@ class TestEveryInterleaving:
                 break
         assert first > 4
 
-    def test_of_several_reads_and_writes(self, artists: ModelEntries, change: str, warm: bool) -> None:
-        """Too many to try all: some, the same ones in every run."""
+    def test_several_reads_and_writes(self, artists: ModelEntries, change: str, warm: bool) -> None:
+        """A random selection of interleavings, the same one in every run."""
         chance = random.Random(f"{change}{warm}")
         for number in range(100):
             world = self.world(artists, warm)
-            reads = chance.choices(chance.sample(EVERYTHING, 2), k=3)  # so that they often meet
+            reads = chance.choices(chance.sample(EVERYTHING, 2), k=3)  # of two keys only, so that reads often meet
             running = [world.reader(*read) for read in reads]
             running += [world.writer(CHANGES[change], EVERYTHING, watched=number % 2 == 0)]
             for turn in chance.choices(range(4), [1, 1, 1, 2], k=40):
@@ -832,7 +839,7 @@ class TestEveryInterleaving:
 
 
 class TestHits:
-    """The short way for hits says nothing that the long way would not, and leaves no trace of what is none."""
+    """The hand-written path of hits answers as the plan does, and leaves no trace of a miss."""
 
     @staticmethod
     def entries(rows: RowEntries) -> dict[str, bytes | None]:
@@ -852,25 +859,27 @@ class TestHits:
         }
 
     @pytest.mark.parametrize("epoch", [EPOCH, None], ids=["epoch", "none"])
-    def test_of_a_row(self, rows: RowEntries, epoch: bytes | None) -> None:
+    def test_only_a_usable_row_entry_is_a_hit(self, rows: RowEntries, epoch: bytes | None) -> None:
         before = dataclasses.replace(rows.counters)
         for name, entry in self.entries(rows).items():
             hit = rows.hit(entry, epoch, 7)
             assert hit == (artist(7) if name == "good" and epoch else None), name
         assert rows.counters == before
         rows.lifetimes.due = b"\xff" * 8
-        assert rows.hit(value(rows, artist(7)), epoch, 7) is None, "whoever finds it is to fill it again"
+        assert rows.hit(value(rows, artist(7)), epoch, 7) is None, "a due entry takes the plan, which refreshes it"
 
-    def test_of_an_index(self, rows: RowEntries, by_name: IndexEntries) -> None:
+    def test_only_a_usable_index_entry_with_matching_rows_is_a_hit(
+        self, rows: RowEntries, by_name: IndexEntries
+    ) -> None:
         before = dataclasses.replace(by_name.counters), dataclasses.replace(rows.counters)
-        guess = Prediction([7], [rows.key(7)])
+        prediction = Prediction([7], [rows.key(7)])
         key = by_name.key(("Can",))
 
         def hit(
-            entry: bytes | None, row: bytes | None, name: str = "Can", guess: Prediction = guess
+            entry: bytes | None, row: bytes | None, name: str = "Can", prediction: Prediction = prediction
         ) -> list[RowValues] | None:
             found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
-            return index_hit(by_name, (name,), key, guess, found)
+            return index_hit(by_name, (name,), key, prediction, found)
 
         leading, elsewhere = (by_name.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
         for name, entry in self.entries(rows).items():
@@ -881,28 +890,30 @@ class TestHits:
         assert hit(leading[:-1], row) is None
         assert hit(None, row) is None
         assert hit(leading, row, "Faust") is None
-        assert hit(elsewhere, row, guess=Prediction([8], [rows.key(8)])) is None
+        assert hit(elsewhere, row, prediction=Prediction([8], [rows.key(8)])) is None
         assert hit(leading, row) == [artist(7)]
         assert (by_name.counters, rows.counters) == before
 
-    def test_of_an_index_entry_that_was_found_before(self, by_name: IndexEntries, by_rank: IndexEntries) -> None:
-        """It is not decoded again, but it must still be of the epoch, and not due."""
+    def test_a_known_index_entry_is_not_decoded_again_but_still_checked(
+        self, by_name: IndexEntries, by_rank: IndexEntries
+    ) -> None:
+        """The entry must still be of the epoch, and not due."""
         for index in (by_name, by_rank):
-            guess = Prediction([7], [index.rows.key(7)])
+            prediction = Prediction([7], [index.rows.key(7)])
             entry, elsewhere = (index.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
-            assert index.hit(entry, EPOCH, guess)
-            assert guess.entry == entry
+            assert index.hit(entry, EPOCH, prediction)
+            assert prediction.entry == entry
             for _ in range(2):
-                assert index.hit(entry, EPOCH, guess)
-                assert not index.hit(elsewhere, EPOCH, guess)
-                assert not index.hit(entry[:-1] + b"?", EPOCH, guess)
-                assert not index.hit(entry, None, guess)
-                assert index.hit(entry, OTHER_EPOCH, guess) is index.unique
+                assert index.hit(entry, EPOCH, prediction)
+                assert not index.hit(elsewhere, EPOCH, prediction)
+                assert not index.hit(entry[:-1] + b"?", EPOCH, prediction)
+                assert not index.hit(entry, None, prediction)
+                assert index.hit(entry, OTHER_EPOCH, prediction) is index.unique
             index.lifetimes.due = b"\xff" * 8
-            assert not index.hit(entry, EPOCH, guess)
+            assert not index.hit(entry, EPOCH, prediction)
 
-    def test_of_a_list_of_nothing(self, by_rank: IndexEntries) -> None:
+    def test_an_empty_list_is_a_hit_and_leaves_the_shared_prediction_unchanged(self, by_rank: IndexEntries) -> None:
         predictions = Predictions(10)
         nowhere = predictions.predict(b"one")
         assert by_rank.hit(by_rank.entry(b"t" * 16, EPOCH, []), EPOCH, nowhere)
-        assert predictions.predict(b"another").entry == b"", "what leads nowhere is shared"
+        assert predictions.predict(b"another").entry == b"", "all empty predictions are one object"

@@ -1,12 +1,13 @@
--- Withdraws the intent ARGV[1] from each key. The last one to go leaves a hint, if not empty, for some milliseconds
--- (0: for ever), or until a moment by this server's clock, if that is above zero: the key's three further arguments.
--- A key without intents is deleted, whatever it holds: this writer's intent was lost, so what came after may be
--- older than its write. Returns for each key 1 if the intent was found, else 0.
+-- Withdraws the intent ARGV[1] from each key. Three further arguments per key: a hint, its lifetime, and its end.
+-- The last intent to be withdrawn leaves the hint, unless the hint is empty. The hint expires after its lifetime in
+-- milliseconds (0: never), or at its end by this server's clock if that is above zero.
+-- A key without intents is deleted, whatever it holds: this writer's intent was lost, so a value stored since then may
+-- be older than the write. Returns for each key 1 if the intent was found, else 0.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, replies = ARGV[1], {}
 for number, key in ipairs(KEYS) do
-  local intents, last, found, kept = '', 0, 0, false
+  local intents, last, found, hint_stored = '', 0, 0, false
   if redis.pcall('GETRANGE', key, 0, 0) == 'W' then
     local value = redis.call('GET', key)
     for at = 2, #value, 29 do
@@ -18,23 +19,23 @@ for number, key in ipairs(KEYS) do
         last = math.max(last, expiry)
       end
     end
-    local hint, ttl, till = ARGV[number * 3 - 1], tonumber(ARGV[number * 3]), tonumber(ARGV[number * 3 + 1])
+    local hint, ttl, until_ms = ARGV[number * 3 - 1], tonumber(ARGV[number * 3]), tonumber(ARGV[number * 3 + 1])
     if intents == '' and found == 1 and hint ~= '' then
-      if till > 0 then
-        ttl = till - now
+      if until_ms > 0 then
+        ttl = until_ms - now
       end
       if ttl > 0 then
-        kept = not redis.pcall('SET', key, hint, 'PX', string.format('%.0f', ttl)).err
-      elseif till == 0 then
-        kept = not redis.pcall('SET', key, hint).err
+        hint_stored = not redis.pcall('SET', key, hint, 'PX', string.format('%.0f', ttl)).err
+      elseif until_ms == 0 then
+        hint_stored = not redis.pcall('SET', key, hint).err
       end
     end
   end
-  if not kept then
+  if not hint_stored then
     redis.call('UNLINK', key)
   end
   if intents ~= '' then
-    -- A server that is out of memory refuses a script's first write only: deleting lets the rest be kept.
+    -- A server that is out of memory refuses only a script's first write: after the UNLINK it accepts this SET.
     redis.call('SET', key, 'W' .. intents, 'PX', string.format('%.0f', last - now))
   end
   replies[number] = found

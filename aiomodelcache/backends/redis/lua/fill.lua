@@ -1,10 +1,11 @@
--- Each key has three arguments. What begins with the first (17 bytes), and nothing else, is replaced by the second
--- for the third milliseconds; by nothing if that is empty. Returns for each key 1 if it was, else 0.
+-- Replaces the value of each key if the value begins with the expected bytes (17 bytes, state and token).
+-- Three arguments per key: the expected bytes, the new value, and its lifetime in milliseconds. An empty new value
+-- deletes the key. Returns for each key 1 if it was replaced or deleted, else 0.
 local replies, refused = {}, {}
 for number, key in ipairs(KEYS) do
-  local standing, value, ttl = ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3]
+  local expected, value, ttl = ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3]
   replies[number] = 0
-  if redis.pcall('GETRANGE', key, 0, 16) == standing then
+  if redis.pcall('GETRANGE', key, 0, 16) == expected then
     if value == '' then
       redis.call('UNLINK', key)
       replies[number] = 1
@@ -15,8 +16,8 @@ for number, key in ipairs(KEYS) do
     end
   end
 end
--- Out of memory. Without its lease a key is free for the next reader, with it nobody may fill it. Last, since a
--- server that is out of memory refuses nothing to a script any more that has written something.
+-- Out of memory: the leases are released, so that the next reader may fill these keys. This comes last, because a
+-- server that is out of memory accepts every write of a script after the script's first one.
 for _, key in ipairs(refused) do
   redis.call('UNLINK', key)
 end

@@ -1,15 +1,15 @@
--- Each key has three arguments. The second is put in place of a value that begins with the first (of nothing, if that
--- is empty) for the third milliseconds (0: for ever). Returns what each key holds afterwards, or the error, if it
--- concerns that key; else that is all that is returned.
--- A prefix shorter than state and token (17 bytes) stands for a whole value: a longer one is another.
-local function lease(key, standing, value, ttl)
+-- Leases each key. Three arguments per key: the expected bytes, the lease, and its lifetime in milliseconds (0: never
+-- expires). The lease replaces a value that begins with the expected bytes. If these are empty, the key must be absent.
+-- Returns what each key holds afterwards, or the error if it concerns that key only. Any other error is returned alone.
+-- Expected bytes shorter than state and token (17 bytes) must equal the whole value.
+local function lease(key, expected, value, ttl)
   local stored = false
-  if standing == '' then
+  if expected == '' then
     stored = redis.pcall('SET', key, value, 'NX', 'PX', ttl)  -- false if the key holds something
     if stored and stored.err and string.find(stored.err, 'OOM', 1, true) then
       return redis.pcall('GET', key) or stored
     end
-  elseif redis.pcall('GETRANGE', key, 0, math.max(#standing, 17) - 1) == standing then
+  elseif redis.pcall('GETRANGE', key, 0, math.max(#expected, 17) - 1) == expected then
     stored = ttl == '0' and redis.pcall('SET', key, value) or redis.pcall('SET', key, value, 'PX', ttl)
   end
   if stored then
@@ -22,7 +22,7 @@ for number, key in ipairs(KEYS) do
   local reply = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'WRONGTYPE', 1, true) or string.find(failure, 'OOM', 1, true)) then
-    return reply  -- no master any more, say: clients look for such at the top of a reply only
+    return reply  -- such as READONLY of a former master: clients look for it at the top of a reply only
   end
   replies[number] = reply
 end

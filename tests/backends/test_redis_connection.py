@@ -1,4 +1,4 @@
-"""A wire counts replies off, in order, and fails all that wait on it when it cannot be trusted any more."""
+"""Connections match replies by position, and fail all their requests when they are lost or not to be trusted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,10 +23,10 @@ async def no_handshake(connection: object) -> None:
 
 
 @asynccontextmanager
-async def line_to(
+async def connection_to(
     answer: Answer, timeout: float = 10.0, handshake: Callable[[Any], Awaitable[None]] = no_handshake
 ) -> AsyncIterator[ReconnectingConnection]:
-    """A line to a server that does what ``answer`` does with each connection."""
+    """Opens a connection to a server that treats each of its connections with ``answer``."""
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,11 +49,11 @@ async def line_to(
             redis_connect_func=handshake,
         )
 
-    line = ReconnectingConnection(make_connection)
+    connection = ReconnectingConnection(make_connection)
     try:
-        yield line
+        yield connection
     finally:
-        await line.aclose()
+        await connection.aclose()
         server.close()
         await asyncio.gather(*serving)
 
@@ -62,7 +62,7 @@ async def pings(reader: asyncio.StreamReader, count: int) -> None:
     await reader.readexactly(len(PING) * count)
 
 
-async def test_replies_are_shared_out_in_order_however_they_arrive() -> None:
+async def test_replies_are_matched_to_requests_in_order_however_they_arrive() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await pings(reader, 6)
         for byte in b"$5\r\nfirst\r\n:2\r\n-NOSCRIPT no\r\n*2\r\n$-1\r\n$1\r\nx\r\n+OK\r\n$0\r\n\r\n":
@@ -70,8 +70,10 @@ async def test_replies_are_shared_out_in_order_however_they_arrive() -> None:
             await writer.drain()
         await reader.read()
 
-    async with line_to(answer) as line:
-        one, three, two = await asyncio.gather(line.send(PING, 1), line.send(PING * 3, 3), line.send(PING * 2, 2))
+    async with connection_to(answer) as connection:
+        one, three, two = await asyncio.gather(
+            connection.send(PING, 1), connection.send(PING * 3, 3), connection.send(PING * 2, 2)
+        )
     assert one == [b"first"]
     assert three[0] == 2
     assert isinstance(three[1], NoScriptError)
@@ -80,22 +82,22 @@ async def test_replies_are_shared_out_in_order_however_they_arrive() -> None:
 
 
 @pytest.mark.slow(because="waits for a timeout")
-async def test_who_is_slow_but_answers_is_waited_for_and_who_keeps_silent_is_not() -> None:
+async def test_the_timeout_limits_silence_not_the_whole_reply() -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await pings(reader, 5)
-        for _ in range(5):  # each within the timeout, all together not
+        for _ in range(5):  # each within the timeout, but not all together
             await asyncio.sleep(0.5)
             writer.write(b"+OK\r\n")
         await reader.read()
 
-    async with line_to(answer, timeout=2.2) as line:
-        assert await line.send(PING * 5, 5) == [b"OK"] * 5
+    async with connection_to(answer, timeout=2.2) as connection:
+        assert await connection.send(PING * 5, 5) == [b"OK"] * 5
         with pytest.raises(TimeoutError):
-            await asyncio.gather(line.send(PING, 1), line.send(PING, 1))
+            await asyncio.gather(connection.send(PING, 1), connection.send(PING, 1))
 
 
 @pytest.mark.parametrize("nonsense", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"+OK\r\n+OK\r\n+nobody asked\r\n"])
-async def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
+async def test_an_unexpected_reply_closes_the_connection(nonsense: bytes) -> None:
     connections = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,16 +107,16 @@ async def test_nonsense_ends_the_connection(nonsense: bytes) -> None:
         writer.write(nonsense if connections == 1 else b"+OK\r\n+OK\r\n")
         await reader.read()
 
-    async with line_to(answer) as line:
+    async with connection_to(answer) as connection:
         try:
-            assert await line.send(PING * 2, 2) == [b"OK"] * 2
+            assert await connection.send(PING * 2, 2) == [b"OK"] * 2
         except ConnectionError:
             assert b"HTTP" in nonsense
-        assert await line.send(PING * 2, 2) == [b"OK"] * 2
+        assert await connection.send(PING * 2, 2) == [b"OK"] * 2
         assert connections == 2
 
 
-async def test_a_connection_that_breaks_in_the_middle_fails_all_and_is_replaced() -> None:
+async def test_a_connection_lost_during_a_reply_fails_its_requests_and_is_replaced() -> None:
     connections = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,17 +130,17 @@ async def test_a_connection_that_breaks_in_the_middle_fails_all_and_is_replaced(
             writer.write(b"+PONG\r\n")
             await reader.read()
 
-    async with line_to(answer) as line:
-        results = await asyncio.gather(*[line.send(PING, 1) for _ in range(3)], return_exceptions=True)
+    async with connection_to(answer) as connection:
+        results = await asyncio.gather(*[connection.send(PING, 1) for _ in range(3)], return_exceptions=True)
         assert results[0] == [b"OK"]
         assert [type(result) for result in results[1:]] == [ConnectionError] * 2
-        assert await line.send(PING, 1) == [b"PONG"]
+        assert await connection.send(PING, 1) == [b"PONG"]
 
 
 @pytest.mark.parametrize("turns", range(6))
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-async def test_a_connection_lost_at_once_is_not_waited_for_and_is_replaced(turns: int, before: bool) -> None:
-    """It may be lost before the wire takes it over, and after that before who asked for it goes on."""
+async def test_a_connection_lost_while_it_is_made_is_replaced(turns: int, before: bool) -> None:
+    """It may be lost before ``PipelinedConnection`` takes it over, or after that but before the caller resumes."""
     connections = 0
 
     async def pass_turns(transport: asyncio.Transport) -> None:
@@ -165,11 +167,11 @@ async def test_a_connection_lost_at_once_is_not_waited_for_and_is_replaced(turns
         await reader.read()
 
     aborting: list[asyncio.Task[None]] = []
-    async with line_to(answer, handshake=handshake) as line, asyncio.timeout(5):
+    async with connection_to(answer, handshake=handshake) as connection, asyncio.timeout(5):
         with suppress(ConnectionError):
-            assert await line.send(PING, 1) == [b"PONG"]
+            assert await connection.send(PING, 1) == [b"PONG"]
         await asyncio.gather(*aborting)
         try:
-            assert await line.send(PING, 1) == [b"PONG"]
-        except ConnectionError:  # lost after all that, but before this
-            assert await line.send(PING, 1) == [b"PONG"]
+            assert await connection.send(PING, 1) == [b"PONG"]
+        except ConnectionError:  # lost after the first request, but before the second
+            assert await connection.send(PING, 1) == [b"PONG"]

@@ -1,4 +1,4 @@
-"""A server that went back in time: ``RedisBackend`` believes no version from before, whoever reads it."""
+"""``RedisBackend`` uses no version of an earlier incarnation of its server, in any process."""
 
 import asyncio
 import re
@@ -21,12 +21,12 @@ from .test_redis import OPERATIONS, configured
 
 
 async def versions_of(backend: Backend, keys: Sequence[bytes]) -> list[bytes | None]:
-    """Reads versions as a miss does, which makes those that are absent."""
+    """Reads versions as a miss does, which creates the absent ones."""
     return (await backend.lease([], new_token(), MINUTE, keys)).versions
 
 
 async def reconnect(backend: RedisBackend) -> None:
-    """Meets the new server: connections to the old one are found to be broken at their next use."""
+    """Connects to the new server. Connections to the old one prove broken at their next use."""
     try:
         await backend.read([new_key()])
     except BackendError:
@@ -35,14 +35,16 @@ async def reconnect(backend: RedisBackend) -> None:
 
 @pytest.fixture
 def server(own_redis: RedisServer) -> RedisServer:
-    """A server that came back, once, from a snapshot, so that nothing here is the first time."""
+    """A server that was restored once from a snapshot, so that no test depends on a first time."""
     own_redis.save()
     own_redis.restore()
     return own_redis
 
 
 class TestSnapshot:
-    async def test_versions_from_before_are_absent_and_made_anew_for_all_alike(self, server: RedisServer) -> None:
+    async def test_earlier_versions_are_absent_and_all_processes_get_the_same_new_ones(
+        self, server: RedisServer
+    ) -> None:
         keys = new_keys(3)
         async with opened(server.url) as backend:
             before = await versions_of(backend, keys)
@@ -50,7 +52,7 @@ class TestSnapshot:
             server.save()
             server.restore()
             with server.client() as client:
-                assert client.mget(keys) == before  # they did come back
+                assert client.mget(keys) == before  # the snapshot restored them
 
             await reconnect(backend)
             async with opened(server.url) as fresh:
@@ -60,8 +62,8 @@ class TestSnapshot:
                 assert not set(after) & set(before)
                 assert await versions_of(backend, keys) == await backend.read(keys) == after
 
-    async def test_other_values_are_read_as_they_are(self, server: RedisServer) -> None:
-        # They do no harm without their version, and intents must be seen.
+    async def test_values_that_are_not_versions_are_read_unchanged(self, server: RedisServer) -> None:
+        # Without their version other values do no harm, and intents must be seen.
         key, marked = new_keys(2)
         async with opened(server.url) as backend:
             await put(backend, key, value := new_value())
@@ -72,7 +74,7 @@ class TestSnapshot:
             assert await held(backend, key) == value
             assert (await held(backend, marked) or b"")[:1] == b"W"
 
-    async def test_an_epoch_with_intents_is_left_to_them(self, server: RedisServer) -> None:
+    async def test_an_epoch_under_intents_is_not_replaced(self, server: RedisServer) -> None:
         key = new_key()
         async with opened(server.url) as backend:
             await versions_of(backend, [key])
@@ -84,7 +86,7 @@ class TestSnapshot:
             assert version is not None
             assert version[:1] == b"W"
 
-    async def test_a_lease_that_came_back_does_not_carry_an_old_version_along(self, server: RedisServer) -> None:
+    async def test_a_restored_lease_comes_with_a_new_version(self, server: RedisServer) -> None:
         key, stamp = new_keys(2)
         token = new_token()
         async with opened(server.url) as backend:
@@ -96,7 +98,7 @@ class TestSnapshot:
             assert again.versions != taken.versions
             assert await backend.fill([Fill(key, b"L" + token, new_value(), MINUTE)]) == [True]
 
-    async def test_the_same_process_that_lost_nothing_is_believed_on_new_connections(self, server: RedisServer) -> None:
+    async def test_new_connections_to_the_same_process_keep_its_versions(self, server: RedisServer) -> None:
         keys = new_keys(2)
         async with opened(server.url) as backend:
             before = await versions_of(backend, keys)
@@ -105,7 +107,7 @@ class TestSnapshot:
             await reconnect(backend)
             assert await backend.read(keys) == before
 
-    async def test_versions_of_this_life_cost_nothing_more(self, server: RedisServer) -> None:
+    async def test_versions_of_the_current_incarnation_cost_no_further_commands(self, server: RedisServer) -> None:
         key, stamp = new_keys(2)
         async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
             await versions_of(backend, [key, stamp])
@@ -114,7 +116,9 @@ class TestSnapshot:
             assert proxy.requests.count(b"\r\nINFO\r\n") == 2  # of one connection
             assert b"EVALSHA" not in proxy.requests
 
-    async def test_it_is_logged_once(self, server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_a_new_incarnation_is_logged_once(
+        self, server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
         async with opened(server.url) as backend:
             await asyncio.gather(*[backend.read([new_key()]) for _ in range(5)])
             assert caplog.messages == []
@@ -127,11 +131,11 @@ class TestSnapshot:
         ]
 
     @pytest.mark.parametrize("through", ["url", "client"])
-    async def test_who_meets_another_life_ends_the_connections_to_the_last(
+    async def test_a_new_incarnation_closes_the_connections_to_the_last(
         self, server: RedisServer, redis_server: RedisServer, through: str
     ) -> None:
-        # Both servers live on, as they do when a master is cut off: a reply of one must not be judged by what
-        # is known of the other.
+        # Both servers keep running, as they do when a master is cut off. A reply of one server must not be judged by
+        # the identity of the other.
         late, version = new_keys(2)
         async with Proxy(server.port) as proxy:
             client = Redis(port=proxy.port) if through == "client" else None
@@ -140,7 +144,7 @@ class TestSnapshot:
                 proxy.doomed, proxy.target = late, redis_server.port
                 waiting = asyncio.create_task(versions_of(backend, [late]))
                 await proxy.until(lambda: late in proxy.requests)
-                assert await backend.read([version]) == [None]  # on a connection of its own
+                assert await backend.read([version]) == [None]  # on the connection for reads
                 with pytest.raises(BackendError, match="cannot be reached"):
                     await waiting
             if client is not None:
@@ -148,14 +152,14 @@ class TestSnapshot:
 
 
 class Pair:
-    """Two servers at one address, of which one is the master. No sentinel, so that nothing has to be waited for."""
+    """Two servers at one address, of which one is the master. No sentinel, so that no test waits for its decisions."""
 
     def __init__(self, one: RedisServer, other: RedisServer, proxy: Proxy) -> None:
         self.master, self.replica = one, other
         self.proxy = proxy
 
     async def replicate(self) -> None:
-        """Makes the replica one, and waits until it has what the master has."""
+        """Makes the replica follow the master, and waits until it has all of the master's data."""
         with self.replica.client() as replica, self.master.client() as master:
             replica.replicaof("127.0.0.1", self.master.port)
             async with asyncio.timeout(30):
@@ -167,7 +171,7 @@ class Pair:
                     await asyncio.sleep(0.01)
 
     async def fail_over(self) -> None:
-        """Swaps master and replica, with all that Sentinel does: it ends the clients' connections, too."""
+        """Swaps master and replica, and ends the clients' connections, as Sentinel does."""
         self.master, self.replica = self.replica, self.master
         self.proxy.target = self.master.port
         with self.master.client() as client:
@@ -179,9 +183,7 @@ class Pair:
 
 
 class TestFailover:
-    async def test_a_master_that_returns_is_another_one_although_its_process_is_the_same(
-        self, server: RedisServer
-    ) -> None:
+    async def test_a_master_that_returns_is_a_new_incarnation_of_the_same_process(self, server: RedisServer) -> None:
         keys = new_keys(3)
         with RedisServer() as other:
             async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
@@ -199,7 +201,7 @@ class TestFailover:
 
                 await pair.fail_over()
                 with server.client() as client:
-                    assert client.info("server")["run_id"] == run_id  # which therefore would not do
+                    assert client.info("server")["run_id"] == run_id  # so the run id alone is not enough
                     assert client.mget(keys) == [during, *before[1:]]
                 await reconnect(backend)
                 async with opened(proxy.url) as fresh:
@@ -212,10 +214,10 @@ def change_replication_id(server: RedisServer) -> None:
         client.replicaof("NO", "ONE")
 
 
-class TestLifeInOneProcess:
-    """The replication id changes while connections stay."""
+class TestIncarnationsOfOneProcess:
+    """The replication id changes while connections stay open."""
 
-    async def test_who_did_not_notice_asks_when_it_meets_a_version_of_who_did(self, server: RedisServer) -> None:
+    async def test_a_foreign_version_makes_a_backend_check_the_identity(self, server: RedisServer) -> None:
         keys = new_keys(4)
         async with opened(server.url) as old:
             before = await versions_of(old, keys)
@@ -227,11 +229,11 @@ class TestLifeInOneProcess:
                 after = await versions_of(new, keys[:2])
                 assert await old.read(keys) == [None, None, *before[2:]]
                 assert await versions_of(old, keys[:2]) == after
-                # It knows now, and there is peace.
+                # The old backend knows the new identity now.
                 assert await old.read(keys) == await new.read(keys) == [*after, None, None]
                 assert await versions_of(old, keys) == await versions_of(new, keys)
 
-    async def test_versions_are_renewed_one_by_one_where_others_do_so_too(self, server: RedisServer) -> None:
+    async def test_concurrent_backends_agree_on_each_new_version(self, server: RedisServer) -> None:
         keys = new_keys(50)
         async with opened(server.url) as first:
             await versions_of(first, keys)
@@ -240,7 +242,7 @@ class TestLifeInOneProcess:
                 one, other = await asyncio.gather(versions_of(second, keys), versions_of(third, keys[::-1]))
                 assert one == other[::-1] == await versions_of(first, keys) == await first.read(keys)
 
-    async def test_a_full_server_renews_nothing(self, server: RedisServer) -> None:
+    async def test_a_full_server_gets_no_new_versions(self, server: RedisServer) -> None:
         key = new_key()
         async with opened(server.url) as backend:
             await versions_of(backend, [key])
@@ -251,7 +253,7 @@ class TestLifeInOneProcess:
                 assert is_version((await versions_of(fresh, [key]))[0])
 
 
-class TestServerThatDoesNotTell:
+class TestServerWithoutInfo:
     @pytest.fixture
     def silent(self, server: RedisServer) -> RedisServer:
         with server.client() as client:
@@ -259,7 +261,7 @@ class TestServerThatDoesNotTell:
             client.execute_command("ACL", "SETUSER", "teller", "on", "nopass", "~*", "+@all")
         return server
 
-    async def test_everything_works_and_everything_is_believed(
+    async def test_all_operations_work_and_all_versions_are_used(
         self, silent: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         keys = new_keys(2)
@@ -274,7 +276,7 @@ class TestServerThatDoesNotTell:
         [message] = caplog.messages
         assert re.match(r"aiomodelcache: Redis at 127\.0\.0\.1:\d+ does not answer INFO, so that ", message)
 
-    async def test_users_who_may_ask_and_users_who_may_not_agree_in_the_end(self, silent: RedisServer) -> None:
+    async def test_users_with_and_without_the_permission_agree_on_versions(self, silent: RedisServer) -> None:
         keys = new_keys(3)
         async with (
             opened(silent.url) as deaf,
@@ -293,7 +295,7 @@ def ping_for_ever(client: "redis.Redis") -> None:
         pass
 
 
-async def test_a_server_that_is_too_busy_to_tell_is_asked_again(server: RedisServer) -> None:
+async def test_a_server_too_busy_for_info_is_asked_again(server: RedisServer) -> None:
     key = new_key()
     async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
         await versions_of(backend, [key])
@@ -317,7 +319,7 @@ async def test_a_server_that_is_too_busy_to_tell_is_asked_again(server: RedisSer
 
 
 @pytest.mark.parametrize("through", ["url", "socket", "client"])
-async def test_every_way_to_a_server_asks(server: RedisServer, through: str) -> None:
+async def test_every_kind_of_source_asks_for_the_identity(server: RedisServer, through: str) -> None:
     key = new_key()
     client: Any = Redis(port=server.port) if through == "client" else None
     source = client or {"url": server.url, "socket": f"unix://{server.socket}"}[through]
