@@ -42,6 +42,8 @@ class Pool:
         """Transactions that have not ended. One that stays here has left a connection in the middle of it."""
         self.taken: set[sqlite3.Connection] = set()
         """Connections that were acquired and not released. One that stays here has leaked."""
+        self.half_done = 0
+        """Connections that the library gave back in the middle of a transaction."""
         self.scheduled = True
         """False while Tortoise's own context manager enters: it does not survive a cancellation there."""
         self._scheduled: set[sqlite3.Connection] = set()
@@ -71,21 +73,28 @@ class Pool:
         return connection
 
     async def release(self, connection: sqlite3.Connection) -> None:
-        """Takes a connection back. A driver resets one that is in the middle of a transaction."""
+        """Takes a connection back.
+
+        Some drivers reset one that is in the middle of a transaction, others do not notice: only users' own
+        transactions, which Tortoise ends, may rely on that.
+        """
+        own = connection in self._scheduled
+        self._scheduled.discard(connection)
 
         async def give_back() -> None:
             self.taken.discard(connection)
-            for transaction in [each for each in self.open if each._connection is connection]:
+            left = [transaction for transaction in self.open if transaction._connection is connection]
+            for transaction in left:
                 self.end(transaction)
             try:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             except sqlite3.ProgrammingError:  # closed
                 return
+            self.half_done += own and bool(left)
             self._free.append(connection)
 
-        if connection in self._scheduled:
-            self._scheduled.discard(connection)
+        if own:
             await self.scheduler.step("RELEASE", give_back, local=True)
         else:
             await give_back()

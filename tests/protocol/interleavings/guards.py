@@ -92,6 +92,28 @@ GUARDS = {
         "_finalized:\n        return None",
         "transaction that reads",
     ),
+    # Transactions of the library's own.
+    "a cancelled BEGIN gives its connection back": Guard(
+        "orm.transactions:_Transaction.__aenter__",
+        "await self._leave(intact=False)",
+        "pass",
+        "update of a query set",
+    ),
+    "giving a connection back is not cancelled": Guard(
+        "orm.transactions:_Transaction._leave",
+        "await to_its_end(self._connection.give_back(intact=intact))",
+        "await self._connection.give_back(intact=intact)",
+        "update of a query set",
+    ),
+    "the context is reset": Guard(
+        "orm.transactions:_Transaction._leave",
+        "get_connections().reset(self._token)",
+        "pass",
+        "update of a query set, then a new row",
+    ),
+    "a connection whose state is not known is closed": Guard(
+        "orm.transactions:_PooledConnection.give_back", "if not intact:", "if False:", "update of a query set"
+    ),
     # Writers.
     "a write is marked": Guard(
         "engine.writer:Writer.mark",

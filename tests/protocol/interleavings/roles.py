@@ -120,6 +120,22 @@ def first(*roles: Role) -> Role:
     return role
 
 
+def then_create(writer: Role) -> Role:
+    """A request that goes on after a timeout: a write, cancelled or not, and then a row, which must be committed."""
+
+    async def role(stage: Stage) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await writer(stage)
+        except asyncio.CancelledError:
+            task.uncancel()
+        await stage.model.create(id=8, name="next")
+        assert any(row[0] == 8 for row in stage.history[-1][0]), "an acknowledged row is not committed"
+
+    return role
+
+
 def save(pk: int = 1, **changes: Any) -> Role:
     async def role(stage: Stage) -> None:
         await stage.artist(pk, **changes).save()

@@ -30,6 +30,7 @@ from tests.protocol.interleavings.roles import (
     save_some,
     savepoint_rolled_back,
     seconds,
+    then_create,
     together,
     transaction,
     update_some,
@@ -83,6 +84,7 @@ SCENARIOS: dict[str, Scenario] = {
         TWO, {"reader": far(BY_NAME), "one": save(1, name="c"), "two": update_where(followers=3)}, both
     ),
     # In bulk.
+    "update of a query set, then a new row": Scenario(A, {"writer": then_create(update_where(followers=1))}, both),
     "update of a query set": Scenario(A, {"reader": near(BY_ID, BY_NAME), "writer": update_where(followers=1)}, both),
     "re-key by a query set": Scenario(
         A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": update_where(name="b")}

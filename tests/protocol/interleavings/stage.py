@@ -174,6 +174,7 @@ class Stage:
     async def _check(self, may_leave: str) -> None:
         assert not self.pool.open, "a transaction was left open"
         assert not self.pool.taken, "a connection was not given back"
+        assert not self.pool.half_done, "a connection was given back in the middle of a transaction"
         for cache in (self.near, self.far):
             reading, writing = cache.open_cache.reader, cache.open_cache.writer
             assert not reading.busy, "a lookup is still on its way"

@@ -1,0 +1,229 @@
+"""A request that is cancelled in a write loses no later write and leaks no connection, at whatever moment it is."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.connection import get_connections
+from tortoise.exceptions import IntegrityError
+
+from aiomodelcache import ModelCache
+from aiomodelcache.orm import transactions
+from tests.support.gates import PATIENCE, Gates
+from tests.support.models.models import Event, User
+
+pytestmark = pytest.mark.only_on("memory", because="it is about connections of the database")
+
+MANY = 2_000
+"""Cancelled requests for each database."""
+
+
+class GatedPool:
+    """A driver's pool with gates at ``acquire`` and ``release``."""
+
+    def __init__(self, pool: Any, gates: Gates) -> None:
+        self._pool = pool
+        self._gates = gates
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    async def acquire(self) -> Any:
+        async def take() -> Any:
+            return await self._pool.acquire()
+
+        return await self._gates.through("acquire", take)
+
+    async def release(self, connection: Any) -> None:
+        async def give_back() -> None:
+            await self._pool.release(connection)
+
+        await self._gates.through("release", give_back)
+
+
+def gated(name: str, method: Any, gates: Gates) -> Any:
+    async def pass_gate(self: Any) -> None:
+        await gates.through(name, partial(method, self))
+
+    return pass_gate
+
+
+@pytest.fixture
+async def gates(database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Gates]:
+    """Gates at every await of a transaction's begin and end."""
+    gates = Gates()
+    client: Any = database
+    manager: Any = client._in_transaction()
+    wrapper = type(getattr(manager, "client", None) or manager.connection)
+    for name in ("begin", "commit", "rollback"):
+        monkeypatch.setattr(wrapper, name, gated(name, getattr(wrapper, name), gates))
+    pool = getattr(client, "_pool", None)
+    if pool is not None:
+        client._pool = GatedPool(pool, gates)
+    yield gates
+    if pool is not None:
+        client._pool = pool
+
+
+def taken(database: BaseDBAsyncClient) -> int:
+    """The number of connections that are not free."""
+    client: Any = database
+    pool = getattr(client, "_pool", None)
+    if pool is None:
+        return int(client._lock.locked())
+    if hasattr(pool, "get_idle_size"):
+        return int(pool.get_size() - pool.get_idle_size())
+    return len(pool._used)
+
+
+@asynccontextmanager
+async def nothing_lost(database: BaseDBAsyncClient, again: BaseDBAsyncClient) -> AsyncIterator[set[str]]:
+    """Checks afterwards that the users named in the set are committed and that no connection is in use."""
+    names: set[str] = set()
+    async with asyncio.timeout(4 * PATIENCE):
+        yield names
+    committed = set(await User.all().using_db(again).values_list("username", flat=True))
+    assert names <= committed, f"{len(names - committed)} acknowledged rows are not committed"
+    assert taken(database) == 0
+    assert get_connections().get(database.connection_name) is database
+
+
+def update() -> Awaitable[Any]:
+    return User.filter(team=1).update(team=2)
+
+
+def delete_cascading() -> Awaitable[Any]:
+    return User.filter(username="kim").delete()
+
+
+def create_many() -> Awaitable[Any]:
+    return User.bulk_create([User(username=f"many {number}") for number in range(3)])
+
+
+def create_twice() -> Awaitable[Any]:
+    return User.bulk_create([User(username="kim")])
+
+
+WRITES: dict[str, Callable[[], Awaitable[Any]]] = {
+    "update": update,
+    "delete": delete_cascading,
+    "bulk_create": create_many,
+}
+
+
+async def request(write: Callable[[], Awaitable[Any]], name: str, acknowledged: set[str]) -> bool:
+    """A write that may be cancelled, then a row. Returns whether it was cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = False
+    try:
+        await write()
+    except asyncio.CancelledError:
+        cancelled = True
+        task.uncancel()
+    except Exception as error:  # asyncmy turns a cancellation into an error of its own
+        if not isinstance(error, IntegrityError) and "Cancelled" not in str(error):
+            raise
+        cancelled = "Cancelled" in str(error)
+    await User.create(username=name)
+    acknowledged.add(name)
+    return cancelled
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [
+        ("acquire", "before"),
+        ("begin", "before"),
+        ("begin", "after"),
+        ("commit", "before"),
+        ("commit", "after"),
+        ("release", "before"),
+        ("release", "after"),
+    ],
+)
+async def test_a_write_that_is_cancelled_at_a_step(
+    cache: ModelCache,
+    database: BaseDBAsyncClient,
+    again: BaseDBAsyncClient,
+    gates: Gates,
+    step: Any,
+    moment: Any,
+    write: str,
+) -> None:
+    if database.capabilities.dialect == "sqlite" and step in ("acquire", "release"):
+        return  # it has one connection and no pool
+    user = await User.create(username="kim", team=1)
+    await Event.create(slug="pycon", organizer=user)
+    async with nothing_lost(database, again) as names:
+        gate = gates.hold(step, moment)
+        task = asyncio.create_task(request(WRITES[write], "next", names))
+        await gate.reached()
+        task.cancel()
+        gate.open()
+        assert await task
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_rollback_is_finished_although_its_caller_is_cancelled(
+    cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient, gates: Gates, moment: Any
+) -> None:
+    await User.create(username="kim")
+    async with nothing_lost(database, again) as names:
+        gate = gates.hold("rollback", moment)
+        task = asyncio.create_task(request(create_twice, "next", names))
+        await gate.reached()
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done(), "the rollback is waited for"
+        gate.open()
+        assert await task
+
+
+@pytest.mark.only_on("sqlite", because="a stuck rollback is the same everywhere")
+async def test_a_rollback_that_is_stuck_is_given_up(
+    cache: ModelCache,
+    database: BaseDBAsyncClient,
+    again: BaseDBAsyncClient,
+    gates: Gates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transactions, "CLEANUP_LIMIT", 0.01)
+    await User.create(username="kim")
+    async with nothing_lost(database, again) as names:
+        gates.hold("rollback")  # never opened
+        task = asyncio.create_task(request(create_twice, "next", names))
+        assert await task
+
+
+@pytest.mark.slow(because="sends thousands of requests")
+async def test_thousands_of_cancelled_requests_lose_and_leak_nothing(
+    cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient
+) -> None:
+    chance = random.Random(7)
+    await User.bulk_create([User(username=f"user {number}", team=number % 5) for number in range(50)])
+
+    async def one(number: int, names: set[str]) -> None:
+        write = list(WRITES.values())[number % 3]
+        if number % 3 == 2:  # each its own rows
+            write = partial(User.bulk_create, [User(username=f"many {number}"), User(username=f"more {number}")])
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(request(write, f"next {number}", names))
+        timer = loop.call_later(chance.random() ** 2 * 0.02, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass  # cancelled in the second write, which was not acknowledged then
+        finally:
+            timer.cancel()
+
+    async with nothing_lost(database, again) as names:
+        for start in range(0, MANY, 10):
+            await asyncio.gather(*[one(number, names) for number in range(start, start + 10)])
+        assert len(names) > MANY / 4
