@@ -71,7 +71,7 @@ def meta_attributes(meta: type, origin: str) -> dict[str, Any]:
     names = {name for cls in meta.__mro__[:-1] for name in vars(cls) if not name.startswith("__")}
     for name in sorted(names - META_ATTRIBUTES):
         raise CacheConfigurationError(
-            f"{origin}.{name} means nothing to the cache. It may set: {', '.join(sorted(META_ATTRIBUTES))}."
+            f"{origin}.{name} is not a setting of the cache. It may set: {', '.join(sorted(META_ATTRIBUTES))}."
         )
     return given(meta, META_ATTRIBUTES)
 
@@ -85,7 +85,7 @@ def manager_attributes(manager: type) -> dict[str, Any]:
     for name in sorted(own - META_ATTRIBUTES):
         meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
         if meant:
-            raise CacheConfigurationError(f"{manager.__name__}.{name} means nothing to the cache: use {meant[0]}.")
+            raise CacheConfigurationError(f"{manager.__name__}.{name} is not a setting of the cache: use {meant[0]}.")
     return given(manager, META_ATTRIBUTES)
 
 
