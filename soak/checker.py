@@ -143,8 +143,8 @@ class Track:
     ) -> tuple[int, Violation | None, int]:
         """Returns the earliest position that a read may have seen if it did not find ``value`` (-1: any value).
 
-        If there is no such position, returns the last one before, the violation, and the floor since which the value
-        was always there, until the end of the read.
+        If there is no such position, returns the last one before, the violation, and a floor. From this floor on, the
+        value was always there until the end of the read.
         """
         position = 0
         floors = [(self.acknowledged, Violation.STALE, start), (self.seen, Violation.BACKWARDS, start)]
@@ -162,9 +162,9 @@ class Checker:
     """Checks records against a history.
 
     ``allowances`` (nanoseconds, by kind of read) is the age that a read may have, for caches with an ``allowtime``.
-    ``lag`` (nanoseconds) is the time by which a read may lag behind the writes and reads of other processes, but not
-    behind those of its own, as with ``near``. ``late`` lists the reads that lagged, each with its lag. Reads that begin
-    at ``rest_from`` or later must see the final states.
+    ``lag`` (nanoseconds) is the time by which a read may lag behind the operations of other processes, as with
+    ``near``. It must not lag behind those of its own process. ``late`` lists the reads that lagged, each with its lag.
+    Reads that begin at ``rest_from`` or later must see the final states.
     """
 
     def __init__(

@@ -176,8 +176,8 @@ class EntryFactory:
 def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the attributes behind a key's fields. Raises ``CacheConfigurationError`` for a field that cannot be one.
 
-    A field cannot be part of a key if the model's table has no column for it, if the database cannot compare its
-    values by equality, or if the key names it twice.
+    A field of a key must have a column in the model's table, and the database must be able to compare its values by
+    equality. A key names a field once.
     """
     columns: list[str] = []
     for name in key:
