@@ -1,7 +1,7 @@
 """The pytest plugin: a cache for each test. See ``docs/testing.md``.
 
-It is a module of its own, and its fixtures import the package only when a test asks for them: pytest loads it in
-every run of every project that has aiomodelcache installed, before coverage is measured.
+pytest loads the plugin in every run of every project that has aiomodelcache installed, before coverage is measured.
+So it is a module of its own, and its fixtures import the package only when a test requests them.
 """
 
 import sys
@@ -30,12 +30,12 @@ def model_cache_url(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture
 def model_cache_database() -> None:
-    """What must be set up before ``model_cache``. Override it to depend on the fixture that opens Tortoise."""
+    """A fixture that runs before ``model_cache``. Override it to depend on the fixture that opens Tortoise."""
 
 
 @pytest.fixture
 def model_cache(model_cache_database: object, request: pytest.FixtureRequest) -> "ModelCache":
-    """An open ``ModelCache`` that is empty and this test's own. It answers ``Event.cache``."""
+    """An open, empty ``ModelCache`` for this test alone. It is the cache that ``Event.cache`` uses."""
     asyncio = request.config.pluginmanager.hasplugin(_ASYNCIO) and "anyio_backend" not in request.fixturenames
     cache: ModelCache = request.getfixturevalue(_ASYNCIO if asyncio else "_model_cache")
     return cache
@@ -43,7 +43,7 @@ def model_cache(model_cache_database: object, request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def cache_ops(model_cache: "ModelCache") -> "Generator[Ops, None, None]":
-    """What the test has sent so far, to the store of ``model_cache`` and to the database."""
+    """Counts of the operations that the test has sent so far, to the store of ``model_cache`` and to the database."""
     from aiomodelcache.testing import count_ops
 
     with count_ops(model_cache) as ops:
@@ -61,13 +61,13 @@ def _opening() -> "Callable[[str], AsyncGenerator[ModelCache, None]]":
 
 
 _model_cache = pytest.fixture(_opening())
-"""For every plugin that runs async tests but one."""
+"""The fixture for all plugins that run async tests, except pytest-asyncio."""
 _ASYNCIO: Final = "_model_cache_asyncio"
-"""The same for pytest-asyncio, which in its strict mode takes only fixtures that it made. AnyIO's takes only others."""
+"""The fixture for pytest-asyncio. Its strict mode takes only fixtures of its own, and AnyIO's plugin refuses them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers that fixture. Only now is it known which plugins run."""
+    """Registers the fixture for pytest-asyncio, if that plugin is loaded. Before, the plugins are not known."""
     if "pytest_asyncio" in sys.modules:
         import pytest_asyncio
 

@@ -1,4 +1,4 @@
-"""What lookups and writes cost, measured against the floor, the bare ORM and the peers.
+"""Benchmarks of lookups and writes, against raw redis-py, the bare ORM and other caches.
 
-``make bench`` runs it; ``python -m benchmarks --help`` lists what can be asked for. Not part of the package.
+``make bench`` runs them; ``python -m benchmarks --help`` lists the options. Not part of the package.
 """

@@ -25,7 +25,7 @@ from tests.support.servers import ServerMissing
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """How much to measure."""
+    """Numbers of rounds, loads and stampedes, and the seconds for each."""
 
     rounds: int
     sample: float
@@ -36,7 +36,7 @@ class Mode:
     concurrencies: tuple[int, ...]
     stampedes: int
     largest: int = 1_000
-    """What cases may count for one run."""
+    """Maximum ``count`` of a case. Cases beyond it are skipped."""
 
 
 MODES: Final = {
@@ -47,7 +47,7 @@ MODES: Final = {
 
 
 async def measure(place: Place, mode: Mode, chosen: Sequence[str]) -> PlaceResults:
-    """All that is to be measured in one place."""
+    """Measures the cases, sizes, loads, stampedes and growth in one place."""
     results = PlaceResults(place.loop, place.database)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(place.catalogue())
@@ -64,16 +64,16 @@ async def measure(place: Place, mode: Mode, chosen: Sequence[str]) -> PlaceResul
         if not chosen:
             results.sizes = await measured_sizes(place, 1)
             for number in range(mode.load_rounds):
-                print(f"many requests at a time, round {number + 1} of {mode.load_rounds}", file=sys.stderr)
+                print(f"concurrent requests, round {number + 1} of {mode.load_rounds}", file=sys.stderr)
                 await run_loads(contestants, mode.concurrencies, number, mode.load, results)
-            own = next(each for each in contestants if isinstance(each, Own))
+            own = next(contestant for contestant in contestants if isinstance(contestant, Own))
             results.stampede = await run_stampede(place, own, mode.stampedes)
             results.growth = await measured_growth(place, own, mode.rounds)
     return results
 
 
 def run(arguments: argparse.Namespace) -> Results:
-    """Measures in all places asked for. One whose server or loop this machine has not got is left out."""
+    """Measures in all selected places. Skips a place whose server or loop is missing on this machine."""
     results = Results(arguments.mode)
     for database in arguments.database:
         for loop in arguments.loop:
@@ -84,34 +84,34 @@ def run(arguments: argparse.Namespace) -> Results:
                 if arguments.json:
                     results.save(arguments.json)
             except (ServerMissing, ImportError) as error:
-                print(f"left out: {loop}, {database}: {error}", file=sys.stderr)
+                print(f"skipped: {loop}, {database}: {error}", file=sys.stderr)
     return results
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("mode", nargs="?", choices=MODES, default="quick", help="smoke only proves that it runs")
+    parser.add_argument("mode", nargs="?", choices=MODES, default="quick", help="smoke only checks that all cases run")
     parser.add_argument("--loop", action="append", choices=LOOPS, help="may be repeated; default: all")
     parser.add_argument("--database", action="append", choices=DATABASES, help="may be repeated; default: all")
     parser.add_argument("--case", action="append", default=[], help="only cases whose name contains this")
     parser.add_argument("--json", type=Path, help="write the run to this file")
     parser.add_argument("--compare", type=Path, help="print the differences to an earlier run's file")
     parser.add_argument("--plots", type=Path, help="draw plots of the first place into this folder")
-    given = parser.parse_args(arguments)
-    given.loop = given.loop or list(LOOPS)
-    given.database = given.database or list(DATABASES)
-    return given
+    options = parser.parse_args(arguments)
+    options.loop = options.loop or list(LOOPS)
+    options.database = options.database or list(DATABASES)
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> Results:
-    given = parse(arguments)
-    old = Results.load(given.compare) if given.compare else None
-    results = run(given)
+    options = parse(arguments)
+    old = Results.load(options.compare) if options.compare else None
+    results = run(options)
     print(tables(results))
-    if given.plots:
-        from benchmarks.plots import draw  # matplotlib is needed for nothing else
+    if options.plots:
+        from benchmarks.plots import draw  # only this needs matplotlib
 
-        draw(results, given.plots)
+        draw(results, options.plots)
     if old is not None:
         print("", compare(old, results), sep="\n")
     return results

@@ -1,4 +1,4 @@
-"""The promises about speed, each a ratio of two things measured in one run, and whether they are kept."""
+"""``BUDGETS``: limits on speed and size. Each one limits a ratio of two figures of one run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,26 +10,26 @@ from benchmarks.results import PlaceResults
 from benchmarks.samples import Summary, ratios
 
 Measured = tuple[str, str]
-"""A case and a contestant, by name."""
+"""Names of a case and of a contestant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A ratio that must be ``limit`` at most, or at least, where ``at_least``."""
+    """Limit on a ratio: ``limit`` is its maximum or, with ``at_least``, its minimum."""
 
     text: str
     limit: float
     measure: Callable[[PlaceResults], Summary | None]
-    """None: not measured in this run."""
+    """Returns the ratio, or None if the run did not measure it."""
     at_least: bool = False
 
     def met(self, ratio: Summary) -> bool:
         return ratio.median >= self.limit if self.at_least else ratio.median <= self.limit
 
 
-def _ratio(one: Measured, other: Measured) -> Callable[[PlaceResults], Summary | None]:
+def _ratio(numerator: Measured, denominator: Measured) -> Callable[[PlaceResults], Summary | None]:
     def measure(results: PlaceResults) -> Summary | None:
-        samples, base = (results.seconds.get(case, {}).get(who) for case, who in (one, other))
+        samples, base = (results.seconds.get(case, {}).get(who) for case, who in (numerator, denominator))
         return ratios(samples, base) if samples and base else None
 
     return measure
@@ -68,7 +68,7 @@ def _stampede(name: str) -> Callable[[PlaceResults], Summary | None]:
 
 
 def _load(name: str) -> Callable[[PlaceResults], Summary | None]:
-    """``name`` at 1,000 concurrent requests over the same at 10."""
+    """Returns the ratio of ``name`` at 1,000 concurrent requests to the same figure at 10."""
 
     def measure(results: PlaceResults) -> Summary | None:
         def at(concurrency: int) -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""What is measured: each case a thing that users do, the same for every contestant that can do it."""
+"""``CASES``: the operations that are measured. A case is the same for every contestant that can do it."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from aiomodelcache import local_cache
 from benchmarks import data
 from benchmarks.contestants import Contestant
 
-SOME: Final = list(range(101, 201))
-"""A hundred products of no special kind."""
+HUNDRED: Final = list(range(101, 201))
+"""Primary keys of a hundred products."""
 SPREAD: Final = list(range(1, data.PRODUCTS, data.PRODUCTS // 50))
-"""Fifty products of all owners."""
-_ONE: Final = SOME[0]
+"""Primary keys of fifty products, of all owners."""
+_ONE: Final = HUNDRED[0]
 
 
 async def _nothing(contestant: Contestant) -> None:
@@ -21,38 +21,38 @@ async def _nothing(contestant: Contestant) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing to do, and how often it is done by one ``run``."""
+    """One operation to measure, and the expected result."""
 
     name: str
     needs: str
-    """The method of a contestant that does it."""
+    """Name of the contestant's method that does it."""
     count: int
-    """How many lookups, rows or writes one run is counted as."""
+    """Number of lookups, rows or writes in one ``run``. Figures are for one of them."""
     run: Callable[[Contestant], Awaitable[Any]]
     expected: Sequence[int]
-    """Primary keys of the products that are to be found, in order if ``ordered``."""
+    """Primary keys of the expected products, in order if ``ordered``."""
     prepare: Callable[[Contestant], Awaitable[None]] = _nothing
     prepares_each: bool = False
-    """Whether to prepare before each single run, not timed."""
+    """True to call ``prepare`` before every run, outside of the timed part."""
     ordered: bool = True
     rehearsal: Callable[[Contestant], Awaitable[Any]] | None = None
-    """What to do before the first round instead of ``run``, where that alone would prove nothing."""
+    """Replaces ``run`` in the check before the first round, if the result of ``run`` cannot be checked."""
 
     def fits(self, contestant: Contestant) -> bool:
-        """Whether the contestant takes part."""
+        """Returns True if the contestant takes part."""
         return contestant.can(self.needs) and (not self.prepares_each or contestant.can("forget"))
 
     def check(self, contestant: Contestant, answer: Any) -> None:
-        """Raises ``AssertionError`` if these are not the rows of the catalogue."""
-        rows = answer if isinstance(answer, list) else [answer]
-        found = [contestant.columns(row) for row in rows]
+        """Compares an answer with the catalogue. Raises ``AssertionError`` if they differ."""
+        answers = answer if isinstance(answer, list) else [answer]
+        rows = [contestant.columns(row) for row in answers]
         if not self.ordered:
-            found.sort(key=lambda row: row["id"])
-        for row, pk in zip(found, self.expected, strict=True):
+            rows.sort(key=lambda row: row["id"])
+        for row, pk in zip(rows, self.expected, strict=True):
             expected = data.product(pk)
             differing = {name for name in expected if row[name] != expected[name]}
             if differing:
-                raise AssertionError(f"{contestant.name}, {self.name}: product {pk} has another {differing}")
+                raise AssertionError(f"{contestant.name}, {self.name}: product {pk} differs in {differing}")
 
 
 def _forget(pks: Sequence[int]) -> Callable[[Contestant], Awaitable[None]]:
@@ -84,7 +84,7 @@ async def _near(who: Contestant) -> Any:
     return found
 
 
-async def _walk(who: Contestant) -> Any:
+async def _two_levels(who: Contestant) -> Any:
     products = await who.together(SPREAD)
     names = await who.regions_behind(products)
     assert names == [data.region_name(who.columns(product)["owner_id"]) for product in products], names
@@ -95,31 +95,31 @@ async def _save(who: Contestant) -> None:
     await who.save(who.draft(_ONE))
 
 
-async def _save_and_look(who: Contestant) -> Any:
-    """Two writes, each of which must be seen by the next lookup."""
+async def _save_and_get(who: Contestant) -> Any:
+    """Makes two writes and checks that the next lookup sees each."""
     draft = who.draft(_ONE)
     for change in (1, -1):
         draft.stock += change
         await who.save(draft)
         found = await who.get(_ONE)
-        assert found.stock == draft.stock, f"{who.name} returned what is older than the write"
+        assert found.stock == draft.stock, f"{who.name} returned a row older than the write"
     return found
 
 
-SLUGS: Final = [data.slug(pk) for pk in SOME]
+SLUGS: Final = [data.slug(pk) for pk in HUNDRED]
 SINGLE: Final = Case("hit by pk, one after the other", "get", 1, _one_hit, [_ONE])
 SLUG: Final = Case("hit by slug, one after the other", "get_by_slug", 1, _one_slug, [_ONE])
 GATHERS: Final = [_gather(list(range(101, 101 + count))) for count in (1, 10, 100, 1_000)]
 GATHER_100: Final = GATHERS[2]
 SAME: Final = Case("the same key 100 times", "gather", 100, lambda who: who.gather([_ONE] * 100), [_ONE] * 100)
-TOGETHER: Final = Case("100 hits together", "together", 100, lambda who: who.together(SOME), SOME, ordered=False)
-MANY_BY_PK: Final = Case("100 hits, get_many", "get_many", 100, lambda who: who.get_many(SOME), SOME)
+TOGETHER: Final = Case("100 hits together", "together", 100, lambda who: who.together(HUNDRED), HUNDRED, ordered=False)
+MANY_BY_PK: Final = Case("100 hits, get_many", "get_many", 100, lambda who: who.get_many(HUNDRED), HUNDRED)
 _LISTS: Final = [*data.products_of(1), *data.products_of(2)]
 MIXED: Final = Case(
     "mixed kinds: 2 rows, 2 lists of 50", "mixed", 1, lambda who: who.mixed(_ONE), [_ONE, _ONE + 1, *_LISTS]
 )
 LIST: Final = Case("list of 50", "products_of", 1, lambda who: who.products_of(3), data.products_of(3))
-WALK: Final = Case("50 rows and two levels behind them", "regions_behind", 1, _walk, SPREAD, ordered=False)
+TWO_LEVELS: Final = Case("50 rows and two levels behind them", "regions_behind", 1, _two_levels, SPREAD, ordered=False)
 SCOPE: Final = Case("hit in local_cache()", "again", 200, _in_scope, [_ONE])
 NEAR: Final = Case("near hit", "nearby", 200, _near, [_ONE])
 MISS: Final = Case("miss by pk", "get", 1, _one_hit, [_ONE], _forget([_ONE]), prepares_each=True)
@@ -128,8 +128,8 @@ MISSES_GATHERED: Final = Case(
     "gather_by_slug",
     100,
     lambda who: who.gather_by_slug(SLUGS),
-    SOME,
-    _forget(SOME),
+    HUNDRED,
+    _forget(HUNDRED),
     prepares_each=True,
 )
 MISSES: Final = Case(
@@ -137,12 +137,12 @@ MISSES: Final = Case(
     "together_by_slug",
     100,
     lambda who: who.together_by_slug(SLUGS),
-    SOME,
-    _forget(SOME),
+    HUNDRED,
+    _forget(HUNDRED),
     prepares_each=True,
     ordered=False,
 )
-SAVE: Final = Case("save", "save", 1, _save, [_ONE], rehearsal=_save_and_look)
+SAVE: Final = Case("save", "save", 1, _save, [_ONE], rehearsal=_save_and_get)
 
 CASES: Final = [
     SINGLE,
@@ -153,7 +153,7 @@ CASES: Final = [
     MANY_BY_PK,
     MIXED,
     LIST,
-    WALK,
+    TWO_LEVELS,
     SCOPE,
     NEAR,
     MISS,

@@ -1,4 +1,4 @@
-"""Two runs side by side: what became faster or slower."""
+"""``compare``: the differences in speed between two runs."""
 
 from collections.abc import Iterator
 
@@ -8,9 +8,10 @@ from benchmarks.samples import Summary
 
 
 def compare(old: Results, new: Results) -> str:
-    """This library's medians in both runs, alone and against the floor of the same run.
+    """Returns a table of this library's medians in both runs.
 
-    The machine may have been faster in one of them: then so was redis-py, and the last column tells more.
+    The machine may have been faster in one run, and then redis-py was faster, too. So the last column divides the ratio
+    by that of redis-py.
     """
     lines = [f"{'':<60} {'old µs':>10} {'new µs':>10} {'new/old':>8} {'of floor':>9}"]
     for title, before, after, floor in _pairs(old, new):
@@ -34,7 +35,7 @@ def _pairs(old: Results, new: Results) -> Iterator[tuple[str, float, float, floa
 
 
 def _floor(seconds: dict[str, dict[str, list[float]]]) -> float:
-    """What redis-py alone took for its first case."""
+    """Returns the median of raw redis-py for its first case, in seconds."""
     for measured in seconds.values():
         if RawRedis.name in measured:
             return Summary.of(measured[RawRedis.name]).median

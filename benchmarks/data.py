@@ -1,4 +1,4 @@
-"""The rows of the catalogue: the same in every run."""
+"""Rows of the catalogue. They are the same in every run."""
 
 import datetime
 import decimal
@@ -12,9 +12,9 @@ from benchmarks.models import Owner, PlainOwner, PlainProduct, PlainRegion, Prod
 REGIONS: Final = 5
 OWNERS: Final = 24
 LIST_LENGTH: Final = 50
-"""Products of one owner."""
+"""Number of products of one owner."""
 PRODUCTS: Final = OWNERS * LIST_LENGTH
-_TEXT: Final = "a cache keeps what was asked for near to whoever asks for it again and forgets it when it changes"
+_TEXT: Final = "a cache keeps what was asked for near to callers that ask it again and forgets it when it changes"
 _WORDS: Final = _TEXT.split()
 
 
@@ -31,13 +31,13 @@ def region_name(owner: int) -> str:
 
 
 def products_of(owner: int) -> list[int]:
-    """Primary keys, in order."""
+    """Returns the primary keys of an owner's products, in order."""
     return list(range((owner - 1) * LIST_LENGTH + 1, owner * LIST_LENGTH + 1))
 
 
 @functools.cache
 def product(pk: int) -> dict[str, Any]:
-    """The columns of one product."""
+    """Returns the columns of one product."""
     chance = random.Random(pk)
     return {
         "id": pk,
@@ -54,7 +54,7 @@ def product(pk: int) -> dict[str, Any]:
 
 
 async def fill_database() -> None:
-    """Writes all rows, twice."""
+    """Writes all rows, for the models with the cache and for the plain ones."""
     for region in (Region, PlainRegion):
         await region.bulk_create([region(id=n, name=f"Region {n}") for n in range(1, REGIONS + 1)])
     for owner in (Owner, PlainOwner):

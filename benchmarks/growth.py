@@ -1,4 +1,4 @@
-"""How the cost of a hit grows with the width of rows and with the number of entries."""
+"""Growth of the cost of a hit with the width of rows and the number of entries."""
 
 import time
 import timeit
@@ -16,7 +16,10 @@ _LENGTHS = (100, 1_000, 10_000)
 
 
 async def measured_growth(place: Place, own: Own, rounds: int) -> dict[str, float]:
-    """Microseconds to check and decode rows of several widths; how much slower a hit is among many other entries."""
+    """Returns the microseconds to decode rows of several widths, and the slowdown of a hit among many other keys.
+
+    Decoding includes the check of the entry.
+    """
     growth = {f"{count} columns, µs": _decoding([f"column_{at}" for at in range(count)], 30) for count in _COLUMNS}
     growth |= {f"text of {length} characters, µs": _decoding(["text"], length) for length in _LENGTHS}
     alone = [await _hit(own.get) for _ in range(rounds)]

@@ -1,4 +1,4 @@
-"""Many requests at a time: 95 of 100 read, 5 write. Requests per second, latencies, CPU."""
+"""Loads of many concurrent requests, 95 % reads and 5 % writes: requests per second, latencies, CPU."""
 
 import asyncio
 import gc
@@ -21,28 +21,28 @@ NEEDS: Final = ("get", "get_by_slug", "save")
 async def run_loads(
     contestants: Sequence[Contestant], concurrencies: Sequence[int], number: int, seconds: float, into: PlaceResults
 ) -> None:
-    """One round: measures all who can read and write, at every concurrency."""
-    taking_part = [each for each in contestants if all(map(each.can, NEEDS))]
+    """Runs one round: measures all contestants that can read and write, at every concurrency."""
+    taking_part = [contestant for contestant in contestants if all(map(contestant.can, NEEDS))]
     for concurrency in concurrencies:
         for contestant in random.Random(number).sample(taking_part, len(taking_part)):
             for first in range(1, data.PRODUCTS + 1, 100) if seconds else ():
-                some = range(first, first + 100)
-                await contestant.gather(some)
-                await contestant.gather_by_slug(list(map(data.slug, some)))
+                chunk = range(first, first + 100)
+                await contestant.gather(chunk)
+                await contestant.gather_by_slug(list(map(data.slug, chunk)))
             try:
                 into.loads.append(await _load(contestant, concurrency, seconds, number))
-            except* Exception as errors:  # a peer's time-out must not lose what was measured of the others
+            except* Exception as errors:  # a peer's time-out must not lose the figures of the others
                 if isinstance(contestant, Own):
                     raise
                 print(f"{contestant.name} failed at {concurrency}: {errors.exceptions[0]!r}", file=sys.stderr)
 
 
 async def _load(contestant: Contestant, concurrency: int, seconds: float, number: int) -> dict[str, Any]:
-    """Requests one after the other in each of ``concurrency`` tasks, for ``seconds``."""
+    """Measures ``concurrency`` tasks, each sending one request after the other, for ``seconds``."""
     latencies: list[float] = []
     chance = random.Random(number)
     gc.collect()
-    gc.freeze()  # as for single cases: what others have left behind is nobody's burden
+    gc.freeze()  # as in ``run_rounds``: garbage of other contestants must not slow this one down
     began, worked = time.perf_counter(), time.process_time()
     ends = began + seconds
 
@@ -74,7 +74,7 @@ async def _load(contestant: Contestant, concurrency: int, seconds: float, number
 
 
 async def _request(contestant: Contestant, chance: random.Random) -> None:
-    """A product by its slug, and then three others that it leads to; or a write."""
+    """Sends one request: reads a product by its slug and then three others, or makes a write."""
     pk = chance.randrange(1, data.PRODUCTS + 1)
     if chance.random() < WRITES:
         await contestant.save(contestant.draft(pk))

@@ -1,4 +1,4 @@
-"""A catalogue, twice: with the cache, and of the same columns without it, for the bare ORM and the peers."""
+"""Models of a catalogue, twice: with the cache and, with the same columns, without it for the ORM and the peers."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class OwnerColumns(Model):
 
 
 class ProductColumns(Model):
-    """Ten columns, the foreign key included: numbers, text, Decimal, UUID, JSON and an aware datetime."""
+    """Columns of a product, ten with the foreign key: numbers, text, Decimal, UUID, JSON and an aware datetime."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=64, unique=True)

@@ -1,4 +1,4 @@
-"""Where a run takes place: private servers, a database with the catalogue, an event loop."""
+"""``Place``: the private servers, the database with the catalogue and the event loop of a run."""
 
 import asyncio
 import tempfile
@@ -22,13 +22,13 @@ MANY_CONNECTIONS: Final[dict[str, Any]] = {
     "socket_timeout": 60,
     "socket_connect_timeout": 60,
 }
-"""For those whose every lookup needs one: with redis-py's own defaults, a thousand lookups at a time fail."""
+"""Settings for contestants that need a connection per lookup: with redis-py's defaults, 1,000 lookups at once fail."""
 MODELS: Final = "benchmarks.models"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One combination of loop and database, with a Redis of its own."""
+    """One combination of event loop and database, with a private Redis."""
 
     loop: LoopName
     database: DatabaseName
@@ -40,7 +40,7 @@ class Place:
 
     @property
     def new_loop(self) -> Callable[[], asyncio.AbstractEventLoop]:
-        """Makes the event loop. Raises ``ImportError`` if there is no uvloop."""
+        """The function that creates the event loop. Raises ``ImportError`` if uvloop is not installed."""
         if self.loop == "default":
             return asyncio.new_event_loop
         import uvloop
@@ -48,12 +48,12 @@ class Place:
         return uvloop.new_event_loop
 
     def redis_url(self, database: int) -> str:
-        """One of the numbered databases of the Redis, so that contestants do not delete each other's keys."""
+        """Returns the URL of a numbered database of the Redis, so that contestants do not delete each other's keys."""
         return f"{self.redis.url.rpartition('/')[0]}/{database}"
 
     @asynccontextmanager
     async def catalogue(self, *, create: bool = True) -> AsyncIterator[None]:
-        """Opens Tortoise; creates and fills the tables, unless another process did so."""
+        """Opens Tortoise. With ``create``, it creates and fills the tables; without, another process has done so."""
         async with tortoise_on(self.url, MODELS, create=create):
             if create:
                 self.redis.flush()
@@ -74,5 +74,5 @@ def open_place(loop: LoopName, database: DatabaseName) -> Iterator[Place]:
 
 
 async def memory_usage(client: "redis.Redis", key: bytes | str) -> int:
-    """What Redis says that a key and its value take, in bytes."""
+    """Returns the memory that Redis reports for a key and its value, in bytes."""
     return int(await client.memory_usage(key, samples=0) or 0)

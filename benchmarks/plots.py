@@ -1,4 +1,4 @@
-"""Plots of a run, small enough for the documentation. The only module that needs matplotlib."""
+"""Plots of a run, small enough for the documentation. Only this module needs matplotlib."""
 
 import statistics
 from pathlib import Path
@@ -12,7 +12,7 @@ from benchmarks.contestants import ALL, Own
 from benchmarks.results import PlaceResults, Results
 from benchmarks.samples import Summary
 
-NAMES = [each.name for each in ALL]
+NAMES = [contestant.name for contestant in ALL]
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
@@ -26,8 +26,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _gathers(place: PlaceResults, path: Path) -> Path:
-    """How the cost of a hit falls with the number of lookups that travel together."""
-    figure, axes = _figure("hits awaited together", "µs for each")
+    """Draws the cost of a hit by the number of lookups awaited together."""
+    figure, axes = _figure("hits awaited together", "µs per hit")
     for name in NAMES:
         points = [
             (case.count, Summary.of(place.seconds[case.name][name]))
@@ -35,13 +35,13 @@ def _gathers(place: PlaceResults, path: Path) -> Path:
             if name in place.seconds.get(case.name, {})
         ]
         if points:
-            axes.plot([count for count, _ in points], [each.median * 1e6 for _, each in points], **_style(name))
+            axes.plot([count for count, _ in points], [summary.median * 1e6 for _, summary in points], **_style(name))
     return _save(figure, axes, path)
 
 
 def _loads(place: PlaceResults, path: Path) -> Path:
-    """Requests per second by how many are under way."""
-    figure, axes = _figure("requests at a time", "requests per second")
+    """Draws requests per second by the number of concurrent requests."""
+    figure, axes = _figure("concurrent requests", "requests per second")
     for name in NAMES:
         by_concurrency: dict[int, list[float]] = {}
         for load in place.loads:
@@ -49,7 +49,7 @@ def _loads(place: PlaceResults, path: Path) -> Path:
                 by_concurrency.setdefault(load["concurrency"], []).append(load["per second"])
         if by_concurrency:
             axes.plot(
-                list(by_concurrency), [statistics.median(each) for each in by_concurrency.values()], **_style(name)
+                list(by_concurrency), [statistics.median(rates) for rates in by_concurrency.values()], **_style(name)
             )
     return _save(figure, axes, path)
 

@@ -1,4 +1,4 @@
-"""What a run has measured, and its form as JSON."""
+"""Figures of a run, and their form as JSON."""
 
 import json
 import os
@@ -15,32 +15,32 @@ _LIBRARIES = ("aiomodelcache", "redis", "hiredis", "tortoise-orm", "asyncpg", "a
 
 @dataclass(slots=True)
 class PlaceResults:
-    """What was measured with one event loop on one database."""
+    """Figures of one event loop and one database."""
 
     loop: str
     database: str
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
-    """Case -> contestant -> seconds for one of what the case counts, one sample a round."""
+    """Case -> contestant -> seconds for one of the operations that the case counts, one sample per round."""
     cpu: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
-    """The same in seconds of this process's CPU time."""
+    """CPU time of this process in seconds, in the same form."""
     loads: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Many requests at a time: see ``loads``."""
+    """Figures of concurrent requests. See the module ``loads``."""
     sizes: dict[str, float] = field(default_factory=dict[str, float])
-    """Bytes for one row: see ``sizes``."""
+    """Bytes of one row. See the module ``sizes``."""
     stampede: dict[str, float] = field(default_factory=dict[str, float])
-    """See ``stampede``."""
+    """Statements and seconds of a stampede. See the module ``stampede``."""
     growth: dict[str, float] = field(default_factory=dict[str, float])
-    """See ``growth``."""
+    """Costs by width of rows and number of entries. See the module ``growth``."""
 
     def add(self, case: str, contestant: str, seconds: float, cpu: float) -> None:
-        """Notes one sample."""
+        """Adds one sample."""
         self.seconds.setdefault(case, {}).setdefault(contestant, []).append(seconds)
         self.cpu.setdefault(case, {}).setdefault(contestant, []).append(cpu)
 
 
 @dataclass(slots=True)
 class Results:
-    """All that one run has measured."""
+    """Figures of one run in all its places."""
 
     mode: str
     machine: dict[str, Any] = field(default_factory=lambda: described_machine())
@@ -54,16 +54,16 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what ``save`` wrote. Raises ``ValueError`` for a file of another version."""
-        read = json.loads(path.read_text("utf-8"))
-        if read.get("version") != VERSION:
-            raise ValueError(f"{path} is of version {read.get('version')} of the benchmarks, not {VERSION}.")
-        read["places"] = [PlaceResults(**place) for place in read["places"]]
-        return cls(**read)
+        """Reads a file written by ``save``. Raises ``ValueError`` for a file of another version."""
+        run = json.loads(path.read_text("utf-8"))
+        if run.get("version") != VERSION:
+            raise ValueError(f"{path} is of version {run.get('version')} of the benchmarks, not {VERSION}.")
+        run["places"] = [PlaceResults(**place) for place in run["places"]]
+        return cls(**run)
 
 
 def described_machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Returns the properties of the machine and the versions on which the figures depend."""
     return {
         "python": sys.version.split()[0],
         "system": platform.system(),

@@ -1,4 +1,4 @@
-"""Interleaved rounds: every case of every contestant once a round, so that all feel the same noise."""
+"""Interleaved rounds: each round runs every case of every contestant once, so that noise affects all alike."""
 
 import asyncio
 import gc
@@ -17,14 +17,14 @@ Pair = tuple[Case, Contestant]
 async def run_rounds(
     cases: Sequence[Case], contestants: Sequence[Contestant], rounds: int, seconds: float, into: PlaceResults
 ) -> None:
-    """Measures all that contestants can do; one sample takes about ``seconds``, at least one run.
+    """Measures all pairs of a case and a contestant that can do it. One sample takes about ``seconds``, or one run.
 
-    Each pair's answers are compared with the catalogue before anything is timed.
+    Before anything is timed, the answers of each pair are compared with the catalogue.
     """
-    pairs = [(case, each) for case in cases for each in contestants if case.fits(each)]
-    repeats = {(case.name, each.name): await _rehearse(case, each, seconds) for case, each in pairs}
+    pairs = [(case, contestant) for case in cases for contestant in contestants if case.fits(contestant)]
+    repeats = {(case.name, contestant.name): await _rehearse(case, contestant, seconds) for case, contestant in pairs}
     gc.collect()
-    gc.freeze()  # so that collecting what one contestant left behind is cheap, and nobody else's burden
+    gc.freeze()  # so that garbage of one contestant is cheap to collect and does not slow the others down
     try:
         for number in range(rounds):
             print(f"round {number + 1} of {rounds}", file=sys.stderr)
@@ -38,7 +38,7 @@ async def run_rounds(
 
 
 def _order(pairs: list[Pair], number: int) -> list[Pair]:
-    """Cases always in their order, contestants of a case in another one each round."""
+    """Returns the pairs in the order of the cases. The contestants of a case have another order each round."""
     chance = random.Random(number)
     shuffled = chance.sample(pairs, len(pairs))
     places = {case.name: at for at, (case, _) in enumerate(pairs)}
@@ -46,7 +46,7 @@ def _order(pairs: list[Pair], number: int) -> list[Pair]:
 
 
 async def _rehearse(case: Case, contestant: Contestant, seconds: float) -> int:
-    """Checks the answers, warms up, and returns how often to repeat the case for one sample."""
+    """Checks the answers, warms up, and returns the number of repetitions for one sample."""
     await case.prepare(contestant)
     await case.run(contestant)
     await case.prepare(contestant)
@@ -61,7 +61,7 @@ async def _rehearse(case: Case, contestant: Contestant, seconds: float) -> int:
 
 
 async def _sample(case: Case, contestant: Contestant, repeats: int) -> tuple[float, float]:
-    """Seconds, and seconds of CPU, for one of what the case counts."""
+    """Returns seconds, and seconds of CPU time, for one of the operations that the case counts."""
     run = case.run
     elapsed = cpu = 0.0
     if case.prepares_each:

@@ -1,4 +1,4 @@
-"""Samples of one thing measured many times, and what can be said of them."""
+"""Statistics of samples: medians, quartiles, ratios, percentiles."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Summary(NamedTuple):
-    """The middle of some samples, and between which values half of them lie."""
+    """The median and the quartiles of samples."""
 
     median: float
     p25: float
@@ -14,7 +14,7 @@ class Summary(NamedTuple):
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> "Summary":
-        """Raises ``statistics.StatisticsError`` if there are none."""
+        """Computes the summary of samples. Raises ``statistics.StatisticsError`` if there are none."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0])
         p25, median, p75 = statistics.quantiles(samples, n=4, method="inclusive")
@@ -22,14 +22,14 @@ class Summary(NamedTuple):
 
 
 def ratios(samples: Sequence[float], base: Sequence[float]) -> Summary:
-    """How much larger the samples are, each compared with that of the same round.
+    """Returns the summary of the ratios of two series, round by round.
 
-    Two samples of one round were taken within a second or so of each other, so that what else the machine did
-    weighs on both. The same is not true of two medians.
+    Two samples of one round were taken within about a second, so other load on the machine affects both. That is not
+    true of two medians.
     """
-    return Summary.of([one / other for one, other in zip(samples, base, strict=False)])
+    return Summary.of([sample / reference for sample, reference in zip(samples, base, strict=False)])
 
 
 def percentile(sorted_samples: Sequence[float], share: float) -> float:
-    """The value below which this share of sorted samples lies."""
+    """Returns the value below which this share of sorted samples lies."""
     return sorted_samples[min(len(sorted_samples) - 1, int(len(sorted_samples) * share))]

@@ -1,7 +1,7 @@
-"""A thousand tasks in each of four processes ask for one row that is not cached, at the same time.
+"""A stampede: a thousand tasks in each of four processes look up one uncached row at the same time.
 
-``run_stampede`` starts this module once for each process. A process says "ready", is told the primary key, and
-answers with its SQL statements and seconds.
+``run_stampede`` starts this module once for each process. A process prints "ready", reads the primary key, and prints
+its SQL statements and seconds.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ TASKS: Final = 1_000
 
 
 async def run_stampede(place: Place, own: Own, times: int) -> dict[str, float]:
-    """The worst of several stampedes. Raises ``AssertionError`` if a task got another row."""
-    where = (place.redis.url, str(place.url), place.url.dialect)
+    """Runs several stampedes and returns the figures of the worst. Raises ``AssertionError`` for a wrong row."""
+    servers = (place.redis.url, str(place.url), place.url.dialect)
     processes = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, *where, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable, "-m", __name__, *servers, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         for _ in range(PROCESSES)
     ]
@@ -41,9 +41,9 @@ async def run_stampede(place: Place, own: Own, times: int) -> dict[str, float]:
             for process in processes:
                 assert process.stdin is not None
                 process.stdin.write(b"%d\n" % pk)
-            told = [json.loads(answer) for answer in await answers()]
-            statements.append([each["statements"] for each in told])
-            seconds.append(max(each["seconds"] for each in told))
+            figures = [json.loads(answer) for answer in await answers()]
+            statements.append([figure["statements"] for figure in figures])
+            seconds.append(max(figure["seconds"] for figure in figures))
     finally:
         for process in processes:
             assert process.stdin is not None
@@ -56,11 +56,11 @@ async def run_stampede(place: Place, own: Own, times: int) -> dict[str, float]:
     }
 
 
-async def take_part(place_of_redis: str, url: DatabaseUrl) -> None:
-    """One process."""
+async def take_part(redis_url: str, url: DatabaseUrl) -> None:
+    """Runs one process of the stampede until its standard input ends."""
     from aiomodelcache import ModelCache
 
-    async with tortoise_on(url, MODELS, create=False), ModelCache(place_of_redis, socket_timeout=10.0) as cache:
+    async with tortoise_on(url, MODELS, create=False), ModelCache(redis_url, socket_timeout=10.0) as cache:
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             pk, before, began = int(line), cache.stats.statements, time.perf_counter()

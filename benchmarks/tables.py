@@ -1,4 +1,4 @@
-"""A run as text: what each case took each contestant, many requests at a time, and the budgets."""
+"""Tables of a run as text: cases by contestant, concurrent requests, budgets."""
 
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,14 +11,17 @@ from benchmarks.samples import Summary, ratios
 
 
 def tables(results: Results) -> str:
-    """All that a run has measured, to be read in a terminal or put into Markdown."""
+    """Returns all figures of a run, as Markdown that is also readable in a terminal."""
     lines = [f"{results.mode}: " + ", ".join(f"{name} {value}" for name, value in _machine(results))]
     for place in results.places:
         lines += ["", f"## {place.loop} loop, {place.database}", ""]
-        lines += ["Microseconds for one, median ± half of the middle half; in brackets: times aiomodelcache's.", ""]
+        lines += [
+            "Microseconds per operation, median ± half of the middle half; in brackets: times aiomodelcache's.",
+            "",
+        ]
         lines += _aligned(_cases(place))
         if place.loads:
-            lines += ["", "Many requests at a time, 5 % of them writes:", "", *_aligned(_loads(place))]
+            lines += ["", "Concurrent requests, 5 % of them writes:", "", *_aligned(_loads(place))]
         others = {"Bytes of one row": place.sizes, "Stampede": place.stampede, "Growth": place.growth}
         for title, figures in others.items():
             if figures:
@@ -33,7 +36,7 @@ def _machine(results: Results) -> Iterator[tuple[str, object]]:
 
 
 def _cases(place: PlaceResults) -> Iterator[list[str]]:
-    names = [each.name for each in ALL if any(each.name in case for case in place.seconds.values())]
+    names = [contestant.name for contestant in ALL if any(contestant.name in case for case in place.seconds.values())]
     yield ["", *names]
     for case, measured in place.seconds.items():
         yield [case, *[_cell(measured.get(name), measured.get(Own.name)) for name in names]]
@@ -50,18 +53,19 @@ def _cell(samples: Sequence[float] | None, own: Sequence[float] | None) -> str:
 def _loads(place: PlaceResults) -> Iterator[list[str]]:
     yield ["", "concurrent", "requests/s", "p50 ms", "p99 ms", "CPU µs each"]
     seen = {(load["contestant"], load["concurrency"]): None for load in place.loads}
-    for who, concurrency in sorted(seen, key=lambda pair: ([each.name for each in ALL].index(pair[0]), pair[1])):
-        some = [load for load in place.loads if (load["contestant"], load["concurrency"]) == (who, concurrency)]
+    names = [contestant.name for contestant in ALL]
+    for who, concurrency in sorted(seen, key=lambda pair: (names.index(pair[0]), pair[1])):
+        rounds = [load for load in place.loads if (load["contestant"], load["concurrency"]) == (who, concurrency)]
 
-        def median(name: str, some: list[dict[str, float]] = some) -> float:
-            return statistics.median(load[name] for load in some)
+        def median(name: str, rounds: list[dict[str, float]] = rounds) -> float:
+            return statistics.median(load[name] for load in rounds)
 
         latencies = [f"{median(name) * 1e3:.2f}" for name in ("p50", "p99")]
         yield [who, str(concurrency), f"{median('per second'):.0f}", *latencies, f"{median('cpu') * 1e6:.0f}"]
 
 
 def _budgets(place: PlaceResults) -> Iterator[list[str]]:
-    """With the same ratios of this process's CPU time, which other processes on the machine disturb less."""
+    """Yields the budgets, also with ratios of this process's CPU time, which other processes disturb less."""
     yield ["budget", "", "measured", "p25 to p75", "", "CPU time"]
     cpu = replace(place, seconds=place.cpu)
     for budget in BUDGETS:
@@ -74,7 +78,7 @@ def _budgets(place: PlaceResults) -> Iterator[list[str]]:
 
 
 def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """A Markdown table whose columns are also straight as plain text."""
+    """Returns the lines of a Markdown table whose columns are aligned as plain text."""
     header, *body = [list(row) for row in rows]
     widths = [max(len(row[at]) for row in (header, *body)) for at in range(len(header))]
 

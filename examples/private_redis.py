@@ -1,4 +1,4 @@
-"""A Redis of one's own, for as long as a block runs."""
+"""``private_redis``: a Redis server that runs as long as a block."""
 
 import shutil
 from collections.abc import AsyncGenerator
@@ -16,13 +16,13 @@ from redis.exceptions import RedisError
 
 @asynccontextmanager
 async def private_redis(folder: Path) -> AsyncGenerator[str | None, None]:
-    """Runs a Redis on a Unix socket in ``folder``. Yields its URL, or None if there is none on this machine."""
+    """Runs a Redis on a Unix socket in ``folder``. Yields its URL, or None if this machine has no Redis."""
     program, shell = find_redis(), shutil.which("sh")
     if program is None or shell is None:
         yield None
         return
     socket = folder / "redis.sock"
-    # The shell's input ends when this program does, in whatever way it ends; then the server ends too.
+    # The shell's input ends when this program ends, even if it is killed. Then the shell kills the server.
     options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
     keeper = await anyio.open_process(
         [shell, "-c", '"$@" & read -r _; kill -9 $!; wait', shell, program, *options],
@@ -34,7 +34,7 @@ async def private_redis(folder: Path) -> AsyncGenerator[str | None, None]:
     try:
         yield f"unix://{socket}" if await answers(socket) else None
     finally:
-        # Shielded: a cancelled program waits for the end of the server, too.
+        # Shielded: a cancelled program also waits for the end of the server.
         with anyio.CancelScope(shield=True):
             await keeper.aclose()
 
@@ -47,7 +47,7 @@ def find_redis() -> str | None:
 
 
 async def answers(socket: Path) -> bool:
-    """Waits until Redis answers; False if it does not within five seconds."""
+    """Waits until Redis answers. Returns False if it does not answer within five seconds."""
     async with Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
         with anyio.move_on_after(5):
             while True:

@@ -1,8 +1,8 @@
 """A tour of aiomodelcache: ``make demo``, or ``python examples/quickstart.py``.
 
-Fills a SQLite database, starts a Redis of its own, both in a temporary folder, and shows what lookups
-cost: round trips to Redis, SQL statements, milliseconds. Every line is a claim that is checked; the exit
-status is 1 if one of them does not hold.
+Fills a SQLite database and starts a private Redis, both in a temporary folder. Shows the cost of lookups:
+round trips to Redis, SQL statements, milliseconds. Every line is a claim that is checked; the exit status
+is 1 if one of them does not hold.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ async def a_hundred_rows(board: Board) -> None:
 
 async def a_batch(board: Board) -> None:
     event = await Event.get(slug="rust-sprint-berlin-2026")
-    await asyncio.gather(Event.cache.clear(), User.cache.clear())  # all their entries, in this and any process
+    await asyncio.gather(Event.cache.clear(), User.cache.clear())  # all entries of both models, in all processes
     batch = BatchCacheQuery(
         organizer=User.cache.get(id=event.organizer_id),
         venue=Venue.cache.get(city="Berlin", name="City Hall"),
@@ -107,7 +107,7 @@ async def a_write(board: Board) -> None:
 
 
 class Gate:
-    """Stops who comes through, until it is opened."""
+    """A gate that stops callers until it is opened."""
 
     def __init__(self) -> None:
         self.reached = anyio.Event()
@@ -122,10 +122,10 @@ Call = Callable[[], Coroutine[Any, Any, Any]]
 
 
 async def race(gate: Gate, read: Call, write: Call) -> Any:
-    """Returns what is read after the worst has happened.
+    """Runs the worst interleaving of a reader and a writer, and returns the result of a read after it.
 
-    A reader misses and reads the row from the database. Before it fills the cache, a writer saves and
-    invalidates. Only then the reader fills, with what is the old row by now.
+    The reader misses and reads the row from the database. Before it fills the cache, the writer saves and
+    invalidates. Then the reader fills the cache with a row that is old by now.
     """
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -137,7 +137,7 @@ async def race(gate: Gate, read: Call, write: Call) -> Any:
 
 
 class LookAside:
-    """The cache that one writes by hand: GET, else SQL and SET; DEL after a save."""
+    """A cache written by hand: GET, else SQL and SET; DEL after a save."""
 
     def __init__(self, store: Any, gate: Gate) -> None:
         self.store, self.gate, self.round_trips = store, gate, 0
@@ -159,7 +159,7 @@ class LookAside:
 
 
 class MemoryStore(dict[str, bytes]):
-    """What a ``LookAside`` needs of Redis, where there is none."""
+    """The commands of Redis that a ``LookAside`` needs, for machines without Redis."""
 
     async def get(self, key: str) -> bytes | None:
         return super().get(key)
@@ -204,11 +204,11 @@ async def race_by_cache(board: Board, backend: Backend) -> None:
             step.show(served.title, right=served.title == event.title)
 
 
-# All of it -----------------------------------------------------------------------------------------------
+# The whole demo ------------------------------------------------------------------------------------------
 
 
 async def show(folder: Path) -> Board:
-    """Shows everything, on a Redis of its own or, where there is none, in memory."""
+    """Shows the tour and the race, on a private Redis or, without one, in memory."""
     async with private_redis(folder) as url:
         return await show_on(url, folder)
 

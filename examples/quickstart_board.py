@@ -1,4 +1,4 @@
-"""What the quickstart prints: a line for each step, with what it cost, and whether that was expected."""
+"""Output of the quickstart: a line for each step with its cost, and a check of each cost."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Statements(logging.Handler):
-    """Counts the SQL statements that Tortoise logs as it sends them, whoever asked for them."""
+    """Counts the SQL statements of all callers, which Tortoise logs as it sends them."""
 
     count = 0
 
@@ -17,7 +17,7 @@ class Statements(logging.Handler):
 
 
 class Step:
-    """What one line has to show, and whether that is right."""
+    """Text of one line, and a flag that is True if the text is right."""
 
     text, right = "", False
 
@@ -30,7 +30,7 @@ class Board:
 
     def __init__(self) -> None:
         self.counts: Any = None
-        """The cache whose ``round_trips`` are shown."""
+        """Cache whose ``round_trips`` are shown."""
         self.claims = 0
         self.failures: list[str] = []
         self.statements = Statements()
@@ -41,7 +41,7 @@ class Board:
 
     @contextmanager
     def step(self, label: str, *, redis: int | None, sql: int) -> Iterator[Step]:
-        """Counts and times the block, then prints its line. ``redis=None``: however many round trips."""
+        """Counts and times the block, then prints its line. ``redis=None`` allows any number of round trips."""
         step, trips, statements = Step(), self.counts.round_trips, self.statements.count
         start = time.perf_counter()
         yield step

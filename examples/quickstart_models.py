@@ -1,4 +1,4 @@
-"""The quickstart's models, and plausible rows for them: the same ones in every run."""
+"""Models of the quickstart, and plausible rows for them. Every run creates the same rows."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -60,7 +60,7 @@ class Event(CachedModel):
 
 
 async def create_rows() -> str:
-    """Writes the rows, before any cache is open, and returns how many there are in words."""
+    """Writes the rows, before a cache is open. Returns their numbers as text."""
     users = [User(username=slug(name), name=name) for name in (f"{a} {b}" for a, b in product(FIRST, LAST))]
     houses = enumerate(product(CITIES, HOUSES))
     venues = [Venue(city=city, name=name, capacity=80 + 20 * (number % 13)) for number, (city, name) in houses]

@@ -1,9 +1,9 @@
-"""The proof of freshness by endurance: ``make soak``.
+"""An endurance test of freshness: ``make soak``.
 
-Several processes read and write the same rows through a cache, on a real PostgreSQL and a real Redis, while
-servers and processes are frozen, killed and lied to. Every operation is logged with what it saw, and
-afterwards a checker compares the logs with what the database committed.
+Several processes read and write the same rows through a cache, on a real PostgreSQL and a real Redis. Meanwhile
+servers and processes are frozen and killed, and the network misbehaves. Every operation is logged with the versions
+that it saw. Afterwards a checker compares the logs with the commits of the database.
 
-What is said in ``log`` is written by ``worker`` and read by ``checker``; what ``history`` knows comes from a
-trigger in the database and from nobody else. ``run`` puts it together.
+``worker`` writes the records of ``log``, and ``checker`` reads them. ``history`` knows only the changes that a trigger
+in the database recorded. ``run`` puts it together.
 """

@@ -1,11 +1,12 @@
-"""Finds reads that the database's history does not allow, in one pass over the logs of all processes.
+"""``Checker``: finds reads that the database's history does not allow, in one pass over the logs of all processes.
 
-Records come in the order in which operations ended. For each row and slug two floors rise: to what was
-*acknowledged* when a write ends, and to what was *seen* when a read ends. A read must be at or above both, as
-they were when it began: the checker goes back from their ends, past what happened during the read. So the time
-is linear in the records, and the memory in the writes.
+Records come in the order in which operations ended. Each row and each slug has two floors, which rise. The end of a
+write raises the *acknowledged* floor to the position that it wrote. The end of a read raises the *seen* floor to the
+position that it saw. A read must be at or above both floors, as they were when the read began. The checker finds those
+by going back from the ends of the floors, past the changes during the read. So the time is linear in the records, and
+the memory in the writes.
 
-Knows nothing of caches, nor of faults: what of its findings was predicted is decided in ``predicted``.
+The checker does not know caches or faults: ``predicted`` decides which findings were to be expected.
 """
 
 from bisect import bisect_right
@@ -17,17 +18,17 @@ from typing import Final, NamedTuple
 from soak.history import NEVER, History, Place, Timeline
 from soak.log import KEY_SHIFT, LOW, UNENDED, Kind, Outcome, Record
 
-KEEP: Final = 1_000_000
-"""So many violations are kept one by one; the others are counted."""
+MAX_FINDINGS: Final = 1_000_000
+"""Maximum number of violations that are kept. Beyond it, they are only counted."""
 
 
 class Violation(StrEnum):
-    """What a read must not be."""
+    """Kinds of violations by a read."""
 
     UNCOMMITTED = "uncommitted"
-    """It saw what was never committed, or not yet."""
+    """The read saw a version that was never committed, or not yet."""
     OLD_KEY = "found under its old key"
-    """It found a row under a slug or in a team that this version of the row does not have."""
+    """The read found a row under a slug or in a team that this version of the row does not have."""
     STALE = "older than an acknowledged write"
     BACKWARDS = "older than what was read before"
     AT_REST = "not the database's at rest"
@@ -35,7 +36,7 @@ class Violation(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One violation: a read that saw ``position`` of a timeline where it should have seen ``floor`` or later."""
+    """One violation: a read that saw ``position`` of a timeline, but should have seen ``floor`` or later."""
 
     what: Violation
     kind: int
@@ -47,14 +48,15 @@ class Finding(NamedTuple):
     by_slug: bool
     source: int
     unlisted: bool = False
-    """A list did not have the row: a matter of the writes that touch lists, first the one that brought it there."""
+    """True if a list did not have the row. The writes that matter are those that invalidate lists, first the one that
+    brought the row into the team."""
     instead: "Finding | None" = None
-    """That ``floor`` had been seen is known only from a read that found nothing: what it was if it found what was
-    there before."""
+    """Other explanation, if only a read that found nothing proves that ``floor`` was seen. It is the finding that the
+    absence itself would be, if it was a late read of the state before."""
 
 
 class Written(NamedTuple):
-    """One write, as its process knew it."""
+    """One write, as its process logged it."""
 
     source: int
     start: int
@@ -63,7 +65,7 @@ class Written(NamedTuple):
 
 
 class Floor:
-    """How high the position of a timeline has to be, over time."""
+    """Minimum position of a timeline that a read must see, over time."""
 
     __slots__ = ("positions", "times")
 
@@ -72,7 +74,7 @@ class Floor:
         self.positions = [0]
 
     def at(self, time: int) -> int:
-        """The floor right before ``time``."""
+        """Returns the floor right before ``time``."""
         index = -1
         times = self.times
         while times[index] >= time:
@@ -80,27 +82,27 @@ class Floor:
         return self.positions[index]
 
     def rise(self, time: int, position: int) -> None:
-        """From ``time`` on it is at least ``position``. Times must not go back."""
+        """Raises the floor to at least ``position`` from ``time`` on. Times must not go back."""
         if position > self.positions[-1]:
             self.times.append(time)
             self.positions.append(position)
 
     def passed(self, position: int) -> int:
-        """When it rose above ``position``, which is below it."""
+        """Returns the time at which the floor rose above ``position``, which must be below the floor."""
         return self.times[bisect_right(self.positions, position)]
 
 
 class Own(NamedTuple):
-    """What one process has written and seen itself."""
+    """Floors of the writes and reads of one process."""
 
     acknowledged: Floor
     seen: Floor
 
 
 class Track:
-    """One row's or one slug's timeline, with its floors."""
+    """Timeline of one row or one slug, with its floors."""
 
-    __slots__ = ("acknowledged", "guesses", "own", "seen", "timeline")
+    __slots__ = ("absences", "acknowledged", "own", "seen", "timeline")
 
     def __init__(self, timeline: Timeline | None) -> None:
         if timeline is None:
@@ -109,21 +111,22 @@ class Track:
         self.timeline = timeline
         self.acknowledged = Floor()
         self.seen = Floor()
-        self.guesses: dict[int, Finding] = {}
-        """Positions known from reads alone that found nothing: what these were if they saw what was there before."""
+        self.absences: dict[int, Finding] = {}
+        """Findings by position, for positions that only reads which found nothing have seen. Each is the finding that
+        such a read would be if it was a late read of the state before."""
         self.own: dict[int, Own] = {}
-        """By process; only where others may lag behind."""
+        """Floors by process, only if reads may lag behind the writes of other processes."""
 
     def of(self, source: int) -> Own:
-        """What a process has written and seen itself."""
+        """Returns the floors of the writes and reads of one process."""
         return self.own.setdefault(source, Own(Floor(), Floor()))
 
     def below(
         self, start: int, position: int, own: Own | None = None, own_start: int = 0
     ) -> tuple[Violation, int] | None:
-        """Whether a read that began at ``start`` must not see ``position``: why not, and the floor.
+        """Returns the violation and the floor if a read that began at ``start`` must not see ``position``, else None.
 
-        ``own_start`` is the same for what its process has written and seen itself.
+        ``own_start`` replaces ``start`` for the writes and reads of the read's own process.
         """
         if own is not None:
             for floors, violation in ((own.acknowledged, Violation.STALE), (own.seen, Violation.BACKWARDS)):
@@ -138,9 +141,10 @@ class Track:
     def without(
         self, start: int, end: int, value: int, own: Own | None = None, own_start: int = 0
     ) -> tuple[int, Violation | None, int]:
-        """The earliest position that a read may have seen which found ``value`` (-1: anything) not there.
+        """Returns the earliest position that a read may have seen if it did not find ``value`` (-1: any value).
 
-        Else why there is none, and the floor from which on there was always some, as long as the read went on.
+        If there is no such position, returns the last one before, the violation, and a floor. From this floor on, the
+        value was always there until the end of the read.
         """
         position = 0
         floors = [(self.acknowledged, Violation.STALE, start), (self.seen, Violation.BACKWARDS, start)]
@@ -157,10 +161,10 @@ class Track:
 class Checker:
     """Checks records against a history.
 
-    ``allowances`` (nanoseconds, by kind of read) is how much older a read may be, by request: reads through
-    caches with an ``allowtime``. ``lag`` (nanoseconds) is how much older it may be than what other processes have
-    written and seen, but not its own, as with ``near``; ``late`` are those that were, and by how much. Reads that begin
-    at ``rest_from`` or later must see the final states.
+    ``allowances`` (nanoseconds, by kind of read) is the age that a read may have, for caches with an ``allowtime``.
+    ``lag`` (nanoseconds) is the time by which a read may lag behind the operations of other processes, as with
+    ``near``. It must not lag behind those of its own process. ``late`` lists the reads that lagged, each with its lag.
+    Reads that begin at ``rest_from`` or later must see the final states.
     """
 
     def __init__(
@@ -175,24 +179,25 @@ class Checker:
         self.findings: list[Finding] = []
         self.violations: Counter[Violation] = Counter()
         self.reads: Counter[Kind] = Counter()
-        """Answers by kind of lookup. A list is one."""
+        """Number of answers by kind of lookup. A list is one answer."""
         self.rows_listed = 0
         self.absences = 0
         self.snapshots = 0
-        """How often one was looked into again."""
+        """Number of repeated reads inside snapshots."""
         self.at_rest = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.written: dict[int, Written] = {}
-        """By nonce."""
+        """Writes by nonce."""
         self.listed: dict[int, Sequence[int]] = {}
-        """By nonce: the rows of which a write has touched the lists that they are in."""
+        """Rows whose lists a write has invalidated, by nonce."""
         self.deleted: dict[int, list[Written]] = {}
-        """By primary key."""
+        """Deletes by primary key."""
         self.held: dict[int, dict[int, int]] = {}
-        """By process: when it could not deliver invalidations, from and to."""
+        """Start and end of the times in which a process could not deliver invalidations, by process."""
         self.last: dict[int, int] = {}
-        """By process: when its last record ended."""
+        """End of the last record, by process."""
         self.late: list[tuple[Finding, int]] = []
+        """Reads that lagged behind writes of other processes, each with its lag in nanoseconds."""
         self._lag = lag
         self._rest_from = rest_from
         self._allowances = {int(kind): allowance for kind, allowance in (allowances or {}).items()}
@@ -201,7 +206,7 @@ class Checker:
         self._members = {team: sorted(pks) for team, pks in history.teams.items()}
 
     def feed(self, record: Record) -> None:
-        """Checks the next record. None may have ended before those that were fed already."""
+        """Checks the next record. It must not have ended before an earlier one."""
         kind = record.kind
         self.last[record.source] = record.end
         if kind == Kind.BY_PK:
@@ -232,13 +237,13 @@ class Checker:
             word = words[index]
             pk, version = word >> KEY_SHIFT, word & LOW
             if not version:
-                self._nothing(read, start, rows[pk], pk, by_slug=False)
+                self._judge_absence(read, start, rows[pk], pk, by_slug=False)
                 continue
             place = places.get(version)
             if place is None or place.pk != pk or place.nonce != words[index + 1]:
                 self._violate(Violation.UNCOMMITTED, read, pk, 0, 0)
             else:
-                self._something(read, start, rows[pk], pk, place.position, by_slug=False)
+                self._judge(read, start, rows[pk], pk, place.position, by_slug=False)
 
     def _by_slug(self, read: Record) -> None:
         words = read.words
@@ -249,15 +254,15 @@ class Checker:
             word = words[index]
             slug, version = word >> KEY_SHIFT, word & LOW
             if not version:
-                self._nothing(read, start, self._slugs[slug], slug, by_slug=True)
+                self._judge_absence(read, start, self._slugs[slug], slug, by_slug=True)
                 continue
             place = self._place(read, slug, version, words[index + 1])
             if place is None:
                 continue
             if place.slug != slug:
                 self._violate(Violation.OLD_KEY, read, slug, 0, 0, by_slug=True)
-            elif self._something(read, start, self._rows[place.pk], place.pk, place.position, by_slug=False):
-                self._something(read, start, self._slugs[slug], slug, place.slug_position, by_slug=True)
+            elif self._judge(read, start, self._rows[place.pk], place.pk, place.position, by_slug=False):
+                self._judge(read, start, self._slugs[slug], slug, place.slug_position, by_slug=True)
 
     def _by_team(self, read: Record) -> None:
         team, words = read.subject, read.words
@@ -274,7 +279,7 @@ class Checker:
             if place.team != team:
                 self._violate(Violation.OLD_KEY, read, team, 0, 0)
             else:
-                self._something(read, start, self._rows[place.pk], place.pk, place.position, by_slug=False)
+                self._judge(read, start, self._rows[place.pk], place.pk, place.position, by_slug=False)
         for pk in self._members.get(team, ()):
             if pk not in listed:
                 track = self._rows[pk]
@@ -284,10 +289,10 @@ class Checker:
                 elif read.start >= self._rest_from and track.timeline.values[-1] == team:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
-                    self._saw_nothing(track, read, start, pk, team, position, unlisted=True)
+                    self._saw_absence(track, read, start, pk, team, position, unlisted=True)
 
     def _snapshot(self, read: Record) -> None:
-        """Both looks must have seen the same. Whether the first was fresh is checked as of any other read."""
+        """Checks that both reads of a snapshot saw the same. The first read has a record of its own, too."""
         self.snapshots += 1
         first: dict[int, tuple[int, int]] = {}
         for word, nonce in zip(read.words[::2], read.words[1::2], strict=True):
@@ -303,7 +308,7 @@ class Checker:
         if self._lag:
             track.of(read.source).seen.rise(read.end, position)
 
-    def _saw_nothing(
+    def _saw_absence(
         self,
         track: Track,
         read: Record,
@@ -315,34 +320,34 @@ class Checker:
         by_slug: bool = False,
         unlisted: bool = False,
     ) -> None:
-        """Notes the first position that a read may have seen which did not find ``value``.
+        """Records the first position that a read may have seen if it did not find ``value``.
 
-        If nobody else has seen it, the read may as well have been a late one, of what was there before.
+        If no other read has seen this position, the read may instead have been a late read of the state before.
         """
         floor = max(track.acknowledged.at(start), track.seen.at(start))
         if position > max(floor, track.seen.positions[-1]):
             before = track.timeline.before(value, floor)
-            track.guesses[position] = Finding(
+            track.absences[position] = Finding(
                 Violation.STALE, read.kind, key, read.start, read.end, before, floor, by_slug, read.source, unlisted
             )
         self._saw(track, read, position)
 
     def _acknowledge(self, track: Track, write: Record, position: int) -> None:
-        track.guesses.pop(position, None)
+        track.absences.pop(position, None)
         track.acknowledged.rise(write.end, position)
         if self._lag:
             track.of(write.source).acknowledged.rise(write.end, position)
 
     def _place(self, read: Record, key: int, version: int, nonce: int) -> Place | None:
-        """The committed state that was seen; else a violation and None."""
+        """Returns the committed state that a read saw. If there is none, records a violation and returns None."""
         place = self.history.places.get(version)
         if place is None or place.nonce != nonce:
             self._violate(Violation.UNCOMMITTED, read, key, 0, 0)
             return None
         return place
 
-    def _something(self, read: Record, start: int, track: Track, key: int, position: int, *, by_slug: bool) -> bool:
-        """Judges a read that saw ``position``. Returns whether it may have."""
+    def _judge(self, read: Record, start: int, track: Track, key: int, position: int, *, by_slug: bool) -> bool:
+        """Judges a read that saw ``position``. Returns True if the history allows the read."""
         below = track.below(start - self._lag, position, *self._own(track, read))
         if track.timeline.begun[position] > read.end:
             self._violate(Violation.UNCOMMITTED, read, key, position, position, by_slug=by_slug)
@@ -360,7 +365,7 @@ class Checker:
             return True
         return False
 
-    def _nothing(self, read: Record, start: int, track: Track, key: int, *, by_slug: bool) -> None:
+    def _judge_absence(self, read: Record, start: int, track: Track, key: int, *, by_slug: bool) -> None:
         """Judges a read that found nothing."""
         self.absences += 1
         position, violation, floor = track.without(start - self._lag, read.end, -1, *self._own(track, read))
@@ -369,7 +374,7 @@ class Checker:
         elif read.start >= self._rest_from and track.timeline.values[-1] != -1:
             self._violate(Violation.AT_REST, read, key, position, track.timeline.last, by_slug=by_slug)
         else:
-            self._saw_nothing(track, read, start, key, -1, position, by_slug=by_slug)
+            self._saw_absence(track, read, start, key, -1, position, by_slug=by_slug)
 
     # Writes -----------------------------------------------------------------------------------------
 
@@ -386,7 +391,7 @@ class Checker:
                 self._acknowledge(self._slugs[slug], write, position)
 
     def _delete(self, write: Record) -> None:
-        """An acknowledged delete says that the row was absent at some moment between its start and its end."""
+        """Records a delete. If it was acknowledged, the row was absent at a moment between its start and its end."""
         outcome, _, *pks = write.words
         self.outcomes[Outcome(outcome)] += 1
         for pk in pks:
@@ -408,10 +413,10 @@ class Checker:
         unlisted: bool = False,
     ) -> None:
         self.violations[what] += 1
-        if len(self.findings) < KEEP:
+        if len(self.findings) < MAX_FINDINGS:
             instead = None
             if what is Violation.BACKWARDS:
-                instead = (self._slugs if by_slug else self._rows)[key].guesses.get(floor)
+                instead = (self._slugs if by_slug else self._rows)[key].absences.get(floor)
             start, end, source = record.start, record.end, record.source
             self.findings.append(
                 Finding(what, record.kind, key, start, end, position, floor, by_slug, source, unlisted, instead)
@@ -419,7 +424,7 @@ class Checker:
 
 
 class _Tracks(dict[int, Track]):
-    """Tracks by key; of what was never there, too."""
+    """Tracks by key. A key that never existed has an empty track."""
 
     def __init__(self, timelines: Mapping[int, Timeline]) -> None:
         super().__init__({key: Track(timeline) for key, timeline in timelines.items()})
@@ -430,13 +435,13 @@ class _Tracks(dict[int, Track]):
 
 
 def missed(checker: Checker, finding: Finding) -> list[int]:
-    """The writes that a read should have seen and did not: nonces, and minus a primary key for a delete.
+    """Returns the writes that a read should have seen and did not: nonces, or minus the primary key for a delete.
 
-    Of a list that did not have a row: what brought it there, and of the later ones those that touch lists.
+    For a list without the row, they are the write that brought the row there, and the later ones that invalidate lists.
     """
     history = checker.history
     timeline = (history.slugs if finding.by_slug else history.rows).get(finding.key)
     writers = timeline.writers[finding.position + 1 : finding.floor + 1] if timeline else []
     if not finding.unlisted:
         return writers
-    return writers[:1] + [each for each in writers[1:] if finding.key in checker.listed.get(each, ())]
+    return writers[:1] + [writer for writer in writers[1:] if finding.key in checker.listed.get(writer, ())]

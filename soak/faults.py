@@ -1,6 +1,6 @@
-"""What goes wrong while a soak runs: each fault by its own schedule, one line in the report each.
+"""``Faults``: the faults of a soak, each with its own schedule and its own line in the report.
 
-Knows how to hurt and how to heal. Windows in which Redis lost something are kept, for ``predicted``.
+Each fault heals itself at its end. The times in which Redis lost data are kept for ``predicted``.
 """
 
 import itertools
@@ -35,7 +35,7 @@ _BAD: Final[dict[str, float]] = {
 
 
 class Faults:
-    """The faults of one run, on one Redis, one database and some processes."""
+    """Faults of one run, on one Redis, one database and several processes."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Faults:
         self.counts: Counter[str] = Counter()
         self.circumstances = Circumstances()
         self.ended: list[Process] = []
-        """Processes that were killed."""
+        """Killed processes."""
         self._chance = chance
         self._redis = redis
         self._database = database
@@ -60,7 +60,7 @@ class Faults:
         self._pace = pace
         self._over = anyio.Event()
         self._alone = anyio.Lock()
-        """Who changes Redis does so alone."""
+        """Lock of the faults that change Redis, so that one runs at a time."""
         self._weather = anyio.Lock()
         self.schedule: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "kill": (8, self._kill),
@@ -75,12 +75,12 @@ class Faults:
             "slow": (10, self._slow),
             "terminate": (12, self._terminate),
         }
-        """Each fault, and every how many seconds it happens."""
+        """Faults by name, each with the average number of seconds between two of them."""
 
     async def run(self, names: tuple[str, ...], duration: float) -> None:
-        """Lets faults happen for ``duration`` seconds, each at least once, and heals everything afterwards.
+        """Runs the faults for ``duration`` seconds, each at least once. At its end all faults have healed.
 
-        An error in one of them ends all, and is raised in an ``ExceptionGroup``.
+        An error in one fault ends all of them and is raised in an ``ExceptionGroup``.
         """
         async with anyio.create_task_group() as faults:
             for name in names:
@@ -107,7 +107,7 @@ class Faults:
 
     @asynccontextmanager
     async def _losing(self, what: str) -> AsyncIterator[None]:
-        """In this block Redis loses what it was told."""
+        """Records the block as a time in which Redis loses data."""
         start = time.monotonic_ns()
         try:
             yield
@@ -124,10 +124,10 @@ class Faults:
         if point != "anywhere":
             process.tell(f"hold {point}")
             try:
-                await process.hears("held", 5)
+                await process.wait_for("held", 5)
                 await self._sleep(0, 1.5)
             except TimeoutError:
-                point = "anywhere"  # nobody came by
+                point = "anywhere"  # no writer reached the point
         await process.kill()
         self.ended.append(process)
         self.counts[f"kill -9, {point}"] += 1
@@ -173,7 +173,7 @@ class Faults:
 
     async def _forget_scripts(self) -> None:
         async with self._alone:
-            await to_thread.run_sync(self._ask, "SCRIPT", "FLUSH")
+            await to_thread.run_sync(self._send, "SCRIPT", "FLUSH")
         self.counts["SCRIPT FLUSH"] += 1
 
     async def _evict(self) -> None:
@@ -186,7 +186,7 @@ class Faults:
                 self.counts["keys evicted"] += await to_thread.run_sync(self._evicted)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._ask, "CONFIG", "SET", "maxmemory", "0")
+                    await to_thread.run_sync(self._send, "CONFIG", "SET", "maxmemory", "0")
                 if policy != "noeviction":
                     self.circumstances.losses.append((start, time.monotonic_ns()))
             self.counts[f"maxmemory, {policy}"] += 1
@@ -204,14 +204,14 @@ class Faults:
             stats: Any = client.info("stats")
             return int(stats["evicted_keys"])
 
-    def _ask(self, *command: str) -> None:
-        for patience in range(4, -1, -1):  # on a machine this busy it may not answer at once
+    def _send(self, *command: str) -> None:
+        for attempts_left in range(4, -1, -1):  # on a busy machine Redis may time out
             try:
                 with self._redis.client() as client:
                     client.execute_command(*command)
                 return
             except RedisError:
-                if not patience:
+                if not attempts_left:
                     raise
 
     async def _bad_network(self) -> None:
@@ -221,7 +221,7 @@ class Faults:
         self._network.chances = {}
 
     async def _part(self) -> None:
-        """Keeps half of the processes from Redis, while the others go on with it."""
+        """Cuts half of the processes off from Redis, while the others still reach it."""
         self._network.part()
         await self._sleep(0.5, 4)
         self._network.mend()
@@ -230,7 +230,7 @@ class Faults:
     # Database ---------------------------------------------------------------------------------------
 
     async def _terminate(self) -> None:
-        """Makes COMMITs slow, and ends some connections while they are at it."""
+        """Slows COMMITs down, and ends some connections during a COMMIT."""
         async with self._weather:
             await self._database.execute("UPDATE weather SET commit_delay = 0.4")
             until = time.monotonic() + self._chance.uniform(1, 3)
@@ -242,5 +242,5 @@ class Faults:
 
 
 async def connect(url: str) -> Any:
-    """Opens a connection of one's own to the database at a Tortoise URL."""
+    """Opens a connection, separate from Tortoise's, to the database at a Tortoise URL."""
     return await asyncpg.connect(url.replace("asyncpg://", "postgresql://").partition("?")[0])

@@ -1,8 +1,8 @@
-"""What the database committed: for each row and each slug, the states that it was in, in order.
+"""``History``: the committed states of each row and each slug, in order.
 
-It comes from a table that a trigger writes beside every change, in the same transaction, while the row is
-locked: what is in it was committed, and for one row (and for one slug, as it is unique) its order is the
-order of the commits. States are numbered by *position*, from 0, "not there yet".
+It comes from a table that a trigger writes with every change, in the same transaction, while the row is locked. So the
+table holds only committed changes. For one row, its order is the order of the commits, and so for one slug, because
+slugs are unique. States are numbered by *position*, from 0, "not there yet".
 """
 
 from array import array
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 NEVER: Final = 1 << 62
-"""The position of what does not come any more."""
+"""Position of a state that never comes."""
 
 
 class Change(NamedTuple):
@@ -28,7 +28,7 @@ class Change(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a version of a row is in the timelines of the row and of its slug."""
+    """Positions of a version of a row, in the timelines of the row and of its slug."""
 
     pk: int
     position: int
@@ -40,21 +40,21 @@ class Place(NamedTuple):
 
 @dataclass(slots=True)
 class Timeline:
-    """The states of one row, or who held one slug. ``values`` are teams or primary keys, -1 for none."""
+    """States of one row (``values`` are teams) or of one slug (``values`` are primary keys). -1 means none."""
 
     values: list[int] = field(default_factory=lambda: [-1])
     writers: list[int] = field(default_factory=lambda: [0])
-    """The nonces of the writes that brought the states about; minus the row's primary key for a delete."""
+    """Nonces of the writes that made the states, or minus the row's primary key for a delete."""
     changes: list[int] = field(default_factory=list)
-    """The next position with another value."""
+    """Next position with another value."""
     gaps: list[int] = field(default_factory=list)
-    """This position or the next one at which there was none."""
+    """First position with no value, from this one on."""
     begun: list[int] = field(default_factory=list)
-    """When each state may have been committed at the earliest, as far as that is known."""
+    """Earliest time at which each state may have been committed, as far as it is known."""
     transaction: int = 0
 
     def put(self, transaction: int, value: int, writer: int) -> int:
-        """Adds a state and returns its position. Of one transaction only the last state was ever there."""
+        """Adds a state and returns its position. Only the last state of a transaction was ever visible."""
         if transaction == self.transaction:
             self.values.pop()
             self.writers.pop()
@@ -64,7 +64,7 @@ class Timeline:
         return len(self.values) - 1
 
     def finish(self, commits: Mapping[int, int]) -> None:
-        """Computes when each state began, and what lies ahead of it."""
+        """Computes the earliest begin of each state, and the next changes and gaps."""
         self.begun = list(accumulate([commits.get(writer, 0) for writer in self.writers], max))
         size = len(self.values)
         self.changes, self.gaps = [NEVER] * size, [NEVER] * size
@@ -82,11 +82,11 @@ class Timeline:
         return len(self.values) - 1
 
     def without(self, value: int, position: int) -> int:
-        """The first position from this one on that has another value than ``value``."""
+        """Returns the first position from this one on that has another value than ``value``."""
         return self.changes[position] if self.values[position] == value else position
 
     def before(self, value: int, position: int) -> int:
-        """The last position before this one that has another value, or with -1 that has none."""
+        """Returns the last position before this one that has another value or, if ``value`` is -1, no value."""
         position -= 1
         while position and (self.values[position] != -1 if value == -1 else self.values[position] == value):
             position -= 1
@@ -94,18 +94,19 @@ class Timeline:
 
 
 class History:
-    """All that was committed; ``commits`` says when, at the earliest, by nonce."""
+    """All committed states. ``commits`` is the earliest time of each write's COMMIT, by nonce."""
 
     def __init__(self, changes: Iterable[Change], commits: Mapping[int, int] | None = None) -> None:
         self.rows: dict[int, Timeline] = {}
         self.slugs: dict[int, Timeline] = {}
         self.places: dict[int, Place] = {}
-        """By version: those that were committed as they are."""
+        """Committed states by version."""
         self.rows_of: dict[int, list[tuple[int, int]]] = {}
-        """By nonce: the rows that a write changed, and the positions to which it brought them."""
+        """Rows that a write changed, each with its new position, by nonce."""
         self.slugs_of: dict[int, list[tuple[int, int]]] = {}
+        """Slugs that a write changed, each with its new position, by nonce."""
         self.teams: dict[int, set[int]] = {}
-        """By team: the rows that ever were in it."""
+        """Rows that were ever in a team, by team."""
         current: dict[int, Change] = {}
         for change in changes:
             self._add(change, current.get(change.pk))
@@ -119,7 +120,7 @@ class History:
         transaction, pk, version, nonce, slug, team = change
         row = self.rows.setdefault(pk, Timeline())
         if last is not None and last.transaction == transaction:
-            self.places.pop(last.version, None)  # nobody else could ever see it
+            self.places.pop(last.version, None)  # no other transaction could ever see it
         if last is not None and last.version and (not version or last.slug != slug):
             self._hold(last.slug, transaction, -1, nonce if version else -pk)
         if not version:
@@ -139,12 +140,12 @@ class History:
 
 
 def save_changes(path: Path, changes: Iterable[Change]) -> None:
-    """Keeps them in a file, so that a run can be checked again."""
+    """Saves the changes in a file, so that a run can be checked again."""
     path.write_bytes(array("Q", [word for change in changes for word in change]).tobytes())
 
 
 def load_changes(path: Path) -> list[Change]:
-    """What ``save_changes`` kept."""
+    """Loads the changes from a file of ``save_changes``."""
     words = array("Q")
     words.frombytes(path.read_bytes())
     size = len(Change._fields)

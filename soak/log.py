@@ -1,8 +1,8 @@
-"""What a process did and saw, one file for each process: 64-bit words, appended as each operation ends.
+"""``Log``: the operations of one process and the versions that they saw, in a file of 64-bit words.
 
-A record is a header of four words (kind and number of words that follow, start, end, subject) and these
-words. Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a machine share. A file that ends in
-the middle of a record is that of a process that was killed.
+A record is appended when its operation ends. It is a header of four words (kind and number of words that follow,
+start, end, subject) and the words that follow. Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a
+machine share. The file of a killed process may end in the middle of a record.
 
 =========  ================  ==================================================================
 kind       subject           words
@@ -10,10 +10,10 @@ kind       subject           words
 BY_PK      0                 for each lookup: primary key and version in one word, then nonce
 BY_SLUG    0                 for each lookup: slug and version in one word, then nonce
 BY_TEAM    team              for each row of the list: version, nonce
-SNAPSHOT   0                 as BY_PK, of the first look of a transaction and of a later one
-WRITE      nonce             outcome, when its COMMIT may have begun
-DELETE     0                 outcome, when its COMMIT may have begun, primary keys
-HELD       0, or UNENDED     none: from start to end, or from start on, nothing could be delivered
+SNAPSHOT   0                 as BY_PK, of the first read of a transaction and of a later one
+WRITE      nonce             outcome, earliest begin of its COMMIT, rows whose lists it affects
+DELETE     0                 outcome, earliest begin of its COMMIT, primary keys
+HELD       0, or UNENDED     none: no invalidation was delivered from start to end (or on)
 =========  ================  ==================================================================
 
 Version 0 stands for "no such row".
@@ -33,15 +33,16 @@ HEADER: Final = 4
 KEY_SHIFT: Final = 32
 LOW: Final = (1 << 32) - 1
 FLUSH_EVERY: Final = 100_000_000
-"""Nanoseconds after which what was logged is written out: as much is lost with a process that is killed."""
+"""Maximum age of unwritten records, in nanoseconds. Older ones are written with the next record. A killed process
+loses its unwritten records."""
 
 
 UNENDED: Final = 1
-"""Logged at once when something begins whose end may never be logged."""
+"""Subject of a record that is logged when a state begins, because the end of the state may never be logged."""
 
 
 class Kind(IntEnum):
-    """What a record tells."""
+    """Kinds of records."""
 
     BY_PK = 1
     BY_SLUG = 2
@@ -53,7 +54,7 @@ class Kind(IntEnum):
 
 
 class Outcome(IntEnum):
-    """How a write ended, as its caller was told."""
+    """Outcome of a write, as its caller saw it."""
 
     ACKNOWLEDGED = 1
     REFUSED = 2
@@ -72,7 +73,7 @@ class Record(NamedTuple):
 
 
 class Log:
-    """Writes records to a file, which is emptied."""
+    """Writes records to a file. Opening it deletes the old content."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -89,7 +90,7 @@ class Log:
             self.flush()
 
     def flush(self) -> None:
-        """Hands everything over to the operating system."""
+        """Writes all records to the operating system."""
         self._flushed = time.monotonic_ns()
         data = memoryview(self._buffer).cast("B")
         while data:
@@ -97,13 +98,13 @@ class Log:
         self._buffer = array("Q")
 
     def close(self) -> None:
-        """Writes out the rest."""
+        """Writes the remaining records and closes the file."""
         self.flush()
         os.close(self._file)
 
 
 def records(path: Path, source: int = 0) -> Iterator[Record]:
-    """Reads one file: its records in the order in which they ended."""
+    """Reads one file. Yields its records in the order in which they ended."""
     words = array("Q")
     with path.open("rb") as file:
         data = file.read()
@@ -119,7 +120,7 @@ def records(path: Path, source: int = 0) -> Iterator[Record]:
 
 
 def beginnings(paths: Iterable[Path]) -> dict[int, tuple[int, int]]:
-    """When each write began, and when its COMMIT may have, by nonce."""
+    """Returns the begin of each write, and the earliest begin of its COMMIT, by nonce."""
     return {
         record.subject: (record.start, record.words[1])
         for path in paths
@@ -129,5 +130,5 @@ def beginnings(paths: Iterable[Path]) -> dict[int, tuple[int, int]]:
 
 
 def merged(paths: Iterable[tuple[int, Path]]) -> Iterator[Record]:
-    """Reads the files of all processes, by number: all records in the order in which they ended."""
+    """Reads the files of all processes, given by number. Yields all records in the order in which they ended."""
     return merge(*[records(path, number) for number, path in paths], key=itemgetter(2))

@@ -1,4 +1,4 @@
-"""The table under test, and the triggers that know what was committed."""
+"""``Item``: the table under test, and the triggers that record committed changes."""
 
 from tortoise import fields
 
@@ -20,7 +20,7 @@ BEGIN
 END $$;
 CREATE TRIGGER bump BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION bump();
 
--- Afterwards: the row is locked, and nobody waits any more for who had its slug before.
+-- AFTER, because then the row is locked, and the statement no longer waits for the former owner of the slug.
 CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
@@ -48,15 +48,15 @@ SELECT_HISTORY = "SELECT transaction, pk, version, nonce, slug, team FROM histor
 
 
 class Item(CachedModel):
-    """A row that tells which write it is of."""
+    """A row that names the write that made it."""
 
     id = fields.IntField(primary_key=True, generated=False)
     slug = fields.CharField(max_length=16, unique=True)
     team = fields.IntField(db_index=True)
     version = fields.IntField(default=0)
-    """Numbers the states of all rows in the order of their making; the database sets it."""
+    """Number of the state, counted over all rows. The database sets it."""
     nonce = fields.BigIntField()
-    """Names the write."""
+    """Number of the write."""
     note = fields.CharField(max_length=100, default="a few bytes, as real rows have them")
 
     class Meta:
@@ -71,6 +71,6 @@ class Item(CachedModel):
 
 
 def change(row: tuple[int, int, int, int, str, int]) -> Change:
-    """A row of the history."""
+    """Returns the change of a row of the table ``history``."""
     transaction, pk, version, nonce, slug, team = row
     return Change(transaction, pk, version, nonce, int(slug[1:]), team)

@@ -1,6 +1,6 @@
-"""Two published caches, driven as their documentation says, with invalidation in Tortoise's ``post_save``.
+"""Two published caches, used as their documentation shows, with invalidation in Tortoise's ``post_save``.
 
-Tortoise sends no signal for writes of query sets, so after these the same keys are deleted by hand.
+Tortoise sends no signal for writes of querysets, so after such a write the same keys are deleted by hand.
 """
 
 import asyncio
@@ -15,41 +15,41 @@ from soak.subjects import Control, Seen, load
 
 
 class Peer(Control):
-    """What both have in common: one decorated function, and listeners."""
+    """Base of both: one decorated function, and listeners."""
 
     get: Any
-    """The decorated function of a key."""
+    """Decorated function that loads the value of a key."""
 
     async def open(self) -> None:
         await self.connect()
-        self.batches = tuple(size for size in self.batches if size <= 8)  # each lookup takes a connection
+        self.batches = tuple(size for size in self.batches if size <= 8)  # each lookup needs a connection
 
         async def saved(sender: type[Item], instance: Item, *_: Any) -> None:
-            await self.forget([instance.id])
+            await self.invalidate([instance.id])
 
         post_save(Item)(saved)
         post_delete(Item)(saved)
 
     async def connect(self) -> None:
-        """Sets the library up."""
+        """Sets up the library."""
         raise NotImplementedError
 
     async def delete(self, keys: list[str]) -> None:
-        """Deletes keys, as the library does."""
+        """Deletes keys by the library's own call."""
         raise NotImplementedError
 
-    async def _look(self, keys: Sequence[str]) -> list[Any]:
+    async def _read(self, keys: Sequence[str]) -> list[Any]:
         return await asyncio.gather(*[self.get(key) for key in keys])
 
-    async def touched(self, pks: Iterable[int]) -> None:
-        await self.forget(pks)
+    async def statement_done(self, pks: Iterable[int]) -> None:
+        await self.invalidate(pks)
 
-    async def forget(self, pks: Iterable[int]) -> None:
+    async def invalidate(self, pks: Iterable[int]) -> None:
         await self.delete(self.keys(pks))
 
 
 class Cashews(Peer):
-    """``@cache(ttl=..., key=...)`` and ``cache.delete_many``."""
+    """cashews: ``@cache(ttl=..., key=...)`` and ``cache.delete_many``."""
 
     async def connect(self) -> None:
         from cashews import Cache
@@ -71,19 +71,19 @@ class Cashews(Peer):
 
 
 class Aiocache(Peer):
-    """``@cached(ttl=..., cache=Cache.REDIS, ...)`` and ``cache.delete``."""
+    """aiocache: ``@cached(ttl=..., cache=Cache.REDIS, ...)`` and ``cache.delete``."""
 
     async def connect(self) -> None:
         from aiocache import Cache, cached
         from aiocache.serializers import JsonSerializer
 
-        where = urlsplit(self.url)
+        url = urlsplit(self.url)
 
         @cached(  # type: ignore[untyped-decorator, unused-ignore]
             ttl=3600,
             cache=Cache.REDIS,
-            endpoint=where.hostname,
-            port=where.port,
+            endpoint=url.hostname,
+            port=url.port,
             key_builder=lambda function, key: key,
             serializer=JsonSerializer(),
         )

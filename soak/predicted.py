@@ -1,8 +1,8 @@
-"""Which violations were predicted: those that ``docs/consistency.md`` lists under "What remains".
+"""``Predictions``: violations that ``docs/consistency.md`` predicts under "What remains".
 
-An old value can only come back if *each* write that the reader missed was kept from invalidating it. So a
-finding is explained only if each of these writes met what the document names, at the time when it
-ran: the log of the faults says when Redis lost data and which process could not deliver.
+An old value can come back only if *each* write that the reader missed was kept from invalidating it. So a finding is
+explained only if each of these writes met a condition that the document names, while it ran. The log of the faults has
+the times in which Redis lost data. The records have the times in which a process could not deliver invalidations.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,10 +16,10 @@ from soak.history import NEVER
 from soak.log import Outcome
 
 NONCE_SHIFT: Final = 32
-"""A nonce is the number of the process that wrote, and below this many bits a number of its own."""
+"""Number of low bits of a nonce that count the writes of a process. The bits above are the number of the process."""
 
 OUTLIVES: Final = 1_000_000_000
-"""Nanoseconds after a process's death in which a COMMIT that it has sent may still be done: some are slow."""
+"""Maximum nanoseconds after a process's death in which the database may still execute a COMMIT of it."""
 
 LOST: Final = "an intent was lost between mark and clear (What remains, 2)"
 SLOW: Final = "the write took longer than intent_ttl (What remains, 3)"
@@ -30,7 +30,7 @@ Window = tuple[int, int]
 
 @dataclass(slots=True)
 class Life:
-    """One process: when it began, when it ended, and whether it was killed."""
+    """Begin and end of one process. ``killed`` is True if it was killed."""
 
     started: int
     ended: int = NEVER
@@ -40,16 +40,16 @@ class Life:
 
 @dataclass(slots=True)
 class Circumstances:
-    """What happened during a run, in nanoseconds of CLOCK_MONOTONIC."""
+    """Losses of Redis and lives of processes during a run, in nanoseconds of CLOCK_MONOTONIC."""
 
     losses: list[Window] = field(default_factory=list)
-    """When Redis lost what it held, or some of it."""
+    """Times in which Redis lost entries."""
     lives: dict[int, Life] = field(default_factory=dict)
     intent_ttl: int = 30_000_000_000
 
 
 class Predictions:
-    """Why findings of one run were to be expected."""
+    """Reasons for which findings of one run were to be expected."""
 
     def __init__(
         self, checker: Checker, circumstances: Circumstances, earliest: Mapping[int, int] = MappingProxyType({})
@@ -57,14 +57,14 @@ class Predictions:
         self._checker = checker
         self._circumstances = circumstances
         self._earliest = earliest
-        """When writes may have begun that nobody logged, by nonce."""
+        """Earliest begin of writes without a record, by nonce."""
         killed = [source for source, life in circumstances.lives.items() if life.killed]
         self._unlogged = {source: self._last_of(source) for source in killed}
-        """What killed processes did not live to log."""
+        """Last write of each killed process, which it could not log."""
         self._held: dict[Written, list[int]] = {}
 
     def explain(self, finding: Finding) -> str | None:
-        """Why this was to be expected; None if it was not."""
+        """Returns the reason for which a finding was to be expected, or None."""
         if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
             return None
         reasons = [self._reason(finding, writer) for writer in missed(self._checker, finding)]
@@ -86,12 +86,13 @@ class Predictions:
             candidates = [self._checker.written.get(writer) or self._unlogged_as(writer)]
         else:
             candidates = chain(self._checker.deleted.get(-writer, ()), self._unlogged.values())
-        return next((reason for each in candidates if each and (reason := self._excuse(finding, each))), None)
+        return next((reason for write in candidates if write and (reason := self._excuse(finding, write))), None)
 
     def _excuse(self, finding: Finding, write: Written) -> str | None:
-        """Why one missed write did not invalidate what the reader saw, as it should have."""
+        """Returns the reason for which one missed write did not invalidate the value that the reader saw, or None."""
         held = self._held_back(write)
-        # While it was under way; for as long as it was held back; and for good if nobody lived to clear.
+        # A write is excused while it ran and while its invalidation was held back. It is excused for ever if its
+        # process was killed before the clear.
         excused = write.outcome == Outcome.UNKNOWN or finding.start <= max([write.end, *held])
         life = self._circumstances.lives.get(write.source)
         if held and excused and life is not None and life.on_write_error == "retry":
@@ -101,7 +102,7 @@ class Predictions:
         return SLOW if write.end - write.start > self._circumstances.intent_ttl else None
 
     def _held_back(self, write: Written) -> list[int]:
-        """When the times ended in which its process could not deliver, of those during the write."""
+        """Returns the ends of the times, overlapping the write, in which its process could not deliver."""
         if write not in self._held:
             windows = self._checker.held.get(write.source, {})
             self._held[write] = [end for begin, end in windows.items() if begin <= write.end and end >= write.start]

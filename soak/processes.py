@@ -1,4 +1,4 @@
-"""The processes of a soak, as the one that starts them sees them."""
+"""``Process``: a process of a soak, as seen by the process that starts it."""
 
 import asyncio
 import json
@@ -15,8 +15,8 @@ from soak.predicted import Life
 from soak.worker import Order
 
 ROOT: Final = Path(__file__).parent.parent
-PATIENCE: Final = 120.0
-"""Seconds until a process must have said what it is waited for."""
+REPLY_TIMEOUT: Final = 120.0
+"""Maximum seconds to wait for a message of a process, or for its end. Beyond it, ``TimeoutError`` is raised."""
 
 
 class Process:
@@ -30,7 +30,7 @@ class Process:
 
     @classmethod
     async def start(cls, order: Order) -> "Process":
-        """Starts it and waits until it is at work."""
+        """Starts a process and waits until it works."""
         self = cls(order)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -42,30 +42,33 @@ class Process:
             cwd=ROOT,
         )
         try:
-            await self.hears("ready")
+            await self.wait_for("ready")
         except BaseException:
             await self.kill()
             raise
         return self
 
     def tell(self, command: str) -> None:
-        """Gives it a command, if it still lives."""
+        """Sends a command to the process, if it still runs."""
         assert self._process.stdin is not None
         if self._process.returncode is None:
             self._process.stdin.write(f"{command}\n".encode())
 
-    async def hears(self, word: str, patience: float = PATIENCE) -> str:
-        """Waits until it says ``word``; returns what follows. Raises ``TimeoutError`` or ``EOFError``."""
+    async def wait_for(self, message: str, timeout: float = REPLY_TIMEOUT) -> str:
+        """Waits until the process prints ``message``. Returns the rest of the line.
+
+        Raises ``TimeoutError`` or, if the process ends before, ``EOFError``.
+        """
         assert self._process.stdout is not None
-        with anyio.fail_after(patience):
+        with anyio.fail_after(timeout):
             while line := (await self._process.stdout.readline()).decode().strip():
-                said, _, rest = line.partition(" ")
-                if said == word:
+                received, _, rest = line.partition(" ")
+                if received == message:
                     return rest
-        raise EOFError(f"process {self.order.number} ended with {await self._process.wait()}, and never said {word!r}")
+        raise EOFError(f"process {self.order.number} ended with {await self._process.wait()} and without {message!r}")
 
     async def kill(self) -> None:
-        """Ends it at once, also in a scope that is cancelled."""
+        """Kills the process, also in a scope that is cancelled."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL)
         with anyio.CancelScope(shield=True):
@@ -73,11 +76,11 @@ class Process:
         self.life.ended, self.life.killed = time.monotonic_ns(), True
 
     async def finish(self) -> None:
-        """Lets it end by itself, at its leisure. Raises ``TimeoutError`` or ``EOFError``."""
+        """Asks the process to end, and waits for its end. Raises ``TimeoutError`` or ``EOFError``."""
         try:
             self.tell("quit")
-            self.tally = json.loads(await self.hears("tally"))
-            with anyio.fail_after(PATIENCE):
+            self.tally = json.loads(await self.wait_for("tally"))
+            with anyio.fail_after(REPLY_TIMEOUT):
                 await self._process.wait()
             self.life.ended = time.monotonic_ns()
         except BaseException:

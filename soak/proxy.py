@@ -1,10 +1,10 @@
-"""A bad network between the processes and Redis: a TCP proxy that delays, loses, cuts and repeats.
+"""``BadNetwork``: a TCP proxy between the processes and Redis that delays, loses, cuts and repeats data.
 
-What TCP can do to a client, it does: a reply ends in the middle by a reset; a request is executed and its
+It does everything that TCP can do to a client: a reply ends in the middle by a reset; a request is executed and its
 reply is lost; a request arrives after its sender has given up. TCP repeats nothing, and the library sends nothing
-twice. A proxy that tries again by itself does: so reads, marks and fills are repeated, as whole requests, on
-another connection and after some time. Not leases and clears: a lease that is granted twice, or a stamp that
-comes back, lets an old row in, so no such proxy may be put before the cache.
+twice. But a proxy that retries by itself repeats requests. So this one repeats reads, marks and fills, as whole
+requests, on another connection and after a delay. It does not repeat leases and clears: a lease that is granted twice,
+or a stamp that comes back, would let an old row in. A proxy that repeats them must not be used with the cache.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from aiomodelcache.backends.redis.scripts import load_script
 
 HOST: Final = "127.0.0.1"
 GIVEN_UP: Final = (0.6, 2.0)
-"""Seconds after which who sent a request has given up: longer than ``socket_timeout``."""
+"""Range of seconds after which the sender of a request has given up: longer than ``socket_timeout``."""
 _ONCE: Final = (b"\r\nNX\r\n", load_script("lease").sha.encode(), load_script("clear").sha.encode())
-"""What is in requests that must not be repeated."""
+"""Bytes that occur in requests that must not be repeated."""
 
 
 class BadNetwork:
-    """Forwards connections to ``port`` of this machine; ``async with`` it.
+    """Forwards connections to ``port`` of this machine. Use it by ``async with``.
 
-    It owns a task for each connection, and one for each request that is repeated: all have ended when the block has.
+    It owns a task for each connection, and one for each repeated request. All of them have ended when the block ends.
     """
 
     def __init__(self, port: int, chance: random.Random) -> None:
         self.chances: dict[str, float] = {}
-        """How probable each fate is, for each piece that passes.
+        """Probability of each fate, for each piece of data that passes.
 
-        ``delay request``, ``late``, ``repeat``, ``delay reply``, ``cut``, ``lose``.
+        Fates are ``delay request``, ``late``, ``repeat``, ``delay reply``, ``cut`` and ``lose``.
         """
         self.fates: Counter[str] = Counter()
-        """How often each was met."""
+        """Number of pieces that met each fate."""
         self._away = False
         self._open: set[asyncio.StreamWriter] = set()
         self._target = port
@@ -53,7 +53,7 @@ class BadNetwork:
 
     @property
     def url(self) -> str:
-        """Where Redis is, through it."""
+        """The URL of Redis through the proxy."""
         return f"redis://{HOST}:{self._server.sockets[0].getsockname()[1]}/0"
 
     async def __aenter__(self) -> Self:
@@ -71,13 +71,13 @@ class BadNetwork:
         return await self._stack.__aexit__(kind, error, trace)
 
     def part(self) -> None:
-        """Ends all connections, and lets nobody through until ``mend``."""
+        """Ends all connections, and refuses new ones until ``mend``."""
         self._away = True
         for writer in list(self._open):
             writer.transport.abort()
 
     def mend(self) -> None:
-        """Lets everybody through again."""
+        """Accepts connections again."""
         self._away = False
 
     def _draw(self, fates: Sequence[str]) -> str:
@@ -97,32 +97,32 @@ class BadNetwork:
         try:
             if not self._away:
                 await self._forward(reader, writer)
-        except OSError:  # Redis is away, and so are we
+        except OSError:  # Redis is away, so this connection ends, too
             pass
         finally:
             writer.close()
             self._open.discard(writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, to_them = await asyncio.open_connection(HOST, self._target)
-        self._open.add(to_them)
+        server_reader, server_writer = await asyncio.open_connection(HOST, self._target)
+        self._open.add(server_writer)
 
         async def forward_requests() -> None:
             with suppress(OSError):
-                await self._requests(reader, to_them)
+                await self._requests(reader, server_writer)
             both.cancel_scope.cancel()
 
         try:
             async with anyio.create_task_group() as both:
                 both.start_soon(forward_requests)
                 with suppress(OSError):
-                    await self._replies(theirs, writer)
+                    await self._replies(server_reader, writer)
                 writer.close()
-                # What the client sent before it gave up still arrives.
+                # Requests that the client sent before it gave up still arrive.
                 both.cancel_scope.deadline = anyio.current_time() + GIVEN_UP[1] + 1
         finally:
-            to_them.close()
-            self._open.discard(to_them)
+            server_writer.close()
+            self._open.discard(server_writer)
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 18):
@@ -158,7 +158,7 @@ class BadNetwork:
                 await anyio.sleep(self._chance.uniform(0, 0.3))
             elif fate == "lose":
                 while await reader.read(1 << 18):
-                    pass  # and all that come after it
+                    pass  # later replies are lost, too
                 return
             elif fate == "cut":
                 writer.write(data[: self._chance.randrange(1, max(2, len(data)))])
@@ -170,8 +170,8 @@ class BadNetwork:
 
 
 def _repeatable(data: bytes) -> bool:
-    """Whether these are whole requests, as far as can be seen, of which none is a lease or a clear."""
-    return data.startswith(b"*") and not any(once in data for once in _ONCE)
+    """Returns True if the data seem to be whole requests and contain no lease and no clear."""
+    return data.startswith(b"*") and not any(mark in data for mark in _ONCE)
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""What came of a soak: its logs, checked, in words. A folder of logs can be checked again at any time."""
+"""``report``: checks the logs of a soak and describes the result. A folder of logs can be checked again at any time."""
 
 import json
 from bisect import bisect
@@ -17,7 +17,7 @@ from soak.subjects import LIBRARY
 
 @dataclass(slots=True)
 class Run:
-    """What is known about a run beside its logs, kept in their folder."""
+    """Facts about a run beside its logs. They are saved in the folder of the logs."""
 
     subject: str
     processes: int
@@ -29,26 +29,26 @@ class Run:
     circumstances: Circumstances
     faults: dict[str, int]
     tallies: list[dict[str, Any]] = field(default_factory=list)
-    """What the processes that were not killed counted."""
+    """Counts of the processes that were not killed."""
 
     def save(self, folder: Path) -> None:
-        """Writes it into the folder."""
+        """Saves the facts in a folder."""
         (folder / "run.json").write_text(json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, folder: Path) -> "Run":
-        """Reads it from the folder."""
-        told = json.loads((folder / "run.json").read_text())
-        circumstances = told.pop("circumstances")
+        """Loads the facts from a folder."""
+        facts = json.loads((folder / "run.json").read_text())
+        circumstances = facts.pop("circumstances")
         lives = {int(number): Life(**life) for number, life in circumstances.pop("lives").items()}
         losses = [(begin, end) for begin, end in circumstances.pop("losses")]
-        told.setdefault("near_lag", 0.0)  # logs of before there was any
-        return cls(circumstances=Circumstances(losses=losses, lives=lives, **circumstances), **told)
+        facts.setdefault("near_lag", 0.0)  # absent from logs older than this setting
+        return cls(circumstances=Circumstances(losses=losses, lives=lives, **circumstances), **facts)
 
 
 @dataclass(slots=True)
 class Report:
-    """A run and what the checker found in its logs."""
+    """A run, and the findings of the checker in its logs."""
 
     run: Run
     checker: Checker
@@ -58,12 +58,12 @@ class Report:
 
     @property
     def reads(self) -> int:
-        """Checked answers; a list is one."""
+        """The number of checked answers. A list is one answer."""
         return self.checker.reads.total()
 
     @property
     def violations(self) -> int:
-        """Those that nobody predicted."""
+        """The number of violations that were not predicted."""
         return self.checker.violations.total() - self.predicted.total()
 
     def __str__(self) -> str:
@@ -86,19 +86,19 @@ def report(folder: Path) -> Report:
     predicted: Counter[tuple[Violation, str]] = Counter()
     predictions = Predictions(checker, run.circumstances, earliest)
     for finding in checker.findings:
-        # Only the library promises anything, so that only it has exceptions.
-        why = predictions.explain(finding) if run.subject in LIBRARY else None
-        if why is None:
+        # Only the library makes promises, so only the library has exceptions to them.
+        reason = predictions.explain(finding) if run.subject in LIBRARY else None
+        if reason is None:
             unexplained.append(finding)
         else:
-            predicted[finding.what, why] += 1
+            predicted[finding.what, reason] += 1
     return Report(run, checker, len(changes), unexplained, predicted)
 
 
 def earliest_beginnings(unlogged: Iterable[int], begun: Mapping[int, tuple[int, int]]) -> dict[int, int]:
-    """When writes may have begun that a killed process did not live to log: not before what it began before these.
+    """Returns the earliest begin of writes that a killed process could not log, by nonce.
 
-    Nonces are given in order, and a write begins when it is given one.
+    It is the begin of the process's last logged write before, because nonces are given in order when a write begins.
     """
     known = sorted(begun)
     earlier = {nonce: known[at - 1] for nonce in unlogged if (at := bisect(known, nonce))}
@@ -116,19 +116,19 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"  writes       {checker.outcomes.total():,}: {outcomes}; {report.changes:,} row changes committed"
     if run.near_lag:
         hits = sum(tally.get("near_hits", 0) for tally in run.tallies)
-        yield f"  near         {hits:,} rounds of reading without a request; {_told_late(report)}"
+        yield f"  near         {hits:,} rounds of reading without a request; {_lateness(report)}"
     raised = {which: sum(tally.get(f"failed_{which}", 0) for tally in run.tallies) for which in ("reads", "writes")}
     example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
     yield f"  raised       {raised['reads']:,} reads, {raised['writes']:,} writes{example}"
     for name, count in sorted(run.faults.items()):
         yield f"  fault        {count:>6,}  {name}"
     if checker.snapshots:
-        yield f"  fault        {checker.snapshots:>6,}  looks again into long REPEATABLE READ snapshots"
-    left = Counter(checker.violations)
-    for (what, why), count in sorted(report.predicted.items()):
-        left[what] -= count
-        yield f"  predicted    {count:>6,}  {what}: {why}"
-    for what, count in sorted(left.items()):
+        yield f"  fault        {checker.snapshots:>6,}  repeated reads in long REPEATABLE READ snapshots"
+    unpredicted = Counter(checker.violations)
+    for (what, reason), count in sorted(report.predicted.items()):
+        unpredicted[what] -= count
+        yield f"  predicted    {count:>6,}  {what}: {reason}"
+    for what, count in sorted(unpredicted.items()):
         if count:
             yield f"  VIOLATION    {count:>6,}  {what}"
     for finding in report.unexplained[:3]:
@@ -139,8 +139,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  violations   {report.violations:,} in {reads:,} reads"
 
 
-def _told_late(report: Report) -> str:
-    """How late answers were, of those that were and for no other reason."""
+def _lateness(report: Report) -> str:
+    """Returns the distribution of the lags of late answers that have no other reason, as text."""
     predictions = Predictions(report.checker, report.run.circumstances)
     lags = sorted(lag / 1e6 for late, lag in report.checker.late if predictions.explain(late) is None)
     if not lags:

@@ -1,4 +1,4 @@
-"""One soak from beginning to end: rows, processes, faults, rest, and the check."""
+"""``soak``: one soak from beginning to end, with its rows, processes, faults, rest, and check."""
 
 import random
 import shutil
@@ -27,12 +27,12 @@ FAULTS: Final = (
     "kill", "freeze", "restart", "restore", "flush", "evict", "scripts", "network", "part", "slow", "terminate"
 )  # fmt: skip
 SKEWS: Final = (0.0, 3_600.0, -3_600.0, 7.5)
-"""Seconds by which the clocks of the processes are wrong, in turn."""
+"""Seconds by which the clocks of the processes are wrong. Processes take them in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be run, and for how long."""
+    """Subject, duration, faults and load of a soak."""
 
     subject: str = "aiomodelcache"
     duration: float = 60.0
@@ -40,7 +40,7 @@ class Plan:
     seed: int = 1
     faults: tuple[str, ...] = FAULTS
     pace: float = 1.0
-    """Below one, faults come faster."""
+    """Factor of the intervals between faults. Below one, faults come faster."""
     world: World = field(default_factory=World)
     readers: int = 3
     writers: int = 8
@@ -48,26 +48,26 @@ class Plan:
     write_pause: float = 0.1
     intent_ttl: float = 10.0
     allowtime: float = 0.0
-    """Above zero: answers may be so many seconds old, by DYNAMIC."""
+    """Age that answers may have, in seconds, with DYNAMIC. Zero means none."""
     near_lag: float = 1.0
-    """Of subjects that keep entries near: by how many seconds they may lag behind other processes."""
+    """Seconds by which subjects that keep entries near may lag behind other processes."""
     on_write_error: str = "mixed"
-    """``retry``, ``raise``, or half of the processes each."""
+    """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
 
 
 async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path | None = None) -> Report:
-    """Runs a plan on an empty database and a Redis that it may hurt.
+    """Runs a plan on an empty database and a Redis that it may stop, kill and empty.
 
-    Keeps logs and history in ``folder``, if it is given.
+    Keeps logs and history in ``folder``, if there is one.
     """
-    own = folder is None
-    where = Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-")) if folder is None else folder
-    where.mkdir(parents=True, exist_ok=True)
+    temporary = folder is None
+    logs = Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-")) if folder is None else folder
+    logs.mkdir(parents=True, exist_ok=True)
     try:
-        return await _soak(plan, database, redis, where)
+        return await _soak(plan, database, redis, logs)
     finally:
-        if own:
-            shutil.rmtree(where, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(logs, ignore_errors=True)
 
 
 async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> Report:
@@ -86,7 +86,7 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
         faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
         start = time.monotonic()
         await faults.run(plan.faults, plan.duration)
-        await anyio.sleep(2)  # on a sound machine again
+        await anyio.sleep(2)  # the processes work on, without faults
         async with anyio.create_task_group() as finishing:
             for process in processes:
                 finishing.start_soon(process.finish)
@@ -94,15 +94,15 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
         await anyio.sleep(max(plan.intent_ttl, plan.allowtime))
         rest_from = time.monotonic_ns()
         resting = await Process.start(Order(**{**asdict(orders[0]), "number": 1_000_000, "at_rest": True}))
-        everyone = [*faults.ended, *processes, resting]
+        all_processes = [*faults.ended, *processes, resting]
         await resting.finish()
         changes = [change(tuple(row)) for row in await connection.fetch(SELECT_HISTORY)]
     save_changes(folder / "history", changes)
-    faults.circumstances.lives = {process.order.number: process.life for process in everyone}
+    faults.circumstances.lives = {process.order.number: process.life for process in all_processes}
     faults.circumstances.intent_ttl = int(plan.intent_ttl * 1e9)
     tallies = [process.tally for process in processes]
     faults.counts.update({f"network: {fate}": count for fate, count in network.fates.items()})
-    faults.counts["processes whose clock is wrong"] = sum(process.order.skew != 0 for process in everyone[:-1])
+    faults.counts["processes whose clock is wrong"] = sum(process.order.skew != 0 for process in all_processes[:-1])
     Run(
         subject=plan.subject,
         processes=plan.processes,
@@ -119,7 +119,7 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
 
 
 def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: BadNetwork, folder: Path) -> Order:
-    """The order of one of the first processes: every second is behind the bad network, every second pair retries."""
+    """Returns the order of a first process. Every second one is behind the bad network; every second pair retries."""
     policy = ("raise", "retry")[slot // 2 % 2] if plan.on_write_error == "mixed" else plan.on_write_error
     return Order(
         number=slot + 1,

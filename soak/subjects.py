@@ -1,8 +1,8 @@
-"""What is put to the test: the library, and caches that are known to be broken, behind one face.
+"""``Subject``: the common interface of the caches under test, the library and caches that are known to be broken.
 
-A subject looks rows up and hears of writes; the writes themselves are Tortoise's, the same for all. The
-controls are what one writes by hand, and more careful than most: they invalidate every key under which a row may
-ever be found. The library hears of writes by itself.
+A subject looks rows up and is notified of writes. The writes themselves are Tortoise's, the same for all subjects. The
+library notices writes by itself. The controls are caches written by hand, and more careful than most: they invalidate
+all keys under which a row may ever be found.
 """
 
 import asyncio
@@ -27,34 +27,35 @@ from soak.model import Item
 from soak.world import World, slug_text
 
 Seen = tuple[int, int]
-"""Version and nonce of a row; ``ABSENT`` for none."""
+"""Version and nonce of a row, or ``ABSENT``."""
 ABSENT: Final = (0, 0)
 POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and clear")
-"""Where a writer may be told to wait until it is killed."""
+"""Points at which a writer can be told to wait until it is killed."""
 
 
 LIBRARY: Final = ("aiomodelcache", "near")
-"""The library, also with entries kept near."""
+"""Subjects that are the library: without and with entries kept near."""
 NEAR: Final = ("near", "deaf")
-"""Who keeps entries in each process."""
+"""Subjects that keep entries in each process."""
 
 BATCHES: Final[tuple[int, ...]] = (1, 8, 64, 256, 512, 1_024)
-"""How many lookups go together."""
+"""Numbers of lookups in one batch. A reader picks one at random."""
 SMALL_BATCHES: Final[tuple[int, ...]] = (1, 1, 1, 2, 4, 32)
+"""Numbers of lookups in one batch, for subjects that keep entries near."""
 
 
 class Subject(ABC):
-    """One cache in one process; ``async with`` it."""
+    """One cache in one process. Use it by ``async with``."""
 
     def __init__(self, url: str, world: World, chance: random.Random) -> None:
         self.url = url
         self.world = world
         self.chance = chance
         self.batches = BATCHES
-        self.held: Callable[[bool], None] = lambda held: None
-        """Called when it cannot deliver invalidations, and when it has."""
-        self.mark_failed: Callable[[int], None] = lambda start: None
-        """Called when a write could not be announced, with the moment when that began."""
+        self.on_undelivered: Callable[[bool], None] = lambda undelivered: None
+        """Callback for the state of invalidations: True if some cannot be delivered, False when all have been."""
+        self.on_mark_failed: Callable[[int], None] = lambda start: None
+        """Callback for an intent that could not be marked, with the start of the attempt."""
         self._armed: str | None = None
         self._reached: Callable[[str], None] = lambda point: None
         self._stack = AsyncExitStack()
@@ -77,34 +78,34 @@ class Subject(ABC):
 
     @abstractmethod
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
-        """The rows with these primary keys."""
+        """Returns the rows with these primary keys."""
 
     @abstractmethod
     async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
-        """The rows with these slugs."""
+        """Returns the rows with these slugs."""
 
     @abstractmethod
     async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
-        """The lists of the rows in these teams."""
+        """Returns the lists of the rows in these teams."""
 
-    async def touched(self, pks: Iterable[int]) -> None:
-        """Hears of a statement, which may be in a transaction."""
+    async def statement_done(self, pks: Iterable[int]) -> None:
+        """Notifies the cache of a statement that wrote rows. It may be inside a transaction."""
         return
 
     async def committed(self, pks: Iterable[int]) -> None:
-        """Hears of a COMMIT."""
+        """Notifies the cache of a COMMIT."""
         return
 
     def near_hits(self) -> int:
-        """How many rounds of reading took no request."""
+        """Returns the number of rounds of reading that sent no request."""
         return 0
 
     def arm(self, point: str, reached: Callable[[str], None]) -> None:
-        """The next write that comes to ``point`` stays there for ever."""
+        """Makes the next write that comes to ``point`` wait there for ever."""
         self._armed, self._reached = point, reached
 
     async def pass_point(self, point: str) -> None:
-        """Goes on, unless this is where the process is to be killed."""
+        """Waits for ever if ``point`` is armed, else returns at once."""
         if self._armed == point:
             self._armed = None
             self._reached(point)
@@ -130,7 +131,7 @@ class PointedBackend:
         try:
             answer = await self._backend.mark(*args, **kwargs)
         except BaseException:
-            self._subject.mark_failed(start)
+            self._subject.on_mark_failed(start)
             raise
         await self._subject.pass_point("between mark and COMMIT")
         return answer
@@ -140,26 +141,26 @@ class PointedBackend:
         return await self._backend.clear(*args, **kwargs)
 
 
-class WatchedLink(GuardedBackend):
-    """A link that tells when the process has invalidations that it could not deliver."""
+class WatchedBackend(GuardedBackend):
+    """A guarded backend that reports when invalidations cannot be delivered, and when they have been."""
 
-    changed: Callable[[bool], None]
+    on_undelivered: Callable[[bool], None]
 
     @property
-    def held(self) -> bool:
+    def has_undelivered(self) -> bool:
         """See ``GuardedBackend``."""
-        return bool(self.__dict__.get("held", False))
+        return bool(self.__dict__.get("has_undelivered", False))
 
-    @held.setter
-    def held(self, held: bool) -> None:
-        before = self.held
-        self.__dict__["held"] = held
-        if held is not before:
-            self.changed(held)
+    @has_undelivered.setter
+    def has_undelivered(self, undelivered: bool) -> None:
+        before = self.has_undelivered
+        self.__dict__["has_undelivered"] = undelivered
+        if undelivered is not before:
+            self.on_undelivered(undelivered)
 
 
 class Library(Subject):
-    """aiomodelcache."""
+    """aiomodelcache as a subject."""
 
     def __init__(
         self, url: str, world: World, chance: random.Random, config: CacheConfig, allowtime: float = 0
@@ -167,7 +168,7 @@ class Library(Subject):
         super().__init__(url, world, chance)
         self._config = config
         if config.near:
-            self.batches = SMALL_BATCHES  # a lookup is near only if all that it asks for is
+            self.batches = SMALL_BATCHES  # a batch is answered near only if all its entries are near
         if allowtime:
             Item.CacheMeta.invalidation = InvalidationType.DYNAMIC
             Item.CacheMeta.allowtime = allowtime
@@ -178,9 +179,9 @@ class Library(Subject):
         self._stack.push_async_callback(backend.close)
         pointed: Any = PointedBackend(backend, self)
         self._cache = cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
-        link: Any = cache.open_cache.guarded
-        link.__class__ = WatchedLink
-        link.changed = lambda held: self.held(held)
+        guarded: Any = cache.open_cache.guarded
+        guarded.__class__ = WatchedBackend
+        guarded.on_undelivered = lambda undelivered: self.on_undelivered(undelivered)
 
     def near_hits(self) -> int:
         return self._cache.stats.near.hits
@@ -208,12 +209,12 @@ class Library(Subject):
 
 
 def seen(item: Item | None) -> Seen:
-    """What a lookup has found, as it is logged."""
+    """Returns the result of a lookup in the form of the log."""
     return ABSENT if item is None else (item.version, item.nonce)
 
 
 class Deaf(Library):
-    """It keeps entries near and does not hear what the server tells: as broken as a dict in each process."""
+    """The library with entries kept near, but without the server's invalidations: as broken as a dict per process."""
 
     async def open(self) -> None:
         connection: Any = PipelinedConnection
@@ -225,7 +226,7 @@ class Deaf(Library):
 
 
 class Control(Subject):
-    """A cache written by hand: GET, else SELECT and SET; an entry for each key under which rows are looked up."""
+    """A cache written by hand: GET, else SELECT and SET. Each key under which rows are looked up has an entry."""
 
     ttl_ms: ClassVar[int] = 3_600_000
 
@@ -234,51 +235,51 @@ class Control(Subject):
         self._stack.push_async_callback(self.redis.aclose)
 
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
-        return [(version, nonce) for version, nonce in await self._look([f"pk:{pk}" for pk in pks])]
+        return [(version, nonce) for version, nonce in await self._read([f"pk:{pk}" for pk in pks])]
 
     async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
-        return [(version, nonce) for version, nonce in await self._look([f"slug:{slug}" for slug in slugs])]
+        return [(version, nonce) for version, nonce in await self._read([f"slug:{slug}" for slug in slugs])]
 
     async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
-        lists = await self._look([f"team:{team}" for team in teams])
+        lists = await self._read([f"team:{team}" for team in teams])
         return [[(version, nonce) for version, nonce in rows] for rows in lists]
 
-    async def _look(self, keys: Sequence[str]) -> list[Any]:
+    async def _read(self, keys: Sequence[str]) -> list[Any]:
         stored = dict(zip(keys, await self.redis.mget(keys), strict=True))
         missing = [key for key, value in stored.items() if self.is_miss(value)]
-        found = await load(missing)
+        loaded = await load(missing)
         if missing:
-            await self.fill({key: json.dumps(value) for key, value in found.items() if stored[key] is None})
-        return [found[key] if key in found else json.loads(stored[key]) for key in keys]
+            await self.fill({key: json.dumps(value) for key, value in loaded.items() if stored[key] is None})
+        return [loaded[key] if key in loaded else json.loads(stored[key]) for key in keys]
 
     def is_miss(self, value: bytes | None) -> bool:
-        """Whether what is stored is no answer."""
+        """Returns True if the stored value does not answer a lookup."""
         return value is None
 
     async def fill(self, values: dict[str, str]) -> None:
-        """Stores what was loaded."""
+        """Stores loaded values."""
         async with self.redis.pipeline(transaction=False) as pipeline:
             for key, value in values.items():
                 pipeline.set(key, value, px=self.ttl_ms)
             await pipeline.execute()
 
     def keys(self, pks: Iterable[int]) -> list[str]:
-        """Every key under which these rows may be found."""
-        found: dict[str, None] = {}
+        """Returns all keys under which these rows may ever be found."""
+        keys: dict[str, None] = {}
         for pk in pks:
-            found[f"pk:{pk}"] = None
-            found.update(dict.fromkeys([f"slug:{slug}" for slug in self.world.slugs(pk)]))
-            found.update(dict.fromkeys([f"team:{team}" for team in self.world.teams_of(pk)]))
-        return list(found)
+            keys[f"pk:{pk}"] = None
+            keys.update(dict.fromkeys([f"slug:{slug}" for slug in self.world.slugs(pk)]))
+            keys.update(dict.fromkeys([f"team:{team}" for team in self.world.teams_of(pk)]))
+        return list(keys)
 
-    async def forget(self, pks: Iterable[int]) -> None:
+    async def invalidate(self, pks: Iterable[int]) -> None:
         """Invalidates rows."""
         await self.pass_point(POINTS[2])
         await self.redis.delete(*self.keys(pks))
 
 
 async def load(keys: Iterable[str]) -> dict[str, Any]:
-    """What the database has under keys of one kind: a row each, or a list of rows."""
+    """Loads the values of keys of one kind from the database: a row, or a list of rows, for each key."""
     wanted = {int(key.partition(":")[2]): key for key in keys}
     if not wanted:
         return {}
@@ -296,21 +297,21 @@ async def load(keys: Iterable[str]) -> dict[str, Any]:
 
 
 class LookAside(Control):
-    """Deletes right after the statement, as a signal does: in a transaction, before its COMMIT."""
+    """Deletes right after the statement, like a signal handler: in a transaction, before its COMMIT."""
 
-    async def touched(self, pks: Iterable[int]) -> None:
-        await self.forget(pks)
+    async def statement_done(self, pks: Iterable[int]) -> None:
+        await self.invalidate(pks)
 
 
 class DeleteAfterCommit(Control):
     """Deletes after the COMMIT."""
 
     async def committed(self, pks: Iterable[int]) -> None:
-        await self.forget(pks)
+        await self.invalidate(pks)
 
 
 class Tombstone(Control):
-    """Leaves a tombstone for a second after the COMMIT, and fills by ADD (SET NX), which does not replace one."""
+    """Stores a tombstone for a second after the COMMIT, and fills by SET NX, which does not replace a tombstone."""
 
     tombstone: ClassVar[bytes] = b"T"
     tombstone_ms: ClassVar[int] = 1_000

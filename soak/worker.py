@@ -1,7 +1,7 @@
 """One process of a soak: ``python -m soak.worker JSON``. It reads and writes until it is told to stop, or killed.
 
-Obeys lines on its standard input: ``hold POINT`` (the next write stays there), ``slow SECONDS`` (answers of the
-database take up to so long), ``quit``. Says ``ready``, ``held POINT``, and what it counted in the end.
+It obeys lines on its standard input: ``hold POINT`` (the next write waits there), ``slow SECONDS`` (maximum delay of
+the database's answers), ``quit``. It prints ``ready``, ``held POINT`` and, at its end, ``tally`` with its counts.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ SUBJECTS: Final = (*LIBRARY, "deaf", *CONTROLS, *PEERS)
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a process is to do."""
+    """Task of a process: its servers, its subject and its load."""
 
     number: int
     seed: int
@@ -49,22 +49,22 @@ class Order:
     redis: str
     subject: str = "aiomodelcache"
     settings: dict[str, Any] = field(default_factory=dict)
-    """For the library's ``CacheConfig``."""
+    """Settings of the library's ``CacheConfig``."""
     allowtime: float = 0.0
-    """Above zero: the library's ``allowtime``, with DYNAMIC."""
+    """The library's ``allowtime`` in seconds, with DYNAMIC. Zero means none."""
     skew: float = 0.0
-    """Seconds by which its clock is wrong."""
+    """Seconds by which the clock of the process is wrong."""
     readers: int = 3
     writers: int = 8
     read_pause: float = 0.05
     write_pause: float = 0.1
     world: dict[str, int] = field(default_factory=dict)
     at_rest: bool = False
-    """Read everything twice and end, instead."""
+    """True to read all rows twice and end, instead."""
 
 
 def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
-    """The cache that is to be tested."""
+    """Creates the cache under test."""
     if order.subject in (*LIBRARY, *NEAR):
         kind = Deaf if order.subject == "deaf" else Library
         return kind(order.redis, world, chance, CacheConfig(**order.settings), order.allowtime)
@@ -77,10 +77,11 @@ def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
 
 
 class SlowAnswers:
-    """Delays the answers of the database in autocommit mode, after it has made them."""
+    """Delays answers of the database in autocommit mode, after the database has sent them."""
 
     def __init__(self, connection: Any, chance: random.Random) -> None:
-        self.upto = 0.0
+        self.max_delay = 0.0
+        """Maximum delay in seconds. Zero leaves only short delays."""
         self._chance = chance
         for name in ("execute_query", "execute_query_dict", "execute_insert"):
             setattr(connection, name, self._slowed(getattr(connection, name)))
@@ -88,8 +89,8 @@ class SlowAnswers:
     def _slowed(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def slowed(*args: Any, **kwargs: Any) -> Any:
             answer = await execute(*args, **kwargs)
-            if self.upto and self._chance.random() < 0.2:
-                await anyio.sleep(self._chance.uniform(0, self.upto))
+            if self.max_delay and self._chance.random() < 0.2:
+                await anyio.sleep(self._chance.uniform(0, self.max_delay))
             elif self._chance.random() < 0.05:
                 await anyio.sleep(self._chance.uniform(0, 0.02))
             return answer
@@ -98,7 +99,7 @@ class SlowAnswers:
 
 
 class Worker:
-    """The process's tasks."""
+    """Tasks of the process."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -119,7 +120,7 @@ class Worker:
             )
             connection = context.connections.get("default")
             async with make_subject(self.order, self.world, self.chance) as subject:
-                subject.held, subject.mark_failed = self._held, self._mark_failed
+                subject.on_undelivered, subject.on_mark_failed = self._undelivered, self._mark_failed
                 self._slow = SlowAnswers(connection, self.chance)
                 say("ready")
                 await (self._rest(subject) if self.order.at_rest else self._work(subject))
@@ -137,7 +138,7 @@ class Worker:
         counter = itertools.count(1).__next__
         chances = (random.Random(f"{order.seed}/{order.number}/{task}") for task in itertools.count())
         over = anyio.Event()
-        look: Any = Item.cache.in_bulk if isinstance(subject, Library) else partial(Item.in_bulk, field_name="id")
+        read: Any = Item.cache.in_bulk if isinstance(subject, Library) else partial(Item.in_bulk, field_name="id")
         async with anyio.create_task_group() as tasks:
             for _ in range(order.readers):
                 reader = Reader(subject, world, next(chances), self.log, self.tally)
@@ -145,10 +146,10 @@ class Worker:
             for _ in range(order.writers):
                 writer = Writer(subject, world, next(chances), self.log, self.tally, order.number, counter)
                 tasks.start_soon(writer.run, order.write_pause, over)
-            tasks.start_soon(hold_snapshots, look, world, next(chances), self.log, self.tally)
+            tasks.start_soon(hold_snapshots, read, world, next(chances), self.log, self.tally)
             await self._obey(subject)
             over.set()
-            # A scope cancels again and again: clients of servers do not always let a cancellation pass.
+            # A scope cancels again and again, because clients of servers may swallow a cancellation.
             tasks.cancel_scope.deadline = anyio.current_time() + 5
 
     async def _obey(self, subject: Subject) -> None:
@@ -160,7 +161,7 @@ class Worker:
             if command == "hold":
                 subject.arm(argument, self._reached)
             elif command == "slow":
-                self._slow.upto = float(argument)
+                self._slow.max_delay = float(argument)
             else:
                 return
 
@@ -168,8 +169,8 @@ class Worker:
         self.log.flush()
         say(f"held {point}")
 
-    def _held(self, held: bool) -> None:
-        if held:
+    def _undelivered(self, undelivered: bool) -> None:
+        if undelivered:
             self._held_since = time.monotonic_ns()
             self.log.add(Kind.HELD, self._held_since, UNENDED)
             self.log.flush()
@@ -182,12 +183,12 @@ class Worker:
 
 
 def say(line: str) -> None:
-    """Tells whoever started this process."""
+    """Sends a line to the process that started this one."""
     print(line, flush=True)
 
 
 def main() -> None:
-    """Runs the order that is the program's argument."""
+    """Runs the order in the program's argument."""
     order = Order(**json.loads(sys.argv[1]))
     if order.skew:
         real = time.time

@@ -1,4 +1,4 @@
-"""What the tasks of a process do: reads of every kind, and writes of every kind, each logged with what came of it."""
+"""Reads and writes of every kind, as the tasks of a process make them. Each is logged with its result."""
 
 import random
 import time
@@ -20,23 +20,23 @@ from soak.world import World, slug_text
 
 
 class RolledBack(Exception):
-    """The end of a transaction that was not to be committed."""
+    """Raised to roll a transaction back on purpose."""
 
 
 REFUSALS: Final = (RolledBack, IntegrityError, CacheWriteError)
-"""What a write raises of which nothing was committed: by intention, a slug that is taken, Redis away."""
+"""Exceptions of writes that committed nothing: rolled back on purpose, a slug that is taken, Redis away."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What a process counts besides its log."""
+    """Counts of a process beside its log."""
 
     failed_writes: int = 0
     failed_reads: int = 0
-    """No fault of these is one of the database in reading, so there should be none."""
+    """Number of reads that raised. No fault makes the database fail in reads, so there should be none."""
     last_error: str = ""
     near_hits: int = 0
-    """Rounds of reading that took no request."""
+    """Number of rounds of reading that sent no request."""
 
     def failed(self, error: BaseException, *, reading: bool) -> None:
         """Counts an operation that raised."""
@@ -59,7 +59,7 @@ class Reader:
         self._tally = tally
 
     async def run(self, pause: float, over: anyio.Event) -> None:
-        """Reads until it is over, every ``pause`` seconds on average."""
+        """Reads until ``over`` is set, every ``pause`` seconds on average."""
         while not over.is_set():
             await anyio.sleep(self._chance.expovariate(1 / pause))
             try:
@@ -92,26 +92,26 @@ class Reader:
         return self._chance.choice(self._world.teams_of(self._world.pick(self._chance)))
 
     async def by_pk(self, pks: list[int]) -> None:
-        """Reads rows by primary key and logs what was seen."""
+        """Reads rows by primary key and logs their versions."""
         start = time.monotonic_ns()
         seen = await self._subject.by_pk(pks)
         self._log.add(Kind.BY_PK, start, 0, _words(pks, seen))
 
     async def by_slug(self, slugs: list[int]) -> None:
-        """Reads rows by slug and logs what was seen."""
+        """Reads rows by slug and logs their versions."""
         start = time.monotonic_ns()
         seen = await self._subject.by_slug(slugs)
         self._log.add(Kind.BY_SLUG, start, 0, _words(slugs, seen))
 
     async def by_team(self, teams: list[int]) -> None:
-        """Reads lists and logs what was seen."""
+        """Reads lists and logs the versions of their rows."""
         start = time.monotonic_ns()
         lists = await self._subject.by_team(teams)
         for team, rows in zip(teams, lists, strict=True):
             self._log.add(Kind.BY_TEAM, start, team, [word for row in rows for word in row])
 
     async def everything(self) -> None:
-        """Reads all there is, once."""
+        """Reads all rows, slugs and lists once."""
         world = self._world
         for at in range(1, world.rows + world.ghosts + 1, 100):
             await self.by_pk(list(range(at, min(at + 100, world.rows + world.ghosts + 1))))
@@ -129,15 +129,15 @@ def _words(keys: list[int], seen: list[Seen]) -> list[int]:
 
 
 async def hold_snapshots(
-    look: Callable[[list[int]], Awaitable[Mapping[int, Item]]],
+    read: Callable[[list[int]], Awaitable[Mapping[int, Item]]],
     world: World,
     chance: random.Random,
     log: Log,
     tally: Tally,
 ) -> None:
-    """Keeps one transaction after the other open for long, each with a snapshot of the time when it began.
+    """Keeps one transaction after the other open for long, each with a snapshot of its begin.
 
-    What it sees is old, rightly so: it must stay the same to the end, and must not get into the cache.
+    Rows in a snapshot are rightly old. They must stay the same to the end, and must not get into the cache.
     """
     while True:
         try:
@@ -145,12 +145,12 @@ async def hold_snapshots(
             async with in_transaction() as connection:
                 await connection.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 pks = list({world.pick(chance) for _ in range(20)})
-                found = await look(pks)
+                found = await read(pks)
                 first = _words(pks, [seen(found.get(pk)) for pk in pks])
                 log.add(Kind.BY_PK, start, 0, first)
                 for _ in range(5):
                     await anyio.sleep(chance.uniform(0, 2))
-                    found = await look(pks)
+                    found = await read(pks)
                     log.add(Kind.SNAPSHOT, start, 0, first + _words(pks, [seen(found.get(pk)) for pk in pks]))
         except Exception as error:
             tally.failed(error, reading=True)
@@ -169,13 +169,13 @@ class Write:
     pks: set[int] = field(default_factory=set)
     deleted: list[int] = field(default_factory=list)
     listed: set[int] = field(default_factory=set)
-    """The rows of which it has touched the lists that they are in, too."""
+    """Rows whose lists the write has invalidated."""
     written: bool = True
-    """Whether rows carry its nonce."""
+    """True if rows carry the nonce of the write."""
 
 
 class Writer:
-    """One task that writes. ``number`` is its process's; ``counter`` is shared by its tasks."""
+    """One task that writes. ``number`` is that of the process, and its tasks share the ``counter``."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class Writer:
         self._counter = counter
 
     async def run(self, pause: float, over: anyio.Event) -> None:
-        """Writes until it is over, every ``pause`` seconds on average."""
+        """Writes until ``over`` is set, every ``pause`` seconds on average."""
         while not over.is_set():
             await anyio.sleep(self._chance.expovariate(1 / pause))
             try:
@@ -251,7 +251,7 @@ class Writer:
     async def _did(self, write: Write, *pks: int, listed: bool = False) -> None:
         write.pks.update(pks)
         write.listed.update(pks if listed else ())
-        await self._subject.touched(pks)
+        await self._subject.statement_done(pks)
 
     async def _create(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
@@ -287,11 +287,11 @@ class Writer:
 
     async def _bulk_update(self, write: Write, item: Item) -> None:
         items = await Item.filter(id__in=[item.id, *(self._world.pick(self._chance) for _ in range(3))])
-        for each in items:
-            each.nonce = write.nonce
+        for row in items:
+            row.nonce = write.nonce
         if items:
             await Item.bulk_update(items, fields=["nonce"])
-        await self._did(write, *[each.id for each in items])
+        await self._did(write, *[row.id for row in items])
 
     async def _move_slug(self, write: Write, item: Item) -> None:
         item.slug = slug_text(self._chance.choice(self._world.slugs(item.id)))
@@ -315,7 +315,10 @@ class Writer:
         await self._did(write, item.id, listed=True)
 
     async def _delete(self, write: Write, item: Item) -> None:
-        """Says that it deleted only where it knows: a row that is made again at the same time is not found."""
+        """Deletes a row, and records the delete only if it is certain.
+
+        If another write recreates the row at the same time, a statement may not find it.
+        """
         write.written = False
         way = self._chance.random()
         if way < 0.4:
@@ -332,7 +335,7 @@ class Writer:
         await self._did(write, item.id)
 
     async def _transaction(self, write: Write, item: Item) -> None:
-        """Some statements, a savepoint, a pause, and in one of three cases all for nothing."""
+        """Runs a transaction with statements, a savepoint and a pause. It rolls back one in three transactions."""
         async with self._committed(write):
             for operation in self._chance.sample([self._save_nonce, self._update, self._move_slug, self._recreate], 2):
                 await operation(write, item)

@@ -1,7 +1,7 @@
-"""The rows of a soak: which there are, and by which slugs and in which teams each may be found.
+"""``World``: the rows of a soak, with the slugs and teams that each may have.
 
-Rows 2k+1 and 2k+2 share four slugs, so that a slug goes from one to the other; each row moves between two
-teams. The first rows are *hot*.
+Rows 2k+1 and 2k+2 share four slugs, so that a slug moves from one row to the other. Each row moves between two teams.
+The first rows are *hot*.
 """
 
 import random
@@ -14,36 +14,36 @@ SLUGS_EACH: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The sizes, and what follows from them."""
+    """Numbers of rows, hot rows and teams, and the keys that follow from them."""
 
     rows: int = 2_000
     hot: int = 200
     teams: int = 200
     ghosts: int = 200
-    """Primary keys beyond ``rows`` that are looked up and never exist."""
+    """Number of primary keys beyond ``rows`` that are looked up and never exist."""
 
     def pick(self, chance: random.Random) -> int:
-        """Some primary key: a hot one in two of three cases."""
+        """Returns a random primary key: in two of three cases a hot one."""
         return chance.randint(1, self.hot if chance.random() < 0.66 else self.rows)
 
     def slugs(self, pk: int) -> Sequence[int]:
-        """The slugs that a row may have."""
+        """Returns the slugs that a row may have."""
         first = (pk - 1) // 2 * SLUGS_EACH
         return range(first, first + SLUGS_EACH)
 
     def first_slug(self, pk: int) -> int:
-        """The slug that a row begins with."""
+        """Returns the slug that a row begins with."""
         return self.slugs(pk)[pk % 2]
 
     def teams_of(self, pk: int) -> tuple[int, int]:
-        """The teams that a row may be in; it begins in the first."""
+        """Returns the teams that a row may be in. It begins in the first."""
         return pk % self.teams, (pk + 1) % self.teams
 
 
 def slug_text(slug: int) -> str:
-    """The slug as the database has it."""
+    """Returns a slug as it is stored in the database."""
     return f"s{slug}"
 
 
 SMALL: Final = World(rows=300, hot=40, teams=30, ghosts=30)
-"""One in which the same rows are asked for again and again."""
+"""A world with so few rows that the same rows are looked up again and again."""

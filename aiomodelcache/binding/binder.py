@@ -1,6 +1,6 @@
-"""Resolves declarations against the models of ``Tortoise.init``, when a cache opens.
+"""``bind``: resolves declarations against the models of ``Tortoise.init``, when a cache opens.
 
-Every configuration error is found here and names the class, the attribute and the remedy.
+Configuration errors are raised here. Each names the class, the attribute and the remedy.
 """
 
 import gc
@@ -34,12 +34,12 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 
 CACHED: Final = "__aiomodelcache__"
-"""Set on ``CachedModel``: its subclasses are bound without any further declaration."""
+"""Marker attribute of ``CachedModel``. The cache binds its subclasses without any further declaration."""
 
 
 @dataclass(slots=True)
 class Bindings:
-    """Everything that is bound to one open cache."""
+    """The models, cache classes and relations that are bound to one open cache."""
 
     models: dict[type[Model], ModelEntries] = field(default_factory=dict[type[Model], ModelEntries])
     classes: dict[type, EntrySet | ResultEntries | RelationPath] = field(
@@ -53,17 +53,17 @@ class Bindings:
 def bind(config: CacheConfig, namespace: str, stats: Stats, near: Near | None = None) -> Bindings:
     """Binds every declared cache to its model. Raises ``CacheConfigurationError``.
 
-    ``near`` is told what is to be kept in this process.
+    Entries to be kept in this process are registered with ``near``.
     """
     near = near or Near(0, 1.0)
-    # Classes that nobody refers to any more (of a test that has ended, of a notebook's cell that was run
-    # again) may still be listed, because a class is a reference cycle.
+    # A class is a reference cycle, so unreferenced classes may still be listed until a garbage collection:
+    # those of a test that has ended, or of a notebook cell that was run again.
     if any("<locals>" in cls.__qualname__ for cls in (*declared, *declared_values)):
         gc.collect()
     try:
         return _Binder(config, namespace, stats, near).bind()
     except CacheConfigurationError:
-        pass  # the error's traceback refers to such classes, so it must be gone
+        pass  # the error's traceback refers to unreferenced classes and keeps them alive
     gc.collect()
     return _Binder(config, namespace, stats, near).bind()
 
@@ -104,13 +104,14 @@ class _Binder:
                 self._make_list(self._bindings.models[model], name, where)
         return self._bindings
 
-    # Which declarations count ---------------------------------------------------------------------
+    # Selecting declarations -----------------------------------------------------------------------
 
     def _belongs(self, cls: type) -> bool:
-        """Whether a cache class is part of this program's models.
+        """Returns True if a cache class belongs to the loaded models. Raises ``CacheConfigurationError``.
 
-        One for a model that Tortoise did not load is a mistake, unless its whole module was left out
-        of ``Tortoise.init`` (another application's, another test's). One without a model is a base of others.
+        A class for a model that Tortoise did not load is an error. The exception is a module that was left out of
+        ``Tortoise.init`` as a whole, such as that of another application or test. A class that has subclasses and no
+        model is a base class.
         """
         model: Any = getattr(cls, "model", None)
         if model in self._models:
@@ -123,7 +124,7 @@ class _Binder:
             )
         if is_abstract(model):
             raise CacheConfigurationError(
-                f"{cls.__name__}.model is {model.__name__}, which is abstract and has no rows: name a child of it."
+                f"{cls.__name__}.model is {model.__name__}, which is abstract and has no rows: name a subclass of it."
             )
         if cls.__module__ in self._modules or "<locals>" in cls.__qualname__:
             raise CacheConfigurationError(
@@ -153,7 +154,10 @@ class _Binder:
         return managers
 
     def _options(self, model: type[Model], manager: type | None) -> Options | None:
-        """What a model's ``CacheMeta`` and its manager declare together; None if it is not to be cached."""
+        """Merges the settings of a model's ``CacheMeta`` and of its manager. Returns None if the model is not cached.
+
+        Raises ``CacheConfigurationError`` if both set the same option.
+        """
         meta: Any = getattr(model, "CacheMeta", None)
         if meta is None and manager is None and not hasattr(model, CACHED):
             return None
@@ -166,13 +170,13 @@ class _Binder:
                     "ModelCacheManager for it."
                 )
             return parse(origin, attributes)
-        more = manager_attributes(manager)
+        manager_settings = manager_attributes(manager)
         lists = {"get_key_fields_list", "filter_key_fields_list", "cached_foreignkeys", "cached_manytomany"}
-        for name in sorted(attributes.keys() & more.keys() - lists):
+        for name in sorted(attributes.keys() & manager_settings.keys() - lists):
             raise CacheConfigurationError(
                 f"{name} is set both by {origin} and by {manager.__name__}: remove it from one of them."
             )
-        first, second = parse(origin, attributes), parse(manager.__name__, more)
+        first, second = parse(origin, attributes), parse(manager.__name__, manager_settings)
         return Options(
             origin=f"{origin} and {manager.__name__}" if attributes else manager.__name__,
             gets=first.gets + second.gets,
@@ -238,7 +242,7 @@ class _Binder:
                     f"{options.origin}: {attribute} has ({', '.join(key)}) twice; remove one of them."
                 )
             seen.add(names)
-            if names not in table:  # the primary key's rows are there already
+            if names not in table:  # the rows by primary key are entered already
                 unique = attribute == "get_key_fields_list" and entries.schema.unique(names)
                 table[names] = self._factory.index(entries, options, key, attributes, unique=unique)
 
@@ -271,7 +275,7 @@ class _Binder:
         fields: tuple[str, ...],
         query: type[DeclaredQuery[Any]],
     ) -> EntrySet:
-        """What a class for rows by a key of its own finds them by."""
+        """Returns the entries by which a cache class for rows finds them. Raises ``CacheConfigurationError``."""
         if not issubclass(query, InstanceCache | QuerysetCache):
             raise CacheConfigurationError(
                 f"{options.origin}: derive it from InstanceCache, QuerysetCache or ResultCache."
@@ -299,23 +303,23 @@ class _Binder:
         relation = many_to_many(model, name)
         if relation is None:
             raise CacheConfigurationError(
-                f"{where}, which is no many-to-many relation of {model.__name__}. "
+                f"{where}, which is not a many-to-many relation of {model.__name__}. "
                 f"Its many-to-many relations: {', '.join(many_to_many_names(model)) or 'none'}."
             )
         bound_model(self._bindings.models, relation.related, where)
-        for table in self._models:  # a model of the table of links is watched, so that its writes are seen
-            if table not in self._bindings.models and ModelSchema.table_of(table) == relation.table:
-                self._bind_model(table, Options(origin=table.__name__), None)
-        made = self._lists[model, name] = self._factory.through(
+        for candidate in self._models:  # a model of the through table is bound, so that its writes invalidate the list
+            if candidate not in self._bindings.models and ModelSchema.table_of(candidate) == relation.table:
+                self._bind_model(candidate, Options(origin=candidate.__name__), None)
+        new_list = self._lists[model, name] = self._factory.many_to_many(
             entries, relation, replace(self._model_options[model], origin=where, order_by=(), limit=None)
         )
-        self._bindings.many_to_many.append(made)
-        return made
+        self._bindings.many_to_many.append(new_list)
+        return new_list
 
 
 def _row_setting_error(query: Any, name: str) -> CacheConfigurationError:
     return CacheConfigurationError(
-        f"{query.__name__}.{name} has no effect, because a row is stored once for everybody: "
+        f"{query.__name__}.{name} has no effect, because a row is stored once for all callers: "
         f"set it in {query.model.__name__}.CacheMeta."
     )
 
@@ -325,7 +329,7 @@ def _path(cls: type) -> str:
 
 
 def _origin(model: type[Model]) -> str:
-    """Where a model's ``CacheMeta`` is written: in the model, or in a parent."""
-    written = next((cls for cls in model.__mro__ if "CacheMeta" in vars(cls)), model)
-    inherited = f" (inherited by {model.__name__})" if written is not model else ""
-    return f"{written.__name__}.CacheMeta{inherited}"
+    """Returns the name of a model's ``CacheMeta`` for errors. The class that defines it may be a parent."""
+    owner = next((cls for cls in model.__mro__ if "CacheMeta" in vars(cls)), model)
+    inherited = f" (inherited by {model.__name__})" if owner is not model else ""
+    return f"{owner.__name__}.CacheMeta{inherited}"

@@ -1,4 +1,4 @@
-"""What a cache class sets, and what would have no effect there."""
+"""Attributes of cache classes. An attribute that would have no effect is an error."""
 
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -8,18 +8,18 @@ from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.exceptions import CacheConfigurationError
 
-_OF_RELATED: Final = frozenset({"model", "key_fields", "relation"})
+_RELATED_ATTRIBUTES: Final = frozenset({"model", "key_fields", "relation"})
 
 
 def is_computed(query: type) -> bool:
-    """Whether a cache class stores what its own method returns, instead of where rows are found."""
+    """Returns True if a cache class stores a computed result, and False if it stores the primary keys of rows."""
     if any(name in vars(cls) for name in ("get_instance", "get_result") for cls in _written_by_users(query)):
         return True
     return issubclass(query, (ResultCache, *COUNTING))
 
 
 def _method(query: type) -> str | None:
-    """The method by which users say what this kind of class computes."""
+    """Returns the name of the method that computes the result of this kind of class."""
     if issubclass(query, InstanceCache):
         return "get_instance"
     return "get_result" if issubclass(query, QuerysetCache | ResultCache) else None
@@ -30,9 +30,12 @@ def _written_by_users(query: type) -> list[type]:
 
 
 def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
-    """What a cache class sets. Raises ``CacheConfigurationError`` for what would have no effect."""
+    """Returns the settings of a cache class.
+
+    Raises ``CacheConfigurationError`` for a missing method or relation, and for an attribute that has no effect.
+    """
     origin = query.__name__
-    found = {
+    attributes = {
         name: value
         for cls in reversed(_written_by_users(query))
         for name, value in vars(cls).items()
@@ -40,29 +43,29 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
     }
     computes = is_computed(query)
     method_name = _method(query)
-    if method_name is not None and issubclass(query, ResultCache) and method_name not in found:
-        raise CacheConfigurationError(f"{origin} has no get_result: define what it computes.")
-    if issubclass(query, RELATED) and "relation" not in found:
+    if method_name is not None and issubclass(query, ResultCache) and method_name not in attributes:
+        raise CacheConfigurationError(f"{origin} has no get_result: define it to compute the result.")
+    if issubclass(query, RELATED) and "relation" not in attributes:
         raise CacheConfigurationError(
             f'{origin} has no relation: name the one to follow, like "venue" or "venue__city".'
         )
-    for name in sorted(found):
+    for name in sorted(attributes):
         if name in ("get_instance", "get_result"):
             if name != method_name:
                 raise CacheConfigurationError(
                     f"{origin}.{name} has no effect: remove it, or derive from another class."
                 )
-            if not iscoroutinefunction(found[name]):
-                raise CacheConfigurationError(f"{origin}.{name} is no coroutine function: define it by `async def`.")
+            if not iscoroutinefunction(attributes[name]):
+                raise CacheConfigurationError(f"{origin}.{name} is not a coroutine function: define it by `async def`.")
         if name in META_ATTRIBUTES - CLASS_ATTRIBUTES:
             raise CacheConfigurationError(f"{origin}.{name} belongs to a ModelCacheManager: declare key_fields.")
         if name == "relation" and not issubclass(query, RELATED):
             raise CacheConfigurationError(
                 f"{origin}.relation has no effect: derive from RelatedInstanceCache or RelatedQuerysetCache."
             )
-        if name in CLASS_ATTRIBUTES - _OF_RELATED and issubclass(query, RELATED):
+        if name in CLASS_ATTRIBUTES - _RELATED_ATTRIBUTES and issubclass(query, RELATED):
             raise CacheConfigurationError(
-                f"{origin}.{name} has no effect, because nothing of its own is stored: "
+                f"{origin}.{name} has no effect, because the class stores no entries of its own: "
                 f"set it in {query.model.__name__}.CacheMeta, if it belongs there."
             )
         if name == "select_related" and (computes or not issubclass(query, InstanceCache | QuerysetCache)):
@@ -73,9 +76,10 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
             raise CacheConfigurationError(f"{origin}.{name} is for lists: remove it, or derive from QuerysetCache.")
         if name == "codec" and (not computes or issubclass(query, COUNTING)):
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
-        method = callable(found[name]) or isinstance(found[name], classmethod | staticmethod | property)
-        if name not in CLASS_ATTRIBUTES and not method:
+        value = attributes[name]
+        is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)
+        if name not in CLASS_ATTRIBUTES and not is_method:
             raise CacheConfigurationError(
-                f"{origin}.{name} means nothing to the cache. It may set: {', '.join(sorted(CLASS_ATTRIBUTES))}."
+                f"{origin}.{name} is not a setting of the cache. It may set: {', '.join(sorted(CLASS_ATTRIBUTES))}."
             )
-    return {name: value for name, value in found.items() if name in CLASS_ATTRIBUTES}
+    return {name: value for name, value in attributes.items() if name in CLASS_ATTRIBUTES}

@@ -1,6 +1,6 @@
-"""Makes rows, indexes and results of declarations: by which columns, in what order, for how long, under which policy.
+"""``EntryFactory``: creates rows, indexes, lists and results from declarations.
 
-Errors name the declaration that asked for what cannot be made.
+It decides their columns, order, lifetimes and policy. Errors name the declaration that is at fault.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,13 +28,13 @@ from aiomodelcache.orm.schema import ModelSchema
 
 
 class EntryFactory:
-    """What one cache that opens makes."""
+    """Creates the entries of one cache while the cache opens."""
 
     def __init__(
         self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], ModelEntries], near: Near
     ) -> None:
         self.lifetimes: list[Lifetimes] = []
-        """Of all that was made."""
+        """The lifetimes of all entries created so far."""
         self._config = config
         self._namespace = namespace
         self._stats = stats
@@ -42,7 +42,7 @@ class EntryFactory:
         self._near = near
 
     def rows(self, schema: ModelSchema, options: Options) -> RowEntries:
-        """The rows of a model."""
+        """Creates the rows of a model."""
         rows = RowEntries(
             schema,
             connection=schema.connection,
@@ -50,7 +50,7 @@ class EntryFactory:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            caches_absence=_keeps_absence(schema, [schema.pk], options),
+            caches_absence=_caches_absence(schema, [schema.pk], options),
             counters=self._stats.of(schema.name),
             replicated=self._config.replica_lag is not None,
         )
@@ -67,7 +67,7 @@ class EntryFactory:
         *,
         unique: bool,
     ) -> IndexEntries:
-        """A way of finding rows, which writes to the model think of from now on."""
+        """Creates an index of a model and registers it, so that writes to the model invalidate it."""
         schema = entries.schema
         order_by = () if unique else _order_by(schema, options)
         index = IndexEntries(
@@ -82,12 +82,12 @@ class EntryFactory:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            caches_absence=_keeps_absence(schema, attributes, options),
+            caches_absence=_caches_absence(schema, attributes, options),
             counters=self._stats.of(f"{schema.name}({', '.join(key)})"),
         )
         if options.near and not entries.rows.near:
             raise CacheConfigurationError(
-                f"{options.origin}.near has no effect while the rows that it leads to are not kept near: "
+                f"{options.origin}.near has no effect while the rows that the entry names are not kept near: "
                 f"set near = True in {schema.name}.CacheMeta, or remove it here."
             )
         index.near = entries.rows.near if options.near is None else options.near
@@ -95,15 +95,15 @@ class EntryFactory:
         entries.indexes.append(index)
         return index
 
-    def through(
+    def many_to_many(
         self,
         owner: ModelEntries,
         relation: ManyToMany,
         options: Options,
     ) -> ManyToManyEntries:
-        """A many-to-many list, which all that links and unlinks thinks of from now on."""
+        """Creates a many-to-many list and registers it, so that writes to the relation invalidate the list."""
         related = self._models[relation.related]
-        through = ManyToManyEntries(
+        entry_set = ManyToManyEntries(
             owner.schema,
             relation,
             related.rows,
@@ -115,18 +115,19 @@ class EntryFactory:
             policy=Policy(),
             counters=self._stats.of(f"{owner.schema.name}.{relation.name}"),
         )
-        through.near = related.rows.near and owner.rows.near
-        keep_near(self._near, through, related.rows.epoch_key)
-        owner.owned.append(through)
+        entry_set.near = related.rows.near and owner.rows.near
+        keep_near(self._near, entry_set, related.rows.epoch_key)
+        owner.owned.append(entry_set)
         if related.rows not in owner.rows.linked:
             owner.rows.linked.append(related.rows)
         for entries in self._models.values():
             own, other = [
-                column_attribute(entries.schema.model, each) for each in (relation.own_column, relation.other_column)
+                column_attribute(entries.schema.model, column)
+                for column in (relation.own_column, relation.other_column)
             ]
             if entries.schema.table == relation.table and own is not None and other is not None:
-                entries.results.append(ThroughModelDependency(through, entries.schema, own, other))
-        return through
+                entries.results.append(ThroughModelDependency(entry_set, entries.schema, own, other))
+        return entry_set
 
     def result(
         self,
@@ -136,7 +137,7 @@ class EntryFactory:
         attributes: tuple[str, ...],
         query: type[DeclaredQuery[Any]],
     ) -> ResultEntries:
-        """A class of computed results, which writes to the model think of from now on."""
+        """Creates the entries of a class of computed results and registers them with the model's writers."""
         schema = entries.schema
         result = ResultEntries(
             query.__name__,
@@ -173,8 +174,12 @@ class EntryFactory:
 
 
 def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str, ...]) -> tuple[str, ...]:
-    """The attributes behind a key's fields. Raises ``CacheConfigurationError`` for what cannot be a key."""
-    found: list[str] = []
+    """Returns the attributes behind a key's fields. Raises ``CacheConfigurationError`` for a field that cannot be one.
+
+    A field of a key must have a column in the model's table, and the database must be able to compare its values by
+    equality. A key names a field once.
+    """
+    columns: list[str] = []
     for name in key:
         column = schema.attribute(name)
         if column is None and is_relation(schema.model, name):
@@ -184,7 +189,7 @@ def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str
             )
         if column is None:
             raise CacheConfigurationError(
-                f"{origin}: {attribute} names {name!r}, which is no field of {schema.name}. "
+                f"{origin}: {attribute} names {name!r}, which is not a field of {schema.name}. "
                 f"Its fields: {', '.join(schema.field_names())}."
             )
         if not schema.keyable(column):
@@ -192,14 +197,17 @@ def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str
                 f"{origin}: {attribute} names {name!r}, whose values the database cannot look up by equality; "
                 "use another field."
             )
-        if column in found:
+        if column in columns:
             raise CacheConfigurationError(f"{origin}: {attribute} names {name!r} twice in one key.")
-        found.append(column)
-    return tuple(found)
+        columns.append(column)
+    return tuple(columns)
 
 
 def _order_by(schema: ModelSchema, options: Options) -> tuple[str, ...]:
-    """A list's order, by attributes. It must not depend on other tables: their writes do not touch the list."""
+    """Returns the attributes by which a list is ordered. Raises ``CacheConfigurationError``.
+
+    The order must not depend on other tables, because writes to other tables do not invalidate the list.
+    """
     order_by: list[str] = []
     for name in options.order_by:
         field = name.removeprefix("-")
@@ -207,14 +215,14 @@ def _order_by(schema: ModelSchema, options: Options) -> tuple[str, ...]:
         if column is None:
             other_table = is_relation(schema.model, field.partition("__")[0])
             raise CacheConfigurationError(
-                f"{options.origin}.order_by names {name!r}, which is no {'column' if other_table else 'field'} of "
+                f"{options.origin}.order_by names {name!r}, which is not a {'column' if other_table else 'field'} of "
                 f"{schema.name}{' itself' if other_table else ''}. Its fields: {', '.join(schema.field_names())}."
             )
         order_by.append("-" * (field != name) + column)
     for name in () if order_by else schema.ordering:
         if schema.attribute(name) is None:
             raise CacheConfigurationError(
-                f"{options.origin}: {schema.name}.Meta.ordering names {name!r}, which is no column of "
+                f"{options.origin}: {schema.name}.Meta.ordering names {name!r}, which is not a column of "
                 f"{schema.name} itself, so that its lists cannot be kept up to date: set order_by."
             )
     return tuple(order_by)
@@ -228,7 +236,10 @@ def _policy(options: Options) -> Policy:
     return Policy.of(options.invalidation, options.allowtime)
 
 
-def _keeps_absence(schema: ModelSchema, attributes: Iterable[str], options: Options) -> bool:
-    """ "No such row" of a string that the database compares loosely may end by a write under another
-    spelling, so it is kept only where the class asks for it by its own ``negative_timeout``."""
+def _caches_absence(schema: ModelSchema, attributes: Iterable[str], options: Options) -> bool:
+    """Returns True if the entry "no such row" may be cached.
+
+    With a loose collation, a write under another spelling can create the row without invalidating that entry. So the
+    entry is cached only if the declaration sets its own ``negative_timeout``.
+    """
     return options.negative_timeout is not None or not schema.uses_loose_collation(attributes)

@@ -1,7 +1,7 @@
-"""Relations that declarations name, resolved against bound models: cached foreign keys, and the ways of walks.
+"""Relations in declarations, resolved against bound models: cached foreign keys, and paths over relations.
 
-A walk finds the rows of each model by a key that was declared for it or, where there is none, by one that is made
-for the walk as if its ``CacheMeta`` had declared it.
+A path finds the rows of each model by a declared key. If the model declares none, the resolver creates an index as if
+the model's ``CacheMeta`` had declared it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,20 +17,20 @@ from aiomodelcache.plans.paths import Branch, Hop
 
 Models = Mapping[type[Model], ModelEntries]
 MakeIndex = Callable[[ModelEntries, tuple[str, ...], tuple[str, ...], bool], IndexEntries]
-"""Makes an index of a model by fields, by their attributes, unique or not, with the settings of its ``CacheMeta``."""
+"""Creates an index with the settings of the model's ``CacheMeta``: (model, fields, attributes, unique)."""
 MakeList = Callable[[ModelEntries, str, str], ManyToManyEntries]
-"""Makes the list of a many-to-many relation of a model; the last is what to say of it in errors."""
+"""Creates the list of a many-to-many relation: (model, relation, the declaration's name for errors)."""
 
 
-def check_foreign_keys(models: Models, named: Iterable[tuple[type[Model], str]]) -> None:
+def check_foreign_keys(models: Models, foreign_keys: Iterable[tuple[type[Model], str]]) -> None:
     """Checks ``cached_foreignkeys``. Raises ``CacheConfigurationError``."""
-    for model, name in named:
+    for model, name in foreign_keys:
         where = f"{model.__name__}: cached_foreignkeys"
         schema = models[model].schema
         relation = schema.foreign_key(name)
         if relation is None:
             raise CacheConfigurationError(
-                f"{where} names {name!r}, which is no foreign key of "
+                f"{where} names {name!r}, which is not a foreign key of "
                 f"{model.__name__}. Its foreign keys: {', '.join(schema.foreign_keys()) or 'none'}."
             )
         related, _, to_field = relation
@@ -42,20 +42,23 @@ def check_foreign_keys(models: Models, named: Iterable[tuple[type[Model], str]])
 
 
 class RelationPathResolver:
-    """The ways of all walks of one cache that opens."""
+    """Resolves the relation paths of one cache while the cache opens."""
 
     def __init__(self, models: Models, make_index: MakeIndex, make_list: MakeList) -> None:
         self._models = models
         self._make_list = make_list
         self._make_index = make_index
-        self._made: dict[tuple[type[Model], tuple[str, ...], bool], IndexEntries] = {}
+        self._indexes: dict[tuple[type[Model], tuple[str, ...], bool], IndexEntries] = {}
 
     def base(self, entries: ModelEntries, fields: tuple[str, ...], attributes: tuple[str, ...]) -> EntrySet:
-        """The key that a walk begins at."""
+        """Returns the entries of the key at which a path begins."""
         return self._entry_set(entries, fields, attributes, unique=entries.schema.unique(attributes))
 
     def path(self, entries: ModelEntries, path: str, where: str) -> tuple[Hop, ...]:
-        """The hops of ``venue__city``. ``where`` names the declaration in errors."""
+        """Returns the hops of a path such as ``venue__city``. ``where`` names the declaration in errors.
+
+        Raises ``CacheConfigurationError``.
+        """
         hops: list[Hop] = []
         for name in path.split("__"):
             hops.append(self._hop(entries, name, f"{where} names {path!r}"))
@@ -63,20 +66,24 @@ class RelationPathResolver:
         return tuple(hops)
 
     def branches(self, entries: ModelEntries, paths: Sequence[str], where: str) -> tuple[Branch, ...]:
-        """The relations of ``("organizer", "venue__city")``, to be attached."""
-        after: dict[str, list[str]] = {}
+        """Returns the relations to attach for paths such as ``("organizer", "venue__city")``.
+
+        Raises ``CacheConfigurationError``, also for a relation that may lead to several rows.
+        """
+        continuations: dict[str, list[str]] = {}
         for path in paths:
             name, _, rest = path.partition("__")
-            after.setdefault(name, []).extend([rest] if rest else [])
-        found: list[Branch] = []
-        for name, further in after.items():
+            continuations.setdefault(name, []).extend([rest] if rest else [])
+        branches: list[Branch] = []
+        for name, further_paths in continuations.items():
             [hop] = self.path(entries, name, where)
             if not hop.single:
                 raise CacheConfigurationError(
-                    f"{where} names {name!r}, of which there may be several: declare a RelatedQuerysetCache for them."
+                    f"{where} names {name!r}, which may lead to several rows: declare a RelatedQuerysetCache for them."
                 )
-            found.append(Branch(hop, self.branches(self._models[hop.entry_set.schema.model], further, where)))
-        return tuple(found)
+            next_entries = self._models[hop.entry_set.schema.model]
+            branches.append(Branch(hop, self.branches(next_entries, further_paths, where)))
+        return tuple(branches)
 
     def _hop(self, entries: ModelEntries, name: str, where: str) -> Hop:
         model = entries.schema.model
@@ -84,9 +91,9 @@ class RelationPathResolver:
         if relation is None:
             if is_relation(model, name):
                 return Hop(name, entries.schema.pk, self._make_list(entries, name, where), False)
-            known = ", ".join(sorted(each for each in field_names(model) if is_relation(model, each))) or "none"
+            relations = ", ".join(sorted(field for field in field_names(model) if is_relation(model, field))) or "none"
             raise CacheConfigurationError(
-                f"{where}, but {model.__name__} has no relation {name!r}. Its relations: {known}."
+                f"{where}, but {model.__name__} has no relation {name!r}. Its relations: {relations}."
             )
         other = bound_model(self._models, relation.related, where)
         if other.schema.connection != entries.schema.connection:
@@ -95,24 +102,27 @@ class RelationPathResolver:
                 "look it up by itself."
             )
         to = relation.to_attribute
-        [field] = [each for each in other.schema.field_names() if other.schema.attribute(each) == to]
+        [field] = [candidate for candidate in other.schema.field_names() if other.schema.attribute(candidate) == to]
         return Hop(name, relation.attribute, self._entry_set(other, (field,), (to,), relation.single), relation.single)
 
     def _entry_set(
         self, entries: ModelEntries, fields: tuple[str, ...], attributes: tuple[str, ...], unique: bool
     ) -> EntrySet:
-        """How rows are found by these attributes: as declared, or by an index that is made."""
+        """Returns the declared entries for these attributes, or else an index created for them."""
         declared = (entries.gets if unique else entries.filters).get(frozenset(attributes))
         if declared is not None and declared.attributes == attributes:
             return declared
         key = entries.schema.model, attributes, unique
-        if key not in self._made:
-            self._made[key] = self._make_index(entries, fields, attributes, unique)
-        return self._made[key]
+        if key not in self._indexes:
+            self._indexes[key] = self._make_index(entries, fields, attributes, unique)
+        return self._indexes[key]
 
 
 def bound_model(models: Models, related: type[Model], where: str) -> ModelEntries:
-    """What is known of a model that a declaration leads to. Raises ``CacheConfigurationError`` if it has no cache."""
+    """Returns the entries of a model that a declaration leads to.
+
+    Raises ``CacheConfigurationError`` if the model has no cache.
+    """
     if related not in models:
         raise CacheConfigurationError(
             f"{where}, but {related.__name__} has no cache: "

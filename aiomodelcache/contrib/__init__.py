@@ -1,1 +1,1 @@
-"""Integrations with other libraries. Nothing of the library imports them."""
+"""Integrations with other libraries. The rest of the library does not import them."""

@@ -1,6 +1,6 @@
-"""``local_cache()`` around each request of an ASGI application, of whatever framework.
+"""``LocalCacheMiddleware``: a ``local_cache()`` around each HTTP request of an ASGI application.
 
-Knows the ASGI protocol only, and needs no framework.
+Knows only the ASGI protocol, so it works with any framework.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,15 +15,16 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 
 class LocalCacheMiddleware:
-    """Opens a ``local_cache()`` for each HTTP request: in it the same lookup returns the same object, without I/O.
+    """Opens a ``local_cache()`` for each HTTP request, so that repeated lookups return the same object without I/O.
 
     >>> from aiomodelcache.contrib.asgi import LocalCacheMiddleware
     >>> app = Starlette(routes=routes, middleware=[Middleware(LocalCacheMiddleware)])
     >>> app = LocalCacheMiddleware(app)    # any ASGI application
 
-    The scope lasts until the application has sent its answer, background tasks of Starlette included. WebSockets have
-    none: one may stay open for hours, and would not see what others write. Use ``async with local_cache()`` around the
-    handling of each of its messages. What the application raises is passed on.
+    The scope lasts until the application has sent its answer, background tasks of Starlette included. A WebSocket has
+    no scope, because it may stay open for hours and would not see the writes of others. Use
+    ``async with local_cache()`` around the handling of each of its messages. Exceptions of the application are passed
+    on.
     """
 
     __slots__ = ("_app",)

@@ -1,4 +1,4 @@
-"""Everything that users write: models, managers, cache classes, cached values.
+"""Declarations that users write: models, managers, cache classes, cached values.
 
 Records declarations; ``binding`` resolves them. Must not know when requests are sent.
 Top to bottom: ``related``, ``cached``, ``model`` (``CachedModel``), ``values``, ``manager`` (``Event.cache``),

@@ -1,4 +1,4 @@
-"""``@cached``: what a coroutine function returns, cached by its arguments."""
+"""``@cached``: results of a coroutine function, cached by its arguments."""
 
 import inspect
 from collections.abc import Callable, Coroutine
@@ -53,32 +53,33 @@ class CachedFunction(Generic[P, T]):
         return cast("CachedFunction[Rest, T]", bound)
 
     def query(self, *args: P.args, **kwargs: P.kwargs) -> "ValueQuery[T]":
-        """The call as a lazy query, for a ``BatchCacheQuery``."""
+        """Returns the call as a lazy query, for a ``BatchCacheQuery``."""
         function: Any = self._function
         arguments = self._declaration.arguments(*self._bound, *args, **kwargs)
         key = arguments if self._key_of is None else self._key_of(*self._bound, *args, **kwargs)
         return ValueQuery(self._declaration, key, partial(function, *self._bound, *args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The key in the store. Raises ``CacheNotOpen``."""
+        """Returns the key in the store for these arguments. Raises ``CacheNotOpen``."""
         _, key = self.query(*args, **kwargs).locate(default_cache().usable())
         return key.decode("utf-8", "backslashreplace")
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Forgets the result for these arguments, in all processes. Inside a transaction, at COMMIT."""
+        """Invalidates the result for these arguments in all processes. Inside a transaction, at COMMIT."""
         await self.query(*args, **kwargs).invalidate()
 
     async def clear(self) -> None:
-        """Forgets all results of this function, in O(1), in all processes. Raises ``BackendError``.
+        """Invalidates all results of this function in all processes, in O(1). Raises ``BackendError``.
 
-        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
+        and sent later.
         """
         cache = default_cache().usable()
         await clear(cache, [(self._declaration.result(cache), transactions(cache))])
 
 
 class ValueQuery(BaseValueQuery[T], Generic[T]):
-    """A call of a cached function that nobody has made yet."""
+    """A lazy call of a cached function: the function runs only if the query is awaited and misses."""
 
     __slots__ = ()
 
@@ -93,7 +94,7 @@ def cached(
     codec: Codec | None = None,
     near: bool | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]:
-    """Caches what a coroutine function returns, by its arguments.
+    """Caches the results of a coroutine function by its arguments.
 
     >>> @cached(timeout=60)
     ... async def permissions(actor: int, organisation: int) -> list[str]:
@@ -102,15 +103,19 @@ def cached(
     >>> await permissions.invalidate(7, 3)
     >>> batch = BatchCacheQuery(mine=permissions.query(7, 3), event=Event.cache.get(id=1))
 
-    Times are in seconds; ``negative_timeout`` is for None, and ``allowtime`` as in ``ValueCache``. ``key`` makes of the
-    arguments what the result is stored by, if that is not all of them. However many ask at a time, it is computed
-    once; what it raises is not stored. It runs in the context in which the cache was opened, not in its caller's.
-    Raises ``CacheConfigurationError`` for a wrong setting.
+    Times are in seconds. ``negative_timeout`` is for None; for ``allowtime`` see ``ValueCache``. ``key`` takes the
+    arguments and returns the key of the result, by default all arguments. Concurrent callers share one computation.
+    Exceptions are passed on to the callers and not stored. The function runs in the context in which the cache was
+    opened, not in its caller's.
+
+    Raises ``CacheConfigurationError`` for a wrong setting, or if the function is not a coroutine function.
     """
 
     def decorate(function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]]) -> CachedFunction[P, T]:
         if not inspect.iscoroutinefunction(function):
-            raise CacheConfigurationError(f"@cached is for coroutine functions; {function!r} is none.")
+            raise CacheConfigurationError(
+                f"@cached is for coroutine functions, and {function!r} is not one: define it by `async def`."
+            )
         name = f"{function.__module__}.{function.__qualname__}"
         declaration = ValueDeclaration(
             name=name,

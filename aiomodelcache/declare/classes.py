@@ -1,7 +1,7 @@
-"""What users declare as classes of their own: cache classes, and what is allowed in them.
+"""Cache classes: stand-alone declarations of rows, lists and computed results.
 
-A declaration is only recorded here; models are not complete before ``Tortoise.init``. ``entries_of`` resolves
-it when a cache opens.
+A class is only recorded here, because models are not complete before ``Tortoise.init``. ``binding`` resolves it when a
+cache opens.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ ResultT = TypeVar("ResultT", bound=Model | None)
 
 
 class DeclaredQuery(LookupQuery[T]):
-    """What stand-alone cache classes share: a class is the declaration, an instance a query."""
+    """Base of stand-alone cache classes: the class is a declaration, an instance is a query."""
 
     model: ClassVar[type[Model]]
     key_fields: ClassVar[Sequence[str]] = ()
@@ -58,12 +58,12 @@ class DeclaredQuery(LookupQuery[T]):
         fields = tuple(type(self).key_fields)
         params = dict(zip(fields, args, strict=False))
         named = {name.removesuffix("__exact"): value for name, value in kwargs.items()}
-        for field in fields:  # a relation may be given by its column
+        for field in fields:  # a relation may be passed by the name of its column
             if field not in named and f"{field}_id" in named:
                 named[field] = named.pop(f"{field}_id")
-        twice = len(named) < len(kwargs) or params.keys() & named.keys()
+        repeated = len(named) < len(kwargs) or params.keys() & named.keys()
         params.update(named)
-        if len(args) > len(fields) or twice or set(params) != set(fields):
+        if len(args) > len(fields) or repeated or set(params) != set(fields):
             raise TypeError(
                 f"{type(self).__name__} takes its key ({', '.join(fields)}), each once, by position or by name; "
                 f"got {len(args)} by position and ({', '.join(kwargs)}) by name."
@@ -74,7 +74,7 @@ class DeclaredQuery(LookupQuery[T]):
         return f"<{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._params.items())})>"
 
     def declared_entries(self, cache: OpenCache) -> EntrySet | ResultEntries | RelationPath:
-        """What the class was bound to. Raises ``CacheNotRegistered``."""
+        """Returns the entries that the class is bound to. Raises ``CacheNotRegistered``."""
         try:
             return cache.classes[type(self)]
         except KeyError:
@@ -85,9 +85,10 @@ class DeclaredQuery(LookupQuery[T]):
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         entry_set = self.declared_entries(cache)
-        return cast("EntrySet", entry_set.base if isinstance(entry_set, RelationPath) else entry_set), self._given()
+        base = entry_set.base if isinstance(entry_set, RelationPath) else entry_set
+        return cast("EntrySet", base), self._key_values()
 
-    def _given(self) -> list[Any]:
+    def _key_values(self) -> list[Any]:
         return [self._params[field] for field in type(self).key_fields]
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
@@ -96,13 +97,13 @@ class DeclaredQuery(LookupQuery[T]):
             return self.finish((yield from self._follow_path(cache, entry_set, scope)))
         if not isinstance(entry_set, ResultEntries):
             return (yield from super().plan(cache, scope))
-        values = tuple(map(entry_set.schema.normalise, entry_set.attributes, self._given()))
+        values = tuple(map(entry_set.schema.normalise, entry_set.attributes, self._key_values()))
         compute = partial(self._compute, entry_set, values)
         result: T = yield from computed(cache, entry_set, entry_set.key(values), compute, scope)
         return result
 
     def _follow_path(self, cache: OpenCache, path: RelationPath, scope: Scope | None) -> Plan[list[Any]]:
-        """What a walk leads to; a request's scope remembers it as long as nothing on the way is written."""
+        """Returns the rows at the end of a path. A request's scope keeps them until a row on the path is written."""
         _, _, values, base = self.locate(cache)
         key = path.key(base)
         known = scope.recall(key) if scope is not None else None
@@ -120,9 +121,9 @@ class DeclaredQuery(LookupQuery[T]):
         return found
 
     async def invalidate(self) -> None:
-        """Forgets what is cached under this key, in all processes. Inside a transaction it takes effect at COMMIT.
+        """Invalidates the entry of this key in all processes. Inside a transaction it takes effect at COMMIT.
 
-        Rows themselves are forgotten by ``Model.cache.invalidate``.
+        It does not invalidate rows; ``Model.cache.invalidate`` does.
         """
         cache, entry_set, _, key = self.locate(self.open_cache())
         client = entry_set.schema.transaction()
@@ -130,7 +131,7 @@ class DeclaredQuery(LookupQuery[T]):
 
     @classmethod
     def computing(cls, result: ResultEntries, values: Values) -> Compute:
-        """How the result for these values is computed."""
+        """Returns the function that computes the result for these values."""
         return partial(cls(*values)._compute, result, values)
 
     async def _compute(self, result: ResultEntries, values: Values, client: BaseDBAsyncClient | None) -> Any:
@@ -144,7 +145,7 @@ class DeclaredQuery(LookupQuery[T]):
 
 
 class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
-    """One row of a model by one key, as a class of its own.
+    """A cached row of a model, looked up by one key.
 
     >>> class EventBySlug(InstanceCache[Event]):
     ...     model = Event
@@ -153,12 +154,12 @@ class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
 
     A missing row raises Tortoise's ``DoesNotExist``, several raise ``MultipleObjectsReturned``.
 
-    ``select_related = ("organizer", "venue__city")`` has these relations attached to the instance, as if they had been
-    fetched with it: foreign keys and one-to-one relations, also backwards, to cached models. None where there
-    is no such row.
+    ``select_related = ("organizer", "venue__city")`` attaches these relations to the instance, as if they had been
+    fetched with it. It takes foreign keys and one-to-one relations, also backwards, to cached models. A relation
+    without a row is None.
 
-    With a ``get_instance`` of its own it finds an instance, or None, in another way. What that returns is stored by
-    the key and forgotten when a row that has, or had, these values of the key is written:
+    A class that defines ``get_instance`` finds an instance, or None, in another way. The result is stored by the key.
+    It is invalidated when a row that has, or had, these values of the key is written:
 
     >>> class NextEvent(InstanceCache[Event | None]):
     ...     model = Event
@@ -171,9 +172,10 @@ class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
     select_related: ClassVar[Sequence[str]] = ()
 
     async def get_instance(self, *args: Any, **params: Any) -> ResultT:
-        """Finds the instance, if overridden. Gets the key by name, a relation by its value.
+        """Finds the instance, if overridden. Receives the key by name, a relation by its value.
 
-        It runs in the context in which the cache was opened, outside of any transaction; inside one in its caller's.
+        It runs in the context in which the cache was opened, outside of any transaction. If its caller is inside a
+        transaction, it runs in the caller's context.
         """
         raise NotImplementedError
 
@@ -182,7 +184,7 @@ class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
 
 
 class QuerysetCache(DeclaredQuery[list[M]], Generic[M]):
-    """The rows of a model that share a key, as a class of its own; ``order_by`` and ``limit`` are its own.
+    """A cached list of the rows of a model that share a key, with its own ``order_by`` and ``limit``.
 
     >>> class LatestEvents(QuerysetCache[Event]):
     ...     model = Event
@@ -191,7 +193,7 @@ class QuerysetCache(DeclaredQuery[list[M]], Generic[M]):
     ...     limit = 10
     >>> events = await LatestEvents(organizer=user)
 
-    ``select_related`` is as with ``InstanceCache``. With a ``get_result`` of its own it is a ``ResultCache``.
+    ``select_related`` works as in ``InstanceCache``. A class that defines ``get_result`` works like a ``ResultCache``.
     """
 
     select_related: ClassVar[Sequence[str]] = ()
@@ -205,7 +207,7 @@ class QuerysetCache(DeclaredQuery[list[M]], Generic[M]):
 
 
 class ResultCache(DeclaredQuery[T], Generic[T]):
-    """Anything computed from the rows of a model that share a key: a sum, a list of values, a dict.
+    """A cached result computed from the rows of a model that share a key: a sum, a list of values, a dict.
 
     >>> class Titles(ResultCache[list[str]]):
     ...     model = Event
@@ -215,20 +217,21 @@ class ResultCache(DeclaredQuery[T], Generic[T]):
     ...         return await Event.filter(organizer_id=organizer).values_list("title", flat=True)
     >>> titles = await Titles(organizer=user)
 
-    The result is stored by the key and forgotten when a row that has, or had, these values of the key is
-    written. Instances in it are stored as references: they are as fresh as their rows.
+    The result is stored by the key. It is invalidated when a row that has, or had, these values of the key is written.
+    Instances in it are stored as references, so they are as fresh as their rows.
     """
 
     async def get_result(self, *args: Any, **params: Any) -> T | DontCache[T]:
-        """Computes the result. Gets the key by name, a relation by its value.
+        """Computes the result. Receives the key by name, a relation by its value.
 
-        It runs in the context in which the cache was opened, outside of any transaction; inside one in its caller's.
+        It runs in the context in which the cache was opened, outside of any transaction. If its caller is inside a
+        transaction, it runs in the caller's context.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a get_result method.")
 
 
 class QuerysetExistsCache(DeclaredQuery[bool]):
-    """Whether any row of a model has these values of a key.
+    """A cached boolean: True if any row of a model has these values of a key.
 
     >>> class HasEvents(QuerysetExistsCache):
     ...     model = Event
@@ -238,12 +241,12 @@ class QuerysetExistsCache(DeclaredQuery[bool]):
     """
 
     async def count_rows(self, rows: QuerySet[Any]) -> bool:
-        """What is stored about the rows."""
+        """Returns True if there are any rows."""
         return await rows.exists()
 
 
 class QuerysetCountCache(DeclaredQuery[int]):
-    """How many rows of a model have these values of a key.
+    """A cached number of rows of a model that have these values of a key.
 
     >>> class EventCount(QuerysetCountCache):
     ...     model = Event
@@ -253,7 +256,7 @@ class QuerysetCountCache(DeclaredQuery[int]):
     """
 
     async def count_rows(self, rows: QuerySet[Any]) -> int:
-        """What is stored about the rows."""
+        """Returns the number of rows."""
         return await rows.count()
 
 

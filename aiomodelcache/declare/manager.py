@@ -1,4 +1,4 @@
-"""``Event.cache``: the manager of a model's cache, and the attribute that finds it."""
+"""``Event.cache``: the manager of a model's cache, and the attribute that returns the manager."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class ModelCacheManager(Generic[M]):
     """The cache of one model: ``Event.cache``.
 
-    Derive from it to declare keys outside the model, for models that are no ``CachedModel``, or to add
+    Derive from it to declare keys outside the model, for models that are not a ``CachedModel``, or to add
     methods of your own:
 
     >>> class EventCaches(ModelCacheManager[Event]):
@@ -41,7 +41,7 @@ class ModelCacheManager(Generic[M]):
     ...     def upcoming(self, organizer):
     ...         return self.filter(organizer=organizer, state="upcoming")
 
-    Type checkers learn of it by ``cache: ClassVar["EventCaches"]`` in the model.
+    To let type checkers know the manager, declare ``cache: ClassVar["EventCaches"]`` in the model.
 
     Lookups return lazy queries. A lookup by fields that have no cache raises ``CacheNotRegistered``.
     """
@@ -77,35 +77,41 @@ class ModelCacheManager(Generic[M]):
         return f"<{self._model.__name__}.cache: {keys}>"
 
     def get(self, **key: Any) -> GetQuery[M]:
-        """The one row with these values. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+        """Returns a query for the one row with these values.
+
+        Awaiting it raises ``DoesNotExist`` or ``MultipleObjectsReturned``.
+        """
         return GetQuery(self._model, key, self._cache)
 
     def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:
-        """The one row with these values, or None. Awaited, raises ``MultipleObjectsReturned``."""
+        """Returns a query for the one row with these values, or None. Awaited, raises ``MultipleObjectsReturned``."""
         return GetOrNoneQuery(self._model, key, self._cache)
 
     def get_or_404(self, **key: Any) -> GetOr404Query[M]:
-        """The one row with these values. Awaited, raises ``NotFoundError``, or what the cache's ``not_found`` says."""
+        """Returns a query for the one row with these values.
+
+        Awaiting it raises ``NotFoundError``, or the exception that the cache's ``not_found`` makes.
+        """
         return GetOr404Query(self._model, key, self._cache)
 
     def filter(self, **key: Any) -> FilterQuery[M]:
-        """The list of rows with these values."""
+        """Returns a query for the list of rows with these values."""
         return FilterQuery(self._model, key, self._cache)
 
     def exists(self, **key: Any) -> ExistsQuery:
-        """Whether a row has these values; answered by the list, or the unique key, of these fields."""
+        """Returns a query that is True if a row has these values. The fields' list or unique key answers it."""
         return ExistsQuery(self._model, key, self._cache)
 
     def count(self, **key: Any) -> CountQuery:
-        """How many rows have these values; answered by the list, or the unique key, of these fields."""
+        """Returns a query for the number of rows with these values. The fields' list or unique key answers it."""
         return CountQuery(self._model, key, self._cache)
 
     def get_many(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> CacheQuery[list[M]]:
-        """The rows that exist, in the order asked, each once. ``key`` must be unique."""
+        """Returns a query for the rows that exist, in the order of ``values``, each once. ``key`` must be unique."""
         return cast("CacheQuery[list[M]]", ManyQuery(self._model, values, key, self._cache))
 
     def in_bulk(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> BulkQuery[M]:
-        """Like ``get_many``, as a dict by value."""
+        """Returns a query for the rows that exist, as a dict by value. ``key`` must be unique."""
         return BulkQuery(self._model, values, key, self._cache)
 
     get_query = get_from_cache = get
@@ -119,14 +125,14 @@ class ModelCacheManager(Generic[M]):
     def key(self, /, **key: Any) -> str: ...
 
     def key(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> str:
-        """The key in Redis under which a lookup finds its entry, as ``redis-cli`` shows it.
+        """Returns the key in Redis under which a lookup finds its entry, as ``redis-cli`` shows it.
 
         >>> Event.cache.key(slug="pycon")
         'amc:i:default:event:slug:spycon'
 
-        Takes the values of a key, that of ``get`` if it is declared for both, or a query, like
-        ``Event.cache.key(Event.cache.filter(organizer=1))``. Raises ``CacheNotRegistered``, ``CacheNotOpen``
-        and, for a bad value, ``ValueError``.
+        Takes the values of a key, or a query like ``Event.cache.key(Event.cache.filter(organizer=1))``. If the fields
+        are declared for both ``get`` and ``filter``, their values mean ``get``. Raises ``CacheNotRegistered``,
+        ``CacheNotOpen`` and, for a bad value, ``ValueError``.
         """
         cache = self._cache or default_cache()
         return key_text(self._lookup(cache, query, key).locate(cache).key)
@@ -138,13 +144,14 @@ class ModelCacheManager(Generic[M]):
     async def explain(self, /, **key: Any) -> Explanation: ...
 
     async def explain(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Explanation:
-        """Says where a lookup would be answered from now, and why, as data. Takes what ``key`` takes.
+        """Returns, as data, the source that would answer a lookup now, and the reason. Takes the arguments of ``key``.
 
         >>> explanation = await Event.cache.explain(slug="pycon")
         >>> explanation.source, explanation.reason
         ('cache', 'hit')
 
-        Reads what the lookup would read, in one round trip or two, and changes nothing: no SQL, no fill.
+        Reads the entries that the lookup would read, in one or two round trips. Changes nothing: it sends no SQL and
+        fills no entry.
         """
         cache = (self._cache or default_cache()).usable()
         return await explain(cache, self._lookup(cache, query, key))
@@ -156,14 +163,14 @@ class ModelCacheManager(Generic[M]):
     async def refresh(self, /, **key: Any) -> M | list[M]: ...
 
     async def refresh(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Any:
-        """Asks the database, whatever the cache holds, and stores the answer again. Takes what ``key`` takes.
+        """Reads a lookup's rows from the database and replaces the cached entries. Takes the arguments of ``key``.
 
         >>> event = await Event.cache.refresh(slug="pycon")
         >>> events = await Event.cache.refresh(Event.cache.filter(organizer=7))
 
-        Returns and raises what the lookup does. Everything about these values, and about the rows that have
-        them now, is forgotten first, as by ``invalidate``; then they are looked up. So it is safe beside
-        readers and writers, and what a reader was about to store is refused. Costs two statements.
+        Returns and raises the same as the lookup. First it invalidates all entries of these values, and of the rows
+        that have them now, like ``invalidate``; then it runs the lookup. So it is safe beside readers and writers:
+        the fill of a reader that began earlier is refused. Costs two statements.
         """
         cache = (self._cache or default_cache()).usable()
         lookup = self._lookup(cache, query, key)
@@ -173,59 +180,61 @@ class ModelCacheManager(Generic[M]):
         return await lookup
 
     async def prefetch(self, instances: Iterable[M], /, *relations: str) -> None:
-        """Fills relations of instances from the cache: one round for each level, whatever their number.
+        """Fills relations of instances from the cache, in one round per level, however many instances there are.
 
         >>> events = await Event.cache.filter(organizer=7)
         >>> await Event.cache.prefetch(events, "organizer", "venue__city")
         >>> events[0].venue.city.name           # no I/O
 
-        For foreign keys and, in both directions, one-to-one relations to cached models. What an instance has
-        loaded already is kept, and rows that several instances refer to are one object, as with Tortoise's
-        ``prefetch_related``. Raises ``ValueError`` for what is no relation and ``CacheNotRegistered`` for one
+        Fills foreign keys and, in both directions, one-to-one relations to cached models. Relations that an instance
+        has loaded already are kept. As with Tortoise's ``prefetch_related``, a row that several instances refer to is
+        one object. Raises ``ValueError`` for a name that is not a relation, and ``CacheNotRegistered`` for a relation
         that the cache cannot fill.
         """
         cache = (self._cache or default_cache()).usable()
         await prefetch(cache, self._model, instances, relations)
 
     def set_related(self, instance: M, relation: str, row: Model | None, /) -> None:
-        """Attaches a row that is loaded already to a foreign key of an instance, without any I/O.
+        """Attaches a loaded row to a foreign key of an instance, without any I/O.
 
         >>> owners = await User.cache.in_bulk({event.organizer_id for event in events})
         >>> for event in events:
         ...     Event.cache.set_related(event, "organizer", owners[event.organizer_id])
 
-        Raises ``TypeError`` for a row of another model, and ``ValueError`` for another row than the
-        instance refers to.
+        Raises ``TypeError`` for a row of another model, and ``ValueError`` for a row that the instance does not
+        refer to.
         """
         set_related(self._cache or default_cache(), self._model, instance, relation, row)
 
     async def update(self, instance: M, /, **values: Any) -> None:
-        """Writes just these columns of the instance's row, and sets them on the instance.
+        """Writes only these columns of the instance's row, and sets them on the instance.
 
         >>> await Event.cache.update(event, title="PyCon", venue=venue, position=F("position") + 1)
 
-        Like ``save(update_fields=...)``, with columns that have ``auto_now``, and with the same signals.
-        Relations are given by an instance or by its key. Values that the database computes (``F``) are read
-        back, by one statement in the same transaction. Raises ``FieldError`` for a field that does not exist or
-        cannot be written and ``ValueError`` for a value that it cannot have, before anything is sent; whatever
-        fails, the instance keeps its old values. Without values it does nothing.
+        Works like ``save(update_fields=...)``: it writes columns with ``auto_now`` too, and sends the same signals.
+        A relation takes an instance or its key. Values that the database computes (``F``) are read back by one
+        statement in the same transaction. Without values it does nothing.
+
+        Raises ``FieldError`` for a field that does not exist or cannot be written, and ``ValueError`` for a value that
+        the field cannot have. Both are raised before anything is sent. If the update fails, the instance keeps its old
+        values.
         """
-        if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # not all are typed
+        if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
             name = self._model.__name__
             raise TypeError(f"{name}.cache.update takes an instance of {name}; got {instance!r}.")
         await update(instance, values)
 
     async def invalidate(self, rows: Any = None, /, **key: Any) -> int:
-        """Forgets rows that were written behind Tortoise's back: by raw SQL, by another program.
+        """Invalidates rows that were written without Tortoise: by raw SQL, or by another program.
 
-        ``rows`` is an instance, a primary key, a collection of these, or a queryset; ``key`` the values of a
-        key, as in ``invalidate(slug="x")``. Returns how many rows there are. Inside a transaction it takes
-        effect at COMMIT. Costs one statement, which reads under which keys the rows are found now.
+        ``rows`` is an instance, a primary key, a collection of either, or a queryset. ``key`` is the values of a key,
+        as in ``invalidate(slug="x")``. Returns the number of rows. Inside a transaction it takes effect at COMMIT.
+        Costs one statement, which reads the keys under which the rows are found now.
         """
         if (rows is None) == (not key):
             raise TypeError(
                 f"{self._model.__name__}.cache.invalidate takes either rows or the values of a key; "
-                "to forget everything about the model there is clear()."
+                "to invalidate all rows of the model, use clear()."
             )
         cache = (self._cache or default_cache()).usable()
         entries = cache.entries_of(self._model)
@@ -234,19 +243,18 @@ class ModelCacheManager(Generic[M]):
         return await invalidate_key(cache, entries, key)
 
     async def clear(self) -> None:
-        """Forgets everything about this model, in O(1), in all processes. Raises ``BackendError``.
+        """Invalidates all entries of this model in all processes, in O(1). Raises ``BackendError``.
 
-        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
+        and sent later.
         """
         await clear_models((self._cache or default_cache()).usable(), [self._model])
 
     def _lookup(self, cache: OpenCache, query: LookupQuery[T] | None, key: dict[str, Any]) -> LookupQuery[Any]:
-        """The query that is meant by what was given. Raises ``CacheNotRegistered``."""
+        """Returns ``query``, or the query for these values of a key. Raises ``CacheNotRegistered``."""
         name = self._model.__name__
         if (query is None) == (not key):
-            raise TypeError(
-                f'{name}.cache takes the values of a key, like slug="x", or a query, and one of these only.'
-            )
+            raise TypeError(f'{name}.cache takes either the values of a key, like slug="x", or a query.')
         if query is not None:
             return query
         kind: Any = GetQuery if cache.entries_of(self._model).kind(key) == "get" else FilterQuery
@@ -255,8 +263,8 @@ class ModelCacheManager(Generic[M]):
 
 def manager_of(model: type[M], cache: OpenCache | None = None) -> ModelCacheManager[M]:
     """Returns a manager of a model, of the class declared for it if there is one."""
-    known = cache or default_cache_or_none()
-    entries = known.models.get(model) if known is not None else None
+    opened = cache or default_cache_or_none()
+    entries = opened.models.get(model) if opened is not None else None
     cls: Any = entries.manager if entries is not None else _declared_manager(model)
     return cast("ModelCacheManager[M]", (cls or ModelCacheManager)(model, cache))
 

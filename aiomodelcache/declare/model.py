@@ -1,4 +1,4 @@
-"""``CachedModel``: a Tortoise model with a cache, and where ``save()`` and ``delete()`` start."""
+"""``CachedModel``: a Tortoise model with a cache. ``save()`` and ``delete()`` of users start here."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -40,8 +40,8 @@ class CachedModel(Model):
         force_create: bool = False,
         force_update: bool = False,
     ) -> None:
-        """Saves like Tortoise's ``Model.save``; a save that failed leaves nothing behind in the cache."""
-        # An iterator can be read once, and both listeners and the statement read it.
+        """Saves like Tortoise's ``Model.save``. A failed save leaves no entry in the cache."""
+        # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
         async with (
             saves.intent_scope(self, updating=force_update),
@@ -50,6 +50,6 @@ class CachedModel(Model):
             await super().save(client, fields, force_create, force_update)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
-        """Deletes like Tortoise's ``Model.delete``; one that failed leaves nothing behind in the cache."""
+        """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""
         async with saves.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
             await super().delete(client)

@@ -1,4 +1,4 @@
-"""The settings of one declaration, checked for form: names, lists of names, seconds. Models do not matter here."""
+"""Settings of one declaration, checked for form: names, lists of names, seconds. Does not look at models."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from aiomodelcache.exceptions import CacheConfigurationError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """One declaration's settings, checked for form. ``origin`` names it in errors."""
+    """Settings of one declaration, checked for form. ``origin`` names the declaration in errors."""
 
     origin: str
     gets: tuple[tuple[str, ...], ...] = ()
@@ -45,7 +45,7 @@ META_ATTRIBUTES: Final = frozenset(
         "near",
     }
 )
-"""What a ``CacheMeta`` may set, and a ``ModelCacheManager`` beside its own methods."""
+"""Attributes that a ``CacheMeta`` may set. A ``ModelCacheManager`` may set them, and attributes of its own."""
 
 
 CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
@@ -54,43 +54,46 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "cached_foreignkeys",
     "cached_manytomany",
 } | {"model", "key_fields", "limit", "codec", "select_related", "relation"}
-"""What stand-alone cache classes, each kind some of them, may set beside methods of their own."""
+"""Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
 
 
-def given(declaration: type, names: Iterable[str]) -> dict[str, Any]:
-    """The attributes of these names that a declaration, or a user's base of it, sets."""
-    found: dict[str, Any] = {}
+def declared_attributes(declaration: type, names: Iterable[str]) -> dict[str, Any]:
+    """Returns the attributes of these names that a declaration, or a user's base of it, sets."""
+    attributes: dict[str, Any] = {}
     for cls in reversed(declaration.__mro__):
         if not cls.__module__.startswith("aiomodelcache.") and cls is not object:
-            found.update({name: value for name, value in vars(cls).items() if name in names})
-    return found
+            attributes.update({name: value for name, value in vars(cls).items() if name in names})
+    return attributes
 
 
 def meta_attributes(meta: type, origin: str) -> dict[str, Any]:
-    """What a ``CacheMeta`` sets. Raises ``CacheConfigurationError`` for a name that means nothing."""
+    """Returns the settings of a ``CacheMeta``. Raises ``CacheConfigurationError`` for an unknown name."""
     names = {name for cls in meta.__mro__[:-1] for name in vars(cls) if not name.startswith("__")}
     for name in sorted(names - META_ATTRIBUTES):
         raise CacheConfigurationError(
-            f"{origin}.{name} means nothing to the cache. It may set: {', '.join(sorted(META_ATTRIBUTES))}."
+            f"{origin}.{name} is not a setting of the cache. It may set: {', '.join(sorted(META_ATTRIBUTES))}."
         )
-    return given(meta, META_ATTRIBUTES)
+    return declared_attributes(meta, META_ATTRIBUTES)
 
 
 def manager_attributes(manager: type) -> dict[str, Any]:
-    """What a manager class declares. Raises ``CacheConfigurationError`` for what looks like a slip.
+    """Returns the settings of a manager class. Raises ``CacheConfigurationError`` for a misspelt one.
 
-    It may have attributes of the user's own beside it.
+    A manager may have other attributes, so only a name that is close to a setting's is taken for a misspelling.
     """
     own = {name for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.") for name in vars(cls)}
     for name in sorted(own - META_ATTRIBUTES):
         meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
         if meant:
-            raise CacheConfigurationError(f"{manager.__name__}.{name} means nothing to the cache: use {meant[0]}.")
-    return given(manager, META_ATTRIBUTES)
+            raise CacheConfigurationError(f"{manager.__name__}.{name} is not a setting of the cache: use {meant[0]}.")
+    return declared_attributes(manager, META_ATTRIBUTES)
 
 
 def parse(origin: str, attributes: dict[str, Any]) -> Options:
-    """Checks the form of a declaration's attributes. Raises ``CacheConfigurationError``."""
+    """Checks the form of a declaration's attributes and returns them as ``Options``.
+
+    Raises ``CacheConfigurationError``.
+    """
     invalidation = attributes.get("invalidation", InvalidationType.UNSET)
     if not isinstance(invalidation, InvalidationType):
         raise CacheConfigurationError(f"{origin}.invalidation is {invalidation!r}: use an InvalidationType.")
@@ -99,7 +102,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         raise CacheConfigurationError(f"{origin}.limit is {limit!r}: it must be a whole number above zero.")
     version = attributes.get("version")
     if version is not None and not isinstance(version, int | float | str | tuple):
-        # Processes compare it by its repr.
+        # Processes compare versions by repr().
         raise CacheConfigurationError(f"{origin}.version is {version!r}: use a number or a string.")
     return Options(
         origin=origin,
@@ -121,7 +124,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
 
 
 def near_option(origin: str, value: object) -> bool | None:
-    """Checks what a declaration says about being kept near. Raises ``CacheConfigurationError``."""
+    """Checks a declaration's ``near`` and returns it. Raises ``CacheConfigurationError``."""
     if value is None or isinstance(value, bool):
         return value
     raise CacheConfigurationError(f"{origin}.near is {value!r}: use True or False.")
@@ -155,7 +158,7 @@ def _relation(origin: str, attributes: dict[str, Any]) -> str | None:
 
 
 def is_key(key: Any) -> bool:
-    """Whether this names fields, at least one, in a list or a tuple."""
+    """Returns True if ``key`` is a list or tuple of at least one field name."""
     if not isinstance(key, tuple | list):
         return False
     names = cast("list[object]", key)

@@ -4,7 +4,7 @@ from typing import Final
 from weakref import WeakSet
 
 declared: Final[WeakSet[type]] = WeakSet()
-"""Every live cache class and manager class."""
+"""All live cache classes and manager classes."""
 
 declared_values: Final[WeakSet[type]] = WeakSet()
-"""Every live subclass of ``ValueCache``."""
+"""All live subclasses of ``ValueCache``."""

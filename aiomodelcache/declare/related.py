@@ -1,4 +1,4 @@
-"""What users declare about the rows at the end of relations."""
+"""Cache classes for the rows at the end of relations."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Model)
 
 
 class RelatedInstanceCache(DeclaredQuery[M], Generic[M]):
-    """The one row at the end of a relation of the rows that have a key.
+    """A cached lookup of the one row at the end of a relation path. It begins at the rows that have a key.
 
     >>> class CityOfEvent(RelatedInstanceCache[City]):
     ...     model = Event
@@ -24,13 +24,13 @@ class RelatedInstanceCache(DeclaredQuery[M], Generic[M]):
     ...     relation = "venue__city"
     >>> city = await CityOfEvent("pycon")
 
-    ``relation`` goes over any number of foreign keys and one-to-one relations, forwards and, by their
-    ``related_name``, backwards. Raises ``DoesNotExist`` of the related model where there is no such row, also
-    where a foreign key on the way is null, and ``MultipleObjectsReturned`` where it leads to several.
+    ``relation`` follows any number of foreign keys and one-to-one relations, forwards and, by their ``related_name``,
+    backwards. Raises ``DoesNotExist`` of the related model if there is no such row, also if a foreign key on the path
+    is null. Raises ``MultipleObjectsReturned`` if the path leads to several rows.
 
-    Nothing is stored for it but the rows themselves and how each model's are found, so that every write to any of
-    them is seen. ``timeout`` and the like are those of the models' ``CacheMeta``; ``key``, ``explain``, ``refresh``
-    and ``invalidate`` are about the rows at which it begins.
+    The class stores no entries of its own, only rows and the keys under which each model's rows are found. So every
+    write to a row on the path is seen. ``timeout`` and other settings come from the ``CacheMeta`` of the models.
+    ``key``, ``explain``, ``refresh`` and ``invalidate`` refer to the rows at which the path begins.
     """
 
     relation: ClassVar[str]
@@ -41,7 +41,7 @@ class RelatedInstanceCache(DeclaredQuery[M], Generic[M]):
 
 
 class RelatedQuerysetCache(DeclaredQuery[list[M]], Generic[M]):
-    """All rows at the end of a relation of the rows that have a key, each once.
+    """A cached lookup of all rows at the end of a relation path, each once. It begins at the rows that have a key.
 
     >>> class Attendees(RelatedQuerysetCache[User]):
     ...     model = Event
@@ -49,8 +49,8 @@ class RelatedQuerysetCache(DeclaredQuery[list[M]], Generic[M]):
     ...     relation = "participations__user"
     >>> users = await Attendees("pycon")
 
-    In the order of the rows on the way: that of the model's list by the foreign key, if its ``CacheMeta`` has one,
-    or else of its ``Meta.ordering``. What else ``relation`` may be is said of ``RelatedInstanceCache``.
+    Rows come in the order of the rows on the path. Each model's rows have the order of its list by the foreign key, if
+    its ``CacheMeta`` declares one, or else of its ``Meta.ordering``. For ``relation`` see ``RelatedInstanceCache``.
     """
 
     relation: ClassVar[str]

@@ -1,7 +1,7 @@
 """``ValueCache``: values of any kind, computed by a method and cached by its arguments.
 
-Values batch with every other lookup, are computed once however many callers ask at the same time, and expire by
-timeout or are invalidated by hand.
+Values batch with other lookups. Concurrent callers share one computation. A value expires by timeout or is
+invalidated by hand.
 """
 
 import inspect
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ValueDeclaration:
-    """What is cached, under which name, for how long. ``origin`` names it in errors."""
+    """Name and settings of a kind of cached value. ``origin`` names the declaration in errors."""
 
     name: str
     origin: str
@@ -48,7 +48,7 @@ class ValueDeclaration:
     near: bool | None
 
     def check(self) -> None:
-        """Raises ``CacheConfigurationError`` for a setting that is out of range."""
+        """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
         for name in ("timeout", "negative_timeout", "allowtime"):
             seconds = getattr(self, name)
             if seconds is not None and not is_duration(seconds):
@@ -60,9 +60,12 @@ class ValueDeclaration:
             raise CacheConfigurationError(f"{self.origin}: version is {self.version!r}: use a number or a string.")
 
     def result(self, cache: OpenCache) -> ResultEntries:
-        """Its keys and bytes in one open cache. Raises ``CacheConfigurationError`` if another has its name."""
-        found = cache.values.get(self)
-        if found is None:
+        """Returns the entries of this declaration in one open cache, created at the first use.
+
+        Raises ``CacheConfigurationError`` if another declaration has the same name.
+        """
+        entries = cache.values.get(self)
+        if entries is None:
             self.check()
             for other in cache.values:
                 if cast("ValueDeclaration", other).name == self.name:
@@ -75,7 +78,7 @@ class ValueDeclaration:
                 config.refresh_ahead,
             )
             cache.reader.background.watch(lifetimes)
-            found = cache.values[self] = ResultEntries(
+            entries = cache.values[self] = ResultEntries(
                 self.name,
                 [self.name],
                 connection="",
@@ -91,23 +94,23 @@ class ValueDeclaration:
                 lease_ttl=config.compute_ttl,
                 counters=cache.stats.of(self.name),
             )
-            found.near = config.near if self.near is None else self.near
-            keep_near(cache.guarded.near, found, found.epoch_key)
+            entries.near = config.near if self.near is None else self.near
+            keep_near(cache.guarded.near, entries, entries.epoch_key)
             cache.guarded.start_tracking()
-        return found
+        return entries
 
     def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The arguments in one form, however they were passed. Raises ``TypeError`` like the call itself."""
+        """Returns the arguments in one form, passed by position or by name. Raises ``TypeError`` like the call."""
         try:
-            given = self.signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.origin}{self.signature}: {error}") from None
-        given.apply_defaults()
-        return tuple(given.arguments.values())
+        bound.apply_defaults()
+        return tuple(bound.arguments.values())
 
 
 class BaseValueQuery(CacheQuery[T]):
-    """A value to be asked for: ``key`` is what it is stored by, ``compute`` makes it."""
+    """A query for one value. The value is stored under ``key``; ``compute`` returns it on a miss."""
 
     __slots__ = ("_compute", "_declaration", "_key")
 
@@ -123,15 +126,18 @@ class BaseValueQuery(CacheQuery[T]):
         return f"<{self._declaration.name}{self._key!r}>"
 
     def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
-        """Where it is stored. Raises ``TypeError`` if an argument cannot be part of a key."""
+        """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
         result = self._declaration.result(cache)
         try:
-            return result, result.key((_keyed(self._key),))
+            return result, result.key((_key_part(self._key),))
         except TypeError as error:
             raise TypeError(f"{self._declaration.origin}: {error}") from None
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
-        """A transaction that has made this value out of date; it is nobody's business before COMMIT."""
+        """Returns the open transaction that has invalidated this value, if any.
+
+        Callers outside of the transaction are unaffected until it commits.
+        """
         result, key = self.locate(cache)
         return next((client for client in transactions(cache) if is_invalidated_in(client, cache, result, key)), None)
 
@@ -144,23 +150,23 @@ class BaseValueQuery(CacheQuery[T]):
         return self._compute()
 
     async def invalidate(self) -> None:
-        """Forgets this value, in all processes. Inside a transaction it takes effect at COMMIT."""
+        """Invalidates this value in all processes. Inside a transaction it takes effect at COMMIT."""
         cache = self.open_cache()
         result, key = self.locate(cache)
         await invalidate_entries(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
 
 
-def _keyed(value: Any) -> Any:
-    """An argument as part of a key: an instance by its model, named with its app, and primary key."""
+def _key_part(value: Any) -> Any:
+    """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
     if isinstance(value, Model):
         if value.pk is None:
             raise TypeError(f"{value!r} has no primary key yet, so that no value can be cached for it: save it first.")
         return full_name(type(value)), value.pk
     kind = cast("Any", type(value))
     if kind in (tuple, list):
-        return [_keyed(item) for item in value]
+        return [_key_part(item) for item in value]
     if kind is dict:
-        return {name: _keyed(item) for name, item in value.items()}
+        return {name: _key_part(item) for name, item in value.items()}
     return value
 
 
@@ -178,9 +184,9 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     >>> rate = await Rate("USD")
     >>> await Rate("USD").invalidate()
 
-    An instance is a query like any other: lazy, awaitable any number of times, and part of batches. ``timeout`` and
-    ``negative_timeout`` (of None) are in seconds; a new ``version`` makes old values unusable. With ``allowtime`` a
-    value that was invalidated is answered for so many seconds more, while one caller computes it anew.
+    An instance is a query like any other: it is lazy, can be awaited any number of times, and can be part of batches.
+    ``timeout`` and ``negative_timeout`` (for None) are in seconds. A new ``version`` makes old values unusable. For
+    ``allowtime`` seconds after an invalidation, callers get the old value while one of them computes a new one.
     """
 
     timeout: ClassVar[float | None] = None
@@ -214,33 +220,35 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:
         """Computes the value. Runs in the context in which the cache was opened, not in the caller's.
 
-        It may await other values; to await the one that it computes raises ``CacheError``.
+        It may await other values. Awaiting the value that it computes raises ``CacheError``.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a get_value method.")
 
     def key(self, *args: Any, **kwargs: Any) -> Any:
-        """What the value is stored by, given what ``get_value`` is: if not overridden, all of its arguments.
+        """Returns the key of the value for the arguments of ``get_value``: by default all of them.
 
-        Anything that a cache key can hold: numbers, strings, dates, instances of models, tuples of these.
+        An override returns any value that a cache key can hold: a number, a string, a date, an instance of a model, or
+        a tuple of such values.
         """
         return self._declared.arguments(self, *args, **kwargs)[1:]
 
     @classmethod
     async def clear(cls) -> None:
-        """Forgets all values of this class, in O(1), in all processes. Raises ``BackendError``.
+        """Invalidates all values of this class in all processes, in O(1). Raises ``BackendError``.
 
-        Inside a transaction it takes effect at COMMIT, and what the cache could not be told is kept and sent later.
+        Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
+        and sent later.
         """
         cache = default_cache().usable()
         await clear(cache, [(cls._declared.result(cache), transactions(cache))])
 
 
 def check_values() -> None:
-    """Raises ``CacheConfigurationError`` for a wrong declaration of any ``ValueCache``."""
+    """Checks the declarations of all ``ValueCache`` classes. Raises ``CacheConfigurationError``."""
     seen: dict[str, type] = {}
     for cls in sorted(declared_values, key=lambda cls: (cls.__module__, cls.__qualname__)):
         if cls.__subclasses__():
-            continue  # a base of others
+            continue  # a base class
         other = seen.setdefault(cls.__name__, cls)
         if other is not cls:
             raise CacheConfigurationError(
@@ -249,5 +257,5 @@ def check_values() -> None:
             )
         value: Any = cls
         if value.get_value is cast("Any", ValueCache).get_value:
-            raise CacheConfigurationError(f"{cls.__name__} has no get_value: define what it computes.")
+            raise CacheConfigurationError(f"{cls.__name__} has no get_value: define it to compute the value.")
         value._declared.check()

@@ -1,7 +1,8 @@
-"""For tests of applications that use the cache, and of backends.
+"""Tools for tests of applications that use the cache, and of backends.
 
 ``aiomodelcache.testing.conformance`` is the suite that every backend passes. It needs pytest and pytest-asyncio
-(``pip install "aiomodelcache[testing]"``); all else works with any test runner. Nothing of the library imports this.
+(``pip install "aiomodelcache[testing]"``); the other modules work with any test runner. The library itself does not
+import this package.
 """
 
 from aiomodelcache.testing.counting import CountingBackend, Ops, assert_ops, count_ops

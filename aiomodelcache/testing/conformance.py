@@ -1,4 +1,4 @@
-"""The suite that every backend passes, ours and anybody's: a test of a new backend is a small subclass.
+"""The test suite that every backend must pass. The test of a new backend is a small subclass.
 
 ::
 
@@ -8,8 +8,8 @@
             await backend.open()
             return backend
 
-It knows the protocol (``aiomodelcache.backends.protocol``) and the layout of entries, not any backend. It needs pytest
-and pytest-asyncio (``pip install "aiomodelcache[testing]"``), in whatever mode.
+The suite knows the protocol (``aiomodelcache.backends.protocol``) and the layout of entries, but no backend. It needs
+pytest and pytest-asyncio (``pip install "aiomodelcache[testing]"``), in any mode.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease, Replace
 
 MINUTE = 60_000
 SHORT = 40
-"""Milliseconds: a time to live that tests wait for. On a busy machine it may be over before the next
-operation, so no test may need that it is not."""
+"""Time to live, in milliseconds, whose end tests wait for. On a busy machine it may end before the next operation, so
+no test may depend on the entry still being there."""
 
 EVERY_BYTE = bytes(range(256)) + b"\r\n\x00\r\n$-1\r\n*3\r\n"
 
 
 def new_keys(count: int) -> list[bytes]:
-    """Returns keys that no test had before."""
+    """Returns random keys, which no other test uses."""
     start = os.urandom(8)
     return [b"conformance:%b:%05d" % (start, number) for number in range(count)]
 
 
 def new_key() -> bytes:
-    """Returns a key that no test had before."""
+    """Returns a random key, which no other test uses."""
     return new_keys(1)[0]
 
 
 def new_token() -> bytes:
-    """Returns a token, different each time."""
+    """Returns a random token."""
     return os.urandom(16)
 
 
@@ -52,39 +52,39 @@ def new_value(payload: bytes = b"payload") -> bytes:
 
 
 async def held(backend: Backend, key: bytes) -> bytes | None:
-    """Returns what ``key`` holds."""
+    """Returns the value that ``key`` holds, or None."""
     [value] = await backend.read([key])
     return value
 
 
 async def put(backend: Backend, key: bytes, value: bytes, ttl_ms: int = MINUTE) -> None:
-    """Stores a value the only way there is: by leasing the key and filling it."""
+    """Stores a value by leasing the key and filling it. The protocol has no other way."""
     token = new_token()
     assert (await backend.lease([Lease(key)], token, MINUTE)).values == [b"L" + token]
     assert await backend.fill([Fill(key, b"L" + token, value, ttl_ms)]) == [True]
 
 
 def writers(value: bytes | None) -> dict[bytes, int]:
-    """Returns the tokens of an entry that holds intents, and when each expires (ms)."""
+    """Returns the tokens of an entry that holds intents, each with the time when the intent expires (ms)."""
     assert value is not None
     assert value[:1] == b"W"
     assert (len(value) - 1) % 29 == 0
     intents = [value[at : at + 29] for at in range(1, len(value), 29)]
-    found = {intent[:16]: int(intent[16:]) for intent in intents}
-    assert len(found) == len(intents), "a writer is listed twice"
-    return found
+    expiries = {intent[:16]: int(intent[16:]) for intent in intents}
+    assert len(expiries) == len(intents), "a writer is listed twice"
+    return expiries
 
 
 def is_version(value: bytes | None) -> bool:
-    """Whether it is what a version key holds."""
+    """Returns True if ``value`` is the value of a version key."""
     return value is not None and value[:1] == b"E" and len(value) == 17
 
 
 class BackendConformance:
-    """Subclass it, give it ``make_backend``, and call the subclass ``Test…``.
+    """Base class of a backend's tests. Derive ``Test...`` from it and override ``make_backend``.
 
-    The store need not be empty: keys are random, and nothing but these keys is touched. What differs between backends
-    is said by overriding ``make_backend``, ``advance`` and ``many``. With a store that a fixture starts::
+    The store need not be empty: keys are random, and tests use no other keys. A backend may also override ``advance``
+    and ``many``. With a store that a fixture starts::
 
         class TestMyBackend(BackendConformance):
             @pytest.fixture(autouse=True)
@@ -98,18 +98,18 @@ class BackendConformance:
     pytestmark: ClassVar[Any] = pytest.mark.asyncio
 
     many: ClassVar[int] = 10_000
-    """Keys in the largest batch."""
+    """Number of keys in the largest batch."""
 
     async def make_backend(self) -> Backend:
-        """Returns another open backend on the one store of this test: what one client writes, another one reads.
+        """Returns another open backend on the one store of this test: each client reads the writes of the others.
 
-        A store in this process, which no two clients can share, may return the same object each time. The fixtures
-        close what this returned.
+        A store inside this process, which two clients cannot share, may return the same object each time. The fixtures
+        close the backends returned.
         """
         raise NotImplementedError(f"{type(self).__name__}: override make_backend, to return an open backend.")
 
     async def advance(self, seconds: float) -> None:
-        """Lets ``seconds`` pass for the store. By default it sleeps; a backend with a clock to turn overrides it."""
+        """Lets ``seconds`` pass for the store. Sleeps by default; override it for a backend with a manual clock."""
         await asyncio.sleep(seconds)
 
     @pytest_asyncio.fixture
@@ -127,7 +127,7 @@ class BackendConformance:
         await backend.close()
 
     async def becomes(self, backend: Backend, key: bytes, expected: bytes | None) -> None:
-        """Waits until ``key``, of which something has just expired, holds ``expected``."""
+        """Waits until ``key`` holds ``expected``. Use it right after the expected expiry of the former value."""
         for _ in range(400):
             if await held(backend, key) == expected:
                 return
@@ -135,7 +135,7 @@ class BackendConformance:
         assert await held(backend, key) == expected
 
     async def expires(self, backend: Backend, key: bytes) -> None:
-        """Waits until ``key``, which was given ``SHORT`` to live, is gone."""
+        """Waits until ``key``, which was stored for ``SHORT``, has expired."""
         await self.advance(SHORT / 1000)
         await self.becomes(backend, key, None)
 
@@ -182,7 +182,7 @@ class BackendConformance:
         assert await backend.read([key, key]) == [value, value]
 
     async def test_reads_that_are_begun_at_once(self, backend: Backend, other: Backend) -> None:
-        """Of backends that have ``start_read`` (``Prompt``) and can use it."""
+        """Applies to backends that have ``start_read`` (``SupportsStartRead``) and can use it."""
         leased, filled, absent, marked, version, gone = keys = new_keys(6)
         await put(backend, filled, new_value(EVERY_BYTE))
         await put(backend, gone, new_value(), SHORT)
@@ -192,10 +192,10 @@ class BackendConformance:
         expected = await backend.read(keys)
         start: Any = getattr(backend, "start_read", None)
         by_key = dict(zip(keys, expected, strict=True))
-        for some in (keys, [filled], [absent, filled, filled]):
+        for batch in (keys, [filled], [absent, filled, filled]):
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            if start is not None and start(some, answer.set_result):
-                assert await answer == [by_key[key] for key in some]
+            if start is not None and start(batch, answer.set_result):
+                assert await answer == [by_key[key] for key in batch]
         assert [value and value[:1] for value in expected] == [b"L", b"V", None, b"W", b"E", None]
 
     # Leases
@@ -225,8 +225,8 @@ class BackendConformance:
         plain, replaced = new_keys(2)
         value, token = new_value(), new_token()
         await put(backend, replaced, value)
-        asked = [Lease(plain), Lease(plain), Lease(replaced, value[:17]), Lease(replaced, value[:17])]
-        assert (await backend.lease(asked, token, MINUTE)).values == [b"L" + token] * 4
+        leases = [Lease(plain), Lease(plain), Lease(replaced, value[:17]), Lease(replaced, value[:17])]
+        assert (await backend.lease(leases, token, MINUTE)).values == [b"L" + token] * 4
 
     async def test_lease_replacing_what_was_read(self, backend: Backend) -> None:
         key, value, token = new_key(), new_value(), new_token()
@@ -443,7 +443,7 @@ class BackendConformance:
             b"W",
             b"Wrong",
             b"W" + bytes(29),
-            b"Who wrote this was no writer, though it is long enough.",
+            b"Written by another program, and long enough for intents.",
             b"W" + b"9e99" * 8,
         ],
     )
@@ -524,17 +524,18 @@ class BackendConformance:
         await backend.mark([key], new, MINUTE)
         assert list(writers(await held(backend, key))) == [living, new]
 
-    # What a mark replaced, and may be left again as stale
+    # Entries that a mark replaced, and that a clear may store again as stale
 
     @pytest.mark.parametrize("state", [b"V", b"N", b"S"])
     async def test_mark_returns_what_is_to_be_kept(self, backend: Backend, state: bytes) -> None:
-        asked, unasked = keys = new_keys(2)
+        allowed, not_allowed = keys = new_keys(2)
         values = [state + new_value(EVERY_BYTE)[1:] for _ in keys]
         for key, value in zip(keys, values, strict=True):
             await put(backend, key, value)
-        kept = await backend.mark(keys, new_token(), MINUTE, {asked: 5_000})
-        assert {key: entry for key, (entry, _) in kept.items()} == {asked: values[0]}
-        assert await backend.mark([unasked], new_token(), MINUTE, {unasked: 5_000}) == {}, "an intent is kept by nobody"
+        kept = await backend.mark(keys, new_token(), MINUTE, {allowed: 5_000})
+        assert {key: entry for key, (entry, _) in kept.items()} == {allowed: values[0]}
+        again = await backend.mark([not_allowed], new_token(), MINUTE, {not_allowed: 5_000})
+        assert again == {}, "an intent must not be kept"
 
     async def test_mark_keeps_no_lease_and_nothing_foreign(self, backend: Backend) -> None:
         _absent, leased, foreign, version = keys = new_keys(4)
@@ -543,7 +544,7 @@ class BackendConformance:
         assert await backend.mark(keys, new_token(), MINUTE, dict.fromkeys(keys, 5_000)) == {}
 
     async def test_what_is_kept_ends_by_the_clock_of_the_store(self, backend: Backend) -> None:
-        """After as long as was allowed, but no later than it would have."""
+        """A kept entry ends when the allowed time is over, but no later than it would have ended without the mark."""
         long, short = keys = new_keys(2)
         await put(backend, long, new_value(), 20_000)
         await put(backend, short, new_value(), 2_000)
@@ -554,7 +555,7 @@ class BackendConformance:
         assert 28_000 <= expiry - kept[short].until_ms <= 30_001
 
     async def test_a_hint_until_a_moment(self, backend: Backend) -> None:
-        """What is left and replaced again and again ends no later for that."""
+        """A stale entry that is replaced and stored again and again does not live longer for that."""
         key, token = new_key(), new_token()
         await put(backend, key, new_value(), MINUTE)
         first = await backend.mark([key], token, MINUTE, {key: 5_000})
@@ -689,7 +690,7 @@ class BackendConformance:
     async def test_clear_twice_in_a_batch(self, backend: Backend) -> None:
         key, token = new_key(), new_token()
         await backend.mark([key], token, MINUTE)
-        # The second finds no intent, so it deletes what the first left.
+        # The second clear finds no intent, so it deletes the hint that the first one stored.
         assert await backend.clear([Clear(key, new_value(), MINUTE)] * 2, token) == [True, False]
         assert await held(backend, key) is None
 
@@ -725,7 +726,7 @@ class BackendConformance:
     async def test_stamps_are_changed_before_clearing(self, backend: Backend) -> None:
         key, token = new_key(), new_token()
         await backend.mark([key], token, MINUTE)
-        # The stamp takes the place of the intent, which then is not found.
+        # The stamp replaces the intent, so the clear does not find the intent.
         assert await backend.clear([Clear(key)], token, [key]) == [False]
         assert await held(backend, key) is None
 
@@ -836,8 +837,8 @@ class BackendConformance:
         first, second = await asyncio.gather(
             backend.lease(leases, tokens[0], MINUTE), other.lease(leases, tokens[1], MINUTE)
         )
-        mine, theirs = (b"L" + each for each in tokens)
-        # Whoever came first saw its own lease, the other one saw that too.
+        mine, theirs = (b"L" + token for token in tokens)
+        # The first client got its own lease, and the second one read that lease.
         assert first.values == second.values == await backend.read(keys)
         assert set(first.values) <= {mine, theirs}
 

@@ -1,4 +1,4 @@
-"""Counting what is really sent, to the database and to the cache store."""
+"""Counters of the SQL statements, transactions and round trips that a block of code sends."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
@@ -29,10 +29,10 @@ from aiomodelcache.testing.transactions import SavepointContext
 
 
 class CountingBackend:
-    """A ``Backend`` that counts each operation of the one it wraps as a round trip.
+    """A ``Backend`` that wraps another one and counts each of its operations as a round trip.
 
-    ``open`` and ``close`` are handed on uncounted. Only who makes a backend needs it: ``assert_ops`` puts one into an
-    open cache by itself.
+    ``open`` and ``close`` are passed on uncounted. Use it only with a backend that you create: ``assert_ops`` puts one
+    into an open cache by itself.
 
     >>> backend = CountingBackend(MemoryBackend())
     >>> async with ModelCache(backend), assert_ops(backend, redis=["read", "lease", "fill"]):
@@ -42,22 +42,25 @@ class CountingBackend:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.operations: list[str] = []
-        """The names of the operations so far."""
+        """Names of the operations so far."""
         self.keys: set[bytes] = set()
-        """Every key that an operation may have put something under."""
+        """Keys under which an operation may have written an entry."""
         self.blocks: int | None = None
-        """How many blocks count by it, if ``count_ops`` has put it into an open cache; the last takes it out."""
+        """Number of blocks that use it, if ``count_ops`` has put it into an open cache, else None.
+
+        The last block takes it out again.
+        """
 
     @property
     def track(self) -> Callable[[Near | None], None]:
-        """That of the backend. Raises ``AttributeError`` if it has none."""
+        """The method ``track`` of the backend. Raises ``AttributeError`` if the backend has none."""
         return cast("SupportsTracking", self.backend).track
 
     @property
     def start_read(self) -> Callable[[Sequence[bytes], ReadCallback], bool]:
-        """That of the backend, counted as ``read``.
+        """The method ``start_read`` of the backend, counted as ``read``.
 
-        Raises ``AttributeError`` if it has none, or where a subclass wants to see what is read.
+        Raises ``AttributeError`` if the backend has none, or if a subclass overrides ``read``.
         """
         if type(self).read is not CountingBackend.read:
             raise AttributeError("start_read")
@@ -109,7 +112,7 @@ class CountingBackend:
 
 
 class Ops:
-    """What has been sent since a block began. See ``assert_ops`` and ``count_ops``.
+    """Counts of the operations sent since a block began. See ``assert_ops`` and ``count_ops``.
 
     >>> with count_ops() as ops:
     ...     await Event.cache.get(slug="pycon")
@@ -121,9 +124,9 @@ class Ops:
 
     def __init__(self, backend: CountingBackend | None) -> None:
         self.statements: list[str] = []
-        """SQL, in whatever task; without BEGIN, COMMIT and the like, and without connecting."""
+        """SQL statements of all tasks. Excludes connecting, BEGIN, COMMIT and the like."""
         self.transactions = 0
-        """Transactions begun; savepoints are not counted."""
+        """Number of transactions begun. Savepoints are not counted."""
         self._backend = backend
         self._start = len(backend.operations) if backend else 0
         self._end: int | None = None
@@ -134,7 +137,7 @@ class Ops:
         return self._backend.operations[self._start : self._end] if self._backend else []
 
     def end(self) -> None:
-        """Ends the count, also where others go on with the same backend."""
+        """Ends the count. Other counts of the same backend continue."""
         self._end = len(self._backend.operations) if self._backend else 0
 
     def __str__(self) -> str:
@@ -149,18 +152,18 @@ class Ops:
 
 
 Counted = ModelCache | CountingBackend
-"""Whose round trips are counted."""
+"""An object whose round trips can be counted."""
 
 
 @contextmanager
 def count_ops(cache: Counted | None = None) -> Generator[Ops, None, None]:
-    """Counts what the block sends. Whatever other tasks send meanwhile is counted, too.
+    """Counts the operations that the block sends, including those of other tasks meanwhile.
 
-    Counts may be nested, and those of several tasks may overlap in any way.
+    Counts may be nested, and counts of several tasks may overlap in any way.
 
-    ``cache`` is that whose round trips are counted: a ``ModelCache``, or the ``CountingBackend`` that it was made
-    with; by default the default cache, if one is open when the block begins. Statements are those of all
-    connections. Raises ``CacheNotOpen`` if the cache given is closed.
+    ``cache`` selects the round trips to count: those of a ``ModelCache``, or of the ``CountingBackend`` that it was
+    created with. By default it is the default cache, if one is open when the block begins. Statements of all
+    connections are counted. Raises ``CacheNotOpen`` if ``cache`` is closed.
 
     >>> with count_ops() as ops:
     ...     await Event.cache.get(slug="pycon")
@@ -169,7 +172,7 @@ def count_ops(cache: Counted | None = None) -> Generator[Ops, None, None]:
     """
     with _counted(cache) as backend:
         ops = Ops(backend)
-        with _listening(ops):
+        with _recording(ops):
             yield ops
 
 
@@ -181,14 +184,14 @@ async def assert_ops(
     redis: int | Sequence[str] | None = None,
     transactions: int | None = None,
 ) -> AsyncGenerator[Ops, None]:
-    """Asserts how much the block sends; what is None may be anything. Yields the count so far.
+    """Asserts the number of operations that the block sends. Yields the count so far. None means any number.
 
-    ``sql`` is a number of statements, ``transactions`` one of transactions begun; ``redis``, whatever the store is,
-    a number of round trips, or the operations in their order (``read``, ``lease``, ``fill``, ``mark``, ``clear``,
-    ``delete``). For ``cache`` and what is counted see ``count_ops``.
+    ``sql`` is the number of statements, and ``transactions`` the number of transactions begun. ``redis`` is for any
+    store: a number of round trips, or the operations in their order (``read``, ``lease``, ``fill``, ``mark``,
+    ``clear``, ``delete``). For ``cache``, and for the operations that are counted, see ``count_ops``.
 
-    Raises ``AssertionError`` with all that was seen; an error from within the block goes first. Raises
-    ``CacheNotOpen`` if ``redis`` is given and no cache is open.
+    Raises ``AssertionError`` with all operations seen, unless the block itself raises. Raises ``CacheNotOpen`` if
+    ``redis`` is set and no cache is open.
 
     >>> async with assert_ops(redis=1, sql=0):
     ...     await Event.cache.get(slug="pycon")
@@ -213,7 +216,7 @@ async def assert_ops(
 
 @contextmanager
 def _counted(cache: Counted | None) -> Generator[CountingBackend | None, None, None]:
-    """The backend that counts: the one given, the one in use, or one put before that for the block."""
+    """Yields the counting backend: ``cache`` itself, the cache's, or one wrapped around the cache's for the block."""
     if isinstance(cache, CountingBackend):
         yield cache
         return
@@ -238,26 +241,26 @@ def _counted(cache: Counted | None) -> Generator[CountingBackend | None, None, N
             guarded.backend = counting.backend
 
 
-_open: Final[list[Ops]] = []
-"""The counts under way, in whatever task. The first one makes Tortoise heard, the last one undoes that."""
-_heard: Final = ExitStack()
+_active: Final[list[Ops]] = []
+"""Counts under way in all tasks. The first one installs the hooks into Tortoise, the last one removes them."""
+_hooks: Final = ExitStack()
 
 
 @contextmanager
-def _listening(ops: Ops) -> Generator[None, None, None]:
-    _open.append(ops)
+def _recording(ops: Ops) -> Generator[None, None, None]:
+    _active.append(ops)
     try:
-        if len(_open) == 1:
-            _heard.enter_context(_statements())
-            _heard.enter_context(_transactions())
+        if len(_active) == 1:
+            _hooks.enter_context(_statements())
+            _hooks.enter_context(_transactions())
         if not _LOGGER.isEnabledFor(logging.DEBUG):
             raise RuntimeError("logging.disable() is in force, and SQL is counted by what Tortoise logs: undo it.")
         yield
     finally:
         ops.end()
-        _open.remove(ops)
-        if not _open:
-            _heard.close()
+        _active.remove(ops)
+        if not _active:
+            _hooks.close()
 
 
 _LOGGER: Final = logging.getLogger("tortoise.db_client")
@@ -266,7 +269,7 @@ _LOGGER: Final = logging.getLogger("tortoise.db_client")
 class _Statements(logging.Filter):
     """Collects the statements that Tortoise's clients log as they send them.
 
-    A filter, so that what the application would not have logged goes no further.
+    It is a filter, so that it can drop the records that the application's own level would not log.
     """
 
     def __init__(self, level: int) -> None:
@@ -281,7 +284,7 @@ class _Statements(logging.Filter):
             elif not record.args:  # a script; connecting and closing log their parameters
                 sent = record.msg
             if sent is not None:
-                for ops in _open:
+                for ops in _active:
                     ops.statements.append(sent)
         return record.levelno >= self._level
 
@@ -290,7 +293,7 @@ class _Statements(logging.Filter):
 def _statements() -> Generator[None, None, None]:
     level, disabled = _LOGGER.level, _LOGGER.disabled
     collector = _Statements(logging.CRITICAL + 1 if disabled else _LOGGER.getEffectiveLevel())
-    _LOGGER.filters.insert(0, collector)  # before the application's, which may let nothing pass
+    _LOGGER.filters.insert(0, collector)  # before the application's filters, which may drop every record
     _LOGGER.setLevel(logging.DEBUG)
     _LOGGER.disabled = False  # a logging configuration may disable all loggers that it does not name
     try:
@@ -305,7 +308,7 @@ def _statements() -> Generator[None, None, None]:
 def _transactions() -> Generator[None, None, None]:
     def counting(enter: Any) -> Any:
         async def counted(context: Any) -> Any:
-            for ops in _open:
+            for ops in _active:
                 ops.transactions += 1
             return await enter(context)
 

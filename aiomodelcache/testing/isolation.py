@@ -1,4 +1,4 @@
-"""A cache for one test: nothing in it was there before, and nothing of it is left behind."""
+"""``isolated_cache``: a cache for one test, empty at its start and deleted at its end."""
 
 import secrets
 from collections.abc import AsyncGenerator
@@ -17,15 +17,14 @@ from aiomodelcache.testing.transactions import open_transactions, transaction_as
 
 @asynccontextmanager
 async def isolated_cache(url: str = "memory://", **settings: Unpack[Settings]) -> AsyncGenerator[ModelCache, None]:
-    """Opens a cache that shares nothing with any other, and yields it. After ``Tortoise.init``.
+    """Opens a cache that shares no entries with another cache, and yields it. Use it after ``Tortoise.init``.
 
-    On a server that others use, too, it has a namespace of its own, and in the end it deletes just the keys that it
-    wrote, also if the block raises or is cancelled. Settings are those of ``CacheConfig``. If the test runs inside a
-    transaction, that is made to look like autocommit mode (``transaction_as_autocommit``), so that the cache works as
-    it does in production.
+    It has a namespace of its own, so the server may be shared. In the end it deletes only the keys that it wrote, also
+    if the block raises or is cancelled. Settings are those of ``CacheConfig``. A test that runs inside a transaction
+    sees that transaction as autocommit mode (``transaction_as_autocommit``), so the cache works as in production.
 
-    Raises ``CacheError`` if a cache is open already, for that would answer ``Event.cache``, and what
-    ``ModelCache.open`` raises. The pytest fixture ``model_cache`` is made of it.
+    Raises ``CacheError`` if a cache is open already, because ``Event.cache`` would use that cache. Also raises the
+    errors of ``ModelCache.open``. The pytest fixture ``model_cache`` is built on it.
 
     >>> async with isolated_cache():
     ...     assert await Event.cache.get_or_none(slug="no-such-event") is None
@@ -37,7 +36,7 @@ async def isolated_cache(url: str = "memory://", **settings: Unpack[Settings]) -
             cache = await ModelCache(url, namespace=f"test-{secrets.token_hex(8)}", **settings).open()
             guarded = cache.open_cache.guarded
             backend = guarded.backend = CountingBackend(guarded.backend)
-            stack.push_async_callback(_delete, backend)  # runs last: closing writes, too
+            stack.push_async_callback(_delete, backend)  # runs last, because closing the cache writes keys, too
             stack.push_async_callback(cache.close)
             yield cache
 
@@ -49,6 +48,6 @@ async def _delete(backend: CountingBackend) -> None:
             await backend.open()
             await backend.delete(list(backend.keys))
         except BackendError:
-            pass  # a test may end with its server dead; the keys in its namespace are asked for by no other test
+            pass  # a test may end with its server dead; no other test reads the keys of its namespace
         finally:
             await backend.close()

@@ -1,9 +1,9 @@
-"""Tests that run inside a transaction which is rolled back: how what they test still commits.
+"""``transaction_as_autocommit``: commits inside tests whose transaction is rolled back at the end.
 
-Inside a transaction the cache keeps out of the way: reads go to the database, and what is written is invalidated at
-the COMMIT, which never comes. So the test's transaction is put behind a connection that looks like one in autocommit
-mode: a statement is a savepoint of its own, and so is a transaction. Nothing is patched: such a connection is an
-instance of a subclass of the real one's, put in its place as Tortoise itself does with transactions.
+Inside a transaction reads go to the database, and writes invalidate at a COMMIT that never comes in such a test. So
+the test's transaction is put behind a connection that looks like one in autocommit mode. Each statement and each
+transaction on it is a savepoint. Nothing is patched: the connection is an instance of a subclass of the real
+connection's class. It takes the place of the real connection in the way in which Tortoise sets transactions.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from aiomodelcache.open_cache import default_cache_or_none
 def transaction_as_autocommit() -> Generator[None, None, None]:
     """Makes the transaction that the test runs in look like a connection in autocommit mode.
 
-    For tests that are rolled back in the end. In the block, caches work as they do in production: ``in_transaction()``
-    gives a transaction that can be committed and rolled back, and what is written outside of one is committed at once,
-    as far as the block can tell. It holds for all connections that are in a transaction, and for the current task and
-    those that it starts. Caches open and close inside the block.
+    Use it for tests whose transaction is rolled back at the end. In the block, caches work as in production:
+    ``in_transaction()`` returns a transaction that can be committed and rolled back, and a write outside of one seems
+    to be committed at once. It applies to all connections that are in a transaction, and to the current task and the
+    tasks that it starts. Open and close caches inside the block.
 
     As with SQLite, there is one connection: while a transaction is open in one task, the statements of others wait.
 
-    Raises ``CacheError`` where no transaction is open, or where a cache is open already.
+    Raises ``CacheError`` if no transaction is open, or if a cache is open already.
 
     >>> async with in_transaction() as transaction:
     ...     with transaction_as_autocommit():
@@ -50,7 +50,7 @@ def transaction_as_autocommit() -> Generator[None, None, None]:
         raise CacheError("transaction_as_autocommit: no transaction is open: begin one around the block.")
     if default_cache_or_none() is not None:
         raise CacheError(
-            "transaction_as_autocommit: a cache is open, and asks the database outside of this transaction: open it "
+            "transaction_as_autocommit: a cache is open, and reads the database outside of this transaction: open it "
             "inside the block, for one test alone."
         )
     with ExitStack() as stack:
@@ -61,7 +61,7 @@ def transaction_as_autocommit() -> Generator[None, None, None]:
 
 
 def open_transactions() -> list[TransactionalDBClient]:
-    """The transactions that queries of the current task run in, of all connections."""
+    """Returns the transactions in which queries of the current task run, of all connections."""
     handler = _connections()
     clients = [handler.get(name) for name in handler.db_config]
     return [client for client in clients if isinstance(client, TransactionalDBClient)]
@@ -93,14 +93,14 @@ STATEMENTS: Final = ("execute_insert", "execute_many", "execute_query", "execute
 
 
 async def _execute(client: Any, transaction: Any, execute: Any, *arguments: Any) -> Any:
-    # With a savepoint, because PostgreSQL refuses everything after a statement that failed.
+    # With a savepoint, because PostgreSQL refuses all statements after one that failed.
     async with client._lock, transaction._in_transaction():
         return await execute(*arguments)
 
 
 @cache
 def _subclass(first: Any, second: Any) -> Any:
-    """One class of both, of the driver's module: that is by what the driver of a connection is known."""
+    """Returns a class derived from both. It is of the driver's module, by which the library recognises the driver."""
     return type(first.__name__, (first, second), {"__module__": second.__module__, "__doc__": first.__doc__})
 
 
@@ -118,16 +118,16 @@ class AutocommitClient:
         return SavepointContext(self, self._transaction)
 
     async def close(self) -> None:
-        """Does nothing: the connection belongs to the transaction around."""
+        """Does nothing, because the connection belongs to the surrounding transaction."""
 
 
 class SavepointContext(TransactionContext):
-    """A savepoint that looks like a transaction of its own: what ``in_transaction()`` returns in such tests."""
+    """A savepoint that looks like a transaction. ``in_transaction()`` returns it in the block."""
 
     def __init__(self, parent: Any, transaction: Any) -> None:
         self._parent = parent
         kind = cast("Any", type(transaction))
-        # Some drivers make a savepoint of a transaction that begins inside another one, by themselves.
+        # Some drivers turn a transaction that begins inside another one into a savepoint by themselves.
         self.client = (_subclass(_Savepoint, kind) if hasattr(transaction, "_savepoint") else kind)(parent)
 
     async def __aenter__(self) -> TransactionalDBClient:

@@ -1,4 +1,4 @@
-"""Everybody who takes part, each doing the same work in the way of its own documentation."""
+"""Contestants of the benchmarks. Each does the same work in the way that its own documentation shows."""
 
 from contextlib import suppress
 
@@ -9,9 +9,9 @@ from benchmarks.contestants.raw import RawRedis
 from benchmarks.contestants.tortoise_alone import TortoiseAlone
 
 ALL: list[type[Contestant]] = [Own, Near, RawRedis, TortoiseAlone, ByHand]
-"""In the order of the tables; without those whose library is not installed."""
+"""Contestants whose library is installed, in the order of the tables."""
 PEERS_ON_REDIS: list[type[Contestant]] = [ByHand]
-"""Those who do the same work: what they answer comes from Redis each time."""
+"""Peers that read from Redis at every lookup, as this library does."""
 
 with suppress(ModuleNotFoundError):
     from benchmarks.contestants.peer_aiocache import AiocacheRedis

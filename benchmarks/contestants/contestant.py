@@ -1,4 +1,4 @@
-"""What can be asked of a contestant. What it does not override it does not do, and is left out of that case."""
+"""``Contestant``: the operations to measure. A contestant takes part only in cases whose methods it overrides."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from benchmarks.places import Place
 
 
 class Contestant:
-    """One way of getting rows. Opened once for a run; rows that it returns are compared with the catalogue."""
+    """One way to read and write rows. It is opened once per run, and its rows are compared with the catalogue."""
 
     name: ClassVar[str]
     model: ClassVar[type[Any]] = PlainProduct
@@ -19,7 +19,7 @@ class Contestant:
         self._drafts: dict[int, Any] = {}
 
     def draft(self, pk: int) -> Any:
-        """An instance of a product that is in the database already, always the same one."""
+        """Returns an instance of a product that is in the database, the same one at every call."""
         if pk not in self._drafts:
             self._drafts[pk] = self.model(**data.product(pk))
             self._drafts[pk]._saved_in_db = True
@@ -32,67 +32,67 @@ class Contestant:
         """Disconnects."""
 
     async def get(self, pk: int) -> Any:
-        """One product by primary key."""
+        """Returns one product by primary key."""
         raise NotImplementedError
 
     async def get_by_slug(self, slug: str) -> Any:
-        """One product by its slug."""
+        """Returns one product by its slug."""
         raise NotImplementedError
 
     async def gather(self, pks: Sequence[int]) -> list[Any]:
-        """Many products, each asked for by a task of its own, as the tasks of many requests do."""
+        """Returns many products, each looked up by a task of its own, like those of concurrent requests."""
         return await asyncio.gather(*[self.get(pk) for pk in pks])
 
     async def together(self, pks: Sequence[int]) -> list[Any]:
-        """Many products in the contestant's own best way for many."""
+        """Returns many products in the contestant's own best way."""
         raise NotImplementedError
 
     async def gather_by_slug(self, slugs: Sequence[str]) -> list[Any]:
-        """Many products by slug, each asked for by a task of its own."""
+        """Returns many products by slug, each looked up by a task of its own."""
         return await asyncio.gather(*[self.get_by_slug(slug) for slug in slugs])
 
     async def together_by_slug(self, slugs: Sequence[str]) -> list[Any]:
-        """Many products by slug in the contestant's own best way for many."""
+        """Returns many products by slug in the contestant's own best way."""
         raise NotImplementedError
 
     async def nearby(self, pk: int) -> Any:
-        """One product by primary key, once more, of what the process keeps itself."""
+        """Returns one product by primary key from the entries that the process keeps."""
         raise NotImplementedError
 
     async def get_many(self, pks: Sequence[int]) -> list[Any]:
-        """Many products by one call that takes many primary keys."""
+        """Returns many products by one call that takes many primary keys."""
         raise NotImplementedError
 
     async def again(self, pk: int) -> Any:
-        """A product that was looked up before in the same request."""
+        """Returns a product that was looked up before in the same request."""
         raise NotImplementedError
 
     async def products_of(self, owner: int) -> list[Any]:
-        """The products of an owner, by primary key."""
+        """Returns the products of an owner, by primary key."""
         raise NotImplementedError
 
     async def mixed(self, pk: int) -> list[Any]:
-        """Products found in four ways: by primary key, by slug, two lists, all independent of each other."""
+        """Returns the products of four independent lookups: by primary key, by slug, and two lists."""
         raise NotImplementedError
 
     async def regions_behind(self, products: Sequence[Any]) -> list[str]:
-        """The names of the regions of the owners of these products."""
+        """Returns the names of the regions of the owners of these products."""
         raise NotImplementedError
 
     async def save(self, product: Any) -> None:
-        """Writes all columns of a product, and invalidates what has to be."""
+        """Writes all columns of a product, and invalidates its entries."""
         raise NotImplementedError
 
     async def forget(self, pks: Sequence[int]) -> None:
-        """Makes these products be misses, however they are asked for. Not timed."""
+        """Makes all lookups of these products miss. Not timed."""
         raise NotImplementedError
 
     def columns(self, row: Any) -> dict[str, Any]:
-        """The columns of an answer's row."""
+        """Returns the columns of a row of an answer."""
         return {name: value for name, value in vars(row).items() if not name.startswith("_")}
 
     def can(self, operation: str) -> bool:
-        """Whether it does this."""
+        """Returns True if the contestant has this operation."""
         method = getattr(type(self), operation)
         if method is getattr(Contestant, operation):
             needs = {"gather": "get", "gather_by_slug": "get_by_slug"}.get(operation)

@@ -1,4 +1,4 @@
-"""This library."""
+"""aiomodelcache as a contestant."""
 
 import asyncio
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Own(Contestant):
         return await Product.cache.get(slug=slug)
 
     async def gather(self, pks: Sequence[int]) -> list[Any]:
-        # The queries themselves: `gather` makes the tasks.
+        # Passes the queries themselves: `gather` creates the tasks.
         return await asyncio.gather(*[Product.cache.get(id=pk) for pk in pks])
 
     async def together(self, pks: Sequence[int]) -> list[Any]:
@@ -57,12 +57,12 @@ class Own(Contestant):
 
     async def mixed(self, pk: int) -> list[Any]:
         found = await BatchCacheQuery(
-            one=Product.cache.get(id=pk),
-            other=Product.cache.get(slug=data.slug(pk + 1)),
-            some=Product.cache.filter(owner=1),
-            more=Product.cache.filter(owner=2),
+            by_pk=Product.cache.get(id=pk),
+            by_slug=Product.cache.get(slug=data.slug(pk + 1)),
+            first_list=Product.cache.filter(owner=1),
+            second_list=Product.cache.filter(owner=2),
         )
-        return [found["one"], found["other"], *found["some"], *found["more"]]
+        return [found["by_pk"], found["by_slug"], *found["first_list"], *found["second_list"]]
 
     async def regions_behind(self, products: Sequence[Any]) -> list[str]:
         await Product.cache.prefetch(products, "owner__region")
@@ -72,23 +72,23 @@ class Own(Contestant):
         await product.save()
 
     async def forget(self, pks: Sequence[int]) -> None:
-        binding = self.cache.open_cache.entries_of(Product)
-        keys = [binding.rows.key(pk) for pk in pks]
-        for index in binding.indexes:
+        entries = self.cache.open_cache.entries_of(Product)
+        keys = [entries.rows.key(pk) for pk in pks]
+        for index in entries.indexes:
             values = [data.slug(pk) if index.unique else data.owner_of(pk) for pk in pks]
             keys += [index.key((value,)) for value in dict.fromkeys(values)]
         await self._redis.unlink(*keys)
 
 
 class Near(Own):
-    """This library with entries kept in the process; what it keeps nobody writes."""
+    """This library with entries kept in the process. Its entries are never invalidated during a run."""
 
     name = "aiomodelcache near"
 
     async def open(self, place: Place) -> None:
         self.cache = ModelCache(place.redis.url, socket_timeout=10.0, near=True, near_lag=3_600.0)
         await self.cache.open()
-        open_caches.remove(self.cache.open_cache)  # or each write would be announced twice
+        open_caches.remove(self.cache.open_cache)  # else each write would mark and clear its intent twice
         self._products = self.cache.manager(Product)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""aiocache, as its documentation says: a decorated function, Redis, the pickle serializer."""
+"""aiocache as its documentation shows it: a decorated function, Redis, the pickle serializer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ class AiocacheRedis(Contestant):
     name = "aiocache, Redis"
 
     async def open(self, place: Place) -> None:
-        there: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "cache": Cache.REDIS,
             "endpoint": HOST,
             "port": place.redis.port,
@@ -29,15 +29,15 @@ class AiocacheRedis(Contestant):
             "ttl": 3600,
         }
 
-        @cached(**there, key_builder=lambda function, pk: f"product:{pk}")
+        @cached(**settings, key_builder=lambda function, pk: f"product:{pk}")
         async def product_by_pk(pk: int) -> PlainProduct:
             return await PlainProduct.get(id=pk)
 
-        @cached(**there, key_builder=lambda function, slug: f"product:slug:{slug}")
+        @cached(**settings, key_builder=lambda function, slug: f"product:slug:{slug}")
         async def product_by_slug(slug: str) -> PlainProduct:
             return await PlainProduct.get(slug=slug)
 
-        @cached(**there, key_builder=lambda function, owner: f"products:owner:{owner}")
+        @cached(**settings, key_builder=lambda function, owner: f"products:owner:{owner}")
         async def products_by_owner(owner: int) -> list[PlainProduct]:
             return await PlainProduct.filter(owner=owner).order_by("id")
 

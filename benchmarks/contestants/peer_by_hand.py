@@ -1,4 +1,4 @@
-"""Cache-aside as it is written by hand: redis-py, pickle, a timeout, DEL after a write."""
+"""Cache-aside written by hand: redis-py, pickle, a timeout, DEL after a write."""
 
 import pickle
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from benchmarks.places import MANY_CONNECTIONS, Place
 
 
 class ByHand(Contestant):
-    """Can return what is older than the last write: it is compared by speed only."""
+    """A cache that can return rows older than the last write. It is compared by speed only."""
 
     name = "by hand, pickle"
 

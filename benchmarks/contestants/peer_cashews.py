@@ -1,4 +1,4 @@
-"""cashews, as its README says: a decorated function with a key template; ``delete`` after a write."""
+"""cashews as its README shows it: a decorated function with a key template; ``delete`` after a write."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -64,7 +64,7 @@ class CashewsRedis(Contestant):
 
 
 class CashewsClientSide(CashewsRedis):
-    """Its near cache: values in the process, invalidated through Redis."""
+    """cashews with its near cache: values in the process, invalidated through Redis."""
 
     name = "cashews, client side"
     settings: ClassVar[dict[str, Any]] = {"client_side": True}
@@ -74,7 +74,7 @@ class CashewsClientSide(CashewsRedis):
 
 
 class CashewsMemory(CashewsRedis):
-    """In the process only."""
+    """cashews with values in the process only."""
 
     name = "cashews, memory"
     settings: ClassVar[dict[str, Any]] = {"size": 100_000}

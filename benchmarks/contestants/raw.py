@@ -1,4 +1,4 @@
-"""The floor: redis-py doing only GET or MGET of the very bytes that this library has stored."""
+"""The floor: redis-py reads the bytes that this library has stored, by GET or MGET, and does nothing else."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.places import MANY_CONNECTIONS, Place
 
 
 class RawRedis(Contestant):
-    """Needs this library's cache to be open and warm: it reads the same keys."""
+    """Raw redis-py. It reads this library's keys, so the library's cache must be open and warm."""
 
     name = "raw redis-py"
 
@@ -38,6 +38,6 @@ class RawRedis(Contestant):
         return await self._redis.mget([self._key(pk) for pk in pks])
 
     def columns(self, row: Any) -> dict[str, Any]:
-        epoch = VERSION + row[GUARD][FINGERPRINT_SIZE:]  # its own: only whether it is the right row matters
+        epoch = VERSION + row[GUARD][FINGERPRINT_SIZE:]  # the entry's own, because only the columns are checked
         found: Any = self._rows.read(row, epoch)
         return dict(found)

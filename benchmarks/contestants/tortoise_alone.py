@@ -1,4 +1,4 @@
-"""The ORM without any cache."""
+"""Tortoise without a cache."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ class TortoiseAlone(Contestant):
         return await PlainProduct.filter(owner=owner).order_by("id")
 
     async def mixed(self, pk: int) -> list[Any]:
-        one, other, some, more = await asyncio.gather(
+        by_pk, by_slug, first_list, second_list = await asyncio.gather(
             PlainProduct.get(id=pk),
             PlainProduct.get(slug=data.slug(pk + 1)),
             self.products_of(1),
             self.products_of(2),
         )
-        return [one, other, *some, *more]
+        return [by_pk, by_slug, *first_list, *second_list]
 
     async def regions_behind(self, products: Sequence[Any]) -> list[str]:
         await PlainProduct.fetch_for_list(products, "owner__region")
@@ -44,4 +44,4 @@ class TortoiseAlone(Contestant):
         await product.save()
 
     async def forget(self, pks: Sequence[int]) -> None:
-        pass  # it remembers nothing
+        pass  # without a cache, every lookup is a miss

@@ -1,1 +1,1 @@
-"""A small service around organisations, projects, releases and commits, written as a user of aiomodelcache would."""
+"""A small service for organisations, projects, releases and commits. It uses only the public API of aiomodelcache."""

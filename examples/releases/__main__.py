@@ -1,6 +1,6 @@
-"""``python -m examples.releases``: runs the service, on servers of its own where none are named.
+"""``python -m examples.releases``: runs the service, by default on private servers.
 
-DATABASE_URL and REDIS_URL name yours. Without a PostgreSQL on this machine, SQLite stands in.
+DATABASE_URL and REDIS_URL name your servers. Without PostgreSQL on this machine, the service runs on SQLite.
 """
 
 import os
@@ -13,16 +13,16 @@ from tests.support.servers import PostgresServer, RedisServer, ServerMissing
 
 
 def main() -> None:
-    with ExitStack() as ours:
+    with ExitStack() as private:
         if "REDIS_URL" not in os.environ:
-            os.environ["REDIS_URL"] = ours.enter_context(RedisServer()).url
+            os.environ["REDIS_URL"] = private.enter_context(RedisServer()).url
         if "DATABASE_URL" not in os.environ:
             try:
-                os.environ["DATABASE_URL"] = ours.enter_context(PostgresServer()).url
+                os.environ["DATABASE_URL"] = private.enter_context(PostgresServer()).url
             except ServerMissing as missing:
-                folder = ours.enter_context(tempfile.TemporaryDirectory())
+                folder = private.enter_context(tempfile.TemporaryDirectory())
                 os.environ["DATABASE_URL"] = f"sqlite://{folder}/releases.sqlite3"
-                print(f"SQLite, as there is no PostgreSQL: {missing}")
+                print(f"SQLite, because PostgreSQL is missing: {missing}")
         uvicorn.run("examples.releases.app:create_app", factory=True, port=int(os.environ.get("PORT", "8000")))
 
 

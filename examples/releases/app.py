@@ -1,4 +1,4 @@
-"""The ASGI application: what is opened for its life, what surrounds requests, and which error is which status."""
+"""The ASGI application: its resources, its middleware, and the HTTP status of each error."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -30,7 +30,7 @@ STATUS: dict[type[Exception], int] = {
 
 
 async def explain(request: Request, error: Exception) -> Response:
-    """Answers with the message of an error that the client can do something about."""
+    """Returns the message of an error that the client can correct, with its HTTP status."""
     status = next(status for kind, status in STATUS.items() if isinstance(error, kind))
     return JSONResponse({"error": str(error)}, status)
 
@@ -43,11 +43,11 @@ def create_app() -> Starlette:
         async with (
             Redis.from_url(settings.redis_url) as redis,
             RegisterTortoise(app, db_url=settings.database_url, modules={"releases": [models.__name__]}),
-            # The cache opens last and closes first: after Tortoise is open, before it is not.
+            # The cache opens after Tortoise and closes before it.
             ModelCache(settings.redis_url, namespace="releases", enabled=settings.cache),
         ):
             shared = Shared(redis, settings.lock_wait)
-            async with shared.alone("schema", LOCK_TTL):  # a real service has migrations for this
+            async with shared.exclusive("schema", LOCK_TTL):  # a real service would run migrations instead
                 await Tortoise.generate_schemas()
             yield {"shared": shared}
 

@@ -1,4 +1,4 @@
-"""What is cached beside rows and their keys: what is bound to a release, and permissions."""
+"""Cached lookups beside rows and their keys: the projects and commits of a release, and permissions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class ProjectsOf(RelatedQuerysetCache[Project]):
 
 
 class CommitsOf(RelatedQuerysetCache[Commit]):
-    """In the order of the rows that bind them."""
+    """The commits of a release, in the order of the rows that bind them."""
 
     model = ReleaseCommit
     key_fields = ("release",)
@@ -27,20 +27,21 @@ class CommitsOf(RelatedQuerysetCache[Commit]):
 async def permissions(
     actor: int, organisation: Organisation, release: Release | None, projects: Sequence[Project]
 ) -> list[str]:
-    """What an actor may do with these projects; if none are given, with those of the release.
+    """Returns the rights of an actor on these projects, or by default on the projects of the release.
 
-    The owner may do everything. Who has access to any of the projects may read, who has it to all may write.
-    Who changes that calls ``permissions.clear()`` after the COMMIT; else it is noticed within a minute.
+    The owner has all rights. An actor with access to any of the projects may read; one with access to all may write.
+    Code that changes access calls ``permissions.clear()`` after the COMMIT. Without the call, old rights last for up to
+    a minute.
     """
     if actor == organisation.owner:
         return [READ, WRITE]
-    # Asked of the cache, so that permissions for a list of releases take one statement each, not one per release.
-    wanted, accesses = await asyncio.gather(_meant(release, projects), Access.cache.filter(actor=actor))
+    # Cached lookups, so that the permissions of a list of releases take one statement per kind, not per release.
+    wanted, accesses = await asyncio.gather(_project_ids(release, projects), Access.cache.filter(actor=actor))
     granted = wanted & {access.project_id for access in accesses}
     return [*([READ] if granted else []), *([WRITE] if granted and granted == wanted else [])]
 
 
-async def _meant(release: Release | None, projects: Sequence[Project]) -> set[int]:
+async def _project_ids(release: Release | None, projects: Sequence[Project]) -> set[int]:
     if projects or release is None:
         return {project.id for project in projects}
-    return {link.project_id for link in await ReleaseProject.cache.filter(release=release)}
+    return {row.project_id for row in await ReleaseProject.cache.filter(release=release)}

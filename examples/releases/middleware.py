@@ -1,4 +1,4 @@
-"""What surrounds each request."""
+"""``Costs``: middleware that reports the cost of a request."""
 
 import asyncio
 
@@ -9,14 +9,15 @@ from aiomodelcache.testing import count_ops
 
 
 class Costs:
-    """Tells who sends ``X-Count`` what the answer cost: ``X-SQL`` statements and ``X-Cache`` round trips.
+    """Adds the cost of a response to its headers, if the request has ``X-Count``.
 
-    All of the process are counted, so requests that ask for it take turns.
+    ``X-SQL`` is the number of statements, ``X-Cache`` the number of round trips. The counters cover the whole process,
+    so counted requests run one after the other.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._turns = asyncio.Lock()
+        self._counting = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or "X-Count" not in Headers(scope=scope):
@@ -28,6 +29,6 @@ class Costs:
                 headers["X-SQL"], headers["X-Cache"] = str(len(ops.statements)), str(len(ops.operations))
             await send(message)
 
-        async with self._turns:
+        async with self._counting:
             with count_ops() as ops:
                 await self._app(scope, receive, send_with_costs)

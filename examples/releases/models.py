@@ -1,4 +1,4 @@
-"""The rows, and by what each of them is looked up.
+"""Models of the service, and the keys by which their rows are looked up.
 
 Primary keys come from ``shared.Shared.ids``, so they are known before the row is written.
 """
@@ -38,7 +38,7 @@ class Project(CachedModel):
 
 
 class Access(CachedModel):
-    """This actor may work on this project."""
+    """The permission of one actor to work on one project."""
 
     id = fields.BigIntField(primary_key=True)
     actor = fields.BigIntField()
@@ -54,8 +54,8 @@ class Access(CachedModel):
         filter_key_fields_list = [("actor",)]
 
 
-class Living(Manager):
-    """Hides what was deleted. The cache reads by the model's manager, so it hides the same rows."""
+class VisibleManager(Manager):
+    """Hides deleted rows. The cache reads through the model's manager, so it hides the same rows."""
 
     def get_queryset(self) -> QuerySet[Any]:
         return super().get_queryset().filter(deleted_at=None)
@@ -71,7 +71,7 @@ class Release(CachedModel):
     everything = Manager()
 
     class Meta:
-        manager = Living()
+        manager = VisibleManager()
         unique_together = [("organisation", "version")]
         ordering = ["-id"]
 

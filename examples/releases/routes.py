@@ -1,6 +1,6 @@
-"""HTTP: requests to calls of the service, and what it returns to JSON.
+"""HTTP routes: they turn requests into calls of the service, and its results into JSON.
 
-Who asks is said by the header ``X-Actor``, which in a real service an authenticating proxy would set.
+The header ``X-Actor`` names the actor. In a real service an authenticating proxy would set it.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -61,7 +61,7 @@ def release_in(request: Request) -> tuple[str, str]:
 
 
 async def body(request: Request, kind: type[T]) -> T:
-    """Raises ``msgspec.DecodeError``."""
+    """Returns the decoded body of a request. Raises ``msgspec.DecodeError``."""
     return msgspec.json.decode(await request.body(), type=kind)
 
 
@@ -87,14 +87,14 @@ def release_json(bound: service.Bound) -> dict[str, Any]:
 
 async def create_organisation(request: Request) -> Response:
     new = await body(request, Named)
-    made = await service.create_organisation(request.state.shared, actor(request), new.name)
-    return JSONResponse(organisation_json(made), 201)
+    organisation = await service.create_organisation(request.state.shared, actor(request), new.name)
+    return JSONResponse(organisation_json(organisation), 201)
 
 
 async def create_project(request: Request) -> Response:
     new = await body(request, Named)
-    made = await service.create_project(request.state.shared, actor(request), organisation_in(request), new.name)
-    return JSONResponse(project_json(made), 201)
+    project = await service.create_project(request.state.shared, actor(request), organisation_in(request), new.name)
+    return JSONResponse(project_json(project), 201)
 
 
 async def put_member(request: Request) -> Response:
@@ -106,7 +106,7 @@ async def put_member(request: Request) -> Response:
 
 async def get_projects(request: Request) -> Response:
     projects = await service.projects_of(actor(request))
-    return JSONResponse([project_json(each) | {"organisation": each.organisation.slug} for each in projects])
+    return JSONResponse([project_json(project) | {"organisation": project.organisation.slug} for project in projects])
 
 
 async def get_releases(request: Request) -> Response:

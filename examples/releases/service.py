@@ -1,4 +1,4 @@
-"""What the service does, whoever asks: no HTTP in here."""
+"""Operations of the service, independent of HTTP."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from examples.releases.shared import Shared
 
 
 class Forbidden(Exception):
-    """The actor may not do this."""
+    """Raised if the actor has no permission for an operation."""
 
 
 class NewCommit(Struct, frozen=True):
@@ -25,7 +25,7 @@ class NewCommit(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A release with what is bound to it."""
+    """A release with its projects and commits."""
 
     release: Release
     projects: Sequence[Project]
@@ -34,7 +34,7 @@ class Bound:
 
 async def create_organisation(shared: Shared, actor: int, name: str) -> Organisation:
     async def taken(slug: str) -> list[str]:
-        return [each.slug for each in await Organisation.filter(slug__startswith=slug).only("slug")]
+        return [organisation.slug for organisation in await Organisation.filter(slug__startswith=slug).only("slug")]
 
     [new] = await shared.ids()
     async with shared.free_slug("organisation", name, taken) as slug:
@@ -45,8 +45,8 @@ async def create_project(shared: Shared, actor: int, organisation_slug: str, nam
     organisation = await _owned(actor, organisation_slug)
 
     async def taken(slug: str) -> list[str]:
-        found = Project.filter(organisation=organisation, slug__startswith=slug).only("slug")
-        return [each.slug for each in await found]
+        projects = Project.filter(organisation=organisation, slug__startswith=slug).only("slug")
+        return [project.slug for project in await projects]
 
     [new] = await shared.ids()
     async with shared.free_slug(f"project:{organisation.id}", name, taken) as slug:
@@ -54,7 +54,7 @@ async def create_project(shared: Shared, actor: int, organisation_slug: str, nam
 
 
 async def grant(actor: int, organisation_slug: str, member: int, project_slugs: Sequence[str]) -> None:
-    """Gives a member access to these projects of an organisation, and to no others of it."""
+    """Gives a member access to exactly these projects of an organisation."""
     organisation = await _owned(actor, organisation_slug)
     projects = await _projects(organisation, project_slugs)
     async with in_transaction():
@@ -64,17 +64,17 @@ async def grant(actor: int, organisation_slug: str, member: int, project_slugs: 
 
 
 async def projects_of(actor: int) -> list[Project]:
-    """All that an actor has access to, in whatever organisations, which are loaded along."""
+    """Returns all projects that an actor has access to, each with its organisation."""
     projects = await Project.cache.get_many([access.project_id for access in await Access.cache.filter(actor=actor)])
     organisations = await Organisation.cache.get_many({project.organisation_id for project in projects})
     by_id = {organisation.id: organisation for organisation in organisations}
     for project in projects:
         Project.cache.set_related(project, "organisation", by_id[project.organisation_id])
-    return projects  # prefetch(projects, "organisation") does these four lines, too
+    return projects  # prefetch(projects, "organisation") would replace these four lines
 
 
 async def releases_of(actor: int, organisation_slug: str) -> list[tuple[Release, int]]:
-    """The releases of an organisation that the actor may read, the latest first, and how many commits each has."""
+    """Returns the releases that the actor may read, latest first, each with its number of commits."""
     organisation = await Organisation.cache.get_or_404(slug=organisation_slug)
     releases = await Release.cache.filter(organisation=organisation)
     allowed, counts = await asyncio.gather(
@@ -102,9 +102,10 @@ async def put_release(
     project_slugs: Sequence[str],
     new_commits: Sequence[NewCommit],
 ) -> tuple[Bound, bool]:
-    """Makes a release consist of these projects and commits, whatever it was before; says whether it is new.
+    """Makes a release consist of these projects and commits. Returns it, and True if it is new.
 
-    One that was deleted comes back. Raises ``Busy`` while somebody else puts the same one.
+    It replaces the former projects and commits. A deleted release comes back. Raises ``Busy`` while another request
+    puts the same release.
     """
     await _check_writable(actor, organisation_slug, version)
     organisation = await Organisation.cache.get_or_404(slug=organisation_slug)
@@ -112,27 +113,27 @@ async def put_release(
     _need(WRITE, await permissions(actor, organisation, None, projects))
 
     release_id, *commit_ids = await shared.ids(1 + len(new_commits))
-    # The lock outlives the COMMIT. What is read in the transaction comes from the database.
-    async with shared.alone(f"release:{organisation.id}:{version}"), in_transaction():
-        found = await Release.everything.filter(organisation=organisation, version=version).first()
-        created = found is None or found.deleted_at is not None
-        release = found or await Release.create(id=release_id, organisation=organisation, version=version)
+    # The lock is held until after the COMMIT. Reads in the transaction come from the database.
+    async with shared.exclusive(f"release:{organisation.id}:{version}"), in_transaction():
+        old = await Release.everything.filter(organisation=organisation, version=version).first()
+        created = old is None or old.deleted_at is not None
+        release = old or await Release.create(id=release_id, organisation=organisation, version=version)
         if release.deleted_at is not None:
             await Release.cache.update(release, deleted_at=None)
         commits = await _ensure(organisation, new_commits, commit_ids)
         await ReleaseProject.filter(release=release).delete()
-        await ReleaseProject.bulk_create([ReleaseProject(release=release, project=each) for each in projects])
+        await ReleaseProject.bulk_create([ReleaseProject(release=release, project=project) for project in projects])
         await ReleaseCommit.filter(release=release).delete()
         await ReleaseCommit.bulk_create(
-            [ReleaseCommit(release=release, commit=each, position=at) for at, each in enumerate(commits)]
+            [ReleaseCommit(release=release, commit=commit, position=at) for at, commit in enumerate(commits)]
         )
-    if found is not None:
-        await permissions.clear()  # its projects may be others now
+    if old is not None:
+        await permissions.clear()  # its projects may have changed
     return Bound(release, projects, commits), created
 
 
 async def delete_release(actor: int, organisation_slug: str, version: str) -> None:
-    """Hides a release and keeps what is bound to it."""
+    """Hides a release and keeps its projects and commits."""
     await _check_writable(actor, organisation_slug, version)
     organisation = await Organisation.cache.get_or_404(slug=organisation_slug)
     release = await Release.cache.get_or_404(organisation=organisation, version=version)
@@ -140,9 +141,10 @@ async def delete_release(actor: int, organisation_slug: str, version: str) -> No
 
 
 async def _check_writable(actor: int, organisation_slug: str, version: str) -> None:
-    """Raises ``Forbidden`` if there is a release that the actor may not change.
+    """Checks that the actor may change the release, if it exists. Raises ``Forbidden``.
 
-    It looks up itself what it needs: to its callers, in the same request, that is then free (``LocalCacheMiddleware``).
+    It makes its own lookups. They cost nothing when its callers repeat them in the same request
+    (``LocalCacheMiddleware``).
     """
     organisation = await Organisation.cache.get_or_404(slug=organisation_slug)
     release = await Release.cache.get_or_none(organisation=organisation, version=version)
@@ -151,16 +153,16 @@ async def _check_writable(actor: int, organisation_slug: str, version: str) -> N
 
 
 async def _ensure(organisation: Organisation, new: Sequence[NewCommit], ids: Sequence[int]) -> list[Commit]:
-    """The rows of these commits; those that the organisation does not have yet are made."""
+    """Returns the rows of these commits. Creates those that the organisation does not have yet."""
     rows = [
-        Commit(id=number, organisation=organisation, sha=each.sha, author=each.author, message=each.message)
-        for number, each in zip(ids, new, strict=True)
+        Commit(id=number, organisation=organisation, sha=commit.sha, author=commit.author, message=commit.message)
+        for number, commit in zip(ids, new, strict=True)
     ]
-    # Other releases may bring the same commits at the same time: in one order, so that they do not deadlock.
+    # Other releases may write the same commits at the same time. One order for all prevents deadlocks.
     await Commit.bulk_create(sorted(rows, key=lambda commit: commit.sha), ignore_conflicts=True)
-    found = await Commit.filter(organisation=organisation, sha__in=[each.sha for each in new])
-    by_sha = {commit.sha: commit for commit in found}
-    return [by_sha[each.sha] for each in new]
+    commits = await Commit.filter(organisation=organisation, sha__in=[commit.sha for commit in new])
+    by_sha = {commit.sha: commit for commit in commits}
+    return [by_sha[commit.sha] for commit in new]
 
 
 async def _owned(actor: int, slug: str) -> Organisation:

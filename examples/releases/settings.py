@@ -1,4 +1,4 @@
-"""What is said from outside: where the servers are, and how patient to be."""
+"""``Settings``: the addresses of the servers and the limits of the service, from environment variables."""
 
 import os
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ class Settings:
     database_url: str
     redis_url: str
     cache: bool = True
-    """Without it, everything is read from the database; what is written still invalidates for other processes."""
+    """Use of the cache. If False, all reads go to the database; writes still invalidate for other processes."""
     lock_wait: float = 5.0
-    """Seconds to wait for who writes the same thing, before giving up with 409."""
+    """Maximum seconds to wait for another request that writes the same data. Beyond it, the answer is 409."""
 
     @classmethod
     def from_environment(cls) -> Self:

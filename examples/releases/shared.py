@@ -1,4 +1,4 @@
-"""What all processes of the service agree upon through Redis, beside the cache: ids, and who goes first."""
+"""State that all processes of the service share through Redis, beside the cache: ids and locks."""
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
@@ -17,7 +17,7 @@ RELEASE_WAIT = 1.0
 
 
 class Busy(Exception):
-    """Somebody else is writing the same thing, and did not finish in time."""
+    """Raised if another request holds a lock for too long."""
 
 
 class Shared:
@@ -26,10 +26,10 @@ class Shared:
         self._lock_wait = lock_wait
 
     async def ids(self, count: int = 1) -> list[int]:
-        """New ids, for any table: they grow with time, and fit into JSON's numbers.
+        """Returns new ids, for any table. They grow with time and fit into JSON's numbers.
 
-        Seconds since 2025, and then a number that Redis counts up within the second. A Redis that has forgotten
-        everything needs no look at the tables to go on: it counts from anywhere in the lower half.
+        An id is the seconds since 2025, followed by a number that Redis counts up within the second. The count starts
+        at a random number in the lower half, so an empty Redis need not look at the tables to continue.
         """
         second = int(time.time()) - EPOCH
         key = f"releases:ids:{second}"
@@ -40,18 +40,21 @@ class Shared:
         return [(second << SEQUENCE_BITS) + number for number in range(end - count, end)]
 
     @asynccontextmanager
-    async def alone(self, name: str, wait: float | None = None) -> AsyncGenerator[None, None]:
-        """A block that only one task of all processes is in. Raises ``Busy`` after ``wait``, or else ``lock_wait``."""
+    async def exclusive(self, name: str, wait: float | None = None) -> AsyncGenerator[None, None]:
+        """Locks ``name`` for the block, across all processes.
+
+        Raises ``Busy`` if the lock is not free within ``wait`` seconds, by default ``lock_wait``.
+        """
         key = f"releases:lock:{name}"
-        patience = self._lock_wait if wait is None else wait
-        lock = self._redis.lock(key, timeout=LOCK_TTL, blocking_timeout=patience, sleep=0.02)
+        seconds = self._lock_wait if wait is None else wait
+        lock = self._redis.lock(key, timeout=LOCK_TTL, blocking_timeout=seconds, sleep=0.02)
         if not await lock.acquire():
-            raise Busy(f"Somebody else is writing {name}. Try again.")
+            raise Busy(f"Another request is writing {name}. Try again.")
         try:
             yield
         finally:
-            # Shielded: a cancelled request releases its lock, too. A block that took longer than LOCK_TTL has lost it;
-            # what the lock is for, the database's constraints ensure as well.
+            # Shielded: a cancelled request also releases its lock. A block that took longer than LOCK_TTL has lost the
+            # lock; then the database's constraints still keep the data right.
             with anyio.move_on_after(RELEASE_WAIT, shield=True), suppress(LockNotOwnedError):
                 await lock.release()
 
@@ -59,13 +62,13 @@ class Shared:
     async def free_slug(
         self, scope: str, name: str, taken: Callable[[str], Awaitable[Collection[str]]]
     ) -> AsyncGenerator[str, None]:
-        """A slug for ``name`` that nobody else gets while the block writes it: ``acme``, ``acme-2``, ``acme-3``.
+        """Reserves a free slug for ``name`` while the block writes it: ``acme``, ``acme-2``, ``acme-3``.
 
-        ``taken`` finds the slugs that begin with one. Raises ``Busy``.
+        ``taken`` returns the used slugs that begin with its argument. Raises ``Busy``.
         """
-        words = "".join(each if each.isalnum() else " " for each in name.lower()).split()
+        words = "".join(letter if letter.isalnum() else " " for letter in name.lower()).split()
         base = "-".join(words)[:64] or "unnamed"
-        async with self.alone(f"slug:{scope}:{base}"):
+        async with self.exclusive(f"slug:{scope}:{base}"):
             used = set(await taken(base))
             number = 1
             while (slug := base if number == 1 else f"{base}-{number}") in used:

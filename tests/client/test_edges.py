@@ -61,7 +61,7 @@ class TestAttributesOfCacheClasses:
         ("base", "attributes", "message"),
         [
             (QuerysetCache, {"get_instance": lambda self: None}, "get_instance has no effect"),
-            (QuerysetCache, {"get_result": lambda self: 1}, "get_result is no coroutine function"),
+            (QuerysetCache, {"get_result": lambda self: 1}, "get_result is not a coroutine function"),
             (QuerysetExistsCache, {"get_result": compute}, "get_result has no effect"),
             (QuerysetCountCache, {"codec": ValueCodec()}, "codec is for computed results"),
             (QuerysetCache, {"get_result": compute, "limit": 3}, "limit is for lists"),
@@ -69,7 +69,7 @@ class TestAttributesOfCacheClasses:
             (ResultCache, {}, "has no get_result"),
             (InstanceCache, {"limit": 3}, "limit is for lists"),
             (InstanceCache, {"order_by": ["slug"]}, "order_by is for lists"),
-            (InstanceCache, {"timeuot": 5}, "timeuot means nothing"),
+            (InstanceCache, {"timeuot": 5}, "timeuot is not a setting"),
             (InstanceCache, {"key_fields": ("id",), "timeout": 5}, r"set it in Event\.CacheMeta"),
             (QuerysetCache, {"filter_key_fields_list": []}, "belongs to a ModelCacheManager"),
         ],

@@ -131,11 +131,11 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         # Keys that cannot be.
         (
             {"get_key_fields_list": [("id",), ("nope",)]},
-            f"Event.CacheMeta: get_key_fields_list names 'nope', which is no field of Event. {FIELDS}",
+            f"Event.CacheMeta: get_key_fields_list names 'nope', which is not a field of Event. {FIELDS}",
         ),
         (
             {"filter_key_fields_list": [("organizer", "organizer__team")]},
-            f"Event.CacheMeta: filter_key_fields_list names 'organizer__team', which is no field of Event. {FIELDS}",
+            f"Event.CacheMeta: filter_key_fields_list names 'organizer__team', which is not a field of Event. {FIELDS}",
         ),
         (
             {"filter_key_fields_list": [("tags",)]},
@@ -201,17 +201,17 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         # Cached foreign keys that cannot be.
         (
             {"cached_foreignkeys": ["organiser"]},
-            "Event: cached_foreignkeys names 'organiser', which is no foreign key of Event. "
+            "Event: cached_foreignkeys names 'organiser', which is not a foreign key of Event. "
             "Its foreign keys: host, organizer, venue.",
         ),
         (
             {"cached_foreignkeys": ["slug"]},
-            "Event: cached_foreignkeys names 'slug', which is no foreign key of Event. "
+            "Event: cached_foreignkeys names 'slug', which is not a foreign key of Event. "
             "Its foreign keys: host, organizer, venue.",
         ),
         (
             {"cached_foreignkeys": ["tickets"]},
-            "Event: cached_foreignkeys names 'tickets', which is no foreign key of Event. "
+            "Event: cached_foreignkeys names 'tickets', which is not a foreign key of Event. "
             "Its foreign keys: host, organizer, venue.",
         ),
         (
@@ -271,18 +271,18 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         ),
         (
             {"get_key_fields": [("slug",)]},
-            "Event.CacheMeta.get_key_fields means nothing to the cache. It may set: allowtime, cached_foreignkeys, "
+            "Event.CacheMeta.get_key_fields is not a setting of the cache. It may set: allowtime, cached_foreignkeys, "
             "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
             "order_by, timeout, version.",
         ),
         # The order of lists.
         (
             {"filter_key_fields_list": [("organizer",)], "order_by": ["-nope"]},
-            f"Event.CacheMeta.order_by names '-nope', which is no field of Event. {FIELDS}",
+            f"Event.CacheMeta.order_by names '-nope', which is not a field of Event. {FIELDS}",
         ),
         (
             {"filter_key_fields_list": [("organizer",)], "order_by": ["organizer__username"]},
-            f"Event.CacheMeta.order_by names 'organizer__username', which is no column of Event itself. {FIELDS}",
+            f"Event.CacheMeta.order_by names 'organizer__username', which is not a column of Event itself. {FIELDS}",
         ),
         (
             {"filter_key_fields_list": [("organizer",)], "order_by": [("title",)]},
@@ -370,7 +370,7 @@ async def test_lists_in_a_models_own_order_need_one_of_its_own_columns() -> None
             filter_key_fields_list = [("owner",)]
 
     assert await refusal(Event, User) == (
-        "Event.CacheMeta: Event.Meta.ordering names 'owner__name', which is no column of Event itself, "
+        "Event.CacheMeta: Event.Meta.ordering names 'owner__name', which is not a column of Event itself, "
         "so that its lists cannot be kept up to date: set order_by."
     )
 
@@ -439,7 +439,7 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         ),
         (
             {"get_key_fields_list": [("nope",)]},
-            "Account.CacheMeta and AccountCaches: get_key_fields_list names 'nope', which is no field of Account. "
+            "Account.CacheMeta and AccountCaches: get_key_fields_list names 'nope', which is not a field of Account. "
             "Its fields: email, id, name, team.",
         ),
         (
@@ -452,7 +452,7 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         ),
         (
             {"get_key_field_list": [("name",)], "anything": 5},
-            "AccountCaches.get_key_field_list means nothing to the cache: use get_key_fields_list.",
+            "AccountCaches.get_key_field_list is not a setting of the cache: use get_key_fields_list.",
         ),
     ],
 )
@@ -510,7 +510,7 @@ async def test_a_cache_class_needs_a_model(base: Any) -> None:
         ({"key_fields": 7}, 'Wrong.key_fields is 7: name the fields, like ("slug",).'),
         (
             {"key_fields": ("nope",)},
-            "Wrong: key_fields names 'nope', which is no field of Account. Its fields: email, id, name, team.",
+            "Wrong: key_fields names 'nope', which is not a field of Account. Its fields: email, id, name, team.",
         ),
         ({"key_fields": ("name", "name")}, "Wrong: key_fields names 'name' twice in one key."),
         (
@@ -540,7 +540,7 @@ async def test_a_stale_answer_by_a_unique_key_is_the_rows_affair() -> None:
         invalidation = InvalidationType.DYNAMIC
 
     assert await refusal(Account) == (
-        "AccountByName.invalidation has no effect, because a row is stored once for everybody: "
+        "AccountByName.invalidation has no effect, because a row is stored once for all callers: "
         "set it in Account.CacheMeta."
     )
     del AccountByName
@@ -551,7 +551,7 @@ async def test_a_stale_answer_by_a_unique_key_is_the_rows_affair() -> None:
     [
         (
             {"order_by": ["nope"]},
-            "Wrong.order_by names 'nope', which is no field of Account. Its fields: email, id, name, team.",
+            "Wrong.order_by names 'nope', which is not a field of Account. Its fields: email, id, name, team.",
         ),
         ({"limit": 0}, "Wrong.limit is 0: it must be a whole number above zero."),
         ({"limit": "3"}, "Wrong.limit is '3': it must be a whole number above zero."),
@@ -594,13 +594,13 @@ async def test_a_wrong_list_is_named_with_its_remedy(attributes: Any, message: s
         ({"relation": "host", "key_fields": ()}, 'Wrong.key_fields is (): name the fields, like ("slug",).'),
         (
             {"relation": "host", "timeout": 5},
-            "Wrong.timeout has no effect, because nothing of its own is stored: set it in Event.CacheMeta, if it "
-            "belongs there.",
+            "Wrong.timeout has no effect, because the class stores no entries of its own: set it in Event.CacheMeta, "
+            "if it belongs there.",
         ),
         (
             {"relation": "host", "select_related": ("organizer",)},
-            "Wrong.select_related has no effect, because nothing of its own is stored: set it in Event.CacheMeta, if "
-            "it belongs there.",
+            "Wrong.select_related has no effect, because the class stores no entries of its own: set it in "
+            "Event.CacheMeta, if it belongs there.",
         ),
         (
             {"relation": "host", "get_instance": None},
@@ -628,12 +628,12 @@ async def test_a_wrong_related_class_is_named_with_its_remedy(base: Any, attribu
         ),
         (
             {"select_related": "tickets"},
-            "Wrong.select_related names 'tickets', of which there may be several: declare a "
+            "Wrong.select_related names 'tickets', which may lead to several rows: declare a "
             "RelatedQuerysetCache for them.",
         ),
         (
             {"select_related": "organizer__hosted"},
-            "Wrong.select_related names 'hosted', of which there may be several: declare a "
+            "Wrong.select_related names 'hosted', which may lead to several rows: declare a "
             "RelatedQuerysetCache for them.",
         ),
         (
@@ -675,7 +675,7 @@ async def test_a_list_that_a_walk_needs_is_ordered_by_the_models_own_columns() -
         relation = "things"
 
     assert await refusal(Owner, Thing) == (
-        "Thing.CacheMeta: Thing.Meta.ordering names 'owner__name', which is no column of Thing itself, "
+        "Thing.CacheMeta: Thing.Meta.ordering names 'owner__name', which is not a column of Thing itself, "
         "so that its lists cannot be kept up to date: set order_by."
     )
 
@@ -716,7 +716,7 @@ async def test_a_cache_class_for_an_abstract_model_is_named() -> None:
         model = Base
         key_fields = ("id",)
 
-    assert await refusal(Account) == ("ById.model is Base, which is abstract and has no rows: name a child of it.")
+    assert await refusal(Account) == ("ById.model is Base, which is abstract and has no rows: name a subclass of it.")
 
 
 async def test_cache_classes_of_modules_that_are_not_loaded_do_not_count() -> None:

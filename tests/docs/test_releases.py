@@ -281,10 +281,10 @@ async def test_a_cancelled_request_releases_its_lock(redis_url: str) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         shared = Shared(client, lock_wait=0)
         with anyio.CancelScope() as scope:
-            async with shared.alone("cancelled"):
+            async with shared.exclusive("cancelled"):
                 scope.cancel()
                 await anyio.sleep_forever()
-        async with shared.alone("cancelled"):
+        async with shared.exclusive("cancelled"):
             pass
 
 

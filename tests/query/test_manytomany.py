@@ -161,11 +161,12 @@ class TestMistakes:
         [
             (
                 ["tag"],
-                r"names 'tag', which is no many-to-many relation of Post. .*: authors, editors, see, seen_from, tags",
+                r"names 'tag', which is not a many-to-many relation of Post\. .*: authors, editors, see, seen_from, "
+                "tags",
             ),
             (["tags", "tags"], "names a relation twice"),
             ("tags", "must be a list of field names"),
-            (["blog"], "names 'blog', which is no many-to-many relation"),
+            (["blog"], "names 'blog', which is not a many-to-many relation"),
         ],
     )
     async def test_are_errors_on_open(
