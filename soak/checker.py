@@ -403,7 +403,7 @@ class Checker:
 
     def _violate(
         self,
-        what: Violation,
+        violation: Violation,
         record: Record,
         key: int,
         position: int,
@@ -412,14 +412,14 @@ class Checker:
         by_slug: bool = False,
         unlisted: bool = False,
     ) -> None:
-        self.violations[what] += 1
+        self.violations[violation] += 1
         if len(self.findings) < MAX_FINDINGS:
             instead = None
-            if what is Violation.BACKWARDS:
+            if violation is Violation.BACKWARDS:
                 instead = (self._slugs if by_slug else self._rows)[key].absences.get(floor)
             start, end, source = record.start, record.end, record.source
             self.findings.append(
-                Finding(what, record.kind, key, start, end, position, floor, by_slug, source, unlisted, instead)
+                Finding(violation, record.kind, key, start, end, position, floor, by_slug, source, unlisted, instead)
             )
 
 

@@ -67,7 +67,7 @@ class EntryState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Where a lookup would be answered from if it were made now, and why.
+    """The place that would answer a lookup now, and the reason.
 
     >>> explanation = await Event.cache.explain(slug="pycon")
     >>> explanation.source, explanation.reason

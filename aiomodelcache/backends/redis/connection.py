@@ -121,7 +121,7 @@ class PipelinedConnection(asyncio.Protocol):
             self._fail(ConnectionError(f"Unexpected reply: {error}"))
 
     async def track(self, near: Near) -> None:
-        """Asks the server to report every change of what is read here to ``near``. The server may refuse."""
+        """Asks the server to report every change of the entries read here to ``near``. The server may refuse."""
         sent = time.monotonic()
         for reply in await self.send(_TRACK, 2):
             if isinstance(reply, Exception):
@@ -177,7 +177,7 @@ class ReconnectingConnection:
 
     def __init__(self, make_connection: Callable[[], Any]) -> None:
         self.near: Near | None = None
-        """The ``Near`` that every change of what is read here is reported to."""
+        """The ``Near`` that every change of the entries read here is reported to."""
         self._make_connection = make_connection
         self._current: PipelinedConnection | None = None
         self._tracked_by: Near | None = None
