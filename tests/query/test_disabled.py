@@ -55,9 +55,7 @@ async def test_lookups_inside_computed_values_query_the_database_too(
         async with assert_ops(backend, sql=1, redis=0):
             assert await headline() == "pycon"
         inside = asyncio.create_task(headline())
-    async with assert_ops(
-        backend, sql=1, redis=["read", "lease", "read", "fill"]
-    ):  # each call computes a value of its own
+    async with assert_ops(backend, sql=1, redis=["read", "lease", "read", "fill"]):  # both calls compute
         await asyncio.gather(inside, headline())
     assert len(computed) == 3
     async with assert_ops(backend, sql=0, redis=["read"]):

@@ -261,7 +261,7 @@ class TestRefresh:
     async def test_after_a_refresh_an_earlier_reader_does_not_store_its_old_row(
         self, event: Event, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
-        """A second reader, which waiting for the lease of the earlier one, gets the new row."""
+        """A second reader, which waits for the lease of the earlier one, gets the new row."""
         await cache.close()
         store = GatedBackend(backend)
         async with ModelCache(store, lease_ttl=300), asyncio.timeout(PATIENCE):
