@@ -1,1 +1,1 @@
-"""Client."""
+"""Tests of ``ModelCache``: opening, closing, event loops and cancellation."""

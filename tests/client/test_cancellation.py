@@ -1,6 +1,6 @@
-"""A caller that is cancelled while a cache closes: invalidations are delivered and connections end all the same.
+"""Cancellation while a cache closes: invalidations are still delivered, and connections still end.
 
-asyncio cancels a task once; a cancelled scope of AnyIO cancels every await inside it until it is left.
+asyncio cancels a task once. A cancelled scope of AnyIO cancels every await inside the scope until it ends.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ HOW = ["by asyncio", "by a scope"]
 
 
 async def cancel_closing(cache: ModelCache, how: str) -> None:
-    """Closes a cache for which a look-up is under way, in a task that is cancelled while it waits for the look-up."""
+    """Closes a cache with a lookup in flight, and cancels the closing while it waits for the lookup."""
     if how == "by a scope":
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -39,8 +39,8 @@ async def cancel_closing(cache: ModelCache, how: str) -> None:
 
 
 @asynccontextmanager
-async def slow_look_up(database: BaseDBAsyncClient) -> AsyncIterator[None]:
-    """A look-up that closing would wait for, and that fails because it does not."""
+async def slow_lookup(database: BaseDBAsyncClient) -> AsyncIterator[None]:
+    """Starts a lookup that closing would wait for. The lookup fails because the closing is cancelled."""
     with gated_sql(database) as sql:
         select = sql.hold("SELECT")
         slow = asyncio.create_task(User.cache.get_or_none(id=1_000).resolve())
@@ -50,8 +50,8 @@ async def slow_look_up(database: BaseDBAsyncClient) -> AsyncIterator[None]:
             await slow
 
 
-async def until_alone(server: RedisServer) -> None:
-    """Returns when the server has no client but the one that asks."""
+async def until_no_other_client(server: RedisServer) -> None:
+    """Waits until the server has no other client."""
     with anyio.fail_after(PATIENCE), server.client() as client:
         while len(client.client_list()) > 1:
             await anyio.sleep(0.01)
@@ -60,12 +60,12 @@ async def until_alone(server: RedisServer) -> None:
 @pytest.mark.only_on("memory", because="the gates are in front of the store")
 @pytest.mark.parametrize("how", HOW)
 class TestInvalidations:
-    async def test_what_a_transaction_has_written_is_marked(self, database: BaseDBAsyncClient, how: str) -> None:
+    async def test_the_writes_of_an_open_transaction_are_marked(self, database: BaseDBAsyncClient, how: str) -> None:
         store = GatedBackend(MemoryBackend())
         kim = await User.create(username="kim")
         cache = await ModelCache(store).open()
         assert (await User.cache.get(id=kim.id)).username == "kim"
-        async with slow_look_up(database), in_transaction():
+        async with slow_lookup(database), in_transaction():
             kim.username = "ada"
             await kim.save()
             assert "mark" not in store.operations
@@ -74,7 +74,7 @@ class TestInvalidations:
         async with ModelCache(store):
             assert (await User.cache.get(id=kim.id)).username == "ada"
 
-    async def test_what_was_kept_is_delivered(
+    async def test_an_invalidation_in_flight_is_delivered(
         self, database: BaseDBAsyncClient, how: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         store = GatedBackend(MemoryBackend())
@@ -98,21 +98,21 @@ class TestInvalidations:
 @pytest.mark.only_on("redis", because="its connections are counted")
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("kind", ["its own connections", "a pool", "a client"])
-async def test_connections_end(database: BaseDBAsyncClient, own_redis: RedisServer, kind: str, how: str) -> None:
+async def test_all_connections_end(database: BaseDBAsyncClient, own_redis: RedisServer, kind: str, how: str) -> None:
     url = own_redis.patient_url
     client = Redis.from_url(url)
     stores = {"its own connections": url, "a pool": f"{url}&max_connections=5", "a client": client}
     cache = await ModelCache(stores[kind]).open()
-    async with slow_look_up(database):
+    async with slow_lookup(database):
         await cancel_closing(cache, how)
-    await until_alone(own_redis)
+    await until_no_other_client(own_redis)
     await client.aclose()
 
 
 @pytest.mark.only_on("sqlite", because="no statement differs in it")
 @pytest.mark.only_on("redis", because="its keys are counted")
 @pytest.mark.parametrize("how", ["cancelled", "raising"])
-async def test_an_isolated_cache_takes_along_what_it_wrote(
+async def test_an_isolated_cache_deletes_its_entries(
     database: BaseDBAsyncClient, own_redis: RedisServer, how: str
 ) -> None:
     with own_redis.client() as client, anyio.CancelScope() as scope, suppress(LookupError):
@@ -127,7 +127,9 @@ async def test_an_isolated_cache_takes_along_what_it_wrote(
         assert client.keys() == []
 
 
-async def test_one_task_opens_and_another_closes(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_a_cache_can_be_closed_in_another_task_than_it_was_opened_in(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     cache = ModelCache(backend_url)
     async with asyncio.TaskGroup() as startup:
         startup.create_task(cache.open())

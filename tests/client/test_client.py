@@ -1,4 +1,4 @@
-"""``ModelCache`` from open to close: what it opens over, who finds it, and that nothing outlives it."""
+"""``ModelCache`` from open to close: its store, the default cache, event loops, and clean-up when it closes."""
 
 import asyncio
 import re
@@ -37,7 +37,7 @@ CLOSED = "This cache is closed: use it inside `async with`, or call open() first
 
 @pytest.fixture(autouse=True)
 async def nothing_left_running() -> AsyncIterator[None]:
-    """Every test closes what it opened; then no task of a cache may be left."""
+    """Asserts that a test leaves neither a task of a cache nor an open cache behind."""
     before = asyncio.all_tasks()
     yield
     assert asyncio.all_tasks() - before - {asyncio.current_task()} == set()
@@ -45,8 +45,8 @@ async def nothing_left_running() -> AsyncIterator[None]:
         await Event.cache.get(id=1)
 
 
-def only(text: str) -> str:
-    """A pattern for exactly this text."""
+def exactly(text: str) -> str:
+    """Returns a pattern that matches only ``text``."""
     return f"^{re.escape(text)}$"
 
 
@@ -56,11 +56,11 @@ async def add_event(slug: str = "pycon") -> Event:
 
 
 class TestOpening:
-    async def test_open_and_close_and_open_again(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_a_closed_cache_can_be_opened_again(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         event = await add_event()
         cache = ModelCache(backend_url)
         assert repr(cache) == "<ModelCache, closed>"
-        await cache.close()  # has nothing to close
+        await cache.close()  # there is nothing to close
         async with cache as opened:
             assert opened is cache
             assert repr(cache).startswith("<ModelCache of 3 models on <")
@@ -69,19 +69,19 @@ class TestOpening:
             assert cache.stats.statements == 1
             assert await Event.cache.get(slug="pycon") == event
             assert cache.stats.statements == 1
-            assert asyncio.all_tasks() == tasks  # none waits in the background
+            assert asyncio.all_tasks() == tasks  # there is no background task
             with pytest.raises(CacheError, match="This ModelCache is already open: close it first"):
                 await cache.open()
             assert await Event.cache.get(slug="pycon") == event
         await cache.close()
-        with pytest.raises(CacheNotOpen, match=only(NO_CACHE)):
+        with pytest.raises(CacheNotOpen, match=exactly(NO_CACHE)):
             await Event.cache.get(slug="pycon")
-        with pytest.raises(CacheNotOpen, match=only(CLOSED)):
+        with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
             assert cache.stats
 
         await cache.open()
         assert await Event.cache.get(slug="pycon") == event
-        # What is in Redis outlives a cache; what is in memory does not.
+        # Entries in Redis outlive a cache. Entries in memory do not.
         assert cache.stats.statements == (1 if backend_url == "memory://" else 0)
         event.title = "PyCon"
         await event.save()
@@ -89,7 +89,7 @@ class TestOpening:
         await cache.close()
 
     @pytest.mark.only_on("redis", because="its server is killed")
-    async def test_a_failed_open_leaves_nothing_and_may_be_tried_again(
+    async def test_a_failed_open_leaves_the_cache_closed_and_can_be_repeated(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         event = await add_event()
@@ -97,32 +97,32 @@ class TestOpening:
         own_redis.kill()
         with pytest.raises(BackendError, match=rf"^Redis at 127\.0\.0\.1:{own_redis.port} cannot be reached: .*$"):
             await cache.open()
-        with pytest.raises(CacheNotOpen, match=only(NO_CACHE)):
+        with pytest.raises(CacheNotOpen, match=exactly(NO_CACHE)):
             await Event.cache.get(id=event.id)
         own_redis.restart()
         async with cache:
             assert await Event.cache.get(id=event.id) == event
 
-    async def test_tortoise_comes_first(self) -> None:
+    async def test_opening_before_tortoise_is_initialised_is_an_error(self) -> None:
         message = "Tortoise is not initialised: await Tortoise.init(...) before opening the cache."
-        with pytest.raises(CacheConfigurationError, match=only(message)):
+        with pytest.raises(CacheConfigurationError, match=exactly(message)):
             await ModelCache("memory://").open()
 
-    async def test_settings_and_what_is_wrong_with_them_come_with_the_cache(
+    async def test_settings_are_given_to_the_constructor_which_checks_them(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
         with pytest.raises(
-            CacheConfigurationError, match=only("CacheConfig.timeout is 0: it must be a number above zero.")
+            CacheConfigurationError, match=exactly("CacheConfig.timeout is 0: it must be a number above zero.")
         ):
             ModelCache(backend_url, timeout=0)
         async with ModelCache(backend_url, config=CacheConfig(timeout=5), batch_size=7) as cache:
             assert (cache.config.timeout, cache.config.batch_size) == (5, 7)
 
 
-class TestWhereTheStoreIs:
+class TestStores:
     @pytest.mark.parametrize("scheme", ["memory", "redis", "database 3", "unix", "client", "backend"])
     @pytest.mark.only_on("memory", "redis", because="the scheme says which of them")
-    async def test_every_kind_of_store_serves(
+    async def test_every_kind_of_store_works(
         self, database: BaseDBAsyncClient, redis_server: RedisServer, scheme: str
     ) -> None:
         redis_server.flush()
@@ -144,14 +144,14 @@ class TestWhereTheStoreIs:
             await event.delete()
             with pytest.raises(DoesNotExist):
                 await Event.cache.get(slug="pycon")
-        assert await client.ping()  # what was handed over is not closed
+        assert await client.ping()  # a client passed in is not closed
         await client.aclose()
         with redis_server.client() as blocking:
             databases = set(blocking.info("keyspace"))
         expected = {"redis": {"db0"}, "database 3": {"db3"}, "unix": {"db0"}, "client": {"db0"}}
         assert databases == expected.get(scheme, set())
 
-    async def test_a_backend_that_was_handed_over_is_opened_but_not_closed(
+    async def test_a_backend_passed_in_is_opened_but_not_closed(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         calls: list[str] = []
@@ -165,7 +165,7 @@ class TestWhereTheStoreIs:
 
         store = Store(backend)
         event = await add_event()
-        for statements in (1, 0):  # its content stays, too
+        for statements in (1, 0):  # its entries stay, too
             async with ModelCache(store) as cache:
                 assert cache.backend is store
                 assert await Event.cache.get(id=event.id) == event
@@ -195,7 +195,7 @@ class TestWhereTheStoreIs:
         ],
     )
     @pytest.mark.only_on("no store", because="there is none at a wrong URL")
-    async def test_a_wrong_url_is_named_with_what_it_should_be(self, database: BaseDBAsyncClient, url: str) -> None:
+    async def test_a_wrong_url_is_an_error_that_shows_right_ones(self, database: BaseDBAsyncClient, url: str) -> None:
         with pytest.raises(CacheConfigurationError) as caught:
             await ModelCache(url).open()
         message = str(caught.value)
@@ -206,18 +206,20 @@ class TestWhereTheStoreIs:
 
     @pytest.mark.only_on("no store", because="these are none")
     @pytest.mark.parametrize("store", [None, 7, MemoryBackend, redis.Redis(), {"url": "memory://"}])
-    async def test_what_is_no_store_is_named_with_what_is(self, database: BaseDBAsyncClient, store: Any) -> None:
+    async def test_a_value_that_is_no_store_is_an_error_that_names_the_right_types(
+        self, database: BaseDBAsyncClient, store: Any
+    ) -> None:
         with pytest.raises(CacheConfigurationError, match=r"pass a .*redis\.asyncio.* or a (URL|Backend)\.$"):
             await ModelCache(store).open()
 
     @pytest.mark.only_on("redis", because="it is about a server")
-    async def test_a_server_that_is_not_there_is_one_sentence(self, database: BaseDBAsyncClient) -> None:
+    async def test_an_unreachable_server_is_an_error_of_one_line(self, database: BaseDBAsyncClient) -> None:
         port = free_port()
         with pytest.raises(BackendError, match=rf"^Redis at 127\.0\.0\.1:{port} cannot be reached: [^\n]*$"):
             await ModelCache(f"redis://127.0.0.1:{port}/0").open()
 
     @pytest.mark.only_on("redis", because="its server is frozen")
-    async def test_a_server_that_does_not_answer_is_one_sentence_in_time(
+    async def test_a_server_that_does_not_answer_in_time_is_an_error_of_one_line(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         own_redis.stop()
@@ -226,7 +228,7 @@ class TestWhereTheStoreIs:
                 await ModelCache(own_redis.url, socket_timeout=0.1).open()
 
     @pytest.mark.only_on("redis", because="memory has no password")
-    async def test_a_wrong_password_is_one_sentence_without_the_password(
+    async def test_a_wrong_password_is_an_error_of_one_line_without_the_password(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         event = await add_event()
@@ -244,7 +246,7 @@ class TestWhereTheStoreIs:
 
 
 class TestSeveralCaches:
-    async def test_the_first_is_the_default_and_another_is_asked_explicitly(
+    async def test_the_first_open_cache_is_the_default_and_others_are_used_through_their_managers(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         other_store = CountingBackend(MemoryBackend())
@@ -262,14 +264,14 @@ class TestSeveralCaches:
                 assert await second.manager(Event).get(slug="pycon") == event
                 assert await second.manager(Event).filter(organizer=event.organizer_id) == [event]
 
-            # A write is told to both.
+            # A write invalidates both caches.
             event.slug = "europython"
             await event.save()
             for manager in (Event.cache, second.manager(Event)):
                 assert (await manager.get(id=event.id)).slug == "europython"
                 assert await manager.get_or_none(slug="pycon") is None
 
-            # Each forgets for itself.
+            # Clearing one cache leaves the other unchanged.
             await second.clear(Event)
             async with assert_ops(backend, sql=0):
                 await Event.cache.get(id=event.id)
@@ -277,14 +279,14 @@ class TestSeveralCaches:
                 await second.manager(Event).get(id=event.id)
 
         message = "The default cache is closed: use the open one by its manager(model)."
-        with pytest.raises(CacheNotOpen, match=only(message)):
+        with pytest.raises(CacheNotOpen, match=exactly(message)):
             await Event.cache.get(id=event.id)
         assert await second.manager(Event).get(id=event.id) == event
         await second.close()
-        async with ModelCache(backend):  # and the next one is the default again
+        async with ModelCache(backend):  # the next cache becomes the default
             assert await Event.cache.get(id=event.id) == event
 
-    async def test_namespaces_share_a_store_and_nothing_in_it(
+    async def test_caches_of_different_namespaces_share_no_entries(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         event = await add_event()
@@ -318,7 +320,7 @@ class TestSeveralCaches:
 
 class TestWithoutAnOpenCache:
     @pytest.mark.only_on("no store", because="no cache is open")
-    async def test_every_kind_of_look_up_says_that_no_cache_is_open(self, database: BaseDBAsyncClient) -> None:
+    async def test_every_kind_of_lookup_is_an_error(self, database: BaseDBAsyncClient) -> None:
         lookups: list[Any] = [
             Event.cache.get(slug="pycon"),
             Event.cache.get_or_none(slug="pycon"),
@@ -333,7 +335,7 @@ class TestWithoutAnOpenCache:
             Event.cache.clear(),
         ]
         for lookup in lookups:
-            with pytest.raises(CacheNotOpen, match=only(NO_CACHE)):
+            with pytest.raises(CacheNotOpen, match=exactly(NO_CACHE)):
                 await lookup
         assert repr(Event.cache) == "<Event.cache: not bound to an open cache>"
 
@@ -348,21 +350,23 @@ class TestWithoutAnOpenCache:
                 with pytest.raises(CacheNotRegistered):
                     await wrong
 
-    async def test_what_belongs_to_a_closed_cache_says_so(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_managers_and_queries_of_a_closed_cache_are_errors(
+        self, database: BaseDBAsyncClient, backend_url: str
+    ) -> None:
         cache = ModelCache(backend_url)
         async with cache:
             manager = cache.manager(Event)
             query = manager.get(slug="pycon")
-        async with ModelCache(backend_url):  # another one does not stand in for it
+        async with ModelCache(backend_url):  # another open cache does not replace it
             for lookup in (query, manager.get(slug="pycon"), manager.in_bulk([1]), manager.clear()):
-                with pytest.raises(CacheNotOpen, match=only(CLOSED)):
+                with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
                     await lookup
-            with pytest.raises(CacheNotOpen, match=only(CLOSED)):
+            with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
                 cache.manager(Event)
-            with pytest.raises(CacheNotOpen, match=only(CLOSED)):
+            with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
                 await cache.clear_all()
 
-    async def test_foreign_keys_and_writes_go_on_as_tortoise_has_them(
+    async def test_foreign_keys_and_writes_work_as_in_tortoise(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
         async with ModelCache(backend_url):
@@ -376,7 +380,7 @@ class TestWithoutAnOpenCache:
 
 
 async def in_another_loop(database: BaseDBAsyncClient, work: Callable[[], Awaitable[object]]) -> None:
-    """Does the work in another thread, whose event loop ends with it."""
+    """Runs ``work`` in another thread, in an event loop that ends with ``work``."""
 
     async def run() -> None:
         # `set` gives this thread connections of its own. Otherwise Tortoise would replace the test's.
@@ -388,52 +392,54 @@ async def in_another_loop(database: BaseDBAsyncClient, work: Callable[[], Awaita
 
 @pytest.mark.filterwarnings("ignore::tortoise.warnings.TortoiseLoopSwitchWarning")
 class TestEventLoops:
-    async def test_another_loop_is_told_to_open_its_own(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_lookups_in_another_event_loop_are_refused(
+        self, database: BaseDBAsyncClient, backend_url: str
+    ) -> None:
         event = await add_event()
         message = "This cache was opened in another event loop: close it there and open one in the loop that uses it."
 
-        async def elsewhere() -> None:
+        async def look_up() -> None:
             for lookup in (Event.cache.get(id=event.id), BatchCacheQuery(a=Event.cache.get(id=1)), Event.cache.clear()):
-                with pytest.raises(CacheNotOpen, match=only(message)):
+                with pytest.raises(CacheNotOpen, match=exactly(message)):
                     await lookup
 
         async with ModelCache(backend_url):
-            await in_another_loop(database, elsewhere)
+            await in_another_loop(database, look_up)
             assert await Event.cache.get(id=event.id) == event
 
-    async def test_a_write_in_another_loop_is_refused_because_the_cache_would_not_know(
+    async def test_writes_in_another_event_loop_are_refused(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
         event = await add_event()
 
-        async def elsewhere() -> None:
+        async def save_and_delete() -> None:
             event.title = "PyCon"
             for write in (event.save(), event.delete()):
                 with pytest.raises(CacheNotOpen, match="opened in another event loop"):
                     await write
 
         async with ModelCache(backend_url):
-            await in_another_loop(database, elsewhere)
+            await in_another_loop(database, save_and_delete)
             assert (await Event.cache.get(id=event.id)).title == "pycon"
         await event.save()
         assert (await Event.get(id=event.id)).title == "PyCon"
 
     @pytest.mark.only_on("memory", because="connections that are left to a loop that has ended are warned of")
-    async def test_a_cache_whose_loop_has_ended_is_in_nobodys_way(
+    async def test_a_cache_whose_event_loop_has_ended_does_not_affect_others(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
         event = await add_event()
-        forgotten = ModelCache(backend_url)
-        await in_another_loop(database, forgotten.open)
+        abandoned = ModelCache(backend_url)
+        await in_another_loop(database, abandoned.open)
         event.title = "PyCon"
-        await event.save()  # nobody to tell
+        await event.save()  # there is no open cache to invalidate
         async with ModelCache(backend_url) as cache:
             await event.save()
             assert await Event.cache.get(id=event.id) == event
             assert cache.stats.statements == 1
-        with pytest.raises(CacheNotOpen, match=only(CLOSED)):
-            await forgotten.clear_all()
-        await forgotten.close()
+        with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
+            await abandoned.clear_all()
+        await abandoned.close()
 
 
 class TestDisabled:
@@ -461,8 +467,8 @@ class TestDisabled:
 
 
 class TestClosing:
-    async def test_look_ups_under_way_are_answered(self, database: BaseDBAsyncClient, backend_url: str) -> None:
-        """Held at the store, held at the database, and only just asked for: all of them."""
+    async def test_closing_waits_for_lookups_in_flight(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+        """One lookup waits for the store, one waits for the database, and one has only just started."""
         event = await add_event()
         store = GatedBackend(MemoryBackend() if backend_url == "memory://" else RedisBackend(backend_url))
         await store.open()
@@ -476,30 +482,30 @@ class TestClosing:
                 second_read = store.hold("read")
                 at_the_store = tasks.create_task(Event.cache.get(slug="pycon").resolve())
                 await second_read.reached()
-                just_asked = tasks.create_task(User.cache.get(username="kim").resolve())
-                await asyncio.sleep(0)  # it has begun, no more
+                just_started = tasks.create_task(User.cache.get(username="kim").resolve())
+                await asyncio.sleep(0)  # starts the lookup, and no more
                 closing = tasks.create_task(cache.close())
                 await asyncio.sleep(0)
-                with pytest.raises(CacheNotOpen, match=only(NO_CACHE)):
+                with pytest.raises(CacheNotOpen, match=exactly(NO_CACHE)):
                     await Event.cache.get(id=event.id)
                 assert not closing.done()
                 second_read.open()
                 select.open()
         assert at_the_database.result() == at_the_store.result() == event
-        assert just_asked.result().username == "kim"
+        assert just_started.result().username == "kim"
         await store.close()
 
-    async def test_a_look_up_that_was_only_just_asked_for_is_answered(
+    async def test_closing_waits_for_a_lookup_that_has_only_just_started(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
         event = await add_event()
         cache = await ModelCache(backend_url).open()
-        asked = asyncio.create_task(Event.cache.get(slug="pycon").resolve())
-        await asyncio.sleep(0)  # it waits for the end of this tick
+        lookup = asyncio.create_task(Event.cache.get(slug="pycon").resolve())
+        await asyncio.sleep(0)  # the lookup waits for the end of this tick
         await cache.close()
-        assert await asked == event
+        assert await lookup == event
 
-    async def test_a_look_up_that_takes_too_long_is_told(
+    async def test_a_lookup_that_closing_does_not_wait_for_raises(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         await add_event()
@@ -510,11 +516,11 @@ class TestClosing:
         batch = asyncio.create_task(BatchCacheQuery(event=Event.cache.get(id=1)).get(return_exceptions=True))
         await read.reached()
         await cache.close()
-        with pytest.raises(CacheNotOpen, match=only("The cache was closed before this lookup was answered.")):
+        with pytest.raises(CacheNotOpen, match=exactly("The cache was closed before this lookup was answered.")):
             await slow
         assert isinstance((await batch)["event"], CacheNotOpen)
 
-    async def test_a_save_under_way_is_told_to_the_store(
+    async def test_closing_waits_for_the_invalidation_of_a_save_in_flight(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         event = await add_event()
@@ -532,7 +538,7 @@ class TestClosing:
             clear.open()
         assert saving.done()
         async with ModelCache(store):
-            async with assert_ops(store, sql=1):  # the intent is gone, so this fills
+            async with assert_ops(store, sql=1):  # the intent is cleared, so this lookup fills
                 assert (await Event.cache.get(id=event.id)).title == "PyCon"
             async with assert_ops(store, sql=0):
                 await Event.cache.get(id=event.id)
@@ -554,12 +560,10 @@ class TestClosing:
             with pytest.raises(CacheNotOpen):
                 await slow
         with own_redis.client() as client:
-            assert len(client.client_list()) == 1  # only this one
+            assert len(client.client_list()) == 1  # only the client that lists them
 
     @pytest.mark.only_on("redis", because="its server is frozen")
-    async def test_closing_with_the_server_gone_takes_no_longer_than_a_round_trip(
-        self, database: BaseDBAsyncClient, own_redis: RedisServer
-    ) -> None:
+    async def test_closing_with_a_frozen_server_ends(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
         event = await add_event()
         async with asyncio.timeout(PATIENCE):
             async with ModelCache(own_redis.patient_url, breaker_cooldown=60) as cache:
@@ -570,13 +574,13 @@ class TestClosing:
 
 
 class TestMistakes:
-    """What a newcomer may get wrong, and what is said then."""
+    """The mistakes of new users, and the error messages for them."""
 
-    async def test_a_look_up_by_other_fields_lists_the_keys(self, cache: ModelCache) -> None:
+    async def test_a_lookup_by_undeclared_fields_lists_the_keys(self, cache: ModelCache) -> None:
         keys = "get (id), (slug), (organizer, title), (state); filter (organizer), (organizer, state), (venue)"
         with pytest.raises(
             ValueError,
-            match=only(
+            match=exactly(
                 f"Event has no cache by (title) for get. Keys that exist: {keys}. "
                 "Use one of these, or add the fields to get_key_fields_list of its CacheMeta or ModelCacheManager."
             ),
@@ -584,7 +588,7 @@ class TestMistakes:
             await Event.cache.get(title="PyCon")
         with pytest.raises(
             CacheNotRegistered,
-            match=only(
+            match=exactly(
                 f"Event has no cache by (slug) for filter. Keys that exist: {keys}. "
                 "Use Event.cache.get, or add the fields to filter_key_fields_list of its CacheMeta or "
                 "ModelCacheManager."
@@ -593,7 +597,7 @@ class TestMistakes:
             await Event.cache.filter(slug="pycon")
         with pytest.raises(
             CacheNotRegistered,
-            match=only(
+            match=exactly(
                 f"Event has no cache by (title, nope). Keys that exist: {keys}. "
                 "Use one of these, or add the fields to get_key_fields_list of its CacheMeta or ModelCacheManager."
             ),
@@ -605,21 +609,21 @@ class TestMistakes:
             await Event.cache.get()
         assert repr(Event.cache) == f"<Event.cache: {keys}>"
 
-    async def test_a_look_up_that_no_key_could_answer_says_what_does(self, cache: ModelCache) -> None:
+    async def test_a_lookup_of_the_wrong_kind_names_the_right_one(self, cache: ModelCache) -> None:
         with pytest.raises(CacheNotRegistered, match=r"Use Event\.cache\.filter, or add the fields to get_key_"):
             await Event.cache.get(venue=None)
         for lookup in (lambda: Event.cache.get(slug__in=["pycon"]), lambda: Event.cache.filter(title__icontains="py")):
             with pytest.raises(CacheNotRegistered, match=r"A cache lookup compares for equality only; get_many takes"):
                 await lookup()
-        with pytest.raises(CacheNotRegistered, match=only("Event: id is given twice, as pk and as id.")):
+        with pytest.raises(CacheNotRegistered, match=exactly("Event: id is given twice, as pk and as id.")):
             await Event.cache.get(pk=1, id=1)
         with pytest.raises(CacheNotRegistered, match=r"several rows may share \(state\); .* Use filter\."):
             await Event.cache.get_many(["open"], key="state")
         text: Any = "pycon"
-        with pytest.raises(TypeError, match=only("Event: get_many and in_bulk take a list of values; got 'pycon'.")):
+        with pytest.raises(TypeError, match=exactly("Event: get_many and in_bulk take a list of values; got 'pycon'.")):
             Event.cache.get_many(text, key="slug")
 
-    async def test_what_is_no_query_is_named(self, cache: ModelCache) -> None:
+    async def test_wrong_arguments_of_batches_and_cache_classes_are_type_errors(self, cache: ModelCache) -> None:
         listed: Any = [Event.cache.get(id=1)]
         with pytest.raises(
             TypeError, match=r"^BatchCacheQuery takes a dict of queries, or queries by name; got \[<Get"
@@ -630,7 +634,7 @@ class TestMistakes:
             "BatchCacheQuery: 'event' is not a query, but of type Event. "
             "Pass Model.cache.get(...) and the like without awaiting them."
         )
-        with pytest.raises(TypeError, match=only(message)):
+        with pytest.raises(TypeError, match=exactly(message)):
             BatchCacheQuery(event=event)
         for wrong in (lambda: EventBySlug(), lambda: EventBySlug("a", "b"), lambda: EventBySlug("a", slug="b")):
             with pytest.raises(
@@ -638,10 +642,10 @@ class TestMistakes:
             ):
                 wrong()
 
-    async def test_a_model_without_cache_is_named(self, cache: ModelCache) -> None:
+    async def test_a_model_without_a_cache_is_an_error(self, cache: ModelCache) -> None:
         with pytest.raises(
             CacheNotRegistered,
-            match=only(
+            match=exactly(
                 "Plain is not bound to the open cache: make it a CachedModel or give it a ModelCacheManager, "
                 "and let Tortoise.init load its module before the cache opens."
             ),
@@ -653,11 +657,11 @@ class TestMistakes:
     async def test_the_manager_cannot_be_assigned(self, cache: ModelCache) -> None:
         event: Any = Event(slug="pycon")
         with pytest.raises(
-            AttributeError, match=only("Event.cache is the model's cache manager and cannot be assigned")
+            AttributeError, match=exactly("Event.cache is the model's cache manager and cannot be assigned")
         ):
             event.cache = 7
 
-    async def test_what_is_not_awaited_shows_what_it_is(self, cache: ModelCache) -> None:
+    async def test_the_repr_of_a_query_shows_its_kind_and_key(self, cache: ModelCache) -> None:
         queries = {
             Event.cache.get(slug="pycon"): "<GetQuery Event(slug='pycon')>",
             Event.cache.filter(organizer=1): "<FilterQuery Event(organizer=1)>",

@@ -1,4 +1,4 @@
-"""Where one part ends while another goes on: a cache that closes too early, values that were refused."""
+"""Edge cases: a cache that closes before a transaction ends, refused values, and wrong attributes."""
 
 import logging
 
@@ -74,7 +74,7 @@ class TestAttributesOfCacheClasses:
             (QuerysetCache, {"filter_key_fields_list": []}, "belongs to a ModelCacheManager"),
         ],
     )
-    async def test_what_would_have_no_effect_is_refused(
+    async def test_attributes_without_an_effect_are_refused(
         self, database: BaseDBAsyncClient, base: type, attributes: dict[str, object], message: str
     ) -> None:
         body = {"model": Event, "key_fields": ("slug",), "__module__": __name__, **attributes}
@@ -83,7 +83,9 @@ class TestAttributesOfCacheClasses:
             await ModelCache("memory://").open()
         del cls
 
-    async def test_methods_of_ones_own_are_welcome(self, database: BaseDBAsyncClient, backend: CountingBackend) -> None:
+    async def test_classes_can_have_attributes_of_their_own(
+        self, database: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
         class BySlug(InstanceCache[Event]):
             model = Event
             key_fields = ("slug",)
@@ -96,6 +98,6 @@ class TestAttributesOfCacheClasses:
             assert BySlug("x").shout == "!"
 
 
-def test_a_namespace_is_a_string() -> None:
+def test_a_namespace_that_is_no_string_is_an_error() -> None:
     with pytest.raises(CacheConfigurationError, match="namespace is 5"):
         ModelCache("memory://", namespace=5)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""The tests of ``aiomodelcache.testing``."""
+"""Tests of ``aiomodelcache.contrib``."""

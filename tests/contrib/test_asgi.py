@@ -1,4 +1,4 @@
-"""``LocalCacheMiddleware``: a scope for each HTTP request, and for nothing else."""
+"""``LocalCacheMiddleware``: a request scope for each HTTP request, and for no other connection."""
 
 import asyncio
 from collections.abc import MutableMapping
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.only_on("no store", because="scopes are of this process
 
 
 class Application:
-    """Notes what it is called with, and the scope that it runs in."""
+    """An application that records its calls and their request scopes."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.scopes: list[Scope | None] = []
@@ -37,7 +37,7 @@ async def send(message: Message) -> None:
     raise NotImplementedError
 
 
-async def test_each_request_has_a_scope_of_its_own_which_ends_with_it() -> None:
+async def test_each_http_request_has_a_scope_that_ends_with_it() -> None:
     app = Application()
     wrapped = LocalCacheMiddleware(app)
     requests = [{"type": "http", "path": path} for path in ("/a", "/b")]
@@ -51,7 +51,7 @@ async def test_each_request_has_a_scope_of_its_own_which_ends_with_it() -> None:
     assert current_scope() is None
 
 
-async def test_an_error_is_passed_on_and_ends_the_scope() -> None:
+async def test_an_error_of_the_application_is_raised_and_ends_the_scope() -> None:
     app = Application(LookupError("no such page"))
     with pytest.raises(LookupError, match="no such page"):
         await LocalCacheMiddleware(app)({"type": "http"}, receive, send)
@@ -62,7 +62,7 @@ async def test_an_error_is_passed_on_and_ends_the_scope() -> None:
 
 
 @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
-async def test_what_lives_longer_has_none(kind: str) -> None:
+async def test_websockets_and_lifespans_have_no_scope(kind: str) -> None:
     app = Application()
     await LocalCacheMiddleware(app)({"type": kind}, receive, send)
     assert app.scopes == [None]

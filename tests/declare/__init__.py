@@ -1,1 +1,1 @@
-"""Declare."""
+"""Tests of declarations: ``CacheMeta``, managers, cache classes and cached values."""

@@ -1,4 +1,4 @@
-"""Declarations and models, put together on open: every mistake is named with its remedy."""
+"""Binding of declarations to models when a cache opens: every mistake is an error that names its remedy."""
 
 import gc
 import itertools
@@ -38,7 +38,7 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_collection() -> Iterator[None]:
-    """Lets the garbage collector pass over what was there before: opening a cache may call it."""
+    """Excludes existing objects from garbage collection, because opening a cache may collect garbage."""
     gc.collect()
     gc.freeze()
     yield
@@ -49,8 +49,8 @@ def quick_collection() -> Iterator[None]:
 async def tortoise_with(
     *models: type[Model], url: str = "sqlite://:memory:", tables: str | None = None
 ) -> AsyncIterator[None]:
-    """Tortoise over these models, on a database of their own, whose tables it creates itself or by a script."""
-    name = f"binding{next(numbers)}"  # of its own, because Tortoise keeps SQL by the connection's name
+    """Opens Tortoise for ``models`` on a database of its own. Creates the tables, by ``tables`` if it is a script."""
+    name = f"binding{next(numbers)}"  # unique, because Tortoise caches SQL by the connection's name
     module = sys.modules[name] = ModuleType(name)
     vars(module)["__models__"] = models
     try:
@@ -71,7 +71,7 @@ async def tortoise_with(
 
 
 async def refusal(*models: type[Model]) -> str:
-    """The sentence with which a cache over these models does not open."""
+    """Returns the message of the error with which a cache for these models fails to open."""
     async with tortoise_with(*models):
         cache = ModelCache("memory://")
         with pytest.raises(CacheConfigurationError) as caught:
@@ -81,7 +81,7 @@ async def refusal(*models: type[Model]) -> str:
 
 
 class OddField(Field[complex], complex):
-    """A field whose values nothing can encode."""
+    """A field whose values cannot be encoded."""
 
     SQL_TYPE = "VARCHAR(40)"
 
@@ -103,7 +103,7 @@ class Ticket(CachedModel):
 
 
 class Event(CachedModel):
-    """Tests give it a ``CacheMeta``."""
+    """A model that tests give a ``CacheMeta``."""
 
     slug = fields.CharField(max_length=20, unique=True)
     title = fields.CharField(max_length=20)
@@ -128,7 +128,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
 @pytest.mark.parametrize(
     ("meta", "message"),
     [
-        # Keys that cannot be.
+        # Invalid keys.
         (
             {"get_key_fields_list": [("id",), ("nope",)]},
             f"Event.CacheMeta: get_key_fields_list names 'nope', which is not a field of Event. {FIELDS}",
@@ -169,7 +169,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
             {"filter_key_fields_list": [("organizer", "title"), ("title", "organizer_id")]},
             "Event.CacheMeta: filter_key_fields_list has (title, organizer_id) twice; remove one of them.",
         ),
-        # Strings where lists belong.
+        # Values of wrong types.
         (
             {"get_key_fields_list": "slug"},
             f"Event.CacheMeta.get_key_fields_list is 'slug': {A_LIST_OF_KEYS}",
@@ -198,7 +198,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
             {"cached_foreignkeys": [("organizer",)]},
             f"Event.CacheMeta.cached_foreignkeys is [('organizer',)]: {A_LIST_OF_NAMES}",
         ),
-        # Cached foreign keys that cannot be.
+        # Invalid cached foreign keys.
         (
             {"cached_foreignkeys": ["organiser"]},
             "Event: cached_foreignkeys names 'organiser', which is not a foreign key of Event. "
@@ -228,7 +228,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
             "Event: cached_foreignkeys names 'host', which refers to User.username: "
             'add ("username",) to get_key_fields_list of User.',
         ),
-        # Other attributes.
+        # Invalid other attributes.
         (
             {"timeout": 0},
             "Event.CacheMeta.timeout is 0: it must be a number of seconds above zero.",
@@ -275,7 +275,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
             "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
             "order_by, timeout, version.",
         ),
-        # The order of lists.
+        # Invalid orders of lists.
         (
             {"filter_key_fields_list": [("organizer",)], "order_by": ["-nope"]},
             f"Event.CacheMeta.order_by names '-nope', which is not a field of Event. {FIELDS}",
@@ -290,14 +290,14 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         ),
     ],
 )
-async def test_a_wrong_cache_meta_is_named_with_its_remedy(
+async def test_a_wrong_cache_meta_is_an_error_with_its_remedy(
     meta: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Event, "CacheMeta", type("CacheMeta", (), meta), raising=False)
     assert await refusal(*EVENT_AND_RELATIONS) == message
 
 
-async def test_what_can_be_declared_opens(
+async def test_a_cache_opens_with_every_kind_of_declaration(
     db_url: DatabaseUrl, backend_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meta = {
@@ -316,10 +316,10 @@ async def test_what_can_be_declared_opens(
         assert repr(Event.cache) == (
             "<Event.cache: get (id), (slug), (organizer, title); filter (organizer), (venue_id), (title)>"
         )
-        assert await Event.cache.filter(organizer=1) == []  # the order is one that the database takes
+        assert await Event.cache.filter(organizer=1) == []  # the database accepts the order
 
 
-async def test_a_field_that_cannot_be_encoded_is_named() -> None:
+async def test_a_field_that_cannot_be_encoded_is_an_error() -> None:
     class Signal(CachedModel):
         strength = OddField()
 
@@ -330,21 +330,21 @@ async def test_a_field_that_cannot_be_encoded_is_named() -> None:
     )
 
 
-async def test_a_field_called_cache_is_in_the_way() -> None:
+async def test_a_field_called_cache_is_an_error() -> None:
     class Event(CachedModel):
         cache = fields.IntField()
 
     assert await refusal(Event) == "Event.cache is a field, and would be its cache manager: rename the field."
 
 
-def test_an_attribute_called_cache_is_in_the_way() -> None:
+def test_an_attribute_called_cache_is_an_error() -> None:
     with pytest.raises(CacheConfigurationError, match=r"Event\.cache hides the cache manager: rename the attribute\."):
 
         class Event(CachedModel):
             cache = 7
 
 
-async def test_a_cache_meta_on_a_model_without_cache_is_named() -> None:
+async def test_a_cache_meta_on_a_model_without_a_cache_is_an_error() -> None:
     class Event(Model):
         slug = fields.CharField(max_length=20)
 
@@ -356,7 +356,7 @@ async def test_a_cache_meta_on_a_model_without_cache_is_named() -> None:
     )
 
 
-async def test_lists_in_a_models_own_order_need_one_of_its_own_columns() -> None:
+async def test_cached_lists_cannot_be_ordered_by_columns_of_related_models() -> None:
     class User(CachedModel):
         name = fields.CharField(max_length=20)
 
@@ -390,7 +390,7 @@ class Account(CachedModel):
 
 
 class Place(Model):
-    """Knows nothing of the cache, but for its manager."""
+    """A plain model, for which tests declare managers."""
 
     name = fields.CharField(max_length=20, unique=True)
 
@@ -414,7 +414,7 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         kim = await Account.create(name="kim", email="k@x", team=1)
         await Account.create(name="ann", email="a@x", team=1)
         assert isinstance(Account.cache, AccountCaches)
-        assert [each.name for each in await Account.cache.colleagues(kim)] == ["ann", "kim"]
+        assert [account.name for account in await Account.cache.colleagues(kim)] == ["ann", "kim"]
         assert await Account.cache.get(email="k@x") == kim
 
 
@@ -434,7 +434,7 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
             "order_by is set both by Account.CacheMeta and by AccountCaches: remove it from one of them.",
         ),
         (
-            {"order_by": ["name"]},  # the same value is two declarations all the same
+            {"order_by": ["name"]},  # two declarations are an error although their values are equal
             "order_by is set both by Account.CacheMeta and by AccountCaches: remove it from one of them.",
         ),
         (
@@ -456,13 +456,13 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         ),
     ],
 )
-async def test_a_wrong_manager_is_named_with_its_remedy(attributes: dict[str, Any], message: str) -> None:
+async def test_a_wrong_manager_is_an_error_with_its_remedy(attributes: dict[str, Any], message: str) -> None:
     caches = manager_for(Account, **attributes)
     assert await refusal(Account) == message
     del caches
 
 
-async def test_a_model_has_one_manager() -> None:
+async def test_two_managers_of_one_model_are_an_error() -> None:
     first, second = manager_for(Place, "PlaceCaches"), manager_for(Place, "PlacesCache")
     assert await refusal(Place) == "Place.cache has two managers, PlaceCaches and PlacesCache: keep one of them."
     del first, second
@@ -488,7 +488,7 @@ async def test_a_manager_may_inherit_settings_and_methods(db_url: DatabaseUrl, b
 
 
 @pytest.mark.parametrize("base", [InstanceCache, QuerysetCache, ModelCacheManager])
-async def test_a_cache_class_needs_a_model(base: Any) -> None:
+async def test_a_cache_class_without_a_model_is_an_error(base: Any) -> None:
     forgotten = type("Forgotten", (base,), {"key_fields": ("name",)})
     message = await refusal(Account)
     assert message == "Forgotten.model is None: set it to the Tortoise model that Forgotten is about."
@@ -527,13 +527,13 @@ async def test_a_cache_class_needs_a_model(base: Any) -> None:
         ),
     ],
 )
-async def test_a_wrong_cache_class_is_named_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
+async def test_a_wrong_cache_class_is_an_error_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
     wrong = type("Wrong", (base,), {"model": Account, **attributes})
     assert await refusal(Account) == message
     del wrong
 
 
-async def test_a_stale_answer_by_a_unique_key_is_the_rows_affair() -> None:
+async def test_an_instance_cache_cannot_set_its_own_invalidation() -> None:
     class AccountByName(InstanceCache[Account]):
         model = Account
         key_fields = ("name",)
@@ -557,7 +557,7 @@ async def test_a_stale_answer_by_a_unique_key_is_the_rows_affair() -> None:
         ({"limit": "3"}, "Wrong.limit is '3': it must be a whole number above zero."),
     ],
 )
-async def test_a_wrong_list_is_named_with_its_remedy(attributes: Any, message: str) -> None:
+async def test_a_wrong_list_class_is_an_error_with_its_remedy(attributes: Any, message: str) -> None:
     wrong = type("Wrong", (QuerysetCache,), {"model": Account, "key_fields": ("team",), **attributes})
     assert await refusal(Account) == message
     del wrong
@@ -608,7 +608,7 @@ async def test_a_wrong_list_is_named_with_its_remedy(attributes: Any, message: s
         ),
     ],
 )
-async def test_a_wrong_related_class_is_named_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
+async def test_a_wrong_related_class_is_an_error_with_its_remedy(base: Any, attributes: Any, message: str) -> None:
     wrong = type("Wrong", (base,), {"model": Event, "key_fields": ("slug",), **attributes})
     assert await refusal(*EVENT_AND_RELATIONS) == message
     del wrong
@@ -642,13 +642,13 @@ async def test_a_wrong_related_class_is_named_with_its_remedy(base: Any, attribu
         ),
     ],
 )
-async def test_wrong_attached_relations_are_named_with_their_remedy(base: Any, attributes: Any, message: str) -> None:
+async def test_wrong_selected_relations_are_errors_with_their_remedy(base: Any, attributes: Any, message: str) -> None:
     wrong = type("Wrong", (base,), {"model": Event, "key_fields": ("slug",), **attributes})
     assert await refusal(*EVENT_AND_RELATIONS) == message
     del wrong
 
 
-async def test_relations_are_attached_to_rows_only() -> None:
+async def test_only_classes_that_return_rows_can_select_relations() -> None:
     class Counted(QuerysetCountCache):
         model = Event
         key_fields = ("organizer",)
@@ -659,7 +659,7 @@ async def test_relations_are_attached_to_rows_only() -> None:
     )
 
 
-async def test_a_list_that_a_walk_needs_is_ordered_by_the_models_own_columns() -> None:
+async def test_lists_on_a_relation_path_cannot_be_ordered_by_columns_of_related_models() -> None:
     class Owner(CachedModel):
         name = fields.CharField(max_length=20)
 
@@ -680,23 +680,23 @@ async def test_a_list_that_a_walk_needs_is_ordered_by_the_models_own_columns() -
     )
 
 
-async def test_a_class_name_is_used_once() -> None:
-    def declare_one() -> type:
+async def test_two_cache_classes_with_one_name_are_an_error() -> None:
+    def declare_class() -> type:
         class AccountByName(InstanceCache[Account]):
             model = Account
             key_fields = ("name",)
 
         return AccountByName
 
-    first, second = declare_one(), declare_one()
-    path = f"{__name__}.test_a_class_name_is_used_once.<locals>.declare_one.<locals>.AccountByName"
+    first, second = declare_class(), declare_class()
+    path = f"{__name__}.test_two_cache_classes_with_one_name_are_an_error.<locals>.declare_class.<locals>.AccountByName"
     assert await refusal(Account) == (
         f"Two cache classes are called AccountByName, {path} and {path}: rename one of them."
     )
     del first, second
 
 
-async def test_a_cache_class_for_a_model_that_is_not_loaded_is_named() -> None:
+async def test_a_cache_class_for_a_model_that_is_not_loaded_is_an_error() -> None:
     class ByName(InstanceCache[Place]):
         model = Place
         key_fields = ("name",)
@@ -707,7 +707,7 @@ async def test_a_cache_class_for_a_model_that_is_not_loaded_is_named() -> None:
     )
 
 
-async def test_a_cache_class_for_an_abstract_model_is_named() -> None:
+async def test_a_cache_class_for_an_abstract_model_is_an_error() -> None:
     class Base(CachedModel):
         class Meta:
             abstract = True
@@ -719,8 +719,8 @@ async def test_a_cache_class_for_an_abstract_model_is_named() -> None:
     assert await refusal(Account) == ("ById.model is Base, which is abstract and has no rows: name a subclass of it.")
 
 
-async def test_cache_classes_of_modules_that_are_not_loaded_do_not_count() -> None:
-    # As another application's would be, or another test's: all of its module is left out.
+async def test_cache_classes_of_modules_that_are_not_loaded_are_ignored() -> None:
+    # Stands for the module of another application or test: Tortoise has loaded no model of it.
     elsewhere: dict[str, Any] = {"__module__": "elsewhere"}
     model: Any = type("Thing", (CachedModel,), {**elsewhere, "id": fields.IntField(primary_key=True)})
     wrong = [
@@ -733,7 +733,7 @@ async def test_cache_classes_of_modules_that_are_not_loaded_do_not_count() -> No
     del wrong
 
 
-async def test_classes_without_a_model_are_bases(db_url: DatabaseUrl, backend_url: str) -> None:
+async def test_classes_without_a_model_can_be_base_classes(db_url: DatabaseUrl, backend_url: str) -> None:
     class Short(InstanceCache[Any]):
         timeout = 1
 
@@ -743,7 +743,7 @@ async def test_classes_without_a_model_are_bases(db_url: DatabaseUrl, backend_ur
 
     async with tortoise_with(Account, url=db_url), ModelCache(backend_url):
         with pytest.raises(DoesNotExist):
-            await AccountByEmail("nobody@x")
+            await AccountByEmail("missing@x")
 
 
 def wrong_cache_class() -> None:
@@ -761,9 +761,9 @@ def manager_that_would_do() -> None:
 
 
 @pytest.mark.parametrize("declare_something", [wrong_cache_class, wrong_manager, manager_that_would_do])
-async def test_classes_that_nobody_holds_any_more_do_not_count(declare_something: Callable[[], None]) -> None:
+async def test_classes_without_a_reference_are_ignored(declare_something: Callable[[], None]) -> None:
     gc.collect()
-    gc.disable()  # a class is a reference cycle: without this it might be collected by chance
+    gc.disable()  # a class is a reference cycle, which an automatic collection could free
     try:
         declare_something()
         async with tortoise_with(Account), ModelCache("memory://"):
@@ -773,10 +773,10 @@ async def test_classes_that_nobody_holds_any_more_do_not_count(declare_something
         gc.enable()
 
 
-# What is bound -----------------------------------------------------------------------------------------
+# Binding -----------------------------------------------------------------------------------------
 
 
-async def test_abstract_parents_declare_for_their_children(db_url: DatabaseUrl, backend_url: str) -> None:
+async def test_models_inherit_the_cache_meta_of_abstract_parents(db_url: DatabaseUrl, backend_url: str) -> None:
     class Named(CachedModel):
         name = fields.CharField(max_length=20, unique=True)
 
@@ -830,9 +830,7 @@ async def test_a_primary_key_may_have_any_name_and_type(db_url: DatabaseUrl, bac
         assert (await Country.cache.get(code="de")).capital == "Berlin"
 
 
-async def test_a_cache_class_binds_a_model_that_has_no_cache_itself(
-    db_url: DatabaseUrl, backend: CountingBackend
-) -> None:
+async def test_a_cache_class_binds_a_model_without_a_manager(db_url: DatabaseUrl, backend: CountingBackend) -> None:
     class PlaceByName(InstanceCache[Place]):
         model = Place
         key_fields = ("name",)
@@ -905,7 +903,7 @@ async def test_tables_of_one_name_in_two_schemas_are_kept_apart(db_url: Database
         ({"on_write_error": "ignore"}, 'CacheConfig.on_write_error is \'ignore\': use "retry" or "raise".'),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_remedy(settings: dict[str, Any], message: str) -> None:
+def test_a_wrong_setting_is_an_error_with_its_remedy(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(CacheConfigurationError) as caught:
         CacheConfig(**settings)
     assert str(caught.value) == message
@@ -914,19 +912,19 @@ def test_a_wrong_setting_is_named_with_its_remedy(settings: dict[str, Any], mess
     assert str(caught.value) == message
 
 
-def test_a_setting_that_does_not_exist_is_named_with_those_that_do() -> None:
+def test_an_unknown_setting_is_an_error_that_lists_the_settings() -> None:
     wrong: Any = {"timout": 5}
     with pytest.raises(CacheConfigurationError) as caught:
         ModelCache("memory://", **wrong)
     assert str(caught.value).startswith("ModelCache has no setting 'timout'. Its settings: enabled, timeout, ")
 
 
-def test_settings_may_be_zero_where_that_means_none_and_go_over_a_config() -> None:
+def test_some_settings_may_be_zero_and_keywords_override_a_config() -> None:
     CacheConfig(ttl_jitter=0, lease_wait=0, guess_size=0)
     config = CacheConfig(timeout=5, batch_size=7)
     cache = ModelCache("memory://", config=config, timeout=9)
     assert (cache.config.timeout, cache.config.batch_size) == (9, 7)
 
 
-def test_the_settings_that_type_checkers_know_are_those_of_the_config() -> None:
+def test_type_checkers_know_every_setting_of_the_config() -> None:
     assert Settings.__annotations__ == CacheConfig.__annotations__

@@ -1,4 +1,4 @@
-"""``ValueCache`` and ``@cached``: values of no model, by their arguments."""
+"""``ValueCache`` and ``@cached``: values that belong to no model, cached by their arguments."""
 
 import asyncio
 from contextvars import copy_context
@@ -33,7 +33,7 @@ def no_calls() -> None:
 
 
 class Exchange(ValueCache[Decimal | None]):
-    """What a currency is worth; unknown ones are worth nothing, and of gold it is not said for long."""
+    """The exchange rate of a currency: None for an unknown currency. The rate of gold is never cached."""
 
     timeout = 60
     rates: ClassVar = {"USD": Decimal("0.90"), "GBP": Decimal("1.20")}
@@ -54,7 +54,7 @@ class ByInitial(ValueCache[str]):
 
 @cached(timeout=60)
 async def permissions(actor: int, *projects: int, team: Any = None) -> list[Any]:
-    """Who may do what."""
+    """Returns the permissions of an actor."""
     calls.append((actor, projects, team))
     return [actor, {"projects": projects}]
 
@@ -75,7 +75,9 @@ class Service:
 
 
 class TestClass:
-    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_value_is_computed_once_for_equal_arguments(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         for query in (
             Exchange("USD"),
             Exchange(base="USD"),
@@ -89,40 +91,46 @@ class TestClass:
         await asyncio.gather(Exchange("USD", "GBP"), Exchange("USD", scale=3))
         assert calls[1:] == [("USD", "GBP", 2), ("USD", "EUR", 3)]
 
-    async def test_none_is_a_value(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_none_is_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         assert await Exchange("XXX") is None
         assert await Exchange("XXX") is None
         assert len(calls) == 1
 
-    async def test_dont_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_dont_cache_keeps_a_value_out_of_the_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
         assert [await Exchange("XAU"), await Exchange("XAU")] == [1000, 1000]
         assert len(calls) == 2
 
-    async def test_a_key_of_its_own(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_class_can_define_its_key(self, cache: ModelCache, backend: CountingBackend) -> None:
         assert [await ByInitial("kim"), await ByInitial("kay"), await ByInitial("ada")] == ["k", "k", "a"]
         assert calls == [("kim",), ("ada",)]
 
-    async def test_many_ask_at_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_concurrent_callers_share_a_computation(self, cache: ModelCache, backend: CountingBackend) -> None:
         async with assert_ops(backend, redis=["read", "lease", "fill"]):
             assert set(await asyncio.gather(*[Exchange("GBP") for _ in range(50)])) == {Decimal("1.20")}
         assert len(calls) == 1
 
-    async def test_batches_with_rows(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_values_share_the_read_of_a_batch_with_rows(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         club = await Club.create(name="red")
         batch = BatchCacheQuery(rate=Exchange("USD"), club=Club.cache.get(id=club.id), may=permissions.query(1, 2))
         await batch
         async with assert_ops(backend, redis=1, sql=0):
             assert await batch == {"rate": Decimal("0.90"), "club": club, "may": [1, {"projects": (2,)}]}
 
-    async def test_invalidate_and_clear(self, cache: ModelCache, backend: CountingBackend) -> None:
-        for forget in (Exchange("USD").invalidate, Exchange.clear):
+    async def test_invalidate_applies_to_one_value_and_clear_to_all(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        for invalidate in (Exchange("USD").invalidate, Exchange.clear):
             await asyncio.gather(Exchange("USD"), Exchange("GBP"))
             calls.clear()
-            await forget()
+            await invalidate()
             await asyncio.gather(Exchange("USD"), Exchange("GBP"))
-            assert calls == [("USD", "EUR", 2), ("GBP", "EUR", 2)][: 1 if forget != Exchange.clear else 2]
+            assert calls == [("USD", "EUR", 2), ("GBP", "EUR", 2)][: 1 if invalidate != Exchange.clear else 2]
 
-    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_in_a_request_scope_a_value_is_remembered_until_it_is_invalidated(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         async with local_cache():
             await Exchange("USD")
             async with assert_ops(backend, redis=0):
@@ -131,8 +139,10 @@ class TestClass:
             await Exchange("USD")
         assert len(calls) == 2
 
-    async def test_invalidated_in_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
-        """Nobody must store, before COMMIT, what was computed from what was there before it."""
+    async def test_a_value_invalidated_in_a_transaction_is_not_stored_before_the_commit(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        """Before the commit, no caller may store a value that is computed from the old row."""
         club = await Club.create(name="red")
 
         @cached(timeout=60)
@@ -184,7 +194,7 @@ class TestClass:
             with pytest.raises(CacheError, match="awaiting itself"):
                 await asyncio.wait_for(countdown(4, 0), 5)
 
-    async def test_wrong_arguments_are_the_callers_error(self, cache: ModelCache) -> None:
+    async def test_wrong_arguments_are_type_errors(self, cache: ModelCache) -> None:
         with pytest.raises(TypeError, match=r"Exchange\(self, base.*missing a required argument: 'base'"):
             Exchange()
         with pytest.raises(TypeError, match=r"Exchange: .*cannot be part of a cache key"):
@@ -198,7 +208,7 @@ class TestClass:
             ({"version": [1], "get_value": Exchange.get_value}, r"Odd: version is \[1\]"),
         ],
     )
-    async def test_mistakes_are_errors_on_open(
+    async def test_a_wrong_value_class_is_an_error_when_a_cache_opens(
         self, database: object, backend: CountingBackend, attributes: dict[str, Any], message: str
     ) -> None:
         odd = type("Odd", (ValueCache,), attributes)
@@ -206,7 +216,9 @@ class TestClass:
             await ModelCache(backend).open()
         del odd
 
-    async def test_a_name_is_used_once(self, database: object, backend: CountingBackend) -> None:
+    async def test_two_value_classes_with_one_name_are_an_error(
+        self, database: object, backend: CountingBackend
+    ) -> None:
         twins = [type("Twin", (ValueCache,), {"get_value": Exchange.get_value}) for _ in range(2)]
         with pytest.raises(CacheConfigurationError, match="Two value classes are called Twin"):
             await ModelCache(backend).open()
@@ -214,14 +226,18 @@ class TestClass:
 
 
 class TestDecorator:
-    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_value_is_computed_once_for_equal_arguments(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         for _ in range(2):
             assert await permissions(7, 1, 2) == [7, {"projects": (1, 2)}]
             assert await permissions(7, 1, 2, team=None) == [7, {"projects": (1, 2)}]
         assert await permissions(7) == [7, {"projects": ()}]
         assert len(calls) == 2
 
-    async def test_instances_are_known_by_their_primary_key(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_instances_in_arguments_are_identified_by_their_primary_key(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         member = await Member.create(number=1)
         for team in (member, await Member.get(id=member.id), [member], [await Member.get(id=member.id)]):
             await permissions(1, team=team)
@@ -229,14 +245,16 @@ class TestDecorator:
         with pytest.raises(TypeError, match="save it first"):
             await permissions(1, team=Member(number=2))
 
-    async def test_it_is_a_function_like_the_one_inside(self, cache: ModelCache) -> None:
+    async def test_a_decorated_function_keeps_its_name_and_docstring(self, cache: ModelCache) -> None:
         assert permissions.__name__ == "permissions"
-        assert permissions.__doc__ == "Who may do what."
+        assert permissions.__doc__ == "Returns the permissions of an actor."
         assert "permissions" in permissions.key(7)
         assert permissions.key(7) != permissions.key(8)
         assert repr(permissions) == "<cached tests.declare.test_values.permissions>"
 
-    async def test_invalidate_and_clear(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_invalidate_applies_to_one_value_and_clear_to_all(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         await permissions(7)
         await permissions.invalidate(7)
         await permissions(7)
@@ -244,15 +262,15 @@ class TestDecorator:
         await permissions(7)
         assert len(calls) == 3
 
-    async def test_methods(self, cache: ModelCache, backend: CountingBackend) -> None:
-        one, again, two = Service(1), Service(1), Service(2)
-        assert await asyncio.gather(one.answer("x"), again.answer("x"), two.answer("x")) == ["1 x", "1 x", "2 x"]
+    async def test_methods_can_be_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
+        first, equal, second = Service(1), Service(1), Service(2)
+        assert await asyncio.gather(first.answer("x"), equal.answer("x"), second.answer("x")) == ["1 x", "1 x", "2 x"]
         assert calls == [(1, "x"), (2, "x")]
-        await again.answer.invalidate("x")
-        await one.answer("x")
+        await equal.answer.invalidate("x")
+        await first.answer("x")
         assert len(calls) == 3
 
-    async def test_errors_are_not_kept(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_errors_are_not_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         failing = True
 
         @cached()
@@ -266,7 +284,7 @@ class TestDecorator:
         failing = False
         assert await shaky() == 1
 
-    async def test_its_own_cancellation_is_an_error_of_the_call(self, cache: ModelCache) -> None:
+    async def test_a_function_that_raises_cancelled_error_is_an_error_of_its_call(self, cache: ModelCache) -> None:
         @cached()
         async def cancelled() -> int:
             raise asyncio.CancelledError
@@ -274,7 +292,7 @@ class TestDecorator:
         with pytest.raises(Exception, match="cancelled"):
             await cancelled()
 
-    async def test_what_cannot_be_stored_is_passed_on(
+    async def test_a_value_that_cannot_be_stored_is_returned(
         self, cache: ModelCache, backend: CountingBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         @cached()
@@ -286,7 +304,7 @@ class TestDecorator:
         assert (counters.hits, counters.fills, counters.unfillable) == (0, 0, 2)
         assert "aiomodelcache: a value of " in caplog.text
 
-    async def test_a_rolled_out_version(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_two_functions_with_one_name_are_an_error(self, cache: ModelCache, backend: CountingBackend) -> None:
         async def number() -> int:
             return len(calls)
 
@@ -295,11 +313,11 @@ class TestDecorator:
         with pytest.raises(CacheConfigurationError, match=r"cached as .*number: rename"):
             await second()
 
-    async def test_without_an_open_cache(self) -> None:
+    async def test_a_call_without_an_open_cache_is_an_error(self) -> None:
         with pytest.raises(CacheNotOpen):
             await permissions(1)
 
-    def test_mistakes_are_errors_at_once(self) -> None:
+    def test_a_wrong_use_of_the_decorator_is_an_error_at_once(self) -> None:
         with pytest.raises(CacheConfigurationError, match="coroutine functions"):
             cached()(lambda: 1)  # type: ignore[arg-type, return-value]
         with pytest.raises(CacheConfigurationError, match="timeout is -1"):

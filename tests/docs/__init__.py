@@ -1,1 +1,1 @@
-"""Docs."""
+"""Tests of the documentation, the README, the examples and docstrings."""

@@ -1,4 +1,4 @@
-"""README, CHANGELOG.md and docs/: the names in them exist, their links lead somewhere, their code fits, their voice."""
+"""README, CHANGELOG.md and docs/: names, links, the width of code, words to avoid, and diagrams."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def text(document: str) -> str:
     return (ROOT / document).read_text("utf-8")
 
 
-def test_the_floor_plan_is_that_of_the_code() -> None:
+def test_the_table_of_packages_is_that_of_the_code() -> None:
     rows = re.findall(r"^\| `([\w/]+)/` \|.*\| ([^|]*) \|$", text("docs/architecture.md"), re.MULTILINE)
     plan = {package.replace("/", "."): re.sub(r"`|\.py|/", "", modules) for package, modules in rows}
     assert plan == {package: names for package, names in ORDER.items() if names and package in plan}
@@ -42,7 +42,7 @@ def test_the_classes_and_functions_of_the_architecture_exist() -> None:
         assert re.search(rf"\b(def|class) {name}\b", (PACKAGE / path).read_text("utf-8")), f"{path} has no {name}"
 
 
-def test_every_test_that_is_referred_to_exists() -> None:
+def test_every_test_named_in_the_architecture_exists() -> None:
     references = re.findall(r"`(tests/[\w/]+\.py)::(?:(\w+)::)?(\w+)`", text("docs/architecture.md"))
     assert len(references) > 10
     for path, _, name in references:
@@ -50,7 +50,7 @@ def test_every_test_that_is_referred_to_exists() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
+def test_links_lead_to_existing_files_and_headings(document: str) -> None:
     folder = (ROOT / document).parent
     for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text(document)):
         assert (folder / target).exists(), f"{document} links to {target}"
@@ -65,19 +65,19 @@ AVOIDED = re.compile(r"\b(somebody|nobody|whoever|whom|look-ups?|of its own acco
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_code_fits_80_columns(document: str) -> None:
-    """Diagrams and directives are not shown as they are written."""
+    """Diagrams and directives are exempt, because pages do not show their source."""
     fences = re.finditer(r"^```(?!mermaid|\{)[^\n]+\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
     assert [line for fence in fences for line in fence[1].splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_sentences_name_who_acts(document: str) -> None:
+def test_prose_has_no_words_to_avoid(document: str) -> None:
     prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", text(document), flags=re.MULTILINE | re.DOTALL)
     assert sorted(set(AVOIDED.findall(prose))) == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_diagrams_have_no_semicolon(document: str) -> None:
-    """To Mermaid a semicolon ends a statement: the page shows a syntax error instead of the diagram."""
+    """Mermaid ends a statement at a semicolon, and the page shows a syntax error instead of the diagram."""
     diagrams = re.findall(r"^```mermaid\n(.*?)^```$", text(document), re.MULTILINE | re.DOTALL)
     assert [line for diagram in diagrams for line in diagram.splitlines() if ";" in line] == []

@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and give what they say."""
+"""The examples in docstrings run, and print the output that they show."""
 
 import ast
 import contextlib
@@ -41,7 +41,7 @@ class Point(NamedTuple):
     y: float
 
 
-async def ask_elsewhere(*_: Any) -> Any:
+async def answer_of_a_service(*_: Any) -> Any:
     return SimpleNamespace(quota=1, final=True)
 
 
@@ -55,13 +55,13 @@ def examples() -> Iterator[doctest.DocTest]:
 
 @pytest.fixture
 def names() -> Iterator[dict[str, Any]]:
-    """What the examples may use without saying where it is from."""
+    """The names that examples may use without an import."""
     names: dict[str, Any] = {"__name__": "example", "F": F, "Decimal": Decimal, "Point": Point, "struct": struct}
     for module in (aiomodelcache, testing, docstring_models):
         names.update({name: value for name, value in vars(module).items() if not name.startswith("_")})
     names |= {"Lease": Lease, "Fill": Fill, "in_transaction": in_transaction, "MyBackend": MemoryBackend}
     names |= {"Starlette": Starlette, "Middleware": Middleware, "routes": []}
-    names |= dict.fromkeys(("ask_the_exchange", "ask_the_directory", "ask_billing"), ask_elsewhere)
+    names |= dict.fromkeys(("ask_the_exchange", "ask_the_directory", "ask_billing"), answer_of_a_service)
     yield names
     names.clear()
     gc.collect()
@@ -80,7 +80,7 @@ async def test_the_example_runs(
         names["venue"] = await docstring_models.Venue.get(id=1)
         names["events"] = await docstring_models.Event.all()
         names["event"] = names["events"][0]
-        for example in test.examples:  # classes have to be there when the cache opens
+        for example in test.examples:  # classes must be declared before the cache opens
             if not example.source.startswith(("class ", "@")) and "cache" not in names and test.name not in OWN_CACHE:
                 names["cache"] = await stack.enter_async_context(ModelCache(backend_url))
                 await docstring_models.Event.cache.get(slug="pycon")
@@ -90,7 +90,7 @@ async def test_the_example_runs(
 
 
 async def run(source: str, names: dict[str, Any]) -> str:
-    """Runs what stands behind one prompt, and returns what an interpreter would show."""
+    """Runs the source behind one prompt, and returns the output that an interpreter would print."""
     tree = ast.parse(source)
     mode = "eval" if isinstance(tree.body[0], ast.Expr) else "exec"
     code = compile(source, "<example>", mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

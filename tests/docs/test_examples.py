@@ -1,4 +1,4 @@
-"""``make demo``: it shows what it says, notices when the cache breaks its promise, and leaves nothing behind."""
+"""``make demo``: its claims hold, it fails if the cache breaks its promise, and it leaves no files behind."""
 
 import os
 import re
@@ -56,13 +56,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def steps(output: str) -> dict[str, tuple[int, int, str]]:
-    """The lines of the demo: label -> round trips, SQL statements, what is shown."""
+    """Returns the lines of the demo by label: round trips, SQL statements and result."""
     lines = re.findall(r"^(\S.*?)  +(\d+) +(\d+) +\d+\.\d   (.*)$", output, re.MULTILINE)
     return {label: (int(trips), int(sql), shown) for label, trips, sql, shown in lines}
 
 
 def refuses(path: Path) -> bool:
-    """Whether nobody listens at the socket."""
+    """Returns True if no process listens on the socket."""
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(str(path)) != 0
 
@@ -89,7 +89,7 @@ def test_the_demo_shows_costs_and_the_race_that_only_the_plain_cache_loses(tmp_p
     assert list(tmp_path.iterdir()) == [], "the demo left files behind"
 
 
-def test_without_a_redis_the_demo_says_so_and_shows_the_same(tmp_path: Path) -> None:
+def test_without_a_redis_the_demo_uses_memory_and_says_so(tmp_path: Path) -> None:
     demo = run("-c", f"{WITHOUT_REDIS}\n{RUN}", folder=tmp_path)
     assert (demo.returncode, demo.stderr) == (0, ""), demo.stdout
     assert "memory://, as no Redis could be started" in demo.stdout
@@ -131,7 +131,7 @@ def test_an_interrupted_demo_ends_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("redis_server")
-def test_the_demo_s_redis_ends_even_if_the_demo_is_killed(tmp_path: Path) -> None:
+def test_the_redis_of_the_demo_ends_even_if_the_demo_is_killed(tmp_path: Path) -> None:
     killed = run("-c", KILLED, tmp_path, folder=tmp_path)
     assert killed.returncode == -signal.SIGKILL
     assert killed.stdout == f"unix://{tmp_path}/redis.sock\n"

@@ -1,4 +1,4 @@
-"""Every block of Python in docs/ runs, and what its comments say about round trips and SQL is true."""
+"""Every block of Python in docs/ runs, and its comments about round trips and SQL are true."""
 
 import json
 import re
@@ -34,9 +34,9 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if program(page) and page.nam
 
 @pytest.fixture
 def running(request: pytest.FixtureRequest, db_url: DatabaseUrl, backend_url: str) -> Iterator[Program]:
-    """A page's program with its modules, which begin with those that all pages use."""
+    """The program of a page, with its modules. The modules that all pages use come first."""
     page: Path = request.param
-    EXECUTOR_CACHE.clear()  # Tortoise keeps its SQL by the connection's name and the table's: other tests have a User
+    EXECUTOR_CACHE.clear()  # Tortoise caches SQL by connection and table, and other tests have a User
     running = Program(page, {REDIS: repr(backend_url), DATABASE: repr(str(db_url))})
     before = set(sys.modules)
     for block in [*program(DECLARE), *(program(page) if page != DECLARE else [])]:
@@ -83,7 +83,7 @@ async def test_the_application_runs_and_answers(running: Program, db_url: Databa
 
 
 async def answer(app: Any, path: str) -> tuple[int, Any]:
-    """The status and the body that an ASGI application answers to a GET; None if it is no JSON."""
+    """Returns the status and the body of an application's answer to a GET. A body that is no JSON is None."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -101,7 +101,7 @@ async def answer(app: Any, path: str) -> tuple[int, Any]:
 @pytest.mark.slow(because="runs the code of every page")
 @on_one_database
 @on_pages("migration.md")
-async def test_what_the_tables_say_to_call_here_runs(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
+async def test_the_calls_in_the_migration_tables_run(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
     cells = re.findall(r"^\|[^|\n]*\|([^|\n]*)\|$", running.page.read_text("utf-8"), re.MULTILINE)
     calls = [code for cell in cells for code in re.findall(r"`([^`]+)`", cell) if re.search(r"[(=]", code)]
     assert len(calls) > 30
@@ -113,7 +113,7 @@ async def test_what_the_tables_say_to_call_here_runs(running: Program, db_url: D
                 await running.run_call(call)
 
 
-def test_every_block_has_a_language_that_says_whether_it_runs() -> None:
+def test_every_block_has_a_known_language() -> None:
     for page in DOCS.rglob("*.md"):
         for block in blocks(page):
             known = {"python", "sh", "ini", "yaml", "dockerfile", "text", "mermaid", "{toctree}", "{eval-rst}"}
@@ -121,7 +121,7 @@ def test_every_block_has_a_language_that_says_whether_it_runs() -> None:
         assert page.read_text("utf-8").count("\n```") == 2 * len(blocks(page)), page.name
 
 
-def test_where_code_of_other_libraries_is_shown_it_is_said_whose() -> None:
+def test_every_block_that_is_not_run_has_a_reason() -> None:
     reasons = {block.reason for page in DOCS.rglob("*.md") for block in blocks(page) if block.reason}
     assert all(re.fullmatch(r"[\w .,'-]{4,}", reason) for reason in reasons)
 
@@ -140,22 +140,22 @@ def test_where_code_of_other_libraries_is_shown_it_is_said_whose() -> None:
         ("deploy.md", "| `undelivered_limit` | {config.undelivered_limit:,} |"),
     ],
 )
-def test_the_defaults_are_as_the_guide_says(page: str, said: str) -> None:
+def test_the_guide_states_the_defaults_of_the_settings(page: str, said: str) -> None:
     text = " ".join((GUIDE / page).read_text("utf-8").split())
     assert said.format(config=CacheConfig()) in text
 
 
-def test_every_reason_to_ask_the_database_has_its_remedy() -> None:
+def test_every_reason_to_query_the_database_has_a_remedy() -> None:
     page = (GUIDE / "troubleshooting.md").read_text("utf-8")
     reasons = {value for part in get_args(get_type_hints(Explanation)["reason"]) for value in get_args(part) or [part]}
-    told = set(re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE))
-    assert told - {"reason"} == reasons - {"hit", "negative", "stale", "scope"}
+    documented = set(re.findall(r"^\| `([a-z ]+)` \|", page, re.MULTILINE))
+    assert documented - {"reason"} == reasons - {"hit", "negative", "stale", "scope"}
 
 
-def test_every_count_that_is_explained_exists() -> None:
+def test_every_documented_count_exists() -> None:
     page = (GUIDE / "metrics.md").read_text("utf-8")
     counts = {field.name for part in (Stats, Counters) for field in fields(part)}
     cells = re.findall(r"^\| (`\w+`.*?) \|", page, re.MULTILINE)
-    told = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert len(told) > 5
-    assert told <= counts
+    documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert len(documented) > 5
+    assert documented <= counts

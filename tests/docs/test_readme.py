@@ -19,12 +19,12 @@ PRINTED = "PyCon Lisbon\nPyCon Lisbon\nPyCon Lisbon\n2 SQL statements for 4 look
 
 
 def code(language: str) -> list[str]:
-    """README's code blocks of one language."""
+    """Returns the README's code blocks in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def run(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs ``source`` as a program of its own in an empty folder."""
+    """Runs ``source`` as a program in an empty folder."""
     program = folder / "program.py"
     program.write_text(source, "utf-8")
     command = [sys.executable, "-W", "error", str(program)]
@@ -70,8 +70,8 @@ def test_the_figures_are_those_of_the_performance_page() -> None:
 
 
 @pytest.mark.slow(because="runs a program in a process of its own")
-def test_the_benchmark_that_it_names_exists() -> None:
-    [command] = [each for each in code("sh") if "bench" in each and "demo" not in each]
+def test_the_benchmark_that_the_readme_names_exists() -> None:
+    [command] = [block for block in code("sh") if "bench" in block and "demo" not in block]
     assert command in PERFORMANCE
     [arguments] = re.findall(r'^make bench BENCH="([^"]+)"$', command, re.MULTILINE)
     helped = subprocess.run(
@@ -89,5 +89,5 @@ def test_the_commands_are_those_of_the_makefile() -> None:
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_the_documents_that_it_leads_to_exist(link: str) -> None:
+def test_the_documents_that_the_readme_links_to_exist(link: str) -> None:
     assert (ROOT / link).is_file()

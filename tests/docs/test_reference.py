@@ -29,7 +29,7 @@ CLASSES = sorted(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The documentation as HTML. Dead links, orphaned pages and unknown names are warnings, which fail the build."""
+    """The folder of the HTML. Dead links, orphaned pages and unknown names are warnings, which fail the build."""
     folder = tmp_path_factory.mktemp("docs")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(folder / "state")]
     run = subprocess.run([*command, str(DOCS), str(folder / "html")], cwd=ROOT, capture_output=True, text=True)
@@ -56,8 +56,8 @@ def test_the_documentation_builds_without_a_warning(built: Path) -> None:
         ("troubleshooting", "guide/troubleshooting"),
     ],
 )
-def test_the_search_finds(built: Path, word: str, page: str) -> None:
-    """Looks a word up as the page of the search does: by its stem, in texts and in titles."""
+def test_the_search_finds_the_page_of_a_word(built: Path, word: str, page: str) -> None:
+    """Looks up a word as the search page does: by its stem, in texts and in titles."""
     index = json.loads((built / "searchindex.js").read_text("utf-8").removeprefix("Search.setIndex(").removesuffix(")"))
     stem = SearchEnglish({}).stem(word)
     numbers: set[int] = set()
@@ -79,15 +79,15 @@ def test_the_reference_has_every_public_name() -> None:
         r"^\.\. auto(?:class|exception|function):: (\w+)\b(?!\.)|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE
     )
     public = {*aiomodelcache.__all__, *testing.__all__}
-    assert public - {one or other for one, other in found} == set(), "add them to docs/reference.md"
+    assert public - {name or constant for name, constant in found} == set(), "add them to docs/reference.md"
 
 
-def test_the_durations_are_as_the_reference_says() -> None:
+def test_the_reference_states_the_durations() -> None:
     table = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\d+) \|$", REFERENCE, re.MULTILINE))
     assert table == {name: str(getattr(aiomodelcache, name)) for name in aiomodelcache.__all__ if name.isupper()}
 
 
-def test_the_defaults_of_the_settings_are_as_the_reference_says() -> None:
+def test_the_reference_states_the_defaults_of_the_settings() -> None:
     [shown] = re.findall(r"^\.\. autoclass:: CacheConfig\(\*, (.*)\)$", REFERENCE, re.MULTILINE)
     defaults = {field.name: field.default for field in fields(CacheConfig)}
     values = {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in defaults.items()}

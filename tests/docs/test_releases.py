@@ -1,4 +1,4 @@
-"""examples/releases, over HTTP: three processes of it, one without a cache, on one PostgreSQL and one Redis."""
+"""examples/releases over HTTP: three processes, one of them without a cache, on one PostgreSQL and one Redis."""
 
 import asyncio
 import re
@@ -68,7 +68,7 @@ class Process(NamedTuple):
         return await self.http.request(method, path, json=body, headers={"X-Actor": str(actor)})
 
     async def sql(self, path: str, *, actor: int = MEMBER) -> tuple[int, int, Any]:
-        """What a GET cost, statements and round trips to the cache, and its answer."""
+        """Returns the SQL statements, the cache round trips and the answer of a GET."""
         answer = await self.http.get(path, headers={"X-Actor": str(actor), "X-Count": "1"})
         assert answer.status_code == 200, answer.text
         return int(answer.headers["X-SQL"]), int(answer.headers["X-Cache"]), answer.json()
@@ -83,7 +83,7 @@ class World(NamedTuple):
 class Processes(NamedTuple):
     first: Process
     hasty: Process
-    """Does not wait for locks."""
+    """A process that waits for locks for at most 0.1 seconds."""
     uncached: Process
 
 
@@ -130,7 +130,7 @@ def shas(answer: httpx.Response) -> list[str]:
 
 @pytest.fixture
 async def acme(processes: Processes, request: pytest.FixtureRequest) -> str:
-    """The path of an organisation with the projects ``web`` and ``api``; ``MEMBER`` has access to the first."""
+    """The path of an organisation with the projects ``web`` and ``api``. ``MEMBER`` has access to ``web``."""
     name = request.node.name
     made = await processes.first.ask("POST", "/organisations", {"name": name[-64:]})
     path = f"/organisations/{made.json()['slug']}"
@@ -142,7 +142,7 @@ async def acme(processes: Processes, request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def locked(world: World, table: str) -> AsyncIterator[asyncpg.Connection]:
-    """Whoever writes to ``table`` waits as long as the block runs."""
+    """Makes writers of ``table`` wait until the block ends."""
     connection = await asyncpg.connect(world.database.replace("asyncpg", "postgresql"))
     try:
         async with connection.transaction():
@@ -153,7 +153,7 @@ async def locked(world: World, table: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def waiting(connection: asyncpg.Connection) -> int:
-    """How many statements wait, as soon as any does."""
+    """Waits until any connection waits for a lock, and returns the number of those that do."""
     async with asyncio.timeout(60):
         while True:
             count = await connection.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
@@ -162,10 +162,10 @@ async def waiting(connection: asyncpg.Connection) -> int:
             await asyncio.sleep(0.01)
 
 
-# The whole story ----------------------------------------------------------------------------------------------
+# The session of the README ------------------------------------------------------------------------------------
 
 
-async def test_the_readme_s_session_goes_as_it_says(processes: Processes) -> None:
+async def test_the_session_of_the_readme_gets_the_answers_that_it_shows(processes: Processes) -> None:
     lines = [line for line in (ROOT / "examples/releases/README.md").read_text().splitlines() if line[:4] == "ask "]
     assert len(lines) > 10
     for line in lines:
@@ -179,10 +179,10 @@ async def test_the_readme_s_session_goes_as_it_says(processes: Processes) -> Non
 
 
 @pytest.mark.usefixtures("postgres_server", "redis_server")
-def test_one_command_runs_it_on_servers_of_its_own() -> None:
+def test_one_command_runs_the_service_on_servers_of_its_own() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as somebody else
+        folder.chmod(0o755)  # PostgreSQL may run as another user
         with (
             ReleasesServer(TMPDIR=name) as server,
             httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
@@ -199,7 +199,7 @@ def test_one_command_runs_it_on_servers_of_its_own() -> None:
 # Binding ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_put_replaces_what_was_bound_before_for_all_processes(processes: Processes, acme: str) -> None:
+async def test_a_put_replaces_commits_and_projects_for_all_processes(processes: Processes, acme: str) -> None:
     path = f"{acme}/releases/1.0"
     assert (await processes.first.ask("PUT", path, release("aaaaaa1", "bbbbbb2"))).status_code == 201
     for process in processes:
@@ -217,7 +217,7 @@ async def test_releases_of_one_organisation_share_commits(processes: Processes, 
     assert {put.status_code for put in await asyncio.gather(*puts)} == {201}
 
 
-async def test_of_two_puts_of_one_release_one_binds_and_the_other_is_refused_if_it_cannot_wait(
+async def test_a_put_is_refused_if_it_cannot_wait_for_another_put_of_the_release(
     world: World, processes: Processes, acme: str
 ) -> None:
     path = f"{acme}/releases/1.0"
@@ -232,15 +232,15 @@ async def test_of_two_puts_of_one_release_one_binds_and_the_other_is_refused_if_
     assert (await processes.hasty.ask("PUT", path, release("bbbbbb2"))).status_code == 200
 
 
-async def test_of_two_puts_of_one_release_the_other_binds_after_the_first(
+async def test_a_put_that_waits_for_another_put_of_the_release_replaces_its_commits(
     world: World, processes: Processes, acme: str
 ) -> None:
     path = f"{acme}/releases/1.0"
-    sets = [[f"{letter * 6}{n}" for n in range(5)] for letter in "ab"]
+    sha_lists = [[f"{letter * 6}{n}" for n in range(5)] for letter in "ab"]
     async with locked(world, "releasecommit") as gate, asyncio.TaskGroup() as tasks:
         puts = [
-            tasks.create_task(process.ask("PUT", path, release(*some)))
-            for process, some in zip((processes.first, processes.uncached), sets, strict=True)
+            tasks.create_task(process.ask("PUT", path, release(*sha_list)))
+            for process, sha_list in zip((processes.first, processes.uncached), sha_lists, strict=True)
         ]
         assert await waiting(gate) == 1
         await gate.execute("ROLLBACK; BEGIN")
@@ -253,7 +253,9 @@ async def test_of_two_puts_of_one_release_the_other_binds_after_the_first(
 # Slugs and ids ------------------------------------------------------------------------------------------------
 
 
-async def test_names_that_are_taken_at_once_get_slugs_of_their_own(world: World, processes: Processes) -> None:
+async def test_organisations_created_at_once_with_one_name_get_different_slugs(
+    world: World, processes: Processes
+) -> None:
     async with locked(world, "organisation") as gate, asyncio.TaskGroup() as tasks:
         posts = [
             tasks.create_task(process.ask("POST", "/organisations", {"name": "Same Name!"}))
@@ -267,12 +269,12 @@ async def test_names_that_are_taken_at_once_get_slugs_of_their_own(world: World,
     assert len({answer.json()["id"] for answer in made}) == 6
 
 
-async def test_ids_are_given_once_and_grow(redis_url: str) -> None:
+async def test_ids_are_unique_and_grow(redis_url: str) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         shared = Shared(client, lock_wait=0)
         given = await asyncio.gather(*(shared.ids(3) for _ in range(50)))
-        assert len({each for some in given for each in some}) == 150
-        assert all(some == sorted(some) for some in given)
+        assert len({number for ids in given for number in ids}) == 150
+        assert all(ids == sorted(ids) for ids in given)
         [later] = await shared.ids()
         assert max(map(max, given)) < later < 2**53
 
@@ -291,7 +293,7 @@ async def test_a_cancelled_request_releases_its_lock(redis_url: str) -> None:
 # Soft deletion ------------------------------------------------------------------------------------------------
 
 
-async def test_a_deleted_release_is_gone_at_once_and_comes_back(processes: Processes, acme: str) -> None:
+async def test_a_deleted_release_is_not_found_until_it_is_put_again(processes: Processes, acme: str) -> None:
     path = f"{acme}/releases/1.0"
     await processes.first.ask("PUT", path, release("aaaaaa1"))
     for process in processes:
@@ -310,24 +312,24 @@ async def test_a_deleted_release_is_gone_at_once_and_comes_back(processes: Proce
 # Permissions --------------------------------------------------------------------------------------------------
 
 
-async def test_who_may_do_what(processes: Processes, acme: str) -> None:
-    one = processes.first
+async def test_each_role_has_its_own_permissions(processes: Processes, acme: str) -> None:
+    process = processes.first
     assert (
-        await one.ask("PUT", f"{acme}/releases/1.0", release("aaaaaa1", projects=("web", "api")))
+        await process.ask("PUT", f"{acme}/releases/1.0", release("aaaaaa1", projects=("web", "api")))
     ).status_code == 201
     answers = {
-        (actor, method): (await one.ask(method, f"{acme}/releases/1.0", body, actor=actor)).status_code
+        (actor, method): (await process.ask(method, f"{acme}/releases/1.0", body, actor=actor)).status_code
         for actor in (STRANGER, MEMBER, OWNER)
         for method, body in (("GET", None), ("PUT", release("bbbbbb2")), ("DELETE", None))
     }
     assert [answers[STRANGER, method] for method in ("GET", "PUT", "DELETE")] == [403, 403, 403]
     assert [answers[MEMBER, method] for method in ("GET", "PUT", "DELETE")] == [200, 403, 403]
     assert [answers[OWNER, method] for method in ("GET", "PUT", "DELETE")] == [200, 200, 204]
-    assert (await one.ask("PUT", f"{acme}/members/3", {"projects": []}, actor=MEMBER)).status_code == 403
-    assert (await one.ask("POST", f"{acme}/projects", {"name": "Mine"}, actor=MEMBER)).status_code == 403
+    assert (await process.ask("PUT", f"{acme}/members/3", {"projects": []}, actor=MEMBER)).status_code == 403
+    assert (await process.ask("POST", f"{acme}/projects", {"name": "Mine"}, actor=MEMBER)).status_code == 403
 
 
-async def test_what_a_member_may_no_longer_do_is_refused_at_once(processes: Processes, acme: str) -> None:
+async def test_a_member_who_loses_access_is_refused_at_once(processes: Processes, acme: str) -> None:
     path = f"{acme}/releases/1.0"
     await processes.first.ask("PUT", path, release("aaaaaa1"))
     assert [(await process.ask("GET", path, actor=MEMBER)).status_code for process in processes] == [200] * 3
@@ -337,32 +339,34 @@ async def test_what_a_member_may_no_longer_do_is_refused_at_once(processes: Proc
     assert [(await process.ask("GET", path, actor=MEMBER)).status_code for process in processes] == [200] * 3
 
 
-async def test_permissions_are_kept_for_a_minute_unless_they_are_cleared(
+async def test_permissions_are_cached_for_a_minute_unless_they_are_cleared(
     world: World, processes: Processes, acme: str
 ) -> None:
     path = f"{acme}/releases/1.0"
     await processes.first.ask("PUT", path, release("aaaaaa1"))
     assert (await processes.first.ask("GET", path, actor=MEMBER)).status_code == 200
     EXECUTOR_CACHE.clear()
-    async with TortoiseContext() as context:  # a script beside the service, which knows nothing of permissions
+    async with TortoiseContext() as context:  # a script outside the service, which does not clear permissions
         await context.init(db_url=world.database, modules={"releases": ["examples.releases.models"]})
         async with ModelCache(world.redis.patient_url, namespace="releases"):
             organisation = await Organisation.get(slug=acme.split("/")[-1])
             found = await Release.get(organisation=organisation)
             await Access.filter(actor=MEMBER, project__organisation=organisation).delete()
             mine = (await processes.first.sql("/projects"))[2]
-            assert organisation.slug not in {project["organisation"] for project in mine}, "rows need nothing"
+            assert organisation.slug not in {project["organisation"] for project in mine}, (
+                "cached rows must be invalidated without a clear"
+            )
             assert (await processes.first.ask("GET", path, actor=MEMBER)).status_code == 200
             assert (await processes.uncached.ask("GET", path, actor=MEMBER)).status_code == 403
             with world.redis.client() as client:
                 left = client.pttl(permissions.key(MEMBER, organisation, found, ()))
-            assert 40_000 < left <= 66_000  # give or take the jitter, and a slow machine
+            assert 40_000 < left <= 66_000  # a minute, with jitter and on a slow machine
             await permissions.clear()
     EXECUTOR_CACHE.clear()
     assert (await processes.first.ask("GET", path, actor=MEMBER)).status_code == 403
 
 
-# What the cache saves -----------------------------------------------------------------------------------------
+# Costs with and without the cache -----------------------------------------------------------------------------
 
 
 async def test_a_release_is_read_once_for_all_processes(world: World, processes: Processes, acme: str) -> None:
@@ -372,12 +376,12 @@ async def test_a_release_is_read_once_for_all_processes(world: World, processes:
     cold, warm = [await processes.first.sql(path) for _ in range(2)]
     other = [await processes.hasty.sql(path) for _ in range(2)]
     without = [await processes.uncached.sql(path) for _ in range(2)]
-    assert {str(each[2]) for each in (cold, warm, *other, *without)} == {str(cold[2])}
-    assert cold[0] == 7  # organisation, release, its projects and commits by two each, access
+    assert {str(answer[2]) for answer in (cold, warm, *other, *without)} == {str(cold[2])}
+    assert cold[0] == 7  # organisation, release, access, and two each for projects and commits
     assert warm[:2] == (0, 3)
-    assert [each[0] for each in other] == [0, 0]
+    assert [answer[0] for answer in other] == [0, 0]
     assert other[1][1] == 3
-    assert [each[:2] for each in without] == [(8, 0), (8, 0)]
+    assert [answer[:2] for answer in without] == [(8, 0), (8, 0)]
 
 
 async def test_a_list_of_releases_costs_as_much_as_one(world: World, processes: Processes, acme: str) -> None:
@@ -390,10 +394,10 @@ async def test_a_list_of_releases_costs_as_much_as_one(world: World, processes: 
     assert warm[2] == cold[2] == without[2] == [{"version": str(n), "commits": 1} for n in reversed(range(12))]
     assert cold[0] == 5  # organisation, releases, their commits, their projects, access
     assert warm[:2] == (0, 3)
-    assert without[:2] == (5, 0)  # what is asked for in one tick is one statement without the cache, too
+    assert without[:2] == (5, 0)  # lookups of one tick share a statement without the cache, too
 
 
-async def test_projects_of_many_organisations_come_with_them(processes: Processes, world: World) -> None:
+async def test_projects_of_many_organisations_take_three_statements(processes: Processes, world: World) -> None:
     actor = 1_000_001
     expected = []
     for number in range(4):
@@ -411,22 +415,22 @@ async def test_projects_of_many_organisations_come_with_them(processes: Processe
     assert [cold[0], *warm[:2], *without[:2]] == [3, 0, 3, 3, 0]
 
 
-async def test_a_request_looks_nothing_up_twice(processes: Processes, acme: str) -> None:
+async def test_a_request_repeats_no_lookup(processes: Processes, acme: str) -> None:
     path = f"{acme}/releases/1.0"
     await processes.first.ask("PUT", path, release("aaaaaa1"))
     assert (await processes.first.ask("GET", path)).status_code == 200
     deleted = await processes.first.http.delete(path, headers={"X-Actor": str(OWNER), "X-Count": "1"})
-    # Organisation, release and permissions; the deletion's mark and clear, which reads the keys that it leaves.
+    # Reads of organisation, release and permissions, then mark and clear. The deletion selects the old key values.
     assert (deleted.headers["X-SQL"], deleted.headers["X-Cache"]) == ("2", "5")
 
 
 # Bad requests -------------------------------------------------------------------------------------------------
 
 
-async def test_what_cannot_be_done_is_said(processes: Processes, acme: str) -> None:
+async def test_bad_requests_get_an_error_message(processes: Processes, acme: str) -> None:
     put = f"{acme}/releases/1.0"
     refused: list[tuple[int, str, str, Any]] = [
-        (404, "GET", "/organisations/nobody/releases/1.0", None),
+        (404, "GET", "/organisations/missing/releases/1.0", None),
         (404, "GET", put, None),
         (404, "DELETE", put, None),
         (404, "PUT", put, release(projects=("nothing",))),

@@ -24,7 +24,7 @@ _FILE = re.compile(r"# ([\w.]+\.\w+)\n")
 
 
 def files(page: Path) -> dict[str, str]:
-    """The blocks of a page that begin with a file's name."""
+    """Returns the blocks of a page that begin with the name of a file, by that name."""
     return {found[1]: block.code for block in blocks(page) if (found := _FILE.match(block.code))}
 
 
@@ -51,11 +51,11 @@ class Exchange:
 
 
 def exchanges() -> list[Exchange]:
-    """The requests of the page, in their order."""
+    """Returns the requests of the page, in their order."""
     found = [
         re.findall(r"^(curl (?:.*\\\n)*.*)\n((?:# .*\n)+)", block.code, re.MULTILINE) for block in blocks(TUTORIAL)
     ]
-    return [Exchange(command, answer) for each in found for command, answer in each]
+    return [Exchange(command, answer) for pairs in found for command, answer in pairs]
 
 
 class TutorialServer(Server):
@@ -102,7 +102,7 @@ class ComposedRedis(RedisServer):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """The folder that the page fills."""
+    """A folder with the files of the page."""
     folder = tmp_path / "bookshop"
     folder.mkdir()
     for name, code in files(TUTORIAL).items():
@@ -121,19 +121,19 @@ def run_tests(project: Path, **environment: str) -> str:
 
 
 @pytest.mark.slow(because="runs pytest in a project of its own")
-def test_its_tests_pass_without_servers(project: Path) -> None:
+def test_the_tests_of_the_tutorial_pass_without_servers(project: Path) -> None:
     assert "6 passed" in run_tests(project)
 
 
-def test_its_tests_pass_on_postgresql_and_redis(
+def test_the_tests_of_the_tutorial_pass_on_postgresql_and_redis(
     project: Path, postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
     with postgres_server.database() as database:
-        told = run_tests(project, DATABASE_URL=database, REDIS_URL=redis_server.patient_url)
-    assert "6 passed" in told
+        last_line = run_tests(project, DATABASE_URL=database, REDIS_URL=redis_server.patient_url)
+    assert "6 passed" in last_line
 
 
-def test_its_service_answers_as_the_page_shows(
+def test_the_service_answers_as_the_tutorial_shows(
     project: Path, postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
     redis_server.flush()
@@ -144,8 +144,10 @@ def test_its_service_answers_as_the_page_shows(
         TutorialServer(project, {"DATABASE_URL": database, "REDIS_URL": redis_server.patient_url}) as server,
         httpx.Client(base_url=server.url, trust_env=False, timeout=60) as client,
     ):
-        for each in shown:
-            assert client.request(each.method, each.path, json=each.body).json() == each.answer, each.path
+        for exchange in shown:
+            assert client.request(exchange.method, exchange.path, json=exchange.body).json() == exchange.answer, (
+                exchange.path
+            )
         counted = client.get("/stats").json()
         before = client.get("/stats").json()["statements"]
         assert client.get("/books/dune").json()["stock"] == 5
@@ -156,7 +158,7 @@ def test_its_service_answers_as_the_page_shows(
 
 
 def composed(page: Path) -> dict[str, Any]:
-    """The services of a page's Compose file."""
+    """Returns the services of a page's Compose file."""
     services: dict[str, Any] = yaml.safe_load(files(page)["compose.yaml"])["services"]
     return services
 
@@ -168,13 +170,13 @@ def composed_redis(request: pytest.FixtureRequest) -> Iterator[ComposedRedis]:
         yield server
 
 
-def test_redis_knows_the_options_of_the_compose_files(composed_redis: ComposedRedis) -> None:
+def test_redis_accepts_the_options_of_the_compose_files(composed_redis: ComposedRedis) -> None:
     with composed_redis.client() as client:
         assert client.config_get("save") == {"save": ""}
         assert client.config_get("appendonly") == {"appendonly": "no"}
 
 
-def test_the_urls_are_those_of_the_servers() -> None:
+def test_the_urls_are_those_of_the_services() -> None:
     for page in (TUTORIAL, DEPLOY):
         services = composed(page)
         database = services["database"]["environment"]

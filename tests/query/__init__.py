@@ -1,1 +1,1 @@
-"""Query."""
+"""Tests of lookups: queries, batches, relations, request scopes and near caching."""

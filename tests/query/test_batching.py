@@ -1,4 +1,4 @@
-"""Queries are lazy objects; what is awaited together travels together, and nobody spoils it for the others."""
+"""Queries are lazy. Queries of one tick share round trips, and the failure of one leaves the others unaffected."""
 
 import asyncio
 import dataclasses
@@ -60,7 +60,7 @@ async def cache(can: Artist, backend: GatedBackend) -> AsyncIterator[ModelCache]
 
 
 class TestQueries:
-    async def test_nothing_happens_until_one_is_awaited(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_query_does_nothing_until_it_is_awaited(self, cache: ModelCache, backend: CountingBackend) -> None:
         async with assert_ops(backend, sql=0, redis=0):
             queries: list[CacheQuery[Any]] = [
                 Album.cache.get(barcode=1),
@@ -71,7 +71,7 @@ class TestQueries:
             BatchCacheQuery(dict(enumerate(queries)))
             await asyncio.sleep(0)
 
-    async def test_one_can_be_awaited_again_and_looks_again(self, cache: ModelCache) -> None:
+    async def test_a_query_that_is_awaited_again_looks_up_again(self, cache: ModelCache) -> None:
         query = Album.cache.get(barcode=1)
         first = await query
         assert await query == first
@@ -84,7 +84,9 @@ class TestQueries:
             with pytest.raises(DoesNotExist):
                 await query
 
-    async def test_one_made_before_the_cache_opened_works_in_the_next_one(self, can: Artist, backend_url: str) -> None:
+    async def test_a_query_made_before_a_cache_opens_works_in_every_later_cache(
+        self, can: Artist, backend_url: str
+    ) -> None:
         query = Artist.cache.get(name="Can")
         with pytest.raises(CacheNotOpen, match="No cache is open"):
             await query
@@ -92,16 +94,16 @@ class TestQueries:
             async with ModelCache(backend_url):
                 assert await query == can
 
-    async def test_one_belongs_to_the_event_loop_of_its_cache(self, cache: ModelCache) -> None:
-        def elsewhere() -> None:
+    async def test_a_query_is_refused_in_another_event_loop_than_its_caches(self, cache: ModelCache) -> None:
+        def in_another_loop() -> None:
             with pytest.raises(CacheNotOpen, match="another event loop"):
                 asyncio.run(Artist.cache.get(name="Can").resolve())
 
-        await asyncio.to_thread(elsewhere)
+        await asyncio.to_thread(in_another_loop)
 
 
 class TestOwnInstances:
-    async def test_callers_share_what_is_loaded_and_never_an_instance(
+    async def test_callers_share_a_load_and_never_an_instance(
         self, cache: ModelCache, backend: CountingBackend, can: Artist
     ) -> None:
         for kind in ("get", "list", "many"):
@@ -126,7 +128,7 @@ class TestOwnInstances:
                     row.year = 0
             await cache.clear_all()
 
-    async def test_those_who_join_a_load_get_their_own(
+    async def test_a_lookup_that_joins_a_load_gets_an_instance_of_its_own(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         with gated_sql(database) as sql:
@@ -142,14 +144,14 @@ class TestOwnInstances:
         assert one is not two
         assert one.notes is not two.notes
 
-    async def test_those_in_a_transaction_get_their_own(self, cache: ModelCache) -> None:
+    async def test_lookups_in_a_transaction_get_instances_of_their_own(self, cache: ModelCache) -> None:
         async with in_transaction():
             one, two = await asyncio.gather(Album.cache.get(id=1), Album.cache.get(id=1))
         assert one is not two
 
 
-class TestNeighbours:
-    async def test_a_cancelled_caller_does_not_spoil_the_batch(
+class TestIsolation:
+    async def test_a_cancelled_caller_does_not_affect_other_lookups_of_its_batch(
         self, cache: ModelCache, backend: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         for operation in ("read", "lease", "SELECT", "fill"):
@@ -167,10 +169,14 @@ class TestNeighbours:
             while cache.open_cache.reader._running:
                 await asyncio.sleep(0)
             async with assert_ops(backend, sql=0, redis=["read"]):
-                assert len(await Album.cache.get_many([1, 2, 3])) == 3, "what the cancelled one asked for is filled too"
+                assert len(await Album.cache.get_many([1, 2, 3])) == 3, (
+                    "the rows of the cancelled lookups must be filled too"
+                )
             await cache.clear_all()
 
-    async def test_a_cancelled_task_group(self, cache: ModelCache, backend: GatedBackend) -> None:
+    async def test_a_cancelled_task_group_does_not_affect_other_lookups_of_its_batch(
+        self, cache: ModelCache, backend: GatedBackend
+    ) -> None:
         gate = backend.hold("read")
         found: list[Album] = []
 
@@ -187,7 +193,7 @@ class TestNeighbours:
             gate.open()
         assert [album.id for album in found] == [1]
 
-    async def test_a_value_that_the_database_refuses_fails_alone(
+    async def test_a_value_that_the_database_refuses_fails_only_its_own_lookup(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         for _ in range(2):
@@ -209,7 +215,7 @@ class TestNeighbours:
         assert isinstance(batch["bad"], Exception)
         assert isinstance(batch["worse"], ValueError)
 
-    async def test_a_database_that_is_gone_fails_all_at_once(
+    async def test_a_failed_load_fails_all_its_lookups_and_releases_their_leases(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient, monkeypatch: Any
     ) -> None:
         async def refuse(*args: Any) -> Any:
@@ -221,11 +227,11 @@ class TestNeighbours:
         assert [type(result) for result in results] == [ConnectionRefusedError] * 3
         assert [album.id for album in await Album.cache.get_many([1, 2, 3])] == [1, 2, 3]
         async with assert_ops(backend, sql=0, redis=["read"]):
-            assert len(await Album.cache.get_many([1, 2, 3])) == 3, "the failed load gave its leases back"
+            assert len(await Album.cache.get_many([1, 2, 3])) == 3, "the failed load must release its leases"
 
 
 class TestUnderLoad:
-    async def test_two_reads_are_under_way_at_most_and_the_rest_goes_together(
+    async def test_at_most_two_reads_are_in_flight_and_later_lookups_share_the_next_read(
         self, cache: ModelCache, backend: GatedBackend
     ) -> None:
         await Album.cache.get_many([1, 2, 3])
@@ -235,17 +241,17 @@ class TestUnderLoad:
             for n, gate in enumerate(gates, 1):
                 asked.append(asyncio.create_task(Album.cache.get(id=n).resolve()))
                 await gate.reached()
-            for n in (1, 2, 3, 3):  # each in a tick of its own
+            for n in (1, 2, 3, 3):  # each lookup in a tick of its own
                 asked.append(asyncio.create_task(Album.cache.get(id=n).resolve()))
                 for _ in range(5):
                     await asyncio.sleep(0)
-            assert ops.operations == [], "the gates count what has passed"
+            assert ops.operations == [], "the reads must be held by their gates"
             gates[1].open()
             assert [(await task).id for task in asked[1:]] == [2, 1, 2, 3, 3]
             gates[0].open()
             assert (await asked[0]).id == 1
 
-    async def test_who_waited_for_a_read_that_failed_does_not_try_too(
+    async def test_a_lookup_that_waits_for_a_failed_read_sends_no_read_of_its_own(
         self, can: Artist, backend: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with ModelCache(backend, breaker_cooldown=60):
@@ -267,7 +273,7 @@ class TestUnderLoad:
                     gate.open()
                 assert [(await task).id for task in asked] == [1, 2, 3]
 
-    async def test_who_waits_for_another_process_looks_together(
+    async def test_lookups_that_wait_for_another_process_share_their_reads(
         self, can: Artist, backend: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
@@ -276,9 +282,9 @@ class TestUnderLoad:
             async with assert_ops(backend, sql=1) as ops:
                 found = await asyncio.gather(*[Album.cache.get(id=n % 3 + 1) for n in range(90)])
                 assert len(found) == 90
-            assert len(ops.operations) < 9, "90 lookups, each of which looks several times"
+            assert len(ops.operations) < 9, "90 lookups that each read several times must share reads"
 
-    async def test_who_waits_for_this_process_leaves_nothing_that_looks_on(
+    async def test_a_lookup_that_waited_for_this_process_stops_reading_when_it_is_answered(
         self, can: Artist, backend: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
@@ -297,8 +303,10 @@ class TestUnderLoad:
             async with assert_ops(backend, redis=0):
                 await asyncio.sleep(0.05)
 
-    async def test_a_guess_that_changes_while_it_is_read(self, cache: ModelCache, backend: GatedBackend) -> None:
-        one = await Album.cache.get(barcode=1)
+    async def test_a_prediction_that_changes_during_its_read_does_not_change_the_answer(
+        self, cache: ModelCache, backend: GatedBackend
+    ) -> None:
+        album = await Album.cache.get(barcode=1)
         query = Album.cache.get(barcode=1)
         gate = backend.hold("read", "after")
         asked = asyncio.create_task(query.resolve())
@@ -307,11 +315,11 @@ class TestUnderLoad:
             query.locate(cache.open_cache).key, [2], cache.open_cache.entries_of(Album).rows
         )
         gate.open()
-        assert await asked == one
+        assert await asked == album
 
 
 class TestBatch:
-    async def test_how_one_is_filled(self, cache: ModelCache) -> None:
+    async def test_a_batch_takes_queries_from_mappings_and_keywords(self, cache: ModelCache) -> None:
         one, two, three = (Album.cache.get(id=n) for n in (1, 2, 3))
         batch = BatchCacheQuery({"one": one, 2: two}, three=three)
         assert {name: album.id for name, album in (await batch).items()} == {"one": 1, 2: 2, "three": 3}
@@ -331,7 +339,7 @@ class TestBatch:
         assert await BatchCacheQuery({}).get(only_cache=True) == {}
         assert await BatchCacheQuery(queries=one, self=two) == {"queries": found["four"], "self": found["five"]}
 
-    async def test_pushing_while_it_is_under_way_is_for_the_next_time(
+    async def test_a_query_pushed_while_a_batch_is_in_flight_takes_part_in_the_next_get(
         self, cache: ModelCache, backend: GatedBackend
     ) -> None:
         batch = BatchCacheQuery(one=Album.cache.get(id=1))
@@ -343,7 +351,7 @@ class TestBatch:
         assert list(await first) == ["one"]
         assert list(await batch) == ["one", "two"]
 
-    async def test_only_queries_may_be_in_it(self, cache: ModelCache) -> None:
+    async def test_a_batch_accepts_only_queries(self, cache: ModelCache) -> None:
         lookup = Album.cache.get(id=1).resolve()
         for wrong in (None, 1, Album, lookup, Album.filter(id=1), Album(id=1), [Album.cache.get(id=1)]):
             with pytest.raises(TypeError, match="'culprit' is not a query"):
@@ -351,10 +359,10 @@ class TestBatch:
             batch = BatchCacheQuery()
             with pytest.raises(TypeError, match="'culprit' is not a query"):
                 batch.push(fine=Album.cache.get(id=1), culprit=wrong)  # type: ignore[arg-type]
-            assert repr(batch) == repr(BatchCacheQuery()), "nothing of a refused push is kept"
+            assert repr(batch) == repr(BatchCacheQuery()), "a refused push must add no query"
         await lookup
 
-    async def test_exceptions_are_each_querys_own(self, cache: ModelCache, can: Artist) -> None:
+    async def test_each_query_of_a_batch_has_its_own_exception(self, cache: ModelCache, can: Artist) -> None:
         await Album.create(barcode=9, artist=can, number=9, year=1971)
         unknown: ModelCacheManager[Any] = ModelCacheManager(Unbound)
         queries: dict[str, CacheQuery[Any]] = {
@@ -387,7 +395,7 @@ class TestBatch:
             with pytest.raises(MultipleObjectsReturned):
                 await BatchCacheQuery(dict(list(queries.items())[1:]))
 
-    async def test_the_first_exception_is_raised_after_all_have_finished(
+    async def test_the_first_exception_is_raised_after_all_queries_have_finished(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         await asyncio.gather(Album.cache.get(id=404), return_exceptions=True)
@@ -404,7 +412,7 @@ class TestBatch:
         async with assert_ops(backend, sql=0):
             await Album.cache.get(id=1)
 
-    async def test_only_cache_asks_no_database_and_takes_no_lease(
+    async def test_only_cache_sends_no_statement_and_takes_no_lease(
         self, cache: ModelCache, backend: CountingBackend, can: Artist
     ) -> None:
         await asyncio.gather(
@@ -415,7 +423,7 @@ class TestBatch:
             return_exceptions=True,
         )
         album = await Album.get(id=2)
-        await album.save(update_fields=["year"])  # its row is gone from the cache, the indexes to it are not
+        await album.save(update_fields=["year"])  # invalidates the row, but not the indexes that lead to it
         batch = BatchCacheQuery(
             hit=Album.cache.get(id=1),
             known_absence=Album.cache.get_or_none(id=404),
@@ -442,7 +450,7 @@ class TestBatch:
             await batch.get(only_cache=True)
         assert await BatchCacheQuery(miss=Album.cache.get(barcode=3)).get(only_cache=True) == {}
 
-    async def test_only_cache_does_not_hinder_others_in_its_tick(
+    async def test_only_cache_does_not_affect_other_lookups_of_its_tick(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         only, full = await asyncio.gather(
@@ -451,7 +459,9 @@ class TestBatch:
         assert only == {}
         assert full["one"].id == 1
 
-    async def test_in_a_transaction_the_database_answers(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_in_a_transaction_a_batch_queries_the_database(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         batch = BatchCacheQuery(one=Album.cache.get(id=1), missing=Album.cache.get(id=404))
         async with assert_ops(backend, sql=2, redis=0), in_transaction():
             found = await batch.get(return_exceptions=True)
@@ -462,7 +472,7 @@ class TestBatch:
             async with in_transaction():
                 await Album.cache.get(barcode=2**70)
 
-    async def test_caches_that_are_not_the_default_take_part(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_batch_can_query_several_caches(self, cache: ModelCache, backend: CountingBackend) -> None:
         async with ModelCache("memory://") as second:
             albums = second.manager(Album)
             batch = BatchCacheQuery(here=Album.cache.get(id=1), there=albums.get(id=1))
@@ -473,18 +483,18 @@ class TestBatch:
 
 
 class Unbound(Album):
-    """A model that no Tortoise.init has loaded."""
+    """A model that ``Tortoise.init`` has not loaded."""
 
     class Meta:
         abstract = True
 
 
 @pytest.mark.parametrize("key", ["pk", "barcode"])
-async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelCache, key: str) -> None:
+async def test_get_many_counts_each_key_once_as_a_hit_or_a_miss(cache: ModelCache, key: str) -> None:
     await Album.cache.get_many([1, 2], key)
     await Album.cache.get_many([1, 2], key)
-    binding = cache.open_cache.entries_of(Album)
-    counters = (binding.rows if key == "pk" else binding.find("get", [key]).entry_set).counters
+    entries = cache.open_cache.entries_of(Album)
+    counters = (entries.rows if key == "pk" else entries.find("get", [key]).entry_set).counters
     before = dataclasses.replace(counters)
     assert [album.id for album in await Album.cache.get_many([1, 2, 3], key)] == [1, 2, 3]
     assert (counters.hits - before.hits, counters.misses - before.misses) == (2, 1)
@@ -492,8 +502,8 @@ async def test_many_of_which_some_are_cached_are_counted_once_each(cache: ModelC
     assert (counters.hits - before.hits, counters.misses - before.misses) == (4, 1)
 
 
-class TestTasks:
-    async def test_what_was_begun_goes_on_without_whoever_waits(self) -> None:
+class TestBackgroundTasks:
+    async def test_shielded_work_finishes_although_one_of_its_waiters_is_cancelled(self) -> None:
         tasks, gate, over = BackgroundTasks(copy_context()), asyncio.Event(), asyncio.Event()
 
         async def work() -> None:
@@ -512,7 +522,7 @@ class TestTasks:
         await tasks.finish(PATIENCE)
 
     @pytest.mark.parametrize("begun", [False, True])
-    async def test_whoever_waits_is_told_of_the_end_whatever_it_is(self, begun: bool) -> None:
+    async def test_waiters_of_shielded_work_are_woken_if_its_task_is_cancelled(self, begun: bool) -> None:
         tasks = BackgroundTasks(copy_context())
         done = tasks.start_shielded(asyncio.sleep(PATIENCE))
         if begun:
@@ -522,7 +532,7 @@ class TestTasks:
         async with asyncio.timeout(PATIENCE / 2):
             await done
 
-    async def test_a_task_that_ignores_its_cancellation_does_not_keep_it_from_finishing(
+    async def test_finish_does_not_wait_for_a_task_that_ignores_its_cancellation(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(tasks_module, "CANCEL_GRACE", 0.01)
@@ -540,13 +550,13 @@ class TestTasks:
         gate.set()
         await stubborn
 
-    async def test_whoever_waits_for_work_that_raises_is_not_told_of_that(self) -> None:
-        tasks, told = BackgroundTasks(copy_context()), list[Exception]()
-        tasks.on_failure = told.append
+    async def test_an_error_of_shielded_work_is_reported_and_not_raised_in_its_waiter(self) -> None:
+        tasks, failures = BackgroundTasks(copy_context()), list[Exception]()
+        tasks.on_failure = failures.append
 
         async def work() -> None:
             raise RuntimeError("broken")
 
         await tasks.start_shielded(work())
         await tasks.finish(PATIENCE)
-        assert [str(error) for error in told] == ["broken"]
+        assert [str(error) for error in failures] == ["broken"]

@@ -1,4 +1,4 @@
-"""``cache.disabled()`` and ``enabled=False``: straight from the database, and writes invalidate all the same."""
+"""``cache.disabled()`` and ``enabled=False``: lookups query the database, and writes still invalidate."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def event(cache: ModelCache) -> Event:
     return await Event.create(slug="pycon", organizer=kim, state=State.OPEN)
 
 
-async def test_every_kind_of_look_up_is_the_database_s(
+async def test_every_kind_of_lookup_queries_the_database(
     event: Event, cache: ModelCache, backend: CountingBackend
 ) -> None:
     await Event.cache.get(slug="pycon")
@@ -40,7 +40,7 @@ async def test_every_kind_of_look_up_is_the_database_s(
         assert await Event.cache.get(slug="pycon") == event
 
 
-async def test_look_ups_made_by_what_is_computed_are_the_database_s_too(
+async def test_lookups_inside_computed_values_query_the_database_too(
     event: Event, cache: ModelCache, backend: CountingBackend
 ) -> None:
     computed: list[Event] = []
@@ -55,14 +55,14 @@ async def test_look_ups_made_by_what_is_computed_are_the_database_s_too(
         async with assert_ops(backend, sql=1, redis=0):
             assert await headline() == "pycon"
         inside = asyncio.create_task(headline())
-    async with assert_ops(backend, sql=1, redis=["read", "lease", "read", "fill"]):  # each computes its own
+    async with assert_ops(backend, sql=1, redis=["read", "lease", "read", "fill"]):  # both calls compute
         await asyncio.gather(inside, headline())
     assert len(computed) == 3
     async with assert_ops(backend, sql=0, redis=["read"]):
         await Event.cache.get(id=event.id)
 
 
-async def test_look_ups_of_one_tick_still_share_their_statement(
+async def test_lookups_of_one_tick_still_share_a_statement(
     event: Event, cache: ModelCache, backend: CountingBackend
 ) -> None:
     with cache.disabled():
@@ -87,7 +87,7 @@ async def test_writes_still_invalidate(event: Event, cache: ModelCache, backend:
     assert (again.title, again.position) == ("PyCon", 7)
 
 
-async def test_nothing_is_filled(event: Event, cache: ModelCache) -> None:
+async def test_lookups_fill_nothing(event: Event, cache: ModelCache) -> None:
     await Event.cache.clear()
     async with cache.disabled():
         await Event.cache.get(id=event.id)
@@ -96,7 +96,7 @@ async def test_nothing_is_filled(event: Event, cache: ModelCache) -> None:
 
 
 class TestExtent:
-    async def test_tasks_started_inside_inherit_it_and_those_beside_do_not(
+    async def test_tasks_started_in_the_block_inherit_it_and_other_tasks_do_not(
         self, event: Event, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await Event.cache.get(id=event.id)
@@ -116,7 +116,7 @@ class TestExtent:
                 async with assert_ops(backend, sql=1, redis=0):
                     await asyncio.create_task(Event.cache.get(id=event.id).resolve())
 
-    async def test_it_nests_and_one_object_may_be_used_again(
+    async def test_the_block_can_be_nested_and_entered_again(
         self, event: Event, cache: ModelCache, backend: CountingBackend
     ) -> None:
         off = cache.disabled()
@@ -128,7 +128,7 @@ class TestExtent:
         async with assert_ops(backend, redis=3):
             await Event.cache.get(id=event.id)
 
-    async def test_it_ends_with_an_error_and_also_in_another_task(
+    async def test_the_block_ends_on_an_error_and_can_end_in_another_task(
         self, event: Event, cache: ModelCache, backend: CountingBackend
     ) -> None:
         with pytest.raises(RuntimeError), cache.disabled():
@@ -143,7 +143,7 @@ class TestExtent:
         async with assert_ops(backend, redis=3):
             await Event.cache.get(id=event.id)
 
-    async def test_it_is_about_one_cache(
+    async def test_the_block_applies_to_one_cache(
         self, event: Event, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache("memory://") as other:
@@ -158,7 +158,7 @@ class TestExtent:
                         await batch
 
     @pytest.mark.parametrize("by", ["block", "setting"])
-    async def test_a_request_scope_around_is_not_asked_either(
+    async def test_a_request_scope_around_is_not_used_either(
         self, by: str, event: Event, backend: CountingBackend, cache: ModelCache
     ) -> None:
         if by == "setting":

@@ -1,4 +1,4 @@
-"""``Event.cache.key`` and ``explain``: where a lookup's answer is in Redis, and whether it is an answer now."""
+"""``key``, ``explain`` and ``refresh``: the key of a lookup in Redis, the state of its entries, and its new answer."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ from tests.support.servers import RedisServer
 
 
 class TestKey:
-    async def test_is_what_redis_has(self, cache: ModelCache, db_url: DatabaseUrl, backend_url: str) -> None:
+    async def test_key_returns_the_key_in_redis(self, cache: ModelCache, db_url: DatabaseUrl, backend_url: str) -> None:
         kim = await User.create(username="kim & lää")
         await Event.create(slug="pycon", organizer=kim)
         await User.cache.get(username="kim & lää")
@@ -41,13 +41,13 @@ class TestKey:
                 assert await client.exists(*keys) == 3
                 assert {key.encode() for key in keys} <= set(await client.keys())
 
-    async def test_of_a_query(self, cache: ModelCache) -> None:
+    async def test_key_takes_a_query(self, cache: ModelCache) -> None:
         assert Event.cache.key(EventBySlug("pycon")) == Event.cache.key(slug="pycon")
         assert Event.cache.key(Event.cache.exists(slug="pycon")) == Event.cache.key(slug__exact="pycon")
         assert Event.cache.key(Event.cache.filter(organizer=1)) == Event.cache.key(organizer_id="1")
         assert Event.cache.key(LatestEvents(1)) != Event.cache.key(organizer=1)
 
-    async def test_wrong_calls(self, cache: ModelCache) -> None:
+    async def test_wrong_calls_of_key_are_errors(self, cache: ModelCache) -> None:
         wrong: Any = Event.cache
         with pytest.raises(TypeError, match=r'Event\.cache takes either the values of a key, like slug="x", or'):
             wrong.key()
@@ -73,7 +73,7 @@ async def by_id(event: Event) -> Explanation:
 
 
 async def by_slug() -> tuple[Any, ...]:
-    """Source, reason, the state of the index and those of its rows."""
+    """Returns the source, the reason, the state of the index and the states of its rows."""
     explanation = await Event.cache.explain(slug="pycon")
     entry = explanation.entry and explanation.entry.state
     return explanation.source, explanation.reason, entry, [row.state for row in explanation.rows]
@@ -84,7 +84,9 @@ def raw(query: LookupQuery[Any], cache: ModelCache) -> bytes:
 
 
 class TestExplain:
-    async def test_a_row(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_explain_reports_a_row_as_missing_hit_or_negative(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         async with assert_ops(backend, sql=0, redis=["read"]):
             explanation = await by_id(event)
         assert (explanation.source, explanation.reason) == ("database", "missing")
@@ -107,12 +109,14 @@ class TestExplain:
         assert absent.entry.expires_in is not None
         assert absent.entry.expires_in <= 60
 
-    async def test_an_index_and_its_rows(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_explain_reports_an_index_and_its_rows(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         await Event.cache.clear()
         await Event.cache.get(slug="pycon")
         async with assert_ops(backend, sql=0, redis=["read", "read"]):
             assert await by_slug() == ("cache", "hit", "hit", ["hit"])
-        await Event.cache.update(event, title="PyCon")  # which leaves the index alone
+        await Event.cache.update(event, title="PyCon")  # does not invalidate the index
         assert await by_slug() == ("database", "missing", "hit", ["missing"])
         await Event.cache.get(slug="pycon")
         await Event.cache.update(event, slug="other")
@@ -122,7 +126,7 @@ class TestExplain:
         assert await Event.cache.get_or_none(id=event.id) is None
         assert await by_slug() == ("database", "moved", "hit", ["negative"])
 
-    async def test_a_list(self, event: Event, cache: ModelCache) -> None:
+    async def test_explain_reports_a_list_and_its_rows(self, event: Event, cache: ModelCache) -> None:
         listed = Event.cache.filter(organizer=event.organizer_id)  # type: ignore[attr-defined]
         await listed
         explanation = await Event.cache.explain(listed)
@@ -132,7 +136,9 @@ class TestExplain:
         await Event.cache.filter(organizer=404)
         assert (await Event.cache.explain(organizer=404)).source == "cache"
 
-    async def test_every_state_of_an_entry(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_explain_reports_every_state_of_an_entry(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         query = Event.cache.get(id=event.id)
         key, token = raw(query, cache), new_token()
         await backend.lease([Lease(key)], token, 5_000)
@@ -153,14 +159,16 @@ class TestExplain:
         }
         for stored, reason in bytes_and_reasons.items():
             await put(backend, key, stored)
-            counted = vars_of(cache)
+            counted = counts_of(cache)
             assert (await by_id(event)).reason == reason
-            assert vars_of(cache) == counted
+            assert counts_of(cache) == counted
         other = await Event.create(slug="other", organizer_id=event.organizer_id, title="x")  # type: ignore[attr-defined]
         await put(backend, raw(Event.cache.get(id=other.id), cache), entry)
         assert (await by_id(other)).reason == "moved"
 
-    async def test_every_state_of_a_model(self, event: Event, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_explain_reports_a_cleared_or_written_model(
+        self, event: Event, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         await Event.cache.get(slug="pycon")
         await Event.cache.clear()
         assert (await by_id(event)).reason == "cleared"
@@ -171,7 +179,7 @@ class TestExplain:
         assert (await Event.cache.explain(id=404)).reason == "written"
         await backend.clear([Clear(epoch)], token)
 
-    async def test_nothing_is_filled_or_changed(
+    async def test_explain_fills_and_changes_nothing(
         self, event: Event, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await by_id(event)
@@ -179,7 +187,7 @@ class TestExplain:
         async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
             await Event.cache.get(id=event.id)
 
-    async def test_where_the_store_is_not_asked(
+    async def test_explain_reports_lookups_that_do_not_read_the_store(
         self, event: Event, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await Event.cache.get(id=event.id)
@@ -198,14 +206,16 @@ class TestExplain:
 
     @pytest.mark.only_on("redis", because="its server is frozen")
     @pytest.mark.only_on("sqlite", because="no database is asked")
-    async def test_a_store_that_is_away(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+    async def test_explain_reports_an_unreachable_store(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer
+    ) -> None:
         kim = await User.create(username="kim")
         async with ModelCache(own_redis.patient_url, breaker_cooldown=60) as cache:
             hurry(cache.backend)
             own_redis.stop()
             assert (await User.cache.explain(id=kim.id)).reason == "unreachable"
             trips = cache.stats.round_trips
-            explanation = await User.cache.explain(id=kim.id)  # the breaker is open: nobody is asked
+            explanation = await User.cache.explain(id=kim.id)  # the breaker is open: no request is sent
             assert (explanation.source, explanation.reason, cache.stats.round_trips) == (
                 "database",
                 "unreachable",
@@ -215,15 +225,15 @@ class TestExplain:
             assert (await User.cache.explain(id=kim.id)).reason == "undelivered"
             own_redis.cont()
 
-    async def test_values_that_cannot_be_cached(self, event: Event) -> None:
-        nobody = await User.cache.explain(email=None)
-        assert (nobody.source, nobody.reason) == ("database", "uncacheable")
+    async def test_explain_reports_a_lookup_that_cannot_be_cached(self, event: Event) -> None:
+        explanation_of_null = await User.cache.explain(email=None)
+        assert (explanation_of_null.source, explanation_of_null.reason) == ("database", "uncacheable")
 
 
 class TestRefresh:
-    async def test_it_asks_the_database_and_fills(self, event: Event, backend: CountingBackend) -> None:
+    async def test_refresh_queries_the_database_and_fills(self, event: Event, backend: CountingBackend) -> None:
         await Event.cache.get(slug="pycon")
-        await behind(event, title="by another program")
+        await write_past_the_cache(event, title="by another program")
         assert (await Event.cache.get(slug="pycon")).title == ""
         async with assert_ops(backend, sql=2, redis=["clear", "read", "lease", "lease", "fill"]):
             refreshed = await Event.cache.refresh(slug="pycon")
@@ -234,7 +244,7 @@ class TestRefresh:
         async with assert_ops(backend, sql=0, redis=["read"]):
             assert (await Event.cache.get(id=event.id)).title == "by another program"
 
-    async def test_it_gives_what_the_look_up_gives(self, event: Event, backend: CountingBackend) -> None:
+    async def test_refresh_returns_the_answer_of_the_lookup(self, event: Event, backend: CountingBackend) -> None:
         organizer = event.organizer_id  # type: ignore[attr-defined]
         async with assert_ops(backend, sql=2, redis=["clear", "read", "lease", "fill"]):
             assert await Event.cache.refresh(id=event.id) == event
@@ -243,70 +253,72 @@ class TestRefresh:
         assert await Event.cache.refresh(Event.cache.count(organizer=organizer)) == 1
         assert await Event.cache.refresh(EventBySlug("pycon")) == event
         assert await LatestEvents(organizer) == [event]
-        await behind(event, position=3, organizer_id=(await User.create(username="lee")).id)
+        await write_past_the_cache(event, position=3, organizer_id=(await User.create(username="lee")).id)
         assert await Event.cache.refresh(LatestEvents(organizer)) == []
         assert await Event.cache.refresh(Event.cache.get_or_none(slug="nope")) is None
         assert await Event.cache.refresh(organizer=organizer) == []
 
-    async def test_what_a_reader_had_read_before_is_not_stored(
+    async def test_after_a_refresh_an_earlier_reader_does_not_store_its_old_row(
         self, event: Event, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
-        """And whoever waited for that reader does not go on waiting."""
+        """A second reader, which waits for the lease of the earlier one, gets the new row."""
         await cache.close()
         store = GatedBackend(backend)
         async with ModelCache(store, lease_ttl=300), asyncio.timeout(PATIENCE):
             for ask in (lambda: Event.cache.get(id=event.id), lambda: Event.cache.get(slug="pycon")):
                 await Event.cache.clear()
-                await behind(event, title="old")
+                await write_past_the_cache(event, title="old")
                 fill = store.hold("fill")
                 slow = asyncio.create_task(ask().resolve())
                 await fill.reached()
                 refused = store.hold("lease", "after")
-                waits = asyncio.create_task(ask().resolve())
+                waiting = asyncio.create_task(ask().resolve())
                 await refused.reached()
                 refused.open()
-                await behind(event, title="new")
+                await write_past_the_cache(event, title="new")
                 assert (await Event.cache.refresh(ask())).title == "new"
-                assert (await waits).title == "new"
+                assert (await waiting).title == "new"
                 fill.open()
                 assert (await slow).title == "old"
                 assert (await ask()).title == "new"
                 assert (await Event.cache.get(id=event.id)).title == "new"
 
-    async def test_in_a_transaction_and_in_a_request_scope(self, event: Event, backend: CountingBackend) -> None:
+    async def test_refresh_works_in_a_transaction_and_in_a_request_scope(
+        self, event: Event, backend: CountingBackend
+    ) -> None:
         await Event.cache.get(id=event.id)
         async with in_transaction():
-            await behind(event, title="raw")
+            await write_past_the_cache(event, title="raw")
             async with assert_ops(backend, redis=0):
                 assert (await Event.cache.refresh(Event.cache.get(id=event.id))).title == "raw"
         assert (await Event.cache.get(id=event.id)).title == "raw"
         async with local_cache():
             before = await Event.cache.get(id=event.id)
-            await behind(event, title="raw again")
+            await write_past_the_cache(event, title="raw again")
             after = await Event.cache.refresh(Event.cache.get(id=event.id))
             assert (before.title, after.title) == ("raw", "raw again")
             assert await Event.cache.get(id=event.id) is after
 
 
-async def behind(event: Event, **values: Any) -> None:
-    """Writes past the cache, as another program does."""
+async def write_past_the_cache(event: Event, **values: Any) -> None:
+    """Writes past the cache, as another program would."""
     assert await QuerySet(Event).filter(id=event.id).update(**values) == 1
 
 
 async def put(backend: CountingBackend, key: bytes, value: bytes) -> None:
-    """Stores any bytes under a key, in place of what is there."""
+    """Replaces the value of a key by any bytes."""
     token = new_token()
     await backend.mark([key], token, 5_000)
     await backend.clear([Clear(key, value or b"x", 60_000)], token)
 
 
-def vars_of(cache: ModelCache) -> str:
-    """All counts but those of round trips."""
+def counts_of(cache: ModelCache) -> str:
+    """Returns the counts of all caches, without those of round trips."""
     return repr(cache.stats.by_cache)
 
 
 @pytest.mark.models("tests.support.models.result_models")
-async def test_what_a_class_computes_is_explained_and_refreshed(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_computed_results_can_be_explained_and_refreshed(cache: ModelCache, backend: CountingBackend) -> None:
     member = await Member.create(team=1, number=7)
     for query, empty in ((MemberCount(1), 0), (Best(1), None), (Points(1), {"points": {}, "members": ()})):
         assert (await Member.cache.explain(query)).reason == "missing"
@@ -324,7 +336,7 @@ async def test_what_a_class_computes_is_explained_and_refreshed(cache: ModelCach
 
 
 @pytest.mark.models("tests.support.models.stale_models")
-async def test_stale_copies_are_explained_and_not_what_a_refresh_gives(
+async def test_explain_reports_a_stale_copy_and_refresh_replaces_it(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
     ticket = await Ticket.create(number=1)

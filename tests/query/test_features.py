@@ -1,4 +1,4 @@
-"""All ways to look something up, together: in one round trip, without the cache, in a transaction, on another cache."""
+"""Lookups of all kinds together: in one round trip, without the cache, in a transaction, through another cache."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.models("tests.support.models.feature_models")
 
 @pytest.fixture
 async def post(database: BaseDBAsyncClient) -> Post:
-    """One of three posts of one writer, as the database has it."""
+    """One of three posts of one writer, as loaded from the database."""
     writer = await Writer.create(number=1, team=1)
     for number in (1, 2, 3):
         await Post.create(number=number, title=f"post{number}", writer=writer)
     return await Post.get(number=2)
 
 
-def look_ups(post: Post) -> dict[str, CacheQuery[Any]]:
-    """Every kind of query there is, of rows and values that exist."""
+def lookups_of_all_kinds(post: Post) -> dict[str, CacheQuery[Any]]:
+    """Returns a query of every kind."""
     writer = post.writer_id  # type: ignore[attr-defined]
     awaited: Any = post.writer
     return {
@@ -92,44 +92,44 @@ async def answers(post: Post) -> dict[str, Any]:
     return expected(post, one, three, await Writer.get(number=1))
 
 
-async def test_all_of_them_share_one_round_trip(post: Post, backend: CountingBackend) -> None:
+async def test_lookups_of_all_kinds_share_one_round_trip(post: Post, backend: CountingBackend) -> None:
     right = await answers(post)
     async with ModelCache(backend):
-        for _ in range(2):  # what leads where is remembered after the first hit
-            batch = await BatchCacheQuery(look_ups(post))
-            batch["filter"].sort(key=lambda each: each.number)  # no order was declared
+        for _ in range(2):  # predictions are learned from the first hit
+            batch = await BatchCacheQuery(lookups_of_all_kinds(post))
+            batch["filter"].sort(key=lambda row: row.number)  # no order is declared
             assert batch == right
         async with assert_ops(backend, sql=0, redis=["read"]):
-            await BatchCacheQuery(look_ups(post))
+            await BatchCacheQuery(lookups_of_all_kinds(post))
         async with assert_ops(backend, sql=0, redis=["read"]):
-            await asyncio.gather(*look_ups(post).values())
+            await asyncio.gather(*lookups_of_all_kinds(post).values())
         async with assert_ops(backend, sql=0, redis=["read"]), asyncio.TaskGroup() as tasks:
-            for query in look_ups(post).values():
+            for query in lookups_of_all_kinds(post).values():
                 tasks.create_task(query.resolve())
 
 
 @pytest.mark.parametrize("by", ["setting", "block"])
-async def test_all_of_them_work_without_the_cache(by: str, post: Post, backend: CountingBackend) -> None:
+async def test_lookups_of_all_kinds_work_with_the_cache_disabled(by: str, post: Post, backend: CountingBackend) -> None:
     right = await answers(post)
     async with ModelCache(backend, enabled=by == "block") as cache:
         with cache.disabled():
             async with assert_ops(backend, redis=0):
-                batch = await BatchCacheQuery(look_ups(post))
+                batch = await BatchCacheQuery(lookups_of_all_kinds(post))
                 await Post.cache.prefetch([post], "writer")
                 with pytest.raises(NotFoundError):
                     await Post.cache.get_or_404(number=404)
                 assert (await Post.cache.explain(number=2)).reason == "disabled"
             assert post.writer.number == 1
-            batch["filter"].sort(key=lambda each: each.number)
+            batch["filter"].sort(key=lambda row: row.number)
             assert batch == right
-            async with assert_ops(backend, redis=1):  # forgets what others may have stored
+            async with assert_ops(backend, redis=1):  # invalidates entries that other processes may have stored
                 assert await Post.cache.refresh(Post.cache.get(number=2)) == post
             async with assert_ops(backend, redis=2):
                 await Post.cache.update(post, title="new")
             assert await Titles(post.writer.id) == ["post1", "new", "post3"]
 
 
-async def test_all_of_them_in_a_transaction_see_it_and_store_nothing(post: Post, backend: CountingBackend) -> None:
+async def test_lookups_in_a_transaction_see_its_writes_and_store_nothing(post: Post, backend: CountingBackend) -> None:
     async with ModelCache(backend) as cache:
         async with in_transaction() as connection:
             await Post.cache.update(post, title="inside", number=F("number") + 10)
@@ -165,11 +165,11 @@ async def test_a_cache_that_is_not_the_default_is_used_through_its_managers(
             assert await posts.invalidate(post) == 1
         assert (await posts.explain(id=post.id)).reason == "missing"
         assert (await Post.cache.explain(id=post.id)).reason == "missing"
-        async with assert_ops(backend, redis=["mark", "clear"]):  # a write is told to both
+        async with assert_ops(backend, redis=["mark", "clear"]):  # a write invalidates both caches
             await posts.update(post, title="new")
 
 
-async def test_clearing_forgets_these_models_and_no_others_in_two_round_trips(
+async def test_clearing_invalidates_only_the_cleared_models_in_two_round_trips(
     post: Post, backend: CountingBackend
 ) -> None:
     async with ModelCache(backend) as cache:
@@ -178,7 +178,7 @@ async def test_clearing_forgets_these_models_and_no_others_in_two_round_trips(
             "count": lambda: PostCount(1),
             "writer": lambda: Writer.cache.get(number=1),
         }
-        for models, forgotten in (([Post], {"post", "count"}), ([Writer], {"writer"}), ([Post, Writer], set(reads))):
+        for models, invalidated in (([Post], {"post", "count"}), ([Writer], {"writer"}), ([Post, Writer], set(reads))):
             for read in reads.values():
                 await read()
             async with assert_ops(backend, sql=0, redis=["mark", "clear"]):
@@ -186,7 +186,7 @@ async def test_clearing_forgets_these_models_and_no_others_in_two_round_trips(
             for name, read in reads.items():
                 async with assert_ops(backend) as ops:
                     await read()
-                assert bool(ops.statements) is (name in forgotten)
+                assert bool(ops.statements) is (name in invalidated)
         async with assert_ops(backend, sql=0, redis=["mark", "clear"]):
             await cache.clear_all()
         async with assert_ops(backend, sql=2):
@@ -194,7 +194,7 @@ async def test_clearing_forgets_these_models_and_no_others_in_two_round_trips(
             await reads["writer"]()
 
 
-async def test_what_is_invalidated_must_be_rows_of_the_model(post: Post, backend: CountingBackend) -> None:
+async def test_invalidate_takes_only_rows_of_its_model(post: Post, backend: CountingBackend) -> None:
     async with ModelCache(backend):
         writer = await Writer.get(number=1)
         async with assert_ops(backend, sql=0, redis=0):
@@ -204,7 +204,7 @@ async def test_what_is_invalidated_must_be_rows_of_the_model(post: Post, backend
 
 
 @pytest.mark.only_on("no store", because="no cache is open")
-async def test_what_needs_an_open_cache_says_so_and_update_does_not(post: Post) -> None:
+async def test_without_an_open_cache_lookups_are_errors_and_update_works(post: Post) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: Post.cache.get_or_404(number=1),
         lambda: Post.cache.explain(number=1),

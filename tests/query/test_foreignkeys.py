@@ -1,4 +1,4 @@
-"""Cached foreign keys: ``await event.organizer`` asks the cache, and is otherwise what Tortoise gives."""
+"""Cached foreign keys: ``await event.organizer`` reads the cache, and otherwise behaves as in Tortoise."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ class Country(CachedModel):
 
 
 class City(CachedModel):
-    """Refers to a country by another field than its primary key, and to another city."""
+    """A city that refers to a field of a country other than its primary key, and to another city."""
 
     id = fields.IntField(primary_key=True)
     country: fields.ForeignKeyRelation[Country] = fields.ForeignKeyField(
@@ -43,7 +43,7 @@ class City(CachedModel):
 
 @pytest.fixture
 async def events(database: BaseDBAsyncClient) -> list[Event]:
-    """Ten events of two users, five of them in one venue; written before any cache was open."""
+    """Ten events of two users, five of them in one venue, written before any cache was open."""
     users = [await User.create(username=name) for name in ("kim", "lee")]
     venue = await Venue.create(name="Home", city="Bonn")
     return [
@@ -66,12 +66,12 @@ async def cache(events: list[Event], backend: CountingBackend) -> AsyncIterator[
 
 @pytest.fixture
 async def event(cache: ModelCache, events: list[Event]) -> Event:
-    """An event as loaded from the database, with nothing fetched."""
+    """An event as loaded from the database, without its related rows."""
     return await Event.get(id=events[0].id)
 
 
 class TestAwaited:
-    async def test_the_first_is_one_statement_and_the_next_is_the_caches(
+    async def test_the_first_await_takes_one_statement_and_the_next_is_answered_by_the_cache(
         self, event: Event, backend: CountingBackend
     ) -> None:
         async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
@@ -87,7 +87,7 @@ class TestAwaited:
         assert isinstance(venue, Venue)
         assert venue.city == "Bonn"
 
-    async def test_it_follows_writes(self, event: Event) -> None:
+    async def test_writes_to_the_event_and_to_its_organizer_are_seen(self, event: Event) -> None:
         organizer = await event.organizer
         organizer.username = "kimberly"
         await organizer.save()
@@ -97,19 +97,25 @@ class TestAwaited:
         await (await event.organizer).delete()
         assert await event.organizer is None
 
-    async def test_null_needs_no_io(self, cache: ModelCache, events: list[Event], backend: CountingBackend) -> None:
+    async def test_a_null_foreign_key_needs_no_io(
+        self, cache: ModelCache, events: list[Event], backend: CountingBackend
+    ) -> None:
         event = await Event.cache.get(id=events[9].id)
         async with assert_ops(backend, sql=0, redis=0):
             assert await event.venue is None
 
-    async def test_an_instance_that_is_not_saved(self, cache: ModelCache, events: list[Event]) -> None:
+    async def test_the_foreign_key_of_an_unsaved_instance_can_be_awaited(
+        self, cache: ModelCache, events: list[Event]
+    ) -> None:
         assert await Event().organizer is None
         kim = await User.get(username="kim")
         assert await Event(organizer_id=kim.id).organizer == kim
         assert Event(organizer=kim).organizer is kim
         assert await Event(organizer_id=404).organizer is None
 
-    async def test_other_kinds_of_keys(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_one_to_one_relations_and_relations_to_other_fields_are_cached(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         country = await Country.create(code="de", number=49)
         kim = await User.get(username="kim")
         berlin = await City.create(country=country, mayor=kim)
@@ -120,7 +126,7 @@ class TestAwaited:
                 assert await asyncio.gather(bonn.country, bonn.capital) == [country, berlin]
                 assert await (await City.cache.get(id=berlin.id)).mayor == kim
 
-    async def test_those_of_many_instances_are_one_round_trip(
+    async def test_foreign_keys_of_many_instances_take_one_round_trip(
         self, cache: ModelCache, events: list[Event], backend: CountingBackend
     ) -> None:
         found = await Event.cache.get_many([event.id for event in events])
@@ -137,14 +143,18 @@ class TestAwaited:
             for event in found:
                 tasks.create_task(event.organizer.resolve())
 
-    async def test_in_a_transaction_it_is_the_databases(self, event: Event, backend: CountingBackend) -> None:
+    async def test_in_a_transaction_a_foreign_key_queries_the_database(
+        self, event: Event, backend: CountingBackend
+    ) -> None:
         await event.organizer
         async with in_transaction():
             await User(id=event.organizer_id, username="changed", team=1).save(force_update=True)  # type: ignore[attr-defined]
             async with assert_ops(backend, sql=1, redis=0):
                 assert (await event.organizer).username == "changed"
 
-    async def test_in_a_request_scope_it_is_the_same_object(self, event: Event, backend: CountingBackend) -> None:
+    async def test_in_a_request_scope_a_foreign_key_returns_the_same_object(
+        self, event: Event, backend: CountingBackend
+    ) -> None:
         with local_cache():
             organizer = await event.organizer
             async with assert_ops(backend, sql=0, redis=0):
@@ -153,7 +163,7 @@ class TestAwaited:
 
 
 class TestLikeTortoise:
-    async def test_what_was_fetched_needs_no_io(self, event: Event, backend: CountingBackend) -> None:
+    async def test_loaded_relations_need_no_io(self, event: Event, backend: CountingBackend) -> None:
         selected = await Event.get(id=event.id).select_related("organizer", "venue")
         prefetched = await Event.get(id=event.id).prefetch_related("organizer")
         await event.fetch_related("organizer")
@@ -161,14 +171,16 @@ class TestLikeTortoise:
         kim = await User.cache.get(username="kim")
         assigned.organizer = kim
         async with assert_ops(backend, sql=0, redis=0):
-            for each in (selected, prefetched, event, assigned):
-                assert each.organizer.username == "kim"
-                assert await each.organizer is each.organizer
+            for instance in (selected, prefetched, event, assigned):
+                assert instance.organizer.username == "kim"
+                assert await instance.organizer is instance.organizer
             assert selected.venue is not None
             assert selected.venue.city == "Bonn"
         assert assigned.organizer is kim
 
-    async def test_fetching_what_the_cache_gave(self, cache: ModelCache, events: list[Event]) -> None:
+    async def test_fetch_related_works_on_instances_from_the_cache(
+        self, cache: ModelCache, events: list[Event]
+    ) -> None:
         for _ in range(2):
             found = await Event.cache.get(id=events[0].id)
             await found.fetch_related("organizer", "venue")
@@ -177,9 +189,11 @@ class TestLikeTortoise:
             assert found.venue.name == "Home"
         listed = await Event.cache.filter(organizer=events[0].organizer_id)  # type: ignore[attr-defined]
         await Event.fetch_for_list(listed, "organizer")
-        assert {each.organizer.username for each in listed} == {"kim"}
+        assert {listed_event.organizer.username for listed_event in listed} == {"kim"}
 
-    async def test_what_tortoises_query_offers_is_still_there(self, event: Event, backend: CountingBackend) -> None:
+    async def test_a_foreign_key_still_has_the_methods_of_tortoises_query(
+        self, event: Event, backend: CountingBackend
+    ) -> None:
         query: Any = event.organizer
         assert isinstance(query, CacheQuery)
         async with assert_ops(backend, redis=0):
@@ -190,7 +204,7 @@ class TestLikeTortoise:
             _ = query.nonsense
         assert not hasattr(event.organizer, "username")
 
-    async def test_reverse_relations_are_tortoises(self, event: Event) -> None:
+    async def test_reverse_relations_are_left_to_tortoise(self, event: Event) -> None:
         organizer = await event.organizer
         assert len(await organizer.events) == 5
         found = await User.cache.get(id=organizer.id)
@@ -199,7 +213,7 @@ class TestLikeTortoise:
         await found.fetch_related("events")
         assert len(found.events) == 5
 
-    async def test_filters_and_saves_by_relation_are_tortoises(self, event: Event) -> None:
+    async def test_filters_and_saves_by_relation_work(self, event: Event) -> None:
         assert await Event.filter(organizer__username="kim").count() == 5
         lee = await User.get(username="lee")
         event.organizer = lee
@@ -207,7 +221,7 @@ class TestLikeTortoise:
         assert (await (await Event.get(id=event.id)).organizer) == lee
         assert await Event.cache.get(organizer=lee, title="0") == event
 
-    async def test_without_an_open_cache_it_is_tortoises(
+    async def test_without_an_open_cache_foreign_keys_are_left_to_tortoise(
         self, database: BaseDBAsyncClient, db_url: DatabaseUrl, events: list[Event], backend: CountingBackend
     ) -> None:
         for opened in (True, False):

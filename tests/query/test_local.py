@@ -1,4 +1,4 @@
-"""The request scope: the same lookup gives the same object with no I/O, until something inside writes."""
+"""The request scope: a repeated lookup returns the same object without I/O, until a write inside the scope."""
 
 import asyncio
 import contextvars
@@ -34,7 +34,7 @@ async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
 
 
 async def in_task(work: Awaitable[Any]) -> Any:
-    """Awaits in a child task."""
+    """Awaits ``work`` in a child task."""
 
     async def run() -> Any:
         return await work
@@ -43,7 +43,7 @@ async def in_task(work: Awaitable[Any]) -> Any:
 
 
 class TestLookups:
-    async def test_the_same_look_up_gives_the_same_object_with_no_io(
+    async def test_a_repeated_lookup_returns_the_same_object_without_io(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         author = await Author.create(number=1, name="Kim")
@@ -67,7 +67,7 @@ class TestLookups:
                 assert await Book.cache.get(id=book.id) is found
                 assert await Book.cache.get_or_none(isbn=1) is found
                 assert await Book.cache.get(number=5, shelf=1) is found
-                assert [each is found for each in await Book.cache.filter(shelf=1)] == [True, False]
+                assert [row is found for row in await Book.cache.filter(shelf=1)] == [True, False]
                 assert await Book.cache.filter(author=1) == [found]
                 assert (await Book.cache.in_bulk([book.id, other.id]))[book.id] is found
                 assert (await Book.cache.get_many([1], key="isbn"))[0] is found
@@ -77,7 +77,9 @@ class TestLookups:
         async with assert_ops(backend, sql=0, redis=1):
             assert await Book.cache.get(id=book.id) is not found
 
-    async def test_what_is_absent_is_remembered(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_absent_rows_and_empty_lists_are_remembered(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         async with local_cache():
             for _ in range(2):
                 with pytest.raises(DoesNotExist):
@@ -87,11 +89,13 @@ class TestLookups:
                 assert not await Book.cache.exists(shelf=405)
                 assert await Book.cache.count(shelf=406) == 0
                 assert await Book.cache.get_many([405, 406]) == []
-                async with assert_ops(backend, sql=0, redis=0):  # the second time round
+                async with assert_ops(backend, sql=0, redis=0):
                     assert await Book.cache.get_or_none(isbn=404) is None
                     assert await Book.cache.count(shelf=406) == 0
 
-    async def test_a_batch_asks_only_for_what_is_new(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_batch_reads_only_lookups_that_the_scope_does_not_hold(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book, other = await Book.create(isbn=1), await Book.create(isbn=2, shelf=2)
         for query in (Book.cache.get(isbn=1), Book.cache.get(isbn=2), Book.cache.filter(shelf=1)):
             await query
@@ -110,7 +114,7 @@ class TestLookups:
             assert [again[name] is answer[name] for name in ("same", "other")] == [True, True]
             assert await Book.cache.get(id=other.id) is answer["other"]
 
-    async def test_simultaneous_look_ups_give_one_object(self, cache: ModelCache) -> None:
+    async def test_concurrent_lookups_return_one_object(self, cache: ModelCache) -> None:
         await Book.create(isbn=1)
         async with local_cache():
             found = await asyncio.gather(
@@ -119,7 +123,7 @@ class TestLookups:
             assert len({id(book) for book in found}) == 1
             assert (await Book.cache.filter(shelf=1))[0] is found[0]
 
-    async def test_lists_are_the_callers_own(self, cache: ModelCache) -> None:
+    async def test_each_call_returns_a_list_of_its_own(self, cache: ModelCache) -> None:
         await Book.create(isbn=1)
         with local_cache():
             (await Book.cache.filter(shelf=1)).clear()
@@ -128,7 +132,7 @@ class TestLookups:
 
 
 class TestExtent:
-    async def test_tasks_that_are_started_inside_share_it(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_tasks_started_inside_share_the_scope(self, cache: ModelCache, backend: CountingBackend) -> None:
         await Book.create(isbn=1)
         found: list[Book] = []
 
@@ -147,7 +151,7 @@ class TestExtent:
         assert len(found) == 6
         assert len({id(book) for book in found}) == 1
 
-    async def test_an_inner_one_starts_empty_and_ends_by_itself(
+    async def test_an_inner_scope_starts_empty_and_leaves_the_outer_scope_unchanged(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await Book.create(isbn=1)
@@ -161,24 +165,24 @@ class TestExtent:
             assert await Book.cache.get(isbn=1) is outer
         assert current_scope() is None
 
-    async def test_concurrent_ones_know_nothing_of_each_other(self, cache: ModelCache) -> None:
+    async def test_concurrent_scopes_share_no_objects(self, cache: ModelCache) -> None:
         await Book.create(isbn=1)
-        everybody_reads, everybody_has_read = asyncio.Barrier(3), asyncio.Barrier(3)
+        all_entered, all_read = asyncio.Barrier(3), asyncio.Barrier(3)
 
         async def request(scope: local_cache) -> Book:
             async with scope:
-                await everybody_reads.wait()
+                await all_entered.wait()
                 book = await Book.cache.get(isbn=1)
-                await everybody_has_read.wait()
+                await all_read.wait()
                 assert await Book.cache.get(isbn=1) is book
                 return book
 
-        shared = local_cache()  # one object may be entered again and again, in any number of tasks
+        shared = local_cache()  # a scope can be entered several times at once, in any number of tasks
         books = await asyncio.gather(request(local_cache()), request(shared), request(shared))
         assert len({id(book) for book in books}) == 3
         assert current_scope() is None
 
-    async def test_it_does_not_leak_out_of_its_task(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_scope_does_not_leak_out_of_its_task(self, cache: ModelCache, backend: CountingBackend) -> None:
         await Book.create(isbn=1)
         await Book.cache.get(isbn=1)
 
@@ -206,7 +210,9 @@ class TestExtent:
         async with local_cache():
             raise error
 
-    async def test_a_task_that_outlives_it_has_none(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_task_that_outlives_all_its_scopes_has_no_scope(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1, title="old")
         over = asyncio.Event()
 
@@ -230,7 +236,7 @@ class TestExtent:
         over.set()
         assert await task == "new"
 
-    async def test_a_task_falls_back_to_the_scope_around(self, cache: ModelCache) -> None:
+    async def test_a_task_that_outlives_an_inner_scope_uses_the_outer_scope(self, cache: ModelCache) -> None:
         await Book.create(isbn=1)
         over = asyncio.Event()
 
@@ -245,8 +251,8 @@ class TestExtent:
             over.set()
             assert await task is outer
 
-    async def test_it_may_end_in_another_context_than_it_began(self, cache: ModelCache) -> None:
-        """As the set-up and the tear-down of a fixture do."""
+    async def test_a_scope_can_end_in_another_context_than_it_began_in(self, cache: ModelCache) -> None:
+        """The setup and the teardown of a fixture may run in different contexts."""
         await Book.create(isbn=1)
         scope = local_cache()
         began = contextvars.copy_context()
@@ -260,7 +266,9 @@ class TestExtent:
         assert current_scope() is None
         assert began.run(current_scope) is None
 
-    async def test_what_arrives_after_its_end_is_not_kept(self, gated: ModelCache, store: GatedBackend) -> None:
+    async def test_an_answer_that_arrives_after_the_end_of_its_scope_is_not_remembered(
+        self, gated: ModelCache, store: GatedBackend
+    ) -> None:
         await Book.create(isbn=1)
         gate = store.hold("read")
         with local_cache():
@@ -273,7 +281,9 @@ class TestExtent:
         assert (await reading).isbn == 1
         assert scope.recall(key) is None
 
-    async def test_a_cancelled_look_up_does_not_spoil_it(self, gated: ModelCache, store: GatedBackend) -> None:
+    async def test_a_cancelled_lookup_does_not_affect_later_lookups(
+        self, gated: ModelCache, store: GatedBackend
+    ) -> None:
         await Book.create(isbn=1)
         with local_cache():
             gate = store.hold("read")
@@ -286,7 +296,9 @@ class TestExtent:
 
 
 class TestWrites:
-    async def test_drop_what_they_touch_and_nothing_else(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_write_invalidates_only_the_lookups_that_it_affects(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         author = await Author.create(number=1, name="Kim")
         book, other = await Book.create(isbn=1, author=author), await Book.create(isbn=2, shelf=2)
         async with local_cache():
@@ -311,14 +323,14 @@ class TestWrites:
                 assert await Book.cache.get(isbn=2) is kept[1]
                 assert await Book.cache.get(isbn=2) == other
 
-    async def test_of_every_kind(self, cache: ModelCache) -> None:
+    async def test_every_kind_of_write_is_seen_by_later_lookups(self, cache: ModelCache) -> None:
         book = await Book.create(isbn=1)
 
-        async def see() -> tuple[Any, ...]:
+        async def look_up() -> tuple[Any, ...]:
             row = await Book.cache.get_or_none(isbn=1)
             return (
                 row and row.title,
-                [each.isbn for each in await Book.cache.filter(shelf=1)],
+                [row.isbn for row in await Book.cache.filter(shelf=1)],
                 await Book.cache.exists(shelf=1, place=7),
                 await Note.cache.get_or_none(number=1),
             )
@@ -336,28 +348,30 @@ class TestWrites:
             await book.save(update_fields=["place"])
 
         async with local_cache():
-            assert await see() == ("", [1], False, None)
+            assert await look_up() == ("", [1], False, None)
             await save(title="first")
-            assert await see() == ("first", [1], False, None)
+            assert await look_up() == ("first", [1], False, None)
             await in_task(save(title="second"))
-            assert await see() == ("second", [1], False, None)
+            assert await look_up() == ("second", [1], False, None)
             await in_one_transaction()
-            assert await see() == ("third", [1], False, None)
+            assert await look_up() == ("third", [1], False, None)
             await in_task(in_one_transaction())
             await Book.create(isbn=2, place=-1)
-            assert await see() == ("third", [2, 1], False, None)
+            assert await look_up() == ("third", [2, 1], False, None)
             await in_task(move())
-            assert await see() == ("third", [2, 1], True, None)
+            assert await look_up() == ("third", [2, 1], True, None)
             note = await in_task(Note.create(number=1))
-            assert await see() == ("third", [2, 1], True, note)
+            assert await look_up() == ("third", [2, 1], True, note)
             await Book.update_or_create({"title": "fourth"}, isbn=1)
-            assert await see() == ("fourth", [2, 1], True, note)
+            assert await look_up() == ("fourth", [2, 1], True, note)
             await book.refresh_from_db()
             await in_task(book.delete())
             await note.delete()
-            assert await see() == (None, [2], False, None)
+            assert await look_up() == (None, [2], False, None)
 
-    async def test_clearing_is_like_writing_everything(self, cache: ModelCache, database: BaseDBAsyncClient) -> None:
+    async def test_clearing_invalidates_the_lookups_of_inner_and_outer_scopes(
+        self, cache: ModelCache, database: BaseDBAsyncClient
+    ) -> None:
         await Book.create(isbn=1)
         with local_cache():
             outer = await Book.cache.get(isbn=1)
@@ -371,7 +385,7 @@ class TestWrites:
             await cache.clear_all()
             assert (await Book.cache.get(isbn=1)).title == "again"
 
-    async def test_in_an_inner_scope_reach_the_outer_one(self, cache: ModelCache) -> None:
+    async def test_a_write_in_an_inner_scope_is_seen_in_the_outer_scope(self, cache: ModelCache) -> None:
         book = await Book.create(isbn=1)
         with local_cache():
             assert (await Book.cache.get(isbn=1)).title == ""
@@ -382,7 +396,7 @@ class TestWrites:
                 assert (await Book.cache.get(isbn=1)).title == "new"
             assert (await Book.cache.get(isbn=1)).title == "new"
 
-    async def test_elsewhere_are_not_seen_until_the_scope_ends(self, cache: ModelCache) -> None:
+    async def test_a_write_outside_the_scope_is_not_seen_before_the_scope_ends(self, cache: ModelCache) -> None:
         book = await Book.create(isbn=1)
         outside = contextvars.copy_context()
         with local_cache():
@@ -392,7 +406,7 @@ class TestWrites:
             assert await Book.cache.get(isbn=1) is held
         assert (await Book.cache.get(isbn=1)).title == "new"
 
-    async def test_that_overtake_a_look_up_keep_it_from_being_remembered(
+    async def test_a_lookup_that_a_write_overtakes_is_not_remembered(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         book = await Book.create(isbn=1)
@@ -409,7 +423,9 @@ class TestWrites:
                 assert (await Book.cache.get(id=book.id)).title == title
                 await in_task(book.save())
 
-    async def test_that_fail_drop_nothing_wrong(self, gated: ModelCache, store: GatedBackend) -> None:
+    async def test_after_a_failed_write_lookups_return_the_unchanged_row(
+        self, gated: ModelCache, store: GatedBackend
+    ) -> None:
         book, _ = await Book.create(isbn=1), await Book.create(isbn=2)
         async with local_cache():
             held = await Book.cache.get(id=book.id)
@@ -419,7 +435,7 @@ class TestWrites:
             assert (await Book.cache.get(id=book.id)).isbn == 1
             assert held.isbn == 1
 
-    async def test_whose_outcome_is_not_known_drop_what_they_may_have_touched(
+    async def test_a_cancelled_write_invalidates_the_lookups_that_it_may_affect(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         book = await Book.create(isbn=1)
@@ -435,8 +451,8 @@ class TestWrites:
 
 
 class TestTransactions:
-    async def test_bypass_the_scope(self, gated: ModelCache, store: GatedBackend) -> None:
-        """Inside one, every lookup is the transaction's own, and nothing of it is remembered."""
+    async def test_lookups_in_a_transaction_bypass_the_scope(self, gated: ModelCache, store: GatedBackend) -> None:
+        """Each lookup queries the database on the transaction's connection. The scope remembers no answer."""
         book = await Book.create(isbn=1)
         async with local_cache():
             held = await Book.cache.get(isbn=1)
@@ -454,10 +470,10 @@ class TestTransactions:
             assert (await Book.cache.get(isbn=1)).title == ""
             assert await Book.cache.filter(shelf=1) == [book]
 
-    async def test_drop_what_was_read_beside_them_when_they_commit(
+    async def test_a_commit_invalidates_rows_that_other_tasks_read_before_it(
         self, gated: ModelCache, store: GatedBackend
     ) -> None:
-        """Another task of the request reads the old row after it was written, but before it is committed."""
+        """Another task of the request reads the old row after the write and before the commit."""
         book = await Book.create(isbn=1)
         await Book.cache.get(isbn=1)
         async with local_cache():
@@ -469,7 +485,7 @@ class TestTransactions:
                 assert (await reading).title == ""
             assert (await Book.cache.get(isbn=1)).title == "new"
 
-    async def test_drop_it_also_if_it_is_not_known_whether_they_committed(
+    async def test_a_cancelled_commit_invalidates_rows_that_other_tasks_read_before_it(
         self, gated: ModelCache, store: GatedBackend
     ) -> None:
         book = await Book.create(isbn=1)
@@ -499,12 +515,14 @@ class TestTransactions:
 
 
 class TestSeveralCaches:
-    async def test_share_no_objects(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_several_caches_share_no_objects_in_one_scope(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1)
-        ask: Callable[[ModelCache], Awaitable[Book]] = lambda opened: opened.manager(Book).get(isbn=1)  # noqa: E731
+        look_up_by_isbn: Callable[[ModelCache], Awaitable[Book]] = lambda opened: opened.manager(Book).get(isbn=1)  # noqa: E731
         async with ModelCache(MemoryBackend(), namespace="second") as second, local_cache():
-            found = await ask(cache)
-            assert await ask(second) is not found
+            found = await look_up_by_isbn(cache)
+            assert await look_up_by_isbn(second) is not found
             book.title = "new"
             await book.save()
-            assert [(await ask(opened)).title for opened in (cache, second)] == ["new", "new"]
+            assert [(await look_up_by_isbn(opened)).title for opened in (cache, second)] == ["new", "new"]

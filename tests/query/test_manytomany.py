@@ -1,4 +1,4 @@
-"""Many-to-many lists: from the cache the second time, and changed by whatever links and unlinks."""
+"""Many-to-many lists: answered by the cache, and invalidated by every write that links or unlinks rows."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -36,30 +36,30 @@ def visible(model: type[Model]) -> QuerySet[Any]:
 
 
 async def as_cached() -> dict[Any, list[Any]]:
-    """All lists of all rows, as the cache has them."""
+    """Returns all lists of all rows, as the cache answers them."""
     return await lists_of(lambda relation: relation)
 
 
 async def as_stored() -> dict[Any, list[Any]]:
-    """The same, asked of the database."""
+    """Returns the same lists, as the database answers them."""
     return await lists_of(lambda relation: relation.all())
 
 
-async def lists_of(ask: Callable[[Any], Awaitable[Any]]) -> dict[Any, list[Any]]:
+async def lists_of(read: Callable[[Any], Awaitable[Any]]) -> dict[Any, list[Any]]:
     rows = [*await Post.all(), *await QuerySet(Tag), *await Author.all()]
     found = {}
     for row in rows:
         for name in RELATIONS:
             if name in row._meta.m2m_fields:
-                answer = await ask(getattr(row, name))
-                found[type(row).__name__, row.pk, name] = [vars(each) for each in answer]
+                answer = await read(getattr(row, name))
+                found[type(row).__name__, row.pk, name] = [vars(related) for related in answer]
                 if not row._meta.fields_map[name].related_model._meta._default_ordering:
-                    found[type(row).__name__, row.pk, name].sort(key=lambda each: str(each["id"]))
+                    found[type(row).__name__, row.pk, name].sort(key=lambda columns: str(columns["id"]))
     return found
 
 
 async def rows() -> tuple[list[Post], list[Tag], list[Author]]:
-    """Three posts, four tags and two authors, some of them linked; their lists are cached."""
+    """Creates three posts, four tags and two authors, links some of them, and caches their lists."""
     blog = await Blog.create()
     posts = [await Post.create(title=str(at), blog=blog if at == 2 else None) for at in range(3)]
     tags = [await Tag.create(id=at, place=-at) for at in range(1, 5)]
@@ -75,60 +75,70 @@ async def rows() -> tuple[list[Post], list[Tag], list[Author]]:
 
 
 class TestReading:
-    async def test_once_from_the_database(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_the_first_read_takes_one_statement_and_later_reads_take_none(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, tags, _ = await rows()
         await cache.clear_all()
         async with assert_ops(backend, sql=1, redis=["read", "lease", "lease", "lease", "fill"]):
             assert [tag.id for tag in await posts[0].tags] == [3, 2, 1]
         async with assert_ops(backend, sql=0, redis=1):
             assert [tag.id for tag in await posts[0].tags] == [3, 2, 1]
-        async with assert_ops(backend, sql=0, redis=1):  # rows that the list led to
+        async with assert_ops(backend, sql=0, redis=1):  # the rows of the list are filled too
             assert await Tag.cache.get(id=2) == tags[1]
         async with assert_ops(backend, sql=0, redis=1):
             assert [tag.id async for tag in posts[0].tags] == [3, 2, 1]
 
-    async def test_together(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_lists_read_in_one_tick_share_a_statement_and_a_round_trip(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, _, _ = await rows()
         await cache.clear_all()
 
-        async def ask(post: Post) -> list[int]:
+        async def tag_ids(post: Post) -> list[int]:
             return [tag.id for tag in await post.tags]
 
         async with assert_ops(backend, sql=1, redis=["read", "lease", "lease", "lease", "fill"]):
-            assert await asyncio.gather(*map(ask, posts)) == [[3, 2, 1], [1], [3]]
+            assert await asyncio.gather(*map(tag_ids, posts)) == [[3, 2, 1], [1], [3]]
         async with assert_ops(backend, sql=0, redis=1):
-            assert await asyncio.gather(*map(ask, posts)) == [[3, 2, 1], [1], [3]]
+            assert await asyncio.gather(*map(tag_ids, posts)) == [[3, 2, 1], [1], [3]]
 
-    async def test_nothing_is_linked(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_empty_lists_are_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         _, tags, _ = await rows()
         async with assert_ops(backend, sql=0, redis=1):
             assert await tags[3].posts == []
 
-    async def test_by_other_means_it_is_the_database(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_filtered_lists_and_unsaved_instances_are_left_to_tortoise(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, _, _ = await rows()
         async with assert_ops(backend, sql=1, redis=0):
             assert [tag.id for tag in await posts[0].tags.filter(id__gt=1)] == [3, 2]
         with pytest.raises(OperationalError, match="save"):
             await Post().tags
 
-    async def test_in_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_in_a_transaction_a_list_queries_the_database(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, tags, _ = await rows()
         async with in_transaction():
             await posts[1].tags.add(tags[3])
             async with assert_ops(backend, redis=0, sql=1):
                 assert [tag.id for tag in await posts[1].tags] == [4, 1]
 
-    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_in_a_request_scope_lists_hold_the_objects_of_the_scope(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, tags, _ = await rows()
         async with local_cache():
             first = await posts[0].tags
             async with assert_ops(backend, redis=0):
                 assert await Tag.cache.get(id=3) is first[0]
-                assert all(one is other for one, other in zip(await posts[0].tags, first, strict=True))
+                assert all(tag is same for tag, same in zip(await posts[0].tags, first, strict=True))
             await posts[0].tags.remove(tags[2])
             assert [tag.id for tag in await posts[0].tags] == [2, 1]
 
-    async def test_prefetch(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_prefetch_follows_many_to_many_relations(self, cache: ModelCache, backend: CountingBackend) -> None:
         posts, _, _ = await rows()
         for _ in range(2):
             fresh = await Post.all()
@@ -138,21 +148,23 @@ class TestReading:
             assert [post.id for post in fresh[1].tags[0].posts] == [posts[0].id, posts[1].id]
 
 
-class TestWalks:
-    async def test_over_lists(self, cache: ModelCache, backend: CountingBackend) -> None:
+class TestPaths:
+    async def test_paths_over_many_to_many_relations_follow_every_write(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         posts, tags, authors = await rows()
         await posts[0].editors.add(*authors)
         expected = [tags[2], tags[1], tags[0]], [posts[0], posts[2], posts[1]], [posts[0]]
         for _ in range(3):
-            walks = TagsOf(posts[0].id), TaggedLikewise(posts[0].id), EditedBy(authors[0].id)
-            assert tuple(await asyncio.gather(*walks)) == expected
+            queries = TagsOf(posts[0].id), TaggedLikewise(posts[0].id), EditedBy(authors[0].id)
+            assert tuple(await asyncio.gather(*queries)) == expected
         async with assert_ops(backend, sql=0, redis=1):
-            await asyncio.gather(*walks)
+            await asyncio.gather(*queries)
         await posts[1].tags.clear()
         await authors[0].edited.remove(posts[0])  # type: ignore[attr-defined]
-        assert await asyncio.gather(*walks) == [expected[0], [posts[0], posts[2]], []]
+        assert await asyncio.gather(*queries) == [expected[0], [posts[0], posts[2]], []]
         await tags[2].delete()
-        assert await asyncio.gather(*walks) == [[tags[1], tags[0]], [posts[0]], []]
+        assert await asyncio.gather(*queries) == [[tags[1], tags[0]], [posts[0]], []]
 
 
 class TestMistakes:
@@ -169,7 +181,7 @@ class TestMistakes:
             (["blog"], "names 'blog', which is not a many-to-many relation"),
         ],
     )
-    async def test_are_errors_on_open(
+    async def test_a_wrong_declaration_is_an_error_when_a_cache_opens(
         self, cache: ModelCache, names: Any, message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Post.CacheMeta, "cached_manytomany", names)
@@ -178,7 +190,7 @@ class TestMistakes:
 
 
 class Writes:
-    """Every way to link and unlink; each is given the posts, tags and authors of ``rows``."""
+    """Every way to link and unlink rows. Each method takes the posts, tags and authors of ``rows``."""
 
     @staticmethod
     async def add(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
@@ -189,7 +201,7 @@ class Writes:
         await tags[3].posts.add(posts[1], posts[2])
 
     @staticmethod
-    async def add_what_is_there(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+    async def add_linked_rows_again(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
         await posts[0].tags.add(tags[0], tags[1])
 
     @staticmethod
@@ -209,7 +221,7 @@ class Writes:
         await tags[0].posts.clear()
 
     @staticmethod
-    async def to_itself(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+    async def of_a_relation_to_the_same_model(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
         await posts[1].see.add(posts[0], posts[1])
         await posts[2].seen_from.clear()  # type: ignore[attr-defined]
 
@@ -219,14 +231,14 @@ class Writes:
         await authors[0].posts.clear()  # type: ignore[attr-defined]
 
     @staticmethod
-    async def of_the_links_model(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+    async def of_the_through_model(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
         await Authorship.create(post=posts[1], author=authors[1])
-        [link] = await Authorship.filter(post=posts[0])
-        link.post = posts[2]
-        await link.save()
+        [authorship] = await Authorship.filter(post=posts[0])
+        authorship.post = posts[2]
+        await authorship.save()
 
     @staticmethod
-    async def of_the_links_model_in_bulk(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+    async def of_the_through_model_in_bulk(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
         await Authorship.bulk_create([Authorship(post=post, author=authors[1]) for post in posts])
         await Authorship.filter(author=authors[0]).delete()
         await Authorship.filter(post=posts[1]).update(post_id=posts[2].id)
@@ -269,7 +281,7 @@ class Writes:
 
     @staticmethod
     async def hide_and_show_many(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
-        await QuerySet(Tag).filter(id=2).update(hidden=True)  # behind the cache
+        await QuerySet(Tag).filter(id=2).update(hidden=True)  # past the cache
         await Tag.cache.clear()
         assert await as_cached() == await as_stored()
         tags[1].hidden = False
@@ -298,7 +310,7 @@ class Writes:
             await connection.rollback()
 
     @staticmethod
-    async def in_a_transaction_that_is_over(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
+    async def in_a_finished_transaction(posts: list[Post], tags: list[Tag], authors: list[Author]) -> None:
         async with in_transaction() as connection:
             await connection.rollback()
             await posts[0].tags.clear()
@@ -318,35 +330,35 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 
 class TestWrites:
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-    async def test_are_seen_from_both_sides(
+    async def test_every_write_is_seen_from_both_sides(
         self, cache: ModelCache, backend: CountingBackend, write: Callable[..., Awaitable[None]]
     ) -> None:
         await write(*await rows())
         assert await as_cached() == await as_stored()
         assert await as_cached() == await as_stored()
 
-    async def test_are_seen_by_a_cached_model_of_the_links(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_writes_are_seen_by_a_cached_through_model(self, cache: ModelCache, backend: CountingBackend) -> None:
         [post, *_], _, [author, _] = await rows()
         assert await Editing.cache.filter(post=post) == []
         await post.editors.add(author)
-        [link] = await Editing.cache.filter(post=post)
+        [editing] = await Editing.cache.filter(post=post)
         await author.edited.clear()  # type: ignore[attr-defined]
         assert await Editing.cache.filter(post=post) == []
-        assert await Editing.cache.get_or_none(id=link.id) is None
+        assert await Editing.cache.get_or_none(id=editing.id) is None
 
     async def test_adding_nothing_sends_nothing(self, cache: ModelCache, backend: CountingBackend) -> None:
         [post, *_], _, _ = await rows()
         async with assert_ops(backend, redis=0, sql=0):
             await post.tags.add()
 
-    async def test_leave_other_lists_alone(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_writes_leave_unaffected_lists_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         posts, tags, _ = await rows()
         await posts[0].tags.remove(tags[0])
         async with assert_ops(backend, sql=0):
             await asyncio.gather(*[relation.__aiter__().__anext__() for relation in (posts[1].tags, posts[2].tags)])
             assert await tags[2].posts == [posts[0], posts[2]]
 
-    async def test_past_the_limit_everything_is_forgotten(
+    async def test_writes_past_the_bulk_limit_invalidate_all_lists(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
         async with ModelCache(backend, bulk_limit=1):
@@ -362,7 +374,7 @@ class TestWrites:
 
 class TestRaces:
     @pytest.mark.parametrize("step", ["lease", "fill"])
-    async def test_a_reader_that_was_slower_than_a_writer_stores_nothing(
+    async def test_a_reader_that_a_writer_overtakes_stores_nothing(
         self, database: BaseDBAsyncClient, backend: CountingBackend, step: str
     ) -> None:
         store = GatedBackend(backend)

@@ -1,6 +1,6 @@
-"""Lookups that are answered in this process, and everything that makes them stop.
+"""Near caching: lookups that are answered in this process, and everything that ends it.
 
-The other process is a second cache with connections of its own, whose writes ours is not told of but by the server.
+The other process is a second cache with connections of its own. Only the server reports its writes to the first.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ from tests.support.servers import RedisServer
 pytestmark = pytest.mark.only_on("redis", because="what is near is what a server tells of")
 
 FAR: dict[str, Any] = {"near": True, "near_lag": 60.0}
-"""Settings by which nothing stops to be near because the machine is slow."""
+"""Settings with a lag that is long enough for a slow machine."""
 
 
 @asynccontextmanager
 async def opened(url: str, **settings: Any) -> AsyncIterator[GatedBackend]:
-    """A store that counts."""
+    """Opens a backend that counts its operations and can hold them."""
     backend = GatedBackend(RedisBackend(url, **{"socket_timeout": PATIENT} | settings))
     await backend.open()
     try:
@@ -57,7 +57,7 @@ async def opened(url: str, **settings: Any) -> AsyncIterator[GatedBackend]:
 
 @asynccontextmanager
 async def caches(url: str, **settings: Any) -> AsyncIterator[tuple[ModelCache, GatedBackend, ModelCache]]:
-    """Ours, its store, and that of another process."""
+    """Opens a near cache, with its backend, and the cache of another process."""
     async with (
         opened(url) as backend,
         ModelCache(backend, **FAR | settings) as ours,
@@ -67,36 +67,36 @@ async def caches(url: str, **settings: Any) -> AsyncIterator[tuple[ModelCache, G
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for what comes without being asked for."""
+    """Waits until ``condition`` holds, after a message from the server."""
     async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.001)
 
 
 async def near_soon(look: Callable[[], Awaitable[Any]], backend: CountingBackend) -> Any:
-    """Looks up until that takes no request any more; that must be the third time. Returns the answer."""
+    """Looks up three times, asserts that the third lookup sends no request, and returns its answer."""
     for _ in range(2):
         await look()
     async with assert_ops(backend, redis=0, sql=0):
         return await look()
 
 
-async def someone(title: str = "old") -> Event:
+async def create_event(title: str = "old") -> Event:
     kim = await User.create(username="kim")
     return await Event.create(slug="pycon", title=title, organizer=kim)
 
 
-async def rename_elsewhere(other: ModelCache, event: Event, title: str) -> None:
-    """What another process does, as far as ours can notice."""
-    await QuerySet(Event).filter(id=event.id).update(title=title)  # a query set that no cache watches
+async def rename_in_other_process(other: ModelCache, event: Event, title: str) -> None:
+    """Renames an event and invalidates it through the cache of another process."""
+    await QuerySet(Event).filter(id=event.id).update(title=title)  # this query set invalidates nothing
     await other.manager(Event).invalidate(event.id)
 
 
-# What is near ------------------------------------------------------------------------------------------
+# Near lookups ---------------------------------------------------------------------------------------------
 
 
 async def test_the_second_hit_takes_no_request(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, _):
         await Event.cache.get(id=event.id)
         async with assert_ops(backend, redis=1, sql=0):
@@ -129,10 +129,10 @@ async def event_organizer(event: Event) -> User:
 
 
 @pytest.mark.parametrize("look", LOOK_UPS.values(), ids=LOOK_UPS)
-async def test_every_kind_of_look_up_is(
+async def test_lookups_of_every_kind_are_kept_near(
     database: BaseDBAsyncClient, backend_url: str, look: Callable[[Event], Awaitable[Any]]
 ) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url, negative_timeout=600) as (_, backend, _):
         first = await look(event)
         answer = await near_soon(lambda: look(event), backend)
@@ -140,7 +140,7 @@ async def test_every_kind_of_look_up_is(
 
 
 async def test_each_caller_gets_an_instance_of_its_own(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         first = await near_soon(lambda: Event.cache.get(id=event.id), backend)
         second = await Event.cache.get(id=event.id)
@@ -149,7 +149,7 @@ async def test_each_caller_gets_an_instance_of_its_own(database: BaseDBAsyncClie
         assert (await Event.cache.get(id=event.id)).title == "old"
 
 
-async def test_an_absence_raises(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_an_absence_that_is_kept_near_raises(database: BaseDBAsyncClient, backend_url: str) -> None:
     async with caches(backend_url) as (_, backend, _):
         for _ in range(2):
             with pytest.raises(DoesNotExist):
@@ -159,7 +159,7 @@ async def test_an_absence_raises(database: BaseDBAsyncClient, backend_url: str) 
                 await Event.cache.get(id=1)
 
 
-async def test_computed_results_and_values(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_computed_results_and_values_are_kept_near(database: BaseDBAsyncClient, backend_url: str) -> None:
     class Count(QuerysetCountCache):
         model = Event
         key_fields = ("organizer",)
@@ -181,10 +181,10 @@ async def test_computed_results_and_values(database: BaseDBAsyncClient, backend_
     async def doubled(number: int) -> int:
         return 2 * number
 
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         assert await near_soon(lambda: Count(organizer=event.organizer_id), backend) == 1
-        await Titles(organizer=event.organizer_id)  # the rows inside are looked up by the next one
+        await Titles(organizer=event.organizer_id)  # the rows of the result are looked up by the next call
         assert await near_soon(lambda: Titles(organizer=event.organizer_id), backend) == [event]
         assert await near_soon(lambda: Rate("USD"), backend) == 7
         assert await near_soon(lambda: doubled(4), backend) == 8
@@ -193,31 +193,33 @@ async def test_computed_results_and_values(database: BaseDBAsyncClient, backend_
             await Rate("USD")
 
 
-async def test_a_value_alone_may_be_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_a_value_can_be_near_in_a_cache_without_near_caching(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     @cached(near=True)
     async def doubled(number: int) -> int:
         return 2 * number
 
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url, near=False) as (_, backend, _):
         for _ in range(2):
             await Event.cache.get(id=event.id)
         await doubled(4)
-        await doubled(4)  # on the connection that was there before anything was to be near
+        await doubled(4)  # still on the connection that was opened without tracking
         assert await near_soon(lambda: doubled(4), backend) == 8
         async with assert_ops(backend, redis=["read"], sql=0):
             await Event.cache.get(id=event.id)
 
 
-# What makes it stop ----------------------------------------------------------------------------------------
+# Invalidation ---------------------------------------------------------------------------------------------
 
 
 async def test_the_writes_of_another_process_are_seen(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, other):
         key = Event.cache.get(id=event.id).locate(cache.open_cache).key
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
-        await rename_elsewhere(other, event, "new")
+        await rename_in_other_process(other, event, "new")
         await until(lambda: not cache.open_cache.guarded.near.holds(key))
         assert (await Event.cache.get(id=event.id)).title == "new"
         assert cache.stats.near.invalidated > 0
@@ -240,23 +242,23 @@ async def save_in_transaction(event: Event) -> None:
         await event.save()
 
 
-async def by_hand(event: Event, forget: Awaitable[object]) -> None:
+async def by_hand(event: Event, invalidation: Awaitable[object]) -> None:
     await QuerySet(Event).filter(id=event.id).update(title="new")
-    await forget
+    await invalidation
 
 
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the server tells is late: it does not arrive while the test runs."""
+    """Loses all invalidations from the server, as if they arrived after the test."""
     monkeypatch.setattr(PipelinedConnection, "_on_push", lambda self, message: None)
 
 
 @pytest.mark.usefixtures("deaf")
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-async def test_own_writes_are_seen_before_the_server_tells(
+async def test_own_writes_are_seen_before_the_server_reports_them(
     database: BaseDBAsyncClient, backend_url: str, write: Callable[[Event], Awaitable[Any]]
 ) -> None:
-    event = await someone()
+    event = await create_event()
     lee = await User.create(username="lee")
     other = await Event.create(slug="other", title="other", organizer=lee)
     async with caches(backend_url, bulk_limit=1) as (_, backend, _):
@@ -268,15 +270,15 @@ async def test_own_writes_are_seen_before_the_server_tells(
             stored = await Event.filter(id=event.id)
             found = await Event.cache.get_or_none(id=event.id)
             listed = await Event.cache.filter(organizer=event.organizer_id)
-            assert [each.title for each in stored] == ([found.title] if found else [])
-            assert [each.title for each in listed] == [each.title for each in stored]
+            assert [row.title for row in stored] == ([found.title] if found else [])
+            assert [row.title for row in listed] == [row.title for row in stored]
         assert (await Event.cache.get(id=other.id)).title == (await Event.get(id=other.id)).title
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_a_read_under_way_is_not_kept_after_an_own_write(database: BaseDBAsyncClient, backend_url: str) -> None:
-    """The reply was made before the mark, on another connection, and is looked at after the write."""
-    event = await someone()
+async def test_a_read_in_flight_is_not_kept_after_an_own_write(database: BaseDBAsyncClient, backend_url: str) -> None:
+    """The server replies before the mark, on another connection. The reader handles the reply after the write."""
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         await Event.cache.get(id=event.id)
         gate = backend.hold("read", "after")
@@ -290,9 +292,9 @@ async def test_a_read_under_way_is_not_kept_after_an_own_write(database: BaseDBA
         assert (await Event.cache.get(id=event.id)).title == "new"
 
 
-async def test_an_invalidation_right_behind_its_reply(database: BaseDBAsyncClient, backend_url: str) -> None:
-    """It is known before whoever asked has looked at the reply."""
-    event = await someone()
+async def test_an_invalidation_right_after_the_reply_is_not_lost(database: BaseDBAsyncClient, backend_url: str) -> None:
+    """The invalidation arrives before the reader handles the reply."""
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, other):
         await Event.cache.get(id=event.id)
         key = Event.cache.get(id=event.id).locate(cache.open_cache).key
@@ -302,7 +304,7 @@ async def test_an_invalidation_right_behind_its_reply(database: BaseDBAsyncClien
             early = tasks.create_task(Event.cache.get(id=event.id).resolve())
             await gate.reached()
             assert key in near._expected
-            await rename_elsewhere(other, event, "new")
+            await rename_in_other_process(other, event, "new")
             await until(lambda: key not in near._expected)
             gate.open()
         assert early.result().title == "old"
@@ -311,11 +313,11 @@ async def test_an_invalidation_right_behind_its_reply(database: BaseDBAsyncClien
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_what_was_kept_back_is_not_near(
+async def test_rows_of_an_undelivered_write_are_not_near(
     database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
 ) -> None:
-    """A write that could not be announced: nothing is near before it is delivered, and then not what it was about."""
-    event = await someone()
+    """Nothing is near until the intent of the write is delivered. After that, the written row is not near."""
+    event = await create_event()
     async with Proxy(own_redis.port) as proxy, caches(proxy.url, breaker_cooldown=0.02) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         proxy.cut()
@@ -330,8 +332,10 @@ async def test_what_was_kept_back_is_not_near(
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB"])
-async def test_a_flush(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, command: str) -> None:
-    event = await someone()
+async def test_a_flush_drops_all_near_entries(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, command: str
+) -> None:
+    event = await create_event()
     async with caches(own_redis.url) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         with own_redis.client() as client:
@@ -342,24 +346,24 @@ async def test_a_flush(database: BaseDBAsyncClient, own_redis: RedisServer, back
             await Event.cache.get(id=event.id)
 
 
-async def test_a_connection_that_is_killed(
+async def test_a_killed_connection_drops_all_near_entries_until_it_is_replaced(
     database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
 ) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(own_redis.url, breaker_cooldown=0.02) as (cache, backend, other):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         with own_redis.client() as client:
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
         await until(lambda: not cache.open_cache.guarded.near.on)
         assert cache.stats.near.bytes == 0
-        await rename_elsewhere(other, event, "new")
+        await rename_in_other_process(other, event, "new")
         assert (await Event.cache.get(id=event.id)).title == "new"
         await until(cache.open_cache.guarded.allow_read)
         await near_again(event, backend)
 
 
 async def near_again(event: Event, backend: CountingBackend) -> None:
-    """Looks a row up until that takes no request."""
+    """Looks up a row until a lookup sends no request."""
     async with asyncio.timeout(PATIENCE):
         while True:
             before = len(backend.operations)
@@ -370,8 +374,10 @@ async def near_again(event: Event, backend: CountingBackend) -> None:
 
 
 @pytest.mark.parametrize("how", ["restart", "restore"])
-async def test_a_restart(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, how: str) -> None:
-    event = await someone()
+async def test_a_restart_of_the_server_leaves_no_old_row_near(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, how: str
+) -> None:
+    event = await create_event()
     async with caches(own_redis.url, breaker_cooldown=0.02) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         own_redis.save()
@@ -384,9 +390,11 @@ async def test_a_restart(database: BaseDBAsyncClient, own_redis: RedisServer, ba
                 assert (await Event.cache.get(id=event.id)).title == "new"
 
 
-async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str) -> None:
-    """Nothing is near for longer than the lag, also where nobody notices that the server is frozen."""
-    event = await someone()
+async def test_near_entries_are_not_trusted_longer_than_the_lag_of_a_frozen_server(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
+) -> None:
+    """The lag applies although no request has found out that the server is frozen."""
+    event = await create_event()
     settings: dict[str, Any] = {"near": True, "near_lag": 0.3}
     async with opened(own_redis.url) as backend, ModelCache(backend, **settings) as cache:
         await near_again(event, backend)
@@ -396,24 +404,26 @@ async def test_a_frozen_server(database: BaseDBAsyncClient, own_redis: RedisServ
             stopped = time.monotonic()
             await until(lambda: near.find([]) is None)
             assert near._trusted_until < stopped + 0.3
-            assert near.on  # it is only not believed
+            assert near.on  # tracking is still on, but not trusted
         finally:
             own_redis.cont()
         await near_again(event, backend)
 
 
-async def test_a_blocked_event_loop(database: BaseDBAsyncClient, backend_url: str) -> None:
-    """What the server told meanwhile is not known yet, so that nothing may be answered."""
-    event = await someone()
+async def test_near_entries_are_not_trusted_after_the_event_loop_was_blocked(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    """Invalidations that arrived meanwhile are not handled yet, so the next lookup must read the server."""
+    event = await create_event()
     async with caches(backend_url, near_lag=0.1) as (_, backend, _):
         await near_again(event, backend)
-        time.sleep(0.1)  # noqa: ASYNC251 - it is to block
+        time.sleep(0.1)  # noqa: ASYNC251 - blocks the event loop on purpose
         async with assert_ops(backend, redis=["read"], sql=0):
             await Event.cache.get(id=event.id)
 
 
-async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+async def test_lookups_prolong_the_trust_in_near_entries(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await create_event()
     async with caches(backend_url, near_lag=2.0) as (cache, backend, _):
         await near_again(event, backend)
         near = cache.open_cache.guarded.near
@@ -424,8 +434,8 @@ async def test_it_goes_on_as_long_as_somebody_asks(database: BaseDBAsyncClient, 
                 await asyncio.sleep(0.02)
 
 
-async def test_an_entry_that_expires(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+async def test_a_near_entry_expires(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await create_event()
     async with caches(backend_url, timeout=0.2, ttl_jitter=0, refresh_ahead=0) as (cache, backend, _):
         await near_again(event, backend)
         expired = time.monotonic() + 0.2 + 0.02
@@ -436,10 +446,10 @@ async def test_an_entry_that_expires(database: BaseDBAsyncClient, backend_url: s
             await Event.cache.get(id=event.id)
 
 
-async def test_an_entry_that_is_evicted(
+async def test_an_entry_that_the_server_deletes_is_not_near(
     database: BaseDBAsyncClient, redis_server: RedisServer, backend_url: str
 ) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         key = Event.cache.get(id=event.id).locate(cache.open_cache).key
@@ -448,7 +458,7 @@ async def test_an_entry_that_is_evicted(
         await until(lambda: not cache.open_cache.guarded.near.holds(key))
 
 
-async def test_memory_is_bounded(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_near_memory_is_bounded(database: BaseDBAsyncClient, backend_url: str) -> None:
     kim = await User.create(username="kim")
     events = [await Event.create(slug=f"e{number}", title=f"t{number}", organizer=kim) for number in range(50)]
     async with caches(backend_url, near_memory_limit=10_000) as (cache, _, _):
@@ -460,30 +470,30 @@ async def test_memory_is_bounded(database: BaseDBAsyncClient, backend_url: str) 
         assert cache.stats.near.bytes > 5_000
 
 
-async def test_stale_copies_are_not_kept(
+async def test_stale_copies_are_not_kept_near(
     database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Event.CacheMeta, "invalidation", InvalidationType.DYNAMIC, raising=False)
     monkeypatch.setattr(Event.CacheMeta, "allowtime", 60, raising=False)
-    event = await someone()
+    event = await create_event()
     async with opened(backend_url) as backend, ModelCache(backend, **FAR):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         event.title = "new"
         await event.save()
-        assert (await Event.cache.get(id=event.id)).title == "old"  # a stale copy, as asked for
+        assert (await Event.cache.get(id=event.id)).title == "old"  # a stale copy, which ``allowtime`` permits
         async with asyncio.timeout(PATIENCE):
             while (await Event.cache.get(id=event.id)).title == "old":
                 await asyncio.sleep(0.001)
         await near_again(event, backend)
 
 
-# Where it does not answer -----------------------------------------------------------------------------------
+# Lookups that are not near --------------------------------------------------------------------------------
 
 
-async def test_without_the_cache_and_in_transactions_the_database_answers(
+async def test_in_transactions_and_with_the_cache_disabled_the_database_answers(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         with cache.disabled():
@@ -493,8 +503,8 @@ async def test_without_the_cache_and_in_transactions_the_database_answers(
             await Event.cache.get(id=event.id)
 
 
-async def test_a_request_remembers_what_was_near(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+async def test_a_request_scope_remembers_near_answers(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         await near_soon(lambda: Event.cache.get(id=event.id), backend)
         async with local_cache(), assert_ops(backend, redis=0, sql=0):
@@ -502,11 +512,11 @@ async def test_a_request_remembers_what_was_near(database: BaseDBAsyncClient, ba
             assert await Event.cache.get(id=event.id) is first
 
 
-async def test_a_class_may_stay_away(
+async def test_a_model_can_opt_out_of_near_caching(
     database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Event.CacheMeta, "near", False, raising=False)
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         await near_soon(lambda: User.cache.get(username="kim"), backend)
         for _ in range(2):
@@ -515,11 +525,11 @@ async def test_a_class_may_stay_away(
             await Event.cache.get(id=event.id)
 
 
-async def test_a_class_may_ask_for_it(
+async def test_a_model_can_opt_in_to_near_caching(
     database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Event.CacheMeta, "near", True, raising=False)
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url, near=False) as (_, backend, _):
         await near_soon(lambda: Event.cache.get(slug="pycon"), backend)
         for _ in range(2):
@@ -529,10 +539,10 @@ async def test_a_class_may_ask_for_it(
         assert event.id
 
 
-async def test_a_refusing_server(
+async def test_a_server_that_refuses_tracking_turns_near_caching_off(
     database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    event = await someone()
+    event = await create_event()
     with own_redis.client() as client:
         client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-client|tracking")
     url = own_redis.url.replace("redis://", "redis://app:secret@")
@@ -546,13 +556,13 @@ async def test_a_refusing_server(
     assert "nothing is kept near" in caplog.text
 
 
-async def test_walks(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_relation_paths_are_kept_near(database: BaseDBAsyncClient, backend_url: str) -> None:
     class OrganizerOf(RelatedInstanceCache[User]):
         model = Event
         key_fields = ("slug",)
         relation = "organizer"
 
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, other):
         assert (await near_soon(lambda: OrganizerOf("pycon"), backend)).username == "kim"
         lee = await User.create(username="lee")
@@ -564,38 +574,38 @@ async def test_walks(database: BaseDBAsyncClient, backend_url: str) -> None:
 
 
 @pytest.mark.usefixtures("deaf")
-async def test_a_step_after_the_database_is_not_answered_by_what_was_near(
+async def test_a_step_after_a_loaded_row_is_not_answered_by_a_near_entry(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:
-    """A row must not be seen in a state before that of the row which led to it."""
+    """A row must not be older than the row that leads to it."""
 
     class OrganizerOf(RelatedInstanceCache[User]):
         model = Event
         key_fields = ("slug",)
         relation = "organizer"
 
-    event = await someone()
+    event = await create_event()
     async with caches(backend_url) as (cache, backend, other):
         await near_soon(lambda: User.cache.get(id=event.organizer_id), backend)
         await QuerySet(User).filter(id=event.organizer_id).update(team=5)
         await QuerySet(Event).filter(id=event.id).update(position=5)
         await other.manager(User).invalidate(event.organizer_id)
         await other.manager(Event).invalidate(event.id)
-        assert (await OrganizerOf("pycon")).team == 5  # it asked the database for the event
+        assert (await OrganizerOf("pycon")).team == 5  # the event was loaded from the database
 
 
-# Who cannot ------------------------------------------------------------------------------------------------
+# Backends and settings without near caching ---------------------------------------------------------------
 
 
-async def test_a_store_in_this_process_needs_no_near(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+async def test_a_memory_backend_keeps_nothing_near(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await create_event()
     async with ModelCache("memory://", near=True) as cache:
         for _ in range(3):
             await Event.cache.get(id=event.id)
         assert cache.stats.near.hits == 0
 
 
-async def test_a_backend_that_cannot_tell_is_refused(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_a_backend_without_tracking_is_refused(database: BaseDBAsyncClient, backend_url: str) -> None:
     class Silent:
         def __init__(self) -> None:
             for name in ("open", "close", "read", "lease", "fill", "mark", "clear", "delete"):
@@ -609,7 +619,7 @@ async def test_a_backend_that_cannot_tell_is_refused(database: BaseDBAsyncClient
 
 
 @pytest.mark.parametrize("query", ["max_connections=3", "health_check_interval=3"])
-async def test_a_pooled_url_is_refused(database: BaseDBAsyncClient, backend_url: str, query: str) -> None:
+async def test_a_url_with_pool_options_is_refused(database: BaseDBAsyncClient, backend_url: str, query: str) -> None:
     with pytest.raises(CacheConfigurationError, match="URL without these, or remove near"):
         await ModelCache(f"{backend_url}&{query}", near=True).open()
 
@@ -625,7 +635,7 @@ async def test_a_backend_serves_one_near_cache(database: BaseDBAsyncClient, back
 
 
 @pytest.mark.parametrize("value", ["yes", 1])
-async def test_a_wrong_value_is_named(
+async def test_a_wrong_value_of_near_is_an_error(
     database: BaseDBAsyncClient, backend_url: str, monkeypatch: pytest.MonkeyPatch, value: object
 ) -> None:
     monkeypatch.setattr(Event.CacheMeta, "near", value, raising=False)
@@ -643,8 +653,8 @@ async def test_an_index_alone_cannot_be_near(database: BaseDBAsyncClient, backen
         await ModelCache(backend_url).open()
 
 
-async def test_explain_tells(database: BaseDBAsyncClient, backend_url: str) -> None:
-    event = await someone()
+async def test_explain_reports_near_entries(database: BaseDBAsyncClient, backend_url: str) -> None:
+    event = await create_event()
     async with caches(backend_url) as (_, backend, _):
         explained = await Event.cache.explain(id=event.id)
         assert explained.entry is not None
@@ -656,8 +666,10 @@ async def test_explain_tells(database: BaseDBAsyncClient, backend_url: str) -> N
         assert [row.near for row in explained.rows] == [True]
 
 
-async def test_who_only_reads_comes_back_after_an_error(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
-    event = await someone()
+async def test_a_process_that_only_reads_uses_the_cache_again_after_an_error(
+    database: BaseDBAsyncClient, own_redis: RedisServer
+) -> None:
+    event = await create_event()
     async with ModelCache(own_redis.url, **FAR, breaker_cooldown=0.2, socket_timeout=PATIENT) as cache:
         for _ in range(3):
             await Event.cache.get(id=event.id)
@@ -666,12 +678,12 @@ async def test_who_only_reads_comes_back_after_an_error(database: BaseDBAsyncCli
             cache.open_cache.guarded.near.drop_all()
             async with assert_ops(sql=1):
                 await Event.cache.get(id=event.id)
-            assert cache.stats.backend_errors == 1, "and the connection is still there"
+            assert cache.stats.backend_errors == 1, "only the read must fail, not the connection"
             control.execute_command("ACL", "SETUSER", "default", "+mget")
-        for _ in range(20):  # more than the cooldown, however long each takes
+        for _ in range(20):  # in total longer than the cooldown
             await asyncio.sleep(0.05)
             with count_ops() as ops:
                 await Event.cache.get(id=event.id)
             if not ops.statements:
                 return
-        pytest.fail("it asks the database for ever")
+        pytest.fail("lookups still query the database after the cooldown")

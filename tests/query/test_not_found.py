@@ -1,4 +1,4 @@
-"""``get_or_404``: the row, or an exception that web frameworks answer a request with; and Sentry's names."""
+"""``get_or_404``: the row, or an exception that a web framework turns into a response. Also Sentry's names."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.models.models import Event, State, User
 
 
 class HTTPException(Exception):
-    """As web frameworks have it."""
+    """An exception like those of web frameworks."""
 
     def __init__(self, status: int = 500, detail: str = "") -> None:
         super().__init__(detail)
@@ -29,7 +29,9 @@ class Gone(NotFoundError):
     status_code = 410
 
 
-async def test_it_gives_the_row_or_an_error_for_the_web(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_get_or_404_returns_the_row_or_raises_an_error_with_status_404(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
     user = await User.create(username="kim")
     assert await User.cache.get_or_404(username="kim") == user
     async with assert_ops(backend, sql=0, redis=["read"]):
@@ -43,7 +45,7 @@ async def test_it_gives_the_row_or_an_error_for_the_web(cache: ModelCache, backe
     assert caught.value.model is User
 
 
-async def test_several_rows_are_another_error(cache: ModelCache) -> None:
+async def test_get_or_404_raises_multiple_objects_returned_for_several_rows(cache: ModelCache) -> None:
     for slug in "ab":
         organizer = await User.create(username=slug)
         await Event.create(slug=slug, organizer=organizer, state=State.OPEN)
@@ -60,7 +62,7 @@ async def test_several_rows_are_another_error(cache: ModelCache) -> None:
     ],
     ids=["class", "kind of NotFoundError", "function"],
 )
-async def test_a_framework_s_own_takes_its_place(
+async def test_the_not_found_setting_replaces_the_exception(
     not_found: Any, raised: type[Exception], status: int | None, database: BaseDBAsyncClient, backend: CountingBackend
 ) -> None:
     async with ModelCache(backend, not_found=not_found):
@@ -91,18 +93,20 @@ async def test_a_framework_s_own_takes_its_place(
         (lambda: NotFound(), r"must take one argument, the NotFoundError .* use a function like lambda error"),
     ],
 )
-def test_what_can_be_no_exception_is_refused_when_the_cache_is_made(wrong: Any, message: str) -> None:
+def test_a_not_found_setting_that_makes_no_exception_is_refused_by_the_constructor(wrong: Any, message: str) -> None:
     with pytest.raises(CacheConfigurationError, match=rf"CacheConfig\.not_found is .*{message}"):
         ModelCache("memory://", not_found=wrong)
 
 
-async def test_a_function_that_makes_no_exception_is_named(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_a_not_found_function_that_returns_no_exception_is_an_error(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     async with ModelCache(backend_url, not_found=lambda error: None):  # type: ignore[arg-type,return-value]
         with pytest.raises(CacheConfigurationError, match="not_found returned None: it must return an exception"):
             await User.cache.get_or_404(id=404)
 
 
-async def test_the_names_of_sentry_s_manager(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_the_method_names_of_sentrys_manager_work(cache: ModelCache, backend: CountingBackend) -> None:
     kim, lee = await User.create(username="kim"), await User.create(username="lee")
     await User.cache.get_many_from_cache(["kim", "lee"], "username")
     await User.cache.get_or_none(id=404)

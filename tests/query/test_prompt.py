@@ -1,4 +1,4 @@
-"""A hit needs no task: reads are begun when the tick ends, and lookups answered where the reply arrives."""
+"""A hit needs no task: its read starts when the tick ends, and the callback of the reply answers the lookups."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -21,24 +21,24 @@ pytestmark = [
 ]
 
 
-class PromptStore(MemoryBackend):
-    """Answers reads at once, in the next turn of the event loop, or when the test says so."""
+class StartReadStore(MemoryBackend):
+    """A store that answers a started read at once, or when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[asyncio.Future[None]] = []
-        """Of the reads under way, to be set by the test."""
-        self.has_undelivered = False
-        self.raises: Exception | None = None
-        self.gives: list[bytes | None] | Exception | None = None
+        """A future for each held read. The test sets it to answer the read."""
+        self.holds_answers = False
+        self.failure: Exception | None = None
+        self.forced_reply: list[bytes | None] | Exception | None = None
 
     def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
-        if self.raises is not None:
-            raise self.raises
+        if self.failure is not None:
+            raise self.failure
         now = self._now()
         read = [self._get(key, now) for key in keys]
-        answer = read if self.gives is None else self.gives
-        if self.has_undelivered:
+        answer = read if self.forced_reply is None else self.forced_reply
+        if self.holds_answers:
             self.answers.append(asyncio.get_running_loop().create_future())
             self.answers[-1].add_done_callback(lambda _: callback(answer))
         else:
@@ -47,7 +47,7 @@ class PromptStore(MemoryBackend):
 
 
 class TaskCount:
-    """Counts the tasks that a block starts."""
+    """A count of the tasks that a block starts."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -73,17 +73,17 @@ async def can(database: BaseDBAsyncClient) -> Artist:
 
 
 @pytest.fixture
-def store() -> PromptStore:
-    return PromptStore()
+def store() -> StartReadStore:
+    return StartReadStore()
 
 
 @pytest.fixture
-async def cache(can: Artist, store: PromptStore) -> AsyncIterator[ModelCache]:
+async def cache(can: Artist, store: StartReadStore) -> AsyncIterator[ModelCache]:
     async with ModelCache(store, lease_ttl=0.2) as opened:
         yield opened
 
 
-async def until_begun(store: PromptStore, number: int = 1) -> None:
+async def until_reads_are_held(store: StartReadStore, number: int = 1) -> None:
     async with asyncio.timeout(PATIENCE):
         while len(store.answers) < number:
             await asyncio.sleep(0)
@@ -110,7 +110,9 @@ async def test_a_hit_starts_no_task(can: Artist, redis_url: str) -> None:
         assert [album.id for album in batch.values()] == [1, 2]
 
 
-async def test_a_hit_takes_two_turns_beside_that_of_the_reply(cache: ModelCache, store: PromptStore) -> None:
+async def test_a_hit_takes_two_turns_of_the_event_loop_besides_that_of_the_reply(
+    cache: ModelCache, store: StartReadStore
+) -> None:
     await Album.cache.get(id=1)
     turns = 0
 
@@ -122,23 +124,23 @@ async def test_a_hit_takes_two_turns_beside_that_of_the_reply(cache: ModelCache,
     counting = [asyncio.get_running_loop().call_soon(count)]
     assert (await Album.cache.get(id=1)).barcode == 1
     counting[0].cancel()
-    assert turns == 2, "it is sent in the first, and whoever awaits goes on in the second"
+    assert turns == 2, "the read must be sent in the first turn, and the caller must continue in the second"
 
 
-async def test_answers_that_come_later_come_to_the_right_ones(cache: ModelCache, store: PromptStore) -> None:
+async def test_delayed_replies_answer_the_right_lookups(cache: ModelCache, store: StartReadStore) -> None:
     await Album.cache.get_many([1, 2, 3])
-    store.has_undelivered = True
+    store.holds_answers = True
     asked = []
     for n in (1, 2):
         asked.append(asyncio.create_task(Album.cache.get(id=n).resolve()))
-        await until_begun(store, n)
+        await until_reads_are_held(store, n)
     asked += [asyncio.create_task(Album.cache.get(id=n).resolve()) for n in (3, 1)]
     for _ in range(5):
         await asyncio.sleep(0)
-    assert len(store.answers) == 2, "no more than two at a time"
+    assert len(store.answers) == 2, "at most two reads must be in flight"
     store.answers[1].set_result(None)
     assert (await asked[1]).id == 2
-    await until_begun(store, 3)
+    await until_reads_are_held(store, 3)
     for answer in (store.answers[2], store.answers[0]):
         answer.set_result(None)
     assert [(await task).id for task in asked] == [1, 2, 3, 1]
@@ -146,11 +148,11 @@ async def test_answers_that_come_later_come_to_the_right_ones(cache: ModelCache,
 
 @pytest.mark.parametrize("error", [BackendError("gone"), KeyError("oops")], ids=["its own", "another"])
 @pytest.mark.parametrize("when", ["asked", "answering"])
-async def test_one_that_fails_is_a_cache_fault(
-    cache: ModelCache, store: PromptStore, error: Exception, when: str, caplog: pytest.LogCaptureFixture
+async def test_an_error_of_a_started_read_is_a_backend_error(
+    cache: ModelCache, store: StartReadStore, error: Exception, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await Album.cache.get(id=1)
-    store.raises, store.gives = (error, None) if when == "asked" else (None, error)
+    store.failure, store.forced_reply = (error, None) if when == "asked" else (None, error)
     async with assert_ops(sql=1):
         assert (await Album.cache.get(id=1)).id == 1
     assert cache.stats.backend_errors == 1
@@ -159,45 +161,45 @@ async def test_one_that_fails_is_a_cache_fault(
         assert (await Album.cache.get(id=1)).id == 1
 
 
-async def test_one_that_breaks_its_contract_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
-    store.gives = []
+async def test_a_reply_of_the_wrong_length_is_raised_in_its_lookup(cache: ModelCache, store: StartReadStore) -> None:
+    store.forced_reply = []
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(ValueError, match="shorter"):
             await Album.cache.get(id=1)
-        store.gives = None
+        store.forced_reply = None
         assert (await Album.cache.get(id=1)).id == 1
 
 
-async def test_closing_waits_for_what_was_asked(can: Artist, store: PromptStore) -> None:
+async def test_closing_waits_for_reads_in_flight(can: Artist, store: StartReadStore) -> None:
     async with ModelCache(store):
         await Album.cache.get(id=1)
-        store.has_undelivered = True
+        store.holds_answers = True
         asked = asyncio.create_task(Album.cache.get(id=1).resolve())
-        await until_begun(store)
+        await until_reads_are_held(store)
         asyncio.get_running_loop().call_later(0.05, store.answers[0].set_result, None)
     await asyncio.sleep(0)
     assert asked.result().id == 1
 
 
-async def test_but_not_for_ever(can: Artist, store: PromptStore) -> None:
+async def test_closing_gives_up_on_reads_after_the_lease_ttl(can: Artist, store: StartReadStore) -> None:
     async with ModelCache(store, lease_ttl=0.1) as cache:
         stats = cache.stats
         await Album.cache.get(id=1)
-        store.has_undelivered = True
-        looking = asyncio.create_task(Album.cache.get(id=3).resolve())
-        walking = asyncio.create_task(Album.cache.get_many([1, 2]).resolve())
-        await until_begun(store)
-    for task in (looking, walking):
+        store.holds_answers = True
+        single = asyncio.create_task(Album.cache.get(id=3).resolve())
+        several = asyncio.create_task(Album.cache.get_many([1, 2]).resolve())
+        await until_reads_are_held(store)
+    for task in (single, several):
         with pytest.raises(CacheNotOpen):
             await task
     sent = stats.round_trips
-    store.answers[0].set_result(None)  # too late: it must not go on
+    store.answers[0].set_result(None)  # too late: no further read may follow
     for _ in range(5):
         await asyncio.sleep(0)
     assert stats.round_trips == sent
 
 
-async def test_who_overrides_read_sees_what_is_read(can: Artist, redis_url: str) -> None:
+async def test_a_backend_that_overrides_read_is_called_for_every_read(can: Artist, redis_url: str) -> None:
     class Watching(RedisBackend):
         async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
             seen.append(len(keys))
@@ -218,8 +220,8 @@ async def test_who_overrides_read_sees_what_is_read(can: Artist, redis_url: str)
         assert seen == [2, 2]
 
 
-async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
-    cache: ModelCache, store: PromptStore
+async def test_many_lookups_are_answered_in_slices_and_their_next_lookups_share_a_read(
+    cache: ModelCache, store: StartReadStore
 ) -> None:
     await Album.cache.get_many([1, 2, 3])
     turns: list[int] = [0]
@@ -229,20 +231,20 @@ async def test_many_are_answered_in_slices_and_what_they_ask_then_goes_together(
         turns[0] += 1
         counting[0] = asyncio.get_running_loop().call_soon(count)
 
-    async def look_twice(n: int) -> None:
+    async def look_up_twice(n: int) -> None:
         assert (await Album.cache.get(id=n)).id == n
         answered.append(turns[0])
         assert (await Album.cache.get(id=n % 3 + 1)).id == n % 3 + 1
 
     counting = [asyncio.get_running_loop().call_soon(count)]
     async with assert_ops(redis=["read"] * 2, sql=0), asyncio.timeout(PATIENCE):
-        await asyncio.gather(*[look_twice(n % 3 + 1) for n in range(200)])
+        await asyncio.gather(*[look_up_twice(n % 3 + 1) for n in range(200)])
     counting[0].cancel()
     slices = [answered.count(turn) for turn in sorted(set(answered))]
     assert slices == [SLICE_SIZE] * (200 // SLICE_SIZE) + [200 % SLICE_SIZE]
 
 
-async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> None:
+async def test_closing_waits_for_all_slices(can: Artist, store: StartReadStore) -> None:
     async with ModelCache(store):
         await Album.cache.get_many([1, 2, 3])
         asked = [asyncio.create_task(Album.cache.get(id=n % 3 + 1).resolve()) for n in range(200)]
@@ -252,8 +254,10 @@ async def test_closing_waits_for_all_slices(can: Artist, store: PromptStore) -> 
     assert [task.result().id for task in asked] == [n % 3 + 1 for n in range(200)]
 
 
-async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store: PromptStore) -> None:
-    """As when a lookup's code raises what it must not."""
+async def test_an_error_in_a_slice_is_raised_in_every_lookup_that_is_not_answered(
+    cache: ModelCache, store: StartReadStore
+) -> None:
+    """The error stands for an unexpected one in the code of a lookup."""
 
     async def look_up(n: int) -> int:
         return (await Album.cache.get(id=n % 3 + 1)).id
@@ -275,5 +279,5 @@ async def test_a_slice_that_fails_keeps_nobody_waiting(cache: ModelCache, store:
             results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
     assert results[:99] == [n % 3 + 1 for n in range(99)]
     assert {str(result) for result in results[99:]} == {"oops"}
-    assert [await look_up(n) for n in range(3)] == [1, 2, 3], "reads go on"
+    assert [await look_up(n) for n in range(3)] == [1, 2, 3], "later reads must work"
     assert cache.open_cache.tasks._scheduled == 0

@@ -1,4 +1,4 @@
-"""What lookups find, however they are declared and asked for: from the database first, from the cache next."""
+"""The answers of lookups of every kind: from the database first, from the cache next."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.models("tests.support.models.models", "tests.support.mo
 
 
 def uses_loose_collation(cache: ModelCache) -> bool:
-    """Whether the test's database may hold different strings to be equal."""
+    """Returns True if the test's database may compare different strings as equal."""
     return cache.open_cache.entries_of(User).schema.dialect == "mysql"
 
 
 async def twice(backend: CountingBackend, query: Callable[[], Awaitable[Any]], *, sql: int = 0) -> Any:
-    """Asks once for whatever that takes and once again, which takes ``sql`` statements. Both answer the same."""
+    """Runs a query twice, the second time with ``sql`` statements. Asserts that both answers are the same."""
     first = await query()
     async with assert_ops(backend, sql=sql):
         second = await query()
@@ -43,7 +43,7 @@ async def twice(backend: CountingBackend, query: Callable[[], Awaitable[Any]], *
 
 
 class TestGet:
-    async def test_every_declared_key_leads_to_the_row(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_every_declared_key_finds_the_row(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         event = await Event.create(slug="pycon", title="PyCon", organizer=kim, state=State.OPEN)
         await Event.create(slug="other", title="Other", organizer=kim)
@@ -64,7 +64,7 @@ class TestGet:
             assert found.created == event.created
             assert await Event.cache.get_query(**key) == event
 
-    async def test_the_instance_is_one_from_the_database(self, cache: ModelCache) -> None:
+    async def test_an_instance_from_the_cache_behaves_like_one_from_the_database(self, cache: ModelCache) -> None:
         event = await Event.create(slug="pycon", organizer=await User.create(username="kim"))
         for _ in ("from the database", "from the cache"):
             found = await Event.cache.get(slug="pycon")
@@ -78,13 +78,15 @@ class TestGet:
         assert event.title == "Changed"
         assert (await Event.cache.get(slug="pycon")).title == "Changed"
 
-    async def test_no_row_raises_and_is_remembered(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_missing_row_raises_and_its_absence_is_cached(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         kim = await User.create(username="kim")
         asked: list[dict[str, Any]] = [{"pk": 404}, {"slug": "none"}, {"organizer": kim, "title": "none"}]
         for key in asked:
             with pytest.raises(DoesNotExist):
                 await Event.cache.get(**key)
-        # "No such string" may end by a write under another spelling, where the database compares loosely.
+        # With a loose collation, a row written under another spelling may match: such an absence is not stored.
         for key, sql in zip(asked, (0, 1, 1) if uses_loose_collation(cache) else (0, 0, 0), strict=True):
             async with assert_ops(backend, sql=sql):
                 with pytest.raises(DoesNotExist):
@@ -94,12 +96,14 @@ class TestGet:
         for key in asked:
             assert await Event.cache.get(**key) == event
 
-    async def test_get_or_none(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_get_or_none_returns_the_row_or_none(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         assert await twice(backend, lambda: User.cache.get_or_none(username="kim")) == kim
         assert await twice(backend, lambda: User.cache.get_or_none(id=kim.id + 1)) is None
 
-    async def test_several_rows_raise(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_several_rows_raise_multiple_objects_returned(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         kim = await User.create(username="kim")
         first = await Event.create(slug="a", title="A", organizer=kim, state=State.OPEN)
         assert await Event.cache.get(state=State.OPEN) == first
@@ -112,8 +116,10 @@ class TestGet:
         with pytest.raises(DoesNotExist):
             await Event.cache.get(state=State.CLOSED)
 
-    async def test_null_is_a_value(self, cache: ModelCache, backend: CountingBackend) -> None:
-        """A unique column may hold any number of NULLs, so what is found by NULL is always the database's."""
+    async def test_a_lookup_by_null_always_queries_the_database(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        """A unique column may hold any number of NULLs, so the cache cannot know which rows match."""
         with pytest.raises(DoesNotExist):
             await User.cache.get(email=None)
         kim = await User.create(username="kim")
@@ -124,7 +130,7 @@ class TestGet:
         with pytest.raises(DoesNotExist):
             await User.cache.get(id=None)
 
-    async def test_fields_without_a_cache(self, cache: ModelCache) -> None:
+    async def test_a_lookup_by_undeclared_fields_is_an_error_that_lists_the_keys(self, cache: ModelCache) -> None:
         for wrong in (
             lambda: Event.cache.get(title="PyCon"),
             lambda: Event.cache.get(slug="pycon", title="PyCon"),
@@ -142,7 +148,9 @@ class TestGet:
         with pytest.raises(ValueError, match=r"\(slug\)"):
             Event.cache.exists(title="PyCon")
 
-    async def test_bad_values_are_an_error_when_awaited(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_query_by_a_bad_value_raises_when_awaited(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         for query in (
             Event.cache.get(id="seven"),
             Event.cache.get_or_none(state="nonsense"),
@@ -158,7 +166,7 @@ class TestGet:
                 with pytest.raises(ValueError, match=r"(Event|Venue)\.\w+ cannot be looked up by"):
                     await query
 
-    async def test_a_key_that_is_built_before_the_cache_opens_is_checked_when_awaited(
+    async def test_a_query_made_before_the_cache_opens_is_checked_when_awaited(
         self, database: object, backend_url: str
     ) -> None:
         query = Event.cache.get(title="PyCon")
@@ -183,20 +191,20 @@ class TestFilter:
         expected.sort(key=lambda event: (event.position if event.id != made[0].id else -7, event.id))
         assert await twice(backend, lambda: Event.cache.filter(organizer=kim)) == expected
 
-    async def test_a_key_of_several_fields(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_lists_can_have_a_key_of_several_fields(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         draft = await Event.create(slug="a", title="a", organizer=kim)
         opened = await Event.create(slug="b", title="b", organizer=kim, state=State.OPEN)
         for state, found in (("draft", [draft]), (State.OPEN, [opened]), (State.CLOSED, [])):
             assert await twice(backend, lambda s=state: Event.cache.filter(organizer=kim, state=s)) == found
 
-    async def test_the_empty_list_is_remembered(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_empty_lists_are_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         assert await twice(backend, lambda: Event.cache.filter(organizer=kim)) == []
         event = await Event.create(slug="a", organizer=kim)
         assert await twice(backend, lambda: Event.cache.filter(organizer=kim)) == [event]
 
-    async def test_null_has_a_list(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_lists_by_null_are_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         venue = await Venue.create(name="Home", city="Bonn")
         outside = await Event.create(slug="a", title="a", organizer=kim)
@@ -207,14 +215,14 @@ class TestFilter:
         await outside.save()
         assert await twice(backend, lambda: Event.cache.filter(venue_id=None)) == []
 
-    async def test_the_list_is_the_callers_own(self, cache: ModelCache) -> None:
+    async def test_each_call_returns_a_list_of_its_own(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         await Event.create(slug="a", organizer=kim)
         (await Event.cache.filter(organizer=kim)).clear()
         (await Event.cache.filter(organizer=kim)).clear()
         assert len(await Event.cache.filter(organizer=kim)) == 1
 
-    async def test_declared_order_and_limit(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_lists_have_their_declared_order_and_limit(self, cache: ModelCache, backend: CountingBackend) -> None:
         artist = await Artist.create(name="Can")
         albums = [await Album.create(barcode=n, number=n, artist=artist, year=1970 + n % 4) for n in range(6)]
         expected = sorted(albums, key=lambda album: (-album.year, album.id))
@@ -227,7 +235,9 @@ class TestFilter:
 
 
 class TestExistsAndCount:
-    async def test_by_unique_keys_and_lists(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_exists_and_count_take_the_keys_of_rows_and_of_lists(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         kim, lee = await User.create(username="kim", team=3), await User.create(username="lee", team=3)
         await Event.create(slug="a", title="a", organizer=kim)
         await Event.create(slug="b", title="b", organizer=kim)
@@ -249,7 +259,9 @@ class TestExistsAndCount:
 
 
 class TestGetMany:
-    async def test_rows_come_in_the_order_asked_and_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_get_many_returns_each_row_once_in_the_order_of_the_keys(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         a, b, c = [await User.create(username=name, email=f"{name}@example.org") for name in "abc"]
         missing = c.id + 100
         for query, expected in (
@@ -261,14 +273,16 @@ class TestGetMany:
         ):
             assert await twice(backend, query) == expected
 
-    async def test_in_bulk_is_a_dict_by_value(self, cache: ModelCache) -> None:
+    async def test_in_bulk_returns_rows_by_key_value(self, cache: ModelCache) -> None:
         a, b = await User.create(username="a"), await User.create(username="b")
         for _ in range(2):
             found = await User.cache.in_bulk([b.id, 404, a.id, b.id])
             assert list(found.items()) == [(b.id, b), (a.id, a)]
             assert await User.cache.in_bulk(["a", "none"], key="username") == {"a": a}
 
-    async def test_keys_of_several_fields_in_any_order(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_get_many_and_in_bulk_take_keys_of_several_fields_in_any_order(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         can, faust = await Artist.create(name="Can"), await Artist.create(name="Faust")
         first = await Album.create(barcode=1, artist=can, number=1)
         second = await Album.create(barcode=2, artist=can, number=2)
@@ -283,7 +297,7 @@ class TestGetMany:
         with pytest.raises(ValueError, match=r"no value of \(artist, number\)"):
             await Album.cache.get_many([(1, 2, 3)], key=("artist", "number"))
 
-    async def test_only_unique_keys_have_one_row_each(self, cache: ModelCache) -> None:
+    async def test_get_many_and_in_bulk_refuse_keys_that_are_not_unique(self, cache: ModelCache) -> None:
         for wrong in ("state", "title", "organizer", "nonsense", ("slug", "title")):
             with pytest.raises(CacheNotRegistered):
                 await Event.cache.get_many(["open"], key=wrong)
@@ -334,7 +348,7 @@ class TestManagers:
             assert await twice(backend, query) == album
         assert await twice(backend, lambda: manager.of_the_nineties(can)) == [album]
 
-    async def test_a_manager_of_a_cache_that_is_not_the_default(
+    async def test_a_cache_that_is_not_the_default_has_managers_of_its_own(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         kim = await User.create(username="kim")
@@ -351,10 +365,12 @@ class TestManagers:
 
 
 class TestCacheClasses:
-    async def test_parameters_by_position_and_by_name(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_cache_classes_take_parameters_by_position_and_by_name(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         can = await Artist.create(name="Can")
         album = await Album.create(barcode=1, artist=can, number=3, year=1999)
-        for one in (
+        for query in (
             AlbumByNumber(can, 3),
             AlbumByNumber(can.id, "3"),
             AlbumByNumber(can, number=3),
@@ -364,13 +380,13 @@ class TestCacheClasses:
             AlbumById(id=str(album.id)),
             AlbumOfYear(1999),
         ):
-            assert await twice(backend, lambda one=one: one) == album
-            assert await one.resolve() == album
-        for some in (AlbumsOfYear(can, 1999), AlbumsOfYear(can, year=1999), AlbumsOfYear(year=1999, artist_id=can.id)):
-            assert await twice(backend, lambda some=some: some) == [album]
+            assert await twice(backend, lambda query=query: query) == album
+            assert await query.resolve() == album
+        for query in (AlbumsOfYear(can, 1999), AlbumsOfYear(can, year=1999), AlbumsOfYear(year=1999, artist_id=can.id)):
+            assert await twice(backend, lambda query=query: query) == [album]
         assert await AlbumsOfYear(can, 2000) == []
 
-    async def test_wrong_parameters(self) -> None:
+    async def test_wrong_parameters_are_type_errors(self) -> None:
         for wrong in (
             lambda: AlbumByNumber(),
             lambda: AlbumByNumber(1),
@@ -387,7 +403,7 @@ class TestCacheClasses:
             with pytest.raises(TypeError, match=r"AlbumByNumber.*\(artist, number\)|NewestAlbums.*\(artist\)"):
                 wrong()
 
-    async def test_one_row_or_an_error(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_missing_row_and_several_rows_raise(self, cache: ModelCache, backend: CountingBackend) -> None:
         can = await Artist.create(name="Can")
         await Album.create(barcode=1, artist=can, number=1, year=1999)
         for missing in (AlbumByNumber(can, 404), AlbumById(404), AlbumOfYear(1900)):
@@ -401,12 +417,12 @@ class TestCacheClasses:
             with pytest.raises(MultipleObjectsReturned):
                 await AlbumOfYear(1999)
 
-    async def test_the_models_of_the_shared_declarations(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_list_class_returns_the_latest_rows(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim = await User.create(username="kim")
         events = [await Event.create(slug=f"e{n}", title=f"{n}", organizer=kim, position=n) for n in range(5)]
         assert await twice(backend, lambda: EventBySlug(slug="e3")) == events[3]
         assert await twice(backend, lambda: LatestEvents(organizer=kim)) == events[:1:-1]
 
-    def test_a_query_shows_what_it_asks(self) -> None:
+    def test_the_repr_of_a_query_shows_its_model_or_class_and_its_key(self) -> None:
         assert repr(AlbumByNumber(7, number=3)) == "<AlbumByNumber(artist=7, number=3)>"
         assert repr(Event.cache.get(slug="x")) == "<GetQuery Event(slug='x')>"

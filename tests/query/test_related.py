@@ -1,4 +1,4 @@
-"""Rows at the end of relations: what is found, in what order, at what cost, and that every write is seen at once."""
+"""Rows at the end of relations: answers, order and cost, and that every write is seen at once."""
 
 import asyncio
 import uuid
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.models("tests.support.models.related_models")
 
 
 class World(SimpleNamespace):
-    """One meeting with everything that belongs to it, and some that belongs to nothing."""
+    """A meeting with all its related rows, another meeting, and rows that belong to no meeting."""
 
     meeting: Meeting
     other: Meeting
@@ -102,8 +102,8 @@ async def world(cache: ModelCache) -> World:
     )
 
 
-def walks(world: World) -> dict[CacheQuery[Any], Callable[[], Awaitable[Any]]]:
-    """Walks of every kind, each with what the database says."""
+def path_queries(world: World) -> dict[CacheQuery[Any], Callable[[], Awaitable[Any]]]:
+    """Returns queries along relation paths of every kind, each with a function that queries the database."""
 
     def one(rows: Any) -> Callable[[], Awaitable[Any]]:
         async def find() -> Any:
@@ -140,35 +140,35 @@ def walks(world: World) -> dict[CacheQuery[Any], Callable[[], Awaitable[Any]]]:
 
 
 def contents(answer: Any) -> Any:
-    """What is in the columns: rows are equal by primary key alone."""
+    """Returns the column values of rows, because rows are equal by primary key alone."""
     if isinstance(answer, list):
-        return [contents(each) for each in answer]
+        return [contents(row) for row in answer]
     return answer and {name: value for name, value in vars(answer).items() if name in answer._meta.db_fields}
 
 
 async def answers(queries: Any) -> list[Any]:
-    """What some queries say, one by one; None for what does not exist."""
+    """Returns the contents of the answer to each query. A missing row is None."""
     found = await BatchCacheQuery(dict(enumerate(queries))).get(none_on_exception=True)
-    return [contents(each) for each in found.values()]
+    return [contents(answer) for answer in found.values()]
 
 
-async def assert_as_the_database_says(world: World) -> None:
-    expected = walks(world)
+async def assert_same_as_in_the_database(world: World) -> None:
+    expected = path_queries(world)
     found = await answers(expected)
     for query, rows, ask in zip(expected, found, expected.values(), strict=True):
         assert rows == contents(await ask()), query
 
 
-class TestWalks:
-    async def test_every_kind_from_the_database_and_from_the_cache(
+class TestPaths:
+    async def test_paths_of_every_kind_are_answered_by_the_database_and_then_by_the_cache(
         self, world: World, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await cache.clear_all()
-        await assert_as_the_database_says(world)
+        await assert_same_as_in_the_database(world)
         async with assert_ops(backend, sql=0):
-            await answers(walks(world))
+            await answers(path_queries(world))
         async with assert_ops(backend, sql=0, redis=["read"]):
-            found = await answers(walks(world))
+            found = await answers(path_queries(world))
         assert None not in found
         assert [] not in found
         assert [person["name"] for person in found[7]] == ["cid", "ann", "bob"]
@@ -187,7 +187,7 @@ class TestWalks:
             (lambda world: Agenda(world.hall), 3),
         ],
     )
-    async def test_one_statement_for_each_step_then_none_then_one_round_trip(
+    async def test_a_path_takes_one_statement_for_each_step_and_then_one_round_trip(
         self, world: World, cache: ModelCache, backend: CountingBackend, query: Any, statements: int
     ) -> None:
         await cache.clear_all()
@@ -197,20 +197,22 @@ class TestWalks:
             async with assert_ops(backend, sql=0, redis=["read"]):
                 assert contents(await query(world)) == contents(first)
 
-    async def test_in_another_process_it_takes_a_read_for_each_step_once(
+    async def test_without_predictions_a_path_takes_a_read_for_each_step_once(
         self, world: World, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await answers([People(1), LandOf(1)])
         cache.open_cache.predictions.clear()
         async with assert_ops(backend, sql=0, redis=["read"] * 5):
-            await People(1)  # the meeting by its index, its seats by theirs, and the people
+            await People(1)  # index and row of the meeting, index and rows of its seats, and the people
         async with assert_ops(backend, sql=0, redis=["read"]):
             await People(1)
         async with assert_ops(backend, sql=0) as ops:
-            await LandOf(1)  # with one step to what is guessed
+            await LandOf(1)  # only the meeting is predicted
         assert len(ops.operations) > 1
 
-    async def test_null_on_the_way_and_rows_that_do_not_exist(self, world: World, backend: CountingBackend) -> None:
+    async def test_a_path_that_ends_early_raises_or_gives_an_empty_list(
+        self, world: World, backend: CountingBackend
+    ) -> None:
         world.meeting.place = None
         await world.meeting.save()
         await world.desk.delete()
@@ -224,7 +226,9 @@ class TestWalks:
         async with assert_ops(backend, sql=0, redis=["read"]):
             assert await answers([*queries, People(2), People(9)]) == [None] * 6 + [[], []]
 
-    async def test_several_rows_that_lead_to_one_and_to_several(self, world: World, backend: CountingBackend) -> None:
+    async def test_a_path_to_one_row_raises_if_it_leads_to_several_rows(
+        self, world: World, backend: CountingBackend
+    ) -> None:
         third = await Meeting.create(number=3, host=world.ann, place=world.hall)
         assert await HostAt(world.hall) == world.ann
         third.host = world.bob
@@ -234,7 +238,7 @@ class TestWalks:
                 await HostAt(place=world.hall.id)
             assert caught.value.model is Person  # type: ignore[attr-defined]
 
-    async def test_over_keys_that_the_database_compares_loosely(
+    async def test_paths_follow_keys_that_the_database_compares_as_equal(
         self, cache: ModelCache, database: BaseDBAsyncClient
     ) -> None:
         tag, other = await Tag.create(code="de"), await Tag.create(code="fr")
@@ -251,39 +255,45 @@ class TestWalks:
 
     @pytest.mark.only_on("sqlite", because="nothing is asked of a database")
     @pytest.mark.only_on("memory", because="nothing is asked of a store")
-    async def test_a_row_without_the_column_of_a_relation_leads_nowhere(self, world: World, cache: ModelCache) -> None:
+    async def test_a_row_loaded_without_the_column_of_a_relation_is_an_error(
+        self, world: World, cache: ModelCache
+    ) -> None:
         rows = [await Meeting.filter(number=1).only("id", "number").get()]
-        walk = cache.open_cache.classes[PlaceOf]
-        assert isinstance(walk, RelationPath)
+        path = cache.open_cache.classes[PlaceOf]
+        assert isinstance(path, RelationPath)
         with pytest.raises(ValueError, match=r"'place' cannot be followed .* loaded without place_id: let the model's"):
-            walk.hops[0].value(rows[0])
+            path.hops[0].value(rows[0])
 
-    async def test_everybody_gets_instances_of_their_own(self, world: World) -> None:
-        one, two = await asyncio.gather(PlaceOf(1), PlaceOf(1))
-        assert one == two
-        assert one is not two
-        one.name = "changed"
-        await one.save(update_fields=["name"])
+    async def test_each_caller_gets_an_instance_of_its_own(self, world: World) -> None:
+        first, second = await asyncio.gather(PlaceOf(1), PlaceOf(1))
+        assert first == second
+        assert first is not second
+        first.name = "changed"
+        await first.save(update_fields=["name"])
         assert (await PlaceOf(1)).name == "changed"
 
-    async def test_batches_with_anything(self, world: World, backend: CountingBackend) -> None:
+    async def test_paths_share_a_read_with_the_other_queries_of_a_batch(
+        self, world: World, backend: CountingBackend
+    ) -> None:
         queries = {"people": People(1), "land": LandOf(1), "card": Card(1), "bob": Person.cache.get(name="bob")}
         await BatchCacheQuery(queries)
-        for query in queries.values():  # which of them filled what they have in common is a matter of luck
+        for query in queries.values():  # any of the queries may have filled the entries that they share
             await query
         async with assert_ops(backend, sql=0, redis=["read"]):
             found = await BatchCacheQuery(queries)
         assert found["bob"] == world.bob
         assert found["land"] == world.norway
 
-    async def test_only_from_the_cache(self, world: World, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_only_cache_leaves_out_paths_with_a_missing_row(
+        self, world: World, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         batch = BatchCacheQuery(people=People(1), land=LandOf(1), card=Card(1))
         await batch
         await cache.clear(Land)
         async with assert_ops(backend, sql=0):
             assert set(await batch.get(only_cache=True)) == {"people"}
 
-    async def test_inside_a_transaction_and_without_the_cache(
+    async def test_in_a_transaction_and_with_the_cache_disabled_paths_query_the_database(
         self, world: World, cache: ModelCache, backend: CountingBackend
     ) -> None:
         assert await PlaceOf(1) == world.hall
@@ -299,7 +309,7 @@ class TestWalks:
             with cache.disabled():
                 assert await PlaceOf(1) == world.barn
 
-    async def test_key_refresh_and_invalidate_are_about_where_it_begins(
+    async def test_key_refresh_and_invalidate_apply_to_the_first_step_of_a_path(
         self, world: World, cache: ModelCache, backend: CountingBackend
     ) -> None:
         for name in ("People", "PlaceOf"):
@@ -316,7 +326,7 @@ class TestWalks:
 
 
 class Writes:
-    """Every kind of write on every step of the ways."""
+    """Every kind of write to every step of the paths."""
 
     @staticmethod
     async def save_at_the_end(world: World) -> None:
@@ -331,12 +341,12 @@ class Writes:
         await world.meeting.save()
 
     @staticmethod
-    async def point_to_another_row_half_way(world: World) -> None:
+    async def point_to_another_row_in_the_middle(world: World) -> None:
         world.hall.town = world.rome
         await world.hall.save(update_fields=["town_id"])
 
     @staticmethod
-    async def point_by_a_field_that_is_no_primary_key(world: World) -> None:
+    async def point_to_a_field_that_is_not_the_primary_key(world: World) -> None:
         world.oslo.land = world.italy
         await world.oslo.save()
 
@@ -349,7 +359,7 @@ class Writes:
             await row.save()
 
     @staticmethod
-    async def point_another_row_here(world: World) -> None:
+    async def point_another_row_to_the_path(world: World) -> None:
         await Desk.filter(id=world.desk.id).update(person_id=world.bob.id)
         world.meeting.host = world.bob
         await world.meeting.save()
@@ -357,7 +367,7 @@ class Writes:
         await world.rome.save()
 
     @staticmethod
-    async def create_on_the_way(world: World) -> None:
+    async def create_in_the_middle(world: World) -> None:
         await Seat.create(meeting=world.meeting, person=await Person.create(name="dan"), position=-1)
         await Meeting.create(number=3, host=world.ann, place=world.hall)
         await Town.create(name="bergen", land=world.norway)
@@ -366,7 +376,7 @@ class Writes:
     async def create_at_a_one_to_one_relation(world: World) -> None:
         world.meeting.host = world.bob
         await world.meeting.save()
-        await answers(walks(world))  # neither exists
+        await answers(path_queries(world))  # neither the badge nor the desk exists
         await Badge.create(person=world.bob, title="deputy")
         await Desk.create(person=world.bob)
 
@@ -385,7 +395,7 @@ class Writes:
         await Place.filter(id=world.barn.id).update(town_id=world.rome.id)
 
     @staticmethod
-    async def delete_on_the_way(world: World) -> None:
+    async def delete_in_the_middle(world: World) -> None:
         await world.seats[1].delete()
         await world.badge.delete()
         await world.desk.delete()
@@ -434,53 +444,53 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 class TestWrites:
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     @pytest.mark.only_on("redis", because="a write names the same keys to every store")
-    async def test_are_seen_at_once(
+    async def test_every_write_is_seen_at_once(
         self, world: World, cache: ModelCache, backend: CountingBackend, write: Callable[[World], Awaitable[None]]
     ) -> None:
         for _ in range(2):
-            await answers([*walks(world), Card(1)])
+            await answers([*path_queries(world), Card(1)])
         await write(world)
-        await assert_as_the_database_says(world)
+        await assert_same_as_in_the_database(world)
         assert await selected(Card(1)) == await selected(Meeting.get_or_none(number=1).select_related(*SELECTED))
         async with assert_ops(backend, sql=0):
-            await answers([*walks(world), Card(1)])
+            await answers([*path_queries(world), Card(1)])
         async with assert_ops(backend, sql=0, redis=["read"]):
-            await answers([*walks(world), Card(1)])
+            await answers([*path_queries(world), Card(1)])
 
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     @pytest.mark.only_on("sqlite", because="what a scope remembers depends on no database")
     @pytest.mark.only_on("memory", because="what a scope remembers depends on no store")
-    async def test_are_seen_in_the_scope_that_writes(
+    async def test_every_write_is_seen_in_the_request_scope_that_writes(
         self, world: World, cache: ModelCache, write: Callable[[World], Awaitable[None]]
     ) -> None:
         async with local_cache():
-            await answers([*walks(world), Card(1)])
+            await answers([*path_queries(world), Card(1)])
             await write(world)
-            await assert_as_the_database_says(world)
+            await assert_same_as_in_the_database(world)
             assert await selected(Card(1)) == await selected(Meeting.get_or_none(number=1).select_related(*SELECTED))
 
-    async def test_are_seen_in_a_scope_where_nothing_is_guessed(
+    async def test_writes_are_seen_in_a_request_scope_without_predictions(
         self, world: World, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Predictions, "predict", lambda guesses, key: Prediction([], []))
+        monkeypatch.setattr(Predictions, "predict", lambda predictions, key: Prediction([], []))
         async with local_cache():
-            await answers(walks(world))
+            await answers(path_queries(world))
             await Writes.leave_lists(world)
-            await assert_as_the_database_says(world)
+            await assert_same_as_in_the_database(world)
 
-    async def test_of_other_rows_leave_it_alone(self, world: World, backend: CountingBackend) -> None:
-        await answers(walks(world))
+    async def test_writes_to_unrelated_rows_invalidate_no_path(self, world: World, backend: CountingBackend) -> None:
+        await answers(path_queries(world))
         await Town.create(name="turin", land=world.italy)
         await Seat.create(meeting=world.other, person=world.ann)
         world.italy.name = "italia"
         await world.italy.save()
         async with assert_ops(backend, sql=0, redis=["read"]):
-            await answers(walks(world))
+            await answers(path_queries(world))
 
-    async def test_what_was_read_ahead_is_not_used_after_something_newer(
+    async def test_rows_read_ahead_are_not_used_after_a_row_that_was_loaded_later(
         self, world: World, cache: ModelCache, database: BaseDBAsyncClient
     ) -> None:
-        """The meeting has to be asked for; who saw it as it is then must not see its seats as they were before."""
+        """The meeting is loaded from the database after its seats were read ahead, so the seats are read again."""
         await People(1)
         await Meeting.cache.invalidate(world.meeting)
         with gated_sql(database) as gates:
@@ -496,7 +506,7 @@ SELECTED = ("host__badge", "host__mentor", "place__town__land")
 
 
 async def selected(query: Any) -> Any:
-    """What is attached along the paths that ``Card`` selects."""
+    """Returns the contents of a meeting and of the rows attached along the paths that ``Card`` selects."""
     try:
         meeting = await query
     except DoesNotExist:
@@ -513,7 +523,7 @@ async def selected(query: Any) -> Any:
 
 
 class TestSelectRelated:
-    async def test_relations_are_attached_as_if_fetched(self, world: World, backend: CountingBackend) -> None:
+    async def test_selected_relations_are_attached_as_if_fetched(self, world: World, backend: CountingBackend) -> None:
         await Card(1)
         async with assert_ops(backend, sql=0, redis=["read"]):
             meeting = await Card(1)
@@ -532,7 +542,7 @@ class TestSelectRelated:
         assert (await Card(11)).host == world.ann
         assert (await CardById(meeting.id)).host == world.ann
 
-    async def test_null_and_what_does_not_exist(self, world: World) -> None:
+    async def test_null_and_missing_rows_are_attached_as_none(self, world: World) -> None:
         world.meeting.place = None
         await world.meeting.save()
         await world.badge.delete()
@@ -543,7 +553,9 @@ class TestSelectRelated:
         with pytest.raises(DoesNotExist):
             await Card(9)
 
-    async def test_of_lists_where_several_refer_to_one(self, world: World, backend: CountingBackend) -> None:
+    async def test_rows_of_a_list_share_the_instances_of_their_related_rows(
+        self, world: World, backend: CountingBackend
+    ) -> None:
         await Meeting.create(number=3, host=world.ann, place=world.hall)
         await Meeting.create(number=4, host=world.bob, place=world.hall)
         await Agenda(world.hall)
@@ -554,7 +566,7 @@ class TestSelectRelated:
         assert first.host.desk == world.desk
         assert bobs.host.desk is None
 
-    async def test_in_a_scope_there_is_one_object_of_each_row(self, world: World, backend: CountingBackend) -> None:
+    async def test_in_a_request_scope_each_row_is_one_object(self, world: World, backend: CountingBackend) -> None:
         async with local_cache():
             meeting = await Card(1)
             async with assert_ops(backend, redis=0):
@@ -568,12 +580,12 @@ class TestSelectRelated:
 
 
 class TestPrefetch:
-    async def test_one_to_one_relations_backwards(self, world: World, backend: CountingBackend) -> None:
+    async def test_prefetch_follows_reverse_one_to_one_relations(self, world: World, backend: CountingBackend) -> None:
         await Person.cache.prefetch([world.ann, world.bob], "badge")
         people = await Person.all().order_by("name")
         async with assert_ops(backend, sql=0, redis=["read"]):
             await Person.cache.prefetch(people[:2], "badge")
-        assert [each.badge for each in people[:2]] == [world.badge, None]
+        assert [person.badge for person in people[:2]] == [world.badge, None]
         for name, message in (
             ("desk", r'Desk has no cache by person_id: add \("person_id",\) to get_key_fields_list of Desk'),
             ("seats", "Person.seats cannot be prefetched, because it leads to several rows, and is no many-to-many"),

@@ -1,4 +1,4 @@
-"""Computed results: what their methods return, from the cache the second time, and forgotten by every write."""
+"""Computed results: computed once, then answered by the cache, and invalidated by every write."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.models("tests.support.models.result_models")
 
 
 async def as_computed(team: int) -> dict[str, Any]:
-    """What the caches of a team must say, asked of the database."""
+    """Returns the expected results of a team, computed from the database."""
     members = await Member.filter(team=team).order_by("number")
     best = await Member.filter(team=team).order_by("-points", "id").first()
     return {
@@ -44,51 +44,57 @@ async def as_cached(team: int) -> dict[str, Any]:
     }
 
 
-async def team_of(team: int, *points: int) -> list[Member]:
-    return [await Member.create(team=team, points=each, number=10 * team + at) for at, each in enumerate(points)]
+async def create_team(team: int, *points: int) -> list[Member]:
+    return [await Member.create(team=team, points=value, number=10 * team + at) for at, value in enumerate(points)]
 
 
 class TestReading:
-    async def test_is_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(1, 5, 7)
+    async def test_results_are_computed_once(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await create_team(1, 5, 7)
         first = await as_cached(1)
         assert first == await as_computed(1)
-        await as_cached(1)  # where the instances are is remembered from now on
+        await as_cached(1)  # learns the predictions of the instances
         async with assert_ops(backend, sql=0, redis=1):
             assert await as_cached(1) == first
 
-    async def test_what_is_not_there_is_cached_too(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_results_without_rows_are_cached_too(self, cache: ModelCache, backend: CountingBackend) -> None:
         expected = await as_computed(2)
         assert await as_cached(2) == expected
         async with assert_ops(backend, sql=0, redis=1):
             assert await as_cached(2) == expected
 
-    async def test_many_ask_for_what_is_missing(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(1, 5, 7)
+    async def test_concurrent_callers_share_a_computation_and_no_objects(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await create_team(1, 5, 7)
         async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
             found = await asyncio.gather(*[Points(1) for _ in range(20)])
-        assert all(each["points"] == {10: 5, 11: 7} for each in found)
+        assert all(result["points"] == {10: 5, 11: 7} for result in found)
         found[0]["points"].clear()
         found[0]["members"][0].name = "changed"
         assert found[1]["points"]
         assert found[1]["members"][0].name == ""
 
-    async def test_latecomers_wait_for_the_first(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(1, 5)
+    async def test_a_later_caller_waits_for_the_first_computation(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await create_team(1, 5)
         async with assert_ops(backend, sql=1):
             first = asyncio.ensure_future(Numbers(1).resolve())
             while "lease" not in backend.operations:
                 await asyncio.sleep(0)
             assert await Numbers(1) == await first == [10]
 
-    async def test_dont_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(-1, 5)
+    async def test_dont_cache_keeps_a_result_out_of_the_cache(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await create_team(-1, 5)
         for _ in range(2):
             async with assert_ops(backend, sql=1):
                 assert (await Points(-1))["points"] == {-10: 5}
 
-    async def test_in_a_batch(self, cache: ModelCache, backend: CountingBackend) -> None:
-        members = await team_of(1, 5, 7)
+    async def test_results_can_be_part_of_a_batch(self, cache: ModelCache, backend: CountingBackend) -> None:
+        members = await create_team(1, 5, 7)
         batch = BatchCacheQuery(count=MemberCount(team=1), best=Best(1), member=Member.cache.get(id=members[0].id))
         for _ in range(2):
             found = await batch
@@ -96,11 +102,13 @@ class TestReading:
             again = await batch.get(only_cache=True)
         assert again == found == {"count": 2, "best": members[1], "member": members[0]}
 
-    async def test_only_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_only_cache_computes_nothing(self, cache: ModelCache, backend: CountingBackend) -> None:
         async with assert_ops(backend, sql=0, redis=1):
             assert await BatchCacheQuery(count=MemberCount(team=1)).get(only_cache=True) == {}
 
-    async def test_an_error_is_the_callers_and_not_kept(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_an_error_is_raised_in_the_caller_and_not_cached(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         query = Numbers(3)
 
         async def fail(team: int) -> Any:
@@ -113,8 +121,10 @@ class TestReading:
         async with assert_ops(backend, sql=0):
             await Numbers(3)
 
-    async def test_in_a_request(self, cache: ModelCache, backend: CountingBackend) -> None:
-        members = await team_of(1, 5, 7)
+    async def test_in_a_request_scope_a_result_is_the_same_object_until_a_write(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        members = await create_team(1, 5, 7)
         async with local_cache():
             best = await Best(1)
             async with assert_ops(backend, sql=0, redis=0):
@@ -123,10 +133,12 @@ class TestReading:
             await Member.filter(id=members[0].id).update(points=9)
             assert await Best(1) == members[0]
 
-    async def test_what_a_request_remembers_is_not_for_everybody(self, database: Any, backend: CountingBackend) -> None:
+    async def test_values_are_not_computed_from_rows_that_a_request_scope_remembers(
+        self, database: Any, backend: CountingBackend
+    ) -> None:
         outside = copy_context()
         async with local_cache(), ModelCache(backend):
-            [member] = await team_of(1, 5)
+            [member] = await create_team(1, 5)
 
             @cached()
             async def name() -> str:
@@ -140,8 +152,10 @@ class TestReading:
             await name.invalidate()
             assert await name() == "new"
 
-    async def test_inside_a_transaction(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(1, 5)
+    async def test_in_a_transaction_results_are_computed_from_the_database(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await create_team(1, 5)
         assert await MemberCount(1) == 1
         async with in_transaction():
             await Member.create(team=1, number=99)
@@ -150,27 +164,31 @@ class TestReading:
                 assert await Numbers(1) == [10, 99]
         assert await MemberCount(1) == 2
 
-    async def test_an_instance_is_as_fresh_as_its_row(self, cache: ModelCache, backend: CountingBackend) -> None:
-        [member] = await team_of(1, 5)
+    async def test_instances_of_a_result_are_as_fresh_as_their_rows(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        [member] = await create_team(1, 5)
         await Points(1)
         await Member.filter(id=member.id).update(name="new")
         assert (await Points(1))["members"][0].name == "new"
 
-    async def test_by_hand(self, cache: ModelCache, backend: CountingBackend, database: Any) -> None:
-        [member] = await team_of(1, 5)
-        for forget in (
+    async def test_results_can_be_invalidated_explicitly(
+        self, cache: ModelCache, backend: CountingBackend, database: Any
+    ) -> None:
+        [member] = await create_team(1, 5)
+        for invalidate in (
             MemberCount(1).invalidate,
             lambda: Member.cache.invalidate(member),
             Member.cache.clear,
         ):
             await MemberCount(1)
-            await forget()
+            await invalidate()
             async with assert_ops(backend, sql=1):
                 assert await MemberCount(1) == 1
 
 
 class Writes:
-    """Every way to write a member; each is given the members of teams 1 and 2."""
+    """Every way to write a member. Each method takes the first member of team 1 and that of team 2."""
 
     @staticmethod
     async def save(one: Member, two: Member) -> None:
@@ -193,11 +211,11 @@ class Writes:
         await one.save(update_fields=["team"])
 
     @staticmethod
-    async def move_of_what_was_moved_already(one: Member, two: Member) -> None:
+    async def move_of_a_row_that_has_moved_before(one: Member, two: Member) -> None:
         stale = await Member.get(id=one.id)
         await Member.filter(id=one.id).update(team=2)
         await as_cached(1), await as_cached(2), await as_cached(3)
-        stale.team = 3  # it believes to leave 1, and leaves 2
+        stale.team = 3  # the instance has team 1, and the row has team 2
         await stale.save()
 
     @staticmethod
@@ -213,7 +231,7 @@ class Writes:
         await one.delete()
 
     @staticmethod
-    async def delete_what_was_moved_already(one: Member, two: Member) -> None:
+    async def delete_of_a_row_that_has_moved_before(one: Member, two: Member) -> None:
         stale = await Member.get(id=one.id)
         await Member.filter(id=one.id).update(team=2)
         await as_cached(1), await as_cached(2)
@@ -268,27 +286,29 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 
 class TestWrites:
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-    async def test_refresh_what_a_row_leaves_and_what_it_joins(
+    async def test_writes_invalidate_the_results_that_a_row_leaves_and_joins(
         self, cache: ModelCache, backend: CountingBackend, write: Callable[[Member, Member], Awaitable[None]]
     ) -> None:
-        one, _ = await team_of(1, 5, 7)
-        [two] = await team_of(2, 6)
+        one, _ = await create_team(1, 5, 7)
+        [two] = await create_team(2, 6)
         for team in (1, 2, 3):
             assert await as_cached(team) == await as_computed(team)
         await write(one, two)
         for team in (1, 2, 3):
             assert await as_cached(team) == await as_computed(team)
 
-    async def test_the_database_does(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_foreign_key_that_the_database_sets_to_null_is_seen(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         red = await Club.create(name="red")
         await Member.create(number=1, club=red)
         assert (await ClubSize(red), await ClubSize(None)) == (1, 0)
         await red.delete()
         assert (await ClubSize(red), await ClubSize(club_id=None)) == (0, 1)
 
-    async def test_leave_the_other_results_alone(self, cache: ModelCache, backend: CountingBackend) -> None:
-        one, _ = await team_of(1, 5, 7)
-        await team_of(2, 6)
+    async def test_writes_leave_unaffected_results_cached(self, cache: ModelCache, backend: CountingBackend) -> None:
+        one, _ = await create_team(1, 5, 7)
+        await create_team(2, 6)
         for _ in range(2):
             await as_cached(1), await as_cached(2)
         one.team = 3
@@ -297,11 +317,13 @@ class TestWrites:
             await as_cached(2)
         await as_cached(3)
         await Member.filter(id=one.id).update(points=3)
-        async with assert_ops(backend, sql=0):  # points do not change who is there
+        async with assert_ops(backend, sql=0):  # neither result depends on the points
             assert await asyncio.gather(MemberCount(3), HasMembers(3)) == [1, True]
 
-    async def test_a_write_while_it_is_computed_is_not_lost(self, cache: ModelCache, backend: CountingBackend) -> None:
-        await team_of(1, 5)
+    async def test_a_result_computed_during_a_write_is_not_stored(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        await create_team(1, 5)
         query, computed, written = Numbers(1), asyncio.Event(), asyncio.Event()
         original = query.get_result
 
@@ -321,7 +343,7 @@ class TestWrites:
 
 
 @pytest.mark.only_on("sqlite", "postgres", because="Tortoise writes an upsert that MariaDB does not know")
-async def test_conflicts_that_update_move_rows_from_one_result_to_another(cache: ModelCache) -> None:
+async def test_an_upsert_that_moves_rows_invalidates_both_results(cache: ModelCache) -> None:
     await Member.bulk_create([Member(number=n, team=1) for n in range(3)])
     assert [await MemberCount(team) for team in (1, 2)] == [3, 0]
     await Member.bulk_create(

@@ -1,4 +1,4 @@
-"""The conformance suite, as somebody runs it who wrote a backend: it passes a good one and fails bad ones."""
+"""The conformance suite, run as the author of a backend runs it: a good backend passes, and bad ones fail."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class TestGood(Suite):
 
 
 class Generous(MemoryBackend):
-    """Grants every lease."""
+    """A backend that grants every lease."""
 
     async def lease(self, leases, token, ttl_ms, versions=()):
         leased = await super().lease(leases, token, ttl_ms, versions)
@@ -48,7 +48,7 @@ class TestGenerous(Suite):
 
 
 class Careless(MemoryBackend):
-    """Forgets other writers when one of them is done."""
+    """A backend that ends the intents of all writers when one of them clears."""
 
     async def clear(self, clears, token, stamps=()):
         found = await super().clear(clears, token, stamps)
@@ -61,7 +61,7 @@ class TestCareless(Suite):
 
 
 class Reluctant(MemoryBackend):
-    """Makes no stamp anew."""
+    """A backend that ignores the stamps of ``clear``."""
 
     async def clear(self, clears, token, stamps=()):
         return await super().clear(clears, token)
@@ -72,7 +72,7 @@ class TestReluctant(Suite):
 
 
 class Immortal(MemoryBackend):
-    """Keeps leases for ever."""
+    """A backend whose leases do not expire."""
 
     async def lease(self, leases, token, ttl_ms, versions=()):
         return await super().lease(leases, token, 10**9, versions)

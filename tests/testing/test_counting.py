@@ -1,4 +1,4 @@
-"""``assert_ops`` sees what is sent, from any task, and says what it saw."""
+"""``assert_ops`` counts the operations of all tasks, and reports them if a count is wrong."""
 
 import asyncio
 import inspect
@@ -18,7 +18,7 @@ from tests.support.models.models import User
 
 
 class Pebble(Model):
-    """A table of this module's own."""
+    """A model with a table that only this module uses."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=20, default="")
@@ -41,23 +41,23 @@ class TestSql:
             await Pebble.all().count()
         assert [statement.split()[0] for statement in ops.statements] == ["INSERT"] * 3 + ["SELECT"]
 
-    async def test_a_bulk_statement_and_a_script_are_one_each(self, database: BaseDBAsyncClient) -> None:
+    async def test_a_bulk_insert_and_a_script_count_as_one_statement_each(self, database: BaseDBAsyncClient) -> None:
         async with assert_ops(sql=2):
             await Pebble.bulk_create([Pebble(name="a"), Pebble(name="b")])
             await database.execute_script("DELETE FROM pebble")
 
-    async def test_transactions_are_counted_apart(self, database: BaseDBAsyncClient) -> None:
+    async def test_transactions_are_counted_separately(self, database: BaseDBAsyncClient) -> None:
         async with assert_ops(sql=2, transactions=1), in_transaction() as outer:
             await Pebble.create(name="a", using_db=outer)
             async with in_transaction() as inner:
                 await Pebble.create(name="b", using_db=inner)
 
-    async def test_a_connection_is_not_counted(self, database: BaseDBAsyncClient) -> None:
+    async def test_opening_a_connection_is_not_counted(self, database: BaseDBAsyncClient) -> None:
         await database.close()
         async with assert_ops(sql=1):
             await Pebble.all()
 
-    async def test_a_difference_is_told_with_the_statements(self, database: BaseDBAsyncClient) -> None:
+    async def test_a_wrong_count_is_reported_with_the_statements(self, database: BaseDBAsyncClient) -> None:
         with pytest.raises(AssertionError, match=r"Expected sql=0.*but saw\n  sql=1\n    SELECT .*pebble"):
             async with assert_ops(sql=0):
                 await Pebble.all()
@@ -81,7 +81,7 @@ class TestRoundTrips:
             await backend.delete([b"k"])
         await backend.close()
 
-    async def test_a_difference_is_told_with_the_operations(self, backend: CountingBackend) -> None:
+    async def test_a_wrong_count_is_reported_with_the_operations(self, backend: CountingBackend) -> None:
         with pytest.raises(AssertionError, match=r"redis=2(.|\n)*  redis=1 \['read'\]"):
             async with assert_ops(backend, redis=2):
                 await backend.read([b"k"])
@@ -89,32 +89,32 @@ class TestRoundTrips:
             async with assert_ops(backend, redis=["lease"]):
                 await backend.read([b"k"])
 
-    async def test_an_error_goes_first(self, backend: CountingBackend) -> None:
+    async def test_an_error_in_the_block_is_raised_instead_of_a_wrong_count(self, backend: CountingBackend) -> None:
         with pytest.raises(KeyError):
             async with assert_ops(backend, redis=1):
                 raise KeyError
 
-    async def test_keys_that_may_hold_something_are_remembered(self, backend: CountingBackend) -> None:
+    async def test_keys_that_may_have_been_written_are_recorded(self, backend: CountingBackend) -> None:
         await backend.read([b"a"])
         await backend.lease([Lease(b"b")], b"t", 1, [b"c"])
         await backend.mark([b"d"], b"t", 1)
         await backend.clear([Clear(b"d")], b"t", [b"e"])
         assert backend.keys == {b"b", b"c", b"d", b"e"}
 
-    async def test_answers_and_arguments_pass_through(self) -> None:
+    async def test_arguments_and_answers_are_passed_through(self) -> None:
         inner = create_autospec(Backend, instance=True)
         inner.read = AsyncMock(return_value=[b"v"])
         assert await CountingBackend(inner).read([b"k"]) == [b"v"]
         inner.read.assert_awaited_once_with([b"k"])
 
     @pytest.mark.parametrize("name", [name for name in vars(Backend) if not name.startswith("_")])
-    def test_the_proxy_has_the_whole_protocol(self, name: str) -> None:
+    def test_the_proxy_has_every_method_of_the_protocol(self, name: str) -> None:
         assert inspect.signature(getattr(CountingBackend, name)) == inspect.signature(getattr(Backend, name))
 
 
 @pytest.mark.models("tests.support.models.models")
 class TestOpenCache:
-    async def test_the_default_one_is_counted(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_the_default_cache_is_counted(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         async with ModelCache(backend_url) as cache:
             async with assert_ops(redis=3, sql=1) as ops:
                 assert await User.cache.get_or_none(id=1) is None
@@ -123,7 +123,7 @@ class TestOpenCache:
             assert ops.operations == ["read", "lease", "fill"]
             assert type(cache.backend) is (MemoryBackend if backend_url == "memory://" else RedisBackend)
 
-    async def test_another_one(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_another_cache_can_be_counted(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         async with ModelCache(backend_url), ModelCache(backend_url, namespace="other") as other:
             async with assert_ops(other, redis=0), assert_ops(redis=["read", "lease", "fill"]):
                 await User.cache.get_or_none(id=1)
@@ -138,29 +138,29 @@ class TestOpenCache:
             async with assert_ops(redis=1, sql=0):
                 await User.cache.get_or_none(id=1)
 
-    async def test_counts_of_two_tasks_may_overlap(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_counts_may_overlap(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         logger = logging.getLogger("tortoise.db_client")
         async with ModelCache(backend_url) as cache:
-            link = cache.open_cache.guarded
-            before = (logger.level, logger.disabled, list(logger.filters), link.backend)
+            guarded_backend = cache.open_cache.guarded
+            before = (logger.level, logger.disabled, list(logger.filters), guarded_backend.backend)
             enter = TransactionContextPooled.__aenter__
             first, second = count_ops(), count_ops()
-            one = first.__enter__()
+            first_ops = first.__enter__()
             await User.cache.get_or_none(id=1)
-            two = second.__enter__()
+            second_ops = second.__enter__()
             await User.cache.get_or_none(id=2)
             first.__exit__(None, None, None)
             async with in_transaction():
                 await User.all()
             await User.cache.get_or_none(id=3)
             second.__exit__(None, None, None)
-            assert (len(one.operations), len(one.statements), one.transactions) == (6, 2, 0)
-            assert (len(two.operations), len(two.statements), two.transactions) == (6, 3, 1)
-            assert (logger.level, logger.disabled, list(logger.filters), link.backend) == before
+            assert (len(first_ops.operations), len(first_ops.statements), first_ops.transactions) == (6, 2, 0)
+            assert (len(second_ops.operations), len(second_ops.statements), second_ops.transactions) == (6, 3, 1)
+            assert (logger.level, logger.disabled, list(logger.filters), guarded_backend.backend) == before
             assert TransactionContextPooled.__aenter__ is enter
 
     @pytest.mark.only_on("no store", because="no cache is open")
-    async def test_one_must_be_open(self, database: BaseDBAsyncClient) -> None:
+    async def test_only_counts_of_statements_work_without_an_open_cache(self, database: BaseDBAsyncClient) -> None:
         with pytest.raises(CacheNotOpen, match="open a ModelCache before the block"):
             async with assert_ops(redis=0):
                 pass
@@ -177,7 +177,7 @@ class TestOpenCache:
 class TestLogging:
     logger = logging.getLogger("tortoise.db_client")
 
-    async def test_nothing_is_logged_that_would_not_have_been(
+    async def test_counting_logs_no_additional_statement(
         self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
     ) -> None:
         with count_ops(), count_ops() as ops:
@@ -187,12 +187,14 @@ class TestLogging:
         assert caplog.messages == ["from elsewhere, too"]
         assert [statement.split()[0] for statement in ops.statements] == ["SELECT"]
 
-    async def test_what_would_have_been_is(self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_counting_does_not_suppress_logging(
+        self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with caplog.at_level(logging.DEBUG, logger=self.logger.name), count_ops():
             await User.all()
         assert len(caplog.messages) == 1
 
-    async def test_a_logger_that_is_disabled_counts_and_stays_silent(
+    async def test_statements_are_counted_although_the_logger_is_disabled(
         self, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(self.logger, "disabled", True)
@@ -202,7 +204,7 @@ class TestLogging:
         assert self.logger.disabled
         assert caplog.messages == []
 
-    async def test_where_nothing_may_log_nothing_can_be_counted(self, database: BaseDBAsyncClient) -> None:
+    async def test_counting_is_refused_while_all_logging_is_disabled(self, database: BaseDBAsyncClient) -> None:
         logging.disable(logging.CRITICAL)
         try:
             with pytest.raises(RuntimeError, match="undo it"), count_ops():

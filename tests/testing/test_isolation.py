@@ -1,4 +1,4 @@
-"""``isolated_cache``: nothing in it was there before, and nothing of it is left behind."""
+"""``isolated_cache``: a cache that starts without entries, and leaves none behind."""
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -22,7 +22,7 @@ async def use_everything() -> None:
     await User.cache.clear()
 
 
-async def test_two_after_another_share_nothing(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_consecutive_isolated_caches_share_no_entries(database: BaseDBAsyncClient, backend_url: str) -> None:
     kim = await User.create(username="kim")
     for _ in range(2):
         async with isolated_cache(backend_url):
@@ -33,19 +33,19 @@ async def test_two_after_another_share_nothing(database: BaseDBAsyncClient, back
 
 
 @pytest.mark.only_on("redis", because="the server is asked what is left")
-async def test_it_takes_along_what_it_wrote_and_nothing_else(
+async def test_an_isolated_cache_deletes_its_own_keys_and_no_others(
     database: BaseDBAsyncClient, redis_server: RedisServer
 ) -> None:
     redis_server.flush()
     with redis_server.client() as client:
-        client.set("amc:somebody:elses", "value")
+        client.set("amc:another:key", "value")
         async with isolated_cache(redis_server.patient_url):
             await use_everything()
             assert len(client.keys()) > 5
-        assert client.keys() == [b"amc:somebody:elses"]
+        assert client.keys() == [b"amc:another:key"]
 
 
-async def test_inside_a_transaction_it_works_as_in_autocommit_mode(
+async def test_in_a_transaction_an_isolated_cache_works_as_in_autocommit_mode(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:
     async with in_transaction() as transaction:
@@ -54,30 +54,34 @@ async def test_inside_a_transaction_it_works_as_in_autocommit_mode(
             await User.cache.get(id=kim.id)
             async with assert_ops(sql=0, redis=1):
                 await User.cache.get(id=kim.id)
-            await use_nothing_stale(kim)
+            await assert_a_write_is_seen(kim)
         await transaction.rollback()
     assert await User.all().count() == 0
 
 
-async def use_nothing_stale(kim: User) -> None:
+async def assert_a_write_is_seen(kim: User) -> None:
     await User.filter(id=kim.id).update(team=2)
     assert (await User.cache.get(id=kim.id)).team == 2
 
 
-async def test_a_cache_that_is_open_is_refused(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_an_isolated_cache_is_refused_while_another_cache_is_open(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     async with ModelCache(backend_url):
         with pytest.raises(CacheError, match="open already"):
             async with isolated_cache(backend_url):
                 pass
 
 
-async def test_without_tortoise() -> None:
+async def test_an_isolated_cache_needs_an_initialised_tortoise() -> None:
     with pytest.raises(CacheConfigurationError, match="Tortoise is not initialised"):
         async with isolated_cache():
             pass
 
 
-async def test_settings_and_mistakes_are_those_of_a_cache(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_an_isolated_cache_has_the_settings_and_errors_of_a_model_cache(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     async with isolated_cache(backend_url, timeout=7) as cache:
         assert cache.config.timeout == 7
     with pytest.raises(CacheConfigurationError, match="not a URL"):
@@ -88,7 +92,9 @@ async def test_settings_and_mistakes_are_those_of_a_cache(database: BaseDBAsyncC
 
 
 @pytest.mark.only_on("redis", because="its server is killed")
-async def test_a_test_may_leave_a_dead_server(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+async def test_an_isolated_cache_ends_without_an_error_if_its_server_is_dead(
+    database: BaseDBAsyncClient, own_redis: RedisServer
+) -> None:
     async with isolated_cache(own_redis.patient_url):
         await use_everything()
         own_redis.kill()

@@ -1,4 +1,4 @@
-"""The pytest plugin, in projects of its own: with each way to run async tests, in several processes, unasked for."""
+"""The pytest plugin in projects of its own: with each runner of async tests, in several processes, and unused."""
 
 import tomllib
 from pathlib import Path
@@ -64,7 +64,7 @@ async def test_it_was_empty(model_cache, cache_ops):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project of a user, whose pytest has only the plugins that it asks for."""
+    """A project of a user, whose pytest loads only the plugins that ``run`` names."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
@@ -89,11 +89,13 @@ AUTO = {"asyncio_mode": "auto", "asyncio_default_fixture_loop_scope": "function"
 
 
 class TestRunners:
-    def test_pytest_asyncio(self, project: pytest.Pytester) -> None:
+    def test_the_plugin_works_with_pytest_asyncio(self, project: pytest.Pytester) -> None:
         write(project, **AUTO)
         run(project, ASYNCIO).assert_outcomes(passed=2)
 
-    def test_pytest_asyncio_in_strict_mode_with_one_loop_for_all(self, project: pytest.Pytester) -> None:
+    def test_the_plugin_works_with_pytest_asyncio_in_strict_mode_and_one_event_loop(
+        self, project: pytest.Pytester
+    ) -> None:
         write(
             project,
             module="pytest_asyncio",
@@ -104,7 +106,7 @@ class TestRunners:
         )
         run(project, ASYNCIO).assert_outcomes(passed=2)
 
-    def test_anyio(self, project: pytest.Pytester) -> None:
+    def test_the_plugin_works_with_anyio(self, project: pytest.Pytester) -> None:
         write(
             project,
             marks="pytestmark = pytest.mark.anyio\n"
@@ -112,7 +114,7 @@ class TestRunners:
         )
         run(project, ANYIO).assert_outcomes(passed=2)
 
-    def test_anyio_beside_pytest_asyncio(self, project: pytest.Pytester) -> None:
+    def test_the_plugin_works_with_anyio_beside_pytest_asyncio(self, project: pytest.Pytester) -> None:
         write(
             project,
             marks="pytestmark = pytest.mark.anyio\n"
@@ -124,15 +126,15 @@ class TestRunners:
         run(project, ASYNCIO, ANYIO).assert_outcomes(passed=2)
 
 
-def test_tests_of_several_processes_share_a_server_and_nothing_else(
+def test_tests_in_several_processes_share_a_server_and_no_entries(
     project: pytest.Pytester, redis_server: RedisServer
 ) -> None:
     pytest.importorskip("xdist", reason="pytest-xdist is not installed")
     redis_server.flush()
     with redis_server.client() as client:
-        client.set("amc:somebody:elses", "value")
+        client.set("amc:another:key", "value")
         write(project, **AUTO, aiomodelcache_url=redis_server.patient_url)
-        # One after another in a process, and at once in two: all of them write the same row.
+        # All tests write the same row: one after another in each process, and at once in two processes.
         project.makepyfile(
             test_many="""
             import pytest
@@ -150,10 +152,10 @@ def test_tests_of_several_processes_share_a_server_and_nothing_else(
             """
         )
         run(project, ASYNCIO, XDIST, arguments=("-n", "2")).assert_outcomes(passed=12)
-        assert client.keys() == [b"amc:somebody:elses"]
+        assert client.keys() == [b"amc:another:key"]
 
 
-def test_tests_that_are_rolled_back(project: pytest.Pytester) -> None:
+def test_the_plugin_works_in_transactions_that_are_rolled_back(project: pytest.Pytester) -> None:
     write(project, **AUTO)
     project.makeconftest("""
         import pytest
@@ -178,7 +180,7 @@ def test_tests_that_are_rolled_back(project: pytest.Pytester) -> None:
     run(project, ASYNCIO).assert_outcomes(passed=2)
 
 
-def test_without_a_database_the_error_says_so(project: pytest.Pytester) -> None:
+def test_the_error_without_a_database_names_the_fixture_to_override(project: pytest.Pytester) -> None:
     write(project, **AUTO)
     project.makeconftest("")
     result = run(project, ASYNCIO)
@@ -186,7 +188,7 @@ def test_without_a_database_the_error_says_so(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*Tortoise is not initialised*model_cache_database*"])
 
 
-def test_nothing_happens_in_a_project_that_does_not_ask(project: pytest.Pytester) -> None:
+def test_a_project_that_uses_no_fixture_imports_nothing(project: pytest.Pytester) -> None:
     project.makepyfile("""
         import sys
 
@@ -197,11 +199,11 @@ def test_nothing_happens_in_a_project_that_does_not_ask(project: pytest.Pytester
     run(project, ASYNCIO).assert_outcomes(passed=1)
 
 
-def test_pytest_finds_the_plugin_where_the_package_is_installed() -> None:
+def test_the_installed_package_registers_the_plugin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    # Of one name, so that `-p pytest_aiomodelcache` is the same plugin.
+    # The entry point has the module's name, so that `-p pytest_aiomodelcache` loads no second plugin.
     assert project["project"]["entry-points"]["pytest11"] == {"pytest_aiomodelcache": pytest_aiomodelcache.__name__}
     assert (
         f"{pytest_aiomodelcache.__name__}.py" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
     )
-    assert not any("pytest" in each for each in project["project"]["dependencies"])
+    assert not any("pytest" in dependency for dependency in project["project"]["dependencies"])

@@ -1,4 +1,4 @@
-"""Inside a test's transaction that is rolled back in the end, everything behaves as in autocommit mode."""
+"""``transaction_as_autocommit``: in a transaction that is rolled back, a cache works as in autocommit mode."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.support.models.models import Event, User
 
 @pytest.fixture
 async def rolled_back(database: BaseDBAsyncClient) -> AsyncIterator[None]:
-    """What many applications wrap each of their tests in."""
+    """The transaction that many applications wrap around each test."""
     async with in_transaction() as transaction:
         yield
         await transaction.rollback()
@@ -31,7 +31,9 @@ async def cache(rolled_back: None, backend_url: str) -> AsyncIterator[ModelCache
 
 
 class TestWithout:
-    async def test_reads_go_to_the_database_and_fill_nothing(self, rolled_back: None, backend_url: str) -> None:
+    async def test_lookups_in_an_ordinary_transaction_query_the_database_and_fill_nothing(
+        self, rolled_back: None, backend_url: str
+    ) -> None:
         async with ModelCache(backend_url):
             await User.create(id=1, username="kim")
             for _ in range(2):
@@ -39,17 +41,17 @@ class TestWithout:
                     await User.cache.get(id=1)
 
     @pytest.mark.only_on("no store", because="no cache is open")
-    async def test_a_transaction_is_needed(self, database: BaseDBAsyncClient) -> None:
+    async def test_the_block_needs_an_open_transaction(self, database: BaseDBAsyncClient) -> None:
         with pytest.raises(CacheError, match="no transaction is open"), transaction_as_autocommit():
             pass
 
-    async def test_a_cache_that_was_open_before_is_refused(self, rolled_back: None, backend_url: str) -> None:
+    async def test_the_block_is_refused_while_a_cache_is_open(self, rolled_back: None, backend_url: str) -> None:
         async with ModelCache(backend_url):
             with pytest.raises(CacheError, match="a cache is open"), transaction_as_autocommit():
                 pass
 
     @pytest.mark.only_on("no store", because="no cache is open")
-    async def test_afterwards_the_transaction_is_back(self, rolled_back: None) -> None:
+    async def test_the_block_restores_the_connection_of_the_transaction(self, rolled_back: None) -> None:
         context = get_current_context()
         assert context is not None
         [before] = context.connections.all()
@@ -59,13 +61,13 @@ class TestWithout:
 
 
 class TestReads:
-    async def test_the_second_one_is_answered_by_the_cache(self, cache: ModelCache) -> None:
+    async def test_the_second_lookup_is_answered_by_the_cache(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         assert await User.cache.get(username="kim") == kim
         async with assert_ops(sql=0, redis=1):
             assert await User.cache.get(username="kim") == kim
 
-    async def test_a_miss_of_many_tasks(self, cache: ModelCache) -> None:
+    async def test_misses_of_many_tasks_share_a_statement(self, cache: ModelCache) -> None:
         await User.bulk_create([User(id=number, username=str(number)) for number in range(1, 21)])
         async with assert_ops(sql=1):
             found = await asyncio.gather(*[User.cache.get(id=number) for number in range(1, 21)])
@@ -73,7 +75,7 @@ class TestReads:
 
 
 class TestWrites:
-    async def test_each_is_committed_at_once(self, cache: ModelCache) -> None:
+    async def test_each_write_invalidates_at_once(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim", team=1)
         assert await User.cache.filter(team=2) == []
         assert (await User.cache.get(username="kim")).team == 1
@@ -86,7 +88,7 @@ class TestWrites:
         await kim.delete()
         assert await User.cache.get_or_none(username="kim") is None
 
-    async def test_deletes_that_cascade(self, cache: ModelCache) -> None:
+    async def test_a_delete_invalidates_the_rows_that_it_cascades_to(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         await Event.create(slug="pycon", organizer=kim)
         await Event.cache.get(slug="pycon")
@@ -94,7 +96,7 @@ class TestWrites:
         with pytest.raises(DoesNotExist):
             await Event.cache.get(slug="pycon")
 
-    async def test_a_statement_that_is_refused_leaves_the_others(self, cache: ModelCache) -> None:
+    async def test_a_refused_statement_does_not_undo_others(self, cache: ModelCache) -> None:
         await User.create(id=1, username="kim")
         with pytest.raises(IntegrityError):
             await User.create(id=1, username="lee")
@@ -105,7 +107,7 @@ class TestWrites:
 
 
 class TestTransactions:
-    async def test_a_commit_invalidates(self, cache: ModelCache) -> None:
+    async def test_the_commit_of_an_inner_transaction_invalidates(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         await User.cache.get(id=kim.id)
         async with assert_ops(redis=["mark", "clear"], transactions=1), in_transaction():
@@ -114,12 +116,12 @@ class TestTransactions:
             assert (await User.cache.get(id=kim.id)).team == 5
         assert (await User.cache.get(id=kim.id)).team == 5
 
-    async def test_reads_inside_fill_nothing(self, cache: ModelCache) -> None:
+    async def test_lookups_in_an_inner_transaction_fill_nothing(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         async with in_transaction(), assert_ops(sql=1, redis=0):
             await User.cache.get(id=kim.id)
 
-    async def test_a_rollback_leaves_what_was_before(self, cache: ModelCache) -> None:
+    async def test_the_rollback_of_an_inner_transaction_restores_its_rows(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
 
         async def fail() -> None:
@@ -135,7 +137,7 @@ class TestTransactions:
         assert await User.cache.get_or_none(username="lee") is None
         assert await User.all().count() == 1
 
-    async def test_one_that_is_ended_by_hand(self, cache: ModelCache) -> None:
+    async def test_an_inner_transaction_can_be_ended_explicitly(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         async with in_transaction() as transaction:
             await User.filter(id=kim.id).update(team=5)
@@ -146,7 +148,7 @@ class TestTransactions:
         found = await User.cache.get(id=kim.id)
         assert (found.team, found.email) == (0, "kim@example.org")
 
-    async def test_savepoints_inside(self, cache: ModelCache) -> None:
+    async def test_savepoints_of_an_inner_transaction_work(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         await User.cache.get(id=kim.id)
 
@@ -162,7 +164,7 @@ class TestTransactions:
                 await fail()
         assert (await User.cache.get(id=kim.id)).team == 5
 
-    async def test_others_wait_for_one(self, cache: ModelCache) -> None:
+    async def test_other_tasks_wait_for_an_inner_transaction(self, cache: ModelCache) -> None:
         kim = await User.create(username="kim")
         inside, go_on = asyncio.Event(), asyncio.Event()
 
@@ -182,7 +184,7 @@ class TestTransactions:
             await inside.wait()
             assert await read() == 0
 
-    async def test_one_that_cannot_begin_leaves_the_connection_to_others(
+    async def test_an_inner_transaction_that_cannot_begin_releases_the_connection(
         self, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         begun = in_transaction()
@@ -193,7 +195,7 @@ class TestTransactions:
                     pass
         assert await User.all().count() == 0
 
-    async def test_closing_the_connection_is_left_to_the_transaction(self, cache: ModelCache) -> None:
+    async def test_closing_the_connection_does_not_end_the_transaction(self, cache: ModelCache) -> None:
         context = get_current_context()
         assert context is not None
         [connection] = context.connections.all()

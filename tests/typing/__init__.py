@@ -1,4 +1,4 @@
-"""What users' type checkers infer. Nothing here runs but ``test_typing``, which asks mypy and pyright.
+"""The types that users' type checkers infer. Only ``test_typing`` runs: it checks the rest by mypy and pyright.
 
-A line that must be an error ends in the comment ``# wrong``; every other line must be none.
+A line that must be an error ends in the comment ``# wrong``. No other line may be an error.
 """

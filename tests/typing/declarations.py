@@ -38,7 +38,7 @@ class UserCaches(ModelCacheManager[User]):
     timeout = CACHE_TIME_5M
     invalidation = InvalidationType.UNSET
 
-    def everybody(self, team: int) -> CacheQuery[list[User]]:
+    def of_team(self, team: int) -> CacheQuery[list[User]]:
         return self.filter(team=team)
 
 
@@ -54,7 +54,7 @@ class Event(CachedModel):
 
 
 class Venue(Model):
-    """Knows nothing of the cache, but for the type of its manager."""
+    """A plain model that declares only the type of its manager."""
 
     id = fields.UUIDField(primary_key=True)
     name = fields.CharField(max_length=64)

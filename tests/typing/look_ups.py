@@ -1,4 +1,4 @@
-"""What every lookup gives."""
+"""The types of the answers of all lookups."""
 
 import asyncio
 import uuid
@@ -51,10 +51,10 @@ async def through_the_manager() -> None:
     await Event.cache.update(event, slug="other", organizer=7)
 
 
-async def through_a_manager_of_ones_own() -> None:
+async def through_a_declared_manager() -> None:
     assert_type(User.cache, UserCaches)
     assert_type(await User.cache.get(username="kim"), User)
-    assert_type(await User.cache.everybody(7), list[User])
+    assert_type(await User.cache.of_team(7), list[User])
     assert_type(Venue.cache, VenueCaches)
     assert_type(await Venue.cache.home("Bonn"), Venue)
     assert_type(await Venue.cache.in_bulk([uuid.uuid4()]), dict[Any, Venue])
@@ -67,7 +67,7 @@ async def through_cache_classes() -> None:
     assert_type(await LatestEvents(organizer=1), list[Event])
 
 
-async def together() -> None:
+async def in_gather_and_batches() -> None:
     event, users = await asyncio.gather(Event.cache.get(id=1), User.cache.filter(team=3))
     assert_type(event, Event)
     assert_type(users, list[User])
@@ -79,7 +79,7 @@ async def together() -> None:
     assert_type(await batch.get(only_cache=True, none_on_exception=True, return_exceptions=False), dict[Any, Any])
 
 
-async def through_a_cache_of_ones_own(cache: ModelCache) -> None:
+async def through_a_cache_and_a_request_scope(cache: ModelCache) -> None:
     assert_type(await cache.manager(Event).get(slug="pycon"), Event)
     assert_type(await cache.manager(Venue).filter(city="Bonn"), list[Venue])
     with local_cache() as scope:

@@ -1,4 +1,4 @@
-"""Everything that a ``ModelCache`` is opened with."""
+"""The arguments of ``ModelCache``: stores and settings."""
 
 from typing import Any, assert_type
 

@@ -1,4 +1,4 @@
-"""What computed results and values give."""
+"""The types of computed results and values."""
 
 import asyncio
 from decimal import Decimal

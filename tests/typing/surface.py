@@ -1,4 +1,4 @@
-"""What is left of the public surface: errors, counters, settings of managers, lists over relations, middleware."""
+"""The other public names: errors, counters, settings of managers, many-to-many lists and middleware."""
 
 from typing import Any, assert_type
 

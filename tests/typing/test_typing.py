@@ -1,4 +1,4 @@
-"""mypy and pyright, both in strict mode, infer what they should of the files beside this one."""
+"""mypy and pyright, both in strict mode, infer the expected types in the other modules of this folder."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def wrong_lines() -> set[tuple[str, int]]:
 
 
 def check(*command: str) -> str:
-    """Runs a type checker on the files and returns what it printed."""
+    """Runs a type checker on the files and returns its output."""
     run = subprocess.run(
         [sys.executable, "-m", *command, *map(str, FILES)], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -43,31 +43,31 @@ def assert_only_wrong_lines(errors: Errors) -> None:
     expected = wrong_lines()
     assert len(expected) > 10
     assert {place: message for place, message in errors.items() if place not in expected} == {}
-    assert expected - errors.keys() == set(), "not found to be wrong"
+    assert expected - errors.keys() == set(), "the type checker accepts these lines"
 
 
-def test_mypy_infers_what_look_ups_give() -> None:
+def test_mypy_infers_the_expected_types() -> None:
     output = check("mypy", "--config-file=", "--strict", "--output=json")
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     assert_only_wrong_lines(
-        {(Path(each["file"]).name, each["line"]): each["message"] for each in found if each["severity"] == "error"}
+        {(Path(error["file"]).name, error["line"]): error["message"] for error in found if error["severity"] == "error"}
     )
 
 
-def test_pyright_infers_what_look_ups_give() -> None:
-    # Strict by the project's own settings; the files named here go over those.
+def test_pyright_infers_the_expected_types() -> None:
+    # The project's settings turn strict mode on. The files named here replace those of the settings.
     output = check("pyright", "--outputjson", "--pythonpath", sys.executable)
     found = json.loads(output)["generalDiagnostics"]
     assert_only_wrong_lines(
         {
-            (Path(each["file"]).name, each["range"]["start"]["line"] + 1): each["message"]
-            for each in found
-            if each["severity"] == "error"
+            (Path(error["file"]).name, error["range"]["start"]["line"] + 1): error["message"]
+            for error in found
+            if error["severity"] == "error"
         }
     )
 
 
-def test_every_public_name_and_method_is_inferred_somewhere() -> None:
+def test_every_public_name_and_method_is_used_in_these_modules() -> None:
     text = "\n".join(path.read_text("utf-8") for path in FILES)
     names = [name for name in aiomodelcache.__all__ if not name.startswith("CACHE_TIME_")]
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []

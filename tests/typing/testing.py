@@ -1,4 +1,4 @@
-"""What tests of applications call."""
+"""The public names for tests of applications."""
 
 from typing import assert_type
 
