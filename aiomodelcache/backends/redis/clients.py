@@ -89,7 +89,7 @@ class RedisEndpoint:
     """
 
     def track(self, near: Near | None) -> None:
-        """Reports every change of the entries that are read from now on to ``near``. Raises ``CacheConfigurationError``."""
+        """Reports every change of entries that are read from now on to ``near``. Raises ``CacheConfigurationError``."""
         if self.reading is not None:
             self.reading.near = near
         elif near is not None:
