@@ -23,7 +23,6 @@ from aiomodelcache import (
     ModelCache,
     ModelCacheManager,
     RedisBackend,
-    batching,
 )
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.engine.tasks import BackgroundTasks
@@ -525,7 +524,7 @@ class TestTasks:
     async def test_a_task_that_ignores_its_cancellation_does_not_keep_it_from_finishing(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(batching, "GRACE", 0.01)
+        monkeypatch.setattr("aiomodelcache.engine.tasks.GRACE", 0.01)
         tasks, gate = BackgroundTasks(copy_context()), asyncio.Event()
 
         async def ignore() -> None:
