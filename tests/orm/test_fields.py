@@ -231,9 +231,9 @@ async def test_values_that_need_no_trial_are_those_that_the_column_holds(databas
     elsewhere = dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=9)))
     column = column_of("value", fields.DatetimeField(), Everything, database)
     assert column is not None
-    assert column.certain is not None
-    assert not column.certain(elsewhere)
-    assert not column.certain(dt.date(2024, 1, 1))
+    assert column.is_lossless is not None
+    assert not column.is_lossless(elsewhere)
+    assert not column.is_lossless(dt.date(2024, 1, 1))
 
 
 @pytest.mark.only_on("no store", because="it is about bytes alone")
@@ -245,7 +245,7 @@ async def test_datetimes_need_no_trial_where_no_clock_is_put_back(
     monkeypatch.setattr("aiomodelcache.orm.fields.get_use_tz", lambda: bool(zone))
     column = column_of("value", fields.DatetimeField(), Everything, database)
     assert column is not None
-    assert (column.certain is not None) is certain
+    assert (column.is_lossless is not None) is certain
 
 
 @pytest.mark.models("tests.support.models.mysql_models")
