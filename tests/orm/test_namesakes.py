@@ -13,6 +13,8 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import namesake_models, result_models
 
+pytestmark = pytest.mark.no_tables
+
 MODELS: list[Any] = [result_models.Club, namesake_models.Club]
 
 
