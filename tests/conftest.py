@@ -47,18 +47,26 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "no_tables: `db_url` has none, because the test has a `database` of its own that creates them"
     )
     config.addinivalue_line("markers", matrix.MARK)
+    config.addinivalue_line("markers", matrix.EVERY_PAIR)
     config.addinivalue_line("markers", matrix.SLOW)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test runs on every database and every store that it has, but where ``only_on`` says why not."""
+    """Has tests run on the databases and stores that ``tests/support/matrix.py`` selects for them."""
+    definition = metafunc.definition
     try:
-        values = matrix.runs_on(metafunc.fixturenames, metafunc.definition.iter_markers("only_on"))
+        values = matrix.runs_on(metafunc.fixturenames, definition.iter_markers("only_on"))
+        every = matrix.wants_every_pair(definition.iter_markers("every_pair"))
     except ValueError as error:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+        raise pytest.UsageError(f"{definition.nodeid}: {error}") from error
     on = metafunc.config.getoption("on")
-    for fixture, names in values.items():
-        metafunc.parametrize(fixture, matrix.narrowed(names, on), indirect=True)
+    left = {fixture: matrix.narrowed(names, on) for fixture, names in values.items()}
+    if len(left) == 2:
+        pairs = matrix.pairs(left["db_url"], left["backend_url"], every=every)
+        metafunc.parametrize(("db_url", "backend_url"), pairs, indirect=True)
+        return
+    for fixture, names in left.items():
+        metafunc.parametrize(fixture, names, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

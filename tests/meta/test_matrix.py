@@ -1,4 +1,4 @@
-"""Every test that has a database runs on all of them and on every store, or says why not."""
+"""Every test that has a database runs on all of them, and on every store, or says why not."""
 
 import argparse
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.matrix import needed_by, parse_on, runs_on
+from tests.support.matrix import needed_by, pairs, parse_on, runs_on, wants_every_pair
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
@@ -103,6 +103,32 @@ def test_a_restriction_has_a_reason(marks: list[pytest.Mark], message: str) -> N
         runs_on({"db_url"}, marks)
 
 
+@pytest.mark.parametrize(
+    ("databases", "stores", "expected"),
+    [
+        (ALL["db_url"], ALL["backend_url"], {"sqlite memory", "sqlite redis", "postgres redis", "mariadb redis"}),
+        (ALL["db_url"], ["memory"], {"sqlite memory", "postgres memory", "mariadb memory"}),
+        (["postgres", "mariadb"], ["memory", "redis"], {"postgres memory", "postgres redis", "mariadb redis"}),
+        (["mariadb"], ["redis"], {"mariadb redis"}),
+    ],
+)
+def test_either_the_database_or_the_store_varies(databases: list[str], stores: list[str], expected: set[str]) -> None:
+    found = pairs(databases, stores)
+    assert {" ".join(pair) for pair in found} == expected
+    assert len(found) == len(databases) + len(stores) - 1
+    assert {database for database, _ in found} == set(databases)
+    assert {store for _, store in found} == set(stores)
+    assert len(set(pairs(databases, stores, every=True))) == len(databases) * len(stores)
+
+
+def test_every_pair_has_a_reason() -> None:
+    assert not wants_every_pair([])
+    assert wants_every_pair([pytest.mark.every_pair(because="a reason").mark])
+    for mark in (pytest.mark.every_pair, pytest.mark.every_pair(because="reason")):
+        with pytest.raises(ValueError, match=r"every_pair.* needs a reason"):
+            wants_every_pair([mark.mark])
+
+
 def test_marks_leave_something() -> None:
     for store in ("no store", "redis"):
         marks = [only_on("memory", "no store", because="a reason"), only_on(store, because="another reason")]
@@ -112,6 +138,7 @@ def test_marks_leave_something() -> None:
 
 MODULES = {
     "everything": ("models()", "db_url, backend_url"),
+    "every_pair": ("every_pair(because='a reason')", "db_url, backend_url"),
     "a_store": ("only_on('redis', because='a reason')", "database"),
     "no_reason": ("only_on('redis')", "cache"),
     "nothing_said": ("models()", "database"),
@@ -133,7 +160,8 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) ->
 def test_pytest_keeps_to_it(tmp_path: Path) -> None:
     told = collect(tmp_path, MODULES)
     for line in (
-        "test_everything.py: 6\n",
+        "test_everything.py: 4\n",
+        "test_every_pair.py: 6\n",
         "test_a_store.py: 3\n",
         "test_no_reason.py::test_it: only_on('redis',) needs a reason",
         "test_nothing_said.py::test_it: it has a database",
