@@ -21,7 +21,7 @@ from tortoise.connection import get_connections
 
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.testing import CountingBackend
-from tests.support import matrix
+from tests.support import groups, matrix
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.gates import Outside
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
@@ -49,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", matrix.MARK)
     config.addinivalue_line("markers", matrix.EVERY_PAIR)
     config.addinivalue_line("markers", matrix.SLOW)
+    config.addinivalue_line("markers", groups.MARK)
+    groups.Groups.register(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,7 +72,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the tests that need a database or a store that ``--on`` does not name."""
+    """Puts exhaustive tests last, and deselects those that need a database or a store that ``--on`` does not name."""
+    items.sort(key=groups.is_exhaustive)
     on = config.getoption("on")
     if on is None:
         return

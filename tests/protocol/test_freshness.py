@@ -19,6 +19,7 @@ from tests.support.models.models import Event, User, Venue
 from tests.support.models.music import Album, Artist
 
 pytestmark = [
+    pytest.mark.exhaustive(because="lets everything happen at every moment of everything else"),
     pytest.mark.models("tests.support.models.models", "tests.support.models.music"),
     pytest.mark.every_pair(because="these are the promises of the protocol"),
 ]

@@ -21,7 +21,7 @@ from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.state_machine import Machine, World
 
 pytestmark = [
-    pytest.mark.slow(because="takes hundreds of random steps"),
+    pytest.mark.exhaustive(because="takes hundreds of random steps"),
     pytest.mark.every_pair(because="what a random step meets is not known before"),
 ]
 
