@@ -219,6 +219,7 @@ def other_url(request: pytest.FixtureRequest, db_url: DatabaseUrl, tmp_path: Pat
 async def database(request: pytest.FixtureRequest, db_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
     """Tortoise, opened on ``db_url`` with the modules of ``pytest.mark.models``; its one connection."""
     async with tortoise_on(db_url, *modules_of(request.node), create=False) as connection:
+        await connection.execute_query("SELECT 1")  # connects, so that tests see the statements of their subject only
         yield connection
 
 
