@@ -26,6 +26,8 @@ class MariaDBServer(DatabaseServer):
     _engine: ClassVar[list[str]] = [
         "--innodb-use-native-aio=0",
         "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-flush-method=nosync",  # as fsync=off of PostgreSQL
+        "--innodb-doublewrite=0",
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=8M",
     ]
