@@ -26,6 +26,10 @@ ON_THEIR_OWN = {
 """The modules that name databases or servers themselves, with what for."""
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")
 SKIPS = {"skip", "skipif"}
+DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
+OF_DIALECTS = {"orm.fields", "orm.schema", "orm.statements", "testing.counting", "write.transactions"}
+"""The modules of the library whose code depends on the database. Tests of these run on every database; a reason for
+running on SQLite alone holds as long as its subject is elsewhere."""
 
 
 def ways_around(source: str) -> Iterator[str]:
@@ -51,6 +55,28 @@ def test_one(postgres_server):
 def db_url(): ...
 """
     assert len(list(ways_around(source))) == 5
+
+
+def names_in(source: str) -> Iterator[str]:
+    """The names and the strings in a module's code, without docstrings."""
+    for node in ast.walk(ast.parse(source)):
+        body = node.body if isinstance(getattr(node, "body", None), list) else []  # type: ignore[attr-defined]
+        for each in body:
+            if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+                each.value.value = None
+        for value in vars(node).values():
+            if isinstance(value, str):
+                yield value
+
+
+def test_few_modules_of_the_library_depend_on_the_database() -> None:
+    package = TESTS.parent / "aiomodelcache"
+    found = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if any(map(DIALECTS.search, names_in(path.read_text("utf-8"))))
+    }
+    assert found == OF_DIALECTS
 
 
 def only_on(*names: str, **reason: object) -> pytest.Mark:

@@ -8,7 +8,8 @@ of the protocol, and the state machine run on all six pairs, by the mark ``every
 
 >>> pytestmark = pytest.mark.every_pair(because="a feature has one test that sees all of it")
 
-A test without SQL that differs by database, or whose subject is the database alone, says so:
+What the library does differently by database is in five modules, which ``tests/meta/test_matrix.py`` names. A test
+of anything else may run on SQLite alone, and a test of the database alone needs no store. Both say so:
 
 >>> @pytest.mark.only_on("sqlite", because="an explanation asks no database")
 ... async def test_an_explanation(cache: ModelCache) -> None:

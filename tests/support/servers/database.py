@@ -88,7 +88,7 @@ class DatabaseServer(Server):
             if modules:
                 self._run_apart(create_tables(DatabaseUrl(self.url_of(name), self.name), *modules))
                 schema = self._run_apart(self._schema(name))
-        yield self.url_of(name)  # after an exception nobody knows what is in it: not used again
+        yield self.url_of(name)  # not used again after an exception, because its content is unknown then
         self._run_apart(self._disconnect_others(name))
         if modules and self._run_apart(self._schema(name)) == schema:
             self._run_apart(self._delete_rows(name))
