@@ -20,7 +20,7 @@ help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make releases  run the service of examples/releases"
 	@echo "make quick   run the tests that need no server and take no time, in 20 seconds"
-	@echo "make test    lint, check types, run the tests and measure their coverage: all that CI does"
+	@echo "make test    lint, check types, run the tests (exhaustive ones last) and measure their coverage, as CI does"
 	@echo "             (T=tests/query/test_lookups.py: just these tests; PYTHON=python3.13: in .venv-3.13)"
 	@echo "make check   lint, types, tests and coverage, whatever T says"
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
@@ -50,7 +50,8 @@ REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,index,$$(
 SUBMAKE = $(MAKE) --no-print-directory
 PYTEST := $(BIN)/python -m pytest --durations=10
 # Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+# Files are begun in the order of tests/conftest.py, which has the exhaustive ones last.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
 .PHONY: test check
@@ -68,11 +69,11 @@ check: $(VENV)/.dev $(if $(CI),servers)
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
 	exit $$(( static ? static : tests ))
 
-# Needs no server. What is slow has the mark of that name, with its reason. Compiled tests are kept, whatever the
+# Needs no server. What is slow or exhaustive has the mark of that name, with its reason. Compiled tests are kept, whatever the
 # environment says: compiling them takes as long as half of them do.
 .PHONY: quick
 quick: $(VENV)/.dev
-	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow" -n auto --maxprocesses 4
+	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4
 
 # Every Python that the machine has, on SQLite with both backends.
 .PHONY: matrix

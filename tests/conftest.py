@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -22,8 +22,8 @@ from tortoise.connection import get_connections
 
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.testing import CountingBackend
-from tests.support import matrix
-from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support import groups, matrix
+from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.gates import Outside
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
 
@@ -44,23 +44,37 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
+    config.addinivalue_line(
+        "markers", "no_tables: `db_url` has none, because the test has a `database` of its own that creates them"
+    )
     config.addinivalue_line("markers", matrix.MARK)
+    config.addinivalue_line("markers", matrix.EVERY_PAIR)
     config.addinivalue_line("markers", matrix.SLOW)
+    config.addinivalue_line("markers", groups.MARK)
+    groups.Groups.register(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test runs on every database and every store that it has, but where ``only_on`` says why not."""
+    """Has tests run on the databases and stores that ``tests/support/matrix.py`` selects for them."""
+    definition = metafunc.definition
     try:
-        values = matrix.runs_on(metafunc.fixturenames, metafunc.definition.iter_markers("only_on"))
+        values = matrix.runs_on(metafunc.fixturenames, definition.iter_markers("only_on"))
+        every = matrix.wants_every_pair(definition.iter_markers("every_pair"))
     except ValueError as error:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+        raise pytest.UsageError(f"{definition.nodeid}: {error}") from error
     on = metafunc.config.getoption("on")
-    for fixture, names in values.items():
-        metafunc.parametrize(fixture, matrix.narrowed(names, on), indirect=True)
+    left = {fixture: matrix.narrowed(names, on) for fixture, names in values.items()}
+    if len(left) == 2:
+        pairs = matrix.pairs(left["db_url"], left["backend_url"], every=every)
+        metafunc.parametrize(("db_url", "backend_url"), pairs, indirect=True)
+        return
+    for fixture, names in left.items():
+        metafunc.parametrize(fixture, names, indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the tests that need a database or a store that ``--on`` does not name."""
+    """Puts exhaustive tests last, and deselects those that need a database or a store that ``--on`` does not name."""
+    items.sort(key=groups.is_exhaustive)
     on = config.getoption("on")
     if on is None:
         return
@@ -159,35 +173,54 @@ def own_redis() -> Iterator[RedisServer]:
     yield from run(RedisServer())
 
 
+def modules_of(node: pytest.Item) -> tuple[str, ...]:
+    """Returns the modules whose models a test's ``database`` loads."""
+    marker = node.get_closest_marker("models")
+    return marker.args if marker else ("tests.support.models.models",)
+
+
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SQLiteDatabases:
+    """The run's SQLite files, of which tests get copies."""
+    return SQLiteDatabases(tmp_path_factory.mktemp("sqlite"))
+
+
+@contextmanager
+def database_of(request: pytest.FixtureRequest, dialect: str, path: Path, *modules: str) -> Iterator[str]:
+    """Yields the URL of a database without rows, with the tables of ``modules``; SQLite has it in ``path``."""
+    if dialect == "sqlite":
+        databases: SQLiteDatabases = request.getfixturevalue("sqlite_databases")
+        yield databases.create(path, *modules)
+        return
+    server: DatabaseServer = request.getfixturevalue(f"{dialect}_server")
+    with server.database(*modules) as url:
+        yield url
+
+
 @pytest.fixture
 def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseUrl]:
-    """An empty database for this test alone, one test for each dialect: see ``tests/support/matrix.py``."""
-    if request.param == "sqlite":
-        # Without the default of waiting for the disk, which has nothing to survive.
-        yield DatabaseUrl(f"sqlite://{tmp_path / 'app.sqlite3'}?synchronous=OFF", "sqlite")
-        return
-    server: DatabaseServer = request.getfixturevalue(f"{request.param}_server")
-    with server.database() as url:
+    """A database for this test alone, one test for each dialect: see ``tests/support/matrix.py``.
+
+    It has no rows, and tables only if the test takes ``database`` and lacks the mark ``no_tables``.
+    """
+    has_tables = "database" in request.fixturenames and request.node.get_closest_marker("no_tables") is None
+    modules = modules_of(request.node) if has_tables else ()
+    with database_of(request, request.param, tmp_path / "app.sqlite3", *modules) as url:
         yield DatabaseUrl(url, request.param)
 
 
 @pytest.fixture
 def other_url(request: pytest.FixtureRequest, db_url: DatabaseUrl, tmp_path: Path) -> Iterator[DatabaseUrl]:
-    """A second empty database of the same dialect, for this test alone; ``dialect`` names it apart."""
-    name = f"{db_url.dialect} other"
-    if db_url.dialect == "sqlite":
-        yield DatabaseUrl(f"sqlite://{tmp_path / 'other.sqlite3'}?synchronous=OFF", name)
-        return
-    server: DatabaseServer = request.getfixturevalue(f"{db_url.dialect}_server")
-    with server.database() as url:
-        yield DatabaseUrl(url, name)
+    """A second, empty database of the same dialect, for this test alone; ``dialect`` names it apart."""
+    with database_of(request, db_url.dialect, tmp_path / "other.sqlite3") as url:
+        yield DatabaseUrl(url, f"{db_url.dialect} other")
 
 
 @pytest.fixture
 async def database(request: pytest.FixtureRequest, db_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
     """Tortoise, opened on ``db_url`` with the modules of ``pytest.mark.models``; its one connection."""
-    marker = request.node.get_closest_marker("models")
-    async with tortoise_on(db_url, *(marker.args if marker else ("tests.support.models.models",))) as connection:
+    async with tortoise_on(db_url, *modules_of(request.node), create=False) as connection:
+        await connection.execute_query("SELECT 1")  # connects, so that tests see the statements of their subject only
         yield connection
 
 

@@ -8,6 +8,9 @@ from redis.exceptions import ResponseError
 
 from tests.support.servers import RedisServer
 
+DEADLINE = 120.0
+"""Seconds until a sentinel must have done what it was asked. One that the machine has stalled does nothing for 30."""
+
 
 class SentinelServer(RedisServer):
     """A sentinel that alone decides which server is the master of the service ``cache``."""
@@ -34,16 +37,31 @@ class Service:
         self.replica = stack.enter_context(RedisServer())
         with self.replica.client() as client:
             client.replicaof("127.0.0.1", self.master.port)
+        # A sentinel asks the master for its replicas at once, and again after ten seconds: one that begins too early
+        # never learns of a replica that is cut off before.
+        self.replicated()
         self.sentinel = stack.enter_context(SentinelServer(self.master))
+        self._await_replica_known()
         self.url = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/cache"
 
     @property
     def sentinels(self) -> list[tuple[str, int]]:
         return [("127.0.0.1", self.sentinel.port)]
 
+    def _await_replica_known(self) -> None:
+        """Waits until the sentinel could fail over: it knows the replica, and has asked it for its state."""
+        deadline = time.monotonic() + DEADLINE
+        with self.sentinel.client() as client:
+            while not any(
+                replica["port"] == self.replica.port and replica["master-link-status"] == "ok"
+                for replica in client.sentinel_slaves("cache")
+            ):
+                assert time.monotonic() < deadline, "the sentinel does not know the replica"
+                time.sleep(0.01)
+
     def replicated(self) -> None:
         """Waits until the replica has all writes."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         with self.master.client() as client:
             while client.wait(1, 1_000) < 1:
                 assert time.monotonic() < deadline, "the replica does not follow"
@@ -56,7 +74,7 @@ class Service:
 
     def fail_over(self) -> None:
         """Makes the replica the master, and waits until the sentinel reports it."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + DEADLINE
         with self.sentinel.client() as client:
             while True:
                 assert time.monotonic() < deadline, "the sentinel does not fail over"

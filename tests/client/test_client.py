@@ -31,6 +31,10 @@ from tests.support.models.models import Event, EventBySlug, LatestEvents, Plain,
 from tests.support.servers import RedisServer
 from tests.support.servers.server import free_port
 
+pytestmark = pytest.mark.only_on(
+    "sqlite", because="a cache opens and closes over a store; the connections of Tortoise are not its own"
+)
+
 NO_CACHE = "No cache is open: wrap the application in `async with ModelCache(url):` after Tortoise.init."
 CLOSED = "This cache is closed: use it inside `async with`, or call open() first."
 

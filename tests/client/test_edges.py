@@ -21,6 +21,8 @@ from aiomodelcache.encoding.values import ValueCodec
 from aiomodelcache.testing import CountingBackend
 from tests.support.models.models import Event, User
 
+pytestmark = pytest.mark.only_on("sqlite", because="no statement differs in it")
+
 
 @pytest.mark.parametrize("on_write_error", ["retry", "raise"])
 async def test_a_transaction_that_commits_after_its_cache_closed_leaves_nothing_stale(

@@ -33,6 +33,8 @@ from aiomodelcache.config import Settings
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 
+of_declarations = pytest.mark.only_on("sqlite", because="what is declared depends on no database")
+
 numbers = itertools.count()
 
 
@@ -399,6 +401,7 @@ def manager_for(model: Any, name: str = "AccountCaches", **attributes: Any) -> t
     return type(name, (ModelCacheManager,), {"model": model, "__module__": __name__, **attributes})
 
 
+@of_declarations
 async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_url: str) -> None:
     class AccountCaches(ModelCacheManager[Account]):
         model = Account
@@ -468,6 +471,7 @@ async def test_two_managers_of_one_model_are_an_error() -> None:
     del first, second
 
 
+@of_declarations
 async def test_a_manager_may_inherit_settings_and_methods(db_url: DatabaseUrl, backend_url: str) -> None:
     class Common(ModelCacheManager[Any]):
         timeout = 0.25
@@ -733,6 +737,7 @@ async def test_cache_classes_of_modules_that_are_not_loaded_are_ignored() -> Non
     del wrong
 
 
+@of_declarations
 async def test_classes_without_a_model_can_be_base_classes(db_url: DatabaseUrl, backend_url: str) -> None:
     class Short(InstanceCache[Any]):
         timeout = 1
@@ -776,6 +781,7 @@ async def test_classes_without_a_reference_are_ignored(declare_something: Callab
 # Binding -----------------------------------------------------------------------------------------
 
 
+@of_declarations
 async def test_models_inherit_the_cache_meta_of_abstract_parents(db_url: DatabaseUrl, backend_url: str) -> None:
     class Named(CachedModel):
         name = fields.CharField(max_length=20, unique=True)
@@ -830,6 +836,7 @@ async def test_a_primary_key_may_have_any_name_and_type(db_url: DatabaseUrl, bac
         assert (await Country.cache.get(code="de")).capital == "Berlin"
 
 
+@of_declarations
 async def test_a_cache_class_binds_a_model_without_a_manager(db_url: DatabaseUrl, backend: CountingBackend) -> None:
     class PlaceByName(InstanceCache[Place]):
         model = Place

@@ -22,7 +22,10 @@ from aiomodelcache import (
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.result_models import Club, Member
 
-pytestmark = pytest.mark.models("tests.support.models.result_models")
+pytestmark = [
+    pytest.mark.models("tests.support.models.result_models"),
+    pytest.mark.only_on("sqlite", because="what is computed depends on no database"),
+]
 
 calls: list[tuple[Any, ...]] = []
 

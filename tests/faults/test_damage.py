@@ -19,6 +19,8 @@ from tests.support.databases import DatabaseUrl
 from tests.support.models import changed_models, field_models
 from tests.support.models.models import Event, User
 
+pytestmark = pytest.mark.only_on("sqlite", because="the damage is in the bytes of a store")
+
 Plant = Callable[[bytes, bytes], Awaitable[None]]
 
 

@@ -19,7 +19,10 @@ from tests.support.models.shelves import Author, Book
 from tests.support.servers import RedisServer
 from tests.support.stored import ask_twice, cancel, expire_intents, no_intents, states, until_accepted
 
-pytestmark = pytest.mark.models("tests.support.models.shelves")
+pytestmark = [
+    pytest.mark.models("tests.support.models.shelves"),
+    pytest.mark.only_on("sqlite", because="it is the store that fails; writes on every database are in tests/write"),
+]
 
 
 KEPT = "could not be delivered and is kept"

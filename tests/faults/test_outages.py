@@ -31,6 +31,10 @@ from tests.support.gates import PATIENCE, GatedBackend
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.only_on(
+    "sqlite", because="it is the store that is away, and what is then asked of a database is what a miss asks"
+)
+
 T = TypeVar("T")
 
 TIMEOUT = 0.25

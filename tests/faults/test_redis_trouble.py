@@ -26,7 +26,10 @@ from tests.support.models.models import Event, User
 from tests.support.other_process import OtherProcess, Seen, look, other_process
 from tests.support.servers import RedisServer
 
-pytestmark = pytest.mark.only_on("redis", because="the trouble is a server's")
+pytestmark = [
+    pytest.mark.only_on("redis", because="the trouble is a server's"),
+    pytest.mark.only_on("sqlite", because="the writes are those of tests/write, which run on every database"),
+]
 
 TIMEOUT = 0.3
 """Seconds that a round trip to a frozen server costs."""

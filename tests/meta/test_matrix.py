@@ -1,4 +1,4 @@
-"""Every test that has a database runs on all of them and on every store, or says why not."""
+"""Every test that has a database runs on all of them, and on every store, or says why not."""
 
 import argparse
 import ast
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.matrix import needed_by, parse_on, runs_on
+from tests.support.matrix import needed_by, pairs, parse_on, runs_on, wants_every_pair
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
@@ -26,6 +26,10 @@ ON_THEIR_OWN = {
 """The modules that name databases or servers themselves, with what for."""
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")
 SKIPS = {"skip", "skipif"}
+DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
+OF_DIALECTS = {"orm.fields", "orm.schema", "orm.statements", "testing.counting", "write.transactions"}
+"""The modules of the library whose code depends on the database. Tests of these run on every database; a reason for
+running on SQLite alone holds as long as its subject is elsewhere."""
 
 
 def ways_around(source: str) -> Iterator[str]:
@@ -52,6 +56,28 @@ def test_one(postgres_server):
 def db_url(): ...
 """
     assert len(list(ways_around(source))) == 5
+
+
+def names_in(source: str) -> Iterator[str]:
+    """The names and the strings in a module's code, without docstrings."""
+    for node in ast.walk(ast.parse(source)):
+        body = node.body if isinstance(getattr(node, "body", None), list) else []  # type: ignore[attr-defined]
+        for each in body:
+            if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant):
+                each.value.value = None
+        for value in vars(node).values():
+            if isinstance(value, str):
+                yield value
+
+
+def test_few_modules_of_the_library_depend_on_the_database() -> None:
+    package = TESTS.parent / "aiomodelcache"
+    found = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if any(map(DIALECTS.search, names_in(path.read_text("utf-8"))))
+    }
+    assert found == OF_DIALECTS
 
 
 def only_on(*names: str, **reason: object) -> pytest.Mark:
@@ -104,6 +130,32 @@ def test_a_restriction_has_a_reason(marks: list[pytest.Mark], message: str) -> N
         runs_on({"db_url"}, marks)
 
 
+@pytest.mark.parametrize(
+    ("databases", "stores", "expected"),
+    [
+        (ALL["db_url"], ALL["backend_url"], {"sqlite memory", "sqlite redis", "postgres redis", "mariadb redis"}),
+        (ALL["db_url"], ["memory"], {"sqlite memory", "postgres memory", "mariadb memory"}),
+        (["postgres", "mariadb"], ["memory", "redis"], {"postgres memory", "postgres redis", "mariadb redis"}),
+        (["mariadb"], ["redis"], {"mariadb redis"}),
+    ],
+)
+def test_either_the_database_or_the_store_varies(databases: list[str], stores: list[str], expected: set[str]) -> None:
+    found = pairs(databases, stores)
+    assert {" ".join(pair) for pair in found} == expected
+    assert len(found) == len(databases) + len(stores) - 1
+    assert {database for database, _ in found} == set(databases)
+    assert {store for _, store in found} == set(stores)
+    assert len(set(pairs(databases, stores, every=True))) == len(databases) * len(stores)
+
+
+def test_every_pair_has_a_reason() -> None:
+    assert not wants_every_pair([])
+    assert wants_every_pair([pytest.mark.every_pair(because="a reason").mark])
+    for mark in (pytest.mark.every_pair, pytest.mark.every_pair(because="reason")):
+        with pytest.raises(ValueError, match=r"every_pair.* needs a reason"):
+            wants_every_pair([mark.mark])
+
+
 def test_marks_leave_something() -> None:
     for store in ("no store", "redis"):
         marks = [only_on("memory", "no store", because="a reason"), only_on(store, because="another reason")]
@@ -113,6 +165,7 @@ def test_marks_leave_something() -> None:
 
 MODULES = {
     "everything": ("models()", "db_url, backend_url"),
+    "every_pair": ("every_pair(because='a reason')", "db_url, backend_url"),
     "a_store": ("only_on('redis', because='a reason')", "database"),
     "no_reason": ("only_on('redis')", "cache"),
     "nothing_said": ("models()", "database"),
@@ -134,7 +187,8 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) ->
 def test_pytest_keeps_to_it(tmp_path: Path) -> None:
     told = collect(tmp_path, MODULES)
     for line in (
-        "test_everything.py: 6\n",
+        "test_everything.py: 4\n",
+        "test_every_pair.py: 6\n",
         "test_a_store.py: 3\n",
         "test_no_reason.py::test_it: only_on('redis',) needs a reason",
         "test_nothing_said.py::test_it: it has a database",

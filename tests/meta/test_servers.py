@@ -17,7 +17,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from tests import conftest
-from tests.support.databases import DatabaseUrl
+from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.servers import MariaDBServer, PostgresServer, RedisServer, ServerFailed, ServerMissing, server
 from tests.support.servers.programs import find_program
 
@@ -110,6 +110,24 @@ class TestDatabases:
         assert await Stone.all().count() == 0
         await Stone.create(name="flint")
         assert await Stone.get(name="flint")
+
+    @pytest.mark.parametrize("attempt", [1, 2, 3])
+    @pytest.mark.models("tests.meta.test_servers")
+    async def test_counts_from_one_each_time(self, database: BaseDBAsyncClient, attempt: int) -> None:
+        assert (await Stone.create(name="flint")).id == 1
+        await Stone.all().delete()
+        if attempt == 1:
+            await database.execute_script("CREATE TABLE pebble (id INT)")
+
+    @pytest.mark.parametrize("attempt", [1, 2])
+    @pytest.mark.models("tests.meta.test_servers")
+    async def test_has_the_tables_of_its_models_each_time(self, database: BaseDBAsyncClient, attempt: int) -> None:
+        await database.execute_script("ALTER TABLE stone ADD COLUMN weight INT")
+        await database.execute_script("CREATE TABLE pebble (id INT)")
+
+    async def test_has_no_tables_where_no_models_are_loaded(self, db_url: DatabaseUrl) -> None:
+        async with tortoise_on(db_url, "tests.meta.test_servers"):  # creates them
+            assert await Stone.all().count() == 0
 
     @pytest.mark.models("tests.meta.test_servers")
     async def test_is_what_its_url_says(self, database: BaseDBAsyncClient, db_url: DatabaseUrl) -> None:

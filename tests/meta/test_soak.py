@@ -16,6 +16,8 @@ from soak.run import Plan, soak
 from soak.world import SMALL
 from tests.support.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.exhaustive(because="soaks for minutes under faults")
+
 COUNTED = (
     "kill -9, ",
     "Redis SIGSTOP",

@@ -13,6 +13,11 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import namesake_models, result_models
 
+pytestmark = [
+    pytest.mark.no_tables,
+    pytest.mark.only_on("sqlite", because="which app a model is of depends on no database"),
+]
+
 MODELS: list[Any] = [result_models.Club, namesake_models.Club]
 
 

@@ -23,6 +23,8 @@ from tests.support.gates import GatedBackend, gated_sql
 from tests.support.models.replica_models import Account, Accounts, Card, Total
 from tests.support.stored import expire_intents, states
 
+pytestmark = pytest.mark.only_on("sqlite", because="which connection is asked depends on no database")
+
 LONG = 30.0
 """A number of seconds that is longer than any test."""
 

@@ -18,7 +18,11 @@ from tests.support.gates import PATIENCE, Gate, GatedBackend, Gates, Moment, gat
 from tests.support.models.models import Event, User, Venue
 from tests.support.models.music import Album, Artist
 
-pytestmark = pytest.mark.models("tests.support.models.models", "tests.support.models.music")
+pytestmark = [
+    pytest.mark.exhaustive(because="lets everything happen at every moment of everything else"),
+    pytest.mark.models("tests.support.models.models", "tests.support.models.music"),
+    pytest.mark.every_pair(because="these are the promises of the protocol"),
+]
 
 NUMBER = 60
 

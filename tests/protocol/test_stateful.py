@@ -20,7 +20,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.state_machine import Machine, World
 
-pytestmark = pytest.mark.slow(because="takes hundreds of random steps")
+pytestmark = [
+    pytest.mark.exhaustive(because="takes hundreds of random steps"),
+    pytest.mark.every_pair(because="what a random step meets is not known before"),
+]
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 EXAMPLES = 36

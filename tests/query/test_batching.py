@@ -32,7 +32,12 @@ from tests.support.gates import PATIENCE, GatedBackend, gated_sql
 from tests.support.models.music import Album, AlbumById, AlbumOfYear, Artist, NewestAlbums
 from tests.support.stored import cancel
 
-pytestmark = pytest.mark.models("tests.support.models.music")
+pytestmark = [
+    pytest.mark.models("tests.support.models.music"),
+    pytest.mark.only_on(
+        "sqlite", because="what shares a statement depends on no database, and what it says is tested with look-ups"
+    ),
+]
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.models import Event, EventBySlug, LatestEvents, State, User
 from tests.support.stored import states
 
+pytestmark = pytest.mark.only_on(
+    "sqlite", because="what a cache that is disabled leaves alone is the same for every database"
+)
+
 
 @pytest.fixture
 async def event(cache: ModelCache) -> Event:

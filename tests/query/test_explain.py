@@ -23,6 +23,10 @@ from tests.support.models.result_models import Best, Member, MemberCount, Points
 from tests.support.models.stale_models import Ticket
 from tests.support.servers import RedisServer
 
+pytestmark = pytest.mark.only_on(
+    "sqlite", because="an explanation asks the store, and a refresh asks the database what a look-up asks"
+)
+
 
 class TestKey:
     async def test_key_returns_the_key_in_redis(self, cache: ModelCache, db_url: DatabaseUrl, backend_url: str) -> None:

@@ -24,7 +24,10 @@ from tests.support.models.feature_models import (
 )
 from tests.support.stored import states
 
-pytestmark = pytest.mark.models("tests.support.models.feature_models")
+pytestmark = [
+    pytest.mark.models("tests.support.models.feature_models"),
+    pytest.mark.every_pair(because="each feature has one test that sees all of it"),
+]
 
 
 @pytest.fixture

@@ -19,7 +19,10 @@ from tests.support.gates import GatedBackend, gated_sql
 from tests.support.models.shelves import Author, Book, Note
 from tests.support.stored import cancel
 
-pytestmark = pytest.mark.models("tests.support.models.shelves")
+pytestmark = [
+    pytest.mark.models("tests.support.models.shelves"),
+    pytest.mark.only_on("sqlite", because="what a scope remembers depends on no database"),
+]
 
 
 @pytest.fixture

@@ -38,7 +38,10 @@ from tests.support.gates import PATIENCE, GatedBackend
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
-pytestmark = pytest.mark.only_on("redis", because="what is near is what a server tells of")
+pytestmark = [
+    pytest.mark.only_on("redis", because="what is near is what a server tells of"),
+    pytest.mark.only_on("sqlite", because="what is near are the bytes of a store"),
+]
 
 FAR: dict[str, Any] = {"near": True, "near_lag": 60.0}
 """Settings with a lag that is long enough for a slow machine."""

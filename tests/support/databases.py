@@ -1,7 +1,11 @@
-"""Where a test's database is, and Tortoise opened on it."""
+"""A test's database: its URL, its tables, and Tortoise opened on it."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.backends.base.executor import EXECUTOR_CACHE
@@ -41,3 +45,35 @@ async def tortoise_on(url: DatabaseUrl, *modules: str, create: bool = True) -> A
         if create:
             await context.generate_schemas(safe=False)
         yield context.connections.get(url.dialect)
+
+
+async def create_tables(url: DatabaseUrl, *modules: str) -> None:
+    """Creates the tables of the models of ``modules`` in an empty database."""
+    async with tortoise_on(url, *modules):
+        pass
+
+
+class SQLiteDatabases:
+    """Makes database files, of which it keeps one for each set of tables, to copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._originals: dict[tuple[str, ...], Path] = {}
+
+    def create(self, path: Path, *modules: str) -> str:
+        """Returns the URL of a database at ``path``, which has the tables of the models of ``modules``."""
+        if modules:
+            if modules not in self._originals:
+                original = self._folder / f"{len(self._originals)}.sqlite3"
+                # In a thread, because this one may be inside an event loop.
+                with ThreadPoolExecutor(max_workers=1) as thread:
+                    url = DatabaseUrl(self._url(original), "sqlite")
+                    thread.submit(asyncio.run, create_tables(url, *modules)).result()
+                self._originals[modules] = original
+            shutil.copyfile(self._originals[modules], path)
+        return self._url(path)
+
+    @staticmethod
+    def _url(path: Path) -> str:
+        # Without the default of waiting for the disk, which has nothing to survive.
+        return f"sqlite://{path}?synchronous=OFF"

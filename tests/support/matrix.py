@@ -1,16 +1,28 @@
-"""What a test runs on: every database and every store, but for what it gives a reason.
+"""The databases and stores that a test runs on: all of them, unless it gives a reason.
 
->>> @pytest.mark.only_on("redis", because="it kills the server")
-... async def test_a_killed_server(database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+A test that has both a database and a store runs on four of the six pairs: every database with Redis, and SQLite with
+memory, too. Databases differ in their SQL and in what they return, stores in how they keep bytes. No code of the
+library is about both, and every store passes the conformance suite. So one varies at a time, and a failure says which
+it is: ``sqlite-memory`` alone is the memory store, ``postgres-redis`` alone is PostgreSQL. The tests of features, those
+of the protocol, and the state machine run on all six pairs, by the mark ``every_pair``:
+
+>>> pytestmark = pytest.mark.every_pair(because="a feature has one test that sees all of it")
+
+What the library does differently by database is in five modules, which ``tests/meta/test_matrix.py`` names. A test
+of anything else may run on SQLite alone, and a test of the database alone needs no store. Both say so:
+
+>>> @pytest.mark.only_on("sqlite", because="an explanation asks no database")
+... async def test_an_explanation(cache: ModelCache) -> None:
 ...     ...
 
-Only the mark restricts a test: pytest refuses a second parametrisation of ``db_url`` or ``backend_url``.
+Only these marks select: pytest refuses a second parametrisation of ``db_url`` or ``backend_url``.
 
 ``pytest --on sqlite,memory`` runs the tests that need no other database or store than those it names.
 """
 
 import argparse
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pytest
 
@@ -20,7 +32,7 @@ NAMES = {"db_url": ("sqlite", "postgres", "mariadb"), "backend_url": ("memory", 
 """What ``only_on`` may name, by the fixture that it restricts."""
 SLOW = "slow(because): left out by `make quick`, which has 20 seconds for all its tests"
 MARK = "only_on(*names, because): the databases or the stores that a test can do with, and why not the others"
-
+EVERY_PAIR = "every_pair(because): runs on every database with every store, not on four pairs of them"
 
 SERVERS = {"redis_server": "redis", "own_redis": "redis", "postgres_server": "postgres", "mariadb_server": "mariadb"}
 """The fixtures that start a server, with the name of the database or store that it is."""
@@ -36,9 +48,7 @@ def runs_on(fixtures: Collection[str], marks: Iterable[pytest.Mark]) -> dict[str
     """
     left = {fixture: list(names) for fixture, names in NAMES.items()}
     for mark in marks:
-        reason = mark.kwargs.get("because")
-        if mark.kwargs.keys() != {"because"} or not isinstance(reason, str) or " " not in reason.strip():
-            raise ValueError(f"only_on{mark.args} needs a reason: because=...")
+        _check_reason(mark, "only_on")
         restricted = [fixture for fixture, names in NAMES.items() if mark.args and set(mark.args) <= set(names)]
         if not restricted:
             raise ValueError(f"only_on{mark.args}: name some of {' or some of '.join(map(str, NAMES.values()))}")
@@ -61,6 +71,32 @@ def parse_on(value: str) -> frozenset[str]:
             f"{', '.join(map(repr, sorted(unknown)))}: name some of {', '.join(sorted(ON_NAMES))}"
         )
     return names
+
+
+def pairs(databases: Sequence[str], stores: Sequence[str], *, every: bool = False) -> list[tuple[str, str]]:
+    """Returns the pairs that a test with a database and a store runs on.
+
+    Each database has the last of the stores, and the first database has every store. With ``every``, each has.
+    """
+    return [
+        (database, store)
+        for database, store in itertools.product(databases, stores)
+        if every or database == databases[0] or store == stores[-1]
+    ]
+
+
+def wants_every_pair(marks: Iterable[pytest.Mark]) -> bool:
+    """Returns whether there is an ``every_pair`` mark. Raises ``ValueError`` if one has no reason."""
+    found = list(marks)
+    for mark in found:
+        _check_reason(mark, "every_pair")
+    return bool(found)
+
+
+def _check_reason(mark: pytest.Mark, name: str) -> None:
+    reason = mark.kwargs.get("because")
+    if mark.kwargs.keys() != {"because"} or not isinstance(reason, str) or " " not in reason.strip():
+        raise ValueError(f"{name}{mark.args} needs a reason: because=...")
 
 
 def narrowed(names: list[str], on: frozenset[str] | None) -> list[str]:

@@ -31,6 +31,7 @@ def books(model: type[Any]) -> list[Any]:
     return [model(id=n, number=n, shelf=n % 2) for n in range(1, 5)]
 
 
+@pytest.mark.no_tables
 class TestTwoDatabases:
     """``Book`` and ``Record`` are tables of one name in two databases, which one cache is open for."""
 
@@ -169,7 +170,7 @@ class TestOneDatabaseByTwoNames:
         await oracle.check()
 
 
-@pytest.mark.models("tests.support.models.schema_models")
+@pytest.mark.no_tables
 @pytest.mark.only_on("postgres", because="the others have no schemas inside a database")
 class TestSchemas:
     """Two tables of one name, and a foreign key from one schema to another."""

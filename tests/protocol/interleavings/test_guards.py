@@ -10,7 +10,7 @@ from tests.protocol.interleavings.scenarios import SCENARIOS
 from tests.protocol.interleavings.schedule import all_within, cancelled_everywhere, failing_everywhere
 from tests.protocol.interleavings.stage import Stage, stage
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow(because="plays scenarios until one fails")]
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive(because="plays scenarios until one fails")]
 """What is broken may leave anything behind."""
 
 

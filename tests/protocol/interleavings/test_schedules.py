@@ -15,7 +15,7 @@ from tests.protocol.interleavings.scenarios import SCENARIOS
 from tests.protocol.interleavings.schedule import all_within, at_random, cancelled_everywhere, failing_everywhere
 from tests.protocol.interleavings.stage import Stage
 
-pytestmark = pytest.mark.slow(because="plays every scenario in every order")
+pytestmark = pytest.mark.exhaustive(because="plays every scenario in every order")
 
 SEED = int(os.environ.get("AIOMODELCACHE_SEED", "0"))
 TIMES = int(os.environ.get("AIOMODELCACHE_SCHEDULES", "1"))

@@ -18,6 +18,8 @@ from tests.protocol.model.engine import (
     explore,
 )
 
+pytestmark = pytest.mark.exhaustive(because="it is the engine of the exhaustive model")
+
 
 class Counter(NamedTuple):
     number: int = 0

@@ -9,7 +9,7 @@ from tests.protocol.model.engine import explore
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.variants import BROKEN, LARGE, SOUND, Broken, Shape
 
-pytestmark = pytest.mark.slow(because="explores 970,000 states")
+pytestmark = pytest.mark.exhaustive(because="explores 970,000 states")
 
 SHAPES = [*SOUND, *(each.shape for each in BROKEN)]
 """Also those that the broken variants break: it is the missing guard that is found there."""

@@ -12,6 +12,8 @@ from tests.protocol.model import world as model
 from tests.protocol.model.engine import Operation
 from tests.protocol.model.world import EPOCH, KEYS, ROW, Entry, Intents, Lease, Row, Version, World
 
+pytestmark = pytest.mark.exhaustive(because="does the operations in any order")
+
 OPERATIONS = 400
 
 

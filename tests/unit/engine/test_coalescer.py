@@ -16,6 +16,8 @@ from aiomodelcache.engine.tasks import BackgroundTasks
 from tests.support.gates import PATIENCE, gated_sql
 from tests.support.models.music import Album, AlbumById, Artist, NewestAlbums
 
+pytestmark = pytest.mark.only_on("sqlite", because="no statement differs in it")
+
 
 class Work:
     """Batches in progress, each until the test ends it."""

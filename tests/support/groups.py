@@ -1,0 +1,64 @@
+"""Two groups of tests: the exhaustive ones run after all others.
+
+A test that tries everything has the mark ``exhaustive``, with its reason. Its group is the last of a run, so that most
+of what can be wrong is known before it begins, and each can be run alone::
+
+    make test T="tests -m exhaustive"
+"""
+
+import dataclasses
+from typing import Self
+
+import pytest
+
+NAME = "exhaustive"
+MARK = "exhaustive(because): tries every order or many; run after all other tests, and left out by `make quick`"
+
+
+def is_exhaustive(item: pytest.Item) -> bool:
+    """Returns whether the test is of the last group. Raises ``UsageError`` if its mark has no reason."""
+    mark = item.get_closest_marker(NAME)
+    if mark is None:
+        return False
+    if mark.args or mark.kwargs.keys() != {"because"} or " " not in str(mark.kwargs["because"]).strip():
+        raise pytest.UsageError(f"{item.nodeid}: {NAME} needs a reason: because=...")
+    return True
+
+
+@dataclasses.dataclass(slots=True)
+class Group:
+    """Number of tests of one group, and the time from the begin of the first to the end of the last."""
+
+    tests: int = 0
+    begin: float = float("inf")
+    end: float = 0.0
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Counts one of a test's three reports."""
+        self.tests += report.when == "setup"
+        self.begin, self.end = min(self.begin, report.start), max(self.end, report.stop)
+
+    def __str__(self) -> str:
+        return f"{self.tests} in {self.end - self.begin:.0f} s"
+
+
+@dataclasses.dataclass(eq=False)
+class Groups:
+    """Both groups of a run, as a plugin of pytest, which counts them and says at the end how long each took."""
+
+    others: Group = dataclasses.field(default_factory=Group)
+    exhaustive: Group = dataclasses.field(default_factory=Group)
+
+    @classmethod
+    def register(cls, config: pytest.Config) -> Self:
+        groups = cls()
+        config.pluginmanager.register(groups, "groups of tests")
+        return groups
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        (self.exhaustive if NAME in report.keywords else self.others).add(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.exhaustive.tests and self.others.tests:
+            terminalreporter.write_line(f"Tests: {self.others}; then exhaustive ones: {self.exhaustive}")
