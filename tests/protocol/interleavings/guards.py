@@ -94,19 +94,19 @@ GUARDS = {
     ),
     # Transactions of the library's own.
     "a cancelled BEGIN gives its connection back": Guard(
-        "orm.transactions:_Transaction.__aenter__",
+        "orm.transactions:SafeTransaction.__aenter__",
         "await self._leave(intact=False)",
         "pass",
         "update of a query set",
     ),
     "giving a connection back is not cancelled": Guard(
-        "orm.transactions:_Transaction._leave",
+        "orm.transactions:SafeTransaction._leave",
         "await to_its_end(self._connection.give_back(intact=intact))",
         "await self._connection.give_back(intact=intact)",
         "update of a query set",
     ),
     "the context is reset": Guard(
-        "orm.transactions:_Transaction._leave",
+        "orm.transactions:SafeTransaction._leave",
         "get_connections().reset(self._token)",
         "pass",
         "update of a query set, then a new row",
