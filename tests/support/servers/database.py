@@ -1,4 +1,4 @@
-"""What the private SQL servers share: every test gets a database of its own."""
+"""The common base of the private SQL servers, which give every test a database of its own."""
 
 import abc
 import asyncio
@@ -12,13 +12,13 @@ from tests.support.servers.server import HOST, Server
 
 
 def _in_own_loop(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Runs ``coroutine`` to its end, whether or not this thread is inside an event loop already."""
+    """Runs ``coroutine`` to its end, even if this thread is inside an event loop."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         executor.submit(asyncio.run, coroutine).result()
 
 
 class DatabaseServer(Server):
-    """A server of databases, of which every test gets one of its own."""
+    """A SQL server that gives every test a database of its own."""
 
     scheme: ClassVar[str]
     user: ClassVar[str]
@@ -50,16 +50,16 @@ class DatabaseServer(Server):
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Yields the URL of an empty database, the block's own.
+        """Yields the URL of an empty database for the block alone.
 
-        It is emptied and used again afterwards: making one anew is hundreds of files for PostgreSQL.
+        Afterwards the database is emptied and reused, since PostgreSQL creates hundreds of files for a new one.
         """
         if self._spare:
             name = self._spare.pop()
         else:
             name = f"test_{next(self._numbers)}"
             self.execute(f"CREATE DATABASE {name}")
-        yield self.url_of(name)  # after an exception nobody knows what is in it: not used again
+        yield self.url_of(name)  # not reused after an exception, since its content is unknown
         self._empty(name)
         self._spare.append(name)
 
@@ -72,4 +72,4 @@ class DatabaseServer(Server):
 
     @abc.abstractmethod
     def _empty(self, database: str) -> None:
-        """Drops all that is in ``database``, even while a test's lost connections still use it."""
+        """Drops the content of ``database``, even while leaked connections of a test still use it."""

@@ -14,7 +14,7 @@ from tests.support.servers.server import HOST, START_TIMEOUT
 
 
 class MariaDBServer(DatabaseServer):
-    """A MariaDB server with the collation that it ships with: upper case equals lower case."""
+    """A MariaDB server with its default collation, which ignores case."""
 
     name = "mariadb"
     scheme = "mysql"
@@ -43,7 +43,7 @@ class MariaDBServer(DatabaseServer):
 
     def _common(self) -> list[str | Path]:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
-        # Without a folder of its own each deletes the temporary tables of those that start beside it.
+        # With a shared folder, a starting server deletes the temporary tables of the others.
         return [*as_root, f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}", *self._engine]
 
     def _command(self) -> list[str | Path]:
@@ -73,7 +73,7 @@ class MariaDBServer(DatabaseServer):
     def _empty(self, database: str) -> None:
         lost = f"SELECT id FROM information_schema.processlist WHERE db = '{database}'"
         self.execute(
-            # One that has ended by itself meanwhile is no thread any more: error 1094.
+            # Killing a connection that has ended meanwhile is error 1094.
             "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; "
             f"FOR lost IN ({lost}) DO KILL lost.id; END FOR; END",
             f"DROP DATABASE {database}",
