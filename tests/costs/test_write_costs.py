@@ -1,6 +1,6 @@
-"""What each kind of write costs in addition, as docs/writes.md says: its table is read, and each row of it is measured.
+"""The additional cost of each kind of write, which must equal the table in docs/writes.md.
 
-A row of the table and the function here that is registered under the row's first cell belong together.
+Each row of the table is measured by the function that is registered under the row's first cell.
 """
 
 import re

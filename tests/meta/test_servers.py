@@ -96,7 +96,7 @@ class TestRedis:
 
 class TestBackendUrl:
     @pytest.mark.parametrize("attempt", [1, 2])
-    def test_each_test_gets_an_empty_one(self, backend_url: str, attempt: int) -> None:
+    def test_each_test_gets_an_empty_store(self, backend_url: str, attempt: int) -> None:
         if backend_url == "memory://":
             return
         with redis.Redis.from_url(backend_url) as client:
@@ -108,7 +108,7 @@ class TestBackendUrl:
 class TestDatabases:
     @pytest.mark.parametrize("attempt", [1, 2])
     @pytest.mark.models("tests.meta.test_servers")
-    async def test_each_test_gets_an_empty_one(self, database: BaseDBAsyncClient, attempt: int) -> None:
+    async def test_each_test_gets_an_empty_database(self, database: BaseDBAsyncClient, attempt: int) -> None:
         assert await Stone.all().count() == 0
         await Stone.create(name="flint")
         assert await Stone.get(name="flint")

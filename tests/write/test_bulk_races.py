@@ -454,9 +454,9 @@ async def test_a_bulk_write_in_a_savepoint_invalidates_at_the_outermost_commit(
 async def test_a_bulk_write_from_an_older_snapshot_invalidates_the_rows_that_it_changes(
     cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:
-    """Under REPEATABLE READ, statements read the snapshot but change current rows.
+    """Under REPEATABLE READ, reads see an older snapshot, while writes change current rows or are refused.
 
-    MariaDB does so by default, PostgreSQL if asked to.
+    REPEATABLE READ is the default of MariaDB. For PostgreSQL the test selects it.
     """
     writes: list[Callable[[BaseDBAsyncClient], Awaitable[Any]]] = [
         lambda db: Account.filter(number=3).using_db(db).update(credit=500),

@@ -377,7 +377,7 @@ class TestTasks:
     async def test_a_task_that_writes_during_the_commit_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend
     ) -> None:
-        """The program is wrong to write, and to open a cache, during its COMMIT. No entry is stale all the same."""
+        """Writing or opening a cache during the COMMIT is an error of the program, but leaves no stale entry."""
         first, second = await Book.create(isbn=1), await Book.create(isbn=2)
         for query in (Book.cache.get(isbn=1), Book.cache.get(isbn=2)):
             await ask_twice(query, store)
