@@ -20,9 +20,9 @@ PATIENT = 30.0
 
 @cache
 def _major_version(program: Path) -> int:
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.search(r"v=(\d+)", told)
-    assert version, told
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)", output)
+    assert version, output
     return int(version[1])
 
 
