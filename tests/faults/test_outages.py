@@ -32,7 +32,7 @@ from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.only_on(
-    "sqlite", because="it is the store that is away, and what is then asked of a database is what a miss asks"
+    "sqlite", because="the store is away, and a bypassed read asks the database as a miss does"
 )
 
 T = TypeVar("T")

@@ -5,14 +5,18 @@ import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
+from aiomodelcache import MemoryBackend
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.observe.stats import Stats
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
+from soak.subjects import WatchedBackend
 from soak.world import SMALL
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -191,3 +195,13 @@ def test_the_bad_network_applies_and_counts_each_fate(
 def _executed(redis: RedisServer) -> int:
     with redis.client() as client:
         return int(cast("bytes", client.get("n")))
+
+
+def test_the_log_learns_of_invalidations_that_cannot_be_delivered() -> None:
+    guarded: Any = GuardedBackend(MemoryBackend(), Stats(), cooldown=1.0, enabled=True)
+    guarded.__class__ = WatchedBackend
+    reported: list[bool] = []
+    guarded.on_undelivered = reported.append
+    for undelivered in (True, True, False):
+        guarded.has_undelivered = undelivered
+    assert reported == [True, False]
