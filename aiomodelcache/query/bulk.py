@@ -14,7 +14,7 @@ from tortoise.models import Model
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index
@@ -53,7 +53,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     ) -> None:
         super().__init__(cache)
         if isinstance(wanted, str | bytes):
-            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
+            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {abbreviated(wanted)}.")
         self._model = model
         self._fields = (key,) if isinstance(key, str) else tuple(key)
         self._single = len(self._fields) == 1
@@ -61,7 +61,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         self._located: LocatedKeys | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._requested!r})>"
+        fields = ", ".join(self._fields)
+        return f"<{type(self).__name__} {self._model.__name__}({fields} in {abbreviated(self._requested)})>"
 
     def finish(self, found: dict[Any, M]) -> Any:
         """Returns the result, made of the rows by value."""
@@ -96,7 +97,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
     def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
-            raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
+            text = abbreviated(cast("object", wanted))
+            raise ValueError(f"{self._model.__name__}: {text} is no value of ({', '.join(self._fields)})")
         return tuple(cast("Sequence[Any]", wanted))
 
     # Hits, which are nearly always all that is requested ---------------------------------------------------

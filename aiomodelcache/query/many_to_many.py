@@ -7,6 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan
@@ -28,7 +29,7 @@ class ManyToManyQuery(LookupQuery[list[Any]]):
         self._pk = pk
 
     def __repr__(self) -> str:
-        return f"<ManyToManyQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
+        return f"<ManyToManyQuery {self._through.owner.name}({abbreviated(self._pk)}).{self._through.relation.name}>"
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         return self._through, [self._pk]

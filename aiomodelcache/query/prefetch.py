@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tortoise.models import Model
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import field_names, is_relation
 from aiomodelcache.query.base import CacheQuery
@@ -133,7 +133,9 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
     roots = list(instances)
     for root in roots:
         if not isinstance(root, model):
-            raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {root!r}.")
+            raise TypeError(
+                f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {abbreviated(root)}."
+            )
     tree = _PrefetchNode(cache, model)
     for path in paths:
         node = tree
@@ -170,7 +172,7 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
     relation = schema.foreign_key(name)
     where = f"{model.__name__}.cache.set_related"
     if not isinstance(instance, model):
-        raise TypeError(f"{where} takes an instance of {model.__name__}; got {instance!r}.")
+        raise TypeError(f"{where} takes an instance of {model.__name__}; got {abbreviated(instance)}.")
     if relation is None:
         raise ValueError(
             f"{where}: {name!r} is no foreign key of {model.__name__}. "
@@ -178,12 +180,13 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
         )
     related, attribute, to_field = relation
     if row is not None and not isinstance(row, related):
-        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {row!r}.")
+        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {abbreviated(row)}.")
     expected = vars(instance).get(attribute)
     actual = None if row is None else vars(row).get(to_field)
     if expected != actual:
         raise ValueError(
-            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is {expected!r}, "
-            f"but got the one whose {to_field} is {actual!r}. To refer to another one, assign it, or use update()."
+            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is "
+            f"{abbreviated(expected)}, but got the one whose {to_field} is {abbreviated(actual)}. "
+            "To refer to another one, assign it, or use update()."
         )
     vars(instance)[f"_{name}"] = row
