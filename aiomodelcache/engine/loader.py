@@ -94,7 +94,8 @@ async def load(
     Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
     show which value a row answers: with a limit, or where the database compares loosely.
     """
-    answers: dict[Values, Answer] = {}
+    answers = {values: Answer([], True) for values in wanted if not entry_set.can_match(values)}
+    wanted = [values for values in wanted if values not in answers]
     step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _MAX_COMBINATIONS)
     if not can_share_statement(entry_set):
         step = 1

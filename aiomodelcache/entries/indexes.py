@@ -159,6 +159,10 @@ class IndexEntries:
         """Returns True if ``row`` is the row with this primary key and still has the values of the lookup."""
         return isinstance(row, dict) and row[self.schema.pk] == pk and self.matches(row, values)
 
+    def can_match(self, values: Values) -> bool:
+        """Returns False if no row can have these values, so that no statement need look for them."""
+        return self.schema.can_hold(self.attributes, values)
+
     def cacheable(self, values: Values) -> bool:
         """Returns True if an answer for these values may be stored.
 

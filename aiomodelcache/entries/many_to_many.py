@@ -73,6 +73,10 @@ class ManyToManyEntries(IndexEntries):
         """Returns the key of the list of the owner with this (normalised) primary key."""
         return self.prefix + keys.encode((self.owner.key_value(self.owner.pk, values[0]),))
 
+    def can_match(self, values: Values) -> bool:
+        """Returns False if no owner can have this primary key."""
+        return self.owner.can_hold((self.owner.pk,), values)
+
     def select(self, client: BaseDBAsyncClient, wanted: Sequence[Values]) -> QuerySet[Any]:
         """Returns the query for the related rows of these owners, as the related model's own manager shows them."""
         relation = self.relation

@@ -105,7 +105,7 @@ async def rows_matching(
     schema: ModelSchema, client: BaseDBAsyncClient, attributes: Sequence[str], values: Values, wanted: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Returns the ``wanted`` columns of all rows, hidden rows too, that have these values."""
-    query: Any = QuerySet(schema.model).using_db(client).filter(schema.matching(attributes, [values]))
+    query: Any = QuerySet(schema.model).using_db(client).filter(schema.having(attributes, values))
     rows: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
     return rows
 
