@@ -9,13 +9,14 @@ import math
 import re
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, cast
 
 from tortoise.fields import data as data_fields
 from tortoise.models import Model
 
+from aiomodelcache.encoding import keys
 from aiomodelcache.orm.fields import converts_like_tortoise, is_enum
 
 
@@ -62,6 +63,38 @@ def compares_loosely(field: Any, dialect: str) -> bool:
     sql_type = str(field.get_for_dialect(dialect, "SQL_TYPE")).upper()
     text = dialect == "mysql" and ("CHAR" in sql_type or "TEXT" in sql_type)
     return (text or "CITEXT" in sql_type or "COLLATE" in sql_type) and not has_canonical_text(field)
+
+
+def compares_like_keys(field: Any) -> bool:
+    """Returns True if ``==`` of a field's values agrees with the comparison of their keys.
+
+    It does not for moments in the hour that a clock repeats, for times with an offset, for NaN, and for a user's own
+    types.
+    """
+    return is_enum(field) or (converts_like_tortoise(field) and field.field_type in _COMPARED_BY_VALUE)
+
+
+_COMPARED_BY_VALUE: Final = frozenset({int, str, bool, bytes, uuid.UUID, datetime.date})
+
+
+def identity(value: Any) -> Any:
+    """Returns a hashable stand-in for a value from the database. Values that the database tells apart differ in it."""
+    try:
+        return keys.encode_value(value)
+    except TypeError:  # a user's own type, whose equality is all there is
+        return value
+
+
+def same_value(value: Any, other: Any) -> bool:
+    """Returns True if the database holds two values of one column to be equal."""
+    if type(value) is type(other):
+        return bool(identity(value) == identity(other))
+    return bool(value == other)
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Returns the values without those that the database holds to be repetitions."""
+    return list({identity(value): value for value in values}.values())
 
 
 def has_canonical_text(field: Any) -> bool:

@@ -31,8 +31,14 @@ from aiomodelcache.encoding.codec import NATIVE
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
 from aiomodelcache.exceptions import CacheConfigurationError, abbreviated, cause, shortened
 from aiomodelcache.orm.connections import root_client
-from aiomodelcache.orm.fields import column_of
-from aiomodelcache.orm.key_values import can_hold, compares_loosely, identity_type, normaliser_of
+from aiomodelcache.orm.fields import column_of, converts_like_tortoise
+from aiomodelcache.orm.key_values import (
+    can_hold,
+    compares_like_keys,
+    compares_loosely,
+    identity_type,
+    normaliser_of,
+)
 from aiomodelcache.orm.meta import Values, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
@@ -61,6 +67,8 @@ class ModelSchema:
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
         self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))
         """The columns that may store a value other than the one written."""
+        self._custom = frozenset(name for name in self.columns if not converts_like_tortoise(meta.fields_map[name]))
+        """The columns whose fields have conversions of their own."""
         self._opening_context = copy_context()
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
@@ -112,6 +120,8 @@ class ModelSchema:
         """Returns True if the database allows at most one row for each combination of these columns' values."""
         meta = meta_of(self.model)
         columns = set(attributes)
+        if self.dialect == "sqlite":  # it stores decimals as text: 1.1 and 1.10 are equal, and yet may both be there
+            columns -= {name for name in columns if isinstance(meta.fields_map[name], data_fields.DecimalField)}
         if any(meta.fields_map[name].unique or meta.fields_map[name].pk for name in columns):
             return True
         together = [*meta.unique_together]
@@ -129,6 +139,11 @@ class ModelSchema:
         """
         fields = meta_of(self.model).fields_map
         return any(compares_loosely(fields[name], self.dialect) for name in attributes)
+
+    def compares_like_keys(self, attributes: Iterable[str]) -> bool:
+        """Returns True if ``==`` of these columns' values agrees with the comparison of their keys."""
+        fields = meta_of(self.model).fields_map
+        return all(compares_like_keys(fields[name]) for name in attributes)
 
     def foreign_key(self, field: str) -> tuple[type[Model], str, str] | None:
         """Returns (related model, attribute with the key, field that the key refers to), or None."""
@@ -185,9 +200,10 @@ class ModelSchema:
     def key_value(self, attribute: str, value: Any) -> Any:
         """Returns a normalised value in a form that ``keys`` can encode, such as an enum's stored value.
 
-        A lookup's value and an equal value from a row get the same form, although asyncpg has its own UUID class.
+        A lookup's value and an equal value from a row get the same form, although asyncpg has its own UUID class. The
+        value of a field with conversions of its own has the form that is sent to the database, which compares that.
         """
-        if value is None or type(value) in NATIVE or isinstance(value, uuid.UUID):
+        if value is None or ((type(value) in NATIVE or isinstance(value, uuid.UUID)) and attribute not in self._custom):
             return value
         return meta_of(self.model).fields_map[attribute].to_db_value(value, self.model)
 

@@ -53,8 +53,10 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) 
     pks = [schema.normalise(schema.pk, item.pk if isinstance(item, Model) else item) for item in items]
     possible = [pk for pk in pks if schema.can_hold((schema.pk,), (pk,))]
     rows = [*await select_values(schema.model, client, schema.pk, possible, wanted)]
-    missing = set(pks) - {row[schema.pk] for row in rows}
-    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing)], [])
+    missing = {entries.rows.key(pk): pk for pk in pks}
+    for row in rows:
+        missing.pop(entries.rows.key(row[schema.pk]), None)
+    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing.values())], [])
     return len(rows)
 
 

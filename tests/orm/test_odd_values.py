@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.contrib.postgres.fields import ArrayField
-from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
+from tortoise.exceptions import DoesNotExist, IntegrityError, MultipleObjectsReturned
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import BatchCacheQuery, ModelCache, NotFoundError
+from aiomodelcache import BatchCacheQuery, CacheNotRegistered, ModelCache, NotFoundError
 from aiomodelcache.exceptions import MAX_TEXT, abbreviated
 from aiomodelcache.orm.key_values import can_hold
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.models.odd_models import Draft, HasParts, Part, PartCount
+from tests.support.models.odd_models import Coin, Draft, HasParts, Part, PartCount
 
 pytestmark = pytest.mark.models("tests.support.models.odd_models")
 
@@ -23,7 +23,7 @@ UNHELD: dict[str, list[Any]] = {
     "id": [None, *BEYOND_64_BITS],
     "slug": ["\ud800", "a\udfffb"],
     "note": ["\ud800"],
-    "price": [Decimal("Infinity"), Decimal("-Infinity"), float("inf")],
+    "price": [Decimal("sNaN"), Decimal("Infinity"), Decimal("-Infinity"), float("inf")],
     "small": BEYOND_64_BITS,
     "big": BEYOND_64_BITS,
     "maker": BEYOND_64_BITS,
@@ -140,6 +140,25 @@ async def test_a_decimal_key_given_as_a_float_finds_what_the_database_finds(
     await check()
     async with assert_ops(backend, sql=0):
         assert len(await Part.cache.filter(price=Decimal("1.1"))) == 2
+
+
+async def test_equal_decimals_in_a_unique_column(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    """SQLite stores decimals as text, so that its constraint allows 1.1 beside 1.10, and a lookup finds both."""
+    await Coin.create(value=Decimal("1.1"))
+    other = await Coin.create(value=Decimal("2.0"))
+    assert (await Coin.cache.get(value=Decimal("1.10"))).value == Decimal("1.10")
+    if database.capabilities.dialect != "sqlite":
+        with pytest.raises(IntegrityError):
+            await Coin.filter(pk=other.pk).update(value=Decimal("1.1"))
+        return
+    await Coin.filter(pk=other.pk).update(value=Decimal("1.1"))
+    for _ in range(2):
+        with pytest.raises(MultipleObjectsReturned):
+            await Coin.cache.get(value=Decimal("1.1"))
+    with pytest.raises(CacheNotRegistered, match=r"^Coin: several rows may share \(value\)"):
+        await Coin.cache.get_many([Decimal("1.1")], key="value")
 
 
 async def test_decimals_of_more_digits_than_a_float_get_the_answer_of_the_database(

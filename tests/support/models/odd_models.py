@@ -48,3 +48,11 @@ class Draft(CachedModel):
 
     class CacheMeta:
         get_key_fields_list = [("number",)]
+
+
+class Coin(CachedModel):
+    id = fields.IntField(primary_key=True)
+    value = fields.DecimalField(max_digits=10, decimal_places=2, unique=True)
+
+    class CacheMeta:
+        get_key_fields_list = [("value",)]
