@@ -194,8 +194,8 @@ def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str
             )
         if not schema.keyable(column):
             raise CacheConfigurationError(
-                f"{origin}: {attribute} names {name!r}, whose values the database cannot look up by equality; "
-                "use another field."
+                f"{origin}: {attribute} names {name!r}, whose values are not single values that the database "
+                "compares for equality; use another field."
             )
         if column in columns:
             raise CacheConfigurationError(f"{origin}: {attribute} names {name!r} twice in one key.")

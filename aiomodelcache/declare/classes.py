@@ -18,7 +18,7 @@ from aiomodelcache.declare.registry import declared
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import RelationPath, follow_path
@@ -71,7 +71,8 @@ class DeclaredQuery(LookupQuery[T]):
         self._params = params
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._params.items())})>"
+        params = ", ".join(f"{name}={abbreviated(value)}" for name, value in self._params.items())
+        return f"<{type(self).__name__}({params})>"
 
     def declared_entries(self, cache: OpenCache) -> EntrySet | ResultEntries | RelationPath:
         """Returns the entries that the class is bound to. Raises ``CacheNotRegistered``."""
@@ -137,7 +138,7 @@ class DeclaredQuery(LookupQuery[T]):
     async def _compute(self, result: ResultEntries, values: Values, client: BaseDBAsyncClient | None) -> Any:
         if isinstance(self, COUNTING):
             schema = result.schema
-            rows = schema.queryset(client or schema.client).filter(schema.matching(result.attributes, [values]))
+            rows = schema.queryset(client or schema.client).filter(schema.having(result.attributes, values))
             return await self.count_rows(rows)
         params = dict(zip(type(self).key_fields, values, strict=True))
         query = cast("Any", self)

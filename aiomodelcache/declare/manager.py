@@ -7,6 +7,7 @@ from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declared
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
@@ -221,7 +222,7 @@ class ModelCacheManager(Generic[M]):
         """
         if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
             name = self._model.__name__
-            raise TypeError(f"{name}.cache.update takes an instance of {name}; got {instance!r}.")
+            raise TypeError(f"{name}.cache.update takes an instance of {name}; got {abbreviated(instance)}.")
         await update(instance, values)
 
     async def invalidate(self, rows: Any = None, /, **key: Any) -> int:

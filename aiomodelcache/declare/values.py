@@ -21,7 +21,7 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.results import DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.exceptions import CacheConfigurationError, abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan
@@ -123,7 +123,7 @@ class BaseValueQuery(CacheQuery[T]):
         self._compute = compute
 
     def __repr__(self) -> str:
-        return f"<{self._declaration.name}{self._key!r}>"
+        return f"<{self._declaration.name}{abbreviated(self._key)}>"
 
     def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
         """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
@@ -160,7 +160,9 @@ def _key_part(value: Any) -> Any:
     """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
     if isinstance(value, Model):
         if value.pk is None:
-            raise TypeError(f"{value!r} has no primary key yet, so that no value can be cached for it: save it first.")
+            raise TypeError(
+                f"{abbreviated(value)} has no primary key yet, so that no value can be cached for it: save it first."
+            )
         return full_name(type(value)), value.pk
     kind = cast("Any", type(value))
     if kind in (tuple, list):

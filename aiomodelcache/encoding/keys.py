@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
+from aiomodelcache.exceptions import abbreviated
+
 _MAX_LENGTH: Final = 160
 """Maximum length of the encoded values in a key, in bytes. A longer text is replaced by its digest."""
 _INT_LIMIT: Final = 2**63
@@ -71,6 +73,13 @@ def _text(value: str) -> bytes:
     return b"s" + (_escape(text) if b":" in text or b"%" in text else text)
 
 
+def _int(value: int) -> bytes:
+    try:
+        return b"i%d" % value
+    except ValueError:  # more digits than Python converts to decimal
+        return b"i%b" % hex(value).encode()
+
+
 def _float(value: float) -> bytes:
     return b"f" + repr(float(value) + 0.0).encode()  # -0.0 + 0.0 is 0.0; NumPy floats have their own repr
 
@@ -110,7 +119,7 @@ def _mapping(value: dict[Any, Any]) -> bytes:
 
 
 _ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
-    int: lambda value: b"i%d" % value,
+    int: _int,
     str: _text,
     type(None): lambda value: b"n",
     bool: lambda value: b"b1" if value else b"b0",
@@ -138,6 +147,6 @@ def _encode_subclass(value: Any) -> bytes:
     if isinstance(value, enum.Enum):
         return _enum(value)
     raise TypeError(
-        f"{value!r} is of type {type(value).__qualname__}, which cannot be part of a cache key: "
+        f"{abbreviated(value)} is of type {type(value).__qualname__}, which cannot be part of a cache key: "
         "use a number, a string, a date, a UUID, an enum member, or a tuple of these."
     )

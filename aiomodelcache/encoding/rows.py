@@ -18,6 +18,7 @@ import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError, EncodeError
 from aiomodelcache.encoding.values import encoder, read_extension
+from aiomodelcache.exceptions import abbreviated
 
 
 class Column(NamedTuple):
@@ -166,7 +167,7 @@ def _check_round_trip(name: str, value: Any, decoded: Any, dump: Callable[[Any],
     """
     if isinstance(decoded, type(value)) and (_equal(value, decoded) or (dump and dump(value) == dump(decoded))):
         return
-    raise TypeError(f"{name} is {value!r}, which would come back as {decoded!r}")
+    raise TypeError(f"{name} is {abbreviated(value)}, which would come back as {abbreviated(decoded)}")
 
 
 def _equal(value: Any, decoded: Any) -> bool:

@@ -5,7 +5,7 @@ lagging replica. On an open transaction's connection, nothing is filled.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -84,26 +84,27 @@ def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:
 
 async def load(
     entry_set: RowEntries | IndexEntries,
-    wanted: Sequence[Values],
+    wanted: Mapping[bytes, Values],
     client: BaseDBAsyncClient,
     stats: Stats,
     batch_size: int,
-) -> dict[Values, Answer]:
-    """Returns the rows for each of ``wanted``. Raises what the database raises.
+) -> dict[bytes, Answer]:
+    """Returns the rows for each key of ``wanted``. Raises what the database raises.
 
     Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
     show which value a row answers: with a limit, or where the database compares loosely.
     """
-    answers: dict[Values, Answer] = {}
+    answers = {key: Answer([], True) for key, values in wanted.items() if not entry_set.can_match(values)}
+    keys = [key for key in wanted if key not in answers]
     step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _MAX_COMBINATIONS)
     if not can_share_statement(entry_set):
         step = 1
-    for start in range(0, len(wanted), step):
-        chunk = wanted[start : start + step]
-        rows = await _select(entry_set, chunk, client, stats)
+    for start in range(0, len(keys), step):
+        chunk = keys[start : start + step]
+        rows = await _select(entry_set, [wanted[key] for key in chunk], client, stats)
         answers.update(_single(entry_set, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, chunk, rows))
-    for values in [values for values in wanted if values not in answers]:
-        answers.update(_single(entry_set, values, await _select(entry_set, [values], client, stats)))
+    for key in [key for key in keys if key not in answers]:
+        answers.update(_single(entry_set, key, await _select(entry_set, [wanted[key]], client, stats)))
     return answers
 
 
@@ -123,39 +124,37 @@ async def _select(
     return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
-def _single(entry_set: RowEntries | IndexEntries, values: Values, rows: list[LoadedRow]) -> dict[Values, Answer]:
-    return {values: Answer(list(rows), all(found == values for found in map(_values_getter(entry_set), rows)))}
+def _single(entry_set: RowEntries | IndexEntries, key: bytes, rows: list[LoadedRow]) -> dict[bytes, Answer]:
+    return {key: Answer(list(rows), all(found == key for found in map(_key_getter(entry_set), rows)))}
 
 
 def _group_rows(
-    entry_set: RowEntries | IndexEntries, wanted: Sequence[Values], rows: list[LoadedRow]
-) -> dict[Values, Answer]:
-    """Groups the rows of one statement by the value that each row answers.
+    entry_set: RowEntries | IndexEntries, keys: Sequence[bytes], rows: list[LoadedRow]
+) -> dict[bytes, Answer]:
+    """Groups the rows of one statement by the key that each row answers.
 
     A row that has none of the values was found by a loose comparison. The answers of some values are then uncertain.
     They are left out, and the caller loads these values one by one.
     """
-    rows_by_values: dict[Values, list[Any]] = {values: [] for values in wanted}
+    rows_by_key: dict[bytes, list[Any]] = {key: [] for key in keys}
     unexpected = False
-    for row, values in zip(rows, map(_values_getter(entry_set), rows), strict=True):
-        group = rows_by_values.get(values)
+    for row, key in zip(rows, map(_key_getter(entry_set), rows), strict=True):
+        group = rows_by_key.get(key)
         if group is None:
             unexpected = True
         else:
             group.append(row)
     uncertain = unexpected or (entry_set.uses_loose_collation and bool(rows))
     return {
-        values: Answer(group, True)
-        for values, group in rows_by_values.items()
-        if not uncertain or (group and entry_set.unique)
+        key: Answer(group, True) for key, group in rows_by_key.items() if not uncertain or (group and entry_set.unique)
     }
 
 
-def _values_getter(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], Values]:
-    """Returns a function that returns the values by which a row of an entry set was found."""
+def _key_getter(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], bytes]:
+    """Returns a function that returns the cache key under which a row of an entry set is found."""
     if isinstance(entry_set, ManyToManyEntries):
-        return lambda row: entry_set.owner_of(row.values)
+        return lambda row: entry_set.key(entry_set.owner_of(row.values))
     if len(entry_set.attributes) == 1:
         [name] = entry_set.attributes
-        return lambda row: (row.values.get(name),)
-    return lambda row: tuple([row.values.get(name) for name in entry_set.attributes])
+        return lambda row: entry_set.key_of_one(row.values.get(name))
+    return lambda row: entry_set.key_of(tuple([row.values.get(name) for name in entry_set.attributes]))

@@ -6,7 +6,7 @@ and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -211,7 +211,7 @@ class Reader:
 
     async def _load_source(self, target: tuple[Any, bool], group: list[tuple[RunningPlan, Load]]) -> None:
         entry_set, replica = target
-        wanted = list(dict.fromkeys([values for _, request in group for values in request.wanted]))
+        wanted = {key: values for _, request in group for key, values in request.wanted.items()}
         try:
             client = entry_set.schema.replica() if replica else entry_set.schema.client
             answers = await self._select(entry_set, wanted, client)
@@ -228,9 +228,11 @@ class Reader:
                 self._fail(run, CacheError("The statement was cancelled."))
             raise
         for run, request in group:
-            self._advance(run, {values: answers[values] for values in request.wanted})
+            self._advance(run, {key: answers[key] for key in request.wanted})
 
-    async def _select(self, entry_set: Any, wanted: list[Values], client: BaseDBAsyncClient) -> dict[Values, Any]:
+    async def _select(
+        self, entry_set: Any, wanted: Mapping[bytes, Values], client: BaseDBAsyncClient
+    ) -> dict[bytes, Any]:
         return await load(entry_set, wanted, client, self._guarded.stats, self._config.batch_size)
 
     async def _compute(self, requests: list[tuple[RunningPlan, ComputeValue]]) -> None:

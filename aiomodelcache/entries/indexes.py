@@ -80,6 +80,8 @@ class IndexEntries:
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
         self.uses_loose_collation = schema.uses_loose_collation(attributes)
+        self.compares_by_value = schema.compares_like_keys(attributes)
+        """True if ``==`` tells values apart as the database does. Else their cache keys are compared."""
         self.caches_absence = caches_absence
         self.counters = counters
         self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
@@ -128,7 +130,7 @@ class IndexEntries:
             return True
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         try:
-            if entry[GUARD] != guard or self.decode(unpack(entry)) != prediction.pks:
+            if entry[GUARD] != guard or not self.rows.same_pks(self.decode(unpack(entry)), prediction.pks):
                 return False
         except (DamagedEntry, DecodeError):
             return False
@@ -153,11 +155,16 @@ class IndexEntries:
 
     def matches(self, row: RowValues, values: Values) -> bool:
         """Returns True if the row still has the values of the lookup."""
-        return all(map(eq, map(row.__getitem__, self.attributes), values))
+        own = map(row.__getitem__, self.attributes)
+        return all(map(eq, own, values)) if self.compares_by_value else self.key(tuple(own)) == self.key(values)
 
     def answers(self, row: RowValues | Absent | Miss, pk: Any, values: Values) -> bool:
         """Returns True if ``row`` is the row with this primary key and still has the values of the lookup."""
-        return isinstance(row, dict) and row[self.schema.pk] == pk and self.matches(row, values)
+        return isinstance(row, dict) and self.rows.is_row(row, pk) and self.matches(row, values)
+
+    def can_match(self, values: Values) -> bool:
+        """Returns False if no row can have these values, so that no statement need look for them."""
+        return self.schema.can_hold(self.attributes, values)
 
     def cacheable(self, values: Values) -> bool:
         """Returns True if an answer for these values may be stored.

@@ -65,6 +65,7 @@ class ManyToManyEntries(IndexEntries):
         self.lifetimes = lifetimes
         self.policy = policy
         self.uses_loose_collation = owner.uses_loose_collation((owner.pk,))
+        self.compares_by_value = False
         self.caches_absence = True
         self.counters = counters
         self.decode = self._decode
@@ -72,6 +73,12 @@ class ManyToManyEntries(IndexEntries):
     def key(self, values: Values) -> bytes:
         """Returns the key of the list of the owner with this (normalised) primary key."""
         return self.prefix + keys.encode((self.owner.key_value(self.owner.pk, values[0]),))
+
+    key_of = key
+
+    def can_match(self, values: Values) -> bool:
+        """Returns False if no owner can have this primary key."""
+        return self.owner.can_hold((self.owner.pk,), values)
 
     def select(self, client: BaseDBAsyncClient, wanted: Sequence[Values]) -> QuerySet[Any]:
         """Returns the query for the related rows of these owners, as the related model's own manager shows them."""

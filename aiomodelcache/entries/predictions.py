@@ -39,7 +39,7 @@ class Predictions(OrderedDict[bytes, Prediction]):
     def learn(self, key: bytes, pks: list[Any], rows: "RowEntries") -> None:
         """Predicts from now on that the entry of ``key`` lists these primary keys."""
         prediction = self.get(key)
-        if prediction is None or prediction.pks != pks:
+        if prediction is None or not rows.same_pks(prediction.pks, pks):
             self[key] = Prediction(pks, [rows.key(pk) for pk in pks])
         self._used(key)
 

@@ -24,6 +24,7 @@ from aiomodelcache.entries.base import (
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import Values, full_name
 from aiomodelcache.orm.schema import ModelSchema
@@ -48,7 +49,7 @@ class DontCache(Generic[T]):
         self.value = value
 
     def __repr__(self) -> str:
-        return f"DontCache({self.value!r})"
+        return f"DontCache({abbreviated(self.value)})"
 
 
 class ResultEntries:

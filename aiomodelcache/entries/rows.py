@@ -73,6 +73,8 @@ class RowEntries:
         self.lifetimes = lifetimes
         self.caches_absence = caches_absence
         self.uses_loose_collation = schema.uses_loose_collation(self.attributes)
+        self.compares_by_value = schema.compares_like_keys(self.attributes)
+        """True if ``==`` tells primary keys apart as the database does. Else their cache keys are compared."""
         self.counters = counters
         self.linked: list[RowEntries] = []
         """The rows of models that many-to-many lists by this model's primary key contain."""
@@ -86,6 +88,10 @@ class RowEntries:
     def key_of(self, values: Values) -> bytes:
         """Returns the key of the row that a lookup by primary key names with these values."""
         return self.key(values[0])
+
+    def can_match(self, values: Values) -> bool:
+        """Returns False if no row can have this primary key, so that no statement need look for it."""
+        return self.schema.can_hold(self.attributes, values)
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """Returns the row if the bytes are a current entry of it that is not due, else None.
@@ -102,7 +108,17 @@ class RowEntries:
             row = self._decode(unpack(entry))
         except Exception:  # damaged
             return None
-        return row if row[self._pk] == pk else None
+        is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
+        return row if is_row else None
+
+    def is_row(self, row: RowValues, pk: Any) -> bool:
+        """Returns True if ``row`` has this primary key."""
+        own = row[self._pk]
+        return bool(own == pk) if self.compares_by_value else self.key(own) == self.key(pk)
+
+    def same_pks(self, pks: list[Any], others: list[Any]) -> bool:
+        """Returns True if both lists have the same primary keys, in the same order."""
+        return pks == others if self.compares_by_value else list(map(self.key, pks)) == list(map(self.key, others))
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> RowValues | Absent | Miss:
         """Returns the row that an entry holds, an absence, or a miss if the bytes are no current entry."""

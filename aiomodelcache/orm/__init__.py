@@ -2,5 +2,5 @@
 
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
 Top to bottom: ``statements``, ``hydrate``, ``select``, ``schema``, ``transactions``, ``connections``, ``relations``,
-``outcomes``, ``meta``, ``fields``.
+``outcomes``, ``meta``, ``key_values``, ``fields``.
 """

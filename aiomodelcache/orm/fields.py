@@ -1,16 +1,15 @@
-"""Single fields of Tortoise: the stored form of their values, and the value that a row holds for a given one.
+"""Single fields of Tortoise: the stored form of their values.
 
-Knows fields and values, not models as a whole: see ``schema``.
+Knows fields and values, not models as a whole: see ``schema``. For the values of keys see ``key_values``.
 """
 
 import datetime
 import importlib
-import re
 import uuid
 from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields import data as data_fields
@@ -51,20 +50,6 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
 def is_enum(field: Any) -> bool:
     """Returns True if the field is one of Tortoise's two enum fields."""
     return isinstance(field, data_fields.IntEnumFieldInstance | data_fields.CharEnumFieldInstance)
-
-
-def has_canonical_text(field: Any) -> bool:
-    """Returns True if equal values of a text column are always spelled the same.
-
-    So are UUIDs, and enums whose members differ under every collation.
-    """
-    if not converts_like_tortoise(field):
-        return False
-    if not isinstance(field, data_fields.CharEnumFieldInstance):
-        return field.field_type is uuid.UUID
-    spellings = [str(member.value) for member in field.enum_type]
-    letters = {re.sub("[^a-z0-9]", "", spelling.lower()) for spelling in spellings}
-    return all(map(str.isascii, spellings)) and len(letters) == len(spellings) and "" not in letters
 
 
 def converts_like_tortoise(field: Field[Any]) -> bool:
@@ -149,42 +134,3 @@ def _load_time(stored: str | int) -> datetime.time | datetime.timedelta:
         return datetime.timedelta(microseconds=stored)
     value = datetime.time.fromisoformat(stored)
     return value.replace(tzinfo=get_default_timezone()) if get_use_tz() and value.tzinfo is None else value
-
-
-def _referred_value(field: Any, instance: Model) -> Any:
-    """Returns the value of a foreign key column that refers to ``instance``. Raises ``ValueError``."""
-    relation = field.reference
-    if relation is None or not isinstance(instance, relation.related_model):
-        raise ValueError(f"a {type(instance).__name__} is not a value of this field")
-    value = getattr(instance, relation.to_field_instance.model_field_name)
-    if value is None:
-        raise ValueError("the instance has no key yet; save it first")
-    return value
-
-
-def normalise(field: Any, model: type[Model], value: Any) -> Any:
-    """Returns the value that Tortoise would read from the database after it stored ``value``."""
-    if isinstance(value, Model):
-        value = _referred_value(field, value)
-    value = field.to_db_value(value, model)
-    if converts_like_tortoise(field) and isinstance(field, data_fields.DecimalField):
-        return value  # a value rounded to the column's scale would match rows that the database does not match
-    return field.to_python_value(value)
-
-
-EXACT: Final[dict[Any, Callable[[Any], Any]]] = {
-    int: int,
-    float: float,
-    str: str.__str__,
-    datetime.date: lambda value: value.date() if isinstance(value, datetime.datetime) else value,
-}
-"""Functions that convert a value of a subclass (a ``str`` enum, a NumPy float) to the class that rows hold."""
-
-
-def as_mysql_returns(value: Any) -> Any:
-    """Returns a time or date as MySQL's drivers do: without ``fold``, and as a ``timedelta`` for a TIME."""
-    if isinstance(value, datetime.time):
-        return datetime.timedelta(
-            hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
-        )
-    return value.replace(fold=0) if isinstance(value, datetime.datetime) else value

@@ -8,7 +8,7 @@ import datetime
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar, copy_context
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
@@ -29,16 +29,15 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.encoding.codec import NATIVE
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.exceptions import CacheConfigurationError, abbreviated, cause, shortened
 from aiomodelcache.orm.connections import root_client
-from aiomodelcache.orm.fields import (
-    EXACT,
-    as_mysql_returns,
-    column_of,
-    converts_like_tortoise,
-    has_canonical_text,
-    is_enum,
-    normalise,
+from aiomodelcache.orm.fields import column_of, converts_like_tortoise
+from aiomodelcache.orm.key_values import (
+    can_hold,
+    compares_like_keys,
+    compares_loosely,
+    identity_type,
+    normaliser_of,
 )
 from aiomodelcache.orm.meta import Values, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
@@ -68,6 +67,8 @@ class ModelSchema:
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
         self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))
         """The columns that may store a value other than the one written."""
+        self._custom = frozenset(name for name in self.columns if not converts_like_tortoise(meta.fields_map[name]))
+        """The columns whose fields have conversions of their own."""
         self._opening_context = copy_context()
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
@@ -109,31 +110,40 @@ class ModelSchema:
         return sorted((set(meta.fields_db_projection) - relation_columns) | meta.fk_fields | meta.o2o_fields)
 
     def keyable(self, attribute: str) -> bool:
-        """Returns True if the database can compare the column for equality."""
+        """Returns True if the column's values are single values, and the database can compare them for equality."""
         field = meta_of(self.model).fields_map[attribute]
+        if field.field_type in (list, dict, set):
+            return False
         return bool(field.indexable) or isinstance(field, data_fields.TextField)
 
     def unique(self, attributes: Collection[str]) -> bool:
         """Returns True if the database allows at most one row for each combination of these columns' values."""
         meta = meta_of(self.model)
         columns = set(attributes)
+        if self.dialect == "sqlite":  # it stores decimals as text: 1.1 and 1.10 are equal, and yet may both be there
+            columns -= {name for name in columns if isinstance(meta.fields_map[name], data_fields.DecimalField)}
         if any(meta.fields_map[name].unique or meta.fields_map[name].pk for name in columns):
             return True
         together = [*meta.unique_together]
         together += [
-            constraint.fields for constraint in meta.constraints if type(constraint).__name__ == "UniqueConstraint"
+            constraint.fields
+            for constraint in meta.constraints
+            if type(constraint).__name__ == "UniqueConstraint" and constraint.condition is None
         ]
         return any(fields and {self.attribute(field) for field in fields} <= columns for fields in together)
 
     def uses_loose_collation(self, attributes: Iterable[str]) -> bool:
-        """Returns True if the database may treat different strings as equal (case, accents, padding)."""
-        for name in attributes:
-            field = meta_of(self.model).fields_map[name]
-            sql_type = str(field.get_for_dialect(self.dialect, "SQL_TYPE")).upper()
-            text = self.dialect == "mysql" and ("CHAR" in sql_type or "TEXT" in sql_type)
-            if (text or "CITEXT" in sql_type or "COLLATE" in sql_type) and not has_canonical_text(field):
-                return True
-        return False
+        """Returns True if the database may treat different values as equal.
+
+        These are strings (case, accents, padding), and on SQLite decimals that a float cannot tell apart.
+        """
+        fields = meta_of(self.model).fields_map
+        return any(compares_loosely(fields[name], self.dialect) for name in attributes)
+
+    def compares_like_keys(self, attributes: Iterable[str]) -> bool:
+        """Returns True if ``==`` of these columns' values agrees with the comparison of their keys."""
+        fields = meta_of(self.model).fields_map
+        return all(compares_like_keys(fields[name]) for name in attributes)
 
     def foreign_key(self, field: str) -> tuple[type[Model], str, str] | None:
         """Returns (related model, attribute with the key, field that the key refers to), or None."""
@@ -173,52 +183,37 @@ class ModelSchema:
             return None
         normaliser = self._normalisers.get(attribute)
         if normaliser is None:
-            normaliser = self._normalisers[attribute] = self._normaliser(attribute)
+            normaliser = self._normalisers[attribute] = normaliser_of(
+                meta_of(self.model).fields_map[attribute], self.model, self.dialect
+            )
         try:
             return normaliser(value)
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
-            raise ValueError(f"{self.name}.{attribute} cannot be looked up by {value!r}: {error}") from error
+            raise ValueError(
+                f"{self.name}.{attribute} cannot be looked up by {abbreviated(value)}: {shortened(error)}"
+            ) from cause(error)
 
     def identity_type(self, attribute: str) -> tuple[Any, int]:
-        """Returns the type whose values ``normalise`` leaves unchanged, and their maximum length if it is ``str``.
-
-        The type is None if every value has to be normalised.
-        """
-        field: Any = meta_of(self.model).fields_map[attribute]
-        if is_enum(field) or not converts_like_tortoise(field):
-            return None, 0
-        kind, checks = field.field_type, len(field.validators)
-        if isinstance(field, data_fields.CharField):
-            return (str, field.max_length) if checks == 1 else (None, 0)  # one: the field's own check of its length
-        return (int, 0) if kind is int and not checks else (None, 0)
-
-    def _normaliser(self, attribute: str) -> Callable[[Any], Any]:
-        field: Any = meta_of(self.model).fields_map[attribute]
-        convert = partial(normalise, field, self.model)
-        if is_enum(field) or not converts_like_tortoise(field):
-            return convert
-        if self.dialect == "mysql" and isinstance(field, data_fields.TimeField | data_fields.DatetimeField):
-            return lambda value: as_mysql_returns(convert(value))
-        kind = field.field_type
-        exact = EXACT.get(kind)
-        if exact is None:
-            return convert
-        limited = isinstance(field, data_fields.CharField)
-        if len(field.validators) > limited:  # the user's own must see every value
-            return lambda value: exact(convert(value))
-        if limited:
-            limit = field.max_length
-            return lambda value: value if type(value) is str and len(value) <= limit else exact(convert(value))
-        return lambda value: value if type(value) is kind else exact(convert(value))
+        """Returns the type whose values ``normalise`` leaves unchanged. See ``key_values.identity_type``."""
+        return identity_type(meta_of(self.model).fields_map[attribute])
 
     def key_value(self, attribute: str, value: Any) -> Any:
         """Returns a normalised value in a form that ``keys`` can encode, such as an enum's stored value.
 
-        A lookup's value and an equal value from a row get the same form, although asyncpg has its own UUID class.
+        A lookup's value and an equal value from a row get the same form, although asyncpg has its own UUID class. The
+        value of a field with conversions of its own has the form that is sent to the database, which compares that.
         """
-        if value is None or type(value) in NATIVE or isinstance(value, uuid.UUID):
+        if value is None or ((type(value) in NATIVE or isinstance(value, uuid.UUID)) and attribute not in self._custom):
             return value
         return meta_of(self.model).fields_map[attribute].to_db_value(value, self.model)
+
+    def can_hold(self, attributes: Iterable[str], values: Values) -> bool:
+        """Returns False if no row can have one of these normalised values, so that no statement need look for them."""
+        fields = meta_of(self.model).fields_map
+        return all(
+            can_hold(fields[name], self.dialect, self.key_value(name, value))
+            for name, value in zip(attributes, values, strict=True)
+        )
 
     def kept(self, attribute: str, value: Any) -> bool:
         """Returns True if a row written with this value will hold the same value.
@@ -276,6 +271,12 @@ class ModelSchema:
     def replica(self) -> BaseDBAsyncClient:
         """Returns the connection that a router names for a read of the model now. It may differ on each call."""
         return root_client(self._opening_context.run(cast("Any", self.model)._choose_db))
+
+    def having(self, attributes: Sequence[str], values: Values) -> Q:
+        """Returns the condition that a row has these values. No row meets it if no row can have them."""
+        if self.can_hold(attributes, values):
+            return self.matching(attributes, [values])
+        return _condition({f"{self.pk}__in": []})
 
     def matching(self, attributes: Sequence[str], wanted: Sequence[Values]) -> Q:
         """Returns the condition that a row has one of the ``wanted`` combinations of values."""

@@ -9,6 +9,7 @@ from tortoise.expressions import Q
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
+from aiomodelcache.orm.key_values import distinct, identity
 from aiomodelcache.orm.meta import Values, meta_of, pk_of
 from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
@@ -54,7 +55,7 @@ async def select_matching(
     for chunk in chunks(combinations):
         query: Any = QuerySet(model).using_db(client)
         for at, attribute in enumerate(attributes):
-            query = query.filter(in_condition(attribute, list({values[at]: None for values in chunk})))
+            query = query.filter(in_condition(attribute, distinct([values[at] for values in chunk])))
         rows += await query.values(*dict.fromkeys(wanted))
     return rows
 
@@ -105,7 +106,7 @@ async def rows_matching(
     schema: ModelSchema, client: BaseDBAsyncClient, attributes: Sequence[str], values: Values, wanted: Iterable[str]
 ) -> list[dict[str, Any]]:
     """Returns the ``wanted`` columns of all rows, hidden rows too, that have these values."""
-    query: Any = QuerySet(schema.model).using_db(client).filter(schema.matching(attributes, [values]))
+    query: Any = QuerySet(schema.model).using_db(client).filter(schema.having(attributes, values))
     rows: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
     return rows
 
@@ -121,13 +122,14 @@ async def linked_to(
     table: Any = Table(name, schema=schema or None)
     connection: Any = client
     field = meta_of(relation.related).pk
-    owners: dict[Any, None] = {}
+    owners: dict[Any, Any] = {}
     for chunk in chunks([field.to_db_value(pk, relation.related) for pk in pks]):
         query = connection.query_class.from_(table).select(relation.own_column).distinct()
         query = query.where(table[relation.other_column].isin(list(chunk))).limit(limit + 1)
         rows: list[dict[str, Any]] = await connection.execute_query_dict(*query.get_parameterized_sql())
-        owners.update({owner.normalise(owner.pk, row[relation.own_column]): None for row in rows})
-    return list(owners)
+        found = [owner.normalise(owner.pk, row[relation.own_column]) for row in rows]
+        owners.update({identity(pk): pk for pk in found})
+    return list(owners.values())
 
 
 def in_condition(attribute: str, values: Sequence[Any]) -> Q:

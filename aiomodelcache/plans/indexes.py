@@ -41,8 +41,8 @@ from aiomodelcache.plans.rows import (
 )
 from aiomodelcache.plans.steps import is_being_filled, load_or_release, replaceable_prefix, store, wait_for_leases
 
-Keys = Mapping[Values, bytes]
-"""The cache keys of a lookup, by the values looked up."""
+Wanted = Mapping[bytes, Values]
+"""The values of a lookup, by the cache keys, which tell them apart as the database does."""
 
 _ALWAYS: Final = b"\xff" * 8
 _created: Callable[[Any], bytes] = itemgetter(CREATED)
@@ -63,7 +63,8 @@ def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predic
     rows = index.rows
     prediction = predictions.predict(key)
     epoch, entry, *read = yield Read([rows.epoch_key, key, *prediction.keys])
-    if index.read(entry, epoch) == prediction.pks:
+    pks = index.read(entry, epoch)
+    if isinstance(pks, list) and rows.same_pks(pks, prediction.pks):
         answer: list[Any] = [rows.read(row, epoch) for row in read]
         if all(map(index.answers, answer, prediction.pks, repeat(values))):
             index.counters.hits += 1
@@ -71,14 +72,15 @@ def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predic
             if entry[CREATED] <= index.lifetimes.due:
                 yield _index_refresh(index, values, key, entry, predictions)
             if min(map(_created, read), default=_ALWAYS) <= rows.lifetimes.due:
-                yield from refresh_due_rows(rows, dict(zip(prediction.pks, read, strict=True)))
+                predicted = dict(zip(prediction.keys, prediction.pks, strict=True))
+                yield from refresh_due_rows(rows, predicted, dict(zip(prediction.keys, read, strict=True)))
             return answer
-    result: dict[Values, list[Any]] = {}
-    read_by_pk = dict(zip(prediction.pks, read, strict=True))
-    misses = yield from _judge_index(index, {values: key}, [entry], read_by_pk, epoch, predictions, result)
+    result: dict[bytes, list[Any]] = {}
+    read_by_key = dict(zip(prediction.keys, read, strict=True))
+    misses = yield from _judge_index(index, {key: values}, [entry], read_by_key, epoch, predictions, result)
     if misses:
-        yield from _resolve_index_misses(index, {values: key}, misses, predictions, result)
-    return result[values]
+        yield from _resolve_index_misses(index, {key: values}, misses, predictions, result)
+    return result[key]
 
 
 def index_hit(
@@ -94,7 +96,7 @@ def index_hit(
     epoch = entries[rows.epoch_key]
     if not index.hit(entries[key], epoch, prediction):
         return None
-    hit, wanted = rows.hit, list(zip(index.attributes, values, strict=True))
+    hit, wanted = rows.hit, list(zip(index.attributes, values, strict=True)) if index.compares_by_value else []
     answer: list[RowValues] = []
     for pk, row_key in zip(prediction.pks, prediction.keys, strict=True):
         row = hit(entries.get(row_key), epoch, pk)
@@ -104,155 +106,148 @@ def index_hit(
             if row[attribute] != value:
                 return None
         answer.append(row)
+    if not index.compares_by_value and not index.confirms(prediction.pks, answer, values):
+        return None
     return answer
 
 
-def rows_by_index(
-    index: IndexEntries, wanted: Sequence[Values], predictions: Predictions
-) -> Plan[dict[Values, list[Any]]]:
-    """Finds rows by the values of an index. Returns the rows for each of ``wanted``, in the index's order."""
-    result: dict[Values, list[Any]] = {}
-    keys = {values: index.key(values) for values in wanted}
-    misses = yield from _read_index(index, keys, predictions, result)
+def rows_by_index(index: IndexEntries, wanted: Wanted, predictions: Predictions) -> Plan[dict[bytes, list[Any]]]:
+    """Finds rows by the values of an index. Returns the rows by the keys of ``wanted``, in the index's order."""
+    result: dict[bytes, list[Any]] = {}
+    misses = yield from _read_index(index, wanted, predictions, result)
     if misses:
-        yield from _resolve_index_misses(index, keys, misses, predictions, result)
+        yield from _resolve_index_misses(index, wanted, misses, predictions, result)
     return result
 
 
 def _resolve_index_misses(
-    index: IndexEntries,
-    keys: Keys,
-    misses: dict[Values, bytes | None],
-    predictions: Predictions,
-    result: dict[Values, list[Any]],
+    index: IndexEntries, wanted: Wanted, misses: Misses, predictions: Predictions, result: dict[bytes, list[Any]]
 ) -> Plan[None]:
     """Adds the missed rows to ``result``: from the database, or from the reader that is filling them."""
-    pending = yield from _load_index(index, keys, misses, predictions, result)
+    pending = yield from _load_index(index, wanted, misses, predictions, result)
     if pending:
-        pending_keys = {values: keys[values] for values in pending}
-        yield from wait_for_leases(pending_keys.values(), pending.values())
-        misses = yield from _read_index(index, pending_keys, predictions, result)
+        yield from wait_for_leases(pending, pending.values())
+        misses = yield from _read_index(index, {key: wanted[key] for key in pending}, predictions, result)
         if misses:
-            yield from _load_index(index, keys, misses, predictions, result, fill=False)
+            yield from _load_index(index, wanted, misses, predictions, result, fill=False)
 
 
 def _read_index(
-    index: IndexEntries, keys: Keys, predictions: Predictions, result: dict[Values, list[Any]]
-) -> Plan[dict[Values, bytes | None]]:
+    index: IndexEntries, wanted: Wanted, predictions: Predictions, result: dict[bytes, list[Any]]
+) -> Plan[Misses]:
     """Reads index entries and the rows that they lead to. Adds hits to ``result`` and returns the misses.
 
     Index entries and predicted rows are read in one round trip. Only rows that were not predicted cost a second one.
     """
-    learned = map(predictions.predict, keys.values())
-    predicted = {pk: key for known in learned for pk, key in zip(known.pks, known.keys, strict=True)}
-    epoch, *entries = yield Read([index.rows.epoch_key, *keys.values(), *predicted.values()])
-    read = dict(zip(predicted, entries[len(keys) :], strict=True))
-    return (yield from _judge_index(index, keys, entries, read, epoch, predictions, result))
+    predicted = dict.fromkeys([key for known in map(predictions.predict, wanted) for key in known.keys])
+    epoch, *entries = yield Read([index.rows.epoch_key, *wanted, *predicted])
+    read = dict(zip(predicted, entries[len(wanted) :], strict=True))
+    return (yield from _judge_index(index, wanted, entries, read, epoch, predictions, result))
 
 
 def _judge_index(
     index: IndexEntries,
-    keys: Keys,
+    wanted: Wanted,
     read_entries: Sequence[bytes | None],
-    read: dict[Any, bytes | None],
+    read: dict[bytes, bytes | None],
     epoch: bytes | None,
     predictions: Predictions,
-    result: dict[Values, list[Any]],
-) -> Plan[dict[Values, bytes | None]]:
+    result: dict[bytes, list[Any]],
+) -> Plan[Misses]:
     """Turns index entries into answers. Reads the rows that were not read along with the entries."""
-    entries = dict(zip(keys, read_entries, strict=False))
-    pks_by_values: dict[Values, list[Any]] = {}
-    misses: dict[Values, bytes | None] = {}
-    for values, entry in entries.items():
+    entries = dict(zip(wanted, read_entries, strict=False))
+    listed: dict[bytes, list[Any]] = {}
+    misses: Misses = {}
+    for key, entry in entries.items():
         pks = index.read(entry, epoch)
         if pks is NoValue.MISS:
-            misses[values] = entry
+            misses[key] = entry
         elif pks is NoValue.ABSENT:
             index.counters.hits += 1
-            result[values] = []
-            predictions.forget(keys[values])
+            result[key] = []
+            predictions.forget(key)
         else:
-            pks_by_values[values] = pks
-            predictions.learn(keys[values], pks, index.rows)
-    if pks_by_values:
-        yield from _follow_to_rows(index, pks_by_values, read, epoch, entries, result, misses)
-    for values, entry in entries.items():
-        if values not in misses and entry is not None and index.lifetimes.is_due(entry):
-            yield _index_refresh(index, values, keys[values], entry, predictions)
+            listed[key] = pks
+            predictions.learn(key, pks, index.rows)
+    if listed:
+        yield from _follow_to_rows(index, wanted, listed, read, epoch, entries, result, misses)
+    for key, entry in entries.items():
+        if key not in misses and entry is not None and index.lifetimes.is_due(entry):
+            yield _index_refresh(index, wanted[key], key, entry, predictions)
     index.counters.misses += len(misses)
     return misses
 
 
 def _follow_to_rows(
     index: IndexEntries,
-    pks_by_values: dict[Values, list[Any]],
-    read: dict[Any, bytes | None],
+    wanted: Wanted,
+    listed: dict[bytes, list[Any]],
+    read: dict[bytes, bytes | None],
     epoch: bytes | None,
-    entries: dict[Values, bytes | None],
-    result: dict[Values, list[Any]],
-    misses: dict[Values, bytes | None],
+    entries: dict[bytes, bytes | None],
+    result: dict[bytes, list[Any]],
+    misses: Misses,
 ) -> Plan[None]:
     """Resolves index entries to their rows. A row that is gone or no longer matches makes the entry a miss."""
     rows = index.rows
-    needed = dict.fromkeys([pk for pks in pks_by_values.values() for pk in pks])
-    unread = [pk for pk in needed if pk not in read]
+    needed = {rows.key(pk): pk for pks in listed.values() for pk in pks}
+    unread = [key for key in needed if key not in read]
     if unread:
-        epoch, *more = yield Read([rows.epoch_key, *map(rows.key, unread)])
+        epoch, *more = yield Read([rows.epoch_key, *unread])
         read.update(zip(unread, more, strict=True))
-    row_of: dict[Any, Any] = {}
+    row_of: dict[bytes, Any] = {}
     row_misses: Misses = {}
-    for pk in needed:
-        classify_row(rows, pk, read[pk], rows.read(read[pk], epoch), row_of, row_misses)
-    yield from refresh_due_rows(rows, {pk: read[pk] for pk in row_of})
+    for key, pk in needed.items():
+        classify_row(rows, pk, key, read[key], rows.read(read[key], epoch), row_of, row_misses)
+    yield from refresh_due_rows(rows, needed, {key: read[key] for key in row_of})
     if row_misses:
-        pending = yield from load_rows(rows, row_misses, row_of)
+        pending = yield from load_rows(rows, needed, row_misses, row_of)
         if pending:
-            row_of.update((yield from rows_by_pk(rows, list(pending))))
-    for values, pks in pks_by_values.items():
-        answer = [row_of.get(pk) for pk in pks]
-        if None not in answer and index.confirms(pks, list(map(values_of, answer)), values):
+            row_of.update((yield from rows_by_pk(rows, {key: needed[key] for key in pending})))
+    for key, pks in listed.items():
+        answer = [row_of.get(rows.key(pk)) for pk in pks]
+        if None not in answer and index.confirms(pks, list(map(values_of, answer)), wanted[key]):
             index.counters.hits += 1
-            result[values] = answer
+            result[key] = answer
         else:
             index.counters.repaired += 1
-            misses[values] = entries[values]
+            misses[key] = entries[key]
 
 
 def _load_index(
     index: IndexEntries,
-    keys: Keys,
-    misses: dict[Values, bytes | None],
+    wanted: Wanted,
+    misses: Misses,
     predictions: Predictions,
-    result: dict[Values, list[Any]],
+    result: dict[bytes, list[Any]],
     *,
     fill: bool = True,
-) -> Plan[dict[Values, bytes | None]]:
+) -> Plan[Misses]:
     """Loads the rows of missed index entries, and stores entries and rows from one statement.
 
-    Adds the rows to ``result``. Returns the values that other readers are filling, with the bytes under their keys.
+    Adds the rows to ``result``. Returns the keys that other readers are filling, with the bytes that they hold.
     """
     rows = index.rows
-    leasable = {values: keys[values] for values in misses if fill and index.cacheable(values)}
-    granted: dict[Values, bytes] = {}
-    pending: dict[Values, bytes | None] = {}
+    leasable = [key for key in misses if fill and index.cacheable(wanted[key])]
+    granted: dict[bytes, Values] = {}
+    pending: Misses = {}
     acquired = None
     if leasable:
         acquired = yield AcquireLeases(
-            [(key, replaceable_prefix(misses[values])) for values, key in leasable.items()],
-            [rows.epoch_key, rows.stamp_key],
+            [(key, replaceable_prefix(misses[key])) for key in leasable], [rows.epoch_key, rows.stamp_key]
         )
         own = LEASE + acquired.attempt.token
-        for (values, key), value in zip(leasable.items(), acquired.values, strict=True):
+        for key, value in zip(leasable, acquired.values, strict=True):
             if value == own:
-                granted[values] = key
+                granted[key] = wanted[key]
             elif is_being_filled(value):
-                pending[values] = value
-    wanted = [values for values in misses if values not in pending]
-    if not wanted:
+                pending[key] = value
+    missing = {key: wanted[key] for key in misses if key not in pending}
+    if not missing:
         return pending
-    answers = yield from load_or_release(Load(index, wanted), acquired, granted.values())
-    for values in wanted:
-        result[values] = [loaded.take() for loaded in answers[values].rows]
+    answers = yield from load_or_release(Load(index, missing), acquired, granted)
+    for key in missing:
+        result[key] = [loaded.take() for loaded in answers[key].rows]
     if fill:
         index.counters.unfillable += len(misses) - len(leasable)
     if granted and acquired is not None:
@@ -263,8 +258,8 @@ def _load_index(
 
 def _index_fills(
     index: IndexEntries,
-    granted: dict[Values, bytes],
-    answers: dict[Values, Answer],
+    granted: Wanted,
+    answers: dict[bytes, Answer],
     attempt: Attempt,
     versions: Sequence[bytes | None],
     predictions: Predictions,
@@ -279,8 +274,8 @@ def _index_fills(
     fills: list[PlannedFill] = []
     if epoch is not None and is_version(epoch):
         payloads: dict[bytes, bytes] = {}
-        for values in granted:
-            for loaded in answers[values].rows:
+        for key in granted:
+            for loaded in answers[key].rows:
                 payload = row_payload(rows, loaded)
                 if payload is not None:
                     payloads[rows.key(loaded.values[rows.schema.pk])] = payload
@@ -288,15 +283,15 @@ def _index_fills(
         for key, (own, unchanged) in late.items():
             entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
             fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
-    for values, key in granted.items():
-        entry = _index_entry(index, values, answers[values], attempt.token, epoch)
+    for key in granted:
+        entry = _index_entry(index, answers[key], attempt.token, epoch)
         if entry[:1] == VALUE:
-            predictions.learn(key, [loaded.values[rows.schema.pk] for loaded in answers[values].rows], rows)
+            predictions.learn(key, [loaded.values[rows.schema.pk] for loaded in answers[key].rows], rows)
         fills.append((attempt, key, entry, index.lifetimes.of(entry[:1])))
     return fills
 
 
-def _index_entry(index: IndexEntries, values: Values, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
+def _index_entry(index: IndexEntries, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
     if epoch is None or not is_version(epoch):
         return b""
     unkept = index.unique and not answer.rows and not index.caches_absence
@@ -345,5 +340,5 @@ def _index_refresh(index: IndexEntries, values: Values, key: bytes, entry: bytes
 def _reload_index(
     index: IndexEntries, values: Values, key: bytes, predictions: Predictions, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
-    answers: dict[Values, Answer] = yield Load(index, [values])
-    return (yield from _index_fills(index, {values: key}, answers, attempt, acquired.versions, predictions))
+    answers: dict[bytes, Answer] = yield Load(index, {key: values})
+    return (yield from _index_fills(index, {key: values}, answers, attempt, acquired.versions, predictions))

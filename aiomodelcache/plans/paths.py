@@ -5,12 +5,11 @@ Writers therefore need not find out which paths a row is part of. A run of a pat
 run in one request. Prefetched values are checked like any others, so a wrong prediction cannot change the answer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tortoise.models import Model
 
-from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.predictions import Prediction, Predictions
@@ -47,6 +46,10 @@ class Hop(NamedTuple):
             return self.entry_set.owner_value(value)
         return self.entry_set.schema.normalise(self.entry_set.attributes[0], value)
 
+    def key(self, row: Any) -> bytes:
+        """Returns the cache key under which ``entry_set`` finds the related rows."""
+        return self.entry_set.key_of((self.value(row),))
+
 
 class Branch(NamedTuple):
     """A relation to attach to instances, and the relations to attach to its targets."""
@@ -80,7 +83,7 @@ class PathRun:
         self.predictions = predictions
         self._key = key
         self._prefetched: dict[bytes, bytes | None] = {}
-        self._steps: list[tuple[EntrySet, Sequence[Values], Sequence[Any]]] = []
+        self._steps: list[tuple[EntrySet, Collection[bytes], Sequence[Any]]] = []
 
     def prefetch(self) -> Plan[None]:
         """Reads the keys of the previous run."""
@@ -96,20 +99,16 @@ class PathRun:
         """
         return with_prefetched(plan, dict(self._prefetched), self._prefetched.clear)
 
-    def record(self, entry_set: EntrySet, wanted: Sequence[Values], rows: Sequence[Any]) -> None:
-        """Records the rows that an entry set returned for these values."""
-        self._steps.append((entry_set, wanted, rows))
+    def record(self, entry_set: EntrySet, keys: Collection[bytes], rows: Sequence[Any]) -> None:
+        """Records the rows that an entry set returned for these keys."""
+        self._steps.append((entry_set, keys, rows))
 
     def finish(self) -> list[bytes]:
         """Stores the prediction for the next run, and returns the keys that the answer depends on."""
         if self._prefetched:  # the run needed no other keys
             return list(self._prefetched)
         keys: dict[bytes, None] = {}
-        for entry_set, wanted, rows in self._steps:
-            looked_up = [
-                entry_set.key(values[0]) if isinstance(entry_set, RowEntries) else entry_set.key(values)
-                for values in wanted
-            ]
+        for entry_set, looked_up, rows in self._steps:
             predicted = [read for key in looked_up for read in self.predictions.predict(key).keys]
             found = [entry_set.rows.key(values_of(row)[entry_set.schema.pk]) for row in rows]
             keys.update(dict.fromkeys([entry_set.rows.epoch_key, *looked_up, *predicted, *found]))
@@ -133,13 +132,12 @@ def follow_path(
         else rows_at(entry_set, values, key, predictions)
     )
     rows = yield from run.with_prefetched(base_plan)
-    run.record(entry_set, [values], rows)
+    run.record(entry_set, [key], rows)
     for hop in path.hops:
         entry_set = hop.entry_set
         found = yield from _follow_hop(hop, rows, run)
-        rows = list(
-            {values_of(related)[entry_set.schema.pk]: related for related in _in_order(hop, rows, found)}.values()
-        )
+        related_rows = _in_order(hop, rows, found)
+        rows = list({entry_set.rows.key(values_of(row)[entry_set.schema.pk]): row for row in related_rows}.values())
     instances = [make_instance(entry_set, row) for row in rows]
     yield from _attach(path.branches, instances, run, make_instance)
     return instances, run.finish()
@@ -151,38 +149,34 @@ def _attach(
     """Sets the relations of instances, as if the related instances had been fetched with them."""
     for hop, then in branches:
         found = yield from _follow_hop(hop, instances, run)
-        related = {value: make_instance(hop.entry_set, rows[0]) for value, rows in found.items() if rows}
+        related = {key: make_instance(hop.entry_set, rows[0]) for key, rows in found.items() if rows}
         for instance in instances:
-            vars(instance)[f"_{hop.name}"] = related.get(hop.value(instance))
+            vars(instance)[f"_{hop.name}"] = related.get(hop.key(instance))
         yield from _attach(then, list(related.values()), run, make_instance)
 
 
-def _follow_hop(hop: Hop, rows: Iterable[Any], run: PathRun) -> Plan[dict[Any, list[Any]]]:
+def _follow_hop(hop: Hop, rows: Iterable[Any], run: PathRun) -> Plan[dict[bytes, list[Any]]]:
     """Follows a relation of rows.
 
-    Returns the related rows by the values that lead to them, in the order of the relation.
+    Returns the related rows by the keys that lead to them, in the order of the relation.
     """
-    wanted = list(dict.fromkeys([value for row in rows if (value := hop.value(row)) is not None]))
+    entry_set = hop.entry_set
+    wanted = {entry_set.key_of((value,)): value for row in rows if (value := hop.value(row)) is not None}
     if not wanted:
         return {}
     hop_plan = (
-        _by_pk(hop.entry_set, wanted)
-        if isinstance(hop.entry_set, RowEntries)
-        else _by_index(hop.entry_set, wanted, run.predictions)
+        _by_pk(entry_set, wanted)
+        if isinstance(entry_set, RowEntries)
+        else rows_by_index(entry_set, {key: (value,) for key, value in wanted.items()}, run.predictions)
     )
     found = yield from run.with_prefetched(hop_plan)
-    run.record(hop.entry_set, [(value,) for value in wanted], [row for rows in found.values() for row in rows])
+    run.record(entry_set, wanted, [row for rows in found.values() for row in rows])
     return found
 
 
-def _by_pk(rows: RowEntries, pks: list[Any]) -> Plan[dict[Any, list[Any]]]:
-    return {pk: [row] for pk, row in (yield from rows_by_pk(rows, pks)).items()}
+def _by_pk(rows: RowEntries, pks: dict[bytes, Any]) -> Plan[dict[bytes, list[Any]]]:
+    return {key: [row] for key, row in (yield from rows_by_pk(rows, pks)).items()}
 
 
-def _by_index(index: IndexEntries, wanted: list[Any], predictions: Predictions) -> Plan[dict[Any, list[Any]]]:
-    found = yield from rows_by_index(index, [(value,) for value in wanted], predictions)
-    return {value: rows for (value,), rows in found.items()}
-
-
-def _in_order(hop: Hop, rows: Iterable[Any], found: dict[Any, list[Any]]) -> Iterable[Any]:
-    return [related for row in rows for related in found.get(hop.value(row), ())]
+def _in_order(hop: Hop, rows: Iterable[Any], found: dict[bytes, list[Any]]) -> Iterable[Any]:
+    return [related for row in rows for related in found.get(hop.key(row), ())]

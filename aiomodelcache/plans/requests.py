@@ -101,10 +101,11 @@ class Answer(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A request to select the rows with these values from the database. Answer: a dict of values to ``Answer``."""
+    """A request to select rows from the database: those with the values of each key. Answer: an ``Answer`` by key."""
 
     entry_set: RowEntries | IndexEntries
-    wanted: list[Values]
+    wanted: Mapping[bytes, Values]
+    """The values by their cache keys, which tell values apart as the database does."""
     replica: bool = False
     """True if a replica may answer, because none of these rows was written within ``replica_lag``."""
 

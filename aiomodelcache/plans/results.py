@@ -158,10 +158,13 @@ def _read_value(
         instances: dict[InstanceReference, Any] = {}
         read: dict[bytes, None] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
-            pks = {reference: pk for reference, (other, pk) in referred.items() if other is rows}
-            by_pk = yield from with_prefetched(rows_by_pk(rows, list(pks.values())), prefetched)
-            instances.update({reference: instance_of(rows, by_pk[pk]) for reference, pk in pks.items() if pk in by_pk})
-            read.update(dict.fromkeys([rows.epoch_key, *map(rows.key, pks.values())]))
+            keys = {reference: rows.key(pk) for reference, (other, pk) in referred.items() if other is rows}
+            pks = {key: referred[reference][1] for reference, key in keys.items()}
+            found = yield from with_prefetched(rows_by_pk(rows, pks), prefetched)
+            instances.update(
+                {reference: instance_of(rows, found[key]) for reference, key in keys.items() if key in found}
+            )
+            read.update(dict.fromkeys([rows.epoch_key, *pks]))
         predictions.learn_keys(key, Prediction(list(referred), list(read)))
         if len(instances) < len(referred):
             result.counters.repaired += 1

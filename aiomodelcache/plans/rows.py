@@ -3,7 +3,7 @@
 Also refreshes entries that are still used as answers. Must not know where a primary key came from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -27,8 +27,10 @@ from aiomodelcache.plans.requests import (
 )
 from aiomodelcache.plans.steps import is_being_filled, load_or_release, replaceable_prefix, store, wait_for_leases
 
-Misses = dict[Any, bytes | None]
-"""Lookups that the cache did not answer, with the unusable bytes that their keys hold."""
+Misses = dict[bytes, bytes | None]
+"""Keys that the cache did not answer, with the unusable bytes that they hold."""
+Pks = Mapping[bytes, Any]
+"""The primary keys of rows, by the cache keys, which tell them apart as the database does."""
 
 
 def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
@@ -38,114 +40,116 @@ def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
     """
     epoch, entry = yield Read([rows.epoch_key, key])
     row = rows.read(entry, epoch)
-    if isinstance(row, dict) and row[rows.schema.pk] == pk:
+    if isinstance(row, dict) and rows.is_row(row, pk):
         rows.counters.hits += 1
         if entry[CREATED] <= rows.lifetimes.due:
-            yield _row_refresh(rows, pk, entry)
+            yield _row_refresh(rows, pk, key, entry)
         return [row]
-    result: dict[Any, Any] = {}
+    pks, result = {key: pk}, dict[bytes, Any]()
     misses: Misses = {}
-    classify_row(rows, pk, entry, row, result, misses)
+    classify_row(rows, pk, key, entry, row, result, misses)
     if misses:
-        yield from _resolve_row_misses(rows, misses, result)
+        yield from _resolve_row_misses(rows, pks, misses, result)
     else:
-        yield from refresh_due_rows(rows, {pk: entry})
-    return [] if result[pk] is None else [result[pk]]
+        yield from refresh_due_rows(rows, pks, {key: entry})
+    return [] if result[key] is None else [result[key]]
 
 
-def rows_by_pk(rows: RowEntries, pks: Sequence[Any]) -> Plan[dict[Any, Any]]:
-    """Finds rows by primary key. Returns the existing rows by primary key, in the order of ``pks``."""
+def rows_by_pk(rows: RowEntries, pks: Pks) -> Plan[dict[bytes, Any]]:
+    """Finds rows by primary key. Returns the existing rows by cache key, in the order of ``pks``."""
     result, misses = yield from _read_rows(rows, pks)
     if misses:
-        yield from _resolve_row_misses(rows, misses, result)
-    return {pk: result[pk] for pk in pks if result[pk] is not None}
+        yield from _resolve_row_misses(rows, pks, misses, result)
+    return {key: result[key] for key in pks if result[key] is not None}
 
 
-def _resolve_row_misses(rows: RowEntries, misses: Misses, result: dict[Any, Any]) -> Plan[None]:
+def _resolve_row_misses(rows: RowEntries, pks: Pks, misses: Misses, result: dict[bytes, Any]) -> Plan[None]:
     """Adds the missed rows to ``result``: from the database, or from the reader that is filling them."""
-    pending = yield from load_rows(rows, misses, result)
+    pending = yield from load_rows(rows, pks, misses, result)
     if pending:
-        yield from wait_for_leases(map(rows.key, pending), pending.values())
-        late, misses = yield from _read_rows(rows, pending)
+        yield from wait_for_leases(pending, pending.values())
+        late, misses = yield from _read_rows(rows, {key: pks[key] for key in pending})
         result.update(late)
         if misses:
-            yield from load_rows(rows, misses, result, fill=False)
+            yield from load_rows(rows, pks, misses, result, fill=False)
 
 
-def _read_rows(rows: RowEntries, pks: Iterable[Any]) -> Plan[tuple[dict[Any, RowValues | None], Misses]]:
+def _read_rows(rows: RowEntries, pks: Pks) -> Plan[tuple[dict[bytes, RowValues | None], Misses]]:
     """Reads rows from the cache. Returns the hits (None: known to be absent) and the misses."""
-    pks = list(pks)
-    epoch, *entries = yield Read([rows.epoch_key, *map(rows.key, pks)])
-    result: dict[Any, RowValues | None] = {}
+    epoch, *entries = yield Read([rows.epoch_key, *pks])
+    result: dict[bytes, RowValues | None] = {}
     misses: Misses = {}
-    for pk, entry in zip(pks, entries, strict=True):
-        classify_row(rows, pk, entry, rows.read(entry, epoch), result, misses)
-    yield from refresh_due_rows(rows, {pk: entry for pk, entry in zip(pks, entries, strict=True) if pk in result})
+    for (key, pk), entry in zip(pks.items(), entries, strict=True):
+        classify_row(rows, pk, key, entry, rows.read(entry, epoch), result, misses)
+    read = {key: entry for key, entry in zip(pks, entries, strict=True) if key in result}
+    yield from refresh_due_rows(rows, pks, read)
     return result, misses
 
 
 def classify_row(
     rows: RowEntries,
     pk: Any,
+    key: bytes,
     entry: bytes | None,
     row: RowValues | Absent | Miss,
-    result: dict[Any, RowValues | None],
+    result: dict[bytes, RowValues | None],
     misses: Misses,
 ) -> None:
     """Adds the entry that was read for ``pk`` to the hits in ``result`` or to the misses."""
     if row is NoValue.ABSENT:
         rows.counters.hits += 1
-        result[pk] = None
-    elif row is not NoValue.MISS and row[rows.schema.pk] == pk:
+        result[key] = None
+    elif row is not NoValue.MISS and rows.is_row(row, pk):
         rows.counters.hits += 1
-        result[pk] = row
+        result[key] = row
     else:
         if row is not NoValue.MISS:
             count_mismatched(rows.counters, rows.schema.name, "it is another row than its key says")
         rows.counters.misses += 1
-        misses[pk] = entry
+        misses[key] = entry
 
 
-def load_rows(rows: RowEntries, misses: Misses, result: dict[Any, Any], *, fill: bool = True) -> Plan[Misses]:
-    """Loads rows from the database under leases and stores them.
+def load_rows(
+    rows: RowEntries, pks: Pks, misses: Misses, result: dict[bytes, Any], *, fill: bool = True
+) -> Plan[Misses]:
+    """Loads missed rows from the database under leases and stores them.
 
-    Adds the rows to ``result``. Returns the primary keys that other readers are filling, with the values that their
-    keys hold. These rows are not loaded.
+    Adds the rows to ``result``. Returns the keys that other readers are filling, with the values that they hold. These
+    rows are not loaded.
     """
-    granted: dict[Any, bytes] = {}
+    granted: dict[bytes, None] = {}
     pending: Misses = {}
     acquired = None
     if fill:
-        keys = {pk: rows.key(pk) for pk in misses}
         acquired = yield AcquireLeases(
-            [(keys[pk], replaceable_prefix(entry)) for pk, entry in misses.items()], [rows.epoch_key]
+            [(key, replaceable_prefix(entry)) for key, entry in misses.items()], [rows.epoch_key]
         )
         own = LEASE + acquired.attempt.token
-        for pk, value in zip(misses, acquired.values, strict=True):
+        for key, value in zip(misses, acquired.values, strict=True):
             if value == own:
-                granted[pk] = keys[pk]
+                granted[key] = None
             elif is_being_filled(value):
-                pending[pk] = value
-    wanted = [(pk,) for pk in misses if pk not in pending]
+                pending[key] = value
+    wanted: dict[bytes, Values] = {key: (pks[key],) for key in misses if key not in pending}
     if not wanted:
         return pending
-    answers: dict[Values, Answer] = {}
+    answers: dict[bytes, Answer] = {}
     for load in _split_for_replica(rows, wanted, granted, acquired):
-        answers.update((yield from load_or_release(load, acquired, granted.values())))
-    for values, answer in answers.items():
-        result[values[0]] = answer.rows[0].take() if answer.rows else None
+        answers.update((yield from load_or_release(load, acquired, granted)))
+    for key, answer in answers.items():
+        result[key] = answer.rows[0].take() if answer.rows else None
     if granted and acquired is not None:
         epoch = acquired.versions[0]
         fills: list[PlannedFill] = []
-        for pk, key in granted.items():
-            entry = _row_entry(rows, answers[(pk,)], acquired.attempt.token, epoch)
+        for key in granted:
+            entry = _row_entry(rows, answers[key], acquired.attempt.token, epoch)
             fills.append((acquired.attempt, key, entry, rows.lifetimes.of(entry[:1])))
         yield from store(rows, fills)
     return pending
 
 
 def _split_for_replica(
-    rows: RowEntries, wanted: list[Values], granted: dict[Any, bytes], acquired: LeaseResult | None
+    rows: RowEntries, wanted: dict[bytes, Values], granted: Collection[bytes], acquired: LeaseResult | None
 ) -> list[Load]:
     """Splits the rows to load into those that a replica may answer and those that only the primary may.
 
@@ -154,8 +158,8 @@ def _split_for_replica(
     """
     if not rows.replicated or not granted or acquired is None or not is_version(acquired.versions[0]):
         return [Load(rows, wanted)]
-    leased = [values for values in wanted if values[0] in granted]
-    others = [values for values in wanted if values[0] not in granted]
+    leased = {key: values for key, values in wanted.items() if key in granted}
+    others = {key: values for key, values in wanted.items() if key not in granted}
     return [Load(rows, leased, replica=True), *([Load(rows, others)] if others else [])]
 
 
@@ -183,24 +187,23 @@ def row_payload(rows: RowEntries, loaded: Loaded) -> bytes | None:
         return None
 
 
-def _row_refresh(rows: RowEntries, pk: Any, entry: bytes) -> Spawn:
-    key = rows.key(pk)
+def _row_refresh(rows: RowEntries, pk: Any, key: bytes, entry: bytes) -> Spawn:
     return refresh_request(rows, key, entry, [rows.epoch_key], partial(_reload_row, rows, pk, key))
 
 
 def _reload_row(
     rows: RowEntries, pk: Any, key: bytes, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
-    answers: dict[Values, Answer] = yield Load(rows, [(pk,)])
-    entry = _row_entry(rows, answers[(pk,)], attempt.token, acquired.versions[0])
+    answers: dict[bytes, Answer] = yield Load(rows, {key: (pk,)})
+    entry = _row_entry(rows, answers[key], attempt.token, acquired.versions[0])
     return [(attempt, key, entry, rows.lifetimes.of(entry[:1]))]
 
 
-def refresh_due_rows(rows: RowEntries, read: Mapping[Any, bytes | None]) -> Plan[None]:
-    """Starts a refresh of every row entry that is due. All of these entries were used as answers."""
-    for pk, entry in read.items():
+def refresh_due_rows(rows: RowEntries, pks: Pks, read: Mapping[bytes, bytes | None]) -> Plan[None]:
+    """Starts a refresh of every row entry in ``read`` that is due. All of these entries were used as answers."""
+    for key, entry in read.items():
         if entry is not None and rows.lifetimes.is_due(entry):
-            yield _row_refresh(rows, pk, entry)
+            yield _row_refresh(rows, pks[key], key, entry)
 
 
 def values_of(row: Any) -> RowValues:

@@ -11,7 +11,6 @@ from typing import cast
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import (
     Answer,
     LeaseResult,
@@ -60,10 +59,10 @@ def with_prefetched(
             step = partial(plan.send, answer)
 
 
-def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[Values, Answer]]:
+def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[bytes, Answer]]:
     """Loads from the database. If that fails, releases the leases at once instead of letting them expire."""
     try:
-        answers: dict[Values, Answer] = yield load
+        answers: dict[bytes, Answer] = yield load
     except Exception:
         if acquired is not None:
             yield Store([(acquired.attempt, key, b"", 1) for key in leased])

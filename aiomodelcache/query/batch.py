@@ -10,6 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.scopes.request import current_scope
@@ -34,12 +35,12 @@ class BatchCacheQuery:
     def push(self, queries: Mapping[Any, CacheQuery[Any]] | None = None, /, **named: CacheQuery[Any]) -> Self:
         """Adds queries, as a mapping, by name, or both. Raises ``TypeError`` naming a value that is not a query."""
         if queries is not None and not isinstance(queries, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {queries!r}.")
+            raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {abbreviated(queries)}.")
         added: dict[Any, Any] = {**(queries or {}), **named}
         for name, query in added.items():
             if not isinstance(query, CacheQuery):
                 raise TypeError(
-                    f"BatchCacheQuery: {name!r} is not a query, but of type {type(query).__name__}. "
+                    f"BatchCacheQuery: {abbreviated(name)} is not a query, but of type {type(query).__name__}. "
                     "Pass Model.cache.get(...) and the like without awaiting them."
                 )
         self._queries.update(added)

@@ -14,7 +14,7 @@ from tortoise.models import Model
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index
@@ -33,8 +33,8 @@ class LocatedKeys(NamedTuple):
 
     cache: OpenCache
     entry_set: EntrySet
-    keys: dict[Values, bytes]
-    """The cache keys by normalised values, in the order requested."""
+    wanted: dict[bytes, Values]
+    """The normalised values by cache key, in the order requested."""
     names: list[Any]
     """The keys of the result, in the same order."""
 
@@ -53,7 +53,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     ) -> None:
         super().__init__(cache)
         if isinstance(wanted, str | bytes):
-            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {wanted!r}.")
+            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {abbreviated(wanted)}.")
         self._model = model
         self._fields = (key,) if isinstance(key, str) else tuple(key)
         self._single = len(self._fields) == 1
@@ -61,11 +61,12 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         self._located: LocatedKeys | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model.__name__}({', '.join(self._fields)} in {self._requested!r})>"
+        fields = ", ".join(self._fields)
+        return f"<{type(self).__name__} {self._model.__name__}({fields} in {abbreviated(self._requested)})>"
 
-    def finish(self, found: dict[Any, M]) -> Any:
-        """Returns the result, made of the rows by value."""
-        return found
+    def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> Any:
+        """Returns the result, made of the rows that exist, and the cache key and value of each."""
+        return dict(zip(names, rows, strict=True))
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return cache.entries_of(self._model).schema.transaction()
@@ -86,51 +87,57 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             )
         if self._single:
             [field] = self._fields
-            keys = dict([place({field: wanted}) for wanted in self._requested])
-            return LocatedKeys(cache, entry_set, keys, [value for (value,) in keys])
-        keys = dict(
-            [place(dict(zip(self._fields, self._combined_values(wanted), strict=True))) for wanted in self._requested]
-        )
+            placed = [place({field: value}) for value in self._requested]
+        else:
+            fields = self._fields
+            placed = [place(dict(zip(fields, self._combined_values(row), strict=True))) for row in self._requested]
+        wanted: dict[bytes, Values] = {}
+        for values, key in placed:
+            wanted.setdefault(key, values)
+        if self._single:
+            return LocatedKeys(cache, entry_set, wanted, [value for (value,) in wanted.values()])
         positions = list(map(order.index, self._fields))
-        return LocatedKeys(cache, entry_set, keys, [tuple([values[at] for at in positions]) for values in keys])
+        names = [tuple([values[at] for at in positions]) for values in wanted.values()]
+        return LocatedKeys(cache, entry_set, wanted, names)
 
     def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
-            raise ValueError(f"{self._model.__name__}: {wanted!r} is no value of ({', '.join(self._fields)})")
+            text = abbreviated(cast("object", wanted))
+            raise ValueError(f"{self._model.__name__}: {text} is no value of ({', '.join(self._fields)})")
         return tuple(cast("Sequence[Any]", wanted))
 
     # Hits, which are nearly always all that is requested ---------------------------------------------------
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
-        return self if self.locate(cache).keys else None
+        return self if self.locate(cache).wanted else None
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
         _, entry_set, keys, _ = self.locate(cache)
         wanted[entry_set.epoch_key] = None
-        wanted.update(dict.fromkeys(keys.values()))
+        wanted.update(dict.fromkeys(keys))
         if not isinstance(entry_set, RowEntries):
             predict = cache.predictions.predict
-            wanted.update(dict.fromkeys([row for key in keys.values() for row in predict(key).keys]))
+            wanted.update(dict.fromkeys([row for key in keys for row in predict(key).keys]))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
-        _, entry_set, keys, names = self.locate(cache)
+        _, entry_set, wanted, names = self.locate(cache)
         hits: Iterable[RowValues | None]
         if isinstance(entry_set, RowEntries):
-            entries, epoch = map(found.__getitem__, keys.values()), found[entry_set.epoch_key]
+            entries, epoch = map(found.__getitem__, wanted), found[entry_set.epoch_key]
             hits = map(entry_set.hit, entries, repeat(epoch), names)
         else:
             predict = cache.predictions.predict
-            found_rows = [index_hit(entry_set, values, key, predict(key), found) for values, key in keys.items()]
+            found_rows = [index_hit(entry_set, values, key, predict(key), found) for key, values in wanted.items()]
             hits = [rows[0] if rows else None for rows in found_rows]
-        answer: dict[Any, Any] = {}
-        for name, row in zip(names, hits, strict=True):
+        answer: list[Any] = []
+        for row in hits:
             if row is None:
                 return NoValue.MISS
-            answer[name] = entry_set.schema.instance(row)
+            answer.append(entry_set.schema.instance(row))
         entry_set.counters.hits += len(answer)
         if entry_set is not entry_set.rows:
             entry_set.rows.counters.hits += len(answer)
-        return self.finish(answer)
+        return self.finish(wanted, names, answer)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self.plan(cache, None)
@@ -138,27 +145,30 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     # Misses, and lookups in a request's scope ------------------------------------------------------------
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Any]:
-        _, entry_set, keys, names = self.locate(cache)
-        known: dict[Values, list[Any]] = {}
+        _, entry_set, wanted, names = self.locate(cache)
+        known: dict[bytes, list[Any]] = {}
         generation = 0
         if scope is not None:
             generation = scope.generation
-            recalled = {values: scope.recall(key) for values, key in keys.items()}
-            known = {values: answer for values, answer in recalled.items() if answer is not None}
-        missing = [values for values in keys if values not in known]
+            recalled = {key: scope.recall(key) for key in wanted}
+            known = {key: answer for key, answer in recalled.items() if answer is not None}
+        missing = {key: values for key, values in wanted.items() if key not in known}
         if missing and isinstance(entry_set, RowEntries):
-            by_pk = yield from rows_by_pk(entry_set, [pk for (pk,) in missing])
-            found = {(pk,): [by_pk[pk]] if pk in by_pk else [] for (pk,) in missing}
+            by_key = yield from rows_by_pk(entry_set, {key: pk for key, (pk,) in missing.items()})
+            found = {key: [by_key[key]] if key in by_key else [] for key in missing}
         elif missing:
             found = yield from rows_by_index(cast("Any", entry_set), missing, cache.predictions)
         else:
             found = {}
-        for values, rows in found.items():
+        for key, rows in found.items():
             instances = [instance_of(entry_set, row) for row in rows]
             if scope is not None:
-                instances = scope.keep(keys[values], [(row_key(entry_set, row), row) for row in instances], generation)
-            known[values] = instances
-        return self.finish({name: known[values][0] for values, name in zip(keys, names, strict=True) if known[values]})
+                instances = scope.keep(key, [(row_key(entry_set, row), row) for row in instances], generation)
+            known[key] = instances
+        existing = [(key, name) for key, name in zip(wanted, names, strict=True) if known[key]]
+        return self.finish(
+            [key for key, _ in existing], [name for _, name in existing], [known[key][0] for key, _ in existing]
+        )
 
 
 class ManyQuery(BulkQuery[M], Generic[M]):
@@ -166,5 +176,14 @@ class ManyQuery(BulkQuery[M], Generic[M]):
 
     __slots__ = ()
 
-    def finish(self, found: dict[Any, M]) -> list[M]:
-        return list(found.values())
+    def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> list[M]:
+        return rows
+
+
+class RowsByKeyQuery(BulkQuery[M], Generic[M]):
+    """The rows of a ``BulkQuery`` by their cache keys, which tell values apart as the database does."""
+
+    __slots__ = ()
+
+    def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> dict[bytes, M]:
+        return dict(zip(keys, rows, strict=True))

@@ -15,7 +15,7 @@ from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import index_hit, rows_at
@@ -199,7 +199,7 @@ class FieldsQuery(LookupQuery[T]):
         self._entry_set, self._cache = match.entry_set, cache
 
     def __repr__(self) -> str:
-        filters = ", ".join(f"{name}={value!r}" for name, value in self._filters.items())
+        filters = ", ".join(f"{name}={abbreviated(value)}" for name, value in self._filters.items())
         return f"<{type(self).__name__} {self._model.__name__}({filters})>"
 
 

@@ -7,6 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan
@@ -28,7 +29,7 @@ class ManyToManyQuery(LookupQuery[list[Any]]):
         self._pk = pk
 
     def __repr__(self) -> str:
-        return f"<ManyToManyQuery {self._through.owner.name}({self._pk!r}).{self._through.relation.name}>"
+        return f"<ManyToManyQuery {self._through.owner.name}({abbreviated(self._pk)}).{self._through.relation.name}>"
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         return self._through, [self._pk]
@@ -41,32 +42,30 @@ class ManyToManyQuery(LookupQuery[list[Any]]):
         return list(found)
 
 
-class ManyToManyBatchQuery(CacheQuery[dict[Any, list[Any]]]):
-    """The lists of one many-to-many relation by the owners' primary keys: one MGET, one statement for all misses."""
+class ManyToManyBatchQuery(CacheQuery[dict[bytes, list[Any]]]):
+    """The lists of one many-to-many relation by their cache keys: one MGET, one statement for all misses."""
 
-    __slots__ = ("_pks", "_through")
+    __slots__ = ("_through", "_wanted")
 
     def __init__(self, through: ManyToManyEntries, pks: Iterable[Any], cache: OpenCache) -> None:
         super().__init__(cache)
         self._through = through
-        self._pks = list(dict.fromkeys(pks))
+        wanted = [(through.owner_value(pk),) for pk in pks]
+        self._wanted = {through.key(values): values for values in wanted}
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._through.schema.transaction()
 
-    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[dict[Any, list[Any]]]:
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[dict[bytes, list[Any]]]:
         through = self._through
-        wanted = {(through.owner_value(pk),): pk for pk in self._pks}
         generation = scope.generation if scope is not None else 0
-        known = {values: scope.recall(through.key(values)) for values in wanted} if scope is not None else {}
-        answers = {values: list(answer) for values, answer in known.items() if answer is not None}
-        missing = [values for values in wanted if values not in answers]
+        known = {key: scope.recall(key) for key in self._wanted} if scope is not None else {}
+        answers = {key: list(answer) for key, answer in known.items() if answer is not None}
+        missing = {key: values for key, values in self._wanted.items() if key not in answers}
         found = (yield from rows_by_index(through, missing, cache.predictions)) if missing else {}
-        for values, rows in found.items():
+        for key, rows in found.items():
             instances = [instance_of(through, row) for row in rows]
             if scope is not None:
-                instances = scope.keep(
-                    through.key(values), [(row_key(through, row), row) for row in instances], generation
-                )
-            answers[values] = instances
-        return {pk: answers[values] for values, pk in wanted.items()}
+                instances = scope.keep(key, [(row_key(through, row), row) for row in instances], generation)
+            answers[key] = instances
+        return answers

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 from tortoise.models import Model
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
-from aiomodelcache.exceptions import CacheNotRegistered
+from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.key_values import same_value
 from aiomodelcache.orm.meta import field_names, is_relation
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
-from aiomodelcache.query.bulk import BulkQuery
+from aiomodelcache.query.bulk import RowsByKeyQuery
 from aiomodelcache.query.many_to_many import ManyToManyBatchQuery
 
 
@@ -42,23 +43,24 @@ class SingleRelation:
         self._model = model
         self._name = name
         self._attribute, self._to_field = columns
+        self._key_of_one = cache.entries_of(related).find("get", [self._to_field]).entry_set.key_of_one
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
-        wanted = {self._key(instance): None for instance in instances if not self._is_loaded(instance)}
-        wanted.pop(None, None)
-        return BulkQuery(self.related, wanted, self._to_field, self._cache)
+        values = [self._value(instance) for instance in instances if not self._is_loaded(instance)]
+        wanted = [value for value in values if value is not None]
+        return RowsByKeyQuery(self.related, wanted, self._to_field, self._cache)
 
     def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
         rows: dict[int, Model] = {}
         for instance in instances:
             if not self._is_loaded(instance):
-                vars(instance)[f"_{self._name}"] = answer.get(self._key(instance))
+                vars(instance)[f"_{self._name}"] = answer.get(self._key_of_one(self._value(instance)))
             row = vars(instance)[f"_{self._name}"]
             if row is not None:
                 rows[id(row)] = row
         return list(rows.values())
 
-    def _key(self, instance: Model) -> Any:
+    def _value(self, instance: Model) -> Any:
         value = vars(instance).get(self._attribute, instance)
         if value is instance:
             raise ValueError(
@@ -69,7 +71,9 @@ class SingleRelation:
 
     def _is_loaded(self, instance: Model) -> bool:
         row = vars(instance).get(f"_{self._name}")
-        return isinstance(row, Model) and vars(row).get(self._to_field) == self._key(instance)
+        if not isinstance(row, Model):
+            return False
+        return self._key_of_one(vars(row).get(self._to_field)) == self._key_of_one(self._value(instance))
 
 
 class ListRelation:
@@ -89,7 +93,7 @@ class ListRelation:
         for instance in instances:
             relation = self._relation(instance)
             if not relation._fetched:
-                relation._set_result_for_query(answer[instance.pk])
+                relation._set_result_for_query(answer[self._through.key((self._through.owner_value(instance.pk),))])
             rows.update({id(row): row for row in relation.related_objects})
         return list(rows.values())
 
@@ -133,7 +137,9 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
     roots = list(instances)
     for root in roots:
         if not isinstance(root, model):
-            raise TypeError(f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {root!r}.")
+            raise TypeError(
+                f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {abbreviated(root)}."
+            )
     tree = _PrefetchNode(cache, model)
     for path in paths:
         node = tree
@@ -170,7 +176,7 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
     relation = schema.foreign_key(name)
     where = f"{model.__name__}.cache.set_related"
     if not isinstance(instance, model):
-        raise TypeError(f"{where} takes an instance of {model.__name__}; got {instance!r}.")
+        raise TypeError(f"{where} takes an instance of {model.__name__}; got {abbreviated(instance)}.")
     if relation is None:
         raise ValueError(
             f"{where}: {name!r} is no foreign key of {model.__name__}. "
@@ -178,12 +184,13 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
         )
     related, attribute, to_field = relation
     if row is not None and not isinstance(row, related):
-        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {row!r}.")
+        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {abbreviated(row)}.")
     expected = vars(instance).get(attribute)
     actual = None if row is None else vars(row).get(to_field)
-    if expected != actual:
+    if not same_value(expected, actual):
         raise ValueError(
-            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is {expected!r}, "
-            f"but got the one whose {to_field} is {actual!r}. To refer to another one, assign it, or use update()."
+            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is "
+            f"{abbreviated(expected)}, but got the one whose {to_field} is {abbreviated(actual)}. "
+            "To refer to another one, assign it, or use update()."
         )
     vars(instance)[f"_{name}"] = row

@@ -97,4 +97,6 @@ async def select_by_unique_key(
         return None
     rows = await select_matching(model, client, attributes, values, [*wanted, *attributes])
     by_values = {tuple([row[name] for name in attributes]): row for row in rows}
-    return [by_values[combination] for combination in values] if by_values.keys() >= set(values) else None
+    if len(by_values) < len(rows) or not by_values.keys() >= set(values):  # some rows are equal to Python alone
+        return None
+    return [by_values[combination] for combination in values]

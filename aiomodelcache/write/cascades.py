@@ -15,6 +15,7 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.orm.key_values import distinct, identity
 from aiomodelcache.orm.meta import RowValues, pk_of
 from aiomodelcache.orm.relations import ForeignKey
 from aiomodelcache.orm.select import linked_to, select_locked
@@ -55,7 +56,7 @@ async def collect_cascade(
         parent, rows = pending.pop()
         await collect_list_keys(intent, graph, parent, rows, client)
         for key in graph.foreign_keys_to(parent):
-            values = list(dict.fromkeys([row[key.to_field] for row in rows if row[key.to_field] is not None]))
+            values = distinct([row[key.to_field] for row in rows if row[key.to_field] is not None])
             children = await _children(graph, key, values, client) if values else []
             if len(children) > graph.limit:
                 _collect_models(intent, graph, key)
@@ -63,7 +64,7 @@ async def collect_cascade(
             pk = pk_of(key.child)
             deleted: list[RowValues] = []
             for child in children:
-                child_id = (key.child, child[pk])
+                child_id = (key.child, identity(child[pk]))
                 if key.on_delete is OnDelete.CASCADE:
                     if child_id not in seen:
                         deleted.append(child)

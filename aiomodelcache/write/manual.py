@@ -18,6 +18,7 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import outermost
 from aiomodelcache.orm.meta import RowValues
@@ -48,11 +49,14 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) 
     items: list[Any] = [*target] if type(target) in (list, tuple, set, frozenset) else [target]
     for item in items:
         if isinstance(item, Model) and not isinstance(item, schema.model):
-            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {item!r}.")
+            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {abbreviated(item)}.")
     pks = [schema.normalise(schema.pk, item.pk if isinstance(item, Model) else item) for item in items]
-    rows = [*await select_values(schema.model, client, schema.pk, pks, wanted)]
-    missing = set(pks) - {row[schema.pk] for row in rows}
-    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing)], [])
+    possible = [pk for pk in pks if schema.can_hold((schema.pk,), (pk,))]
+    rows = [*await select_values(schema.model, client, schema.pk, possible, wanted)]
+    missing = {entries.rows.key(pk): pk for pk in pks}
+    for row in rows:
+        missing.pop(entries.rows.key(row[schema.pk]), None)
+    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing.values())], [])
     return len(rows)
 
 

@@ -12,6 +12,7 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
+from aiomodelcache.exceptions import abbreviated, cause, shortened
 from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values
@@ -84,7 +85,9 @@ def _converted_values(instance: Model, values: Mapping[str, Any]) -> dict[str, A
         try:
             assigned[attribute] = _converted(instance, name, attribute, value)
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
-            raise ValueError(f"{model.__name__}.{name} cannot be {value!r}: {error}") from error
+            raise ValueError(f"{model.__name__}.{name} cannot be {abbreviated(value)}: {shortened(error)}") from cause(
+                error
+            )
     return assigned
 
 

@@ -104,6 +104,18 @@ class Ticket(CachedModel):
     event: fields.ForeignKeyRelation["Event"] = fields.ForeignKeyField("app.Event", related_name="tickets")
 
 
+class WordsField(Field[list], list):  # type: ignore[type-arg]
+    """A list of words in one column, as PostgreSQL's arrays are lists."""
+
+    SQL_TYPE = "VARCHAR(200)"
+
+    def to_db_value(self, value: Any, instance: Any) -> Any:
+        return None if value is None else " ".join(value)
+
+    def to_python_value(self, value: Any) -> Any:
+        return value.split() if isinstance(value, str) else value
+
+
 class Event(CachedModel):
     """A model that tests give a ``CacheMeta``."""
 
@@ -111,6 +123,7 @@ class Event(CachedModel):
     title = fields.CharField(max_length=20)
     about = fields.JSONField[Any](null=True)
     picture = fields.BinaryField(null=True)
+    places: Any = WordsField(null=True)
     organizer: fields.ForeignKeyRelation[User] = fields.ForeignKeyField("app.User")
     venue: fields.ForeignKeyNullableRelation[Venue] = fields.ForeignKeyField("app.Venue", null=True)
     host: fields.ForeignKeyNullableRelation[User] = fields.ForeignKeyField(
@@ -120,7 +133,7 @@ class Event(CachedModel):
 
 EVENT_AND_RELATIONS = [Event, User, Venue, Tag, Ticket]
 
-FIELDS = "Its fields: about, host, id, organizer, picture, slug, title, venue."
+FIELDS = "Its fields: about, host, id, organizer, picture, places, slug, title, venue."
 RELATIONS = "Its relations: host, organizer, tags, tickets, venue."
 A_RELATION = 'name the relation to follow, like "venue" or "venue__city".'
 A_LIST_OF_KEYS = 'it must be a list of tuples of field names, like [("id",), ("slug",)].'
@@ -151,13 +164,18 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         ),
         (
             {"get_key_fields_list": [("about",)]},
-            "Event.CacheMeta: get_key_fields_list names 'about', whose values the database cannot look up by "
-            "equality; use another field.",
+            "Event.CacheMeta: get_key_fields_list names 'about', whose values are not single values "
+            "that the database compares for equality; use another field.",
         ),
         (
             {"filter_key_fields_list": [("organizer", "picture")]},
-            "Event.CacheMeta: filter_key_fields_list names 'picture', whose values the database cannot look up by "
-            "equality; use another field.",
+            "Event.CacheMeta: filter_key_fields_list names 'picture', whose values are not single values "
+            "that the database compares for equality; use another field.",
+        ),
+        (
+            {"get_key_fields_list": [("places",)]},
+            "Event.CacheMeta: get_key_fields_list names 'places', whose values are not single values "
+            "that the database compares for equality; use another field.",
         ),
         (
             {"get_key_fields_list": [("slug", "slug")]},

@@ -29,6 +29,7 @@ SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
     "orm.fields",
+    "orm.key_values",
     "orm.schema",
     "orm.statements",
     "orm.transactions",

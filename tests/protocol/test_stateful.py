@@ -105,7 +105,7 @@ BREAKS = {
     ),
     "the keys of indexes are not invalidated": Break("write.affected:_affected_indexes", "return indexes", "return []"),
     "a row is not checked for the values of the index key": Break(
-        "entries.indexes:IndexEntries.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
+        "entries.indexes:IndexEntries.matches", "all(map(eq, own, values))", "True"
     ),
     "results are not invalidated": Break(
         "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'

@@ -73,7 +73,7 @@ GUARDS = {
     ),
     "a row has the values of the index key": Guard(
         "entries.indexes:IndexEntries.matches",
-        "all(map(eq, map(row.__getitem__, self.attributes), values))",
+        "all(map(eq, own, values))",
         "True",
         "re-key, warm",
     ),

@@ -157,18 +157,19 @@ def stored(steps: Steps) -> list[tuple[Attempt, bytes, bytes, int]]:
 
 class TestRowsByPrimaryKey:
     def test_a_hit_is_one_read(self, rows: RowEntries) -> None:
-        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
             steps = Steps(plan)
             assert steps.request == Read([rows.epoch_key, rows.key(7)])
             steps.answer([EPOCH, value(rows, artist(7))])
             assert steps.request is None
-            assert list(steps.result) == [7] if isinstance(steps.result, dict) else steps.result == [artist(7)]
+            found = list(steps.result.values()) if isinstance(steps.result, dict) else steps.result
+            assert found == [artist(7)]
         assert (rows.counters.hits, rows.counters.misses) == (2, 0)
 
     def test_a_known_absence_is_a_hit(self, rows: RowEntries) -> None:
         absent = rows.entry(b"t" * 16, EPOCH, None)
         assert Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, absent]).result == []
-        assert Steps(rows_by_pk(rows, [7])).answer([EPOCH, absent]).result == {}
+        assert Steps(rows_by_pk(rows, {rows.key(7): 7})).answer([EPOCH, absent]).result == {}
         assert rows.counters.hits == 2
 
     def test_a_miss_is_leased_then_loaded_then_stored(self, rows: RowEntries) -> None:
@@ -176,8 +177,8 @@ class TestRowsByPrimaryKey:
         assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
         fresh = new_version()
         attempt = steps.take(None, versions=[fresh])
-        assert steps.request == Load(rows, [(7,)])
-        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request == Load(rows, {rows.key(7): (7,)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True)})
         [(by, key, entry, lives)] = stored(steps)
         assert (by, key, entry) == (attempt, rows.key(7), entry)
         assert entry[:PREFIX_SIZE] == VALUE + attempt.token
@@ -190,7 +191,7 @@ class TestRowsByPrimaryKey:
     def test_an_absent_row_is_stored_as_absent_for_a_shorter_time(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(None)
-        steps.answer({(7,): Answer([], True)})
+        steps.answer({rows.key(7): Answer([], True)})
         [(_, _, entry, lives)] = stored(steps)
         assert entry[:1] == ABSENT
         assert 54_000 <= lives <= 66_000
@@ -208,12 +209,12 @@ class TestRowsByPrimaryKey:
             ("of another row", value(rows, artist(8)), EPOCH),
             ("foreign", b"hello", EPOCH),
         ):
-            for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+            for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
                 steps = Steps(plan).answer([epoch, entry])
                 assert steps.request == AcquireLeases([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
 
     def test_another_readers_lease_is_waited_for(self, rows: RowEntries) -> None:
-        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, [7])):
+        for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
             steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
             assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
             steps.take(OTHERS_LEASE)
@@ -228,8 +229,8 @@ class TestRowsByPrimaryKey:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(OTHERS_LEASE)
         steps.answer(None).answer([EPOCH, OTHERS_LEASE])
-        assert steps.request == Load(rows, [(7,)])
-        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request == Load(rows, {rows.key(7): (7,)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True)})
         assert steps.request is None, "nothing is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
@@ -246,19 +247,19 @@ class TestRowsByPrimaryKey:
                 "no lease may replace an intent"
             )
             steps.take(held)
-            assert steps.request == Load(rows, [(7,)])
-            assert steps.answer({(7,): Answer([], True)}).result == []
+            assert steps.request == Load(rows, {rows.key(7): (7,)})
+            assert steps.answer({rows.key(7): Answer([], True)}).result == []
 
     def test_a_model_under_an_intent_is_not_filled(self, rows: RowEntries) -> None:
         for epoch in (INTENTS, None):
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([epoch, value(rows, artist(7))])
             assert isinstance(steps.request, AcquireLeases), "no entry is used without a valid epoch"
             attempt = steps.take(None, versions=[epoch])
-            steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+            steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True)})
             assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
 
     def test_a_failed_load_releases_its_leases(self, rows: RowEntries) -> None:
-        steps = Steps(rows_by_pk(rows, [7, 8])).answer([EPOCH, None, None])
+        steps = Steps(rows_by_pk(rows, {rows.key(7): 7, rows.key(8): 8})).answer([EPOCH, None, None])
         attempt = steps.take(None, INTENTS)
         steps.fail(ZeroDivisionError())
         assert [fill[:3] for fill in stored(steps)] == [(attempt, rows.key(7), b"")]
@@ -268,7 +269,7 @@ class TestRowsByPrimaryKey:
     def test_a_row_found_by_a_loose_comparison_is_not_stored(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(None)
-        steps.answer({(7,): Answer([loaded(rows, artist(7))], False)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], False)})
         assert [fill[2] for fill in stored(steps)] == [b""]
         assert rows.counters.unfillable == 1
 
@@ -280,24 +281,24 @@ class TestRowsByPrimaryKey:
         for row in (unencodable, unencodable, partial):
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
             steps.take(None)
-            steps.answer({(7,): Answer([row], True)})
+            steps.answer({rows.key(7): Answer([row], True)})
             assert [fill[2] for fill in stored(steps)] == [b""]
         assert rows.counters.unfillable == 3
         assert len([record for record in caplog.records if "cannot be stored" in record.message]) == 1
 
     def test_many_rows_are_read_leased_and_loaded_together(self, rows: RowEntries) -> None:
-        steps = Steps(rows_by_pk(rows, [3, 1, 4, 5]))
+        steps = Steps(rows_by_pk(rows, {rows.key(3): 3, rows.key(1): 1, rows.key(4): 4, rows.key(5): 5}))
         assert steps.request == Read([rows.epoch_key, *map(rows.key, (3, 1, 4, 5))])
         steps.answer([EPOCH, None, value(rows, artist(1)), None, OTHERS_LEASE])
         assert isinstance(steps.request, AcquireLeases)
         assert [key for key, _ in steps.request.keys] == [rows.key(3), rows.key(4), rows.key(5)]
         steps.take(None, None, OTHERS_LEASE)
-        assert steps.request == Load(rows, [(3,), (4,)])
-        steps.answer({(3,): Answer([loaded(rows, artist(3))], True), (4,): Answer([], True)})
+        assert steps.request == Load(rows, {rows.key(3): (3,), rows.key(4): (4,)})
+        steps.answer({rows.key(3): Answer([loaded(rows, artist(3))], True), rows.key(4): Answer([], True)})
         steps.answer([True, True])
         assert steps.request == Wait([rows.key(5)], [OTHERS_LEASE])
         steps.answer(None).answer([EPOCH, value(rows, artist(5))])
-        assert list(steps.result) == [3, 1, 5], "in the order asked"
+        assert list(steps.result) == [rows.key(3), rows.key(1), rows.key(5)], "in the order asked"
 
 
 class TestRowsByIndex:
@@ -310,8 +311,9 @@ class TestRowsByIndex:
 
         def many(index: IndexEntries, *values: Any) -> Steps:
             def plan() -> Plan[Any]:
-                found = yield from rows_by_index(index, [values], predictions)
-                return found[values]
+                key = index.key(values)
+                found = yield from rows_by_index(index, {key: values}, predictions)
+                return found[key]
 
             return Steps(plan())
 
@@ -395,8 +397,8 @@ class TestRowsByIndex:
             )
             assert by_name.counters.repaired == number
             steps.take(None)
-            assert steps.request == Load(by_name, [("Can",)])
-            steps.answer({("Can",): Answer([], True)})
+            assert steps.request == Load(by_name, {by_name.key(("Can",)): ("Can",)})
+            steps.answer({by_name.key(("Can",)): Answer([], True)})
             assert [fill[2][:1] for fill in stored(steps)] == [ABSENT]
 
     def test_missing_rows_of_an_index_entry_are_loaded_by_primary_key(
@@ -405,8 +407,8 @@ class TestRowsByIndex:
         steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2, 3)])
         steps.answer([EPOCH, None, value(rows, artist(2)), OTHERS_LEASE])
         steps.take(None, OTHERS_LEASE)
-        assert steps.request == Load(rows, [(1,)])
-        steps.answer({(1,): Answer([loaded(rows, artist(1))], True)})
+        assert steps.request == Load(rows, {rows.key(1): (1,)})
+        steps.answer({rows.key(1): Answer([loaded(rows, artist(1))], True)})
         steps.answer([True])
         assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that other readers fill are looked up again"
         steps.answer([EPOCH, value(rows, artist(3))])
@@ -420,7 +422,7 @@ class TestRowsByIndex:
         steps = find(by_name, "Can").answer([EPOCH, None])
         assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_key, rows.stamp_key])
         attempt = steps.take(None)
-        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
         assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.stamp_key], 99.0)
         late = steps.take_late(None)
         row, pointer = stored(steps)
@@ -437,7 +439,7 @@ class TestRowsByIndex:
             predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             attempt = steps.take(None, versions=[EPOCH, before])
-            steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
             late = steps.take_late(None, stamp=after)
             row, pointer = stored(steps)
             assert row[:3] == (late, rows.key(7), b"")
@@ -452,7 +454,7 @@ class TestRowsByIndex:
             predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             steps.take(None)
-            steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
             steps.take_late(held)
             assert [fill[1] for fill in stored(steps)] == [by_name.key(("Can",))]
 
@@ -462,7 +464,7 @@ class TestRowsByIndex:
         outdated = value(rows, artist(7), epoch=new_version())
         steps = find(by_rank, 1).answer([EPOCH, None])
         steps.take(None)
-        steps.answer({(1,): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True)})
+        steps.answer({by_rank.key((1,)): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True)})
         first = steps.take_late(outdated, None)
         assert steps.request == AcquireLeases([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
         second = steps.take_late(None, stamp=new_version())
@@ -478,19 +480,19 @@ class TestRowsByIndex:
         steps.answer(None)
         assert steps.request == Read([rows.epoch_key, key])
         steps.answer([EPOCH, OTHERS_LEASE])
-        assert steps.request == Load(by_name, [("Can",)])
-        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        assert steps.request == Load(by_name, {by_name.key(("Can",)): ("Can",)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
         assert steps.request is None, "neither index nor row is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
     def test_under_intents_nothing_is_filled(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         steps = find(by_name, "Can").answer([EPOCH, INTENTS])
         steps.take(INTENTS)
-        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
         assert steps.request is None
         steps = find(by_name, "Can").answer([INTENTS, None])
         attempt = steps.take(None, versions=[INTENTS, STAMP])
-        steps.answer({("Can",): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
         assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
 
     def test_a_failed_load_releases_the_lease(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
@@ -509,7 +511,7 @@ class TestRowsByIndex:
         for number, answer in enumerate((several, loose), 1):
             steps = find(by_name, "Can").answer([EPOCH, None])
             attempt = steps.take(None)
-            steps.answer({("Can",): answer})
+            steps.answer({by_name.key(("Can",)): answer})
             steps.take_late(*[None] * len(answer.rows))
             *filled, pointer = stored(steps)
             assert len(filled) == len(answer.rows), "the rows themselves may be stored"
@@ -524,8 +526,8 @@ class TestRowsByIndex:
         """
         unique = index_of(artists.gets, "name")
         steps = find(unique, None).answer([EPOCH, None])
-        assert steps.request == Load(unique, [(None,)])
-        steps.answer({(None,): Answer([], True)})
+        assert steps.request == Load(unique, {unique.key((None,)): (None,)})
+        steps.answer({unique.key((None,)): Answer([], True)})
         assert (steps.request, unique.counters.unfillable) == (None, 1)
         assert isinstance(find(index_of(artists.filters, "rank"), None).answer([EPOCH, None]).request, AcquireLeases)
 
@@ -547,21 +549,21 @@ class TestManyIndexKeys:
     ) -> None:
         keys = {name: by_name.key((name,)) for name in "abcd"}
         predictions.learn(keys["a"], [1], rows)
-        steps = Steps(rows_by_index(by_name, [(name,) for name in "abcd"], predictions))
+        steps = Steps(rows_by_index(by_name, {key: (name,) for name, key in keys.items()}, predictions))
         assert steps.request == Read([rows.epoch_key, *keys.values(), rows.key(1)])
         pointers = {name: by_name.entry(b"t" * 16, EPOCH, [pk]) for name, pk in (("a", 1), ("b", 2))}
         steps.answer([EPOCH, pointers["a"], pointers["b"], None, OTHERS_LEASE, value(rows, artist(1, "a"))])
         assert steps.request == Read([rows.epoch_key, rows.key(2)])
         steps.answer([EPOCH, value(rows, artist(2, "b"))])
         steps.take(None, OTHERS_LEASE)
-        assert steps.request == Load(by_name, [("c",)])
-        steps.answer({("c",): Answer([loaded(rows, artist(3, "c"))], True)})
+        assert steps.request == Load(by_name, {by_name.key(("c",)): ("c",)})
+        steps.answer({by_name.key(("c",)): Answer([loaded(rows, artist(3, "c"))], True)})
         steps.take_late(None)
         steps.answer([True, True])
         assert steps.request == Wait([keys["d"]], [OTHERS_LEASE])
         steps.answer(None).answer([EPOCH, by_name.entry(b"t" * 16, EPOCH, [])])
-        names = {values: [values_of(row)["name"] for row in found] for values, found in steps.result.items()}
-        assert names == {("a",): ["a"], ("b",): ["b"], ("c",): ["c"], ("d",): []}
+        names = {key: [values_of(row)["name"] for row in found] for key, found in steps.result.items()}
+        assert names == {keys["a"]: ["a"], keys["b"]: ["b"], keys["c"]: ["c"], keys["d"]: []}
 
 
 class TestRefresh:
@@ -581,8 +583,8 @@ class TestRefresh:
         old, steps = self._spawned(rows)
         assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_key])
         attempt = steps.take(None)
-        assert steps.request == Load(rows, [(7,)])
-        steps.answer({(7,): Answer([loaded(rows, artist(7, rank=2))], True)})
+        assert steps.request == Load(rows, {rows.key(7): (7,)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7, rank=2))], True)})
         (by, key, entry, _), election = stored(steps)
         assert (by, key) == (attempt._replace(replaces=old[:PREFIX_SIZE]), rows.key(7))
         assert rows.read(entry, EPOCH) == artist(7, rank=2)
@@ -594,7 +596,7 @@ class TestRefresh:
     def test_a_refresh_is_refused_if_the_key_holds_another_entry(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         steps.take(None)
-        steps.answer({(7,): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True)})
         assert steps.answer([False, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (0, 1)
 
@@ -705,10 +707,8 @@ class World:
             case Load(entry_set, wanted):
                 yield
                 kind = "pk" if isinstance(entry_set, RowEntries) else entry_set.attributes[0]
-                found = {values: self.expected(kind, values[0], self.table) for values in wanted}
-                return {
-                    values: Answer([loaded(self.rows, row) for row in some], True) for values, some in found.items()
-                }
+                found = {key: self.expected(kind, values[0], self.table) for key, values in wanted.items()}
+                return {key: Answer([loaded(self.rows, row) for row in some], True) for key, some in found.items()}
             case Store(fills):
                 accepted: list[bool] = []
                 for attempt, key, entry, lives in fills:
