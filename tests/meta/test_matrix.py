@@ -27,7 +27,10 @@ ON_THEIR_OWN = {
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")
 SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
-OF_DIALECTS = {"orm.fields", "orm.schema", "orm.statements", "testing.counting", "write.transactions"}
+OF_DIALECTS = {
+    *("orm.fields", "orm.schema", "orm.snapshots", "orm.statements", "orm.transactions"),
+    *("testing.counting", "write.transactions"),
+}
 """The modules of the library whose code depends on the database. Tests of these run on every database; a reason for
 running on SQLite alone holds as long as its subject is elsewhere."""
 
