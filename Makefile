@@ -75,22 +75,24 @@ check: $(VENV)/.dev $(if $(CI),servers)
 quick: $(VENV)/.dev
 	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4
 
-# Every Python that the machine has, on SQLite with both backends.
+# Every Python that the machine has, on SQLite with both backends; the newest one with eager tasks, too (3.12).
 .PHONY: matrix
 matrix:
 	@passed=; failed=; \
-	for python in $$(.ci/pythons); do \
-		version=$$($$python -c 'import platform; print(platform.python_version())'); \
+	run() { \
+		version="$$($$1 -c 'import platform; print(platform.python_version())')$$2"; \
 		echo "Python $$version"; \
-		if $(SUBMAKE) PYTHON=$$python sqlite; then passed="$$passed $$version"; \
+		if $(SUBMAKE) PYTHON=$$1 EAGER=$$2 sqlite; then passed="$$passed $$version"; \
 		else failed="$$failed $$version"; fi; \
-	done; \
+	}; \
+	for python in $$(.ci/pythons); do run $$python; done; \
+	! $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || run $$python --eager; \
 	echo "Passed:$${passed:- none}. Failed:$${failed:- none}."; \
 	test -n "$$passed" -a -z "$$failed"
 
 .PHONY: sqlite
 sqlite: $(VENV)/.dev
-	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --on sqlite,memory,redis $(WORKERS)
+	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --on sqlite,memory,redis $(EAGER) $(WORKERS)
 
 # The wheel and the sdist of a release: see RELEASING.md.
 .PHONY: dist

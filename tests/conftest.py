@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
@@ -38,9 +38,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="run only tests that need no other database or store than these, e.g. sqlite,memory",
     )
+    parser.addoption("--eager", action="store_true", help="use asyncio's eager task factory (Python 3.12 or newer)")
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """An event loop that runs each new task at once, to its first suspension (Python 3.12)."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
+
+
+class EagerLoops:
+    """A plugin that runs every asynchronous test on an eager loop."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_asyncio_loop_factories(self) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+        return {"eager": eager_loop}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--eager"):
+        config.pluginmanager.register(EagerLoops())
     config.addinivalue_line(
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )

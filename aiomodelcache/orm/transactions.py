@@ -32,9 +32,9 @@ async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncCl
 
 def _safe(manager: Any) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     if isinstance(manager, TransactionContextPooled):
-        return _Transaction(_PooledConnection(manager))
+        return SafeTransaction(_PooledConnection(manager))
     if isinstance(manager, SqliteTransactionContext):
-        return _Transaction(_OnlyConnection(manager))
+        return SafeTransaction(_OnlyConnection(manager))
     return cast("AbstractAsyncContextManager[BaseDBAsyncClient]", manager)
 
 
@@ -83,7 +83,7 @@ class _OnlyConnection:
             self._manager._trxlock.release()
 
 
-class _Transaction:
+class SafeTransaction:
     """BEGIN to COMMIT or ROLLBACK on a connection that is taken before and given back after it."""
 
     def __init__(self, connection: _PooledConnection | _OnlyConnection) -> None:

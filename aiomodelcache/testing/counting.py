@@ -25,6 +25,7 @@ from aiomodelcache.backends.protocol import (
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.open_cache import default_cache_or_none
+from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
 
 
@@ -318,5 +319,6 @@ def _transactions() -> Generator[None, None, None]:
         patch.object(TransactionContextPooled, "__aenter__", counting(TransactionContextPooled.__aenter__)),
         patch.object(SqliteTransactionContext, "__aenter__", counting(SqliteTransactionContext.__aenter__)),
         patch.object(SavepointContext, "__aenter__", counting(SavepointContext.__aenter__)),
+        patch.object(SafeTransaction, "__aenter__", counting(SafeTransaction.__aenter__)),
     ):
         yield

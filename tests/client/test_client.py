@@ -176,7 +176,7 @@ class TestStores:
                 assert cache.stats.statements == statements
         assert calls == ["open", "open"]
 
-    @pytest.mark.only_on("memory", because="caches on one server share what is there")
+    @pytest.mark.only_on("memory", because="caches on one server share its entries")
     async def test_two_memory_caches_share_nothing(self, database: BaseDBAsyncClient) -> None:
         event = await add_event()
         async with ModelCache("memory://") as first, ModelCache("memory://") as second:

@@ -1,1 +1,1 @@
-"""Costs."""
+"""Tests of costs: round trips, statements and transactions of each lookup and write."""

@@ -1,4 +1,4 @@
-"""What lookups cost: the contract, in round trips to the store and SQL statements."""
+"""The contract of what lookups cost, in round trips to the backend and SQL statements."""
 
 import asyncio
 import uuid
@@ -19,7 +19,7 @@ NUMBER = 100
 
 @pytest.fixture
 async def rows(database: BaseDBAsyncClient) -> None:
-    """Users, venues and events 1 to 100, written before any cache was open."""
+    """Writes users, venues and events 1 to 100 before a cache opens."""
     numbers = range(1, NUMBER + 1)
     await User.bulk_create([User(id=n, username=f"user{n}", email=f"{n}@example.org", team=n % 10) for n in numbers])
     await Venue.bulk_create([Venue(id=venue_id(n), name=f"venue{n}", city="Bonn") for n in numbers])
@@ -54,7 +54,7 @@ def venues() -> Any:
 
 
 class TestHits:
-    async def test_the_first_look_up_is_one_statement_and_the_second_none(
+    async def test_the_first_lookup_is_one_statement_and_the_second_none(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         for query in (
@@ -76,7 +76,7 @@ class TestHits:
                     await asyncio.gather(query, return_exceptions=True)
                 assert sql or ops.operations == ["read"], query
 
-    async def test_an_index_that_this_process_has_not_seen_costs_a_second_read(
+    async def test_an_index_without_a_prediction_costs_a_second_read(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         async with ModelCache(backend) as other:
@@ -131,12 +131,14 @@ class TestHits:
 
 
 class TestMisses:
-    async def test_a_hundred_of_one_key_are_one_statement(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_hundred_misses_by_one_kind_of_key_are_one_statement(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         by_pk, by_index = ["read", "lease", "fill"], ["read", "lease", "lease", "fill"]
         queries: dict[str, tuple[Callable[[Any, int], CacheQuery[Any]], list[str]]] = {
             "pk": (lambda events, n: events.get(id=n), by_pk),
             "slug": (lambda events, n: events.get(slug=f"event{n}"), by_index),
-            # The empty ones go first.
+            # Empty lists are filled first.
             "list": (lambda events, n: events.filter(organizer=n), ["read", "lease", "fill", "lease", "fill"]),
             "pair": (lambda events, n: events.get(organizer_id=1 + n % 10, title=f"Event {n}"), by_index),
         }
@@ -148,7 +150,7 @@ class TestMisses:
                 async with assert_ops(backend, sql=0, redis=["read"]):
                     assert await asyncio.gather(*[query(events, n) for n in range(1, NUMBER + 1)]) == answers
 
-    async def test_get_many_is_one_statement_for_what_is_missing(
+    async def test_get_many_is_one_statement_for_all_missing_rows(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         for key, values in (("pk", [*range(1, 101)]), ("slug", [f"event{n}" for n in range(1, 101)])):
@@ -161,7 +163,7 @@ class TestMisses:
                 async with assert_ops(backend, sql=0, redis=["read"]):
                     assert len(await events.in_bulk(values, key)) == NUMBER
 
-    async def test_those_of_several_models_share_read_and_lease(
+    async def test_misses_of_several_models_share_read_and_lease(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         queries = [
@@ -184,7 +186,7 @@ class TestMisses:
         with gated_sql(database) as sql:
             gate = sql.hold("SELECT")
             miss = asyncio.create_task(User.cache.get(id=2).resolve())
-            async with assert_ops(backend, sql=0, redis=2):  # the hit's read is the miss's
+            async with assert_ops(backend, sql=0, redis=2):  # the hit and the miss share a read
                 assert (await User.cache.get(id=1)).id == 1
                 await gate.reached()
             gate.open()
@@ -192,7 +194,9 @@ class TestMisses:
 
 
 class TestSingleFlight:
-    async def test_many_tasks_that_miss_one_key_in_one_tick(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_many_tasks_that_miss_one_key_in_one_tick_are_one_statement(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         queries: list[Callable[[], CacheQuery[Any]]] = [
             lambda: Event.cache.get(id=1),
             lambda: Event.cache.get(slug="event2"),
@@ -201,10 +205,10 @@ class TestSingleFlight:
         ]
         for query in queries:
             async with assert_ops(backend, sql=1), asyncio.TaskGroup() as tasks:
-                asked = [tasks.create_task(query().resolve()) for _ in range(NUMBER)]
-            assert all(task.result() == asked[0].result() for task in asked)
+                waiters = [tasks.create_task(query().resolve()) for _ in range(NUMBER)]
+            assert all(task.result() == waiters[0].result() for task in waiters)
 
-    async def test_many_tasks_that_miss_one_key_while_it_is_being_loaded(
+    async def test_tasks_that_miss_a_key_during_its_load_wait_for_the_load(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         queries: list[Callable[[], CacheQuery[Any]]] = [
@@ -216,27 +220,27 @@ class TestSingleFlight:
             async with assert_ops(backend, sql=1) as ops:
                 with gated_sql(database) as sql:
                     gate = sql.hold("SELECT")
-                    asked = [asyncio.create_task(query().resolve()) for _ in range(10)]
+                    waiters = [asyncio.create_task(query().resolve()) for _ in range(10)]
                     await gate.reached()
                     for wave in range(2, 5):
-                        asked += [asyncio.create_task(query().resolve()) for _ in range(10)]
+                        waiters += [asyncio.create_task(query().resolve()) for _ in range(10)]
                         async with asyncio.timeout(PATIENCE):
                             while ops.operations.count("lease") < wave:
                                 await asyncio.sleep(0)
                     gate.open()
-                    answers = await asyncio.gather(*asked)
+                    answers = await asyncio.gather(*waiters)
             assert len(answers) == 40
             assert all(answer == answers[0] for answer in answers)
 
 
 class TestOneTick:
-    async def test_tasks_share_one_read(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_tasks_of_one_tick_share_one_read(self, cache: ModelCache, backend: CountingBackend) -> None:
         queries = [Event.cache.get(slug="event1"), User.cache.get(id=1), Event.cache.filter(organizer=2)]
         expected = await asyncio.gather(*queries)
 
         async with assert_ops(backend, sql=0, redis=["read"]), asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(query.resolve()) for query in queries]
-        assert [task.result() for task in asked] == expected
+            waiters = [tasks.create_task(query.resolve()) for query in queries]
+        assert [task.result() for task in waiters] == expected
 
         found: dict[int, Any] = {}
 
@@ -253,12 +257,12 @@ class TestOneTick:
         assert list(batch.values()) == expected
 
         async with assert_ops(backend, sql=0, redis=["read"]):
-            one, some, two = await asyncio.gather(queries[0], BatchCacheQuery(dict(enumerate(queries))), queries[1])
-        assert (one, list(some.values()), two) == (expected[0], expected, expected[1])
+            first, batch, second = await asyncio.gather(
+                queries[0], BatchCacheQuery(dict(enumerate(queries))), queries[1]
+            )
+        assert (first, list(batch.values()), second) == (expected[0], expected, expected[1])
 
-    async def test_what_is_asked_while_a_read_is_under_way_is_the_next_batch(
-        self, cache: ModelCache, backend: CountingBackend
-    ) -> None:
+    async def test_lookups_during_a_read_share_the_next_read(self, cache: ModelCache, backend: CountingBackend) -> None:
         await asyncio.gather(*[User.cache.get(id=n) for n in range(1, 10)])
 
         async def one_after_the_other(*numbers: int) -> None:

@@ -1,6 +1,6 @@
-"""What each kind of write costs in addition, as docs/writes.md says: its table is read, and each row of it is measured.
+"""The additional cost of each kind of write, which must equal the table in docs/writes.md.
 
-A row of the table and the function here that is registered under the row's first cell belong together.
+Each row of the table is measured by the function that is registered under the row's first cell.
 """
 
 import re
@@ -24,15 +24,15 @@ from tests.support.models.cost_models import Badge, Event, Guest, Mark, Part, Sc
 pytestmark = pytest.mark.models("tests.support.models.cost_models")
 
 MODELS: list[type[Model]] = [Badge, Wearer, Part, Scrap, Guest, Mark, Event, User]
-"""In the order in which they can be emptied."""
+"""The models in an order in which their tables can be emptied."""
 LIMIT = 5
-"""The ``bulk_limit`` of the measured cache."""
+"""The ``bulk_limit`` of the measured cache, in rows."""
 ADA = 1001
-"""The user whose events are written."""
+"""The primary key of the user whose events are written."""
 
 
 class Cost(NamedTuple):
-    """What a write takes in addition to what it takes without the cache."""
+    """The cost of a write with the cache beyond its cost without."""
 
     round_trips: int
     statements: int
@@ -40,11 +40,11 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """Counts what is written inside ``with``; all that one function writes must cost the same."""
+    """Counts the cost of each ``counting`` block. All blocks of one function must cost the same."""
 
     def __init__(self, backend: CountingBackend, cache: ModelCache | None = None) -> None:
         self.cache = cache
-        """None where it is measured what a write takes without."""
+        """The open cache, or None while the cost without a cache is measured."""
         self.counts: list[Cost] = []
         self._backend = backend
 
@@ -60,7 +60,7 @@ MEASURED: dict[str, Write] = {}
 
 
 def costs(row: str) -> Callable[[Write], Write]:
-    """Registers what is measured for the row that begins with this text."""
+    """Registers the function that makes the writes of the table row with this text."""
 
     def register(write: Write) -> Write:
         assert MEASURED.setdefault(row, write) is write, f"measured twice: {row}"
@@ -379,9 +379,9 @@ async def _(meter: Meter) -> None:
 async def _(meter: Meter) -> None:
     event = await Event.get(slug="e1")
     if meter.cache:
-        for given in (event, event.id, [event, 1005], Event.filter(day=1)):
+        for rows in (event, event.id, [event, 1005], Event.filter(day=1)):
             async with meter.counting():
-                await Event.cache.invalidate(given)
+                await Event.cache.invalidate(rows)
         for key in ({"slug": "e1"}, {"organizer": ADA, "day": 1}, {"pk": 1005}):
             async with meter.counting():
                 await Event.cache.invalidate(**key)
@@ -413,7 +413,7 @@ async def _(meter: Meter) -> None:
             await Event.cache.clear()
 
 
-# Nothing at all ------------------------------------------------------------------------------------------
+# No cost at all ------------------------------------------------------------------------------------------
 
 
 @costs("any of these, of a model without a cache on which no cached model depends")
@@ -445,7 +445,7 @@ async def _(meter: Meter) -> None:
 
 @costs("any of these, while no cache is open")
 async def _(meter: Meter) -> None:
-    """Compared with Tortoise's own classes."""
+    """Compares with Tortoise's own classes."""
     if meter.cache:
         await meter.cache.close()
     rows: Any = Event.all() if meter.cache else QuerySet(Event)
@@ -478,31 +478,31 @@ FIGURE = re.compile(r"(\d+)|(SQLite|PostgreSQL|MySQL): (\d+|—)")
 
 
 def figure(cell: str, dialect: str) -> int | None:
-    """The number in ``1; MySQL: 2`` that holds for a dialect; None where there is none."""
+    """Returns the number for a dialect in a cell such as ``1; MySQL: 2``, or None if the cell has none."""
     found = {name or "": number or of_name for number, name, of_name in FIGURE.findall(cell)}
     number = found.get(NAMES[dialect], found.get("", "—"))
     return None if number == "—" else int(number)
 
 
 def table(dialect: str) -> dict[str, Cost | None]:
-    """The table of the document: what each kind of write costs; None for what a database cannot do."""
+    """Returns the costs in the document by kind of write. A write that the database cannot make has None."""
     rows: dict[str, Cost | None] = {}
     for line in DOCUMENT.read_text("utf-8").split("## What it costs")[1].splitlines():
         if line.startswith("|") and not line.startswith(("|--", "| write")):
             name, *cells = [cell.strip() for cell in line.strip("|").split(" |")]
-            assert name not in rows, f"twice in the table: {name}"
+            assert name not in rows, f"in the table twice: {name}"
             figures = [figure(cell, dialect) for cell in cells]
             rows[name] = None if None in figures else Cost(*[each for each in figures if each is not None])
     return rows
 
 
-def test_each_row_of_the_table_is_measured() -> None:
+def test_every_row_of_the_documented_table_is_measured() -> None:
     for dialect in NAMES:
         assert set(table(dialect)) == set(MEASURED)
 
 
 async def populate() -> None:
-    """Three users; five events of the first and three of the second; written past every cache."""
+    """Writes three users, five events of the first and three of the second, unnoticed by the cache."""
     for model in MODELS:
         await QuerySet(model).delete()
     await QuerySet(User).bulk_create([User(id=ADA + n, username=name) for n, name in enumerate(("ada", "kim", "lee"))])
@@ -516,30 +516,30 @@ async def populate() -> None:
     await QuerySet(Part).bulk_create([Part(id=1000 + n, scrap_id=1000 + n) for n in range(1, 4)])
 
 
-async def added(write: Write, backend: CountingBackend) -> set[Cost]:
-    """What a write takes more with a cache than without one."""
+async def added_cost(write: Write, backend: CountingBackend) -> set[Cost]:
+    """Returns the costs of a write with a cache beyond those without one."""
     without = Meter(backend)
     await populate()
     await write(without)
     async with ModelCache(backend, bulk_limit=LIMIT) as cache:
-        given = Meter(backend, cache)
+        with_cache = Meter(backend, cache)
         await populate()
-        await write(given)
-    before = without.counts or [Cost(0, 0, 0)] * len(given.counts)
+        await write(with_cache)
+    before = without.counts or [Cost(0, 0, 0)] * len(with_cache.counts)
     return {
-        Cost(*[now - then for now, then in zip(each, plain, strict=True)])
-        for each, plain in zip(given.counts, before, strict=True)
+        Cost(*[now - then for now, then in zip(each, uncached, strict=True)])
+        for each, uncached in zip(with_cache.counts, before, strict=True)
     }
 
 
 @pytest.mark.slow(because="makes every kind of write")
 @pytest.mark.usefixtures("database")
-async def test_each_write_costs_what_the_table_says(backend: CountingBackend, db_url: DatabaseUrl) -> None:
+async def test_each_write_costs_as_much_as_documented(backend: CountingBackend, db_url: DatabaseUrl) -> None:
     wrong: list[str] = []
     for name, cost in table(db_url.dialect).items():
         if cost is None:
             continue
-        measured = await added(MEASURED[name], backend)
+        measured = await added_cost(MEASURED[name], backend)
         if measured != {cost}:
             wrong.append(f"{name}: {cost} in the table, measured {measured}")
     assert not wrong, "\n".join(wrong)

@@ -33,7 +33,7 @@ from aiomodelcache.config import Settings
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 
-of_declarations = pytest.mark.only_on("sqlite", because="what is declared depends on no database")
+of_declarations = pytest.mark.only_on("sqlite", because="declarations depend on no database")
 
 numbers = itertools.count()
 

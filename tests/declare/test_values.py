@@ -24,7 +24,7 @@ from tests.support.models.result_models import Club, Member
 
 pytestmark = [
     pytest.mark.models("tests.support.models.result_models"),
-    pytest.mark.only_on("sqlite", because="what is computed depends on no database"),
+    pytest.mark.only_on("sqlite", because="computed values depend on no database"),
 ]
 
 calls: list[tuple[Any, ...]] = []

@@ -1,4 +1,4 @@
-"""Whatever stands under a key, a lookup answers as the database does, and puts it right."""
+"""Damaged and foreign entries: a lookup agrees with the database and replaces the entry."""
 
 import math
 import os
@@ -26,7 +26,7 @@ Plant = Callable[[bytes, bytes], Awaitable[None]]
 
 @pytest.fixture
 def plant(backend: CountingBackend, backend_url: str) -> Plant:
-    """Puts bytes under a key, past everything that a cache would do."""
+    """Stores bytes under a key without the cache."""
 
     async def into_memory(key: bytes, value: bytes) -> None:
         store: Any = backend.backend
@@ -39,8 +39,8 @@ def plant(backend: CountingBackend, backend_url: str) -> Plant:
     return into_memory if isinstance(backend.backend, MemoryBackend) else into_redis
 
 
-class Trouble:
-    """The counters and the log of one cache class."""
+class DamageReports:
+    """The counters and log messages that damaged entries leave."""
 
     def __init__(self, cache: ModelCache, caplog: pytest.LogCaptureFixture) -> None:
         self._cache = cache
@@ -55,12 +55,12 @@ class Trouble:
 
 
 @pytest.fixture
-def trouble(cache: ModelCache, caplog: pytest.LogCaptureFixture) -> Trouble:
-    return Trouble(cache, caplog)
+def trouble(cache: ModelCache, caplog: pytest.LogCaptureFixture) -> DamageReports:
+    return DamageReports(cache, caplog)
 
 
 def damaged(entry: bytes) -> Iterator[bytes]:
-    """An entry cut off, and with one byte changed, in each of its parts."""
+    """Yields the entry truncated, and with one byte changed, in each of its parts."""
     for length in (1, 9, PREFIX_SIZE, PREFIX_SIZE + 3, GUARD.stop, GUARD.stop + 2, GUARD.stop + 8, len(entry) - 1):
         yield entry[:length]
     for at in (0, GUARD.start, GUARD.stop - 1, GUARD.stop, GUARD.stop + 6, GUARD.stop + 12, len(entry) - 1):
@@ -71,16 +71,16 @@ def damaged(entry: bytes) -> Iterator[bytes]:
 
 FOREIGN = [
     b"x",
-    b"garbage that somebody else stored here",
+    b"garbage of another program",
     b"\x80\x05\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x93.",
     b'{"json": true}',
     b"V",
     b"N",
     b"VVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVVV",
     b"L",
-    b"L, who was no lease but a letter",
+    b"L, a text that is not a lease",
     b"W",
-    b"Who wrote this was no writer, and it is long enough to be several intents",
+    b"Words of another program, long enough to be the tokens of several intents",
     b"W" + bytes(29),
     b"?" + os.urandom(1000),
 ]
@@ -91,8 +91,8 @@ def assert_same(found: Model | None, expected: Model) -> None:
     assert vars(found) == vars(expected)
 
 
-async def test_a_row_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
-    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble
+async def test_a_damaged_or_foreign_row_entry_is_a_miss_and_replaced(
+    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: DamageReports
 ) -> None:
     user = await User.get(id=(await User.create(username="kim", team=3)).id)
     key = cache.open_cache.entries_of(User).rows.key(user.id)
@@ -108,22 +108,22 @@ async def test_a_row_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
             assert_same(await User.cache.get(id=user.id), user)
     undecodable, mismatched = trouble.count("User")
     assert undecodable >= len(FOREIGN)
-    assert mismatched == 2  # the changed fingerprint, and the `V`s
+    assert mismatched == 2  # the entry with a changed fingerprint, and the entry of `V`s
     assert len(trouble.messages()) == 2
     assert "an entry of User cannot be read" in trouble.messages()[0]
 
 
 @pytest.mark.parametrize("unique", [True, False], ids=["unique", "list"])
-async def test_an_index_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
-    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble, unique: bool
+async def test_a_damaged_or_foreign_index_entry_is_a_miss_and_replaced(
+    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: DamageReports, unique: bool
 ) -> None:
     user = await User.get(id=(await User.create(username="kim", team=3)).id)
 
     async def look_up() -> list[User]:
         return [await User.cache.get(username="kim")] if unique else await User.cache.filter(team=3)
 
-    binding = cache.open_cache.entries_of(User)
-    index: Any = binding.gets[frozenset(["username"])] if unique else binding.filters[frozenset(["team"])]
+    user_entries = cache.open_cache.entries_of(User)
+    index: Any = user_entries.gets[frozenset(["username"])] if unique else user_entries.filters[frozenset(["team"])]
     key = index.key(("kim",) if unique else (3,))
     await look_up()
     [entry] = await backend.backend.read([key])
@@ -143,15 +143,15 @@ async def test_an_index_entry_that_is_damaged_or_foreign_is_a_miss_and_repaired(
     assert len(trouble.messages()) == 2
 
 
-async def test_writers_get_over_whatever_they_find(
-    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble
+async def test_writers_replace_foreign_entries(
+    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: DamageReports
 ) -> None:
     user = await User.create(username="kim", team=0)
-    binding = cache.open_cache.entries_of(User)
-    row_key = binding.rows.key(user.id)
+    user_entries = cache.open_cache.entries_of(User)
+    row_key = user_entries.rows.key(user.id)
     for team, value in enumerate(FOREIGN, 1):
-        index: Any = binding.filters[frozenset(["team"])]
-        for key in (row_key, index.key((team,)), binding.rows.stamp_key):
+        index: Any = user_entries.filters[frozenset(["team"])]
+        for key in (row_key, index.key((team,)), user_entries.rows.stamp_key):
             await plant(key, value)
         user.team = team
         await user.save()
@@ -165,7 +165,7 @@ async def test_writers_get_over_whatever_they_find(
 
 
 @pytest.mark.parametrize("value", [b"", b"E" + bytes(16)], ids=["empty", "version"])
-async def test_what_a_reader_cannot_replace_is_a_miss_until_the_next_write(
+async def test_an_entry_that_readers_cannot_replace_is_a_miss_until_the_next_write(
     cache: ModelCache, backend: CountingBackend, plant: Plant, value: bytes
 ) -> None:
     user = await User.create(username="kim", team=3)
@@ -183,22 +183,22 @@ async def test_foreign_versions_are_misses_until_the_model_is_cleared(
 ) -> None:
     user = await User.create(username="kim", team=3)
     rows = cache.open_cache.entries_of(User).rows
-    for value in [b"x", b"", b"V" + bytes(60), b"W", b"Who knows?", b"E", b"E" + bytes(40)]:
+    for value in [b"x", b"", b"V" + bytes(60), b"W", b"Words of another program", b"E", b"E" + bytes(40)]:
         await plant(rows.epoch_key, value)
         await plant(rows.stamp_key, value)
         for _ in range(2):
             assert_same(await User.cache.get(id=user.id), await User.get(id=user.id))
             assert_same(await User.cache.get(username="kim"), await User.get(id=user.id))
             assert await User.cache.filter(team=3) == [user]
-            assert await User.cache.get_or_none(username="nobody") is None
+            assert await User.cache.get_or_none(username="missing") is None
         await User.cache.clear()
         await User.cache.get(username="kim")
         async with assert_ops(backend, sql=0):
             await User.cache.get(username="kim")
 
 
-async def test_entries_under_other_keys_are_misses(
-    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: Trouble
+async def test_an_entry_stored_under_another_key_is_a_miss(
+    cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: DamageReports
 ) -> None:
     kim, lee = await User.create(username="kim"), await User.create(username="lee")
     await Event.create(slug="pycon", organizer=kim)
@@ -232,14 +232,14 @@ async def test_entries_under_other_keys_are_misses(
             assert (await User.cache.get(username="kim")).id == kim.id
     [to_lee] = await backend.backend.read([index.key(("lee",))])
     assert to_lee is not None
-    await plant(index.key(("kim",)), to_lee)  # a sound entry that leads to another row
+    await plant(index.key(("kim",)), to_lee)  # a valid entry that leads to another row
     async with assert_ops(backend, sql=1):
         assert (await User.cache.get(username="kim")).id == kim.id
     assert cache.stats.of("User(username)").repaired == 1
     assert len(trouble.messages()) == 2
 
 
-async def test_no_changed_byte_makes_another_row(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_no_changed_byte_decodes_to_another_row(cache: ModelCache, backend: CountingBackend) -> None:
     user = await User.create(username="kim", team=3)
     rows = cache.open_cache.entries_of(User).rows
     row = vars(await User.cache.get(id=user.id))
@@ -254,14 +254,14 @@ async def test_no_changed_byte_makes_another_row(cache: ModelCache, backend: Cou
             assert found == (columns if 1 <= at < PREFIX_SIZE else NoValue.MISS), (at, flip)
     for length in range(len(entry)):
         assert rows.read(entry[:length], epoch) is NoValue.MISS
-    sound = pack(VALUE, new_token(), entry[GUARD], 0, b"\xc1")  # as if another program had our fingerprint
+    sound = pack(VALUE, new_token(), entry[GUARD], 0, b"\xc1")  # as if another program used our fingerprint
     assert rows.read(sound, epoch) is NoValue.MISS
 
 
 # Other versions of the program ------------------------------------------------------------------------
 
 
-async def test_entries_of_another_static_version_are_misses(
+async def test_entries_of_another_cache_meta_version_are_misses(
     database: BaseDBAsyncClient,
     backend: CountingBackend,
     monkeypatch: pytest.MonkeyPatch,
@@ -285,11 +285,11 @@ async def test_entries_of_another_static_version_are_misses(
         assert cache.stats.of("User").mismatched > 0
         assert cache.stats.of("User").undecodable == 0
     monkeypatch.undo()
-    async with ModelCache(backend):  # the old version again, as in a rolling deployment
+    async with ModelCache(backend):  # back to the old version, as in a rolling deployment
         await read(2)
         await read(0)
-    told = [record.getMessage() for record in caplog.records if "another version" in record.getMessage()]
-    assert len(told) == 2 * 3  # two caches found entries of another version, of three cache classes
+    warnings = [record.getMessage() for record in caplog.records if "another version" in record.getMessage()]
+    assert len(warnings) == 2 * 3  # two caches found entries of another version, of three cache classes
 
 
 async def test_entries_of_another_schema_are_misses(db_url: DatabaseUrl, backend: CountingBackend) -> None:

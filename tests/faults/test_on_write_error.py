@@ -1,4 +1,4 @@
-"""Writes while the store is away: they go through and are delivered later, or they are refused. Never a silent loss."""
+"""Writes during an outage: invalidations are delivered later, or the writes are refused. None is lost silently."""
 
 import asyncio
 import logging
@@ -25,19 +25,19 @@ pytestmark = [
 ]
 
 
-KEPT = "could not be delivered and is kept"
+UNDELIVERED = "could not be delivered and is kept"
 DELIVERED = "all invalidations are delivered"
 
 
-class Cable(GatedBackend):
-    """A store at the end of a cable that can be cut: what the store holds stays as it is meanwhile."""
+class SeverableBackend(GatedBackend):
+    """A gated backend whose connection a test can cut. The entries of the backend stay as they are meanwhile."""
 
     cut = False
 
     async def _send(self, operation: Any) -> Any:
         if self.cut:
             operation.close()
-            raise BackendError("the cable is cut")
+            raise BackendError("the connection is cut")
         return await operation
 
     async def read(self, *args: Any) -> Any:
@@ -57,32 +57,32 @@ class Cable(GatedBackend):
 
 
 @pytest.fixture
-def cable(backend: CountingBackend) -> Cable:
-    return Cable(backend)
+def cable(backend: CountingBackend) -> SeverableBackend:
+    return SeverableBackend(backend)
 
 
 @pytest.fixture
-async def cabled(database: BaseDBAsyncClient, cable: Cable) -> AsyncIterator[ModelCache]:
-    """An open cache whose cable can be cut; it is whole again in the end."""
+async def cabled(database: BaseDBAsyncClient, cable: SeverableBackend) -> AsyncIterator[ModelCache]:
+    """An open cache over the severable backend, which is connected again before the cache closes."""
     async with ModelCache(cable, breaker_cooldown=0.01, undelivered_limit=100) as opened:
         yield opened
         cable.cut = False
 
 
-async def delivered(cache: ModelCache) -> None:
-    """Waits until the cache has delivered all that it kept."""
+async def until_delivered(cache: ModelCache) -> None:
+    """Waits until the cache has delivered all invalidations."""
     async with asyncio.timeout(PATIENCE):
         while cache.open_cache.guarded.has_undelivered:
             await asyncio.sleep(0.01)
 
 
-def lines(caplog: pytest.LogCaptureFixture, text: str) -> int:
+def count_logged(caplog: pytest.LogCaptureFixture, text: str) -> int:
     return sum(text in record.getMessage() for record in caplog.records if record.name == "aiomodelcache")
 
 
 class TestRetry:
-    async def test_writes_go_through_and_are_delivered_later(
-        self, cabled: ModelCache, cable: Cable, backend: CountingBackend, caplog: pytest.LogCaptureFixture
+    async def test_writes_succeed_during_an_outage_and_are_delivered_later(
+        self, cabled: ModelCache, cable: SeverableBackend, backend: CountingBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         author = await Author.create(number=1, name="Kim")
         book, gone, other = [await Book.create(isbn=isbn, author=author) for isbn in (1, 2, 3)]
@@ -102,8 +102,8 @@ class TestRetry:
             other.title = "other"
             await other.save()
         assert cabled.stats.undelivered == 3
-        assert lines(caplog, KEPT) == 3
-        # This process reads nothing from the cache before its keys are delivered, so it sees what it wrote.
+        assert count_logged(caplog, UNDELIVERED) == 3
+        # Before its keys are delivered, this process bypasses the cache, so it reads its own writes.
         before = cabled.stats.bypassed
         async with assert_ops(backend, redis=0):
             assert (await keys[0]).title == "new"
@@ -113,13 +113,13 @@ class TestRetry:
         assert cabled.stats.bypassed > before
         old = await backend.read([query.locate(cabled.open_cache).key for query in queries])
         assert b"".join([entry[:1] for entry in old if entry]) == b"VVVNNVVV"
-        assert lines(caplog, DELIVERED) == 0
+        assert count_logged(caplog, DELIVERED) == 0
 
         cable.cut = False
-        await delivered(cabled)
-        assert lines(caplog, DELIVERED) == 1
+        await until_delivered(cabled)
+        assert count_logged(caplog, DELIVERED) == 1
         assert (await states(cabled, *queries))[:3] == "..."
-        assert await states(cabled, queries[-1]) == "V"  # nothing of it was written
+        assert await states(cabled, queries[-1]) == "V"  # the author was not written
         assert (await ask_twice(keys[0], cable)).title == "new"
         assert await ask_twice(Book.cache.get_or_none(id=gone.pk or 2), cable) is None
         assert [(await ask_twice(query, cable)).id for query in keys[3:]] == [book.id, created.id]
@@ -128,7 +128,7 @@ class TestRetry:
         assert cabled.stats.undelivered == 3
 
     @pytest.mark.only_on("redis", because="its server is killed")
-    async def test_a_server_that_died_and_came_back(
+    async def test_writes_during_the_death_of_a_server_are_delivered_after_its_restart(
         self, database: BaseDBAsyncClient, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with ModelCache(own_redis.patient_url, breaker_cooldown=0.02) as cache:
@@ -143,10 +143,10 @@ class TestRetry:
                 book.title = "third"
                 await book.save()
             assert (await Book.cache.get(isbn=1)).title == "third"
-            assert cache.stats.undelivered == lines(caplog, KEPT) == 3
+            assert cache.stats.undelivered == count_logged(caplog, UNDELIVERED) == 3
             own_redis.restart()
-            await delivered(cache)
-            assert lines(caplog, DELIVERED) == 1
+            await until_delivered(cache)
+            assert count_logged(caplog, DELIVERED) == 1
             await Book.cache.get(isbn=1)
             async with assert_ops(sql=0):
                 assert (await Book.cache.get(isbn=1)).title == "third"
@@ -156,7 +156,7 @@ class TestRetry:
             assert cache.stats.undelivered == 3
 
     @pytest.mark.only_on("redis", because="its server is frozen")
-    async def test_a_frozen_server_holds_a_write_up_for_two_time_outs(
+    async def test_a_frozen_server_delays_a_write_by_two_timeouts(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         async with ModelCache(own_redis.patient_url, breaker_cooldown=0.02) as cache:
@@ -172,11 +172,11 @@ class TestRetry:
             assert cache.stats.backend_errors == 2
             assert (await Book.cache.get(isbn=1)).title == "new"
             own_redis.cont()
-            await delivered(cache)
+            await until_delivered(cache)
             assert (await Book.cache.get(isbn=1)).title == "new"
 
-    async def test_past_the_limit_whole_models_are_invalidated(
-        self, cabled: ModelCache, cable: Cable, backend: CountingBackend, caplog: pytest.LogCaptureFixture
+    async def test_past_the_limit_undelivered_keys_become_whole_models(
+        self, cabled: ModelCache, cable: SeverableBackend, backend: CountingBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         books = [await Book.create(isbn=isbn) for isbn in range(60)]
         author = await Author.create(number=1, name="Kim")
@@ -187,19 +187,21 @@ class TestRetry:
             book.title = "new"
             await book.save(update_fields=["title"])
             await book.save(update_fields=["title"])
-        assert cabled.stats.undelivered == lines(caplog, KEPT) == 116
+        assert cabled.stats.undelivered == count_logged(caplog, UNDELIVERED) == 116
         cable.cut = False
         async with assert_ops(backend) as ops:
-            await delivered(cabled)
+            await until_delivered(cabled)
         assert len(ops.operations) < 20
         async with assert_ops(cable, sql=0):
             assert await Author.cache.get(number=1) == author
-        async with assert_ops(cable, sql=1):  # of another epoch
+        async with assert_ops(cable, sql=1):  # its entry has the old epoch
             assert (await Book.cache.get(isbn=59)).title == ""
         for isbn in (0, 57):
             assert (await ask_twice(Book.cache.get(isbn=isbn), cable)).title == "new"
 
-    async def test_values_only_the_database_knows(self, cabled: ModelCache, cable: Cable) -> None:
+    async def test_an_undelivered_write_of_an_expression_invalidates_the_computed_keys(
+        self, cabled: ModelCache, cable: SeverableBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         for query in (Book.cache.filter(shelf=1), Book.cache.filter(shelf=2)):
             await ask_twice(query, cable)
@@ -207,13 +209,13 @@ class TestRetry:
         book.shelf = F("shelf") + 1  # type: ignore[assignment]
         await book.save()
         cable.cut = False
-        await delivered(cabled)
+        await until_delivered(cabled)
         assert await ask_twice(Book.cache.filter(shelf=1), cable) == []
         assert await ask_twice(Book.cache.filter(shelf=2), cable) == [book]
 
     @pytest.mark.parametrize("cut_off", ["mark", "clear"])
-    async def test_a_cable_that_is_cut_in_the_middle_of_a_write(
-        self, cabled: ModelCache, cable: Cable, cut_off: str
+    async def test_a_write_whose_connection_is_cut_at_mark_or_clear_is_delivered_later(
+        self, cabled: ModelCache, cable: SeverableBackend, cut_off: str
     ) -> None:
         book = await Book.create(isbn=1)
         assert await Book.cache.get(id=book.id) == book
@@ -229,14 +231,14 @@ class TestRetry:
         assert cabled.stats.undelivered == 1
         assert (await Book.cache.get(id=book.id)).title == "new"
         cable.cut = False
-        await delivered(cabled)
+        await until_delivered(cabled)
         assert await states(cabled, Book.cache.get(id=book.id)) == "."
         assert (await ask_twice(Book.cache.get(id=book.id), cable)).title == "new"
 
-    async def test_more_writes_while_older_ones_are_being_delivered(
-        self, cabled: ModelCache, cable: Cable, backend: CountingBackend
+    async def test_writes_during_a_delivery_are_delivered_too(
+        self, cabled: ModelCache, cable: SeverableBackend, backend: CountingBackend
     ) -> None:
-        """Also past the limit, when what is being delivered is given up for the whole model."""
+        """The writes pass the limit, so the delivery in flight is replaced by that of the whole model."""
         books = [await Book.create(isbn=isbn) for isbn in range(4)]
         for book in books:
             await ask_twice(Book.cache.get(id=book.id), cable)
@@ -245,9 +247,9 @@ class TestRetry:
         await books[0].save(update_fields=["title"])
         cable.cut = False
         gate = cable.hold("clear")
-        await gate.reached()  # the first one is on its way
+        await gate.reached()  # the first delivery is in flight
         cable.cut = True
-        for book in [books[1]] * 98 + books[2:]:  # the last of them is past the limit
+        for book in [books[1]] * 98 + books[2:]:  # the last write is past the limit
             book.title = "new"
             await book.save(update_fields=["title"])
         assert len(cabled.open_cache.writer._undelivered) == 1
@@ -255,14 +257,14 @@ class TestRetry:
         await asyncio.sleep(0)
         assert cabled.open_cache.guarded.has_undelivered
         cable.cut = False
-        await delivered(cabled)
+        await until_delivered(cabled)
         for book in books:
             assert (await ask_twice(Book.cache.get(id=book.id), cable)).title == "new"
 
-    async def test_a_write_of_unknown_outcome_is_announced_as_soon_as_that_is_possible(
-        self, cabled: ModelCache, cable: Cable, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
+    async def test_an_unknown_outcome_is_marked_as_soon_as_the_backend_is_back(
+        self, cabled: ModelCache, cable: SeverableBackend, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It may be written then, or not before that: its keys stay uncached as long as any other such write's."""
+        """The statement may run at any time, so the keys stay uncached for ``intent_ttl`` from the mark on."""
         book = await Book.create(isbn=1)
         row = Book.cache.get(id=book.id)
         await ask_twice(row, cable)
@@ -274,16 +276,18 @@ class TestRetry:
             await gate.reached()
             await cancel(saving)
         assert (cabled.stats.unknown_outcomes, cabled.stats.undelivered) == (1, 1)
-        assert (lines(caplog, "not known whether"), lines(caplog, KEPT)) == (1, 1)
+        assert (count_logged(caplog, "not known whether"), count_logged(caplog, UNDELIVERED)) == (1, 1)
         cable.cut = False
-        await delivered(cabled)
+        await until_delivered(cabled)
         assert await states(cabled, row) == "W"
         assert (await row).title == ""
         await database.execute_query("UPDATE book SET title = 'new'")
         await expire_intents(cabled, row)
         assert (await ask_twice(row, cable)).title == "new"
 
-    async def test_what_was_rolled_back_is_not_kept(self, cabled: ModelCache, cable: Cable) -> None:
+    async def test_a_rolled_back_write_has_nothing_to_deliver(
+        self, cabled: ModelCache, cable: SeverableBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         await ask_twice(Book.cache.get(isbn=1), cable)
         cable.cut = True
@@ -298,8 +302,8 @@ class TestRetry:
 
 
 class TestClose:
-    async def test_delivers_in_one_last_try(
-        self, database: BaseDBAsyncClient, cable: Cable, caplog: pytest.LogCaptureFixture
+    async def test_closing_the_cache_tries_to_deliver_once_more(
+        self, database: BaseDBAsyncClient, cable: SeverableBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with ModelCache(cable, lease_ttl=0.3):
             book = await Book.create(isbn=1)
@@ -313,8 +317,8 @@ class TestClose:
             assert await states(again, Book.cache.get(id=book.id)) == "."
             assert (await Book.cache.get(id=book.id)).title == "new"
 
-    async def test_says_what_is_lost(
-        self, database: BaseDBAsyncClient, cable: Cable, caplog: pytest.LogCaptureFixture
+    async def test_closing_the_cache_logs_the_number_of_lost_invalidations(
+        self, database: BaseDBAsyncClient, cable: SeverableBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         cache = await ModelCache(cable, breaker_cooldown=0.01).open()
         books = [await Book.create(isbn=isbn) for isbn in (1, 2)]
@@ -325,10 +329,10 @@ class TestClose:
         [error] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
         assert "closed with 2 invalidations undelivered" in error
 
-    async def test_waits_for_a_write_that_is_being_cleared(
-        self, database: BaseDBAsyncClient, cable: Cable, caplog: pytest.LogCaptureFixture
+    async def test_closing_the_cache_waits_for_a_clear_in_flight(
+        self, database: BaseDBAsyncClient, cable: SeverableBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Up to ``lease_ttl``; then it is one more that is not delivered."""
+        """The cache waits up to ``lease_ttl``. After that the write counts as undelivered."""
         cache = await ModelCache(cable, lease_ttl=0.2).open()
         book = await Book.create(isbn=1)
         gate = cable.hold("clear")
@@ -339,7 +343,7 @@ class TestClose:
         gate.open()
         await closing
         await saving
-        assert lines(caplog, "undelivered") == 0
+        assert count_logged(caplog, "undelivered") == 0
 
         cache = await ModelCache(cable, lease_ttl=0.05).open()
         gate = cable.hold("clear")
@@ -348,12 +352,12 @@ class TestClose:
         cable.cut = True
         await cache.close()
         await saving
-        assert lines(caplog, "closed with 1 invalidations undelivered") == 1
+        assert count_logged(caplog, "closed with 1 invalidations undelivered") == 1
 
 
 class TestRaise:
     @pytest.mark.only_on("redis", because="its server is killed")
-    async def test_refuses_and_leaves_the_database_as_it_was(
+    async def test_a_refused_write_leaves_the_database_unchanged(
         self, database: BaseDBAsyncClient, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with ModelCache(own_redis.patient_url, on_write_error="raise", breaker_cooldown=0.02) as cache:
@@ -373,13 +377,17 @@ class TestRaise:
                     await write()
             assert [(each.isbn, each.title) for each in await Book.all()] == [(1, "old")]
             assert (await Book.cache.get(isbn=1)).title == "old"
-            assert (cache.stats.undelivered, cache.stats.unknown_outcomes, lines(caplog, KEPT)) == (0, 0, 0)
+            assert (cache.stats.undelivered, cache.stats.unknown_outcomes, count_logged(caplog, UNDELIVERED)) == (
+                0,
+                0,
+                0,
+            )
             own_redis.restart()
             await until_accepted(book)
             assert (await Book.cache.get(isbn=1)).title == "new"
 
-    async def test_a_write_that_was_announced_is_no_error(
-        self, database: BaseDBAsyncClient, cable: Cable, caplog: pytest.LogCaptureFixture
+    async def test_a_write_that_was_marked_is_not_refused(
+        self, database: BaseDBAsyncClient, cable: SeverableBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with ModelCache(cable, on_write_error="raise", breaker_cooldown=0.01) as cache:
             book = await Book.create(isbn=1)
@@ -392,35 +400,35 @@ class TestRaise:
                 await gate.reached()
                 cable.cut = True
                 gate.open()
-            assert cache.stats.undelivered == lines(caplog, KEPT) == 1
+            assert cache.stats.undelivered == count_logged(caplog, UNDELIVERED) == 1
             assert (await row).title == "new"
             cable.cut = False
-            await delivered(cache)
+            await until_delivered(cache)
             assert (await ask_twice(row, cable)).title == "new"
 
-    async def test_what_was_marked_in_spite_of_the_error_does_not_last(
-        self, database: BaseDBAsyncClient, cable: Cable
+    async def test_a_mark_whose_reply_was_lost_expires(
+        self, database: BaseDBAsyncClient, cable: SeverableBackend
     ) -> None:
-        """The store had marked the keys, only its answer was lost."""
+        """The backend has marked the keys, and only its reply is lost."""
 
-        class Deaf(Cable):
-            deaf = False
+        class LosingReplies(SeverableBackend):
+            losing = False
 
             async def mark(self, *args: Any) -> Any:
                 kept = await super().mark(*args)
-                if self.deaf:
-                    raise BackendError("the answer was lost")
+                if self.losing:
+                    raise BackendError("the reply was lost")
                 return kept
 
-        deaf = Deaf(cable.backend)
-        async with ModelCache(deaf, on_write_error="raise", intent_ttl=0.3, breaker_cooldown=0.01) as cache:
+        lossy = LosingReplies(cable.backend)
+        async with ModelCache(lossy, on_write_error="raise", intent_ttl=0.3, breaker_cooldown=0.01) as cache:
             book = await Book.create(isbn=1)
             row = Book.cache.get(id=book.id)
-            await ask_twice(row, deaf)
+            await ask_twice(row, lossy)
             book.title = "new"
-            deaf.deaf = True
+            lossy.losing = True
             with pytest.raises(CacheWriteError):
                 await book.save()
-            deaf.deaf = False
+            lossy.losing = False
             await no_intents(cache, row)
-            assert (await ask_twice(row, deaf)).title == ""
+            assert (await ask_twice(row, lossy)).title == ""

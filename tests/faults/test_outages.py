@@ -1,4 +1,4 @@
-"""When the store is away: reads are right and in time, without an exception, and come back by themselves."""
+"""Outages of the backend: lookups stay correct and fast, raise nothing, and use the backend again afterwards."""
 
 import asyncio
 import contextlib
@@ -32,19 +32,19 @@ from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.only_on(
-    "sqlite", because="it is the store that is away, and what is then asked of a database is what a miss asks"
+    "sqlite", because="the store is away, and a bypassed read asks the database as a miss does"
 )
 
 T = TypeVar("T")
 
 TIMEOUT = 0.25
-"""Seconds that a round trip to a frozen server may take here."""
+"""Seconds until a round trip to a frozen server times out here."""
 LONG = 60.0
-"""Seconds that some forty reads, one after the other, may take while the store is away, on a slow machine."""
+"""Seconds that about forty lookups in a row may take during an outage on a slow machine. Beyond it a test fails."""
 NEVER = 3600.0
-"""A cooldown that does not end within a test."""
+"""Seconds of a cooldown that does not end within a test."""
 AT_ONCE = 0.001
-"""A cooldown that is over with the next read."""
+"""Seconds of a cooldown that ends before the next lookup."""
 
 
 async def add_events() -> list[Event]:
@@ -53,46 +53,50 @@ async def add_events() -> list[Event]:
     return [await Event.create(slug=slug, title=slug, organizer=kim if slug < "e2" else ann) for slug in slugs]
 
 
-def shown(event: Event | None) -> Any:
+def columns_of(event: Event | None) -> Any:
     return event and (event.id, event.slug, event.title, event.organizer_id)
 
 
-async def assert_right() -> None:
-    """Every kind of lookup tells what the database holds."""
+async def assert_lookups_agree() -> None:
+    """Asserts that every kind of lookup agrees with the database."""
     rows = await Event.all()
     slugs = [f"e{number}" for number in range(5)]
     by_slug = {row.slug: row for row in rows}
     organizers = await User.all()
     async with asyncio.timeout(LONG):
         for slug in slugs:
-            assert shown(await Event.cache.get_or_none(slug=slug)) == shown(by_slug.get(slug))
+            assert columns_of(await Event.cache.get_or_none(slug=slug)) == columns_of(by_slug.get(slug))
             assert await Event.cache.exists(slug=slug) == (slug in by_slug)
         for row in rows:
-            assert shown(await Event.cache.get(id=row.id)) == shown(row)
+            assert columns_of(await Event.cache.get(id=row.id)) == columns_of(row)
         for organizer in organizers:
-            own = [shown(row) for row in rows if row.organizer_id == organizer.id]
-            assert [shown(row) for row in await Event.cache.filter(organizer=organizer)] == own
+            own = [columns_of(row) for row in rows if row.organizer_id == organizer.id]
+            assert [columns_of(row) for row in await Event.cache.filter(organizer=organizer)] == own
             assert await Event.cache.count(organizer=organizer) == len(own)
         found = await Event.cache.in_bulk(slugs, key="slug")
-        assert {slug: shown(row) for slug, row in found.items()} == {slug: shown(row) for slug, row in by_slug.items()}
+        assert {slug: columns_of(row) for slug, row in found.items()} == {
+            slug: columns_of(row) for slug, row in by_slug.items()
+        }
         batch = await BatchCacheQuery({slug: Event.cache.get(slug=slug) for slug in slugs}).get(none_on_exception=True)
-        assert {slug: shown(row) for slug, row in batch.items()} == {slug: shown(by_slug.get(slug)) for slug in slugs}
+        assert {slug: columns_of(row) for slug, row in batch.items()} == {
+            slug: columns_of(by_slug.get(slug)) for slug in slugs
+        }
 
 
 async def warm() -> None:
-    """Puts into the store what ``assert_right`` asks for."""
+    """Fills the entries that ``assert_lookups_agree`` reads."""
     for _ in range(2):
-        await assert_right()
+        await assert_lookups_agree()
 
 
 async def until_cached() -> None:
-    """Reads, rightly each time, until the store answers for everything that there is."""
+    """Looks up every row, asserting each result, until the backend answers all of it."""
     rows = await Event.all()
     queries: dict[Any, CacheQuery[Any]] = {row.slug: Event.cache.get(slug=row.slug) for row in rows}
     queries |= {user.id: Event.cache.filter(organizer=user) for user in await User.all()}
     async with asyncio.timeout(LONG):
         while True:
-            await assert_right()
+            await assert_lookups_agree()
             found = await BatchCacheQuery(queries).get(only_cache=True)
             if found.keys() == queries.keys():
                 return
@@ -100,9 +104,9 @@ async def until_cached() -> None:
 
 @pytest.mark.only_on("redis", because="it happens to a server")
 class TestServer:
-    """A Redis that dies, freezes, comes back, forgets, or is full."""
+    """A Redis that dies, freezes, restarts, loses its data, or is full."""
 
-    async def test_a_killed_server_costs_one_failed_round_trip_and_is_used_again_when_it_is_back(
+    async def test_a_killed_server_costs_one_failed_round_trip_and_is_used_after_its_restart(
         self, database: BaseDBAsyncClient, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "aiomodelcache")
@@ -112,8 +116,8 @@ class TestServer:
             assert (cache.stats.backend_errors, cache.stats.bypassed, caplog.messages) == (0, 0, [])
             own_redis.kill()
             round_trips = cache.stats.round_trips
-            await assert_right()
-            await asyncio.gather(*[assert_right() for _ in range(10)])
+            await assert_lookups_agree()
+            await asyncio.gather(*[assert_lookups_agree() for _ in range(10)])
             assert cache.stats.round_trips == round_trips + 1
             assert cache.stats.backend_errors == 1
             assert cache.stats.bypassed > 100
@@ -126,19 +130,17 @@ class TestServer:
             await warm()
             own_redis.kill()
             for _ in range(3):
-                await assert_right()
+                await assert_lookups_agree()
             assert cache.stats.backend_errors > 1
             await database.execute_query(f"UPDATE event SET title = 'changed' WHERE id = {events[0].id}")
-            await assert_right()
+            await assert_lookups_agree()
             assert len(caplog.messages) == 1
-            own_redis.restart()  # empty
+            own_redis.restart()  # the new process is empty
             await until_cached()
             assert caplog.messages.count("aiomodelcache: the cache is used again") == 1
             assert sum("the cache is" in message for message in caplog.messages) == 2
 
-    async def test_a_frozen_server_is_waited_for_once(
-        self, database: BaseDBAsyncClient, own_redis: RedisServer
-    ) -> None:
+    async def test_a_frozen_server_costs_one_timeout(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
         events = await add_events()
         async with ModelCache(own_redis.patient_url, breaker_cooldown=NEVER) as cache:
             await warm()
@@ -147,14 +149,14 @@ class TestServer:
             started = time.monotonic()
             async with asyncio.timeout(PATIENCE):
                 assert await asyncio.gather(*[Event.cache.get(id=event.id) for event in events]) == events
-            assert time.monotonic() - started >= TIMEOUT  # it was tried
-            await asyncio.gather(*[assert_right() for _ in range(20)])
+            assert time.monotonic() - started >= TIMEOUT  # one round trip was tried
+            await asyncio.gather(*[assert_lookups_agree() for _ in range(20)])
             round_trips = cache.stats.round_trips
-            await assert_right()
+            await assert_lookups_agree()
             assert cache.stats.round_trips == round_trips
             own_redis.cont()
 
-    async def test_a_server_that_thaws_is_used_again_with_what_changed_meanwhile(
+    async def test_a_server_that_resumes_is_used_again_with_all_changes(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -167,12 +169,12 @@ class TestServer:
             events[1].slug = "e4"
             await events[1].save()
             await events[2].delete()
-            await assert_right()
+            await assert_lookups_agree()
             assert cache.stats.undelivered > 0
             own_redis.cont()
             await until_cached()
 
-    async def test_a_server_that_dies_with_a_read_in_flight(
+    async def test_lookups_in_flight_survive_the_death_of_the_server(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -192,7 +194,7 @@ class TestServer:
 
     @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear"])
-    async def test_a_server_that_dies_between_any_two_round_trips(
+    async def test_lookups_stay_correct_if_the_server_dies_at_any_round_trip(
         self, database: BaseDBAsyncClient, own_redis: RedisServer, operation: str, moment: Any
     ) -> None:
         events = await add_events()
@@ -207,12 +209,12 @@ class TestServer:
                 await gate.reached()
                 own_redis.kill()
                 gate.open()
-            await assert_right()
+            await assert_lookups_agree()
             own_redis.restart()
             await until_cached()
         await store.close()
 
-    async def test_a_server_that_was_restarted_while_nobody_looked(
+    async def test_a_server_restarted_between_lookups_is_used_again(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         await add_events()
@@ -221,7 +223,7 @@ class TestServer:
             own_redis.restart()
             await until_cached()
 
-    async def test_a_server_that_forgets_the_scripts_is_told_them_again(
+    async def test_scripts_are_loaded_again_after_a_script_flush(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -239,14 +241,14 @@ class TestServer:
                     events[0].title += "!"
                     async with assert_ops(backend, redis=["mark", "clear"]):
                         await events[0].save()
-                    await assert_right()
+                    await assert_lookups_agree()
                 client.flushall()
                 client.script_flush()
             await until_cached()
             assert cache.stats.backend_errors == 0
         await backend.close()
 
-    async def test_a_full_server_answers_what_it_has_and_nothing_gets_stale(
+    async def test_a_full_server_answers_existing_entries_and_nothing_gets_stale(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -258,17 +260,17 @@ class TestServer:
                 before = cache.stats.statements
                 await Event.cache.get(id=events[0].id)
                 assert cache.stats.statements == before
-                await assert_right()
-                assert cache.stats.backend_errors == 0  # it is there; it only takes nothing in
+                await assert_lookups_agree()
+                assert cache.stats.backend_errors == 0  # a full server answers, it only refuses writes
                 events[0].title = "changed"
                 events[1].slug = "e4"
                 for event in events[:2]:
                     await event.save()
-                    await assert_right()
+                    await assert_lookups_agree()
                 client.config_set("maxmemory", 0)
             await until_cached()
 
-    async def test_explicit_invalidation_says_that_the_server_is_away(
+    async def test_clear_raises_while_the_server_is_unreachable(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         await add_events()
@@ -278,7 +280,7 @@ class TestServer:
                 with pytest.raises(BackendError, match=r"^Redis at [\d.:]+ cannot be reached: "):
                     await clearing
 
-    async def test_what_may_not_ask_the_database_gets_nothing(
+    async def test_an_only_cache_lookup_returns_nothing_during_an_outage(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -290,7 +292,7 @@ class TestServer:
                 for _ in range(2):
                     assert await batch.get(only_cache=True) == {}
 
-    async def test_a_write_is_refused_only_where_that_was_asked_for(
+    async def test_a_write_is_refused_under_on_write_error_raise(
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         events = await add_events()
@@ -302,18 +304,18 @@ class TestServer:
                 CacheWriteError, match="The write was refused, because its invalidation could not be sent"
             ):
                 await events[0].save()
-            await assert_right()
+            await assert_lookups_agree()
             assert (await Event.get(id=events[0].id)).title == "e0"
             own_redis.restart()
             await until_cached()
             await events[0].save()
-            await assert_right()
+            await assert_lookups_agree()
 
 
 class FailingBackend:
-    """A store of the user's own, over another, that fails as told: ``fails(operation, how many there were before)``.
+    """A custom backend over another one. An operation fails if ``fails(name, number of earlier operations)``.
 
-    ``carried_out``: only the answer is lost.
+    If ``carried_out``, a failing operation takes effect and only its reply is lost.
     """
 
     def __init__(
@@ -327,7 +329,7 @@ class FailingBackend:
         self._carried_out = carried_out
 
     async def open(self) -> None:
-        """The store is open already, as it is when it closes."""
+        """Does nothing: the fixture opens and closes the wrapped backend."""
 
     async def close(self) -> None:
         pass
@@ -361,16 +363,21 @@ class FailingBackend:
         raise self._error
 
 
-async def read_and_write_everything(store: FailingBackend, life: int = 0) -> None:
-    """A life in which every read is compared with the database."""
+async def read_and_write_everything(store: FailingBackend, number: int = 0) -> None:
+    """Opens a cache, makes every kind of write, and compares every lookup with the database."""
     user = await User.create(username="kim")
     event = await Event.create(slug="e0", title="", organizer=user)
 
-    async def assert_all_right() -> None:
+    async def assert_all_agree() -> None:
         rows = await Event.all()
         by_slug = {row.slug: row for row in rows}
         slugs = ("e0", "e1")
-        expected = [*[shown(by_slug.get(slug)) for slug in slugs], list(map(shown, rows)), len(rows), shown(rows[0])]
+        expected = [
+            *[columns_of(by_slug.get(slug)) for slug in slugs],
+            list(map(columns_of, rows)),
+            len(rows),
+            columns_of(rows[0]),
+        ]
         for _ in range(2):
             *found, several, count, one = await asyncio.gather(
                 *[Event.cache.get_or_none(slug=slug) for slug in slugs],
@@ -378,37 +385,37 @@ async def read_and_write_everything(store: FailingBackend, life: int = 0) -> Non
                 Event.cache.count(organizer=user),
                 Event.cache.get(id=rows[0].id),
             )
-            assert [*map(shown, found), list(map(shown, several)), count, shown(one)] == expected
+            assert [*map(columns_of, found), list(map(columns_of, several)), count, columns_of(one)] == expected
 
-    async with ModelCache(store, namespace=f"life{life}", breaker_cooldown=AT_ONCE, lease_wait=0) as cache:
-        await assert_all_right()
+    async with ModelCache(store, namespace=f"run{number}", breaker_cooldown=AT_ONCE, lease_wait=0) as cache:
+        await assert_all_agree()
         event.title = "changed"
         await event.save()
-        await assert_all_right()
+        await assert_all_agree()
         other = await Event.create(slug="e1", title="other", organizer=user)
-        await assert_all_right()
+        await assert_all_agree()
         with contextlib.suppress(ZeroDivisionError):
             async with in_transaction():
                 event.title = "rolled back"
                 await event.save()
                 raise ZeroDivisionError
-        await assert_all_right()
+        await assert_all_agree()
         async with in_transaction():
             await event.delete()
             other.slug = "e0"
             await other.save()
-        await assert_all_right()
+        await assert_all_agree()
         with contextlib.suppress(BackendError):
             await cache.clear_all()
-        await assert_all_right()
+        await assert_all_agree()
     await other.delete()
     await user.delete()
 
 
-class TestBackendOfOnesOwn:
+class TestCustomBackend:
     @pytest.mark.slow(because="lets every operation fail in turn")
     @pytest.mark.parametrize("carried_out", [False, True], ids=["not carried out", "answer lost"])
-    async def test_any_one_operation_may_fail(
+    async def test_lookups_stay_correct_if_any_single_operation_fails(
         self, database: BaseDBAsyncClient, backend: CountingBackend, carried_out: bool
     ) -> None:
         healthy = FailingBackend(backend, lambda name, number: False, BackendError("no"), carried_out=False)
@@ -422,13 +429,13 @@ class TestBackendOfOnesOwn:
                 carried_out=carried_out,
             )
             await read_and_write_everything(store, failing + 1)
-            if not store.failures:  # it was over before
+            if not store.failures:  # there are fewer operations than this number
                 break
-        assert failing > len(healthy.operations) // 2  # what travels together varies with the database's pace
+        assert failing > len(healthy.operations) // 2  # batches vary with the database's speed
 
     @pytest.mark.parametrize("carried_out", [False, True], ids=["not carried out", "answer lost"])
     @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear", "any"])
-    async def test_one_kind_of_operation_may_always_fail(
+    async def test_lookups_stay_correct_if_one_kind_of_operation_always_fails(
         self, database: BaseDBAsyncClient, backend: CountingBackend, operation: str, carried_out: bool
     ) -> None:
         store = FailingBackend(
@@ -438,7 +445,7 @@ class TestBackendOfOnesOwn:
         assert store.failures > 0
 
     @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear", "any"])
-    async def test_whatever_it_raises_is_a_failure_of_the_store(
+    async def test_any_exception_of_a_backend_counts_as_an_outage(
         self,
         database: BaseDBAsyncClient,
         backend: CountingBackend,
@@ -453,35 +460,35 @@ class TestBackendOfOnesOwn:
             "aiomodelcache: the cache is not used for now: FailingBackend failed: KeyError('oops')" in caplog.messages
         )
 
-    async def test_one_that_breaks_its_contract_keeps_nobody_waiting(
+    async def test_a_backend_that_returns_too_few_entries_fails_every_waiter(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
-        class TooShort(CountingBackend):
+        class ShortReads(CountingBackend):
             async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
                 return (await super().read(keys))[1:]
 
         event = (await add_events())[0]
-        async with ModelCache(TooShort(backend)):
+        async with ModelCache(ShortReads(backend)):
             lookups = [Event.cache.get(id=event.id), User.cache.get_or_none(username="kim")]
             with pytest.raises(ValueError, match="shorter"):
                 async with asyncio.timeout(PATIENCE):
                     await asyncio.gather(*lookups)
 
-    async def test_a_backend_that_cannot_open_says_so(
+    async def test_opening_the_cache_raises_the_error_of_the_backend(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
-        class Shut(CountingBackend):
+        class Unopenable(CountingBackend):
             async def open(self) -> None:
                 raise BackendError("The store is shut.")
 
-        cache = ModelCache(Shut(backend))
+        cache = ModelCache(Unopenable(backend))
         with pytest.raises(BackendError, match=r"^The store is shut\.$"):
             await cache.open()
         await cache.close()
 
 
 class TestBreaker:
-    """When the way to a store is taken again, by a clock that the test moves."""
+    """The circuit breaker, by a clock that the test sets."""
 
     @pytest.fixture
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -497,55 +504,55 @@ class TestBreaker:
     async def failure() -> str:
         raise BackendError("away")
 
-    async def test_after_the_cooldown_one_reader_tries_and_the_others_wait_for_it(
+    async def test_after_the_cooldown_one_reader_probes_and_the_others_bypass_the_backend(
         self, clock: list[float], caplog: pytest.LogCaptureFixture
     ) -> None:
         stats = Stats()
-        link = GuardedBackend(MemoryBackend(), stats, cooldown=5.0, enabled=True)
-        assert await link.call(self.answer()) == "answer"
-        assert [link.allow_read() for _ in range(3)] == [True, True, True]
+        guarded = GuardedBackend(MemoryBackend(), stats, cooldown=5.0, enabled=True)
+        assert await guarded.call(self.answer()) == "answer"
+        assert [guarded.allow_read() for _ in range(3)] == [True, True, True]
 
         with pytest.raises(BackendError, match="away"):
-            await link.call(self.failure())
-        assert [link.allow_read() for _ in range(3)] == [False, False, False]
+            await guarded.call(self.failure())
+        assert [guarded.allow_read() for _ in range(3)] == [False, False, False]
         clock[0] += 4.9
-        assert not link.allow_read()
+        assert not guarded.allow_read()
         clock[0] += 0.2
-        assert [link.allow_read() for _ in range(3)] == [True, False, False]
+        assert [guarded.allow_read() for _ in range(3)] == [True, False, False]
         with pytest.raises(BackendError, match="away"):
-            await link.call(self.failure())
+            await guarded.call(self.failure())
         clock[0] += 4.9
-        assert not link.allow_read()
+        assert not guarded.allow_read()
 
         clock[0] += 0.2
-        assert [link.allow_read() for _ in range(3)] == [True, False, False]
-        await link.call(self.answer())
-        assert [link.allow_read() for _ in range(3)] == [True, True, True]
+        assert [guarded.allow_read() for _ in range(3)] == [True, False, False]
+        await guarded.call(self.answer())
+        assert [guarded.allow_read() for _ in range(3)] == [True, True, True]
         assert (stats.round_trips, stats.backend_errors) == (4, 2)
         assert caplog.messages == [
             "aiomodelcache: the cache is not used for now: away",
             "aiomodelcache: the cache is used again",
         ]
 
-    async def test_a_writer_that_gets_through_ends_the_outage(self, clock: list[float]) -> None:
-        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+    async def test_a_successful_write_closes_the_breaker(self, clock: list[float]) -> None:
+        guarded = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
         with pytest.raises(BackendError):
-            await link.call(self.failure())
-        await link.call(self.answer())  # writers always try
-        assert link.allow_read()
+            await guarded.call(self.failure())
+        await guarded.call(self.answer())  # writers always try
+        assert guarded.allow_read()
 
-    async def test_invalidations_that_wait_keep_readers_away(self, clock: list[float]) -> None:
-        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
-        link.has_undelivered = True
-        assert not link.allow_read()
-        link.has_undelivered = False
-        assert link.allow_read()
+    async def test_readers_bypass_the_backend_while_invalidations_are_undelivered(self, clock: list[float]) -> None:
+        guarded = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+        guarded.has_undelivered = True
+        assert not guarded.allow_read()
+        guarded.has_undelivered = False
+        assert guarded.allow_read()
 
-    async def test_a_prober_that_vanished_is_replaced(self, clock: list[float]) -> None:
-        link = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
+    async def test_after_another_cooldown_a_probe_without_result_is_replaced(self, clock: list[float]) -> None:
+        guarded = GuardedBackend(MemoryBackend(), Stats(), cooldown=5.0, enabled=True)
         with pytest.raises(BackendError):
-            await link.call(self.failure())
+            await guarded.call(self.failure())
         clock[0] += 5.1
-        assert [link.allow_read() for _ in range(2)] == [True, False]  # and nothing is heard of it
+        assert [guarded.allow_read() for _ in range(2)] == [True, False]  # the probe never reports a result
         clock[0] += 5.1
-        assert [link.allow_read() for _ in range(2)] == [True, False]
+        assert [guarded.allow_read() for _ in range(2)] == [True, False]

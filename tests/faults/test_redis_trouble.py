@@ -1,7 +1,7 @@
-"""Redis is in trouble while something is written: nothing that was written is lost, and no read is stale afterwards.
+"""Faults of Redis during a write: no invalidation is lost, and no read is stale afterwards.
 
-Real servers, real signals, and a second process that reads through a connection of its own, also while ours is
-broken, and so fills what we could not mark.
+The tests use real servers and real signals. A second process reads through its own connection, even while the
+connection of the test's process is broken, so it fills entries that the writer could not mark.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from tests.backends.service import Service
 from tests.support.databases import DatabaseUrl
 from tests.support.gates import PATIENCE, GatedBackend, gated_sql
 from tests.support.models.models import Event, User
-from tests.support.other_process import OtherProcess, Seen, look, other_process
+from tests.support.other_process import Answers, OtherProcess, other_process, read_all
 from tests.support.servers import RedisServer
 
 pytestmark = [
@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 TIMEOUT = 0.3
-"""Seconds that a round trip to a frozen server costs."""
+"""Seconds until a round trip to a frozen server times out."""
 SETTINGS: dict[str, Any] = {"breaker_cooldown": 0.02}
 MARK, CLEAR = (load_script(name).sha.encode() for name in ("mark", "clear"))
 
@@ -43,7 +43,7 @@ def process() -> Iterator[OtherProcess]:
 
 
 async def until_accepted(write: Callable[[], Awaitable[None]]) -> None:
-    """Writes until that is not refused any more."""
+    """Retries a write until the cache accepts it."""
     async with asyncio.timeout(PATIENCE):
         while True:
             with contextlib.suppress(CacheWriteError):
@@ -56,7 +56,7 @@ async def until_accepted(write: Callable[[], Awaitable[None]]) -> None:
 
 @dataclass
 class Scene:
-    """Two processes over one database and one Redis. Ours reaches it through a proxy, and by gates."""
+    """Two processes over one database and one Redis. The test's own process reaches Redis through a proxy and gates."""
 
     server: RedisServer
     proxy: Proxy
@@ -64,36 +64,36 @@ class Scene:
     cache: ModelCache
     process: OtherProcess
     redis: RedisBackend
-    """What ``store`` counts and holds."""
+    """The backend that ``store`` wraps."""
     reopen: Callable[[], None]
-    """Makes the other process one that has just begun."""
+    """Opens a new cache in the other process, which remembers nothing."""
     organizer: User
     ids: list[int]
-    """Of the events, the next ones included."""
+    """The primary keys of the events, and of the next ones to be created."""
 
-    async def look(self) -> Seen:
-        return await look(self.organizer.id, self.ids)
+    async def read_here(self) -> Answers:
+        return await read_all(self.organizer.id, self.ids)
 
-    async def other_looks(self) -> Seen:
-        return await self.process.look(self.organizer.id, self.ids)
+    async def read_in_other(self) -> Answers:
+        return await self.process.read_all(self.organizer.id, self.ids)
 
-    async def both_see_what_is_stored(self) -> None:
-        for seen in (await self.look(), await self.other_looks()):
+    async def assert_both_agree(self) -> None:
+        for seen in (await self.read_here(), await self.read_in_other()):
             assert seen["cache"] == seen["database"]
 
-    async def all_is_well(self) -> None:
-        """Waits until our process has delivered what it kept. Then nobody may read anything old."""
+    async def assert_agreement_once_delivered(self) -> None:
+        """Waits until this process has delivered its invalidations. From then on no process reads a stale entry."""
         async with asyncio.timeout(PATIENCE):
             while self.cache.open_cache.guarded.has_undelivered:
                 await asyncio.sleep(0.005)
         for _ in range(2):
-            await self.both_see_what_is_stored()
+            await self.assert_both_agree()
         self.reopen()
         for _ in range(2):
-            await self.both_see_what_is_stored()
+            await self.assert_both_agree()
 
-    async def the_cache_is_used(self) -> None:
-        """Waits until what nobody writes is answered by the cache again."""
+    async def until_the_cache_is_used(self) -> None:
+        """Waits until the cache answers a lookup of a row that has no writer."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 await User.cache.get(username="kim")
@@ -108,20 +108,20 @@ class Scene:
 async def scene(
     server: RedisServer, db_url: DatabaseUrl, process: OtherProcess, *, url: str = "", **settings: Any
 ) -> AsyncIterator[Scene]:
-    """Both processes have read everything; then a snapshot is taken, and something is written.
+    """Yields a scene in which both processes have read everything.
 
-    Both reach Redis by ``url`` if it is given.
+    Redis has a snapshot that lacks one later write. Both processes reach Redis by ``url`` if it is given.
     """
     server.flush()
     kim = await User.create(username="kim")
     events = [await Event.create(slug=f"e{number}", title=f"t{number}", organizer=kim) for number in range(3)]
     ids = [events[0].id + number for number in range(5)]
 
-    theirs = {"socket_timeout": TIMEOUT, **SETTINGS}  # what it cannot reach in time is no matter
+    other_settings = {"socket_timeout": TIMEOUT, **SETTINGS}  # the other process may time out
 
     def reopen() -> None:
         process.close()
-        process.open(db_url, url or server.url, **theirs)
+        process.open(db_url, url or server.url, **other_settings)
 
     async with (
         Proxy(server.port) as proxy,
@@ -129,22 +129,22 @@ async def scene(
         ModelCache(store := GatedBackend(redis), **{**SETTINGS, **settings}) as cache,
     ):
         here = Scene(server, proxy, store, cache, process, redis, reopen, kim, ids)
-        process.open(db_url, url or server.url, **theirs)
+        process.open(db_url, url or server.url, **other_settings)
         try:
             for _ in range(2):
-                await here.both_see_what_is_stored()
+                await here.assert_both_agree()
             server.save()
-            # This write is over when the trouble begins, and unknown to the snapshot.
+            # This write ends before the fault begins, and the snapshot lacks it.
             await Event.filter(slug="e2").update(title="since the snapshot")
-            await here.both_see_what_is_stored()
+            await here.assert_both_agree()
             yield here
         finally:
-            with contextlib.suppress(RuntimeError):  # it is not running
+            with contextlib.suppress(RuntimeError):  # the server is not running
                 server.cont()
             process.close()
 
 
-# What is written ---------------------------------------------------------------------------------------------
+# Writes ---------------------------------------------------------------------------------------------
 
 Write = Callable[[], Awaitable[None]]
 
@@ -171,20 +171,23 @@ WRITES: dict[str, Write] = {
     "transaction": write_in_a_transaction,
     "bulk": update_more_than_the_limit,
 }
-BULK_LIMIT = 2  # so that three rows are past it: the epoch is marked
+BULK_LIMIT = 2  # three rows are past it, so the write marks the epoch
 
 
-# Trouble -----------------------------------------------------------------------------------------------------
+# Faults -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Fault:
     begin: Callable[[Scene], object]
     end: Callable[[Scene], object] = lambda scene: None
     refuses: bool = False
-    """Nothing can be marked while it lasts."""
-    ours_alone: bool = False
-    """The other process reaches the server, so that it may read what is old until we have delivered."""
+    """True if no mark succeeds during the fault."""
+    only_this_process: bool = False
+    """True if the other process still reaches the server.
+
+    It may read stale entries until this process has delivered its invalidations.
+    """
 
 
 def freeze(scene: Scene) -> None:
@@ -216,19 +219,19 @@ def lose_everything(scene: Scene) -> None:
     scene.server.flush()
 
 
-TROUBLES: dict[str, Trouble] = {
-    "killed": Trouble(lambda scene: scene.server.kill(), lambda scene: scene.server.restart(), refuses=True),
-    "killed, then an old snapshot": Trouble(
+FAULTS: dict[str, Fault] = {
+    "killed": Fault(lambda scene: scene.server.kill(), lambda scene: scene.server.restart(), refuses=True),
+    "killed, then an old snapshot": Fault(
         lambda scene: scene.server.kill(), lambda scene: scene.server.restore(), refuses=True
     ),
-    "restarted empty": Trouble(lambda scene: scene.server.restart()),
-    "restarted from an old snapshot": Trouble(lambda scene: scene.server.restore()),
-    "frozen": Trouble(freeze, thaw, refuses=True),
-    "out of memory": Trouble(run_out_of_memory, have_memory_again, refuses=True),
-    "scripts forgotten": Trouble(forget_scripts),
-    "flushed": Trouble(lose_everything),
-    "cut off": Trouble(
-        lambda scene: scene.proxy.cut(), lambda scene: scene.proxy.mend(), refuses=True, ours_alone=True
+    "restarted empty": Fault(lambda scene: scene.server.restart()),
+    "restarted from an old snapshot": Fault(lambda scene: scene.server.restore()),
+    "frozen": Fault(freeze, thaw, refuses=True),
+    "out of memory": Fault(run_out_of_memory, have_memory_again, refuses=True),
+    "scripts forgotten": Fault(forget_scripts),
+    "flushed": Fault(lose_everything),
+    "cut off": Fault(
+        lambda scene: scene.proxy.cut(), lambda scene: scene.proxy.mend(), refuses=True, only_this_process=True
     ),
 }
 
@@ -236,13 +239,13 @@ Step = Literal["before the mark", "before COMMIT", "before the clear", "during t
 STEPS: list[Step] = ["before the mark", "before COMMIT", "before the clear", "during the clear", "afterwards"]
 
 
-async def write_with(here: Scene, write: Write, trouble: Trouble, step: Step) -> None:
-    """Writes, with trouble from one step on. Raises what the write raises."""
+async def write_with(here: Scene, write: Write, fault: Fault, step: Step) -> None:
+    """Writes, with the fault from one step of the write on. Raises the exception of the write."""
     if step in ("before the mark", "afterwards"):
         if step == "afterwards":
             await write()
-        trouble.begin(here)
-        await here.other_looks()
+        fault.begin(here)
+        await here.read_in_other()
         if step == "before the mark":
             await write()
         return
@@ -254,19 +257,22 @@ async def write_with(here: Scene, write: Write, trouble: Trouble, step: Step) ->
         sent = here.proxy.requests.count(CLEAR)
         gate.open()
         await here.proxy.until(lambda: here.proxy.requests.count(CLEAR) > sent)
-        trouble.begin(here)
-        if trouble is not TROUBLES["frozen"]:
-            with contextlib.suppress(RuntimeError):  # killed
+        fault.begin(here)
+        if fault is not FAULTS["frozen"]:
+            with contextlib.suppress(RuntimeError):  # the fault killed the server
                 thaw(here)
     else:
-        trouble.begin(here)
-        await here.other_looks()  # which may fill what is old
+        fault.begin(here)
+        await here.read_in_other()  # the other process may fill old entries
         gate.open()
     await writing
 
 
-def breaking(command: bytes, fate: Literal["drop", "hang up"]) -> Trouble:
-    """Our connection breaks whenever this command is sent: before the server has it, or after it ran."""
+def breaking(command: bytes, fate: Literal["drop", "hang up"]) -> Fault:
+    """Returns a fault that breaks this process's connection at a command.
+
+    Under ``drop`` the command never arrives. Under ``hang up`` the server runs it and the reply is lost.
+    """
 
     def begin(scene: Scene) -> None:
         scene.proxy.doomed, scene.proxy.fate = command, fate
@@ -274,7 +280,7 @@ def breaking(command: bytes, fate: Literal["drop", "hang up"]) -> Trouble:
     def end(scene: Scene) -> None:
         scene.proxy.doomed = None
 
-    return Trouble(begin, end, refuses=command == MARK, ours_alone=True)
+    return Fault(begin, end, refuses=command == MARK, only_this_process=True)
 
 
 RESETS = {
@@ -283,14 +289,14 @@ RESETS = {
     "clear lost": breaking(CLEAR, "drop"),
     "clear unanswered": breaking(CLEAR, "hang up"),
 }
-TROUBLES |= RESETS
+FAULTS |= RESETS
 
 
 def all_cases() -> Iterator[Any]:
-    """Every trouble at every step of a transaction, and the different ones for the other ways to write."""
-    needs_an_answer = {"out of memory", "scripts forgotten", "flushed"}  # so not while a clear is on its way
+    """Yields every fault at every step of a transaction, and the faults that differ for other writes."""
+    needs_an_answer = {"out of memory", "scripts forgotten", "flushed"}  # so not while a clear is in flight
     different = {"killed, then an old snapshot", "restarted empty", "out of memory", "cut off", *RESETS}
-    for name in TROUBLES:
+    for name in FAULTS:
         steps: list[Step] = STEPS
         if name in RESETS:
             steps = ["before COMMIT" if "clear" in name else "before the mark"]
@@ -306,52 +312,52 @@ CASES = list(all_cases())
 
 def may_be_refused(case: Any) -> bool:
     name, step, write = case.values
-    refused = step == "before the mark" and TROUBLES[name].refuses
+    refused = step == "before the mark" and FAULTS[name].refuses
     restarted = name in ("killed, then an old snapshot", "restarted empty") and write == "transaction"
     return refused or "clear" in name or restarted
 
 
-# What holds --------------------------------------------------------------------------------------------------
+# Guarantees --------------------------------------------------------------------------------------------------
 
 
-async def retry_loses_nothing(here: Scene, write: Write, trouble: Trouble, step: Step) -> None:
-    before = (await here.look())["database"]
-    await write_with(here, write, trouble, step)
-    seen = await here.look()
+async def assert_retry_loses_nothing(here: Scene, write: Write, fault: Fault, step: Step) -> None:
+    before = (await here.read_here())["database"]
+    await write_with(here, write, fault, step)
+    seen = await here.read_here()
     assert seen["cache"] == seen["database"] != before
-    if not trouble.ours_alone:
-        seen = await here.other_looks()
+    if not fault.only_this_process:
+        seen = await here.read_in_other()
         assert seen["cache"] == seen["database"]
-    trouble.end(here)
-    await here.all_is_well()
-    await here.the_cache_is_used()
+    fault.end(here)
+    await here.assert_agreement_once_delivered()
+    await here.until_the_cache_is_used()
 
 
-async def raise_refuses_or_delivers(here: Scene, write: Write, trouble: Trouble, step: Step) -> None:
-    before = (await here.look())["database"]
+async def assert_raise_refuses_or_delivers(here: Scene, write: Write, fault: Fault, step: Step) -> None:
+    before = (await here.read_here())["database"]
     refused = False
     try:
-        await write_with(here, write, trouble, step)
+        await write_with(here, write, fault, step)
     except CacheWriteError:
         refused = True
-    seen = await here.look()
+    seen = await here.read_here()
     assert seen["cache"] == seen["database"]
     assert (seen["database"] == before) == refused
-    if step == "before the mark" and trouble.refuses:
+    if step == "before the mark" and fault.refuses:
         assert refused
     if step != "before the mark":
         assert not refused
-    trouble.end(here)
-    await here.all_is_well()
+    fault.end(here)
+    await here.assert_agreement_once_delivered()
     if refused:
         await until_accepted(write)
-        assert (await here.look())["database"] != before
-        await here.all_is_well()
-    await here.the_cache_is_used()
+        assert (await here.read_here())["database"] != before
+        await here.assert_agreement_once_delivered()
+    await here.until_the_cache_is_used()
 
 
 @pytest.mark.parametrize(("name", "step", "write"), CASES)
-async def test_retry(
+async def test_under_retry_no_fault_loses_an_invalidation(
     database: BaseDBAsyncClient,
     db_url: DatabaseUrl,
     own_redis: RedisServer,
@@ -361,11 +367,11 @@ async def test_retry(
     write: str,
 ) -> None:
     async with scene(own_redis, db_url, process, bulk_limit=BULK_LIMIT) as here:
-        await retry_loses_nothing(here, WRITES[write], TROUBLES[name], step)
+        await assert_retry_loses_nothing(here, WRITES[write], FAULTS[name], step)
 
 
 @pytest.mark.parametrize(("name", "step", "write"), [case for case in CASES if may_be_refused(case)])
-async def test_raise(
+async def test_under_raise_a_faulty_write_is_refused_or_delivered(
     database: BaseDBAsyncClient,
     db_url: DatabaseUrl,
     own_redis: RedisServer,
@@ -375,10 +381,10 @@ async def test_raise(
     write: str,
 ) -> None:
     async with scene(own_redis, db_url, process, bulk_limit=BULK_LIMIT, on_write_error="raise") as here:
-        await raise_refuses_or_delivers(here, WRITES[write], TROUBLES[name], step)
+        await assert_raise_refuses_or_delivers(here, WRITES[write], FAULTS[name], step)
 
 
-async def test_a_process_that_begins_after_the_restart_believes_nothing_old(
+async def test_a_process_that_starts_after_a_restore_reads_nothing_stale(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, process: OtherProcess
 ) -> None:
     async with scene(own_redis, db_url, process) as here:
@@ -386,12 +392,12 @@ async def test_a_process_that_begins_after_the_restart_believes_nothing_old(
         own_redis.restore()
         with OtherProcess() as newcomer:
             newcomer.open(db_url, own_redis.patient_url, **SETTINGS)
-            seen = await newcomer.look(here.organizer.id, here.ids)
+            seen = await newcomer.read_all(here.organizer.id, here.ids)
             assert seen["cache"] == seen["database"]
-        await here.all_is_well()
+        await here.assert_agreement_once_delivered()
 
 
-async def test_a_replica_that_is_promoted_without_the_last_invalidation(
+async def test_a_promoted_replica_without_the_last_invalidation_serves_nothing_stale(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, redis_server: RedisServer, process: OtherProcess
 ) -> None:
     with ExitStack() as stack:
@@ -403,14 +409,14 @@ async def test_a_replica_that_is_promoted_without_the_last_invalidation(
             await write_in_a_transaction()
             service.fail_over()
             service.master.kill()
-            await here.all_is_well()
-            await here.the_cache_is_used()
+            await here.assert_agreement_once_delivered()
+            await here.until_the_cache_is_used()
 
 
 @pytest.mark.parametrize(
     ("key", "operation"), [("id", "lease"), ("id", "fill"), ("slug", "lease"), ("slug", "late lease"), ("slug", "fill")]
 )
-async def test_a_reader_that_began_before_the_restart(
+async def test_a_reader_that_began_before_a_restore_fills_nothing_stale(
     database: BaseDBAsyncClient,
     db_url: DatabaseUrl,
     own_redis: RedisServer,
@@ -418,7 +424,7 @@ async def test_a_reader_that_began_before_the_restart(
     key: str,
     operation: str,
 ) -> None:
-    """The snapshot holds its lease and the stamp that it read, but not the write that came after."""
+    """The snapshot has the reader's lease and stamp, but lacks the write that came after it."""
     async with scene(own_redis, db_url, process) as here:
         own_redis.flush()
         gate = here.store.hold(operation.split()[-1], skip=int(operation == "late lease"))
@@ -430,20 +436,20 @@ async def test_a_reader_that_began_before_the_restart(
         await event.save()
         own_redis.restore()
         with contextlib.suppress(BackendError):
-            await here.store.read([b"any"])  # so that the connection is a new one
+            await here.store.read([b"any"])  # makes the connection a new one
         gate.open()
-        assert (await reading).title in ("t0", "changed")  # it began before the write
-        await here.all_is_well()
-        await here.the_cache_is_used()
+        assert (await reading).title in ("t0", "changed")  # the reader began before the write
+        await here.assert_agreement_once_delivered()
+        await here.until_the_cache_is_used()
 
 
 class TestUnknownOutcome:
-    """A write is cancelled while its statement is on the way. The database carries it out in the end."""
+    """A write is cancelled while its statement is in flight. The database executes the statement later."""
 
     @staticmethod
     @asynccontextmanager
-    async def lost(database: BaseDBAsyncClient) -> AsyncIterator[None]:
-        """A save that is cancelled in the end, and never heard of again."""
+    async def cancelled_save(database: BaseDBAsyncClient) -> AsyncIterator[None]:
+        """Starts a save before the block, and cancels it after the block."""
         with gated_sql(database) as sql:
             gate = sql.hold("UPDATE")
             saving = asyncio.create_task(save())
@@ -454,32 +460,32 @@ class TestUnknownOutcome:
                 await saving
 
     @staticmethod
-    async def assert_not_stale_when_it_is_written(here: Scene, database: BaseDBAsyncClient) -> None:
+    async def assert_fresh_after_the_late_statement(here: Scene, database: BaseDBAsyncClient) -> None:
         assert here.cache.stats.unknown_outcomes == 1
-        await here.all_is_well()
+        await here.assert_agreement_once_delivered()
         await database.execute_query("UPDATE event SET slug = 'moved', title = 'changed' WHERE slug = 'e0'")
-        await here.all_is_well()
+        await here.assert_agreement_once_delivered()
 
-    async def test_its_intents_are_renewed_in_case_they_were_lost(
+    async def test_intents_of_an_unknown_outcome_are_marked_again_after_a_restart(
         self, database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, process: OtherProcess
     ) -> None:
         async with scene(own_redis, db_url, process) as here:
-            async with self.lost(database):
+            async with self.cancelled_save(database):
                 own_redis.restart()
-                await here.other_looks()  # it fills what is old
+                await here.read_in_other()  # fills old entries
                 renewed = here.store.hold("mark", "after")
             await renewed.reached()
             renewed.open()
-            await self.assert_not_stale_when_it_is_written(here, database)
+            await self.assert_fresh_after_the_late_statement(here, database)
 
-    async def test_past_the_limit_the_whole_model_stays_uncached(
+    async def test_past_the_limit_an_unknown_outcome_keeps_the_whole_model_uncached(
         self, database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, process: OtherProcess
     ) -> None:
         async with scene(own_redis, db_url, process, undelivered_limit=5) as here:
             here.proxy.cut()
-            async with self.lost(database):
+            async with self.cancelled_save(database):
                 pass
             await Event.create(slug="new", title="created", organizer=here.organizer)
             assert len(here.cache.open_cache.writer._undelivered) == 1
             here.proxy.mend()
-            await self.assert_not_stale_when_it_is_written(here, database)
+            await self.assert_fresh_after_the_late_statement(here, database)

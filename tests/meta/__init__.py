@@ -1,1 +1,1 @@
-"""Tests of the project itself: what it declares, and what it is made of."""
+"""Tests of the project itself: its structure, declarations, commands and tools."""

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, what is public, and that importing it does nothing."""
+"""The architecture of the package: its import order, its public names, and imports without side effects."""
 
 import ast
 import importlib
@@ -40,15 +40,15 @@ ORDER = {
     "config": "",
     "exceptions": "",
 }
-"""Packages and, inside each, modules, top to bottom: each imports only from below itself."""
+"""Packages and their modules, top to bottom. Each imports only from those below it."""
 
 USES_META = {"orm.meta"}
-"""Modules that may use Tortoise's private ``_meta``, so that a new Tortoise is checked in one place."""
+"""Modules that may use Tortoise's private ``_meta``. A new version of Tortoise affects only these."""
 
 MAX_LINES = 350
-"""Lines of a module. A longer module usually holds two concepts."""
+"""Maximum number of lines of a module. A longer module usually has two concepts, so it fails a test."""
 MAX_LINES_EXCEPT = {"testing.conformance"}
-"""A suite of tests is longer."""
+"""Modules that may be longer: a conformance suite is one list of tests."""
 
 
 def module_paths() -> dict[str, Path]:
@@ -71,7 +71,7 @@ def is_for_type_checkers(node: ast.AST) -> TypeGuard[ast.If]:
 
 
 def running_code(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes, imports inside functions included, but not what only type checkers see."""
+    """Yields all nodes, including those in functions, without code for type checkers only."""
     yield node
     children = node.orelse if is_for_type_checkers(node) else ast.iter_child_nodes(node)
     for child in children:
@@ -79,25 +79,26 @@ def running_code(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def ordered(package: str, names: str) -> list[str]:
-    """The modules of a package, top to bottom. A name that has an order of its own is a package inside."""
+    """Returns the modules of a package, top to bottom, with those of its subpackages."""
     modules = [f"{package}.{name}" for name in names.split()]
-    return [each for name in modules for each in (ordered(name, ORDER[name]) if name in ORDER else [name])]
+    return [module for name in modules for module in (ordered(name, ORDER[name]) if name in ORDER else [name])]
 
 
 WITH_CODE = {"", "testing"}
-"""Packages whose ``__init__`` has the public names."""
+"""Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
+"""Packages whose ``__init__`` is a floor plan without code."""
 PLACES = [
     module
     for package, names in ORDER.items()
     if package != "backends.redis"
     for module in [*([] if package in PACKAGES else [package]), *ordered(package, names)]
 ]
-"""Packages whose ``__init__`` is a floor plan without code."""
+"""All modules that have code, top to bottom."""
 
 
 def imported(name: str, source: str) -> set[str]:
-    """The package's own modules that the source of module ``name`` imports."""
+    """Returns the modules of this package that the source of module ``name`` imports."""
     names: set[str] = set()
     for node in running_code(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -109,19 +110,19 @@ def imported(name: str, source: str) -> set[str]:
     return {each for each in own if each in MODULES and each not in PACKAGES}
 
 
-def test_every_module_has_its_place() -> None:
+def test_every_module_is_in_the_import_order() -> None:
     assert sorted(PLACES) == sorted(set(MODULES) - PACKAGES)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=name or "__init__") for name in PLACES])
-def test_a_module_imports_only_from_below(name: str) -> None:
+def test_a_module_imports_only_from_modules_below_it(name: str) -> None:
     below = PLACES[PLACES.index(name) + 1 :]
     # `from aiomodelcache import config` names the package as well as the module.
     climbing = imported(name, MODULES[name].read_text("utf-8")) - set(below) - {""}
     assert not climbing, f"{name} imports {sorted(climbing)}"
 
 
-def test_an_import_inside_a_function_counts_and_one_for_type_checkers_does_not() -> None:
+def test_imports_in_functions_count_and_imports_for_type_checkers_do_not() -> None:
     source = """
 from typing import TYPE_CHECKING
 from aiomodelcache import config
@@ -136,8 +137,8 @@ def late() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))
-def test_a_package_is_a_folder_with_a_floor_plan(name: str) -> None:
-    """Its ``__init__`` has no code, and names its modules in their order."""
+def test_the_init_of_a_package_is_a_floor_plan(name: str) -> None:
+    """The ``__init__`` has no code, and its docstring names the modules in their order."""
     tree = ast.parse(MODULES[name].read_text("utf-8"))
     assert [type(node) for node in tree.body] == [ast.Expr]
     names = ORDER[name].split()
@@ -146,11 +147,11 @@ def test_a_package_is_a_folder_with_a_floor_plan(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PLACES if name not in MAX_LINES_EXCEPT])
-def test_a_module_is_not_too_long(name: str) -> None:
+def test_a_module_has_at_most_the_maximum_number_of_lines(name: str) -> None:
     assert len(MODULES[name].read_text("utf-8").splitlines()) <= MAX_LINES
 
 
-def test_only_one_module_uses_the_meta_of_models() -> None:
+def test_only_one_module_uses_the_private_meta_of_models() -> None:
     users = {
         name
         for name, path in MODULES.items()
@@ -161,7 +162,7 @@ def test_only_one_module_uses_the_meta_of_models() -> None:
     assert users == USES_META
 
 
-def test_the_public_names_are_sorted_and_there() -> None:
+def test_all_public_names_are_exported_and_sorted() -> None:
     names = aiomodelcache.__all__
     constants, classes, functions = (
         [name for name in names if name.isupper()],
@@ -178,7 +179,7 @@ def test_the_public_names_are_sorted_and_there() -> None:
 
 
 def documentation(value: object) -> str | None:
-    """The docstring; a method that overrides another one inherits its. What ``dataclass`` writes does not count."""
+    """Returns the docstring, maybe inherited, or None if ``dataclass`` has generated it."""
     text = inspect.getdoc(value)
     if text and inspect.isclass(value) and text.startswith(f"{value.__name__}("):
         return None
@@ -206,7 +207,9 @@ def test_every_public_method_has_a_docstring(name: str) -> None:
     methods = [each for each, value in vars(cls).items() if inspect.isfunction(value) or isinstance(value, property)]
     undocumented = [each for each in methods if not each.startswith("_") and not documentation(getattr(cls, each))]
     if name.endswith("Backend"):
-        assert set(undocumented) <= vars(aiomodelcache.Backend).keys()  # what backends do is said once, there
+        assert (
+            set(undocumented) <= vars(aiomodelcache.Backend).keys()
+        )  # the methods of backends are documented once, in the protocol
     else:
         assert undocumented == []
 
@@ -234,7 +237,7 @@ def assert_unchanged(before):
 """
 
 IMPORT = f"""{TORTOISE}
-import asyncio, msgspec, redis.asyncio.cluster, redis.asyncio.sentinel  # what they do is their own affair
+import asyncio, msgspec, redis.asyncio.cluster, redis.asyncio.sentinel  # their side effects do not count
 
 def refuse(event, args):
     writes = event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
@@ -282,6 +285,6 @@ asyncio.run(main())
 
 @pytest.mark.slow(because="runs programs in processes of their own")
 @pytest.mark.parametrize("program", [IMPORT, USE], ids=["importing", "using"])
-def test_nothing_is_patched_in_tortoise_and_importing_does_no_io(program: str) -> None:
+def test_nothing_in_tortoise_is_patched_and_importing_does_no_io(program: str) -> None:
     run = subprocess.run([sys.executable, "-B", "-c", program], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

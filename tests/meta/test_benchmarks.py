@@ -1,4 +1,4 @@
-"""The benchmarks run: every case once, with the answers of every contestant compared with the catalogue."""
+"""The benchmarks run every case once, and compare each contestant's answers with the catalogue."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from benchmarks.compare import compare
 from benchmarks.contestants import Near, Own, RawRedis
 from benchmarks.results import Results
 
-SOME = [case for case in CASES if case.count < 1_000]
+MEASURED = [case for case in CASES if case.count < 1_000]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(redis_url: str, folder: Path) -> Results:
-    """In a process of its own: peers leave things behind that are errors in ours."""
+    """Results of a benchmark run in its own process, since peers leave warnings behind that are errors here."""
     run = ["benchmarks", "smoke", "--loop", "default", "--database", "sqlite", "--json", str(folder / "run.json")]
     done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -32,14 +32,14 @@ def results(redis_url: str, folder: Path) -> Results:
 
 def test_every_case_is_measured(results: Results) -> None:
     [place] = results.places
-    assert set(place.seconds) == {case.name for case in SOME}
+    assert set(place.seconds) == {case.name for case in MEASURED}
     for case, measured in place.seconds.items():
         assert all(samples and min(samples) > 0 for samples in measured.values()), case
         assert measured.keys() & {Own.name, Near.name}, case
 
 
-def test_every_budget_is_judged(results: Results) -> None:
-    """But for PostgreSQL's, and for those of a thousand requests at a time."""
+def test_every_budget_has_a_measurement(results: Results) -> None:
+    """The smoke run measures neither PostgreSQL nor a thousand concurrent requests."""
     unmeasured = [budget.text for budget in BUDGETS if budget.measure(results.places[0]) is None]
     assert unmeasured == [
         "save() on PostgreSQL / bare save()",
@@ -48,14 +48,14 @@ def test_every_budget_is_judged(results: Results) -> None:
     ]
 
 
-def test_runs_can_be_compared(results: Results, folder: Path) -> None:
+def test_two_runs_can_be_compared(results: Results, folder: Path) -> None:
     results.save(folder / "again.json")
     lines = compare(Results.load(folder / "again.json"), results).splitlines()
-    assert len(lines) == 1 + len(SOME)
+    assert len(lines) == 1 + len(MEASURED)
     assert all(line.split()[-2:] == ["1.00", "1.00"] for line in lines[1:])
 
 
-def test_a_wrong_answer_is_an_error(results: Results) -> None:
+def test_a_wrong_answer_of_a_contestant_is_an_error(results: Results) -> None:
     raw = RawRedis()
     raw.columns = lambda row: {"id": row}  # type: ignore[method-assign]
     with pytest.raises((AssertionError, KeyError)):

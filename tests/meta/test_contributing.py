@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md, RELEASING.md and the Makefile: what they name exists, and the commands do what they say."""
+"""CONTRIBUTING.md, RELEASING.md and the Makefile: named paths exist, and commands run as documented."""
 
 import os
 import re
@@ -13,7 +13,7 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.findall(r"^([a-z]+)(?: [a-z]+)*:(?!=)", MAKEFILE, re.MULTILINE))
 FOLDERS = ("aiomodelcache", "tests", "docs", ".")
 FROM_MAKE = {"CI", "MAKEFLAGS", "MAKELEVEL", "PYTHON"}
-"""What these tests inherit if make runs them, and must not hand on."""
+"""Environment variables that make may set for these tests, which the tested make must not inherit."""
 PROGRAM = "#!/bin/sh\n{}\n"
 
 
@@ -22,7 +22,7 @@ def text(document: str) -> str:
 
 
 def planned(*arguments: str, **environment: str) -> str:
-    """What ``make`` would run."""
+    """Returns the commands that ``make`` would run."""
     variables = {name: value for name, value in os.environ.items() if name not in FROM_MAKE}
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
     run = subprocess.run(command, cwd=ROOT, env=variables | environment, capture_output=True, text=True, check=False)
@@ -31,27 +31,27 @@ def planned(*arguments: str, **environment: str) -> str:
 
 
 def pytest_line(output: str) -> str:
-    """The one line that runs pytest."""
+    """Returns the only line that runs pytest."""
     lines = [line for line in output.splitlines() if "-m pytest" in line]
     assert len(lines) == 1, output
     return lines[0]
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "RELEASING.md", ".pre-commit-config.yaml"])
-def test_the_commands_are_those_of_the_makefile(document: str) -> None:
+def test_documented_make_commands_are_targets_of_the_makefile(document: str) -> None:
     named = [command.split() for command in re.findall(r"(?:^ *|`)make ((?:[a-z]+ ?)+)", text(document), re.MULTILINE)]
     assert named
     assert {word for words in named for word in words} - TARGETS == set()
 
 
-def test_make_alone_lists_the_commands_that_contributors_need() -> None:
+def test_make_without_a_target_lists_the_documented_commands() -> None:
     listed = set(re.findall(r'@echo "make (\w+)', MAKEFILE))
     assert listed <= TARGETS
     assert {word for words in re.findall(r"`make (\w+)", text("CONTRIBUTING.md")) for word in words.split()} <= listed
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "RELEASING.md", ".pre-commit-config.yaml"])
-def test_the_paths_exist(document: str) -> None:
+def test_documented_paths_exist(document: str) -> None:
     made = {".venv", ".venv-3.13", ".venv/bin/ruff", ".venv/bin/python", "dist"}
     found = re.findall(r"[`(= ]((?:\.?[\w-]+/)+(?:[\w-]+\.\w+)?|\w+\.(?:md|py|toml))(?=[`)#, \n])", text(document))
     paths = {path.rstrip("/") for path in found} - made
@@ -65,44 +65,44 @@ def test_the_table_of_folders_names_every_package() -> None:
     assert packages - set(re.findall(r"`(\w+)/`", table)) == set()
 
 
-def test_the_hooks_are_one_version_with_the_makefile() -> None:
+def test_pre_commit_hooks_run_the_programs_of_the_makefile() -> None:
     programs = re.findall(r"entry: (\S+)", text(".pre-commit-config.yaml"))
     assert len(programs) == 3
     assert set(programs) == {".venv/bin/ruff", ".venv/bin/python"}
 
 
-# What make runs -----------------------------------------------------------------------------------------------
+# Commands of make -----------------------------------------------------------------------------------------------
 
 
-def test_one_file_runs_by_itself_and_without_coverage() -> None:
+def test_make_test_runs_one_file_without_coverage_and_linters() -> None:
     output = planned("test", "T=tests/query/test_reads.py -k some")
     assert pytest_line(output).endswith("pytest --durations=10  tests/query/test_reads.py -k some")
     assert "lint types" not in output
 
 
-def test_a_name_in_the_environment_is_not_meant() -> None:
+def test_make_test_ignores_a_name_in_the_environment() -> None:
     assert planned("test", T="tests/query") == planned("test")
 
 
-def test_a_folder_runs_in_several_processes() -> None:
+def test_make_test_runs_a_folder_in_several_processes() -> None:
     assert "-n auto" in pytest_line(planned("test", "T=tests/query"))
 
 
-def test_without_a_name_everything_runs() -> None:
+def test_make_test_without_a_name_runs_everything() -> None:
     output = planned("test")
     assert "--keep-going lint types" in output
     assert "--cov" in pytest_line(output)
     assert output == planned("check")
 
 
-def test_another_python_has_an_environment_of_its_own() -> None:
+def test_make_uses_a_separate_environment_for_another_python() -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     for output in (planned("quick", f"PYTHON={sys.executable}"), planned("quick", PYTHON=sys.executable)):
         assert f" .venv-{version}/bin/python -m pytest" in pytest_line(output)
     assert " .venv/bin/python -m pytest" in pytest_line(planned("quick"))
 
 
-def test_a_python_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_make_names_a_missing_python(tmp_path: Path) -> None:
     command = ["make", "quick", f"PYTHON={tmp_path}/python3.99"]
     variables = {name: value for name, value in os.environ.items() if name not in FROM_MAKE}
     run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
@@ -112,12 +112,12 @@ def test_a_python_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "required"), [("true", True), ("1", True), ("false", False), ("0", False)])
-def test_in_ci_what_the_machine_has_is_required(value: str, required: bool) -> None:
+def test_in_ci_make_requires_the_available_servers(value: str, required: bool) -> None:
     for arguments in (["test"], ["test", "T=tests/query"]):
         assert ("AIOMODELCACHE_REQUIRE=" in planned(*arguments, CI=value)) is required
 
 
-# Which Pythons there are --------------------------------------------------------------------------------------
+# Available Pythons --------------------------------------------------------------------------------------
 
 
 def interpreter(path: Path, program: str) -> Path:
@@ -128,7 +128,7 @@ def interpreter(path: Path, program: str) -> Path:
 
 
 def pythons(path: Path, pyenv: Path, *names: str) -> list[Path]:
-    """What ``.ci/pythons`` prints where these folders are PATH and pyenv's."""
+    """Returns the interpreters that ``.ci/pythons`` prints for these folders as PATH and as pyenv's root."""
     environment = {"PATH": f"{path}{os.pathsep}/nowhere", "PYENV_ROOT": str(pyenv), "HOME": str(pyenv)}
     run = subprocess.run(
         ["/bin/sh", ROOT / ".ci" / "pythons", *names], env=environment, capture_output=True, text=True, check=True
@@ -142,7 +142,7 @@ def test_pythons_are_found_on_path_and_in_the_folder_of_pyenv(tmp_path: Path) ->
     works = f'exec "{sys.executable}" "$@"'
     eleven = interpreter(path / "python3.11", works)
     interpreter(pyenv / "versions" / "3.11.0" / "bin" / "python3.11", works)
-    interpreter(path / "python3.12", "exit 127")  # a shim of a version that is not chosen
+    interpreter(path / "python3.12", "exit 127")  # a shim of a version that pyenv has not selected
     twelve = interpreter(pyenv / "versions" / "3.12.1" / "bin" / "python3.12", works)
     old = interpreter(path / "python3.9", "exit 1")
     assert pythons(path, pyenv) == [eleven, twelve]

@@ -16,11 +16,11 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 PROJECT = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
 DEPENDENCIES = [canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]]
 OPTIONAL = PACKAGE / "testing"
-"""What applications in production do not import: its imports do not count."""
+"""The folder that applications in production do not import, so its imports do not count."""
 
 
 def imported() -> set[str]:
-    """The packages that the package imports at runtime, by the first part of their names."""
+    """Returns the top-level packages that this package imports at runtime."""
     paths = [path for path in PACKAGE.rglob("*.py") if OPTIONAL not in path.parents]
     return {name for path in paths for name in imports(ast.parse(path.read_text()))}
 
@@ -28,15 +28,15 @@ def imported() -> set[str]:
 def imports(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.If() if ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            for each in node.orelse:
-                yield from imports(each)
+            for child in node.orelse:
+                yield from imports(child)
         case ast.Import():
             yield from (alias.name.partition(".")[0] for alias in node.names)
         case ast.ImportFrom(module=str(module), level=0):
             yield module.partition(".")[0]
         case _:
-            for each in ast.iter_child_nodes(node):
-                yield from imports(each)
+            for child in ast.iter_child_nodes(node):
+                yield from imports(child)
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)

@@ -1,4 +1,4 @@
-"""``make dist``: wheel and sdist hold what they should, and a program uses each in an environment of its own."""
+"""``make dist``: wheel and sdist are complete, and a program can use each in a clean environment."""
 
 import email
 import subprocess
@@ -72,7 +72,7 @@ def pip(python: Path, *arguments: str | Path, cwd: Path) -> str:
 
 
 def content(*folders: Path) -> set[str]:
-    """The files below folders of the checkout, by their path in it, without what Python leaves there."""
+    """Returns the files in folders of the checkout, by path, without Python's caches."""
     return {
         str(path.relative_to(ROOT))
         for folder in folders
@@ -83,7 +83,7 @@ def content(*folders: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A package index within reach, for the build backend and the dependencies."""
+    """Skips or fails unless a package index offers the build backend and the dependencies."""
     folder = tmp_path_factory.mktemp("index")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "0", "--timeout", "10"]
     command += ["hatchling", *PROJECT["dependencies"]]
@@ -106,7 +106,7 @@ def distributions(package_index: None, tmp_path_factory: pytest.TempPathFactory)
 def installed(
     request: pytest.FixtureRequest, distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The Python of an environment that holds one of them, and nothing else but what it depends on."""
+    """The Python of an environment that has only one of the distributions and its dependencies."""
     folder = tmp_path_factory.mktemp(request.param)
     run(sys.executable, "-m", "venv", "--without-pip", folder / "env", cwd=folder)
     python = folder / "env" / "bin" / "python"
@@ -114,7 +114,7 @@ def installed(
     return python
 
 
-def test_the_wheel_holds_the_package_and_the_plugin(distributions: dict[str, Path]) -> None:
+def test_the_wheel_has_exactly_the_package_and_the_plugin(distributions: dict[str, Path]) -> None:
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         information = f"aiomodelcache-{VERSION}.dist-info"
         names = set(wheel.namelist())
@@ -136,22 +136,22 @@ def test_the_wheel_holds_the_package_and_the_plugin(distributions: dict[str, Pat
     assert metadata.get_payload() == (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_sdist_holds_what_a_checkout_does(distributions: dict[str, Path]) -> None:
+def test_the_sdist_has_all_files_of_a_checkout(distributions: dict[str, Path]) -> None:
     with tarfile.open(distributions["sdist"]) as sdist:
         names = {name.removeprefix(f"aiomodelcache-{VERSION}/") for name in sdist.getnames()}
     assert names == DOCUMENTS | FILES | content(*(ROOT / folder for folder in FOLDERS))
 
 
-def test_the_index_would_take_them(distributions: dict[str, Path], tmp_path: Path) -> None:
-    told = run(sys.executable, "-m", "twine", "check", "--strict", *distributions.values(), cwd=tmp_path)
-    assert told.count("PASSED") == 2
+def test_twine_accepts_both_distributions(distributions: dict[str, Path], tmp_path: Path) -> None:
+    output = run(sys.executable, "-m", "twine", "check", "--strict", *distributions.values(), cwd=tmp_path)
+    assert output.count("PASSED") == 2
 
 
-def test_a_program_uses_what_was_installed(installed: Path, backend_url: str, tmp_path: Path) -> None:
+def test_a_program_can_use_the_installed_package(installed: Path, backend_url: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     used = run(installed, "-W", "error", "program.py", backend_url, cwd=tmp_path)
     assert Path(used.strip()).is_relative_to(installed.parents[1])
 
 
-def test_what_was_installed_is_complete(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_package_has_all_its_dependencies(installed: Path, tmp_path: Path) -> None:
     assert pip(installed, "check", cwd=tmp_path) == "No broken requirements found.\n"

@@ -1,4 +1,4 @@
-"""Every test that has a database runs on all of them, and on every store, or says why not."""
+"""Every test with a database runs on all databases and stores that its marks leave, or gives a reason."""
 
 import argparse
 import ast
@@ -23,20 +23,25 @@ ON_THEIR_OWN = {
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
 }
-"""The modules that name databases or servers themselves, with what for."""
+"""Modules that name databases or servers themselves, with the reason."""
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")
 SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
-    *("orm.fields", "orm.schema", "orm.snapshots", "orm.statements", "orm.transactions"),
-    *("testing.counting", "write.transactions"),
+    "orm.fields",
+    "orm.schema",
+    "orm.snapshots",
+    "orm.statements",
+    "orm.transactions",
+    "testing.counting",
+    "write.transactions",
 }
 """The modules of the library whose code depends on the database. Tests of these run on every database; a reason for
 running on SQLite alone holds as long as its subject is elsewhere."""
 
 
 def ways_around(source: str) -> Iterator[str]:
-    """What a module does to leave out a database or a store without ``only_on``."""
+    """Yields code of a module that leaves out a database or a store without ``only_on``."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SKIPS:
             yield ast.unparse(node.func)
@@ -49,7 +54,7 @@ def ways_around(source: str) -> Iterator[str]:
 
 
 @pytest.mark.slow(because="reads every test")
-def test_nothing_is_left_out_in_another_way() -> None:
+def test_only_only_on_leaves_out_databases_and_stores() -> None:
     found = {path.name: list(ways_around(path.read_text("utf-8"))) for path in TESTS.rglob("test_*.py")}
     assert {name: ways for name, ways in found.items() if ways and name not in ON_THEIR_OWN} == {}
     source = """
@@ -108,7 +113,7 @@ ALL = {"db_url": ["sqlite", "postgres", "mariadb"], "backend_url": ["memory", "r
         ),
     ],
 )
-def test_a_test_runs_on_everything_that_its_marks_leave(
+def test_a_test_runs_on_all_combinations_that_its_marks_allow(
     fixtures: set[str], marks: list[pytest.Mark], expected: dict[str, list[str]]
 ) -> None:
     assert runs_on(fixtures, marks) == expected
@@ -128,7 +133,7 @@ def test_a_test_runs_on_everything_that_its_marks_leave(
         ([only_on("sqlite", "redis", because="a reason")], "name some of"),
     ],
 )
-def test_a_restriction_has_a_reason(marks: list[pytest.Mark], message: str) -> None:
+def test_a_mark_without_a_reason_or_a_known_name_is_refused(marks: list[pytest.Mark], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         runs_on({"db_url"}, marks)
 
@@ -159,7 +164,7 @@ def test_every_pair_has_a_reason() -> None:
             wants_every_pair([mark.mark])
 
 
-def test_marks_leave_something() -> None:
+def test_marks_that_exclude_everything_are_refused() -> None:
     for store in ("no store", "redis"):
         marks = [only_on("memory", "no store", because="a reason"), only_on(store, because="another reason")]
         with pytest.raises(ValueError, match="leave nothing"):
@@ -177,7 +182,7 @@ MODULES = {
 
 
 def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) -> str:
-    """Returns what pytest says when it collects one test for each mark and its arguments."""
+    """Returns the output of pytest that collects one test for each mark and its arguments."""
     for name, (mark, arguments) in modules.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"
         (folder / f"test_{name}.py").write_text(source)
@@ -187,8 +192,8 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) ->
 
 
 @pytest.mark.slow(because="runs pytest in a process of its own")
-def test_pytest_keeps_to_it(tmp_path: Path) -> None:
-    told = collect(tmp_path, MODULES)
+def test_pytest_collects_by_the_marks(tmp_path: Path) -> None:
+    output = collect(tmp_path, MODULES)
     for line in (
         "test_everything.py: 4\n",
         "test_every_pair.py: 6\n",
@@ -197,7 +202,7 @@ def test_pytest_keeps_to_it(tmp_path: Path) -> None:
         "test_nothing_said.py::test_it: it has a database",
         "duplicate parametrization of 'db_url'",
     ):
-        assert line in told
+        assert line in output
 
 
 # --on ---------------------------------------------------------------------------------------------------------
@@ -222,25 +227,25 @@ SELECTABLE = {
         ("redis", {"own_server": 1, "pure": 1}),
     ],
 )
-def test_on_selects_the_tests_that_need_nothing_else(on: str, expected: dict[str, int], tmp_path: Path) -> None:
-    told = collect(tmp_path, SELECTABLE, "--on", on)
-    found = {name: int(count) for name, count in re.findall(r"test_(\w+)\.py: (\d+)$", told, re.MULTILINE)}
+def test_on_selects_tests_that_need_only_the_named_stores(on: str, expected: dict[str, int], tmp_path: Path) -> None:
+    output = collect(tmp_path, SELECTABLE, "--on", on)
+    found = {name: int(count) for name, count in re.findall(r"test_(\w+)\.py: (\d+)$", output, re.MULTILINE)}
     assert found == expected
 
 
-def test_on_takes_names_of_databases_and_stores() -> None:
+def test_on_accepts_only_names_of_databases_and_stores() -> None:
     assert parse_on("sqlite, memory") == {"sqlite", "memory"}
     for wrong in ("", "oracle", "sqlite,no store"):
         with pytest.raises(argparse.ArgumentTypeError, match="name some of mariadb, memory, postgres, redis, sqlite"):
             parse_on(wrong)
 
 
-def test_a_server_of_ones_own_is_needed_as_well() -> None:
+def test_a_server_fixture_counts_as_a_needed_store() -> None:
     assert needed_by(["own_redis", "db_url"], {"db_url": "sqlite"}) == {"redis", "sqlite"}
     assert needed_by(["postgres_server"], {"number": 3}) == {"postgres"}
 
 
-def test_what_is_slow_has_a_reason() -> None:
+def test_every_slow_mark_has_a_reason() -> None:
     for path in TESTS.rglob("*.py"):
         for found in re.findall(r"mark\.slow\b.*", path.read_text("utf-8")):
             assert re.match(r'mark\.slow\(because="\w+ [^"]+"\)|mark\.slow\\b', found), f"{path}: {found}"

@@ -1,4 +1,4 @@
-"""The fixtures give what they promise: private servers, a fresh database and an empty store each time."""
+"""The fixtures provide private servers, and a fresh database and an empty store for each test."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ DEFAULT_PORTS = {3306, 5432, 6379}
 
 
 class Stone(Model):
-    """A table of this module's own."""
+    """The model of this module."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=20, unique=True)
@@ -38,13 +38,15 @@ def listening(port: int) -> bool:
 
 @pytest.mark.usefixtures("redis_server")
 class TestRedis:
-    def test_answers_on_its_url_and_its_socket(self, redis_server: RedisServer, redis_url: str) -> None:
+    def test_redis_answers_on_its_url_and_its_socket(self, redis_server: RedisServer, redis_url: str) -> None:
         assert redis_server.port not in DEFAULT_PORTS
         with redis.Redis.from_url(redis_url) as by_url, redis_server.client() as by_socket:
             by_url.set("k", "v")
             assert by_socket.get("k") == b"v"
 
-    def test_killed_it_refuses_and_restarted_it_is_empty_at_the_same_address(self, own_redis: RedisServer) -> None:
+    def test_a_killed_server_refuses_connections_and_restarts_empty_at_its_address(
+        self, own_redis: RedisServer
+    ) -> None:
         url, port = own_redis.url, own_redis.port
         with redis.Redis.from_url(url) as client:
             client.set("k", "v")
@@ -56,7 +58,7 @@ class TestRedis:
         with redis.Redis.from_url(url) as client:
             assert client.get("k") is None
 
-    def test_stopped_it_is_silent_until_it_goes_on(self, own_redis: RedisServer) -> None:
+    def test_a_frozen_server_does_not_reply_until_it_resumes(self, own_redis: RedisServer) -> None:
         with own_redis.client() as client:
             client.set("k", "v")
         own_redis.stop()
@@ -66,7 +68,7 @@ class TestRedis:
         with redis.Redis.from_url(own_redis.url) as client:
             assert client.get("k") == b"v"
 
-    def test_a_stopped_server_ends_too(self) -> None:
+    def test_a_frozen_server_can_be_closed(self) -> None:
         with RedisServer() as stopped:
             port, folder = stopped.port, stopped.folder
             stopped.stop()
@@ -74,7 +76,7 @@ class TestRedis:
         assert not listening(port)
         assert not folder.exists()
 
-    def test_a_second_port_is_tried_when_the_first_is_taken(
+    def test_a_second_port_is_tried_if_the_first_is_taken(
         self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ports = iter([own_redis.port, server.free_port()])
@@ -82,7 +84,7 @@ class TestRedis:
         with RedisServer() as second:
             assert second.port != own_redis.port
 
-    def test_a_failed_start_shows_the_log_and_leaves_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_start_shows_the_log_and_removes_the_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
         broken = RedisServer()
         monkeypatch.setattr(broken, "_command", lambda: ["/bin/sh", "-c", "pwd; echo no such luck; exit 3"])
         with pytest.raises(ServerFailed, match="redis ended with 3") as raised:
@@ -94,7 +96,7 @@ class TestRedis:
 
 class TestBackendUrl:
     @pytest.mark.parametrize("attempt", [1, 2])
-    def test_is_empty_each_time(self, backend_url: str, attempt: int) -> None:
+    def test_each_test_gets_an_empty_store(self, backend_url: str, attempt: int) -> None:
         if backend_url == "memory://":
             return
         with redis.Redis.from_url(backend_url) as client:
@@ -106,7 +108,7 @@ class TestBackendUrl:
 class TestDatabases:
     @pytest.mark.parametrize("attempt", [1, 2])
     @pytest.mark.models("tests.meta.test_servers")
-    async def test_is_empty_each_time(self, database: BaseDBAsyncClient, attempt: int) -> None:
+    async def test_each_test_gets_an_empty_database(self, database: BaseDBAsyncClient, attempt: int) -> None:
         assert await Stone.all().count() == 0
         await Stone.create(name="flint")
         assert await Stone.get(name="flint")
@@ -130,20 +132,24 @@ class TestDatabases:
             assert await Stone.all().count() == 0
 
     @pytest.mark.models("tests.meta.test_servers")
-    async def test_is_what_its_url_says(self, database: BaseDBAsyncClient, db_url: DatabaseUrl) -> None:
+    async def test_the_database_has_the_dialect_of_its_url(
+        self, database: BaseDBAsyncClient, db_url: DatabaseUrl
+    ) -> None:
         assert database.connection_name == db_url.dialect
         version = {"sqlite": "sqlite_version()", "postgres": "version()", "mariadb": "version()"}
         _, [row] = await database.execute_query(f"SELECT {version[db_url.dialect]} AS v")
         assert {"sqlite": "3.", "postgres": "PostgreSQL", "mariadb": "MariaDB"}[db_url.dialect] in row["v"]
 
     @pytest.mark.models("tests.meta.test_servers")
-    async def test_is_seen_in_tasks_too(self, database: BaseDBAsyncClient) -> None:
+    async def test_the_database_can_be_used_in_child_tasks(self, database: BaseDBAsyncClient) -> None:
         async with asyncio.TaskGroup() as tasks:
             for name in ("flint", "slate", "chalk"):
                 tasks.create_task(Stone.create(name=name))
         assert await Stone.all().count() == 3
 
-    async def test_lost_connections_to_postgres_do_not_hold_it_up(self, postgres_server: PostgresServer) -> None:
+    async def test_a_leaked_connection_does_not_block_reuse_of_a_postgres_database(
+        self, postgres_server: PostgresServer
+    ) -> None:
         with postgres_server.database() as url:
             lost = await asyncpg.connect(url.replace("asyncpg:", "postgres:"))
             await lost.execute("BEGIN; CREATE SCHEMA other; CREATE TABLE t (id int)")
@@ -151,7 +157,9 @@ class TestDatabases:
             assert again == url
         lost.terminate()
 
-    async def test_lost_connections_to_mariadb_do_not_hold_it_up(self, mariadb_server: MariaDBServer) -> None:
+    async def test_a_leaked_connection_does_not_block_reuse_of_a_mariadb_database(
+        self, mariadb_server: MariaDBServer
+    ) -> None:
         with mariadb_server.database() as url:
             name = url.rpartition("/")[2]
             lost = await asyncmy.connect(host="127.0.0.1", port=mariadb_server.port, user="root", db=name)
@@ -162,18 +170,18 @@ class TestDatabases:
             assert again == url
         lost.close()
 
-    def test_postgres_is_private(self, postgres_server: PostgresServer, postgres_url: str) -> None:
+    def test_postgres_does_not_use_the_default_port(self, postgres_server: PostgresServer, postgres_url: str) -> None:
         assert postgres_server.port not in DEFAULT_PORTS
         assert postgres_url == f"asyncpg://postgres@127.0.0.1:{postgres_server.port}/app"
 
-    def test_mariadb_is_private(self, mariadb_server: MariaDBServer, mysql_url: str) -> None:
+    def test_mariadb_does_not_use_the_default_port(self, mariadb_server: MariaDBServer, mysql_url: str) -> None:
         assert mariadb_server.port not in DEFAULT_PORTS
         assert mysql_url == f"mysql://root@127.0.0.1:{mariadb_server.port}/app"
 
 
 @pytest.mark.usefixtures("redis_server")
-class TestEnds:
-    def test_the_server_outlives_no_killed_process(self) -> None:
+class TestEnd:
+    def test_a_server_ends_when_its_process_is_killed(self) -> None:
         code = (
             "import sys, time; from tests.support.servers import RedisServer; server = RedisServer(); server.start();"
             "print(server.port, server.folder, flush=True); time.sleep(60)"
@@ -198,23 +206,23 @@ class TestMissing:
 
         monkeypatch.setattr(RedisServer, "program", classmethod(program))
 
-    def test_says_where_it_looked(self) -> None:
+    def test_a_missing_server_error_lists_the_searched_folders(self) -> None:
         with pytest.raises(ServerMissing, match="no no-such-server on PATH, nor in /no/"):
             RedisServer().start()
 
     @pytest.mark.parametrize("required", ["", "postgres,mariadb"])
-    def test_is_a_skip(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_server_skips_a_test(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIOMODELCACHE_REQUIRE", required)
         with pytest.raises(pytest.skip.Exception, match="redis: no no-such-server"):
             next(conftest.run(RedisServer()))
 
     @pytest.mark.parametrize("required", ["redis", "postgres, redis"])
-    def test_is_a_failure_where_it_is_required(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_required_server_fails_a_test(self, required: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AIOMODELCACHE_REQUIRE", required)
         with pytest.raises(pytest.fail.Exception, match="AIOMODELCACHE_REQUIRE names redis"):
             next(conftest.run(RedisServer()))
 
-    def test_the_highest_version_is_found_in_folders(self, tmp_path: Path) -> None:
+    def test_the_highest_version_in_the_folders_is_used(self, tmp_path: Path) -> None:
         for version in ("9", "15", "100"):
             program = tmp_path / version / "bin" / "some-server"
             program.parent.mkdir(parents=True)

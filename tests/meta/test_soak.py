@@ -1,18 +1,22 @@
-"""A small soak: the library is fresh under faults, and what is not fresh is caught by the same harness."""
+"""A small soak: the library serves nothing stale under faults, and the same harness catches libraries that do."""
 
 import asyncio
 import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
+from aiomodelcache import MemoryBackend
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.observe.stats import Stats
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
+from soak.subjects import WatchedBackend
 from soak.world import SMALL
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -39,29 +43,29 @@ def run(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) 
 
 
 def attempts(redis: RedisServer, folder: Path) -> Iterator[Path]:
-    """Folders for several soaks, in one of which something must happen: how often is a matter of the machine's pace."""
+    """Yields folders for up to five soaks, in one of which an event must happen. Slow machines may need several."""
     for number in range(5):
         redis.flush()
         (folder / str(number)).mkdir()
         yield folder / str(number)
 
 
-def test_the_library_is_fresh_under_faults(
+def test_the_library_serves_nothing_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(duration=20, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.1)
     result = run(plan, postgres_server, own_redis, tmp_path)
     assert result.violations == 0, str(result)
-    assert result.reads > 500, str(result)  # on a busy machine; forty times as many on an idle one
+    assert result.reads > 500, str(result)  # an idle machine makes forty times as many
     assert result.changes > 20, str(result)
     assert result.checker.snapshots, str(result)
     faults = result.run.faults
-    missing = [what for what in COUNTED if not any(name.startswith(what) and faults[name] for name in faults)]
+    missing = [fault for fault in COUNTED if not any(name.startswith(fault) and faults[name] for name in faults)]
     assert len(missing) <= faults.get("faults that a busy machine did not let happen", 0), (missing, str(result))
 
 
 @pytest.mark.parametrize("subject", ["delete-after-commit"])
-def test_what_is_not_fresh_is_caught(
+def test_a_library_that_serves_stale_reads_is_caught(
     subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(
@@ -82,7 +86,7 @@ def test_what_is_not_fresh_is_caught(
     pytest.fail(str(result))
 
 
-def test_allowtime_is_used_and_respected(
+def test_stale_copies_are_served_within_allowtime_only(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(duration=6, processes=2, faults=("slow",), pace=0.1, world=SMALL, intent_ttl=1, allowtime=0.5)
@@ -92,12 +96,12 @@ def test_allowtime_is_used_and_respected(
         strict = Run.load(folder)
         strict.allowtime = 0
         strict.save(folder)
-        if report(folder).violations:  # so there were stale answers, and they would be found
+        if report(folder).violations:  # stale copies were served, and the strict check finds them
             return
     pytest.fail(str(result))
 
 
-def test_what_is_near_is_late_by_no_more_than_it_may_be(
+def test_near_cached_reads_lag_at_most_near_lag(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(
@@ -119,7 +123,7 @@ def test_what_is_near_is_late_by_no_more_than_it_may_be(
     pytest.fail(str(result))
 
 
-def test_what_does_not_hear_of_changes_is_caught(
+def test_a_near_cache_without_invalidation_messages_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(
@@ -140,27 +144,27 @@ COUNT = b"*2\r\n$4\r\nINCR\r\n$1\r\nn\r\n"
 
 
 async def through(redis: RedisServer, fate: str, request: bytes) -> tuple[bytes, type[Exception] | None, int]:
-    """One request through a network with one fate: what came back, how that ended, and how often it was counted."""
+    """Sends a request through a network with one fate. Returns the reply, the error and the number of counted fates."""
     async with BadNetwork(redis.port, random.Random(1)) as network:
         network.chances = {fate: 1}
         where = urlsplit(network.url)
         loop = asyncio.get_running_loop()
-        came, ended = b"", None
+        reply, ended = b"", None
         with socket.socket() as client:
             client.setblocking(False)
             await loop.sock_connect(client, (where.hostname, where.port))
             try:
                 await loop.sock_sendall(client, request)
                 async with asyncio.timeout(8):
-                    while came.count(b"\r\n") < request.count(b"*"):
+                    while reply.count(b"\r\n") < request.count(b"*"):
                         piece = await loop.sock_recv(client, 1_000)
                         assert piece, "ended without a reset"
-                        came += piece
+                        reply += piece
                     while network.fates["repeat"] and _executed(redis) < 2:
-                        await asyncio.sleep(0.05)  # it repeats within two seconds
+                        await asyncio.sleep(0.05)  # the network repeats the request within two seconds
             except (TimeoutError, OSError) as error:
                 ended = type(error)
-        return came, ended, network.fates[fate]
+        return reply, ended, network.fates[fate]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +179,7 @@ async def through(redis: RedisServer, fate: str, request: bytes) -> tuple[bytes,
         ("cut", COUNT, b":", ConnectionResetError, 1, 1),
     ],
 )
-def test_the_network_does_what_it_counts(
+def test_the_bad_network_applies_and_counts_each_fate(
     own_redis: RedisServer,
     fate: str,
     request_: bytes,
@@ -191,3 +195,13 @@ def test_the_network_does_what_it_counts(
 def _executed(redis: RedisServer) -> int:
     with redis.client() as client:
         return int(cast("bytes", client.get("n")))
+
+
+def test_the_log_learns_of_invalidations_that_cannot_be_delivered() -> None:
+    guarded: Any = GuardedBackend(MemoryBackend(), Stats(), cooldown=1.0, enabled=True)
+    guarded.__class__ = WatchedBackend
+    reported: list[bool] = []
+    guarded.on_undelivered = reported.append
+    for undelivered in (True, True, False):
+        guarded.has_undelivered = undelivered
+    assert reported == [True, False]

@@ -1,4 +1,4 @@
-"""The soak's checker on histories made by hand: violating ones of each kind, and good ones."""
+"""The soak's checker on handmade histories: good ones, and ones with each kind of violation."""
 
 import random
 import re
@@ -15,12 +15,12 @@ from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, rec
 from soak.predicted import LOST, NONCE_SHIFT, OUTLIVES, RETRY, SLOW, Circumstances, Life, Predictions
 from soak.report import earliest_beginnings
 
-# Row 7 is made as version 1 by nonce 10, in team 3 under slug 50; versions and transactions count up.
-MADE = Change(1, 7, 1, 10, 50, 3)
+# Nonce 10 creates row 7 as version 1 with slug 50 in team 3. Versions and transactions count up.
+CREATED = Change(1, 7, 1, 10, 50, 3)
 WRITTEN = Change(2, 7, 2, 20, 50, 3)
 MOVED = Change(3, 7, 3, 30, 51, 4)
 DELETED = Change(4, 7, 0, 0, 51, 4)
-ALL = (MADE, WRITTEN, MOVED, DELETED)
+ALL = (CREATED, WRITTEN, MOVED, DELETED)
 NOTHING = (0, 0)
 ONE, TWO, THREE = (1, 10), (2, 20), (3, 30)
 
@@ -55,11 +55,11 @@ def deleted(start: int, end: int, *pks: int) -> Record:
     return Record(Kind.DELETE, start, end, 0, [Outcome.ACKNOWLEDGED, start, *pks], 1)
 
 
-def check(changes: Iterable[Change], *told: Record, rest_from: int = 1 << 62, allowance: int = 0) -> Checker:
-    commits = {record.subject: record.words[1] for record in told if record.kind == Kind.WRITE}
+def check(changes: Iterable[Change], *log: Record, rest_from: int = 1 << 62, allowance: int = 0) -> Checker:
+    commits = {record.subject: record.words[1] for record in log if record.kind == Kind.WRITE}
     allowances = dict.fromkeys((Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM), allowance)
     checker = Checker(History(changes, commits), rest_from=rest_from, allowances=allowances)
-    for record in sorted(told, key=lambda record: record.end):
+    for record in sorted(log, key=lambda record: record.end):
         checker.feed(record)
     return checker
 
@@ -68,44 +68,44 @@ def violations(*args: Record, changes: Sequence[Change] = ALL, rest_from: int = 
     return [finding.what for finding in check(changes, *args, rest_from=rest_from).findings]
 
 
-# What a read may see ----------------------------------------------------------------------------------
+# Allowed reads ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seen", [ONE, TWO])
-def test_a_read_beside_a_write_may_see_either(seen: tuple[int, int]) -> None:
+def test_a_read_concurrent_with_a_write_may_see_either_version(seen: tuple[int, int]) -> None:
     assert violations(wrote(100, 200, 20), by_pk(150, 160, seen), by_pk(190, 300, seen)) == []
 
 
-def test_a_read_at_the_very_moment_of_the_acknowledgement_is_beside_it() -> None:
+def test_a_read_that_starts_at_the_acknowledgement_is_concurrent_with_the_write() -> None:
     assert violations(wrote(100, 200, 20), by_pk(200, 300, ONE)) == []
 
 
-def test_a_read_after_an_acknowledged_write_sees_it_or_a_later_one() -> None:
+def test_a_read_after_an_acknowledged_write_sees_that_or_a_later_version() -> None:
     assert violations(wrote(100, 200, 20), by_pk(201, 300, TWO), by_pk(301, 400, THREE), by_pk(401, 500, NOTHING)) == []
 
 
-def test_before_anything_was_acknowledged_nothing_need_be_there() -> None:
+def test_a_row_may_be_absent_until_a_write_is_acknowledged() -> None:
     assert violations(by_pk(1, 2, NOTHING), by_slug(3, 4, 50, NOTHING), by_team(5, 6, 3)) == []
 
 
-def test_what_never_was_there_is_never_found() -> None:
+def test_a_row_that_never_existed_may_be_absent() -> None:
     assert violations(by_pk(1, 2, NOTHING, pk=8), by_slug(1, 2, 99, NOTHING), by_team(1, 2, 99), rest_from=0) == []
 
 
-# What it must not see ---------------------------------------------------------------------------------
+# Violations ---------------------------------------------------------------------------------
 
 
-def test_older_than_an_acknowledged_write() -> None:
+def test_a_read_older_than_an_acknowledged_write_is_stale() -> None:
     assert violations(wrote(100, 200, 20), by_pk(201, 300, ONE)) == [Violation.STALE]
 
 
-def test_not_there_although_it_was_acknowledged() -> None:
-    assert violations(wrote(1, 2, 10), by_pk(3, 4, NOTHING), changes=[MADE]) == [Violation.STALE]
-    assert violations(wrote(1, 2, 10), by_slug(3, 4, 50, NOTHING), changes=[MADE]) == [Violation.STALE]
-    assert violations(wrote(1, 2, 10), by_team(3, 4, 3), changes=[MADE]) == [Violation.STALE]
+def test_an_absence_after_an_acknowledged_create_is_stale() -> None:
+    assert violations(wrote(1, 2, 10), by_pk(3, 4, NOTHING), changes=[CREATED]) == [Violation.STALE]
+    assert violations(wrote(1, 2, 10), by_slug(3, 4, 50, NOTHING), changes=[CREATED]) == [Violation.STALE]
+    assert violations(wrote(1, 2, 10), by_team(3, 4, 3), changes=[CREATED]) == [Violation.STALE]
 
 
-def test_there_although_its_delete_was_acknowledged() -> None:
+def test_a_row_after_its_acknowledged_delete_is_stale() -> None:
     done = wrote(1, 2, 30), deleted(5, 6, 7)
     assert violations(*done, by_pk(7, 8, THREE)) == [Violation.STALE]
     assert violations(*done, by_slug(7, 8, 51, THREE)) == [Violation.STALE]
@@ -113,7 +113,7 @@ def test_there_although_its_delete_was_acknowledged() -> None:
     assert violations(*done, by_pk(7, 8, NOTHING), by_slug(7, 8, 51, NOTHING), by_team(7, 8, 4)) == []
 
 
-def test_a_delete_acknowledges_no_more_than_that_the_row_was_gone_once() -> None:
+def test_a_row_may_be_present_after_a_delete_and_another_create() -> None:
     back = Change(5, 7, 4, 40, 51, 4)
     done = wrote(1, 2, 30), deleted(5, 6, 7)
     assert violations(*done, by_pk(7, 8, NOTHING), changes=[*ALL, back]) == []
@@ -121,84 +121,87 @@ def test_a_delete_acknowledges_no_more_than_that_the_row_was_gone_once() -> None
     assert violations(*done, wrote(9, 10, 40), by_pk(11, 12, NOTHING), changes=[*ALL, back]) == [Violation.STALE]
 
 
-def test_older_than_what_somebody_read_before() -> None:
+def test_a_read_older_than_an_earlier_read_goes_backwards() -> None:
     assert violations(by_pk(1, 2, TWO), by_pk(3, 4, ONE)) == [Violation.BACKWARDS]
-    assert violations(by_pk(1, 5, TWO), by_pk(3, 9, ONE)) == []  # at the same time
+    assert violations(by_pk(1, 5, TWO), by_pk(3, 9, ONE)) == []  # concurrent reads
     assert violations(by_slug(1, 2, 51, THREE), by_pk(3, 4, TWO)) == [Violation.BACKWARDS]
     assert violations(by_team(1, 2, 4, THREE), by_pk(3, 4, TWO)) == [Violation.BACKWARDS]
 
 
-def test_gone_although_somebody_found_it_before() -> None:
-    still = [MADE, WRITTEN, MOVED]
+def test_an_absence_after_an_earlier_find_goes_backwards() -> None:
+    still = [CREATED, WRITTEN, MOVED]
     assert violations(by_pk(1, 2, ONE), by_pk(3, 4, NOTHING), changes=still) == [Violation.BACKWARDS]
     assert violations(by_slug(1, 2, 51, THREE), by_slug(3, 4, 51, NOTHING), changes=still) == [Violation.BACKWARDS]
     assert violations(by_team(1, 2, 4, THREE), by_team(3, 4, 4), changes=still) == [Violation.BACKWARDS]
-    assert violations(by_team(1, 2, 4, THREE), by_team(3, 4, 4)) == []  # it may be deleted by now
+    assert violations(by_team(1, 2, 4, THREE), by_team(3, 4, 4)) == []  # the row may be deleted by then
 
 
-def test_back_from_nothing() -> None:
-    gone = wrote(1, 2, 30), by_pk(3, 4, NOTHING)  # so the delete was committed, whoever was told
+def test_a_row_found_after_an_earlier_absence_goes_backwards() -> None:
+    gone = wrote(1, 2, 30), by_pk(3, 4, NOTHING)  # so the delete was committed
     assert violations(*gone, by_pk(5, 6, THREE)) == [Violation.BACKWARDS]
 
 
-def test_back_from_a_list_that_it_had_left() -> None:
+def test_a_row_older_than_a_list_without_it_goes_backwards() -> None:
     assert violations(wrote(1, 2, 10), by_team(3, 4, 3), by_pk(5, 6, TWO)) == [Violation.BACKWARDS]
 
 
-def test_a_late_acknowledgement_does_not_lower_what_was_acknowledged_before() -> None:
+def test_a_late_acknowledgement_does_not_undo_a_later_version() -> None:
     assert violations(wrote(1, 2, 30), wrote(1, 5, 20), by_pk(6, 7, TWO)) == [Violation.STALE]
 
 
-def test_never_committed() -> None:
+def test_a_version_that_was_never_committed_is_a_violation() -> None:
     assert violations(by_pk(1, 2, (9, 90))) == [Violation.UNCOMMITTED]
     assert violations(by_slug(1, 2, 50, (9, 90))) == [Violation.UNCOMMITTED]
     assert violations(by_team(1, 2, 3, (9, 90))) == [Violation.UNCOMMITTED]
 
 
-def test_two_rows_mixed_into_one() -> None:
+def test_a_mix_of_two_versions_or_rows_is_a_violation() -> None:
     assert violations(by_pk(1, 2, (2, 10))) == [Violation.UNCOMMITTED]
     assert violations(by_pk(1, 2, TWO, pk=8)) == [Violation.UNCOMMITTED]
 
 
-def test_committed_only_later() -> None:
+def test_a_read_before_the_commit_is_a_violation() -> None:
     assert violations(by_pk(100, 110, TWO), wrote(50, 200, 20, committing=111)) == [Violation.UNCOMMITTED]
     assert violations(by_pk(100, 111, TWO), wrote(50, 200, 20, committing=111)) == []
 
 
-def test_what_is_not_there_is_not_what_was_deleted_only_later() -> None:
+def test_an_absence_is_not_explained_by_a_later_delete() -> None:
     later = wrote(1, 2, 20), wrote(100, 110, 30)
     assert violations(*later, by_team(3, 99, 3)) == [Violation.STALE]
     assert violations(*later, by_team(3, 100, 3)) == []
-    back = [*ALL, Change(5, 7, 4, 40, 51, 4)]  # after a delete of which no time is known but that it was later than 30
+    back = [
+        *ALL,
+        Change(5, 7, 4, 40, 51, 4),
+    ]  # created again by 40; the time of the delete before it is only known to be after 30
     assert violations(*later, by_pk(3, 99, NOTHING), changes=back) == [Violation.STALE]
     assert violations(*later, by_pk(3, 100, NOTHING), changes=back) == []
 
 
-def test_in_the_middle_of_a_transaction() -> None:
-    changes = [MADE, Change(2, 7, 2, 20, 51, 4), Change(2, 7, 3, 20, 51, 3)]
+def test_a_version_inside_a_transaction_is_a_violation() -> None:
+    changes = [CREATED, Change(2, 7, 2, 20, 51, 4), Change(2, 7, 3, 20, 51, 3)]
     assert violations(by_pk(1, 2, (2, 20)), changes=changes) == [Violation.UNCOMMITTED]
     assert violations(by_pk(1, 2, (3, 20)), wrote(0, 3, 20), by_pk(4, 5, (3, 20)), changes=changes) == []
-    back = [MADE, Change(2, 7, 2, 20, 50, 4), Change(2, 7, 3, 20, 50, 3)]
+    back = [CREATED, Change(2, 7, 2, 20, 50, 4), Change(2, 7, 3, 20, 50, 3)]
     assert violations(wrote(0, 1, 10), by_team(2, 3, 3), changes=back) == [Violation.STALE]
 
 
-def test_found_under_its_old_key() -> None:
+def test_a_version_found_under_the_key_of_another_version_is_a_violation() -> None:
     assert violations(by_slug(1, 2, 50, THREE)) == [Violation.OLD_KEY]
     assert violations(by_team(1, 2, 3, THREE)) == [Violation.OLD_KEY]
     assert violations(by_slug(1, 2, 51, THREE), by_team(1, 2, 4, THREE)) == []
-    assert violations(wrote(1, 2, 30), by_slug(3, 4, 50, TWO)) == [Violation.STALE]  # and under it, as it was then
+    assert violations(wrote(1, 2, 30), by_slug(3, 4, 50, TWO)) == [Violation.STALE]  # the old version under its own key
 
 
-def test_a_slug_that_went_to_another_row() -> None:
+def test_a_slug_that_moved_to_another_row_is_stale_for_the_first() -> None:
     taken = Change(9, 8, 9, 90, 50, 3)
-    changes = [MADE, WRITTEN, MOVED, taken]
+    changes = [CREATED, WRITTEN, MOVED, taken]
     assert violations(wrote(1, 2, 90), by_slug(3, 4, 50, (9, 90)), changes=changes) == []
     assert violations(wrote(1, 2, 90), by_slug(3, 4, 50, NOTHING), changes=changes) == [Violation.STALE]
-    # The row's own timeline allows it, since nobody was told that it moved; the slug's does not.
+    # The row's own timeline allows the read, since its move was not acknowledged. The slug's timeline does not.
     assert violations(wrote(1, 2, 90), by_slug(3, 4, 50, TWO), changes=changes) == [Violation.STALE]
 
 
-def test_swapped_in_one_transaction() -> None:
+def test_slugs_swapped_in_one_transaction_follow_the_commit() -> None:
     changes = [
         Change(1, 1, 1, 11, 50, 3),
         Change(1, 2, 2, 12, 51, 3),
@@ -211,29 +214,29 @@ def test_swapped_in_one_transaction() -> None:
     assert violations(wrote(1, 2, 20), by_slug(3, 4, 51, (2, 12)), changes=changes) == [Violation.STALE]
 
 
-def test_missing_from_a_list_that_it_came_back_to() -> None:
-    changes = [MADE, Change(2, 7, 2, 20, 50, 4), Change(3, 7, 3, 30, 50, 3)]
-    assert violations(wrote(1, 2, 10), by_team(3, 4, 3), changes=changes) == []  # it was away meanwhile
+def test_a_list_without_a_row_that_returned_to_it_is_stale() -> None:
+    changes = [CREATED, Change(2, 7, 2, 20, 50, 4), Change(3, 7, 3, 30, 50, 3)]
+    assert violations(wrote(1, 2, 10), by_team(3, 4, 3), changes=changes) == []  # the row was in another list meanwhile
     assert violations(wrote(1, 2, 30), by_team(3, 4, 3), changes=changes) == [Violation.STALE]
     assert violations(by_pk(1, 2, (3, 30)), by_team(3, 4, 3), changes=changes) == [Violation.BACKWARDS]
 
 
-def test_at_rest_only_the_final_state_is_right() -> None:
+def test_at_rest_only_the_final_state_is_allowed() -> None:
     assert violations(by_pk(1, 2, NOTHING), by_slug(1, 2, 51, NOTHING), by_team(1, 2, 4), rest_from=1) == []
     assert violations(by_pk(1, 2, THREE), rest_from=1) == [Violation.AT_REST]
     assert violations(by_slug(1, 2, 51, THREE), rest_from=1) == [Violation.AT_REST]
     assert violations(by_team(1, 2, 4, THREE), rest_from=1) == [Violation.AT_REST]
     assert violations(by_pk(1, 2, THREE), rest_from=2) == []
-    still = [MADE, WRITTEN]
+    still = [CREATED, WRITTEN]
     assert violations(by_pk(1, 2, NOTHING), changes=still, rest_from=1) == [Violation.AT_REST]
     assert violations(by_slug(1, 2, 50, NOTHING), changes=still, rest_from=1) == [Violation.AT_REST]
     assert violations(by_team(1, 2, 3), changes=still, rest_from=1) == [Violation.AT_REST]
 
 
-def test_an_allowance_is_for_the_time_that_it_says() -> None:
-    told = wrote(100, 200, 20), by_pk(1_150, 1_160, ONE)
-    assert check(ALL, *told, allowance=1_000).findings == []
-    assert [finding.what for finding in check(ALL, *told, allowance=900).findings] == [Violation.STALE]
+def test_an_allowance_ends_after_its_time() -> None:
+    log = wrote(100, 200, 20), by_pk(1_150, 1_160, ONE)
+    assert check(ALL, *log, allowance=1_000).findings == []
+    assert [finding.what for finding in check(ALL, *log, allowance=900).findings] == [Violation.STALE]
 
 
 @pytest.mark.parametrize(
@@ -246,17 +249,17 @@ def test_an_allowance_is_for_the_time_that_it_says() -> None:
         by_pk(1_150, 1_160, NOTHING),
     ],
 )
-def test_an_allowance_is_for_slugs_lists_and_absences(old: Record) -> None:
-    changes = [MADE, WRITTEN, MOVED]
-    # With the acknowledgement of 30 (for the last: of 10) begins the time in which 50 and team 3 are old.
-    told = wrote(90, 91, 20) if old.kind != Kind.BY_PK else wrote(200, 201, 10), wrote(100, 200, 30)
-    assert check(changes, *told, old, allowance=1_000).findings == []
-    assert {finding.what for finding in check(changes, *told, old, allowance=900).findings} == {Violation.STALE}
+def test_an_allowance_covers_slugs_lists_and_absences(old: Record) -> None:
+    changes = [CREATED, WRITTEN, MOVED]
+    # Slug 50 and team 3 are old from the acknowledgement of 30 on, in the last case from that of 10 on.
+    log = wrote(90, 91, 20) if old.kind != Kind.BY_PK else wrote(200, 201, 10), wrote(100, 200, 30)
+    assert check(changes, *log, old, allowance=1_000).findings == []
+    assert {finding.what for finding in check(changes, *log, old, allowance=900).findings} == {Violation.STALE}
 
 
-def test_nothing_allows_what_was_not_committed_or_has_another_key() -> None:
-    told = by_pk(1, 2, (9, 90)), by_slug(1, 2, 50, THREE), by_team(1, 2, 3, THREE)
-    found = [finding.what for finding in check(ALL, *told, allowance=1_000).findings]
+def test_an_allowance_covers_no_uncommitted_version_and_no_other_key() -> None:
+    log = by_pk(1, 2, (9, 90)), by_slug(1, 2, 50, THREE), by_team(1, 2, 3, THREE)
+    found = [finding.what for finding in check(ALL, *log, allowance=1_000).findings]
     assert found == [Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.OLD_KEY]
 
 
@@ -264,7 +267,7 @@ def snapshot(start: int, end: int, *seen: tuple[int, int]) -> Record:
     return Record(Kind.SNAPSHOT, start, end, 0, [word for each in seen for word in by_pk(0, 0, each).words])
 
 
-def test_a_snapshot_is_as_it_was_when_it_began() -> None:
+def test_a_snapshot_sees_one_state_during_its_transaction() -> None:
     later = wrote(100, 200, 20), wrote(250, 300, 30)
     assert violations(*later, snapshot(90, 400, ONE, ONE)) == []
     assert violations(*later, snapshot(90, 400, ONE, TWO)) == [Violation.UNREPEATABLE]
@@ -272,39 +275,39 @@ def test_a_snapshot_is_as_it_was_when_it_began() -> None:
     assert check(ALL, *later, snapshot(90, 400, TWO, TWO)).snapshots == 1
 
 
-# Good histories, however long --------------------------------------------------------------------------
+# Long histories --------------------------------------------------------------------------
 
 
-def test_a_linearizable_history_is_good_and_each_read_of_it_made_older_is_not() -> None:
+def test_a_linearizable_history_is_good_until_a_read_is_made_older() -> None:
     chance = random.Random(5)
-    changes, told, at, version = [MADE], [], 10, 1
+    changes, log, at, version = [CREATED], [], 10, 1
     for nonce in range(100, 300):
         version += 1
         changes.append(Change(nonce, 7, version, nonce, 50, 3))
-        told.append(wrote(at, at + 10, nonce, committing=at + 5))
-        told += [by_pk(at + 11, at + 12 + chance.randrange(8), (version, nonce)) for _ in range(3)]
-        told.append(by_pk(at + 1, at + 8, (version - 1, changes[-2].nonce)))
+        log.append(wrote(at, at + 10, nonce, committing=at + 5))
+        log += [by_pk(at + 11, at + 12 + chance.randrange(8), (version, nonce)) for _ in range(3)]
+        log.append(by_pk(at + 1, at + 8, (version - 1, changes[-2].nonce)))
         at += 20
-    assert check(changes, *told).findings == []
-    for record in chance.sample([each for each in told if each.kind == Kind.BY_PK and each.start % 20 == 1], 50):
-        index = told.index(record)
+    assert check(changes, *log).findings == []
+    for record in chance.sample([each for each in log if each.kind == Kind.BY_PK and each.start % 20 == 1], 50):
+        index = log.index(record)
         older = changes[(record.words[0] & 0xFFFF) - 2]
-        broken = [*told[:index], by_pk(record.start, record.end, (older.version, older.nonce)), *told[index + 1 :]]
+        broken = [*log[:index], by_pk(record.start, record.end, (older.version, older.nonce)), *log[index + 1 :]]
         assert check(changes, *broken).findings
 
 
 @pytest.mark.slow(because="checks 20,000 records")
-def test_the_time_is_linear() -> None:
+def test_the_checker_takes_linear_time() -> None:
     def seconds(size: int) -> float:
         changes = [Change(n, 7, n, n, 50, 3) for n in range(1, size)]
-        told = [
+        log = [
             record
             for n in range(1, size)
             for record in (wrote(n * 10, n * 10 + 1, n), by_pk(n * 10 + 2, n * 10 + 3, (n, n)))
         ]
         checker = Checker(History(changes))
         begin = time.process_time()
-        for record in told:
+        for record in log:
             checker.feed(record)
         assert not checker.findings
         return time.process_time() - begin
@@ -312,19 +315,19 @@ def test_the_time_is_linear() -> None:
     assert seconds(20_000) < 30 * max(seconds(2_000), 0.001)
 
 
-# What was predicted --------------------------------------------------------------------------------------
+# Predicted violations --------------------------------------------------------------------------------------
 
 WRITER = 5
 NONCE = WRITER << NONCE_SHIFT | 1
-THEIRS = [MADE, Change(2, 7, 2, NONCE, 50, 3)]
+THEIRS = [CREATED, Change(2, 7, 2, NONCE, 50, 3)]
 
 
-def reasons(circumstances: Circumstances, *told: Record) -> list[str | None]:
-    checker = check(THEIRS, *told)
+def reasons(circumstances: Circumstances, *log: Record) -> list[str | None]:
+    checker = check(THEIRS, *log)
     return list(map(Predictions(checker, circumstances).explain, checker.findings))
 
 
-def told(read_at: int = 300, outcome: Outcome = Outcome.ACKNOWLEDGED) -> list[Record]:
+def missed_write(read_at: int = 300, outcome: Outcome = Outcome.ACKNOWLEDGED) -> list[Record]:
     return [
         by_pk(190, 195, (2, NONCE)),
         wrote(100, 200, NONCE, outcome=outcome, source=WRITER),
@@ -336,115 +339,115 @@ def held(start: int, end: int, subject: int = 0) -> Record:
     return Record(Kind.HELD, start, end, subject, [], WRITER)
 
 
-def test_nothing_explains_a_plain_violation() -> None:
-    assert reasons(Circumstances(lives={WRITER: Life(0)}), *told()) == [None]
+def test_a_violation_without_a_fault_is_not_explained() -> None:
+    assert reasons(Circumstances(lives={WRITER: Life(0)}), *missed_write()) == [None]
 
 
-def test_what_could_not_be_delivered_explains_reads_until_it_was() -> None:
+def test_an_undelivered_invalidation_explains_stale_reads_until_it_is_delivered() -> None:
     retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
     refuse = Circumstances(lives={WRITER: Life(0, on_write_error="raise")})
-    assert reasons(retry, *told(), held(150, 400)) == [RETRY]
-    assert reasons(retry, *told(read_at=401), held(150, 400)) == [None]
-    assert reasons(retry, *told(), held(201, 400)) == [None]
-    assert reasons(retry, *told(), held(150, 151, UNENDED)) == [RETRY]
-    assert reasons(retry, *told(read_at=401), held(150, 151, UNENDED), held(150, 400)) == [None]
-    assert reasons(refuse, *told(), held(150, 400)) == [None]
+    assert reasons(retry, *missed_write(), held(150, 400)) == [RETRY]
+    assert reasons(retry, *missed_write(read_at=401), held(150, 400)) == [None]
+    assert reasons(retry, *missed_write(), held(201, 400)) == [None]
+    assert reasons(retry, *missed_write(), held(150, 151, UNENDED)) == [RETRY]
+    assert reasons(retry, *missed_write(read_at=401), held(150, 151, UNENDED), held(150, 400)) == [None]
+    assert reasons(refuse, *missed_write(), held(150, 400)) == [None]
 
 
-def test_a_lost_intent_explains_what_its_writer_did_not_live_to_clear() -> None:
+def test_a_lost_intent_explains_stale_reads_only_if_the_write_was_not_cleared() -> None:
     lost = Circumstances(losses=[(120, 130)], lives={WRITER: Life(0)})
-    assert reasons(lost, *told()) == [None]  # it cleared, and by that deleted what was filled meanwhile
-    assert reasons(lost, *told(outcome=Outcome.UNKNOWN)) == [LOST]
-    assert reasons(Circumstances(losses=[(201, 210)]), *told(outcome=Outcome.UNKNOWN)) == [None]
+    assert reasons(lost, *missed_write()) == [None]  # the clear deleted entries that were filled meanwhile
+    assert reasons(lost, *missed_write(outcome=Outcome.UNKNOWN)) == [LOST]
+    assert reasons(Circumstances(losses=[(201, 210)]), *missed_write(outcome=Outcome.UNKNOWN)) == [None]
 
 
-def test_of_a_killed_process_the_last_write_may_not_be_logged() -> None:
-    told = by_pk(190, 195, (2, NONCE)), by_pk(300, 305, ONE)
+def test_the_unlogged_last_write_of_a_killed_process_may_lose_its_intent() -> None:
+    log = by_pk(190, 195, (2, NONCE)), by_pk(300, 305, ONE)
     lives = {WRITER: Life(0, ended=180, killed=True)}
-    assert reasons(Circumstances(losses=[(120, 130)], lives=lives), *told) == [LOST]
-    assert reasons(Circumstances(losses=[(180 + OUTLIVES + 1, 180 + OUTLIVES + 2)], lives=lives), *told) == [None]
-    assert reasons(Circumstances(losses=[(120, 130)], lives={WRITER: Life(0)}), *told) == [None]
+    assert reasons(Circumstances(losses=[(120, 130)], lives=lives), *log) == [LOST]
+    assert reasons(Circumstances(losses=[(180 + OUTLIVES + 1, 180 + OUTLIVES + 2)], lives=lives), *log) == [None]
+    assert reasons(Circumstances(losses=[(120, 130)], lives={WRITER: Life(0)}), *log) == [None]
 
 
-def test_a_write_beyond_the_life_of_intents() -> None:
-    assert reasons(Circumstances(intent_ttl=99), *told()) == [SLOW]
-    assert reasons(Circumstances(intent_ttl=100), *told()) == [None]
+def test_a_write_slower_than_intent_ttl_explains_stale_reads() -> None:
+    assert reasons(Circumstances(intent_ttl=99), *missed_write()) == [SLOW]
+    assert reasons(Circumstances(intent_ttl=100), *missed_write()) == [None]
 
 
-def test_each_write_that_was_missed_needs_its_reason() -> None:
+def test_each_missed_write_needs_an_explanation_of_its_own() -> None:
     other = Change(3, 7, 3, 77, 50, 3)
-    checker = check([*THEIRS, other], *told(), wrote(210, 220, 77), held(150, 400))
+    checker = check([*THEIRS, other], *missed_write(), wrote(210, 220, 77), held(150, 400))
     [finding] = checker.findings
     assert Predictions(checker, Circumstances(lives={WRITER: Life(0)})).explain(finding) is None
 
 
-def test_a_list_without_a_row_depends_on_the_writes_that_touch_lists() -> None:
-    moved = [MADE, Change(2, 7, 2, NONCE, 50, 4), Change(3, 7, 3, 77, 50, 4)]
+def test_a_list_without_a_row_depends_only_on_writes_that_invalidate_lists() -> None:
+    moved = [CREATED, Change(2, 7, 2, NONCE, 50, 4), Change(3, 7, 3, 77, 50, 4)]
     retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
 
-    def why(*seen: tuple[int, int], listed: Sequence[int] = ()) -> list[str | None]:
+    def explanations(*seen: tuple[int, int], listed: Sequence[int] = ()) -> list[str | None]:
         later = wrote(210, 220, 77, listed=listed)
-        checker = check(moved, *told()[1:2], held(150, 400), later, by_team(300, 305, 4, *seen))
+        checker = check(moved, *missed_write()[1:2], held(150, 400), later, by_team(300, 305, 4, *seen))
         return list(map(Predictions(checker, retry).explain, checker.findings))
 
-    assert why() == [RETRY], "the later write has left lists alone"
-    assert why(listed=[8]) == [RETRY], "it has touched those of another row"
-    assert why(listed=[7]) == [None], "it should have taken the old list away"
-    assert why((2, NONCE)) == [None], "the row itself depends on both"
-    assert why((3, 77)) == []
+    assert explanations() == [RETRY], "the later write invalidated no list"
+    assert explanations(listed=[8]) == [RETRY], "the later write invalidated lists of another row"
+    assert explanations(listed=[7]) == [None], "the later write should have invalidated the old list"
+    assert explanations((2, NONCE)) == [None], "the row itself depends on both writes"
+    assert explanations((3, 77)) == []
 
 
-def test_a_late_absence_is_not_held_against_those_who_saw_the_row() -> None:
-    made = [MADE, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE, 50, 3), Change(4, 7, 0, 0, 50, 3)]
-    told = wrote(100, 200, NONCE, source=WRITER), by_pk(300, 305, NOTHING), by_pk(310, 315, (3, NONCE))
+def test_a_late_absence_is_not_a_violation_of_readers_that_saw_the_row() -> None:
+    made = [CREATED, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE, 50, 3), Change(4, 7, 0, 0, 50, 3)]
+    log = wrote(100, 200, NONCE, source=WRITER), by_pk(300, 305, NOTHING), by_pk(310, 315, (3, NONCE))
     retry = Circumstances(lives={WRITER: Life(0, on_write_error="retry")})
 
-    def why(*more: Record) -> list[str | None]:
-        checker = check(made, *told, *more)
+    def explanations(*more: Record) -> list[str | None]:
+        checker = check(made, *log, *more)
         return [Predictions(checker, retry).explain(each) for each in checker.findings]
 
-    assert why(held(150, 400)) == [RETRY], "of two who contradict each other it was the first who was late"
-    assert why() == [None]
-    assert why(held(150, 400), deleted(306, 308, 7)) == [None], "its delete is known"
+    assert explanations(held(150, 400)) == [RETRY], "of two contradicting reads, the first was late"
+    assert explanations() == [None]
+    assert explanations(held(150, 400), deleted(306, 308, 7)) == [None], "the delete is logged"
 
 
-def test_a_write_that_nobody_logged_is_not_seen_before_those_that_began_earlier() -> None:
+def test_an_unlogged_write_cannot_be_seen_before_earlier_writes_began() -> None:
     begun = {NONCE: (100, 150), NONCE + 4: (500, 550), (WRITER + 1) << NONCE_SHIFT | 1: (9, 10)}
     earliest = earliest_beginnings([NONCE + 1, NONCE + 5, WRITER << NONCE_SHIFT, 3], begun)
     assert earliest == {NONCE + 1: 100, NONCE + 5: 500}
-    gone = [MADE, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE + 5, 50, 3)]
+    gone = [CREATED, Change(2, 7, 0, 0, 50, 3), Change(3, 7, 3, NONCE + 5, 50, 3)]
     checker = Checker(History(gone, {10: 1} | earliest))
     checker.feed(by_pk(300, 400, (3, NONCE + 5)))
     checker.feed(by_pk(500, 600, (3, NONCE + 5)))
     assert [(finding.what, finding.end) for finding in checker.findings] == [(Violation.UNCOMMITTED, 400)]
 
 
-def test_its_intent_may_be_lost_at_any_time_since_then() -> None:
-    told = by_pk(290, 295, (2, NONCE + 1)), by_pk(300, 305, ONE), wrote(100, 250, NONCE, source=WRITER)
-    checker = check([MADE, Change(2, 7, 2, NONCE + 1, 50, 3)], *told)
+def test_the_intent_of_an_unlogged_write_may_be_lost_from_its_earliest_begin_on() -> None:
+    log = by_pk(290, 295, (2, NONCE + 1)), by_pk(300, 305, ONE), wrote(100, 250, NONCE, source=WRITER)
+    checker = check([CREATED, Change(2, 7, 2, NONCE + 1, 50, 3)], *log)
     killed = Circumstances(losses=[(120, 130)], lives={WRITER: Life(0, ended=280, killed=True)})
     [finding] = checker.findings
     assert Predictions(checker, killed, {NONCE + 1: 110}).explain(finding) == LOST
     assert Predictions(checker, killed, {NONCE + 1: 131}).explain(finding) is None
 
 
-def test_what_was_not_committed_is_never_explained() -> None:
+def test_an_uncommitted_read_is_never_explained() -> None:
     checker = check(THEIRS, by_pk(1, 2, (9, 90)), held(0, 3))
     circumstances = Circumstances(losses=[(0, 9)], lives={WRITER: Life(0)})
     assert Predictions(checker, circumstances).explain(checker.findings[0]) is None
 
 
 @pytest.mark.parametrize(("why", "words"), [(LOST, "An intent that Redis lost"), (SLOW, "A COMMIT"), (RETRY, "retry")])
-def test_what_was_predicted_is_in_the_document(why: str, words: str) -> None:
+def test_every_predicted_violation_is_documented(why: str, words: str) -> None:
     document = (Path(__file__).parents[2] / "docs/consistency.md").read_text("utf-8")
     number = why.removesuffix(")")[-1]
     assert re.search(rf"^{number}\. \*\*.*{words}", document, re.MULTILINE)
 
 
-# Files ---------------------------------------------------------------------------------------------------
+# Log files ---------------------------------------------------------------------------------------------------
 
 
-def test_what_was_logged_is_read_back_and_a_torn_end_is_left_out(tmp_path: Path) -> None:
+def test_a_log_is_read_back_without_a_torn_end(tmp_path: Path) -> None:
     log = Log(tmp_path / "1.log")
     log.add(Kind.BY_PK, 5, 0, [7 << KEY_SHIFT | 1, 10])
     log.add(Kind.WRITE, 6, 1 << 40, (Outcome.UNKNOWN, 6))
@@ -464,7 +467,7 @@ def test_what_was_logged_is_read_back_and_a_torn_end_is_left_out(tmp_path: Path)
         assert len(list(records(tmp_path / "1.log"))) == 1
 
 
-def test_several_files_are_one_sequence(tmp_path: Path) -> None:
+def test_several_logs_merge_into_one_sequence(tmp_path: Path) -> None:
     for number in range(2):
         log = Log(tmp_path / f"{number}.log")
         for start in range(3):
@@ -475,17 +478,17 @@ def test_several_files_are_one_sequence(tmp_path: Path) -> None:
     assert {record.source for record in read} == {0, 1}
 
 
-def test_a_history_is_kept_in_a_file(tmp_path: Path) -> None:
+def test_a_history_can_be_saved_and_loaded(tmp_path: Path) -> None:
     save_changes(tmp_path / "history", ALL)
     assert tuple(load_changes(tmp_path / "history")) == ALL
 
 
-# What lags behind ---------------------------------------------------------------------------------------
+# Lag of near caches ---------------------------------------------------------------------------------------
 
 
-def lagging(lag: int, *told: Record) -> Checker:
+def lagging(lag: int, *log: Record) -> Checker:
     checker = Checker(History(ALL, {}), lag=lag)
-    for record in told:
+    for record in log:
         checker.feed(record)
     return checker
 
@@ -494,18 +497,18 @@ def of(source: int, read: Record) -> Record:
     return read._replace(source=source)
 
 
-def test_the_writes_of_other_processes_may_be_seen_late() -> None:
+def test_reads_may_lag_behind_writes_of_other_processes() -> None:
     checker = lagging(100, wrote(100, 200, 20, source=2), of(1, by_pk(250, 260, ONE)), of(1, by_pk(301, 302, ONE)))
     assert [finding.what for finding in checker.findings] == [Violation.STALE]
     assert [lag for _, lag in checker.late] == [50]
 
 
-def test_those_of_the_same_process_may_not() -> None:
+def test_reads_may_not_lag_behind_writes_of_the_same_process() -> None:
     checker = lagging(100, wrote(100, 200, 20, source=1), of(1, by_pk(250, 260, ONE)))
     assert [finding.what for finding in checker.findings] == [Violation.STALE]
     assert lagging(100, wrote(100, 200, 20, source=1), of(2, by_pk(250, 260, ONE))).findings == []
 
 
-def test_what_the_same_process_has_read_may_not_go_back() -> None:
+def test_reads_of_the_same_process_may_not_go_backwards() -> None:
     checker = lagging(100, of(1, by_pk(10, 20, TWO)), of(2, by_pk(30, 40, ONE)), of(1, by_pk(50, 60, ONE)))
     assert [(finding.what, finding.source) for finding in checker.findings] == [(Violation.BACKWARDS, 1)]

@@ -62,7 +62,7 @@ async def test_a_users_own_delete_method_invalidates_visible_and_hidden_rows(cac
     purging = Page.filter(number=0)
     assert isinstance(purging, Pages)
     assert await purging.purge() == 1
-    assert await oracle.forgotten(Page) == {first.id}
+    assert await oracle.invalidated(Page) == {first.id}
     assert await Page.everything.filter(deleted=True).purge() == 1
     assert await QuerySet(Page).count() == 2
     await oracle.check()
@@ -76,7 +76,7 @@ async def test_bulk_writes_through_a_manager_do_not_write_hidden_rows(
         page.text = "changed"
     await Page.bulk_update([first, hidden], fields=["text"])
     assert {page.text for page in await QuerySet(Page).filter(number__in=[1, 2, 3])} == {""}
-    assert await oracle.forgotten(Page) == {first.id}
+    assert await oracle.invalidated(Page) == {first.id}
     await oracle.check()
     await Page.everything.all().bulk_update([first, hidden], fields=["text"])
     await oracle.check()
@@ -95,7 +95,7 @@ async def test_bulk_writes_to_children_of_an_abstract_model_and_to_plain_models_
         await oracle.warm(shelf=[7, 8], number=[50])
         assert await model.filter(number__lt=2).update(shelf=7) == 2
         rows = await model.all().order_by("id")
-        assert await oracle.forgotten(model) == {row.pk for row in rows[:2]}
+        assert await oracle.invalidated(model) == {row.pk for row in rows[:2]}
         rows[0].shelf, rows[3].shelf = 8, 8
         assert await model.bulk_update([rows[0], rows[3]], fields=["shelf"]) == 2
         assert await model.filter(shelf=1).delete() == 0
@@ -103,8 +103,8 @@ async def test_bulk_writes_to_children_of_an_abstract_model_and_to_plain_models_
         await model.bulk_create([model(number=50, shelf=7)])
         await oracle.check()
     await oracle.warm()
-    already = await oracle.forgotten(Film)
+    already = await oracle.invalidated(Film)
     await Book.all().update(shelf=1)
-    assert await oracle.forgotten(Film) == already, (
+    assert await oracle.invalidated(Film) == already, (
         "a write to one child of an abstract model must not invalidate another"
     )

@@ -1,4 +1,4 @@
-"""No lookup returns what was not true when it was made: races of readers with writers, leases, epochs, lifetimes."""
+"""No lookup returns a value that was wrong when it was made: races with writers, leases, epochs and lifetimes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -34,7 +34,7 @@ async def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def rows(database: BaseDBAsyncClient) -> None:
-    """Artists 1 to 60, written before any cache was open."""
+    """Writes artists 1 to 60 before a cache opens."""
     await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n) for n in range(1, NUMBER + 1)])
 
 
@@ -45,7 +45,7 @@ async def cache(rows: None, store: GatedBackend) -> AsyncIterator[ModelCache]:
 
 
 class Clock:
-    """Stands in for the module ``time`` where readers find out how long they took. Moves when told to."""
+    """A replacement of the module ``time`` for readers' deadlines. The test sets its time."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -63,20 +63,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def entry(cache: ModelCache, query: Any) -> bytes | None:
-    """What the store holds under the key of a lookup."""
+    """Returns the entry that the backend holds for a lookup."""
     [found] = await cache.backend.read([query.locate(cache.open_cache).key])
     return found
 
 
 @pytest.fixture
 async def elsewhere(rows: None, store: GatedBackend) -> AsyncIterator[ModelCacheManager[Artist]]:
-    """The artists of another process, which waits for nobody's lease."""
+    """The artists of another process, which does not wait for leases."""
     async with ModelCache(store, lease_wait=0.0) as opened:
         yield opened.manager(Artist)
 
 
 async def assert_fresh(n: int, artists: ModelCacheManager[Artist] = Artist.cache) -> None:
-    """Whatever leads to artist ``n`` is answered as the database would answer it."""
+    """Asserts that every lookup of artist ``n`` agrees with the database."""
     for cached, plain in (
         (artists.filter(rank=n), Artist.filter(rank=n)),
         (artists.filter(rank=n + 1000), Artist.filter(rank=n + 1000)),
@@ -111,10 +111,10 @@ POINTS: list[tuple[str, Moment, int]] = [
     for operation, skip in (("read", 0), ("lease", 0), ("SELECT", 0), ("lease", 1), ("fill", 0))
     for moment in ("before", "after")
 ]
-"""Where a reader that misses can be held. The second lease is the late one, of what is found by an index."""
+"""Steps at which a reader is held after a miss. The second lease is the late lease of rows found by an index."""
 
 MIDDLES: list[tuple[str, Moment]] = [("mark", "after"), ("clear", "before")]
-"""Where a writer can be held so that its intents stand: before its row is written, and after."""
+"""Steps at which a writer is held with its intents in place: before and after its statement."""
 
 
 def points(read: str) -> list[tuple[str, Moment, int]]:
@@ -127,10 +127,10 @@ def hold(store: GatedBackend, sql: Gates, point: tuple[str, Moment, int]) -> Gat
 
 
 class TestRaces:
-    """A reader is held at each of its steps, in turn, while somebody writes."""
+    """A reader is held at each of its steps while a writer runs."""
 
     @pytest.mark.parametrize("read", READS)
-    async def test_a_write_at_any_step_of_a_reader(
+    async def test_a_write_at_any_step_of_a_reader_leaves_nothing_stale(
         self,
         cache: ModelCache,
         elsewhere: ModelCacheManager[Artist],
@@ -140,14 +140,14 @@ class TestRaces:
     ) -> None:
         numbers = iter(range(1, NUMBER + 1))
         for point in points(read):
-            for kind, looked in (("move", True), ("update", False), ("delete", False)):
+            for kind, with_other_reader in (("move", True), ("update", False), ("delete", False)):
                 n = next(numbers)
                 with gated_sql(database) as sql:
                     gate = hold(store, sql, point)
                     reader = asyncio.create_task(READS[read](n).resolve())
                     await gate.reached()
                     await write(kind, n)
-                    if looked:  # which may fill what the reader would
+                    if with_other_reader:  # the other process may fill the entry first
                         await assert_fresh(n, elsewhere)
                     gate.open()
                     await reader
@@ -155,7 +155,7 @@ class TestRaces:
                 await assert_fresh(n, elsewhere)
 
     @pytest.mark.parametrize("read", READS)
-    async def test_a_reader_goes_on_in_the_middle_of_a_write(
+    async def test_a_reader_that_continues_during_a_write_leaves_nothing_stale(
         self,
         cache: ModelCache,
         elsewhere: ModelCacheManager[Artist],
@@ -163,7 +163,7 @@ class TestRaces:
         database: BaseDBAsyncClient,
         read: str,
     ) -> None:
-        """The write has marked, or has committed but not cleared, when the reader goes on."""
+        """The reader continues after the mark of the write, or after its COMMIT and before its clear."""
         numbers = iter(range(1, NUMBER + 1))
         for point in points(read):
             for operation, moment in MIDDLES:
@@ -184,7 +184,7 @@ class TestRaces:
                 await assert_fresh(n, elsewhere)
 
     @pytest.mark.parametrize("read", READS)
-    async def test_a_row_that_appears_while_a_reader_finds_none(
+    async def test_a_row_created_during_a_miss_is_not_cached_as_absent(
         self,
         cache: ModelCache,
         elsewhere: ModelCacheManager[Artist],
@@ -194,7 +194,7 @@ class TestRaces:
     ) -> None:
         for number, point in enumerate(points(read)):
             if point[2]:
-                continue  # no row, no late lease
+                continue  # an absent row has no late lease
             n = 100 + number
             with gated_sql(database) as sql:
                 gate = hold(store, sql, point)
@@ -207,12 +207,12 @@ class TestRaces:
             await assert_fresh(n)
             await assert_fresh(n, elsewhere)
 
-    async def test_late_leases_of_one_tick_do_not_vouch_for_each_other(
+    async def test_late_leases_of_one_tick_have_separate_tokens(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        """Two lookups of one tick lead to one row; one's fill is on its way while a writer comes and goes.
+        """The fill of one lookup is in flight while a writer writes the row that both lookups need.
 
-        When the other leases the row then, that fill must not be taken for its own.
+        If the other lookup leases the row then, the first fill must not match that lease.
         """
         with gated_sql(database) as sql:
             first_fill = store.hold("fill")
@@ -231,7 +231,7 @@ class TestRaces:
             await asyncio.gather(*readers)
         await assert_fresh(1)
 
-    async def test_a_foreign_key_that_a_write_overtakes(
+    async def test_a_write_during_a_foreign_key_lookup_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         album = await Album.create(barcode=1, artist_id=1)
@@ -249,8 +249,8 @@ class TestLeases:
     async def test_a_reader_that_took_too_long_does_not_fill(
         self, rows: None, backend: CountingBackend, database: BaseDBAsyncClient, clock: Clock
     ) -> None:
-        """By its own clock: here the store keeps the lease much longer."""
-        store = Unhurried(backend.backend)
+        """The reader's own clock decides: here the backend keeps the lease much longer."""
+        store = LongLeases(backend.backend)
         late: tuple[str, Moment, int] = ("lease", "after", 1)
         cases: list[tuple[str, tuple[str, Moment, int], list[str]]] = [
             ("row", ("SELECT", "after", 0), ["read", "lease"]),
@@ -269,7 +269,9 @@ class TestLeases:
                         assert await reader
                 assert (await entry(cache, READS[read](n)) or b"").startswith(LEASE)
 
-    async def test_somebody_elses_lease_is_waited_for_a_little(self, rows: None, backend: CountingBackend) -> None:
+    async def test_a_reader_waits_for_the_lease_of_another_up_to_lease_wait(
+        self, rows: None, backend: CountingBackend
+    ) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
             for n, read in enumerate(READS.values(), 1):
                 key = read(n).locate(cache.open_cache).key  # type: ignore[attr-defined]
@@ -278,10 +280,10 @@ class TestLeases:
                     answer = await read(n)
                 assert answer
                 assert ops.operations[:3] == ["read", "lease", "read"]
-                assert set(ops.operations[3:]) == {"read"}, "nothing is filled"
+                assert set(ops.operations[3:]) == {"read"}, "the waiting reader does not fill"
                 assert ((await backend.read([key]))[0] or b"").startswith(LEASE)
 
-    async def test_a_lease_is_waited_for_in_vain_only_once(self, rows: None, backend: CountingBackend) -> None:
+    async def test_a_lease_that_timed_out_is_not_waited_for_again(self, rows: None, backend: CountingBackend) -> None:
         async with ModelCache(backend, lease_wait=0.02) as cache:
             key = Artist.cache.get(id=1).locate(cache.open_cache).key
             for _ in range(2):
@@ -289,17 +291,17 @@ class TestLeases:
                 await backend.lease([Lease(key)], new_token(), 60_000)
                 async with assert_ops(backend, sql=1) as ops:
                     await Artist.cache.get(id=1)
-                assert len(ops.operations) > 3, "it looks for the fill"
+                assert len(ops.operations) > 3, "the reader polls for the fill"
                 async with assert_ops(backend, sql=1, redis=["read", "lease", "read"]):
                     await Artist.cache.get(id=1)
             await backend.delete([key])
             async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
                 await Artist.cache.get(id=1)
 
-    async def test_nobody_waits_for_a_fill_that_cannot_be_sent(
+    async def test_waiters_of_a_fill_that_cannot_be_sent_are_released(
         self, rows: None, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
-        store = Breaking(backend.backend)
+        store = BreakableBackend(backend.backend)
         async with ModelCache(store, breaker_cooldown=600, lease_ttl=300):
             with gated_sql(database) as sql:
                 gate = sql.hold("SELECT")
@@ -314,10 +316,10 @@ class TestLeases:
                 async with asyncio.timeout(PATIENCE):
                     assert await first == await second
 
-    async def test_what_somebody_else_fills_meanwhile_is_the_answer(
+    async def test_a_waiting_reader_returns_the_fill_of_another_process(
         self, rows: None, store: GatedBackend, database: BaseDBAsyncClient, clock: Clock
     ) -> None:
-        """However long that takes: the clock stands still."""
+        """The clock stands still, so the wait does not time out."""
         async with ModelCache(store, lease_wait=0.02), ModelCache(store) as other:
             there = other.manager(Artist)
             queries: list[tuple[CacheQuery[Any], CacheQuery[Any]]] = [
@@ -325,20 +327,20 @@ class TestLeases:
                 (Artist.cache.get(name="artist2"), there.get(name="artist2")),
                 (Artist.cache.filter(rank=3), there.filter(rank=3)),
             ]
-            for mine, others in queries:
+            for waiting, filling in queries:
                 async with assert_ops(store, sql=1) as ops:
                     with gated_sql(database) as sql:
                         gate = sql.hold("SELECT")
-                        first = asyncio.create_task(others.resolve())
+                        first = asyncio.create_task(filling.resolve())
                         await gate.reached()
-                        second = asyncio.create_task(mine.resolve())
+                        second = asyncio.create_task(waiting.resolve())
                         async with asyncio.timeout(PATIENCE):
                             while ops.operations.count("read") < 3:
                                 await asyncio.sleep(0.001)
                         gate.open()
                         assert await first == await second
 
-    async def test_a_dead_readers_lease_ends(self, rows: None, backend: CountingBackend) -> None:
+    async def test_the_lease_of_a_dead_reader_expires(self, rows: None, backend: CountingBackend) -> None:
         async with ModelCache(backend, lease_wait=0.0) as cache:
             key = Artist.cache.get(id=1).locate(cache.open_cache).key
             await backend.lease([Lease(key)], new_token(), 30)
@@ -347,7 +349,7 @@ class TestLeases:
             async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
                 await Artist.cache.get(id=1)
 
-    async def test_intents_of_others_mean_the_database(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_keys_with_intents_are_read_from_the_database(self, cache: ModelCache, store: GatedBackend) -> None:
         for n, read in enumerate(READS.values(), 1):
             await read(n)
             key = read(n).locate(cache.open_cache).key  # type: ignore[attr-defined]
@@ -359,8 +361,8 @@ class TestLeases:
             assert ((await store.read([key]))[0] or b"").startswith(INTENT)
 
 
-class Breaking(GatedBackend):
-    """A store that breaks when the test says so."""
+class BreakableBackend(GatedBackend):
+    """A backend whose reads fail while ``broken`` is set."""
 
     broken = False
 
@@ -370,15 +372,15 @@ class Breaking(GatedBackend):
         return await super().read(keys)
 
 
-class Unhurried(GatedBackend):
-    """A store that keeps leases for a minute, whatever it is told."""
+class LongLeases(GatedBackend):
+    """A backend that keeps every lease for a minute."""
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
         return await super().lease(leases, token, 60_000, versions)
 
 
 class TestEpochs:
-    async def test_clearing_forgets_the_model_and_no_other(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_clear_invalidates_exactly_the_named_models(self, cache: ModelCache, store: GatedBackend) -> None:
         kim = await User.create(username="kim", team=1)
         venue = await Venue.create(name="Home", city="Bonn")
         await Event.create(slug="a", title="a", organizer=kim, venue=venue)
@@ -401,18 +403,18 @@ class TestEpochs:
             (cache.clear_all, set(queries)),
         ]
         for clear, cleared in clears:
-            for some in queries.values():
-                await asyncio.gather(*some)
+            for lookups in queries.values():
+                await asyncio.gather(*lookups)
             async with assert_ops(store, sql=0) as ops:
                 await clear()
             assert ops.operations == (["mark", "clear"] if cleared else [])
-            for model, some in queries.items():
+            for model, lookups in queries.items():
                 async with assert_ops(store) as ops:
-                    await asyncio.gather(*some)
+                    await asyncio.gather(*lookups)
                 assert bool(ops.statements) == (model in cleared), model
 
     @pytest.mark.parametrize("read", READS)
-    async def test_clearing_at_any_step_of_a_reader(
+    async def test_clear_at_any_step_of_a_reader_leaves_nothing_stale(
         self,
         cache: ModelCache,
         elsewhere: ModelCacheManager[Artist],
@@ -420,7 +422,7 @@ class TestEpochs:
         database: BaseDBAsyncClient,
         read: str,
     ) -> None:
-        """After a write behind the ORM: what a reader found before it is not believed after ``clear()``."""
+        """After a write by raw SQL and a ``clear()``, entries with the reader's older value are ignored."""
         for n, point in enumerate(points(read), 1):
             with gated_sql(database) as sql:
                 gate = hold(store, sql, point)
@@ -434,7 +436,7 @@ class TestEpochs:
             await assert_fresh(n)
             await assert_fresh(n, elsewhere)
 
-    async def test_all_processes_are_told(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_clear_invalidates_entries_of_all_processes(self, cache: ModelCache, store: GatedBackend) -> None:
         async with ModelCache(store) as other:
             there = other.manager(Artist)
             await there.get(name="artist1")
@@ -460,7 +462,7 @@ class TestEpochs:
             async with assert_ops(store, sql=0, redis=["read"]):
                 await read(1)
 
-    async def test_evicted_versions_fail_safe(
+    async def test_evicted_epochs_and_stamps_leave_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         artists = cache.open_cache.entries_of(Artist).rows
@@ -481,7 +483,7 @@ class TestEpochs:
                     await reader
                 await assert_fresh(n)
 
-    async def test_another_static_version_is_a_miss(
+    async def test_entries_of_another_cache_meta_version_are_misses(
         self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         reads = [read(1) for read in READS.values()]
@@ -489,12 +491,12 @@ class TestEpochs:
         monkeypatch.setattr(Artist.CacheMeta, "version", 2, raising=False)
         async with ModelCache(store) as deployed:
             artists = deployed.manager(Artist)
-            anew = [artists.get(id=1), artists.get(name="artist1"), artists.filter(rank=1)]
+            new_reads = [artists.get(id=1), artists.get(name="artist1"), artists.filter(rank=1)]
             async with assert_ops(store) as ops:
-                assert await asyncio.gather(*anew) == answers
+                assert await asyncio.gather(*new_reads) == answers
             assert len(ops.statements) == 3
             async with assert_ops(store, sql=0, redis=["read"]):
-                await asyncio.gather(*anew)
+                await asyncio.gather(*new_reads)
             await Artist.cache.get(id=1)
             async with assert_ops(store, sql=1):
                 await artists.get(id=1)
@@ -505,7 +507,7 @@ class TestEpochs:
 
 class TestLifetimes:
     @pytest.mark.only_on("redis", because="the server is asked how long each entry lives")
-    async def test_entries_of_one_moment_expire_at_different_ones(self, rows: None, backend_url: str) -> None:
+    async def test_entries_filled_together_expire_at_different_times(self, rows: None, backend_url: str) -> None:
         async with (
             ModelCache(backend_url, timeout=10_000, negative_timeout=1_000, ttl_jitter=0.2) as cache,
             redis.asyncio.from_url(backend_url) as server,
@@ -526,7 +528,7 @@ class TestLifetimes:
             assert 700_000 < min(absences) < 950_000
             assert 1_050_000 < max(absences) <= 1_200_000
             key = Artist.cache.get(id=1).locate(cache.open_cache).entry_set.rows.epoch_key
-            assert await server.pttl(key) == -1, "versions live for ever"
+            assert await server.pttl(key) == -1, "versions do not expire"
 
     @pytest.mark.only_on("memory", because="a server's clock cannot be set")
     async def test_an_expired_entry_is_a_miss(self, rows: None) -> None:
@@ -543,7 +545,7 @@ class TestLifetimes:
                 assert len(ops.statements) <= sql
 
     @pytest.mark.only_on("redis", because="the server is asked how long an entry lives")
-    async def test_a_manager_has_its_own_timeout(self, database: BaseDBAsyncClient, backend_url: str) -> None:
+    async def test_a_separate_manager_has_its_own_timeout(self, database: BaseDBAsyncClient, backend_url: str) -> None:
         async with ModelCache(backend_url, ttl_jitter=0) as cache, redis.asyncio.from_url(backend_url) as server:
             venue = await Venue.create(name="Home", city="Bonn")
             query = Venue.cache.get(pk=venue.pk)  # type: ignore[attr-defined]
@@ -552,7 +554,7 @@ class TestLifetimes:
 
 
 class TestTransactions:
-    async def test_reads_inside_one_are_the_databases_and_leave_nothing(
+    async def test_lookups_inside_a_transaction_read_the_database_and_fill_nothing(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         for n in (1, 2):
@@ -577,7 +579,7 @@ class TestTransactions:
             await assert_fresh(n)
         assert (await Artist.cache.get(name="artist1")).followers == 0
 
-    async def test_what_is_committed_is_seen_and_what_was_read_inside_is_not_filled(
+    async def test_a_commit_is_visible_and_values_read_before_it_are_not_filled(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         async with in_transaction():
@@ -591,7 +593,7 @@ class TestTransactions:
         for n in (1, 2):
             await assert_fresh(n)
 
-    async def test_tasks_inside_are_part_of_it(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_child_tasks_of_a_transaction_are_part_of_it(self, cache: ModelCache, store: GatedBackend) -> None:
         async with in_transaction():
             await write("update", 1)
             async with assert_ops(store, redis=0), asyncio.TaskGroup() as tasks:
@@ -622,7 +624,7 @@ class TestTransactions:
             for read in READS.values():
                 await read(1)
 
-    async def test_a_task_that_outlives_its_transaction_is_no_part_of_the_next(self, cache: ModelCache) -> None:
+    async def test_a_task_that_outlives_its_transaction_is_not_part_of_the_next(self, cache: ModelCache) -> None:
         over, begun, asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def outlive() -> Artist:
@@ -649,10 +651,10 @@ class TestTransactions:
         with pytest.raises(ZeroDivisionError):
             await following
 
-    async def test_those_outside_see_what_is_committed(
+    async def test_lookups_outside_a_transaction_see_committed_values(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        """SQLite has one connection, so that there a miss outside waits for the transaction's end."""
+        """SQLite has one connection, so a miss outside waits until the transaction ends."""
         waits = database.capabilities.dialect == "sqlite"
         begun, missed = asyncio.Event(), asyncio.Event()
         await Artist.cache.get(id=1)
@@ -677,7 +679,9 @@ class TestTransactions:
         for n in (1, 2):
             await assert_fresh(n)
 
-    async def test_a_missing_row_inside_one(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_missing_row_inside_a_transaction_is_not_cached_as_absent(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         async with in_transaction():
             with pytest.raises(DoesNotExist):
                 await Artist.cache.get(id=404)

@@ -1,7 +1,7 @@
-"""The caches say what the database says, whatever is written in whatever order: a state machine tries.
+"""The state machine finds no difference between caches and database, unless the library is broken.
 
-And it finds what it is for: with one of the pieces in ``BREAKS`` taken away, it finds a difference.
-``HYPOTHESIS_PROFILE=long`` explores at random and for long.
+With one of the pieces in ``BREAKS`` removed, the same number of examples finds a difference.
+``HYPOTHESIS_PROFILE=long`` explores longer and with random seeds.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ pytestmark = [
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 EXAMPLES = 36
-"""Tries of 20 steps each, where a step takes milliseconds."""
+"""The number of examples, of 20 steps each, on databases where a step takes milliseconds."""
 
 
 def explore(
     db_url: DatabaseUrl, backend_url: str, flush_redis: Callable[[], object], examples: int, **others: Any
 ) -> World:
-    """Runs the machine. Without ``others`` the same examples each time; they are Hypothesis' settings."""
+    """Runs the machine. By default each run has the same examples. ``others`` are settings of Hypothesis."""
     with asyncio.Runner() as runner:
         opened = tortoise_on(db_url, "tests.support.models.stateful_models")
         world = World(runner, runner.run(opened.__aenter__()), backend_url, flush_redis)
-        chosen = {"derandomize": True, "stateful_step_count": 20, "max_examples": examples, **others}
+        options = {"derandomize": True, "stateful_step_count": 20, "max_examples": examples, **others}
         try:
             runner.run(world.store.open())
             run_state_machine_as_test(
                 lambda: Machine(world),
-                settings=settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **chosen),
+                settings=settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), **options),
             )
         finally:
             runner.run(world.store.close())
@@ -50,7 +50,7 @@ def explore(
     return world
 
 
-def test_the_caches_say_what_the_database_says(
+def test_the_caches_agree_with_the_database_after_any_writes(
     db_url: DatabaseUrl, backend_url: str, request: pytest.FixtureRequest
 ) -> None:
     cheap = db_url.dialect == "sqlite" and backend_url == "memory://"
@@ -68,22 +68,22 @@ def test_the_caches_say_what_the_database_says(
 
 
 class Break(NamedTuple):
-    """A piece of a function's source, and what is to stand there instead."""
+    """A piece of a function's source, and the code that replaces it."""
 
     where: str
-    """The module and the function in it."""
+    """The module and the function, separated by a colon."""
     line: str
     instead: str
 
     @contextmanager
-    def made(self) -> Iterator[None]:
-        """The library broken, under whatever names the function is known. Fails if it has no such piece."""
+    def applied(self) -> Iterator[None]:
+        """Breaks the library for the block, under all names of the function. Fails if the piece is missing."""
         name, _, path = self.where.partition(":")
         function: Any = importlib.import_module(f"aiomodelcache.{name}")
-        for each in path.split("."):
-            function = getattr(function, each)
+        for attribute in path.split("."):
+            function = getattr(function, attribute)
         source = textwrap.dedent(inspect.getsource(function))
-        assert source.count(self.line) == 1, f"{self.where} has changed: name the piece to break now\n{source}"
+        assert source.count(self.line) == 1, f"{self.where} has changed: update the piece to break\n{source}"
         code, broken = function.__code__, {}
         exec(compile(source.replace(self.line, self.instead), self.where, "exec"), function.__globals__, broken)
         function.__code__ = broken[function.__name__].__code__
@@ -100,14 +100,14 @@ BREAKS = {
         "            raise\n        await finish_intents(intents, committed=True)",
         "            raise",
     ),
-    "the row's own key is not touched": Break(
+    "the row's own key is not invalidated": Break(
         "write.affected:collect_affected_keys", "Clear(rows.key(pk))", 'Clear(b"elsewhere")'
     ),
-    "the keys of indexes are not touched": Break("write.affected:_affected_indexes", "return indexes", "return []"),
-    "a row is not asked whether it has the values that led to it": Break(
+    "the keys of indexes are not invalidated": Break("write.affected:_affected_indexes", "return indexes", "return []"),
+    "a row is not checked for the values of the index key": Break(
         "entries.indexes:IndexEntries.matches", "all(map(eq, map(row.__getitem__, self.attributes), values))", "True"
     ),
-    "results are not touched": Break(
+    "results are not invalidated": Break(
         "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'
     ),
     "query sets are not captured": Break(
@@ -123,15 +123,15 @@ BREAKS = {
     "many-to-many add, remove and clear are not captured": Break(
         "write.many_to_many:TrackedRelation._collect_keys", "intent.add(through.rows, clears)", "pass"
     ),
-    "what a deleted row leaves in others is not captured": Break(
+    "rows that a delete cascades to are not captured": Break(
         "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **new_values[child_id]})", "pass"
     ),
-    "the epoch is not changed": Break("engine.intent:Intent.add_model", "[Clear(versioned.epoch_key)]", "[]"),
+    "the epoch is not marked": Break("engine.intent:Intent.add_model", "[Clear(versioned.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
     "a refused save leaves its instance in the scope": Break(
         "write.calls:Write.fail", "scope.forget(self.instance)", "pass"
     ),
-    "a value is not forgotten": Break("write.manual:invalidate_entries", "intent.add(versioned, clears)", "pass"),
+    "a value is not invalidated": Break("write.manual:invalidate_entries", "intent.add(versioned, clears)", "pass"),
 }
 
 
@@ -139,8 +139,8 @@ BREAKS = {
 @pytest.mark.only_on("memory", because="the library is broken above any store, but for one break in this one")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", BREAKS)
-def test_it_finds_what_is_broken(db_url: DatabaseUrl, backend_url: str, name: str) -> None:
-    """It stops there, most often within as many tries as above, where nothing is wrong with the library as it is."""
-    with BREAKS[name].made(), pytest.raises(AssertionError) as found:
+def test_the_state_machine_finds_each_break(db_url: DatabaseUrl, backend_url: str, name: str) -> None:
+    """The machine usually stops within as many examples as the unbroken library passes above."""
+    with BREAKS[name].applied(), pytest.raises(AssertionError) as found:
         explore(db_url, backend_url, lambda: None, 8 * EXAMPLES, phases=[Phase.generate], report_multiple_bugs=False)
     print(f"{name}: {found.value}")

@@ -34,9 +34,7 @@ from tests.support.stored import cancel
 
 pytestmark = [
     pytest.mark.models("tests.support.models.music"),
-    pytest.mark.only_on(
-        "sqlite", because="what shares a statement depends on no database, and what it says is tested with look-ups"
-    ),
+    pytest.mark.only_on("sqlite", because="sharing a statement depends on no database, and lookups test its results"),
 ]
 
 

@@ -24,7 +24,7 @@ from tests.support.models.stale_models import Ticket
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.only_on(
-    "sqlite", because="an explanation asks the store, and a refresh asks the database what a look-up asks"
+    "sqlite", because="an explanation asks the store, and a refresh queries the database as a lookup does"
 )
 
 

@@ -39,8 +39,8 @@ from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
 pytestmark = [
-    pytest.mark.only_on("redis", because="what is near is what a server tells of"),
-    pytest.mark.only_on("sqlite", because="what is near are the bytes of a store"),
+    pytest.mark.only_on("redis", because="near entries need a server that reports changes"),
+    pytest.mark.only_on("sqlite", because="near entries are bytes of a store"),
 ]
 
 FAR: dict[str, Any] = {"near": True, "near_lag": 60.0}

@@ -1,1 +1,1 @@
-"""Support."""
+"""Support for tests: databases, private servers, gates, models and oracles."""

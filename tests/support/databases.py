@@ -27,12 +27,12 @@ class DatabaseUrl(str):
 
 @asynccontextmanager
 async def tortoise_on(url: DatabaseUrl, *modules: str, create: bool = True) -> AsyncIterator[BaseDBAsyncClient]:
-    """Opens Tortoise on ``url`` with the models of ``modules`` and, if asked to, creates their tables.
+    """Opens Tortoise on ``url`` with the models of ``modules``, and creates their tables if ``create``.
 
-    The app is called ``app``. The connection is called by the dialect, because Tortoise keeps the SQL that it
-    builds by the names of connection and table: two dialects under one name would share it. So would models
-    of two modules with one table name, which is why that store is emptied here.
-    Yields that connection; closes it in the end, and leaves dropping the database to its owner.
+    The app is named ``app``, and the connection after the dialect. Tortoise caches generated SQL by the names of
+    connection and table, so two dialects under one connection name would share their SQL. Models of two modules with
+    one table name would share it too, so this function empties that cache. Yields the connection and closes it
+    afterwards. The owner of the database drops it.
     """
     EXECUTOR_CACHE.clear()
     async with TortoiseContext() as context:

@@ -1,4 +1,4 @@
-"""Gates: a test holds operations of the store and SQL where it likes, and lets them go when it likes.
+"""Gates: a test holds operations of the backend and SQL statements at a step, and releases them later.
 
 >>> async def example(store: GatedBackend, connection: BaseDBAsyncClient) -> None:
 ...     gate = store.hold("fill")                        # the next fill waits before it is sent
@@ -23,22 +23,22 @@ from aiomodelcache.testing import CountingBackend, Ops
 T = TypeVar("T")
 Moment = Literal["before", "after"]
 PATIENCE = 30.0
-"""Seconds until a test fails that waits for what does not come."""
+"""Seconds that a test waits for an event. Beyond it the test fails with ``TimeoutError``."""
 
 
 @dataclass(eq=False)
 class Gate:
-    """Where one operation waits: ``before`` it is sent, or ``after`` it was answered."""
+    """A point at which one operation waits: ``before`` it is sent, or ``after`` its reply."""
 
     name: str
     moment: Moment
     skip: int
-    """So many operations of this name pass first."""
+    """The number of operations of this name that pass before the held one."""
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
     _open: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def reached(self) -> None:
-        """Returns when somebody waits here."""
+        """Waits until an operation waits at the gate."""
         async with asyncio.timeout(PATIENCE):
             await self._reached.wait()
 
@@ -47,7 +47,7 @@ class Gate:
         return self._reached.is_set()
 
     def open(self) -> None:
-        """Lets whoever waits, or will, pass."""
+        """Lets the operation pass, now or when it arrives."""
         self._open.set()
 
     async def wait(self) -> None:
@@ -57,7 +57,7 @@ class Gate:
 
 
 class Gates:
-    """Gates by the names of operations; each is passed by one operation."""
+    """Gates by the names of operations. Each gate holds one operation."""
 
     def __init__(self) -> None:
         self._gates: list[Gate] = []
@@ -95,7 +95,7 @@ class GatedBackend(CountingBackend):
         self._gates = Gates()
 
     def hold(self, name: str, moment: Moment = "before", *, skip: int = 0) -> Gate:
-        """Holds the next operation of this name, after ``skip`` that pass."""
+        """Returns a gate that holds the next operation of this name, after ``skip`` others."""
         return self._gates.hold(name, moment, skip=skip)
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -118,9 +118,9 @@ class GatedBackend(CountingBackend):
 
 @contextmanager
 def gated_sql(connection: BaseDBAsyncClient) -> Iterator[Gates]:
-    """Gates in front of and behind the statements of this connection in autocommit mode.
+    """Yields gates before and after the statements of a connection in autocommit mode.
 
-    Named by the statement's first word: SELECT, UPDATE, DELETE, INSERT.
+    An operation is named by the first word of its statement: SELECT, UPDATE, DELETE, INSERT.
     """
     gates = Gates()
 
@@ -141,7 +141,7 @@ def gated_sql(connection: BaseDBAsyncClient) -> Iterator[Gates]:
 
 
 Outside = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
-"""Runs a coroutine in a task that is no part of the test's transaction: see the fixture ``outside``."""
+"""A function that runs a coroutine in a task outside the test's transaction: see the fixture ``outside``."""
 
 WAITING: Final = {
     "postgres": "SELECT count(*) AS n FROM pg_stat_activity "
@@ -149,11 +149,11 @@ WAITING: Final = {
     "mariadb": "SELECT variable_value AS n FROM information_schema.global_status "
     "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'",
 }
-"""How many statements wait for a lock. SQLite does not tell."""
+"""Queries for the number of statements that wait for a lock. SQLite has none."""
 
 
 async def until_it_waits(connection: BaseDBAsyncClient, ops: Ops) -> None:
-    """Returns when a statement has been sent and, where the database tells, waits for somebody's lock."""
+    """Waits until a statement was sent and, if the database can report it, waits for a lock."""
     async with asyncio.timeout(PATIENCE):
         while not ops.statements:
             await asyncio.sleep(0)
@@ -163,5 +163,5 @@ async def until_it_waits(connection: BaseDBAsyncClient, ops: Ops) -> None:
 
 
 async def awaited(awaitable: Awaitable[T]) -> T:
-    """A coroutine of anything that can be awaited, to make a task of."""
+    """Awaits an awaitable. Turns it into a coroutine, which a task needs."""
     return await awaitable

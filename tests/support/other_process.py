@@ -1,7 +1,7 @@
-"""A second process with an open cache over the same database and store, which reads when it is told to.
+"""A second process with an open cache over the same database and backend, which reads on command.
 
-Run as a program it obeys lines of JSON: ``["open", …]``, ``["look"]``, ``["close"]``. What it looks at, ``look``,
-is for the test's own process, too.
+Run as a program, it executes lines of JSON: ``["open", …]``, ``["read", …]``, ``["close"]``. The test's own process
+can make the same lookups by ``read_all``.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.models import Event, User
 
 SLUGS = ("e0", "e1", "e2", "moved", "new")
-Seen = dict[str, Any]
+Answers = dict[str, Any]
 
 
-async def look(organizer: int, ids: list[int]) -> Seen:
-    """What the cache and then the database say about everything that these tests write."""
+async def read_all(organizer: int, ids: list[int]) -> Answers:
+    """Returns the answers of the cache and of the database for everything that these tests write."""
     single = [{"slug": slug} for slug in SLUGS] + [{"id": number} for number in ids]
     *rows, listed, count, user = await asyncio.gather(
         *[Event.cache.get_or_none(**key) for key in single],
@@ -30,37 +30,42 @@ async def look(organizer: int, ids: list[int]) -> Seen:
         Event.cache.count(organizer=organizer),
         User.cache.get(id=organizer),
     )
-    cached = [*map(_shown, rows), list(map(_shown, listed)), count, user.team]
+    cached = [*map(_columns, rows), list(map(_columns, listed)), count, user.team]
     stored = await Event.all()
     found = [next((row for row in stored if vars(row).items() >= key.items()), None) for key in single]
     return {
         "cache": cached,
-        "database": [*map(_shown, found), list(map(_shown, stored)), len(stored), (await User.get(id=organizer)).team],
+        "database": [
+            *map(_columns, found),
+            list(map(_columns, stored)),
+            len(stored),
+            (await User.get(id=organizer)).team,
+        ],
     }
 
 
-def _shown(event: Event | None) -> Any:
+def _columns(event: Event | None) -> Any:
     return event and [event.id, event.slug, event.title, event.position]
 
 
-async def obey() -> None:
+async def execute_commands() -> None:
     async with AsyncExitStack() as stack:
         while line := await asyncio.to_thread(sys.stdin.readline):
             command, *args = json.loads(line)
             answer: Any = None
-            if command == "look":
-                answer = await look(*args)
+            if command == "read":
+                answer = await read_all(*args)
             elif command == "open":
                 database, dialect, store, settings = args
                 await stack.enter_async_context(
                     tortoise_on(DatabaseUrl(database, dialect), "tests.support.models.models", create=False)
                 )
-                for patience in range(9, -1, -1):  # the machine may be busy
+                for attempts_left in range(9, -1, -1):  # a busy machine may time out
                     try:
                         await stack.enter_async_context(ModelCache(store, **settings))
                         break
                     except BackendError:
-                        if not patience:
+                        if not attempts_left:
                             raise
             else:
                 await stack.aclose()
@@ -68,7 +73,7 @@ async def obey() -> None:
 
 
 class OtherProcess:
-    """The other process, to be told what to do. ``with`` it."""
+    """The other process, controlled by the test. A context manager."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -85,16 +90,16 @@ class OtherProcess:
         self._process.communicate()
 
     def open(self, database: DatabaseUrl, store: str, **settings: Any) -> None:
-        self._tell("open", str(database), database.dialect, store, settings)
+        self._request("open", str(database), database.dialect, store, settings)
 
-    async def look(self, organizer: int, ids: list[int]) -> Seen:
-        """What the process sees, while this one goes on."""
-        return await asyncio.to_thread(self._tell, "look", organizer, ids)
+    async def read_all(self, organizer: int, ids: list[int]) -> Answers:
+        """Returns the answers of the other process without blocking the event loop."""
+        return await asyncio.to_thread(self._request, "read", organizer, ids)
 
     def close(self) -> None:
-        self._tell("close")
+        self._request("close")
 
-    def _tell(self, *command: Any) -> Any:
+    def _request(self, *command: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
@@ -105,10 +110,10 @@ class OtherProcess:
 
 
 def other_process() -> Iterator[OtherProcess]:
-    """For a fixture."""
+    """Runs an ``OtherProcess`` for the life of a fixture."""
     with OtherProcess() as process:
         yield process
 
 
 if __name__ == "__main__":
-    asyncio.run(obey())
+    asyncio.run(execute_commands())

@@ -1,9 +1,9 @@
-"""Runs the code of the documentation.
+"""Runs the code blocks of the documentation.
 
-A block of Python on a page is a module, if its first line is a comment with a file's name; otherwise it is a part
-of one program, together with the page's other blocks: whatever it defines, the blocks below it can use. ``await``
-may be used anywhere. A comment behind a statement, like ``# 1 round trip, no SQL``, is a claim, which is checked.
-A block that shows another library's code has ``<!-- not run: why -->`` above it.
+A Python block is a module if its first line is a comment with a file's name. The other blocks of a page form one
+program, so a block can use names that the blocks above it define. ``await`` may be used anywhere. A comment after a
+statement, such as ``# 1 round trip, no SQL``, is a claim that is checked. A block of another library's code has
+``<!-- not run: why -->`` above it.
 """
 
 import ast
@@ -33,19 +33,19 @@ class Block(NamedTuple):
     language: str
     code: str
     line: int
-    """Where its code begins on the page."""
+    """The line of the page on which the code begins, from 1."""
     reason: str | None
-    """Why it is not run."""
+    """The reason for which the block is not run, or None."""
 
     @property
     def module(self) -> str | None:
-        """The name of the module that it is."""
+        """The module's name, or None if the block is part of the page's program."""
         found = _FILE.match(self.code)
         return found[1] if found else None
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page."""
+    """Returns the fenced blocks of a page."""
     text = page.read_text("utf-8")
     return [
         Block(found["language"], found["code"], text.count("\n", 0, found.start("code")) + 1, found["reason"])
@@ -54,12 +54,12 @@ def blocks(page: Path) -> list[Block]:
 
 
 def program(page: Path) -> list[Block]:
-    """What of a page is run."""
+    """Returns the Python blocks of a page that are run."""
     return [block for block in blocks(page) if block.language == "python" and block.reason is None]
 
 
 class Program:
-    """The code of a page, running."""
+    """The running program of a page."""
 
     def __init__(self, page: Path, replace: dict[str, str]) -> None:
         self.page = page
@@ -67,46 +67,46 @@ class Program:
         self._replace = replace
 
     def load(self, block: Block) -> ModuleType:
-        """Runs a block that is a module. The caller keeps it out of ``sys.modules`` afterwards."""
+        """Runs a block that is a module. The caller removes it from ``sys.modules`` afterwards."""
         assert block.module is not None
         module = sys.modules[block.module] = ModuleType(block.module)
         exec(compile(self._source(block), str(self.page), "exec"), vars(module))
         return module
 
     async def run(self) -> None:
-        """Runs all blocks that are no modules, and checks what is said about each statement."""
+        """Runs all blocks that are not modules, and checks the claim of each statement."""
         for block in program(self.page):
             if block.module is None:
                 await self._run(self._source(block))
 
     async def run_call(self, code: str) -> None:
-        """Runs a line of code that stands in a table."""
+        """Runs a line of code in a table of the page."""
         text = self.page.read_text("utf-8")
         await self._run("\n" * text.count("\n", 0, text.find(code)) + code)
 
     async def _run(self, source: str) -> None:
         checked = _Checked(source)
         tree = ast.fix_missing_locations(checked.visit(ast.parse(source, str(self.page))))
-        assert not checked.claims, f"{self.page.name}: on no line where a statement begins: {checked.claims}"
+        assert not checked.claims, f"{self.page.name}: claims on lines where no statement begins: {checked.claims}"
         coroutine = eval(compile(tree, str(self.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), self.names)
         if coroutine is not None:
             await coroutine
 
     def _source(self, block: Block) -> str:
-        """The code on its lines of the page, so that errors name these."""
+        """Returns the code shifted to its lines of the page, so tracebacks name those lines."""
         source = "\n" * (block.line - 1) + block.code
         for old, new in self._replace.items():
             source = source.replace(old, new)
         return source
 
     def forget(self) -> None:
-        """Lets go of the classes that were declared: a cache that opens looks at all there are."""
+        """Releases the declared classes, since a cache that opens binds all classes that exist."""
         self.names.clear()
         gc.collect()
 
 
 class _Checked(ast.NodeTransformer):
-    """Puts each statement with a claim into an ``assert_ops``. What is left in ``claims`` belongs to none."""
+    """Wraps each statement that has a claim in an ``assert_ops``. Claims without a statement stay in ``claims``."""
 
     def __init__(self, source: str) -> None:
         comments = enumerate((line.partition("  # ")[2] for line in source.splitlines()), 1)
@@ -123,8 +123,8 @@ class _Checked(ast.NodeTransformer):
 
 
 def _claims(comment: str) -> dict[str, int]:
-    """What a comment says, as ``assert_ops`` takes it."""
+    """Returns the claims of a comment as arguments for ``assert_ops``."""
     found: dict[str, int] = {}
-    for count, what in _CLAIM.findall(comment):
-        found |= dict.fromkeys(_COUNTED[what], 0 if count == "no" else int(count))
+    for count, unit in _CLAIM.findall(comment):
+        found |= dict.fromkeys(_COUNTED[unit], 0 if count == "no" else int(count))
     return found

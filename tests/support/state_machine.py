@@ -1,7 +1,7 @@
-"""Writes of every kind in every order, by a state machine; after each one the caches say what the database says.
+"""A state machine that makes writes of every kind in any order, and compares the caches with the database.
 
-Two caches on one store take turns as two processes do. The oracle is the database, read past the cache; for what may
-be answered when it is stale (``Loose``), what the database said within the last ``ALLOWTIME`` seconds.
+Two caches on one store take turns as if they were two processes. The oracle is the database, read without the cache.
+For lookups that may be stale (``Loose``), the oracle is every state of the database in the last ``ALLOWTIME`` seconds.
 """
 
 import asyncio
@@ -46,7 +46,10 @@ from tests.support.models.stateful_models import (
 IDS = range(1, 4)
 TEAMS = (1, 2)
 SECONDS = (ALLOWTIME * 0.6, ALLOWTIME * 1.1, 61.0, 1_000_000.0)
-"""Shorter and longer than stale copies are answered; longer than what is absent is cached, and than anything is."""
+"""Steps of the clock in seconds.
+
+They are shorter and longer than ``allowtime``, longer than absences are cached, and longer than all lifetimes.
+"""
 
 ids = st.sampled_from(IDS)
 models = st.sampled_from([Item, Item, Eager, Loose])
@@ -59,11 +62,11 @@ some_ids = st.sets(ids, min_size=1)
 
 
 class Rollback(Exception):
-    """Ends a transaction that is not to be committed."""
+    """The error that rolls back a transaction."""
 
 
 class Store(CountingBackend):
-    """A store on the way to which the next ``clear`` may be lost, as if its process had been killed after COMMIT."""
+    """A store that can lose the next ``clear``, as if the writer's process was killed after COMMIT."""
 
     losing = False
 
@@ -75,7 +78,7 @@ class Store(CountingBackend):
 
 
 class World:
-    """An event loop in which Tortoise is open, and the store."""
+    """An event loop with an open Tortoise, and the store."""
 
     def __init__(
         self,
@@ -92,14 +95,14 @@ class World:
         store: Backend = self.memory or RedisBackend(backend_url)
         self.store = Store(store)
         self.answered_stale = self.reset = 0
-        """How many answers were stale, and how many lookups were made again, by all caches."""
+        """The numbers of stale answers and of ``RESET`` refills of all caches."""
 
     def now(self) -> float:
-        """The time by the store's clock, in seconds."""
+        """Returns the time of the store's clock in seconds."""
         return self.seconds if self.memory is not None else time.monotonic()
 
     async def execute(self, sql: str) -> list[Any]:
-        """Raw SQL, in the transaction that is open, if one is."""
+        """Runs raw SQL, in the open transaction if there is one."""
         return list((await get_connections().get(self.connection_name).execute_query(sql))[1])
 
     def flush(self) -> None:
@@ -110,26 +113,26 @@ class World:
             self.flush_redis()
 
 
-async def in_database(world: World) -> dict[str, Any]:
-    """What the caches have to say."""
+async def expected_answers(world: World) -> dict[str, Any]:
+    """Returns the answers that the caches must have, by name."""
     items = {item.id: shown(item) for item in await Item.all()}
     labels = {label.id: shown(label) for label in await Label.all()}
-    links = {(row["item_id"], row["label_id"]) for row in await world.execute("SELECT * FROM item_label")}
-    of_item = {pk: [each for each in labels if (pk, each) in links] for pk in items}
-    of_label = {pk: [each for each in items if (each, pk) in links] for pk in labels}
+    pairs = {(row["item_id"], row["label_id"]) for row in await world.execute("SELECT * FROM item_label")}
+    of_item = {pk: [each for each in labels if (pk, each) in pairs] for pk in items}
+    of_label = {pk: [each for each in items if (each, pk) in pairs] for pk in labels}
     answers: dict[str, Any] = {}
     for pk in IDS:
         answers[f"item {pk}"] = items.get(pk)
         answers[f"label {pk}"] = labels.get(pk)
         answers[f"number {pk}"] = next((item for item in items.values() if item["number"] == pk), None)
         owner = items.get(labels[pk]["owner_id"]) if pk in labels else None
-        answers[f"walk to owner of {pk}"] = owner
+        answers[f"path to owner of {pk}"] = owner
         if pk in labels:
             answers[f"owner of {pk}"] = answers[f"prefetched owner of {pk}"] = owner
     for pk in items:
         likewise = dict.fromkeys(each for label in of_item[pk] for each in of_label[label])
-        answers[f"labels of {pk}"] = answers[f"walk to labels of {pk}"] = [labels[each] for each in of_item[pk]]
-        answers[f"walk to items like {pk}"] = [items[each] for each in likewise]
+        answers[f"labels of {pk}"] = answers[f"path to labels of {pk}"] = [labels[each] for each in of_item[pk]]
+        answers[f"path to items like {pk}"] = [items[each] for each in likewise]
     for pk in labels:
         answers[f"items of {pk}"] = [items[each] for each in of_label[pk]]
     for team in TEAMS:
@@ -138,12 +141,12 @@ async def in_database(world: World) -> dict[str, Any]:
         answers[f"size of {team}"] = [len(members), len(members), bool(members), bool(members)]
         answers[f"places of {team}"] = [[item["id"], item["place"]] for item in members]
     answers["many"] = [items[pk] for pk in IDS if pk in items]
-    answers |= await of_numbered(Eager)
+    answers |= await expected_numbered(Eager)
     return answers
 
 
-async def of_numbered(model: type[Numbered]) -> dict[str, Any]:
-    """What the caches have to say of one of the models that have no relations."""
+async def expected_numbered(model: type[Numbered]) -> dict[str, Any]:
+    """Returns the answers that the caches must have for a model without relations."""
     rows = {row.id: shown(row) for row in await model.all()}
     answers: dict[str, Any] = {}
     for pk in IDS:
@@ -156,103 +159,105 @@ async def of_numbered(model: type[Numbered]) -> dict[str, Any]:
     return answers
 
 
-async def of_settings() -> dict[str, Any]:
-    """What the values have to say that depend on no model."""
+async def expected_settings() -> dict[str, Any]:
+    """Returns the expected values that depend on no model."""
     rows = {row.id: row.value for row in await Setting.all()}
     return {f"setting {pk}": rows.get(pk) for pk in IDS}
 
 
-async def in_cache(answers: dict[str, Any]) -> dict[str, Any]:
-    """What the default cache says, asked for everything at once."""
-    asked = ask_numbered(Eager, EagerPlaces)
+async def cached_answers(answers: dict[str, Any]) -> dict[str, Any]:
+    """Makes all lookups of the default cache in one tick and returns the answers."""
+    lookups = numbered_lookups(Eager, EagerPlaces)
     owners = {
         pk: owner and owner["id"]
         for pk in IDS
         if f"label {pk}" in answers
-        for owner in [answers[f"walk to owner of {pk}"]]
+        for owner in [answers[f"path to owner of {pk}"]]
     }
     for pk in IDS:
-        asked[f"item {pk}"] = Item.cache.get_or_none(id=pk)
-        asked[f"label {pk}"] = Label.cache.get_or_none(id=pk)
-        asked[f"number {pk}"] = Item.cache.get_or_none(number=pk)
+        lookups[f"item {pk}"] = Item.cache.get_or_none(id=pk)
+        lookups[f"label {pk}"] = Label.cache.get_or_none(id=pk)
+        lookups[f"number {pk}"] = Item.cache.get_or_none(number=pk)
         if f"labels of {pk}" in answers:
-            asked[f"labels of {pk}"] = known(Item, pk).labels
-            asked[f"walk to labels of {pk}"] = LabelsOf(pk)
-            asked[f"walk to items like {pk}"] = LabelledLikewise(pk)
-        asked[f"walk to owner of {pk}"] = OwnerOf(pk)
+            lookups[f"labels of {pk}"] = saved_instance(Item, pk).labels
+            lookups[f"path to labels of {pk}"] = LabelsOf(pk)
+            lookups[f"path to items like {pk}"] = LabelledLikewise(pk)
+        lookups[f"path to owner of {pk}"] = OwnerOf(pk)
         if f"items of {pk}" in answers:
-            asked[f"items of {pk}"] = known(Label, pk).items
-            asked[f"owner of {pk}"] = known(Label, pk, owners[pk]).owner
+            lookups[f"items of {pk}"] = saved_instance(Label, pk).items
+            lookups[f"owner of {pk}"] = saved_instance(Label, pk, owners[pk]).owner
     for team in TEAMS:
-        asked[f"team {team}"] = Item.cache.filter(team=team)
-        asked[f"size of {team}"] = asyncio.gather(
+        lookups[f"team {team}"] = Item.cache.filter(team=team)
+        lookups[f"size of {team}"] = asyncio.gather(
             Item.cache.count(team=team), TeamSize(team), Item.cache.exists(team=team), HasItems(team)
         )
-        asked[f"places of {team}"] = Places(team)
-    asked["many"] = Item.cache.get_many(list(IDS))
-    labels = [known(Label, pk, owners[pk]) for pk in IDS if f"items of {pk}" in answers]
-    found, _ = await asyncio.gather(said(asked), Label.cache.prefetch(labels, "owner"))
+        lookups[f"places of {team}"] = Places(team)
+    lookups["many"] = Item.cache.get_many(list(IDS))
+    labels = [saved_instance(Label, pk, owners[pk]) for pk in IDS if f"items of {pk}" in answers]
+    found, _ = await asyncio.gather(answers_to(lookups), Label.cache.prefetch(labels, "owner"))
     return found | {f"prefetched owner of {label.id}": shown(label.owner) for label in labels}
 
 
-def ask_numbered(model: Any, places: Any) -> dict[str, Any]:
-    """The lookups of which ``of_numbered`` has the answers."""
-    asked: dict[str, Any] = {}
+def numbered_lookups(model: Any, places: Any) -> dict[str, Any]:
+    """Returns the lookups whose answers are those of ``expected_numbered``."""
+    lookups: dict[str, Any] = {}
     for pk in IDS:
-        asked[f"{model.__name__} {pk}"] = model.cache.get_or_none(id=pk)
-        asked[f"{model.__name__} number {pk}"] = model.cache.get_or_none(number=pk)
+        lookups[f"{model.__name__} {pk}"] = model.cache.get_or_none(id=pk)
+        lookups[f"{model.__name__} number {pk}"] = model.cache.get_or_none(number=pk)
     for team in TEAMS:
-        asked[f"{model.__name__} team {team}"] = model.cache.filter(team=team)
-        asked[f"{model.__name__} places of {team}"] = places(team)
-    return asked
+        lookups[f"{model.__name__} team {team}"] = model.cache.filter(team=team)
+        lookups[f"{model.__name__} places of {team}"] = places(team)
+    return lookups
 
 
-async def said(asked: dict[str, Any]) -> dict[str, Any]:
-    """The answers, all asked for in one tick."""
+async def answers_to(lookups: dict[str, Any]) -> dict[str, Any]:
+    """Makes lookups in one tick and returns their answers."""
 
-    async def ask(query: Any) -> Any:
+    async def answer(query: Any) -> Any:
         try:
             return shown(await query)
         except DoesNotExist:
             return None
 
-    return dict(zip(asked, await asyncio.gather(*map(ask, asked.values())), strict=True))
+    return dict(zip(lookups, await asyncio.gather(*map(answer, lookups.values())), strict=True))
 
 
 class Past:
-    """What the database said of what may be answered when it is stale, and until when (store's clock, seconds)."""
+    """The expected answers of lookups that may be stale, with the times of their changes in seconds."""
 
     def __init__(self) -> None:
-        self.said: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
         self.until: list[float] = []
 
     def learn(self, answers: dict[str, Any], now: float) -> None:
-        """From now on it says this."""
-        if not self.said or self.said[-1] != answers:
-            self.said.append(answers)
-            self.until.append(now)  # of the one before: nothing but one write lies between
+        """Appends the answers that are expected from now on."""
+        if not self.answers or self.answers[-1] != answers:
+            self.answers.append(answers)
+            self.until.append(now)  # the end of the previous answers, since there is one write in between
 
-    def forget(self) -> None:
-        """What it said before may not be answered any more."""
-        del self.said[:-1], self.until[:-1]
+    def drop_old(self) -> None:
+        """Drops all but the latest answers, which alone are allowed from now on."""
+        del self.answers[:-1], self.until[:-1]
 
     def within(self, seconds: float, now: float) -> list[dict[str, Any]]:
-        """What it says, and what it said within so many seconds."""
+        """Returns the latest answers, and those that were expected within the last seconds."""
         ended = [*self.until[1:], now]
-        return [said for said, end in zip(self.said, ended, strict=True) if end >= now - seconds]
+        return [answers for answers, end in zip(self.answers, ended, strict=True) if end >= now - seconds]
 
 
-def may_say(name: str, found: Any, past: Sequence[dict[str, Any]]) -> bool:
-    """Whether one of the classes with ``allowtime`` may answer this. Each row in a list is as old as it is, and a
-    list's order is as old as the list."""
+def is_allowed(name: str, found: Any, past: Sequence[dict[str, Any]]) -> bool:
+    """Returns True if a class with ``allowtime`` may give this answer.
+
+    Each row of a list may have an age of its own, and the order of a list is as old as the list.
+    """
     model, _, team = name.partition(" team ")
     if not team:
-        return any(found == said[name] for said in past)
+        return any(found == answers[name] for answers in past)
     listed = {row["id"]: row for row in found}
     if len(listed) < len(found):
         return False
     for pk in IDS:
-        seen = [said[f"{model} {pk}"] for said in past]
+        seen = [answers[f"{model} {pk}"] for answers in past]
         if pk in listed and not (listed[pk]["team"] == int(team) and listed[pk] in seen):
             return False
         if pk not in listed and all(row is not None and row["team"] == int(team) for row in seen):
@@ -260,8 +265,8 @@ def may_say(name: str, found: Any, past: Sequence[dict[str, Any]]) -> bool:
     return True
 
 
-def known(model: Any, pk: int, owner: int | None = None) -> Any:
-    """An instance of a row that is there, whose relations were never loaded."""
+def saved_instance(model: Any, pk: int, owner: int | None = None) -> Any:
+    """Returns an instance of a saved row without loaded relations."""
     instance = model(id=pk, owner_id=owner) if model is Label else model(id=pk)
     instance._saved_in_db = True
     return instance
@@ -274,8 +279,8 @@ def shown(answer: Any) -> Any:
 
 
 @contextmanager
-def asking(cache: ModelCache) -> Iterator[None]:
-    """A block in which ``Item.cache`` is this cache's."""
+def as_default(cache: ModelCache) -> Iterator[None]:
+    """Makes a cache the default one for the block, so that ``Item.cache`` uses it."""
     default = open_cache._default
     open_cache._default = cache.open_cache
     try:
@@ -285,7 +290,7 @@ def asking(cache: ModelCache) -> Iterator[None]:
 
 
 class Machine(RuleBasedStateMachine):
-    """Writes through one of two caches on the same store. The other one hears of nothing, as in a second process."""
+    """Writes through one of two caches on one store. The other cache sees no writes, as in a second process."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -293,11 +298,11 @@ class Machine(RuleBasedStateMachine):
         self.transactions: list[AbstractAsyncContextManager[Any]] = []
         self.scopes: list[local_cache] = []
         self.caches: list[ModelCache] = []
-        """The first is the one that hears of writes."""
+        """Both caches. The first one captures the writes."""
         self.past = Past()
-        self.looking = True
+        self.checks_loose = True
         self.cached = True
-        """Whether all that was read is cached: no ``clear`` was lost."""
+        """True if everything that was read is cached, since no ``clear`` was lost."""
         world.run(self.begin())
 
     async def begin(self) -> None:
@@ -334,56 +339,56 @@ class Machine(RuleBasedStateMachine):
         self.world.run(self.check())
 
     async def check(self) -> None:
-        expected = await in_database(self.world)
+        expected = await expected_answers(self.world)
         first, second = self.caches
         assert first.open_cache is open_cache._default
-        assert differing(expected, await in_cache(expected)) == {}
+        assert differing(expected, await cached_answers(expected)) == {}
         with count_ops(first) as ops:
-            assert differing(expected, await in_cache(expected)) == {}
+            assert differing(expected, await cached_answers(expected)) == {}
         if self.transactions:
             return
-        self.past.learn(await of_numbered(Loose) | await of_settings(), self.world.now())
+        self.past.learn(await expected_numbered(Loose) | await expected_settings(), self.world.now())
         if self.cached:
             assert ops.statements == []
         await self.check_settings()
-        with asking(second):
-            task = asyncio.create_task(in_cache(expected), context=context_without_scope())
+        with as_default(second):
+            task = asyncio.create_task(cached_answers(expected), context=context_without_scope())
             assert differing(expected, await task) == {}
             await self.check_settings()
-        if self.looking:
+        if self.checks_loose:
             await self.check_loose()
 
     async def check_settings(self) -> None:
-        """They depend on no model; nobody needs a scope for them."""
-        expected = await of_settings()
+        """Compares the values that depend on no model, and so need no scope."""
+        expected = await expected_settings()
         for value in (SettingOf, setting):
             found = {f"setting {pk}": await value(pk) for pk in IDS}
             assert differing(expected, found) == {}
 
     @rule()
-    def look_at_what_may_be_stale_or_not(self) -> None:
-        """What nobody reads is written several times before it is read again."""
-        self.looking = not self.looking
+    def toggle_checks_of_loose(self) -> None:
+        """Turns the checks of stale lookups on or off, so several writes may come between two of them."""
+        self.checks_loose = not self.checks_loose
 
     async def check_loose(self) -> None:
         for cache in self.caches:
             past = self.past.within(ALLOWTIME, self.world.now())
-            with asking(cache):
-                asked = ask_numbered(Loose, LoosePlaces) | {f"setting {pk}": LooseSetting(pk) for pk in IDS}
-                found = await asyncio.create_task(said(asked), context=context_without_scope())
-            wrong = {name: answer for name, answer in found.items() if not may_say(name, answer, past)}
-            assert wrong == {}, [{name: said[name] for name in wrong} for said in past]
+            with as_default(cache):
+                lookups = numbered_lookups(Loose, LoosePlaces) | {f"setting {pk}": LooseSetting(pk) for pk in IDS}
+                found = await asyncio.create_task(answers_to(lookups), context=context_without_scope())
+            wrong = {name: answer for name, answer in found.items() if not is_allowed(name, answer, past)}
+            assert wrong == {}, [{name: answers[name] for name in wrong} for answers in past]
 
     @precondition(lambda self: not self.transactions and not self.scopes)
     @rule()
-    def go_on_in_the_other_process(self) -> None:
+    def switch_to_the_other_process(self) -> None:
         self.caches.reverse()
         open_cache.open_caches[:] = [self.caches[0].open_cache]
         open_cache._default = self.caches[0].open_cache
 
     @precondition(lambda self: not self.transactions)
     @rule(pk=ids, place=places, deleting=st.booleans())
-    def be_killed_after_commit(self, pk: int, place: int, deleting: bool) -> None:
+    def lose_a_clear_after_commit(self, pk: int, place: int, deleting: bool) -> None:
         async def work() -> None:
             item = await Item.get_or_none(id=pk)
             if item is not None:
@@ -518,7 +523,7 @@ class Machine(RuleBasedStateMachine):
         self.do(lambda: Label.filter(id=pk).delete())
 
     @rule(pk=ids, others=some_ids, forward=st.booleans(), way=st.sampled_from(["add", "add", "remove", "clear"]))
-    def guarded(self, pk: int, others: set[int], forward: bool, way: str) -> None:
+    def change_many_to_many(self, pk: int, others: set[int], forward: bool, way: str) -> None:
         async def work() -> None:
             own, other = (Item, Label) if forward else (Label, Item)
             instance = await own.get_or_none(id=pk)
@@ -534,7 +539,7 @@ class Machine(RuleBasedStateMachine):
         self.do(work)
 
     @rule(model=models, pk=ids, place=places)
-    def write_behind_its_back(self, model: Any, pk: int, place: int) -> None:
+    def write_by_raw_sql_and_invalidate(self, model: Any, pk: int, place: int) -> None:
         async def work() -> None:
             await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = {place} WHERE id = {pk}")
             await model.cache.invalidate(pk)
@@ -542,7 +547,7 @@ class Machine(RuleBasedStateMachine):
         self.do(work)
 
     @rule(model=models)
-    def write_all_behind_its_back(self, model: Any) -> None:
+    def write_all_by_raw_sql_and_clear(self, model: Any) -> None:
         async def work() -> None:
             await self.world.execute(f"UPDATE {model.__name__.lower()} SET place = place + 1, team = 3 - team")
             await model.cache.clear()
@@ -561,7 +566,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(model=models, pk=ids, by=st.sampled_from(["id", "number", "team"]))
     def refresh(self, model: Any, pk: int, by: str) -> None:
-        """Whatever the cache may answer otherwise, this asks the database."""
+        """Asserts that ``refresh`` returns the row or the rows in the database."""
 
         async def work() -> None:
             key = {by: min(pk, TEAMS[-1]) if by == "team" else pk}
@@ -582,7 +587,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.world.flush()
-        self.past.forget()
+        self.past.drop_old()
         self.cached = True
 
     @precondition(lambda self: self.world.memory is not None)
@@ -628,7 +633,7 @@ class Machine(RuleBasedStateMachine):
 
 
 async def is_free(model: Any, values: dict[str, Any]) -> bool:
-    """Whether no row has the number."""
+    """Returns True if no row has the number."""
     number = values.get("number")
     return number is None or not await model.exists(number=number)
 

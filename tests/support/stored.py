@@ -1,4 +1,4 @@
-"""What the store holds for a lookup, read past the package; and what tests do with it again and again."""
+"""Entries of lookups, read directly from the backend, and steps that many tests share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,18 +16,18 @@ from tests.support.gates import PATIENCE
 
 
 async def entries(cache: ModelCache, *queries: LookupQuery[Any]) -> list[bytes | None]:
-    """The bytes that the store holds for some lookups."""
+    """Returns the bytes that the backend holds for some lookups."""
     return await cache.backend.read([query.locate(cache.open_cache).key for query in queries])
 
 
 async def states(cache: ModelCache, *queries: LookupQuery[Any]) -> str:
-    """The state bytes of what the store holds for some lookups; a dot where there is nothing."""
+    """Returns the state bytes of the entries of some lookups, with a dot for a missing entry."""
     return "".join([chr(entry[0]) if entry else "." for entry in await entries(cache, *queries)])
 
 
 async def expire_intents(cache: ModelCache, *queries: LookupQuery[Any]) -> None:
-    """Ends the time of the intents on the keys, which vanish with the last of them, without waiting for it."""
-    await cache.open_cache.tasks.finish(PATIENCE)  # what is still being announced
+    """Deletes the entries with intents, as if all their intents had expired."""
+    await cache.open_cache.tasks.finish(PATIENCE)  # marks in flight
     keys = [query.locate(cache.open_cache).key for query in queries]
     found = zip(keys, await cache.backend.read(keys), strict=True)
     await cache.backend.delete([key for key, entry in found if entry and entry.startswith(INTENT)])
@@ -41,7 +41,7 @@ async def no_intents(cache: ModelCache, *queries: LookupQuery[Any]) -> None:
 
 
 async def ask_twice(ask: LookupQuery[Any] | Callable[[], Awaitable[Any]], backend: CountingBackend) -> Any:
-    """Asks once for whatever that takes, and again, which the cache answers alone. Both answers are the same."""
+    """Makes a lookup twice, and asserts that the cache alone answers the second one with the same result."""
     query = (lambda: ask) if isinstance(ask, LookupQuery) else ask
     first = await query()
     async with assert_ops(backend, sql=0):
@@ -51,14 +51,14 @@ async def ask_twice(ask: LookupQuery[Any] | Callable[[], Awaitable[Any]], backen
 
 
 async def cancel(task: asyncio.Task[Any]) -> None:
-    """Cancels a task and waits until it has noticed."""
+    """Cancels a task and waits until it has ended."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def until_accepted(row: Model) -> None:
-    """Saves until that is not refused any more: each connection of a pool finds out for itself that it is dead."""
+    """Retries a save until the cache accepts it, since each pooled connection must fail once after a restart."""
     async with asyncio.timeout(PATIENCE):
         while True:
             with suppress(CacheWriteError):

@@ -32,7 +32,7 @@ async def test_consecutive_isolated_caches_share_no_entries(database: BaseDBAsyn
                 assert await User.cache.get(id=kim.id) == kim
 
 
-@pytest.mark.only_on("redis", because="the server is asked what is left")
+@pytest.mark.only_on("redis", because="the server is asked for the keys that are left")
 async def test_an_isolated_cache_deletes_its_own_keys_and_no_others(
     database: BaseDBAsyncClient, redis_server: RedisServer
 ) -> None:

@@ -1,4 +1,4 @@
-"""Bulk writes and cascades: exactly what they touch is invalidated."""
+"""Bulk writes and cascades: they invalidate exactly the rows that they change."""
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -11,7 +11,7 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.models import Event, State, User, Venue
 
 
-async def make(count: int = 6) -> tuple[User, User, list[Event]]:
+async def create_events(count: int = 6) -> tuple[User, User, list[Event]]:
     kim, ada = await User.create(username="kim"), await User.create(username="ada")
     events = [
         await Event.create(slug=f"e{n}", title=f"t{n}", organizer=kim, position=n, state=State.OPEN)
@@ -31,7 +31,7 @@ async def warm(events: list[Event], *users: User) -> None:
 async def test_an_update_invalidates_the_rows_that_it_touched_and_no_others(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
-    kim, ada, events = await make()
+    kim, ada, events = await create_events()
     await warm(events, kim, ada)
     assert await Event.filter(position__lt=3).update(title=F("slug"), organizer=ada) == 3
     fresh = await Event.all()
@@ -45,8 +45,8 @@ async def test_an_update_invalidates_the_rows_that_it_touched_and_no_others(
         await Event.cache.get_many([e.id for e in events[3:]])
 
 
-async def test_an_update_over_a_join_and_one_that_renames_keys(cache: ModelCache) -> None:
-    kim, ada, events = await make(3)
+async def test_an_update_by_a_join_of_a_unique_key_invalidates_the_old_and_the_new_key(cache: ModelCache) -> None:
+    kim, ada, events = await create_events(3)
     await warm(events, kim)
     with pytest.raises(DoesNotExist):
         await Event.cache.get(slug="renamed")
@@ -56,8 +56,8 @@ async def test_an_update_over_a_join_and_one_that_renames_keys(cache: ModelCache
         await Event.cache.get(slug="e1")
 
 
-async def test_a_delete_invalidates_what_it_deleted(cache: ModelCache) -> None:
-    kim, ada, events = await make()
+async def test_a_bulk_delete_invalidates_the_deleted_rows(cache: ModelCache) -> None:
+    kim, ada, events = await create_events()
     await warm(events, kim)
     assert await Event.filter(position__gte=3).delete() == 3
     assert [e.slug for e in await Event.cache.filter(organizer=kim)] == ["e0", "e1", "e2"]
@@ -65,8 +65,8 @@ async def test_a_delete_invalidates_what_it_deleted(cache: ModelCache) -> None:
     assert await Event.cache.get_or_none(slug="e5") is None
 
 
-async def test_database_cascades_are_seen(cache: ModelCache) -> None:
-    kim, ada, events = await make(3)
+async def test_a_cascade_in_the_database_invalidates_the_rows_that_it_changes(cache: ModelCache) -> None:
+    kim, ada, events = await create_events(3)
     venue = await Venue.create(id="0" * 32, name="Hall", city="Oslo")
     await Event.filter(id=events[0].id).update(venue=venue)
     await warm(events, kim)
@@ -82,8 +82,8 @@ async def test_database_cascades_are_seen(cache: ModelCache) -> None:
     assert await Event.cache.get_or_none(slug="e1") is None
 
 
-async def test_bulk_create_ends_absences_and_extends_lists(cache: ModelCache) -> None:
-    kim, ada, events = await make(2)
+async def test_bulk_create_invalidates_absences_and_lists(cache: ModelCache) -> None:
+    kim, ada, events = await create_events(2)
     await warm(events, kim)
     assert await Event.cache.get_or_none(slug="new1") is None
     assert await Event.cache.get_or_none(id=events[-1].id + 1) is None
@@ -94,8 +94,8 @@ async def test_bulk_create_ends_absences_and_extends_lists(cache: ModelCache) ->
 
 
 @pytest.mark.only_on("sqlite", "postgres", because="Tortoise writes an upsert that MariaDB does not know")
-async def test_bulk_create_with_conflicts(cache: ModelCache) -> None:
-    kim, ada, events = await make(2)
+async def test_bulk_create_with_conflicts_invalidates_the_updated_row(cache: ModelCache) -> None:
+    kim, ada, events = await create_events(2)
     await warm(events, kim)
     await Event.bulk_create([Event(slug="e1", title="other", organizer=kim)], ignore_conflicts=True)
     await Event.bulk_create(
@@ -105,8 +105,8 @@ async def test_bulk_create_with_conflicts(cache: ModelCache) -> None:
     assert (await Event.cache.get(id=events[0].id)).title == "updated"
 
 
-async def test_bulk_update_uses_the_rows_not_the_instances(cache: ModelCache) -> None:
-    kim, ada, events = await make(3)
+async def test_bulk_update_invalidates_by_the_stored_rows_and_not_by_the_instances(cache: ModelCache) -> None:
+    kim, ada, events = await create_events(3)
     outdated = await Event.all()
     await Event.filter(id=events[0].id).update(organizer=ada)
     await warm(events, kim, ada)
@@ -118,8 +118,10 @@ async def test_bulk_update_uses_the_rows_not_the_instances(cache: ModelCache) ->
     assert await Event.cache.count(organizer=kim, state=State.OPEN) == 0
 
 
-async def test_saving_one_field_of_an_outdated_instance_marks_the_list_that_the_row_is_in(cache: ModelCache) -> None:
-    kim, ada, events = await make(1)
+async def test_saving_one_field_of_an_outdated_instance_invalidates_the_lists_of_the_stored_row(
+    cache: ModelCache,
+) -> None:
+    kim, ada, events = await create_events(1)
     outdated = await Event.get(id=events[0].id)
     await Event.filter(id=outdated.id).update(organizer=ada)
     assert await Event.cache.filter(organizer=ada, state=State.CLOSED) == []
@@ -128,10 +130,8 @@ async def test_saving_one_field_of_an_outdated_instance_marks_the_list_that_the_
     assert [e.slug for e in await Event.cache.filter(organizer=ada, state=State.CLOSED)] == ["e0"]
 
 
-async def test_nothing_is_touched_by_a_bulk_write_that_is_rolled_back(
-    cache: ModelCache, backend: CountingBackend
-) -> None:
-    kim, ada, events = await make(3)
+async def test_a_rolled_back_bulk_write_invalidates_nothing(cache: ModelCache, backend: CountingBackend) -> None:
+    kim, ada, events = await create_events(3)
     await warm(events, kim)
     async with in_transaction() as client:
         await Event.filter(organizer=kim).update(organizer=ada)
@@ -141,19 +141,19 @@ async def test_nothing_is_touched_by_a_bulk_write_that_is_rolled_back(
         assert len(await Event.cache.filter(organizer=kim)) == 3
 
 
-async def test_past_the_limit_the_whole_model_is_invalidated(
+async def test_a_bulk_write_past_the_limit_invalidates_the_whole_model(
     database: BaseDBAsyncClient, backend: CountingBackend
 ) -> None:
     async with ModelCache(backend, bulk_limit=2):
-        kim, ada, events = await make(4)
+        kim, ada, events = await create_events(4)
         await warm(events, kim)
         await Event.filter(organizer=kim).update(title=F("slug"))
         assert [e.title for e in await Event.cache.filter(organizer=kim)] == ["e0", "e1", "e2", "e3"]
         assert (await Event.cache.get(slug="e3")).title == "e3"
 
 
-async def test_a_refused_bulk_write_leaves_the_cache_alone(cache: ModelCache, backend: CountingBackend) -> None:
-    kim, ada, events = await make(2)
+async def test_a_refused_bulk_write_invalidates_nothing(cache: ModelCache, backend: CountingBackend) -> None:
+    kim, ada, events = await create_events(2)
     await warm(events, kim)
     with pytest.raises(IntegrityError):
         await Event.filter(slug="e0").update(slug="e1")
@@ -161,8 +161,8 @@ async def test_a_refused_bulk_write_leaves_the_cache_alone(cache: ModelCache, ba
         assert (await Event.cache.get(slug="e0")).id == events[0].id
 
 
-async def test_rows_written_by_raw_sql_are_forgotten_by_hand(cache: ModelCache, database: BaseDBAsyncClient) -> None:
-    kim, ada, events = await make(3)
+async def test_invalidate_covers_rows_written_by_raw_sql(cache: ModelCache, database: BaseDBAsyncClient) -> None:
+    kim, ada, events = await create_events(3)
     for how in ("instance", "pk", "list", "key", "queryset", "manager queryset", "old key"):
         assert await Event.cache.get_or_none(slug=how) is None
         await warm(events, kim)
@@ -188,17 +188,17 @@ async def test_rows_written_by_raw_sql_are_forgotten_by_hand(cache: ModelCache, 
         assert await Event.cache.get_or_none(slug=old) is None
 
 
-async def test_invalidation_needs_to_know_what(cache: ModelCache) -> None:
+async def test_invalidate_refuses_no_arguments_and_unregistered_keys(cache: ModelCache) -> None:
     with pytest.raises(TypeError, match=r"clear\(\)"):
         await Event.cache.invalidate()
     with pytest.raises(CacheNotRegistered, match="position"):
         await Event.cache.invalidate(position=1)
 
 
-async def test_invalidation_in_a_transaction_waits_for_commit(
+async def test_invalidate_in_a_transaction_takes_effect_at_commit(
     cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
 ) -> None:
-    kim, ada, events = await make(1)
+    kim, ada, events = await create_events(1)
     await warm(events)
     async with in_transaction() as client:
         await client.execute_query_dict("UPDATE event SET title='raw'")

@@ -23,7 +23,7 @@ from tests.support.oracle import Oracle
 from tests.write.test_bulk_writes import account_id, populate
 
 
-class Undone(Exception):
+class Rollback(Exception):
     pass
 
 
@@ -33,7 +33,7 @@ def books(model: type[Any]) -> list[Any]:
 
 @pytest.mark.no_tables
 class TestTwoDatabases:
-    """``Book`` and ``Record`` are tables of one name in two databases, which one cache is open for."""
+    """``Book`` and ``Record`` have tables of the same name in two databases. One cache is open for both."""
 
     @pytest.fixture
     async def database(self, db_url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
@@ -54,7 +54,7 @@ class TestTwoDatabases:
             await context.generate_schemas(safe=False)
             yield context.connections.get("here")
 
-    async def test_each_forgets_its_own_rows(self, cache: ModelCache) -> None:
+    async def test_a_bulk_write_invalidates_rows_of_its_own_database_only(self, cache: ModelCache) -> None:
         for model, other in ((Book, Record), (Record, Book)):
             await model.bulk_create(books(model))
             oracle = Oracle(cache, Book, Record)
@@ -66,12 +66,14 @@ class TestTwoDatabases:
             ]
             for write, gone in written:
                 await write
-                assert await oracle.forgotten(model) == gone
-                assert await oracle.forgotten(other) == set()
+                assert await oracle.invalidated(model) == gone
+                assert await oracle.invalidated(other) == set()
             await oracle.check()
 
-    async def test_transactions_in_both_at_once(self, cache: ModelCache, backend: CountingBackend) -> None:
-        """Each is announced by its own COMMIT, and reads of the other database's models stay cached inside."""
+    async def test_each_of_two_open_transactions_invalidates_at_its_own_commit(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        """Inside a transaction, models of the other database are still read from the cache."""
         for model in (Book, Record):
             await model.bulk_create(books(model))
         oracle = Oracle(cache, Book, Record)
@@ -83,24 +85,24 @@ class TestTwoDatabases:
                 await Record.filter(number=2).update(shelf=7)
                 await Book.filter(number=2).update(shelf=F("shelf") + 7)
                 assert [book.number for book in await Book.cache.filter(shelf=7)] == [1, 2]
-            assert await oracle.forgotten(Record) == {2}
-            assert await oracle.forgotten(Book) == set()
+            assert await oracle.invalidated(Record) == {2}
+            assert await oracle.invalidated(Book) == set()
         assert ops.operations == ["read", "mark", "clear", "mark", "clear"]
-        assert await oracle.forgotten(Book) == {1, 2}
+        assert await oracle.invalidated(Book) == {1, 2}
         await oracle.check()
         await oracle.warm()
-        with suppress(Undone):
+        with suppress(Rollback):
             async with in_transaction("there"):
                 await Record.all().update(shelf=3)
                 async with in_transaction("here"):
                     await Book.filter(number=3).delete()
-                raise Undone
-        assert await oracle.forgotten(Record) == set()
-        assert await oracle.forgotten(Book) == {3}
+                raise Rollback
+        assert await oracle.invalidated(Record) == set()
+        assert await oracle.invalidated(Book) == {3}
         await oracle.check()
 
-    async def test_a_model_that_is_written_in_the_other_database(self, cache: ModelCache) -> None:
-        """It may be forgotten here for that, and is read from here."""
+    async def test_a_write_to_the_other_database_leaves_lookups_correct(self, cache: ModelCache) -> None:
+        """The write may invalidate the model's entries. Lookups still read the model's own database."""
         for model in (Book, Record):
             await model.bulk_create(books(model))
         oracle = Oracle(cache, Book, Record)
@@ -108,14 +110,14 @@ class TestTwoDatabases:
         there = get_connections().get("there")
         assert await Book.filter(number__lt=3).using_db(there).update(shelf=7) == 2
         assert await QuerySet(Book).filter(shelf=7).count() == 0
-        assert await oracle.forgotten(Book) <= {1, 2}
+        assert await oracle.invalidated(Book) <= {1, 2}
         assert await Book.cache.filter(shelf=7) == []
 
 
 class TestOneDatabaseByTwoNames:
     pytestmark = pytest.mark.models("tests.support.models.bulk_models")
 
-    async def test_writes_by_the_other_name(
+    async def test_every_write_by_the_other_name_invalidates_its_rows(
         self, cache: ModelCache, backend: CountingBackend, again: BaseDBAsyncClient
     ) -> None:
         await QuerySet(Book).bulk_create(books(Book))
@@ -138,24 +140,26 @@ class TestOneDatabaseByTwoNames:
             await oracle.warm(id=[70, 71, 72], number=[70, 71, 72], shelf=[7, 8])
             async with assert_ops(backend, redis=["mark", "clear"]):
                 await write()
-            assert await oracle.forgotten(Book) == touched, number
+            assert await oracle.invalidated(Book) == touched, number
             await oracle.check()
 
-    async def test_a_delete_that_cascades(self, cache: ModelCache, again: BaseDBAsyncClient) -> None:
+    async def test_a_cascading_delete_by_the_other_name_invalidates_its_rows(
+        self, cache: ModelCache, again: BaseDBAsyncClient
+    ) -> None:
         await populate()
         oracle = Oracle(cache, Account, Order, Profile)
         await oracle.warm()
         await Account.filter(number=1).using_db(again).delete()
         await (await Account.get(number=3)).delete(using_db=again)
-        assert await oracle.forgotten(Account) == {account_id(1), account_id(3)}
-        assert await oracle.forgotten(Order) == {11, 12, 31, 32}
-        assert await oracle.forgotten(Profile) == {account_id(1)}
+        assert await oracle.invalidated(Account) == {account_id(1), account_id(3)}
+        assert await oracle.invalidated(Order) == {11, 12, 31, 32}
+        assert await oracle.invalidated(Profile) == {account_id(1)}
         await oracle.check()
 
-    async def test_a_transaction_by_the_other_name(
+    async def test_a_transaction_by_the_other_name_invalidates_at_commit(
         self, cache: ModelCache, backend: CountingBackend, again: BaseDBAsyncClient
     ) -> None:
-        """A model's reads go by its own connection, so that they are no part of it."""
+        """Lookups use the model's own connection, so they stay cached and outside the transaction."""
         await Book.bulk_create(books(Book))
         oracle = Oracle(cache, Book)
         await oracle.warm(shelf=[7])
@@ -166,54 +170,54 @@ class TestOneDatabaseByTwoNames:
             async with assert_ops(backend, sql=0, redis=["read", "read"]):
                 assert (await Book.cache.get(number=1)).shelf == 1
                 assert await Book.cache.filter(shelf=7) == []
-        assert await oracle.forgotten(Book) == {1, 2}
+        assert await oracle.invalidated(Book) == {1, 2}
         await oracle.check()
 
 
 @pytest.mark.no_tables
 @pytest.mark.only_on("postgres", because="the others have no schemas inside a database")
 class TestSchemas:
-    """Two tables of one name, and a foreign key from one schema to another."""
+    """Two schemas have a table of the same name. A foreign key leads from one schema into the other."""
 
     @pytest.fixture
     async def database(self, db_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
         async with tortoise_on(db_url, "tests.support.models.schema_models", create=False) as connection:
             columns = "(id SERIAL PRIMARY KEY, number INT UNIQUE, street INT)"
-            await connection.execute_script(  # Tortoise orders tables by names without schemas, and gives up
+            await connection.execute_script(  # Tortoise sorts tables by name without the schema and fails
                 "CREATE SCHEMA north; CREATE SCHEMA south;"
                 f"CREATE TABLE north.house {columns}; CREATE TABLE south.house {columns};"
                 "CREATE TABLE south.room (id SERIAL PRIMARY KEY, house_id INT REFERENCES north.house ON DELETE CASCADE)"
             )
             yield connection
 
-    async def test_every_kind_of_write(self, cache: ModelCache) -> None:
+    async def test_every_write_invalidates_rows_of_its_own_schema_only(self, cache: ModelCache) -> None:
         for model, other in ((House, SouthernHouse), (SouthernHouse, House)):
             oracle = Oracle(cache, House, SouthernHouse, Room)
             await oracle.warm(id=range(1, 10), number=range(1, 10), street=[0, 1, 7])
             await model.bulk_create([model(id=n, number=n, street=n % 2) for n in range(1, 4)])
-            assert await oracle.forgotten(model) == {1, 2, 3}
+            assert await oracle.invalidated(model) == {1, 2, 3}
             await model.bulk_create([model(number=n + 6, street=7) for n in (1, 2)], ignore_conflicts=True)
             await model.bulk_create([model(id=3, number=3, street=7)], on_conflict=["number"], update_fields=["street"])
             await oracle.check()
             await oracle.warm()
-            already = await oracle.forgotten(other)
+            already = await oracle.invalidated(other)
             assert await model.filter(number=1).update(street=7) == 1
             assert await model.bulk_update([model(id=2, street=7)], fields=["street"]) == 1
-            assert await oracle.forgotten(model) == {1, 2}
+            assert await oracle.invalidated(model) == {1, 2}
             house = await model.get(number=3)
             house.number = 9
             await house.save()
-            assert await oracle.forgotten(model) == {1, 2, 3}
-            assert await oracle.forgotten(other) == already
+            assert await oracle.invalidated(model) == {1, 2, 3}
+            assert await oracle.invalidated(other) == already
             await oracle.check()
 
-    async def test_a_cascade_from_one_into_another(self, cache: ModelCache) -> None:
+    async def test_a_cascade_into_another_schema_invalidates_its_rows(self, cache: ModelCache) -> None:
         await House.bulk_create([House(id=n, number=n) for n in range(1, 5)])
         await Room.bulk_create([Room(id=10 * n, house_id=n) for n in range(1, 5)])
         oracle = Oracle(cache, House, Room)
         await oracle.warm()
         await House.filter(rooms__id=10).delete()
         await (await House.get(id=2)).delete()
-        assert await oracle.forgotten(House) == {1, 2}
-        assert await oracle.forgotten(Room) == {10, 20}
+        assert await oracle.invalidated(House) == {1, 2}
+        assert await oracle.invalidated(Room) == {10, 20}
         await oracle.check()

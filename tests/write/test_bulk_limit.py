@@ -1,4 +1,4 @@
-"""Bulk writes of many rows: in portions, and past ``bulk_limit`` the whole model at once."""
+"""Bulk writes of many rows: they invalidate row by row up to ``bulk_limit``, and the whole model beyond it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ from tests.support.oracle import Oracle
 pytestmark = pytest.mark.models("tests.support.models.bulk_models")
 
 
-class Marks(CountingBackend):
-    """Counts the keys that are marked."""
+class MarkCountingBackend(CountingBackend):
+    """A backend that records how many keys each ``mark`` has."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend)
@@ -32,17 +32,19 @@ class Marks(CountingBackend):
 
 
 @pytest.fixture
-async def marks(backend: CountingBackend) -> Marks:
-    return Marks(backend.backend)
+async def marks(backend: CountingBackend) -> MarkCountingBackend:
+    return MarkCountingBackend(backend.backend)
 
 
 @pytest.fixture
-async def cache(database: BaseDBAsyncClient, marks: Marks) -> AsyncIterator[ModelCache]:
+async def cache(database: BaseDBAsyncClient, marks: MarkCountingBackend) -> AsyncIterator[ModelCache]:
     async with ModelCache(marks, bulk_limit=3) as opened:
         yield opened
 
 
-async def test_rows_up_to_the_limit_are_named_and_beyond_it_the_model(cache: ModelCache, marks: Marks) -> None:
+async def test_rows_are_invalidated_up_to_the_limit_and_the_model_beyond_it(
+    cache: ModelCache, marks: MarkCountingBackend
+) -> None:
     await QuerySet(Book).bulk_create([Book(number=n, shelf=n, pages=0) for n in range(6)])
     await QuerySet(Film).bulk_create([Film(number=n) for n in range(2)])
     writes: list[tuple[Callable[[list[Book]], Awaitable[Any]], int]] = [
@@ -50,9 +52,9 @@ async def test_rows_up_to_the_limit_are_named_and_beyond_it_the_model(cache: Mod
         (lambda books: Book.filter(number__lt=4).update(pages=2), 4),
         (lambda books: Book.all().update(shelf=F("shelf") + 1), 6),
         (lambda books: Book.filter(id__in=[book.id for book in books[:3]]).update(shelf=9), 3),
-        (lambda books: Book.bulk_update(changed(books[:3], pages=3), ["pages"]), 3),
-        (lambda books: Book.bulk_update(changed(books[:4], pages=4), ["pages"]), 4),
-        (lambda books: Book.bulk_update(changed(books[:4], pages=5), ["pages"], batch_size=2), 4),
+        (lambda books: Book.bulk_update(with_pages(books[:3], pages=3), ["pages"]), 3),
+        (lambda books: Book.bulk_update(with_pages(books[:4], pages=4), ["pages"]), 4),
+        (lambda books: Book.bulk_update(with_pages(books[:4], pages=5), ["pages"], batch_size=2), 4),
         (lambda books: Book.bulk_create([Book(number=10 + n, shelf=1) for n in range(3)]), 3),
         (lambda books: Book.bulk_create([Book(number=20 + n, shelf=1) for n in range(4)]), 4),
         (lambda books: Book.filter(number__gte=20).delete(), 4),
@@ -66,13 +68,13 @@ async def test_rows_up_to_the_limit_are_named_and_beyond_it_the_model(cache: Mod
         async with assert_ops(marks, redis=["mark", "clear"]):
             assert await write(books) in (None, count)
         (marked,) = marks.marked
-        assert (marked == 1) == (count > 3), "a named model is one key"
-        assert (await oracle.forgotten(Book) >= {book.id for book in books}) == (count > 3)
-        assert await oracle.forgotten(Film) == set(), "another model has nothing to do with it"
+        assert (marked == 1) == (count > 3), "invalidating the whole model takes one key"
+        assert (await oracle.invalidated(Book) >= {book.id for book in books}) == (count > 3)
+        assert await oracle.invalidated(Film) == set(), "the other model is not affected"
         await oracle.check()
 
 
-def changed(books: list[Book], pages: int) -> list[Book]:
+def with_pages(books: list[Book], pages: int) -> list[Book]:
     for book in books:
         book.pages = pages
     return books
@@ -87,21 +89,25 @@ async def populate(accounts: int, orders: int) -> None:
 
 
 @pytest.mark.parametrize(("accounts", "orders"), [(3, 1), (2, 2), (5, 1)], ids=["none", "children", "parents"])
-async def test_cascades_past_the_limit(cache: ModelCache, marks: Marks, accounts: int, orders: int) -> None:
+async def test_a_cascade_past_the_limit_invalidates_the_child_model(
+    cache: ModelCache, marks: MarkCountingBackend, accounts: int, orders: int
+) -> None:
     await populate(accounts + 1, orders)
     oracle = Oracle(cache, Account, Order, Profile)
     await oracle.warm()
     last = await QuerySet(Order).filter(account_id=UUID(int=accounts + 1)).values_list("id", flat=True)
     expected = accounts if (await QuerySet(Account).first())._meta.db.capabilities.dialect != "sqlite" else None
     assert await Account.filter(number__lt=accounts).delete() in (expected, accounts * (2 + orders))
-    assert (set(last) <= await oracle.forgotten(Order)) == (accounts * orders > 3)
-    assert (UUID(int=accounts + 1) in await oracle.forgotten(Profile)) == (accounts > 3)
+    assert (set(last) <= await oracle.invalidated(Order)) == (accounts * orders > 3)
+    assert (UUID(int=accounts + 1) in await oracle.invalidated(Profile)) == (accounts > 3)
     assert await QuerySet(Order).count() == orders
     await oracle.check()
 
 
 @pytest.mark.slow(because="writes thousands of rows")
-async def test_more_rows_than_fit_one_statement(database: BaseDBAsyncClient, backend_url: str) -> None:
+async def test_a_bulk_write_of_more_rows_than_one_statement_takes_leaves_nothing_stale(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
     count = MAX_IN_VALUES + 7
     async with ModelCache(backend_url, bulk_limit=2 * MAX_IN_VALUES):
         assert await Book.cache.filter(shelf=1) == []

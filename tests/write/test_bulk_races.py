@@ -1,6 +1,6 @@
-"""Bulk writes that race: with other writers for what their filter matches, and with readers around their COMMIT.
+"""Races of bulk writes: with other writers of the rows that they match, and with readers around their COMMIT.
 
-One writer is on a second connection to the same database, so that each database decides by its own rules.
+One writer uses a second connection, so the database's own locking decides each race.
 """
 
 import asyncio
@@ -41,22 +41,22 @@ async def cache(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
         yield opened
 
 
-async def fresh(cache: ModelCache, also: dict[str, Any]) -> Oracle:
-    """All rows that a race begins with are in the cache."""
-    await populated()
+async def warmed_oracle(cache: ModelCache, new_values: dict[str, Any]) -> Oracle:
+    """Returns an oracle after caching all rows that a race begins with."""
+    await populate_all()
     await cache.clear_all()
     oracle = Oracle(cache, *MODELS)
-    await oracle.warm(**also)
+    await oracle.warm(**new_values)
     return oracle
 
 
 async def assert_exact(oracle: Oracle, before: dict[type[Model], dict[Any, dict[str, Any]]], name: str) -> int:
-    """Asserts that of all rows just those are forgotten that are not as they were. Returns how many these are."""
+    """Asserts that exactly the changed rows are invalidated. Returns the number of changed and created rows."""
     touched = 0
     for model, rows in before.items():
         now = await rows_of(model)
         changed = {pk for pk, row in rows.items() if now.get(pk) != row}
-        assert await oracle.forgotten(model) & rows.keys() == changed, f"{name}: {model.__name__}"
+        assert await oracle.invalidated(model) & rows.keys() == changed, f"{name}: {model.__name__}"
         touched += len(changed) + len(now.keys() - rows.keys())
     await oracle.check()
     return touched
@@ -67,37 +67,38 @@ async def assert_exact(oracle: Oracle, before: dict[type[Model], dict[Any, dict[
 
 @dataclass
 class Race:
-    """A bulk write that waits for another writer's row, and what that one has changed when it goes on."""
+    """A bulk write that waits for a row lock of another writer, and the changes that the other writer makes."""
 
     other: Callable[[], Awaitable[Any]]
-    """Is written, but not committed, when the write begins."""
+    """The other writer's changes, sent but not committed when the bulk write begins."""
     write: Callable[[BaseDBAsyncClient], Awaitable[Any]]
-    also: dict[str, Any] = field(default_factory=dict)
+    new_values: dict[str, Any] = field(default_factory=dict)
+    """Values by attribute that rows have only after the race."""
     rolled_back: bool = False
-    """The other writer takes it all back."""
+    """True if the other writer rolls back."""
     mariadb: bool = True
 
 
-def plan_1(client: BaseDBAsyncClient) -> QuerySet[Account]:
-    """Three accounts: 1, which the other writer holds, 3 and 5."""
+def accounts_with_plan_1(client: BaseDBAsyncClient) -> QuerySet[Account]:
+    """Selects accounts 1, 3 and 5. The other writer holds the lock of account 1."""
     return Account.filter(plan=1).using_db(client)
 
 
-def paid(client: BaseDBAsyncClient) -> QuerySet[Account]:
+def accounts_with_paid_order_by_join(client: BaseDBAsyncClient) -> QuerySet[Account]:
     return Account.filter(orders__status=Status.PAID, number__gt=0).using_db(client)
 
 
-def ordered(client: BaseDBAsyncClient) -> QuerySet[Account]:
+def accounts_with_paid_order_by_subquery(client: BaseDBAsyncClient) -> QuerySet[Account]:
     orders = QuerySet(Order).filter(status=Status.PAID).values("account_id")
     return Account.filter(id__in=Subquery(orders), number__gt=0).using_db(client)
 
 
-def with_two_orders(client: BaseDBAsyncClient) -> QuerySet[Account]:
+def accounts_with_two_orders(client: BaseDBAsyncClient) -> QuerySet[Account]:
     return Account.annotate(n=Count("orders")).filter(n=2, number__gt=0).using_db(client)
 
 
-async def outdated(client: BaseDBAsyncClient, **change: Any) -> Any:
-    """Writes accounts 1, 3 and 5 as they were before the other writer came."""
+async def write_outdated(client: BaseDBAsyncClient, **change: Any) -> Any:
+    """Writes accounts 1, 3 and 5 with the values from before the other writer's changes."""
     accounts = [Account(id=account_id(n), number=n, plan=1, credit=10 * n, limit=n) for n in (1, 3, 5)]
     for account in accounts:
         account.update_from_dict(change)
@@ -109,86 +110,96 @@ def books(*numbers: int, shelf: int = 7) -> list[Book]:
 
 
 RACES: dict[str, Race] = {
-    "nothing": Race(lambda: Account.filter(number=0).update(limit=0), lambda db: plan_1(db).update(credit=500)),
-    "a row stops to match": Race(
-        lambda: Account.filter(number=3).update(plan=9), lambda db: plan_1(db).update(credit=500), {"plan": [9]}
+    "no matched row changes": Race(
+        lambda: Account.filter(number=0).update(limit=0), lambda db: accounts_with_plan_1(db).update(credit=500)
     ),
-    "a row starts to match": Race(
-        lambda: Account.filter(number=0).update(plan=1), lambda db: plan_1(db).update(credit=500)
+    "a row stops matching": Race(
+        lambda: Account.filter(number=3).update(plan=9),
+        lambda db: accounts_with_plan_1(db).update(credit=500),
+        {"plan": [9]},
     ),
-    "a row stops to match, rolled back": Race(
-        lambda: Account.filter(number=3).update(plan=9), lambda db: plan_1(db).update(credit=500), rolled_back=True
+    "a row starts matching": Race(
+        lambda: Account.filter(number=0).update(plan=1), lambda db: accounts_with_plan_1(db).update(credit=500)
     ),
-    "a row is gone": Race(lambda: Account.filter(number=3).delete(), lambda db: plan_1(db).update(credit=500)),
-    "a row is new": Race(
+    "a row stops matching, rolled back": Race(
+        lambda: Account.filter(number=3).update(plan=9),
+        lambda db: accounts_with_plan_1(db).update(credit=500),
+        rolled_back=True,
+    ),
+    "a row is deleted": Race(
+        lambda: Account.filter(number=3).delete(), lambda db: accounts_with_plan_1(db).update(credit=500)
+    ),
+    "a row is created": Race(
         lambda: Account.bulk_create([Account(id=account_id(70), number=70, plan=1)]),
-        lambda db: plan_1(db).update(credit=500),
+        lambda db: accounts_with_plan_1(db).update(credit=500),
         {"number": [70]},
     ),
-    "a key changes that an expression reads": Race(
+    "a key that an expression reads is changed": Race(
         lambda: Account.filter(number=3).update(number=33, credit=7),
-        lambda db: plan_1(db).update(number=F("number") + 100, credit=F("credit") + 1),
+        lambda db: accounts_with_plan_1(db).update(number=F("number") + 100, credit=F("credit") + 1),
         {"number": [33, 101, 103, 105, 133]},
     ),
-    "the filter's key itself is written": Race(
+    "the filter's key is written": Race(
         lambda: Account.filter(number=3).update(plan=2),
-        lambda db: plan_1(db).update(plan=F("plan") + 1),
+        lambda db: accounts_with_plan_1(db).update(plan=F("plan") + 1),
         {"plan": [2, 3]},
     ),
-    "a list is left that an update moves rows in": Race(
+    "a row leaves a list that the update reorders": Race(
         lambda: Account.filter(number=3).update(plan=8),
         lambda db: Account.filter(number__in=[1, 3]).using_db(db).update(credit=500),
         {"plan": [8], "credit": [500]},
     ),
-    "what a join finds is gone": Race(
-        lambda: Order.filter(account_id=account_id(3)).delete(), lambda db: paid(db).update(credit=500)
+    "the joined rows are deleted": Race(
+        lambda: Order.filter(account_id=account_id(3)).delete(),
+        lambda db: accounts_with_paid_order_by_join(db).update(credit=500),
     ),
-    "what a subquery finds is changed": Race(
+    "the rows of a subquery are changed": Race(
         lambda: Order.filter(account_id=account_id(3)).update(status=Status.SENT),
-        lambda db: ordered(db).update(credit=500),
+        lambda db: accounts_with_paid_order_by_subquery(db).update(credit=500),
     ),
-    "what an annotation counts is more": Race(
+    "the count of an annotation grows": Race(
         lambda: Order.bulk_create([Order(id=500, account_id=account_id(3))]),
-        lambda db: with_two_orders(db).update(credit=500),
+        lambda db: accounts_with_two_orders(db).update(credit=500),
     ),
-    "a deleted row stops to match": Race(
+    "a row of a delete stops matching": Race(
         lambda: Order.filter(account_id=account_id(1)).update(status=Status.SENT),
         lambda db: Order.filter(status=Status.NEW).using_db(db).delete(),
     ),
-    "a deleted row's child moves here": Race(
+    "a deleted row gains a child": Race(
         lambda: Order.filter(account_id=account_id(0)).update(account_id=account_id(3)),
-        lambda db: plan_1(db).delete(),
+        lambda db: accounts_with_plan_1(db).delete(),
     ),
-    "a deleted row's child moves away": Race(
+    "a deleted row loses a child": Race(
         lambda: Order.filter(account_id=account_id(3)).update(account_id=account_id(0)),
-        lambda db: plan_1(db).delete(),
+        lambda db: accounts_with_plan_1(db).delete(),
     ),
-    "a deleted row's child is new": Race(
-        lambda: Order.bulk_create([Order(id=500, account_id=account_id(3))]), lambda db: plan_1(db).delete()
+    "a child of a deleted row is created": Race(
+        lambda: Order.bulk_create([Order(id=500, account_id=account_id(3))]),
+        lambda db: accounts_with_plan_1(db).delete(),
     ),
-    "a row that is to be deleted with its children is gone": Race(
-        lambda: Account.filter(number=3).delete(), lambda db: plan_1(db).delete()
+    "a row of a cascading delete is deleted first": Race(
+        lambda: Account.filter(number=3).delete(), lambda db: accounts_with_plan_1(db).delete()
     ),
-    "a bulk_update finds another list": Race(
+    "a row of a bulk_update is in another list": Race(
         lambda: Account.filter(number=3).update(plan=8),
-        lambda db: outdated(db, credit=500),
+        lambda db: write_outdated(db, credit=500),
         {"plan": [8], "credit": [500]},
     ),
-    "a bulk_update misses a row": Race(
-        lambda: Account.filter(number=3).delete(), lambda db: outdated(db, credit=500, limit=6), {"credit": [500]}
+    "a row of a bulk_update is deleted": Race(
+        lambda: Account.filter(number=3).delete(), lambda db: write_outdated(db, credit=500, limit=6), {"credit": [500]}
     ),
-    "a conflict that is ignored": Race(
+    "a conflict is ignored": Race(
         lambda: Book.bulk_create(books(50)),
         lambda db: Book.bulk_create(books(49, 50, 51, 2), ignore_conflicts=True, using_db=db),
         {"number": [49, 50, 51], "shelf": [7]},
     ),
-    "a conflict that is rolled back": Race(
+    "a conflict is rolled back": Race(
         lambda: Book.bulk_create(books(50)),
         lambda db: Book.bulk_create(books(49, 50, 51, 2), ignore_conflicts=True, using_db=db),
         {"number": [49, 50, 51], "shelf": [7]},
         rolled_back=True,
     ),
-    "a conflict that updates": Race(
+    "a conflict updates": Race(
         lambda: Book.bulk_create(books(50)),
         lambda db: Book.bulk_create(
             books(50, 51, 2, shelf=8), on_conflict=["number"], update_fields=["shelf"], using_db=db
@@ -199,20 +210,22 @@ RACES: dict[str, Race] = {
 }
 
 
-class Undone(Exception):
+class Rollback(Exception):
     pass
 
 
-async def populated() -> None:
-    """The rows that every race begins with."""
+async def populate_all() -> None:
+    """Writes the rows that every race begins with."""
     await populate()
     await QuerySet(Book).delete()
     await QuerySet(Book).bulk_create([Book(number=n, shelf=n % 2) for n in range(4)])
 
 
-async def run(race: Race, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside) -> asyncio.Task[Any]:
-    """The other writer comes and goes. Returns the write, which can go on then."""
-    with suppress(Undone):
+async def start_race(
+    race: Race, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside
+) -> asyncio.Task[Any]:
+    """Runs the other writer while the bulk write waits for it. Returns the task of the bulk write."""
+    with suppress(Rollback):
         async with in_transaction(database.connection_name):
             await Account.filter(number=1).update(limit=99)
             await race.other()
@@ -220,12 +233,12 @@ async def run(race: Race, database: BaseDBAsyncClient, again: BaseDBAsyncClient,
                 writing = outside(awaited(race.write(again)))
                 await until_it_waits(database, ops)
             if race.rolled_back:
-                raise Undone
+                raise Rollback
     return writing
 
 
-async def end() -> dict[type[Model], list[str]]:
-    """What is in the database, but for the primary keys that it made."""
+async def database_contents() -> dict[type[Model], list[str]]:
+    """Returns all rows in the database, without the primary keys that it generated."""
     return {
         model: sorted(repr([*row.items()][model is Book :]) for row in (await rows_of(model)).values())
         for model in MODELS
@@ -233,41 +246,41 @@ async def end() -> dict[type[Model], list[str]]:
 
 
 @pytest.mark.slow(because="tries every moment of a race")
-async def test_another_writer_changes_what_is_matched(
+async def test_a_bulk_write_invalidates_exactly_its_rows_when_another_writer_changes_its_matches(
     database: BaseDBAsyncClient, store: GatedBackend, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
-    """The database ends as without a cache, and exactly what the write itself has touched is forgotten.
+    """The database ends as without a cache, and exactly the rows that the bulk write changed are invalidated.
 
-    What the other one changed is in the cache again by then.
+    The rows that the other writer changed are in the cache again by then.
     """
     for name, race in RACES.items():
         if not race.mariadb and database.connection_name == "mariadb":
-            continue  # which refuses what Tortoise sends for `on_conflict`
-        await populated()
-        await (await run(race, database, again, outside))
-        expected = await end()
+            continue  # MariaDB refuses the statement that Tortoise sends for `on_conflict`
+        await populate_all()
+        await (await start_race(race, database, again, outside))
+        expected = await database_contents()
         async with ModelCache(store) as cache:
-            oracle = await fresh(cache, race.also)
+            oracle = await warmed_oracle(cache, race.new_values)
             held = store.hold("mark", skip=0 if race.rolled_back else 1)
-            writing = await run(race, database, again, outside)
+            writing = await start_race(race, database, again, outside)
             await held.reached()
             await oracle.warm()
             before = {model: await rows_of(model) for model in MODELS}
             held.open()
             await writing
             assert await assert_exact(oracle, before, name), name
-            assert await end() == expected, name
+            assert await database_contents() == expected, name
 
 
-# Readers, and two that write the same ------------------------------------------------------------------------
+# Readers, and two writers of the same rows ------------------------------------------------------------------------
 
 
 WRITES: dict[str, Callable[[BaseDBAsyncClient], Awaitable[Any]]] = {
-    "update": lambda db: plan_1(db).update(number=F("number") + 100, plan=7),
-    "update by a join": lambda db: paid(db).update(plan=7, credit=F("credit") + 1),
+    "update": lambda db: accounts_with_plan_1(db).update(number=F("number") + 100, plan=7),
+    "update by a join": lambda db: accounts_with_paid_order_by_join(db).update(plan=7, credit=F("credit") + 1),
     "delete": lambda db: Order.filter(account__plan=1).using_db(db).delete(),
-    "delete that cascades": lambda db: plan_1(db).delete(),
-    "bulk_update": lambda db: outdated(db, credit=500, limit=6),
+    "delete that cascades": lambda db: accounts_with_plan_1(db).delete(),
+    "bulk_update": lambda db: write_outdated(db, credit=500, limit=6),
     "bulk_create": lambda db: Account.bulk_create(
         [Account(id=account_id(n), number=n, plan=7) for n in (101, 103)], using_db=db
     ),
@@ -280,8 +293,8 @@ ALSO: dict[str, Any] = {
 }
 
 
-def looked_up() -> list[Any]:
-    """What readers ask for: rows that the writes change, delete and create, by every kind of key."""
+def affected_lookups() -> list[Any]:
+    """Returns lookups by every kind of key, for rows that the writes change, delete and create."""
     return [
         *[Account.cache.get_or_none(id=account_id(n)) for n in (3, 103)],
         *[Account.cache.get_or_none(number=n) for n in (3, 103)],
@@ -295,25 +308,25 @@ STEPS: list[tuple[str, Moment, int]] = [
     for operation, skip in (("lease", 0), ("SELECT", 0), ("lease", 1), ("fill", 0))
     for moment in ("before", "after")
 ]
-"""Where a reader that misses is held. The second lease is the late one, of what is found by an index."""
+"""Steps at which a reader is held after a miss. The second lease is the late lease of rows found by an index."""
 
 
 @pytest.mark.slow(because="tries every moment of a race")
-async def test_a_bulk_write_at_any_step_of_a_reader(
+async def test_a_bulk_write_at_any_step_of_a_reader_leaves_nothing_stale(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:
     for number, (name, write) in enumerate(WRITES.items()):
         for operation, moment, skip in STEPS[number % 2 :: 2]:
-            oracle = await fresh(cache, ALSO)
+            oracle = await warmed_oracle(cache, ALSO)
             await cache.clear_all()
             with gated_sql(database) as sql:
                 gate = (sql if operation == "SELECT" else store).hold(operation, moment, skip=skip)
-                reader = asyncio.gather(*[query.resolve() for query in looked_up()])
+                reader = asyncio.gather(*[query.resolve() for query in affected_lookups()])
                 await gate.reached()
                 await write(again)
                 gate.open()
                 await reader
-            with noted(f"{name}; the reader {moment} {operation} {skip}"):
+            with note_on_failure(f"{name}; the reader {moment} {operation} {skip}"):
                 await oracle.check()
 
 
@@ -323,10 +336,10 @@ MOMENTS: list[tuple[str, Moment]] = [
 
 
 @pytest.mark.slow(because="tries every moment of a race")
-async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
+async def test_readers_around_the_commit_of_a_bulk_write_see_exactly_its_rows_invalidated(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
-    """They fill whatever they may, and find what is true; and of all rows just those written are gone."""
+    """Readers fill entries at each moment, find current values, and only the written rows are invalidated."""
 
     async def in_a_transaction(write: Callable[[BaseDBAsyncClient], Awaitable[Any]], gates: Gates) -> None:
         async with in_transaction(again.connection_name) as client:
@@ -336,7 +349,7 @@ async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
 
     for number, (name, write) in enumerate(WRITES.items()):
         for operation, moment in MOMENTS[number % 2 :: 2]:
-            oracle = await fresh(cache, ALSO)
+            oracle = await warmed_oracle(cache, ALSO)
             before = {model: await rows_of(model) for model in MODELS}
             gates = Gates()
             gate = (gates if operation == "commit" else store).hold(operation, moment)
@@ -345,9 +358,9 @@ async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
             await oracle.warm()
             gate.open()
             await writing
-            with noted(f"{name}; readers {moment} {operation}"):
+            with note_on_failure(f"{name}; readers {moment} {operation}"):
                 if (operation, moment) == ("clear", "after"):
-                    assert not any([await oracle.forgotten(model) for model in MODELS])
+                    assert not any([await oracle.invalidated(model) for model in MODELS])
                     await oracle.check()
                 else:
                     await assert_exact(oracle, before, name)
@@ -355,7 +368,7 @@ async def test_readers_at_any_moment_around_the_commit_of_a_bulk_write(
 
 @pytest.mark.slow(because="tries every moment of a race")
 @pytest.mark.parametrize("first_ends_first", [True, False])
-async def test_two_bulk_writes_of_the_same_rows(
+async def test_each_of_two_bulk_writes_of_the_same_rows_keeps_its_intents_until_it_ends(
     cache: ModelCache,
     store: GatedBackend,
     database: BaseDBAsyncClient,
@@ -363,7 +376,7 @@ async def test_two_bulk_writes_of_the_same_rows(
     outside: Outside,
     first_ends_first: bool,
 ) -> None:
-    """Both have committed and neither has withdrawn its intents: those of the later one stand until it does."""
+    """Both have committed with intents in place. The later write's intents stay until that write ends."""
     pairs = [
         ("bulk_update", "update"),
         ("bulk_update", "update by a join"),
@@ -372,7 +385,7 @@ async def test_two_bulk_writes_of_the_same_rows(
         ("delete that cascades", "bulk_create"),
     ]
     for names in pairs:
-        oracle = await fresh(cache, ALSO)
+        oracle = await warmed_oracle(cache, ALSO)
         ends, writers = [], []
         for name, client in zip(names, (again, database), strict=True):
             before = {model: await rows_of(model) for model in MODELS}
@@ -383,7 +396,7 @@ async def test_two_bulk_writes_of_the_same_rows(
         order = (0, 1) if first_ends_first else (1, 0)
         ends[order[0]].open()
         await writers[order[0]]
-        with noted(" and ".join(names)):
+        with note_on_failure(" and ".join(names)):
             if first_ends_first and database.connection_name != "sqlite":
                 await oracle.warm()
                 await assert_exact(oracle, before, names[1])
@@ -393,7 +406,7 @@ async def test_two_bulk_writes_of_the_same_rows(
 
 
 @contextmanager
-def noted(note: str) -> Iterator[None]:
+def note_on_failure(note: str) -> Iterator[None]:
     try:
         yield
     except AssertionError as error:
@@ -407,28 +420,28 @@ def noted(note: str) -> Iterator[None]:
 @pytest.mark.slow(because="tries every moment of a race")
 @pytest.mark.parametrize("outer", ["committed", "rolled back"])
 @pytest.mark.parametrize("inner", ["released", "rolled back"])
-async def test_a_bulk_write_in_a_savepoint(
+async def test_a_bulk_write_in_a_savepoint_invalidates_at_the_outermost_commit(
     cache: ModelCache, database: BaseDBAsyncClient, inner: str, outer: str
 ) -> None:
     for name, write in WRITES.items():
-        oracle = await fresh(cache, ALSO)
+        oracle = await warmed_oracle(cache, ALSO)
         before = {model: await rows_of(model) for model in MODELS}
-        with suppress(Undone):
+        with suppress(Rollback):
             async with in_transaction(database.connection_name):
                 await Book.filter(number=1).update(shelf=6)
-                with suppress(Undone):
+                with suppress(Rollback):
                     async with in_transaction(database.connection_name) as savepoint:
                         await write(savepoint)
                         if inner == "rolled back":
-                            raise Undone
+                            raise Rollback
                 if inner == "rolled back":
                     await Book.filter(number=2).update(shelf=6)
                 for model in MODELS:
-                    assert await oracle.forgotten(model) == set(), "nothing is forgotten before the COMMIT"
+                    assert await oracle.invalidated(model) == set(), "rows were invalidated before the COMMIT"
                 if outer == "rolled back":
-                    raise Undone
-        with noted(name):
-            if inner == "rolled back" and outer == "committed":  # the savepoint's rows are forgotten, too
+                    raise Rollback
+        with note_on_failure(name):
+            if inner == "rolled back" and outer == "committed":  # the savepoint's rows are invalidated, too
                 assert {row["number"] for row in before[Book].values() if row["shelf"] != 6}
                 await oracle.check()
             else:
@@ -438,20 +451,23 @@ async def test_a_bulk_write_in_a_savepoint(
 @pytest.mark.only_on(
     "postgres", "mariadb", because="SQLite refuses to write in a transaction that has read an older state"
 )
-async def test_a_transaction_that_sees_an_older_state(
+async def test_a_bulk_write_from_an_older_snapshot_invalidates_the_rows_that_it_changes(
     cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:
-    """By default in MariaDB, by choice in PostgreSQL: what was read once does not change, what is written is new."""
+    """Under REPEATABLE READ, reads see an older snapshot, while writes change current rows or are refused.
+
+    REPEATABLE READ is the default of MariaDB. For PostgreSQL the test selects it.
+    """
     writes: list[Callable[[BaseDBAsyncClient], Awaitable[Any]]] = [
         lambda db: Account.filter(number=3).using_db(db).update(credit=500),
-        lambda db: outdated(db, credit=500),
-        lambda db: plan_1(db).update(limit=F("limit") + 50),
-        lambda db: plan_1(db).delete(),
+        lambda db: write_outdated(db, credit=500),
+        lambda db: accounts_with_plan_1(db).update(limit=F("limit") + 50),
+        lambda db: accounts_with_plan_1(db).delete(),
         lambda db: Book.bulk_create(books(70, 71), using_db=db),
     ]
     for write in writes:
-        oracle = await fresh(cache, {**ALSO, "plan": [7, 8], "shelf": [7]})
-        with suppress(SerializationError):  # as PostgreSQL refuses to write what has changed
+        oracle = await warmed_oracle(cache, {**ALSO, "plan": [7, 8], "shelf": [7]})
+        with suppress(SerializationError):  # PostgreSQL refuses to write a row that has changed
             async with in_transaction(again.connection_name) as client:
                 if database.connection_name == "postgres":
                     await client.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -461,4 +477,4 @@ async def test_a_transaction_that_sees_an_older_state(
                 await oracle.warm()
                 before = {model: await rows_of(model) for model in MODELS}
                 await write(client)
-        await assert_exact(oracle, before, "older")
+        await assert_exact(oracle, before, "older snapshot")

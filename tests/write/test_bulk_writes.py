@@ -1,4 +1,4 @@
-"""Every form of bulk write: what it returns, exactly which rows it touches, and that nothing stale is left."""
+"""Every form of bulk write: its result, exactly which rows it invalidates, and that nothing stale is left."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,7 +30,7 @@ def account_id(number: int) -> UUID:
 
 
 async def populate() -> None:
-    """Six accounts with two orders each, three profiles, two tags; written behind the cache's back."""
+    """Writes six accounts with two orders each, three profiles and two tags, unnoticed by the cache."""
     for model in (Profile, Order, Account, Tag):
         connection: Any = meta_of(model).db
         if model is Account:
@@ -55,12 +55,12 @@ async def populate() -> None:
 
 @dataclass
 class Write:
-    """A write to the rows of a model, as a queryset makes it."""
+    """A write that a queryset makes to the rows of a model."""
 
     model: type[Model]
     run: Callable[[QuerySet[Any]], Awaitable[Any]]
-    also: dict[str, Iterable[Any]] = field(default_factory=dict)
-    """Values that its rows have afterwards only."""
+    new_values: dict[str, Iterable[Any]] = field(default_factory=dict)
+    """Values by attribute that rows have only after the write."""
 
 
 UPDATES: dict[str, Write] = {
@@ -82,7 +82,7 @@ UPDATES: dict[str, Write] = {
     ),
     "a join back": Write(Order, lambda rows: rows.filter(account__plan=1).update(status=Status.SENT)),
     "many-to-many": Write(Account, lambda rows: rows.filter(tags__label="t0").update(plan=9), {"plan": [9]}),
-    "many-to-many, twice the same": Write(
+    "many-to-many, matching a row twice": Write(
         Account, lambda rows: rows.filter(tags__label__in=["t0", "t1"]).update(plan=9), {"plan": [9]}
     ),
     "a subquery": Write(
@@ -108,7 +108,7 @@ UPDATES: dict[str, Write] = {
     "an order and a limit": Write(
         Account, lambda rows: rows.order_by("-number").limit(2).update(plan=8), {"plan": [8]}
     ),
-    "a limit of nothing": Write(Account, lambda rows: rows.limit(0).update(plan=8), {"plan": [8]}),
+    "a limit of zero": Write(Account, lambda rows: rows.limit(0).update(plan=8), {"plan": [8]}),
     "a join, an order and a limit": Write(
         Order, lambda rows: rows.filter(account__plan=0).order_by("amount").limit(2).update(status=Status.SENT)
     ),
@@ -137,12 +137,12 @@ DELETES: dict[str, Write] = {
 }
 
 
-class Undone(Exception):
+class Rollback(Exception):
     pass
 
 
-async def as_tortoise(write: Write) -> Any:
-    """What the write returns, or how it fails, where nothing is captured; undone."""
+async def uncached_result(write: Write) -> Any:
+    """Runs the write without the cache and rolls it back. Returns its result or the type of its error."""
     result: Any = None
     try:
         async with in_transaction():
@@ -150,8 +150,8 @@ async def as_tortoise(write: Write) -> Any:
                 result = await write.run(QuerySet(write.model))
             except BaseORMException as error:
                 result = type(error)
-            raise Undone
-    except Undone:
+            raise Rollback
+    except Rollback:
         return result
 
 
@@ -162,24 +162,26 @@ async def rows_of(model: type[Model]) -> dict[Any, dict[str, Any]]:
 
 @pytest.mark.slow(because="makes many kinds of writes")
 @pytest.mark.parametrize("writes", [UPDATES, DELETES], ids=["update", "delete"])
-async def test_exactly_what_a_statement_touches_is_forgotten(cache: ModelCache, writes: dict[str, Write]) -> None:
+async def test_a_bulk_write_invalidates_exactly_the_rows_that_it_changes(
+    cache: ModelCache, writes: dict[str, Write]
+) -> None:
     for name, write in writes.items():
         await populate()
         await cache.clear_all()
         models = [write.model] if writes is UPDATES else [Account, Order, Profile]
         oracle = Oracle(cache, *models)
-        await oracle.warm(**write.also)
-        expected = await as_tortoise(write)
+        await oracle.warm(**write.new_values)
+        expected = await uncached_result(write)
         before = {model: await rows_of(model) for model in models}
         assert await write.run(write.model.all()) == expected, name
         for model, rows in before.items():
             now = await rows_of(model)
             touched = {pk for pk, row in rows.items() if now.get(pk) != row}
-            assert await oracle.forgotten(model) == touched, f"{name}: {model.__name__}"
+            assert await oracle.invalidated(model) == touched, f"{name}: {model.__name__}"
         await oracle.check()
 
 
-async def test_a_query_may_be_made_once_and_run_often(cache: ModelCache) -> None:
+async def test_a_write_query_can_be_awaited_many_times(cache: ModelCache) -> None:
     await populate()
     oracle = Oracle(cache, Account, Order)
     update = Order.filter(account__plan=1).update(amount=F("amount") + 1)
@@ -196,7 +198,7 @@ async def test_a_query_may_be_made_once_and_run_often(cache: ModelCache) -> None
     assert await delete == 0
     await Order.filter(account=account_id(0)).update(status=Status.SENT)
     await oracle.warm()
-    expected = await as_tortoise(Write(Account, lambda rows: rows.filter(number=0).delete()))
+    expected = await uncached_result(Write(Account, lambda rows: rows.filter(number=0).delete()))
     assert await delete == expected
     await oracle.check()
     selecting = Account.filter(number=1)
@@ -205,25 +207,25 @@ async def test_a_query_may_be_made_once_and_run_often(cache: ModelCache) -> None
     assert "SELECT" in selecting.only("id").sql()
 
 
-async def test_a_query_runs_in_the_transaction_that_it_is_awaited_in(cache: ModelCache) -> None:
+async def test_a_write_query_runs_in_the_transaction_that_it_is_awaited_in(cache: ModelCache) -> None:
     await populate()
     oracle = Oracle(cache, Account)
     await oracle.warm(plan=[7])
     query = Account.filter(number=1).update(plan=7)
-    with suppress(Undone):
+    with suppress(Rollback):
         async with in_transaction():
             assert await query == 1
             assert [each.number for each in await Account.cache.filter(plan=7)] == [1]
-            raise Undone
+            raise Rollback
     assert await Account.cache.filter(plan=7) == []
-    assert await oracle.forgotten(Account) == set()
+    assert await oracle.invalidated(Account) == set()
     assert await query == 1
-    assert await oracle.forgotten(Account) == {account_id(1)}
+    assert await oracle.invalidated(Account) == {account_id(1)}
     await oracle.check()
 
 
 @pytest.mark.parametrize("within", ["autocommit", "transaction"])
-async def test_what_the_database_refuses_is_refused_as_by_tortoise_and_changes_nothing(
+async def test_a_refused_bulk_write_raises_as_without_a_cache_and_invalidates_nothing(
     cache: ModelCache, db_url: DatabaseUrl, within: str
 ) -> None:
     await populate()
@@ -250,14 +252,14 @@ async def test_what_the_database_refuses_is_refused_as_by_tortoise_and_changes_n
             with pytest.raises(error):
                 async with in_transaction():
                     await write()
-        assert await oracle.forgotten(Account) == set()
-        assert await QuerySet(Account).filter(number=1).count() == 1, "the connection can be used"
+        assert await oracle.invalidated(Account) == set()
+        assert await QuerySet(Account).filter(number=1).count() == 1, "the connection is still usable"
     assert await Account.filter(number=1).update(number=7) == 1
     await oracle.check()
 
 
-async def test_a_refused_write_in_a_transaction_that_goes_on(cache: ModelCache, db_url: DatabaseUrl) -> None:
-    """SQLite and MariaDB go on without further ado; PostgreSQL needs a savepoint, as ever."""
+async def test_a_transaction_can_commit_after_a_refused_write(cache: ModelCache, db_url: DatabaseUrl) -> None:
+    """SQLite and MariaDB continue the transaction. PostgreSQL needs a savepoint, as without a cache."""
     await populate()
     oracle = Oracle(cache, Account)
     await oracle.warm(plan=[7, 8], number=[7])
@@ -267,30 +269,30 @@ async def test_a_refused_write_in_a_transaction_that_goes_on(cache: ModelCache, 
         with suppress(IntegrityError):
             async with savepoint:
                 await Account.filter(number=1).update(number=2)
-                pytest.fail("it was not refused")
+                pytest.fail("the duplicate was not refused")
         assert await Account.filter(number=3).using_db(outer).update(plan=8) == 1
-    assert await oracle.forgotten(Account) <= {account_id(n) for n in (0, 1, 3)}
+    assert await oracle.invalidated(Account) <= {account_id(n) for n in (0, 1, 3)}
     await oracle.check()
 
 
-async def test_savepoints(cache: ModelCache) -> None:
-    """Rows written in a savepoint are forgotten with the outermost COMMIT, also if it was rolled back."""
+async def test_rows_written_in_a_savepoint_are_invalidated_at_the_outermost_commit(cache: ModelCache) -> None:
+    """Rows of a savepoint that was rolled back are invalidated, too."""
     await populate()
     oracle = Oracle(cache, Account, Order)
     await oracle.warm(plan=[7, 8, 9])
     async with in_transaction():
         await Account.filter(number=0).update(plan=7)
-        with suppress(Undone):
+        with suppress(Rollback):
             async with in_transaction():
                 await Account.filter(number=1).update(plan=8)
                 await Account.filter(number=5).delete()
                 async with in_transaction():
                     await Account.filter(number=2).update(plan=9)
-                raise Undone
+                raise Rollback
         async with in_transaction() as inner:
             await Account.filter(number=3).using_db(inner).update(plan=8)
             await Account.filter(number=4).using_db(inner).delete()
-        assert await oracle.forgotten(Account) == set(), "nothing is forgotten before the COMMIT"
+        assert await oracle.invalidated(Account) == set(), "rows were invalidated before the COMMIT"
     assert {each.number: each.plan for each in await QuerySet(Account)} == {0: 7, 1: 1, 2: 0, 3: 8, 5: 1}
-    assert {account_id(n) for n in (0, 3, 4)} <= await oracle.forgotten(Account)
+    assert {account_id(n) for n in (0, 3, 4)} <= await oracle.invalidated(Account)
     await oracle.check()

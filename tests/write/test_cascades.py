@@ -1,4 +1,4 @@
-"""What the database deletes or changes by itself: exactly these rows are forgotten, and nothing stale is left."""
+"""Cascades of the database: exactly the rows that they delete or change are invalidated, and nothing stays stale."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -69,7 +69,10 @@ one_and_bulk = pytest.mark.parametrize("delete", [one, bulk], ids=lambda way: wa
 
 
 async def populate() -> None:
-    """Firm 1 heads 2, which heads 3; 4 is 1's partner and 5 is nobody's; what belongs to a firm has its number."""
+    """Writes six firms and the rows that refer to them. Rows of a firm have its number.
+
+    Firm 1 is the parent of firms 2 and 6, firm 2 is the parent of firm 3. Firm 4 has partner 1, firm 6 has partner 5.
+    """
     heads, partners = {2: 1, 3: 2, 6: 1}, {4: 1, 6: 5}
     for n in range(1, 7):
         await Firm.create(id=n, number=n * 100, parent_id=heads.get(n), partner_id=partners.get(n))
@@ -91,7 +94,7 @@ async def rows_of(model: type[Model]) -> dict[Any, dict[str, Any]]:
 
 
 async def assert_exact(cache: ModelCache, models: Sequence[type[Model]], write: Callable[[], Awaitable[Any]]) -> None:
-    """Asserts that what the write changed, or deleted, is forgotten, and no other row."""
+    """Asserts that exactly the rows that the write changed or deleted are invalidated."""
     oracle = Oracle(cache, *models)
     await oracle.warm()
     before = {model: await rows_of(model) for model in models}
@@ -100,19 +103,21 @@ async def assert_exact(cache: ModelCache, models: Sequence[type[Model]], write: 
     for model, rows in before.items():
         now = await rows_of(model)
         changed = {pk for pk, row in rows.items() if now.get(pk) != row}
-        assert await oracle.forgotten(model) == changed, model.__name__
+        assert await oracle.invalidated(model) == changed, model.__name__
         touched += len(changed)
     assert touched
     await oracle.check()
 
 
 @every_way
-async def test_a_tree_with_all_that_hangs_on_it(cache: ModelCache, delete: Delete) -> None:
+async def test_deleting_the_root_of_a_tree_invalidates_all_its_descendants_and_their_rows(
+    cache: ModelCache, delete: Delete
+) -> None:
     await populate()
     firm = await Firm.get(id=1)
     await assert_exact(cache, CACHED, lambda: delete(firm))
     assert {row.id for row in await QuerySet(Firm)} == {4, 5}
-    assert await Offer.cache.count(maker=None, seller=None) == 2, "two references are lost at once"
+    assert await Offer.cache.count(maker=None, seller=None) == 2, "both foreign keys of two offers are set to NULL"
     assert await Offer.cache.count(maker=None, seller=5) == 1
     assert await Offer.cache.count(maker=None, state=1) == 1
     assert await Desk.cache.filter(department=3) == []
@@ -120,7 +125,9 @@ async def test_a_tree_with_all_that_hangs_on_it(cache: ModelCache, delete: Delet
 
 
 @one_and_bulk
-async def test_a_parent_without_a_cache_and_one_in_between(cache: ModelCache, delete: Delete) -> None:
+async def test_a_cascade_through_models_without_a_cache_invalidates_the_cached_children(
+    cache: ModelCache, delete: Delete
+) -> None:
     await populate()
     for parent in (await Shop.get(id=1), await Department.get(id=3), await Shop.get(id=2)):
         await assert_exact(cache, CACHED, lambda parent=parent: delete(parent))
@@ -128,7 +135,9 @@ async def test_a_parent_without_a_cache_and_one_in_between(cache: ModelCache, de
 
 
 @one_and_bulk
-async def test_rows_that_refer_to_each_other_in_circles(cache: ModelCache, db_url: DatabaseUrl, delete: Delete) -> None:
+async def test_a_cascade_along_circular_references_invalidates_all_rows_of_the_circle(
+    cache: ModelCache, db_url: DatabaseUrl, delete: Delete
+) -> None:
     await populate()
     await Firm.filter(id=4).update(parent_id=5, partner_id=4)
     await Firm.filter(id=5).update(parent_id=4)
@@ -139,12 +148,12 @@ async def test_rows_that_refer_to_each_other_in_circles(cache: ModelCache, db_ur
 
 
 @one_and_bulk
-async def test_references_to_another_field_go_by_the_row_and_not_by_the_instance(
+async def test_a_cascade_by_a_unique_field_follows_the_stored_value_and_not_the_instance(
     cache: ModelCache, delete: Delete
 ) -> None:
     await populate()
     firm = await Firm.get(id=5)
-    firm.number = 12345  # not saved
+    firm.number = 12345  # not saved, so the row still has 500
     await assert_exact(cache, CACHED, lambda: delete(firm))
     assert await Licence.cache.get_or_none(firm=500) is None
     partial = await Firm.all().only("id").get(id=3)
@@ -153,7 +162,7 @@ async def test_references_to_another_field_go_by_the_row_and_not_by_the_instance
 
 
 @every_way
-async def test_a_delete_that_is_refused_changes_nothing(cache: ModelCache, delete: Delete) -> None:
+async def test_a_refused_delete_invalidates_nothing(cache: ModelCache, delete: Delete) -> None:
     await populate()
     await Audit.create(id=1, firm_id=2)
     oracle = Oracle(cache, *CACHED)
@@ -161,13 +170,13 @@ async def test_a_delete_that_is_refused_changes_nothing(cache: ModelCache, delet
     with pytest.raises(IntegrityError):
         await delete(await Firm.get(id=1))
     for model in CACHED:
-        assert await oracle.forgotten(model) == set(), model.__name__
+        assert await oracle.invalidated(model) == set(), model.__name__
     assert await QuerySet(Firm).count() == 6
     await oracle.check()
 
 
 @one_and_bulk
-async def test_a_delete_that_is_rolled_back_changes_nothing(cache: ModelCache, delete: Delete) -> None:
+async def test_a_rolled_back_delete_invalidates_nothing(cache: ModelCache, delete: Delete) -> None:
     await populate()
     oracle = Oracle(cache, *CACHED)
     await oracle.warm()
@@ -177,24 +186,24 @@ async def test_a_delete_that_is_rolled_back_changes_nothing(cache: ModelCache, d
             assert await Firm.cache.get_or_none(number=300) is None
             raise ZeroDivisionError
     for model in CACHED:
-        assert await oracle.forgotten(model) == set(), model.__name__
+        assert await oracle.invalidated(model) == set(), model.__name__
     await oracle.check()
 
 
 @one_and_bulk
-async def test_a_reference_that_the_database_does_not_keep_stays(
+async def test_a_reference_without_a_database_constraint_is_not_invalidated(
     cache: ModelCache, backend: CountingBackend, delete: Delete
 ) -> None:
     await populate()
     oracle = Oracle(cache, *CACHED)
     await oracle.warm()
     await delete(await Firm.get(id=5))
-    assert await oracle.forgotten(Rumour) == set()
+    assert await oracle.invalidated(Rumour) == set()
     assert [rumour.id for rumour in await Rumour.cache.filter(firm=5)] == [5]
 
 
 @one_and_bulk
-async def test_deleting_what_is_gone_already(cache: ModelCache, delete: Delete) -> None:
+async def test_deleting_a_row_that_no_longer_exists_invalidates_nothing(cache: ModelCache, delete: Delete) -> None:
     await populate()
     shop = await Shop.get(id=1)
     await QuerySet(Shop).filter(id=1).delete()
@@ -204,14 +213,14 @@ async def test_deleting_what_is_gone_already(cache: ModelCache, delete: Delete) 
     with suppress(Exception):
         await delete(shop)
     for model in CACHED:
-        assert await oracle.forgotten(model) == set(), model.__name__
+        assert await oracle.invalidated(model) == set(), model.__name__
     await oracle.check()
 
 
-async def test_nobody_adds_to_what_is_being_deleted(
+async def test_rows_that_a_delete_will_cascade_to_are_locked_until_it_ends(
     cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
-    """Between the look at what a delete cascades to and the delete itself, all of it is locked."""
+    """No writer can add a child between the SELECT of the affected rows and the DELETE."""
     await populate()
 
     async def race() -> None:
@@ -234,23 +243,27 @@ async def test_nobody_adds_to_what_is_being_deleted(
 @pytest.mark.models("tests.support.models.default_models")
 @pytest.mark.only_on("sqlite", "postgres", because="MySQL has no ON DELETE SET DEFAULT")
 @one_and_bulk
-async def test_foreign_keys_that_fall_back_to_a_default(cache: ModelCache, delete: Delete) -> None:
+async def test_a_cascade_that_sets_foreign_keys_to_their_default_invalidates_the_rows(
+    cache: ModelCache, delete: Delete
+) -> None:
     for n in range(1, 4):
         await Box.create(id=n)
     await Toy.bulk_create([Toy(id=n, box_id=n, spare_id=3) for n in range(1, 4)])
     oracle = Oracle(cache, Box, Toy)
     await oracle.warm(spare_id=[None, 1])
-    await delete(await Box.get(id=2))  # its default is known
-    assert await oracle.forgotten(Toy) == {2}
+    await delete(await Box.get(id=2))  # the default of `box` is known
+    assert await oracle.invalidated(Toy) == {2}
     assert [toy.id for toy in await Toy.cache.filter(box=1)] == [1, 2]
     await oracle.check()
     await oracle.warm()
-    await delete(await Box.get(id=3))  # what becomes of `spare` is not known: Python's default is not the database's
+    await delete(await Box.get(id=3))  # the default of `spare` is unknown: Python's default is not the database's
     assert {toy.id for toy in await Toy.cache.filter(spare=None)} == {1, 2, 3}
     await oracle.check()
 
 
-async def test_models_without_cached_dependents_cost_nothing(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_writes_to_models_without_cached_dependents_cost_nothing(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
     street = await Street.create()
     await House.create(street=street)
     shop = await Shop.create(name="corner")
@@ -261,7 +274,7 @@ async def test_models_without_cached_dependents_cost_nothing(cache: ModelCache, 
         await House.all().delete()
         await street.delete()
     async with assert_ops(backend, sql=4, redis=0, transactions=0):
-        await Shop.filter(id=shop.id).update(name="new")  # only deleting one has consequences
+        await Shop.filter(id=shop.id).update(name="new")  # only a delete cascades
         await Shop.bulk_update([shop], fields=["name"])
         await Shop.bulk_create([Shop(name="other")])
         shop.name = "again"

@@ -1,4 +1,4 @@
-"""What writes do to the entries of a class: nothing, by ``OFF``; fill them again right away, by ``RESET``."""
+"""Invalidation policies: under ``OFF`` writes invalidate nothing, under ``RESET`` they refill the entries at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ from tests.support.models.stale_models import (
     Vote,
 )
 from tests.support.stored import states
-from tests.write.test_stale import finished
+from tests.write.test_stale import until_idle
 
 pytestmark = pytest.mark.models("tests.support.models.stale_models")
 
@@ -43,7 +43,7 @@ async def cache(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
 
 
 class TestOff:
-    async def test_writes_send_nothing_and_are_not_seen(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_writes_send_nothing_and_keep_cached_entries(self, cache: ModelCache, store: GatedBackend) -> None:
         looks: list[LookupQuery[Any]] = [
             Plan.cache.get(id=1),
             Plan.cache.get(number=1),
@@ -77,7 +77,9 @@ class TestOff:
             lambda plan: Plan.cache.clear(),
         ],
     )
-    async def test_by_hand_everything_goes(self, cache: ModelCache, forget: Callable[[Plan], Awaitable[Any]]) -> None:
+    async def test_manual_invalidation_and_clear_still_work(
+        self, cache: ModelCache, forget: Callable[[Plan], Awaitable[Any]]
+    ) -> None:
         await Plan.cache.get(number=1)
         assert len(await Plan.cache.filter(level=2)) == 0
         plan = await Plan.get(id=1)
@@ -87,10 +89,10 @@ class TestOff:
         assert (await Plan.cache.get(number=1)).level == 2
         assert [each.id for each in await Plan.cache.filter(level=2)] == [1]
 
-    async def test_a_class_of_its_own_over_rows_that_are_left_alone(
+    async def test_a_list_class_with_a_policy_of_its_own_is_invalidated_while_its_rows_are_not(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
-        """Its list is found anew after each write; the rows in it are as old as rows may be."""
+        """The list is read again after each write. Its rows follow the model's policy and stay cached."""
         await Tariff.bulk_create([Tariff(id=n) for n in range(1, 4)])
         assert len(await TariffsOfLevel(1)) == 3
         tariff = await Tariff.get(id=1)
@@ -102,15 +104,16 @@ class TestOff:
         await (await Tariff.get(id=2)).delete()
         assert [each.id for each in await TariffsOfLevel(1)] == [1, 3]
 
-    async def test_a_result_that_is_left_alone(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_result_changes_only_by_manual_invalidation(self, cache: ModelCache, store: GatedBackend) -> None:
         assert await PlanCount(1) == 5
         await Plan.filter(id=1).delete()
         assert await PlanCount(1) == 5
         await Plan.cache.invalidate(level=1)
         assert await PlanCount(1) == 4
 
-    async def test_a_bulk_write_past_the_limit(self, cache: ModelCache, store: GatedBackend) -> None:
-        """Everything about a model goes if any class of it is to follow writes."""
+    async def test_a_bulk_write_past_the_limit_clears_a_model_only_if_one_of_its_classes_follows_writes(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         await Tariff.bulk_create([Tariff(id=n) for n in range(1, 4)])
         async with ModelCache(store, bulk_limit=2):
             await Plan.cache.get(id=1)
@@ -123,7 +126,7 @@ class TestOff:
 
 
 class TestReset:
-    async def test_what_was_written_is_there_without_being_asked_for(
+    async def test_written_entries_are_filled_again_before_any_lookup(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         score = await Score.cache.get(number=1)
@@ -131,8 +134,8 @@ class TestReset:
         score.points = 7
         async with assert_ops(store) as ops:
             await score.save()
-            assert ops.operations[:2] == ["mark", "clear"], "the write does not wait for it"
-            await finished(cache)
+            assert ops.operations[:2] == ["mark", "clear"], "the write does not wait for the fill"
+            await until_idle(cache)
         looks = [Score.cache.get(id=1), Score.cache.get(number=1), Score.cache.filter(team=1)]
         assert await states(cache, *looks) == "VVV"  # type: ignore[arg-type]
         async with assert_ops(store, sql=0):
@@ -140,62 +143,64 @@ class TestReset:
             assert len(await Score.cache.filter(team=1)) == 5
         assert cache.stats.of("Score").reset == 1
 
-    async def test_many_rows_are_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_many_written_rows_are_filled_by_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
         async with assert_ops(store) as ops:
             await Score.filter(id__lt=4).update(points=5)
-            await finished(cache)
+            await until_idle(cache)
             assert len([each for each in ops.statements if each.startswith("SELECT") and "FOR UPDATE" not in each]) == 1
             assert ops.operations == ["mark", "clear", "read", "lease", "fill"]
         async with assert_ops(store, sql=0, redis=["read"]):
             assert [each.points for each in await Score.cache.get_many([1, 2, 3])] == [5, 5, 5]
 
-    async def test_a_deleted_row_is_known_to_be_absent(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_deleted_row_is_filled_as_absent(self, cache: ModelCache, store: GatedBackend) -> None:
         await (await Score.get(id=1)).delete()
-        await finished(cache)
+        await until_idle(cache)
         assert await states(cache, Score.cache.get(id=1)) == "N"
         async with assert_ops(store, sql=0):
             with pytest.raises(DoesNotExist):
                 await Score.cache.get(id=1)
 
-    async def test_after_the_commit_of_a_transaction(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_transaction_fills_after_its_commit(self, cache: ModelCache, store: GatedBackend) -> None:
         async with in_transaction():
             await Score.filter(id=1).update(points=5)
-            await finished(cache)
+            await until_idle(cache)
             assert store.operations == []
-        await finished(cache)
+        await until_idle(cache)
         async with assert_ops(store, sql=0):
             assert (await Score.cache.get(id=1)).points == 5
 
-    async def test_not_after_a_rollback(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_rollback_fills_nothing(self, cache: ModelCache, store: GatedBackend) -> None:
         with pytest.raises(RuntimeError):
             await _rolled_back()
-        await finished(cache)
+        await until_idle(cache)
         assert store.operations == []
 
-    async def test_by_hand_too(self, cache: ModelCache) -> None:
+    async def test_manual_invalidation_fills_again(self, cache: ModelCache) -> None:
         await Score.cache.invalidate(1)
-        await finished(cache)
+        await until_idle(cache)
         assert await states(cache, Score.cache.get(id=1), Score.cache.get(number=1)) == "VV"
 
-    async def test_a_result(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_result_is_computed_again_after_a_write(self, cache: ModelCache, store: GatedBackend) -> None:
         await Vote.create(id=1, ticket=1, weight=3)
-        await finished(cache)
+        await until_idle(cache)
         async with assert_ops(store, sql=0):
             assert await HeaviestVote(1) == 3
         await Vote.filter(id=1).update(weight=9)
-        await finished(cache)
+        await until_idle(cache)
         async with assert_ops(store, sql=0):
             assert await HeaviestVote(1) == 9
         assert cache.stats.of("HeaviestVote").reset == 2
 
-    async def test_a_result_that_cannot_be_computed(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_result_that_fails_to_compute_counts_as_unrefreshed(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         vote = await Vote.create(id=1, ticket=1)
-        await finished(cache)
+        await until_idle(cache)
         await vote.delete()
-        await finished(cache)
+        await until_idle(cache)
         assert cache.stats.of("HeaviestVote").unrefreshed == 1
 
-    async def test_a_write_that_overtakes_it(
+    async def test_a_write_during_the_fill_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         with gated_sql(database) as sql:
@@ -204,10 +209,10 @@ class TestReset:
             await gate.reached()
             await Score.filter(id=1).update(points=6)
             gate.open()
-            await finished(cache)
+            await until_idle(cache)
         assert (await Score.cache.get(id=1)).points == 6
 
-    async def test_without_the_store_nothing_is_asked_of_the_database(
+    async def test_without_the_backend_nothing_is_read_from_the_database(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         gate = store.hold("clear", "after")
@@ -217,11 +222,11 @@ class TestReset:
         async with assert_ops(store, sql=0, redis=0):
             gate.open()
             await writer
-            await finished(cache)
+            await until_idle(cache)
         cache.open_cache.guarded.has_undelivered = False
         assert cache.stats.of("Score").unrefreshed == 0
 
-    async def test_not_when_the_cache_closes(self, database: BaseDBAsyncClient, store: GatedBackend) -> None:
+    async def test_a_closing_cache_fills_nothing(self, database: BaseDBAsyncClient, store: GatedBackend) -> None:
         await Score.create(id=1, number=1)
         async with ModelCache(store) as cache:
             gate = store.hold("clear", "after")
@@ -233,7 +238,7 @@ class TestReset:
                 gate.open()
                 await asyncio.gather(writer, closing)
 
-    async def test_a_request_that_writes_sees_what_it_wrote(self, cache: ModelCache) -> None:
+    async def test_a_request_reads_its_own_write(self, cache: ModelCache) -> None:
         async with local_cache():
             score = await Score.cache.get(id=1)
             score.points = 7
@@ -267,14 +272,14 @@ async def quoted(name: str) -> int:
 
 
 class TestStaleValues:
-    """Values of no model are invalidated by hand only, so that this is what ``allowtime`` counts from."""
+    """Values without a model: only manual invalidation makes them stale, and starts their ``allowtime``."""
 
     @pytest.fixture(autouse=True)
     def price(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         return lambda price: monkeypatch.setattr(Quote, "price", price)
 
     @pytest.mark.parametrize("query", [lambda: Quote("gold"), lambda: quoted.query("gold")])
-    async def test_is_answered_at_once_and_computed_meanwhile(
+    async def test_a_stale_value_is_returned_at_once_and_computed_in_the_background(
         self, cache: ModelCache, store: GatedBackend, query: Callable[[], Any], price: Callable[[int], None]
     ) -> None:
         assert await query() == 1
@@ -284,22 +289,24 @@ class TestStaleValues:
         async with assert_ops(store) as ops:
             assert await query() == 1
             assert ops.operations == ["read"]
-            await finished(cache)
+            await until_idle(cache)
             assert ops.operations == ["read", "lease", "fill"]
         async with assert_ops(store, redis=["read"]):
             assert await query() == 2
 
-    async def test_in_a_transaction(self, cache: ModelCache, price: Callable[[int], None]) -> None:
+    async def test_in_a_transaction_the_value_is_computed_and_outside_it_stays_stale(
+        self, cache: ModelCache, price: Callable[[int], None]
+    ) -> None:
         assert await Quote("gold") == 1
         price(2)
         async with in_transaction():
             await Quote("gold").invalidate()
             assert await Quote("gold") == 2
         assert await Quote("gold") == 1
-        await finished(cache)
+        await until_idle(cache)
         assert await Quote("gold") == 2
 
-    async def test_clearing_is_at_once(self, cache: ModelCache, price: Callable[[int], None]) -> None:
+    async def test_clear_leaves_no_stale_value(self, cache: ModelCache, price: Callable[[int], None]) -> None:
         assert await Quote("gold") == 1
         await Quote("gold").invalidate()
         price(2)
@@ -308,23 +315,25 @@ class TestStaleValues:
 
 
 class TestStaleResults:
-    """Computed results under ``DYNAMIC``."""
+    """Results under ``DYNAMIC``, with stale copies."""
 
-    async def test_is_answered_at_once_and_computed_meanwhile(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_stale_value_is_returned_at_once_and_computed_in_the_background(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         await Vote.create(id=1, ticket=1, weight=3)
         assert await TicketVotes(1) == 3
         await Vote.create(id=2, ticket=1, weight=4)
-        await finished(cache)
+        await until_idle(cache)
         gate = store.hold("lease")
         async with assert_ops(store, sql=0, redis=["read"]):
             assert await TicketVotes(1) == 3
         gate.open()
-        await finished(cache)
+        await until_idle(cache)
         async with assert_ops(store, sql=0, redis=["read"]):
             assert await TicketVotes(1) == 7
         assert (cache.stats.of("TicketVotes").stale, cache.stats.of("TicketVotes").refreshed) == (1, 1)
 
-    async def test_a_write_at_any_step_of_it(
+    async def test_a_write_at_any_step_of_a_refresh_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         pk = 0
@@ -340,7 +349,7 @@ class TestStaleResults:
                     await gate.reached()
                     await Vote.create(id=pk + 2, ticket=pk)
                     gate.open()
-                    await finished(cache)
+                    await until_idle(cache)
                 await TicketVotes(pk)
-                await finished(cache)
+                await until_idle(cache)
                 assert await TicketVotes(pk) == 3, (operation, moment)

@@ -1,4 +1,4 @@
-"""Entries near the end of their life are filled again while they still answer, and nothing stale gets in by that."""
+"""Refresh-ahead: a hit near the end of an entry's lifetime refills it in the background, and stores nothing stale."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from tests.protocol.test_freshness import READS, assert_fresh, write
 from tests.support.gates import Gate, GatedBackend, Moment, gated_sql
 from tests.support.models.music import Artist
 from tests.support.stored import entries
-from tests.write.test_stale import finished
+from tests.write.test_stale import until_idle
 
 pytestmark = pytest.mark.models("tests.support.models.models", "tests.support.models.music")
 
@@ -32,7 +32,7 @@ async def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture(autouse=True)
 def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found out with each read, not once a second, which entries are near their end."""
+    """Computes the refresh threshold with each read instead of once a second."""
     monkeypatch.setattr("aiomodelcache.engine.background.THRESHOLD_REFRESH_INTERVAL", 0.0)
 
 
@@ -44,21 +44,21 @@ async def cache(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
 
 
 @contextmanager
-def earlier(seconds: float) -> Iterator[None]:
-    """What is stored now was built some time ago."""
+def building_entries_in_the_past(seconds: float) -> Iterator[None]:
+    """Gives entries that are stored inside the block a creation time ``seconds`` ago."""
     now = time.time
     with patch("aiomodelcache.entries.base.time.time", lambda: now() - seconds):
         yield
 
 
 async def fill_old(*queries: Awaitable[Any]) -> None:
-    with earlier(HOUR * 0.9):
+    with building_entries_in_the_past(HOUR * 0.9):
         for query in queries:
             await query
 
 
 async def age(cache: ModelCache, query: LookupQuery[Any]) -> float:
-    """How many seconds ago it was built what a lookup leads to in the store."""
+    """Returns the age in seconds of the entry that the backend holds for a lookup."""
     [entry] = await entries(cache, query)
     assert entry is not None
     return time.time() - created_ms(entry) / 1000
@@ -66,7 +66,7 @@ async def age(cache: ModelCache, query: LookupQuery[Any]) -> float:
 
 class TestHits:
     @pytest.mark.parametrize("read", ["row", "list"])
-    async def test_a_hit_near_the_end_is_filled_again_meanwhile(
+    async def test_a_hit_near_the_end_of_a_lifetime_refills_the_entry_in_the_background(
         self, cache: ModelCache, store: GatedBackend, read: str
     ) -> None:
         query: Any = READS[read](1)
@@ -75,8 +75,8 @@ class TestHits:
             before = await query
             assert ops.operations == ["read"]
             assert ops.statements == []
-            await finished(cache)
-            assert ops.operations.count("lease") == (1 if read == "row" else 2), "the list's row is leased late"
+            await until_idle(cache)
+            assert ops.operations.count("lease") == (1 if read == "row" else 2), "the row of a list gets a late lease"
         assert await age(cache, query) < 60
         assert await age(cache, Artist.cache.get(id=1)) < 60
         async with assert_ops(store, sql=0, redis=["read"]):
@@ -84,63 +84,65 @@ class TestHits:
         assert cache.stats.of("Artist").refreshed == 1
         assert cache.stats.of("Artist").stale == 0
 
-    async def test_a_unique_index(self, cache: ModelCache, database: BaseDBAsyncClient) -> None:
+    async def test_a_hit_by_a_unique_index_refills_the_index_and_the_row(
+        self, cache: ModelCache, database: BaseDBAsyncClient
+    ) -> None:
         query: Any = Artist.cache.get(name="artist1")
         await fill_old(query)
         await query
-        await finished(cache)
+        await until_idle(cache)
         assert await age(cache, query) < 60
         assert await age(cache, Artist.cache.get(id=1)) < 60
 
-    async def test_an_absence_by_its_own_lifetime(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_an_absence_is_refilled_by_its_own_lifetime(self, cache: ModelCache, store: GatedBackend) -> None:
         query: Any = Artist.cache.get_or_none(id=99)
-        with earlier(HOUR * 0.45):
+        with building_entries_in_the_past(HOUR * 0.45):
             await query
             await Artist.cache.get(id=1)
         assert await query is None
         await Artist.cache.get(id=1)
-        await finished(cache)
+        await until_idle(cache)
         assert await age(cache, query) < 60
         assert await age(cache, Artist.cache.get(id=1)) > 60
 
-    async def test_many_at_once_are_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_many_refreshes_at_once_are_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
         pks = list(range(1, 41))
         await fill_old(Artist.cache.get_many(pks))
         await Artist.cache.get(id=50)
         async with assert_ops(store, sql=1, redis=["read", "lease", "fill"]):
             await Artist.cache.get_many([*pks, 50])
-            await finished(cache)
+            await until_idle(cache)
         assert cache.stats.of("Artist").refreshed == 40
 
-    async def test_young_entries_are_left_alone(self, cache: ModelCache, store: GatedBackend) -> None:
-        with earlier(HOUR * 0.7):
+    async def test_young_entries_are_not_refilled(self, cache: ModelCache, store: GatedBackend) -> None:
+        with building_entries_in_the_past(HOUR * 0.7):
             for read in READS.values():
                 await read(1)
         for read in READS.values():
             async with assert_ops(store, sql=0, redis=["read"]):
                 await read(1)
-                await finished(cache)
+                await until_idle(cache)
 
-    async def test_it_can_be_switched_off(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_refresh_ahead_can_be_switched_off(self, cache: ModelCache, store: GatedBackend) -> None:
         await fill_old(Artist.cache.get(id=1))
         async with ModelCache(store, timeout=HOUR, refresh_ahead=0) as other, assert_ops(store, sql=0, redis=["read"]):
             await other.manager(Artist).get(id=1)
-            await finished(other)
+            await until_idle(other)
 
     @pytest.mark.parametrize("ahead", [-0.1, 1, True, "some"])
-    async def test_it_is_a_fraction(self, ahead: Any) -> None:
+    async def test_refresh_ahead_must_be_a_fraction_below_one(self, ahead: Any) -> None:
         with pytest.raises(CacheConfigurationError, match=r"refresh_ahead is .*: it must be a fraction below 1"):
             ModelCache("memory://", refresh_ahead=ahead)
 
-    async def test_a_row_that_is_gone_is_not_answered_again(
+    async def test_a_refresh_of_a_deleted_row_stores_its_absence(
         self, cache: ModelCache, database: BaseDBAsyncClient
     ) -> None:
-        """Deleted behind Tortoise's back, which nobody was told of until then."""
+        """Raw SQL deletes the row, so no writer has invalidated it."""
         query: Any = Artist.cache.get_or_none(id=1)
         await fill_old(query)
         await database.execute_query("DELETE FROM artist WHERE id = 1")
         assert await query is not None
-        await finished(cache)
+        await until_idle(cache)
         assert await query is None
 
 
@@ -152,20 +154,20 @@ POINTS: list[tuple[str, Moment, int]] = [
 
 
 class TestRaces:
-    """A reader that refreshes a value is held at each of its steps, in turn, while somebody writes."""
+    """A reader that refreshes an entry is held at each of its steps while a writer runs."""
 
     @pytest.mark.slow(because="tries every moment of a race")
     @pytest.mark.parametrize("read", READS)
-    async def test_a_write_at_any_step(
+    async def test_a_write_at_any_step_of_a_refresh_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, read: str
     ) -> None:
         numbers = iter(range(1, 61))
         async with ModelCache(store, lease_wait=0.0) as other:
-            elsewhere = other.manager(Artist)
+            other_manager = other.manager(Artist)
             for operation, moment, skip in POINTS:
                 if skip and read == "row":
-                    continue  # no late lease
-                for kind, looked in (("move", True), ("update", False), ("delete", False), ("clear", True)):
+                    continue  # a row lookup has no late lease
+                for kind, with_other_reader in (("move", True), ("update", False), ("delete", False), ("clear", True)):
                     n = next(numbers, None) or 1
                     await self._race(
                         cache,
@@ -174,10 +176,10 @@ class TestRaces:
                         (operation, moment, skip),
                         (read, kind),
                         n,
-                        elsewhere if looked else None,
+                        other_manager if with_other_reader else None,
                     )
                     await assert_fresh(n)
-                    await assert_fresh(n, elsewhere)
+                    await assert_fresh(n, other_manager)
 
     async def _race(
         self,
@@ -185,15 +187,15 @@ class TestRaces:
         store: GatedBackend,
         database: BaseDBAsyncClient,
         point: tuple[str, Moment, int],
-        what: tuple[str, str],
+        read_and_write: tuple[str, str],
         n: int,
-        looking: ModelCacheManager[Artist] | None,
+        other_reader: ModelCacheManager[Artist] | None,
     ) -> None:
-        read, kind = what
+        read, kind = read_and_write
         query = READS[read](n)
         await fill_old(query)
         if point[2]:
-            await Artist.cache.invalidate(n)  # so that the row is leased late
+            await Artist.cache.invalidate(n)  # so the row needs a late lease
         with gated_sql(database) as sql:
             gate: Gate = (sql if point[0] == "SELECT" else store).hold(point[0], point[1], skip=point[2])
             reader = asyncio.create_task(query.resolve())
@@ -203,8 +205,8 @@ class TestRaces:
                 await Artist.cache.clear()
             else:
                 await write(kind, n)
-            if looking is not None:  # which may fill what the reader would
-                await assert_fresh(n, looking)
+            if other_reader is not None:  # another cache may fill the entry first
+                await assert_fresh(n, other_reader)
             gate.open()
             await reader
-            await finished(cache)
+            await until_idle(cache)

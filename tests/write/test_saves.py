@@ -1,4 +1,4 @@
-"""What is written is what counts, not what ``save`` was asked for."""
+"""Invalidation follows the columns that are written, not the arguments of ``save``."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ def manager(model: Any) -> Any:
 
 
 @pytest.mark.parametrize(("model", "asked"), [(Narrowing, None), (Adding, ["c"]), (Heard, ["c"])])
-async def test_a_key_of_columns_that_were_not_all_written(
+async def test_a_save_of_some_key_columns_invalidates_the_list_of_the_stored_key(
     database: BaseDBAsyncClient, cache: ModelCache, model: Any, asked: list[str] | None
 ) -> None:
-    """The list that the row comes to is that of the other column's value in the database."""
+    """The other key column keeps its value in the database, whatever the instance has."""
     await model.create(id=1, a="x", b="stored")
     assert await manager(model).filter(a="y", b="stored") == []
     row = await model.get(id=1)
@@ -32,7 +32,7 @@ async def test_a_key_of_columns_that_were_not_all_written(
 
 
 @pytest.mark.parametrize(("model", "count"), [(Adding, AddingCount), (Heard, HeardCount)])
-async def test_a_result_that_the_row_leaves_although_save_was_not_asked_to_change_it(
+async def test_a_result_is_invalidated_by_a_column_that_update_fields_does_not_name(
     database: BaseDBAsyncClient, cache: ModelCache, model: Any, count: Any
 ) -> None:
     await model.create(id=1, a="x")
@@ -43,7 +43,7 @@ async def test_a_result_that_the_row_leaves_although_save_was_not_asked_to_chang
     assert (await count(a="x"), await count(a="y")) == (0, 1)
 
 
-async def test_a_refused_attempt_leaves_no_hint_under_what_is_anothers(
+async def test_a_create_that_retries_with_another_key_leaves_nothing_under_the_refused_key(
     database: BaseDBAsyncClient, cache: ModelCache
 ) -> None:
     await Insisting.create(id=1, slug="a")

@@ -1,4 +1,4 @@
-"""Stale copies, by ``DYNAMIC`` with ``allowtime``: answered at once, refreshed meanwhile, and never for longer."""
+"""Stale copies under ``DYNAMIC``: returned at once, refreshed in the background, and gone after ``allowtime``."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ with_a_clock = pytest.mark.only_on("memory", because="its clock can be turned")
 
 @pytest.fixture
 async def rows(database: BaseDBAsyncClient) -> None:
-    """Tickets 1 to 40, each in a queue of its own, written before any cache was open."""
+    """Writes tickets 1 to 40, each in a queue of its own, before a cache opens."""
     await Ticket.bulk_create([Ticket(id=n, number=n, queue=n) for n in range(1, 41)])
 
 
@@ -56,8 +56,8 @@ def in_queue(n: int) -> LookupQuery[Any]:
     return Ticket.cache.filter(queue=n)
 
 
-async def become(cache: ModelCache, expected: str, *queries: LookupQuery[Any]) -> None:
-    """Waits until what the store holds for some lookups is in these states."""
+async def until_states(cache: ModelCache, expected: str, *queries: LookupQuery[Any]) -> None:
+    """Waits until the entries of the lookups have the expected states."""
     async with asyncio.timeout(PATIENCE):
         while await states(cache, *queries) != expected:
             await asyncio.sleep(0.005)
@@ -70,14 +70,14 @@ async def vote(n: int, votes: int) -> None:
 
 
 async def make_stale(cache: ModelCache, n: int = 1, votes: int = 5) -> None:
-    """Leaves a stale copy of a ticket without votes, which now has some."""
+    """Leaves a stale copy of a ticket that has no votes, while its row has some."""
     await row(n)
     await vote(n, votes)
     assert await states(cache, row(n)) == "S"
 
 
 class TestAnswers:
-    async def test_a_stale_row_is_answered_at_once_and_refreshed_meanwhile(
+    async def test_a_stale_row_is_returned_at_once_and_refreshed_in_the_background(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         await row(1)
@@ -90,70 +90,72 @@ class TestAnswers:
             assert (await row(1)).votes == 0
         async with assert_ops(store, sql=1) as ops:
             gate.open()
-            await become(cache, "V", row(1))
+            await until_states(cache, "V", row(1))
             assert [name for name in ops.operations if name != "read"] == ["lease", "fill"]
         async with assert_ops(store, sql=0, redis=["read"]):
             assert (await row(1)).votes == 5
         counters = cache.stats.of("Ticket")
         assert (counters.stale, counters.refreshed, counters.refused, counters.misses) == (1, 1, 0, 1)
 
-    async def test_a_thousand_callers_are_one_refresh(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_thousand_readers_of_a_stale_row_start_one_refresh(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         await make_stale(cache)
         async with assert_ops(store, sql=1) as ops:
             answers = await asyncio.gather(*[row(1).resolve() for _ in range(1_000)])
             assert ops.operations.count("read") == 1
             assert {answer.votes for answer in answers} == {0}
-            await become(cache, "V", row(1))
+            await until_states(cache, "V", row(1))
             assert ops.operations.count("lease") == ops.operations.count("fill") == 1
 
-    async def test_a_hundred_stale_rows_are_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_many_stale_rows_are_refreshed_by_one_statement(self, cache: ModelCache, store: GatedBackend) -> None:
         pks = list(range(1, 41))
         await Ticket.cache.get_many(pks)
         async with assert_ops(store, redis=["mark", "clear"]):
             assert await Ticket.filter(id__in=pks).update(votes=5) == 40
         async with assert_ops(store, sql=1) as ops:
             assert {ticket.votes for ticket in await Ticket.cache.get_many(pks)} == {0}
-            await become(cache, "V" * 40, *map(row, pks))
+            await until_states(cache, "V" * 40, *map(row, pks))
             assert [name for name in ops.operations if name != "read"] == ["lease", "fill"]
         assert {ticket.votes for ticket in await Ticket.cache.get_many(pks)} == {5}
 
-    async def test_a_stale_list(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_stale_list_is_returned_at_once_and_refreshed(self, cache: ModelCache, store: GatedBackend) -> None:
         assert [each.id for each in await in_queue(1)] == [1]
         await Ticket.create(id=101, number=101, queue=1)
         assert await states(cache, in_queue(1)) == "S"
         async with assert_ops(store, sql=1) as ops:
             assert [each.id for each in await in_queue(1)] == [1]
             assert ops.operations[0] == "read"
-            await become(cache, "V", in_queue(1))
+            await until_states(cache, "V", in_queue(1))
         async with assert_ops(store, sql=0):
             assert [each.id for each in await in_queue(1)] == [1, 101]
 
-    async def test_a_stale_list_in_a_process_that_has_not_seen_it(self, cache: ModelCache) -> None:
+    async def test_a_stale_list_is_returned_by_a_process_that_has_no_prediction(self, cache: ModelCache) -> None:
         await in_queue(1)
         await Ticket.create(id=101, number=101, queue=1)
         cache.open_cache.predictions.clear()
         assert [each.id for each in await in_queue(1)] == [1]
-        await become(cache, "V", in_queue(1))
+        await until_states(cache, "V", in_queue(1))
         assert [each.id for each in await in_queue(1)] == [1, 101]
 
-    async def test_a_stale_absence(self, cache: ModelCache) -> None:
+    async def test_a_stale_absence_is_returned_at_once_and_refreshed(self, cache: ModelCache) -> None:
         assert await row(99) is None
         assert await states(cache, row(99)) == "N"
         await Ticket.create(id=99, number=99)
         assert await states(cache, row(99)) == "S"
         assert await row(99) is None
-        await become(cache, "V", row(99))
+        await until_states(cache, "V", row(99))
         assert (await row(99)).number == 99
 
-    async def test_a_deleted_row(self, cache: ModelCache) -> None:
+    async def test_a_deleted_row_is_returned_until_it_is_refreshed(self, cache: ModelCache) -> None:
         await row(1)
         await (await Ticket.get(id=1)).delete()
         assert (await row(1)).id == 1
-        await become(cache, "N", row(1))
+        await until_states(cache, "N", row(1))
         assert await row(1) is None
 
-    async def test_a_class_of_its_own(self, cache: ModelCache) -> None:
-        """Its list may be stale, the rows and the other lists of the model never are."""
+    async def test_only_the_list_of_a_dynamic_class_may_be_stale(self, cache: ModelCache) -> None:
+        """Rows and other lists of the model are never stale."""
         votes = [await Vote.create(id=n, ticket=1, weight=n) for n in (1, 2, 3)]
         assert [each.id for each in await HeaviestVotes(1)] == [3, 2]
         await Vote.cache.filter(ticket=1)
@@ -162,11 +164,11 @@ class TestAnswers:
         assert await states(cache, HeaviestVotes(1), Vote.cache.filter(ticket=1), Vote.cache.get(id=1)) == "S.."
         assert [each.id for each in await HeaviestVotes(1)] == [3, 2]
         assert (await Vote.cache.get(id=1)).weight == 9
-        await become(cache, "V", HeaviestVotes(1))
+        await until_states(cache, "V", HeaviestVotes(1))
         assert [each.id for each in await HeaviestVotes(1)] == [1, 3]
 
-    async def test_a_row_that_leaves_a_list_of_a_stale_copy(self, cache: ModelCache) -> None:
-        """A list is answered by rows that still are in it, whatever a stale copy of it says."""
+    async def test_a_stale_list_omits_rows_that_have_left_it(self, cache: ModelCache) -> None:
+        """Rows that no longer match the list's key are dropped from the result."""
         await Vote.create(id=1, ticket=1)
         moving = await Vote.create(id=2, ticket=1)
         await HeaviestVotes(1)
@@ -176,8 +178,10 @@ class TestAnswers:
         assert await states(cache, HeaviestVotes(1)) == "S"
         assert [each.id for each in await HeaviestVotes(1)] == [1, 3]
 
-    async def test_a_rekeyed_row(self, cache: ModelCache, store: GatedBackend) -> None:
-        """Found by its new key at once: the stale copy of the row, which has the old one, is replaced."""
+    async def test_a_stale_row_is_replaced_when_it_is_found_by_its_new_key(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
+        """The stale copy has the old key, so a lookup by the new key reads the row again."""
         ticket = await Ticket.cache.get(number=1)
         ticket.number, ticket.queue = 1001, 7
         await ticket.save()
@@ -190,7 +194,7 @@ class TestAnswers:
             await Ticket.cache.get(number=1)
         assert sorted(each.id for each in await in_queue(7)) == [1, 7]
 
-    async def test_by_a_unique_key(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_stale_row_is_returned_by_its_unique_key(self, cache: ModelCache, store: GatedBackend) -> None:
         query = Ticket.cache.get(number=1)
         await query
         await vote(1, 5)
@@ -198,15 +202,15 @@ class TestAnswers:
         async with assert_ops(store, sql=0, redis=["read"]):
             assert (await query).votes == 0
         gate.open()
-        await become(cache, "V", row(1))
+        await until_states(cache, "V", row(1))
         assert (await query).votes == 5
 
-    async def test_explained(self, cache: ModelCache) -> None:
+    async def test_explain_reports_a_stale_copy(self, cache: ModelCache) -> None:
         await make_stale(cache)
         explained = await Ticket.cache.explain(id=1)
         assert (explained.source, explained.reason) == ("cache", "stale")
 
-    async def test_without_allowtime_nothing_is_kept(
+    async def test_without_allowtime_no_stale_copy_is_kept(
         self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delattr(Ticket.CacheMeta, "allowtime")
@@ -216,10 +220,10 @@ class TestAnswers:
             assert await states(cache, row(1)) == "."
             assert (await row(1)).votes == 5
 
-    async def test_other_classes_do_not_believe_it(
+    async def test_a_class_without_allowtime_ignores_a_stale_copy(
         self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As where a new version of the program does without."""
+        """Models a new version of the program that has removed ``allowtime``."""
         async with ModelCache(store) as cache:
             await make_stale(cache)
         monkeypatch.delattr(Ticket.CacheMeta, "allowtime")
@@ -230,19 +234,19 @@ class TestAnswers:
             counters = cache.stats.of("Ticket")
             assert (counters.stale, counters.undecodable, counters.mismatched) == (0, 0, 0)
 
-    async def test_inside_a_transaction_nothing_stale_is_answered(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_inside_a_transaction_no_stale_copy_is_returned(self, cache: ModelCache, store: GatedBackend) -> None:
         await make_stale(cache)
         async with in_transaction(), assert_ops(store, redis=[]):
             assert (await row(1)).votes == 5
 
-    async def test_what_asks_no_database_refreshes_nothing(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_an_only_cache_lookup_refreshes_nothing(self, cache: ModelCache, store: GatedBackend) -> None:
         await make_stale(cache)
         async with assert_ops(store, sql=0, redis=["read"]):
             answer = await BatchCacheQuery(ticket=row(1)).get(only_cache=True)
             assert answer["ticket"].votes == 0
             await asyncio.sleep(0)
 
-    async def test_a_request_that_writes_forgets_what_it_looked_up(self, cache: ModelCache) -> None:
+    async def test_a_write_in_a_local_cache_drops_the_remembered_instance(self, cache: ModelCache) -> None:
         async with local_cache():
             before = await row(1)
             await vote(1, 5)
@@ -250,22 +254,22 @@ class TestAnswers:
             assert after is not before
 
 
-class TestHowLong:
+class TestLifetime:
     @with_a_clock
-    async def test_the_first_invalidation_counts(self, rows: None, clock: "Clock") -> None:
+    async def test_allowtime_counts_from_the_first_invalidation(self, rows: None, clock: "Clock") -> None:
         store = GatedBackend(MemoryBackend(clock=clock))
         async with ModelCache(store) as cache:
             await make_stale(cache)
             for seconds in (30, 29.99):
                 clock.now += seconds
                 await vote(1, 6)
-                assert await states(cache, row(1)) == "S", "written again, but not for longer"
+                assert await states(cache, row(1)) == "S", "a second write does not extend allowtime"
             clock.now += 0.02
             assert await states(cache, row(1)) == "."
 
     @with_a_clock
-    async def test_a_slow_write_is_counted_in(self, rows: None, clock: "Clock") -> None:
-        """From the mark on; also what is on its way after its time has come leaves nothing."""
+    async def test_the_duration_of_the_write_counts_towards_allowtime(self, rows: None, clock: "Clock") -> None:
+        """The time counts from the mark on. A write slower than ``allowtime`` leaves no stale copy."""
         store = GatedBackend(MemoryBackend(clock=clock))
         async with ModelCache(store, intent_ttl=300) as cache:
             for n, (operation, seconds, left) in enumerate(
@@ -283,7 +287,7 @@ class TestHowLong:
                 assert await states(cache, row(n)) == "."
 
     @with_a_clock
-    async def test_it_does_not_outlive_the_value_itself(self, rows: None, clock: "Clock") -> None:
+    async def test_a_stale_copy_does_not_outlive_the_lifetime_of_its_entry(self, rows: None, clock: "Clock") -> None:
         async with ModelCache(MemoryBackend(clock=clock), timeout=600, ttl_jitter=0) as cache:
             await row(1)
             clock.now += 590
@@ -293,7 +297,7 @@ class TestHowLong:
             clock.now += 0.2
             assert await states(cache, row(1)) == "."
 
-    async def test_by_the_clock_of_the_store(
+    async def test_allowtime_is_measured_by_the_clock_of_the_backend(
         self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Ticket.CacheMeta, "allowtime", 0.3)
@@ -324,8 +328,10 @@ def clock() -> Clock:
 
 class TestWrites:
     @pytest.mark.parametrize("last", ["first", "second"])
-    async def test_two_writers(self, cache: ModelCache, store: GatedBackend, last: str) -> None:
-        """The last to go leaves a stale copy if it was the one that found a value."""
+    async def test_the_last_of_two_writers_leaves_a_stale_copy_only_if_it_replaced_a_value(
+        self, cache: ModelCache, store: GatedBackend, last: str
+    ) -> None:
+        """The first writer replaced the value, the second one an intent."""
         await row(1)
         gates = [store.hold("clear", skip=skip) for skip in (0, 1)]
         writers = [asyncio.create_task(vote(1, 5))]
@@ -338,15 +344,15 @@ class TestWrites:
             await writers[at]
             assert await states(cache, row(1)) == left
         assert (await row(1)).votes == (6 if last == "second" else 0)
-        await become(cache, "V", row(1))
+        await until_states(cache, "V", row(1))
         assert (await row(1)).votes == 6
 
-    async def test_a_rollback_leaves_nothing(self, cache: ModelCache) -> None:
+    async def test_a_rolled_back_write_leaves_the_value(self, cache: ModelCache) -> None:
         await row(1)
         await roll_back(vote(1, 5))
-        assert await states(cache, row(1)) == "V", "never announced"
+        assert await states(cache, row(1)) == "V", "a rolled back write was never marked"
 
-    async def test_a_transaction(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_a_transaction_leaves_stale_copies(self, cache: ModelCache, store: GatedBackend) -> None:
         for n in (1, 2):
             await row(n)
         async with assert_ops(store, redis=["mark", "clear"]), in_transaction():
@@ -355,7 +361,7 @@ class TestWrites:
         assert await states(cache, row(1), row(2)) == "SS"
         assert (await row(1)).votes == 0
 
-    async def test_a_refused_write_leaves_nothing(self, cache: ModelCache) -> None:
+    async def test_a_refused_write_leaves_no_stale_copy(self, cache: ModelCache) -> None:
         await row(1)
         ticket = await Ticket.get(id=1)
         ticket.number = 2
@@ -363,7 +369,7 @@ class TestWrites:
             await ticket.save()
         assert await states(cache, row(1)) == "."
 
-    async def test_a_write_that_is_kept_leaves_nothing(
+    async def test_a_write_whose_clear_is_delayed_leaves_no_stale_copy(
         self, rows: None, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with ModelCache(store, breaker_cooldown=0.02) as cache:
@@ -379,10 +385,10 @@ class TestWrites:
 
             monkeypatch.setattr(store.backend, "clear", failing)
             await vote(1, 5)
-            await become(cache, ".", row(1))
+            await until_states(cache, ".", row(1))
             assert refused < 0
 
-    async def test_an_unknown_outcome_leaves_nothing(
+    async def test_an_unknown_outcome_leaves_no_stale_copy(
         self, rows: None, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         async with ModelCache(store, intent_ttl=0.1) as cache:
@@ -394,10 +400,10 @@ class TestWrites:
                 writer.cancel()
                 await asyncio.wait([writer])
             assert await states(cache, row(1)) in ("W", ".")
-            await become(cache, ".", row(1))
+            await until_states(cache, ".", row(1))
 
-    async def test_by_hand_is_at_once(self, cache: ModelCache) -> None:
-        """Also of what is stale already, and in a transaction."""
+    async def test_manual_invalidation_leaves_no_stale_copy(self, cache: ModelCache) -> None:
+        """Invalidates a stale copy, and a value in a transaction."""
         await make_stale(cache)
         assert await Ticket.cache.invalidate(1) == 1
         assert await states(cache, row(1)) == "."
@@ -406,7 +412,7 @@ class TestWrites:
             await Ticket.cache.invalidate(2)
         assert await states(cache, row(2)) == "."
 
-    async def test_clearing_the_model_is_at_once(self, cache: ModelCache) -> None:
+    async def test_clear_leaves_no_stale_copy(self, cache: ModelCache) -> None:
         await make_stale(cache)
         await in_queue(2)
         await Ticket.create(id=101, number=101, queue=2)
@@ -414,7 +420,7 @@ class TestWrites:
         assert (await row(1)).votes == 5
         assert len(await in_queue(2)) == 2
 
-    async def test_a_bulk_write_past_the_limit_is_at_once(self, rows: None, store: GatedBackend) -> None:
+    async def test_a_bulk_write_past_the_limit_leaves_no_stale_copy(self, rows: None, store: GatedBackend) -> None:
         async with ModelCache(store, bulk_limit=3):
             await row(1)
             await Ticket.filter(id__lt=10).update(votes=5)
@@ -424,23 +430,23 @@ class TestWrites:
 POINTS: list[tuple[str, Moment]] = [
     (operation, moment) for operation in ("lease", "SELECT", "fill") for moment in ("before", "after")
 ]
-"""Where a reader that refreshes can be held."""
+"""Steps at which a refreshing reader is held."""
 
 
 class TestRefreshing:
     @pytest.fixture(autouse=True)
     def patient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What failed is not tried again before the test says so, however slow the machine is."""
+        """Keeps failed refreshes from being retried before the test allows it, however slow the machine is."""
         monkeypatch.setattr("aiomodelcache.engine.background.REFRESH_RETRY_DELAY", 60.0)
 
     @pytest.mark.parametrize("look", [row, in_queue])
-    async def test_a_write_at_any_step_of_it(
+    async def test_a_write_at_any_step_of_a_refresh_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, look: Callable[[int], Any]
     ) -> None:
-        """Whatever is believed afterwards without being marked as stale is what the database has."""
+        """An entry that is afterwards not marked as stale has the value in the database."""
         numbers = iter(range(1, 41))
         for operation, moment in POINTS:
-            for again in (False, True):  # whether a reader has filled the key since
+            for again in (False, True):  # if True, another reader fills the key meanwhile
                 n = next(numbers)
                 await look(n)
                 await change(look, n)
@@ -454,30 +460,32 @@ class TestRefreshing:
                         await Ticket.cache.invalidate(queue=n)
                         await look(n)
                     gate.open()
-                    await finished(cache)
+                    await until_idle(cache)
                 [entry] = await entries(cache, look(n))
                 if entry is not None and entry[:1] == VALUE:
-                    assert await told(look(n)) == await true(look, n), (operation, moment, again)
+                    assert await cached_result(look(n)) == await stored_result(look, n), (operation, moment, again)
                 else:
                     assert entry is None or entry[:1] == STALE
                 await look(n)
-                await finished(cache)
-                assert await told(look(n)) == await true(look, n), (operation, moment, again)
+                await until_idle(cache)
+                assert await cached_result(look(n)) == await stored_result(look, n), (operation, moment, again)
 
-    async def test_the_one_that_was_elected_dies(self, cache: ModelCache, store: GatedBackend) -> None:
+    async def test_another_reader_refreshes_after_the_election_of_a_dead_one_expires(
+        self, cache: ModelCache, store: GatedBackend
+    ) -> None:
         await make_stale(cache)
         [key] = [row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]
         await store.lease([Lease(key)], new_token(), 60_000)
         async with assert_ops(store, sql=0):
             for _ in range(3):
                 assert (await row(1)).votes == 0
-                await finished(cache)
-        await store.delete([key])  # as when it expires
+                await until_idle(cache)
+        await store.delete([key])  # as if the election expired
         cache.open_cache.reader.background.forget_attempts()
         assert (await row(1)).votes == 0
-        await become(cache, "V", row(1))
+        await until_states(cache, "V", row(1))
 
-    async def test_who_is_not_elected_does_not_ask_again_and_again(
+    async def test_a_reader_that_lost_the_election_does_not_retry_with_each_lookup(
         self, cache: ModelCache, store: GatedBackend
     ) -> None:
         await make_stale(cache)
@@ -485,10 +493,10 @@ class TestRefreshing:
         async with assert_ops(store, sql=0) as ops:
             for _ in range(10):
                 await row(1)
-                await finished(cache)
+                await until_idle(cache)
             assert ops.operations.count("lease") == 1
 
-    async def test_one_that_fails_is_counted_and_logged(
+    async def test_a_failed_refresh_is_counted_and_logged(
         self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         await make_stale(cache)
@@ -499,28 +507,28 @@ class TestRefreshing:
         with monkeypatch.context() as patched:
             patched.setattr("aiomodelcache.engine.reader.load", failing)
             assert (await row(1)).votes == 0
-            await finished(cache)
+            await until_idle(cache)
             assert (await row(1)).votes == 0
         assert cache.stats.of("Ticket").unrefreshed == 1
         assert "could not be refreshed: OSError('no database')" in caplog.text
         assert await store.read([row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]) == [None], (
-            "its election is over"
+            "a failed refresh gives up its election"
         )
         cache.open_cache.reader.background.forget_attempts()
         await row(1)
-        await become(cache, "V", row(1))
+        await until_states(cache, "V", row(1))
 
-    async def test_too_many_at_once_are_left_to_others(
+    async def test_refreshes_beyond_the_limit_are_skipped_and_counted(
         self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("aiomodelcache.engine.background.MAX_BACKGROUND_PLANS", 2)
         for n in (1, 2, 3):
             await make_stale(cache, n)
         assert [each.votes for each in await Ticket.cache.get_many([1, 2, 3])] == [0, 0, 0]
-        await become(cache, "VVS", *map(row, (1, 2, 3)))
+        await until_states(cache, "VVS", *map(row, (1, 2, 3)))
         assert cache.stats.of("Ticket").unrefreshed == 1
 
-    async def test_without_the_store_nothing_is_asked_of_the_database(
+    async def test_without_the_backend_nothing_is_read_from_the_database(
         self, cache: ModelCache, store: GatedBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await make_stale(cache)
@@ -531,10 +539,10 @@ class TestRefreshing:
         async with assert_ops(store, sql=0, redis=0):
             gate.open()
             assert (await reader).votes == 0
-            await finished(cache)
+            await until_idle(cache)
         assert cache.stats.of("Ticket").unrefreshed == 0
 
-    async def test_closing_waits_for_it(self, rows: None, store: GatedBackend) -> None:
+    async def test_closing_the_cache_waits_for_a_refresh(self, rows: None, store: GatedBackend) -> None:
         async with ModelCache(store) as cache:
             await make_stale(cache)
             await row(1)
@@ -551,8 +559,8 @@ async def roll_back(write: Awaitable[None]) -> None:
             raise RuntimeError
 
 
-async def finished(cache: ModelCache) -> None:
-    """Waits until nothing is done in the background any more."""
+async def until_idle(cache: ModelCache) -> None:
+    """Waits until no background plan is in flight."""
     async with asyncio.timeout(PATIENCE):
         while cache.open_cache.reader.busy:
             await asyncio.sleep(0.001)
@@ -571,12 +579,12 @@ async def change(look: Callable[[int], Any], n: int) -> None:
 change.last = 1000  # type: ignore[attr-defined]
 
 
-async def told(query: LookupQuery[Any]) -> Any:
+async def cached_result(query: LookupQuery[Any]) -> Any:
     found = await query
     return sorted(each.id for each in found) if isinstance(found, list) else found.votes
 
 
-async def true(look: Callable[[int], Any], n: int) -> Any:
+async def stored_result(look: Callable[[int], Any], n: int) -> Any:
     if look is row:
         return (await Ticket.get(id=n)).votes
     return sorted([ticket.id for ticket in await Ticket.filter(queue=n)])

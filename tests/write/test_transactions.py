@@ -1,4 +1,4 @@
-"""Writes in transactions: announced right before COMMIT, withdrawn after it, and never a stale entry around it."""
+"""Writes in transactions: intents are marked right before COMMIT, cleared after it, and no entry is ever stale."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -33,24 +33,24 @@ def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterator[ModelCache]:
-    """An open cache with gates."""
+    """An open cache over the gated backend."""
     async with ModelCache(store) as opened:
         yield opened
 
 
 @pytest.fixture
 def outside() -> Outside[Any]:
-    """Runs a coroutine in a task that is no part of the test's transaction."""
+    """Runs a coroutine in a task outside the test's transaction."""
     context = copy_context()
     return lambda work: asyncio.create_task(work, context=context.copy())
 
 
 class Rollback(Exception):
-    """Raised by a test to leave a transaction."""
+    """The error that a test raises to roll a transaction back."""
 
 
 def rolled_back(error: type[Exception] = Rollback, match: str | None = None) -> AbstractContextManager[Any]:
-    """Asserts that a transaction ends with this error."""
+    """Asserts that the block, a transaction, ends with this error."""
     return pytest.raises(error, match=match)
 
 
@@ -59,7 +59,7 @@ async def title(query: LookupQuery[Any]) -> str:
 
 
 def gate_commit(connection: Any, gates: Gates) -> None:
-    """Puts a gate around a transaction's COMMIT. To be called before anything is written."""
+    """Puts a gate around a transaction's COMMIT. Call it before the transaction writes."""
     commit = connection.commit
 
     async def gated_commit() -> None:
@@ -69,7 +69,7 @@ def gate_commit(connection: Any, gates: Gates) -> None:
 
 
 class TestCommit:
-    async def test_takes_two_round_trips_whatever_was_written(
+    async def test_a_transaction_costs_two_round_trips_for_any_number_of_writes(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         book = await Book.create(isbn=1, shelf=3)
@@ -91,10 +91,10 @@ class TestCommit:
             await Scrap.create(number=1)
             assert await Book.cache.get(isbn=2) == book
 
-    async def test_is_when_others_stop_reading_the_cache(
+    async def test_other_tasks_use_cached_entries_until_commit(
         self, gated: ModelCache, store: GatedBackend, outside: Outside[Any]
     ) -> None:
-        """Before it they are answered by the cache, as if nothing was written; inside, by the transaction."""
+        """Lookups inside the transaction read its own writes. Outside, entries answer until the mark."""
         book = await Book.create(isbn=1, title="old")
         row, absent, shelf = Book.cache.get(id=book.id), Book.cache.get_or_none(isbn=2), Book.cache.filter(shelf=1)
         for query in (row, absent, shelf):
@@ -124,7 +124,9 @@ class TestCommit:
         assert await ask_twice(absent, store) == second
         assert await ask_twice(shelf, store) == [book, second]
 
-    async def test_by_hand(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_commit_and_rollback_called_by_hand_are_captured(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         assert await ask_twice(Book.cache.get(isbn=1), backend) == book
         async with in_transaction() as connection:
@@ -143,7 +145,7 @@ class TestCommit:
             await connection.rollback()
         assert await title(Book.cache.get(isbn=1)) == "second" == (await Book.get(isbn=1)).title
 
-    async def test_of_an_atomic_function(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_an_atomic_function_invalidates_at_commit(self, cache: ModelCache, backend: CountingBackend) -> None:
         @atomic()
         async def write(fail: bool) -> None:
             book.title = "failed" if fail else "written"
@@ -161,7 +163,7 @@ class TestCommit:
                 await write(True)
         assert await title(Book.cache.get(isbn=1)) == "written"
 
-    async def test_in_two_open_caches(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_commit_invalidates_in_every_open_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
         other = CountingBackend(MemoryBackend())
         async with ModelCache(other) as second:
             caches = cache.manager(Book), second.manager(Book)
@@ -182,12 +184,12 @@ async def _all(*queries: LookupQuery[Any]) -> list[Any]:
 
 class TestClear:
     @pytest.mark.parametrize("how", ["manager", "cache", "all"])
-    async def test_takes_effect_at_commit(
+    async def test_clear_in_a_transaction_takes_effect_at_commit(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient, outside: Outside[Any], how: str
     ) -> None:
-        """What readers store between the call and the COMMIT is of the old epoch, and not believed afterwards."""
+        """Entries that readers store between the call and the COMMIT have the old epoch, so they are ignored later."""
         clears = {"manager": Book.cache.clear, "cache": lambda: cache.clear(Book), "all": cache.clear_all}
-        waits = database.capabilities.dialect == "sqlite"  # for the one connection
+        waits = database.capabilities.dialect == "sqlite"  # readers wait for SQLite's one connection
         known, unknown = await Book.create(isbn=1, title="old"), await Book.create(isbn=2, title="old")
         await ask_twice(Book.cache.get(id=known.id), backend)
         async with local_cache():
@@ -206,7 +208,7 @@ class TestClear:
         for book in (known, unknown):
             assert await title(Book.cache.get(id=book.id)) == "newer"
 
-    async def test_entries_answer_until_then(
+    async def test_entries_answer_until_commit_and_after_a_rollback(
         self, cache: ModelCache, backend: CountingBackend, outside: Outside[Any]
     ) -> None:
         book = await Book.create(isbn=1, title="old")
@@ -223,7 +225,9 @@ class TestClear:
 
 
 class TestRollback:
-    async def test_leaves_nothing_and_marks_nothing(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_rolled_back_transaction_sends_nothing_and_leaves_entries(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book, note = await Book.create(isbn=1), await Note.create(number=1)
         queries = [Book.cache.get(isbn=1), Book.cache.filter(shelf=1), Note.cache.get(number=1)]
         for query in queries:
@@ -244,7 +248,9 @@ class TestRollback:
             assert [(await queries[0]).isbn, len(await queries[1]), await queries[2]] == [1, 1, note]
         assert await Book.cache.get_or_none(isbn=2) is None
 
-    async def test_of_savepoints(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_writes_of_a_rolled_back_savepoint_leave_nothing_stale(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         first, second = await Book.create(isbn=1), await Book.create(isbn=2)
         queries = Book.cache.get(id=first.id), Book.cache.get(id=second.id)
         for query in queries:
@@ -272,7 +278,7 @@ class TestRollback:
         assert [await title(query) for query in queries] == ["outer", "inner"]
 
     @pytest.mark.only_on("sqlite", "postgres", because="MariaDB has no constraint that is checked by COMMIT")
-    async def test_by_a_commit_that_the_database_refuses(
+    async def test_a_commit_that_the_database_refuses_withdraws_its_intents(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         await database.execute_script(
@@ -295,10 +301,10 @@ class TestRollback:
         assert await title(Book.cache.get(isbn=1)) == "lost"
 
     @pytest.mark.only_on("postgres", "mariadb", because="SQLite has no connection to lose")
-    async def test_by_a_connection_that_is_lost(
+    async def test_a_connection_lost_at_commit_keeps_the_keys_uncached(
         self, gated: ModelCache, store: GatedBackend, db_url: DatabaseUrl
     ) -> None:
-        """Whether COMMIT arrived is not known then: the keys stay uncached for a while."""
+        """The outcome of the COMMIT is unknown, so the keys stay uncached until their intents expire."""
         book = await Book.create(isbn=1)
         assert await ask_twice(Book.cache.get(isbn=1), store) == book
         for moment in ("before COMMIT", "after an error"):
@@ -321,7 +327,7 @@ class TestRollback:
 
 
 class TestTasks:
-    async def test_children_write_in_their_parents_transaction(
+    async def test_child_tasks_write_in_the_transaction_of_their_parent(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         books = [await Book.create(isbn=isbn) for isbn in range(5)]
@@ -344,7 +350,7 @@ class TestTasks:
                 await write_all(True)
         assert await ask_twice(Book.cache.filter(shelf=2), backend) == books
 
-    async def test_one_that_outlives_its_transaction_writes_and_reads_on_its_own(
+    async def test_a_task_that_outlives_its_transaction_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, outside: Outside[Any]
     ) -> None:
         book = await Book.create(isbn=1)
@@ -354,7 +360,7 @@ class TestTasks:
             await over.wait()
             assert await title(Book.cache.get(isbn=1)) == "first"
             book.title = "late"
-            with suppress(Exception):  # drivers differ in what they let happen on a finished connection
+            with suppress(Exception):  # drivers differ in whether a finished connection can write
                 await book.save()
 
         async with in_transaction():
@@ -368,8 +374,10 @@ class TestTasks:
         await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
         assert (await ask_twice(Book.cache.get(isbn=1), store)).title == (await Book.get(isbn=1)).title
 
-    async def test_one_that_writes_while_its_transaction_commits(self, gated: ModelCache, store: GatedBackend) -> None:
-        """A mistake of the program's, as is opening a cache just then; with no stale entry for it."""
+    async def test_a_task_that_writes_during_the_commit_leaves_nothing_stale(
+        self, gated: ModelCache, store: GatedBackend
+    ) -> None:
+        """Writing or opening a cache during the COMMIT is an error of the program, but leaves no stale entry."""
         first, second = await Book.create(isbn=1), await Book.create(isbn=2)
         for query in (Book.cache.get(isbn=1), Book.cache.get(isbn=2)):
             await ask_twice(query, store)
@@ -413,7 +421,7 @@ class TestRaces:
                 Book.cache.filter(shelf=isbn),
                 Book.cache.filter(shelf=isbn + 1),
             ]
-            for query in queries[number % 2 :: 2]:  # some of them cached before, some not
+            for query in queries[number % 2 :: 2]:  # half of the lookups are cached before
                 await query
             gates = Gates()
             gate = (gates if operation == "commit" else store).hold(operation, moment)
@@ -428,7 +436,7 @@ class TestRaces:
             writing = asyncio.create_task(write(book, gates))
             await gate.reached()
             readers = [asyncio.ensure_future(query) for query in queries]
-            await asyncio.wait(readers, timeout=0.1)  # those of SQLite wait for its one connection
+            await asyncio.wait(readers, timeout=0.1)  # with SQLite, readers wait for its one connection
             gate.open()
             await writing
             await asyncio.gather(*readers)
@@ -436,10 +444,10 @@ class TestRaces:
             assert (row.isbn, old, new, left, joined) == (isbn + 1, None, book, [], [book]), (operation, moment)
 
     @pytest.mark.parametrize("mode", ["autocommit", "transaction"])
-    async def test_a_reader_that_a_write_overtakes_leaves_nothing_stale(
+    async def test_a_write_at_any_step_of_a_reader_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, mode: str
     ) -> None:
-        """The whole write happens while a reader pauses, at each of its steps."""
+        """A reader pauses at each of its steps while the whole write happens."""
         steps: list[tuple[str, Moment]] = [("read", "after"), ("lease", "before"), ("lease", "after")]
         steps += [("SELECT", "before"), ("SELECT", "after"), ("fill", "before"), ("fill", "after")]
         for number, (operation, moment) in enumerate(steps, start=1):
@@ -452,7 +460,7 @@ class TestRaces:
                 Book.cache.filter(shelf=isbn),
                 Book.cache.filter(shelf=isbn + 1),
             ):
-                await book.save()  # so that nothing is cached
+                await book.save()  # invalidates all entries of the book
                 with gated_sql(database) as sql:
                     gate = (sql if operation == "SELECT" else store).hold(operation, moment)
                     reading = asyncio.ensure_future(query)
@@ -485,10 +493,12 @@ class TestRaces:
 
 
 class TestCancellation:
-    async def test_at_every_step_of_commit(self, gated: ModelCache, store: GatedBackend, db_url: DatabaseUrl) -> None:
+    async def test_cancellation_at_any_step_of_commit_leaves_nothing_stale(
+        self, gated: ModelCache, store: GatedBackend, db_url: DatabaseUrl
+    ) -> None:
         for operation, moment in TestRaces.MOMENTS:
             if db_url.dialect == "sqlite" and (operation, moment) == ("commit", "before"):
-                continue  # cannot be: its thread has the COMMIT before anybody can cancel it
+                continue  # impossible: SQLite's thread has the COMMIT before a caller can cancel it
             book = await Book.create(isbn=1, title="old")
             row = Book.cache.get(id=book.id)
             assert (await ask_twice(row, store)).title == "old"
@@ -506,7 +516,7 @@ class TestCancellation:
             await cancel(writing)
             committed = operation == "clear" or (operation, moment) == ("commit", "after")
             expected = "new" if committed else "old"
-            # The connection is as good as new, the row and what is read of it are the same.
+            # The connection is usable, and the lookup agrees with the row.
             async with in_transaction():
                 assert (await Book.get(id=book.id)).title == expected, (operation, moment)
             assert await title(row) == expected, (operation, moment)
@@ -519,10 +529,10 @@ class TestCancellation:
             await book.delete()
 
     @pytest.mark.parametrize("mode", ["autocommit", "transaction"])
-    async def test_anywhere(
+    async def test_cancellation_at_any_await_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, mode: str
     ) -> None:
-        """The driver's and the store's own awaits are interrupted, wherever the event loop has got to."""
+        """Cancels after each number of event loop steps, so awaits of the driver and the backend are interrupted."""
         book, other = await Book.create(isbn=1), await Book.create(isbn=2)
         queries = Book.cache.get(id=book.id), Book.cache.get(isbn=2)
 
@@ -543,12 +553,12 @@ class TestCancellation:
                 await query
             begun.clear()
             writing = asyncio.create_task(write(f"{steps}"))
-            await begun.wait()  # Tortoise itself never recovers from being cancelled in BEGIN
+            await begun.wait()  # Tortoise never recovers from a cancelled BEGIN
             for _ in range(steps):
                 await asyncio.sleep(0)
             writing.cancel()
-            await asyncio.wait([writing])  # asyncmy raises an error of its own from ROLLBACK then
-            async with asyncio.timeout(PATIENCE):  # what is stale stays stale for an hour
+            await asyncio.wait([writing])  # asyncmy may raise its own error from the ROLLBACK
+            async with asyncio.timeout(PATIENCE):  # an intent expires in time, a stale entry would not
                 while not all([await same(query) for query in queries]):
                     await asyncio.sleep(0.01)
         await write("end")
@@ -558,10 +568,12 @@ class TestCancellation:
 
 
 class TestRefusal:
-    """``on_write_error="raise"``: a transaction that the cache cannot be told of is rolled back."""
+    """``on_write_error="raise"``: a transaction whose intents the backend cannot take is rolled back."""
 
     @pytest.mark.only_on("redis", because="its server is killed")
-    async def test_leaves_the_database_as_it_was(self, database: BaseDBAsyncClient, own_redis: RedisServer) -> None:
+    async def test_a_refused_transaction_leaves_the_database_unchanged(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer
+    ) -> None:
         async with ModelCache(own_redis.patient_url, on_write_error="raise", breaker_cooldown=0.05) as cache:
             book = await Book.create(isbn=1, title="old")
             assert await title(Book.cache.get(isbn=1)) == "old"
@@ -578,7 +590,7 @@ class TestRefusal:
                 await book.save()
                 with pytest.raises(CacheWriteError):
                     await connection.commit()
-            async with in_transaction():  # without anything that is cached
+            async with in_transaction():  # writes no cached model
                 await Scrap.create(number=2)
             assert await Scrap.all().count() == 1
             assert (await Book.get(isbn=1)).title == "old"
@@ -587,7 +599,7 @@ class TestRefusal:
             await until_accepted(book)
             assert await title(Book.cache.get(isbn=1)) == "new"
 
-    async def test_by_one_of_two_caches(
+    async def test_a_transaction_is_refused_if_one_of_two_caches_refuses(
         self, database: BaseDBAsyncClient, store: GatedBackend, own_redis: RedisServer
     ) -> None:
         async with ModelCache(store) as first, ModelCache(own_redis.patient_url, on_write_error="raise") as second:

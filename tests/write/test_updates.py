@@ -1,4 +1,4 @@
-"""``Event.cache.update``: some columns of one row, and the instance as it was if that fails."""
+"""``Event.cache.update``: writes some columns of one row, and restores the instance if the write fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,8 +32,8 @@ async def show(cache: ModelCache) -> Show:
     return await Show.get(id=show.id)
 
 
-async def stored(show: Show) -> dict[str, Any]:
-    """The row as the database has it."""
+async def stored_row(show: Show) -> dict[str, Any]:
+    """Returns the row in the database."""
     [row] = await Show.filter(id=show.id).values()
     return dict(row)
 
@@ -52,19 +52,19 @@ def listening(signal: Signals, heard: list[Any], error: Exception | None = None)
         Show._listeners[signal][Show].remove(listener)
 
 
-async def test_it_writes_just_these_columns_and_sets_them(
+async def test_update_writes_only_the_named_columns_and_sets_them_on_the_instance(
     show: Show, cache: ModelCache, backend: CountingBackend
 ) -> None:
     await Show.cache.get(id=show.id)
-    before = await stored(show)
-    await Show.filter(id=show.id).update(sold=3)  # by somebody else: the instance does not know
+    before = await stored_row(show)
+    await Show.filter(id=show.id).update(sold=3)  # by another writer, unknown to the instance
     heard: list[Any] = []
     with listening(Signals.pre_save, heard), listening(Signals.post_save, heard):
         async with assert_ops(backend, sql=1, redis=["mark", "clear"]) as ops:
             await Show.cache.update(show, title="new", price="7.50")
     assert "SET" in ops.statements[0]
     assert "sold" not in ops.statements[0]
-    row = await stored(show)
+    row = await stored_row(show)
     assert (row["title"], row["price"], row["sold"], row["seats"]) == ("new", Decimal("7.50"), 3, 10)
     assert (show.title, show.price, show.sold) == ("new", Decimal("7.50"), 0)
     assert [args[-1] for args in heard] == [["title", "price", "changed"]] * 2
@@ -74,7 +74,7 @@ async def test_it_writes_just_these_columns_and_sets_them(
     assert (await Show.cache.get(id=show.id)).title == "new"
 
 
-async def test_a_relation_is_given_by_instance_or_by_key(show: Show, cache: ModelCache) -> None:
+async def test_a_relation_is_written_by_instance_or_by_key(show: Show, cache: ModelCache) -> None:
     other, hall = await Band.get(name="other"), await Hall.get(name="hall")
     await Show.cache.prefetch([show], "band")
     assert await Show.cache.filter(band=other) == []
@@ -87,22 +87,22 @@ async def test_a_relation_is_given_by_instance_or_by_key(show: Show, cache: Mode
     assert (await show.band).name == "band"
     assert await show.hall is None
     await Show.cache.update(show, band_id=other.id, hall=str(hall.id))
-    row = await stored(show)
+    row = await stored_row(show)
     assert (row["band_id"], row["hall_id"]) == (other.id, hall.id)
     assert (await show.band, await show.hall) == (other, hall)
     await Show.cache.update(show, hall=None)
-    assert (await stored(show))["hall_id"] is None
+    assert (await stored_row(show))["hall_id"] is None
     city = await City.get(name="city")
     with pytest.raises(ValueError, match=r"City\.country cannot be 'x'"):
-        await City.cache.update(city, country="x")  # by a field that is no primary key, a number
+        await City.cache.update(city, country="x")  # the relation uses a number
 
 
-async def test_what_the_database_computes_is_read_back(show: Show, backend: CountingBackend) -> None:
+async def test_values_that_the_database_computes_are_read_back(show: Show, backend: CountingBackend) -> None:
     await Show.filter(id=show.id).update(seats=20)
     assert await Show.cache.filter(hall=None, seats=21) == []
     async with assert_ops(backend, redis=["mark", "clear"], transactions=1):
         await Show.cache.update(show, seats=F("seats") + 1, sold=F("seats"), title="counted")
-    row = await stored(show)
+    row = await stored_row(show)
     assert row["seats"] == show.seats == 21
     assert row["sold"] == show.sold
     assert row["title"] == show.title == "counted"
@@ -135,7 +135,7 @@ async def test_what_the_database_computes_is_read_back(show: Show, backend: Coun
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-async def test_what_cannot_be_written_is_refused_before_anything_is_sent(
+async def test_an_invalid_value_is_refused_before_anything_is_sent(
     values: dict[str, Any], error: type[Exception], message: str, show: Show, backend: CountingBackend
 ) -> None:
     before = dict(vars(show))
@@ -146,7 +146,7 @@ async def test_what_cannot_be_written_is_refused_before_anything_is_sent(
     assert isinstance(RawSQL("7"), Term)
 
 
-async def test_what_is_no_saved_row_of_the_model_is_refused(show: Show, backend: CountingBackend) -> None:
+async def test_an_instance_without_a_saved_row_of_the_model_is_refused(show: Show, backend: CountingBackend) -> None:
     async with assert_ops(backend, sql=0, redis=0):
         with pytest.raises(ValueError, match="This Show was never saved, so there is no row to update"):
             await Show.cache.update(Show(title="x"), title="y")
@@ -155,9 +155,7 @@ async def test_what_is_no_saved_row_of_the_model_is_refused(show: Show, backend:
         await Show.cache.update(show)
 
 
-async def test_a_write_that_the_database_refuses_leaves_the_instance_as_it_was(
-    show: Show, backend: CountingBackend
-) -> None:
+async def test_a_write_that_the_database_refuses_restores_the_instance(show: Show, backend: CountingBackend) -> None:
     band, other = await Band.get(name="band"), await Band.get(name="other")
     await Band.cache.get(name="other")
     await Band.cache.prefetch([band], "home")
@@ -171,15 +169,15 @@ async def test_a_write_that_the_database_refuses_leaves_the_instance_as_it_was(
 
 
 @pytest.mark.parametrize("signal", [Signals.pre_save, Signals.post_save])
-async def test_a_listener_that_refuses_leaves_the_instance_as_it_was(signal: Signals, show: Show) -> None:
+async def test_a_listener_that_raises_restores_the_instance(signal: Signals, show: Show) -> None:
     before = dict(vars(show))
     with listening(signal, [], RuntimeError("no")), pytest.raises(RuntimeError, match="no"):
         await Show.cache.update(show, title="new")
     assert vars(show) == before
-    assert (await stored(show))["title"] == (await Show.cache.get(id=show.id)).title
+    assert (await stored_row(show))["title"] == (await Show.cache.get(id=show.id)).title
 
 
-async def test_in_a_transaction_it_counts_from_commit(show: Show, backend: CountingBackend) -> None:
+async def test_an_update_in_a_transaction_invalidates_at_commit(show: Show, backend: CountingBackend) -> None:
     await Show.cache.get(id=show.id)
     async with in_transaction() as connection:
         await Show.cache.update(show, title="never", seats=F("seats") + 1)
@@ -192,16 +190,16 @@ async def test_in_a_transaction_it_counts_from_commit(show: Show, backend: Count
     assert (again.title, again.seats) == ("now", 11)
 
 
-async def test_instances_of_which_a_part_was_loaded(show: Show) -> None:
+async def test_a_partially_loaded_instance_can_be_updated(show: Show) -> None:
     [part] = await Show.filter(id=show.id).only("id", "title")
     await Show.cache.update(part, seats=3, band=await Band.get(name="other"))
-    row = await stored(show)
+    row = await stored_row(show)
     assert (row["seats"], row["title"]) == (3, "old")
     assert row["changed"] > show.changed
     assert await Show.cache.filter(hall=None, seats=3) == [show]
 
 
-async def test_a_model_that_has_its_cache_from_a_manager(
+async def test_a_model_with_a_separate_manager_can_be_updated(
     show: Show, database: BaseDBAsyncClient, backend: CountingBackend
 ) -> None:
     hall = await Hall.get(name="hall")
@@ -210,5 +208,5 @@ async def test_a_model_that_has_its_cache_from_a_manager(
     assert (await ModelCacheOfHall().get(id=hall.id)).name == "renamed"
 
 
-def ModelCacheOfHall() -> Any:  # the model itself declares no `cache`
+def ModelCacheOfHall() -> Any:  # the model declares no `cache` of its own
     return Hall.cache  # type: ignore[attr-defined]

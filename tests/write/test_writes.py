@@ -1,4 +1,4 @@
-"""What writes leave behind: lookups find what was written, at once, and a failed write leaves nothing."""
+"""Writes of instances: lookups find the written values at once, and a failed write leaves no trace."""
 
 import asyncio
 import copy
@@ -29,8 +29,8 @@ async def isbns(shelf: int) -> list[int]:
 
 
 class TestCosts:
-    async def test_each_kind_of_write(self, cache: ModelCache, backend: CountingBackend) -> None:
-        """One round trip before the statement and one after it, whatever the number of keys."""
+    async def test_each_kind_of_write_costs_two_round_trips(self, cache: ModelCache, backend: CountingBackend) -> None:
+        """One round trip before the statement and one after it, for any number of keys."""
         async with assert_ops(backend, sql=1, redis=["mark", "clear"], transactions=0):
             book = await Book.create(isbn=1)
         async with assert_ops(backend, sql=1, redis=["mark", "clear"], transactions=0):
@@ -49,13 +49,17 @@ class TestCosts:
         async with assert_ops(backend, redis=["mark", "clear"]):
             await Book.update_or_create({"title": "three"}, isbn=3)
 
-    async def test_a_model_without_a_cache_costs_nothing(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_write_to_a_model_without_a_cache_costs_nothing(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         async with assert_ops(backend, sql=3, redis=[]):
             scrap = await Scrap.create(number=1)
             await scrap.save()
             await scrap.delete()
 
-    async def test_a_plain_model_with_a_manager_is_captured(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_writes_to_a_plain_model_with_a_manager_are_captured(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         assert await ask_twice(lambda: Note.cache.get_or_none(number=1), backend) is None
         async with assert_ops(backend, sql=1, redis=["mark", "clear"]):
             note = await Note.create(number=1)
@@ -68,9 +72,7 @@ class TestCosts:
 
 
 class TestKeys:
-    async def test_a_created_row_ends_what_was_known_to_be_absent(
-        self, cache: ModelCache, backend: CountingBackend
-    ) -> None:
+    async def test_a_created_row_invalidates_cached_absences(self, cache: ModelCache, backend: CountingBackend) -> None:
         author = await Author.create(number=1, name="Kim")
         absent: list[Callable[[], LookupQuery[Any]]] = [
             lambda: Book.cache.get_or_none(id=7),
@@ -90,12 +92,12 @@ class TestKeys:
         assert await ask_twice(lambda: Book.cache.filter(shelf=7), backend) == [book]
         assert await ask_twice(lambda: Book.cache.count(author=1), backend) == 1
 
-    async def test_a_written_row_is_found_without_asking_for_its_index(
+    async def test_a_written_row_is_found_without_an_index_query(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
-        """The writer leaves the way to the row behind, so that only the row itself is read, by its primary key."""
+        """The writer stores the index entry, so a lookup reads only the row, by its primary key."""
 
-        async def only_the_row(query: LookupQuery[Any]) -> None:
+        async def assert_reads_only_the_row(query: LookupQuery[Any]) -> None:
             async with assert_ops(backend, sql=1) as ops:
                 row = await query
             quoted = ops.statements[0].partition("WHERE")[2].split("=")[0]
@@ -103,18 +105,18 @@ class TestKeys:
 
         book = await Book.create(isbn=1, number=1)
         assert await states(cache, Book.cache.get(isbn=1), Book.cache.get(shelf=1, number=1)) == "VV"
-        await only_the_row(Book.cache.get(isbn=1))
+        await assert_reads_only_the_row(Book.cache.get(isbn=1))
         async with assert_ops(backend, sql=0):
             await Book.cache.get(shelf=1, number=1)
         book.isbn, book.number = 2, 2
         await book.save()
-        await only_the_row(Book.cache.get(shelf=1, number=2))
+        await assert_reads_only_the_row(Book.cache.get(shelf=1, number=2))
         async with assert_ops(backend, sql=0):
             await Book.cache.get(isbn=2)
         await Author.create(number=1, name="Kim")
-        await only_the_row(Author.cache.get(name="Kim"))
+        await assert_reads_only_the_row(Author.cache.get(name="Kim"))
 
-    async def test_changed_keys(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_row_is_found_by_its_changed_keys_only(self, cache: ModelCache, backend: CountingBackend) -> None:
         book = await Book.create(isbn=1, shelf=1, number=1)
         assert await Book.cache.get(isbn=1) == book == await Book.cache.get(shelf=1, number=1)
         for update_fields in (None, ["isbn", "number", "shelf"], ["number", "isbn"]):
@@ -131,7 +133,9 @@ class TestKeys:
                 found = await ask_twice(lambda key=key: Book.cache.get(**key), backend)
                 assert (found.id, found.isbn, found.number) == (book.id, isbn + 1, isbn + 1)
 
-    async def test_swapped_keys(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_rows_that_swap_a_unique_key_are_found_by_their_new_key(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         one, two = await Book.create(isbn=1), await Book.create(isbn=2)
         assert [await Book.cache.get(isbn=1), await Book.cache.get(isbn=2)] == [one, two]
         for book, isbn in ((one, 3), (two, 1), (one, 2)):
@@ -142,7 +146,7 @@ class TestKeys:
         assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == one
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=3), backend) is None
 
-    async def test_a_deleted_row_is_gone_by_every_key(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_deleted_row_is_absent_by_every_key(self, cache: ModelCache, backend: CountingBackend) -> None:
         book = await Book.create(isbn=1, number=1)
         keys: list[dict[str, Any]] = [{"id": book.id}, {"isbn": 1}, {"shelf": 1, "number": 1}]
         for key in keys:
@@ -154,7 +158,9 @@ class TestKeys:
         for key in keys[1:]:
             assert await ask_twice(lambda key=key: Book.cache.get(**key), backend) == again
 
-    async def test_clones_and_forced_inserts_and_updates(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_saved_clones_and_forced_inserts_and_updates_are_captured(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         assert await Book.cache.get_or_none(isbn=2) is None
         clone = book.clone()
@@ -174,7 +180,9 @@ class TestKeys:
 
 
 class TestLists:
-    async def test_insert_move_reorder_and_delete(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_inserts_moves_reorders_and_deletes_change_lists(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         kim = await Author.create(number=1, name="Kim")
         books = [await Book.create(isbn=isbn, place=isbn, author=kim) for isbn in (1, 2, 3)]
         assert await ask_twice(lambda: isbns(1), backend) == [1, 2, 3]
@@ -199,7 +207,7 @@ class TestLists:
         assert await ask_twice(lambda: Book.cache.count(author=kim), backend) == 3
         assert not await ask_twice(lambda: Book.cache.exists(shelf=1, place=9), backend)
 
-    async def test_lists_of_a_foreign_key(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_changed_foreign_key_changes_both_lists(self, cache: ModelCache, backend: CountingBackend) -> None:
         kim, lee = [await Author.create(number=number, name=name) for number, name in ((1, "Kim"), (2, "Lee"))]
         book = await Book.create(isbn=1, author=kim)
         lists: list[Callable[[], Awaitable[Any]]] = [
@@ -223,9 +231,7 @@ class TestLists:
         await book.save()
         assert await found() == [1, 0, 0]
 
-    async def test_a_save_that_touches_no_key_leaves_lists_alone(
-        self, cache: ModelCache, backend: CountingBackend
-    ) -> None:
+    async def test_a_save_that_changes_no_key_keeps_lists(self, cache: ModelCache, backend: CountingBackend) -> None:
         book, _ = await Book.create(isbn=1), await Book.create(isbn=2)
         assert await isbns(1) == [1, 2]
         untouched = Book.cache.filter(shelf=1), Book.cache.get(isbn=1), Book.cache.get(isbn=2)
@@ -234,14 +240,14 @@ class TestLists:
         book.title = "new"
         await book.save(update_fields=["title"])
         assert await entries(cache, *untouched) == before
-        async with assert_ops(backend, sql=1) as ops:  # the row that was written, by its primary key
+        async with assert_ops(backend, sql=1) as ops:  # reads the written row by its primary key
             assert [row.title for row in await Book.cache.filter(shelf=1)] == ["new", ""]
         assert "shelf" not in ops.statements[0].partition("WHERE")[2]
 
-    async def test_update_fields_reach_the_keys_that_the_row_has_in_the_database(
+    async def test_update_fields_invalidate_the_keys_of_the_stored_row(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
-        """The saved instance may be partial, older than the row, or changed elsewhere: it does not know the keys."""
+        """The saved instance may be partial, outdated or changed, so its keys are not those of the row."""
         await Book.create(isbn=1, place=1)
         await Book.create(isbn=2, place=2)
         old = await Book.get(isbn=1)
@@ -252,10 +258,10 @@ class TestLists:
         await moved.save()
         assert await ask_twice(lambda: isbns(1), backend) == [2]
         assert await ask_twice(lambda: isbns(2), backend) == [1, 3, 4]
-        old.place = 9  # it believes to be on shelf 1
+        old.place = 9  # the instance still has shelf 1
         await old.save(update_fields=["place"])
         assert await ask_twice(lambda: isbns(2), backend) == [3, 4, 1]
-        old.shelf, old.place = 77, 0  # it is changed, but only the place is saved
+        old.shelf, old.place = 77, 0  # both are changed, only the place is saved
         await old.save(update_fields=["place"])
         assert await ask_twice(lambda: isbns(2), backend) == [1, 3, 4]
         partial = await Book.get(isbn=3).only("id", "place", "number")
@@ -268,7 +274,7 @@ class TestLists:
         assert (await ask_twice(lambda: Book.cache.get(shelf=2, number=5), backend)).isbn == 3
         assert await ask_twice(lambda: isbns(77), backend) == []
 
-    async def test_partial_instances_of_columns_that_are_no_key(
+    async def test_a_partial_instance_without_key_columns_can_be_saved_and_deleted(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
         await Book.create(isbn=1)
@@ -283,7 +289,9 @@ class TestLists:
 
 
 class TestValuesOnlyTheDatabaseKnows:
-    async def test_expressions(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_columns_set_by_expressions_invalidate_the_computed_keys(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1, shelf=1, number=1)
         await Book.create(isbn=2, place=5)
         assert await ask_twice(lambda: isbns(1), backend) == [1, 2]
@@ -299,7 +307,9 @@ class TestValuesOnlyTheDatabaseKnows:
         await book.save()
         assert await ask_twice(lambda: isbns(1), backend) == [2, 1]
 
-    async def test_defaults_of_the_database(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_columns_set_by_database_defaults_invalidate_their_lists(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         assert await ask_twice(lambda: Loan.cache.filter(weeks=3), backend) == []
         assert await ask_twice(lambda: Loan.cache.count(weeks=3, reader=1), backend) == 0
         loan = await Loan.create(reader=1)
@@ -311,22 +321,22 @@ class TestValuesOnlyTheDatabaseKnows:
         assert await ask_twice(lambda: Loan.cache.filter(weeks=4), backend) == [loan]
 
 
-class Trouble(Exception):
-    """What a listener of the user's may raise."""
+class ListenerError(Exception):
+    """The error that a listener of the application raises."""
 
 
-async def raise_trouble(*_: Any) -> None:
-    raise Trouble
+async def raise_listener_error(*_: Any) -> None:
+    raise ListenerError
 
 
 class TestFailedWrites:
-    async def test_leave_nothing_behind(
+    async def test_failed_writes_leave_no_intent_and_nothing_stale(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
         book = await Book.create(isbn=1, shelf=1)
         await Book.create(isbn=2, shelf=1)
 
-        async def fails(error: type[Exception], write: Callable[[], Awaitable[Any]], *queries: Any) -> None:
+        async def assert_fails(error: type[Exception], write: Callable[[], Awaitable[Any]], *queries: Any) -> None:
             with pytest.raises(error):
                 await write()
             assert "W" not in await states(cache, *queries)
@@ -339,20 +349,20 @@ class TestFailedWrites:
             Book.cache.get(isbn=2),
             Book.cache.filter(shelf=1),
         )
-        await fails(IntegrityError, lambda: Book.create(isbn=2), *looked_up)
-        await fails(IntegrityError, lambda: Book.create(id=book.id, isbn=3), *looked_up)
+        await assert_fails(IntegrityError, lambda: Book.create(isbn=2), *looked_up)
+        await assert_fails(IntegrityError, lambda: Book.create(id=book.id, isbn=3), *looked_up)
         book.isbn = 2
-        await fails(IntegrityError, book.save, *looked_up)
-        await fails(IntegrityError, lambda: book.save(update_fields=["isbn"]), *looked_up)
+        await assert_fails(IntegrityError, book.save, *looked_up)
+        await assert_fails(IntegrityError, lambda: book.save(update_fields=["isbn"]), *looked_up)
         book.isbn, book.title = 1, "x" * 65
-        await fails(ValidationError, book.save, *looked_up)
+        await assert_fails(ValidationError, book.save, *looked_up)
         book.title = "new"
-        with listening(Book, Signals.pre_save, raise_trouble):
-            await fails(Trouble, book.save, *looked_up)
-        with listening(Book, Signals.pre_save, raise_trouble, first=True):
-            await fails(Trouble, book.save, *looked_up)
-        with listening(Book, Signals.pre_delete, raise_trouble):
-            await fails(Trouble, book.delete, *looked_up)
+        with listening(Book, Signals.pre_save, raise_listener_error):
+            await assert_fails(ListenerError, book.save, *looked_up)
+        with listening(Book, Signals.pre_save, raise_listener_error, first=True):
+            await assert_fails(ListenerError, book.save, *looked_up)
+        with listening(Book, Signals.pre_delete, raise_listener_error):
+            await assert_fails(ListenerError, book.delete, *looked_up)
         assert (await Book.cache.get(isbn=1)).title == ""
         await book.save()
         assert (await Book.cache.get(isbn=1)).title == "new"
@@ -361,60 +371,64 @@ class TestFailedWrites:
         await Note.create(number=2)
         notes = Note.cache.get(id=note.id), Note.cache.get(number=1), Note.cache.get(number=2)
         note.number = 2
-        await fails(IntegrityError, note.save, *notes)
+        await assert_fails(IntegrityError, note.save, *notes)
         note.number, note.text = 1, "x" * 17
-        await fails(ValidationError, note.save, *notes)
+        await assert_fails(ValidationError, note.save, *notes)
         note.text = "new"
-        with listening(Note, Signals.pre_save, raise_trouble):
-            await fails(Trouble, note.save, *notes)
-        with listening(Note, Signals.pre_delete, raise_trouble):
-            await fails(Trouble, note.delete, *notes)
+        with listening(Note, Signals.pre_save, raise_listener_error):
+            await assert_fails(ListenerError, note.save, *notes)
+        with listening(Note, Signals.pre_delete, raise_listener_error):
+            await assert_fails(ListenerError, note.delete, *notes)
         await note.save()
         assert (await Note.cache.get(number=1)).text == "new"
 
-    async def test_a_listener_that_raises_after_the_write(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_write_is_invalidated_although_a_listener_raises_after_it(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         assert await isbns(1) == [1]
         book.isbn, book.shelf = 2, 2
-        with listening(Book, Signals.post_save, raise_trouble, first=True), pytest.raises(Trouble):
+        with listening(Book, Signals.post_save, raise_listener_error, first=True), pytest.raises(ListenerError):
             await book.save()
         await cache.open_cache.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get(isbn=2), backend) == book
         assert await ask_twice(lambda: isbns(2), backend) == [1 + 1]
         assert await ask_twice(lambda: isbns(1), backend) == []
-        with listening(Book, Signals.post_delete, raise_trouble), pytest.raises(Trouble):
+        with listening(Book, Signals.post_delete, raise_listener_error), pytest.raises(ListenerError):
             await book.delete()
         await cache.open_cache.tasks.finish(PATIENCE)
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=2), backend) is None
 
 
 class TestListeners:
-    """Other listeners run beside the cache's own: they raise, change keys, write themselves, and take their time."""
+    """The application's listeners run beside the cache's own. They raise, change keys, write and are slow."""
 
-    async def test_one_raises_while_the_mark_is_on_its_way(
+    async def test_a_listener_that_raises_during_the_mark_leaves_no_intent(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
-        """With two caches: the mark of the second has not begun then, and must not be sent any more."""
+        """With two caches open, the mark of the second one has not begun yet and is not sent."""
         gated, other = GatedBackend(backend), GatedBackend(MemoryBackend())
         async with ModelCache(gated) as cache, ModelCache(other) as second:
             book = await Book.create(isbn=1)
-            with listening(Book, Signals.pre_save, raise_trouble):
+            with listening(Book, Signals.pre_save, raise_listener_error):
                 gate = gated.hold("mark")
                 async with asyncio.TaskGroup() as group:
-                    saving = group.create_task(_swallow(Trouble, book.save()))
+                    saving = group.create_task(_expect_error(ListenerError, book.save()))
                     await gate.reached()
-                    for _ in range(10):  # meanwhile the write has failed
+                    for _ in range(10):  # the write fails meanwhile
                         await asyncio.sleep(0)
                     gate.open()
             await saving
             assert await states(cache, Book.cache.get(id=book.id), Book.cache.get(isbn=1)) == ".."
-            assert other.operations.count("mark") == 1  # that of `create`
+            assert other.operations.count("mark") == 1  # the mark of `create`
             book.title = "new"
             await book.save()
             for opened in (cache, second):
                 assert (await opened.manager(Book).get(isbn=1)).title == "new"
 
-    async def test_one_changes_a_key(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_key_that_a_listener_changes_is_invalidated(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         async def renumber(model: type[Model], instance: Book, *_: Any) -> None:
             await asyncio.sleep(0)
             instance.isbn += 1
@@ -426,10 +440,10 @@ class TestListeners:
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=1), backend) is None
 
     @pytest.mark.parametrize("turns", range(8))
-    async def test_one_changes_a_key_sooner_or_later(
+    async def test_a_key_that_a_listener_changes_late_is_invalidated(
         self, cache: ModelCache, backend: CountingBackend, turns: int
     ) -> None:
-        """Whatever was prepared for the time after the statement by then."""
+        """The listener changes the key after a varying number of event loop steps."""
 
         async def renumber(model: type[Model], instance: Book, *_: Any) -> None:
             for _ in range(turns):
@@ -447,7 +461,7 @@ class TestListeners:
         assert await ask_twice(lambda: isbns(1), backend) == []
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=1), backend) is None
 
-    async def test_some_write_themselves(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_writes_by_a_listener_are_captured(self, cache: ModelCache, backend: CountingBackend) -> None:
         scribe = await Note.create(number=0)
         assert await Note.cache.get(number=0) == scribe
 
@@ -469,8 +483,8 @@ class TestListeners:
         assert (await ask_twice(lambda: Book.cache.get(isbn=2), backend)).place == 3
         assert await ask_twice(lambda: Book.cache.get_or_none(isbn=1), backend) is None
 
-    async def test_nothing_is_left_on_the_instance(self, cache: ModelCache) -> None:
-        """What is copied, cloned or pickled in the middle of a save is like the instance before it."""
+    async def test_a_save_leaves_no_attribute_on_the_instance(self, cache: ModelCache) -> None:
+        """A copy, clone or pickle that is made during a save has no attribute of the cache."""
         copies: list[Book] = []
 
         async def copy_it(model: type[Model], instance: Book, *_: Any) -> None:
@@ -490,7 +504,7 @@ class TestListeners:
             assert (await Book.cache.get(isbn=1)).title == f"copy {number}"
 
 
-async def _swallow(error: type[BaseException], operation: Awaitable[Any]) -> None:
+async def _expect_error(error: type[BaseException], operation: Awaitable[Any]) -> None:
     with pytest.raises(error):
         await operation
 
@@ -511,7 +525,7 @@ class TestIterators:
         await other.save()
         await Book.create(isbn=3, shelf=2, place=1)
         assert await isbns(2) == [2, 3]
-        book.place = 2  # it believes to be on another shelf
+        book.place = 2  # the instance still has another shelf
         await book.save(update_fields=iter(["place"]))
         assert await isbns(2) == [3, 2]
         assert (await Book.cache.get(isbn=2)).title == "new"
@@ -524,7 +538,7 @@ def store(backend: CountingBackend) -> GatedBackend:
 
 @pytest.fixture
 async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterator[ModelCache]:
-    """An open cache with gates."""
+    """An open cache over the gated backend."""
     async with ModelCache(store) as opened:
         yield opened
 
@@ -541,7 +555,7 @@ class TestCancelledWrites:
             ("clear", "after", "."),
         ],
     )
-    async def test_never_leave_a_stale_entry(
+    async def test_a_write_cancelled_at_any_step_leaves_nothing_stale(
         self,
         gated: ModelCache,
         store: GatedBackend,
@@ -550,7 +564,7 @@ class TestCancelledWrites:
         moment: Literal["before", "after"],
         left: str,
     ) -> None:
-        """What is known not to have been written is withdrawn at once; what may have been, or may yet be, expires."""
+        """A write that was certainly not made withdraws its intents at once. Otherwise its intents expire."""
         book = await Book.create(isbn=1)
         assert await Book.cache.get(id=book.id) == book
         with gated_sql(database) as sql:
@@ -572,12 +586,12 @@ class TestCancelledWrites:
         assert len(await ask_twice(lambda: shelf, store)) == written
         assert await states(gated, row, shelf) == "VV"
 
-    async def test_on_the_way_to_the_database(
+    async def test_a_write_cancelled_while_it_waits_for_a_lock_keeps_its_intents(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        """The driver is interrupted while another transaction has the row, or all of SQLite.
+        """The driver is interrupted while another transaction holds the row, or all of SQLite.
 
-        MariaDB writes the row all the same when its turn comes, though its client has gone.
+        MariaDB still writes the row when it gets the lock, although its client has disconnected.
         """
         book = await Book.create(isbn=1)
         gate = store.hold("mark", "after")
@@ -596,10 +610,10 @@ class TestCancelledWrites:
         await book.save()
         assert (await Book.cache.get(id=book.id)).title == "new"
 
-    async def test_while_the_database_is_asked_what_was_written(
+    async def test_a_write_cancelled_while_its_keys_are_read_back_clears_the_model(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        """The row is committed, but under which keys is not known yet: all that is cached of the model goes."""
+        """The row is committed but its keys are unknown, so all entries of the model are invalidated."""
 
         async def turn_the_page(model: type[Model], instance: Note, *_: Any) -> None:
             instance.page = F("page") + 1  # type: ignore[assignment]
@@ -615,8 +629,10 @@ class TestCancelledWrites:
         for page, found in ((1, []), (2, [note])):
             assert await ask_twice(Note.cache.filter(page=page, number=1), store) == found
 
-    async def test_a_save_that_is_never_resumed(self, gated: ModelCache, store: GatedBackend) -> None:
-        """Its coroutine is closed, as it is when an event loop ends in the middle of it."""
+    async def test_a_save_whose_coroutine_is_closed_leaves_nothing_stale(
+        self, gated: ModelCache, store: GatedBackend
+    ) -> None:
+        """An event loop that ends during a save closes its coroutine."""
         book = await Book.create(isbn=1)
         assert await Book.cache.get(isbn=1) == book
         saving = book.save()
@@ -630,7 +646,9 @@ class TestCancelledWrites:
 
 
 class TestConcurrentWrites:
-    async def test_of_one_instance(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_concurrent_saves_of_one_instance_leave_nothing_stale(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
         book = await Book.create(isbn=1)
         assert await Book.cache.get(isbn=1) == book
 
@@ -647,7 +665,7 @@ class TestConcurrentWrites:
         assert await ask_twice(lambda: isbns(3), backend) == [stored.isbn]
         assert "W" not in await states(cache, *[Book.cache.get(isbn=isbn) for isbn in (1, 2, 3, 4)])
 
-    async def test_one_that_may_still_be_written_stays_announced_when_another_ends(
+    async def test_the_intent_of_an_unknown_outcome_stays_when_another_write_ends(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         book = await Book.create(isbn=1)
@@ -657,15 +675,15 @@ class TestConcurrentWrites:
             book.title = "lost"
             saving = asyncio.create_task(book.save())
             await gate.reached()
-            await cancel(saving)  # the statement may be in the database's queue
+            await cancel(saving)  # the statement may still run in the database
             await book.save(update_fields=["place"])
         assert await states(gated, row) == "W"
         assert (await row).title == ""
-        await database.execute_query("UPDATE book SET title = 'lost'")  # and there it comes
+        await database.execute_query("UPDATE book SET title = 'lost'")  # the cancelled statement runs late
         await expire_intents(gated, row)
         assert (await ask_twice(lambda: row, store)).title == "lost"
 
-    async def test_one_that_fails_does_not_withdraw_what_another_announced(
+    async def test_a_failed_write_does_not_withdraw_the_intent_of_another(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
         book, _ = await Book.create(isbn=1), await Book.create(isbn=2)
@@ -685,7 +703,7 @@ class TestConcurrentWrites:
 
 
 class TestSeveralCaches:
-    async def test_all_open_caches_are_told(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_a_write_invalidates_in_every_open_cache(self, cache: ModelCache, backend: CountingBackend) -> None:
         other = CountingBackend(MemoryBackend())
         async with ModelCache(other) as second, ModelCache(backend, namespace="third") as third:
             caches = [opened.manager(Book) for opened in (cache, second, third)]
@@ -709,7 +727,9 @@ class TestSeveralCaches:
             await book.save()
         assert (await cache.manager(Book).get(isbn=1)).title == "newest"
 
-    async def test_writes_without_an_open_cache(self, database: BaseDBAsyncClient, backend: CountingBackend) -> None:
+    async def test_writes_without_an_open_cache_send_nothing(
+        self, database: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
         async with assert_ops(backend, sql=3, redis=[]):
             book, note = await Book.create(isbn=1), await Note.create(number=1)
             await book.save()
@@ -721,11 +741,11 @@ class TestSeveralCaches:
             await note.save()
             await note.delete()
 
-    async def test_a_cache_that_closes_in_the_middle_of_a_write(
+    async def test_a_cache_that_closes_during_a_write_leaves_nothing_stale(
         self, database: BaseDBAsyncClient, store: GatedBackend
     ) -> None:
         cache = await ModelCache(store).open()
-        session = cache.open_cache
+        open_cache = cache.open_cache
         book = await Book.create(isbn=1)
         with gated_sql(database) as sql:
             gate = sql.hold("UPDATE")
@@ -735,7 +755,7 @@ class TestSeveralCaches:
             await cache.close()
             gate.open()
             await saving
-        assert session.closed
+        assert open_cache.closed
         async with ModelCache(store) as again:
             assert (await Book.cache.get(isbn=1)).title == "new"
             await expire_intents(again, Book.cache.get(id=book.id), Book.cache.get(isbn=1))

@@ -1,11 +1,11 @@
-"""The real reader and writer, in every order of what they send that is worth trying.
+"""Deterministic schedules of the real code: readers and writers run in every relevant order of their operations.
 
-``schedule`` lets one thing happen at a time. ``database`` and ``store`` are what the code under test sends to.
-``questions`` are what is looked up, and what the answer may be. ``stage`` plays a scenario and checks what must be true
-during and after it. ``scenarios`` says who does what, in ``roles``; ``linked`` is about many-to-many lists and walks,
-``values`` about what is computed, ``times`` about replicas and entries near their end.
-``guards`` takes one guard of the library away, which must not go unnoticed.
+``schedule`` runs one operation at a time. ``database`` and ``store`` receive the operations of the code under test.
+``questions`` has the lookups and their allowed answers. ``stage`` plays a scenario and checks invariants during and
+after it. ``scenarios`` combines actors from ``roles``. ``linked`` is about many-to-many lists and relation paths,
+``values`` about computed results and values, ``times`` about replicas and entries near the end of their lifetime.
+``guards`` removes one guard of the library at a time, and some schedule must then fail.
 
-``python -m tests.protocol.interleavings`` plays one scenario again, from a seed or from the choices that a failure has
-printed, or all of them in random orders for as long as it is told.
+``python -m tests.protocol.interleavings`` replays a scenario, from a seed or from the choices that a failure has
+printed, or plays all scenarios in random orders for a given time.
 """

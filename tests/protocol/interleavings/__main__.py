@@ -1,10 +1,10 @@
 """``python -m tests.protocol.interleavings SCENARIO [--choices 1,0,2 | --seed N] [--cancel STEP ACTOR | --fail STEP]``.
 
-``python -m tests.protocol.interleavings --seconds 600 [--seed N] [--match WORD]`` plays them all, or those with a word
-in their names, in random orders, each order once more with somebody cancelled, and once more with the store failing.
+``python -m tests.protocol.interleavings --seconds 600 [--seed N] [--match WORD]`` plays all scenarios, or those with a
+word in their names, in random orders. Each order is repeated with a cancelled actor and with a failing store.
 
-Plays one scenario again, and prints what happened: by the choices that a failure has printed, from a seed, or else in
-every order with so many preemptions (2). Without a scenario it prints their names.
+The first form plays one scenario and prints its steps: by the choices that a failure has printed, from a seed, or else
+in every order with at most two preemptions. Without a scenario it prints the names of all scenarios.
 """
 
 import argparse
@@ -20,42 +20,44 @@ from tests.protocol.interleavings.scenarios import SCENARIOS
 from tests.protocol.interleavings.schedule import Cancel, Choose, Fail, Mishap, Runner, all_within, at_random, following
 from tests.protocol.interleavings.stage import stage
 
-PORTION = 20
-"""Seeds for one scenario at a time."""
+SEEDS_AT_ONCE = 20
+"""The number of seeds that one scenario is played with before the next scenario."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.protocol.interleavings")
     parser.add_argument("scenario", nargs="?")
-    parser.add_argument("--choices", help="numbers with commas between")
+    parser.add_argument("--choices", help="the numbers of the choices, separated by commas")
     parser.add_argument(
         "--cancel", nargs=2, metavar=("STEP", "ACTOR"), help="cancel an actor at a step of these choices"
     )
-    parser.add_argument("--fail", type=int, metavar="STEP", help="have the store fail at this step")
-    parser.add_argument("--done", action="store_true", help="when what is sent then is done, but not answered")
+    parser.add_argument("--fail", type=int, metavar="STEP", help="let the store fail at this step")
+    parser.add_argument(
+        "--done", action="store_true", help="let the operation at that step take effect and lose only its reply"
+    )
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--seconds", type=float, help="play all scenarios in random orders for so long")
-    parser.add_argument("--match", default="", help="all scenarios that have this in their names")
+    parser.add_argument("--seconds", type=float, help="play all scenarios in random orders for this time")
+    parser.add_argument("--match", default="", help="play only scenarios with this word in their names")
     parser.add_argument("--preemptions", type=int, default=2)
-    asked = parser.parse_args()
-    if asked.seconds:
-        names = [name for name in SCENARIOS if asked.match in name]
-        asyncio.run(_explore(names, asked.seconds, asked.seed or 0))
+    options = parser.parse_args()
+    if options.seconds:
+        names = [name for name in SCENARIOS if options.match in name]
+        asyncio.run(_explore(names, options.seconds, options.seed or 0))
         return
-    if asked.scenario not in SCENARIOS:
+    if options.scenario not in SCENARIOS:
         print(*SCENARIOS, sep="\n")
         return
     choose: Choose | None = None
-    if asked.choices:
-        choose = following(tuple(map(int, asked.choices.split(","))))
-    elif asked.seed is not None:
-        choose = at_random(asked.seed)
+    if options.choices:
+        choose = following(tuple(map(int, options.choices.split(","))))
+    elif options.seed is not None:
+        choose = at_random(options.seed)
     mishap: Mishap = None
-    if asked.cancel:
-        mishap = Cancel(int(asked.cancel[0]), asked.cancel[1], asked.done)
-    elif asked.fail is not None:
-        mishap = Fail(asked.fail, asked.done)
-    asyncio.run(_play(asked.scenario, choose, mishap, asked.preemptions))
+    if options.cancel:
+        mishap = Cancel(int(options.cancel[0]), options.cancel[1], options.done)
+    elif options.fail is not None:
+        mishap = Fail(options.fail, options.done)
+    asyncio.run(_play(options.scenario, choose, mishap, options.preemptions))
 
 
 async def _play(name: str, choose: Choose | None, mishap: Mishap, preemptions: int) -> None:
@@ -69,7 +71,7 @@ async def _play(name: str, choose: Choose | None, mishap: Mishap, preemptions: i
             number = 0
             async for _ in all_within(run, preemptions):
                 number += 1
-            print(f"{number} schedules with at most {preemptions} preemptions: nothing is wrong")
+            print(f"{number} schedules with at most {preemptions} preemptions: no failure")
 
 
 async def _explore(names: list[str], seconds: float, seed: int) -> None:
@@ -79,14 +81,14 @@ async def _explore(names: list[str], seconds: float, seed: int) -> None:
         for name in names:
             with tempfile.TemporaryDirectory() as folder:
                 async with stage(Path(folder), SCENARIOS[name].world) as opened:
-                    for each in range(seed, seed + PORTION):
-                        runs += await _mishaps(name, partial(SCENARIOS[name].play, opened), each)
-        seed += PORTION
-    print(f"{runs} runs, seeds below {seed}: nothing is wrong")
+                    for number in range(seed, seed + SEEDS_AT_ONCE):
+                        runs += await _mishaps(name, partial(SCENARIOS[name].play, opened), number)
+        seed += SEEDS_AT_ONCE
+    print(f"{runs} runs, seeds below {seed}: no failure")
 
 
 async def _mishaps(name: str, run: Runner, seed: int) -> int:
-    """One random order, and the same with mishaps. Returns how many runs it were."""
+    """Plays one random order, and the same order with mishaps. Returns the number of runs."""
     chance = random.Random(seed)
     base = await run(at_random(seed), None)
     choose = following(tuple(base.choices))

@@ -1,4 +1,4 @@
-"""The stage for a scenario, which a test takes by its name."""
+"""The fixture for the stage of a scenario, which a test selects by name."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,7 +1,7 @@
 """SQLite as a database with a pool of connections, each statement a step of a schedule.
 
-Each transaction has a connection of its own, as with asyncpg or asyncmy, so that others go on beside it: reads see what
-is committed, writes wait for each other from a transaction's first write to its end. Statements run in the event
+Each transaction has a connection of its own, as with asyncpg or asyncmy, so that others go on beside it. Reads see
+committed rows. Writes wait for each other, from a transaction's first write to its end. Statements run in the event
 loop itself, because a thread would decide about the order. This module is a Tortoise engine.
 """
 
@@ -173,7 +173,7 @@ class PooledClient(SqliteClient):
         return await self.pool.scheduler.step(query.split(maxsplit=1)[0], execute, lambda: self.may(query))
 
     def may(self, query: str) -> bool:
-        """Whether a statement can be executed, or has to wait for somebody's transaction."""
+        """True if a statement can be executed; False if it must wait for another transaction."""
         return self.pool.writing in (None, self) or not query.startswith(WRITES)
 
     def wrote(self) -> None:

@@ -1,4 +1,4 @@
-"""The library's guards, each with the lines that it is made of, and how these look without it."""
+"""The guards of the library, each with its code, and with the code that removes it."""
 
 import importlib
 import inspect
@@ -9,33 +9,33 @@ from typing import Any, NamedTuple
 
 
 class Guard(NamedTuple):
-    """A piece of a function's source, what stands there without it, and a scenario in which that matters."""
+    """A piece of a function's source, the code without the guard, and a scenario that needs the guard."""
 
     where: str
-    """The module and the function in it."""
+    """The module and the function, separated by a colon."""
     line: str
     without: str
     scenario: str
 
     @contextmanager
     def removed(self) -> Iterator[None]:
-        """The library without this guard. Fails if the function has no such line."""
+        """Removes the guard from the library for the block. Fails if the function lacks the guard's code."""
         name, _, path = self.where.partition(":")
         module = importlib.import_module(f"aiomodelcache.{name}")
         function: Any = module
-        for each in path.split("."):
-            function = getattr(function, each)
+        for attribute in path.split("."):
+            function = getattr(function, attribute)
         source = textwrap.dedent(inspect.getsource(function))
         assert source.count(self.line) == 1, f"{self.where} has changed: name the line that is this guard now\n{source}"
-        made: dict[str, Any] = {}
+        namespace: dict[str, Any] = {}
         exec(
             compile(source.replace(self.line, self.without), f"<without {self.line}>", "exec"),
             function.__globals__,
-            made,
+            namespace,
         )
-        # The code, not the name: other modules have imported the function.
+        # Replaces the code instead of the name, since other modules have imported the function.
         code = function.__code__
-        function.__code__ = made[function.__name__].__code__
+        function.__code__ = namespace[function.__name__].__code__
         try:
             yield
         finally:
@@ -56,7 +56,7 @@ GUARDS = {
         "if not entry:",
         "save, by id elsewhere",
     ),
-    "a late lease looks at the stamp": Guard(
+    "a late lease compares the stamp": Guard(
         "plans.indexes:_acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
     ),
     "a slow reader does not fill": Guard(
@@ -68,25 +68,25 @@ GUARDS = {
         'Attempt(b"t" * 16, deadline)',
         "two indexes to one row",
     ),
-    "an entry is of the current epoch": Guard(
+    "an entry has the current epoch": Guard(
         "entries.rows:RowEntries.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
     ),
-    "a row has the values asked for": Guard(
+    "a row has the values of the index key": Guard(
         "entries.indexes:IndexEntries.matches",
         "all(map(eq, map(row.__getitem__, self.attributes), values))",
         "True",
         "re-key, warm",
     ),
-    "who waits for a fill is woken": Guard(
+    "waiters of a fill are woken": Guard(
         "engine.leases:Leases.end_flights", "flight.set_result(None)", "pass", "single flight"
     ),
-    "who waits for a fill waits for its end": Guard(
+    "waiters of a fill wait for its end": Guard(
         "engine.leases:Leases._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
     ),
     "a cancelled caller does not end the batch": Guard(
         "engine.run:resolve", "if not future.done():", "if True:", "beside a cancelled one"
     ),
-    "inside a transaction the database is asked": Guard(
+    "lookups inside a transaction read the database": Guard(
         "orm.schema:ModelSchema.transaction",
         "_finalized:\n        return client",
         "_finalized:\n        return None",
@@ -94,19 +94,19 @@ GUARDS = {
     ),
     # Transactions of the library's own.
     "a cancelled BEGIN gives its connection back": Guard(
-        "orm.transactions:_Transaction.__aenter__",
+        "orm.transactions:SafeTransaction.__aenter__",
         "await self._leave(intact=False)",
         "pass",
         "update of a query set",
     ),
     "giving a connection back is not cancelled": Guard(
-        "orm.transactions:_Transaction._leave",
+        "orm.transactions:SafeTransaction._leave",
         "await to_its_end(self._connection.give_back(intact=intact))",
         "await self._connection.give_back(intact=intact)",
         "update of a query set",
     ),
     "the context is reset": Guard(
-        "orm.transactions:_Transaction._leave",
+        "orm.transactions:SafeTransaction._leave",
         "get_connections().reset(self._token)",
         "pass",
         "update of a query set, then a new row",
@@ -124,13 +124,13 @@ GUARDS = {
     "a transaction is marked before its COMMIT": Guard(
         "write.transactions:_wrap", "await _mark(intents)", "pass", "save and transaction"
     ),
-    "intents stand side by side": Guard(
+    "a key can hold several intents": Guard(
         "backends.memory:MemoryBackend.mark",
         "*_others(self._get_intents(key, now), token, now), own",
         "own",
         "two saves, looked up twice",
     ),
-    "a clear leaves others' intents": Guard(
+    "a clear keeps the intents of other writers": Guard(
         "backends.memory:MemoryBackend._clear",
         "if others := _others(intents, token, now):",
         "if others := []:",
@@ -149,7 +149,7 @@ GUARDS = {
         "[]",
         "past the limit",
     ),
-    "a rollback withdraws what was marked": Guard(
+    "a rollback withdraws its intents": Guard(
         "write.transactions:_wrap",
         "await finish_intents(intents, committed=False)\n\n    client.commit",
         "pass\n\n    client.commit",
@@ -179,42 +179,42 @@ GUARDS = {
         "now + allow[key]",
         "a stale copy, twice",
     ),
-    "a write drops what it touches from the scope": Guard(
+    "a write drops affected instances from the scope": Guard(
         "engine.intent:Intent._drop", "scope.drop(self.clears)", "pass", "in a scope"
     ),
-    # Lists over links, and walks.
-    "links are marked": Guard(
+    # Many-to-many lists and relation paths.
+    "many-to-many lists are marked": Guard(
         "write.many_to_many:TrackedRelation._collect_keys", "intent.add(through.rows, clears)", "pass", "linked"
     ),
-    "links are marked from the other side": Guard(
+    "many-to-many lists of the other side are marked": Guard(
         "write.many_to_many:TrackedRelation._collect_keys",
         "[self.instance.pk] if is_own else pks",
         "[self.instance.pk] if is_own else []",
         "linked from the other side",
     ),
-    "who unlinks all holds the row": Guard(
+    "clearing a relation locks the row": Guard(
         "write.many_to_many:TrackedRelation._capture",
         "await lock_by_pk(model, locking, [self.instance.pk], [pk_of(model)])",
         "pass",
         "linked and all unlinked from the other side",
     ),
-    "who deletes holds the row": Guard(
+    "a delete locks the row": Guard(
         "write.saves:_lock_row",
         "[*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]",
         "[vars(instance)]",
-        "linked, deleted and made again",
+        "linked, deleted and created again",
     ),
-    "the lists of what is deleted are marked": Guard(
+    "lists that hold a deleted row are marked": Guard(
         "write.cascades:collect_cascade",
         "await collect_list_keys(intent, graph, parent, rows, client, deleting=True)",
         "pass",
-        "a linked row, deleted and made again",
+        "a linked row, deleted and created again",
     ),
     "a deleted row's own lists are marked": Guard(
         "write.affected:collect_affected_keys",
         "clears += [Clear(through.key((pk,))) for through in entries.owned]",
         "pass",
-        "a linking row, deleted and made again",
+        "a linking row, deleted and created again",
     ),
     "a list is in the order of its rows": Guard(
         "entries.many_to_many:ManyToManyEntries.confirms",
@@ -222,17 +222,17 @@ GUARDS = {
         "True",
         "in another order",
     ),
-    "a walk does not go back to what was read ahead": Guard(
+    "a path does not reuse rows that were prefetched earlier": Guard(
         "plans.paths:PathRun.with_prefetched",
         "self._prefetched.clear",
         "lambda: None",
-        "walk, and one moves after the other",
+        "path, and one moves after the other",
     ),
-    "what a delete cascades to is marked": Guard(
+    "rows that a delete cascades to are marked": Guard(
         "write.cascades:_collect_row",
         "collect_affected_keys(intent, entries, row, () if deleted else {key.attribute}, exists=not deleted)",
         "pass",
-        "walk, and the label is deleted",
+        "path, and the label is deleted",
     ),
     # Values and results.
     "the results that a row leaves are marked": Guard(
@@ -241,19 +241,19 @@ GUARDS = {
         "pass",
         "counted, moved",
     ),
-    "a value is forgotten at COMMIT": Guard(
+    "a value is invalidated at COMMIT": Guard(
         "write.manual:invalidate_entries",
         "outer = [found for client in clients if (found := outermost(client)) is not None]",
         "outer = []",
-        "a value, forgotten at COMMIT",
+        "a value, invalidated at COMMIT",
     ),
-    "a transaction that forgot a value computes it": Guard(
+    "a transaction that invalidated a value computes it": Guard(
         "declare.values:BaseValueQuery.transaction",
         "if is_invalidated_in(client, cache, result, key)",
         "if False",
-        "a value, forgotten at COMMIT",
+        "a value, invalidated at COMMIT",
     ),
-    "forgetting a value goes on when its caller is cancelled": Guard(
+    "invalidating a value goes on when its caller is cancelled": Guard(
         "write.manual:invalidate_entries",
         "cache.writer.finish(intent, committed=True)\n                raise",
         "raise",
@@ -265,26 +265,26 @@ GUARDS = {
         "outer = []",
         "cleared in a transaction",
     ),
-    "a result without one of its rows is none": Guard(
+    "a result that lacks one of its rows is a miss": Guard(
         "plans.results:_read_value", "if len(instances) < len(referred):", "if False:", "members, deleted"
     ),
     # Replicas, and entries near their end.
-    "what was written stays marked while replicas lag": Guard(
+    "written rows stay marked while replicas lag": Guard(
         "engine.writer:Writer._clear",
         "intent.row_keys() if lag is not None else set[bytes]()",
         "set[bytes]()",
         "replica",
     ),
-    "so does a whole model": Guard(
+    "a cleared model stays marked while replicas lag": Guard(
         "engine.intent:Intent.row_keys",
         "{rows.epoch_key for rows in models}",
         "{b'' for rows in models}",
         "replica, past the limit",
     ),
-    "who renews an entry gives the election back": Guard(
+    "a refresh gives its election back": Guard(
         "plans.refresh:_refresh", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
     ),
-    "a renewal gives its leases back without the store": Guard(
+    "a refresh gives its leases back during an outage": Guard(
         "engine.reader:Reader._advance",
         "if run.background and request.deadline is None:",
         "if run.background:",

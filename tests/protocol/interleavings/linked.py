@@ -1,7 +1,7 @@
-"""Lookups that go from row to row, and who writes the rows and links on the way.
+"""Lookups over several rows, and writers of those rows and of many-to-many pairs.
 
-A walk is not one snapshot, but it never goes back: each row is as it was when the one that led to it was there, or
-later. So is what a many-to-many list leads to.
+A path lookup is not one snapshot, but it never goes back in time. Each row is as it was when the row before it led to
+it, or later. The same holds for the rows of a many-to-many list.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,23 +28,23 @@ from tests.protocol.interleavings.linked_models import (
     SongsOfLabel,
     SongWithLabel,
 )
-from tests.protocol.interleavings.questions import Row, State, World, chosen, columns_of
+from tests.protocol.interleavings.questions import Row, State, World, columns_of, on_cache
 from tests.protocol.interleavings.roles import Role, RolledBack, Scenario, both, far, first, near
 from tests.protocol.interleavings.stage import Stage
 
 SONGS, ALBUMS, LABELS, GENRES, LINKS = range(5)
-"""The places of their rows in a state."""
+"""The indexes of the tables in a state."""
 
-# What may be found --------------------------------------------------------------------------------------
+# Allowed answers --------------------------------------------------------------------------------------
 
 Path = tuple[Row, ...]
-"""The rows that a walk has come by; an empty one where there was none."""
+"""The rows along a path, with an empty row for a missing one."""
 Step = Callable[[State, Row], list[Row]]
 
 
 def to(table: int, column: int, by: int) -> Step:
-    """To the rows of a table that have in this column what the row before has in its own."""
-    return lambda state, row: [each for each in state[table] if row and each[column] == row[by]]
+    """Returns a step to the rows of a table whose ``column`` equals column ``by`` of the previous row."""
+    return lambda state, row: [target for target in state[table] if row and target[column] == row[by]]
 
 
 def if_any(step: Step) -> Step:
@@ -61,24 +61,24 @@ def named(name: str) -> Step:
     return lambda state, row: [song for song in state[SONGS] if song[1] == name]
 
 
-def walks(states: Sequence[State], paths: Sequence[Path], *steps: Step) -> Iterator[Sequence[Path]]:
-    """All that steps from these paths may lead to, each taken in the state of the one before it, or in a later one."""
+def follow_steps(states: Sequence[State], paths: Sequence[Path], *steps: Step) -> Iterator[Sequence[Path]]:
+    """Yields all results of steps from these paths, each taken in the state of the previous step or a later one."""
     if not steps:
         yield paths
         return
     for at in range(len(states)):
         longer = [(*path, row) for path in paths for row in steps[0](states[at], path[-1])]
-        yield from walks(states[at:], longer, *steps[1:])
+        yield from follow_steps(states[at:], longer, *steps[1:])
 
 
 def ends(paths: Sequence[Path]) -> list[Row]:
-    """The rows at which walks end, each once."""
+    """Returns the last rows of the paths without duplicates."""
     return list(dict.fromkeys(path[-1] for path in paths))
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A lookup along relations: what may be found, and how a cache is asked."""
+class PathLookup:
+    """A lookup along relations, with its allowed answers and its query."""
 
     name: str
     found: Callable[[Sequence[State]], Iterator[Any]]
@@ -95,7 +95,7 @@ class Walk:
         return await self.query(cache, state)
 
 
-def plain(row: Any) -> Row:
+def columns(row: Any) -> Row:
     return () if row is None else tuple(vars(row)[column] for column in columns_of(type(row)))
 
 
@@ -105,102 +105,107 @@ def instance(model: type[Model], row: Row) -> Any:
     return made
 
 
-def label_of_song(name: str) -> Walk:
+def label_of_song(name: str) -> PathLookup:
     async def query(cache: ModelCache, state: State) -> list[Row]:
         with suppress(DoesNotExist):
-            return [plain(await chosen(LabelOfSong(name), cache))]
+            return [columns(await on_cache(LabelOfSong(name), cache))]
         return []
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
-        return map(ends, walks(states, [((),)], named(name), ALBUM, LABEL))
+        return map(ends, follow_steps(states, [((),)], named(name), ALBUM, LABEL))
 
-    return Walk(f"label of song {name}", found, query)
+    return PathLookup(f"label of song {name}", found, query)
 
 
-def song_with_label(name: str) -> Walk:
+def song_with_label(name: str) -> PathLookup:
     async def query(cache: ModelCache, state: State) -> list[Path]:
         with suppress(DoesNotExist):
-            song = await chosen(SongWithLabel(name), cache)
-            return [((), plain(song), plain(song.album), plain(song.album and song.album.label))]
+            song = await on_cache(SongWithLabel(name), cache)
+            return [((), columns(song), columns(song.album), columns(song.album and song.album.label))]
         return []
 
     def found(states: Sequence[State]) -> Iterator[Any]:
-        return walks(states, [((),)], named(name), if_any(ALBUM), if_any(LABEL))
+        return follow_steps(states, [((),)], named(name), if_any(ALBUM), if_any(LABEL))
 
-    return Walk(f"song {name} with its label", found, query)
+    return PathLookup(f"song {name} with its label", found, query)
 
 
-def songs_of_label(pk: int) -> Walk:
+def songs_of_label(pk: int) -> PathLookup:
     async def query(cache: ModelCache, state: State) -> list[Row]:
-        return sorted(map(plain, await chosen(SongsOfLabel(pk), cache)))
+        return sorted(map(columns, await on_cache(SongsOfLabel(pk), cache)))
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
         known: Step = to(LABELS, 0, by=0)
-        return (sorted(ends(paths)) for paths in walks(states, [((pk,),)], known, ITS_ALBUMS, ITS_SONGS))
+        return (sorted(ends(paths)) for paths in follow_steps(states, [((pk,),)], known, ITS_ALBUMS, ITS_SONGS))
 
-    return Walk(f"songs of label {pk}", found, query)
+    return PathLookup(f"songs of label {pk}", found, query)
 
 
 def by_place(paths: Sequence[Path]) -> list[Row]:
-    """In the order of the second column, in which genres have their place."""
+    """Returns the last rows in the order of the second column, which is the place of a genre."""
     return sorted(ends(paths), key=lambda row: row[1])
 
 
-def linked(model: type[Model], name: str, pk: int, *steps: Step) -> Walk:
-    """A many-to-many list: ``await song.genres``."""
+def linked(model: type[Model], name: str, pk: int, *steps: Step) -> PathLookup:
+    """Returns the lookup of a many-to-many list, such as ``await song.genres``."""
 
     async def query(cache: ModelCache, state: State) -> list[Row]:
         if cache.open_cache is default_cache_or_none():
-            return list(map(plain, await getattr(instance(model, (pk,)), name)))
+            return list(map(columns, await getattr(instance(model, (pk,)), name)))
         through = cache.open_cache.list_of(model, name)
         assert through is not None
-        return list(map(plain, await ManyToManyQuery(through, pk, cache.open_cache)))
+        return list(map(columns, await ManyToManyQuery(through, pk, cache.open_cache)))
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
-        return map(by_place, walks(states, [((pk,),)], *steps))
+        return map(by_place, follow_steps(states, [((pk,),)], *steps))
 
-    return Walk(f"{name} of {model.__name__} {pk}", found, query)
+    return PathLookup(f"{name} of {model.__name__} {pk}", found, query)
 
 
-def genres_of(pk: int) -> Walk:
+def genres_of(pk: int) -> PathLookup:
     return linked(Song, "genres", pk, ITS_LINKS, LINKED_GENRE)
 
 
-def songs_in(pk: int) -> Walk:
+def songs_in(pk: int) -> PathLookup:
     return linked(Genre, "songs", pk, LINKS_TO_IT, LINKED_SONG)
 
 
-def genres_by_name(name: str) -> Walk:
+def genres_by_name(name: str) -> PathLookup:
     async def query(cache: ModelCache, state: State) -> list[Row]:
-        return list(map(plain, await chosen(GenresOfSong(name), cache)))
+        return list(map(columns, await on_cache(GenresOfSong(name), cache)))
 
     def found(states: Sequence[State]) -> Iterator[list[Row]]:
-        return map(by_place, walks(states, [((),)], named(name), ITS_LINKS, LINKED_GENRE))
+        return map(by_place, follow_steps(states, [((),)], named(name), ITS_LINKS, LINKED_GENRE))
 
-    return Walk(f"genres of song {name}", found, query)
+    return PathLookup(f"genres of song {name}", found, query)
 
 
-def prefetched(pk: int) -> Walk:
-    """Relations of a song that somebody has already."""
+def prefetched(pk: int) -> PathLookup:
+    """Returns the lookup that prefetches the relations of an existing song instance."""
 
     async def query(cache: ModelCache, state: State) -> Any:
         songs = [instance(Song, row) for row in state[SONGS] if row[0] == pk]
         await cache.manager(Song).prefetch(songs, "album__label", "genres")
         return [
-            (plain(song), plain(song.album), plain(song.album and song.album.label), list(map(plain, song.genres)))
+            (
+                columns(song),
+                columns(song.album),
+                columns(song.album and song.album.label),
+                list(map(columns, song.genres)),
+            )
             for song in songs
         ]
 
     def found(states: Sequence[State]) -> Iterator[Any]:
         for song in [row for row in states[0][SONGS] if row[0] == pk] or [()]:
-            labels = walks(states, [(song,)], if_any(ALBUM), if_any(LABEL))
-            genres = map(by_place, walks(states, [(song,)], ITS_LINKS, LINKED_GENRE))
+            labels = follow_steps(states, [(song,)], if_any(ALBUM), if_any(LABEL))
+            genres = map(by_place, follow_steps(states, [(song,)], ITS_LINKS, LINKED_GENRE))
             yield from ([(*path, listed)] if song else [] for [path], listed in product(labels, genres))
 
-    return Walk(f"song {pk}, prefetched", found, query)
+    return PathLookup(f"song {pk}, prefetched", found, query)
 
 
-# Who does what --------------------------------------------------------------------------------------------
+# Roles --------------------------------------------------------------------------------------------
 
 
 def link(song: int, genre: int) -> Role:
@@ -245,7 +250,7 @@ def link_in_transaction(*, rolls_back: bool = False) -> Role:
         with suppress(RolledBack):
             async with in_transaction(CONNECTION):
                 await link(1, 2)(stage)
-                assert len(await stage.instance(Song, 1).genres) == 2, "its own link is not seen"
+                assert len(await stage.instance(Song, 1).genres) == 2, "a transaction does not see its own pair"
                 if rolls_back:
                     raise RolledBack
 
@@ -281,12 +286,12 @@ def move_all(album: int) -> Role:
     return role
 
 
-async def forget_song(stage: Stage) -> None:
+async def invalidate_song(stage: Stage) -> None:
     await stage.near.manager(Song).invalidate(1)
 
 
 async def move_both(stage: Stage) -> None:
-    """The song and its album, in one transaction: whoever sees the one moved must see the other moved."""
+    """Moves the song and its album in one transaction. A lookup that sees the song moved must see both moved."""
     async with in_transaction(CONNECTION):
         await stage.instance(Song, 1, album_id=2).save()
         await stage.instance(Album, 2, label_id=1).save()
@@ -313,7 +318,7 @@ LINKED = World(
 )
 
 SCENARIOS: dict[str, Scenario] = {
-    # Lists over links.
+    # Many-to-many lists.
     "linked": Scenario(X, {"reader": far(GENRES_OF_X, songs_in(2)), "writer": link(1, 2)}, both, world=LINKED),
     "linked, cold": Scenario(X, {"reader": near(GENRES_OF_X, GENRES_OF_X), "writer": link(1, 2)}, world=LINKED),
     "linked from the other side": Scenario(
@@ -347,13 +352,13 @@ SCENARIOS: dict[str, Scenario] = {
     "linked and unlinked": Scenario(
         X, {"one": first(link(1, 2), far(GENRES_OF_X)), "two": unlink_from_genre(2, 1)}, both, world=LINKED
     ),
-    "a linked row, deleted and made again": Scenario(
+    "a linked row, deleted and created again": Scenario(
         X, {"reader": far(GENRES_OF_X), "writer": first(delete(Genre), create(Genre, place=1))}, both, world=LINKED
     ),
-    "a linking row, deleted and made again": Scenario(
+    "a linking row, deleted and created again": Scenario(
         X, {"reader": far(GENRES_OF_X), "writer": first(delete(Song), create(Song, name="x"))}, both, world=LINKED
     ),
-    "linked, deleted and made again": Scenario(
+    "linked, deleted and created again": Scenario(
         X,
         {
             "one": first(link(1, 2), far(songs_in(2))),
@@ -367,43 +372,43 @@ SCENARIOS: dict[str, Scenario] = {
     "in another order, cold": Scenario(
         IN_BOTH, {"reader": near(GENRES_OF_X), "writer": save(Genre, place=3)}, world=LINKED
     ),
-    # Walks.
-    "walk, and the song moves": Scenario(
+    # Relation paths.
+    "path, and the song moves": Scenario(
         X, {"reader": far(LABEL_OF_X, LABEL_OF_X), "writer": save(Song, album_id=2)}, both, world=LINKED
     ),
-    "walk, and the album moves": Scenario(
+    "path, and the album moves": Scenario(
         X, {"reader": far(LABEL_OF_X, songs_of_label(1)), "writer": save(Album, label_id=2)}, both, world=LINKED
     ),
-    "walk, and both move": Scenario(X, {"reader": far(LABEL_OF_X), "writer": move_both}, both, world=LINKED),
-    "walk, and one moves after the other": Scenario(
+    "path, and both move": Scenario(X, {"reader": far(LABEL_OF_X), "writer": move_both}, both, world=LINKED),
+    "path, and one moves after the other": Scenario(
         X,
         {
-            "reader": first(forget_song, far(X_WITH_LABEL)),
+            "reader": first(invalidate_song, far(X_WITH_LABEL)),
             "writer": first(save(Album, label_id=2), save(Song, plays=1)),
         },
         both,
         world=LINKED,
     ),
-    "walk, cold": Scenario(X, {"reader": near(LABEL_OF_X), "writer": save(Album, label_id=2)}, world=LINKED),
-    "walk, and the song is renamed": Scenario(
+    "path, cold": Scenario(X, {"reader": near(LABEL_OF_X), "writer": save(Album, label_id=2)}, world=LINKED),
+    "path, and the song is renamed": Scenario(
         X, {"reader": far(LABEL_OF_X, label_of_song("z")), "writer": save(Song, name="z")}, both, world=LINKED
     ),
-    "walk, and the album is deleted": Scenario(
+    "path, and the album is deleted": Scenario(
         X, {"reader": far(X_WITH_LABEL, songs_of_label(1)), "writer": delete(Album)}, both, world=LINKED
     ),
-    "walk, and the label is deleted": Scenario(
+    "path, and the label is deleted": Scenario(
         X, {"reader": far(LABEL_OF_X, X_WITH_LABEL), "writer": delete(Label)}, both, world=LINKED
     ),
-    "walk, and songs are moved by a query set": Scenario(
+    "path, and songs are moved by a query set": Scenario(
         X, {"reader": far(X_WITH_LABEL), "writer": move_all(2)}, both, world=LINKED
     ),
-    "walk backwards": Scenario(
+    "path of reverse relations": Scenario(
         X, {"reader": near(songs_of_label(1), songs_of_label(2)), "writer": save(Album, label_id=2)}, both, world=LINKED
     ),
-    "walk over links": Scenario(
+    "path over a many-to-many relation": Scenario(
         X, {"reader": far(GENRES_BY_NAME), "writer": first(link(1, 2), save(Song, name="z"))}, both, world=LINKED
     ),
-    "attached": Scenario(
+    "select_related": Scenario(
         X,
         {"reader": near(X_WITH_LABEL), "writer": first(save(Song, album_id=2), save(Album, label_id=2))},
         both,

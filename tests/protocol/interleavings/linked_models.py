@@ -1,4 +1,4 @@
-"""Songs on albums of labels, in genres: walks and many-to-many lists, cached from both sides."""
+"""Songs on albums of labels, in genres: relation paths, and many-to-many lists cached from both sides."""
 
 from tortoise import fields
 

@@ -1,4 +1,4 @@
-"""The same model with each kind of invalidation."""
+"""One model under each invalidation policy."""
 
 from tortoise import fields
 
@@ -19,7 +19,7 @@ class Artist(CachedModel):
 
 
 class DatedArtist(CachedModel):
-    """One that may be answered from a stale copy."""
+    """An artist that may be returned from a stale copy."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=64, unique=True)
@@ -37,7 +37,7 @@ class DatedArtist(CachedModel):
 
 
 class RefilledArtist(CachedModel):
-    """One that is filled again right after each write."""
+    """An artist that is filled again after each write."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=64, unique=True)
@@ -54,7 +54,7 @@ class RefilledArtist(CachedModel):
 
 
 class RankedArtist(CachedModel):
-    """One of which something is computed."""
+    """An artist with computed results."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=64, unique=True)
@@ -70,7 +70,7 @@ class RankedArtist(CachedModel):
 
 
 class Ranking(ResultCache[list[tuple[int, str, int, int]]]):
-    """All that is to be known of the artists of a rank."""
+    """A result with all columns of the artists of a rank."""
 
     model = RankedArtist
     key_fields = ("rank",)

@@ -1,4 +1,4 @@
-"""What can be asked of the database or of a cache, and what the answer may be."""
+"""Lookups of a cache, and their allowed answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,38 +17,38 @@ State = tuple[Rows, ...]
 
 
 class Question(Protocol):
-    """A lookup."""
+    """A lookup, with its allowed answers."""
 
     @property
     def by_hand(self) -> bool:
-        """Whether writes tell the cache nothing about it: what is true then is said by ``Stage.tell``."""
+        """True if writes do not invalidate the lookup. Its allowed answers then follow ``Stage.tell``."""
         ...
 
     def true(self, states: Sequence[State]) -> list[Any]:
-        """The answers of those who see these states, one after the other, and at each step one of them."""
+        """Returns the answers of lookups that see these states in this order, one state at each step."""
         ...
 
     async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Any:
-        """What a cache answers, in the same form. ``state`` is what is committed when it is asked."""
+        """Returns the answer of a cache in the same form. ``state`` is committed when the lookup begins."""
         ...
 
 
 @dataclass(frozen=True)
 class World:
-    """Which tables there are, and what is to be asked of them in the end."""
+    """The tables of a scenario, and all lookups that are checked at its end."""
 
     models: tuple[type[Model], ...]
-    """In an order in which their rows may be inserted. The first has a ``name``, and rows can be made of that alone."""
+    """The models in an order in which rows can be inserted. The first has a ``name``, its only required column."""
     everything: Sequence[Question]
     links: tuple[str, ...] = ()
-    """A table without a model, and its columns."""
+    """A table without a model, followed by its columns."""
     allowance: float = 0
-    """How old an answer may be, in seconds."""
+    """The maximum age of an answer in seconds."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Of the caches."""
+    """The settings of both caches."""
 
     def tables(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Each table with its columns."""
+        """Returns each table with its columns."""
         tables = [(model._meta.db_table, columns_of(model)) for model in self.models]
         return [*tables, *([(self.links[0], self.links[1:])] if self.links else [])]
 
@@ -57,11 +57,11 @@ def columns_of(model: type[Model]) -> tuple[str, ...]:
     return tuple(model._meta.fields_db_projection)
 
 
-def chosen(query: Any, cache: ModelCache) -> CacheQuery[Any]:
-    """The query on this cache."""
+def on_cache(query: Any, cache: ModelCache) -> CacheQuery[Any]:
+    """Returns the query bound to a cache."""
     query.explicit_cache = cache.open_cache
-    found: CacheQuery[Any] = query
-    return found
+    bound: CacheQuery[Any] = query
+    return bound
 
 
 COLUMNS = ("id", "name", "rank", "followers")
@@ -69,7 +69,7 @@ COLUMNS = ("id", "name", "rank", "followers")
 
 @dataclass(frozen=True)
 class LookUp:
-    """The artists with this value."""
+    """The lookup of the artists with a value."""
 
     field: str
     value: Any
@@ -81,25 +81,25 @@ class LookUp:
 
     async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Rows:
         artists: Any = cache.manager(model)
-        given = {self.field: self.value}
-        return as_rows(await (artists.filter(**given) if self.field == "rank" else artists.get_or_none(**given)))
+        key = {self.field: self.value}
+        return as_rows(await (artists.filter(**key) if self.field == "rank" else artists.get_or_none(**key)))
 
 
 def as_rows(found: Any) -> Rows:
     artists: list[Any] = found if isinstance(found, list) else [] if found is None else [found]
-    values = [each if isinstance(each, tuple | list) else map(vars(each).get, COLUMNS) for each in artists]
-    return tuple(sorted(tuple(each) for each in values))
+    values = [artist if isinstance(artist, tuple | list) else map(vars(artist).get, COLUMNS) for artist in artists]
+    return tuple(sorted(tuple(row) for row in values))
 
 
 @dataclass(frozen=True)
 class RankingOf(LookUp):
-    """The same, computed."""
+    """The lookup of the artists of a rank as a computed result."""
 
     field: str = "rank"
     value: int = 1
 
     async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Rows:
-        return as_rows(await chosen(Ranking(self.value), cache))
+        return as_rows(await on_cache(Ranking(self.value), cache))
 
 
 EVERYTHING = [

@@ -1,4 +1,4 @@
-"""What an actor does: readers, writers, and others, of which scenarios are made."""
+"""The actors of scenarios: readers, writers and others."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -25,26 +25,26 @@ Role = Callable[[Stage], Coroutine[Any, Any, None]]
 
 
 class RolledBack(Exception):
-    """Ends a transaction."""
+    """The error that rolls back a transaction."""
 
 
 class Scenario(NamedTuple):
-    """Some actors, the rows that there are, and the caches that know them at the beginning."""
+    """Some actors, with the rows and the warm caches at the beginning."""
 
     state: Rows | State
-    """The rows of each table, or of the only one."""
+    """The rows of each table, or of the only table."""
     roles: dict[str, Role]
     warm: Callable[[Stage], Sequence[ModelCache]] = lambda stage: ()
     may_leave: str = ""
-    """The states of entries that may be left, to expire: where somebody crashes, or takes too long."""
+    """The states of entries that may be left to expire, if an actor crashes or is too slow."""
     cancels: bool = True
-    """Whether the actors may be cancelled."""
+    """True if the actors may be cancelled."""
     world: World = ARTISTS
     age: float = 0
-    """How old what the caches know is, in seconds."""
+    """The age of the warm entries in seconds."""
 
     async def play(self, stage: Stage, choose: Choose, mishap: Mishap = None) -> Run:
-        """Plays it once. Raises what is wrong."""
+        """Plays the scenario once. Raises an error if an invariant fails."""
         actors: dict[str, Actor] = {name: partial(role, stage) for name, role in self.roles.items()}
         state = self.state if len(self.world.tables()) > 1 else (self.state,)
         return await stage.play(
@@ -60,7 +60,7 @@ def both(stage: Stage) -> Sequence[ModelCache]:
 
 
 def near(*look_ups: Question) -> Role:
-    """Lookups one after the other, in the process that writes."""
+    """Returns a role that makes lookups one after the other in the writer's process."""
 
     async def role(stage: Stage) -> None:
         for each in look_ups:
@@ -70,7 +70,7 @@ def near(*look_ups: Question) -> Role:
 
 
 def far(*look_ups: Question) -> Role:
-    """Lookups one after the other, in another process."""
+    """Returns a role that makes lookups one after the other in another process."""
 
     async def role(stage: Stage) -> None:
         for each in look_ups:
@@ -80,7 +80,7 @@ def far(*look_ups: Question) -> Role:
 
 
 def together(*look_ups: Question) -> Role:
-    """Lookups in one tick."""
+    """Returns a role that makes lookups in one tick."""
 
     async def role(stage: Stage) -> None:
         await asyncio.gather(*[stage.look_up(each, stage.near) for each in look_ups])
@@ -89,19 +89,19 @@ def together(*look_ups: Question) -> Role:
 
 
 async def beside_a_cancelled_one(stage: Stage) -> None:
-    """Lookups in one tick, of which the first is given up."""
-    given_up, other = [asyncio.create_task(stage.look_up(each, stage.near)) for each in (BY_ID, BY_NAME)]
+    """Makes two lookups in one tick, and cancels the first."""
+    cancelled, other = [asyncio.create_task(stage.look_up(each, stage.near)) for each in (BY_ID, BY_NAME)]
     await asyncio.sleep(0)
-    given_up.cancel()
+    cancelled.cancel()
     await other
-    await asyncio.gather(given_up, return_exceptions=True)
+    await asyncio.gather(cancelled, return_exceptions=True)
 
 
 async def in_a_scope(stage: Stage) -> None:
-    """A request that looks up, writes, and looks up what it wrote."""
+    """Runs a request that looks up a row, writes it, and looks it up again."""
     async with local_cache():
         await stage.look_up(BY_NAME, stage.near)
-        await stage.artist(1, followers=10).save()  # not the scope's own instance, which would have it already
+        await stage.artist(1, followers=10).save()  # not the scope's instance, which would already have the value
         written = [rows == ((1, "a", 1, 10),) for (rows,) in stage.history].index(True)
         await stage.look_up(BY_NAME, stage.near, since=written)
         await stage.look_up(BY_ID, stage.near, since=written)
@@ -111,7 +111,7 @@ async def in_a_scope(stage: Stage) -> None:
 
 
 def first(*roles: Role) -> Role:
-    """One role after the other."""
+    """Returns a role that runs roles one after the other."""
 
     async def role(stage: Stage) -> None:
         for each in roles:
@@ -191,8 +191,12 @@ def transaction(*, rolls_back: bool = False, reads: bool = False, **changes: Any
                 await artist.save()
                 if reads:
                     found = await stage.model.cache.get(id=1)
-                    assert (found.name, found.followers) == (artist.name, artist.followers), "its own write is not seen"
-                    assert await stage.model.cache.get_or_none(name=artist.name), "its own write is not found"
+                    assert (found.name, found.followers) == (artist.name, artist.followers), (
+                        "a transaction does not see its own write"
+                    )
+                    assert await stage.model.cache.get_or_none(name=artist.name), (
+                        "a transaction does not find its own write"
+                    )
                 if rolls_back:
                     raise RolledBack
 
@@ -224,13 +228,13 @@ async def refresh(stage: Stage) -> None:
     stage.check(BY_ID, as_rows(await stage.model.cache.refresh(id=1)), began)
 
 
-async def forget_all(stage: Stage) -> None:
+async def clear_model(stage: Stage) -> None:
     with suppress(BackendError):
         await stage.model.cache.clear()
 
 
 def clear_in_transaction(*, rolls_back: bool = False) -> Role:
-    """A write that is not seen, and which the transaction therefore tells of itself."""
+    """Returns a role that writes by raw SQL in a transaction, and calls ``clear()`` for it."""
 
     async def role(stage: Stage) -> None:
         table, _ = stage.world.tables()[0]
@@ -245,7 +249,7 @@ def clear_in_transaction(*, rolls_back: bool = False) -> Role:
 
 
 def crash_after_commit(**changes: Any) -> Role:
-    """Another process, which ends between COMMIT and clear; then the time that its intents take to expire."""
+    """Returns a role of another process that crashes between COMMIT and clear, after which its intents expire."""
 
     async def role(stage: Stage) -> None:
         rows = stage.near.open_cache.models[stage.model].rows
@@ -261,7 +265,7 @@ def crash_after_commit(**changes: Any) -> Role:
 
 
 def seconds(*steps: float) -> Role:
-    """Time passes, step by step."""
+    """Returns a role that lets time pass, step by step."""
 
     async def role(stage: Stage) -> None:
         for step in steps:

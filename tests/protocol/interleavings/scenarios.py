@@ -1,4 +1,4 @@
-"""Who does what at the same time. Each scenario is small: most races need one row, one reader and one writer."""
+"""The scenarios: small sets of concurrent actors. Most races need one row, one reader and one writer."""
 
 from tests.protocol.interleavings import linked, times, values
 from tests.protocol.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf
@@ -14,6 +14,7 @@ from tests.protocol.interleavings.roles import (
     both,
     bulk_create,
     clear_in_transaction,
+    clear_model,
     crash_after_commit,
     create,
     create_without_pk,
@@ -21,7 +22,6 @@ from tests.protocol.interleavings.roles import (
     delete_where,
     far,
     first,
-    forget_all,
     in_a_scope,
     invalidate,
     near,
@@ -54,11 +54,11 @@ SCENARIOS: dict[str, Scenario] = {
     "delete, by rank elsewhere": Scenario(A, {"reader": far(BY_RANK), "writer": delete}, both),
     "create over an absence": Scenario(NONE, {"reader": near(BY_NAME, BY_ID), "writer": create()}, both),
     "create over an absence, elsewhere": Scenario(NONE, {"reader": far(BY_NAME, BY_RANK), "writer": create()}),
-    # Cancelled while its row is inserted, nobody learns the key, under which "no such row" may be cached.
+    # If the insert is cancelled, the writer never learns the key, under which an absence may be cached.
     "create with a generated key": Scenario(
         A, {"reader": far(LookUp("name", "c"), BY_RANK), "writer": create_without_pk}, both, cancels=False
     ),
-    # Readers of one process that need the same.
+    # Readers of one process that need the same row.
     "single flight": Scenario(A, {"one": near(BY_ID), "two": near(BY_ID), "writer": save(followers=1)}),
     "index and row": Scenario(A, {"one": near(BY_NAME), "two": near(BY_ID), "writer": save(followers=1)}),
     "one tick": Scenario(A, {"reader": together(BY_NAME, BY_RANK, BY_ID), "writer": save(followers=1)}),
@@ -83,7 +83,7 @@ SCENARIOS: dict[str, Scenario] = {
     "save and query set": Scenario(
         TWO, {"reader": far(BY_NAME), "one": save(1, name="c"), "two": update_where(followers=3)}, both
     ),
-    # In bulk.
+    # Bulk writes.
     "update of a query set, then a new row": Scenario(A, {"writer": then_create(update_where(followers=1))}, both),
     "update of a query set": Scenario(A, {"reader": near(BY_ID, BY_NAME), "writer": update_where(followers=1)}, both),
     "re-key by a query set": Scenario(
@@ -94,7 +94,7 @@ SCENARIOS: dict[str, Scenario] = {
     "past the limit, by name": Scenario(TWO, {"reader": near(BY_NAME), "writer": update_where(rank=2)}),
     "past the limit, deleted": Scenario(TWO, {"reader": far(BY_NAME, BY_ID), "writer": delete_where}, both),
     "past the limit, created": Scenario(NONE, {"reader": far(BY_NAME, BY_RANK), "writer": bulk_create}, both),
-    # Computed.
+    # Computed results.
     "computed": Scenario(A, {"reader": far(RANKING, RANKING), "writer": save(followers=1)}, world=RANKED),
     "computed, moved away": Scenario(A, {"reader": far(RANKING), "writer": save(rank=2)}, both, world=RANKED),
     "computed, moved in a transaction": Scenario(
@@ -109,23 +109,23 @@ SCENARIOS: dict[str, Scenario] = {
     "computed, together": Scenario(
         A, {"one": near(RANKING), "two": near(RANKING), "writer": save(followers=1)}, world=RANKED
     ),
-    # By hand, in a scope, after a crash.
+    # Manual invalidation, scopes, crashes.
     "invalidated by hand": Scenario(A, {"reader": far(BY_ID), "one": save(followers=1), "two": invalidate}),
     "some columns": Scenario(A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": update_some(name="b")}, both),
     "refreshed by hand": Scenario(A, {"one": refresh, "reader": far(BY_ID), "two": save(followers=1)}, both),
-    "cleared by hand": Scenario(A, {"reader": far(BY_NAME), "one": save(followers=1), "two": forget_all}),
+    "cleared by hand": Scenario(A, {"reader": far(BY_NAME), "one": save(followers=1), "two": clear_model}),
     "cleared in a transaction": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": clear_in_transaction()}, both),
     "cleared in a transaction, rolled back": Scenario(
         A, {"reader": far(BY_NAME), "writer": clear_in_transaction(rolls_back=True)}
     ),
     "cleared, and past the limit": Scenario(
-        TWO, {"reader": far(BY_ID), "one": update_where(followers=1), "two": forget_all}, both
+        TWO, {"reader": far(BY_ID), "one": update_where(followers=1), "two": clear_model}, both
     ),
     "in a scope": Scenario(A, {"request": in_a_scope, "writer": save(followers=1)}),
     "a writer that crashed": Scenario(
         A, {"reader": near(BY_NAME), "writer": crash_after_commit(followers=1)}, may_leave="LW"
     ),
-    # Stale copies, which may be answered for ten seconds.
+    # Stale copies, which may be returned for ten seconds.
     "a stale copy": Scenario(
         A,
         {"reader": far(BY_ID, BY_ID), "writer": save(followers=1), "time": seconds(6, 6)},
@@ -153,9 +153,7 @@ SCENARIOS: dict[str, Scenario] = {
     "a stale copy, rolled back": Scenario(
         A, {"reader": far(BY_ID, BY_ID), "writer": transaction(followers=1, rolls_back=True)}, both, world=DATED
     ),
-    "a stale copy of what is deleted": Scenario(
-        A, {"reader": far(BY_NAME, BY_ID), "writer": delete}, both, world=DATED
-    ),
+    "a stale copy of a deleted row": Scenario(A, {"reader": far(BY_NAME, BY_ID), "writer": delete}, both, world=DATED),
     "a stale absence": Scenario(NONE, {"reader": far(BY_NAME, BY_ID), "writer": create()}, both, world=DATED),
     # Filled again by the writer's process.
     "filled again": Scenario(

@@ -4,7 +4,7 @@ Whatever the code under test sends, to the store or to the database, waits here 
 nothing else can happen in the event loop, one of the steps that wait is let go. A *schedule* is the list of these
 choices, and the same choices make the same run.
 
-Steps belong to threads: what an actor sends, and what comes of that, whoever does it. The first choice is always to
+Steps belong to threads: the requests of an actor, and the work that they cause. The first choice is always to
 go on with the same thread, in the order in which its steps came. Anything else, while it can go on, is a *preemption*;
 most races need one or two.
 """
@@ -28,7 +28,7 @@ def _always() -> bool:
 
 
 class Clock:
-    """The time, for everybody."""
+    """The time of all actors."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -40,7 +40,7 @@ class Clock:
 
 
 class LostWaiter(AssertionError):
-    """Some wait for what nobody will do any more."""
+    """Some actors wait for an event that no other actor will cause."""
 
 
 class Cancel(NamedTuple):
@@ -52,7 +52,7 @@ class Cancel(NamedTuple):
 
 
 class Fail(NamedTuple):
-    """At this step of a run, what is sent fails; if ``done``, it is done, and only the answer fails to come."""
+    """The request of this step fails; if ``done``, it takes effect, and only its answer is lost."""
 
     step: int
     done: bool = False
@@ -95,7 +95,7 @@ class Run:
 
 
 class Scheduler:
-    """Outside of ``run``, nobody waits."""
+    """Runs steps one at a time. Outside of ``run``, no step waits."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -204,7 +204,7 @@ class Scheduler:
         if not ready:
             blocked = [step.name for step in self._waiting]
             raise LostWaiter(
-                f"{', '.join(alive) or 'nobody'} will wait for ever; blocked: {', '.join(blocked) or 'nothing'}"
+                f"{', '.join(alive) or 'no actor'} will wait for ever; blocked: {', '.join(blocked) or 'nothing'}"
             )
         ready.sort(key=lambda step: step.thread != self._thread)  # in the order of their arrival else
         goes_on = ready[0].thread == self._thread
@@ -241,7 +241,7 @@ def _raise_from(task: asyncio.Task[None], *, expected: bool) -> None:
 # Which schedules ------------------------------------------------------------------------------------------
 
 Runner = Callable[[Choose, Mishap], Awaitable[Run]]
-"""Runs a scenario once, from its beginning, and raises what is wrong."""
+"""Runs a scenario once, from its beginning, and raises the first mistake."""
 
 
 def following(choices: Choices) -> Choose:

@@ -47,7 +47,7 @@ class Stage:
         """Of which place in the history caches were told by hand, and when."""
         self.near: ModelCache
         self.far: ModelCache
-        """Of another process: it reads from the same store, and is not told what is written here."""
+        """The cache of another process: it reads from the same store, and does not hear of writes here."""
         self.replica: Replica | None = None
         self._watching = pool.connect()
         self._watching.execute("PRAGMA foreign_keys=OFF")
@@ -178,7 +178,7 @@ class Stage:
         for cache in (self.near, self.far):
             reading, writing = cache.open_cache.reader, cache.open_cache.writer
             assert not reading.busy, "a lookup is still on its way"
-            assert not reading._leases._flights, "somebody is said to be filling"
+            assert not reading._leases._flights, "a fill is said to be in flight"
             assert not cache.open_cache.tasks._running, "a task is still running"
             assert not writing._undelivered, "an invalidation is kept"
             assert not writing._open_intents, "a transaction is said to be under way"

@@ -1,4 +1,4 @@
-"""A store whose operations are steps of a schedule, and which knows what was left in it."""
+"""A backend whose operations are steps of a schedule."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -11,21 +11,21 @@ T = TypeVar("T")
 
 
 class ScheduledBackend:
-    """A ``MemoryBackend``, one operation at a time."""
+    """A ``MemoryBackend`` that executes one operation at a time."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.backend = MemoryBackend(clock=scheduler.clock.monotonic)
         self.missed = False
-        """Whether something that a writer has sent has failed."""
+        """True if an operation of a writer has failed."""
 
     def forget(self) -> None:
-        """Forgets everything."""
+        """Deletes all entries."""
         self.backend = MemoryBackend(clock=self._scheduler.clock.monotonic)
         self.missed = False
 
     def states(self) -> str:
-        """The state bytes of all entries that are neither values nor versions."""
+        """Returns the state bytes of all entries that are neither values nor versions."""
         held = [*self.backend._values.values(), *self.backend._intents.values()]
         now = self._scheduler.clock.now * 1000
         return "".join(sorted(chr(value[0]) for value, deadline in held if deadline > now and value[:1] not in b"VNE"))
@@ -61,7 +61,7 @@ class ScheduledBackend:
     async def _send(self, operation: str, keys: Sequence[bytes], send: Callable[[], Awaitable[T]]) -> T:
         def failing() -> BackendError:
             self.missed |= operation in ("mark", "clear")
-            return BackendError(f"{operation} failed, as it was to")
+            return BackendError(f"{operation} failed on purpose")
 
-        short = [key.decode(errors="replace").split(":scheduled:", 1)[-1] for key in keys]  # but for what all have
+        short = [key.decode(errors="replace").split(":scheduled:", 1)[-1] for key in keys]  # without the common prefix
         return await self._scheduler.step(f"{operation} {' '.join(sorted(short))}", send, failing=failing)

@@ -1,4 +1,4 @@
-"""With any one guard of the library removed, some schedule fails: the guards are needed, and the schedules find it."""
+"""Each guard of the library is needed: without it, some schedule fails."""
 
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,17 @@ from tests.protocol.interleavings.schedule import all_within, cancelled_everywhe
 from tests.protocol.interleavings.stage import Stage, stage
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive(because="plays scenarios until one fails")]
-"""What is broken may leave anything behind."""
+"""A library without a guard may cause any warning."""
 
 
 @pytest.mark.parametrize("name", GUARDS)
-async def test_not_without(name: str, tmp_path: Path) -> None:
+async def test_some_schedule_fails_without_the_guard(name: str, tmp_path: Path) -> None:
     guard = GUARDS[name]
     with guard.removed():
         async with stage(tmp_path, SCENARIOS[guard.scenario].world) as opened:
             failure = await _failure(opened, guard.scenario)
-    assert failure is not None, f"{guard.scenario} does not need that {name}"
-    print(f"Without the guard that {name}: {failure}", *getattr(failure, "__notes__", ()), sep="\n")
+    assert failure is not None, f"no schedule of {guard.scenario!r} fails without the guard: {name}"
+    print(f"Without the guard {name!r}: {failure}", *getattr(failure, "__notes__", ()), sep="\n")
 
 
 async def _failure(stage: Stage, name: str) -> Exception | None:

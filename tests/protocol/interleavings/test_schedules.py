@@ -1,9 +1,8 @@
-"""Nothing is stale, lost or left behind, in whatever order things happen and wherever a caller is cancelled.
+"""No schedule of a scenario leaves anything stale, lost or unfinished, even with a cancelled actor or a failing store.
 
-A failure prints the choices that led to it; ``python -m tests.protocol.interleavings SCENARIO --choices ...`` replays
-them.
-``AIOMODELCACHE_SEED`` is the first seed of the random schedules; ``AIOMODELCACHE_SCHEDULES`` is how many times as many
-there are, and from 10 on the systematic ones have one preemption more.
+A failure prints the choices that led to it, and ``python -m tests.protocol.interleavings SCENARIO --choices ...``
+replays them. ``AIOMODELCACHE_SEED`` is the first seed of the random schedules. ``AIOMODELCACHE_SCHEDULES`` multiplies
+their number, and from 10 on the systematic schedules have one more preemption.
 """
 
 import os
@@ -24,7 +23,7 @@ RANDOM = 5
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_any_order(name: str, stage: Stage) -> None:
+async def test_a_scenario_is_correct_in_any_order(name: str, stage: Stage) -> None:
     run = partial(SCENARIOS[name].play, stage)
     async for _ in all_within(run, PREEMPTIONS):
         pass
@@ -34,7 +33,7 @@ async def test_any_order(name: str, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.cancels])
-async def test_cancelled_anywhere(name: str, stage: Stage) -> None:
+async def test_a_scenario_is_correct_with_an_actor_cancelled_at_any_step(name: str, stage: Stage) -> None:
     run = partial(SCENARIOS[name].play, stage)
     bases = [base async for base in all_within(run, 0)]
     for base in bases if TIMES >= 10 or len(bases) <= 2 else bases[:1]:
@@ -43,8 +42,8 @@ async def test_cancelled_anywhere(name: str, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_failing_anywhere(name: str, stage: Stage) -> None:
-    """The store cannot be reached once, or its answer is lost."""
+async def test_a_scenario_is_correct_with_the_store_failing_at_any_step(name: str, stage: Stage) -> None:
+    """One operation does not reach the store, or its reply is lost."""
     run = partial(SCENARIOS[name].play, stage)
     bases = [base async for base in all_within(run, 0)]
     for base in bases if TIMES >= 10 else bases[:1]:

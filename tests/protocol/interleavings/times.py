@@ -1,4 +1,4 @@
-"""What depends on the time: replicas, which have each write a little later, and entries near their end."""
+"""Scenarios that depend on time: replicas that lag, and entries near the end of their lifetime."""
 
 from tests.protocol.interleavings.models import Artist
 from tests.protocol.interleavings.questions import EVERYTHING, LookUp, World
@@ -11,11 +11,11 @@ from tests.protocol.interleavings.roles import (
     A,
     Scenario,
     both,
+    clear_model,
     create,
     delete,
     far,
     first,
-    forget_all,
     near,
     save,
     seconds,
@@ -28,12 +28,12 @@ from tests.protocol.interleavings.values import RANKED, fans_of_rank, size
 LAG = 2.0
 REPLICATED = World((Artist,), EVERYTHING, settings={"replica_lag": LAG, "lease_ttl": 10.0})
 OLD = 3_300
-"""Seconds; entries live for 3,600, and are filled again in the last tenth of that."""
+"""The age of an entry in seconds that is refilled by a hit. Entries live for 3,600 seconds."""
 OLD_ABSENCE = 56
 
 
 async def replicate(stage: Stage) -> None:
-    """All that is committed by now arrives at the replica, sooner than it has to."""
+    """Brings the replica up to date before its lag ends."""
 
     async def arrive() -> None:
         stage.replicate()
@@ -72,7 +72,7 @@ SCENARIOS: dict[str, Scenario] = {
     "replica, by name": Scenario(
         A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": first(save(name="b"), seconds(3))}, world=REPLICATED
     ),
-    # Near their end.
+    # Near the end of the lifetime.
     "near its end": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": save(followers=1)}, both, age=OLD),
     "near its end, by name": Scenario(
         A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": save(name="b")}, both, age=OLD
@@ -85,7 +85,7 @@ SCENARIOS: dict[str, Scenario] = {
         A, {"reader": far(BY_ID, BY_NAME), "writer": first(delete, create())}, both, age=OLD
     ),
     "near its end, and cleared": Scenario(
-        A, {"reader": far(BY_ID), "writer": first(save(followers=1), forget_all)}, both, age=OLD
+        A, {"reader": far(BY_ID), "writer": first(save(followers=1), clear_model)}, both, age=OLD
     ),
     "near its end, past the limit": Scenario(
         TWO, {"reader": far(BY_ID), "writer": update_where(followers=1)}, both, age=OLD

@@ -1,4 +1,4 @@
-"""Computed results, which follow their model's writes, and values that are true as of when they were told to go."""
+"""Computed results, which follow the writes of their model, and values, which are invalidated by hand."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +11,7 @@ from tortoise.transactions import in_transaction
 from aiomodelcache import BackendError, ModelCache
 from tests.protocol.interleavings.database import CONNECTION
 from tests.protocol.interleavings.models import ALLOWTIME, Artist, RankedArtist
-from tests.protocol.interleavings.questions import LookUp, Rows, State, World, as_rows, chosen
+from tests.protocol.interleavings.questions import LookUp, Rows, State, World, as_rows, on_cache
 from tests.protocol.interleavings.roles import (
     TWO,
     A,
@@ -43,7 +43,7 @@ from tests.protocol.interleavings.values_models import (
 
 @dataclass(frozen=True)
 class Number:
-    """What is computed of the artists of a rank, or of the one with a primary key."""
+    """The lookup of a number computed from the artists of a rank, or from one artist."""
 
     name: str
     of: int
@@ -59,7 +59,7 @@ class Number:
         return [self.compute(tuple(row for row in rows if row[self.column] == self.of)) for rows, *_ in states]
 
     async def ask(self, cache: ModelCache, model: type[Model], state: State) -> int:
-        return int(await chosen(self.query(self.of), cache))
+        return int(await on_cache(self.query(self.of), cache))
 
 
 def fans(rows: Rows) -> int:
@@ -71,7 +71,7 @@ def size(rank: int) -> Number:
 
 
 def is_taken(rank: int) -> Number:
-    return Number("whether there are any", rank, RankIsTaken, lambda rows: int(bool(rows)))
+    return Number("existence", rank, RankIsTaken, lambda rows: int(bool(rows)))
 
 
 def fans_of_rank(rank: int) -> Number:
@@ -85,7 +85,7 @@ LATE_VALUE = Number("value or a stale copy", 1, FollowersOfLate, fans, column=0,
 
 @dataclass(frozen=True)
 class Members:
-    """The instances of a result: which they are may be older than what they are, as each is as fresh as its row."""
+    """The lookup of a result with instances. Each instance is as fresh as its row, so the selection may be older."""
 
     rank: int
     by_hand = False
@@ -99,7 +99,7 @@ class Members:
         return answers
 
     async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Rows:
-        return as_rows(await chosen(RankMembers(self.rank), cache))
+        return as_rows(await on_cache(RankMembers(self.rank), cache))
 
 
 RANKED = World(
@@ -114,11 +114,11 @@ FUNCTIONS = World((Artist,), [FUNCTION])
 LATE_VALUES = World((Artist,), [LATE_VALUE], allowance=ALLOWTIME)
 
 
-# Who does what --------------------------------------------------------------------------------------------
+# Roles --------------------------------------------------------------------------------------------
 
 
-def forget(query: Callable[[int], Any]) -> Role:
-    """Says that the value of what is committed now is another."""
+def invalidate(query: Callable[[int], Any]) -> Role:
+    """Returns a role that invalidates the value of the committed state."""
 
     async def role(stage: Stage) -> None:
         place = len(stage.history) - 1
@@ -128,20 +128,20 @@ def forget(query: Callable[[int], Any]) -> Role:
     return role
 
 
-async def forget_all(stage: Stage) -> None:
+async def clear_values(stage: Stage) -> None:
     place = len(stage.history) - 1
     with suppress(BackendError):
         await FollowersOf.clear()
         stage.tell(place)
 
 
-def forget_in_transaction(*, all_of_them: bool = False, rolls_back: bool = False) -> Role:
+def invalidate_in_transaction(*, all_of_them: bool = False, rolls_back: bool = False) -> Role:
     async def role(stage: Stage) -> None:
         with suppress(RolledBack):
             async with in_transaction(CONNECTION):
                 await save(followers=1)(stage)
                 await (FollowersOf.clear() if all_of_them else FollowersOf(1).invalidate())
-                assert await FollowersOf(1) == 1, "what it has written itself is not seen"
+                assert await FollowersOf(1) == 1, "a transaction does not see its own write"
                 if rolls_back:
                     raise RolledBack
         stage.tell(len(stage.history) - 1)
@@ -149,12 +149,12 @@ def forget_in_transaction(*, all_of_them: bool = False, rolls_back: bool = False
     return role
 
 
-async def forget_rank(stage: Stage) -> None:
+async def invalidate_rank(stage: Stage) -> None:
     await RankSize(1).invalidate()
 
 
 async def swap(stage: Stage) -> None:
-    """Two rows change places, so that as many are in each."""
+    """Swaps the ranks of two rows, so both ranks keep their number of rows."""
     async with in_transaction(CONNECTION):
         await save(1, rank=2)(stage)
         await stage.artist(2, rank=1).save()
@@ -179,8 +179,8 @@ SCENARIOS: dict[str, Scenario] = {
         TWO, {"reader": far(is_taken(1), size(2)), "writer": update_where(rank=2)}, both, world=RANKED
     ),
     "counted, moved by two": Scenario(A, {"one": save(rank=2), "two": first(save(rank=3), far(size(2)))}, world=RANKED),
-    "counted, and forgotten by hand": Scenario(
-        A, {"reader": far(size(1)), "one": delete, "two": forget_rank}, both, world=RANKED
+    "counted, and invalidated by hand": Scenario(
+        A, {"reader": far(size(1)), "one": delete, "two": invalidate_rank}, both, world=RANKED
     ),
     "computed again": Scenario(
         A, {"reader": far(fans_of_rank(1)), "writer": first(save(followers=1), save(rank=2))}, both, world=RANKED
@@ -192,55 +192,64 @@ SCENARIOS: dict[str, Scenario] = {
     "members, deleted": Scenario(
         A,
         {"reader": far(Members(1)), "writer": first(delete, create())},
-        lambda stage: [stage.near],  # so that the reader does not know whose rows to read with the result
+        lambda stage: [stage.near],  # so the reader has no prediction of the rows of the result
         world=RANKED,
     ),
     # Values.
-    "a value, forgotten": Scenario(
-        A, {"reader": far(VALUE, VALUE), "writer": first(save(followers=1), forget(FollowersOf))}, both, world=VALUES
+    "a value, invalidated": Scenario(
+        A,
+        {"reader": far(VALUE, VALUE), "writer": first(save(followers=1), invalidate(FollowersOf))},
+        both,
+        world=VALUES,
     ),
-    "a value, forgotten by its readers' process": Scenario(
-        A, {"one": near(VALUE), "two": first(save(followers=1), forget(FollowersOf), near(VALUE))}, world=VALUES
+    "a value, invalidated by the reader's process": Scenario(
+        A, {"one": near(VALUE), "two": first(save(followers=1), invalidate(FollowersOf), near(VALUE))}, world=VALUES
     ),
-    "a function's value, forgotten": Scenario(
-        A, {"reader": far(FUNCTION), "writer": first(save(followers=1), forget(followers_of.query))}, world=FUNCTIONS
+    "a function's value, invalidated": Scenario(
+        A,
+        {"reader": far(FUNCTION), "writer": first(save(followers=1), invalidate(followers_of.query))},
+        world=FUNCTIONS,
     ),
-    "a value, forgotten twice": Scenario(
+    "a value, invalidated twice": Scenario(
         A,
         {
             "reader": far(VALUE),
-            "writer": first(save(followers=1), forget(FollowersOf), save(followers=2), forget(FollowersOf)),
+            "writer": first(save(followers=1), invalidate(FollowersOf), save(followers=2), invalidate(FollowersOf)),
         },
         world=VALUES,
     ),
-    "a value, forgotten at COMMIT": Scenario(
-        A, {"reader": far(VALUE, VALUE), "writer": forget_in_transaction()}, both, world=VALUES
+    "a value, invalidated at COMMIT": Scenario(
+        A, {"reader": far(VALUE, VALUE), "writer": invalidate_in_transaction()}, both, world=VALUES
     ),
-    "a value, forgotten and rolled back": Scenario(
-        A, {"reader": far(VALUE), "writer": forget_in_transaction(rolls_back=True)}, both, world=VALUES
+    "a value, invalidated and rolled back": Scenario(
+        A, {"reader": far(VALUE), "writer": invalidate_in_transaction(rolls_back=True)}, both, world=VALUES
     ),
-    "all values, forgotten": Scenario(
-        A, {"reader": far(VALUE, VALUE), "writer": first(save(followers=1), forget_all)}, both, world=VALUES
+    "all values, cleared": Scenario(
+        A, {"reader": far(VALUE, VALUE), "writer": first(save(followers=1), clear_values)}, both, world=VALUES
     ),
-    "all values, forgotten at COMMIT": Scenario(
-        A, {"reader": far(VALUE), "writer": forget_in_transaction(all_of_them=True)}, both, world=VALUES
+    "all values, cleared at COMMIT": Scenario(
+        A, {"reader": far(VALUE), "writer": invalidate_in_transaction(all_of_them=True)}, both, world=VALUES
     ),
     "a stale value": Scenario(
         A,
         {
             "reader": far(LATE_VALUE, LATE_VALUE),
-            "writer": first(save(followers=1), forget(FollowersOfLate), seconds(6, 6)),
+            "writer": first(save(followers=1), invalidate(FollowersOfLate), seconds(6, 6)),
         },
         both,
         world=LATE_VALUES,
         may_leave="L",
     ),
-    "a stale value, forgotten twice": Scenario(
+    "a stale value, invalidated twice": Scenario(
         A,
         {
             "reader": far(LATE_VALUE),
             "writer": first(
-                save(followers=1), forget(FollowersOfLate), seconds(6), save(followers=2), forget(FollowersOfLate)
+                save(followers=1),
+                invalidate(FollowersOfLate),
+                seconds(6),
+                save(followers=2),
+                invalidate(FollowersOfLate),
             ),
             "time": seconds(6),
         },

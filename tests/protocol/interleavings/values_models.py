@@ -1,4 +1,4 @@
-"""What is computed: values that no write is known to change, and results that follow a model's writes."""
+"""Values, which no write invalidates, and computed results, which follow the writes of a model."""
 
 from aiomodelcache import (
     InvalidationType,
@@ -12,7 +12,7 @@ from tests.protocol.interleavings.models import ALLOWTIME, Artist, RankedArtist
 
 
 async def followers(pk: int) -> int:
-    """As if asked of somebody else."""
+    """Reads the number as if from another service."""
     [found] = await Artist.filter(id=pk).values_list("followers", flat=True)
     return int(str(found))
 
@@ -23,7 +23,7 @@ class FollowersOf(ValueCache[int]):
 
 
 class FollowersOfLate(ValueCache[int]):
-    """The same, which may be answered from a stale copy."""
+    """The same value, which may be returned from a stale copy."""
 
     allowtime = ALLOWTIME
 
@@ -47,7 +47,7 @@ class RankIsTaken(QuerysetExistsCache):
 
 
 class RankMembers(ResultCache[list[RankedArtist]]):
-    """Instances, of which the result holds references."""
+    """A result with instances, which the entry stores as references."""
 
     model = RankedArtist
     key_fields = ("rank",)
@@ -57,7 +57,7 @@ class RankMembers(ResultCache[list[RankedArtist]]):
 
 
 class RankFans(ResultCache[int]):
-    """Computed again right after each write."""
+    """A result that is computed again after each write."""
 
     model = RankedArtist
     key_fields = ("rank",)

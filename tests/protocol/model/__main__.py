@@ -1,6 +1,6 @@
 """``python -m tests.protocol.model [--large] [part] [guard ...]``: explores, and prints the shortest counterexamples.
 
-Without names: the sound shapes and all broken variants. ``part`` is rows, indexes, epochs, stale or near.
+Without names it explores the sound shapes and all broken variants. ``part`` is rows, indexes, epochs, stale or near.
 """
 
 import argparse
@@ -14,22 +14,26 @@ from tests.protocol.model.variants import BROKEN, LARGE, SOUND
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.protocol.model")
-    parser.add_argument("names", nargs="*", help="parts of the protocol, or guards to leave out; default: all")
-    parser.add_argument("--large", action="store_true", help="the larger shapes instead: minutes, and some GB")
-    chosen = parser.parse_args()
-    cases = [(str(shape), "", shape.system(Rules())) for shape in (LARGE if chosen.large else SOUND)]
-    if not chosen.large:
-        cases += [(f"without {each.guard}: {each.shape}", each.kind, each.system()) for each in BROKEN]
+    parser.add_argument("names", nargs="*", help="parts of the protocol, or guards to remove; default: all")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="explore the larger shapes instead, which takes minutes and some GB of memory",
+    )
+    options = parser.parse_args()
+    cases = [(str(shape), "", shape.system(Rules())) for shape in (LARGE if options.large else SOUND)]
+    if not options.large:
+        cases += [(f"without {broken.guard}: {broken.shape}", broken.kind, broken.system()) for broken in BROKEN]
     failed = False
     for name, kind, system in cases:
-        if chosen.names and not any(each in name for each in chosen.names):
+        if options.names and not any(part in name for part in options.names):
             continue
         started = time.perf_counter()
-        found = explore(system)
-        as_expected = (found.violation.kind if found.violation else "") == kind
+        exploration = explore(system)
+        as_expected = (exploration.violation.kind if exploration.violation else "") == kind
         failed |= not as_expected
         print(f"{name} [{time.perf_counter() - started:.1f} s]{'' if as_expected else ' NOT AS EXPECTED'}")
-        print(f"{found}\n", flush=True)
+        print(f"{exploration}\n", flush=True)
     return int(failed)
 
 

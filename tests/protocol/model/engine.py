@@ -1,11 +1,11 @@
-"""Explores all that some processes can do together, breadth first, so that what is found first is shortest.
+"""A model checker: explores all interleavings of some processes, breadth first, so counterexamples are shortest.
 
-A process is a generator: it yields operations on a shared world and is sent their answers. One operation is one
-step, and between any two steps of one process come any steps of the others. The world is a value, and an
-operation makes new ones of it, one for each way in which it may turn out; none while it has to wait.
+A process is a generator that yields operations on a shared world and receives their answers. One operation is one
+step, and between two steps of a process any steps of the others may come. The world is an immutable value. An
+operation returns one new world for each possible outcome, or none while it must wait.
 
-Where a process stands is its generator's position and its local variables. So these must be hashable, and
-every ``yield`` a statement of its own (``x = yield ...``): what an expression has half computed is not seen.
+The state of a process is the position and the local variables of its generator. So local variables must be hashable,
+and every ``yield`` must be a statement of its own (``x = yield ...``), since intermediate values are not compared.
 """
 
 import gc
@@ -19,7 +19,7 @@ W = TypeVar("W", bound=Hashable)
 
 
 class Outcome(NamedTuple):
-    """One way in which an operation may turn out."""
+    """One possible outcome of an operation."""
 
     label: str
     answer: Any
@@ -30,7 +30,7 @@ Operation = Callable[[Any], Iterable[Outcome]]
 
 
 class AtOnce(NamedTuple):
-    """Asks the world in the same step as the operation before. May raise ``Violation``."""
+    """A look at the world in the same step as the previous operation. May raise ``Violation``."""
 
     ask: Callable[[Any], Any]
 
@@ -39,19 +39,19 @@ Body = Generator[Operation | AtOnce, Any, Any]
 
 
 class Violation(Exception):
-    """What must never happen: of which kind, and what it was."""
+    """A state that must never be reached, with its kind and a description."""
 
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(f"{kind}: {what}")
+    def __init__(self, kind: str, description: str) -> None:
+        super().__init__(f"{kind}: {description}")
         self.kind = kind
 
 
 LOST_WAITER = "lost waiter"
-"""The kind of violation that the engine finds by itself: somebody waits for what nobody will do any more."""
+"""The kind of violation that the engine itself finds: a process waits for an event that can no longer happen."""
 
 
 class Process(NamedTuple):
-    """What one process does. A mortal one may end after any of its steps but the last."""
+    """One process. A mortal process may crash after any of its steps except the last."""
 
     name: str
     body: Callable[[], Body]
@@ -60,29 +60,29 @@ class Process(NamedTuple):
 
 @dataclass(frozen=True)
 class System(Generic[W]):
-    """Processes, the world they share, and what happens in it besides."""
+    """Processes, the world that they share, and its other events."""
 
     world: W
     processes: tuple[Process, ...]
     events: Callable[[W], Iterable[Outcome]]
-    """What happens by itself. It must not go on for ever: a state in which nothing can happen is at rest."""
+    """Returns the outcomes of events without a process. They must end, since a state without steps is at rest."""
     crashed: Callable[[W, str], W]
-    """The world after the process of this name has ended without a word."""
+    """Returns the world after the process of this name has crashed."""
     at_rest: Callable[[W], None]
-    """Raises ``Violation`` if the world is not as it must be once all have ended."""
+    """Raises ``Violation`` if the world is wrong after all processes have ended."""
     crashes: int = 0
-    """How many mortal processes may end so."""
+    """Maximum number of mortal processes that crash."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an exploration found."""
+class Exploration:
+    """The result of an exploration."""
 
     states: int
     complete: bool
     violation: Violation | None = None
     trace: tuple[str, ...] = ()
-    """The steps to the violation, as few as possible."""
+    """The shortest sequence of steps to the violation."""
 
     def __str__(self) -> str:
         extent = f"{self.states} states" if self.complete else f"{self.states} states, not all"
@@ -92,19 +92,19 @@ class Found:
         return "\n".join([str(self.violation), *steps, f"  ({extent})"])
 
 
-def explore(system: System[Any], limit: int = 10_000_000) -> Found:
-    """Tries all interleavings, up to ``limit`` states. Returns the shortest way to a violation, or none."""
+def explore(system: System[Any], limit: int = 10_000_000) -> Exploration:
+    """Explores all interleavings, up to ``limit`` states. Returns the shortest trace to a violation, if any."""
     programs = [Program(process) for process in system.processes]
     first = (system.world, tuple([program.start() for program in programs]), system.crashes)
     parents: dict[Any, tuple[Any, str] | None] = {first: None}
     queue = deque([first])
-    with _without_collecting():
+    with _without_garbage_collection():
         return _breadth_first(system, programs, parents, queue, limit)
 
 
 @contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Nothing here is garbage or refers to itself; looking through it all again and again takes most of the time."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Disables the garbage collector, which would take most of the time and find no garbage."""
     gc.disable()
     try:
         yield
@@ -118,7 +118,7 @@ def _breadth_first(
     parents: dict[Any, tuple[Any, str] | None],
     queue: deque[Any],
     limit: int,
-) -> Found:
+) -> Exploration:
     while queue and len(parents) <= limit:
         state = queue.popleft()
         label = "at rest"
@@ -133,8 +133,8 @@ def _breadth_first(
                     queue.append(following)
             _check_end(system, programs, state, moved)
         except Violation as violation:
-            return Found(len(parents), False, violation, (*_trace(parents, state), label))
-    return Found(len(parents), not queue)
+            return Exploration(len(parents), False, violation, (*_trace(parents, state), label))
+    return Exploration(len(parents), not queue)
 
 
 def _steps(system: System[Any], programs: "list[Program]", state: Any) -> Iterator[tuple[str, Any]]:
@@ -176,10 +176,10 @@ def _trace(parents: dict[Any, tuple[Any, str] | None], state: Any) -> list[str]:
 
 
 class Program:
-    """A process whose generator can go on from any position that it was ever in.
+    """A process whose generator can continue from any position that it has reached.
 
-    A generator cannot be copied. So each position is known by the answers that first led there, and reached
-    again by running a new generator on these; where it gets to by one more answer is remembered.
+    A generator cannot be copied. So each position is stored as the answers that first led there, and a new generator
+    replays them. The next position after one more answer is cached.
     """
 
     END = 0
@@ -193,15 +193,15 @@ class Program:
         self._start = self._reach(())
 
     def start(self) -> int:
-        """The position before the first step."""
+        """Returns the position before the first step."""
         return self._start
 
     def operation(self, position: int) -> Any:
-        """What the process does next; None at its end."""
+        """Returns the next operation of the process, or None at its end."""
         return self._operations[position]
 
     def resume(self, position: int, answer: Any, world: Any) -> int:
-        """Where the process stands after this answer. Raises ``Violation``."""
+        """Returns the position of the process after an answer. Raises ``Violation``."""
         while True:
             moved = self._moves.get((position, answer))
             if moved is None:
@@ -227,7 +227,7 @@ class Program:
 
 
 def _position(generator: Any) -> Hashable:
-    """Where a generator stands, and those that it waits for."""
+    """Returns the state of a generator and of the generators that it delegates to."""
     frames: list[Hashable] = []
     while generator is not None:
         frame = generator.gi_frame

@@ -1,6 +1,6 @@
-"""A model's epoch: ``clear()`` after writes that nobody announced, and bulk writes past the limit.
+"""A model's epoch: ``clear()`` after writes without intents, and bulk writes past the limit.
 
-As ``plans``, ``Writer.clear_models`` and ``Intent.add_model`` do it. Such writes say nothing about the row's own key.
+The model of ``plans``, ``Writer.clear_models`` and ``Intent.add_model``. These writes do not mark the row's own key.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ from tests.protocol.model.world import (
 
 
 def reader(me: str, rules: Rules, look_ups: int, epoch_first: bool) -> Body:
-    """Looks the row up, again and again. A cluster reads epoch and row in whatever order."""
+    """Looks the row up repeatedly. A cluster reads epoch and row in any order."""
     for number in range(look_ups):
         if epoch_first:
             began, epoch = yield beginning(read(EPOCH))
@@ -74,7 +74,7 @@ def load_row(me: str, number: int, rules: Rules, replaced: Entry | None) -> Body
 
 
 def bulk_write(me: str, rules: Rules) -> Body:
-    """Writes more rows than can be named: the epoch is marked before COMMIT and cleared after it."""
+    """Writes more rows than ``bulk_limit``: marks the epoch before COMMIT and clears it afterwards."""
     yield update(me)
     if rules.epoch_marked:
         yield mark(EPOCH, me)
@@ -86,7 +86,7 @@ def bulk_write(me: str, rules: Rules) -> Body:
 
 
 def clearing(me: str, rules: Rules) -> Body:
-    """Raw SQL, which nobody announces, and then ``clear()``, whose return acknowledges it."""
+    """Writes by raw SQL, without an intent, and then calls ``clear()``, whose return acknowledges the write."""
     yield write(me, acknowledged=False)
     yield mark(EPOCH, me)
     yield clear(EPOCH, me)
@@ -94,7 +94,7 @@ def clearing(me: str, rules: Rules) -> Body:
 
 
 def writer(me: str, rules: Rules) -> Body:
-    """A write of the one row."""
+    """Writes the row."""
     yield mark(ROW, me)
     yield write(me)
     yield clear(ROW, me)
@@ -112,7 +112,7 @@ def system(
     ticks: int = 0,
     warm: bool = False,
 ) -> System[World]:
-    """Readers by the number of their lookups, and writers of each kind."""
+    """Returns a system of readers, by the number of their lookups, and writers of each kind."""
     processes = [
         Process(f"R{n}", partial(reader, f"R{n}", rules, number, epoch_first[n]), True)
         for n, number in enumerate(look_ups)

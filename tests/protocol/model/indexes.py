@@ -1,7 +1,8 @@
 """A unique index over one row that is re-keyed, deleted and inserted again: late leases, stamps, hints.
 
-The index key is that of the slug ``a``. As ``plans.indexes``, ``writes.touched`` and ``writes.intents`` do it. A
-lookup that has a guess reads the row before the index entry (a cluster keeps no order), one that has none after it.
+The model of ``plans.indexes``, ``write.affected`` and ``engine.intent``. The index key is that of the slug ``a``. A
+lookup with a prediction reads the row before the index entry, since a cluster keeps no order. A lookup without a
+prediction reads the row after the index entry.
 """
 
 from functools import partial
@@ -39,10 +40,10 @@ from tests.protocol.model.world import (
 )
 
 
-def look_up(me: str, rules: Rules, guesses: bool) -> Body:
-    """``get(slug="a")``."""
+def look_up(me: str, rules: Rules, predicts: bool) -> Body:
+    """Makes the lookup ``get(slug="a")``."""
     row: Any = None
-    if guesses:
+    if predicts:
         began, row = yield beginning(read(ROW))
         index = yield read(INDEX)
     else:
@@ -51,7 +52,7 @@ def look_up(me: str, rules: Rules, guesses: bool) -> Body:
         yield returned(began, None, by_slug)
         return
     if isinstance(index, Entry):
-        if not guesses:
+        if not predicts:
             row = yield read(ROW)
         if isinstance(row, Entry):
             found = row.row
@@ -68,7 +69,7 @@ def look_up(me: str, rules: Rules, guesses: bool) -> Body:
 
 
 def load_row(token: Any) -> Body:
-    """The row that an index entry leads to, and that is not in the cache."""
+    """Loads the row of an index entry after a miss."""
     own = Lease(token)
     held = yield lease(ROW, token)
     if held == own:
@@ -84,7 +85,7 @@ def load_row(token: Any) -> Body:
 
 
 def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
-    """The row by its slug, and index and row filled from the one statement."""
+    """Loads the row by its slug, and fills index and row from one statement."""
     token = (me, "index")
     own = Lease(token)
     deadline = yield now
@@ -111,8 +112,8 @@ def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
 
 
 def fill_late(me: str, rules: Rules, row: Row, stamp: Version, deadline: int) -> Body:
-    """Leases the row after it was read, and fills it if the stamp shows that no writer came in between."""
-    own = Lease((me if rules.token_per_take else "tick", "row"))
+    """Leases the row after it was read, and fills it if the stamp shows that no writer ran in between."""
+    own = Lease((me if rules.token_per_lease else "tick", "row"))
     if rules.stamp_after_lease:
         held = yield lease(ROW, own.token)
         if held != own:
@@ -138,7 +139,7 @@ def select_by_slug() -> Operation:
 
 
 def writer(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
-    """Saves the row under a slug, or deletes it: in autocommit mode, the keys marked before the statement."""
+    """Saves the row under a slug or deletes it, in autocommit mode. Marks the keys before the statement."""
     slug = yield choosing(slugs)
     yield from marking(me, rules, slug)
     committed = yield write(me, slug)
@@ -146,7 +147,7 @@ def writer(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
 
 
 def transaction(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
-    """The same in a transaction: the keys marked after the statement."""
+    """Saves the row under a slug or deletes it, in a transaction. Marks the keys after the statement."""
     slug = yield update(me, slugs)
     yield from marking(me, rules, slug)
     committed = yield finish(me)
@@ -173,7 +174,7 @@ def ending(me: str, rules: Rules, slug: str | None, committed: bool) -> Body:
     yield clear(ROW, me)
     if slug == "a" and rules.mark_index:
         row = yield AtOnce(lambda world: world.row)
-        # Any row stands for the primary key here: the hint may lead to none, or to a row that moved on.
+        # Any row stands for the primary key here: its row may be deleted, or have another slug.
         yield clear(INDEX, me, Entry(row, (me, "hint")) if committed and row is not None else None)
     if not rules.stamp_before_clear:
         yield renew(STAMP)
@@ -182,7 +183,7 @@ def ending(me: str, rules: Rules, slug: str | None, committed: bool) -> Body:
 def system(
     rules: Rules,
     *,
-    guesses: tuple[bool, ...] = (),
+    predicts: tuple[bool, ...] = (),
     writers: int = 0,
     transactions: int = 0,
     slugs: tuple[str | None, ...] = ("a", "b", None),
@@ -191,9 +192,14 @@ def system(
     crashes: int = 0,
     ticks: int = 0,
 ) -> System[World]:
-    """Readers that have a guess or have none, and writers. ``warm``: the keys that are filled at the beginning."""
+    """Returns a system of readers, with or without a prediction, and writers.
+
+    ``warm`` are the keys that are filled at the beginning.
+    """
     row = None if start is None else Row(0, start)
-    processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, guess), True) for n, guess in enumerate(guesses)]
+    processes = [
+        Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted), True) for n, predicted in enumerate(predicts)
+    ]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules, slugs), True) for n in range(writers)]
     processes += [Process(f"T{n}", partial(transaction, f"T{n}", rules, slugs), True) for n in range(transactions)]
     world = World((Commit(row, 0),), last_tick=ticks).put(STAMP, Version(1), serial=1)

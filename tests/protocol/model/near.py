@@ -1,11 +1,11 @@
-"""What a process keeps itself of one row, and how it hears of changes.
+"""The near cache of one row, and the server's invalidation messages.
 
-As ``near.Near``, ``Wire``, ``Reader._read`` and ``Writer._mark`` and ``_clear`` do it. Readers of one process read on
-one connection, on which the server also tells of changes, in order; what it says is on its way for any time.
-Writers of the process use another one.
+The model of ``backends.near``, ``backends.redis.connection``, ``engine.reader`` and ``engine.writer``. Readers of one
+process share a connection, on which the server also sends invalidation messages, in order. Messages may take any
+time to arrive. Writers of the process use another connection.
 
-How old an answer may be is told in floors instead of time: it must be as new as what was acknowledged when the
-request was sent that was answered last. ``near_lag`` after that moment nothing is answered any more.
+The allowed age of an answer is a commit instead of a time. An answer must be as new as the last commit that was
+acknowledged when the last answered request was sent. The real cache answers nothing after ``near_lag`` from then.
 """
 
 from collections.abc import Iterator
@@ -34,37 +34,37 @@ CHANGED = "invalidate row"
 
 
 class Side(NamedTuple):
-    """The process and its connection."""
+    """The state of the process and its connection."""
 
     kept: Entry | None
     expected: Any = None
-    """The placeholder: by whom the row is being read."""
-    told: tuple[Any, ...] = ()
-    """What the server has said and has not arrived: replies, and that the row has changed."""
+    """The placeholder: the read that is in flight."""
+    in_flight: tuple[Any, ...] = ()
+    """Messages of the server that have not arrived: replies, and invalidations of the row."""
     tracked: bool = True
-    """Whether the server will tell of the next change."""
+    """True if the server will send a message about the next change."""
     arrived: frozenset[Any] = frozenset()
-    """Replies at which nobody has looked."""
+    """Replies that have arrived and that no reader has taken."""
     good: int = 0
-    """What was acknowledged when the request was sent that was answered last."""
+    """The last acknowledged commit at the time when the last answered request was sent."""
     own: int = 0
-    """What the process has written itself."""
+    """The last commit of the process itself."""
     losses: int = 0
-    """How often the connection may still be lost."""
+    """The number of times that the connection may still be lost."""
 
 
 def _with(world: World, **changes: Any) -> World:
     return world._replace(side=world.side._replace(**changes))
 
 
-def told_of(operation: Operation) -> Operation:
-    """Changes the row: the server tells whoever has read it since the last time."""
+def tracked_change(operation: Operation) -> Operation:
+    """Changes the row. The server sends a message if the process has read the row since the last message."""
 
     def run(world: World) -> Iterator[Outcome]:
         for label, answer, after in operation(world):
             side = after.side
             if side.tracked:
-                after = _with(after, told=(*side.told, CHANGED), tracked=False)
+                after = _with(after, in_flight=(*side.in_flight, CHANGED), tracked=False)
             yield Outcome(label, answer, after)
 
     return run
@@ -74,7 +74,7 @@ def told_of(operation: Operation) -> Operation:
 
 
 def find() -> Operation:
-    """Answer: what is kept, and the oldest commit that it may be of; None if nothing is."""
+    """Answers with the near entry's row and the oldest commit that it may be of, or None without an entry."""
 
     def run(world: World) -> Iterator[Outcome]:
         kept, side = world.side.kept, world.side
@@ -87,7 +87,7 @@ def find() -> Operation:
 
 
 def send(ticket: Any) -> Operation:
-    """Leaves a placeholder and sends the request. Answer: what is acknowledged now."""
+    """Leaves a placeholder and sends the request. Answers with the last acknowledged commit."""
 
     def run(world: World) -> Iterator[Outcome]:
         yield Outcome("sends: read row", world.floor, _with(world, expected=ticket))
@@ -96,18 +96,18 @@ def send(ticket: Any) -> Operation:
 
 
 def execute(ticket: Any, sent: int) -> Operation:
-    """The server's part."""
+    """Executes the read on the server."""
 
     def run(world: World) -> Iterator[Outcome]:
         side, cell = world.side, world.cells[ROW]
-        after = _with(world, told=(*side.told, (ticket, cell, sent)), tracked=True)
+        after = _with(world, in_flight=(*side.in_flight, (ticket, cell, sent)), tracked=True)
         yield Outcome(f"the server reads row: {cell or 'nothing'}", None, after)
 
     return run
 
 
-def look(ticket: Any, rules: Rules) -> Operation:
-    """Looks at the reply, once it has arrived, and keeps it if the placeholder still stands."""
+def take_reply(ticket: Any, rules: Rules) -> Operation:
+    """Takes the reply once it has arrived, and keeps it if the placeholder is still there."""
 
     def run(world: World) -> Iterator[Outcome]:
         side = world.side
@@ -125,22 +125,22 @@ def look(ticket: Any, rules: Rules) -> Operation:
 
 
 def answer_ping(sent: int) -> Operation:
-    """The server's part of a request that reads nothing."""
+    """Executes a request that reads nothing on the server."""
 
     def run(world: World) -> Iterator[Outcome]:
-        yield Outcome("the server answers", None, _with(world, told=(*world.side.told, (None, None, sent))))
+        yield Outcome("the server answers", None, _with(world, in_flight=(*world.side.in_flight, (None, None, sent))))
 
     return run
 
 
 def pinger() -> Body:
-    """Asks the server for a sign of life, or for something else."""
+    """Sends a request that reads nothing, and gets a reply."""
     sent = yield moment()
     yield answer_ping(sent)
 
 
 def moment() -> Operation:
-    """Sends a request that reads nothing. Answer: what is acknowledged now."""
+    """Sends a request that reads nothing. Answers with the last acknowledged commit."""
 
     def run(world: World) -> Iterator[Outcome]:
         yield Outcome("sends: PING", world.floor, world)
@@ -156,7 +156,7 @@ def drop() -> Operation:
 
 
 def reader(me: str, rules: Rules, look_ups: int) -> Body:
-    """Looks the row up, again and again."""
+    """Looks the row up repeatedly."""
     for number in range(look_ups):
         kept = yield find()
         if kept is not None:
@@ -165,7 +165,7 @@ def reader(me: str, rules: Rules, look_ups: int) -> Body:
         ticket = (me, number)
         began = yield send(ticket)
         yield execute(ticket, began)
-        cell = yield look(ticket, rules)
+        cell = yield take_reply(ticket, rules)
         if isinstance(cell, Entry):
             row = cell.row
         else:
@@ -177,18 +177,18 @@ def reader(me: str, rules: Rules, look_ups: int) -> Body:
 
 
 def mark_or_fail(writer: str) -> Operation:
-    """Answer: whether the mark has arrived."""
+    """Marks the row, or fails. Answers True if the mark has arrived."""
 
     def run(world: World) -> Iterator[Outcome]:
-        for label, _, after in told_of(mark(ROW, writer))(world):
+        for label, _, after in tracked_change(mark(ROW, writer))(world):
             yield Outcome(label, True, after)
         yield Outcome("mark row: fails", False, world)
 
     return run
 
 
-def seen_by_its_own(operation: Operation) -> Operation:
-    """What is committed by it must be seen in its own process from now on."""
+def visible_in_own_process(operation: Operation) -> Operation:
+    """Requires that the process sees everything that is committed by this operation from now on."""
 
     def run(world: World) -> Iterator[Outcome]:
         for label, answer, after in operation(world):
@@ -198,36 +198,36 @@ def seen_by_its_own(operation: Operation) -> Operation:
 
 
 def own_writer(me: str, rules: Rules) -> Body:
-    """A write of the same process, whose mark may fail: then it is seen at the latest when it is acknowledged."""
+    """Writes in the same process. If the mark fails, the process sees the write once it is acknowledged."""
     arrived = yield mark_or_fail(me)
     if rules.near_drop_at_mark:
         yield drop()
     if arrived:
-        yield seen_by_its_own(write(me, acknowledged=False))
+        yield visible_in_own_process(write(me, acknowledged=False))
     else:
         yield write(me, acknowledged=False)
-    yield told_of(clear(ROW, me))
+    yield tracked_change(clear(ROW, me))
     if rules.near_drop_at_clear:
         yield drop()
-    yield seen_by_its_own(acknowledge())
+    yield visible_in_own_process(acknowledge())
 
 
 def other_writer(me: str) -> Body:
-    """A write of another process."""
-    yield told_of(mark(ROW, me))
+    """Writes in another process."""
+    yield tracked_change(mark(ROW, me))
     yield write(me)
-    yield told_of(clear(ROW, me))
+    yield tracked_change(clear(ROW, me))
 
 
 # The connection -------------------------------------------------------------------------------------------
 
 
 def arrivals(rules: Rules, world: World) -> Iterator[Outcome]:
-    """What the server has said arrives, in order, or is lost with the connection; then there is a new one."""
+    """Delivers the server's messages in order, or loses them with the connection, which is opened again."""
     side = world.side
-    if side.told:
-        first, *rest = side.told
-        after = _with(world, told=tuple(rest))
+    if side.in_flight:
+        first, *rest = side.in_flight
+        after = _with(world, in_flight=tuple(rest))
         if first == CHANGED:
             yield Outcome(f"arrives: {CHANGED}", None, _with(after, kept=None, expected=None))
         else:
@@ -240,9 +240,9 @@ def arrivals(rules: Rules, world: World) -> Iterator[Outcome]:
                 _with(after, arrived=arrived, good=good),
             )
     if side.losses:
-        unanswered = {(each[0], None) for each in side.told if each != CHANGED and each[0]}
+        unanswered = {(message[0], None) for message in side.in_flight if message != CHANGED and message[0]}
         after = _with(
-            world, losses=side.losses - 1, told=(), tracked=False, arrived=side.arrived | unanswered, expected=None
+            world, losses=side.losses - 1, in_flight=(), tracked=False, arrived=side.arrived | unanswered, expected=None
         )
         if rules.near_drop_on_loss:
             after = _with(after, kept=None)
@@ -259,7 +259,7 @@ def system(
     losses: int = 0,
     warm: bool = True,
 ) -> System[World]:
-    """Readers of one process by the number of their lookups, and writers of it and of others."""
+    """Returns a system of readers of one process, by the number of their lookups, and writers of all processes."""
     processes = [Process(f"R{n}", partial(reader, f"R{n}", rules, number)) for n, number in enumerate(look_ups)]
     processes += [Process(f"W{n}", partial(own_writer, f"W{n}", rules)) for n in range(own)]
     processes += [Process(f"O{n}", partial(other_writer, f"O{n}")) for n in range(others)]

@@ -1,6 +1,6 @@
 """One row under its primary key: leases, intents, single flight, transactions.
 
-As ``plans.rows``, ``reader``, ``writes.intents`` and ``writes.transactions`` do it.
+The model of ``plans.rows``, ``engine.reader``, ``engine.intent`` and ``write.transactions``.
 """
 
 from functools import partial
@@ -36,13 +36,13 @@ JOINED = "joined"
 
 
 def reader(me: str, rules: Rules, look_ups: int, one_process: bool, replicas: bool) -> Body:
-    """Looks the row up, again and again."""
+    """Looks the row up repeatedly."""
     for number in range(look_ups):
         yield from look_up((me, number), rules, one_process, replicas)
 
 
 def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body:
-    began, found = yield beginning(read(ROW) if rules.join_by_reading else joining())
+    began, found = yield beginning(read(ROW) if rules.join_by_reading else reading_or_joining())
     if isinstance(found, Entry):
         yield returned(began, found.row)
         return
@@ -53,13 +53,13 @@ def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body
     own = Lease(token)
     held = own
     if rules.lease:
-        held = yield taking(lease(ROW, token, resent=not rules.lease_once), own)
+        held = yield leasing(lease(ROW, token, resent=not rules.lease_once), own)
     if held == own:
         if replicas:
             row = yield select_on_replica()
         else:
             row = yield select(lag=not rules.primary)
-        yield landing(fill(ROW, own if rules.lease else None, Entry(row, token)), row, rules, one_process)
+        yield filling(fill(ROW, own if rules.lease else None, Entry(row, token)), row, rules, one_process)
     elif isinstance(held, Lease | Entry):
         if isinstance(held, Lease):
             yield waiting(one_process)
@@ -73,8 +73,8 @@ def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body
     yield returned(began, row)
 
 
-def taking(operation: Operation, own: Lease) -> Operation:
-    """A lease; if it is granted, others of this process can wait for what it is for."""
+def leasing(operation: Operation, own: Lease) -> Operation:
+    """Leases the row. If the lease is granted, other readers of the process can wait for the fill."""
 
     def run(world: World) -> Any:
         for label, held, after in operation(world):
@@ -83,8 +83,8 @@ def taking(operation: Operation, own: Lease) -> Operation:
     return run
 
 
-def landing(operation: Operation, row: Row | None, rules: Rules, one_process: bool) -> Operation:
-    """A fill, which may get lost; afterwards nobody waits for it any more."""
+def filling(operation: Operation, row: Row | None, rules: Rules, one_process: bool) -> Operation:
+    """Fills the row, or fails to reach the store. In both cases the waiters are released."""
 
     def run(world: World) -> Any:
         landed = world._replace(flights=frozenset(), landed=row) if one_process else world
@@ -97,8 +97,8 @@ def landing(operation: Operation, row: Row | None, rules: Rules, one_process: bo
     return run
 
 
-def joining() -> Operation:
-    """Reads the row, or joins whoever of this process is loading it."""
+def reading_or_joining() -> Operation:
+    """Reads the row, or joins a load in flight in this process."""
 
     def run(world: World) -> Any:
         if ROW in world.flights:
@@ -110,7 +110,7 @@ def joining() -> Operation:
 
 
 def waiting(one_process: bool) -> Operation:
-    """Waits until this process has filled the row; for others not at all, or it would have been too long."""
+    """Waits for the fill of this process. A wait for another process times out at once."""
 
     def run(world: World) -> Any:
         if not one_process:
@@ -122,7 +122,7 @@ def waiting(one_process: bool) -> Operation:
 
 
 def transaction_reader(me: str, rules: Rules) -> Body:
-    """Reads in a transaction that keeps to its first snapshot, however long it takes."""
+    """Reads in a transaction that keeps its first snapshot until it ends."""
     row = yield select()
     if not rules.no_fill_in_transaction:
         own = Lease((me, 0))
@@ -132,7 +132,7 @@ def transaction_reader(me: str, rules: Rules) -> Body:
 
 
 def writer(me: str, rules: Rules, replicas: bool) -> Body:
-    """``save`` in autocommit mode."""
+    """Saves the row in autocommit mode."""
     if rules.mark and rules.mark_first:
         yield mark(ROW, me, alone=not rules.intent_set)
     committed = yield write(me)
@@ -140,7 +140,7 @@ def writer(me: str, rules: Rules, replicas: bool) -> Body:
 
 
 def transaction(me: str, rules: Rules, replicas: bool) -> Body:
-    """A transaction that writes the row, and reads it."""
+    """Writes and reads the row in a transaction."""
     yield update(me)
     if not rules.no_fill_in_transaction:
         own = Lease((me, 0))
@@ -156,7 +156,7 @@ def transaction(me: str, rules: Rules, replicas: bool) -> Body:
 
 def ending(me: str, rules: Rules, committed: bool, replicas: bool) -> Body:
     if replicas and rules.linger and committed:
-        yield mark(ROW, me)  # until every replica has it; then it expires
+        yield mark(ROW, me)  # the mark expires once every replica has the write
         return
     if rules.mark and not rules.mark_first:
         yield mark(ROW, me)
@@ -180,7 +180,7 @@ def system(
     ticks: int = 0,
     warm: bool = False,
 ) -> System[World]:
-    """Readers by the number of their lookups; writers in autocommit mode, and in transactions."""
+    """Returns a system of readers, by the number of their lookups, and writers with and without transactions."""
     kinds: list[tuple[str, int, Any]] = [
         ("W", writers, partial(writer, replicas=replicas)),
         ("T", transactions, partial(transaction, replicas=replicas)),

@@ -1,9 +1,9 @@
-"""``InvalidationType.DYNAMIC`` with ``allowtime``: a value that is known to be stale, and is refreshed by one reader.
+"""``InvalidationType.DYNAMIC`` with ``allowtime``: stale copies, which one reader refreshes.
 
-A mark answers with the value that it replaced. The last writer to clear leaves that value again, known to be stale,
-for what is left of ``allowtime`` since it was first invalidated. Who is elected to refresh (any number may be, at
-worst) reads the database without a lease, and fills if the very entry that it found is still there. A value that is
-not stale yet is refreshed early in the same way.
+A mark answers with the value that it replaced. The last writer to clear leaves that value as a stale copy, for the
+rest of ``allowtime`` since its first invalidation. A reader that is elected to refresh reads the database without a
+lease, and fills if the entry that it found is still there. In the worst case any number of readers is elected.
+Refresh-ahead of a fresh value works the same way.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ ALLOWTIME = 2
 
 
 def reader(me: str, rules: Rules, look_ups: int) -> Body:
-    """Looks the row up, again and again."""
+    """Looks the row up repeatedly."""
     for number in range(look_ups):
         token = (me, number)
         began, (found, elected) = yield beginning(reading_and_electing(), allowance=ALLOWTIME)
@@ -51,7 +51,7 @@ def reader(me: str, rules: Rules, look_ups: int) -> Body:
 
 
 def reading_and_electing() -> Operation:
-    """Reads the row; whether a value that is found is refreshed may turn out either way."""
+    """Reads the row. A reader that finds a value may or may not be elected to refresh it."""
 
     def run(world: World) -> list[Outcome]:
         [found] = read(ROW)(world)
@@ -79,7 +79,7 @@ def load_row(token: object) -> Body:
 
 
 def writer(me: str, rules: Rules) -> Body:
-    """``save`` in autocommit mode."""
+    """Saves the row in autocommit mode."""
     replaced = yield mark(ROW, me)
     marked_at = yield now
     committed = yield write(me)
@@ -95,7 +95,7 @@ def writer(me: str, rules: Rules) -> Body:
 
 
 def clearing(me: str, stale: Entry | None, sent_at: int | None, *, blindly: bool) -> Operation:
-    """Clears. If ``sent_at`` is given, the store is told how long the stale entry lives, not until when."""
+    """Clears the row. If ``sent_at`` is given, the clear sends the stale copy's lifetime instead of its end."""
 
     def run(world: World) -> list[Outcome]:
         left = stale
@@ -109,7 +109,7 @@ def clearing(me: str, stale: Entry | None, sent_at: int | None, *, blindly: bool
 def system(
     rules: Rules, *, look_ups: tuple[int, ...] = (), writers: int = 0, crashes: int = 0, ticks: int = 2
 ) -> System[World]:
-    """Readers by the number of their lookups, and writers. The row is in the cache at the beginning."""
+    """Returns a system of readers, by the number of their lookups, and writers. The row is cached at the beginning."""
     processes = [Process(f"R{n}", partial(reader, f"R{n}", rules, number), True) for n, number in enumerate(look_ups)]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules), True) for n in range(writers)]
     world = World((Commit(Row(0), 0),), last_tick=ticks).put(ROW, Entry(Row(0), ("first", 0)))

@@ -1,4 +1,4 @@
-"""The engine finds what there is to find, by the shortest way, and explores everything else."""
+"""The engine finds each violation by the shortest trace, and explores all states if there is none."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -70,7 +70,7 @@ def locked_increment() -> Body:
     return locked(increment())
 
 
-def two(world: Counter) -> None:
+def require_two(world: Counter) -> None:
     if world.number != 2:
         raise Violation("lost", f"{world.number} of 2")
 
@@ -83,62 +83,62 @@ def unlocked(world: Counter, _: str) -> Counter:
     return world._replace(locked=False)
 
 
-def anything(world: Counter) -> None:
+def accept_any(world: Counter) -> None:
     pass
 
 
-def system(*bodies: Any, at_rest: Any = two, crashes: int = 0, crashed: Any = unchanged) -> System[Counter]:
+def system(*bodies: Any, at_rest: Any = require_two, crashes: int = 0, crashed: Any = unchanged) -> System[Counter]:
     processes = tuple([Process(f"P{n}", body, mortal=True) for n, body in enumerate(bodies)])
     return System(Counter(), processes, lambda _: (), crashed, at_rest, crashes)
 
 
-def test_a_lost_update_is_found_in_as_few_steps_as_possible() -> None:
-    found = explore(system(increment, increment))
-    assert found.violation is not None
-    assert found.violation.kind == "lost"
-    assert [step.partition(" ")[2] for step in found.trace] == ["get", "get", "put 1", "put 1", "rest"]
-    assert "1 of 2" in str(found)
-    assert "   1  P0: get" in str(found)
+def test_a_lost_update_is_found_by_the_shortest_trace() -> None:
+    exploration = explore(system(increment, increment))
+    assert exploration.violation is not None
+    assert exploration.violation.kind == "lost"
+    assert [step.partition(" ")[2] for step in exploration.trace] == ["get", "get", "put 1", "put 1", "rest"]
+    assert "1 of 2" in str(exploration)
+    assert "   1  P0: get" in str(exploration)
 
 
-def test_there_is_none_under_a_lock() -> None:
-    found = explore(system(locked_increment, locked_increment))
-    assert found.violation is None
-    assert found.complete
-    assert str(found) == f"sound ({found.states} states)"
+def test_no_lost_update_is_found_under_a_lock() -> None:
+    exploration = explore(system(locked_increment, locked_increment))
+    assert exploration.violation is None
+    assert exploration.complete
+    assert str(exploration) == f"sound ({exploration.states} states)"
 
 
-def test_who_waits_for_ever_is_a_violation() -> None:
-    found = explore(system(lambda: locked(increment(), releases=False), locked_increment))
-    assert found.violation is not None
-    assert found.violation.kind == LOST_WAITER
-    assert "P1 will wait" in str(found.violation)
+def test_a_process_that_waits_for_ever_is_a_violation() -> None:
+    exploration = explore(system(lambda: locked(increment(), releases=False), locked_increment))
+    assert exploration.violation is not None
+    assert exploration.violation.kind == LOST_WAITER
+    assert "P1 will wait" in str(exploration.violation)
 
 
 def test_a_process_may_crash_at_each_of_its_steps() -> None:
-    found = explore(system(locked_increment, locked_increment, crashes=1, at_rest=anything))
-    assert found.violation is not None
-    assert found.trace[:2] == ("P0: lock", "P0: crash")
-    assert found.violation.kind == LOST_WAITER
-    freed = system(locked_increment, locked_increment, crashes=1, at_rest=anything, crashed=unlocked)
+    exploration = explore(system(locked_increment, locked_increment, crashes=1, at_rest=accept_any))
+    assert exploration.violation is not None
+    assert exploration.trace[:2] == ("P0: lock", "P0: crash")
+    assert exploration.violation.kind == LOST_WAITER
+    freed = system(locked_increment, locked_increment, crashes=1, at_rest=accept_any, crashed=unlocked)
     assert explore(freed).violation is None
 
 
-def test_what_is_asked_at_once_is_no_step() -> None:
+def test_a_look_at_the_world_is_not_a_step() -> None:
     def body() -> Body:
         before = yield add(1)
         after = yield AtOnce(lambda world: world.number)
         if after != before + 1:
-            raise Violation("torn", "somebody came in between")
+            raise Violation("torn", "another process came in between")
 
     assert explore(system(body, body)).violation is None
 
 
 @pytest.mark.parametrize("times", [2, 5])
-def test_positions_are_told_apart_by_their_variables_and_merged_by_nothing_else(times: int) -> None:
-    """One process alone stands in as many places as it has steps."""
-    found = explore(system(partial(increment, times), at_rest=anything))
-    assert found.states == 2 * times + 1
+def test_positions_are_distinguished_by_their_local_variables_only(times: int) -> None:
+    """A single process has one state for each of its steps."""
+    exploration = explore(system(partial(increment, times), at_rest=accept_any))
+    assert exploration.states == 2 * times + 1
 
     def forgetful() -> Body:
         for step in range(times):
@@ -146,11 +146,11 @@ def test_positions_are_told_apart_by_their_variables_and_merged_by_nothing_else(
             yield put(0)
             del step
 
-    found = explore(system(forgetful, at_rest=anything))
-    assert found.states == 2 * times + 1
+    exploration = explore(system(forgetful, at_rest=accept_any))
+    assert exploration.states == 2 * times + 1
 
 
-def test_the_limit_is_told() -> None:
-    found = explore(system(partial(increment, 9), at_rest=anything), limit=5)
-    assert not found.complete
-    assert "not all" in str(found)
+def test_an_exploration_reports_that_it_reached_the_limit() -> None:
+    exploration = explore(system(partial(increment, 9), at_rest=accept_any), limit=5)
+    assert not exploration.complete
+    assert "not all" in str(exploration)

@@ -11,26 +11,26 @@ from tests.protocol.model.variants import BROKEN, LARGE, SOUND, Broken, Shape
 
 pytestmark = pytest.mark.exhaustive(because="explores 970,000 states")
 
-SHAPES = [*SOUND, *(each.shape for each in BROKEN)]
-"""Also those that the broken variants break: it is the missing guard that is found there."""
+SHAPES = [*SOUND, *(broken.shape for broken in BROKEN)]
+"""The explored shapes, with those of the broken variants, so only the missing guard can break a variant."""
 if os.environ.get("AIOMODELCACHE_MODEL") == "large":
     SHAPES += LARGE
 
 
 @pytest.mark.parametrize("shape", {str(shape): shape for shape in SHAPES}.values(), ids=str)
-def test_sound(shape: Shape) -> None:
-    found = explore(shape.system(Rules()))
-    assert found.violation is None, f"\n{found}"
-    assert found.complete
+def test_the_protocol_is_sound_in_every_shape(shape: Shape) -> None:
+    exploration = explore(shape.system(Rules()))
+    assert exploration.violation is None, f"\n{exploration}"
+    assert exploration.complete
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.guard}-{broken.shape}")
-def test_not_without(broken: Broken) -> None:
-    found = explore(broken.system())
-    print(f"Without {broken.guard}:\n{found}")
-    assert found.violation is not None, "nothing goes wrong without it"
-    assert found.violation.kind == broken.kind, f"\n{found}"
+def test_the_protocol_without_a_guard_has_a_violation(broken: Broken) -> None:
+    exploration = explore(broken.system())
+    print(f"Without {broken.guard}:\n{exploration}")
+    assert exploration.violation is not None, "no violation was found without this guard"
+    assert exploration.violation.kind == broken.kind, f"\n{exploration}"
 
 
-def test_every_guard_is_left_out_once() -> None:
+def test_every_guard_has_a_broken_variant() -> None:
     assert {broken.guard for broken in BROKEN} == {field.name for field in dataclasses.fields(Rules)}

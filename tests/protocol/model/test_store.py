@@ -1,4 +1,4 @@
-"""The store of the model does what backends do: the same operations on both, in any order, leave the same."""
+"""The model's store behaves as a backend: random operations on both have the same results."""
 
 import random
 from hashlib import md5
@@ -26,7 +26,7 @@ def entry(cell: Entry | None) -> bytes:
 
 
 class Twins:
-    """The model's store and a real one."""
+    """The model's store and a real backend, which get the same operations."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -43,7 +43,7 @@ class Twins:
         cell = self.world.cells[ROW]
         self.serial += 1
         mine = (f"P{self.random.randrange(3)}", self.serial)
-        known = self.random.choice([cell, Lease(("nobody", 0)), Entry(Row(0), ("nobody", 0)), None])
+        known = self.random.choice([cell, Lease(("other", 0)), Entry(Row(0), ("other", 0)), None])
         value = self.random.choice([None, Entry(Row(self.serial), mine)])
         writer = f"W{self.random.randrange(3)}"
         match self.random.choice(["lease", "fill", "mark", "clear", "current"]):
@@ -54,7 +54,7 @@ class Twins:
                 leased = await self.backend.lease([lease], token(mine), 1_000)
                 assert (leased.values[0] == b"L" + token(mine)) == (held == Lease(mine))
             case "fill":
-                expected = known if isinstance(known, Lease | Entry) else Lease(("nobody", 0))
+                expected = known if isinstance(known, Lease | Entry) else Lease(("other", 0))
                 done = self.run(model.fill(ROW, expected, value))
                 expected_prefix = b"L" + token(expected.token) if isinstance(expected, Lease) else entry(expected)[:17]
                 fill = protocol.Fill(key, expected_prefix, entry(value), 1_000)
@@ -62,7 +62,9 @@ class Twins:
             case "mark":
                 replaced = self.run(model.mark(ROW, writer))
                 kept = await self.backend.mark([key], token(writer), 1_000, {key: 1_000})
-                assert [each.entry for each in kept.values()] == ([entry(replaced)] if replaced else [])
+                assert [replaced_entry.entry for replaced_entry in kept.values()] == (
+                    [entry(replaced)] if replaced else []
+                )
             case "clear":
                 self.run(model.clear(ROW, writer, value))
                 await self.backend.clear([protocol.Clear(key, entry(value), 1_000)], token(writer))
@@ -88,7 +90,7 @@ class Twins:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_the_store_of_the_model_does_what_backends_do(seed: int) -> None:
+async def test_the_store_of_the_model_behaves_as_a_backend(seed: int) -> None:
     twins = Twins(seed)
     for _ in range(OPERATIONS):
         await twins.step()

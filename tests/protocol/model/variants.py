@@ -1,4 +1,4 @@
-"""What is explored: shapes in which the protocol must be sound, and the protocol without one of its guards."""
+"""The explored systems: shapes in which the protocol must be sound, and variants that lack one guard."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tests.protocol.model.world import INDEX, OLD_KEY, ROW, STALE, STALE_AT_REST
 
 
 class Shape(NamedTuple):
-    """A part of the protocol, and how many of whom take part."""
+    """A part of the protocol, with the number of its readers, writers and crashes."""
 
     part: Callable[..., System[Any]]
     options: Mapping[str, Any]
@@ -25,7 +25,7 @@ class Shape(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """The protocol without one guard, and the kind of violation that is the shortest to reach then."""
+    """The protocol without one guard, and the kind of the violation that takes the fewest steps."""
 
     guard: str
     shape: Shape
@@ -62,11 +62,11 @@ SOUND = [
     _rows(look_ups=(1, 2), transactions=1, snapshots=1, warm=True),
     _rows(look_ups=(2, 1), writers=1, one_process=True),
     _rows(look_ups=(2,), writers=1, transactions=1, replicas=True, ticks=1),
-    _indexes(guesses=(True, False), writers=1),
-    _indexes(guesses=(False, False), transactions=1, start=None),
-    _indexes(guesses=(True, False), transactions=1, start="b", warm=(INDEX, ROW)),
-    _indexes(guesses=(False,), writers=1, transactions=1, slugs=("a", None)),
-    _indexes(guesses=(False,), writers=1, crashes=1, ticks=1),
+    _indexes(predicts=(True, False), writers=1),
+    _indexes(predicts=(False, False), transactions=1, start=None),
+    _indexes(predicts=(True, False), transactions=1, start="b", warm=(INDEX, ROW)),
+    _indexes(predicts=(False,), writers=1, transactions=1, slugs=("a", None)),
+    _indexes(predicts=(False,), writers=1, crashes=1, ticks=1),
     _epochs(look_ups=(2, 1), bulk=1),
     _epochs(look_ups=(2, 1), clears=1),
     _epochs(look_ups=(1,), clears=1, bulk=1, warm=True),
@@ -78,16 +78,16 @@ SOUND = [
     _near(look_ups=(2, 1), others=1, pings=1),
     _near(look_ups=(2, 1), own=1, losses=1, warm=False),
 ]
-"""Shapes for every run of the tests."""
+"""Shapes that every run of the tests explores."""
 
 LARGE = [
     _rows(look_ups=(2, 1), writers=2, crashes=1, ticks=1),
     _rows(look_ups=(2, 2), writers=1, transactions=1, crashes=2, ticks=1),
     _rows(look_ups=(2, 1), writers=1, transactions=1, replicas=True, crashes=1, ticks=2),
     _rows(look_ups=(1, 1, 1), writers=1, transactions=1, one_process=True),
-    _indexes(guesses=(True, False), writers=1, transactions=1),
-    _indexes(guesses=(True, False), writers=1, crashes=1, ticks=1),
-    _indexes(guesses=(False, False, True), writers=1, slugs=("a", None)),
+    _indexes(predicts=(True, False), writers=1, transactions=1),
+    _indexes(predicts=(True, False), writers=1, crashes=1, ticks=1),
+    _indexes(predicts=(False, False, True), writers=1, slugs=("a", None)),
     _epochs(look_ups=(1, 1), clears=1, bulk=1),
     _epochs(look_ups=(1, 1), bulk=2),
     _epochs(look_ups=(1, 1), bulk=1, writers=1, crashes=1, ticks=1),
@@ -96,11 +96,11 @@ LARGE = [
     _near(look_ups=(2, 1), own=1, others=1),
     _near(look_ups=(2, 2), others=1, pings=1, losses=1),
 ]
-"""Shapes that take minutes each, and some GB of memory."""
+"""Shapes that take minutes and some GB of memory each."""
 
 _ONE_OF_EACH = _rows(look_ups=(1, 1), writers=1, transactions=1)
 _ONE_PROCESS = _rows(look_ups=(1, 1), writers=1, one_process=True)
-_TWO_BY_SLUG = _indexes(guesses=(False, False), writers=1)
+_TWO_BY_SLUG = _indexes(predicts=(False, False), writers=1)
 _TWO_STALE = _stale(look_ups=(1, 1), writers=1)
 
 BROKEN = [
@@ -117,13 +117,13 @@ BROKEN = [
     Broken("clear_own", _ONE_OF_EACH, STALE),
     Broken("linger", _rows(look_ups=(1,), writers=1, replicas=True, ticks=1), STALE),
     Broken("no_hint_on_rows", _ONE_OF_EACH, STALE),
-    Broken("mark_index", _indexes(guesses=(False, False), writers=1, start=None), STALE),
+    Broken("mark_index", _indexes(predicts=(False, False), writers=1, start=None), STALE),
     Broken("check_row", _TWO_BY_SLUG, OLD_KEY),
     Broken("stamp", _TWO_BY_SLUG, STALE),
     Broken("stamp_before_clear", _TWO_BY_SLUG, STALE),
     Broken("stamp_after_lease", _TWO_BY_SLUG, STALE),
-    Broken("token_per_take", _indexes(guesses=(False, False), transactions=1, slugs=("a",)), STALE_AT_REST),
-    Broken("deadline", _indexes(guesses=(False,), writers=1, slugs=("a",), crashes=1, ticks=1), STALE_AT_REST),
+    Broken("token_per_lease", _indexes(predicts=(False, False), transactions=1, slugs=("a",)), STALE_AT_REST),
+    Broken("deadline", _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=1), STALE_AT_REST),
     Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),
     Broken("epoch_marked", _epochs(look_ups=(1, 1), bulk=1), STALE),
     Broken("epoch_cleared", _epochs(look_ups=(1, 1), bulk=1), STALE),

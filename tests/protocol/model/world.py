@@ -1,8 +1,8 @@
-"""What the modelled processes share: the store, the database, the clock, and who waits for whom.
+"""The state that modelled processes share: the store, the database, the clock, and loads in flight.
 
-The store's operations mean what ``aiomodelcache.backends`` means by them, and each is one step for each key: a
-pipeline is not atomic, and in a cluster not even its order is given. The database is one row, every version of
-which is remembered. Nothing here is a rule of the protocol; how operations are used is in the parts.
+The store's operations are those of ``aiomodelcache.backends``. Each is one step for each key, since a pipeline is not
+atomic and a cluster does not keep its order. The database is one row with a history of all its versions. The rules of
+the protocol are in the parts, which use these operations.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ KEYS = ("row", "index", "epoch", "stamp")
 
 
 class Row(NamedTuple):
-    """The row in one of its versions. ``None`` in its place: there is no such row."""
+    """One version of the row. ``None`` in its place means that the row does not exist."""
 
     version: int
     slug: str = "a"
@@ -46,13 +46,13 @@ class Version(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A value. Of an index: any row stands for the primary key, None for the absence of one."""
+    """A value. In an index entry, any row stands for the primary key and None for an absence."""
 
     row: Row | None
     token: Any
     epoch: Any = None
     until: int | None = None
-    """Of a value that is known to be stale: when it goes."""
+    """The time at which a stale copy expires, or None for a value that is not stale."""
 
     def __str__(self) -> str:
         known = "" if self.until is None else f", stale until {self.until}"
@@ -63,7 +63,7 @@ Cell = Lease | Intents | Version | Entry | None
 
 
 class Commit(NamedTuple):
-    """A version of the row, and the time from which it was the current one."""
+    """A version of the row, and the time from which it is the current one."""
 
     row: Row | None
     time: int
@@ -73,28 +73,28 @@ class World(NamedTuple):
     history: tuple[Commit, ...]
     cells: tuple[Cell, ...] = (None, None, None, None)
     floor: int = 0
-    """The oldest commit that a read which begins now may answer from: the last that is acknowledged."""
+    """The last acknowledged commit, which is the oldest that a lookup may answer if it begins now."""
     lock: str | None = None
-    """Who has written to the row and not committed yet."""
+    """The writer that has written to the row and not committed yet."""
     draft: Row | None = None
     clock: int = 0
     last_tick: int = 0
-    over: frozenset[tuple[str, int]] = frozenset()
-    """Writers who are past COMMIT or ROLLBACK, or have crashed, and since when. Intents of others do not expire."""
+    ended: frozenset[tuple[str, int]] = frozenset()
+    """Writers after COMMIT, ROLLBACK or a crash, with the time. Intents of other writers do not expire."""
     serial: int = 0
-    """So many versions were made so far."""
+    """The number of versions that were created so far."""
     flights: frozenset[int] = frozenset()
-    """Keys that somebody of this process is filling."""
+    """Keys that a reader of this process is loading."""
     landed: Row | None = None
-    """What the last of these has loaded."""
+    """The row that the last load has found."""
     network: frozenset[tuple[int, Any]] = frozenset()
-    """Leases on their way a second time."""
+    """Leases that were sent a second time and are in flight."""
     side: Any = None
-    """What else a part has."""
+    """The additional state of a part of the protocol."""
 
     @property
     def row(self) -> Row | None:
-        """The row as it is in the database."""
+        """The committed row, or None."""
         return self.history[-1].row
 
     def put(self, key: int, cell: Cell, **changes: Any) -> "World":
@@ -114,7 +114,10 @@ def read(key: int) -> Operation:
 
 
 def lease(key: int, token: Any, replacing: Entry | None = None, *, resent: bool = False) -> Operation:
-    """Answer: what the key holds now. ``resent``: the command may arrive a second time, whenever."""
+    """Leases a key. Answers with the new content of the key.
+
+    If ``resent``, the command may arrive a second time at any moment.
+    """
 
     def run(world: World) -> Iterator[Outcome]:
         cell = world.cells[key]
@@ -131,19 +134,22 @@ def lease(key: int, token: Any, replacing: Entry | None = None, *, resent: bool 
 
 
 def fill(key: int, expected: Lease | Entry | None, entry: Entry | None) -> Operation:
-    """Replaces what is expected, by its token; whatever is there, if nothing is. Answer: whether it did."""
+    """Replaces the expected content, by its token, or any content if none is expected. Answers True if it did."""
 
     def run(world: World) -> Iterator[Outcome]:
         cell = world.cells[key]
         same = expected is None or (type(cell) is type(expected) and cell.token == expected.token)
-        what = f"fill {KEYS[key]} with {entry}" if entry else f"give {KEYS[key]} back"
-        yield Outcome(f"{what}: {'done' if same else 'refused'}", same, world.put(key, entry) if same else world)
+        label = f"fill {KEYS[key]} with {entry}" if entry else f"give {KEYS[key]} back"
+        yield Outcome(f"{label}: {'done' if same else 'refused'}", same, world.put(key, entry) if same else world)
 
     return run
 
 
 def mark(key: int, writer: str, *, alone: bool = False) -> Operation:
-    """Answer: the value that the intent has replaced, if it is one. ``alone``: other intents are replaced, too."""
+    """Marks a key. Answers with the value that the intent replaced, or None.
+
+    If ``alone``, the intent replaces other intents, too.
+    """
 
     def run(world: World) -> Iterator[Outcome]:
         cell = world.cells[key]
@@ -155,7 +161,7 @@ def mark(key: int, writer: str, *, alone: bool = False) -> Operation:
 
 
 def clear(key: int, writer: str, hint: Entry | None = None, *, blindly: bool = False) -> Operation:
-    """``hint`` is left in place of the last intent. ``blindly``: other intents go as well."""
+    """Removes an intent, and leaves ``hint`` in place of the last one. If ``blindly``, removes all intents."""
 
     def run(world: World) -> Iterator[Outcome]:
         cell = world.cells[key]
@@ -171,7 +177,7 @@ def clear(key: int, writer: str, hint: Entry | None = None, *, blindly: bool = F
 
 
 def current(key: int) -> Operation:
-    """The version under a key, which is made if there is none."""
+    """Answers with the version under a key, and creates one if there is none."""
 
     def run(world: World) -> Iterator[Outcome]:
         if world.cells[key] is None:
@@ -195,7 +201,7 @@ def renew(key: int) -> Operation:
 
 
 def select(*, lag: bool = False) -> Operation:
-    """The row as it is committed. ``lag``: or as it was before, as a replica has it."""
+    """Answers with the committed row. If ``lag``, may answer with the version before it, as a replica does."""
 
     def run(world: World) -> Iterator[Outcome]:
         yield Outcome(f"SELECT: {world.row or 'no row'}", world.row, world)
@@ -207,7 +213,7 @@ def select(*, lag: bool = False) -> Operation:
 
 
 def select_on_replica() -> Operation:
-    """The row as a replica has it, which knows of every commit a tick later at the latest."""
+    """Answers with the row on a replica, which has every commit at most one tick later."""
 
     def run(world: World) -> Iterator[Outcome]:
         for at in range(len(world.history)):
@@ -219,7 +225,7 @@ def select_on_replica() -> Operation:
 
 
 def update(writer: str, slugs: tuple[str | None, ...] = ("a",)) -> Operation:
-    """Writes the row, inserts or deletes it (None), and holds its lock. Waits for other writers. Answer: the slug."""
+    """Updates, inserts or deletes the row (slug None) and locks it. Waits for other writers. Answers with the slug."""
 
     def run(world: World) -> Iterator[Outcome]:
         if world.lock is None:
@@ -232,7 +238,7 @@ def update(writer: str, slugs: tuple[str | None, ...] = ("a",)) -> Operation:
 
 
 def finish(writer: str) -> Operation:
-    """COMMIT or ROLLBACK of what is written. Answer: whether it is committed."""
+    """Commits or rolls back. Answers True if it commits."""
 
     def run(world: World) -> Iterator[Outcome]:
         yield _committed(world._replace(lock=None, draft=None), writer, world.draft)
@@ -243,7 +249,7 @@ def finish(writer: str) -> Operation:
 
 
 def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> Operation:
-    """One statement in autocommit mode: it waits for other writers, and is committed or refused."""
+    """Makes one statement in autocommit mode, which waits for other writers and is committed or refused."""
 
     def run(world: World) -> Iterator[Outcome]:
         if world.lock is None:
@@ -255,7 +261,7 @@ def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> 
 
 
 def acknowledge() -> Operation:
-    """What is committed by now counts as acknowledged, though nobody announced it."""
+    """Acknowledges all commits so far, including those without an intent."""
 
     def run(world: World) -> Iterator[Outcome]:
         yield Outcome("returns", None, world._replace(floor=len(world.history) - 1))
@@ -274,19 +280,19 @@ def _committed(world: World, writer: str, row: Row | None, *, acknowledged: bool
 
 
 def _over(world: World, writer: str) -> World:
-    return world._replace(over=world.over | {(writer, world.clock)}) if world.last_tick else world
+    return world._replace(ended=world.ended | {(writer, world.clock)}) if world.last_tick else world
 
 
 # Time -----------------------------------------------------------------------------------------------------
 
 
 def events(world: World) -> Iterator[Outcome]:
-    """Time goes on, leases and intents expire, commands arrive late."""
+    """Yields events without a process: time passes, leases and intents expire, commands arrive late."""
     for key, cell in enumerate(world.cells):
         if isinstance(cell, Lease):
             yield Outcome(f"the {cell} on {KEYS[key]} expires", None, world.put(key, None))
         elif isinstance(cell, Intents):
-            for writer in cell.writers & {writer for writer, time in world.over if time < world.clock}:
+            for writer in cell.writers & {writer for writer, time in world.ended if time < world.clock}:
                 left = cell.writers - {writer}
                 after = world.put(key, Intents(left) if left else None)
                 yield Outcome(f"the intent of {writer} on {KEYS[key]} expires", None, after)
@@ -304,7 +310,7 @@ def events(world: World) -> Iterator[Outcome]:
 
 
 def crashed(world: World, name: str) -> World:
-    """A process is gone, and what it has not committed."""
+    """Returns the world without the crashed process and its uncommitted changes."""
     if world.lock == name:
         world = world._replace(lock=None, draft=None)
     return _over(world, name)
@@ -312,7 +318,7 @@ def crashed(world: World, name: str) -> World:
 
 now = AtOnce(lambda world: world.clock)
 
-# What must hold -------------------------------------------------------------------------------------------
+# Invariants -------------------------------------------------------------------------------------------
 
 STALE = "stale"
 UNCOMMITTED = "uncommitted"
@@ -320,23 +326,23 @@ OLD_KEY = "found under its old key"
 STALE_AT_REST = "stale at rest"
 
 Answered = Callable[[Row | None], Any]
-"""What a lookup answers, given the row."""
+"""A function from the committed row to the answer of a lookup."""
 
 
 def itself(row: Row | None) -> Row | None:
-    """What a lookup by primary key answers."""
+    """Returns the answer of a lookup by primary key."""
     return row
 
 
 def by_slug(row: Row | None) -> Row | None:
-    """What a lookup of the slug ``a`` answers."""
+    """Returns the answer of a lookup of the slug ``a``."""
     return row if row is not None and row.slug == "a" else None
 
 
 def beginning(operation: Operation, *, allowance: int = 0) -> Operation:
-    """The first operation of a lookup. Answer: what to begin the check with, and the operation's answer.
+    """Makes the first operation of a lookup. Answers with the begin for ``returned`` and the operation's answer.
 
-    ``allowance``: how old an answer may be.
+    ``allowance`` is the maximum age of an answer, in ticks.
     """
 
     def run(world: World) -> Iterator[Outcome]:
@@ -350,7 +356,7 @@ def beginning(operation: Operation, *, allowance: int = 0) -> Operation:
 
 
 def returned(began: int, answer: Row | None, answered: Answered = itself) -> AtOnce:
-    """The end of a lookup: its answer must have been true at some moment since it began."""
+    """Ends a lookup. Its answer must have been true at some moment since it began."""
 
     def check(world: World) -> None:
         true = [answered(commit.row) for commit in world.history]
@@ -365,14 +371,14 @@ def returned(began: int, answer: Row | None, answered: Answered = itself) -> AtO
 
 
 def at_rest(world: World) -> None:
-    """When all have ended, no entry tells what is not true any more, if it is not known to be stale."""
+    """Checks that no entry is wrong after all processes have ended, unless it is marked as stale."""
     epoch = world.cells[EPOCH]
     for key, answered in ((ROW, itself), (INDEX, by_slug)):
         cell = world.cells[key]
         if not isinstance(cell, Entry) or cell.until is not None or (cell.epoch is not None and cell.epoch != epoch):
             continue
         if key == INDEX and cell.row is not None:
-            continue  # only a hint
+            continue  # a positive index entry is only a hint
         true = [answered(commit.row) for commit in world.history[world.floor :]]
         if cell.row not in true:
             raise Violation(STALE_AT_REST, f"the {KEYS[key]} entry says {cell}, the database {_listed(true)}")

@@ -1,1 +1,1 @@
-"""Models."""
+"""Models of the tests, one module for each database schema."""

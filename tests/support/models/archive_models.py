@@ -1,4 +1,4 @@
-"""Models of a second database, and models in schemas of one: their tables are called like those of others."""
+"""A model of a second database, whose table has the name of a table in the first one."""
 
 from tortoise import fields
 
@@ -6,7 +6,7 @@ from aiomodelcache import CachedModel
 
 
 class Record(CachedModel):
-    """A table called like that of ``tests.support.models.bulk_models.Book``, with the same columns."""
+    """A model with the table name and the columns of ``tests.support.models.bulk_models.Book``."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)

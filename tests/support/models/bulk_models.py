@@ -1,4 +1,4 @@
-"""Models to be written to in bulk: columns with names of their own, keys of every kind, managers that hide rows."""
+"""Models for bulk writes: renamed columns, keys of every kind, and managers that hide rows."""
 
 from decimal import Decimal
 from enum import Enum
@@ -18,7 +18,7 @@ class Tag(CachedModel):
 
 
 class Account(CachedModel):
-    """A UUID as primary key, columns that are not called like their fields, a many-to-many relation."""
+    """A model with a UUID as primary key, columns named unlike their fields, and a many-to-many relation."""
 
     id = fields.UUIDField(primary_key=True)
     number = fields.IntField(unique=True, source_field="account_no")
@@ -36,7 +36,7 @@ class Account(CachedModel):
 
 
 class Profile(CachedModel):
-    """A foreign key as primary key."""
+    """A model whose primary key is a foreign key."""
 
     account: fields.OneToOneRelation[Account] = fields.OneToOneField("app.Account", primary_key=True)
     nick = fields.IntField(unique=True)
@@ -52,7 +52,7 @@ class Status(Enum):
 
 
 class Order(CachedModel):
-    """No unique key but the primary key; an order of its own; a foreign key with a column of its own name."""
+    """A model whose only unique key is the primary key, with a default order and a renamed foreign key column."""
 
     id = fields.IntField(primary_key=True)
     account: fields.ForeignKeyRelation[Account] = fields.ForeignKeyField(
@@ -78,7 +78,7 @@ class LastOrders(QuerysetCache[Order]):
 
 
 class Named(CachedModel):
-    """An abstract parent."""
+    """An abstract parent with a unique key."""
 
     number = fields.IntField(unique=True)
     shelf = fields.IntField(default=0)
@@ -100,7 +100,7 @@ class Film(Named):
 
 
 class Pages(QuerySet[Any]):
-    """A user's queries, which delete softly."""
+    """A custom queryset, whose ``delete`` only hides rows."""
 
     def delete(self) -> Any:
         return self.update(deleted=True)
@@ -126,7 +126,7 @@ class Everything(Manager):
 
 
 class Page(CachedModel):
-    """Rows that are hidden, by the model's own manager; another shows them all."""
+    """A model whose default manager hides rows, which another manager shows."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -145,7 +145,7 @@ class Page(CachedModel):
 
 
 class Entry(CachedModel):
-    """Columns with defaults of the database, and unique ones that may be NULL."""
+    """A model with database defaults and nullable unique columns."""
 
     id = fields.IntField(primary_key=True)
     shelf = fields.IntField(db_default=3)
@@ -158,14 +158,14 @@ class Entry(CachedModel):
 
 
 class Scrap(Model):
-    """A model without a cache, on which nothing cached depends."""
+    """A model without a cache and without cached dependents."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(default=0)
 
 
 class Slip(Model):
-    """A model that knows nothing of its cache."""
+    """A plain model with a separate manager."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -179,7 +179,7 @@ class SlipCaches(ModelCacheManager[Slip]):
 
 
 class Blank(CachedModel):
-    """Nothing but defaults of the database."""
+    """A model whose columns all have database defaults."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(db_default=5)
@@ -189,7 +189,7 @@ class Blank(CachedModel):
 
 
 class Sole(CachedModel):
-    """A primary key that is a default of the database."""
+    """A model whose primary key is a database default."""
 
     id = fields.IntField(primary_key=True, generated=False, db_default=41)
     shelf = fields.IntField(default=0)

@@ -1,4 +1,4 @@
-"""Models that refer to each other in every way in which a database deletes, or changes, rows along."""
+"""Models that refer to each other with every kind of cascade."""
 
 from tortoise import fields
 from tortoise.fields import CASCADE, NO_ACTION, RESTRICT, SET_NULL
@@ -8,7 +8,7 @@ from aiomodelcache import CachedModel
 
 
 class Shop(Model):
-    """A parent that has no cache."""
+    """A parent without a cache."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=64)
@@ -16,7 +16,7 @@ class Shop(Model):
 
 
 class Offer(CachedModel):
-    """Deleted with its shop; has lost its maker and its seller, who may be the same."""
+    """A model that is deleted with its shop. Deleting its maker or seller, maybe one firm, sets NULL."""
 
     id = fields.IntField(primary_key=True)
     shop: fields.ForeignKeyRelation[Shop] = fields.ForeignKeyField("app.Shop", related_name="offers")
@@ -33,7 +33,7 @@ class Offer(CachedModel):
 
 
 class Firm(CachedModel):
-    """A tree: its branches go with it, or stay without a head, or keep it from being deleted."""
+    """A tree of firms. Deleting a firm deletes its subsidiaries and sets the reference of its partners to NULL."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -50,7 +50,7 @@ class Firm(CachedModel):
 
 
 class Licence(CachedModel):
-    """One to one, and the firm's number, not its primary key, is what it refers to."""
+    """A one-to-one relation that refers to the firm's number instead of its primary key."""
 
     firm: fields.OneToOneRelation[Firm] = fields.OneToOneField(
         "app.Firm", related_name="licence", to_field="number", on_delete=CASCADE
@@ -62,7 +62,7 @@ class Licence(CachedModel):
 
 
 class Seal(CachedModel):
-    """One to one, as a primary key."""
+    """A one-to-one relation that is the primary key."""
 
     firm: fields.OneToOneRelation[Firm] = fields.OneToOneField("app.Firm", related_name="seal", primary_key=True)
     colour = fields.IntField(default=0)
@@ -72,7 +72,7 @@ class Seal(CachedModel):
 
 
 class Department(Model):
-    """Has no cache, but stands between a firm and its desks."""
+    """A model without a cache between a firm and its desks."""
 
     id = fields.IntField(primary_key=True)
     firm: fields.ForeignKeyRelation[Firm] = fields.ForeignKeyField("app.Firm", related_name="departments")
@@ -91,7 +91,7 @@ class Desk(CachedModel):
 
 
 class Audit(CachedModel):
-    """Keeps its firm from being deleted."""
+    """A model that prevents the delete of its firm."""
 
     id = fields.IntField(primary_key=True)
     firm: fields.ForeignKeyRelation[Firm] = fields.ForeignKeyField(
@@ -106,7 +106,7 @@ class Audit(CachedModel):
 
 
 class Rumour(CachedModel):
-    """Refers to a firm that need not exist."""
+    """A model whose firm need not exist, since the database has no constraint."""
 
     id = fields.IntField(primary_key=True)
     firm: fields.ForeignKeyRelation[Firm] = fields.ForeignKeyField(
@@ -118,7 +118,7 @@ class Rumour(CachedModel):
 
 
 class Street(Model):
-    """A parent without a cache, of children without one."""
+    """A parent without a cache whose children have none."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=64, default="")

@@ -1,4 +1,4 @@
-"""``Owner`` of ``field_models`` as the next release of the same program knows it: with one column more."""
+"""``Owner`` of ``field_models`` with another column, as in the next release of a program."""
 
 from tortoise import fields
 

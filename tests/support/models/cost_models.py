@@ -1,4 +1,4 @@
-"""Models whose writes are counted: see ``docs/writes.md``."""
+"""Models for the costs of writes: see ``docs/writes.md``."""
 
 from tortoise import fields
 from tortoise.models import Model
@@ -7,14 +7,14 @@ from aiomodelcache import CachedModel, QuerysetCountCache
 
 
 class User(CachedModel):
-    """Deleting one deletes its events."""
+    """A cached model whose rows are deleted along with their events."""
 
     id = fields.IntField(primary_key=True)
     username = fields.CharField(max_length=64, unique=True)
 
 
 class Event(CachedModel):
-    """Nothing refers to it."""
+    """A cached model with keys, to which no model refers."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=64, unique=True)
@@ -28,14 +28,14 @@ class Event(CachedModel):
 
 
 class Mark(CachedModel):
-    """No key but the primary key, which the database makes."""
+    """A cached model whose only key is the primary key, which the database generates."""
 
     id = fields.IntField(primary_key=True)
     text = fields.CharField(max_length=64, default="")
 
 
 class Guest(CachedModel):
-    """Counted by the table that they sit at."""
+    """A cached model with a computed result, which counts guests by their table."""
 
     id = fields.IntField(primary_key=True)
     table_number = fields.IntField(default=0)
@@ -48,7 +48,7 @@ class GuestCount(QuerysetCountCache):
 
 
 class Badge(CachedModel):
-    """Worn by many, and many are worn."""
+    """A cached model with many-to-many relations."""
 
     id = fields.IntField(primary_key=True)
     text = fields.CharField(max_length=64, default="")
@@ -71,14 +71,14 @@ class Wearer(CachedModel):
 
 
 class Scrap(Model):
-    """No cache, and nothing cached depends on it."""
+    """A model without a cache and without cached dependents."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
 
 
 class Part(Model):
-    """Deleted along with a scrap."""
+    """A model without a cache that is deleted along with its scrap."""
 
     id = fields.IntField(primary_key=True)
     scrap: fields.ForeignKeyRelation[Scrap] = fields.ForeignKeyField("app.Scrap", related_name="parts")

@@ -1,4 +1,4 @@
-"""Foreign keys that fall back to a default. MySQL has no ON DELETE SET DEFAULT."""
+"""Models whose foreign keys are set to a default on delete, which MySQL does not support."""
 
 from tortoise import fields
 from tortoise.fields import SET_DEFAULT
@@ -11,7 +11,7 @@ class Box(CachedModel):
 
 
 class Toy(CachedModel):
-    """One default is the database's; the other is Python's own, and the database has none."""
+    """A model with one foreign key default in the database and one in Python only."""
 
     id = fields.IntField(primary_key=True)
     box: fields.ForeignKeyRelation[Box] = fields.ForeignKeyField(

@@ -1,4 +1,4 @@
-"""The models that the examples in docstrings are about."""
+"""Models of the examples in docstrings."""
 
 from tortoise import fields
 

@@ -1,4 +1,4 @@
-"""A model of each way in which there is something to look up, for tests of all ways together."""
+"""Models and cache classes for every kind of lookup, for tests of all kinds together."""
 
 from typing import Any
 

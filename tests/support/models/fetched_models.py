@@ -1,4 +1,4 @@
-"""Models whose instances come from the database in ways of their own."""
+"""Models whose managers, querysets or constructors change how instances are read."""
 
 from typing import Any, Self
 

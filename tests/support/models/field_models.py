@@ -1,4 +1,4 @@
-"""Models with a field of every type that Tortoise has, and rows that are hard on them."""
+"""Models with a field of every type of Tortoise, and rows with extreme values."""
 
 import datetime as dt
 import enum
@@ -24,7 +24,7 @@ class Colour(enum.Enum):
 
 
 class Mood(str, enum.Enum):  # noqa: UP042 - a StrEnum's str() would be the value
-    """An enum whose members are strings, and whose ``str()`` is none of their values."""
+    """An enum whose members are strings, and whose ``str()`` differs from their values."""
 
     GOOD = "good"
     BAD = "bad"
@@ -55,7 +55,7 @@ class PointField(fields.Field[Point]):
 
 
 class Tag:
-    """A class that knows no equality."""
+    """A class without ``__eq__``."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -73,7 +73,7 @@ class TagField(fields.Field[Tag]):
 
 
 class LoudField(fields.CharField):
-    """A field of Tortoise's with one half of its conversion changed."""
+    """A Tortoise field with only the conversion to Python changed."""
 
     def to_python_value(self, value: Any) -> Any:
         return value and value.upper()
@@ -89,7 +89,7 @@ class Owner(CachedModel):
 
 
 class Everything(CachedModel):
-    """Every field type, and its nullable twin. ``clock`` is null on SQLite, where Tortoise cannot store a time."""
+    """A model with every field type, also nullable. ``clock`` is null on SQLite, where Tortoise cannot store a time."""
 
     id = fields.BigIntField(primary_key=True)
     slug = fields.CharField(max_length=64, unique=True)
@@ -203,11 +203,11 @@ ROWS: dict[str, dict[str, Any]] = {
         "span": dt.timedelta(microseconds=-1),
     },
 }
-"""Values by attribute; what is left out has its default, and the nullable ones are null."""
+"""Rows as values by attribute. Missing attributes have their default, or null if they are nullable."""
 
 
 class Keyed(CachedModel):
-    """A column of every type that can be looked up by equality, each of them a key."""
+    """A model with a key for every field type that can be compared for equality."""
 
     id = fields.IntField(primary_key=True)
     integer = fields.IntField(null=True, unique=True)
@@ -256,14 +256,14 @@ class Keyed(CachedModel):
 
 
 class HashedField(fields.CharField):
-    """A field that does not undo what it does."""
+    """A field whose conversion cannot be reversed."""
 
     def to_db_value(self, value: Any, instance: Any) -> Any:
         return value and f"hash of {value}"
 
 
 class Account(CachedModel):
-    """``secret`` is another text each time that it is stored."""
+    """A model whose ``secret`` becomes another text each time that it is stored."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=40, unique=True)
@@ -274,7 +274,7 @@ class Account(CachedModel):
 
 
 class Loose(CachedModel):
-    """A column of each kind of text, for databases that compare text loosely."""
+    """A model with a key for each text type, for databases with a loose collation."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=40, unique=True)
@@ -295,7 +295,7 @@ class LooseById(CachedModel):
 
 
 class LooseKept(CachedModel):
-    """Asks for "no such row" to be kept, however the database compares."""
+    """A model that caches absences despite a loose collation."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=40, unique=True)

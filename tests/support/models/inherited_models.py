@@ -1,4 +1,4 @@
-"""Models whose caches come from parents, and managers that come from managers."""
+"""Models that inherit cache settings, and managers that inherit from managers."""
 
 from typing import ClassVar, TypeVar
 
@@ -17,7 +17,7 @@ class Owner(CachedModel):
 
 
 class Named(CachedModel):
-    """The first level, abstract."""
+    """The first abstract level."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=20, unique=True)
@@ -34,7 +34,7 @@ class Named(CachedModel):
 
 
 class Owned(Named):
-    """The second, abstract too: adds to what it inherits."""
+    """The second abstract level, which adds to the inherited settings."""
 
     owner: fields.ForeignKeyNullableRelation[Owner] = fields.ForeignKeyField("app.Owner", null=True)
 
@@ -47,15 +47,15 @@ class Owned(Named):
 
 
 class Plain(Named):
-    """Inherits all."""
+    """A model that inherits all settings."""
 
 
 class Car(Owned):
-    """Inherits from both levels."""
+    """A model that inherits from both levels."""
 
 
 class Boat(Owned):
-    """Extends the second level and overrides a setting."""
+    """A model that extends the second level and overrides a setting."""
 
     length = fields.IntField(default=0)
 
@@ -66,20 +66,20 @@ class Boat(Owned):
 
 
 class Bike(Owned):
-    """Takes nothing over."""
+    """A model that replaces all inherited settings."""
 
     class CacheMeta:
         filter_key_fields_list = [("name", "group")]
 
 
 class Truck(Car):
-    """A child of a model that has rows itself; its table is its own."""
+    """A child of a concrete model, with a table of its own."""
 
     load = fields.IntField(default=0)
 
 
 class Grouped(ModelCacheManager[M]):
-    """Managers' first level, without a model: a setting and a method."""
+    """The first level of managers, without a model: a setting and a method."""
 
     timeout = 120
 
@@ -88,7 +88,7 @@ class Grouped(ModelCacheManager[M]):
 
 
 class Ranked(Grouped[M]):
-    """The second: a key that all its models have, and a method that calls the first's."""
+    """The second level of managers: a key that all its models have, and a method that calls the first level."""
 
     get_key_fields_list = [("rank",)]
 
@@ -98,7 +98,7 @@ class Ranked(Grouped[M]):
 
 
 class Team(Model):
-    """A model that knows nothing of the cache."""
+    """A plain model with a separate manager."""
 
     id = fields.IntField(primary_key=True)
     rank = fields.IntField(unique=True)
@@ -112,7 +112,7 @@ class TeamCaches(Ranked[Team]):
 
 
 class Player(CachedModel):
-    """A model with keys of its own and a manager that has some from its bases."""
+    """A model with keys of its own, and a manager that inherits keys."""
 
     id = fields.IntField(primary_key=True)
     rank = fields.IntField(unique=True)

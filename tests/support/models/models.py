@@ -1,4 +1,4 @@
-"""The models that most tests use: declared in every way that there is."""
+"""The models of most tests, declared in every possible way."""
 
 from enum import Enum
 from typing import ClassVar
@@ -49,7 +49,7 @@ class Event(CachedModel):
 
 
 class Venue(Model):
-    """A model that knows nothing of the cache."""
+    """A plain model with a separate manager."""
 
     id = fields.UUIDField(primary_key=True)
     name = fields.CharField(max_length=64)

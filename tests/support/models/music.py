@@ -1,4 +1,4 @@
-"""Models with what `models` has not: JSON, a declared order, keys declared in two places, cache classes."""
+"""Models with features that ``models`` lacks: JSON, a default order, keys declared in two places, cache classes."""
 
 from typing import ClassVar
 
@@ -59,7 +59,7 @@ class AlbumById(InstanceCache[Album]):
 
 
 class AlbumOfYear(InstanceCache[Album]):
-    """Of a key that is not unique."""
+    """A lookup by a key that is not unique."""
 
     model = Album
     key_fields = ("year",)

@@ -1,4 +1,4 @@
-"""A model with the name, and the table, of one of ``result_models``; for an app and a database of its own."""
+"""A model with the name and table name of one in ``result_models``, for another app and database."""
 
 from tortoise import fields
 

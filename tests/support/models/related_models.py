@@ -1,4 +1,4 @@
-"""Models that are reached over one and several relations of each kind, and the classes that do."""
+"""Models with relations of each kind, and cache classes that follow one or several of them."""
 
 from tortoise import fields
 from tortoise.models import Model
@@ -42,7 +42,7 @@ class Person(CachedModel):
 
 
 class Badge(CachedModel):
-    """Its primary key is a relation."""
+    """A model whose primary key is a relation."""
 
     person: fields.OneToOneRelation[Person] = fields.OneToOneField("app.Person", related_name="badge", primary_key=True)
     title = fields.CharField(max_length=64)
@@ -54,7 +54,7 @@ class Desk(CachedModel):
 
 
 class Place(Model):
-    """Has its cache from a manager."""
+    """A plain model with a separate manager."""
 
     id = fields.UUIDField(primary_key=True)
     name = fields.CharField(max_length=64)
@@ -68,7 +68,7 @@ class PlaceCaches(ModelCacheManager[Place]):
 
 
 class Stranger(Model):
-    """Without any cache."""
+    """A model without a cache."""
 
     id = fields.IntField(primary_key=True)
 
@@ -88,7 +88,7 @@ class Meeting(CachedModel):
 
 
 class Seat(CachedModel):
-    """Who comes to a meeting. Sorted by position."""
+    """The through model of meetings and their guests, sorted by position."""
 
     id = fields.IntField(primary_key=True)
     position = fields.IntField(default=0)
@@ -100,7 +100,7 @@ class Seat(CachedModel):
 
 
 class Tag(CachedModel):
-    """Its key is compared loosely by some databases."""
+    """A model whose key is text, which some databases compare by a loose collation."""
 
     code = fields.CharField(max_length=8, primary_key=True)
 
@@ -135,7 +135,7 @@ class TownOf(RelatedInstanceCache[Town]):
 
 
 class LandOf(RelatedInstanceCache[Land]):
-    """To a field that is no primary key, which has no cache of its own."""
+    """A relation to a field that is neither the primary key nor a cached key."""
 
     model = Meeting
     key_fields = ("number",)
@@ -143,7 +143,7 @@ class LandOf(RelatedInstanceCache[Land]):
 
 
 class BadgeOf(RelatedInstanceCache[Badge]):
-    """Backwards, to a row whose primary key it is."""
+    """A reverse one-to-one relation to a row whose primary key is the relation."""
 
     model = Meeting
     key_fields = ("number",)
@@ -151,7 +151,7 @@ class BadgeOf(RelatedInstanceCache[Badge]):
 
 
 class DeskOf(RelatedInstanceCache[Desk]):
-    """Backwards, to a column that is unique."""
+    """A reverse relation of a unique column."""
 
     model = Meeting
     key_fields = ("number",)
@@ -165,7 +165,7 @@ class OwnerOf(RelatedInstanceCache[Person]):
 
 
 class HeadOf(RelatedInstanceCache[Person]):
-    """Several steps in one model."""
+    """A path of several relations inside one model."""
 
     model = Person
     key_fields = ("id",)
@@ -173,7 +173,7 @@ class HeadOf(RelatedInstanceCache[Person]):
 
 
 class HostAt(RelatedInstanceCache[Person]):
-    """Of whatever meetings there are: an error if they have several hosts."""
+    """A path over several meetings, which is an error if they have different hosts."""
 
     model = Meeting
     key_fields = ("place",)
@@ -181,7 +181,7 @@ class HostAt(RelatedInstanceCache[Person]):
 
 
 class People(RelatedQuerysetCache[Person]):
-    """Backwards and forwards."""
+    """A path of a reverse and a forward relation."""
 
     model = Meeting
     key_fields = ("number",)
@@ -189,7 +189,7 @@ class People(RelatedQuerysetCache[Person]):
 
 
 class MeetingsIn(RelatedQuerysetCache[Meeting]):
-    """Backwards twice: places by name, from the end, and their meetings by number."""
+    """A path of two reverse relations: places by descending name, and their meetings by number."""
 
     model = Town
     key_fields = ("id",)
@@ -197,7 +197,7 @@ class MeetingsIn(RelatedQuerysetCache[Meeting]):
 
 
 class TownsOf(RelatedQuerysetCache[Town]):
-    """Backwards from a field that is no primary key."""
+    """A reverse relation from a field that is not the primary key."""
 
     model = Land
     key_fields = ("number",)

@@ -57,7 +57,7 @@ class Best(InstanceCache[Member | None]):
 
 
 class Points(ResultCache[dict[str, Any]]):
-    """Points by number, whoever made them, and the members themselves."""
+    """A result with points by number, and with the members themselves."""
 
     model = Member
     key_fields = ("team",)

@@ -1,4 +1,4 @@
-"""Models whose ``save`` is not what it seems: methods of their own, and listeners, change what is written."""
+"""Models whose overridden ``save`` or listeners change the columns that are written."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -23,7 +23,7 @@ class Columns(Model):
 
 
 class Narrowing(Columns):
-    """Writes ``a`` only."""
+    """A model whose ``save`` writes only ``a``."""
 
     async def save(
         self,
@@ -36,7 +36,7 @@ class Narrowing(Columns):
 
 
 class Adding(Columns):
-    """Writes ``a``, too."""
+    """A model whose ``save`` always writes ``a``, too."""
 
     async def save(
         self,
@@ -50,7 +50,7 @@ class Adding(Columns):
 
 
 class Heard(Columns, CachedModel):
-    """A listener has ``a`` written, too."""
+    """A model whose listener adds ``a`` to the written columns."""
 
     class CacheMeta:
         filter_key_fields_list = [("a", "b")]
@@ -63,7 +63,7 @@ async def add_a(model: Any, instance: Heard, client: Any, update_fields: list[st
 
 
 class Insisting(Model):
-    """Takes another slug where its own is taken."""
+    """A model whose ``save`` retries with another slug if its slug is taken."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=20, unique=True)

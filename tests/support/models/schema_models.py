@@ -1,4 +1,4 @@
-"""Models in schemas of PostgreSQL, with one table name in two of them."""
+"""Models in two schemas of PostgreSQL that have a table of the same name."""
 
 from tortoise import fields
 
@@ -34,7 +34,7 @@ class SouthernHouse(CachedModel):
 
 
 class Room(CachedModel):
-    """Deleted with its house."""
+    """A model whose rows are deleted with their house."""
 
     id = fields.IntField(primary_key=True)
     house: fields.ForeignKeyRelation[House] = fields.ForeignKeyField("app.House", related_name="rooms")

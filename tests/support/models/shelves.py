@@ -1,5 +1,6 @@
-"""Models to be written to: numbered keys (which no database compares loosely), lists that have an order,
-a primary key of the user's own, defaults of the database, a plain model with a manager, and listeners.
+"""Models for writes: integer keys, ordered lists, a custom primary key, database defaults, a separate manager.
+
+The keys are integers because no database compares them by a loose collation.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,7 +20,7 @@ class Author(CachedModel):
 
     class CacheMeta:
         get_key_fields_list = [("name",)]
-        negative_timeout = 60  # keeps what is absent also where strings are compared loosely
+        negative_timeout = 60  # caches absences despite a loose collation
 
 
 class Book(CachedModel):
@@ -53,7 +54,7 @@ class Loan(CachedModel):
 
 
 class Note(Model):
-    """A model that knows nothing of the cache."""
+    """A plain model with a separate manager."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -68,7 +69,7 @@ class NoteCaches(ModelCacheManager[Note]):
 
 
 class Scrap(Model):
-    """A model without any cache."""
+    """A model without a cache."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -79,7 +80,7 @@ Listener = Callable[..., Awaitable[None]]
 
 @contextmanager
 def listening(model: type[Model], signal: Signals, listener: Listener, *, first: bool = False) -> Iterator[None]:
-    """Registers a listener for a while, before or after all others."""
+    """Registers a listener for the block, before all others if ``first``, otherwise after them."""
     listeners: list[Any] = Model._listeners[signal].setdefault(model, [])  # type: ignore[index]
     listeners.insert(0 if first else len(listeners), listener)
     try:

@@ -1,4 +1,4 @@
-"""Models whose classes differ in what writes do to their entries; numbered keys, which no database compares loosely."""
+"""Models with different invalidation policies. Their keys are integers, which no collation affects."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from aiomodelcache import CachedModel, InvalidationType, QuerysetCache, Queryset
 
 
 class Ticket(CachedModel):
-    """Stale copies of rows and lists may be answered for a minute."""
+    """A model whose stale rows and lists may be returned for a minute."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -23,7 +23,7 @@ class Ticket(CachedModel):
 
 
 class Plan(CachedModel):
-    """Left alone by writes."""
+    """A model whose entries writes do not invalidate."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -42,7 +42,7 @@ class PlanCount(QuerysetCountCache):
 
 
 class Tariff(CachedModel):
-    """Left alone by writes; but for the list of a class of its own."""
+    """A model whose entries writes do not invalidate, except for the lists of one cache class."""
 
     id = fields.IntField(primary_key=True)
     level = fields.IntField(default=1)
@@ -59,7 +59,7 @@ class TariffsOfLevel(QuerysetCache[Tariff]):
 
 
 class Score(CachedModel):
-    """Filled again right after each write."""
+    """A model whose entries are filled again after each write."""
 
     id = fields.IntField(primary_key=True)
     number = fields.IntField(unique=True)
@@ -73,7 +73,7 @@ class Score(CachedModel):
 
 
 class Vote(CachedModel):
-    """As fresh as ever; but for the list of a class of its own."""
+    """A model whose entries are never stale, except for the lists of one cache class."""
 
     id = fields.IntField(primary_key=True)
     ticket = fields.IntField()

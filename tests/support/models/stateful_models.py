@@ -1,4 +1,4 @@
-"""The models that the state machine writes: found in every way, by values so few that writes meet each other."""
+"""The models of the state machine: with every kind of key, and so few values that writes collide."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ from aiomodelcache import (
 )
 
 ALLOWTIME = 10.0
-"""Seconds for which what is stale may be answered, where that is asked for."""
+"""Seconds for which classes with ``allowtime`` may return stale copies."""
 
 
 class Numbered(CachedModel):
-    """What rows of three models have: the policy is each one's own."""
+    """The columns of three models with different invalidation policies."""
 
     id = fields.IntField(primary_key=True, generated=False)
     number = fields.IntField(null=True, unique=True)
@@ -64,7 +64,7 @@ class Item(Numbered):
 
 
 class Eager(Numbered):
-    """Looked up again by whoever writes it."""
+    """A model whose writers fill its entries again."""
 
     class Meta:
         ordering = ["place", "id"]
@@ -76,7 +76,7 @@ class Eager(Numbered):
 
 
 class Loose(Numbered):
-    """Answered for some time after it was written."""
+    """A model whose stale copies may be returned for ``ALLOWTIME``."""
 
     class Meta:
         ordering = ["place", "id"]
@@ -89,7 +89,7 @@ class Loose(Numbered):
 
 
 class Setting(Model):
-    """No model of the cache's: what is computed from it is forgotten by hand."""
+    """A model without a cache. Values computed from it are invalidated by hand."""
 
     id = fields.IntField(primary_key=True, generated=False)
     value = fields.IntField()
@@ -168,6 +168,6 @@ async def setting(pk: int) -> int | None:
 
 
 async def value_of(pk: int) -> int | None:
-    """What the database says."""
+    """Returns the value in the database."""
     row = await Setting.get_or_none(id=pk)
     return row.value if row is not None else None

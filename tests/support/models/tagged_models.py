@@ -1,4 +1,4 @@
-"""Models with many-to-many relations: cached from both sides, from one, to itself, and with a model of the links."""
+"""Models with many-to-many relations: cached from both sides, from one, to itself, and with a through model."""
 
 from typing import Any
 
@@ -52,20 +52,20 @@ class Post(CachedModel):
 
 
 class Blog(Model):
-    """Not cached; deleting it deletes its posts."""
+    """A model without a cache whose rows are deleted along with their posts."""
 
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=8, default="")
 
 
 class Author(CachedModel):
-    """Lists of an author's posts are not cached."""
+    """A model whose many-to-many list of posts is not cached."""
 
     id = fields.UUIDField(primary_key=True)
 
 
 class Authorship(Model):
-    """The links of posts to authors; it has no cache of its own."""
+    """The through model of posts and authors, without a cache."""
 
     id = fields.IntField(primary_key=True)
     post: fields.ForeignKeyRelation[Post] = fields.ForeignKeyField("app.Post", related_name="authorships")
@@ -76,7 +76,7 @@ class Authorship(Model):
 
 
 class Editing(CachedModel):
-    """The links of posts to editors, cached as rows; no list over them is."""
+    """The through model of posts and editors. Its rows are cached, the lists over it are not."""
 
     id = fields.IntField(primary_key=True)
     post: fields.ForeignKeyRelation[Post] = fields.ForeignKeyField("app.Post", related_name="editings")
@@ -96,7 +96,7 @@ class TagsOf(RelatedQuerysetCache[Tag]):
 
 
 class TaggedLikewise(RelatedQuerysetCache[Post]):
-    """The posts that share a tag with one."""
+    """The posts that share a tag with a post."""
 
     model = Post
     key_fields = ("id",)
@@ -104,7 +104,7 @@ class TaggedLikewise(RelatedQuerysetCache[Post]):
 
 
 class EditedBy(RelatedQuerysetCache[Post]):
-    """By a relation of which no list was declared."""
+    """A path over a many-to-many relation whose lists are not cached."""
 
     model = Author
     key_fields = ("id",)

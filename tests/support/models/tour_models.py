@@ -1,4 +1,4 @@
-"""Models that refer to each other in every way that has a column: two levels, one-to-one, to another field."""
+"""Models with every kind of relation that has a column: two levels, one-to-one, to a field other than the key."""
 
 from tortoise import fields
 from tortoise.models import Model
@@ -24,7 +24,7 @@ class City(CachedModel):
 
 
 class Hall(Model):
-    """Has its cache from a manager."""
+    """A plain model with a separate manager."""
 
     id = fields.UUIDField(primary_key=True)
     name = fields.CharField(max_length=64)
@@ -49,7 +49,7 @@ class Band(CachedModel):
 
 
 class Sponsor(Model):
-    """Without any cache."""
+    """A model without a cache."""
 
     id = fields.IntField(primary_key=True)
 

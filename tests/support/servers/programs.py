@@ -1,4 +1,4 @@
-"""Finds the servers' programs on this machine. Runs nothing."""
+"""Search for the servers' programs on this machine, without running them."""
 
 import importlib.util
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 class ServerMissing(Exception):
-    """The program is not on this machine, or not for us to run."""
+    """The program is not on this machine, or this user may not run it."""
 
 
 def find_program(names: Sequence[str], *, folders: Sequence[str] = (), wheels: Sequence[str] = ()) -> Path:
     """Returns the first program found on PATH, else in ``folders``, else inside an installed wheel.
 
-    ``folders`` may hold wildcards; of several matches the highest version wins. ``wheels`` are
+    ``folders`` may have wildcards, and the highest version of several matches wins. ``wheels`` are
     ``package/sub/folder``; the package is located, never imported. Raises ``ServerMissing``.
     """
     for name in names:

@@ -15,19 +15,19 @@ from tests.support.servers.programs import find_program
 from tests.support.servers.server import HOST, Server
 
 PATIENT = 30.0
-"""Seconds to wait for a reply, where that is not the subject."""
+"""Seconds until a client times out in tests that are not about timeouts."""
 
 
 @cache
 def _major_version(program: Path) -> int:
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.search(r"v=(\d+)", told)
-    assert version, told
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+)", output)
+    assert version, output
     return int(version[1])
 
 
 class RedisServer(Server):
-    """A Redis server that keeps nothing on disk, and that tests may hurt."""
+    """A Redis server that stores nothing on disk by itself, and that tests may kill and freeze."""
 
     name = "redis"
     _not_yet = (redis.RedisError, OSError)
@@ -42,7 +42,7 @@ class RedisServer(Server):
 
     @property
     def patient_url(self) -> str:
-        """The same for clients of tests that are not about time: where the machine stalls, they go on waiting."""
+        """The server's URL with a long timeout, for tests that are not about timeouts."""
         return f"{self.url}?socket_timeout={PATIENT}&socket_connect_timeout={PATIENT}"
 
     @property
@@ -68,11 +68,11 @@ class RedisServer(Server):
         self._end_process(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Freezes the process: connections stay open and are accepted, but nothing is answered."""
+        """Freezes the process. Connections stay open and new ones are accepted, but requests get no reply."""
         os.killpg(self.pid, signal.SIGSTOP)
 
     def cont(self) -> None:
-        """Lets a frozen process go on."""
+        """Resumes a frozen process."""
         os.killpg(self.pid, signal.SIGCONT)
 
     def restart(self) -> None:
@@ -87,7 +87,7 @@ class RedisServer(Server):
             client.save()
 
     def restore(self) -> None:
-        """Does the same as ``restart``, but the new process has the data of the snapshot."""
+        """Restarts the server with the data of the snapshot."""
         self.kill()
         assert self._snapshot.exists(), "save() first"
         self._launch()
@@ -103,8 +103,8 @@ class RedisServer(Server):
             "unixsocket": self.socket,
             "save": "",
             "appendonly": "no",
-            "repl-diskless-sync-delay": "0",  # seconds to wait for more replicas, of which there are none
+            "repl-diskless-sync-delay": "0",  # seconds to wait for more replicas, and there are none
         }
         if _major_version(self.program()) >= 7:
-            options["enable-debug-command"] = "yes"  # before, DEBUG needed no permission
+            options["enable-debug-command"] = "yes"  # older versions allow DEBUG by default
         return [self.program(), *(part for key, value in options.items() for part in (f"--{key}", value))]

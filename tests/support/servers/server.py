@@ -1,4 +1,4 @@
-"""The life of one private server, whatever it serves: from a free port to its certain end."""
+"""The life of a private server of any kind: from a free port to the certain end of its process."""
 
 import abc
 import atexit
@@ -19,13 +19,16 @@ from tests.support.servers.programs import ServerMissing
 
 HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
-"""Seconds until a server must answer: enough for a loaded machine, it takes well under one."""
+"""Seconds until a starting server must answer.
 
-# Below the ports that Linux and macOS give to outgoing connections. A client that keeps trying a dead
-# server's port would otherwise, sooner or later, be given that very port and connect to itself.
+Beyond it ``start`` raises ``ServerFailed``. An idle machine needs less than one.
+"""
+
+# Below the ports that Linux and macOS give to outgoing connections. Otherwise a client that retries a dead
+# server's port may be given the same port as its own, and connect to itself.
 _PORTS = range(15_000, 32_000)
 
-# Waits for a line. End of file instead of one means that our process is gone, even by SIGKILL.
+# Waits for a line. End of file means that our process has ended, even by SIGKILL.
 _WATCHDOG = """
 trap "" HUP INT TERM
 read -r line && exit 0
@@ -36,11 +39,11 @@ rm -rf -- "$3"
 
 
 class ServerFailed(Exception):
-    """The program is there, but did not come up. The message ends with its log."""
+    """The program exists but did not start. The message ends with its log."""
 
 
 def free_port() -> int:
-    """Returns a TCP port of 127.0.0.1 that nobody listens on just now."""
+    """Returns a TCP port of 127.0.0.1 on which no process listens at the moment."""
     for port in random.sample(_PORTS, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
@@ -51,7 +54,7 @@ def free_port() -> int:
 class Server(abc.ABC):
     """One private server: a process group, a temporary folder, a TCP port and a Unix socket.
 
-    It ends with ``close``, at the latest when this process does; then its data are gone too.
+    The server and its data end with ``close``, at the latest with this process.
 
     >>> with RedisServer() as server:
     ...     server.url.startswith("redis://127.0.0.1:")
@@ -60,8 +63,8 @@ class Server(abc.ABC):
 
     name: ClassVar[str]
     _not_yet: ClassVar[tuple[type[Exception], ...]]
-    """What ``ask`` raises while the server is still starting."""
-    _end_signal: ClassVar[signal.Signals] = signal.SIGKILL  # nothing in the folder is worth saving
+    """The exceptions that ``ask`` raises while the server is starting."""
+    _end_signal: ClassVar[signal.Signals] = signal.SIGKILL  # the data need not be saved
 
     def __init__(self) -> None:
         self.port = 0
@@ -78,22 +81,22 @@ class Server(abc.ABC):
     @property
     @abc.abstractmethod
     def url(self) -> str:
-        """Where clients find the server: by TCP."""
+        """The URL of the server over TCP."""
 
     @abc.abstractmethod
     def ask(self) -> None:
-        """Proves with a round trip, over the Unix socket, that this very server answers."""
+        """Checks by a round trip over the Unix socket that this server answers."""
 
     @abc.abstractmethod
     def _command(self) -> list[str | Path]:
         """Returns the command that runs the server in the foreground, on ``port``."""
 
     def _prepare(self) -> None:  # noqa: B027 (Redis needs nothing)
-        """Fills the new folder with what the server needs to start."""
+        """Fills the new folder with the files that the server needs to start."""
 
     @classmethod
     def _account(cls) -> dict[str, Any]:
-        """Returns arguments for ``subprocess`` that say as whom to run."""
+        """Returns the arguments for ``subprocess`` that set the user of the server."""
         return {}
 
     @property
@@ -105,7 +108,7 @@ class Server(abc.ABC):
 
     @property
     def pid(self) -> int:
-        """The process to send signals to; its process group has the same number."""
+        """The process ID, which is also the ID of the process group."""
         if self._process is None:
             raise RuntimeError(f"{type(self).__name__} is not running.")
         return self._process.pid
@@ -131,7 +134,7 @@ class Server(abc.ABC):
             raise
 
     def close(self) -> None:
-        """Ends the server and removes its folder. Does nothing the second time, or in a forked child."""
+        """Ends the server and removes its folder. Idempotent, and without effect in a forked child."""
         if self._owner != os.getpid():
             return
         atexit.unregister(self.close)
@@ -146,7 +149,7 @@ class Server(abc.ABC):
             try:
                 self._launch()
             except ServerFailed as error:
-                # Somebody may take the port before the server does.
+                # Another process may take the port before the server does.
                 if "in use" not in str(error) or not attempts_left:
                     raise
             else:
@@ -188,7 +191,7 @@ class Server(abc.ABC):
             os.killpg(process.pid, how)
             try:
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:  # frozen, or deaf
+            except subprocess.TimeoutExpired:  # frozen, or ignores the signal
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         watchdog, self._watchdog = self._watchdog, None
@@ -196,7 +199,7 @@ class Server(abc.ABC):
             watchdog.communicate(b"stand down\n")
 
     def _popen(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
-        # A bare environment: PGPORT, MYSQL_HOME and the like speak of other servers.
+        # A minimal environment: PGPORT, MYSQL_HOME and the like refer to other servers.
         environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "TZ": "UTC"}
         try:
             return subprocess.Popen(
@@ -204,12 +207,12 @@ class Server(abc.ABC):
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for pytest, which then ends the servers
+                start_new_session=True,  # Ctrl-C goes to pytest, which then ends the servers
                 **self._account(),
                 **options,
             )
         except PermissionError as error:
-            raise ServerMissing(f"{command[0]} is not for this user to run ({error})") from error
+            raise ServerMissing(f"{command[0]} cannot be run by this user ({error})") from error
 
     def _run(self, *command: str | Path) -> None:
         with self._popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -218,5 +221,5 @@ class Server(abc.ABC):
             raise ServerFailed(f"{command[0]} ended with {process.returncode}:\n{output.decode()[-2000:]}")
 
     def log(self) -> str:
-        """Returns the end of what the server wrote."""
+        """Returns the end of the server's log."""
         return (self.folder / "log").read_text(errors="replace")[-2000:]
