@@ -27,7 +27,7 @@ from tests.write.test_cascades import populate
 Level = str | None
 """An isolation level, or None for the database's default."""
 REFUSED = (OperationalError, SerializationError)
-"""How SQLite ("database is locked") and PostgreSQL ("could not serialize") refuse to write what is newer."""
+"""How SQLite ("database is locked") and PostgreSQL ("could not serialize") refuse to write newer rows."""
 levels = pytest.mark.parametrize("level", [None, "REPEATABLE READ", "SERIALIZABLE"])
 
 
