@@ -8,7 +8,7 @@ from tortoise.models import Model
 
 from aiomodelcache.declare.manager import CacheAttribute
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.write import saves
+from aiomodelcache.write import calls, saves
 
 
 class CachedModel(Model):
@@ -44,12 +44,12 @@ class CachedModel(Model):
         # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
         async with (
-            saves.intent_scope(self, updating=force_update),
+            calls.intent_scope(self, updating=force_update),
             saves.connection_for(self, using_db, fields) as client,
         ):
             await super().save(client, fields, force_create, force_update)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""
-        async with saves.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
+        async with calls.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
             await super().delete(client)

@@ -10,31 +10,46 @@ _PRE_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._pre_save, Mod
 _POST_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._post_save, Model._post_delete)]  # pyright: ignore
 
 
+_REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
+"""SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
+rollback, syntax and access."""
+_COMPLETION_UNKNOWN: Final = "40003"
+
+
 def is_settled(error: BaseException) -> bool:
     """Returns True if a save or delete that raised this error has written nothing and will write nothing.
 
-    Such an error comes from a listener before the statement, from a database that refused the write, or from
-    Tortoise without a driver's error. After any other error (cancellation, a lost connection) the statement may still
-    be in flight.
+    Such an error comes from a listener before the statement, from a database that refused the write, from a driver
+    that could not send it, or from Tortoise without a driver's error. After any other error (cancellation, a lost
+    connection) the statement may still be in flight.
     """
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code in _PRE_CODE:
             return not isinstance(error, GeneratorExit)  # a closed coroutine cannot await the clearing of its intents
         if frame.f_code in _POST_CODE:
             return False
+    if was_refused(error) or any(map(_is_of_driver_alone, [error, *error.args])):
+        return True
     if isinstance(error, BaseORMException):
-        return was_refused(error) or not any(isinstance(cause, BaseException) for cause in error.args)
-    return isinstance(error, ValueError | TypeError | LookupError | AttributeError)
+        return not any(isinstance(cause, BaseException) for cause in error.args)
+    return isinstance(error, ValueError | TypeError | LookupError | AttributeError | OverflowError)
 
 
 def was_refused(error: BaseException) -> bool:
     """Returns True if the database answered that it refused a write.
 
-    The SQLSTATE classes of a refusal: 22 data, 23 integrity, 25 transaction state, 40 rollback, 42 syntax and access.
     After any other error (a lost connection, cancellation) the write may have been committed, or may be later.
     """
     if isinstance(error, IntegrityError):
         return True
-    causes = [error, error.__cause__, *error.args]
-    states = [str(getattr(cause, "sqlstate", "") or "") for cause in causes]
-    return any(state[:2] in ("22", "23", "25", "40", "42") for state in states)
+    states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
+    return _COMPLETION_UNKNOWN not in states and any(state.startswith(_REFUSALS) for state in states)
+
+
+def _sqlstate(cause: object) -> str:
+    return str(getattr(cause, "sqlstate", "") or "")
+
+
+def _is_of_driver_alone(cause: object) -> bool:
+    """Returns True for a ``ProgrammingError`` that the database did not send, such as a value of unsupported type."""
+    return not _sqlstate(cause) and any(base.__name__ == "ProgrammingError" for base in type(cause).__mro__)

@@ -13,6 +13,7 @@ from aiomodelcache.orm.key_values import distinct, identity
 from aiomodelcache.orm.meta import Values, meta_of, pk_of
 from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.orm.snapshots import locked_if_needed, newest_values
 
 T = TypeVar("T")
 
@@ -32,11 +33,14 @@ def chunks(values: Sequence[T], size: int = MAX_IN_VALUES) -> list[Sequence[T]]:
 async def select_values(
     model: type[Model], client: BaseDBAsyncClient, attribute: str, values: Sequence[Any], wanted: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Returns the ``wanted`` columns of all rows, hidden rows too, whose ``attribute`` is one of ``values``."""
+    """Returns the ``wanted`` columns of all rows, hidden rows too, whose ``attribute`` is one of ``values``.
+
+    In a transaction, the rows are as new as ``newest_values`` returns them.
+    """
     rows: list[dict[str, Any]] = []
     for chunk in chunks(values):
         query: Any = QuerySet(model).using_db(client).filter(in_condition(attribute, chunk))
-        rows += await query.values(*dict.fromkeys(wanted))
+        rows += await newest_values(query, wanted)
     return rows
 
 
@@ -107,8 +111,7 @@ async def rows_matching(
 ) -> list[dict[str, Any]]:
     """Returns the ``wanted`` columns of all rows, hidden rows too, that have these values."""
     query: Any = QuerySet(schema.model).using_db(client).filter(schema.having(attributes, values))
-    rows: list[dict[str, Any]] = await query.values(*dict.fromkeys(wanted))
-    return rows
+    return await newest_values(query, wanted)
 
 
 async def linked_to(
@@ -126,6 +129,7 @@ async def linked_to(
     for chunk in chunks([field.to_db_value(pk, relation.related) for pk in pks]):
         query = connection.query_class.from_(table).select(relation.own_column).distinct()
         query = query.where(table[relation.other_column].isin(list(chunk))).limit(limit + 1)
+        query = locked_if_needed(query, client)
         rows: list[dict[str, Any]] = await connection.execute_query_dict(*query.get_parameterized_sql())
         found = [owner.normalise(owner.pk, row[relation.own_column]) for row in rows]
         owners.update({identity(pk): pk for pk in found})

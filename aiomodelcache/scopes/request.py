@@ -74,6 +74,13 @@ class Scope:
                     scope._answers.pop(answer_key, None)
             scope = scope.parent
 
+    def forget(self, instance: Any) -> None:
+        """Removes an instance, and every answer that contains it, here and in the scopes around this one."""
+        scope: Scope | None = self
+        while scope is not None:
+            scope.drop([key for key, known in scope._rows.items() if known is instance])
+            scope = scope.parent
+
     def clear(self) -> None:
         """Removes all answers, here and in the scopes around this one."""
         scope: Scope | None = self

@@ -88,7 +88,16 @@ class _TrackedQuery:
 
 
 async def _run_captured(query: Any) -> Any:
-    query = query.fresh()
+    try:
+        return await _run(query.fresh())
+    except BaseException:
+        if (scope := current_scope()) is not None:
+            for instance in getattr(query, "_objects", ()):  # of a bulk write
+                scope.forget(instance)  # it may hold the refused values
+        raise
+
+
+async def _run(query: Any) -> Any:
     query._choose_db_if_not_chosen(True)
     if is_finished(query._db):
         return await _run_marking_models(query)

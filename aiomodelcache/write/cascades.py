@@ -19,6 +19,7 @@ from aiomodelcache.orm.key_values import distinct, identity
 from aiomodelcache.orm.meta import RowValues, pk_of
 from aiomodelcache.orm.relations import ForeignKey
 from aiomodelcache.orm.select import linked_to, select_locked
+from aiomodelcache.orm.snapshots import misses_inserts
 from aiomodelcache.write.affected import (
     affected_columns,
     collect_affected_keys,
@@ -29,14 +30,28 @@ from aiomodelcache.write.affected import (
 
 
 async def collect_list_keys(
-    intent: Intent, graph: CascadeGraph, model: type[Model], rows: Sequence[RowValues], client: BaseDBAsyncClient
+    intent: Intent,
+    graph: CascadeGraph,
+    model: type[Model],
+    rows: Sequence[RowValues],
+    client: BaseDBAsyncClient,
+    *,
+    deleting: bool = False,
 ) -> None:
     """Adds the many-to-many lists that rows of ``model`` are in.
 
     A list entry cannot detect that a row was deleted: a row inserted later under the same primary key would seem to be
     linked still.
+
+    ``deleting``: the database refuses to delete a row with a link that the transaction does not see. It does not refuse
+    to change one.
     """
-    for through in graph.lists_of(model):
+    lists = graph.lists_of(model)
+    if lists and not deleting and await misses_inserts(client):
+        for through in lists:
+            intent.add_model(through.rows)
+        return
+    for through in lists:
         pks = [row[pk_of(model)] for row in rows]
         owners = await linked_to(through.relation, through.owner, pks, client, graph.limit)
         if len(owners) > graph.limit:
@@ -54,7 +69,7 @@ async def collect_cascade(
     pending = [(model, rows)]
     while pending:
         parent, rows = pending.pop()
-        await collect_list_keys(intent, graph, parent, rows, client)
+        await collect_list_keys(intent, graph, parent, rows, client, deleting=True)
         for key in graph.foreign_keys_to(parent):
             values = distinct([row[key.to_field] for row in rows if row[key.to_field] is not None])
             children = await _children(graph, key, values, client) if values else []

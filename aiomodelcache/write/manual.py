@@ -23,6 +23,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import outermost
 from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.orm.select import rows_matching, select_values
+from aiomodelcache.orm.snapshots import newest_values, sees_newest
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import affected_columns, collect_affected_keys
 from aiomodelcache.write.transactions import finish_intents, pending_keys, transaction_intent
@@ -44,19 +45,19 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) 
             )
         if query._db is None:  # a router could choose a replica, which may not have the rows yet
             query = query.using_db(client)
-        rows: list[RowValues] = list(await query.values(*wanted))
-        return await _invalidate(cache, entries, rows, [])
+        found: list[RowValues] = [*await newest_values(query, wanted)]
+        return await _invalidate(cache, entries, found, [], client=query._db)
     items: list[Any] = [*target] if type(target) in (list, tuple, set, frozenset) else [target]
     for item in items:
         if isinstance(item, Model) and not isinstance(item, schema.model):
             raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {abbreviated(item)}.")
     pks = [schema.normalise(schema.pk, item.pk if isinstance(item, Model) else item) for item in items]
     possible = [pk for pk in pks if schema.can_hold((schema.pk,), (pk,))]
-    rows = [*await select_values(schema.model, client, schema.pk, possible, wanted)]
+    rows: list[RowValues] = [*await select_values(schema.model, client, schema.pk, possible, wanted)]
     missing = {entries.rows.key(pk): pk for pk in pks}
     for row in rows:
         missing.pop(entries.rows.key(row[schema.pk]), None)
-    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing.values())], [])
+    await _invalidate(cache, entries, [*rows, *({schema.pk: pk} for pk in missing.values())], [], client=client)
     return len(rows)
 
 
@@ -83,7 +84,7 @@ async def invalidate_values(
     matching = [entry_set for entry_set in entry_sets if set(entry_set.attributes) == set(attributes)]
     by_name = dict(zip(attributes, values, strict=True))
     clears = [Clear(entry_set.key(tuple([by_name[name] for name in entry_set.attributes]))) for entry_set in matching]
-    return await _invalidate(cache, entries, rows, clears)
+    return await _invalidate(cache, entries, rows, clears, client=client)
 
 
 async def invalidate_entries(
@@ -152,12 +153,19 @@ def is_invalidated_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Ve
 
 
 async def _invalidate(
-    cache: OpenCache, entries: ModelEntries, rows: Sequence[RowValues], clears: Sequence[Clear]
+    cache: OpenCache,
+    entries: ModelEntries,
+    rows: Sequence[RowValues],
+    clears: Sequence[Clear],
+    *,
+    client: BaseDBAsyncClient,
 ) -> int:
+    """Invalidates rows that were read on ``client``: everything about the model if newer rows may exist."""
+    is_newest = await sees_newest(entries.schema.model, client)
     transaction = entries.schema.transaction()
     outer = outermost(transaction) if transaction is not None else None
     intent = Intent() if outer is None else transaction_intent(outer, cache)
-    if len(rows) > cache.config.bulk_limit:
+    if not is_newest or len(rows) > cache.config.bulk_limit:
         intent.add_model(entries.rows)
     else:
         intent.add(entries.rows, clears)

@@ -2,15 +2,13 @@
 
 Tortoise keys listeners by exact class and cannot remove them. So one set of functions serves all models: it is
 registered once for each model, and looks up the open caches at each call. Tortoise runs listeners as separate tasks,
-beside other listeners that may raise. The state of one call of ``save`` or ``delete`` is a ``Write``.
+beside other listeners that may raise.
 """
 
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import ContextVar
 from functools import wraps
 from inspect import signature
-from types import TracebackType
 from typing import Any, Final, cast
 from weakref import WeakSet
 
@@ -23,14 +21,12 @@ from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
 from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
-from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
     ChangedColumns,
-    KeySnapshot,
     affected_entries,
     collect_affected_keys,
     collect_model_key,
@@ -40,8 +36,9 @@ from aiomodelcache.write.affected import (
     same_keys,
     unknown_columns,
 )
+from aiomodelcache.write.calls import Write, current_write, intent_scope
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
-from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
+from aiomodelcache.write.transactions import finish_intents, transaction_intent
 
 
 def listen(model: type[Model]) -> None:
@@ -78,63 +75,7 @@ async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsy
     await _after(model, instance, using_db, None, deleting=True)
 
 
-# One call ----------------------------------------------------------------------------------------------
-
-
-class Write:
-    """One call of ``save`` or ``delete``, until it returns or raises."""
-
-    __slots__ = ("failed", "instance", "intents", "snapshots", "updating")
-
-    def __init__(self, instance: Model, updating: bool) -> None:
-        self.instance = instance
-        self.updating = updating
-        """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
-        self.intents: Intents = {}
-        """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
-        self.snapshots: dict[OpenCache, KeySnapshot] = {}
-        """The key values of each intent whose keys, and the hints to leave under them, were all known beforehand."""
-        self.failed = False
-        """True once the call has raised. Listeners that still run mark nothing more."""
-
-    def take_intents(self) -> Intents:
-        """Returns the marked intents, and leaves none."""
-        intents, self.intents = self.intents, {}
-        return intents
-
-    async def fail(self, error: BaseException) -> None:
-        """Withdraws the intents, or leaves them to expire if the row may still be written."""
-        self.failed = True
-        for intent in self.intents.values():
-            intent.drop_from(current_scope())  # the scope's instance may be this one, with the refused values
-        if is_settled(error):
-            await finish_intents(self.take_intents(), committed=False)
-        else:
-            abandon(self.take_intents())
-
-
-_current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
-
-
-class intent_scope:
-    """A context around ``save`` and ``delete``. If the call raises, the intents are withdrawn or left to expire."""
-
-    __slots__ = ("_token", "_write")
-
-    def __init__(self, instance: Model, *, updating: bool = False) -> None:
-        self._write = Write(instance, updating)
-
-    async def __aenter__(self) -> None:
-        self._token = _current.set(self._write)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is not None:
-                await self._write.fail(error)
-        finally:
-            _current.reset(self._token)
+# Methods ------------------------------------------------------------------------------------------------
 
 
 _wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
@@ -176,12 +117,6 @@ def _wrap(
     return captured
 
 
-def _current_write(instance: Model) -> Write | None:
-    """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
-    write = _current.get()
-    return write if write is not None and write.instance is instance else None
-
-
 # Before and after ------------------------------------------------------------------------------------
 
 
@@ -192,7 +127,7 @@ async def _before(
 
     The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
-    write = _current_write(instance)
+    write = current_write(instance)
     transaction = outermost(client)
     if write is None and transaction is None:
         return
@@ -245,7 +180,7 @@ async def _lock_row(
 
 def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
-    columns, write = _old_value_columns(type(instance), changed, deleting=deleting), _current_write(instance)
+    columns, write = _old_value_columns(type(instance), changed, deleting=deleting), current_write(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
     return columns if exists else []
 
@@ -271,7 +206,7 @@ async def _after(
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
     affected_caches = _affected_caches(model, deleting=deleting)
-    write = _current_write(instance)
+    write = current_write(instance)
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {

@@ -31,6 +31,7 @@ OF_DIALECTS = {
     "orm.fields",
     "orm.key_values",
     "orm.schema",
+    "orm.snapshots",
     "orm.statements",
     "orm.transactions",
     "testing.counting",

@@ -128,6 +128,9 @@ BREAKS = {
     ),
     "the epoch is not marked": Break("engine.intent:Intent.add_model", "[Clear(versioned.epoch_key)]", "[]"),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
+    "a refused save leaves its instance in the scope": Break(
+        "write.calls:Write.fail", "scope.forget(self.instance)", "pass"
+    ),
     "a value is not invalidated": Break("write.manual:invalidate_entries", "intent.add(versioned, clears)", "pass"),
 }
 

@@ -45,6 +45,58 @@ async def in_task(work: Awaitable[Any]) -> Any:
     return await asyncio.create_task(run())
 
 
+async def saved(book: Book) -> None:
+    book.isbn = 2
+    await book.save()
+
+
+async def saved_in_part(book: Book) -> None:
+    book.number = 2
+    await book.save(update_fields=["number"])
+
+
+async def saved_in_a_transaction(book: Book) -> None:
+    async with in_transaction():
+        book.isbn, book.title = 2, "refused"
+        await book.save()
+
+
+async def saved_in_a_transaction_that_goes_on(book: Book) -> None:
+    async with in_transaction():
+        book.isbn = 2
+        try:
+            await book.save()
+        except IntegrityError as error:
+            refused = error
+    raise refused
+
+
+async def saved_by_a_wrong_name(book: Book) -> None:
+    book.title = "refused"
+    await book.save(update_fields=["titel"])
+
+
+async def saved_under_another_primary_key(book: Book) -> None:
+    book.id, book.isbn = 77, 2
+    await book.save(force_create=True)
+
+
+async def saved_with_others(book: Book) -> None:
+    book.isbn = 2
+    await Book.bulk_update([book], ["isbn"])
+
+
+REFUSED = [
+    saved,
+    saved_in_part,
+    saved_in_a_transaction,
+    saved_in_a_transaction_that_goes_on,
+    saved_by_a_wrong_name,
+    saved_under_another_primary_key,
+    saved_with_others,
+]
+
+
 class TestLookups:
     async def test_a_repeated_lookup_returns_the_same_object_without_io(
         self, cache: ModelCache, backend: CountingBackend
@@ -437,6 +489,33 @@ class TestWrites:
                 await book.save()
             assert (await Book.cache.get(id=book.id)).isbn == 1
             assert held.isbn == 1
+
+    @pytest.mark.parametrize("refused", REFUSED, ids=lambda write: write.__name__)
+    async def test_the_scope_forgets_an_instance_whose_save_failed(
+        self, gated: ModelCache, store: GatedBackend, refused: Callable[[Book], Awaitable[Any]]
+    ) -> None:
+        """Whatever the instance was changed to, and wherever it was saved: later lookups return the row."""
+        book, _ = await Book.create(isbn=1, number=1), await Book.create(isbn=2, number=2)
+        with local_cache():
+            outer = await Book.cache.get(id=book.id)
+            with local_cache():
+                held = await Book.cache.get(id=book.id)
+                [listed, _] = await Book.cache.filter(shelf=1)
+                assert listed is held
+                for changed in (held, outer):
+                    with pytest.raises((IntegrityError, KeyError)):
+                        await refused(changed)
+                found = [await Book.cache.get(id=book.id), *await Book.cache.filter(shelf=1)]
+            found.append(await Book.cache.get(id=book.id))
+        assert [(row.isbn, row.number, row.title) for row in found] == [(1, 1, ""), (1, 1, ""), (2, 2, ""), (1, 1, "")]
+
+    async def test_the_scope_returns_unsaved_changes(self, gated: ModelCache, store: GatedBackend) -> None:
+        book = await Book.create(isbn=1)
+        async with local_cache():
+            (await Book.cache.get(id=book.id)).title = "unsaved"
+            assert (await Book.cache.get(id=book.id)).title == "unsaved"
+            await Book.filter(id=book.id).update(place=1)
+            assert (await Book.cache.get(id=book.id)).title == ""
 
     async def test_a_cancelled_write_invalidates_the_lookups_that_it_may_affect(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient

@@ -8,7 +8,7 @@ of the protocol, and the state machine run on all six pairs, by the mark ``every
 
 >>> pytestmark = pytest.mark.every_pair(because="a feature has one test that sees all of it")
 
-What the library does differently by database is in seven modules, which ``tests/meta/test_matrix.py`` names. A test
+What the library does differently by database is in few modules, which ``tests/meta/test_matrix.py`` names. A test
 of anything else may run on SQLite alone, and a test of the database alone needs no store. Both say so:
 
 >>> @pytest.mark.only_on("sqlite", because="an explanation asks no database")

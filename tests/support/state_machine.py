@@ -7,14 +7,14 @@ For lookups that may be stale (``Loose``), the oracle is every state of the data
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
-from tortoise.exceptions import DoesNotExist
+from tortoise.exceptions import DoesNotExist, IntegrityError
 from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
@@ -411,6 +411,21 @@ class Machine(RuleBasedStateMachine):
         async def work() -> None:
             if await model.get_or_none(id=pk) is None and await is_free(model, values):
                 await model.create(id=pk, **values)
+
+        self.do(work)
+
+    @rule(pk=ids, place=places)
+    def be_refused(self, pk: int, place: int) -> None:
+        """Changes a row, which may be the scope's own instance, and gives it the number of another one."""
+
+        async def work() -> None:
+            item = await Item.cache.get_or_none(id=pk)
+            other = await Item.exclude(id=pk).filter(number__isnull=False).first()
+            if item is not None and other is not None:
+                item.place, item.number = place, other.number
+                with suppress(IntegrityError):
+                    async with in_transaction():  # PostgreSQL ends the transaction of a refused statement
+                        await item.save()
 
         self.do(work)
 

@@ -206,7 +206,7 @@ GUARDS = {
     ),
     "lists that hold a deleted row are marked": Guard(
         "write.cascades:collect_cascade",
-        "await collect_list_keys(intent, graph, parent, rows, client)",
+        "await collect_list_keys(intent, graph, parent, rows, client, deleting=True)",
         "pass",
         "a linked row, deleted and created again",
     ),

@@ -1,0 +1,81 @@
+"""One call of ``save`` or ``delete``: the intents that it has marked, and what to do with them if it raises.
+
+Tortoise runs listeners as separate tasks. A context variable tells them in which call they run.
+"""
+
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Final
+
+from tortoise.models import Model
+
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.outcomes import is_settled
+from aiomodelcache.scopes.request import current_scope
+from aiomodelcache.write.affected import KeySnapshot
+from aiomodelcache.write.transactions import Intents, abandon, finish_intents
+
+
+class Write:
+    """One call of ``save`` or ``delete``, until it returns or raises."""
+
+    __slots__ = ("failed", "instance", "intents", "snapshots", "updating")
+
+    def __init__(self, instance: Model, updating: bool) -> None:
+        self.instance = instance
+        self.updating = updating
+        """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
+        self.intents: Intents = {}
+        """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
+        self.snapshots: dict[OpenCache, KeySnapshot] = {}
+        """The key values of each intent whose keys, and the hints to leave under them, were all known beforehand."""
+        self.failed = False
+        """True once the call has raised. Listeners that still run mark nothing more."""
+
+    def take_intents(self) -> Intents:
+        """Returns the marked intents, and leaves none."""
+        intents, self.intents = self.intents, {}
+        return intents
+
+    async def fail(self, error: BaseException) -> None:
+        """Withdraws the intents, or leaves them to expire if the row may still be written."""
+        self.failed = True
+        scope = current_scope()
+        if scope is not None:
+            scope.forget(self.instance)  # it may hold the refused values
+            for intent in self.intents.values():
+                intent.drop_from(scope)
+        if is_settled(error):
+            await finish_intents(self.take_intents(), committed=False)
+        else:
+            abandon(self.take_intents())
+
+
+_current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
+
+
+class intent_scope:
+    """A context around ``save`` and ``delete``. If the call raises, the intents are withdrawn or left to expire."""
+
+    __slots__ = ("_token", "_write")
+
+    def __init__(self, instance: Model, *, updating: bool = False) -> None:
+        self._write = Write(instance, updating)
+
+    async def __aenter__(self) -> None:
+        self._token = _current.set(self._write)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                await self._write.fail(error)
+        finally:
+            _current.reset(self._token)
+
+
+def current_write(instance: Model) -> Write | None:
+    """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
+    write = _current.get()
+    return write if write is not None and write.instance is instance else None
