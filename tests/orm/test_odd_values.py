@@ -177,7 +177,7 @@ async def test_decimals_of_more_digits_than_a_float_get_the_answer_of_the_databa
         await check()
 
 
-@pytest.mark.only_on("sqlite", because="what is unique is declared, and tables made by Tortoise lack the constraint")
+@pytest.mark.only_on("sqlite", because="uniqueness is declared, and tables made by Tortoise lack the constraint")
 async def test_a_conditional_constraint_makes_no_key_unique(cache: ModelCache, backend: CountingBackend) -> None:
     first = await Draft.create(number=1)
     assert await Draft.cache.get(number=1) == first
