@@ -3,6 +3,7 @@
 Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiomodelcache.encoding import keys
@@ -100,9 +101,9 @@ class RowEntries:
             return None
         try:
             row = self._decode(unpack(entry))
-        except Exception:  # damaged
+            return row if row[self._pk] == pk else None
+        except Exception:  # damaged, or hostile
             return None
-        return row if row[self._pk] == pk else None
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> RowValues | Absent | Miss:
         """Returns the row that an entry holds, an absence, or a miss if the bytes are no current entry."""
@@ -119,6 +120,19 @@ class RowEntries:
         except (DamagedEntry, DecodeError) as error:
             return count_undecodable(self.counters, self.schema.name, error)
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
+
+    def is_row(self, row: RowValues, pk: Any) -> bool:
+        """Returns True if a row that an entry holds has this primary key. Does not raise, whatever the row holds."""
+        try:
+            return bool(row[self._pk] == pk)
+        except Exception:  # a decimal that signals, a user's own class
+            return False
+
+    def check_keys(self, pks: Iterable[Any]) -> None:
+        """Raises an exception if one of the primary keys that an entry lists cannot be the key of a row."""
+        if not self.schema.pks_codec.trusts_types:
+            for pk in pks:
+                self.key(pk)
 
     def entry(self, token: bytes, epoch: bytes, payload: bytes | None) -> bytes:
         """Returns the entry of a row, or of its absence if ``payload`` is None."""

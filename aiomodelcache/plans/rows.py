@@ -38,7 +38,7 @@ def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
     """
     epoch, entry = yield Read([rows.epoch_key, key])
     row = rows.read(entry, epoch)
-    if isinstance(row, dict) and row[rows.schema.pk] == pk:
+    if isinstance(row, dict) and rows.is_row(row, pk):
         rows.counters.hits += 1
         if entry[CREATED] <= rows.lifetimes.due:
             yield _row_refresh(rows, pk, entry)
@@ -96,7 +96,7 @@ def classify_row(
     if row is NoValue.ABSENT:
         rows.counters.hits += 1
         result[pk] = None
-    elif row is not NoValue.MISS and row[rows.schema.pk] == pk:
+    elif row is not NoValue.MISS and rows.is_row(row, pk):
         rows.counters.hits += 1
         result[pk] = row
     else:

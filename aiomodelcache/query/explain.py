@@ -135,7 +135,7 @@ async def _read_states(cache: OpenCache, located: LocatedKey) -> tuple[EntryStat
     entry = state_of(entry_set, key, entries[0], epoch)
     if isinstance(entry_set, RowEntries):
         row = entry_set.read(entries[0], epoch) if entry.state in ("hit", "stale") else None
-        moved = isinstance(row, dict) and row[entry_set.schema.pk] != values[0]
+        moved = isinstance(row, dict) and not entry_set.is_row(row, values[0])
         return entry, (), "moved" if moved else entry.state
     cacheable = entry_set.cacheable if isinstance(entry_set, ResultEntries) else entry_set.cacheable(values)
     if entry.state == "missing" and not cacheable:
