@@ -108,6 +108,8 @@ class KeysCodec:
         self._dump = column.dump
         self._load = column.load
         self._is_lossless = _is_lossless(column)
+        self.trusts_types = column.load is None and column.type in _HASHABLE_TYPES
+        """True if whatever decodes can be hashed, compared and encoded as a key."""
         array: Any = GenericAlias(list, (column.type,))
         self._decoder: msgspec.msgpack.Decoder[list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=read_extension)
 
@@ -133,7 +135,11 @@ class KeysCodec:
     def _decode(self, data: bytes) -> list[Any]:
         load = self._load
         pks = self._decoder.decode(data)
-        return pks if load is None else [load(pk) for pk in pks]
+        if load is not None:
+            pks = [load(pk) for pk in pks]
+        if not self.trusts_types:
+            hash(tuple(pks))  # raises for a list, and for a decimal that signals
+        return pks
 
 
 def is_a(kind: type) -> Callable[[Any], bool]:
@@ -149,6 +155,7 @@ def _is_lossless(column: Column) -> Callable[[Any], bool]:
     return lambda value: False
 
 
+_HASHABLE_TYPES: Final = frozenset({int, str, bytes, bool, uuid.UUID, datetime.date, datetime.timedelta})
 _LOSSLESS_TYPES: Final = frozenset({int, float, str, bytes, bool, decimal.Decimal, uuid.UUID, datetime.date})
 """Types whose values msgspec either decodes exactly or refuses to encode."""
 

@@ -16,6 +16,12 @@ from aiomodelcache.encoding.codec import DecodeError
 
 encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 
+MAX_NESTING: Final = 100
+"""Maximum number of lists, dicts, tuples and sets inside one another. A value that is nested deeper is not stored.
+
+Well below Python's recursion limit, so that no walk over a stored value raises ``RecursionError``.
+"""
+
 
 class ValueCodec:
     """The codec of computed results: any value made of numbers, text, dates, lists, tuples, sets and dicts."""
@@ -42,38 +48,44 @@ class InstanceReference(NamedTuple):
     pk: bytes
 
 
-def to_msgpack(value: Any) -> Any:
+def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     """Returns ``value`` with every part that untyped msgpack would confuse wrapped as an extension.
 
     Raises ``TypeError`` naming the type of a value that has no encoding. A subclass has none either: its instances
-    would come back as those of the base class.
+    would come back as those of the base class. Also raises it for a value that is nested deeper than ``levels``.
     """
     kind = cast("Any", type(value))
     if kind in _UNAMBIGUOUS or (kind is int and -(2**63) <= value < 2**64):
         return value
+    if kind in _NESTING and not levels:
+        raise TypeError(TOO_DEEP)
     if kind is list:
-        return [item if type(item) in _UNAMBIGUOUS else to_msgpack(item) for item in value]
+        return [item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for item in value]
     if kind is dict and _STR_ONLY.issuperset(map(type, value)):
-        return {key: item if type(item) in _UNAMBIGUOUS else to_msgpack(item) for key, item in value.items()}
+        return {
+            key: item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for key, item in value.items()
+        }
     code = _CODES.get(kind)
     if code is None:
         raise TypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
-    return msgspec.msgpack.Ext(code, _EXTENSIONS[code][1](value))
+    if code in _COLLECTIONS:
+        items = map(list, value.items()) if kind is dict else value
+        return msgspec.msgpack.Ext(code, encoder.encode([to_msgpack(item, levels - 1) for item in items]))
+    return msgspec.msgpack.Ext(code, _SCALARS[code][1](value))
 
 
 def read_extension(code: int, data: memoryview) -> Any:
     """Returns the value of one msgpack extension."""
-    return _EXTENSIONS[code][2](bytes(data))
+    if code in _COLLECTIONS:
+        return _COLLECTIONS[code][1](_untyped.decode(data))
+    return _SCALARS[code][2](bytes(data))
 
 
-def _pack_items(items: Any) -> bytes:
-    return encoder.encode([to_msgpack(item) for item in items])
-
-
+TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
 _untyped: Final = msgspec.msgpack.Decoder(ext_hook=read_extension)
 _UNAMBIGUOUS: Final = frozenset({type(None), bool, str, float, bytes})
 _STR_ONLY: Final = frozenset({str})
-_EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
+_SCALARS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
     1: (int, lambda value: b"%d" % value, lambda data: int(data.decode())),
     2: (decimal.Decimal, lambda value: str(value).encode(), lambda data: decimal.Decimal(data.decode())),
     3: (uuid.UUID, lambda value: value.bytes, lambda data: uuid.UUID(bytes=data)),
@@ -97,10 +109,14 @@ _EXTENSIONS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes
         lambda value: b"%d" % (value // datetime.timedelta(microseconds=1)),
         lambda data: datetime.timedelta(microseconds=int(data.decode())),
     ),
-    8: (tuple, _pack_items, lambda data: tuple(_untyped.decode(data))),
-    9: (set, _pack_items, lambda data: set(_untyped.decode(data))),
-    10: (frozenset, _pack_items, lambda data: frozenset(_untyped.decode(data))),
-    11: (dict, lambda value: _pack_items(map(list, value.items())), lambda data: dict(_untyped.decode(data))),
-    12: (InstanceReference, _pack_items, lambda data: InstanceReference(*_untyped.decode(data))),
 }
-_CODES: Final = {kind: code for code, (kind, _, _) in _EXTENSIONS.items()}
+_COLLECTIONS: Final[dict[int, tuple[type, Callable[[Any], Any]]]] = {
+    8: (tuple, tuple),
+    9: (set, set),
+    10: (frozenset, frozenset),
+    11: (dict, dict),
+    12: (InstanceReference, lambda items: InstanceReference(*items)),
+}
+_CODES: Final = {entry[0]: code for table in (_SCALARS, _COLLECTIONS) for code, entry in table.items()}
+_NESTING: Final = frozenset[Any]({list, *(kind for kind, _ in _COLLECTIONS.values())})
+"""The types whose values hold other values."""

@@ -5,7 +5,7 @@ lagging replica. On an open transaction's connection, nothing is filled.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -53,7 +53,8 @@ class LoadedRow:
         if not self._taken:
             self._taken = True
             return self._instance
-        return copy.deepcopy(self._instance)
+        instance: Model = _separate(self._instance)
+        return instance
 
 
 class ComputedValue:
@@ -74,7 +75,33 @@ class ComputedValue:
         if not self._taken:
             self._taken = True
             return self.value
-        return copy.deepcopy(self.value)
+        return _separate(self.value)
+
+
+def _separate(value: Any) -> Any:
+    """Returns a deep copy of a value, whose lists and dicts may be nested as deep as a JSON document ever is."""
+    try:
+        return copy.deepcopy(value)
+    except RecursionError:
+        if not issubclass(cast("Any", type(value)), list | dict | Model):
+            raise
+    copied: Any = copy.copy(value)
+    memo: dict[int, Any] = {id(value): copied}
+    is_instance = issubclass(cast("Any", type(value)), Model)
+    pending: list[Any] = [vars(copied) if is_instance else copied]
+    while pending:
+        collection = pending.pop()
+        is_dict = cast("Any", type(collection)) is dict
+        pairs = cast("Iterable[tuple[Any, Any]]", collection.items() if is_dict else enumerate(collection))
+        for key, item in list(pairs):
+            if id(item) not in memo:
+                if cast("Any", type(item)) in (list, dict):
+                    memo[id(item)] = item.copy()
+                    pending.append(memo[id(item)])
+                else:
+                    copy.deepcopy(item, memo)
+            collection[key] = memo.get(id(item), item)
+    return copied
 
 
 def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -28,17 +28,15 @@ from aiomodelcache.exceptions import CacheError, CacheNotOpen
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import (
     AcquireLeases,
-    Attempt,
     ComputeValue,
-    LeaseResult,
     Load,
     Plan,
     Read,
-    Request,
     Spawn,
     Store,
     Wait,
 )
+from aiomodelcache.plans.steps import answer_without_store
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 
 T = TypeVar("T")
@@ -105,22 +103,22 @@ class Reader:
                     try:
                         answer = await self._select(request.entry_set, request.wanted, client)
                     except Exception as error:
-                        answer = _answer_without_store(plan.throw(error))
+                        answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
                     try:
                         answer = ComputedValue(await request.compute(client))
                     except Exception as error:
-                        answer = _answer_without_store(plan.throw(error))
+                        answer = answer_without_store(plan.throw(error))
                 else:
-                    answer = _answer_without_store(request)
+                    answer = answer_without_store(request)
         except StopIteration as stop:
             result: T = stop.value
             return result
 
-    def _advance(self, run: RunningPlan, answer: Any) -> None:
-        """Sends a plan its answer and queues the request that the plan yields next."""
+    def _advance(self, run: RunningPlan, answer: Any, failure: Exception | None = None) -> None:
+        """Sends a plan its answer, or throws the failure into it, and queues the request that it yields next."""
         try:
-            request = run.plan.send(answer)
+            request = run.plan.send(answer) if failure is None else run.plan.throw(failure)
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._guarded.allow_read():
@@ -162,7 +160,7 @@ class Reader:
                         self._leases.store.add((run, request))
                         return
                     self._leases.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
-                request = run.plan.send(_answer_without_store(request))
+                request = run.plan.send(answer_without_store(request))
         except StopIteration as stop:
             self._end(run, stop.value, None)
         except Exception as error:
@@ -172,17 +170,6 @@ class Reader:
         """Gives a plan the entries that were read."""
         self._advance(run, [entries[key] for key in keys])
         return iter(())
-
-    def _fail(self, run: RunningPlan, error: Exception) -> None:
-        """Throws the failure of a plan's ``Load`` or ``ComputeValue`` into the plan, and lets it clean up."""
-        try:
-            request = run.plan.throw(error)
-        except StopIteration as stop:
-            self._end(run, stop.value, None)
-        except Exception as raised:
-            self._end(run, None, raised)
-        else:
-            self._leases.store.add((run, cast("Store", request)))  # a failed plan only releases its leases
 
     def _end(self, run: RunningPlan, result: Any, error: Exception | None) -> None:
         if run in self._running:  # else it has failed in the meantime
@@ -217,7 +204,7 @@ class Reader:
             answers = await self._select(entry_set, wanted, client)
         except Exception as error:
             if len(group) == 1:
-                self._fail(group[0][0], error)
+                self._advance(group[0][0], None, error)
                 return
             # Alone, so that one lookup's bad value does not fail the others. At once, so that a slow failure delays
             # the lookups only once.
@@ -225,7 +212,7 @@ class Reader:
             return
         except BaseException:  # cancelled, by the driver or because the cache closes
             for run, _ in group:
-                self._fail(run, CacheError("The statement was cancelled."))
+                self._advance(run, None, CacheError("The statement was cancelled."))
             raise
         for run, request in group:
             self._advance(run, {key: answers[key] for key in request.wanted})
@@ -247,10 +234,10 @@ class Reader:
                 computed = ComputedValue(await group[0][1].compute(None))
         except Exception as error:
             for run, _ in group:
-                self._fail(run, error)
+                self._advance(run, None, error)
         except BaseException:  # cancelled, by the user's own code or because the cache closes
             for run, _ in group:
-                self._fail(run, CacheError("The computation was cancelled."))
+                self._advance(run, None, CacheError("The computation was cancelled."))
             raise
         else:
             for run, _ in group:
@@ -260,14 +247,3 @@ class Reader:
 def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:
     for key in keys:
         wanted[key] = None
-
-
-def _answer_without_store(request: Request) -> Any:
-    """Returns the answer to a request when the store cannot be used: misses, no leases, no fills."""
-    if isinstance(request, Read):
-        return [None] * len(request.keys)
-    if isinstance(request, AcquireLeases):
-        return LeaseResult(Attempt(b"", 0.0), [b""] * len(request.keys), [None] * len(request.versions))
-    if isinstance(request, Store):
-        return [False] * len(request.fills)
-    return None

@@ -16,7 +16,6 @@ from aiomodelcache.encoding.layout import (
     GUARD,
     STALE,
     VALUE,
-    DamagedEntry,
     pack,
     unpack,
 )
@@ -115,10 +114,17 @@ class IndexEntries:
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
-                return self.decode(payload)
-        except (DamagedEntry, DecodeError) as error:
+                return self._checked(self.decode(payload))
+        except Exception as error:  # a primary key may be of a user's own class
             return count_undecodable(self.counters, self.schema.name, error)
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
+
+    def _checked(self, pks: list[Any]) -> list[Any]:
+        """Returns the primary keys that an entry lists. Raises an exception if they cannot be those of rows."""
+        if self.unique and len(pks) != 1:
+            raise DecodeError("an entry of a unique key lists one row")
+        self.rows.check_keys(pks)
+        return pks
 
     def hit(self, entry: bytes | None, epoch: bytes | None, prediction: Prediction) -> bool:
         """Returns True if the bytes are a current entry that lists the predicted primary keys and is not due."""
@@ -132,7 +138,7 @@ class IndexEntries:
         try:
             if entry[GUARD] != guard or not self.rows.same_pks(self.decode(unpack(entry)), prediction.pks):
                 return False
-        except (DamagedEntry, DecodeError):
+        except Exception:  # damaged, or hostile
             return False
         if prediction is not NO_PREDICTION:
             prediction.entry = entry
@@ -150,8 +156,14 @@ class IndexEntries:
         return self.entry(token, epoch, [row[self.schema.pk] for row in rows])
 
     def confirms(self, pks: list[Any], rows: Sequence[RowValues], values: Values) -> bool:
-        """Returns True if these rows, which an entry lists as ``pks``, still have the values of the lookup."""
-        return all(self.matches(row, values) for row in rows)
+        """Returns True if these rows, which an entry lists as ``pks``, still have the values of the lookup.
+
+        Does not raise, whatever the rows hold.
+        """
+        try:
+            return all(self.matches(row, values) for row in rows)
+        except Exception:  # a decimal that signals, a user's own class
+            return False
 
     def matches(self, row: RowValues, values: Values) -> bool:
         """Returns True if the row still has the values of the lookup."""
@@ -159,8 +171,11 @@ class IndexEntries:
         return all(map(eq, own, values)) if self.compares_by_value else self.key(tuple(own)) == self.key(values)
 
     def answers(self, row: RowValues | Absent | Miss, pk: Any, values: Values) -> bool:
-        """Returns True if ``row`` is the row with this primary key and still has the values of the lookup."""
-        return isinstance(row, dict) and self.rows.is_row(row, pk) and self.matches(row, values)
+        """Returns True if ``row`` is the row with this primary key and still has the values of the lookup.
+
+        Does not raise, whatever the row holds.
+        """
+        return isinstance(row, dict) and self.rows.is_row(row, pk) and self.confirms([pk], [row], values)
 
     def can_match(self, values: Values) -> bool:
         """Returns False if no row can have these values, so that no statement need look for them."""

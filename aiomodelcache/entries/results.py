@@ -4,6 +4,7 @@ Instances inside a result are stored as references and read from their own row e
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -12,7 +13,7 @@ from tortoise.models import Model
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, DamagedEntry, pack, unpack
-from aiomodelcache.encoding.values import InstanceReference, ValueCodec
+from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec
 from aiomodelcache.entries.base import (
     NoValue,
     count_undecodable,
@@ -172,41 +173,49 @@ class ResultEntries:
         return InstanceReference(full_name(rows.schema.model), rows.schema.pks_codec.encode([instance.pk]))
 
     def referred(self, references: Iterable[InstanceReference]) -> dict[InstanceReference, tuple[RowEntries, Any]]:
-        """Returns the row entries and the primary key that each reference stands for. Raises ``DecodeError``."""
+        """Returns the row entries and the primary key that each reference stands for.
+
+        Raises ``DecodeError``, or any other exception for references that this program did not store.
+        """
         rows_by_name = {full_name(model): entries.rows for model, entries in self._bound.items()}
         resolved: dict[InstanceReference, tuple[RowEntries, Any]] = {}
         for reference in references:
             rows: RowEntries | None = rows_by_name.get(reference.model)
             if rows is None:
                 raise DecodeError(f"it refers to {reference.model}, which has no cache")
-            [resolved[reference]] = [(rows, pk) for pk in rows.schema.pks_codec.decode(reference.pk)]
+            [pk] = rows.schema.pks_codec.decode(reference.pk)
+            rows.check_keys([pk])
+            resolved[reference] = rows, pk
         return resolved
 
 
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
 
 
-def map_nested(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
-    """Returns the value with every instance of ``kind`` in it, at any depth, converted."""
+def map_nested(value: Any, kind: type, convert: Callable[[Any], Any], levels: int = MAX_NESTING) -> Any:
+    """Returns the value with every instance of ``kind`` in it converted, down to ``levels`` levels."""
     if isinstance(value, kind):
         return convert(value)
     container = cast("Any", type(value))
+    if not levels:
+        return value
     if container in _CONTAINERS:
-        return container([map_nested(item, kind, convert) for item in value])
+        return container([map_nested(item, kind, convert, levels - 1) for item in value])
     if container is dict:
-        return {map_nested(key, kind, convert): map_nested(item, kind, convert) for key, item in value.items()}
+        return {
+            map_nested(key, kind, convert, levels - 1): map_nested(item, kind, convert, levels - 1)
+            for key, item in value.items()
+        }
     return value
 
 
-def references_in(value: Any) -> Iterator[InstanceReference]:
-    """Yields the references to instances in a stored value, at any depth."""
+def references_in(value: Any, levels: int = MAX_NESTING) -> Iterator[InstanceReference]:
+    """Yields the references to instances in a stored value. Raises ``DecodeError`` if it is nested too deep."""
     kind = cast("Any", type(value))
     if kind is InstanceReference:
         yield value
-    elif kind in _CONTAINERS:
-        for item in value:
-            yield from references_in(item)
-    elif kind is dict:
-        for key, item in value.items():
-            yield from references_in(key)
-            yield from references_in(item)
+    elif kind is dict or kind in _CONTAINERS:
+        if not levels:
+            raise DecodeError(TOO_DEEP)
+        for item in chain(value, value.values()) if kind is dict else value:
+            yield from references_in(item, levels - 1)

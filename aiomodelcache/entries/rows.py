@@ -3,6 +3,7 @@
 Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from aiomodelcache.encoding import keys
@@ -106,15 +107,10 @@ class RowEntries:
             return None
         try:
             row = self._decode(unpack(entry))
-        except Exception:  # damaged
+            is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
+            return row if is_row else None
+        except Exception:  # damaged, or hostile
             return None
-        is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
-        return row if is_row else None
-
-    def is_row(self, row: RowValues, pk: Any) -> bool:
-        """Returns True if ``row`` has this primary key."""
-        own = row[self._pk]
-        return bool(own == pk) if self.compares_by_value else self.key(own) == self.key(pk)
 
     def same_pks(self, pks: list[Any], others: list[Any]) -> bool:
         """Returns True if both lists have the same primary keys, in the same order."""
@@ -135,6 +131,20 @@ class RowEntries:
         except (DamagedEntry, DecodeError) as error:
             return count_undecodable(self.counters, self.schema.name, error)
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
+
+    def is_row(self, row: RowValues, pk: Any) -> bool:
+        """Returns True if a row that an entry holds has this primary key. Does not raise, whatever the row holds."""
+        try:
+            own = row[self._pk]
+            return bool(own == pk) if self.compares_by_value else self.key(own) == self.key(pk)
+        except Exception:  # a decimal that signals, a user's own class
+            return False
+
+    def check_keys(self, pks: Iterable[Any]) -> None:
+        """Raises an exception if one of the primary keys that an entry lists cannot be the key of a row."""
+        if not self.schema.pks_codec.trusts_types:
+            for pk in pks:
+                self.key(pk)
 
     def entry(self, token: bytes, epoch: bytes, payload: bytes | None) -> bytes:
         """Returns the entry of a row, or of its absence if ``payload`` is None."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tortoise.models import Model
 
+from aiomodelcache.entries.base import count_undecodable
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.predictions import Prediction, Predictions
@@ -17,8 +18,9 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import rows_at, rows_by_index
 from aiomodelcache.plans.requests import Plan, Read, T
+from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk, values_of
-from aiomodelcache.plans.steps import with_prefetched
+from aiomodelcache.plans.steps import discard, with_prefetched, without_store
 
 MakeInstance = Callable[[EntrySet, Any], Model]
 """Makes the instance of a row that was found in an entry set."""
@@ -103,6 +105,15 @@ class PathRun:
         """Records the rows that an entry set returned for these keys."""
         self._steps.append((entry_set, keys, rows))
 
+    def rows_from_store(self) -> list[bytes]:
+        """Returns the keys of the row entries that the run has used so far."""
+        return [
+            entry_set.rows.key(row[entry_set.schema.pk])
+            for entry_set, _, rows in self._steps
+            for row in rows
+            if not isinstance(row, Model)
+        ]
+
     def finish(self) -> list[bytes]:
         """Stores the prediction for the next run, and returns the keys that the answer depends on."""
         if self._prefetched:  # the run needed no other keys
@@ -124,12 +135,32 @@ def follow_path(
     Returns the rows at its end, in order and without duplicates, and the keys of all entries that they depend on.
     """
     run = PathRun(path.key(key), predictions)
+    try:
+        return (yield from _run_path(path, values, key, run, make_instance))
+    except Exception as error:
+        row_keys = run.rows_from_store()
+        if not row_keys:
+            raise
+        # Either the database fails, or an entry holds a value of a relation that no row can have.
+        run = PathRun(path.key(key), predictions)
+        answer = yield from without_store(
+            _run_path(path, values, key, run, lambda entry_set, row: instance_of(entry_set.rows, row))
+        )
+        count_undecodable(path.base.counters, path.name, error)
+        predictions.forget(path.key(key))
+        yield from discard(row_keys)
+        return answer
+
+
+def _run_path(
+    path: RelationPath, values: Values, key: bytes, run: PathRun, make_instance: MakeInstance
+) -> Plan[tuple[list[Model], list[bytes]]]:
     yield from run.prefetch()
     entry_set = path.base
     base_plan = (
         row_by_pk(entry_set, values[0], key)
         if isinstance(entry_set, RowEntries)
-        else rows_at(entry_set, values, key, predictions)
+        else rows_at(entry_set, values, key, run.predictions)
     )
     rows = yield from run.with_prefetched(base_plan)
     run.record(entry_set, [key], rows)

@@ -7,7 +7,6 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.layout import LEASE
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import Miss, NoValue, count_undecodable
@@ -149,18 +148,22 @@ def _read_value(
     value = result.read(entry, epoch)
     if value is NoValue.MISS:
         return value
-    references = dict.fromkeys(references_in(value))
-    if references:
-        try:
-            referred = result.referred(references)
-        except DecodeError as error:
-            return count_undecodable(result.counters, result.name, error)
+    try:
+        references = dict.fromkeys(references_in(value))
+        referred = result.referred(references) if references else {}
+    except Exception as error:  # bytes that this program did not store
+        predictions.forget(key)
+        return count_undecodable(result.counters, result.name, error)
+    if referred:
         instances: dict[InstanceReference, Any] = {}
         read: dict[bytes, None] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
             keys = {reference: rows.key(pk) for reference, (other, pk) in referred.items() if other is rows}
             pks = {key: referred[reference][1] for reference, key in keys.items()}
-            found = yield from with_prefetched(rows_by_pk(rows, pks), prefetched)
+            try:
+                found = yield from with_prefetched(rows_by_pk(rows, pks), prefetched)
+            except Exception:  # no row can have such a primary key, or else computing the value fails as well
+                found = {}
             instances.update(
                 {reference: instance_of(rows, found[key]) for reference, key in keys.items() if key in found}
             )

@@ -4,15 +4,19 @@ Decides what to do with the lease or value that a key holds. Must not know which
 what their values mean.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.plans.requests import (
+    AcquireLeases,
     Answer,
+    Attempt,
+    ComputeValue,
     LeaseResult,
     Load,
     Plan,
@@ -57,6 +61,44 @@ def with_prefetched(
             step = partial(plan.throw, error)
         else:
             step = partial(plan.send, answer)
+
+
+def answer_without_store(request: Request) -> Any:
+    """Returns the answer to a request when the store cannot be used: misses, no leases, no fills."""
+    if isinstance(request, Read):
+        return [None] * len(request.keys)
+    if isinstance(request, AcquireLeases):
+        return LeaseResult(Attempt(b"", 0.0), [b""] * len(request.keys), [None] * len(request.versions))
+    if isinstance(request, Store):
+        return [False] * len(request.fills)
+    return None
+
+
+def without_store(plan: Plan[T]) -> Plan[T]:
+    """Runs a plan on the database alone, although the store could be used."""
+    step: Callable[[], Request] = partial(plan.send, None)
+    while True:
+        try:
+            request = step()
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        if not isinstance(request, Load | ComputeValue):
+            step = partial(plan.send, answer_without_store(request))
+            continue
+        try:
+            answer = yield request
+        except Exception as error:
+            step = partial(plan.throw, error)
+        else:
+            step = partial(plan.send, answer)
+
+
+def discard(keys: list[bytes]) -> Plan[None]:
+    """Deletes the entries under these keys, which may be hostile."""
+    prefixes = map(replaceable_prefix, (yield Read(keys)))
+    yield Store(
+        [(Attempt(b"", math.inf, prefix), key, b"", 1) for key, prefix in zip(keys, prefixes, strict=True) if prefix]
+    )
 
 
 def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[bytes]) -> Plan[dict[bytes, Answer]]:
