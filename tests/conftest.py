@@ -21,6 +21,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
 
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
 from tests.support import groups, matrix
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
@@ -256,6 +257,12 @@ def outside(database: BaseDBAsyncClient) -> Outside:
     """Runs a coroutine in a task that is no part of the test's transaction."""
     context = copy_context()
     return lambda work: asyncio.create_task(work, context=context.copy())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has cancelled writes end at once with an unknown outcome, as they do after ``SETTLE_LIMIT``."""
+    monkeypatch.setattr(transactions, "SETTLE_LIMIT", 0.0)
 
 
 @pytest.fixture

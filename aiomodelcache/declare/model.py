@@ -43,13 +43,23 @@ class CachedModel(Model):
         """Saves like Tortoise's ``Model.save``. A failed save leaves no entry in the cache."""
         # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
-        async with (
-            calls.intent_scope(self, updating=force_update),
-            saves.connection_for(self, using_db, fields) as client,
-        ):
-            await super().save(client, fields, force_create, force_update)
+        save = super().save
+
+        async def captured() -> None:
+            async with (
+                calls.intent_scope(self, updating=force_update),
+                saves.connection_for(self, using_db, fields) as client,
+            ):
+                await save(client, fields, force_create, force_update)
+
+        await saves.run(captured, self, using_db)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""
-        async with calls.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
-            await super().delete(client)
+        delete = super().delete
+
+        async def captured() -> None:
+            async with calls.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
+                await delete(client)
+
+        await saves.run(captured, self, using_db)

@@ -18,6 +18,8 @@ from tortoise.exceptions import TransactionManagementError
 
 CLEANUP_LIMIT: Final = 10.0
 """Maximum seconds to end a transaction whose caller was cancelled. Beyond it, the connection is closed."""
+SETTLE_LIMIT: Final = 2.0
+"""Maximum seconds that a cancelled write waits for its outcome. Beyond it, its rows are uncached for ``intent_ttl``."""
 
 
 @asynccontextmanager
@@ -120,14 +122,29 @@ class SafeTransaction:
         await to_its_end(self._connection.give_back(intact=intact))
 
 
-async def to_its_end(work: Awaitable[Any]) -> None:
+async def settled(work: Awaitable[Any]) -> None:
+    """Awaits a write, and if the caller is cancelled, its outcome for at most ``SETTLE_LIMIT`` seconds.
+
+    Then raises the cancellation, if there was one, or what the write raised. Past the limit the write is cancelled.
+    """
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        with suppress(BaseException):
+            await to_its_end(task, SETTLE_LIMIT)
+        raise
+    task.result()
+
+
+async def to_its_end(work: Awaitable[Any], limit: float | None = None) -> None:
     """Awaits ``work`` to its end, at most ``CLEANUP_LIMIT`` seconds, also if the caller is cancelled meanwhile.
 
     Then raises the cancellation, if there was one, or what ``work`` raised. Past the limit ``work`` is cancelled.
     """
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
-    until = asyncio.get_running_loop().time() + CLEANUP_LIMIT
+    until = asyncio.get_running_loop().time() + (CLEANUP_LIMIT if limit is None else limit)
     with anyio.CancelScope(shield=True):
         while not task.done():
             left = until - asyncio.get_running_loop().time()

@@ -22,7 +22,7 @@ from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.orm.relations import many_to_many, many_to_many_names, through_table
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
-from aiomodelcache.orm.transactions import transaction
+from aiomodelcache.orm.transactions import settled, transaction
 from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
@@ -101,7 +101,8 @@ class TrackedRelation(ManyToManyRelation[Any]):
                 pks = await linked_to(through.relation, through.owner, [self.instance.pk], locking, limit)
                 await self._write(locking, caches, pks if len(pks) <= limit else None, write)
         else:
-            await self._write(client, caches, pks, write)
+            call = self._write(client, caches, pks, write)
+            await (call if outermost(client) is not None else settled(call))
 
     async def _write(
         self,

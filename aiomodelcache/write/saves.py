@@ -23,7 +23,7 @@ from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
-from aiomodelcache.orm.transactions import transaction
+from aiomodelcache.orm.transactions import settled, transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
     ChangedColumns,
@@ -102,19 +102,39 @@ def _wrap(
         named = arguments.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
         updating = bool(named.get("force_update"))
-        async with (
-            intent_scope(self, updating=updating),
-            connection_for(self, client, fields, deleting=deleting) as connection,
-        ):
-            if named is kwargs and client is None:  # the method takes the transaction from its context
-                await method(self, *args, **kwargs)
-            else:
-                named["using_db"] = connection
-                await (
-                    method(self, *args, **kwargs) if named is kwargs else method(*arguments.args, **arguments.kwargs)
-                )
+
+        async def call() -> None:
+            async with (
+                intent_scope(self, updating=updating),
+                connection_for(self, client, fields, deleting=deleting) as connection,
+            ):
+                if named is kwargs and client is None:  # the method takes the transaction from its context
+                    await method(self, *args, **kwargs)
+                else:
+                    named["using_db"] = connection
+                    await (
+                        method(self, *args, **kwargs)
+                        if named is kwargs
+                        else method(*arguments.args, **arguments.kwargs)
+                    )
+
+        await run(call, self, client)
 
     return captured
+
+
+async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
+    """Awaits a ``save`` or ``delete``, and in autocommit mode its outcome, even if the caller is cancelled.
+
+    A web server cancels a request whose client has gone. A statement that was cancelled with it would leave its row
+    uncached until the intent expires.
+    """
+    model = type(instance)
+    is_captured = bound_caches(model) or caches_cascading_from(model)
+    if is_captured and outermost(client or write_client(model)) is None:
+        await settled(call())
+    else:
+        await call()
 
 
 # Before and after ------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from tortoise.backends.base.client import TransactionalDBClient
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.outcomes import was_refused
+from aiomodelcache.orm.transactions import settled
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
@@ -49,6 +50,9 @@ def _wrap(client: Any, intents: Intents) -> None:
             # next BEGIN.
             await rollback_and_clear()
             raise
+        await (settled(commit_until_clear()) if intents else commit())
+
+    async def commit_until_clear() -> None:
         try:
             await commit()
         except sqlite3.Error:

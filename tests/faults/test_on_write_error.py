@@ -261,6 +261,7 @@ class TestRetry:
         for book in books:
             assert (await ask_twice(Book.cache.get(id=book.id), cable)).title == "new"
 
+    @pytest.mark.usefixtures("impatient")
     async def test_an_unknown_outcome_is_marked_as_soon_as_the_backend_is_back(
         self, cabled: ModelCache, cable: SeverableBackend, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
     ) -> None:

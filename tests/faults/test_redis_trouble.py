@@ -443,6 +443,7 @@ async def test_a_reader_that_began_before_a_restore_fills_nothing_stale(
         await here.until_the_cache_is_used()
 
 
+@pytest.mark.usefixtures("impatient")
 class TestUnknownOutcome:
     """A write is cancelled while its statement is in flight. The database executes the statement later."""
 

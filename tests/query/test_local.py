@@ -517,6 +517,7 @@ class TestWrites:
             await Book.filter(id=book.id).update(place=1)
             assert (await Book.cache.get(id=book.id)).title == ""
 
+    @pytest.mark.usefixtures("impatient")
     async def test_a_cancelled_write_invalidates_the_lookups_that_it_may_affect(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
@@ -567,6 +568,7 @@ class TestTransactions:
                 assert (await reading).title == ""
             assert (await Book.cache.get(isbn=1)).title == "new"
 
+    @pytest.mark.usefixtures("impatient")
     async def test_a_cancelled_commit_invalidates_rows_that_other_tasks_read_before_it(
         self, gated: ModelCache, store: GatedBackend
     ) -> None:

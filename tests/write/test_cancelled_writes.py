@@ -1,4 +1,7 @@
-"""A request that is cancelled in a write loses no later write and leaks no connection, at whatever moment it is."""
+"""A request that is cancelled in a write loses no later write and leaks no connection, at whatever moment it is.
+
+The write waits for its outcome, so that its row is cached again at once.
+"""
 
 import asyncio
 import random
@@ -14,8 +17,11 @@ from tortoise.exceptions import IntegrityError
 
 from aiomodelcache import ModelCache
 from aiomodelcache.orm import transactions
-from tests.support.gates import PATIENCE, Gates
-from tests.support.models.models import Event, User
+from aiomodelcache.testing import CountingBackend
+from tests.support.gates import PATIENCE, Gate, Gates, gated_sql
+from tests.support.models.models import Event, User, Venue
+from tests.support.models.tagged_models import Post, Tag
+from tests.support.stored import ask_twice, cancel, states
 
 pytestmark = pytest.mark.only_on("memory", because="it is about connections of the database")
 
@@ -227,3 +233,98 @@ async def test_thousands_of_cancelled_requests_lose_and_leak_nothing(
         for start in range(0, MANY, 10):
             await asyncio.gather(*[one(number, names) for number in range(start, start + 10)])
         assert len(names) > MANY / 4
+
+
+async def cancelled_at(gate: Gate, write: Awaitable[Any]) -> None:
+    """Cancels a write at a gate, twice, as AnyIO does, and then opens the gate."""
+    writing = asyncio.ensure_future(write)
+    await gate.reached()
+    for _ in range(2):
+        writing.cancel()
+        await asyncio.sleep(0)
+    assert not writing.done(), "the outcome is waited for"
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+
+SAVES: dict[str, tuple[str, Callable[[Event, Venue], Awaitable[Any]]]] = {
+    "save": ("UPDATE", lambda event, venue: event.save()),
+    "save of some columns": ("UPDATE", lambda event, venue: event.save(update_fields=["slug"])),
+    "delete": ("DELETE", lambda event, venue: event.delete()),
+    "save of a model of Tortoise's own": ("UPDATE", lambda event, venue: venue.save()),
+}
+
+
+class TestOutcomes:
+    @pytest.mark.parametrize("save", SAVES)
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    async def test_a_cancelled_save_leaves_its_row_cached(
+        self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient, save: str, moment: Any
+    ) -> None:
+        event = await Event.create(slug="pycon", organizer=await User.create(username="kim"))
+        venue = await Venue.create(name="Home", city="Bonn")
+        lookups = [cache.manager(Event).get_or_none(pk=event.pk), cache.manager(Venue).get_or_none(pk=venue.pk)]
+        assert [await lookup for lookup in lookups] == [event, venue]
+        event.slug, venue.name = "europython", "Away"
+        name, write = SAVES[save]
+        with gated_sql(database) as sql:
+            await cancelled_at(sql.hold(name, moment), write(event, venue))
+        assert cache.stats.unknown_outcomes == 0
+        rows = [await Event.get_or_none(pk=event.pk), await Venue.get(pk=venue.pk)]
+        for lookup, row in zip(lookups, rows, strict=True):
+            found = await ask_twice(lookup, backend)
+            assert found == row
+            assert row is None or vars(found) == vars(row)
+
+    @pytest.mark.models("tests.support.models.tagged_models")
+    async def test_a_cancelled_many_to_many_write_leaves_its_lists_cached(
+        self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
+    ) -> None:
+        post, tag = await Post.create(), await Tag.create(id=1)
+        with gated_sql(database) as sql:
+            await cancelled_at(sql.hold("INSERT", "after"), post.tags.add(tag))
+        assert cache.stats.unknown_outcomes == 0
+        assert list(await post.tags) == [tag]
+
+    @pytest.mark.parametrize("write", ["update", "save"])
+    @pytest.mark.parametrize("moment", ["before", "after"])
+    async def test_a_cancelled_commit_leaves_its_rows_cached(
+        self,
+        cache: ModelCache,
+        backend: CountingBackend,
+        database: BaseDBAsyncClient,
+        again: BaseDBAsyncClient,
+        gates: Gates,
+        write: str,
+        moment: Any,
+    ) -> None:
+        user = await User.create(username="kim", team=1)
+
+        async def save() -> None:
+            user.team = 2
+            async with transactions.transaction(database) as client:
+                await user.save(using_db=client)
+
+        async with nothing_lost(database, again):
+            await cancelled_at(gates.hold("commit", moment), update_query() if write == "update" else save())
+        assert cache.stats.unknown_outcomes == 0
+        assert (await ask_twice(User.cache.get(id=user.id), backend)).team == 2
+
+    async def test_a_save_that_is_stuck_is_given_up(
+        self, cache: ModelCache, database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(transactions, "SETTLE_LIMIT", 0.01)
+        user = await User.create(username="kim")
+        with gated_sql(database) as sql:
+            gate = sql.hold("UPDATE")
+            saving = asyncio.create_task(user.save())
+            await gate.reached()
+            await cancel(saving)
+        assert cache.stats.unknown_outcomes == 1
+        await cache.open_cache.tasks.finish(PATIENCE)
+        assert await states(cache, User.cache.get(id=user.id)) == "W"
+
+
+async def update_query() -> None:
+    await update()

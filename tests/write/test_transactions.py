@@ -492,6 +492,7 @@ class TestRaces:
         return rows if name == "shelf" else next(iter(rows), None)
 
 
+@pytest.mark.usefixtures("impatient")
 class TestCancellation:
     async def test_cancellation_at_any_step_of_commit_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, db_url: DatabaseUrl

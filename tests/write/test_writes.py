@@ -543,6 +543,7 @@ async def gated(database: BaseDBAsyncClient, store: GatedBackend) -> AsyncIterat
         yield opened
 
 
+@pytest.mark.usefixtures("impatient")
 class TestCancelledWrites:
     @pytest.mark.parametrize(
         ("operation", "moment", "left"),
@@ -665,6 +666,7 @@ class TestConcurrentWrites:
         assert await ask_twice(lambda: isbns(3), backend) == [stored.isbn]
         assert "W" not in await states(cache, *[Book.cache.get(isbn=isbn) for isbn in (1, 2, 3, 4)])
 
+    @pytest.mark.usefixtures("impatient")
     async def test_the_intent_of_an_unknown_outcome_stays_when_another_write_ends(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:

@@ -115,6 +115,12 @@ GUARDS = {
         "orm.transactions:_PooledConnection.give_back", "if not intact:", "if False:", "update of a query set"
     ),
     # Writers.
+    "a cancelled save waits for its outcome": Guard(
+        "write.saves:run", "await settled(call())", "await call()", "save, by id"
+    ),
+    "a cancelled COMMIT is waited for": Guard(
+        "write.transactions:_wrap", "settled(commit_until_clear())", "commit_until_clear()", "update of a query set"
+    ),
     "a write is marked": Guard(
         "engine.writer:Writer.mark",
         "while keys := intent.clears.keys() - intent.marked:",
@@ -165,7 +171,7 @@ GUARDS = {
         "engine.tasks:BackgroundTasks.start_shielded",
         "self.start(_run_and_notify(work, done)).add_done_callback(end)\n    return done",
         "return self.start(work)",
-        "transaction, by id",
+        "invalidated by hand",
     ),
     "clearing a model goes on when its caller is cancelled": Guard(
         "engine.writer:Writer.clear_models", "self._tasks.start(self._withdraw(intent))", "pass", "cleared by hand"

@@ -118,10 +118,8 @@ class Stage:
         for cache in warm:
             await self._look_everything_up(cache)
         self.clock.now += age
-        unknown = self.near.stats.unknown_outcomes
         run = await self.scheduler.run(actors, choose, mishap)
         try:
-            may_leave += "W" if self.near.stats.unknown_outcomes > unknown else ""
             may_leave += "S" if self.world.allowance else ""
             may_leave += "W" if self.replica is not None else ""
             if isinstance(mishap, Fail):
