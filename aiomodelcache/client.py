@@ -27,6 +27,7 @@ from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, register, unregister
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys
+from aiomodelcache.query.base import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 from aiomodelcache.scopes.request import context_without_scope
 from aiomodelcache.write import many_to_many, querysets, saves
@@ -137,6 +138,8 @@ class ModelCache:
                     saves.wrap_methods(model)
         for model in bound_models():
             many_to_many.install(model, opened)
+        for model in opened.models:
+            explain_result_attributes(model)
         for model, field in bindings.foreign_keys:
             foreign_keys.install(opened.models[model].schema, field)
         self._open_cache = opened

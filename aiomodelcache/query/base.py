@@ -1,16 +1,19 @@
 """``CacheQuery``: a lazy lookup, awaitable any number of times."""
 
 import asyncio
+import copy
 from asyncio import get_running_loop
 from collections.abc import Generator
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
 
 from aiomodelcache.engine.run import resolve
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.open_cache import OpenCache, default_cache
+from aiomodelcache.orm.meta import field_names
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.scopes.request import Scope, current_scope
 
@@ -32,6 +35,12 @@ class CacheQuery(Generic[T]):
 
     def __init__(self, cache: OpenCache | None = None) -> None:
         self.explicit_cache = cache
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} is a query, neither true nor false: await it.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self)  # a query never changes, and what it refers to cannot be copied
 
     async def resolve(self) -> T:
         """Makes the lookup. Raises the exceptions documented for this query, and ``CacheNotOpen``."""
@@ -84,6 +93,30 @@ class CacheQuery(Generic[T]):
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         """Returns the plan that makes the lookup. Its errors are raised when the plan runs."""
         raise NotImplementedError
+
+
+class ResultAttribute:
+    """An attribute that queries lack and their results have. Reading it says that the query must be awaited.
+
+    A ``__getattr__`` would do, but with one Python reads every attribute of a query more slowly.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, query: CacheQuery[Any] | None, owner: type) -> Any:
+        if query is None:
+            raise AttributeError(f"type object {owner.__name__!r} has no attribute {self._name!r}")
+        raise AttributeError(f"{query!r} is a query and has no attribute {self._name!r}: await it.")
+
+
+def explain_result_attributes(model: type[Model]) -> None:
+    """Lets queries say, when an attribute of the model's instances is read, that they must be awaited."""
+    for name in (*field_names(model), *dir(model)):
+        if not name.startswith("_") and name not in vars(CacheQuery):
+            setattr(CacheQuery, name, ResultAttribute(name))
 
 
 def _without_waiting(known: T) -> Generator[Any, None, T]:

@@ -27,8 +27,18 @@ class ForeignKeyQuery(FieldsQuery[Any]):
     def finish(self, found: Sequence[Any]) -> Any:
         return exactly_one(self._model, found) if found else None
 
+    def __bool__(self) -> bool:
+        """Returns True, as Tortoise's query does: ``if event.organizer`` asks whether the relation is set."""
+        return True
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._query, name)
+        # Copies have no attributes at first, and no use for the special methods of Tortoise's query.
+        if name == "_query" or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        try:
+            return getattr(self._query, name)
+        except AttributeError:
+            raise AttributeError(f"{self!r} is a query and has no attribute {name!r}: await it.") from None
 
 
 class CachedForeignKey(property):
