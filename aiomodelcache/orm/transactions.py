@@ -97,29 +97,32 @@ class SafeTransaction:
         self._token = get_connections().set(self._client.connection_name, self._client)
         try:
             await self._client.begin()
-        except BaseException:
-            await self._leave(intact=False)
+        except BaseException as error:
+            await self._leave(intact=False, cancelled=isinstance(error, asyncio.CancelledError))
             raise
         return cast("BaseDBAsyncClient", self._client)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        intact = False
+        intact, cancelled = False, isinstance(error, asyncio.CancelledError)
         try:
             if not self._client._finalized:
                 if error is None:
                     await self._client.commit()
                 elif kind is not TransactionManagementError:  # the database has rolled back already
-                    await to_its_end(self._client.rollback())
+                    await to_its_end(self._client.rollback(), cancelled=cancelled)
             intact = True
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
         except Exception:
             intact = True  # the driver resets a connection whose statement was answered with an error
             raise
         finally:
-            await self._leave(intact=intact)
+            await self._leave(intact=intact, cancelled=cancelled)
 
-    async def _leave(self, *, intact: bool) -> None:
+    async def _leave(self, *, intact: bool, cancelled: bool) -> None:
         get_connections().reset(self._token)
-        await to_its_end(self._connection.give_back(intact=intact))
+        await to_its_end(self._connection.give_back(intact=intact), cancelled=cancelled)
 
 
 async def settled(work: Awaitable[Any]) -> None:
@@ -132,31 +135,34 @@ async def settled(work: Awaitable[Any]) -> None:
         await asyncio.wait([task])
     except asyncio.CancelledError:
         with suppress(BaseException):
-            await to_its_end(task, SETTLE_LIMIT)
+            await to_its_end(task, SETTLE_LIMIT, cancelled=True)
         raise
     task.result()
 
 
-async def to_its_end(work: Awaitable[Any], limit: float | None = None) -> None:
-    """Awaits ``work`` to its end, at most ``CLEANUP_LIMIT`` seconds, also if the caller is cancelled meanwhile.
+async def to_its_end(work: Awaitable[Any], limit: float | None = None, *, cancelled: bool = False) -> None:
+    """Awaits ``work`` to its end, also if the caller is cancelled meanwhile.
 
-    Then raises the cancellation, if there was one, or what ``work`` raised. Past the limit ``work`` is cancelled.
+    Then raises the cancellation, if there was one, or what ``work`` raised. A cancelled caller waits for at most
+    ``limit`` seconds (by default ``CLEANUP_LIMIT``), then ``work`` is cancelled. ``cancelled``: the caller is already.
     """
     task: asyncio.Future[Any] = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    until = asyncio.get_running_loop().time() + (CLEANUP_LIMIT if limit is None else limit)
+    now = asyncio.get_running_loop().time
+    seconds = CLEANUP_LIMIT if limit is None else limit
+    until = now() + seconds if cancelled else None
+    cancellation: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not task.done():
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0:
+            if until is not None and now() >= until:
                 task.cancel()
             try:
-                await asyncio.wait([task], timeout=max(left, 1.0))
+                await asyncio.wait([task], timeout=None if until is None else max(until - now(), 1.0))
             except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is None:
+                cancellation = error
+                until = now() + seconds if until is None else until
+    if cancellation is None:
         task.result()
         return
     with suppress(BaseException):
         task.result()
-    raise cancelled
+    raise cancellation

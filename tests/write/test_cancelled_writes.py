@@ -203,8 +203,10 @@ async def test_a_rollback_that_is_stuck_is_given_up(
     monkeypatch.setattr(transactions, "CLEANUP_LIMIT", 0.01)
     await User.create(username="kim")
     async with nothing_lost(database, again) as names:
-        gates.hold("rollback")  # never opened
+        gate = gates.hold("rollback")  # never opened
         task = asyncio.create_task(request(create_twice, "next", names))
+        await gate.reached()
+        task.cancel()
         assert await task
 
 

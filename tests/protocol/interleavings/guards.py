@@ -95,13 +95,13 @@ GUARDS = {
     # Transactions of the library's own.
     "a cancelled BEGIN gives its connection back": Guard(
         "orm.transactions:SafeTransaction.__aenter__",
-        "await self._leave(intact=False)",
+        "await self._leave(intact=False, cancelled=isinstance(error, asyncio.CancelledError))",
         "pass",
         "update of a query set",
     ),
     "giving a connection back is not cancelled": Guard(
         "orm.transactions:SafeTransaction._leave",
-        "await to_its_end(self._connection.give_back(intact=intact))",
+        "await to_its_end(self._connection.give_back(intact=intact), cancelled=cancelled)",
         "await self._connection.give_back(intact=intact)",
         "update of a query set",
     ),
