@@ -30,8 +30,8 @@ async def permissions(
     """Returns the rights of an actor on these projects, or by default on the projects of the release.
 
     The owner has all rights. An actor with access to any of the projects may read; one with access to all may write.
-    Code that changes access calls ``permissions.clear()`` after the COMMIT. Without the call, old rights last for up to
-    a minute.
+    Code that changes access calls ``permissions.clear()`` in its transaction, which takes effect at the COMMIT. Without
+    the call, old rights last for up to a minute.
     """
     if actor == organisation.owner:
         return [READ, WRITE]

@@ -60,7 +60,7 @@ async def grant(actor: int, organisation_slug: str, member: int, project_slugs: 
     async with in_transaction():
         await Access.filter(actor=member, project__organisation=organisation).delete()
         await Access.bulk_create([Access(actor=member, project=project) for project in projects])
-    await permissions.clear()
+        await permissions.clear()
 
 
 async def projects_of(actor: int) -> list[Project]:
@@ -127,8 +127,8 @@ async def put_release(
         await ReleaseCommit.bulk_create(
             [ReleaseCommit(release=release, commit=commit, position=at) for at, commit in enumerate(commits)]
         )
-    if old is not None:
-        await permissions.clear()  # its projects may have changed
+        if old is not None:
+            await permissions.clear()  # its projects may have changed
     return Bound(release, projects, commits), created
 
 
