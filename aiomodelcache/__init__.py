@@ -50,6 +50,7 @@ from aiomodelcache.exceptions import (
     CacheNotRegistered,
     CacheWriteError,
     NotFoundError,
+    StaleInstanceError,
 )
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
@@ -102,6 +103,7 @@ __all__ = [
     "RelatedInstanceCache",
     "RelatedQuerysetCache",
     "ResultCache",
+    "StaleInstanceError",
     "ValueCache",
     "cached",
     "local_cache",

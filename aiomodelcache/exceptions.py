@@ -7,7 +7,8 @@
     ├── CacheNotRegistered          a lookup by fields that have no cache (also a ValueError)
     ├── CacheNotOpen                no cache is open, or this one is closed (also a RuntimeError)
     ├── BackendError                the cache server did not answer, or answered with an error
-    └── CacheWriteError             a write was refused because its rows could not be marked in the cache
+    ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
+    └── StaleInstanceError          a full save() of an instance that a stale copy answered
 
 A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
 ``get_or_404`` raises ``NotFoundError``, a ``DoesNotExist`` for web frameworks.
@@ -45,6 +46,13 @@ class CacheWriteError(CacheError):
     """A refused write: its rows could not be marked in the cache, so it was rolled back.
 
     Raised only with ``on_write_error="raise"``.
+    """
+
+
+class StaleInstanceError(CacheError):
+    """A refused ``save()`` of all columns of an instance that a stale copy answered (``allowtime``).
+
+    It could overwrite newer values. Save only some columns, or refresh the instance.
     """
 
 

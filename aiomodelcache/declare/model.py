@@ -8,6 +8,7 @@ from tortoise.models import Model
 
 from aiomodelcache.declare.manager import CacheAttribute
 from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write import calls, saves
 
 
@@ -40,9 +41,13 @@ class CachedModel(Model):
         force_create: bool = False,
         force_update: bool = False,
     ) -> None:
-        """Saves like Tortoise's ``Model.save``. A failed save leaves no entry in the cache."""
+        """Saves like Tortoise's ``Model.save``. A failed save leaves no entry in the cache.
+
+        Raises ``StaleInstanceError`` for all columns of an instance that a stale copy answered.
+        """
         # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
+        saves.refuse_stale(self, fields)
         save = super().save
 
         async def captured() -> None:
@@ -53,6 +58,17 @@ class CachedModel(Model):
                 await save(client, fields, force_create, force_update)
 
         await saves.run(captured, self, using_db)
+
+    async def refresh_from_db(
+        self, fields: Iterable[str] | None = None, using_db: BaseDBAsyncClient | None = None
+    ) -> None:
+        """Refreshes like Tortoise's ``Model.refresh_from_db``. Without ``fields``, the instance may be saved again.
+
+        That concerns instances that a stale copy answered.
+        """
+        await super().refresh_from_db(fields, using_db)
+        if not fields:
+            mark_fresh(self)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""

@@ -30,7 +30,7 @@ from aiomodelcache.entries.base import (
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.orm.meta import RowValues, Values, mark_stale
 from aiomodelcache.orm.schema import ModelSchema
 
 
@@ -127,7 +127,10 @@ class RowEntries:
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
-                return self.schema.codec.decode(payload)
+                row = self.schema.codec.decode(payload)
+                if entry[:1] == STALE:
+                    mark_stale(row)
+                return row
         except (DamagedEntry, DecodeError) as error:
             return count_undecodable(self.counters, self.schema.name, error)
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS

@@ -4,7 +4,7 @@ Knows fields, columns and managers. ``relations`` and ``schema`` build on it.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from tortoise.fields.relational import (
     RelationalField,
@@ -88,6 +88,25 @@ def python_values(model: type[Model], row: Mapping[str, Any], columns: Mapping[s
 def is_partial(instance: Model) -> bool:
     """Returns True if the instance was loaded without some of its columns (a manager's ``.only()``)."""
     return bool(cast("Any", instance)._partial)
+
+
+STALE_MARK: Final = "_aiomodelcache_stale"
+"""The attribute that instances of a stale copy have. No field's name begins like this."""
+
+
+def mark_stale(values: RowValues) -> None:
+    """Marks the values of a stale copy, which become the attributes of an instance."""
+    values[STALE_MARK] = True
+
+
+def mark_fresh(instance: Model) -> None:
+    """Removes the mark of a stale copy, because all columns were read from the database."""
+    vars(instance).pop(STALE_MARK, None)
+
+
+def is_stale(instance: Model) -> bool:
+    """Returns True if the instance was made of a stale copy and not refreshed since."""
+    return STALE_MARK in vars(instance)
 
 
 def is_saved(instance: Model) -> bool:

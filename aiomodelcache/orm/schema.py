@@ -39,7 +39,7 @@ from aiomodelcache.orm.key_values import (
     identity_type,
     normaliser_of,
 )
-from aiomodelcache.orm.meta import Values, is_partial, meta_of
+from aiomodelcache.orm.meta import STALE_MARK, Values, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
 
@@ -245,7 +245,7 @@ class ModelSchema:
 
     def unstored_parts(self, instance: Model) -> list[str]:
         """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
-        stored = {*self.columns, "_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial"}
+        stored = {*self.columns, "_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial", STALE_MARK}
         values = vars(instance)
         missing = ["not all of its columns"] if is_partial(instance) or not self.columns <= values.keys() else []
         others = {name: value for name, value in values.items() if name not in stored and value is not None}

@@ -18,9 +18,10 @@ from tortoise.signals import Signals
 
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.exceptions import StaleInstanceError
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
 from aiomodelcache.orm.connections import outermost, write_client
-from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
+from aiomodelcache.orm.meta import RowValues, is_saved, is_stale, mark_fresh, pk_of
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import settled, transaction
@@ -82,13 +83,24 @@ _wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
 
 
 def wrap_methods(model: type[Model]) -> None:
-    """Wraps ``save`` and ``delete`` of a model that is no ``CachedModel``, which does the same itself. Idempotent."""
-    for name in ("save", "delete"):
+    """Wraps methods of a model that is no ``CachedModel``, which does the same itself. Idempotent."""
+    for name in ("save", "delete", "refresh_from_db"):
         method = getattr(model, name)
         if method not in _wrapped:
-            method = _wrap(method, deleting=name == "delete")
+            refreshing = name == "refresh_from_db"
+            method = _wrap_refresh(method) if refreshing else _wrap(method, deleting=name == "delete")
             _wrapped.add(method)
             setattr(model, name, method)
+
+
+def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @wraps(method)
+    async def refresh_from_db(self: Model, fields: Iterable[str] | None = None, *args: Any, **kwargs: Any) -> None:
+        await method(self, fields, *args, **kwargs)
+        if not fields:
+            mark_fresh(self)
+
+    return refresh_from_db
 
 
 def _wrap(
@@ -101,6 +113,8 @@ def _wrap(
         arguments = parameters.bind(self, *args, **kwargs)
         named = arguments.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
+        if not deleting:
+            refuse_stale(self, fields)
         updating = bool(named.get("force_update"))
 
         async def call() -> None:
@@ -121,6 +135,17 @@ def _wrap(
         await run(call, self, client)
 
     return captured
+
+
+def refuse_stale(instance: Model, update_fields: Iterable[str] | None) -> None:
+    """Raises ``StaleInstanceError`` for a save of all columns of an instance that was made of a stale copy."""
+    if not update_fields and is_stale(instance) and is_saved(instance):
+        name = type(instance).__name__
+        raise StaleInstanceError(
+            f"This {name} was answered by a stale copy (InvalidationType.DYNAMIC with allowtime), so saving all of its "
+            "columns could overwrite newer values: call refresh_from_db() before you change it, or name the changed "
+            "columns in save(update_fields=[...])."
+        )
 
 
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:

@@ -19,6 +19,7 @@ from aiomodelcache import (
     ModelCache,
     ModelCacheManager,
     NotFoundError,
+    StaleInstanceError,
     ValueCache,
 )
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
@@ -69,6 +70,7 @@ async def errors(cache: ModelCache) -> None:
         CacheNotOpen(),
         CacheNotRegistered(),
         CacheWriteError(),
+        StaleInstanceError(),
     ]
     print(problems)
     lookup: ValueError = CacheNotRegistered()

@@ -1,9 +1,10 @@
 """Stale copies under ``DYNAMIC``: returned at once, refreshed in the background, and gone after ``allowtime``."""
 
 import asyncio
+import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -16,6 +17,7 @@ from aiomodelcache import (
     InvalidationType,
     MemoryBackend,
     ModelCache,
+    StaleInstanceError,
     local_cache,
 )
 from aiomodelcache.backends.protocol import Lease
@@ -24,7 +26,7 @@ from aiomodelcache.plans.refresh import ELECTION_SUFFIX
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE, Gate, GatedBackend, Moment, gated_sql
-from tests.support.models.stale_models import HeaviestVotes, Ticket, Vote
+from tests.support.models.stale_models import HeaviestVotes, Memo, MemosOf, Ticket, TicketOf, Vote
 from tests.support.stored import entries, states
 
 pytestmark = pytest.mark.models("tests.support.models.stale_models")
@@ -589,3 +591,107 @@ async def stored_result(look: Callable[[int], Any], n: int) -> Any:
     if look is row:
         return (await Ticket.get(id=n)).votes
     return sorted([ticket.id for ticket in await Ticket.filter(queue=n)])
+
+
+async def first(query: Awaitable[Any]) -> Any:
+    """Returns the first instance that a lookup finds."""
+    found = await query
+    return found[0] if isinstance(found, list) else found
+
+
+async def in_a_batch(query: LookupQuery[Any]) -> Any:
+    return (await BatchCacheQuery(ticket=query))["ticket"]
+
+
+async def owner_of_a_memo() -> Any:
+    return await (await Memo.get(id=1)).ticket
+
+
+async def owner_that_was_prefetched() -> Any:
+    memo = await Memo.get(id=1)
+    await cast("Any", Memo).cache.prefetch([memo], "ticket")
+    return memo.ticket
+
+
+LOOKUPS: dict[str, Callable[[], Awaitable[Any]]] = {
+    "get": lambda: Ticket.cache.get(id=1),
+    "get by a unique key": lambda: Ticket.cache.get(number=1),
+    "filter": lambda: first(Ticket.cache.filter(queue=1)),
+    "get_many": lambda: first(Ticket.cache.get_many([1])),
+    "a batch": lambda: in_a_batch(Ticket.cache.get(id=1)),
+    "a computed result": lambda: TicketOf(1),
+    "a foreign key": owner_of_a_memo,
+    "prefetch": owner_that_was_prefetched,
+}
+
+
+class TestSavingAStaleInstance:
+    @pytest.fixture(autouse=True)
+    async def memo(self, rows: None) -> Memo:
+        return await Memo.create(id=1, ticket_id=1)
+
+    @pytest.mark.parametrize("lookup", LOOKUPS)
+    async def test_a_full_save_is_refused(self, cache: ModelCache, store: GatedBackend, lookup: str) -> None:
+        ask = LOOKUPS[lookup]
+        for _ in range(2):
+            await ask()
+        await make_stale(cache)
+        gate = store.hold("lease")
+        ticket = await ask()
+        assert (ticket.id, ticket.votes) == (1, 0)
+        ticket.queue = 7
+        for arguments in ({}, {"force_update": True}):
+            async with assert_ops(store, sql=0, redis=0):
+                with pytest.raises(StaleInstanceError, match=r"This Ticket .*refresh_from_db\(\).*update_fields"):
+                    await ticket.save(**arguments)
+        await ticket.save(update_fields=["queue"])
+        with pytest.raises(StaleInstanceError):  # its other columns are as old as before
+            await ticket.save()
+        await Ticket.cache.update(ticket, number=101)
+        await ticket.refresh_from_db(fields=["queue"])
+        with pytest.raises(StaleInstanceError):
+            await pickle.loads(pickle.dumps(ticket)).save()
+        await ticket.refresh_from_db()
+        await ticket.save()
+        gate.open()
+        stored = await Ticket.get(id=1)
+        assert (stored.number, stored.queue, stored.votes) == (101, 7, 5)
+
+    async def test_a_fresh_instance_and_a_clone_are_saved(self, cache: ModelCache) -> None:
+        await (await Ticket.cache.get(id=1)).save()
+        await cache.manager(Ticket).refresh(id=1)
+        await make_stale(cache)
+        stale = await Ticket.cache.get(id=1)
+        assert stale.votes == 0
+        await until_states(cache, "V", row(1))
+        await (await Ticket.cache.get(id=1)).save()
+        await stale.delete()
+        copied = stale.clone()
+        copied.number = 99
+        await copied.save()
+        assert await Ticket.filter(number__in=[1, 99]).values_list("number", "votes") == [(99, 0)]
+
+    async def test_a_stale_list_of_fresh_rows_is_no_obstacle(self, cache: ModelCache) -> None:
+        await Vote.bulk_create([Vote(id=n, ticket=1, weight=n) for n in (1, 2)])
+        assert [vote.id for vote in await HeaviestVotes(1)] == [2, 1]
+        await Vote.create(id=3, ticket=1, weight=3)
+        votes = await HeaviestVotes(1)
+        assert [vote.id for vote in votes] == [2, 1]
+        await votes[0].save()
+
+    async def test_a_model_of_tortoise_is_refused_as_well(self, cache: ModelCache, store: GatedBackend) -> None:
+        caches = cache.manager(Memo)
+        for ask in (lambda: caches.get(id=1), lambda: first(caches.filter(ticket=1)), lambda: first(MemosOf(1))):
+            await ask()
+            await Memo.filter(id=1).update(text="newer")
+            gate = store.hold("lease")
+            memo = await ask()
+            memo.page += 1
+            with pytest.raises(StaleInstanceError, match="This Memo"):
+                await memo.save()
+            await memo.save(update_fields=["page"])
+            await memo.refresh_from_db()
+            await memo.save()
+            gate.open()
+            assert (await Memo.get(id=1)).text == "newer"
+            await caches.refresh(id=1)

@@ -3,8 +3,17 @@
 from typing import ClassVar
 
 from tortoise import fields
+from tortoise.models import Model
 
-from aiomodelcache import CachedModel, InvalidationType, QuerysetCache, QuerysetCountCache, ResultCache
+from aiomodelcache import (
+    CachedModel,
+    InvalidationType,
+    ModelCacheManager,
+    QuerysetCache,
+    QuerysetCountCache,
+    RelatedQuerysetCache,
+    ResultCache,
+)
 
 
 class Ticket(CachedModel):
@@ -20,6 +29,40 @@ class Ticket(CachedModel):
         filter_key_fields_list = [("queue",)]
         invalidation = InvalidationType.DYNAMIC
         allowtime = 60
+
+
+class Memo(Model):
+    """A model of Tortoise's own whose stale rows may be returned."""
+
+    id = fields.IntField(primary_key=True)
+    ticket: fields.ForeignKeyRelation[Ticket] = fields.ForeignKeyField("app.Ticket", related_name="memos")
+    text = fields.CharField(max_length=16, default="")
+    page = fields.IntField(default=0)
+
+
+class MemoCaches(ModelCacheManager[Memo]):
+    model = Memo
+    filter_key_fields_list = [("ticket",)]
+    cached_foreignkeys = ["ticket"]
+    invalidation = InvalidationType.DYNAMIC
+    allowtime = 60
+
+
+class TicketOf(ResultCache[Ticket]):
+    """A result that contains an instance."""
+
+    model = Ticket
+    key_fields = ("id",)
+    invalidation = InvalidationType.OFF
+
+    async def get_result(self, id: int) -> Ticket:
+        return await Ticket.get(id=id)
+
+
+class MemosOf(RelatedQuerysetCache[Memo]):
+    model = Ticket
+    key_fields = ("id",)
+    relation = "memos"
 
 
 class Plan(CachedModel):
