@@ -474,7 +474,7 @@ class TestBackendOfOnesOwn:
             async def open(self) -> None:
                 raise BackendError("The store is shut.")
 
-        cache = ModelCache(Shut(backend))
+        cache = ModelCache(Shut(backend), require_backend=True)
         with pytest.raises(BackendError, match=r"^The store is shut\.$"):
             await cache.open()
         await cache.close()
