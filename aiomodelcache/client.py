@@ -69,6 +69,7 @@ class ModelCache:
         self._bypass_flag = BypassFlag(enabled=self.config.enabled)
         self._open_cache: OpenCache | None = None
         self._owned_backend: Backend | None = None
+        self._opening = False
 
     def __repr__(self) -> str:
         if self._open_cache is None:
@@ -95,11 +96,29 @@ class ModelCache:
     async def open(self) -> Self:
         """Binds the models and connects.
 
-        Raises ``CacheConfigurationError`` for a wrong declaration or URL, and ``BackendError`` if the server does not
-        answer.
+        Raises ``CacheConfigurationError`` for a wrong declaration or URL. Raises ``BackendError`` if the server does
+        not answer and ``require_backend`` is set.
         """
         if self._open_cache is not None:
             raise CacheError("This ModelCache is already open: close it first, or make another one.")
+        if self._opening:
+            raise CacheError("This ModelCache is being opened by another task: open it once, or make another one.")
+        self._opening = True
+        try:
+            opened = self._make_open_cache()
+            try:
+                opened.guarded.start_tracking()
+                await opened.guarded.open(required=self.config.require_backend)
+            except BaseException:
+                opened.guarded.stop_tracking()
+                raise
+        finally:
+            self._opening = False
+        self._open_cache = opened
+        register(opened)
+        return self
+
+    def _make_open_cache(self) -> OpenCache:
         stats = Stats()
         near = Near(self.config.near_memory_limit, self.config.near_lag)
         stats.near = near.counters
@@ -108,8 +127,6 @@ class ModelCache:
         guarded = GuardedBackend(
             backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
         )
-        guarded.start_tracking()
-        await backend.open()
         tasks = BackgroundTasks(context_without_scope())
         tasks.context.run(read_from_primaries, bound_models())
         reader = Reader(guarded, self.config, tasks, self._bypass_flag, bindings.lifetimes)
@@ -142,9 +159,7 @@ class ModelCache:
             explain_result_attributes(model)
         for model, field in bindings.foreign_keys:
             foreign_keys.install(opened.models[model].schema, field)
-        self._open_cache = opened
-        register(opened)
-        return self
+        return opened
 
     def _make_backend(self) -> Backend:
         argument = self._backend_argument

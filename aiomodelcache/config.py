@@ -70,7 +70,14 @@ class CacheConfig:
     """
 
     enabled: bool = True
-    """False sends every read to the database. Writes still invalidate."""
+    """False sends every read to the database. Writes still invalidate. The store is not needed before the first write.
+    """
+    require_backend: bool = False
+    """True makes ``ModelCache.open`` raise ``BackendError`` if the store does not answer.
+
+    By default the cache opens all the same and logs a warning. Reads go to the database, invalidations are kept, and
+    the store is used as soon as it answers.
+    """
     timeout: float = CACHE_TIME_H
     """The lifetime of an entry."""
     negative_timeout: float = CACHE_TIME_M
@@ -164,6 +171,7 @@ class Settings(TypedDict, total=False):
     """The fields of ``CacheConfig``, as the keyword arguments of ``ModelCache``."""
 
     enabled: bool
+    require_backend: bool
     timeout: float
     negative_timeout: float
     ttl_jitter: float

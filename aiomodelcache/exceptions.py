@@ -13,8 +13,9 @@
 A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
 ``get_or_404`` raises ``NotFoundError``, a ``DoesNotExist`` for web frameworks.
 
-A failure of the cache never raises an exception on a read: ``BackendError`` reaches user code only from
-``ModelCache.open`` and from ``clear()``. Invalidations that ``invalidate()`` cannot send are kept and sent later.
+A failure of the cache never raises an exception on a read: ``BackendError`` reaches user code only from ``clear()``,
+and from ``ModelCache.open`` with ``require_backend=True``. Invalidations that ``invalidate()`` cannot send are kept and
+sent later.
 """
 
 from typing import ClassVar, Final

@@ -4,6 +4,8 @@ After a failed round trip, reads bypass the backend for ``breaker_cooldown`` sec
 probe, tries again, and the other reads follow if it succeeded. Writers always try.
 """
 
+import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -38,6 +40,11 @@ class GuardedBackend:
         self._cooldown = cooldown
         self._failing = False
         self._retry_at = 0.0
+        self._opened = True
+        """False until the backend has opened. Then the next request opens it."""
+        self._opening = asyncio.Lock()
+        self._open_attempts = 0
+        self._open_failure = ""
 
     def start_tracking(self) -> None:
         """Starts to keep entries in this process, if any key is covered.
@@ -59,6 +66,38 @@ class GuardedBackend:
         if self._tracking:
             cast("SupportsTracking", self.backend).track(None)
         self.near.lost()
+
+    async def open(self, *, required: bool) -> None:
+        """Opens the backend, or leaves that to the first request that succeeds in it.
+
+        Raises ``BackendError`` if the backend is ``required``. Else logs the failure. Does nothing if the backend is
+        neither required nor enabled.
+        """
+        self._opened = False
+        if not (required or self.enabled):
+            return
+        try:
+            await self._open()
+        except BackendError as error:
+            if required:
+                raise
+            self._record_failure(error)
+
+    async def _open(self) -> None:
+        """Opens the backend. Callers that wait for a failed attempt of another caller fail with it."""
+        attempts = self._open_attempts
+        async with self._opening:
+            if self._opened:
+                return
+            if attempts != self._open_attempts:
+                raise BackendError(self._open_failure)
+            try:
+                await self.backend.open()
+            except BackendError as error:
+                self._open_attempts += 1
+                self._open_failure = str(error)
+                raise
+            self._opened = True
 
     @property
     def healthy(self) -> bool:
@@ -89,6 +128,8 @@ class GuardedBackend:
         """Awaits one round trip. A failure is counted, logged and raised as ``BackendError``."""
         self.stats.round_trips += 1
         try:
+            if not self._opened:
+                await self._open_for(operation)
             result = await operation
         except Exception as error:
             failure = self._record_failure(error)
@@ -98,13 +139,22 @@ class GuardedBackend:
         self._record_success()
         return result
 
+    async def _open_for(self, operation: Awaitable[T]) -> None:
+        """Opens the backend before a request. If that fails, discards the request."""
+        try:
+            await self._open()
+        except BaseException:
+            if inspect.iscoroutine(operation):
+                operation.close()
+            raise
+
     def start_read(self, keys: Sequence[bytes], callback: GuardedReadCallback) -> bool:
         """Starts a read if the backend can do so without a task. Returns True if it was started.
 
         ``callback`` gets the values, or None if the read failed. A failure is counted and logged as by ``call``.
         """
         backend = self.backend
-        if not hasattr(backend, "start_read"):
+        if not self._opened or not hasattr(backend, "start_read"):
             return False
         on_read = partial(self._on_read, callback)
         try:

@@ -89,7 +89,10 @@ class Backend(Protocol):
     """
 
     async def open(self) -> None:
-        """Connects, and proves it with a round trip. Raises ``BackendError`` in one clear sentence."""
+        """Connects, and proves it with a round trip. Raises ``BackendError`` in one clear sentence.
+
+        Called again after it has raised, until it succeeds.
+        """
 
     async def close(self) -> None:
         """Releases what ``open`` acquired. Idempotent."""

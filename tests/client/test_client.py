@@ -97,7 +97,7 @@ class TestOpening:
         self, database: BaseDBAsyncClient, own_redis: RedisServer
     ) -> None:
         event = await add_event()
-        cache = ModelCache(own_redis.patient_url)
+        cache = ModelCache(own_redis.patient_url, require_backend=True)
         own_redis.kill()
         with pytest.raises(BackendError, match=rf"^Redis at 127\.0\.0\.1:{own_redis.port} cannot be reached: .*$"):
             await cache.open()
@@ -220,7 +220,7 @@ class TestStores:
     async def test_an_unreachable_server_is_an_error_of_one_line(self, database: BaseDBAsyncClient) -> None:
         port = free_port()
         with pytest.raises(BackendError, match=rf"^Redis at 127\.0\.0\.1:{port} cannot be reached: [^\n]*$"):
-            await ModelCache(f"redis://127.0.0.1:{port}/0").open()
+            await ModelCache(f"redis://127.0.0.1:{port}/0", require_backend=True).open()
 
     @pytest.mark.only_on("redis", because="its server is frozen")
     async def test_a_server_that_does_not_answer_in_time_is_an_error_of_one_line(
@@ -229,7 +229,7 @@ class TestStores:
         own_redis.stop()
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(BackendError, match=r"^Redis at [\d.:]+ did not answer in time: [^\n]*$"):
-                await ModelCache(own_redis.url, socket_timeout=0.1).open()
+                await ModelCache(own_redis.url, socket_timeout=0.1, require_backend=True).open()
 
     @pytest.mark.only_on("redis", because="memory has no password")
     async def test_a_wrong_password_is_an_error_of_one_line_without_the_password(
@@ -242,11 +242,172 @@ class TestStores:
         for url in (f"redis://:hunter2@{address}", f"redis://kim:hunter2@{address}", f"redis://{address}"):
             pattern = r"^Redis at [\d.:]+ rejected the user name or the password: [^\n]*$"
             with pytest.raises(BackendError, match=pattern) as caught:
-                await ModelCache(url).open()
+                await ModelCache(url, require_backend=True).open()
             assert "hunter2" not in str(caught.value)
         async with ModelCache(f"redis://:right@{address}") as cache:
             assert "right" not in repr(cache)
             assert await Event.cache.get(id=event.id) == event
+
+
+class Unreachable(CountingBackend):
+    """A store that cannot be opened before ``reachable`` is set. An attempt waits for ``attempted``."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBackend())
+        self.reachable = False
+        self.attempts = 0
+        self.attempted = asyncio.Event()
+
+    async def open(self) -> None:
+        self.attempts += 1
+        await self.attempted.wait()
+        if not self.reachable:
+            raise BackendError("The store is away.")
+
+
+@pytest.mark.only_on("redis", because="memory is always there")
+class TestOpeningWithoutTheServer:
+    @pytest.mark.parametrize("trouble", ["down", "frozen", "password"])
+    async def test_reads_and_writes_work_and_the_server_is_used_as_soon_as_it_is_there(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer, caplog: pytest.LogCaptureFixture, trouble: str
+    ) -> None:
+        event = await add_event()
+        if trouble == "down":
+            own_redis.kill()
+        elif trouble == "frozen":
+            own_redis.stop()
+        else:
+            with own_redis.client() as client:
+                client.config_set("requirepass", "right")
+        async with ModelCache(own_redis.url, breaker_cooldown=0.05, socket_timeout=0.5) as cache:
+            [record] = caplog.records
+            pattern = r"aiomodelcache: the cache is not used for now: Redis at [\d.:]+ (cannot|did not|rejected)"
+            assert re.match(pattern, record.getMessage())
+            assert await Event.cache.get(slug="pycon") == event
+            event.title = "PyCon"
+            await event.save()
+            assert (await Event.cache.get(slug="pycon")).title == "PyCon"
+            with pytest.raises(BackendError):
+                await cache.clear(Event)
+            if trouble == "down":
+                own_redis.restart()
+            elif trouble == "frozen":
+                own_redis.cont()
+            else:
+                with redis.Redis.from_url(own_redis.url, password="right") as client:
+                    client.config_set("requirepass", "")
+            async with asyncio.timeout(PATIENCE):
+                while not cache.stats.of("Event(slug)").hits:
+                    assert (await Event.cache.get(slug="pycon")).title == "PyCon"
+                    await asyncio.sleep(0.01)
+            async with assert_ops(sql=0):
+                assert (await Event.cache.get(slug="pycon")).title == "PyCon"
+
+    async def test_a_write_of_the_time_without_the_server_is_delivered(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer
+    ) -> None:
+        event = await add_event()
+        own_redis.kill()
+        async with ModelCache(own_redis.patient_url, breaker_cooldown=0.05) as late:
+            own_redis.restart()
+            async with ModelCache(own_redis.patient_url, require_backend=True) as other:
+                manager = other.manager(Event)
+                assert (await manager.get(slug="pycon")).title == "pycon"
+                event.title = "PyCon"
+                await event.save()
+                assert (await manager.get(slug="pycon")).title == "PyCon"
+                assert (await late.manager(Event).get(slug="pycon")).title == "PyCon"
+                assert late.stats.undelivered == 0
+
+    async def test_a_cache_that_reads_nothing_needs_no_server(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        event = await add_event()
+        async with ModelCache(own_redis.patient_url) as reading:
+            await reading.manager(Event).get(slug="pycon")
+        own_redis.kill()
+        async with ModelCache(own_redis.patient_url, enabled=False) as cache:
+            assert await Event.cache.get(slug="pycon") == event
+        assert (caplog.records, cache.config.require_backend) == ([], False)
+        own_redis.restart()
+        async with ModelCache(own_redis.patient_url) as reading, ModelCache(own_redis.patient_url, enabled=False):
+            await reading.manager(Event).get(slug="pycon")
+        async with ModelCache(own_redis.patient_url, enabled=False):
+            event.title = "PyCon"
+            await event.save()
+        async with ModelCache(own_redis.patient_url):
+            assert (await Event.cache.get(slug="pycon")).title == "PyCon"
+
+    @pytest.mark.parametrize("url", ["redis://{}/0", "redis+cluster://{}", "redis+sentinel://{}/main", "unix:///no/{}"])
+    async def test_every_kind_of_server_may_be_away(self, database: BaseDBAsyncClient, url: str) -> None:
+        event = await add_event()
+        async with ModelCache(url.format(f"127.0.0.1:{free_port()}"), breaker_cooldown=0.001):
+            for _ in range(3):
+                assert await Event.cache.get(slug="pycon") == event
+                await event.save()
+
+    @pytest.mark.only_on("no store", because="its store is made up")
+    async def test_requests_that_wait_for_the_store_share_one_attempt_to_open_it(
+        self, database: BaseDBAsyncClient
+    ) -> None:
+        event = await add_event()
+        store = Unreachable()
+        store.attempted.set()
+        async with ModelCache(store) as cache:
+            assert store.attempts == 1
+            store.attempted.clear()
+            clears = [asyncio.create_task(cache.clear(Event)) for _ in range(20)]
+            for _ in range(50):  # until each of them waits
+                await asyncio.sleep(0)
+            store.attempted.set()
+            async with asyncio.timeout(PATIENCE):
+                failures = await asyncio.gather(*clears, return_exceptions=True)
+            assert [str(failure) for failure in failures] == ["The store is away."] * 20
+            assert store.attempts == 2
+            await event.save()
+            store.reachable = True
+            async with asyncio.timeout(PATIENCE):
+                while cache.open_cache.guarded.has_undelivered:
+                    await asyncio.sleep(0.01)
+            async with assert_ops(sql=1):
+                await Event.cache.get(id=event.id)
+                await Event.cache.get(id=event.id)
+
+    @pytest.mark.only_on("no store", because="its store is made up")
+    async def test_two_tasks_cannot_open_one_cache_at_once(self, database: BaseDBAsyncClient) -> None:
+        store = Unreachable()
+        store.reachable = True
+        cache = ModelCache(store)
+        first = asyncio.create_task(cache.open())
+        async with asyncio.timeout(PATIENCE):
+            while not store.attempts:
+                await asyncio.sleep(0)
+        message = "This ModelCache is being opened by another task: open it once, or make another one."
+        with pytest.raises(CacheError, match=exactly(message)):
+            await cache.open()
+        store.attempted.set()
+        assert await first is cache
+        assert store.attempts == 1
+        await cache.close()
+
+    async def test_a_cancelled_open_leaves_nothing_open(
+        self, database: BaseDBAsyncClient, own_redis: RedisServer
+    ) -> None:
+        event = await add_event()
+        backend = RedisBackend(own_redis.patient_url)
+        cache = ModelCache(backend, near=True)
+        own_redis.stop()
+        opening = asyncio.create_task(cache.open())
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        own_redis.cont()
+        with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
+            assert cache.stats
+        async with ModelCache(backend, near=True):  # no other cache tracks the backend
+            assert await Event.cache.get(id=event.id) == event
+        await backend.close()
 
 
 class TestSeveralCaches:

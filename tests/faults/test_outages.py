@@ -481,7 +481,7 @@ class TestCustomBackend:
             async def open(self) -> None:
                 raise BackendError("The store is shut.")
 
-        cache = ModelCache(Unopenable(backend))
+        cache = ModelCache(Unopenable(backend), require_backend=True)
         with pytest.raises(BackendError, match=r"^The store is shut\.$"):
             await cache.open()
         await cache.close()
