@@ -941,7 +941,7 @@ def test_an_unknown_setting_is_an_error_that_lists_the_settings() -> None:
     wrong: Any = {"timout": 5}
     with pytest.raises(CacheConfigurationError) as caught:
         ModelCache("memory://", **wrong)
-    assert str(caught.value).startswith("ModelCache has no setting 'timout'. Its settings: enabled, timeout, ")
+    assert str(caught.value).startswith("ModelCache has no setting 'timout'. Its settings: enabled, require_backend, timeout, ")
 
 
 def test_some_settings_may_be_zero_and_keywords_override_a_config() -> None:
