@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, cast
 
+from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
@@ -116,7 +117,7 @@ def cached(
             raise CacheConfigurationError(
                 f"@cached is for coroutine functions, and {function!r} is not one: define it by `async def`."
             )
-        name = f"{function.__module__}.{function.__qualname__}"
+        name = f"{module_of(function)}.{function.__qualname__}"
         declaration = ValueDeclaration(
             name=name,
             origin=name,

@@ -713,7 +713,7 @@ async def test_two_cache_classes_with_one_name_are_an_error() -> None:
     first, second = declare_class(), declare_class()
     path = f"{__name__}.test_two_cache_classes_with_one_name_are_an_error.<locals>.declare_class.<locals>.AccountByName"
     assert await refusal(Account) == (
-        f"Two cache classes are called AccountByName, {path} and {path}: rename one of them."
+        f"Two cache classes of one module are called AccountByName, {path} and {path}: rename one of them."
     )
     del first, second
 
