@@ -11,6 +11,7 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import default_cache
+from aiomodelcache.query.explain import Explanation
 from aiomodelcache.write.manual import clear, transactions
 
 P = ParamSpec("P")
@@ -64,6 +65,10 @@ class CachedFunction(Generic[P, T]):
         """Returns the key in the store for these arguments. Raises ``CacheNotOpen``."""
         _, key = self.query(*args, **kwargs).locate(default_cache().usable())
         return key.decode("utf-8", "backslashreplace")
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Returns, as data, the source that would answer a call with these arguments now, and the reason."""
+        return await self.query(*args, **kwargs).explain()
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Invalidates the result for these arguments in all processes. Inside a transaction, at COMMIT."""

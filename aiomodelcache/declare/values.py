@@ -26,6 +26,7 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
@@ -156,6 +157,12 @@ class BaseValueQuery(CacheQuery[T]):
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
+
+    async def explain(self) -> Explanation:
+        """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
+        cache = self.open_cache()
+        result, key = self.locate(cache)
+        return await explain_key(cache, self, result, (), key)
 
     async def invalidate(self) -> None:
         """Invalidates this value in all processes. Inside a transaction it takes effect at COMMIT."""
