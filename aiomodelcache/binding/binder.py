@@ -17,7 +17,7 @@ from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
-from aiomodelcache.declare.registry import declared, declared_values
+from aiomodelcache.declare.registry import declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import check_values
 from aiomodelcache.entries.indexes import IndexEntries
@@ -90,11 +90,14 @@ class _Binder:
         check_values()
         managers = self._managers([cls for cls in classes if not issubclass(cls, DeclaredQuery)])
         queries: list[type[DeclaredQuery[Any]]] = [cls for cls in classes if issubclass(cls, DeclaredQuery)]
+        cached: dict[type[Model], Options] = {}
         for model in self._models:
-            manager = managers.get(model)
-            options = self._options(model, manager)
+            options = self._options(model, managers.get(model))
             if options is not None or any(query.model is model for query in queries):
-                self._bind_model(model, options or Options(origin=model.__name__), manager)
+                cached[model] = options or Options(origin=model.__name__)
+        self._factory.declarations = [*cached, *queries, *declared_values]
+        for model, options in cached.items():
+            self._bind_model(model, options, managers.get(model))
         for query in queries:
             self._bind_class(query)
         check_foreign_keys(self._bindings.models, self._bindings.foreign_keys)
@@ -136,10 +139,11 @@ class _Binder:
     def _check_names(self, classes: Iterable[type]) -> None:
         seen: dict[str, type] = {}
         for cls in classes:
-            other = seen.setdefault(cls.__name__, cls)
+            other = seen.setdefault(path_of(cls), cls)
             if other is not cls:
                 raise CacheConfigurationError(
-                    f"Two cache classes are called {cls.__name__}, {_path(other)} and {_path(cls)}: rename one of them."
+                    f"Two cache classes of one module are called {cls.__name__}, {_path(other)} and {_path(cls)}: "
+                    "rename one of them."
                 )
 
     def _managers(self, classes: Iterable[Any]) -> dict[type[Model], type]:

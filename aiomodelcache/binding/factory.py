@@ -13,6 +13,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
+from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
@@ -35,6 +36,8 @@ class EntryFactory:
     ) -> None:
         self.lifetimes: list[Lifetimes] = []
         """The lifetimes of all entries created so far."""
+        self.declarations: list[type] = []
+        """The cached models and the cache classes. Those with the same name are counted by their modules, too."""
         self._config = config
         self._namespace = namespace
         self._stats = stats
@@ -51,7 +54,7 @@ class EntryFactory:
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
             caches_absence=_caches_absence(schema, [schema.pk], options),
-            counters=self._stats.of(schema.name),
+            counters=self._stats.of(self._label(schema.model)),
             replicated=self._config.replica_lag is not None,
         )
         rows.near = self._config.near if options.near is None else options.near
@@ -83,7 +86,7 @@ class EntryFactory:
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
             caches_absence=_caches_absence(schema, attributes, options),
-            counters=self._stats.of(f"{schema.name}({', '.join(key)})"),
+            counters=self._stats.of(f"{self._label(schema.model)}({', '.join(key)})"),
         )
         if options.near and not entries.rows.near:
             raise CacheConfigurationError(
@@ -113,7 +116,7 @@ class EntryFactory:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=Policy(),
-            counters=self._stats.of(f"{owner.schema.name}.{relation.name}"),
+            counters=self._stats.of(f"{self._label(owner.schema.model)}.{relation.name}"),
         )
         entry_set.near = related.rows.near and owner.rows.near
         keep_near(self._near, entry_set, related.rows.epoch_key)
@@ -140,8 +143,8 @@ class EntryFactory:
         """Creates the entries of a class of computed results and registers them with the model's writers."""
         schema = entries.schema
         result = ResultEntries(
-            query.__name__,
-            [schema.table, query.__name__, ",".join(key)],
+            self._label(query),
+            [schema.table, path_of(query), ",".join(key)],
             connection=schema.connection,
             namespace=self._namespace,
             rows=entries.rows,
@@ -153,13 +156,16 @@ class EntryFactory:
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
             lease_ttl=self._config.compute_ttl,
-            counters=self._stats.of(query.__name__),
+            counters=self._stats.of(self._label(query)),
         )
         result.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, result, result.epoch_key)
         result.compute_for = partial(query.computing, result)
         entries.results.append(result)
         return result
+
+    def _label(self, cls: type) -> str:
+        return label_of(cls, self.declarations)
 
     def _lifetimes(self, options: Options) -> Lifetimes:
         config = self._config

@@ -5,11 +5,13 @@ from collections.abc import Callable, Coroutine
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, cast
 
+from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import default_cache
+from aiomodelcache.query.explain import Explanation
 from aiomodelcache.write.manual import clear, transactions
 
 P = ParamSpec("P")
@@ -64,6 +66,10 @@ class CachedFunction(Generic[P, T]):
         _, key = self.query(*args, **kwargs).locate(default_cache().usable())
         return key.decode("utf-8", "backslashreplace")
 
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Returns, as data, the source that would answer a call with these arguments now, and the reason."""
+        return await self.query(*args, **kwargs).explain()
+
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Invalidates the result for these arguments in all processes. Inside a transaction, at COMMIT."""
         await self.query(*args, **kwargs).invalidate()
@@ -116,7 +122,7 @@ def cached(
             raise CacheConfigurationError(
                 f"@cached is for coroutine functions, and {function!r} is not one: define it by `async def`."
             )
-        name = f"{function.__module__}.{function.__qualname__}"
+        name = f"{module_of(function)}.{function.__qualname__}"
         declaration = ValueDeclaration(
             name=name,
             origin=name,

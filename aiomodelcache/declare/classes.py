@@ -89,6 +89,10 @@ class DeclaredQuery(LookupQuery[T]):
         base = entry_set.base if isinstance(entry_set, RelationPath) else entry_set
         return cast("EntrySet", base), self._key_values()
 
+    def relation_path(self, cache: OpenCache) -> RelationPath | None:
+        entry_set = self.declared_entries(cache)
+        return entry_set if isinstance(entry_set, RelationPath) else None
+
     def _key_values(self) -> list[Any]:
         return [self._params[field] for field in type(self).key_fields]
 

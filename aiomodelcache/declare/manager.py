@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
+from tortoise.fields.relational import ManyToManyRelation
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
@@ -23,6 +24,7 @@ from aiomodelcache.query.lookups import (
 )
 from aiomodelcache.query.prefetch import prefetch, set_related
 from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
+from aiomodelcache.write.many_to_many import list_query
 from aiomodelcache.write.update import update
 
 M = TypeVar("M", bound=Model)
@@ -139,22 +141,29 @@ class ModelCacheManager(Generic[M]):
         return key_text(self._lookup(cache, query, key).locate(cache).key)
 
     @overload
-    async def explain(self, query: LookupQuery[Any], /) -> Explanation: ...
+    async def explain(self, query: LookupQuery[Any] | ManyToManyRelation[Any], /) -> Explanation: ...
 
     @overload
     async def explain(self, /, **key: Any) -> Explanation: ...
 
-    async def explain(self, query: LookupQuery[Any] | None = None, /, **key: Any) -> Explanation:
-        """Returns, as data, the source that would answer a lookup now, and the reason. Takes the arguments of ``key``.
+    async def explain(
+        self, query: LookupQuery[Any] | ManyToManyRelation[Any] | None = None, /, **key: Any
+    ) -> Explanation:
+        """Returns, as data, the source that would answer a lookup now, and the reason.
 
         >>> explanation = await Event.cache.explain(slug="pycon")
         >>> explanation.source, explanation.reason
         ('cache', 'hit')
 
-        Reads the entries that the lookup would read, in one or two round trips. Changes nothing: it sends no SQL and
-        fills no entry.
+        Takes the arguments of ``key``, or a many-to-many relation of an instance: ``explain(event.tags)``. Values and
+        ``@cached`` functions have an ``explain`` of their own.
+
+        Reads the entries that the lookup would read, in one or two round trips, and two more for each relation that it
+        follows. Changes nothing: it sends no SQL and fills no entry.
         """
         cache = (self._cache or default_cache()).usable()
+        if isinstance(query, ManyToManyRelation):
+            query = list_query(query, cache)
         return await explain(cache, self._lookup(cache, query, key))
 
     @overload
@@ -257,6 +266,8 @@ class ModelCacheManager(Generic[M]):
         if (query is None) == (not key):
             raise TypeError(f'{name}.cache takes either the values of a key, like slug="x", or a query.')
         if query is not None:
+            if not isinstance(query, LookupQuery):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
+                raise TypeError(f"{name}.cache takes the query of one key; got {abbreviated(query)}.")
             return query
         kind: Any = GetQuery if cache.entries_of(self._model).kind(key) == "get" else FilterQuery
         return cast("LookupQuery[Any]", kind(self._model, key, self._cache))

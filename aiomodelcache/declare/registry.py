@@ -1,6 +1,9 @@
 """Declared classes, recorded when Python creates them and bound when a cache opens."""
 
-from typing import Final
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
 from weakref import WeakSet
 
 declared: Final[WeakSet[type]] = WeakSet()
@@ -8,3 +11,29 @@ declared: Final[WeakSet[type]] = WeakSet()
 
 declared_values: Final[WeakSet[type]] = WeakSet()
 """All live subclasses of ``ValueCache``."""
+
+
+def module_of(declaration: Any) -> str:
+    """Returns the module of a class or function, by the name under which other processes import it.
+
+    Python calls the module that it was started with ``__main__``.
+    """
+    module = str(declaration.__module__)
+    if module != "__main__":
+        return module
+    main: Any = sys.modules[module]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None:
+        return str(spec.name)
+    return Path(file).stem if file is not None else module
+
+
+def path_of(cls: type) -> str:
+    """Returns the name of a cache class with its module. The keys of its entries contain it."""
+    return f"{module_of(cls)}.{cls.__name__}"
+
+
+def label_of(cls: type, others: Iterable[type]) -> str:
+    """Returns the name under which a class is counted: its own, with its module if another has the same name."""
+    namesakes = [other for other in others if other is not cls and other.__name__ == cls.__name__]
+    return path_of(cls) if namesakes else cls.__name__

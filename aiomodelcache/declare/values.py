@@ -16,7 +16,7 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType, is_duration
 from aiomodelcache.declare.options import near_option
-from aiomodelcache.declare.registry import declared_values
+from aiomodelcache.declare.registry import declared_values, label_of, path_of
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.policy import Lifetimes, Policy
@@ -26,6 +26,7 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
@@ -35,7 +36,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ValueDeclaration:
-    """Name and settings of a kind of cached value. ``origin`` names the declaration in errors."""
+    """Name and settings of a kind of cached value.
+
+    ``name`` is unique, because the keys in the store begin with it. ``origin`` names the declaration in errors.
+    """
 
     name: str
     origin: str
@@ -70,7 +74,7 @@ class ValueDeclaration:
             for other in cache.values:
                 if cast("ValueDeclaration", other).name == self.name:
                     raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
-            config = cache.config
+            config, label = cache.config, self._label(cache)
             lifetimes = Lifetimes(
                 self.timeout or config.timeout,
                 self.negative_timeout or config.negative_timeout,
@@ -79,7 +83,7 @@ class ValueDeclaration:
             )
             cache.reader.background.watch(lifetimes)
             entries = cache.values[self] = ResultEntries(
-                self.name,
+                label,
                 [self.name],
                 connection="",
                 namespace=cache.namespace,
@@ -92,12 +96,17 @@ class ValueDeclaration:
                 lifetimes=lifetimes,
                 policy=Policy.of(InvalidationType.DYNAMIC, self.allowtime),
                 lease_ttl=config.compute_ttl,
-                counters=cache.stats.of(self.name),
+                counters=cache.stats.of(label),
             )
             entries.near = config.near if self.near is None else self.near
             keep_near(cache.guarded.near, entries, entries.epoch_key)
             cache.guarded.start_tracking()
         return entries
+
+    def _label(self, cache: OpenCache) -> str:
+        """Returns the name under which the values are counted: that of the class, with its module if need be."""
+        own = next((cls for cls in declared_values if cast("Any", cls)._declared is self), None)
+        return self.origin if own is None else label_of(own, [*cache.models, *cache.classes, *declared_values])
 
     def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Returns the arguments in one form, passed by position or by name. Raises ``TypeError`` like the call."""
@@ -123,7 +132,7 @@ class BaseValueQuery(CacheQuery[T]):
         self._compute = compute
 
     def __repr__(self) -> str:
-        return f"<{self._declaration.name}{abbreviated(self._key)}>"
+        return f"<{self._declaration.origin}{abbreviated(self._key)}>"
 
     def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
         """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
@@ -148,6 +157,12 @@ class BaseValueQuery(CacheQuery[T]):
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
+
+    async def explain(self) -> Explanation:
+        """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
+        cache = self.open_cache()
+        result, key = self.locate(cache)
+        return await explain_key(cache, self, result, (), key)
 
     async def invalidate(self) -> None:
         """Invalidates this value in all processes. Inside a transaction it takes effect at COMMIT."""
@@ -208,7 +223,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         super().__init_subclass__(**kwargs)
         declared_values.add(cls)
         cls._declared = ValueDeclaration(
-            name=cls.__name__,
+            name=path_of(cls),
             origin=cls.__name__,
             signature=inspect.signature(cast("Any", cls).get_value),
             timeout=cls.timeout,
@@ -251,11 +266,11 @@ def check_values() -> None:
     for cls in sorted(declared_values, key=lambda cls: (cls.__module__, cls.__qualname__)):
         if cls.__subclasses__():
             continue  # a base class
-        other = seen.setdefault(cls.__name__, cls)
+        other = seen.setdefault(path_of(cls), cls)
         if other is not cls:
             raise CacheConfigurationError(
-                f"Two value classes are called {cls.__name__}, {other.__module__}.{other.__qualname__} and "
-                f"{cls.__module__}.{cls.__qualname__}: rename one of them."
+                f"Two value classes of one module are called {cls.__name__}, "
+                f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}: rename one of them."
             )
         value: Any = cls
         if value.get_value is cast("Any", ValueCache).get_value:

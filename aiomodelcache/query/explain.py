@@ -1,9 +1,9 @@
 """``Event.cache.explain``: where a lookup would be answered from, and why. Reads the store, and writes nothing."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from aiomodelcache.encoding.layout import (
     ABSENT,
@@ -24,13 +24,17 @@ from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.query.lookups import LocatedKey, LookupQuery
+from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.plans.paths import Branch, Hop, RelationPath
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.scopes.request import current_scope
 
 State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
 Reason = State | Literal["moved", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
 
 _ANSWERS: Final = ("hit", "negative", "stale")
+_VALUES: Final = ("hit", "stale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,78 +98,153 @@ class Explanation:
     reason: Reason
     key: str
     entry: EntryState | None = None
-    """The entry under the key: a row if looked up by primary key, else an index. None if the store was not asked."""
+    """The entry under the key: a row if looked up by primary key, else an index, a list or a computed value.
+
+    None if the store was not asked.
+    """
     rows: tuple[EntryState, ...] = ()
-    """The rows that the index leads to, in its order. Rows inside a computed result are not examined."""
+    """The rows that the index leads to, in its order.
+
+    If the lookup follows relations, the entries on its path, up to the first that is no answer. Rows inside a computed
+    value are not examined.
+    """
 
 
 async def explain(cache: OpenCache, query: LookupQuery[Any]) -> Explanation:
     """Returns where a query would be answered from, and why. See ``ModelCacheManager.explain``."""
-    located = query.locate(cache)
-    key = key_text(located.key)
+    _, entry_set, values, key = query.locate(cache)
+    return await explain_key(cache, query, entry_set, values, key, query.relation_path(cache))
+
+
+async def explain_key(
+    cache: OpenCache,
+    query: CacheQuery[Any],
+    entry_set: EntrySet | ResultEntries,
+    values: Values,
+    key: bytes,
+    path: RelationPath | None = None,
+) -> Explanation:
+    """Returns where the query of these values would be answered from, and why. ``key`` is the cache key of the values.
+
+    ``path``: the relations that the query follows from the rows with these values.
+    """
     unavailable = cache.guarded.unavailable_reason
     reason: Reason | None = None
     entry: EntryState | None = None
+    rows: tuple[EntryState, ...] = ()
+    scope_key = key if path is None else path.key(key)
     if query.transaction(cache) is not None:
         reason = "transaction"
     elif cache.bypass.off:
         reason = "disabled"
-    elif (scope := current_scope()) is not None and scope.recall(located.key) is not None:
-        return Explanation(query=repr(query), source="scope", reason="scope", key=key)
+    elif (scope := current_scope()) is not None and scope.recall(scope_key) is not None:
+        return Explanation(query=repr(query), source="scope", reason="scope", key=key_text(key))
     elif unavailable is not None:
         reason = unavailable
-    rows: tuple[EntryState, ...] = ()
     if reason is None:
+        examination = _Examination(cache)
         try:
-            entry, rows, reason = await _read_states(cache, located)
+            found = await examination.examine(entry_set, {key: values})
+            if path is not None:
+                await examination.follow(path, found[key])
         except BackendError:
             reason = "unreachable"
+        else:
+            entry, *others = examination.states()
+            rows, reason = tuple(others), examination.reason
     source: Literal["cache", "database"] = "cache" if reason in _ANSWERS else "database"
-    near = cache.guarded.near.holds
-    if entry is not None:
-        states = [replace(state, near=near(state.key.encode("utf-8", "surrogatepass"))) for state in (entry, *rows)]
-        entry, rows = states[0], tuple(states[1:])
-    return Explanation(query=repr(query), source=source, reason=reason, key=key, entry=entry, rows=rows)
+    return Explanation(query=repr(query), source=source, reason=reason, key=key_text(key), entry=entry, rows=rows)
 
 
-async def _read_states(cache: OpenCache, located: LocatedKey) -> tuple[EntryState, tuple[EntryState, ...], Reason]:
-    entry_set: Any = located.entry_set
-    values, key, rows = located.values, located.key, entry_set.rows
-    epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, key]))
-    entry = state_of(entry_set, key, entries[0], epoch)
-    if isinstance(entry_set, RowEntries):
-        row = entry_set.read(entries[0], epoch) if entry.state in ("hit", "stale") else None
-        moved = isinstance(row, dict) and not entry_set.is_row(row, values[0])
-        return entry, (), "moved" if moved else entry.state
-    cacheable = entry_set.cacheable if isinstance(entry_set, ResultEntries) else entry_set.cacheable(values)
-    if entry.state == "missing" and not cacheable:
-        return entry, (), "uncacheable"
-    if isinstance(entry_set, ResultEntries):
-        return entry, (), entry.state
-    pks: list[Any] | NoValue = entry_set.read(entries[0], epoch) if entry.state in ("hit", "stale") else []
-    if not isinstance(pks, list) or not pks:
-        return entry, (), entry.state
-    keys = [rows.key(pk) for pk in pks]
-    epoch, *entries = await cache.guarded.call(cache.guarded.backend.read([rows.epoch_key, *keys]))
-    states = tuple(state_of(rows, key, entry, epoch) for key, entry in zip(keys, entries, strict=True))
-    return entry, states, _deciding_state(entry_set, located, pks, entries, epoch, states)
+class _Examination:
+    """The entries that a lookup reads, examined in the lookup's order until one is no answer."""
+
+    def __init__(self, cache: OpenCache) -> None:
+        self._guarded = cache.guarded
+        self._states: list[EntryState] = []
+        self._failure: Reason | None = None
+        """The reason of the first entry that is no answer."""
+
+    @property
+    def reason(self) -> Reason:
+        """The reason of the lookup's answer."""
+        if self._failure is not None:
+            return self._failure
+        if any(state.state == "stale" for state in self._states):
+            return "stale"
+        return self._states[0].state
+
+    def states(self) -> list[EntryState]:
+        """Returns the states of all entries that were read."""
+        near = self._guarded.near.holds
+        return [replace(state, near=near(state.key.encode("utf-8", "surrogatepass"))) for state in self._states]
+
+    async def examine(self, entry_set: Any, wanted: Mapping[bytes, Values]) -> dict[bytes, list[RowValues]]:
+        """Examines the entries under these keys, and the rows that they lead to. Returns the rows found, by key."""
+        epoch, entries = await self._read(entry_set, wanted)
+        states = [state_of(entry_set, key, entry, epoch) for key, entry in zip(wanted, entries, strict=True)]
+        self._states += states
+        if isinstance(entry_set, ResultEntries):
+            self._note(_uncacheable_or(states[0].state, entry_set.cacheable))
+            return {}
+        found: dict[bytes, list[RowValues]] = {}
+        listed: dict[bytes, list[Any]] = {}
+        for (key, values), entry, state in zip(wanted.items(), entries, states, strict=True):
+            content: Any = entry_set.read(entry, epoch) if state.state in _VALUES else None
+            if isinstance(entry_set, RowEntries):
+                found[key] = [content] if type(content) is dict else []
+                moved = [row for row in found[key] if not entry_set.is_row(row, values[0])]
+                self._note("moved" if moved else state.state)
+            else:
+                self._note(_uncacheable_or(state.state, entry_set.cacheable(values)))
+                found[key] = []
+                if isinstance(content, list):
+                    listed[key] = content
+        if listed:
+            found.update(await self._examine_rows(cast("IndexEntries", entry_set), wanted, listed))
+        return found
+
+    async def _examine_rows(
+        self, index: IndexEntries, wanted: Mapping[bytes, Values], listed: Mapping[bytes, list[Any]]
+    ) -> dict[bytes, list[RowValues]]:
+        """Examines the rows that index entries list."""
+        rows = index.rows
+        pks: dict[bytes, Values] = {rows.key(pk): (pk,) for listed_pks in listed.values() for pk in listed_pks}
+        by_key = await self.examine(rows, pks) if pks else {}
+        found = {key: [row for pk in listed[key] for row in by_key[rows.key(pk)]] for key in listed}
+        for key, pks_of_key in listed.items():
+            if len(found[key]) < len(pks_of_key) or not index.confirms(pks_of_key, found[key], wanted[key]):
+                self._note("moved")  # unless a row is missing
+        return found
+
+    async def follow(self, path: RelationPath, rows: list[RowValues]) -> None:
+        """Examines the entries that a path reads after the rows at which it begins."""
+        for hop in path.hops:
+            rows = await self._follow_hop(hop, rows)
+        await self._follow_branches(path.branches, rows)
+
+    async def _follow_branches(self, branches: Iterable[Branch], rows: list[RowValues]) -> None:
+        for hop, then in branches:
+            await self._follow_branches(then, await self._follow_hop(hop, rows))
+
+    async def _follow_hop(self, hop: Hop, rows: list[RowValues]) -> list[RowValues]:
+        wanted: dict[bytes, Values] = {hop.key(row): (value,) for row in rows if (value := hop.value(row)) is not None}
+        if not wanted or self._failure is not None:
+            return []
+        return [row for found in (await self.examine(hop.entry_set, wanted)).values() for row in found]
+
+    async def _read(self, entry_set: Any, keys: Iterable[bytes]) -> tuple[bytes | None, list[bytes | None]]:
+        epoch_key = entry_set.epoch_key if entry_set.rows is None else entry_set.rows.epoch_key
+        epoch, *entries = await self._guarded.call(self._guarded.backend.read([epoch_key, *keys]))
+        return epoch, entries
+
+    def _note(self, reason: Reason) -> None:
+        if reason not in _ANSWERS and self._failure is None:
+            self._failure = reason
 
 
-def _deciding_state(
-    index: IndexEntries,
-    located: LocatedKey,
-    pks: list[Any],
-    entries: Iterable[bytes | None],
-    epoch: bytes | None,
-    states: Sequence[EntryState],
-) -> Reason:
-    """Returns the state of the first row that is no answer. If all are answers, returns "stale" or "hit"."""
-    for pk, entry, state in zip(pks, entries, states, strict=True):
-        if state.state not in _ANSWERS:
-            return state.state
-        if not index.answers(index.rows.read(entry, epoch), pk, located.values):
-            return "moved"
-    return "stale" if any(state.state == "stale" for state in states) else "hit"
+def _uncacheable_or(state: State, cacheable: bool) -> Reason:
+    return "uncacheable" if state == "missing" and not cacheable else state
 
 
 def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | None, epoch: bytes | None) -> EntryState:

@@ -19,6 +19,7 @@ from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import index_hit, rows_at
+from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import instance_of, result_at
 from aiomodelcache.plans.rows import row_by_pk
@@ -76,6 +77,10 @@ class LookupQuery(CacheQuery[T]):
         if self._cache is not cache:
             self._locate(cache)
         return LocatedKey(cache, self._entry_set, self._values, self._key)
+
+    def relation_path(self, cache: OpenCache) -> RelationPath | None:
+        """Returns the relations that the lookup follows from the rows with its key, or None if it follows none."""
+        return None
 
     def _locate(self, cache: OpenCache) -> None:
         entry_set, raw = self.entry_set(cache)

@@ -15,6 +15,7 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
+from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over
 from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
@@ -47,6 +48,17 @@ def _tracked(original: Callable[[Model], Any], instance: Model) -> Any:
     if type(relation) is ManyToManyRelation:
         relation.__class__ = TrackedRelation
     return cast("Any", relation)
+
+
+def list_query(relation: ManyToManyRelation[Any], cache: OpenCache) -> ManyToManyQuery:
+    """Returns the query that answers a relation of an instance. Raises ``CacheNotRegistered`` if no cache does."""
+    model, name = type(relation.instance), str(relation.field.model_field_name)
+    through = cache.list_of(model, name)
+    if through is None:
+        raise CacheNotRegistered(
+            f"{model.__name__}.{name} has no cached list: name it in cached_manytomany of {model.__name__}.CacheMeta."
+        )
+    return ManyToManyQuery(through, relation.instance.pk, cache)
 
 
 class TrackedRelation(ManyToManyRelation[Any]):

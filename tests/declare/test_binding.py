@@ -713,7 +713,7 @@ async def test_two_cache_classes_with_one_name_are_an_error() -> None:
     first, second = declare_class(), declare_class()
     path = f"{__name__}.test_two_cache_classes_with_one_name_are_an_error.<locals>.declare_class.<locals>.AccountByName"
     assert await refusal(Account) == (
-        f"Two cache classes are called AccountByName, {path} and {path}: rename one of them."
+        f"Two cache classes of one module are called AccountByName, {path} and {path}: rename one of them."
     )
     del first, second
 
@@ -941,7 +941,8 @@ def test_an_unknown_setting_is_an_error_that_lists_the_settings() -> None:
     wrong: Any = {"timout": 5}
     with pytest.raises(CacheConfigurationError) as caught:
         ModelCache("memory://", **wrong)
-    assert str(caught.value).startswith("ModelCache has no setting 'timout'. Its settings: enabled, require_backend, timeout, ")
+    known = "ModelCache has no setting 'timout'. Its settings: enabled, require_backend, timeout, "
+    assert str(caught.value).startswith(known)
 
 
 def test_some_settings_may_be_zero_and_keywords_override_a_config() -> None:

@@ -223,7 +223,7 @@ class TestClass:
         self, database: object, backend: CountingBackend
     ) -> None:
         twins = [type("Twin", (ValueCache,), {"get_value": Exchange.get_value}) for _ in range(2)]
-        with pytest.raises(CacheConfigurationError, match="Two value classes are called Twin"):
+        with pytest.raises(CacheConfigurationError, match="Two value classes of one module are called Twin"):
             await ModelCache(backend).open()
         del twins
 

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist
 from tortoise.expressions import F
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import CacheNotOpen, CacheNotRegistered, Explanation, ModelCache, local_cache
+from aiomodelcache import CacheNotOpen, CacheNotRegistered, Explanation, ModelCache, ValueCache, cached, local_cache
 from aiomodelcache.backends.protocol import Clear, Lease
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.query.lookups import LookupQuery
@@ -19,8 +20,11 @@ from tests.backends.opening import hurry
 from tests.support.databases import DatabaseUrl
 from tests.support.gates import PATIENCE, GatedBackend
 from tests.support.models.models import Event, EventBySlug, LatestEvents, State, User
+from tests.support.models.related_models import CardById, Land, LandOf, Meeting, People, Person, Place, Seat, Town
 from tests.support.models.result_models import Best, Member, MemberCount, Points
 from tests.support.models.stale_models import Ticket
+from tests.support.models.tagged_models import Post as TaggedPost
+from tests.support.models.tagged_models import Tag
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.only_on(
@@ -355,3 +359,138 @@ async def test_explain_reports_a_stale_copy_and_refresh_replaces_it(
         await QuerySet(Ticket).filter(id=ticket.id).update(votes=F("votes") + 1)  # past the cache
         row = await Ticket.cache.refresh(query)
         assert (row[0] if isinstance(row, list) else row).votes == (await Ticket.get(id=ticket.id)).votes
+
+
+async def states_of(query: Any, model: Any) -> tuple[str, str, list[str]]:
+    """Returns the source and the reason of a query, and the states of its entries."""
+    explanation = await model.cache.explain(query)
+    assert explanation.entry
+    return explanation.source, explanation.reason, [state.state for state in (explanation.entry, *explanation.rows)]
+
+
+@pytest.mark.models("tests.support.models.related_models")
+async def test_explain_follows_a_path_to_its_end(cache: ModelCache, backend: CountingBackend) -> None:
+    land = await Land.create(number=1, name="Hesse")
+    town = await Town.create(name="Mainz", land=land)
+    place = await Place.create(name="Hall", town=town)
+    host = await Person.create(name="kim")
+    meeting = await Meeting.create(number=7, place=place, host=host)
+    query = LandOf(7)
+    for model in (Land, Town, Place, Person, Meeting):
+        await model.cache.clear()  # type: ignore[attr-defined]
+    assert (await Meeting.cache.explain(query)).reason == "missing"
+    assert await query == land
+    counted = counts_of(cache)
+    async with assert_ops(backend, sql=0):
+        assert await states_of(query, Meeting) == ("cache", "hit", ["hit"] * 6)
+    assert counts_of(cache) == counted
+    async with local_cache():
+        assert (await Meeting.cache.explain(query)).source == "cache"
+        await query
+        assert (await Meeting.cache.explain(query)).source == "scope"
+    await Town.filter(id=town.pk).update(name="Mainz am Rhein")
+    assert await states_of(query, Meeting) == ("database", "missing", ["hit", "hit", "hit", "missing"])
+    await query
+    await Land.filter(number=1).update(name="RLP")
+    assert (await states_of(query, Meeting))[:2] == ("database", "missing")
+    await query
+    assert (await states_of(query, Meeting))[:2] == ("cache", "hit")
+    await Meeting.filter(id=meeting.pk).update(place_id=None)
+    with pytest.raises(DoesNotExist):
+        await query
+    assert await states_of(query, Meeting) == ("cache", "hit", ["hit", "hit"])
+
+
+@pytest.mark.models("tests.support.models.related_models")
+async def test_explain_follows_lists_and_attached_relations(cache: ModelCache, backend: CountingBackend) -> None:
+    host = await Person.create(name="kim")
+    people = [host, await Person.create(name="lee")]
+    meeting = await Meeting.create(number=7, host=host)
+    for person in people:
+        await Seat.create(meeting=meeting, person=person)
+    query = People(7)
+    assert [person.name for person in await query] == ["kim", "lee"]
+    source, reason, states = await states_of(query, Meeting)
+    assert (source, reason, set(states)) == ("cache", "hit", {"hit"})
+    await Seat.create(meeting=meeting, person=await Person.create(name="ann"))
+    assert (await states_of(query, Meeting))[:2] == ("database", "missing")
+
+    attached = CardById(meeting.pk)
+    await attached
+    assert (await states_of(attached, Meeting))[:2] == ("cache", "hit")
+    await Person.filter(id=host.pk).update(name="kit")
+    assert (await states_of(attached, Meeting))[:2] == ("database", "missing")
+
+
+@pytest.mark.models("tests.support.models.tagged_models")
+async def test_explain_reports_a_many_to_many_list(cache: ModelCache, backend: CountingBackend) -> None:
+    post: Any = await TaggedPost.create(title="x")
+    tags = [await Tag.create(id=number, place=number) for number in (1, 2)]
+    await post.tags.add(*tags)
+    explain = TaggedPost.cache.explain
+    assert (await explain(post.tags)).reason == "missing"
+    await post.tags
+    async with assert_ops(backend, sql=0, redis=["read", "read"]):
+        explanation = await explain(post.tags)
+    assert (explanation.source, explanation.reason) == ("cache", "hit")
+    assert explanation.query == f"<ManyToManyQuery Post({post.pk}).tags>"
+    assert [row.state for row in explanation.rows] == ["hit", "hit"]
+    await Tag.filter(id=1).update(place=3)
+    await Tag.cache.get_many([1, 2])
+    assert (await explain(post.tags)).reason in ("moved", "missing")
+    await post.tags
+    assert (await explain(post.tags)).reason == "hit"
+    await post.tags.clear()
+    assert (await explain(post.tags)).reason == "missing"
+    assert await post.tags == []
+    assert (await explain(post.tags)).reason == "hit"
+    with pytest.raises(CacheNotRegistered, match=r"^Post\.editors has no cached list: name it in cached_manytomany"):
+        await explain(post.editors)
+
+
+class Quota(ValueCache[int | None]):
+    async def get_value(self, customer: int) -> int | None:
+        return customer or None
+
+
+@cached()
+async def squared(number: int) -> int:
+    return number * number
+
+
+async def test_values_and_cached_functions_can_be_explained(
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
+) -> None:
+    async with assert_ops(backend, sql=0, redis=["read"]):
+        missing = await Quota(7).explain()
+    assert (missing.source, missing.reason, missing.query) == ("database", "missing", "<Quota(7,)>")
+    await Quota(7)
+    found = await Quota(7).explain()
+    assert (found.source, found.reason) == ("cache", "hit")
+    assert found.entry
+    assert found.entry.age is not None
+    await Quota(7).invalidate()
+    assert (await Quota(7).explain()).reason == "missing"
+    await Quota(7)
+    await Quota.clear()
+    assert (await Quota(7).explain()).reason == "cleared"
+    async with local_cache():
+        await Quota(7)
+        assert (await Quota(7).explain()).source == "scope"
+
+    assert (await squared.explain(3)).reason == "missing"
+    await squared(3)
+    explanation = await squared.explain(number=3)
+    assert (explanation.reason, explanation.key) == ("hit", squared.key(3))
+    with cache.disabled():
+        assert (await squared.explain(3)).reason == "disabled"
+    async with in_transaction():
+        assert (await squared.explain(3)).reason == "hit"
+        await squared.invalidate(3)
+        assert (await squared.explain(3)).reason == "transaction"
+
+
+async def test_a_query_of_several_keys_is_not_explained(cache: ModelCache) -> None:
+    query: Any = Event.cache.get_many([1, 2])
+    with pytest.raises(TypeError, match=r"^Event\.cache takes the query of one key; got <ManyQuery Event\(pk in"):
+        await Event.cache.explain(query)

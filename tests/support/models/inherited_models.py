@@ -93,7 +93,7 @@ class Ranked(Grouped[M]):
     get_key_fields_list = [("rank",)]
 
     def first(self, group: int) -> GetQuery[M]:
-        assert self.of_group(group)
+        assert self.of_group(group) is not None
         return self.get(rank=1)
 
 
