@@ -16,9 +16,10 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declared
 from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
+from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import RelationPath, follow_path

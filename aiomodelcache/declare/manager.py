@@ -8,7 +8,7 @@ from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declared
-from aiomodelcache.exceptions import abbreviated
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery

@@ -18,10 +18,11 @@ from aiomodelcache.config import InvalidationType, is_duration
 from aiomodelcache.declare.options import near_option
 from aiomodelcache.declare.registry import declared_values, label_of, path_of
 from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.results import DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError, abbreviated
+from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan

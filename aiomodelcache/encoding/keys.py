@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
-from aiomodelcache.exceptions import abbreviated
+from aiomodelcache.encoding.messages import abbreviated
 
 _MAX_LENGTH: Final = 160
 """Maximum length of the encoded values in a key, in bytes. A longer text is replaced by its digest."""

@@ -17,8 +17,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError, EncodeError
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.encoding.values import encoder, read_extension
-from aiomodelcache.exceptions import abbreviated
 
 
 class Column(NamedTuple):

@@ -13,6 +13,7 @@ from tortoise.models import Model
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, DamagedEntry, pack, unpack
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec
 from aiomodelcache.entries.base import (
     NoValue,
@@ -25,7 +26,6 @@ from aiomodelcache.entries.base import (
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import Values, full_name
 from aiomodelcache.orm.schema import ModelSchema

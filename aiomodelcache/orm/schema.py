@@ -28,8 +28,9 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.encoding.codec import NATIVE
+from aiomodelcache.encoding.messages import abbreviated, cause, shortened
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.exceptions import CacheConfigurationError, abbreviated, cause, shortened
+from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import root_client
 from aiomodelcache.orm.fields import column_of, converts_like_tortoise
 from aiomodelcache.orm.key_values import (

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
-from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.scopes.request import current_scope

@@ -11,10 +11,11 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
+from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index

@@ -11,11 +11,12 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
 from tortoise.models import Model
 
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
+from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import index_hit, rows_at

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
-from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.indexes import rows_by_index
 from aiomodelcache.plans.requests import Plan

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from tortoise.models import Model
 
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
-from aiomodelcache.exceptions import CacheNotRegistered, abbreviated
+from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.key_values import same_value
 from aiomodelcache.orm.meta import field_names, is_relation

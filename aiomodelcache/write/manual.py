@@ -13,12 +13,12 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.engine.intent import Intent, Versioned
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.exceptions import abbreviated
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import outermost
 from aiomodelcache.orm.meta import RowValues

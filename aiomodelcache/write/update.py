@@ -12,7 +12,7 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.exceptions import abbreviated, cause, shortened
+from aiomodelcache.encoding.messages import abbreviated, cause, shortened
 from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values

@@ -35,7 +35,7 @@ ORDER = {
     "relations outcomes meta key_values fields",
     "backends": "breaker redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
-    "encoding": "rows values codec layout keys",
+    "encoding": "rows values codec layout keys messages",
     "observe": "stats",
     "scopes": "request bypass",
     "config": "",

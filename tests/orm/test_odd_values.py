@@ -11,7 +11,7 @@ from tortoise.exceptions import DoesNotExist, IntegrityError, MultipleObjectsRet
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, CacheNotRegistered, ModelCache, NotFoundError
-from aiomodelcache.exceptions import MAX_TEXT, abbreviated
+from aiomodelcache.encoding.messages import MAX_TEXT, abbreviated
 from aiomodelcache.orm.key_values import can_hold
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.odd_models import Coin, Draft, HasParts, Part, PartCount
