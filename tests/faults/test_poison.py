@@ -204,7 +204,7 @@ async def recording(backend_url: str, backend: CountingBackend) -> RecordingBack
     return RecordingBackend(backend.backend, backend_url)
 
 
-@pytest.mark.slow(because="thousands of entries, each planted and looked up twice")
+@pytest.mark.exhaustive(because="thousands of entries, each planted and looked up twice")
 async def test_no_content_of_an_entry_raises_and_every_entry_is_repaired(
     database: BaseDBAsyncClient, recording: RecordingBackend
 ) -> None:
@@ -399,7 +399,7 @@ def made(chance: random.Random, levels: int) -> bytes:
     return extension(chance.randrange(8, 13), listing(*parts))
 
 
-@pytest.mark.slow(because="it is about the number of entries")
+@pytest.mark.exhaustive(because="it is about the number of entries")
 @pytest.mark.only_on("memory", because="no lookup is sent to the store")
 async def test_no_made_up_entry_with_a_valid_header_raises_or_is_remembered(
     database: BaseDBAsyncClient, recording: RecordingBackend
