@@ -23,7 +23,10 @@ from tests.support.models.models import Event, User, Venue
 from tests.support.models.tagged_models import Post, Tag
 from tests.support.stored import ask_twice, cancel, states
 
-pytestmark = pytest.mark.only_on("memory", because="it is about connections of the database")
+pytestmark = [
+    pytest.mark.only_on("memory", because="it is about connections of the database"),
+    pytest.mark.slow(because="waits for writes whose caller is cancelled"),
+]
 
 MANY = 2_000
 """Cancelled requests for each database."""
@@ -210,7 +213,6 @@ async def test_a_rollback_that_is_stuck_is_given_up(
         assert await task
 
 
-@pytest.mark.slow(because="sends thousands of requests")
 async def test_thousands_of_cancelled_requests_lose_and_leak_nothing(
     cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:

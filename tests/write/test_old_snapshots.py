@@ -24,6 +24,8 @@ from tests.support.models.tagged_models import Author, Authorship, Post, Tag
 from tests.support.oracle import Oracle
 from tests.write.test_cascades import populate
 
+pytestmark = pytest.mark.slow(because="each test waits for several transactions")
+
 Level = str | None
 """An isolation level, or None for the database's default."""
 REFUSED = (OperationalError, SerializationError)
