@@ -110,7 +110,7 @@ class Subject:
         self.expected = expected
         self.is_query = name not in ("relations", "links", "scope")
         self.believes = name in ("count", "result", "value", "path", "relations")
-        """Whether another value of the right type changes the answer, which nothing tells apart from a true one."""
+        """True if another value of the right type changes the answer. No reader can tell it from a true one."""
 
 
 async def fill_tables() -> None:
@@ -284,7 +284,7 @@ async def test_a_value_of_any_depth_is_returned(cache: ModelCache, depth: int, c
 
 
 def deepest(document: Any) -> int:
-    """How many lists and dicts are inside one another."""
+    """Returns the number of levels of nested lists and dicts."""
     depth = 0
     while document is not None:
         document = document["next"] if isinstance(document, dict) else document[0]

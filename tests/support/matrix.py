@@ -27,9 +27,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import pytest
 
 NO_STORE = "no store"
-"""What a test has whose subject needs none."""
+"""The store of a test whose subject needs none."""
 NAMES = {"db_url": ("sqlite", "postgres", "mariadb"), "backend_url": ("memory", "redis", NO_STORE)}
-"""What ``only_on`` may name, by the fixture that it restricts."""
+"""Names that ``only_on`` takes, by the fixture that it restricts."""
 SLOW = "slow(because): left out by `make quick`, which has 20 seconds for all its tests"
 MARK = "only_on(*names, because): the databases or the stores that a test can do with, and why not the others"
 EVERY_PAIR = "every_pair(because): runs on every database with every store, not on four pairs of them"

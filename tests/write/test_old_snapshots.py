@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow(because="each test waits for several transactions"
 Level = str | None
 """An isolation level, or None for the database's default."""
 REFUSED = (OperationalError, SerializationError)
-"""How SQLite ("database is locked") and PostgreSQL ("could not serialize") refuse to write newer rows."""
+"""Messages with which SQLite and PostgreSQL refuse to write newer rows."""
 levels = pytest.mark.parametrize("level", [None, "REPEATABLE READ", "SERIALIZABLE"])
 
 

@@ -72,7 +72,7 @@ class Step:
     failing: Callable[[], Exception] | None
     turn: asyncio.Future[None]
     local: bool = False
-    """Whether no other actor takes part: it is taken as soon as it waits."""
+    """True if no other actor takes part in the step. Then it is taken as soon as it waits."""
     mishap: Mishap = None
 
 
