@@ -1,4 +1,4 @@
-"""``LocalCacheMiddleware``: a ``local_cache()`` around each HTTP request of an ASGI application.
+"""``LocalCacheMiddleware``: a ``local_cache()`` for each HTTP request of an ASGI application.
 
 Knows only the ASGI protocol, so it works with any framework.
 """
@@ -6,7 +6,7 @@ Knows only the ASGI protocol, so it works with any framework.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from aiomodelcache.scopes.request import local_cache
+from aiomodelcache.scopes.request import current_scope, local_cache
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -21,10 +21,9 @@ class LocalCacheMiddleware:
     >>> app = Starlette(routes=routes, middleware=[Middleware(LocalCacheMiddleware)])
     >>> app = LocalCacheMiddleware(app)    # any ASGI application
 
-    The scope lasts until the application has sent its answer, background tasks of Starlette included. A WebSocket has
-    no scope, because it may stay open for hours and would not see the writes of others. Use
-    ``async with local_cache()`` around the handling of each of its messages. Exceptions of the application are passed
-    on.
+    The scope ends when the response starts, or with an exception. So a stream (server-sent events) and a background
+    task of Starlette read current rows, also in tasks that the endpoint started earlier. A WebSocket has no scope.
+    Use ``async with local_cache()`` around each message of a stream or a WebSocket, and each attempt of a long poll.
     """
 
     __slots__ = ("_app",)
@@ -37,4 +36,11 @@ class LocalCacheMiddleware:
             await self._app(scope, receive, send)
             return
         async with local_cache():
-            await self._app(scope, receive, send)
+            local = current_scope()
+
+            async def send_outside(message: Message) -> None:
+                if message["type"] == "http.response.start" and local is not None:
+                    local.end()
+                await send(message)
+
+            await self._app(scope, receive, send_outside)
