@@ -58,7 +58,19 @@ async def sees_newest(model: type[Model], client: BaseDBAsyncClient) -> bool:
     """
     if isinstance(client, TransactionalDBClient) and client.capabilities.dialect == "sqlite":
         try:
-            await cast("Any", client).execute_query(f'DELETE FROM "{meta_of(model).db_table}" WHERE 0')
+            await lock_database(model, client)
         except OperationalError:
             return False
     return not await misses_inserts(client)
+
+
+async def lock_database(model: type[Model], client: BaseDBAsyncClient) -> None:
+    """Takes SQLite's write lock until the transaction ends. Raises ``OperationalError`` if that is not possible.
+
+    Also raises it if another writer has committed since the transaction's first read, so later reads see the newest
+    rows. The statement writes no row, so it fires no triggers.
+    """
+    meta = meta_of(model)
+    column = meta.basetable[meta.db_pk_column]
+    statement = cast("Any", client).query_class.update(meta.basetable).set(column, column)
+    await cast("Any", client).execute_query(f"{statement.get_sql()} WHERE 0")

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
-from tortoise.queryset import DeleteQuery, UpdateQuery
+from tortoise.queryset import DeleteQuery
 
 from aiomodelcache.orm.meta import RowValues, columns_of, meta_of, pk_of, python_values
 from aiomodelcache.orm.select import chunks, in_condition
+from aiomodelcache.orm.snapshots import lock_database
 
 Statement = tuple[str, list[Any]]
 """SQL and its parameters."""
@@ -57,21 +58,19 @@ async def returning(
 async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[RowValues]:
     """Locks the rows that an update or delete query selects, and returns these attributes of them.
 
-    If there are more than ``limit`` rows, only ``limit + 1`` are locked and returned, except on SQLite.
+    If there are more than ``limit`` rows, only ``limit + 1`` are locked and returned. SQLite locks the whole database.
     """
     model, meta = query.model, meta_of(query.model)
     matching = (query._q_objects, query._annotations, query._custom_filters)
     columns = columns_of(model, attributes)
-    if not client.capabilities.support_for_update:  # SQLite: only a write takes the lock
-        column = meta.basetable[meta.db_pk_column]
-        update: Any = UpdateQuery(model, {}, client, *matching, None, [])
-        update._make_query()
-        statement = update.query.set(column, column).get_parameterized_sql()
-        return (await returning(model, client, statement, attributes, limit)).rows
+    if client.capabilities.dialect == "sqlite":
+        await lock_database(model, client)
     select: Any = _LockingSelect(model, client, *matching, query._limit, query._orderings)
     select._make_query()
     select.query._delete_from = False
-    sql = select.query.select(*[meta.basetable[column] for column in columns.values()]).for_update()
+    sql = select.query.select(*[meta.basetable[column] for column in columns.values()])
+    if client.capabilities.support_for_update:
+        sql = sql.for_update()
     if not (query._limit and query._limit <= limit):
         sql = sql.limit(limit + 1)
     rows = await cast("Any", client).execute_query_dict(*sql.get_parameterized_sql())

@@ -210,6 +210,9 @@ GUARDS = {
         "[vars(instance)]",
         "linked, deleted and created again",
     ),
+    "a lock on SQLite is a lock": Guard(
+        "orm.statements:lock", "await lock_database(model, client)", "pass", "linked, deleted and created again"
+    ),
     "lists that hold a deleted row are marked": Guard(
         "write.cascades:collect_cascade",
         "await collect_list_keys(intent, graph, parent, rows, client, deleting=True)",
