@@ -3,12 +3,13 @@
 import argparse
 import asyncio
 import sys
+from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
 from soak.subjects import LIBRARY, NEAR
-from soak.worker import SUBJECTS
+from soak.worker import HAS_EAGER_TASKS, SUBJECTS
 from soak.world import SMALL, World
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -28,12 +29,18 @@ def main() -> int:
     parser.add_argument("--near-lag", type=float, default=1.0, help="near_lag of near and deaf, in seconds")
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
+    parser.add_argument("--cancel", action=BooleanOptionalAction, default=True, help="cancel requests at random")
+    parser.add_argument(
+        "--eager", action=BooleanOptionalAction, default=HAS_EAGER_TASKS, help="eager tasks in half of the processes"
+    )
     parser.add_argument("--folder", type=Path, help="keep the logs in this folder; by default they are deleted")
     parser.add_argument("--check", type=Path, help="only check the logs in this folder again")
     options = parser.parse_args()
     if options.check:
         print(report(options.check))
         return 0
+    if not HAS_EAGER_TASKS:
+        print("no process has eager tasks, which need Python 3.12", flush=True)
     passed = True
     with PostgresServer() as postgres:
         for subject in SUBJECTS if options.subject == "all" else options.subject.split(","):
@@ -48,6 +55,8 @@ def main() -> int:
                 allowtime=options.allowtime,
                 near_lag=options.near_lag,
                 on_write_error=options.on_write_error,
+                cancel=options.cancel,
+                eager=options.eager and HAS_EAGER_TASKS,
                 world=SMALL if subject in NEAR else World(),
                 read_pause=options.read_pause,
                 write_pause=options.write_pause,

@@ -23,7 +23,7 @@ MAX_FINDINGS: Final = 1_000_000
 
 
 class Violation(StrEnum):
-    """Kinds of violations by a read."""
+    """Kinds of violations: by a read and, the last one, by a write."""
 
     UNCOMMITTED = "uncommitted"
     """The read saw a version that was never committed, or not yet."""
@@ -33,6 +33,8 @@ class Violation(StrEnum):
     BACKWARDS = "older than what was read before"
     AT_REST = "not the database's at rest"
     UNREPEATABLE = "changed within a snapshot"
+    LOST = "acknowledged, but never committed"
+    """The key is the nonce of the write, or the primary key of a row that it deleted."""
 
 
 class Finding(NamedTuple):
@@ -384,7 +386,9 @@ class Checker:
         if listed:
             self.listed[nonce] = listed
         self.written[nonce] = Written(write.source, write.start, write.end, outcome)
-        if outcome == Outcome.ACKNOWLEDGED:
+        if outcome == Outcome.CHANGED and nonce not in self.history.nonces:
+            self._violate(Violation.LOST, write, nonce, 0, 0)
+        if outcome in (Outcome.ACKNOWLEDGED, Outcome.CHANGED):
             for pk, position in self.history.rows_of.get(nonce, ()):
                 self._acknowledge(self._rows[pk], write, position)
             for slug, position in self.history.slugs_of.get(nonce, ()):
@@ -398,7 +402,11 @@ class Checker:
             self.deleted.setdefault(pk, []).append(Written(write.source, write.start, write.end, outcome))
             track = self._rows[pk]
             position = track.timeline.gaps[track.acknowledged.at(write.start)]
-            if outcome == Outcome.ACKNOWLEDGED and position != NEVER:
+            if outcome != Outcome.ACKNOWLEDGED:
+                continue
+            if position == NEVER or track.timeline.begun[position] > write.end:
+                self._violate(Violation.LOST, write, pk, 0, 0)
+            else:
                 self._acknowledge(track, write, position)
 
     def _violate(

@@ -107,6 +107,8 @@ class History:
         """Slugs that a write changed, each with its new position, by nonce."""
         self.teams: dict[int, set[int]] = {}
         """Rows that were ever in a team, by team."""
+        self.nonces: set[int] = set()
+        """Writes that changed a row, by nonce."""
         current: dict[int, Change] = {}
         for change in changes:
             self._add(change, current.get(change.pk))
@@ -118,6 +120,7 @@ class History:
 
     def _add(self, change: Change, last: Change | None) -> None:
         transaction, pk, version, nonce, slug, team = change
+        self.nonces.add(nonce)
         row = self.rows.setdefault(pk, Timeline())
         if last is not None and last.transaction == transaction:
             self.places.pop(last.version, None)  # no other transaction could ever see it

@@ -57,8 +57,12 @@ class Outcome(IntEnum):
     """Outcome of a write, as its caller saw it."""
 
     ACKNOWLEDGED = 1
+    """The write returned. It may have found no row to change."""
     REFUSED = 2
     UNKNOWN = 3
+    """The write failed or was cancelled. It may have been committed, or may yet be."""
+    CHANGED = 4
+    """The write returned, and it has certainly changed a row."""
 
 
 class Record(NamedTuple):

@@ -1,4 +1,4 @@
-"""``Item``: the table under test, and the triggers that record committed changes."""
+"""``Item``: the table under test, and the triggers that record its changes. ``Folder``: deletes cascade to items."""
 
 from tortoise import fields
 
@@ -47,6 +47,15 @@ CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT OR UPDATE OR DELETE ON item
 SELECT_HISTORY = "SELECT transaction, pk, version, nonce, slug, team FROM history ORDER BY seq"
 
 
+class Folder(CachedModel):
+    """A row whose delete cascades to items."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+
+    class Meta:
+        table = "folder"
+
+
 class Item(CachedModel):
     """A row that names the write that made it."""
 
@@ -57,6 +66,7 @@ class Item(CachedModel):
     """Number of the state, counted over all rows. The database sets it."""
     nonce = fields.BigIntField()
     """Number of the write."""
+    folder: fields.ForeignKeyNullableRelation[Folder] = fields.ForeignKeyField("app.Folder", null=True)
     note = fields.CharField(max_length=100, default="a few bytes, as real rows have them")
 
     class Meta:

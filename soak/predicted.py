@@ -65,7 +65,7 @@ class Predictions:
 
     def explain(self, finding: Finding) -> str | None:
         """Returns the reason for which a finding was to be expected, or None."""
-        if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE):
+        if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE, Violation.LOST):
             return None
         reasons = [self._reason(finding, writer) for writer in missed(self._checker, finding)]
         if reasons and None not in reasons:

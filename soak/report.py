@@ -63,8 +63,12 @@ class Report:
 
     @property
     def violations(self) -> int:
-        """The number of violations that were not predicted."""
-        return self.checker.violations.total() - self.predicted.total()
+        """The number of violations that were not predicted, with stuck tasks and leaked connections."""
+        return self.checker.violations.total() - self.predicted.total() + self.total("stuck") + self.total("leaked")
+
+    def total(self, name: str) -> int:
+        """Returns the sum of one count over the processes that were not killed."""
+        return sum(tally.get(name, 0) for tally in self.run.tallies)
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -112,14 +116,17 @@ def _lines(report: Report) -> Iterator[str]:
     pk, slug, team = (checker.reads[kind] for kind in (Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM))
     yield f"  reads        {reads:,}: {pk:,} by pk, {slug:,} by slug, {team:,} lists of {checker.rows_listed:,} rows"
     yield f"               {checker.absences:,} found nothing; {checker.at_rest:,} of all at rest"
-    outcomes = ", ".join(f"{checker.outcomes[outcome]:,} {outcome.name.lower()}" for outcome in Outcome)
-    yield f"  writes       {checker.outcomes.total():,}: {outcomes}; {report.changes:,} row changes committed"
+    outcomes = checker.outcomes
+    acknowledged = outcomes[Outcome.ACKNOWLEDGED] + outcomes[Outcome.CHANGED]
+    yield (
+        f"  writes       {outcomes.total():,}: {acknowledged:,} acknowledged, {outcomes[Outcome.REFUSED]:,} refused, "
+        f"{outcomes[Outcome.UNKNOWN]:,} unknown; {report.changes:,} row changes committed"
+    )
     if run.near_lag:
-        hits = sum(tally.get("near_hits", 0) for tally in run.tallies)
-        yield f"  near         {hits:,} rounds of reading without a request; {_lateness(report)}"
-    raised = {which: sum(tally.get(f"failed_{which}", 0) for tally in run.tallies) for which in ("reads", "writes")}
+        yield f"  near         {report.total('near_hits'):,} rounds of reading without a request; {_lateness(report)}"
+    yield f"  cancelled    {report.total('cancelled_reads'):,} reads, {report.total('cancelled_writes'):,} writes"
     example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
-    yield f"  raised       {raised['reads']:,} reads, {raised['writes']:,} writes{example}"
+    yield f"  raised       {report.total('failed_reads'):,} reads, {report.total('failed_writes'):,} writes{example}"
     for name, count in sorted(run.faults.items()):
         yield f"  fault        {count:>6,}  {name}"
     if checker.snapshots:
@@ -128,9 +135,11 @@ def _lines(report: Report) -> Iterator[str]:
     for (what, reason), count in sorted(report.predicted.items()):
         unpredicted[what] -= count
         yield f"  predicted    {count:>6,}  {what}: {reason}"
-    for what, count in sorted(unpredicted.items()):
+    stuck, leaked = report.total("stuck"), report.total("leaked")
+    remaining = {"tasks that waited for ever": stuck, "connections in use at the end": leaked}
+    for kind, count in [*sorted(unpredicted.items()), *remaining.items()]:
         if count:
-            yield f"  VIOLATION    {count:>6,}  {what}"
+            yield f"  VIOLATION    {count:>6,}  {kind}"
     for finding in report.unexplained[:3]:
         yield f"    {finding} missed {missed(checker, finding)[:5]}"
     if reads and not report.violations:

@@ -14,12 +14,12 @@ from tortoise.context import TortoiseContext
 
 from soak.faults import Faults, connect
 from soak.history import save_changes
-from soak.model import SELECT_HISTORY, TRIGGERS, Item, change
+from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.subjects import NEAR
-from soak.worker import Order
+from soak.worker import HAS_EAGER_TASKS, Order
 from soak.world import World, slug_text
 from tests.support.servers import RedisServer
 
@@ -51,6 +51,11 @@ class Plan:
     """Age that answers may have, in seconds, with DYNAMIC. Zero means none."""
     near_lag: float = 1.0
     """Seconds by which subjects that keep entries near may lag behind other processes."""
+    cancel: bool = True
+    """True to cancel requests of every second task at random moments."""
+    eager: bool = HAS_EAGER_TASKS
+    """True to use ``asyncio.eager_task_factory`` in half of the processes."""
+    stuck_after: float = 30.0
     on_write_error: str = "mixed"
     """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
 
@@ -102,7 +107,9 @@ async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> 
     faults.circumstances.intent_ttl = int(plan.intent_ttl * 1e9)
     tallies = [process.tally for process in processes]
     faults.counts.update({f"network: {fate}": count for fate, count in network.fates.items()})
-    faults.counts["processes whose clock is wrong"] = sum(process.order.skew != 0 for process in all_processes[:-1])
+    workers = [process.order for process in all_processes[:-1]]
+    faults.counts["processes whose clock is wrong"] = sum(order.skew != 0 for order in workers)
+    faults.counts["processes with eager tasks"] = sum(order.eager for order in workers)
     Run(
         subject=plan.subject,
         processes=plan.processes,
@@ -139,6 +146,9 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
         writers=plan.writers,
         read_pause=plan.read_pause,
         write_pause=plan.write_pause,
+        cancel=plan.cancel,
+        stuck_after=plan.stuck_after,
+        eager=plan.eager and (slot + 1) // 2 % 2 == 1,
         world=asdict(plan.world),
     )
 
@@ -150,13 +160,13 @@ async def _create_rows(database: str, world: World) -> None:
         connection: Any = await connect(database)
         await connection.execute(TRIGGERS)
         await connection.close()
-        await Item.bulk_create(
-            [
-                Item(id=pk, slug=slug_text(world.first_slug(pk)), team=world.teams_of(pk)[0], nonce=pk)
-                for pk in range(1, world.rows + 1)
-            ],
-            batch_size=1_000,
-        )
+        await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
+        await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)
+
+
+def _first(world: World, pk: int) -> Item:
+    slug, team = slug_text(world.first_slug(pk)), world.teams_of(pk)[0]
+    return Item(id=pk, slug=slug, team=team, nonce=pk, folder_id=world.folder_of(pk))
 
 
 async def _start(order: Order, processes: list[Process]) -> None:

@@ -23,6 +23,7 @@ from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBa
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.orm import transactions
 from soak.model import Item
 from soak.world import World, slug_text
 
@@ -219,6 +220,15 @@ class Deaf(Library):
     async def open(self) -> None:
         connection: Any = PipelinedConnection
         connection._on_push = lambda self, message: None
+        await super().open()
+
+
+class Unshielded(Library):
+    """The library with Tortoise's own context managers for its transactions, which do not survive a cancellation."""
+
+    async def open(self) -> None:
+        module: Any = transactions
+        module._safe = lambda manager: manager
         await super().open()
 
 

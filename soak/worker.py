@@ -11,7 +11,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,17 +25,26 @@ from aiomodelcache.config import CacheConfig
 from soak import subjects
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
-from soak.subjects import LIBRARY, NEAR, Deaf, Library, Subject
+from soak.patience import Endless, Patience
+from soak.subjects import LIBRARY, Deaf, Library, Subject, Unshielded
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
 
+BY_NAME: Final[dict[str, type[Library]]] = {
+    **dict.fromkeys(LIBRARY, Library),
+    "deaf": Deaf,
+    "unshielded": Unshielded,
+}
+"""The library, and the library without one of its guards."""
 CONTROLS: Final[dict[str, type[Subject]]] = {
     "look-aside": subjects.LookAside,
     "delete-after-commit": subjects.DeleteAfterCommit,
     "tombstone": subjects.Tombstone,
 }
 PEERS: Final = ("cashews", "aiocache")
-SUBJECTS: Final = (*LIBRARY, "deaf", *CONTROLS, *PEERS)
+HAS_EAGER_TASKS: Final = hasattr(asyncio, "eager_task_factory")
+"""True on Python 3.12 and newer."""
+SUBJECTS: Final = (*BY_NAME, *CONTROLS, *PEERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,12 @@ class Order:
     writers: int = 8
     read_pause: float = 0.05
     write_pause: float = 0.1
+    cancel: bool = False
+    """True to cancel requests of every second task at random moments."""
+    eager: bool = False
+    """True to use ``asyncio.eager_task_factory``."""
+    stuck_after: float = 30.0
+    """Maximum seconds of a request after the end of the faults. Beyond it, its task counts as stuck."""
     world: dict[str, int] = field(default_factory=dict)
     at_rest: bool = False
     """True to read all rows twice and end, instead."""
@@ -65,8 +80,7 @@ class Order:
 
 def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
     """Creates the cache under test."""
-    if order.subject in (*LIBRARY, *NEAR):
-        kind = Deaf if order.subject == "deaf" else Library
+    if kind := BY_NAME.get(order.subject):
         return kind(order.redis, world, chance, CacheConfig(**order.settings), order.allowtime)
     if order.subject in PEERS:
         from soak import peers
@@ -125,11 +139,12 @@ class Worker:
                 say("ready")
                 await (self._rest(subject) if self.order.at_rest else self._work(subject))
                 self.tally.near_hits = subject.near_hits()
+            self.tally.leaked = await connections_in_use(connection)
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))
 
     async def _rest(self, subject: Subject) -> None:
-        reader = Reader(subject, self.world, self.chance, self.log, self.tally)
+        reader = Reader(subject, self.world, self.chance, self.log, self.tally, Endless(self.chance))
         await reader.everything()
         await reader.everything()
 
@@ -140,17 +155,31 @@ class Worker:
         over = anyio.Event()
         read: Any = Item.cache.in_bulk if isinstance(subject, Library) else partial(Item.in_bulk, field_name="id")
         async with anyio.create_task_group() as tasks:
-            for _ in range(order.readers):
-                reader = Reader(subject, world, next(chances), self.log, self.tally)
-                tasks.start_soon(reader.run, order.read_pause, over)
-            for _ in range(order.writers):
-                writer = Writer(subject, world, next(chances), self.log, self.tally, order.number, counter)
-                tasks.start_soon(writer.run, order.write_pause, over)
-            tasks.start_soon(hold_snapshots, read, world, next(chances), self.log, self.tally)
+            for number in range(order.readers):
+                reader = Reader(subject, world, next(chances), self.log, self.tally, self._patience(number))
+                tasks.start_soon(self._to_its_end, reader.run, order.read_pause, over)
+            for number in range(order.writers):
+                patience = self._patience(number)
+                writer = Writer(subject, world, next(chances), self.log, self.tally, patience, order.number, counter)
+                tasks.start_soon(self._to_its_end, writer.run, order.write_pause, over)
+            tasks.start_soon(hold_snapshots, read, world, next(chances), self.log, self.tally, over)
             await self._obey(subject)
             over.set()
             # A scope cancels again and again, because clients of servers may swallow a cancellation.
-            tasks.cancel_scope.deadline = anyio.current_time() + 5
+            tasks.cancel_scope.deadline = anyio.current_time() + order.stuck_after
+
+    def _patience(self, number: int) -> Patience:
+        kind = Patience if self.order.cancel and number % 2 else Endless
+        return kind(random.Random(f"{self.order.seed}/{self.order.number}/patience/{number}"))
+
+    async def _to_its_end(
+        self, run: Callable[[float, anyio.Event], Awaitable[None]], pause: float, over: anyio.Event
+    ) -> None:
+        try:
+            await run(pause, over)
+        except asyncio.CancelledError:
+            self.tally.stuck += 1
+            raise
 
     async def _obey(self, subject: Subject) -> None:
         lines = asyncio.StreamReader()
@@ -182,6 +211,15 @@ class Worker:
         self.log.flush()
 
 
+async def connections_in_use(connection: Any) -> int:
+    """Returns the number of the pool's connections in use. Waits for a moment until there are none."""
+    pool = connection._pool
+    with anyio.move_on_after(5):
+        while pool.get_size() > pool.get_idle_size():
+            await anyio.sleep(0.05)
+    return int(pool.get_size() - pool.get_idle_size())
+
+
 def say(line: str) -> None:
     """Sends a line to the process that started this one."""
     print(line, flush=True)
@@ -196,12 +234,29 @@ def main() -> None:
     library = order.subject in LIBRARY
     handler = logging.FileHandler(Path(order.folder) / f"{order.number}.txt") if library else logging.NullHandler()
     logging.getLogger().addHandler(handler)
-    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run
-    with suppress(ImportError):  # more reads in the same time
+    with asyncio.Runner(loop_factory=loop_factory(eager=order.eager)) as runner:
+        runner.run(Worker(order).run())
+
+
+def loop_factory(*, eager: bool) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Returns the factory of the event loop: uvloop's, for more reads in the same time, if it can be had.
+
+    asyncio's own loop runs eager tasks, because uvloop refuses their factory (0.23).
+    """
+    if eager:
+        return eager_loop
+    with suppress(ImportError):
         import uvloop
 
-        run = uvloop.run
-    run(Worker(order).run())
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    """Returns an event loop that runs each new task at once, to its first suspension."""
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import CacheWriteError
 from soak.log import KEY_SHIFT, Kind, Log, Outcome
-from soak.model import Item
+from soak.model import Folder, Item
+from soak.patience import Cancelled, Patience
 from soak.predicted import NONCE_SHIFT
 from soak.subjects import Seen, Subject, seen
 from soak.world import World, slug_text
@@ -34,12 +35,22 @@ class Tally:
     failed_writes: int = 0
     failed_reads: int = 0
     """Number of reads that raised. No fault makes the database fail in reads, so there should be none."""
+    cancelled_reads: int = 0
+    cancelled_writes: int = 0
+    stuck: int = 0
+    """Number of tasks that waited for ever."""
+    leaked: int = 0
+    """Number of database connections that were in use when nothing used them."""
     last_error: str = ""
     near_hits: int = 0
     """Number of rounds of reading that sent no request."""
 
     def failed(self, error: BaseException, *, reading: bool) -> None:
         """Counts an operation that raised."""
+        if isinstance(error, Cancelled):
+            self.cancelled_reads += reading
+            self.cancelled_writes += not reading
+            return
         self.failed_reads += reading
         self.failed_writes += not reading
         self.last_error = repr(error)[:300]
@@ -51,19 +62,23 @@ class Tally:
 class Reader:
     """One task that reads."""
 
-    def __init__(self, subject: Subject, world: World, chance: random.Random, log: Log, tally: Tally) -> None:
+    def __init__(
+        self, subject: Subject, world: World, chance: random.Random, log: Log, tally: Tally, patience: Patience
+    ) -> None:
         self._subject = subject
         self._world = world
         self._chance = chance
         self._log = log
         self._tally = tally
+        self._patience = patience
 
     async def run(self, pause: float, over: anyio.Event) -> None:
         """Reads until ``over`` is set, every ``pause`` seconds on average."""
         while not over.is_set():
             await anyio.sleep(self._chance.expovariate(1 / pause))
             try:
-                await self._once()
+                async with self._patience.request():
+                    await self._once()
             except Exception as error:
                 self._tally.failed(error, reading=True)
 
@@ -134,12 +149,13 @@ async def hold_snapshots(
     chance: random.Random,
     log: Log,
     tally: Tally,
+    over: anyio.Event,
 ) -> None:
     """Keeps one transaction after the other open for long, each with a snapshot of its begin.
 
     Rows in a snapshot are rightly old. They must stay the same to the end, and must not get into the cache.
     """
-    while True:
+    while not over.is_set():
         try:
             start = time.monotonic_ns()
             async with in_transaction() as connection:
@@ -149,7 +165,8 @@ async def hold_snapshots(
                 first = _words(pks, [seen(found.get(pk)) for pk in pks])
                 log.add(Kind.BY_PK, start, 0, first)
                 for _ in range(5):
-                    await anyio.sleep(chance.uniform(0, 2))
+                    with anyio.move_on_after(chance.uniform(0, 2)):
+                        await over.wait()
                     found = await read(pks)
                     log.add(Kind.SNAPSHOT, start, 0, first + _words(pks, [seen(found.get(pk)) for pk in pks]))
         except Exception as error:
@@ -168,10 +185,15 @@ class Write:
     committing: int
     pks: set[int] = field(default_factory=set)
     deleted: list[int] = field(default_factory=list)
+    """Rows that the write may delete, and certainly deletes if it is acknowledged, unless ``vain``."""
+    vain: bool = False
+    """True if an acknowledged delete may have found no row."""
     listed: set[int] = field(default_factory=set)
     """Rows whose lists the write has invalidated."""
     written: bool = True
     """True if rows carry the nonce of the write."""
+    changed: bool = False
+    """True if the write, once it is acknowledged, has certainly changed a row that carries its nonce."""
 
 
 class Writer:
@@ -184,6 +206,7 @@ class Writer:
         chance: random.Random,
         log: Log,
         tally: Tally,
+        patience: Patience,
         number: int,
         counter: Callable[[], int],
     ) -> None:
@@ -192,6 +215,7 @@ class Writer:
         self._chance = chance
         self._log = log
         self._tally = tally
+        self._patience = patience
         self._number = number
         self._counter = counter
 
@@ -214,16 +238,17 @@ class Writer:
         write = Write(self._number << NONCE_SHIFT | self._counter(), start)
         outcome = Outcome.UNKNOWN
         try:
-            await operation(write, item or self._fresh(pk))
-            await self._subject.committed(write.pks)
-            outcome = Outcome.ACKNOWLEDGED
+            async with self._patience.request():
+                await operation(write, item or self._fresh(pk))
+                await self._subject.committed(write.pks)
+            outcome = Outcome.CHANGED if write.changed else Outcome.ACKNOWLEDGED
         except REFUSALS:
             outcome = Outcome.REFUSED
             raise
         finally:
             if write.written:
                 self._log.add(Kind.WRITE, start, write.nonce, (outcome, write.committing, *write.listed))
-            if write.deleted:
+            if write.deleted and not (write.vain and outcome is Outcome.ACKNOWLEDGED):
                 self._log.add(Kind.DELETE, start, 0, (outcome, write.committing, *write.deleted))
 
     def _operation(self) -> Callable[[Write, Item], Awaitable[None]]:
@@ -241,12 +266,14 @@ class Writer:
             (self._move_slug, 12),
             (self._move_team, 9),
             (self._delete, 9),
+            (self._delete_folder, 2),
             (self._transaction, 15),
         ]
 
     def _fresh(self, pk: int) -> Item:
         slug = slug_text(self._chance.choice(self._world.slugs(pk)))
-        return Item(id=pk, slug=slug, team=self._chance.choice(self._world.teams_of(pk)), nonce=0)
+        team = self._chance.choice(self._world.teams_of(pk))
+        return Item(id=pk, slug=slug, team=team, nonce=0, folder_id=self._world.folder_of(pk))
 
     async def _did(self, write: Write, *pks: int, listed: bool = False) -> None:
         write.pks.update(pks)
@@ -255,34 +282,45 @@ class Writer:
 
     async def _create(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
-        values = {"slug": item.slug, "team": item.team, "nonce": item.nonce}
+        folder: Any = self._world.folder_of(item.id)
+        if folder is not None:
+            await Folder.bulk_create([Folder(id=folder)], ignore_conflicts=True)
+        values = {"slug": item.slug, "team": item.team, "nonce": item.nonce, "folder_id": folder}
         way = self._chance.random()
         if way < 0.6:
             await Item.create(id=item.id, **values)
         elif way < 0.8:
             await Item.bulk_create([item])
         else:
-            await Item.update_or_create(id=item.id, defaults=values)
+            with self._patience.paused():  # Tortoise's own transaction: see ``_committed``
+                await Item.update_or_create(id=item.id, defaults=values)
+        write.changed = True
         await self._did(write, item.id, listed=True)
+
+    async def _save_as(self, write: Write, item: Item, *fields: str) -> None:
+        """Saves a row. Half of the saves refuse a row that has been deleted meanwhile. The others do not tell."""
+        force = self._chance.random() < 0.5
+        await item.save(update_fields=fields or None, force_update=force)
+        write.changed |= force
 
     async def _save(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
-        await item.save()
+        await self._save_as(write, item)
         await self._did(write, item.id, listed=True)
 
     async def _save_nonce(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
-        await item.save(update_fields=["nonce"])
+        await self._save_as(write, item, "nonce")
         await self._did(write, item.id)
 
     async def _update(self, write: Write, item: Item) -> None:
         pks = sorted({item.id, *(self._world.pick(self._chance) for _ in range(3))})
-        await Item.filter(id__in=pks).update(nonce=write.nonce)
+        write.changed |= bool(await Item.filter(id__in=pks).update(nonce=write.nonce))
         await self._did(write, *pks)
 
     async def _update_team(self, write: Write, item: Item) -> None:
         pks: Any = await Item.filter(team=item.team).values_list("id", flat=True)
-        await Item.filter(team=item.team).update(nonce=write.nonce)
+        write.changed |= bool(await Item.filter(team=item.team).update(nonce=write.nonce))
         await self._did(write, *pks)
 
     async def _bulk_update(self, write: Write, item: Item) -> None:
@@ -290,7 +328,7 @@ class Writer:
         for row in items:
             row.nonce = write.nonce
         if items:
-            await Item.bulk_update(items, fields=["nonce"])
+            write.changed |= bool(await Item.bulk_update(items, fields=["nonce"]))
         await self._did(write, *[row.id for row in items])
 
     async def _move_slug(self, write: Write, item: Item) -> None:
@@ -298,55 +336,69 @@ class Writer:
         item.nonce = write.nonce
         way = self._chance.random()
         if way < 0.4:
-            await item.save()
+            await self._save_as(write, item)
         elif way < 0.7:
-            await item.save(update_fields=["slug", "nonce"])
+            await self._save_as(write, item, "slug", "nonce")
         else:
-            await Item.filter(id=item.id).update(slug=item.slug, nonce=item.nonce)
+            write.changed |= bool(await Item.filter(id=item.id).update(slug=item.slug, nonce=item.nonce))
         await self._did(write, item.id, listed=way < 0.4)
 
     async def _move_team(self, write: Write, item: Item) -> None:
         item.team = self._chance.choice(self._world.teams_of(item.id))
         item.nonce = write.nonce
         if self._chance.random() < 0.5:
-            await item.save(update_fields=["team", "nonce"])
+            await self._save_as(write, item, "team", "nonce")
         else:
-            await Item.filter(id=item.id).update(team=item.team, nonce=item.nonce)
+            write.changed |= bool(await Item.filter(id=item.id).update(team=item.team, nonce=item.nonce))
         await self._did(write, item.id, listed=True)
 
     async def _delete(self, write: Write, item: Item) -> None:
-        """Deletes a row, and records the delete only if it is certain.
-
-        If another write recreates the row at the same time, a statement may not find it.
-        """
+        """Deletes a row. If another write recreates the row at the same time, a statement may not find it."""
         write.written = False
+        write.deleted = [item.id]
         way = self._chance.random()
         if way < 0.4:
-            if await Item.filter(id=item.id).delete():
-                write.deleted.append(item.id)
+            write.vain = not await Item.filter(id=item.id).delete()
         elif way < 0.7:
             async with self._committed(write):
                 locked = await Item.filter(id=item.id).select_for_update().get_or_none()
+                write.vain = locked is None
                 if locked is not None:
                     await locked.delete()
-                    write.deleted.append(item.id)
         else:
             await item.delete()
+            write.vain = True
         await self._did(write, item.id)
+
+    async def _delete_folder(self, write: Write, item: Item) -> None:
+        """Deletes a folder, and by a cascade of the database its rows. Rows leave their folder only by a delete."""
+        write.written = False
+        folder = item.id % self._world.folders
+        pks: Any = await Item.filter(folder_id=folder).values_list("id", flat=True)
+        write.deleted = list(pks)
+        if self._chance.random() < 0.5:
+            write.vain = not await Folder.filter(id=folder).delete()
+        else:
+            async with self._committed(write):
+                locked = await Folder.filter(id=folder).select_for_update().get_or_none()
+                write.vain = locked is None
+                if locked is not None:
+                    await locked.delete()
+        await self._did(write, *pks)
 
     async def _transaction(self, write: Write, item: Item) -> None:
         """Runs a transaction with statements, a savepoint and a pause. It rolls back one in three transactions."""
         async with self._committed(write):
             for operation in self._chance.sample([self._save_nonce, self._update, self._move_slug, self._recreate], 2):
                 await operation(write, item)
-            listed = set(write.listed)
+            listed, changed = set(write.listed), write.changed
             try:
                 async with in_transaction():
                     await self._move_team(write, item)
                     if self._chance.random() < 0.5:
                         raise RolledBack
             except RolledBack:
-                write.listed = listed
+                write.listed, write.changed = listed, changed
             await anyio.sleep(self._chance.uniform(0, 0.05))
             if self._chance.random() < 0.33:
                 raise RolledBack
@@ -356,11 +408,26 @@ class Writer:
         fresh = self._fresh(item.id)
         fresh.nonce = write.nonce
         await fresh.save(force_create=True)
+        write.changed = True
         item.slug, item.team = fresh.slug, fresh.team
         await self._did(write, item.id, listed=True)
 
     @asynccontextmanager
     async def _committed(self, write: Write) -> AsyncIterator[None]:
-        async with in_transaction():
+        """Opens a transaction whose statements and COMMIT may be cancelled.
+
+        Its BEGIN and the end of the block may not: Tortoise would not give the connection back, or not leave the
+        transaction, so that later writes of the task would join a transaction that has ended.
+        """
+        async with AsyncExitStack() as stack:
+            with self._patience.paused():
+                client: Any = await stack.enter_async_context(in_transaction())
             yield
             write.committing = time.monotonic_ns()
+            commit = client.commit
+
+            async def commit_and_stop() -> None:
+                await commit()
+                self._patience.stop()
+
+            client.commit = commit_and_stop

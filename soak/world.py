@@ -1,7 +1,7 @@
 """``World``: the rows of a soak, with the slugs and teams that each may have.
 
 Rows 2k+1 and 2k+2 share four slugs, so that a slug moves from one row to the other. Each row moves between two teams.
-The first rows are *hot*.
+Every fourth row is in a folder for life. The first rows are *hot*.
 """
 
 import random
@@ -19,6 +19,7 @@ class World:
     rows: int = 2_000
     hot: int = 200
     teams: int = 200
+    folders: int = 100
     ghosts: int = 200
     """Number of primary keys beyond ``rows`` that are looked up and never exist."""
 
@@ -39,11 +40,15 @@ class World:
         """Returns the teams that a row may be in. It begins in the first."""
         return pk % self.teams, (pk + 1) % self.teams
 
+    def folder_of(self, pk: int) -> int | None:
+        """Returns the folder that a row is in, if any. A row never moves to another one."""
+        return pk // 4 % self.folders if pk % 4 == 0 else None
+
 
 def slug_text(slug: int) -> str:
     """Returns a slug as it is stored in the database."""
     return f"s{slug}"
 
 
-SMALL: Final = World(rows=300, hot=40, teams=30, ghosts=30)
+SMALL: Final = World(rows=300, hot=40, teams=30, folders=15, ghosts=30)
 """A world with so few rows that the same rows are looked up again and again."""

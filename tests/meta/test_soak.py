@@ -13,10 +13,12 @@ import pytest
 from aiomodelcache import MemoryBackend
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.observe.stats import Stats
+from soak.checker import Violation
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
 from soak.subjects import WatchedBackend
+from soak.worker import HAS_EAGER_TASKS
 from soak.world import SMALL
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -59,6 +61,9 @@ def test_the_library_serves_nothing_stale_under_faults(
     assert result.reads > 500, str(result)  # an idle machine makes forty times as many
     assert result.changes > 20, str(result)
     assert result.checker.snapshots, str(result)
+    assert result.total("cancelled_reads"), str(result)
+    assert result.total("cancelled_writes"), str(result)
+    assert bool(result.run.faults["processes with eager tasks"]) is HAS_EAGER_TASKS, str(result)
     faults = result.run.faults
     missing = [fault for fault in COUNTED if not any(name.startswith(fault) and faults[name] for name in faults)]
     assert len(missing) <= faults.get("faults that a busy machine did not let happen", 0), (missing, str(result))
@@ -82,6 +87,17 @@ def test_a_library_that_serves_stale_reads_is_caught(
         result = run(plan, postgres_server, own_redis, folder)
         assert result.predicted.total() == 0, str(result)
         if result.violations:
+            return
+    pytest.fail(str(result))
+
+
+def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="unshielded", duration=6, processes=2, faults=(), world=SMALL, intent_ttl=0.1, write_pause=0.02)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        if result.checker.violations[Violation.LOST] and result.total("stuck") and result.total("leaked"):
             return
     pytest.fail(str(result))
 

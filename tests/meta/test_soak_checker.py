@@ -275,6 +275,38 @@ def test_a_snapshot_sees_one_state_during_its_transaction() -> None:
     assert check(ALL, *later, snapshot(90, 400, TWO, TWO)).snapshots == 1
 
 
+def test_an_acknowledged_write_that_was_never_committed_is_lost() -> None:
+    assert violations(wrote(1, 2, 77, outcome=Outcome.CHANGED)) == [Violation.LOST]
+    for outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
+        assert violations(wrote(1, 2, 77, outcome=outcome)) == []
+    assert violations(wrote(1, 2, 77)) == [], "it may have found no row"
+    assert violations(wrote(1, 2, 20, outcome=Outcome.CHANGED)) == []
+    assert violations(wrote(1, 2, 20, outcome=Outcome.CHANGED), by_pk(3, 4, ONE)) == [Violation.STALE]
+
+
+def test_a_write_of_a_transaction_whose_last_write_of_the_row_was_another_is_not_lost() -> None:
+    changes = [CREATED, Change(2, 7, 2, 20, 50, 3), Change(2, 7, 0, 0, 50, 3)]
+    assert violations(wrote(1, 2, 20, outcome=Outcome.CHANGED), changes=changes) == []
+
+
+def test_an_acknowledged_delete_that_was_never_committed_is_lost() -> None:
+    still = [CREATED, WRITTEN]
+    assert violations(wrote(1, 2, 10), deleted(3, 4, 7), changes=still) == [Violation.LOST]
+    assert violations(wrote(1, 2, 10), deleted(3, 4, 7)) == []
+    back = [*ALL, Change(5, 7, 4, 40, 51, 4)]
+    assert violations(wrote(1, 2, 40), deleted(3, 4, 7), changes=back) == [Violation.LOST], (
+        "it was created again before"
+    )
+    assert violations(wrote(1, 2, 10), wrote(5, 6, 30), deleted(3, 4, 7)) == [Violation.LOST], "it was deleted later"
+
+
+def test_a_lost_write_is_never_explained() -> None:
+    checker = check(THEIRS, wrote(100, 200, NONCE + 1, outcome=Outcome.CHANGED, source=WRITER), held(0, 300))
+    [finding] = checker.findings
+    assert finding.what is Violation.LOST
+    assert Predictions(checker, Circumstances(losses=[(0, 999)], lives={WRITER: Life(0)})).explain(finding) is None
+
+
 # Long histories --------------------------------------------------------------------------
 
 
