@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 import pytest
+from asyncmy.errors import InterfaceError
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import IntegrityError
 from tortoise.transactions import atomic, in_transaction
@@ -346,7 +347,8 @@ class TestTasks:
         assert await ask_twice(Book.cache.filter(shelf=1), backend) == []
         assert await ask_twice(Book.cache.filter(shelf=2), backend) == books
         async with assert_ops(backend, redis=[]):
-            with pytest.raises(BaseExceptionGroup):
+            # asyncmy closes a connection whose statement is cancelled, and then there is no ROLLBACK.
+            with pytest.raises((BaseExceptionGroup, InterfaceError)):
                 await write_all(True)
         assert await ask_twice(Book.cache.filter(shelf=2), backend) == books
 
