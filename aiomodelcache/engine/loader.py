@@ -126,12 +126,15 @@ async def load(
     step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _MAX_COMBINATIONS)
     if not can_share_statement(entry_set):
         step = 1
+    key_of = _key_getter(entry_set, wanted)
     for start in range(0, len(keys), step):
         chunk = keys[start : start + step]
         rows = await _select(entry_set, [wanted[key] for key in chunk], client, stats)
-        answers.update(_single(entry_set, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, chunk, rows))
+        answers.update(
+            _single(key_of, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, key_of, chunk, rows)
+        )
     for key in [key for key in keys if key not in answers]:
-        answers.update(_single(entry_set, key, await _select(entry_set, [wanted[key]], client, stats)))
+        answers.update(_single(key_of, key, await _select(entry_set, [wanted[key]], client, stats)))
     return answers
 
 
@@ -151,37 +154,43 @@ async def _select(
     return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
-def _single(entry_set: RowEntries | IndexEntries, key: bytes, rows: list[LoadedRow]) -> dict[bytes, Answer]:
-    return {key: Answer(list(rows), all(found == key for found in map(_key_getter(entry_set), rows)))}
+_KeyGetter = Callable[[LoadedRow], bytes | None]
+"""Returns the key of a lookup that a row answers. None, or another key, if the row was found by a loose comparison."""
+
+
+def _single(key_of: _KeyGetter, key: bytes, rows: list[LoadedRow]) -> dict[bytes, Answer]:
+    return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)))}
 
 
 def _group_rows(
-    entry_set: RowEntries | IndexEntries, keys: Sequence[bytes], rows: list[LoadedRow]
+    entry_set: RowEntries | IndexEntries, key_of: _KeyGetter, keys: Sequence[bytes], rows: list[LoadedRow]
 ) -> dict[bytes, Answer]:
     """Groups the rows of one statement by the key that each row answers.
 
     A row that has none of the values was found by a loose comparison. The answers of some values are then uncertain.
     They are left out, and the caller loads these values one by one.
     """
-    rows_by_key: dict[bytes, list[Any]] = {key: [] for key in keys}
+    rows_by_key: dict[bytes | None, list[Any]] = {key: [] for key in keys}
     unexpected = False
-    for row, key in zip(rows, map(_key_getter(entry_set), rows), strict=True):
-        group = rows_by_key.get(key)
+    for row in rows:
+        group = rows_by_key.get(key_of(row))
         if group is None:
             unexpected = True
         else:
             group.append(row)
     uncertain = unexpected or (entry_set.uses_loose_collation and bool(rows))
-    return {
-        key: Answer(group, True) for key, group in rows_by_key.items() if not uncertain or (group and entry_set.unique)
-    }
+    groups = ((key, rows_by_key[key]) for key in keys)
+    return {key: Answer(group, True) for key, group in groups if not uncertain or (group and entry_set.unique)}
 
 
-def _key_getter(entry_set: RowEntries | IndexEntries) -> Callable[[LoadedRow], bytes]:
+def _key_getter(entry_set: RowEntries | IndexEntries, wanted: Mapping[bytes, Values]) -> _KeyGetter:
     """Returns a function that returns the cache key under which a row of an entry set is found."""
     if isinstance(entry_set, ManyToManyEntries):
         return lambda row: entry_set.key(entry_set.owner_of(row.values))
-    if len(entry_set.attributes) == 1:
-        [name] = entry_set.attributes
+    if len(entry_set.attributes) > 1:
+        return lambda row: entry_set.key_of(tuple([row.values.get(name) for name in entry_set.attributes]))
+    [name] = entry_set.attributes
+    if not entry_set.compares_by_value:
         return lambda row: entry_set.key_of_one(row.values.get(name))
-    return lambda row: entry_set.key_of(tuple([row.values.get(name) for name in entry_set.attributes]))
+    key_by_value = {values[0]: key for key, values in wanted.items()}
+    return lambda row: key_by_value.get(row.values.get(name))

@@ -173,8 +173,8 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
     if isinstance(value, str):
         return _is_utf8(value) and not (dialect == "postgres" and "\0" in value)
     if isinstance(value, int):
-        bits = _INTEGER_BITS.get(dialect, {}).get(field.get_for_dialect(dialect, "SQL_TYPE"))
-        return bits is None or -(1 << bits) <= value < 1 << bits
+        bound = integer_bound(field, dialect)
+        return -bound <= value < bound
     if isinstance(value, float):
         return math.isfinite(value) or dialect != "mysql"
     if isinstance(value, decimal.Decimal):
@@ -182,6 +182,15 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
             return value.is_qnan() and dialect == "postgres"
         return dialect == "sqlite" or abs(value.adjusted()) < _MAX_EXPONENT
     return True
+
+
+def integer_bound(field: Any, dialect: str) -> float:
+    """Returns the bound of the integers of a field's column: they are at least ``-bound`` and less than ``bound``.
+
+    Drivers refuse others. The bound is infinite if the column accepts every integer.
+    """
+    bits = _INTEGER_BITS.get(dialect, {}).get(field.get_for_dialect(dialect, "SQL_TYPE"))
+    return math.inf if bits is None else 1 << bits
 
 
 _INTEGER_BITS: Final[dict[str, dict[str, int]]] = {

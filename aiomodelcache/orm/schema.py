@@ -38,6 +38,7 @@ from aiomodelcache.orm.key_values import (
     compares_like_keys,
     compares_loosely,
     identity_type,
+    integer_bound,
     normaliser_of,
 )
 from aiomodelcache.orm.meta import STALE_MARK, Values, is_partial, meta_of
@@ -70,6 +71,7 @@ class ModelSchema:
         """The columns that may store a value other than the one written."""
         self._custom = frozenset(name for name in self.columns if not converts_like_tortoise(meta.fields_map[name]))
         """The columns whose fields have conversions of their own."""
+        self._integer_bounds = {name: integer_bound(meta.fields_map[name], self.dialect) for name in self.columns}
         self._opening_context = copy_context()
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
@@ -210,11 +212,14 @@ class ModelSchema:
 
     def can_hold(self, attributes: Iterable[str], values: Values) -> bool:
         """Returns False if no row can have one of these normalised values, so that no statement need look for them."""
-        fields = meta_of(self.model).fields_map
-        return all(
-            can_hold(fields[name], self.dialect, self.key_value(name, value))
-            for name, value in zip(attributes, values, strict=True)
-        )
+        for name, value in zip(attributes, values, strict=True):
+            if type(value) is int and name not in self._custom:  # written out, because most keys of misses are integers
+                fits = -self._integer_bounds[name] <= value < self._integer_bounds[name]
+            else:
+                fits = can_hold(meta_of(self.model).fields_map[name], self.dialect, self.key_value(name, value))
+            if not fits:
+                return False
+        return True
 
     def kept(self, attribute: str, value: Any) -> bool:
         """Returns True if a row written with this value will hold the same value.
