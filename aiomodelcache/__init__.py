@@ -47,6 +47,7 @@ from aiomodelcache.exceptions import (
     CacheConfigurationError,
     CacheError,
     CacheNotOpen,
+    CacheNotOpenWarning,
     CacheNotRegistered,
     CacheWriteError,
     NotFoundError,
@@ -55,6 +56,7 @@ from aiomodelcache.exceptions import (
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.explain import EntryState, Explanation
+from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "CacheConfigurationError",
     "CacheError",
     "CacheNotOpen",
+    "CacheNotOpenWarning",
     "CacheNotRegistered",
     "CacheQuery",
     "CacheWriteError",
@@ -107,4 +110,5 @@ __all__ = [
     "ValueCache",
     "cached",
     "local_cache",
+    "writes_without_cache",
 ]

@@ -6,6 +6,7 @@
     ├── CacheConfigurationError     a declaration or a setting is wrong; raised when the cache opens
     ├── CacheNotRegistered          a lookup by fields that have no cache (also a ValueError)
     ├── CacheNotOpen                no cache is open, or this one is closed (also a RuntimeError)
+    │   └── CacheNotOpenWarning     a write to a cached model while no cache is open (a UserWarning)
     ├── BackendError                the cache server did not answer, or answered with an error
     ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
     └── StaleInstanceError          a full save() of an instance that a stale copy answered
@@ -37,6 +38,14 @@ class CacheNotRegistered(CacheError, ValueError):
 
 class CacheNotOpen(CacheError, RuntimeError):
     """A lookup without an open cache: open a ``ModelCache`` first."""
+
+
+class CacheNotOpenWarning(CacheNotOpen, UserWarning):
+    """A write to a cached model while no cache is open, so that readers in other processes are not told of it.
+
+    A warning, once for each model and process. ``warnings.filterwarnings("error", category=CacheNotOpenWarning)`` makes
+    it an error, which refuses each such write. ``writes_without_cache`` is for programs that mean it.
+    """
 
 
 class BackendError(CacheError):

@@ -7,6 +7,7 @@ import random
 import uuid
 from typing import Any, Final
 
+from aiomodelcache import writes_without_cache
 from benchmarks.models import Owner, PlainOwner, PlainProduct, PlainRegion, Product, Region
 
 REGIONS: Final = 5
@@ -55,11 +56,12 @@ def product(pk: int) -> dict[str, Any]:
 
 async def fill_database() -> None:
     """Writes all rows, for the models with the cache and for the plain ones."""
-    for region in (Region, PlainRegion):
-        await region.bulk_create([region(id=n, name=f"Region {n}") for n in range(1, REGIONS + 1)])
-    for owner in (Owner, PlainOwner):
-        await owner.bulk_create(
-            [owner(id=n, name=f"Owner {n}", region_id=n % REGIONS + 1) for n in range(1, OWNERS + 1)]
-        )
-    for kind in (Product, PlainProduct):
-        await kind.bulk_create([kind(**product(pk)) for pk in range(1, PRODUCTS + 1)], batch_size=200)
+    with writes_without_cache():
+        for region in (Region, PlainRegion):
+            await region.bulk_create([region(id=n, name=f"Region {n}") for n in range(1, REGIONS + 1)])
+        for owner in (Owner, PlainOwner):
+            await owner.bulk_create(
+                [owner(id=n, name=f"Owner {n}", region_id=n % REGIONS + 1) for n in range(1, OWNERS + 1)]
+            )
+        for kind in (Product, PlainProduct):
+            await kind.bulk_create([kind(**product(pk)) for pk in range(1, PRODUCTS + 1)], batch_size=200)

@@ -21,7 +21,7 @@ from quickstart_models import Event, User, Venue, create_rows
 from tortoise import Tortoise
 from tortoise.exceptions import DoesNotExist
 
-from aiomodelcache import Backend, BatchCacheQuery, MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache import Backend, BatchCacheQuery, MemoryBackend, ModelCache, RedisBackend, writes_without_cache
 
 # The tour ------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,8 @@ class LookAside:
         return title
 
     async def save(self, event: Event) -> None:
-        await event.save()
+        with writes_without_cache():
+            await event.save()
         self.round_trips += 1
         await self.store.delete(f"title:{event.id}")
 

@@ -8,7 +8,7 @@ from random import Random
 
 from tortoise import fields
 
-from aiomodelcache import CachedModel
+from aiomodelcache import CachedModel, writes_without_cache
 
 FIRST = ["Ada", "Amir", "Bea", "Chen", "Dana", "Emil", "Fatima", "Goran", "Hana", "Ines", "Jonas", "Kim", "Omar"]
 LAST = ["Berg", "Costa", "Diaz", "Eze", "Fischer", "Garcia", "Haddad", "Ito", "Jansen", "Kowal", "Mori", "Okafor"]
@@ -64,10 +64,11 @@ async def create_rows() -> str:
     users = [User(username=slug(name), name=name) for name in (f"{a} {b}" for a, b in product(FIRST, LAST))]
     houses = enumerate(product(CITIES, HOUSES))
     venues = [Venue(city=city, name=name, capacity=80 + 20 * (number % 13)) for number, (city, name) in houses]
-    await User.bulk_create(users)
-    await Venue.bulk_create(venues)
-    events = _events(Random(2026), await User.all(), await Venue.all())
-    await Event.bulk_create(events)
+    with writes_without_cache():
+        await User.bulk_create(users)
+        await Venue.bulk_create(venues)
+        events = _events(Random(2026), await User.all(), await Venue.all())
+        await Event.bulk_create(events)
     return f"{len(events):,} events, {len(users)} users and {len(venues)} venues"
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import anyio
 from tortoise.context import TortoiseContext
 
+from aiomodelcache import writes_without_cache
 from soak.faults import Faults, connect
 from soak.history import save_changes
 from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
@@ -160,8 +161,9 @@ async def _create_rows(database: str, world: World) -> None:
         connection: Any = await connect(database)
         await connection.execute(TRIGGERS)
         await connection.close()
-        await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
-        await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)
+        with writes_without_cache():
+            await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
+            await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)
 
 
 def _first(world: World, pk: int) -> Item:

@@ -6,7 +6,7 @@ Configuration errors are raised here. Each names the class, the attribute and th
 import gc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 from tortoise.models import Model
 
@@ -17,7 +17,7 @@ from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
-from aiomodelcache.declare.registry import declared, declared_values, path_of
+from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import check_values
 from aiomodelcache.entries.indexes import IndexEntries
@@ -32,9 +32,6 @@ from aiomodelcache.orm.meta import field_names, is_abstract
 from aiomodelcache.orm.relations import many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
-
-CACHED: Final = "__aiomodelcache__"
-"""Marker attribute of ``CachedModel``. The cache binds its subclasses without any further declaration."""
 
 
 @dataclass(slots=True)

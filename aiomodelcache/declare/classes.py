@@ -14,7 +14,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.declare.registry import declared
+from aiomodelcache.declare.registry import declare
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.entries.model import EntrySet
@@ -52,7 +52,7 @@ class DeclaredQuery(LookupQuery[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not cls.__module__.startswith("aiomodelcache."):
-            declared.add(cls)
+            declare(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(getattr(type(self), "model", Model))

@@ -7,7 +7,7 @@ from tortoise.fields.relational import ManyToManyRelation
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.declare.registry import declared
+from aiomodelcache.declare.registry import declare, declared
 from aiomodelcache.encoding.messages import abbreviated
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
@@ -68,7 +68,7 @@ class ModelCacheManager(Generic[M]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        declared.add(cls)
+        declare(cls)
         model: Any = cls.__dict__.get("model")
         if isinstance(model, type) and issubclass(model, Model) and not hasattr(model, "cache"):
             setattr(model, "cache", CacheAttribute())  # noqa: B010 - a plain model has no such attribute

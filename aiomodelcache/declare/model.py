@@ -7,6 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.declare.manager import CacheAttribute
+from aiomodelcache.declare.registry import watch
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write import calls, saves
@@ -33,6 +34,7 @@ class CachedModel(Model):
         super().__init_subclass__(**kwargs)
         if not isinstance(cls.__dict__.get("cache", CacheAttribute()), CacheAttribute):
             raise CacheConfigurationError(f"{cls.__name__}.cache hides the cache manager: rename the attribute.")
+        watch(cls)
 
     async def save(
         self,

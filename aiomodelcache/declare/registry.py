@@ -6,11 +6,37 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
+from tortoise.models import Model
+
+from aiomodelcache.orm.meta import is_abstract
+from aiomodelcache.write import querysets, saves
+from aiomodelcache.write.unopened import cached_models
+
 declared: Final[WeakSet[type]] = WeakSet()
 """All live cache classes and manager classes."""
 
 declared_values: Final[WeakSet[type]] = WeakSet()
 """All live subclasses of ``ValueCache``."""
+
+CACHED: Final = "__aiomodelcache__"
+"""Marker attribute of ``CachedModel``. The cache binds its subclasses without any further declaration."""
+
+
+def declare(cls: type) -> None:
+    """Records a cache class or a manager class."""
+    declared.add(cls)
+    model: Any = cls.__dict__.get("model")
+    if isinstance(model, type) and issubclass(model, Model):
+        watch(model)
+
+
+def watch(model: type[Model]) -> None:
+    """Records a cached model, so that its writes warn while no cache is open. Idempotent."""
+    if not is_abstract(model):
+        cached_models.add(model)
+        querysets.track(model)
+        if not hasattr(model, CACHED):
+            saves.wrap_methods(model)
 
 
 def module_of(declaration: Any) -> str:

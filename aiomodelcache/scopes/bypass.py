@@ -1,9 +1,11 @@
-"""The bypass of a cache, by its settings or within a block.
+"""The bypass of a cache, by its settings or within a block, and writes that need no open cache.
 
 Knows neither caches nor lookups. A context variable holds the open blocks, so that tasks started inside a block bypass
 the cache too, and other tasks do not.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, Self
@@ -54,3 +56,29 @@ class BypassBlock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+_expects_no_cache: Final[ContextVar[bool]] = ContextVar("aiomodelcache_unopened", default=False)
+
+
+@contextmanager
+def writes_without_cache() -> Generator[None]:
+    """A block in which writes to cached models without an open cache are meant, so that they do not warn.
+
+    For programs that fill a database before anything is cached, or that clear the cache afterwards. It applies to this
+    task and to tasks started inside the block. It changes nothing while a cache is open.
+
+    >>> with writes_without_cache():
+    ...     await User.create(username="dana")
+    """
+    before = _expects_no_cache.get()
+    _expects_no_cache.set(True)
+    try:
+        yield
+    finally:
+        _expects_no_cache.set(before)
+
+
+def expects_no_cache() -> bool:
+    """Returns True inside a ``writes_without_cache`` block."""
+    return _expects_no_cache.get()

@@ -35,6 +35,7 @@ from aiomodelcache.write.bulk_rows import (
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
+from aiomodelcache.write.unopened import warn_if_unopened
 
 AwaitGenerator = Generator[Any, Any, Any]
 
@@ -56,6 +57,7 @@ class _TrackedQuery:
 
     def __await__(self: Any) -> AwaitGenerator:
         if not self.caches():
+            warn_if_unopened(self.model)
             return cast("AwaitGenerator", cast("Any", super()).__await__())
         return _run_captured(self).__await__()
 

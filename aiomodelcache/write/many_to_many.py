@@ -16,11 +16,11 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over
+from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over, open_caches
 from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
-from aiomodelcache.orm.relations import many_to_many, many_to_many_names, through_table
+from aiomodelcache.orm.relations import ManyToMany, many_to_many, many_to_many_names, through_table
 from aiomodelcache.orm.select import linked_to
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import settled, transaction
@@ -28,6 +28,7 @@ from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
+from aiomodelcache.write.unopened import cached_models, warn_if_unopened
 
 
 class CachedManyToMany(property):
@@ -36,9 +37,22 @@ class CachedManyToMany(property):
 
 def install(model: type[Model], cache: OpenCache) -> None:
     """Installs the property on those many-to-many relations of a model that affect a cache. Idempotent."""
+    _install(model, lambda relation: cache.watches_table(relation.table))
+
+
+def install_unopened(model: type[Model]) -> None:
+    """Installs it on the relations between cached models, so that writes warn while no cache is open. Idempotent."""
+    if model in cached_models and not open_caches:
+        _install(model, lambda relation: relation.related in cached_models)
+
+
+def _install(model: type[Model], is_affected: Callable[[ManyToMany], bool]) -> None:
     for name in many_to_many_names(model):
-        relation, original = many_to_many(model, name), getattr(model, name)
-        if relation is not None and cache.watches_table(relation.table) and not isinstance(original, CachedManyToMany):
+        original = getattr(model, name, None)  # None before Tortoise.init
+        if original is None or isinstance(original, CachedManyToMany):
+            continue
+        relation = many_to_many(model, name)
+        if relation is not None and is_affected(relation):
             get = partial(_tracked, original.fget)
             setattr(model, name, CachedManyToMany(get, original.fset, original.fdel))
 
@@ -97,6 +111,8 @@ class TrackedRelation(ManyToManyRelation[Any]):
         ``others`` are the rows at the other end. None stands for all rows that are linked.
         """
         caches = caches_with_links(self.field)
+        if not caches and self.remote_model in cached_models:
+            warn_if_unopened(type(self.instance))
         if not caches or others == () or not all(map(is_saved, [self.instance, *(others or ())])):
             await write(using_db=using_db)
             return

@@ -15,6 +15,7 @@ from aiomodelcache.open_cache import bound_caches
 from aiomodelcache.orm.meta import managers
 from aiomodelcache.write.bulk_queries import TrackedBulkCreate, TrackedBulkUpdate, TrackedDelete, TrackedUpdate
 from aiomodelcache.write.manual import invalidate_rows
+from aiomodelcache.write.many_to_many import install_unopened
 
 
 def track(model: type[Model]) -> None:
@@ -27,6 +28,7 @@ def track(model: type[Model]) -> None:
 def _tracked_queryset(original: Callable[[], Any]) -> Any:
     queryset = original()
     queryset.__class__ = _tracked_class(queryset.__class__)
+    install_unopened(queryset.model)
     return queryset
 
 

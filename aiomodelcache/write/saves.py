@@ -39,7 +39,9 @@ from aiomodelcache.write.affected import (
 )
 from aiomodelcache.write.calls import Write, current_write, intent_scope
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
+from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
+from aiomodelcache.write.unopened import warn_if_unopened
 
 
 def listen(model: type[Model]) -> None:
@@ -156,6 +158,9 @@ async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, cl
     """
     model = type(instance)
     is_captured = bound_caches(model) or caches_cascading_from(model)
+    if not is_captured:
+        warn_if_unopened(model)
+        install_unopened(model)
     if is_captured and outermost(client or write_client(model)) is None:
         await settled(call())
     else:

@@ -25,7 +25,8 @@ ORDER = {
     "client": "",
     "binding": "binder paths factory class_options",
     "declare": "related cached model values manager classes options registry",
-    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update calls affected transactions",
+    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update calls affected transactions "
+    "unopened",
     "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
     "open_cache": "",
     "engine": "reader writer leases hits background batch_read batching loader run intent tasks",

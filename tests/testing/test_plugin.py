@@ -126,6 +126,20 @@ class TestRunners:
         run(project, ASYNCIO, ANYIO).assert_outcomes(passed=2)
 
 
+@pytest.mark.parametrize(
+    ("filters", "outcome"),
+    [("error", "passed"), ("\n error\n error::aiomodelcache.CacheNotOpenWarning", "failed")],
+)
+def test_tests_may_write_while_no_cache_is_open_unless_a_filter_names_the_warning(
+    project: pytest.Pytester, filters: str, outcome: str
+) -> None:
+    write(project, filterwarnings=filters, **AUTO)
+    project.makepyfile(
+        test_shops="from shops import Shop\n\nasync def test_a_row(database):\n    await Shop.create(name='corner')\n"
+    )
+    run(project, ASYNCIO, arguments=("-W", "error") if outcome == "passed" else ()).assert_outcomes(**{outcome: 1})
+
+
 def test_tests_in_several_processes_share_a_server_and_no_entries(
     project: pytest.Pytester, redis_server: RedisServer
 ) -> None:
