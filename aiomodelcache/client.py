@@ -17,6 +17,7 @@ from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig, Settings
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -172,8 +173,8 @@ class ModelCache:
             return cast("Backend", argument)
         else:
             raise CacheConfigurationError(
-                f"ModelCache: {argument!r} is no backend: pass a URL like redis://localhost:6379/0 or memory://, "
-                "a redis.asyncio client, or a Backend."
+                f"ModelCache: {described(argument)} is no backend: pass a URL like redis://localhost:6379/0 or "
+                "memory://, a redis.asyncio client, or a Backend."
             )
         return self._owned_backend
 

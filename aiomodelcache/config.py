@@ -163,7 +163,8 @@ class CacheConfig:
         else:
             error = make(model) if issubclass(make, DoesNotExist) else make()
         if not isinstance(error, Exception):
-            raise CacheConfigurationError(f"CacheConfig.not_found returned {error!r}: it must return an exception.")
+            kind = None if error is None else type(error).__qualname__
+            raise CacheConfigurationError(f"CacheConfig.not_found returned {kind}: it must return an exception.")
         return error
 
 

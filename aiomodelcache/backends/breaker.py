@@ -13,6 +13,7 @@ from typing import Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend, SupportsStartRead, SupportsTracking
+from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.observe.stats import Stats, logger
 
@@ -135,7 +136,7 @@ class GuardedBackend:
             failure = self._record_failure(error)
             if failure is error:
                 raise
-            raise failure from error
+            raise failure from cause(error)
         self._record_success()
         return result
 
@@ -181,7 +182,7 @@ class GuardedBackend:
     def _record_failure(self, error: Exception) -> BackendError:
         failure = error
         if not isinstance(failure, BackendError):
-            failure = BackendError(f"{type(self.backend).__name__} failed: {error!r}")
+            failure = BackendError(f"{type(self.backend).__name__} failed: {reason(error)}")
         self.stats.backend_errors += 1
         self.failures += 1
         self.near.drop_all()

@@ -16,7 +16,7 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheNotRegistered
@@ -72,7 +72,7 @@ class DeclaredQuery(LookupQuery[T]):
         self._params = params
 
     def __repr__(self) -> str:
-        params = ", ".join(f"{name}={abbreviated(value)}" for name, value in self._params.items())
+        params = ", ".join(f"{name}={described(value)}" for name, value in self._params.items())
         return f"<{type(self).__name__}({params})>"
 
     def declared_entries(self, cache: OpenCache) -> EntrySet | ResultEntries | RelationPath:

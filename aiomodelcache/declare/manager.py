@@ -8,7 +8,7 @@ from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare, declared
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
@@ -231,7 +231,7 @@ class ModelCacheManager(Generic[M]):
         """
         if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
             name = self._model.__name__
-            raise TypeError(f"{name}.cache.update takes an instance of {name}; got {abbreviated(instance)}.")
+            raise TypeError(f"{name}.cache.update takes an instance of {name}; got {described(instance)}.")
         await update(instance, values)
 
     async def invalidate(self, rows: Any = None, /, **key: Any) -> int:
@@ -267,7 +267,7 @@ class ModelCacheManager(Generic[M]):
             raise TypeError(f'{name}.cache takes either the values of a key, like slug="x", or a query.')
         if query is not None:
             if not isinstance(query, LookupQuery):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
-                raise TypeError(f"{name}.cache takes the query of one key; got {abbreviated(query)}.")
+                raise TypeError(f"{name}.cache takes the query of one key; got {described(query)}.")
             return query
         kind: Any = GetQuery if cache.entries_of(self._model).kind(key) == "get" else FilterQuery
         return cast("LookupQuery[Any]", kind(self._model, key, self._cache))

@@ -18,7 +18,7 @@ from aiomodelcache.config import InvalidationType, is_duration
 from aiomodelcache.declare.options import near_option
 from aiomodelcache.declare.registry import declared_values, label_of, path_of
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.results import DontCache, ResultEntries
@@ -133,7 +133,9 @@ class BaseValueQuery(CacheQuery[T]):
         self._compute = compute
 
     def __repr__(self) -> str:
-        return f"<{self._declaration.origin}{abbreviated(self._key)}>"
+        key: object = self._key
+        parts = cast("tuple[object, ...]", key if isinstance(key, tuple) else (key,))
+        return f"<{self._declaration.origin}({', '.join(map(described, parts))})>"
 
     def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
         """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
@@ -141,7 +143,7 @@ class BaseValueQuery(CacheQuery[T]):
         try:
             return result, result.key((_key_part(self._key),))
         except TypeError as error:
-            raise TypeError(f"{self._declaration.origin}: {error}") from None
+            raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction that has invalidated this value, if any.
@@ -176,8 +178,8 @@ def _key_part(value: Any) -> Any:
     """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
     if isinstance(value, Model):
         if value.pk is None:
-            raise TypeError(
-                f"{abbreviated(value)} has no primary key yet, so that no value can be cached for it: save it first."
+            raise SafeTypeError(
+                f"This {type(value).__name__} has no primary key yet, so no value can be cached for it: save it first."
             )
         return full_name(type(value)), value.pk
     kind = cast("Any", type(value))

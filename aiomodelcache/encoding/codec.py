@@ -5,6 +5,8 @@ import decimal
 import uuid
 from typing import Any, Final, Protocol
 
+from aiomodelcache.encoding.messages import SafeError
+
 NATIVE: Final = frozenset(
     {
         int,
@@ -23,12 +25,12 @@ NATIVE: Final = frozenset(
 """Types that msgspec decodes to an equal value when it knows the type."""
 
 
-class DecodeError(ValueError):
-    """The error for bytes that this program would not have stored."""
+class DecodeError(SafeError):
+    """The error for bytes that this program would not have stored. Its text is logged, and must not hold a value."""
 
 
-class EncodeError(ValueError):
-    """The error for a value that would not come back the same from the cache."""
+class EncodeError(SafeError):
+    """The error for a value that would not come back the same. Its text is logged, and must not hold the value."""
 
 
 class Codec(Protocol):

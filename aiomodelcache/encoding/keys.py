@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import SafeTypeError
 
 _MAX_LENGTH: Final = 160
 """Maximum length of the encoded values in a key, in bytes. A longer text is replaced by its digest."""
@@ -146,7 +146,7 @@ def _encode_subclass(value: Any) -> bytes:
             return _ENCODERS[base](value)
     if isinstance(value, enum.Enum):
         return _enum(value)
-    raise TypeError(
-        f"{abbreviated(value)} is of type {type(value).__qualname__}, which cannot be part of a cache key: "
+    raise SafeTypeError(
+        f"A value of type {type(value).__qualname__} cannot be part of a cache key: "
         "use a number, a string, a date, a UUID, an enum member, or a tuple of these."
     )

@@ -25,6 +25,8 @@ import os
 from typing import Final
 from zlib import crc32
 
+from aiomodelcache.encoding.messages import SafeError
+
 FORMAT_VERSION: Final = 1
 """The version of the stored format, part of every fingerprint. Bump it whenever the meaning of stored bytes changes."""
 
@@ -52,7 +54,7 @@ _PAYLOAD: Final = slice(CREATED.stop, None)
 _HEADER_SIZE: Final = CREATED.stop
 
 
-class DamagedEntry(ValueError):
+class DamagedEntry(SafeError):
     """The error for bytes that are not those that were stored."""
 
 

@@ -1,27 +1,41 @@
-"""Texts of values and errors in messages, of limited length."""
+"""Values and errors as messages show them: by their types only.
 
+A value may be a secret, such as a token, or what an encrypted column holds. Errors and logs reach places that must not
+have it, so no message of the cache quotes one.
+"""
+
+import re
 from typing import Final
 
-MAX_TEXT: Final = 120
-"""Maximum number of characters of one value in a message. The middle of a longer text is left out."""
+import msgspec
+
+_MSGSPEC: Final = re.compile(
+    r"(Expected `[\w |.-]+`(, got `[\w |.-]+`)?|Invalid [A-Za-z0-9]+)( - at `\$(\[(\d+|\.\.\.)\])*`)?"
+)
+"""The messages of msgspec that name types and positions alone."""
 
 
-def abbreviated(value: object) -> str:
-    """Returns the ``repr`` of a value for a message, without its middle if it is long."""
-    try:
-        return shortened(repr(value))
-    except Exception:  # an integer of too many digits, or a user's own __repr__
-        return f"<{type(value).__qualname__}>"
+class SafeError(ValueError):
+    """An error whose text holds no value of a column, an argument or a key, so that it may be shown and logged."""
 
 
-def shortened(text: object) -> str:
-    """Returns a text, such as another error's, without its middle if it is long."""
-    full = str(text)
-    if len(full) <= MAX_TEXT:
-        return full
-    return f"{full[: MAX_TEXT * 2 // 3]}...{full[-MAX_TEXT // 3 :]}"
+class SafeTypeError(SafeError, TypeError):
+    """A ``SafeError`` about a type."""
 
 
-def cause(error: Exception) -> Exception | None:
-    """Returns the error to chain a shorter one to. Returns None if a traceback would show a long text in full."""
-    return error if len(str(error)) <= MAX_TEXT else None
+def described(value: object) -> str:
+    """Returns the type of a value for a message, such as ``<str>``."""
+    return "None" if value is None else f"<{type(value).__qualname__}>"
+
+
+def reason(error: BaseException) -> str:
+    """Returns the text of an error if it holds no value, else the name of its class."""
+    text = str(error) if isinstance(error, SafeError | msgspec.ValidationError) else ""
+    return text if isinstance(error, SafeError) or _MSGSPEC.fullmatch(text) else type(error).__qualname__
+
+
+def cause(error: BaseException) -> BaseException:
+    """Returns the error to chain a message to: the error, or one without its text that has its traceback."""
+    if isinstance(error, SafeError):
+        return error
+    return SafeError(f"{reason(error)} (its text may hold values)").with_traceback(error.__traceback__)

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError, EncodeError
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
 from aiomodelcache.encoding.values import encoder, read_extension
 
 
@@ -76,7 +76,10 @@ class RowCodec:
                 for name, dump in unproven:
                     _check_round_trip(name, values[name], decoded[name], dump)
         except Exception as error:
-            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._column_name, str(error))) from error
+            missing = [name for name in self._names if name not in values]
+            if missing:
+                raise EncodeError(f"it lacks {', '.join(missing)}") from cause(error)
+            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._column_name, reason(error))) from cause(error)
         return data
 
     def decode(self, data: bytes) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class RowCodec:
         try:
             return self.decode_unsafely(data)
         except Exception as error:
-            raise DecodeError(str(error)) from error
+            raise DecodeError(reason(error)) from cause(error)
 
     def decode_unsafely(self, data: bytes) -> dict[str, Any]:
         """Decodes like ``decode``, but lets the exceptions of msgspec and of a user's own ``load`` pass."""
@@ -122,7 +125,7 @@ class KeysCodec:
                 for pk, decoded in zip(pks, self._decode(data), strict=True):
                     _check_round_trip(self._name, pk, decoded, dump)
         except Exception as error:
-            raise EncodeError(str(error)) from error
+            raise EncodeError(reason(error)) from cause(error)
         return data
 
     def decode(self, data: bytes) -> list[Any]:
@@ -130,7 +133,7 @@ class KeysCodec:
         try:
             return self._decode(data)
         except Exception as error:
-            raise DecodeError(str(error)) from error
+            raise DecodeError(reason(error)) from cause(error)
 
     def _decode(self, data: bytes) -> list[Any]:
         load = self._load
@@ -174,7 +177,7 @@ def _check_round_trip(name: str, value: Any, decoded: Any, dump: Callable[[Any],
     """
     if isinstance(decoded, type(value)) and (_equal(value, decoded) or (dump and dump(value) == dump(decoded))):
         return
-    raise TypeError(f"{name} is {abbreviated(value)}, which would come back as {abbreviated(decoded)}")
+    raise SafeTypeError(f"{name} is {described(value)}, which would come back as another value ({described(decoded)})")
 
 
 def _equal(value: Any, decoded: Any) -> bool:

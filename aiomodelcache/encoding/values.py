@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
+from aiomodelcache.encoding.messages import SafeTypeError, cause, reason
 
 encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 
@@ -35,7 +36,7 @@ class ValueCodec:
         try:
             return _untyped.decode(data)
         except Exception as error:
-            raise DecodeError(str(error)) from error
+            raise DecodeError(reason(error)) from cause(error)
 
 
 class InstanceReference(NamedTuple):
@@ -58,7 +59,7 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     if kind in _UNAMBIGUOUS or (kind is int and -(2**63) <= value < 2**64):
         return value
     if kind in _NESTING and not levels:
-        raise TypeError(TOO_DEEP)
+        raise SafeTypeError(TOO_DEEP)
     if kind is list:
         return [item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for item in value]
     if kind is dict and _STR_ONLY.issuperset(map(type, value)):
@@ -67,7 +68,7 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
         }
     code = _CODES.get(kind)
     if code is None:
-        raise TypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
+        raise SafeTypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
     if code in _COLLECTIONS:
         items = map(list, value.items()) if kind is dict else value
         return msgspec.msgpack.Ext(code, encoder.encode([to_msgpack(item, levels - 1) for item in items]))

@@ -79,6 +79,7 @@ class IndexEntries:
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
         self.uses_loose_collation = schema.uses_loose_collation(attributes)
+        self._encodable = schema.encodable_types(attributes[0])
         self.compares_by_value = schema.compares_like_keys(attributes)
         """True if ``==`` tells values apart as the database does. Else their cache keys are compared."""
         self.caches_absence = caches_absence
@@ -95,7 +96,7 @@ class IndexEntries:
 
     def key_of_one(self, value: Any) -> bytes:
         """Returns the key for a single value, of an index by one column."""
-        if type(value) is not int and type(value) is not str:
+        if type(value) not in self._encodable:
             value = self.schema.key_value(self.attributes[0], value)
         return self.prefix + keys.encode_single(value)
 

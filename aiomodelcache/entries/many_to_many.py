@@ -16,6 +16,7 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import VALUE, pack
+from aiomodelcache.encoding.messages import cause
 from aiomodelcache.entries.base import fingerprint, now_ms
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
@@ -120,7 +121,7 @@ class ManyToManyEntries(IndexEntries):
         try:
             encoded = [keys.encode_value(key_value(name, row[name])) for row in rows for name in self.ordering]
         except TypeError as error:
-            raise EncodeError(f"it is ordered by a column whose values have no equality: {error}") from error
+            raise EncodeError("it is ordered by a column whose values have no equality") from cause(error)
         return hashlib.blake2b(b":".join(encoded), digest_size=_DIGEST_SIZE).digest()
 
 

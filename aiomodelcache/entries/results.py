@@ -12,8 +12,8 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
-from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, DamagedEntry, pack, unpack
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
+from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec
 from aiomodelcache.entries.base import (
     NoValue,
@@ -50,7 +50,7 @@ class DontCache(Generic[T]):
         self.value = value
 
     def __repr__(self) -> str:
-        return f"DontCache({abbreviated(self.value)})"
+        return f"DontCache({described(self.value)})"
 
 
 class ResultEntries:
@@ -129,8 +129,7 @@ class ResultEntries:
                 state, payload = self.policy.unwrap_copy(payload)
             return self._codec.decode(payload) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
-            expected = isinstance(error, DamagedEntry | DecodeError)
-            return count_undecodable(self.counters, self.name, error if expected else DecodeError(repr(error)))
+            return count_undecodable(self.counters, self.name, error)
 
     def entry(self, token: bytes, epoch: bytes | None, value: Any) -> bytes:
         """Returns the entry of a computed value, empty if the value must not be stored.
@@ -153,7 +152,7 @@ class ResultEntries:
         except EncodeError:
             raise
         except Exception as error:
-            raise EncodeError(str(error)) from error
+            raise EncodeError(reason(error)) from cause(error)
 
     def ttl(self, value: Any) -> int:
         """Returns the lifetime of a value's entry, in milliseconds. None lives as long as other absences."""
@@ -182,7 +181,7 @@ class ResultEntries:
         for reference in references:
             rows: RowEntries | None = rows_by_name.get(reference.model)
             if rows is None:
-                raise DecodeError(f"it refers to {reference.model}, which has no cache")
+                raise DecodeError("it refers to a model that has no cache")
             [pk] = rows.schema.pks_codec.decode(reference.pk)
             rows.check_keys([pk])
             resolved[reference] = rows, pk

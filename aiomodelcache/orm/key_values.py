@@ -17,6 +17,7 @@ from tortoise.fields import data as data_fields
 from tortoise.models import Model
 
 from aiomodelcache.encoding import keys
+from aiomodelcache.encoding.messages import SafeError
 from aiomodelcache.orm.fields import converts_like_tortoise, is_enum
 
 
@@ -115,10 +116,10 @@ def _referred_value(field: Any, instance: Model) -> Any:
     """Returns the value of a foreign key column that refers to ``instance``. Raises ``ValueError``."""
     relation = field.reference
     if relation is None or not isinstance(instance, relation.related_model):
-        raise ValueError(f"a {type(instance).__name__} is not a value of this field")
+        raise SafeError(f"a {type(instance).__name__} is not a value of this field")
     value = getattr(instance, relation.to_field_instance.model_field_name)
     if value is None:
-        raise ValueError("the instance has no key yet; save it first")
+        raise SafeError("the instance has no key yet; save it first")
     return value
 
 

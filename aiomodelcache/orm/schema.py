@@ -28,7 +28,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.encoding.codec import NATIVE
-from aiomodelcache.encoding.messages import abbreviated, cause, shortened
+from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import root_client
@@ -193,7 +193,7 @@ class ModelSchema:
             return normaliser(value)
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
             raise ValueError(
-                f"{self.name}.{attribute} cannot be looked up by {abbreviated(value)}: {shortened(error)}"
+                f"{self.name}.{attribute} cannot be looked up by {described(value)}: {reason(error)}"
             ) from cause(error)
 
     def identity_type(self, attribute: str) -> tuple[Any, int]:
@@ -209,6 +209,10 @@ class ModelSchema:
         if value is None or ((type(value) in NATIVE or isinstance(value, uuid.UUID)) and attribute not in self._custom):
             return value
         return meta_of(self.model).fields_map[attribute].to_db_value(value, self.model)
+
+    def encodable_types(self, attribute: str) -> frozenset[type]:
+        """Returns common types of normalised values that ``key_value`` leaves unchanged."""
+        return frozenset() if attribute in self._custom else frozenset((int, str))
 
     def can_hold(self, attributes: Iterable[str], values: Values) -> bool:
         """Returns False if no row can have one of these normalised values, so that no statement need look for them."""

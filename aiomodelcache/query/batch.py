@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
@@ -30,17 +30,18 @@ class BatchCacheQuery:
         self.push(queries, **named)
 
     def __repr__(self) -> str:
-        return f"<BatchCacheQuery {self._queries!r}>"
+        return f"<BatchCacheQuery {[*self._queries.values()]!r}>"
 
     def push(self, queries: Mapping[Any, CacheQuery[Any]] | None = None, /, **named: CacheQuery[Any]) -> Self:
         """Adds queries, as a mapping, by name, or both. Raises ``TypeError`` naming a value that is not a query."""
         if queries is not None and not isinstance(queries, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {abbreviated(queries)}.")
+            raise TypeError(f"BatchCacheQuery takes a dict of queries, or queries by name; got {described(queries)}.")
         added: dict[Any, Any] = {**(queries or {}), **named}
-        for name, query in added.items():
+        for number, (name, query) in enumerate(added.items(), 1):
             if not isinstance(query, CacheQuery):
+                shown = repr(name) if name in named else f"value {number} of the dict"
                 raise TypeError(
-                    f"BatchCacheQuery: {abbreviated(name)} is not a query, but of type {type(query).__name__}. "
+                    f"BatchCacheQuery: {shown} is not a query, but of type {type(query).__name__}. "
                     "Pass Model.cache.get(...) and the like without awaiting them."
                 )
         self._queries.update(added)

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
@@ -54,7 +54,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     ) -> None:
         super().__init__(cache)
         if isinstance(wanted, str | bytes):
-            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {abbreviated(wanted)}.")
+            raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {described(wanted)}.")
         self._model = model
         self._fields = (key,) if isinstance(key, str) else tuple(key)
         self._single = len(self._fields) == 1
@@ -63,7 +63,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
     def __repr__(self) -> str:
         fields = ", ".join(self._fields)
-        return f"<{type(self).__name__} {self._model.__name__}({fields} in {abbreviated(self._requested)})>"
+        return f"<{type(self).__name__} {self._model.__name__}({fields} in {len(self._requested)} values)>"
 
     def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> Any:
         """Returns the result, made of the rows that exist, and the cache key and value of each."""
@@ -103,7 +103,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
     def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
-            text = abbreviated(cast("object", wanted))
+            text = described(cast("object", wanted))
             raise ValueError(f"{self._model.__name__}: {text} is no value of ({', '.join(self._fields)})")
         return tuple(cast("Sequence[Any]", wanted))
 

@@ -94,9 +94,11 @@ class Explanation:
     """
 
     query: str
+    """The query, with the types of its values."""
     source: Literal["scope", "cache", "database"]
     reason: Reason
     key: str
+    """The cache key, which holds the values looked up."""
     entry: EntryState | None = None
     """The entry under the key: a row if looked up by primary key, else an index, a list or a computed value.
 

@@ -11,7 +11,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
@@ -205,7 +205,7 @@ class FieldsQuery(LookupQuery[T]):
         self._entry_set, self._cache = match.entry_set, cache
 
     def __repr__(self) -> str:
-        filters = ", ".join(f"{name}={abbreviated(value)}" for name, value in self._filters.items())
+        filters = ", ".join(f"{name}={described(value)}" for name, value in self._filters.items())
         return f"<{type(self).__name__} {self._model.__name__}({filters})>"
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.open_cache import OpenCache
@@ -29,7 +29,7 @@ class ManyToManyQuery(LookupQuery[list[Any]]):
         self._pk = pk
 
     def __repr__(self) -> str:
-        return f"<ManyToManyQuery {self._through.owner.name}({abbreviated(self._pk)}).{self._through.relation.name}>"
+        return f"<ManyToManyQuery {self._through.owner.name}({described(self._pk)}).{self._through.relation.name}>"
 
     def entry_set(self, cache: OpenCache) -> tuple[EntrySet, list[Any]]:
         return self._through, [self._pk]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
@@ -139,7 +139,7 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
     for root in roots:
         if not isinstance(root, model):
             raise TypeError(
-                f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {abbreviated(root)}."
+                f"{model.__name__}.cache.prefetch takes instances of {model.__name__}; got {described(root)}."
             )
     tree = _PrefetchNode(cache, model)
     for path in paths:
@@ -177,7 +177,7 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
     relation = schema.foreign_key(name)
     where = f"{model.__name__}.cache.set_related"
     if not isinstance(instance, model):
-        raise TypeError(f"{where} takes an instance of {model.__name__}; got {abbreviated(instance)}.")
+        raise TypeError(f"{where} takes an instance of {model.__name__}; got {described(instance)}.")
     if relation is None:
         raise ValueError(
             f"{where}: {name!r} is no foreign key of {model.__name__}. "
@@ -185,13 +185,13 @@ def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, 
         )
     related, attribute, to_field = relation
     if row is not None and not isinstance(row, related):
-        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {abbreviated(row)}.")
+        raise TypeError(f"{where}: {model.__name__}.{name} refers to {related.__name__}; got {described(row)}.")
     expected = vars(instance).get(attribute)
     actual = None if row is None else vars(row).get(to_field)
     if not same_value(expected, actual):
         raise ValueError(
-            f"{where}: this {model.__name__} refers to the {related.__name__} whose {to_field} is "
-            f"{abbreviated(expected)}, but got the one whose {to_field} is {abbreviated(actual)}. "
+            f"{where}: this {model.__name__} refers to another {related.__name__}, or to none: its {attribute} differs "
+            f"from the {to_field} of the one given. "
             "To refer to another one, assign it, or use update()."
         )
     vars(instance)[f"_{name}"] = row

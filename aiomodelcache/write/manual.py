@@ -13,7 +13,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.encoding.messages import abbreviated
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.intent import Intent, Versioned
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
@@ -50,7 +50,7 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) 
     items: list[Any] = [*target] if type(target) in (list, tuple, set, frozenset) else [target]
     for item in items:
         if isinstance(item, Model) and not isinstance(item, schema.model):
-            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {abbreviated(item)}.")
+            raise TypeError(f"{schema.name}.cache.invalidate takes rows of {schema.name}; got {described(item)}.")
     pks = [schema.normalise(schema.pk, item.pk if isinstance(item, Model) else item) for item in items]
     possible = [pk for pk in pks if schema.can_hold((schema.pk,), (pk,))]
     rows: list[RowValues] = [*await select_values(schema.model, client, schema.pk, possible, wanted)]

@@ -12,7 +12,7 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import abbreviated, cause, shortened
+from aiomodelcache.encoding.messages import SafeError, cause, described, reason
 from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values
@@ -85,9 +85,7 @@ def _converted_values(instance: Model, values: Mapping[str, Any]) -> dict[str, A
         try:
             assigned[attribute] = _converted(instance, name, attribute, value)
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
-            raise ValueError(f"{model.__name__}.{name} cannot be {abbreviated(value)}: {shortened(error)}") from cause(
-                error
-            )
+            raise ValueError(f"{model.__name__}.{name} cannot be {described(value)}: {reason(error)}") from cause(error)
     return assigned
 
 
@@ -117,18 +115,18 @@ def _converted(instance: Model, name: str, attribute: str, value: Any) -> Any:
     if isinstance(value, Expression):
         return value
     if isinstance(value, Term):
-        raise ValueError("save() takes no subqueries and no SQL; use filter(...).update(...)")
+        raise SafeError("save() takes no subqueries and no SQL; use filter(...).update(...)")
     if isinstance(value, Model):
         if name not in _relations(type(instance)):
-            raise ValueError("an instance can be written to a relation only")
+            raise SafeError("an instance can be written to a relation only")
         relation = meta.fields_map[name]
         if not isinstance(value, relation.related_model):
-            raise ValueError(f"it refers to {relation.related_model.__name__}")
+            raise SafeError(f"it refers to {relation.related_model.__name__}")
         value = getattr(value, relation.to_field_instance.model_field_name) if is_saved(value) else None
         if value is None:
-            raise ValueError("it was never saved: save it first")
+            raise SafeError("it was never saved: save it first")
     if value is None and not field.null:
-        raise ValueError("the column is not nullable")
+        raise SafeError("the column is not nullable")
     converted = field.to_python_value(value)
     field.to_db_value(converted, instance)
     return converted

@@ -203,7 +203,7 @@ class TestStores:
         with pytest.raises(CacheConfigurationError) as caught:
             await ModelCache(url).open()
         message = str(caught.value)
-        assert repr(url) in message
+        assert repr(url.replace(":port", ":***").replace("option=1", "option=***")) in message
         assert "redis://" in message
         assert "memory://" in message
         assert message.count("\n") == 0
@@ -785,13 +785,13 @@ class TestMistakes:
         with pytest.raises(CacheNotRegistered, match=r"several rows may share \(state\); .* Use filter\."):
             await Event.cache.get_many(["open"], key="state")
         text: Any = "pycon"
-        with pytest.raises(TypeError, match=exactly("Event: get_many and in_bulk take a list of values; got 'pycon'.")):
+        with pytest.raises(TypeError, match=exactly("Event: get_many and in_bulk take a list of values; got <str>.")):
             Event.cache.get_many(text, key="slug")
 
     async def test_wrong_arguments_of_batches_and_cache_classes_are_type_errors(self, cache: ModelCache) -> None:
         listed: Any = [Event.cache.get(id=1)]
         with pytest.raises(
-            TypeError, match=r"^BatchCacheQuery takes a dict of queries, or queries by name; got \[<Get"
+            TypeError, match=r"^BatchCacheQuery takes a dict of queries, or queries by name; got <list>\.$"
         ):
             BatchCacheQuery(listed)
         event: Any = Event()
@@ -828,14 +828,12 @@ class TestMistakes:
 
     async def test_the_repr_of_a_query_shows_its_kind_and_key(self, cache: ModelCache) -> None:
         queries = {
-            Event.cache.get(slug="pycon"): "<GetQuery Event(slug='pycon')>",
-            Event.cache.filter(organizer=1): "<FilterQuery Event(organizer=1)>",
-            Event.cache.get_many([1, 2]): "<ManyQuery Event(pk in [1, 2])>",
-            Event.cache.in_bulk(["a"], key="slug"): "<BulkQuery Event(slug in ['a'])>",
-            EventBySlug("pycon"): "<EventBySlug(slug='pycon')>",
+            Event.cache.get(slug="pycon"): "<GetQuery Event(slug=<str>)>",
+            Event.cache.filter(organizer=1): "<FilterQuery Event(organizer=<int>)>",
+            Event.cache.get_many([1, 2]): "<ManyQuery Event(pk in 2 values)>",
+            Event.cache.in_bulk(["a"], key="slug"): "<BulkQuery Event(slug in 1 values)>",
+            EventBySlug("pycon"): "<EventBySlug(slug=<str>)>",
         }
         assert {repr(query): text for query, text in queries.items()} == {text: text for text in queries.values()}
         batch = BatchCacheQuery(event=EventBySlug("pycon"), count=Event.cache.count(organizer=1))
-        assert repr(batch) == (
-            "<BatchCacheQuery {'event': <EventBySlug(slug='pycon')>, 'count': <CountQuery Event(organizer=1)>}>"
-        )
+        assert repr(batch) == ("<BatchCacheQuery [<EventBySlug(slug=<str>)>, <CountQuery Event(organizer=<int>)>]>")

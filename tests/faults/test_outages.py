@@ -456,9 +456,7 @@ class TestCustomBackend:
             backend, lambda name, number: operation in (name, "any"), KeyError("oops"), carried_out=False
         )
         await read_and_write_everything(store)
-        assert (
-            "aiomodelcache: the cache is not used for now: FailingBackend failed: KeyError('oops')" in caplog.messages
-        )
+        assert "aiomodelcache: the cache is not used for now: FailingBackend failed: KeyError" in caplog.messages
 
     async def test_a_backend_that_returns_too_few_entries_fails_every_waiter(
         self, database: BaseDBAsyncClient, backend: CountingBackend

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
-from tortoise.contrib.postgres.fields import ArrayField
 from tortoise.exceptions import DoesNotExist, IntegrityError, MultipleObjectsReturned
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, CacheNotRegistered, ModelCache, NotFoundError
-from aiomodelcache.encoding.messages import MAX_TEXT, abbreviated
 from aiomodelcache.orm.key_values import can_hold
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.odd_models import Coin, Draft, HasParts, Part, PartCount
@@ -61,7 +59,7 @@ async def test_a_value_that_no_row_can_have_finds_none_and_asks_no_database(
 ) -> None:
     row = await Part.create(slug="a", note="a")
     for field, value in unheld(database):
-        where = f"{field}={abbreviated(value)}"
+        where = f"{field}={type(value).__name__}"
         async with assert_ops(backend, sql=0):
             for _ in range(2):
                 assert not await look_up(field, value), where
@@ -210,26 +208,11 @@ async def test_a_large_value_makes_a_short_message(cache: ModelCache, database: 
         with pytest.raises((ValueError, TypeError)) as caught:
             await call()
         text = "".join(traceback.format_exception(caught.value))
-        assert len(str(caught.value)) < 4 * MAX_TEXT
-        assert "x" * MAX_TEXT not in text
+        assert len(str(caught.value)) < 500
+        assert "x" * 100 not in text
         assert str(caught.value).startswith(("Part.", "PartCount"))
-    with pytest.raises(TypeError, match=r"^Part: get_many and in_bulk take a list of values; got 'xxx") as caught:
+    with pytest.raises(TypeError, match=r"^Part: get_many and in_bulk take a list of values; got <str>") as caught:
         Part.cache.get_many(large)
-    assert len(str(caught.value)) < 4 * MAX_TEXT
+    assert len(str(caught.value)) < 500
     for query in (Part.cache.get(slug=large), Part.cache.get_many([large]), PartCount(large)):
-        assert len(repr(query)) < 2 * MAX_TEXT
-
-
-def test_a_value_is_abbreviated_in_its_middle() -> None:
-    class Unprintable:
-        def __repr__(self) -> str:
-            raise RuntimeError
-
-    assert abbreviated("short") == "'short'"
-    assert abbreviated(Unprintable()).endswith(".Unprintable>")
-    assert abbreviated(10**5_000) == "<int>"
-    text = abbreviated("a" * 100 + "b" * 100)
-    assert text.startswith("'aaa")
-    assert text.endswith("bbb'")
-    assert len(text) == MAX_TEXT + len("...")
-    assert ArrayField().field_type is list
+        assert len(repr(query)) < 200

@@ -63,7 +63,7 @@ class TestKey:
             wrong.key(EventBySlug("pycon"), slug="pycon")
         with pytest.raises(CacheNotRegistered, match=r"Event has no cache by \(title\)"):
             Event.cache.key(title="PyCon")
-        with pytest.raises(ValueError, match=r"Event\.id cannot be looked up by 'x'"):
+        with pytest.raises(ValueError, match=r"Event\.id cannot be looked up by <str>"):
             Event.cache.key(id="x")
         await cache.close()
         with pytest.raises(CacheNotOpen):
@@ -98,7 +98,7 @@ class TestExplain:
         async with assert_ops(backend, sql=0, redis=["read"]):
             explanation = await by_id(event)
         assert (explanation.source, explanation.reason) == ("database", "missing")
-        assert explanation.query == f"<GetQuery Event(id={event.id})>"
+        assert explanation.query == "<GetQuery Event(id=<int>)>"
         await Event.cache.get(id=event.id)
         async with assert_ops(backend, sql=0, redis=["read"]):
             explanation = await by_id(event)
@@ -433,7 +433,7 @@ async def test_explain_reports_a_many_to_many_list(cache: ModelCache, backend: C
     async with assert_ops(backend, sql=0, redis=["read", "read"]):
         explanation = await explain(post.tags)
     assert (explanation.source, explanation.reason) == ("cache", "hit")
-    assert explanation.query == f"<ManyToManyQuery Post({post.pk}).tags>"
+    assert explanation.query == "<ManyToManyQuery Post(<int>).tags>"
     assert [row.state for row in explanation.rows] == ["hit", "hit"]
     await Tag.filter(id=1).update(place=3)
     await Tag.cache.get_many([1, 2])
@@ -463,7 +463,7 @@ async def test_values_and_cached_functions_can_be_explained(
 ) -> None:
     async with assert_ops(backend, sql=0, redis=["read"]):
         missing = await Quota(7).explain()
-    assert (missing.source, missing.reason, missing.query) == ("database", "missing", "<Quota(7,)>")
+    assert (missing.source, missing.reason, missing.query) == ("database", "missing", "<Quota(<int>)>")
     await Quota(7)
     found = await Quota(7).explain()
     assert (found.source, found.reason) == ("cache", "hit")
@@ -492,5 +492,5 @@ async def test_values_and_cached_functions_can_be_explained(
 
 async def test_a_query_of_several_keys_is_not_explained(cache: ModelCache) -> None:
     query: Any = Event.cache.get_many([1, 2])
-    with pytest.raises(TypeError, match=r"^Event\.cache takes the query of one key; got <ManyQuery Event\(pk in"):
+    with pytest.raises(TypeError, match=r"^Event\.cache takes the query of one key; got <ManyQuery>"):
         await Event.cache.explain(query)

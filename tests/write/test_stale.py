@@ -513,7 +513,7 @@ class TestRefreshing:
             await until_idle(cache)
             assert (await row(1)).votes == 0
         assert cache.stats.of("Ticket").unrefreshed == 1
-        assert "could not be refreshed: OSError('no database')" in caplog.text
+        assert "could not be refreshed: OSError" in caplog.text
         assert await store.read([row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]) == [None], (
             "a failed refresh gives up its election"
         )

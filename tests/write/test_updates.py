@@ -93,7 +93,7 @@ async def test_a_relation_is_written_by_instance_or_by_key(show: Show, cache: Mo
     await Show.cache.update(show, hall=None)
     assert (await stored_row(show))["hall_id"] is None
     city = await City.get(name="city")
-    with pytest.raises(ValueError, match=r"City\.country cannot be 'x'"):
+    with pytest.raises(ValueError, match=r"City\.country cannot be <str>: ValueError"):
         await City.cache.update(city, country="x")  # the relation uses a number
 
 
@@ -125,9 +125,9 @@ async def test_values_that_the_database_computes_are_read_back(show: Show, backe
         ({"band": 1, "band_id": 1}, FieldError, r"Show\.band_id is given twice"),
         ({"title": None}, ValueError, r"Show\.title cannot be None: the column is not nullable"),
         ({"band": None}, ValueError, r"Show\.band cannot be None: the column is not nullable"),
-        ({"seats": "many"}, ValueError, r"Show\.seats cannot be 'many': invalid literal"),
-        ({"title": "x" * 65}, ValueError, r"Show\.title cannot be 'xxx"),
-        ({"price": "a lot"}, ValueError, r"Show\.price cannot be 'a lot'"),
+        ({"seats": "many"}, ValueError, r"Show\.seats cannot be <str>: ValueError"),
+        ({"title": "x" * 65}, ValueError, r"Show\.title cannot be <str>: ValidationError"),
+        ({"price": "a lot"}, ValueError, r"Show\.price cannot be <str>: InvalidOperation"),
         ({"band": Band(name="new")}, ValueError, r"Show\.band cannot be .*it was never saved: save it first"),
         ({"band": City(name="new")}, ValueError, r"Show\.band cannot be .*it refers to Band"),
         ({"band_id": Band(name="new")}, ValueError, "an instance can be written to a relation only"),

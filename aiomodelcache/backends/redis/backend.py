@@ -27,10 +27,11 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
-from aiomodelcache.backends.redis.errors import FAILURES, concerns_one_key, describe
+from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
 from aiomodelcache.encoding.layout import LEASE, new_version
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
@@ -99,7 +100,7 @@ class RedisBackend:
         except BaseException as error:
             await self.close()
             if isinstance(error, FAILURES):
-                raise self._failure(error) from error
+                raise self._failure(error) from cause(error)
             raise
 
     def track(self, near: Near | None) -> None:
@@ -132,9 +133,9 @@ class RedisBackend:
         try:
             [values] = await endpoint.send([("MGET", *keys)], read_only=True)
         except FAILURES as error:
-            raise self._failure(error) from error
+            raise self._failure(error) from cause(error)
         if isinstance(values, Exception):
-            raise self._failure(values) from values
+            raise self._failure(values) from cause(values)
         return endpoint.incarnation.mask_stale_versions(values)
 
     def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
@@ -156,7 +157,9 @@ class RedisBackend:
             callback(incarnation.mask_stale_versions(cast("list[bytes | None]", values)))
         else:
             callback(
-                self._failure(values if isinstance(values, Exception) else InvalidResponse(f"{values!r} for MGET"))
+                self._failure(
+                    values if isinstance(values, Exception) else InvalidResponse(f"{described(values)} for MGET")
+                )
             )
 
     async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -194,7 +197,7 @@ class RedisBackend:
         try:
             await endpoint.check_identity()
         except FAILURES as error:
-            raise self._failure(error) from error
+            raise self._failure(error) from cause(error)
         stale = {
             key: version
             for key, version in zip(keys, versions, strict=True)
@@ -272,7 +275,7 @@ class RedisBackend:
                 try:
                     await self._load_scripts(endpoint)
                 except FAILURES as error:
-                    raise self._failure(error) from error
+                    raise self._failure(error) from cause(error)
                 again, *later = await self._send_stages([[stage[at] for at in forgotten], *stages[number + 1 :]])
                 self._raise_any(reply for reply in again if isinstance(reply, NoScriptError))
                 for at, reply in zip(forgotten, again, strict=True):
@@ -301,7 +304,7 @@ class RedisBackend:
             self._layout_unknown = False
             replies = await endpoint.send(commands, read_only=read_only)
         except FAILURES as error:
-            raise self._failure(error) from error
+            raise self._failure(error) from cause(error)
         self._raise_general(replies)
         return replies
 
@@ -315,17 +318,17 @@ class RedisBackend:
     def _raise_any(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception):
-                raise self._failure(reply) from reply
+                raise self._failure(reply) from cause(reply)
 
     def _raise_general(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception) and not concerns_one_key(reply):
-                raise self._failure(reply) from reply
+                raise self._failure(reply) from cause(reply)
 
     def _failure(self, error: Exception) -> BackendError:
         self._layout_unknown = True
-        cause = error.__cause__ if isinstance(error, RedisClusterException) else None
-        return BackendError(f"Redis at {self._where} {describe(cause or error)}")
+        origin = error.__cause__ if isinstance(error, RedisClusterException) else None
+        return BackendError(f"Redis at {self._where} {describe(origin or error)}")
 
 
 def _lease_value(reply: object) -> bytes | None:

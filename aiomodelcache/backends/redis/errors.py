@@ -1,6 +1,7 @@
 """The errors that redis-py and the server raise, and their meaning for the cache."""
 
 import builtins
+import re
 from typing import Final
 
 from redis.exceptions import (
@@ -14,14 +15,29 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from aiomodelcache.encoding import messages
+
 FAILURES: Final = (RedisError, RedisClusterException, OSError)
 """The exceptions that redis-py raises when a command could not be sent or was not answered with success."""
 
 
+_QUOTATION: Final = re.compile(r",? with args beginning with| : |\bCommand # |Protocol Error: |amc:")
+"""The beginnings of what errors quote: the arguments of a command, replies, keys, clients with their settings."""
+
+
+def unquoted(error: BaseException) -> str:
+    """Returns the text of an error up to the first key, argument, reply or client that it quotes."""
+    return _QUOTATION.split(str(error), maxsplit=1)[0]
+
+
+def cause(error: BaseException) -> BaseException:
+    """Returns the error to chain a ``BackendError`` to: the error, or one without its text if that quotes anything."""
+    return error if unquoted(error) == str(error) else messages.cause(error)
+
+
 def describe(error: BaseException) -> str:
     """Returns a description of the error, as the second half of a sentence about the server."""
-    # The text of some errors ends with the ``repr`` of each client that was tried.
-    text = str(error).partition(" : ")[0]
+    text = unquoted(error)
     match error:
         case AuthenticationError():
             return f"rejected the user name or the password: {text}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -14,6 +14,10 @@ SCHEMES: Final = (
     "redis://, rediss://, unix://, redis+cluster://, rediss+cluster://, redis+sentinel:// or rediss+sentinel://"
 )
 """The URL schemes that are accepted, for error messages."""
+
+_UNESCAPED: Final = string.punctuation.replace("[", "").replace("]", "")
+_OPTIONS_WITH_AT: Final = re.compile(r"(?<=[?&])(username|password|client_name|ssl_\w+)=[^&#]*")
+"""The options whose values may contain an @. Any other @ after the hosts shows that a password was cut in two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +33,17 @@ class Url:
 
     @classmethod
     def split(cls, url: str) -> "Url":
-        """Splits a URL into its parts."""
+        """Splits a URL into its parts. Raises ``ValueError`` if a password with reserved characters was not escaped."""
         scheme, _, rest = url.partition("://")
         transport, _, kind = scheme.lower().partition("+")
         netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        parts = urlsplit(f"//{rest[len(netloc) :]}")  # without the hosts: urlsplit does not accept several
+        tail = rest[len(netloc) :]
+        if transport != "unix" and "@" in _OPTIONS_WITH_AT.sub("", tail):
+            raise ValueError("an @ follows the host; in a name or password, write / ? # @ as %2F %3F %23 %40")
+        parts = urlsplit(f"//{tail}")  # without the hosts: urlsplit does not accept several
         user, at, hosts = netloc.rpartition("@")
-        # Escaped, because redis-py's error about some characters quotes the whole password.
-        return cls(transport, kind, quote(user, safe=string.punctuation) + at, hosts, parts.path, parts.query)
+        # Escaped, because errors about brackets and some other characters quote the password.
+        return cls(transport, kind, quote(user, safe=_UNESCAPED) + at, hosts, parts.path, parts.query)
 
     def addresses(self, default_port: int) -> list[tuple[str, int]]:
         """Returns the host and port of each server. Raises ``ValueError`` if one is malformed."""
@@ -85,7 +92,33 @@ def at_most_once() -> dict[str, Any]:
     }
 
 
+_PARTS: Final = re.compile(
+    r"([a-z+]+://)?([^/?#]*@)?([^@/?#]*)(/[^@?#]*)?(\?[^@#]*)?",
+    re.IGNORECASE,
+)
+"""Scheme, user and password, hosts, path, and options of a URL without an @ after its hosts."""
+_HOST: Final = re.compile(r"(\[[\w:.%]*\]|[^:\[\]]*)(:\d*)?")
+_SHOWN_OPTIONS: Final = frozenset({*URL_QUERY_ARGUMENT_PARSERS, "ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile"})
+"""The options of a URL whose values messages show."""
+
+
 def masked(url: str) -> str:
-    """Returns ``url`` without its passwords. If the URL is malformed, too much is hidden rather than too little."""
-    url = re.sub(r"(\w*password=)[^&]*", r"\1***", url)
-    return re.sub(r"^((?:[^/]*://)?[^:@/]*):.*@", r"\1:***@", url)
+    """Returns ``url`` for a message: without user and password, and without values of options that may be secret.
+
+    If the URL is malformed, too much is hidden rather than too little.
+    """
+    parts = _PARTS.fullmatch(url)
+    if parts is None:
+        scheme, separator, _ = url.partition("://")
+        return f"{scheme}{separator}***" if re.fullmatch("[a-z+]+", scheme, re.IGNORECASE) and separator else "***"
+    scheme, credentials, hosts, path, query = (part or "" for part in parts.groups())
+    shown = [host if _HOST.fullmatch(host) else f"{host.partition(':')[0]}:***" for host in hosts.split(",")]
+    options = [_masked_option(option) for option in query[1:].split("&")]
+    return f"{scheme}{credentials and '***@'}{','.join(shown)}{path}{query[:1]}{'&'.join(options)}"
+
+
+def _masked_option(option: str) -> str:
+    name, separator, _ = option.partition("=")
+    if name in _SHOWN_OPTIONS or not option:
+        return option
+    return f"{name}=***" if separator else "***"

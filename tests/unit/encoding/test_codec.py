@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import math
 import pickle
+import traceback
 import tracemalloc
 import uuid
 from collections.abc import Callable
@@ -231,7 +232,7 @@ def test_an_error_names_the_column_at_fault() -> None:
         codec.encode({"first": 1, "second": "two", "third": True})
     with pytest.raises(EncodeError, match="third"):
         codec.encode({"first": 1, "second": 2})
-    with pytest.raises(EncodeError, match=r"first is 1\.0, which would come back as"):
+    with pytest.raises(EncodeError, match=r"first is <float>, which would come back as another value \(<int>\)"):
         RowCodec([Column("first", float, int, int)]).encode({"first": 1.0})
 
 
@@ -306,9 +307,9 @@ def test_values_without_a_usable_equality_are_stored() -> None:
 
 def test_a_conversion_that_cannot_be_undone_is_an_error() -> None:
     hashed = Column("secret", str, lambda value: f"hash of {value}", None)
-    with pytest.raises(EncodeError, match="secret is 'x', which would come back as 'hash of x'"):
+    with pytest.raises(EncodeError, match=r"secret is <str>, which would come back as another value \(<str>\)"):
         RowCodec([hashed]).encode({"secret": "x"})
-    with pytest.raises(EncodeError, match="secret is 'x', which would come back as 'hash of x'"):
+    with pytest.raises(EncodeError, match=r"secret is <str>, which would come back as another value \(<str>\)"):
         KeysCodec(hashed).encode(["x"])
 
 
@@ -320,18 +321,26 @@ def failing(*_: Any) -> Any:
     raise CustomFieldError("a custom field's own error")
 
 
+def assert_shows_where(error: Exception) -> None:
+    """The text of a user's own error may hold a value: a traceback shows where it was raised, and its class."""
+    text = "".join(traceback.format_exception(error))
+    assert "CustomFieldError" in text
+    assert "in failing" in text
+    assert ": a custom field's own error" not in text
+
+
 def test_an_error_of_a_custom_field_becomes_an_error_of_the_codec() -> None:
     for dump, load in ((failing, str), (str, failing)):
         column = Column("custom", str, dump, load)
-        with pytest.raises(EncodeError, match="a custom field's own error") as caught:
+        with pytest.raises(EncodeError, match=r"^CustomFieldError$") as caught:
             RowCodec([column]).encode({"custom": "x"})
-        assert isinstance(caught.value.__cause__, CustomFieldError)
-        with pytest.raises(EncodeError, match="a custom field's own error"):
+        assert_shows_where(caught.value)
+        with pytest.raises(EncodeError, match=r"^CustomFieldError$"):
             KeysCodec(column).encode(["x"])
-    with pytest.raises(DecodeError, match="a custom field's own error") as failed:
+    with pytest.raises(DecodeError, match=r"^CustomFieldError$") as failed:
         RowCodec([Column("custom", str, None, failing)]).decode(msgspec.msgpack.encode(["x"]))
-    assert isinstance(failed.value.__cause__, CustomFieldError)
-    with pytest.raises(DecodeError, match="a custom field's own error"):
+    assert_shows_where(failed.value)
+    with pytest.raises(DecodeError, match=r"^CustomFieldError$"):
         KeysCodec(Column("custom", str, None, failing)).decode(msgspec.msgpack.encode(["x"]))
 
 
