@@ -87,7 +87,10 @@ class CacheConfig:
     refresh_ahead: float = 0.1
     """The last fraction of an entry's life, in which a hit refreshes the entry in the background. 0: never."""
     lease_ttl: float = 5.0
-    """The time that a reader has to fill a key. A slower reader returns its answer, but does not store it."""
+    """The time that a reader has to fill a key. A slower reader returns its answer, but does not store it.
+
+    Must be the same in all processes that share a store.
+    """
     compute_ttl: float = 60.0
     """The time that a reader has to fill a computed result, whose method may take longer than a statement."""
     lease_wait: float = 0.4
@@ -96,7 +99,11 @@ class CacheConfig:
     If the wait times out, the reader asks the database, and further readers do not wait for the same lease.
     """
     intent_ttl: float = 30.0
-    """The time for which a writer that vanished keeps its rows out of the cache. Longer than any COMMIT."""
+    """The longest time from the moment that a writer marks its rows until its COMMIT takes effect.
+
+    Without a transaction this includes the waits of the statement for a connection and for locks. If the writer
+    vanishes, its rows stay out of the cache for this time and ``lease_ttl``.
+    """
     on_write_error: Literal["retry", "raise"] = "retry"
     """The handling of a write whose invalidation cannot reach the cache.
 

@@ -37,6 +37,10 @@ class Writer:
         self._predictions = predictions
         self._guarded = guarded
         self._config = config
+        # Seconds after which an intent expires. The COMMIT may come at the end of `intent_ttl`. A reader may have asked
+        # the database just before, and then lease the rows that it found: it does so within its `lease_ttl`. A writer
+        # may die right after its COMMIT, before the replicas have the write: the intent must outlast their lag, too.
+        self._expiry = config.intent_ttl + config.lease_ttl + (config.replica_lag or 0)
         self._tasks = tasks
         self._undelivered: list[Intent] = []
         self._undelivered_keys = 0
@@ -119,7 +123,7 @@ class Writer:
         logger.warning(
             "aiomodelcache: not known whether a write was committed; its %d keys stay uncached for %g s",
             len(intent.clears),
-            self._config.intent_ttl,
+            self._expiry,
         )
         if not _has_running_loop():
             return  # the program ended during the write
@@ -153,10 +157,10 @@ class Writer:
     async def _mark(
         self, intent: Intent, keys: Iterable[bytes], allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
-        # A writer may die right after its COMMIT, before the replicas have the write: the mark must outlast their lag.
-        ttl_ms = int((self._config.intent_ttl + (self._config.replica_lag or 0)) * 1000)
         try:
-            return await self._guarded.call(self._guarded.backend.mark(list(keys), intent.token, ttl_ms, allow))
+            return await self._guarded.call(
+                self._guarded.backend.mark(list(keys), intent.token, int(self._expiry * 1000), allow)
+            )
         finally:
             self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 

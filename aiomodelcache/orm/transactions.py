@@ -19,7 +19,7 @@ from tortoise.exceptions import TransactionManagementError
 CLEANUP_LIMIT: Final = 10.0
 """Maximum seconds to end a transaction whose caller was cancelled. Beyond it, the connection is closed."""
 SETTLE_LIMIT: Final = 2.0
-"""Maximum seconds that a cancelled write waits for its outcome. Beyond it, its rows are uncached for ``intent_ttl``."""
+"""Maximum seconds that a cancelled write waits for its outcome. Beyond it, its intent expires by itself."""
 
 
 @asynccontextmanager

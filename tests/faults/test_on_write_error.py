@@ -265,7 +265,7 @@ class TestRetry:
     async def test_an_unknown_outcome_is_marked_as_soon_as_the_backend_is_back(
         self, cabled: ModelCache, cable: SeverableBackend, database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The statement may run at any time, so the keys stay uncached for ``intent_ttl`` from the mark on."""
+        """The statement may run at any time, so the keys stay uncached until a mark from now on expires."""
         book = await Book.create(isbn=1)
         row = Book.cache.get(id=book.id)
         await ask_twice(row, cable)
@@ -422,7 +422,9 @@ class TestRaise:
                 return kept
 
         lossy = LosingReplies(cable.backend)
-        async with ModelCache(lossy, on_write_error="raise", intent_ttl=0.3, breaker_cooldown=0.01) as cache:
+        async with ModelCache(
+            lossy, on_write_error="raise", intent_ttl=0.1, lease_ttl=0.5, breaker_cooldown=0.01
+        ) as cache:
             book = await Book.create(isbn=1)
             row = Book.cache.get(id=book.id)
             await ask_twice(row, lossy)

@@ -276,8 +276,10 @@ async def test_a_reader_overtaken_by_a_write_does_not_store_the_old_row(
         assert (await query).balance == 20
 
 
-async def test_intents_live_longer_by_the_replica_lag(account: Account, backend: CountingBackend) -> None:
-    """The COMMIT may come as late as the intents' expiry, and the replica may lag from then on."""
+async def test_intents_live_longer_by_a_readers_time_and_the_replica_lag(
+    account: Account, backend: CountingBackend
+) -> None:
+    """The COMMIT may come at the end of ``intent_ttl``. From then on a reader may be late, and the replica may lag."""
     ttls: list[int] = []
 
     class Store(CountingBackend):
@@ -285,9 +287,9 @@ async def test_intents_live_longer_by_the_replica_lag(account: Account, backend:
             ttls.append(ttl_ms)
             return await super().mark(keys, token, ttl_ms, *args)  # type: ignore[arg-type]
 
-    async with ModelCache(Store(backend), replica_lag=0.5, intent_ttl=10):
+    async with ModelCache(Store(backend), replica_lag=0.5, intent_ttl=10, lease_ttl=3):
         await account.save()
-    assert ttls == [10_500, 500]
+    assert ttls == [13_500, 500]
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "1", True])

@@ -50,6 +50,9 @@ GUARDS = {
         "False",
         "save, by id elsewhere",
     ),
+    "an intent outlives late readers": Guard(
+        "engine.writer:Writer._mark", "self._expiry", "self._config.intent_ttl", "a slow writer that crashed"
+    ),
     "a lease leaves intents alone": Guard(
         "plans.steps:replaceable_prefix",
         "if not entry or is_lease(entry) or is_intent(entry):",

@@ -10,6 +10,8 @@ from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BackendError, ModelCache, local_cache
+from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.engine.intent import Intent
 from tests.protocol.interleavings.database import CONNECTION
 from tests.protocol.interleavings.questions import ARTISTS, LookUp, Question, Rows, State, World, as_rows
 from tests.protocol.interleavings.schedule import Actor, Choose, Mishap, Run
@@ -248,18 +250,23 @@ def clear_in_transaction(*, rolls_back: bool = False) -> Role:
     return role
 
 
-def crash_after_commit(**changes: Any) -> Role:
-    """Returns a role of another process that crashes between COMMIT and clear, after which its intents expire."""
+def crash_after_commit(*, slow: float = 0, then: float = 40, **changes: Any) -> Role:
+    """Returns a role that crashes between COMMIT and clear, after which its intents expire.
+
+    ``slow``: seconds from the mark to the COMMIT. ``then``: seconds from there on.
+    """
 
     async def role(stage: Stage) -> None:
         rows = stage.near.open_cache.models[stage.model].rows
-        try:
-            await stage.store.mark([rows.key(1)], b"c" * 16, 30_000)
-        except BackendError:
-            return
-        columns = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
-        await rows.schema.client.execute_query(f"UPDATE {rows.schema.table} SET {columns} WHERE id = 1")
-        await seconds(31)(stage)
+        intent = Intent()
+        intent.add(rows, [Clear(rows.key(1))])
+        await stage.near.open_cache.writer.mark(intent)
+        if intent.marked:
+            if slow:
+                await seconds(slow)(stage)
+            columns = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+            await rows.schema.client.execute_query(f"UPDATE {rows.schema.table} SET {columns} WHERE id = 1")
+            await seconds(then)(stage)
 
     return role
 

@@ -125,6 +125,9 @@ SCENARIOS: dict[str, Scenario] = {
     "a writer that crashed": Scenario(
         A, {"reader": near(BY_NAME), "writer": crash_after_commit(followers=1)}, may_leave="LW"
     ),
+    "a slow writer that crashed": Scenario(
+        A, {"reader": near(BY_NAME), "writer": crash_after_commit(slow=29, then=1.5, followers=1)}, may_leave="LW"
+    ),
     # Stale copies, which may be returned for ten seconds.
     "a stale copy": Scenario(
         A,

@@ -184,9 +184,9 @@ class Stage:
         assert set(left) <= set(may_leave), f"left in the store: {left}"
         await self._check_answers()
         if left or self.world.allowance:
-            self.clock.now += (
-                self.near.config.intent_ttl + (self.near.config.replica_lag or 0) + self.world.allowance + 1
-            )
+            config = self.near.config
+            expiry = config.intent_ttl + config.lease_ttl + (config.replica_lag or 0)
+            self.clock.now += expiry + self.world.allowance + 1
             assert not self.store.states(), "it does not expire"
             await self._check_answers()
         await self._check_connection()

@@ -12,6 +12,8 @@ from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Proces
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import (
     INDEX,
+    INTENT_TTL,
+    LEASE_TTL,
     ROW,
     STAMP,
     Commit,
@@ -88,7 +90,7 @@ def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
     """Loads the row by its slug, and fills index and row from one statement."""
     token = (me, "index")
     own = Lease(token)
-    deadline = yield now
+    deadline = yield AtOnce(lambda world: world.clock + LEASE_TTL)
     held = yield lease(INDEX, token, replaced)
     if held == own:
         stamp = yield read(STAMP)
@@ -96,7 +98,7 @@ def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
         if row is not None:
             yield from fill_late(me, rules, row, stamp, deadline)
         late = yield now
-        if late == deadline or not rules.deadline:
+        if late <= deadline or not rules.deadline:
             yield fill(INDEX, own, Entry(row, token))
         return row
     if isinstance(held, Lease | Entry):
@@ -125,7 +127,7 @@ def fill_late(me: str, rules: Rules, row: Row, stamp: Version, deadline: int) ->
         if held != own:
             return
     late = yield now
-    if late == deadline or not rules.deadline:
+    if late <= deadline or not rules.deadline:
         unchanged = again == stamp or not rules.stamp
         yield fill(ROW, own, Entry(row, own.token) if unchanged else None)
 
@@ -163,9 +165,10 @@ def choosing(slugs: tuple[str | None, ...]) -> Operation:
 
 
 def marking(me: str, rules: Rules, slug: str | None) -> Body:
-    yield mark(ROW, me)
+    ttl = INTENT_TTL + (LEASE_TTL if rules.outlive_readers else 0)
+    yield mark(ROW, me, ttl=ttl)
     if slug == "a" and rules.mark_index:
-        yield mark(INDEX, me)
+        yield mark(INDEX, me, ttl=ttl)
 
 
 def ending(me: str, rules: Rules, slug: str | None, committed: bool) -> Body:

@@ -156,7 +156,7 @@ def transaction(me: str, rules: Rules, replicas: bool) -> Body:
 
 def ending(me: str, rules: Rules, committed: bool, replicas: bool) -> Body:
     if replicas and rules.linger and committed:
-        yield mark(ROW, me)  # the mark expires once every replica has the write
+        yield mark(ROW, me, ttl=0)  # the mark expires once every replica has the write
         return
     if rules.mark and not rules.mark_first:
         yield mark(ROW, me)

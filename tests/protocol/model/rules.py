@@ -38,6 +38,8 @@ class Rules:
     """A clear leaves no value on a row's key."""
 
     # Indexes
+    outlive_readers: bool = True
+    """An intent outlives the last moment for its COMMIT by the time that a reader with a late lease may take."""
     mark_index: bool = True
     """A writer marks the index keys of the row's new values."""
     check_row: bool = True

@@ -57,8 +57,8 @@ def _near(**options: Any) -> Shape:
 
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
-    _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=1),
-    _rows(look_ups=(1,), writers=2, crashes=1, ticks=1),
+    _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=3),
+    _rows(look_ups=(1,), writers=2, crashes=1, ticks=3),
     _rows(look_ups=(1, 2), transactions=1, snapshots=1, warm=True),
     _rows(look_ups=(2, 1), writers=1, one_process=True),
     _rows(look_ups=(2,), writers=1, transactions=1, replicas=True, ticks=1),
@@ -66,13 +66,13 @@ SOUND = [
     _indexes(predicts=(False, False), transactions=1, start=None),
     _indexes(predicts=(True, False), transactions=1, start="b", warm=(INDEX, ROW)),
     _indexes(predicts=(False,), writers=1, transactions=1, slugs=("a", None)),
-    _indexes(predicts=(False,), writers=1, crashes=1, ticks=1),
+    _indexes(predicts=(False,), writers=1, crashes=1, ticks=3),
     _epochs(look_ups=(2, 1), bulk=1),
     _epochs(look_ups=(2, 1), clears=1),
     _epochs(look_ups=(1,), clears=1, bulk=1, warm=True),
-    _epochs(look_ups=(1,), bulk=1, writers=1, crashes=1, ticks=1),
+    _epochs(look_ups=(1,), bulk=1, writers=1, crashes=1, ticks=3),
     _stale(look_ups=(2, 1), writers=1),
-    _stale(look_ups=(1,), writers=1, crashes=1),
+    _stale(look_ups=(1,), writers=1, crashes=1, ticks=3),
     _stale(look_ups=(1,), writers=2),
     _near(look_ups=(1, 1), own=1, pings=1),
     _near(look_ups=(2, 1), others=1, pings=1),
@@ -81,17 +81,17 @@ SOUND = [
 """Shapes that every run of the tests explores."""
 
 LARGE = [
-    _rows(look_ups=(2, 1), writers=2, crashes=1, ticks=1),
-    _rows(look_ups=(2, 2), writers=1, transactions=1, crashes=2, ticks=1),
-    _rows(look_ups=(2, 1), writers=1, transactions=1, replicas=True, crashes=1, ticks=2),
+    _rows(look_ups=(2, 1), writers=2, crashes=1, ticks=3),
+    _rows(look_ups=(2, 2), writers=1, transactions=1, crashes=2, ticks=3),
+    _rows(look_ups=(2, 1), writers=1, transactions=1, replicas=True, crashes=1, ticks=3),
     _rows(look_ups=(1, 1, 1), writers=1, transactions=1, one_process=True),
     _indexes(predicts=(True, False), writers=1, transactions=1),
-    _indexes(predicts=(True, False), writers=1, crashes=1, ticks=1),
+    _indexes(predicts=(True, False), writers=1, crashes=1, ticks=3),
     _indexes(predicts=(False, False, True), writers=1, slugs=("a", None)),
     _epochs(look_ups=(1, 1), clears=1, bulk=1),
     _epochs(look_ups=(1, 1), bulk=2),
-    _epochs(look_ups=(1, 1), bulk=1, writers=1, crashes=1, ticks=1),
-    _stale(look_ups=(1, 1), writers=2, crashes=1),
+    _epochs(look_ups=(1, 1), bulk=1, writers=1, crashes=1, ticks=3),
+    _stale(look_ups=(1, 1), writers=2, crashes=1, ticks=3),
     _stale(look_ups=(2, 1), writers=2, ticks=3),
     _near(look_ups=(2, 1), own=1, others=1),
     _near(look_ups=(2, 2), others=1, pings=1, losses=1),
@@ -101,6 +101,7 @@ LARGE = [
 _ONE_OF_EACH = _rows(look_ups=(1, 1), writers=1, transactions=1)
 _ONE_PROCESS = _rows(look_ups=(1, 1), writers=1, one_process=True)
 _TWO_BY_SLUG = _indexes(predicts=(False, False), writers=1)
+_SLOW_WRITER = _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=3)
 _TWO_STALE = _stale(look_ups=(1, 1), writers=1)
 
 BROKEN = [
@@ -123,7 +124,8 @@ BROKEN = [
     Broken("stamp_before_clear", _TWO_BY_SLUG, STALE),
     Broken("stamp_after_lease", _TWO_BY_SLUG, STALE),
     Broken("token_per_lease", _indexes(predicts=(False, False), transactions=1, slugs=("a",)), STALE_AT_REST),
-    Broken("deadline", _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=1), STALE_AT_REST),
+    Broken("outlive_readers", _SLOW_WRITER, STALE_AT_REST),
+    Broken("deadline", _SLOW_WRITER, STALE_AT_REST),
     Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),
     Broken("epoch_marked", _epochs(look_ups=(1, 1), bulk=1), STALE),
     Broken("epoch_cleared", _epochs(look_ups=(1, 1), bulk=1), STALE),

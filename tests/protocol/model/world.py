@@ -13,6 +13,11 @@ from tests.protocol.model.engine import AtOnce, Operation, Outcome, Violation
 ROW, INDEX, EPOCH, STAMP = range(4)
 KEYS = ("row", "index", "epoch", "stamp")
 
+INTENT_TTL = 1
+"""Maximum ticks from a writer's mark to its COMMIT. A slower write is refused."""
+LEASE_TTL = 1
+"""Maximum ticks that a reader may take. A slower reader does not fill."""
+
 
 class Row(NamedTuple):
     """One version of the row. ``None`` in its place means that the row does not exist."""
@@ -62,6 +67,15 @@ class Entry(NamedTuple):
 Cell = Lease | Intents | Version | Entry | None
 
 
+class Mark(NamedTuple):
+    """A mark that may expire: in any tick after ``time + ttl``."""
+
+    key: int
+    writer: str
+    time: int
+    ttl: int
+
+
 class Commit(NamedTuple):
     """A version of the row, and the time from which it is the current one."""
 
@@ -79,8 +93,8 @@ class World(NamedTuple):
     draft: Row | None = None
     clock: int = 0
     last_tick: int = 0
-    ended: frozenset[tuple[str, int]] = frozenset()
-    """Writers after COMMIT, ROLLBACK or a crash, with the time. Intents of other writers do not expire."""
+    marks: frozenset[Mark] = frozenset()
+    """The marks that were not cleared, if time goes on. Otherwise intents do not expire."""
     serial: int = 0
     """The number of versions that were created so far."""
     flights: frozenset[int] = frozenset()
@@ -145,17 +159,20 @@ def fill(key: int, expected: Lease | Entry | None, entry: Entry | None) -> Opera
     return run
 
 
-def mark(key: int, writer: str, *, alone: bool = False) -> Operation:
+def mark(key: int, writer: str, *, alone: bool = False, ttl: int = INTENT_TTL + LEASE_TTL) -> Operation:
     """Marks a key. Answers with the value that the intent replaced, or None.
 
-    If ``alone``, the intent replaces other intents, too.
+    If ``alone``, the intent replaces other intents, too. The intent expires after ``ttl`` ticks or later.
     """
 
     def run(world: World) -> Iterator[Outcome]:
         cell = world.cells[key]
         others = cell.writers if isinstance(cell, Intents) and not alone else frozenset()
         replaced = cell if isinstance(cell, Entry) else None
-        yield Outcome(f"mark {KEYS[key]}", replaced, world.put(key, Intents(others | {writer})))
+        marks = _without_mark(world, key, writer)
+        if world.last_tick:
+            marks |= {Mark(key, writer, world.clock, ttl)}
+        yield Outcome(f"mark {KEYS[key]}", replaced, world.put(key, Intents(others | {writer}), marks=marks))
 
     return run
 
@@ -171,7 +188,8 @@ def clear(key: int, writer: str, hint: Entry | None = None, *, blindly: bool = F
             left = Intents(writers - {writer})
         elif writer in writers and hint is not None and (hint.until is None or hint.until > world.clock):
             left = hint
-        yield Outcome(f"clear {KEYS[key]}: {left or 'nothing'} stays", None, world.put(key, left))
+        marks = _without_mark(world, key, writer)
+        yield Outcome(f"clear {KEYS[key]}: {left or 'nothing'} stays", None, world.put(key, left, marks=marks))
 
     return run
 
@@ -238,12 +256,13 @@ def update(writer: str, slugs: tuple[str | None, ...] = ("a",)) -> Operation:
 
 
 def finish(writer: str) -> Operation:
-    """Commits or rolls back. Answers True if it commits."""
+    """Commits, unless the mark is too old, or rolls back. Answers True if it commits."""
 
     def run(world: World) -> Iterator[Outcome]:
-        yield _committed(world._replace(lock=None, draft=None), writer, world.draft)
         after = world._replace(lock=None, draft=None)
-        yield Outcome("ROLLBACK", False, _over(after, writer))
+        if _in_time(world, writer):
+            yield _committed(after, world.draft)
+        yield Outcome("ROLLBACK", False, after)
 
     return run
 
@@ -253,9 +272,10 @@ def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> 
 
     def run(world: World) -> Iterator[Outcome]:
         if world.lock is None:
-            yield _committed(world, writer, _next(world, slug), acknowledged=acknowledged)
+            if _in_time(world, writer):
+                yield _committed(world, _next(world, slug), acknowledged=acknowledged)
             if acknowledged:
-                yield Outcome("refused by the database", False, _over(world, writer))
+                yield Outcome("refused by the database", False, world)
 
     return run
 
@@ -273,14 +293,18 @@ def _next(world: World, slug: str | None) -> Row | None:
     return None if slug is None else Row(len(world.history), slug)
 
 
-def _committed(world: World, writer: str, row: Row | None, *, acknowledged: bool = True) -> Outcome:
+def _committed(world: World, row: Row | None, *, acknowledged: bool = True) -> Outcome:
     history = (*world.history, Commit(row, world.clock))
     floor = len(world.history) if acknowledged else world.floor
-    return Outcome(f"COMMIT {row or 'no row'}", True, _over(world._replace(history=history, floor=floor), writer))
+    return Outcome(f"COMMIT {row or 'no row'}", True, world._replace(history=history, floor=floor))
 
 
-def _over(world: World, writer: str) -> World:
-    return world._replace(ended=world.ended | {(writer, world.clock)}) if world.last_tick else world
+def _in_time(world: World, writer: str) -> bool:
+    return not any(mark.writer == writer and mark.time + INTENT_TTL < world.clock for mark in world.marks)
+
+
+def _without_mark(world: World, key: int, writer: str) -> frozenset[Mark]:
+    return frozenset([mark for mark in world.marks if (mark.key, mark.writer) != (key, writer)])
 
 
 # Time -----------------------------------------------------------------------------------------------------
@@ -292,7 +316,7 @@ def events(world: World) -> Iterator[Outcome]:
         if isinstance(cell, Lease):
             yield Outcome(f"the {cell} on {KEYS[key]} expires", None, world.put(key, None))
         elif isinstance(cell, Intents):
-            for writer in cell.writers & {writer for writer, time in world.ended if time < world.clock}:
+            for writer in cell.writers & _expired(world, key):
                 left = cell.writers - {writer}
                 after = world.put(key, Intents(left) if left else None)
                 yield Outcome(f"the intent of {writer} on {KEYS[key]} expires", None, after)
@@ -309,11 +333,14 @@ def events(world: World) -> Iterator[Outcome]:
         yield Outcome(f"time goes on: {after.clock}", None, after)
 
 
+def _expired(world: World, key: int) -> set[str]:
+    """Returns the writers whose marks on a key have expired."""
+    return {mark.writer for mark in world.marks if mark.key == key and mark.time + mark.ttl < world.clock}
+
+
 def crashed(world: World, name: str) -> World:
     """Returns the world without the crashed process and its uncommitted changes."""
-    if world.lock == name:
-        world = world._replace(lock=None, draft=None)
-    return _over(world, name)
+    return world._replace(lock=None, draft=None) if world.lock == name else world
 
 
 now = AtOnce(lambda world: world.clock)
