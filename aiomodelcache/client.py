@@ -26,6 +26,7 @@ from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, register, unregister
+from aiomodelcache.orm.catalogue import inspect_columns
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.base import explain_result_attributes
@@ -108,6 +109,8 @@ class ModelCache:
         try:
             opened = self._make_open_cache()
             try:
+                if self.config.inspect_columns:
+                    await inspect_columns([entries.schema for entries in opened.models.values()])
                 opened.guarded.start_tracking()
                 await opened.guarded.open(required=self.config.require_backend)
             except BaseException:

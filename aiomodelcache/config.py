@@ -78,6 +78,12 @@ class CacheConfig:
     By default the cache opens all the same and logs a warning. Reads go to the database, invalidations are kept, and
     the store is used as soon as it answers.
     """
+    inspect_columns: bool = True
+    """False trusts the models' declarations of columns, and sends no SQL statement when the cache opens.
+
+    By default ``ModelCache.open`` reads the real types and collations of the columns, in one statement for each
+    connection, on SQLite one for each model. Lists by a column that compares otherwise than declared are not cached.
+    """
     timeout: float = CACHE_TIME_H
     """The lifetime of an entry."""
     negative_timeout: float = CACHE_TIME_M
@@ -180,6 +186,7 @@ class Settings(TypedDict, total=False):
 
     enabled: bool
     require_backend: bool
+    inspect_columns: bool
     timeout: float
     negative_timeout: float
     ttl_jitter: float

@@ -3,7 +3,7 @@
 It decides their columns, order, lifetimes and policy. Errors name the declaration that is at fault.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,7 @@ class EntryFactory:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            caches_absence=_caches_absence(schema, [schema.pk], options),
+            caches_any_absence=options.negative_timeout is not None,
             counters=self._stats.of(self._label(schema.model)),
             replicated=self._config.replica_lag is not None,
         )
@@ -85,7 +85,7 @@ class EntryFactory:
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
-            caches_absence=_caches_absence(schema, attributes, options),
+            caches_any_absence=options.negative_timeout is not None,
             counters=self._stats.of(f"{self._label(schema.model)}({', '.join(key)})"),
         )
         if options.near and not entries.rows.near:
@@ -240,12 +240,3 @@ def _policy(options: Options) -> Policy:
             f"{options.origin}.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it."
         )
     return Policy.of(options.invalidation, options.allowtime)
-
-
-def _caches_absence(schema: ModelSchema, attributes: Iterable[str], options: Options) -> bool:
-    """Returns True if the entry "no such row" may be cached.
-
-    With a loose collation, a write under another spelling can create the row without invalidating that entry. So the
-    entry is cached only if the declaration sets its own ``negative_timeout``.
-    """
-    return options.negative_timeout is not None or not schema.uses_loose_collation(attributes)

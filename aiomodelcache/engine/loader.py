@@ -106,7 +106,7 @@ def _separate(value: Any) -> Any:
 
 def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:
     """Returns True if the rows of one statement show which of several values each row answers."""
-    return entry_set.limit is None and (entry_set.unique or not entry_set.uses_loose_collation)
+    return entry_set.limit is None and (entry_set.unique or not entry_set.compares_loosely)
 
 
 async def load(
@@ -178,7 +178,7 @@ def _group_rows(
             unexpected = True
         else:
             group.append(row)
-    uncertain = unexpected or (entry_set.uses_loose_collation and bool(rows))
+    uncertain = unexpected or (entry_set.compares_loosely and bool(rows))
     groups = ((key, rows_by_key[key]) for key in keys)
     return {key: Answer(group, True) for key, group in groups if not uncertain or (group and entry_set.unique)}
 

@@ -57,7 +57,7 @@ class IndexEntries:
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
-        caches_absence: bool,
+        caches_any_absence: bool,
         counters: Counters,
     ) -> None:
         schema = rows.schema
@@ -78,13 +78,26 @@ class IndexEntries:
         self.prefix = keys.prefix(namespace, "i", connection, schema.table, *shape)
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
-        self.uses_loose_collation = schema.uses_loose_collation(attributes)
         self._encodable = schema.encodable_types(attributes[0])
         self.compares_by_value = schema.compares_like_keys(attributes)
         """True if ``==`` tells values apart as the database does. Else their cache keys are compared."""
-        self.caches_absence = caches_absence
+        self._caches_any_absence = caches_any_absence
         self.counters = counters
         self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
+
+    @property
+    def compares_loosely(self) -> bool:
+        """True if the database may find a row by other values than the row's own."""
+        return self.schema.compares_loosely(self.attributes)
+
+    @property
+    def caches_absence(self) -> bool:
+        """True if the entry "no such row" may be stored.
+
+        Where the database compares loosely, a write under another spelling can create the row without invalidating
+        that entry. So the entry is stored only if the declaration sets its own ``negative_timeout``.
+        """
+        return self._caches_any_absence or not self.compares_loosely
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the entry for these (normalised) values."""
@@ -188,4 +201,4 @@ class IndexEntries:
         A unique column may hold several NULLs, so NULL names no single row. A list by a column with a loose
         collation is not stored either: a writer whose value is spelled differently cannot name its key.
         """
-        return None not in values if self.unique else not self.uses_loose_collation
+        return None not in values if self.unique else not self.compares_loosely

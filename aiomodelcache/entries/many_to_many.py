@@ -65,11 +65,14 @@ class ManyToManyEntries(IndexEntries):
         self.fingerprint = fingerprint("through", schema.fingerprint, owner.fingerprint, version)
         self.lifetimes = lifetimes
         self.policy = policy
-        self.uses_loose_collation = owner.uses_loose_collation((owner.pk,))
         self.compares_by_value = False
-        self.caches_absence = True
         self.counters = counters
         self.decode = self._decode
+
+    @property
+    def compares_loosely(self) -> bool:
+        """True if the database may find an owner by another primary key than its own."""
+        return self.owner.compares_loosely((self.owner.pk,))
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the list of the owner with this (normalised) primary key."""

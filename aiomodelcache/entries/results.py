@@ -98,8 +98,6 @@ class ResultEntries:
         """A function that returns the computation for these values, for refills that no caller waits for."""
         self.lease_ttl = lease_ttl
         self.counters = counters
-        self.cacheable = rows is None or not rows.schema.uses_loose_collation(attributes)
-        """True if every writer that changes a result can name its key, so that results may be stored."""
         self._bound = bound
         self._codec = codec or ValueCodec()
 
@@ -108,6 +106,11 @@ class ResultEntries:
         """The schema of the model whose writes invalidate the results."""
         assert self.rows is not None, "a value that depends on no model has no schema"
         return self.rows.schema
+
+    @property
+    def cacheable(self) -> bool:
+        """True if every writer that changes a result can name its key, so that results may be stored."""
+        return self.rows is None or not self.rows.schema.compares_loosely(self.attributes)
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the result for these (normalised) values."""

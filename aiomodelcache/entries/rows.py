@@ -50,7 +50,7 @@ class RowEntries:
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
-        caches_absence: bool,
+        caches_any_absence: bool,
         counters: Counters,
         replicated: bool = False,
     ) -> None:
@@ -72,13 +72,26 @@ class RowEntries:
         self.stamp_key = keys.prefix(namespace, "s", connection, schema.table)[:-1]
         self.fingerprint = fingerprint("row", schema.fingerprint, version)
         self.lifetimes = lifetimes
-        self.caches_absence = caches_absence
-        self.uses_loose_collation = schema.uses_loose_collation(self.attributes)
+        self._caches_any_absence = caches_any_absence
         self.compares_by_value = schema.compares_like_keys(self.attributes)
         """True if ``==`` tells primary keys apart as the database does. Else their cache keys are compared."""
         self.counters = counters
         self.linked: list[RowEntries] = []
         """The rows of models that many-to-many lists by this model's primary key contain."""
+
+    @property
+    def compares_loosely(self) -> bool:
+        """True if the database may find a row by other values than the row's own."""
+        return self.schema.compares_loosely(self.attributes)
+
+    @property
+    def caches_absence(self) -> bool:
+        """True if the entry "no such row" may be stored.
+
+        Where the database compares loosely, a write under another spelling can create the row without invalidating
+        that entry. So the entry is stored only if the declaration sets its own ``negative_timeout``.
+        """
+        return self._caches_any_absence or not self.compares_loosely
 
     def key(self, pk: Any) -> bytes:
         """Returns the key of the row with this (normalised) primary key."""

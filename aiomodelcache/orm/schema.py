@@ -60,6 +60,12 @@ class ModelSchema:
         self.ordering: tuple[str, ...] = tuple(name for name, _ in meta._default_ordering)
         columns = [self._column(name, field) for name, field in self._stored_fields().items()]
         self.columns = frozenset(column.name for column in columns)
+        self.loose = {name for name, field in self._stored_fields().items() if compares_loosely(field, self.dialect)}
+        """The columns in which the database may treat different values as equal, or store another one than written.
+
+        These are strings (case, accents, padding), on SQLite decimals that a float cannot tell apart, and columns whose
+        real type is not the declared one.
+        """
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
         self.fingerprint = repr([self._shape(column) for column in columns]).encode()
@@ -135,13 +141,9 @@ class ModelSchema:
         ]
         return any(fields and {self.attribute(field) for field in fields} <= columns for fields in together)
 
-    def uses_loose_collation(self, attributes: Iterable[str]) -> bool:
-        """Returns True if the database may treat different values as equal.
-
-        These are strings (case, accents, padding), and on SQLite decimals that a float cannot tell apart.
-        """
-        fields = meta_of(self.model).fields_map
-        return any(compares_loosely(fields[name], self.dialect) for name in attributes)
+    def compares_loosely(self, attributes: Iterable[str]) -> bool:
+        """Returns True if one of these columns is ``loose``."""
+        return not self.loose.isdisjoint(attributes)
 
     def compares_like_keys(self, attributes: Iterable[str]) -> bool:
         """Returns True if ``==`` of these columns' values agrees with the comparison of their keys."""

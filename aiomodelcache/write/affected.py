@@ -93,6 +93,12 @@ def collect_affected_keys(
     return all_known
 
 
+def collect_stored_key(intent: Intent, entries: ModelEntries, row: RowValues, *, deleted: bool) -> None:
+    """Adds the key of a row by its primary key in the database, which may not be spelled as the writer spells it."""
+    if entries.rows.compares_loosely:
+        collect_affected_keys(intent, entries, row, (), exists=not deleted, final=False)
+
+
 def collect_result_keys(
     intent: Intent,
     entries: ModelEntries,

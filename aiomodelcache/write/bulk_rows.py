@@ -78,10 +78,13 @@ async def collect_lists(
 async def collect_rows_by_pk(
     intents: Intents, model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any], changed: ChangedColumns
 ) -> None:
-    """Adds the keys of written rows, given their primary keys. Reads other columns in the transaction if needed."""
+    """Adds the keys of written rows, given their primary keys.
+
+    Reads other columns in the transaction if needed, and primary keys that may be spelled otherwise in the database.
+    """
     wanted = columns_after_write(model, changed)
     pk = pk_of(model)
-    if wanted == [pk]:
+    if wanted == [pk] and not any(entries.rows.compares_loosely for _, entries in bound_caches(model)):
         collect_rows(intents, model, [{pk: value} for value in pks], changed)
     elif pks:
         collect_rows(intents, model, await select_values(model, client, pk, pks, wanted), changed)

@@ -32,6 +32,7 @@ from aiomodelcache.write.affected import (
     collect_affected_keys,
     collect_model_key,
     collect_result_keys,
+    collect_stored_key,
     key_snapshot,
     result_columns,
     same_keys,
@@ -189,6 +190,7 @@ async def _before(
             intent = _new_intent(cast("Write", write), cache, entries, changed, deleting=deleting)
         if entries is not None:
             for row in rows:
+                collect_stored_key(intent, entries, row, deleted=deleting)
                 collect_result_keys(intent, entries, row, None if deleting else changed)
         if deleting and rows:
             await collect_cascade(intent, cache.cascades, model, rows, client)
@@ -236,13 +238,17 @@ def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool)
 
 
 def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting: bool) -> list[str]:
-    """Returns the attributes whose old values determine affected keys, for a row that exists before the write."""
+    """Returns the attributes whose old values determine affected keys, for a row that exists before the write.
+
+    The database may hold another primary key than the instance's own to be equal to it.
+    """
     bound = bound_caches(model)
+    loose_keys = [entries.schema.pk for _, entries in bound if entries.rows.compares_loosely]
     if not deleting:
         wanted = [name for _, entries in bound for name in affected_entries(entries, changed).old_value_columns]
-        return wanted + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
+        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
     cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return cascade_columns + [name for _, entries in bound for name in result_columns(entries)]
+    return cascade_columns + loose_keys + [name for _, entries in bound for name in result_columns(entries)]
 
 
 async def _after(

@@ -941,7 +941,7 @@ def test_an_unknown_setting_is_an_error_that_lists_the_settings() -> None:
     wrong: Any = {"timout": 5}
     with pytest.raises(CacheConfigurationError) as caught:
         ModelCache("memory://", **wrong)
-    known = "ModelCache has no setting 'timout'. Its settings: enabled, require_backend, timeout, "
+    known = "ModelCache has no setting 'timout'. Its settings: enabled, require_backend, inspect_columns, "
     assert str(caught.value).startswith(known)
 
 

@@ -32,7 +32,7 @@ ORDER = {
     "engine": "reader writer leases hits background batch_read batching loader run intent tasks",
     "plans": "paths results indexes rows refresh steps requests",
     "entries": "cascades model many_to_many indexes results predictions rows base policy",
-    "orm": "statements hydrate select schema snapshots transactions connections "
+    "orm": "catalogue statements hydrate select schema snapshots transactions connections "
     "relations outcomes meta key_values fields",
     "backends": "breaker redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",

@@ -28,6 +28,7 @@ DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_
 SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
+    "orm.catalogue",
     "orm.fields",
     "orm.key_values",
     "orm.schema",
