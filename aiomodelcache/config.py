@@ -95,7 +95,7 @@ class CacheConfig:
     lease_ttl: float = 5.0
     """The time that a reader has to fill a key. A slower reader returns its answer, but does not store it.
 
-    Must be the same in all processes that share a store.
+    At most ``intent_ttl`` is used. Must be the same in all processes that share a store.
     """
     compute_ttl: float = 60.0
     """The time that a reader has to fill a computed result, whose method may take longer than a statement."""
@@ -164,6 +164,11 @@ class CacheConfig:
             requirement = _unmet_requirement(field.name, field.type, value)
             if requirement:
                 raise CacheConfigurationError(f"CacheConfig.{field.name} is {value!r}: {requirement}.")
+
+    @property
+    def fill_ttl(self) -> float:
+        """The time that a reader really has to fill a key: ``lease_ttl``, but at most ``intent_ttl``."""
+        return min(self.lease_ttl, self.intent_ttl)
 
     def no_row(self, model: type[Model]) -> Exception:
         """Returns the exception of ``get_or_404`` for a missing row of the model.

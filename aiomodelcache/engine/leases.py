@@ -57,7 +57,7 @@ class Leases:
                 flight.set_result(None)
 
     async def _acquire(self, requests: list[tuple[RunningPlan, AcquireLeases]]) -> None:
-        now, default_ttl = time.monotonic(), self._config.lease_ttl
+        now, default_ttl = time.monotonic(), self._config.fill_ttl
         for (deadline, ttl), group in group_requests(
             requests,
             lambda request: (request.deadline or now + (request.ttl or default_ttl), request.ttl or default_ttl),

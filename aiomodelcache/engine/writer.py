@@ -38,9 +38,9 @@ class Writer:
         self._guarded = guarded
         self._config = config
         # Seconds after which an intent expires. The COMMIT may come at the end of `intent_ttl`. A reader may have asked
-        # the database just before, and then lease the rows that it found: it does so within its `lease_ttl`. A writer
+        # the database just before, and then lease the rows that it found: it does so within its `fill_ttl`. A writer
         # may die right after its COMMIT, before the replicas have the write: the intent must outlast their lag, too.
-        self._expiry = config.intent_ttl + config.lease_ttl + (config.replica_lag or 0)
+        self._expiry = config.intent_ttl + config.fill_ttl + (config.replica_lag or 0)
         self._tasks = tasks
         self._undelivered: list[Intent] = []
         self._undelivered_keys = 0

@@ -394,7 +394,7 @@ class TestWrites:
     async def test_an_unknown_outcome_leaves_no_stale_copy(
         self, rows: None, store: GatedBackend, database: BaseDBAsyncClient
     ) -> None:
-        async with ModelCache(store, intent_ttl=0.1, lease_ttl=1) as cache:
+        async with ModelCache(store, intent_ttl=0.5) as cache:
             await row(1)
             with gated_sql(database) as sql:
                 gate = sql.hold("UPDATE", "after")
