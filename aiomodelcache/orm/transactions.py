@@ -109,7 +109,8 @@ class SafeTransaction:
                 if error is None:
                     await self._client.commit()
                 elif kind is not TransactionManagementError:  # the database has rolled back already
-                    await to_its_end(self._client.rollback(), cancelled=cancelled)
+                    with suppress(Exception):  # asyncmy has closed a connection whose statement was cancelled
+                        await to_its_end(self._client.rollback(), cancelled=cancelled)
             intact = True
         except asyncio.CancelledError:
             cancelled = True
