@@ -1,8 +1,9 @@
-"""Outcomes of writes that raised an exception: nothing was written, or the outcome is unknown."""
+"""Outcomes of writes that raised an exception or were rolled back: nothing was written, or that is not certain."""
 
 from traceback import walk_tb
 from typing import Any, Final, cast
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import BaseORMException, IntegrityError
 from tortoise.models import Model
 
@@ -44,6 +45,15 @@ def was_refused(error: BaseException) -> bool:
         return True
     states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
     return _COMPLETION_UNKNOWN not in states and any(state.startswith(_REFUSALS) for state in states)
+
+
+def may_survive_rollback(client: BaseDBAsyncClient) -> bool:
+    """Returns True if writes of a transaction may be in the database although it was rolled back, or a write failed.
+
+    MySQL commits a transaction at any DDL statement and rolls it back at a deadlock. Later statements of the block
+    commit by themselves. Engines without transactions, such as MyISAM, keep each row that was written.
+    """
+    return bool(client.capabilities.dialect == "mysql")
 
 
 def _sqlstate(cause: object) -> str:

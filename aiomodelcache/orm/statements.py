@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import BaseORMException
 from tortoise.models import Model
 from tortoise.queryset import DeleteQuery
 
@@ -31,6 +32,20 @@ class WriteResult(NamedTuple):
 def can_return(client: BaseDBAsyncClient) -> bool:
     """Returns True if statements can return the rows that they wrote."""
     return bool(client.capabilities.support_returning)
+
+
+async def is_atomic(model: type[Model], client: BaseDBAsyncClient) -> bool:
+    """Returns True if a statement that MySQL refuses certainly writes no row of a model, by its storage engine."""
+    meta = meta_of(model)
+    sql = (
+        "SELECT e.TRANSACTIONS AS atomic FROM information_schema.TABLES t JOIN information_schema.ENGINES e "
+        "ON e.ENGINE = t.ENGINE WHERE t.TABLE_SCHEMA = COALESCE(%s, DATABASE()) AND t.TABLE_NAME = %s"
+    )
+    try:
+        engines = await cast("Any", client).execute_query_dict(sql, [meta.schema, meta.db_table])
+    except BaseORMException:
+        return False
+    return [row["atomic"] for row in engines] == ["YES"]
 
 
 async def returning(

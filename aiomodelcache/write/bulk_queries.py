@@ -17,9 +17,9 @@ from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from
 from aiomodelcache.orm.connections import is_finished, outermost
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
-from aiomodelcache.orm.outcomes import was_refused
+from aiomodelcache.orm.outcomes import is_settled, may_survive_rollback, was_refused
 from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
-from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, lock, lock_by_pk, returning
+from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, is_atomic, lock, lock_by_pk, returning
 from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
@@ -108,7 +108,12 @@ async def _run(query: Any) -> Any:
         outer = outermost(client)
         assert outer is not None, "writes are captured inside a transaction"
         intents = {cache: transaction_intent(outer, cache) for cache in query.caches()}
-        result = await query.write(client, intents)
+        try:
+            result = await query.write(client, intents)
+        except BaseException as error:
+            if may_survive_rollback(client) and not (is_settled(error) and await is_atomic(query.model, client)):
+                query.collect_models(intents)  # a part of the rows may be written
+            raise
         for intent in intents.values():
             intent.drop_from(current_scope())
         return result

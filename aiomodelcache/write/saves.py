@@ -22,6 +22,7 @@ from aiomodelcache.exceptions import StaleInstanceError
 from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
 from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, is_stale, mark_fresh, pk_of
+from aiomodelcache.orm.outcomes import may_survive_rollback
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import settled, transaction
@@ -192,6 +193,8 @@ async def _before(
             for row in rows:
                 collect_stored_key(intent, entries, row, deleted=deleting)
                 collect_result_keys(intent, entries, row, None if deleting else changed)
+            if transaction is not None and may_survive_rollback(client):  # the statement may give no answer
+                collect_affected_keys(intent, entries, vars(instance), changed, exists=not deleting, final=False)
         if deleting and rows:
             await collect_cascade(intent, cache.cascades, model, rows, client)
         elif rows and entries is not None and entries.schema.hides_rows:

@@ -12,7 +12,7 @@ from tortoise.backends.base.client import TransactionalDBClient
 
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.outcomes import was_refused
+from aiomodelcache.orm.outcomes import may_survive_rollback, was_refused
 from aiomodelcache.orm.transactions import settled
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
@@ -61,7 +61,7 @@ def _wrap(client: Any, intents: Intents) -> None:
             raise
         except BaseException as error:
             if was_refused(error):
-                await finish_intents(intents, committed=False)
+                await _finish_rolled_back(client, intents)
             else:
                 abandon(intents)
             raise
@@ -71,7 +71,7 @@ def _wrap(client: Any, intents: Intents) -> None:
         try:
             await rollback()
         finally:
-            await finish_intents(intents, committed=False)
+            await _finish_rolled_back(client, intents)
 
     client.commit = commit_and_clear
     client.rollback = rollback_and_clear
@@ -80,6 +80,16 @@ def _wrap(client: Any, intents: Intents) -> None:
 async def _mark(intents: Intents) -> None:
     for cache, intent in list(intents.items()):  # a child task may write, and add an intent, during the wait
         await cache.writer.mark(intent)
+
+
+async def _finish_rolled_back(client: TransactionalDBClient, intents: Intents) -> None:
+    """Withdraws the intents of a transaction that was rolled back, or clears its keys if writes may have survived."""
+    may_survive = may_survive_rollback(client)
+    if may_survive:
+        for intent in intents.values():
+            intent.discard_hints()
+            intent.replaced.clear()
+    await finish_intents(intents, committed=may_survive)
 
 
 async def finish_intents(intents: Intents, *, committed: bool) -> None:

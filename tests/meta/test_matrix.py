@@ -31,6 +31,7 @@ OF_DIALECTS = {
     "orm.catalogue",
     "orm.fields",
     "orm.key_values",
+    "orm.outcomes",
     "orm.schema",
     "orm.snapshots",
     "orm.statements",

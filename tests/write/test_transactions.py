@@ -15,7 +15,7 @@ from tortoise.transactions import atomic, in_transaction
 from aiomodelcache import CacheWriteError, MemoryBackend, ModelCache, local_cache
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.databases import DatabaseUrl
+from tests.support.databases import DatabaseUrl, after_rollback
 from tests.support.gates import PATIENCE, GatedBackend, Gates, Moment, gated_sql
 from tests.support.models.shelves import Author, Book, Note, Scrap
 from tests.support.servers import RedisServer
@@ -126,7 +126,7 @@ class TestCommit:
         assert await ask_twice(shelf, store) == [book, second]
 
     async def test_commit_and_rollback_called_by_hand_are_captured(
-        self, cache: ModelCache, backend: CountingBackend
+        self, cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl
     ) -> None:
         book = await Book.create(isbn=1)
         assert await ask_twice(Book.cache.get(isbn=1), backend) == book
@@ -140,13 +140,15 @@ class TestCommit:
             async with assert_ops(backend, redis=["mark", "clear"]):
                 await book.save(using_db=connection)
         assert await title(Book.cache.get(isbn=1)) == "second" == (await Book.get(isbn=1)).title
-        async with assert_ops(backend, redis=0), in_transaction() as connection:
+        async with assert_ops(backend, redis=after_rollback(db_url, ["clear"])), in_transaction() as connection:
             book.title = "third"
             await book.save()
             await connection.rollback()
         assert await title(Book.cache.get(isbn=1)) == "second" == (await Book.get(isbn=1)).title
 
-    async def test_an_atomic_function_invalidates_at_commit(self, cache: ModelCache, backend: CountingBackend) -> None:
+    async def test_an_atomic_function_invalidates_at_commit(
+        self, cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl
+    ) -> None:
         @atomic()
         async def write(fail: bool) -> None:
             book.title = "failed" if fail else "written"
@@ -159,7 +161,7 @@ class TestCommit:
         async with assert_ops(backend, redis=["mark", "clear"]):
             await write(False)
         assert await title(Book.cache.get(isbn=1)) == "written"
-        async with assert_ops(backend, redis=[]):
+        async with assert_ops(backend, redis=after_rollback(db_url, ["clear"])):
             with pytest.raises(Rollback):
                 await write(True)
         assert await title(Book.cache.get(isbn=1)) == "written"
@@ -209,6 +211,7 @@ class TestClear:
         for book in (known, unknown):
             assert await title(Book.cache.get(id=book.id)) == "newer"
 
+    @pytest.mark.only_on("sqlite", "postgres", because="on MariaDB a rollback clears the keys")
     async def test_entries_answer_until_commit_and_after_a_rollback(
         self, cache: ModelCache, backend: CountingBackend, outside: Outside[Any]
     ) -> None:
@@ -226,6 +229,7 @@ class TestClear:
 
 
 class TestRollback:
+    @pytest.mark.only_on("sqlite", "postgres", because="on MariaDB a rollback clears the keys")
     async def test_a_rolled_back_transaction_sends_nothing_and_leaves_entries(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
@@ -250,7 +254,7 @@ class TestRollback:
         assert await Book.cache.get_or_none(isbn=2) is None
 
     async def test_writes_of_a_rolled_back_savepoint_leave_nothing_stale(
-        self, cache: ModelCache, backend: CountingBackend
+        self, cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl
     ) -> None:
         first, second = await Book.create(isbn=1), await Book.create(isbn=2)
         queries = Book.cache.get(id=first.id), Book.cache.get(id=second.id)
@@ -269,7 +273,7 @@ class TestRollback:
                 await second.save(using_db=inner)
             assert [await title(query) for query in queries] == ["outer", "inner"]
         assert [(await ask_twice(query, backend)).title for query in queries] == ["outer", "inner"]
-        async with assert_ops(backend, redis=[]):
+        async with assert_ops(backend, redis=after_rollback(db_url, ["clear"])):
             with rolled_back():
                 async with in_transaction():
                     async with in_transaction() as inner:
@@ -317,8 +321,8 @@ class TestRollback:
                     raw.terminate() if db_url.dialect == "postgres" else raw.close()
                     if moment == "after an error":
                         raise Rollback("rollback")
-            unknown = moment == "before COMMIT"
-            assert await states(gated, Book.cache.get(id=book.id)) == ("W" if unknown else "V")
+            left = "W" if moment == "before COMMIT" else after_rollback(db_url, ".") or "V"
+            assert await states(gated, Book.cache.get(id=book.id)) == left
             assert gated.stats.unknown_outcomes == 1
             await expire_intents(gated, Book.cache.get(id=book.id), Book.cache.get(isbn=1))
             assert (await ask_twice(Book.cache.get(isbn=1), store)).title == ""
@@ -575,7 +579,7 @@ class TestRefusal:
 
     @pytest.mark.only_on("redis", because="its server is killed")
     async def test_a_refused_transaction_leaves_the_database_unchanged(
-        self, database: BaseDBAsyncClient, own_redis: RedisServer
+        self, database: BaseDBAsyncClient, own_redis: RedisServer, db_url: DatabaseUrl
     ) -> None:
         async with ModelCache(own_redis.patient_url, on_write_error="raise", breaker_cooldown=0.05) as cache:
             book = await Book.create(isbn=1, title="old")
@@ -597,7 +601,8 @@ class TestRefusal:
                 await Scrap.create(number=2)
             assert await Scrap.all().count() == 1
             assert (await Book.get(isbn=1)).title == "old"
-            assert (cache.stats.unknown_outcomes, cache.stats.undelivered) == (0, 0)
+            assert cache.stats.unknown_outcomes == 0
+            assert cache.stats.undelivered == len(after_rollback(db_url, "..."))
             own_redis.restart()
             await until_accepted(book)
             assert await title(Book.cache.get(isbn=1)) == "new"

@@ -166,7 +166,7 @@ class PooledClient(SqliteClient):
                 raise OperationalError(error) from error
             except sqlite3.IntegrityError as error:
                 raise IntegrityError(error) from error
-            if query.startswith(WRITES):
+            if query.startswith((*WRITES, "COMMIT")):
                 self.wrote()
             return answer
 

@@ -160,9 +160,15 @@ GUARDS = {
     ),
     "a rollback withdraws its intents": Guard(
         "write.transactions:_wrap",
-        "await finish_intents(intents, committed=False)\n\n    client.commit",
+        "await _finish_rolled_back(client, intents)\n\n    client.commit",
         "pass\n\n    client.commit",
         "transaction, by id",
+    ),
+    "a rollback that a write survives clears its keys": Guard(
+        "write.transactions:_finish_rolled_back",
+        "committed=may_survive",
+        "committed=False",
+        "a write that survives its rollback",
     ),
     "a transaction that cannot be marked is rolled back": Guard(
         "write.transactions:_wrap",

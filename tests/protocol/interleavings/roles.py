@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
@@ -77,6 +78,16 @@ def far(*look_ups: Question) -> Role:
     async def role(stage: Stage) -> None:
         for each in look_ups:
             await stage.look_up(each, stage.far)
+
+    return role
+
+
+def before_an_acknowledgement(*look_ups: Question) -> Role:
+    """Returns a role that makes lookups in another process, while writes are committed and not acknowledged."""
+
+    async def role(stage: Stage) -> None:
+        for each in look_ups:
+            await stage.look_up(each, stage.far, since=0)
 
     return role
 
@@ -212,6 +223,15 @@ async def savepoint_rolled_back(stage: Stage) -> None:
             async with in_transaction(CONNECTION):
                 await stage.artist(1, name="c").save()
                 raise RolledBack
+
+
+async def survives_its_rollback(stage: Stage) -> None:
+    """Writes in a transaction that a statement commits, as DDL does on MySQL, and that is then rolled back."""
+    with patch("aiomodelcache.write.transactions.may_survive_rollback", lambda client: True), suppress(RolledBack):
+        async with in_transaction(CONNECTION) as connection:
+            await stage.artist(1, name="b", followers=1).save()
+            await connection.execute_query("COMMIT")
+            raise RolledBack
 
 
 async def invalidate(stage: Stage) -> None:

@@ -10,6 +10,7 @@ from tests.protocol.interleavings.roles import (
     TWO,
     A,
     Scenario,
+    before_an_acknowledgement,
     beside_a_cancelled_one,
     both,
     bulk_create,
@@ -30,6 +31,7 @@ from tests.protocol.interleavings.roles import (
     save_some,
     savepoint_rolled_back,
     seconds,
+    survives_its_rollback,
     then_create,
     together,
     transaction,
@@ -70,6 +72,12 @@ SCENARIOS: dict[str, Scenario] = {
     "transaction that reads": Scenario(A, {"reader": far(BY_ID), "writer": transaction(followers=1, reads=True)}, both),
     "rollback": Scenario(A, {"reader": far(BY_NAME, BY_ID), "writer": transaction(name="b", rolls_back=True)}, both),
     "savepoint": Scenario(A, {"reader": far(BY_ID), "writer": savepoint_rolled_back}, both),
+    "a write that survives its rollback": Scenario(
+        A,
+        {"reader": before_an_acknowledgement(BY_NAME, BY_ID), "writer": survives_its_rollback},
+        both,
+        cancels=False,
+    ),
     # Several writers.
     "two saves": Scenario(A, {"reader": far(BY_ID), "one": save(followers=1), "two": save(followers=2)}),
     "two saves, looked up twice": Scenario(

@@ -15,6 +15,7 @@ from tests.protocol.model.world import (
     Lease,
     Row,
     World,
+    acknowledge,
     at_rest,
     beginning,
     clear,
@@ -154,6 +155,14 @@ def transaction(me: str, rules: Rules, replicas: bool) -> Body:
     yield from ending(me, rules, committed, replicas)
 
 
+def survivor(me: str, rules: Rules, replicas: bool) -> Body:
+    """Writes in a transaction that a DDL statement commits, and that is then rolled back. Nothing was marked before."""
+    yield write(me, acknowledged=False)
+    if rules.clear_rolled_back:
+        yield clear(ROW, me)
+    yield acknowledge()
+
+
 def ending(me: str, rules: Rules, committed: bool, replicas: bool) -> Body:
     if replicas and rules.linger and committed:
         yield mark(ROW, me, ttl=0)  # the mark expires once every replica has the write
@@ -173,6 +182,7 @@ def system(
     look_ups: tuple[int, ...] = (),
     writers: int = 0,
     transactions: int = 0,
+    survivors: int = 0,
     snapshots: int = 0,
     one_process: bool = False,
     replicas: bool = False,
@@ -184,6 +194,7 @@ def system(
     kinds: list[tuple[str, int, Any]] = [
         ("W", writers, partial(writer, replicas=replicas)),
         ("T", transactions, partial(transaction, replicas=replicas)),
+        ("D", survivors, partial(survivor, replicas=replicas)),
         ("S", snapshots, transaction_reader),
     ]
     processes = [
@@ -191,7 +202,8 @@ def system(
         for n, number in enumerate(look_ups)
     ]
     for letter, number, body in kinds:
-        processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), True) for n in range(number)]
+        mortal = letter != "D"  # without a mark, a crash leaves an old entry
+        processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), mortal) for n in range(number)]
     world = World((Commit(Row(0), 0),), last_tick=ticks)
     if warm:
         world = world.put(ROW, Entry(Row(0), ("first", 0)))

@@ -34,6 +34,8 @@ class Rules:
     """A clear removes the writer's own intent only."""
     linger: bool = True
     """If rows are read from replicas, a writer's intent stays for as long as replicas may lag."""
+    clear_rolled_back: bool = True
+    """A rollback that writes may survive clears the keys, even though they were not marked."""
     no_hint_on_rows: bool = True
     """A clear leaves no value on a row's key."""
 
