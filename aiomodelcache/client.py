@@ -25,7 +25,7 @@ from aiomodelcache.entries.cascades import CascadeGraph
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, register, unregister
+from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
 from aiomodelcache.orm.connections import bound_models, read_from_primaries
 from aiomodelcache.query import foreign_keys
@@ -48,8 +48,9 @@ class ModelCache:
     >>> async with ModelCache("redis://localhost:6379/0", timeout=600):
     ...     event = await Event.cache.get(slug="pycon")
 
-    The first cache opened in a process answers ``Event.cache`` in every task. Use another one through
-    ``cache.manager(Event)``. Writes invalidate in all open caches.
+    The first cache opened in an event loop answers ``Event.cache`` in every task of the loop. Use another one through
+    ``cache.manager(Event)``. Each thread with an event loop, and each process after a fork, opens a cache of its own.
+    Writes invalidate in all open caches of the process, also in those of other threads.
     """
 
     def __init__(
@@ -101,13 +102,14 @@ class ModelCache:
         Raises ``CacheConfigurationError`` for a wrong declaration or URL. Raises ``BackendError`` if the server does
         not answer and ``require_backend`` is set.
         """
-        if self._open_cache is not None:
+        if self._open_cache is not None and not self._open_cache.abandoned:
             raise CacheError("This ModelCache is already open: close it first, or make another one.")
         if self._opening:
             raise CacheError("This ModelCache is being opened by another task: open it once, or make another one.")
         self._opening = True
         try:
-            opened = self._make_open_cache()
+            with process_lock:
+                opened = self._make_open_cache()
             try:
                 if self.config.inspect_columns:
                     await inspect_columns([entries.schema for entries in opened.models.values()])
@@ -128,6 +130,8 @@ class ModelCache:
         stats.near = near.counters
         bindings = bind(self.config, self.namespace, stats, near)
         backend = self._make_backend()
+        refuse_shared(backend)
+        argument = self._backend_argument
         guarded = GuardedBackend(
             backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
         )
@@ -148,6 +152,7 @@ class ModelCache:
             models=bindings.models,
             classes=bindings.classes,
             namespace=self.namespace,
+            store=argument if isinstance(argument, str) and not argument.startswith("memory://") else backend,
             many_to_many=bindings.many_to_many,
             cascades=CascadeGraph(bindings.models, bound_models(), self.config.bulk_limit),
         )
@@ -195,13 +200,18 @@ class ModelCache:
 
         Lookups that take longer than ``lease_ttl`` fail with ``CacheNotOpen``. If the caller is cancelled, ``close``
         stops waiting for lookups, but still delivers invalidations and disconnects, also in a cancelled AnyIO scope.
-        Any task of the event loop may close the cache, not only the one that opened it.
+        Any task of the event loop may close the cache, not only the one that opened it. In another loop that fails with
+        ``CacheNotOpen``, unless the cache's own loop has ended. Nothing is sent then, nor in a forked child.
         """
+        if self._open_cache is not None and not self._open_cache.abandoned:
+            self._open_cache.usable()
         opened, self._open_cache = self._open_cache, None
         owned, self._owned_backend = self._owned_backend, None
         if opened is None:
             return
         unregister(opened)
+        if opened.abandoned:
+            return
         opened.writer.stop()
         try:
             try:

@@ -1,11 +1,17 @@
-"""One open cache with its models, reader and writer, and the process's open caches with the default one.
+"""One open cache with its models, reader and writer, and the process's open caches with the default ones.
 
-An ``OpenCache`` is the part of a ``ModelCache`` that lookups and writes use. It lives from open to close.
+An ``OpenCache`` is the part of a ``ModelCache`` that lookups and writes use. It lives from open to close. Only the
+event loop that opened it reads from it. Writes of other loops, in other threads, invalidate in it, too. A forked child
+has none of its parent's caches.
 """
 
 import asyncio
+import os
+import threading
+from asyncio import get_running_loop
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache as once
 from typing import Any, Final, Self
 
 from tortoise.models import Model
@@ -16,11 +22,11 @@ from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
-from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.exceptions import CacheNotOpen, CacheNotRegistered
+from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, CacheNotRegistered
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.relations import through_table
 from aiomodelcache.orm.schema import ModelSchema
@@ -46,6 +52,8 @@ class OpenCache:
     """Stand-alone cache classes -> their entries, or the path of relations to their rows."""
     namespace: str
     cascades: CascadeGraph
+    store: object
+    """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
     many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     """All many-to-many lists."""
     values: dict[object, ResultEntries] = field(default_factory=dict[object, ResultEntries])
@@ -54,9 +62,20 @@ class OpenCache:
     """Model -> its manager on the default cache. Filled at first use."""
     connections: list[ModelSchema] = field(init=False)
     """The schema of one model of each connection."""
+    prefixes: frozenset[bytes] = field(init=False)
+    """The beginnings of the keys of all entries that depend on models."""
     closed: bool = False
+    inherited: bool = False
+    """True in a forked child, for a cache that its parent has opened."""
 
     def __post_init__(self) -> None:
+        entry_sets = [
+            entry_set
+            for entries in self.models.values()
+            for entry_set in (entries.rows, *entries.indexes, *entries.results)
+            if not isinstance(entry_set, ThroughModelDependency)
+        ]
+        self.prefixes = frozenset(entry_set.prefix for entry_set in (*entry_sets, *self.many_to_many))
         self.connections = list(
             {entries.schema.connection: entries.schema for entries in self.models.values()}.values()
         )
@@ -64,12 +83,22 @@ class OpenCache:
     def usable(self) -> Self:
         """Returns the cache itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
         if self.closed:
-            raise CacheNotOpen(CLOSED_MESSAGE)
-        if self.loop is not asyncio.get_running_loop():
+            raise CacheNotOpen(FORKED_MESSAGE if self.inherited else CLOSED_MESSAGE)
+        if self.loop is not get_running_loop():
             raise CacheNotOpen(
-                "This cache was opened in another event loop: close it there and open one in the loop that uses it."
+                "This cache was opened in another event loop: open a ModelCache in each loop that uses the cache, and "
+                "close it there."
             )
         return self
+
+    @property
+    def abandoned(self) -> bool:
+        """True if the cache can be neither used nor closed: its event loop has ended, or belongs to the parent."""
+        return self.inherited or self.loop.is_closed()
+
+    def covers(self, other: "OpenCache") -> bool:
+        """Returns True if whatever invalidates entries of this cache invalidates them in the other one, too."""
+        return self.store == other.store and self.config == other.config and self.prefixes >= other.prefixes
 
     def entries_of(self, model: type[Model]) -> ModelEntries:
         """Returns the entries of a model. Raises ``CacheNotRegistered`` if the model is not bound to this cache."""
@@ -100,29 +129,46 @@ class OpenCache:
 
 
 open_caches: list[OpenCache] = []
-"""All open caches of this process. Writes invalidate in each of them."""
+"""All open caches of this process. Other threads may change the list at any time: iterate over a copy."""
+process_lock: Final = threading.RLock()
+"""Held while a cache is opened, registered or unregistered. Opening changes the user's model classes."""
 _default: OpenCache | None = None
+_other_defaults: dict[asyncio.AbstractEventLoop, OpenCache] = {}
+"""The default cache of each event loop that has one, other than the process's default."""
+_inherited: list[OpenCache] = []
+"""The parent's caches. Kept because the parent's event loop would notice if their connections were collected here."""
 CLOSED_MESSAGE: Final = "This cache is closed: use it inside `async with`, or call open() first."
+FORKED_MESSAGE: Final = (
+    "This cache was opened before fork(), and its connections belong to the parent process: open a ModelCache in each "
+    "process."
+)
 
 
-def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
-    """Returns the open caches that the model is bound to, with its entries.
+def invalidated_caches() -> list[OpenCache]:
+    """Returns the open caches that a write of this event loop must invalidate in.
 
-    Raises ``CacheNotOpen`` in another event loop than the cache's.
+    Another loop's cache is left out if one of this loop covers it, as another process's would be. A program may end its
+    loop and leave a cache open.
     """
-    return [
-        (cache.usable(), cache.models[model])
-        for cache in open_caches
-        if model in cache.models and not cache.loop.is_closed()
+    here, caches = get_running_loop(), open_caches.copy()
+    own = [cache for cache in caches if cache.loop is here]
+    if len(own) == len(caches):
+        return own
+    return own + [
+        other
+        for other in caches
+        if not (other.loop is here or other.loop.is_closed() or any(cache.covers(other) for cache in own))
     ]
 
 
-def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
-    """Returns the open caches in which deleting rows of the model changes cached rows of other models.
+def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
+    """Returns the caches to invalidate in that the model is bound to, with its entries."""
+    return [(cache, cache.models[model]) for cache in invalidated_caches() if model in cache.models]
 
-    Raises ``CacheNotOpen`` in another event loop than the cache's.
-    """
-    return [cache.usable() for cache in _live_caches() if cache.cascades.affects(model)]
+
+def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
+    """Returns the caches to invalidate in where deleting rows of the model changes cached rows of other models."""
+    return [cache for cache in invalidated_caches() if cache.cascades.affects(model)]
 
 
 def caches_hiding_rows(
@@ -144,49 +190,92 @@ def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries,
 
 
 def caches_with_links(relation: Any) -> list[OpenCache]:
-    """Returns the open caches that writes to the relation's through table affect.
-
-    Raises ``CacheNotOpen`` in another event loop than the cache's.
-    """
-    return [cache.usable() for cache in _live_caches() if cache.watches_table(through_table(relation))]
-
-
-def _live_caches() -> list[OpenCache]:
-    """Returns the open caches whose event loop is not closed. A program may end its loop and leave a cache open."""
-    return [cache for cache in open_caches if not cache.loop.is_closed()]
+    """Returns the caches to invalidate in that writes to the relation's through table affect."""
+    return [cache for cache in invalidated_caches() if cache.watches_table(through_table(relation))]
 
 
 def default_cache() -> OpenCache:
-    """Returns the process's default cache. Raises ``CacheNotOpen`` if there is none."""
-    if _default is None:
+    """Returns the default cache. Raises ``CacheNotOpen`` if there is none."""
+    cache = _default_of_loop() if _other_defaults else _default
+    if cache is None:
+        if open_caches:
+            raise CacheNotOpen("The default cache is closed: use the open one by its manager(model).")
         raise CacheNotOpen(
-            "The default cache is closed: use the open one by its manager(model)."
-            if open_caches
+            FORKED_MESSAGE
+            if _inherited
             else "No cache is open: wrap the application in `async with ModelCache(url):` after Tortoise.init."
         )
-    return _default
+    return cache
 
 
 def default_cache_or_none() -> OpenCache | None:
-    """Returns the process's default cache, or None if no cache is open."""
-    return _default
+    """Returns the default cache, or None if no cache is open."""
+    return _default_of_loop() if _other_defaults else _default
+
+
+def _default_of_loop() -> OpenCache | None:
+    """Returns the default cache of this event loop, or the process's if the loop has none."""
+    try:
+        return _other_defaults.get(get_running_loop(), _default)
+    except RuntimeError:  # no loop runs in this thread
+        return _default
+
+
+def refuse_shared(backend: object) -> None:
+    """Raises ``CacheConfigurationError`` if a cache of another event loop uses this very backend."""
+    here = get_running_loop()
+    if any(cache.guarded.backend is backend and cache.loop is not here for cache in _live_caches()):
+        raise CacheConfigurationError(
+            f"ModelCache: a cache of another event loop uses {backend!r}: pass a URL, or a backend for each loop."
+        )
+
+
+def _live_caches() -> list[OpenCache]:
+    return [cache for cache in open_caches.copy() if not cache.loop.is_closed()]
 
 
 def register(cache: OpenCache) -> None:
-    """Registers an open cache. The first one becomes the default."""
+    """Registers an open cache. The first one of its event loop becomes the default there.
+
+    The first one of all is also the default where no loop runs, and in loops without a cache, which refuse to use it.
+    """
     global _default
-    for abandoned in set(open_caches) - set(_live_caches()):
-        unregister(abandoned)
-    open_caches.append(cache)
-    if _default is None:
-        _default = cache
+    _watch_forks()
+    with process_lock:
+        for abandoned in set(open_caches) - set(_live_caches()):
+            unregister(abandoned)
+        open_caches.append(cache)
+        if _default is None and cache.loop not in _other_defaults:
+            _default = cache
+        elif _default is None or _default.loop is not cache.loop:
+            _other_defaults.setdefault(cache.loop, cache)
 
 
 def unregister(cache: OpenCache) -> None:
     """Marks a cache as closed, and removes it from the open ones."""
     global _default
-    cache.closed = True
-    if cache in open_caches:
-        open_caches.remove(cache)
-    if _default is cache:
-        _default = None
+    with process_lock:
+        cache.closed = True
+        if cache in open_caches:
+            open_caches.remove(cache)
+        if _default is cache:
+            _default = None
+        if _other_defaults.get(cache.loop) is cache:
+            del _other_defaults[cache.loop]
+
+
+@once
+def _watch_forks() -> None:
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(
+            before=process_lock.acquire, after_in_parent=process_lock.release, after_in_child=_leave_to_parent
+        )
+
+
+def _leave_to_parent() -> None:
+    """Forgets, in a forked child, the caches of its parent: using a connection would confuse the parent's replies."""
+    for cache in open_caches.copy():
+        cache.inherited = True
+        unregister(cache)
+        _inherited.append(cache)
+    process_lock.release()

@@ -5,8 +5,11 @@ which keys a write affects.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 
@@ -15,15 +18,21 @@ from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReplacedEntr
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.intent import Intent, Versioned
+from aiomodelcache.engine.own_loop import OwnLoop
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import BackendError, CacheWriteError
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.scopes.request import current_scope
 
+T = TypeVar("T")
+
 
 class Writer:
-    """The writes of one open cache, announced to the store."""
+    """The writes of one open cache, announced to the store.
+
+    Writes of any thread come here. Only the event loop that opened the cache sends requests.
+    """
 
     def __init__(
         self,
@@ -42,6 +51,9 @@ class Writer:
         # may die right after its COMMIT, before the replicas have the write: the intent must outlast their lag, too.
         self._expiry = config.intent_ttl + config.fill_ttl + (config.replica_lag or 0)
         self._tasks = tasks
+        self._own_loop = OwnLoop()
+        self._lock = threading.Lock()
+        """Guards the undelivered intents, which writers of any thread add to."""
         self._undelivered: list[Intent] = []
         self._undelivered_keys = 0
         self._delivering = False
@@ -83,11 +95,10 @@ class Writer:
         """
         self._open_intents.discard(intent)
         intent.drop()
-        if self._closed:
-            return None  # the marks expire
-        if committed:
-            return self._tasks.start_shielded(self._withdraw(intent)) if intent.clears else None
-        return self._tasks.start_shielded(self._withdraw_unwritten(intent)) if intent.marked else None
+        if self._closed or not (intent.clears if committed else intent.marked):
+            return None  # marks that a closed cache has left expire
+        withdraw = self._withdraw(intent) if committed else self._withdraw_unwritten(intent)
+        return self._tasks.start_shielded(withdraw) if self._own_loop.is_here else asyncio.shield(withdraw)
 
     async def _withdraw(self, intent: Intent) -> None:
         try:
@@ -95,10 +106,13 @@ class Writer:
         except (BackendError, asyncio.CancelledError):  # if cancelled, the cache is closing and tries once more
             self._keep_undelivered(intent)
         else:
-            if not self._closing:
-                for look_up, counters in intent.refills.values():
-                    counters.reset += 1
-                    self._background.start(look_up(self._predictions), counters)
+            self._own_loop.call(partial(self._refill, intent))
+
+    def _refill(self, intent: Intent) -> None:
+        if not self._closing:
+            for look_up, counters in intent.refills.values():
+                counters.reset += 1
+                self._background.start(look_up(self._predictions), counters)
 
     async def _withdraw_unwritten(self, intent: Intent) -> None:
         async with intent.lock:  # a mark may still be in flight
@@ -130,7 +144,7 @@ class Writer:
         if intent.clears.keys() - intent.marked:
             self._keep_undelivered(intent)
         else:
-            self._tasks.start(self._mark_again(intent))
+            self._own_loop.call(lambda: self._tasks.start(self._mark_again(intent)))
 
     async def _mark_again(self, intent: Intent) -> None:
         try:
@@ -157,6 +171,8 @@ class Writer:
     async def _mark(
         self, intent: Intent, keys: Iterable[bytes], allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
+        if not self._own_loop.is_here:
+            return await self._in_own_loop(partial(self._mark, intent, keys, allow))
         try:
             return await self._guarded.call(
                 self._guarded.backend.mark(list(keys), intent.token, int(self._expiry * 1000), allow)
@@ -165,6 +181,9 @@ class Writer:
             self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 
     async def _clear(self, intent: Intent, *, linger: bool = True) -> None:
+        if not self._own_loop.is_here:
+            await self._in_own_loop(partial(self._clear, intent, linger=linger))
+            return
         lag = self._config.replica_lag if linger else None
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
@@ -176,6 +195,12 @@ class Writer:
             # These marks expire when every replica has the write.
             await self._guarded.call(self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000)))
 
+    async def _in_own_loop(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Sends a request in the cache's event loop, from another one. Raises ``BackendError`` if that is blocked."""
+        if self._guarded.has_undelivered:  # the loop may be blocked: only the first writer waits for it
+            raise BackendError("Earlier invalidations are not delivered yet.")
+        return await self._own_loop.run(request)
+
     def _drop_near(self, keys: Iterable[bytes]) -> None:
         near = self._guarded.near
         if near.wanted:
@@ -184,22 +209,24 @@ class Writer:
     # Undelivered intents -----------------------------------------------------------------------------
 
     def _keep_undelivered(self, intent: Intent) -> None:
-        """Keeps an invalidation until the cache is reachable. Until then this process reads nothing from it."""
-        self._guarded.has_undelivered = True
-        self._guarded.stats.undelivered += 1
+        """Keeps an invalidation until the cache is reachable. Until then nothing is read from it."""
+        with self._lock:
+            self._guarded.has_undelivered = True
+            self._guarded.stats.undelivered += 1
+            intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
+            self._undelivered.append(intent)
+            self._undelivered_keys += len(intent.clears)
+            if self._undelivered_keys > self._config.undelivered_limit:
+                self._collapse_to_models()
+            starts = not self._delivering and not self._closing
+            self._delivering = self._delivering or starts
         logger.warning(
             "aiomodelcache: an invalidation of %d keys could not be delivered and is kept; "
             "reads bypass the cache until all are delivered",
             len(intent.clears),
         )
-        intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
-        self._undelivered.append(intent)
-        self._undelivered_keys += len(intent.clears)
-        if self._undelivered_keys > self._config.undelivered_limit:
-            self._collapse_to_models()
-        if not self._delivering and not self._closing:
-            self._delivering = True
-            self._tasks.start(self._deliver())
+        if starts:
+            self._own_loop.call(lambda: self._tasks.start(self._deliver()))
 
     def _collapse_to_models(self) -> None:
         combined = Intent()
@@ -211,26 +238,32 @@ class Writer:
 
     async def _deliver(self) -> None:
         delay = min(0.05, self._config.breaker_cooldown)
-        while self._undelivered and not self._closing:
+        while self._delivering and not self._closing:
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._config.breaker_cooldown)
             await self._try_to_deliver()
-        self._delivering = False
 
     async def _try_to_deliver(self) -> None:
         try:
-            while self._undelivered:
-                intent = self._undelivered[0]
+            while intent := self._next_undelivered():
                 if intent.unknown:
                     await self._mark(intent, intent.clears)
                 else:
                     await self._clear(intent)
-                if self._undelivered and self._undelivered[0] is intent:  # else it was collapsed into whole models
-                    self._undelivered_keys -= len(self._undelivered.pop(0).clears)
+                with self._lock:
+                    if self._undelivered and self._undelivered[0] is intent:  # else it was collapsed into whole models
+                        self._undelivered_keys -= len(self._undelivered.pop(0).clears)
         except BackendError:
             return
-        self._guarded.has_undelivered = False
         logger.warning("aiomodelcache: all invalidations are delivered; the cache is read again")
+
+    def _next_undelivered(self) -> Intent | None:
+        """Returns the first kept intent. If there is none, readers may use the cache again."""
+        with self._lock:
+            if self._undelivered:
+                return self._undelivered[0]
+            self._guarded.has_undelivered = self._delivering = False
+            return None
 
     def stop(self) -> None:
         """Ends the repeated deliveries of undelivered intents. ``close`` makes the last attempt."""
@@ -245,15 +278,16 @@ class Writer:
         cached until the marks expire. A cancelled AnyIO scope around ``close`` does not interrupt it.
         """
         self.stop()
-        unmarked = {intent for intent in self._open_intents if intent.clears}
+        unmarked = {intent for intent in list(self._open_intents) if intent.clears.keys() - intent.marked}
         try:
             with anyio.CancelScope(shield=True):
                 if self._undelivered:
                     await self._try_to_deliver()
                 for intent in list(unmarked):
-                    with suppress(CacheWriteError):
-                        await self.mark(intent)
-                    if not intent.clears.keys() - intent.marked:
+                    keys = intent.clears.keys() - intent.marked
+                    intent.marked |= keys
+                    with suppress(BackendError):
+                        await self._mark(intent, keys)
                         unmarked.discard(intent)
         finally:
             self._closed = True

@@ -5,6 +5,7 @@ these rows, they are locked first and written by primary key: a row that starts 
 nor missed.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Generator
 from copy import copy
 from typing import Any, cast
@@ -34,7 +35,7 @@ from aiomodelcache.write.bulk_rows import (
     select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
-from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
+from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon, finish_intents
 from aiomodelcache.write.unopened import warn_if_unopened
 
 AwaitGenerator = Generator[Any, Any, Any]
@@ -107,7 +108,7 @@ async def _run(query: Any) -> Any:
         query._db = client
         outer = outermost(client)
         assert outer is not None, "writes are captured inside a transaction"
-        intents = {cache: transaction_intent(outer, cache) for cache in query.caches()}
+        intents = TransactionIntents(outer, query.caches())
         try:
             result = await query.write(client, intents)
         except BaseException as error:
@@ -121,7 +122,7 @@ async def _run(query: Any) -> Any:
 
 async def _run_marking_models(query: Any) -> Any:
     """Runs a query in a transaction that was closed by hand: there its statement commits by itself."""
-    intents: Intents = {cache: Intent() for cache in query.caches()}
+    intents: Intents = defaultdict(Intent)
     query.collect_models(intents)
     try:
         for cache, intent in intents.items():

@@ -5,7 +5,7 @@ these two methods are wrapped on that instance, once. No class is changed.
 """
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from tortoise.backends.base.client import TransactionalDBClient
@@ -31,6 +31,18 @@ def transaction_intent(client: TransactionalDBClient, cache: OpenCache) -> Inten
     if cache not in intents:
         intents[cache] = cache.writer.new_transaction_intent()
     return intents[cache]
+
+
+class TransactionIntents(Intents):
+    """The intents of one statement in a transaction. A cache that another thread opens in between gets one, too."""
+
+    def __init__(self, client: TransactionalDBClient, caches: Iterable[OpenCache]) -> None:
+        super().__init__({cache: transaction_intent(client, cache) for cache in caches})
+        self._client = client
+
+    def __missing__(self, cache: OpenCache) -> Intent:
+        intent = self[cache] = transaction_intent(self._client, cache)
+        return intent
 
 
 def pending_keys(client: TransactionalDBClient, cache: OpenCache) -> Collection[bytes]:

@@ -24,7 +24,11 @@ def warn_if_unopened(model: type[Model]) -> None:
 
     Raises ``CacheNotOpenWarning`` if a filter of ``warnings`` makes it an error: then each such write is refused.
     """
-    if any(not cache.loop.is_closed() for cache in open_caches) or model not in cached_models or model in _warned:
+    if (
+        any(not cache.loop.is_closed() for cache in open_caches.copy())
+        or model not in cached_models
+        or model in _warned
+    ):
         return
     if not expects_no_cache():
         name = model.__name__

@@ -557,38 +557,6 @@ async def in_another_loop(database: BaseDBAsyncClient, work: Callable[[], Awaita
 
 @pytest.mark.filterwarnings("ignore::tortoise.warnings.TortoiseLoopSwitchWarning")
 class TestEventLoops:
-    async def test_lookups_in_another_event_loop_are_refused(
-        self, database: BaseDBAsyncClient, backend_url: str
-    ) -> None:
-        event = await add_event()
-        message = "This cache was opened in another event loop: close it there and open one in the loop that uses it."
-
-        async def look_up() -> None:
-            for lookup in (Event.cache.get(id=event.id), BatchCacheQuery(a=Event.cache.get(id=1)), Event.cache.clear()):
-                with pytest.raises(CacheNotOpen, match=exactly(message)):
-                    await lookup
-
-        async with ModelCache(backend_url):
-            await in_another_loop(database, look_up)
-            assert await Event.cache.get(id=event.id) == event
-
-    async def test_writes_in_another_event_loop_are_refused(
-        self, database: BaseDBAsyncClient, backend_url: str
-    ) -> None:
-        event = await add_event()
-
-        async def save_and_delete() -> None:
-            event.title = "PyCon"
-            for write in (event.save(), event.delete()):
-                with pytest.raises(CacheNotOpen, match="opened in another event loop"):
-                    await write
-
-        async with ModelCache(backend_url):
-            await in_another_loop(database, save_and_delete)
-            assert (await Event.cache.get(id=event.id)).title == "pycon"
-        await event.save()
-        assert (await Event.get(id=event.id)).title == "PyCon"
-
     @pytest.mark.only_on("memory", because="connections that are left to a loop that has ended are warned of")
     async def test_a_cache_whose_event_loop_has_ended_does_not_affect_others(
         self, database: BaseDBAsyncClient, backend_url: str

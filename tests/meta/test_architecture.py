@@ -29,7 +29,7 @@ ORDER = {
     "unopened",
     "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
     "open_cache": "",
-    "engine": "reader writer leases hits background batch_read batching loader run intent tasks",
+    "engine": "reader writer leases hits background batch_read batching loader run intent own_loop tasks",
     "plans": "paths results indexes rows refresh steps requests",
     "entries": "cascades model many_to_many indexes results predictions rows base policy",
     "orm": "catalogue statements hydrate select schema snapshots transactions connections "

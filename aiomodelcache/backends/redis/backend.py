@@ -10,10 +10,10 @@ Must not know how connections are made (``clients``), or how another incarnation
 Needs Redis 5. Expiry is by the server's clock only.
 """
 
+import asyncio
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import eq
 from typing import Final, NoReturn, cast
 
 import anyio
@@ -77,6 +77,8 @@ class RedisBackend:
         self._endpoint: RedisEndpoint | None = self._connect()
         self._where = self._endpoint.where
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
+        self._left: RedisEndpoint | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._near: Near | None = None
         self._can_start_read = type(self).read is RedisBackend.read
         """True if no subclass overrides ``read`` and must see all reads."""
@@ -92,6 +94,12 @@ class RedisBackend:
 
     async def open(self) -> None:
         """Connects, and proves it with round trips. Raises ``BackendError`` in one clear sentence."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and self._loop is not None:
+            # That loop has ended, or belongs to the parent of this forked process. The parent's loop would notice if
+            # its connections were collected here.
+            self._left, self._endpoint = self._endpoint, None
+        self._loop = loop
         if self._endpoint is None:
             # Not built in ``close``, because redis-py's locks are bound to the first event loop that uses them.
             self._endpoint = self._connect()
@@ -179,26 +187,21 @@ class RedisBackend:
         keys = [key for key, _ in leases]
         lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
         version_commands: list[Command] = []
-        made = [new_version(identity) for _ in versions]
-        for key, version in zip(versions, made, strict=True):
-            version_commands += ("SET", key, version, "NX"), ("GET", key)
+        for key in versions:
+            version_commands += ("SET", key, new_version(identity), "NX"), ("GET", key)
         leased, read = await self._send_in_order(lease_commands, version_commands)
         return Leased(
             list(map(_lease_value, self._by_key(keys, leased))),
-            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]], made),
+            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]]),
         )
 
-    async def _with_fresh_versions(
-        self, keys: Sequence[bytes], versions: list[bytes | None], made: Sequence[bytes]
-    ) -> list[bytes | None]:
+    async def _with_fresh_versions(self, keys: Sequence[bytes], versions: list[bytes | None]) -> list[bytes | None]:
         """Replaces versions of other incarnations of the server by fresh ones.
 
-        Returns the current versions of all keys. One that this backend has ``made`` was absent before, as where the
-        database was swapped for an empty one.
+        Returns the current versions of all keys.
         """
         endpoint = self._endpoint or self._raise_closed()
-        is_first = bool(endpoint.incarnation.current) and any(map(eq, versions, made))
-        if not (is_first or any(map(endpoint.incarnation.is_stale_version, versions))):
+        if not any(map(endpoint.incarnation.is_stale_version, versions)):
             return versions
         try:
             await endpoint.check_identity()
