@@ -111,9 +111,11 @@ class TestSnapshot:
         key, stamp = new_keys(2)
         async with Proxy(server.port) as proxy, opened(proxy.url) as backend:
             await versions_of(backend, [key, stamp])
+            asked = proxy.requests.count(b"\r\nINFO\r\n")
+            assert asked == 2 * 3  # for the connection, and for the first versions
             await backend.clear([], new_token(), [stamp])
             await versions_of(backend, [key, stamp])
-            assert proxy.requests.count(b"\r\nINFO\r\n") == 2  # of one connection
+            assert proxy.requests.count(b"\r\nINFO\r\n") == asked
             assert b"EVALSHA" not in proxy.requests
 
     async def test_a_new_incarnation_is_logged_once(
@@ -126,7 +128,7 @@ class TestSnapshot:
             await reconnect(backend)
             await asyncio.gather(*[backend.read([new_key()]) for _ in range(5)])
         assert caplog.messages == [
-            f"aiomodelcache: Redis at 127.0.0.1:{server.port} was restarted or replaced; "
+            f"aiomodelcache: Redis at 127.0.0.1:{server.port} was restarted, replaced or restored; "
             "entries from before are not used"
         ]
 
@@ -332,3 +334,78 @@ async def test_every_kind_of_source_asks_for_the_identity(server: RedisServer, t
         assert await versions_of(backend, [key]) != [before]
     if client is not None:
         await client.aclose()
+
+
+def swap(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command("SWAPDB", 0, 1)
+
+
+def end_connections(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+
+
+class TestContentsThatComeBack:
+    """Commands that bring other or older contents into a database while the server runs on."""
+
+    @pytest.mark.parametrize("through", ["url", "client"])
+    async def test_versions_of_another_database_are_absent_to_open_connections(
+        self, server: RedisServer, through: str
+    ) -> None:
+        keys = new_keys(3)
+        client = Redis(port=server.port) if through == "client" else None
+        async with opened(client or server.url) as backend, opened(f"redis://127.0.0.1:{server.port}/1") as other:
+            mine, theirs = await versions_of(backend, keys), await versions_of(other, keys)
+            swap(server)
+            with server.client() as plain:
+                assert plain.mget(keys) == theirs
+            assert await backend.read(keys) == await other.read(keys) == [None] * 3
+            after = await versions_of(backend, keys)
+            assert not {*after} & {*mine, *theirs}
+            assert await backend.read(keys) == after
+        if client is not None:
+            await client.aclose()
+
+    async def test_a_backend_that_made_a_version_meanwhile_does_not_use_those_of_before(
+        self, server: RedisServer
+    ) -> None:
+        keys = new_keys(3)
+        async with opened(server.url) as backend, opened(server.url) as idle:
+            before = await versions_of(backend, keys)
+            assert await idle.read(keys) == before
+            swap(server)
+            [during] = await versions_of(backend, keys[:1])
+            swap(server)
+            with server.client() as client:
+                assert client.mget(keys) == before
+            assert await backend.read(keys) == [None] * 3
+            after = await versions_of(backend, keys)
+            assert not {*after} & {*before, during}
+            assert await idle.read(keys) == [None] * 3
+            assert await versions_of(idle, keys) == after
+
+    @pytest.mark.parametrize("how", ["SWAPDB", "RESTORE", "DEBUG RELOAD"])
+    async def test_new_connections_do_not_use_versions_that_came_back(self, server: RedisServer, how: str) -> None:
+        keys = new_keys(2)
+        async with opened(server.url) as backend:
+            before = await versions_of(backend, keys)
+            with server.client() as client:
+                client.save()
+                dumps = [client.dump(key) for key in keys]
+                if how == "SWAPDB":
+                    swap(server)
+                    swap(server)
+                else:
+                    client.flushall()
+                if how == "RESTORE":
+                    for key, dump in zip(keys, dumps, strict=True):
+                        client.restore(key, 0, dump)
+                elif how == "DEBUG RELOAD":
+                    client.execute_command("DEBUG", "RELOAD", "NOSAVE", "NOFLUSH")
+                assert client.mget(keys) == before
+            async with opened(server.url) as fresh:
+                assert await fresh.read(keys) == [None] * 2
+            end_connections(server)
+            await reconnect(backend)
+            assert await backend.read(keys) == [None] * 2

@@ -397,6 +397,70 @@ async def test_a_process_that_starts_after_a_restore_reads_nothing_stale(
         await here.assert_agreement_once_delivered()
 
 
+def swap(server: RedisServer) -> None:
+    with server.client() as client:
+        client.execute_command("SWAPDB", 0, 1)
+
+
+async def test_contents_swapped_in_from_another_database_are_not_used(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, process: OtherProcess
+) -> None:
+    async with scene(own_redis, db_url, process) as here:
+        async with ModelCache(own_redis.patient_url.replace("/0?", "/1?")) as other:
+            assert [event.title for event in await other.manager(Event).filter(organizer=here.organizer)]
+        await write_in_a_transaction()
+        swap(own_redis)
+        await here.assert_agreement_once_delivered()
+        await here.until_the_cache_is_used()
+
+
+async def test_contents_that_are_swapped_out_and_back_while_the_cache_is_read_are_not_used(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, process: OtherProcess
+) -> None:
+    async with scene(own_redis, db_url, process) as here:
+        swap(own_redis)
+        await here.assert_both_agree()
+        await write_in_a_transaction()
+        swap(own_redis)
+        await here.assert_agreement_once_delivered()
+        await here.until_the_cache_is_used()
+
+
+@pytest.mark.parametrize("remedy", ["CLIENT KILL", "clear_all"])
+@pytest.mark.parametrize("how", ["SWAPDB", "RESTORE"])
+async def test_contents_that_come_back_unnoticed_are_not_used_after_the_documented_remedy(
+    database: BaseDBAsyncClient,
+    db_url: DatabaseUrl,
+    own_redis: RedisServer,
+    process: OtherProcess,
+    how: str,
+    remedy: str,
+) -> None:
+    async with scene(own_redis, db_url, process) as here:
+        with own_redis.client() as client:
+            dumps = {key: client.dump(key) for key in client.scan_iter()}
+            if how == "SWAPDB":
+                swap(own_redis)
+            await save()
+            if how == "SWAPDB":
+                swap(own_redis)
+            else:
+                client.flushall()
+                for key, dump in dumps.items():
+                    client.restore(key, 0, dump)
+            seen = await here.read_in_other()
+            assert seen["cache"] != seen["database"]  # connections that stay open are not told
+            if remedy == "CLIENT KILL":
+                client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+                with contextlib.suppress(BackendError):
+                    await here.store.read([b"any"])
+                here.reopen()
+            else:
+                await here.cache.clear_all()
+        await here.assert_agreement_once_delivered()
+        await here.until_the_cache_is_used()
+
+
 async def test_a_promoted_replica_without_the_last_invalidation_serves_nothing_stale(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, redis_server: RedisServer, process: OtherProcess
 ) -> None:

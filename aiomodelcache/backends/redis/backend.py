@@ -14,6 +14,7 @@ import asyncio
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import eq
 from typing import Final, NoReturn, cast
 
 import anyio
@@ -187,21 +188,26 @@ class RedisBackend:
         keys = [key for key, _ in leases]
         lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
         version_commands: list[Command] = []
-        for key in versions:
-            version_commands += ("SET", key, new_version(identity), "NX"), ("GET", key)
+        made = [new_version(identity) for _ in versions]
+        for key, version in zip(versions, made, strict=True):
+            version_commands += ("SET", key, version, "NX"), ("GET", key)
         leased, read = await self._send_in_order(lease_commands, version_commands)
         return Leased(
             list(map(_lease_value, self._by_key(keys, leased))),
-            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]]),
+            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]], made),
         )
 
-    async def _with_fresh_versions(self, keys: Sequence[bytes], versions: list[bytes | None]) -> list[bytes | None]:
+    async def _with_fresh_versions(
+        self, keys: Sequence[bytes], versions: list[bytes | None], made: Sequence[bytes]
+    ) -> list[bytes | None]:
         """Replaces versions of other incarnations of the server by fresh ones.
 
-        Returns the current versions of all keys.
+        Returns the current versions of all keys. One that this backend has ``made`` was absent before, as where the
+        database was swapped for an empty one.
         """
         endpoint = self._endpoint or self._raise_closed()
-        if not any(map(endpoint.incarnation.is_stale_version, versions)):
+        is_first = bool(endpoint.incarnation.current) and any(map(eq, versions, made))
+        if not (is_first or any(map(endpoint.incarnation.is_stale_version, versions))):
             return versions
         try:
             await endpoint.check_identity()

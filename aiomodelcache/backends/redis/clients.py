@@ -24,7 +24,7 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
-from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
 
@@ -130,7 +130,15 @@ class RedisEndpoint:
 
     async def check_identity(self) -> None:
         """Asks the server for its identity again. Not for clusters."""
-        await self.incarnation.check_identity(cast("Any", self.client).connection_pool)
+        if self.writing is not None:
+            self.incarnation.check_identity(await self.writing.send(pack(IDENTIFY), len(IDENTIFY)))
+            return
+        pool = cast("Any", self.client).connection_pool
+        connection = await pool.get_connection()
+        try:
+            self.incarnation.check_identity(await ask(connection))
+        finally:
+            await pool.release(connection)
 
     async def close(self) -> None:
         """Closes the resources that the endpoint owns."""

@@ -7,6 +7,11 @@ writes invalidated are back. Such a server has a new identity. Its run id change
 also changes at every promotion, even of a former master that has kept running. All processes see the same ids, so they
 need not talk to each other.
 
+While a server runs, SWAPDB, RESTORE and DEBUG RELOAD bring back what writes have invalidated since. So the number of
+such commands and the number of the database belong to the identity, too. Contents of another database have another
+identity at once. Contents that come back have another one for new connections, and for a backend that has made a
+version since.
+
 Keys do not depend on the incarnation, so a writer names the same key in each of them. Versions do: each begins with the
 identity of the incarnation that made it, and counts as absent in any other. So every row and list of an earlier
 incarnation is a miss, because it carries an earlier epoch. A reader that asked for its lease, or read the stamp, in an
@@ -17,8 +22,8 @@ import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeGuard
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeGuard, cast
 from weakref import WeakSet
 
 from redis.exceptions import ResponseError
@@ -30,7 +35,11 @@ logger: Final = logging.getLogger("aiomodelcache")
 _IDENTITY_SIZE: Final = 8
 """Number of bytes of an identity."""
 _VERSION: Final = VERSION[0]
-_IDS: Final = re.compile(rb"^(?:run_id|master_replid):(\w+)", re.MULTILINE)
+_PARTS: Final = re.compile(
+    rb"^(?:(?:run_id|master_replid):\w+|cmdstat_(?:swapdb|restore|debug):calls=\d+)", re.MULTILINE
+)
+IDENTIFY: Final = (("INFO", "server"), ("INFO", "replication"), ("INFO", "commandstats"))
+"""The commands whose replies make an identity."""
 
 
 class ServerIncarnation:
@@ -40,6 +49,7 @@ class ServerIncarnation:
         self.current = b""
         """The identity of the incarnation. Empty if it is not known: then every version is used."""
         self._current_prefix = VERSION
+        self._database = b""
         self._where = where
         self._connections: WeakSet[Any] = WeakSet()
         self._warned = False
@@ -62,7 +72,8 @@ class ServerIncarnation:
         return connected
 
     async def _on_new_connection(self, connection: Any) -> None:
-        identity = await self._read_identity(connection)
+        self._database = str(connection.db).encode()
+        identity = self._identity_of(await ask(connection))
         if identity != self.current:
             # Replies are judged by the identity that the newest connection showed. Connections that showed another one
             # must not deliver replies any more.
@@ -72,41 +83,35 @@ class ServerIncarnation:
             self._change_to(identity)
         self._connections.add(connection)
 
-    async def check_identity(self, pool: Any) -> None:
-        """Checks whether the identity has changed while the connections stayed open.
+    def check_identity(self, replies: Sequence[object]) -> None:
+        """Takes over the identity that open connections show by their replies to ``IDENTIFY``.
 
-        It changes when a server without replicas discards the history that it kept for former replicas. Connections
-        made since then show another identity, and versions with that identity are found.
+        It changes when other contents come into the database. It also changes when a server without replicas discards
+        the history that it kept for former replicas. Connections made since then show another identity, and versions
+        with that identity are found.
         """
-        connection = await pool.get_connection()
-        try:
-            identity = await self._read_identity(connection)
-            if identity != self.current:
-                self._change_to(identity)
-        finally:
-            await pool.release(connection)
+        identity = self._identity_of(replies)
+        if identity != self.current:
+            self._change_to(identity)
 
     def _change_to(self, identity: bytes) -> None:
         if self.current and identity:
             logger.warning(
-                "aiomodelcache: Redis at %s was restarted or replaced; entries from before are not used", self._where
+                "aiomodelcache: Redis at %s was restarted, replaced or restored; entries from before are not used",
+                self._where,
             )
         self.current = identity
         self._current_prefix = VERSION + identity
 
-    async def _read_identity(self, connection: Any) -> bytes:
-        sections = ("server", "replication")
-        for section in sections:
-            await connection.send_command("INFO", section, check_health=False)
-        ids: list[bytes] = []
-        for _ in sections:
-            try:
-                ids += _IDS.findall(await connection.read_response())
-            except ResponseError as error:  # not permitted, or not known
-                if str(error).startswith("BUSY"):  # a temporary state
-                    raise
-        if ids:
-            return hashlib.blake2b(b":".join(ids), digest_size=_IDENTITY_SIZE).digest()
+    def _identity_of(self, replies: Sequence[object]) -> bytes:
+        parts = [self._database]
+        for reply in replies:
+            if isinstance(reply, bytes):
+                parts += _PARTS.findall(reply)
+            elif str(reply).startswith("BUSY"):  # a temporary state; others are not permitted, or not known
+                raise cast("ResponseError", reply)
+        if parts[1:]:
+            return hashlib.blake2b(b" ".join(parts), digest_size=_IDENTITY_SIZE).digest()
         if not self._warned:
             self._warned = True
             logger.warning(
@@ -131,3 +136,16 @@ def _abort(connection: Any) -> None:
     writer = connection._writer
     if writer is not None:
         writer.transport.abort()
+
+
+async def ask(connection: Any) -> list[object]:
+    """Sends ``IDENTIFY`` on one of redis-py's connections. Returns the replies, errors of the server among them."""
+    for command in IDENTIFY:
+        await connection.send_command(*command, check_health=False)
+    replies: list[object] = []
+    for _ in IDENTIFY:
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+    return replies
