@@ -85,22 +85,16 @@ class RedisBackend:
         """True if no subclass overrides ``read`` and must see all reads."""
         self._layout_unknown = False
         """True if a cluster did not answer as expected. Its layout may have changed."""
-        self._lease = load_script("lease")
-        self._fill = load_script("fill")
-        self._mark = load_script("mark")
-        self._clear = load_script("clear")
+        self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
 
     def __repr__(self) -> str:
         return f"<RedisBackend at {self._where}>"
 
     async def open(self) -> None:
         """Connects, and proves it with round trips. Raises ``BackendError`` in one clear sentence."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop and self._loop is not None:
-            # That loop has ended, or belongs to the parent of this forked process. The parent's loop would notice if
-            # its connections were collected here.
-            self._left, self._endpoint = self._endpoint, None
-        self._loop = loop
+        former, self._loop = self._loop, asyncio.get_running_loop()
+        if former not in (None, self._loop):  # that loop has ended, or is the parent's of this forked process
+            self._left, self._endpoint = self._endpoint, None  # kept: a parent's event loop would notice its collection
         if self._endpoint is None:
             # Not built in ``close``, because redis-py's locks are bound to the first event loop that uses them.
             self._endpoint = self._connect()
