@@ -14,7 +14,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.binding.binder import bind
-from aiomodelcache.config import CacheConfig, Settings
+from aiomodelcache.config import CacheConfig, Settings, shown
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.encoding.messages import described
@@ -64,8 +64,10 @@ class ModelCache:
         for name in settings.keys() - Settings.__annotations__.keys():
             known = ", ".join(Settings.__annotations__)
             raise CacheConfigurationError(f"ModelCache has no setting {name!r}. Its settings: {known}.")
-        if not isinstance(namespace, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all typed
-            raise CacheConfigurationError(f"ModelCache: namespace is {namespace!r}: it must be a string.")
+        if not _is_text(namespace):
+            raise CacheConfigurationError(f"ModelCache: namespace is {shown(namespace)}: it must be a string.")
+        if config is not None and not isinstance(config, CacheConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise CacheConfigurationError(f"ModelCache: config is {described(config)}: it must be a CacheConfig.")
         self.config = replace(config or CacheConfig(), **settings)
         self.namespace = namespace
         self._backend_argument: Any = backend
@@ -260,3 +262,12 @@ class ModelCache:
         """Invalidates everything about all bound models, like ``clear``. Raises ``BackendError``."""
         opened = self.open_cache.usable()
         await clear_models(opened, opened.models)
+
+
+def _is_text(value: object) -> bool:
+    """Returns True if ``value`` is a string that has an encoding in UTF-8, so no lone surrogate."""
+    try:
+        str.encode(cast("str", value))
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True

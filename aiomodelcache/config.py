@@ -6,9 +6,10 @@ All durations are seconds.
 import enum
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, TypeGuard
 
 from tortoise.exceptions import DoesNotExist
 from tortoise.models import Model
@@ -163,7 +164,7 @@ class CacheConfig:
             value = getattr(self, field.name)
             requirement = _unmet_requirement(field.name, field.type, value)
             if requirement:
-                raise CacheConfigurationError(f"CacheConfig.{field.name} is {value!r}: {requirement}.")
+                raise CacheConfigurationError(f"CacheConfig.{field.name} is {shown(value)}: {requirement}.")
 
     @property
     def fill_ttl(self) -> float:
@@ -215,9 +216,25 @@ class Settings(TypedDict, total=False):
     not_found: NotFound
 
 
-def is_duration(value: object) -> bool:
-    """Returns True if ``value`` is a finite number of seconds above zero."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value) and value > 0
+MAX_SHOWN: Final = 120
+"""Maximum number of characters of a setting in a message. The end of a longer text is left out."""
+MIN_DURATION: Final = 0.001
+"""Minimum of every duration, in seconds. Below it, the setting or declaration is refused."""
+MAX_DURATION: Final = 100 * CACHE_TIME_YEAR
+"""Maximum of every duration, in seconds. Beyond it, the setting or declaration is refused."""
+
+
+def duration_requirement(value: object, unit: str = "a number") -> str | None:
+    """Returns the requirement of a duration that ``value`` does not meet; None if it meets all."""
+    if not _is_number(value) or not 0 < value < math.inf:
+        return f"it must be {unit} above zero"
+    if value < MIN_DURATION:
+        return "it must be at least a millisecond, 0.001"
+    return "it must be at most a hundred years" if value > MAX_DURATION else None
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
@@ -227,18 +244,30 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if name == "replica_lag" and value is None:
         return None
     if name == "on_write_error":
-        return None if value in ("retry", "raise") else 'use "retry" or "raise"'
+        is_text = issubclass(type(value), str)  # isinstance() believes a mock
+        return None if is_text and str.__str__(value) in ("retry", "raise") else 'use "retry" or "raise"'
     if kind is bool:
         return None if isinstance(value, bool) else "use True or False"
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         return "it must be a whole number"
     if name in ("ttl_jitter", "refresh_ahead"):
-        return None if value == 0 or (is_duration(value) and value < 1) else "it must be a fraction below 1"
+        return None if _is_number(value) and 0 <= value < 1 else "it must be a fraction below 1"
     if name in ("lease_wait", "guess_size"):
-        return None if value == 0 or is_duration(value) else "it must be zero or above"
-    if not is_duration(value):
-        return "it must be a number above zero"
-    return None if value >= 0.001 else "it must be at least a millisecond, 0.001"
+        if not _is_number(value) or not 0 <= value < math.inf:
+            return "it must be zero or above"
+        if not value > 0:
+            return None
+    if kind is int and value > 0:
+        return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
+    return duration_requirement(value)
+
+
+def shown(value: object) -> str:
+    """Returns the ``repr`` of a setting for a message, without the end of a long one."""
+    try:
+        return repr(value)[:MAX_SHOWN]
+    except Exception:  # an integer of too many digits, or a user's own __repr__
+        return f"<{type(value).__qualname__}>"
 
 
 def _not_found_error(value: Any) -> str | None:

@@ -18,6 +18,7 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -104,9 +105,10 @@ class OpenCache:
         """Returns the entries of a model. Raises ``CacheNotRegistered`` if the model is not bound to this cache."""
         try:
             return self.models[model]
-        except KeyError:
+        except Exception:  # KeyError, or that of something unhashable
+            name = getattr(model, "__name__", None) or described(model)
             raise CacheNotRegistered(
-                f"{model.__name__} is not bound to the open cache: make it a CachedModel or give it a "
+                f"{name} is not bound to the open cache: make it a CachedModel or give it a "
                 "ModelCacheManager, and let Tortoise.init load its module before the cache opens."
             ) from None
 

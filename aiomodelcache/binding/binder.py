@@ -14,7 +14,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import class_attributes, is_computed
 from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
-from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.config import CacheConfig, InvalidationType, shown
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
@@ -80,7 +80,8 @@ class _Binder:
 
     def bind(self) -> Bindings:
         self._modules = {model.__module__ for model in self._models}
-        self._modules |= {cls.__module__ for cls in declared if getattr(cls, "model", None) in self._models}
+        models = [(cls, getattr(cls, "model", None)) for cls in declared]
+        self._modules |= {cls.__module__ for cls, model in models if isinstance(model, type) and model in self._models}
         classes = sorted(declared, key=lambda cls: (cls.__module__, cls.__qualname__))
         classes = [cls for cls in classes if self._belongs(cls)]
         self._check_names(classes)
@@ -114,13 +115,14 @@ class _Binder:
         model is a base class.
         """
         model: Any = getattr(cls, "model", None)
-        if model in self._models:
+        if isinstance(model, type) and model in self._models:
             return True
         if model is None and cls.__subclasses__():
             return False
         if not (isinstance(model, type) and issubclass(model, Model)):
             raise CacheConfigurationError(
-                f"{cls.__name__}.model is {model!r}: set it to the Tortoise model that {cls.__name__} is about."
+                f"{cls.__name__}.model is {shown(getattr(cls, 'model', None))}: "
+                f"set it to the Tortoise model that {cls.__name__} is about."
             )
         if is_abstract(model):
             raise CacheConfigurationError(
@@ -253,7 +255,7 @@ class _Binder:
         attributes = class_attributes(query)
         key: Any = attributes.get("key_fields", ())
         if not is_key(key):
-            raise CacheConfigurationError(f'{origin}.key_fields is {key!r}: name the fields, like ("slug",).')
+            raise CacheConfigurationError(f'{origin}.key_fields is {shown(key)}: name the fields, like ("slug",).')
         options = parse(origin, {name: value for name, value in attributes.items() if name != "key_fields"})
         fields = key_columns(entries.schema, origin, "key_fields", tuple(key))
         if is_computed(query):

@@ -1,11 +1,12 @@
 """Settings of one declaration, checked for form: names, lists of names, seconds. Does not look at models."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
-from aiomodelcache.config import InvalidationType, is_duration
+from aiomodelcache.config import InvalidationType, duration_requirement, shown
 from aiomodelcache.exceptions import CacheConfigurationError
 
 
@@ -29,6 +30,9 @@ class Options:
     relation: str | None = None
     near: bool | None = None
 
+
+MAX_VERSION_BITS: Final = 1_024
+"""Number of bits from which on an integer is refused as a ``version``. Python does not print one of 14,000 bits."""
 
 META_ATTRIBUTES: Final = frozenset(
     {
@@ -96,14 +100,10 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
     """
     invalidation = attributes.get("invalidation", InvalidationType.UNSET)
     if not isinstance(invalidation, InvalidationType):
-        raise CacheConfigurationError(f"{origin}.invalidation is {invalidation!r}: use an InvalidationType.")
+        raise CacheConfigurationError(f"{origin}.invalidation is {shown(invalidation)}: use an InvalidationType.")
     limit = attributes.get("limit")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise CacheConfigurationError(f"{origin}.limit is {limit!r}: it must be a whole number above zero.")
-    version = attributes.get("version")
-    if version is not None and not isinstance(version, int | float | str | tuple):
-        # Processes compare versions by repr().
-        raise CacheConfigurationError(f"{origin}.version is {version!r}: use a number or a string.")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= sys.maxsize):
+        raise CacheConfigurationError(f"{origin}.limit is {shown(limit)}: it must be a whole number above zero.")
     return Options(
         origin=origin,
         gets=_keys(origin, "get_key_fields_list", attributes),
@@ -112,7 +112,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         many_to_many=_names(origin, "cached_manytomany", attributes),
         timeout=_seconds(origin, "timeout", attributes),
         negative_timeout=_seconds(origin, "negative_timeout", attributes),
-        version=cast("object", version),
+        version=version_option(origin, attributes.get("version")),
         invalidation=invalidation,
         allowtime=_seconds(origin, "allowtime", attributes),
         order_by=_names(origin, "order_by", attributes),
@@ -123,52 +123,78 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
     )
 
 
+def version_option(origin: str, value: object) -> object:
+    """Checks a declaration's ``version`` and returns it. Raises ``CacheConfigurationError``."""
+    if value is None or _is_version(value):
+        return value
+    raise CacheConfigurationError(f"{origin}.version is {shown(value)}: use a number or a string.")
+
+
+def _is_version(value: object) -> bool:
+    """Returns True if the ``repr`` of a value, by which processes compare versions, is the same in all of them."""
+    if isinstance(value, tuple):
+        return all(map(_is_version, cast("tuple[object, ...]", value)))
+    if isinstance(value, int):
+        return value.bit_length() < MAX_VERSION_BITS
+    return isinstance(value, float | str)
+
+
 def near_option(origin: str, value: object) -> bool | None:
     """Checks a declaration's ``near`` and returns it. Raises ``CacheConfigurationError``."""
     if value is None or isinstance(value, bool):
         return value
-    raise CacheConfigurationError(f"{origin}.near is {value!r}: use True or False.")
+    raise CacheConfigurationError(f"{origin}.near is {shown(value)}: use True or False.")
 
 
 def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:
     value = attributes.get(name)
-    if value is not None and not is_duration(value):
-        raise CacheConfigurationError(f"{origin}.{name} is {value!r}: it must be a number of seconds above zero.")
+    requirement = None if value is None else duration_requirement(value, "a number of seconds")
+    if requirement:
+        raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: {requirement}.")
     return value
 
 
 def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...]:
-    value: Any = attributes.get(name) or ()
-    if isinstance(value, str) and name in ("order_by", "select_related"):
-        return (value,)
-    if value != () and not is_key(value):
+    value: Any = attributes.get(name)
+    if value is None:
+        return ()
+    if _is_text(value) and value and name in ("order_by", "select_related"):
+        return (str.__str__(value),)
+    if not (_is_list(value) and (not value or is_key(value))):
         raise CacheConfigurationError(
-            f'{origin}.{name} is {value!r}: it must be a list of field names, like ["organizer"].'
+            f'{origin}.{name} is {shown(value)}: it must be a list of field names, like ["organizer"].'
         )
-    return tuple(value)
+    return tuple(map(str.__str__, value))
 
 
 def _relation(origin: str, attributes: dict[str, Any]) -> str | None:
     value = attributes.get("relation")
-    if value is not None and not (isinstance(value, str) and value):
+    if value is not None and not (_is_text(value) and value):
         raise CacheConfigurationError(
-            f'{origin}.relation is {value!r}: name the relation to follow, like "venue" or "venue__city".'
+            f'{origin}.relation is {shown(value)}: name the relation to follow, like "venue" or "venue__city".'
         )
     return value
 
 
 def is_key(key: Any) -> bool:
     """Returns True if ``key`` is a list or tuple of at least one field name."""
-    if not isinstance(key, tuple | list):
-        return False
-    names = cast("list[object]", key)
-    return bool(names) and all(isinstance(name, str) for name in names)
+    return _is_list(key) and bool(key) and all(map(_is_text, key))
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    return issubclass(type(value), str)  # isinstance() believes a mock
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return issubclass(type(value), list | tuple)
 
 
 def _keys(origin: str, name: str, attributes: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    value: Any = attributes.get(name) or ()
-    if not isinstance(value, tuple | list) or not all(map(is_key, cast("Iterable[object]", value))):
+    value: Any = attributes.get(name)
+    if value is None:
+        return ()
+    if not _is_list(value) or not all(map(is_key, value)):
         raise CacheConfigurationError(
-            f'{origin}.{name} is {value!r}: it must be a list of tuples of field names, like [("id",), ("slug",)].'
+            f'{origin}.{name} is {shown(value)}: it must be a list of tuples of field names, like [("id",), ("slug",)].'
         )
-    return tuple(tuple(key) for key in cast("Iterable[Iterable[str]]", value))
+    return tuple(tuple(map(str.__str__, key)) for key in cast("Iterable[Iterable[str]]", value))

@@ -14,8 +14,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.config import InvalidationType, is_duration
-from aiomodelcache.declare.options import near_option
+from aiomodelcache.config import InvalidationType, duration_requirement, shown
+from aiomodelcache.declare.options import near_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of, path_of
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
@@ -56,13 +56,11 @@ class ValueDeclaration:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
         for name in ("timeout", "negative_timeout", "allowtime"):
             seconds = getattr(self, name)
-            if seconds is not None and not is_duration(seconds):
-                raise CacheConfigurationError(
-                    f"{self.origin}: {name} is {seconds!r}: it must be a number of seconds above zero."
-                )
+            requirement = None if seconds is None else duration_requirement(seconds, "a number of seconds")
+            if requirement:
+                raise CacheConfigurationError(f"{self.origin}: {name} is {shown(seconds)}: {requirement}.")
         near_option(self.origin, self.near)
-        if self.version is not None and not isinstance(self.version, int | float | str | tuple):
-            raise CacheConfigurationError(f"{self.origin}: version is {self.version!r}: use a number or a string.")
+        version_option(self.origin, self.version)
 
     def result(self, cache: OpenCache) -> ResultEntries:
         """Returns the entries of this declaration in one open cache, created at the first use.

@@ -13,11 +13,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, cast
 
+from pypika_tortoise.terms import Node
+from tortoise.expressions import Expression, Q
 from tortoise.fields import data as data_fields
 from tortoise.models import Model
+from tortoise.query_utils import Prefetch
+from tortoise.queryset import AwaitableQuery
 
 from aiomodelcache.encoding import keys
-from aiomodelcache.encoding.messages import SafeError
+from aiomodelcache.encoding.messages import SafeError, SafeTypeError
 from aiomodelcache.orm.fields import converts_like_tortoise, is_enum
 
 
@@ -127,11 +131,16 @@ def normalise(field: Any, model: type[Model], value: Any) -> Any:
     """Returns the value that Tortoise would read from the database after it stored ``value``."""
     if isinstance(value, Model):
         value = _referred_value(field, value)
+    elif isinstance(value, _EXPRESSIONS):
+        raise SafeTypeError("a key takes values, and neither expressions nor queries")
     value = field.to_db_value(value, model)
     if converts_like_tortoise(field) and isinstance(field, data_fields.DecimalField):
         return value  # a value rounded to the column's scale would match rows that the database does not match
     return field.to_python_value(value)
 
+
+_EXPRESSIONS: Final = (Node, Q, Expression, AwaitableQuery, Prefetch)
+"""Classes whose instances a queryset compares with in SQL. Field conversions would take them for values."""
 
 EXACT: Final[dict[Any, Callable[[Any], Any]]] = {
     int: int,
@@ -171,6 +180,11 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
     """
     if value is None:
         return not field.pk
+    if isinstance(field, data_fields.TimeDeltaField) and isinstance(value, datetime.timedelta):
+        value = field.to_db_value(value, field.model)
+    if isinstance(field, data_fields.TimeField):
+        # Tortoise cannot store a time in SQLite. MySQL compares anything with one.
+        return dialect == "mysql" or (dialect == "postgres" and not isinstance(value, datetime.timedelta))
     if isinstance(value, str):
         return _is_utf8(value) and not (dialect == "postgres" and "\0" in value)
     if isinstance(value, int):
@@ -181,7 +195,8 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
     if isinstance(value, decimal.Decimal):
         if not value.is_finite():
             return value.is_qnan() and dialect == "postgres"
-        return dialect == "sqlite" or abs(value.adjusted()) < _MAX_EXPONENT
+        lowest = -_MAX_EXPONENT if dialect == "postgres" else -math.inf  # MySQL takes the smallest ones for zero
+        return dialect == "sqlite" or lowest < value.adjusted() < _MAX_EXPONENT
     return True
 
 

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.context import get_current_context
-from tortoise.exceptions import ValidationError
 from tortoise.expressions import Q
 from tortoise.fields import data as data_fields
 from tortoise.fields.base import Field
@@ -193,7 +192,7 @@ class ModelSchema:
             )
         try:
             return normaliser(value)
-        except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
+        except Exception as error:  # also of the value's own methods
             raise ValueError(
                 f"{self.name}.{attribute} cannot be looked up by {described(value)}: {reason(error)}"
             ) from cause(error)

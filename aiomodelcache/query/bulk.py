@@ -29,6 +29,18 @@ from aiomodelcache.scopes.request import Scope
 M = TypeVar("M", bound=Model)
 
 
+def _field_names(model: type[Model], key: Any) -> tuple[str, ...]:
+    """Returns the names of a key of several fields. Raises ``TypeError``."""
+    if isinstance(key, tuple | list):
+        names = tuple(cast("Sequence[Any]", key))
+        if names and all(isinstance(name, str) for name in names):
+            return names
+    raise TypeError(
+        f"{model.__name__}: the key of get_many and in_bulk is the name of a field, or a tuple of names; "
+        f"got {described(cast('object', key))}."
+    )
+
+
 class LocatedKeys(NamedTuple):
     """The cache keys of a bulk query in one open cache."""
 
@@ -53,10 +65,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         cache: OpenCache | None = None,
     ) -> None:
         super().__init__(cache)
-        if isinstance(wanted, str | bytes):
+        if isinstance(wanted, str | bytes) or not hasattr(wanted, "__iter__"):
             raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {described(wanted)}.")
         self._model = model
-        self._fields = (key,) if isinstance(key, str) else tuple(key)
+        self._fields = (key,) if isinstance(key, str) else _field_names(model, key)
         self._single = len(self._fields) == 1
         self._requested = list(wanted)
         self._located: LocatedKeys | None = None

@@ -135,6 +135,8 @@ def prefetch_relation(cache: OpenCache, model: type[Model], name: str) -> Prefet
 
 async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
     """Fills relations, given as paths like ``venue__city``. See ``ModelCacheManager.prefetch``."""
+    if not hasattr(instances, "__iter__"):
+        raise TypeError(f"{model.__name__}.cache.prefetch takes a list of instances; got {described(instances)}.")
     roots = list(instances)
     for root in roots:
         if not isinstance(root, model):
@@ -143,6 +145,8 @@ async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any
             )
     tree = _PrefetchNode(cache, model)
     for path in paths:
+        if not isinstance(path, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
+            raise TypeError(f"{model.__name__}.cache.prefetch takes names of relations; got {described(path)}.")
         node = tree
         for name in path.split("__"):
             node = node.child(name)
@@ -174,8 +178,10 @@ class _PrefetchNode:
 def set_related(cache: OpenCache, model: type[Model], instance: Any, name: str, row: Any) -> None:
     """Attaches a row to a relation of an instance. See ``ModelCacheManager.set_related``."""
     schema = cache.entries_of(model).schema
-    relation = schema.foreign_key(name)
     where = f"{model.__name__}.cache.set_related"
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
+        raise TypeError(f"{where} takes the name of a foreign key; got {described(name)}.")
+    relation = schema.foreign_key(name)
     if not isinstance(instance, model):
         raise TypeError(f"{where} takes an instance of {model.__name__}; got {described(instance)}.")
     if relation is None:

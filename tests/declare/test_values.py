@@ -208,7 +208,7 @@ class TestClass:
         [
             ({}, "Odd has no get_value"),
             ({"timeout": 0, "get_value": Exchange.get_value}, "Odd: timeout is 0"),
-            ({"version": [1], "get_value": Exchange.get_value}, r"Odd: version is \[1\]"),
+            ({"version": [1], "get_value": Exchange.get_value}, r"Odd.version is \[1\]"),
         ],
     )
     async def test_a_wrong_value_class_is_an_error_when_a_cache_opens(

@@ -20,6 +20,10 @@ _OPTIONS_WITH_AT: Final = re.compile(r"(?<=[?&])(username|password|client_name|s
 """The options whose values may contain an @. Any other @ after the hosts shows that a password was cut in two."""
 
 
+_MAX_HOST: Final = 260
+"""Maximum number of characters of a host and its port. A URL with more is refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Url:
     """A URL in parts, such as ``redis+cluster://user:password@one:1,two:2/path?query``."""
@@ -34,8 +38,8 @@ class Url:
     @classmethod
     def split(cls, url: str) -> "Url":
         """Splits a URL into its parts. Raises ``ValueError`` if a password with reserved characters was not escaped."""
-        scheme, _, rest = url.partition("://")
-        transport, _, kind = scheme.lower().partition("+")
+        scheme, separator, rest = url.partition("://")
+        transport, _, kind = (scheme if separator else "").lower().partition("+")
         netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
         tail = rest[len(netloc) :]
         if transport != "unix" and "@" in _OPTIONS_WITH_AT.sub("", tail):
@@ -51,6 +55,8 @@ class Url:
 
     def _address(self, host: str, default_port: int) -> tuple[str, int]:
         try:
+            if len(host) > _MAX_HOST or not host.isprintable() or " " in host:
+                raise ValueError
             parts = urlsplit(f"//{host}")
             return parts.hostname or "localhost", parts.port or default_port
         except ValueError:
