@@ -52,6 +52,7 @@ from aiomodelcache.exceptions import (
     CacheWriteError,
     NotFoundError,
     StaleInstanceError,
+    TenantError,
 )
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
@@ -107,6 +108,7 @@ __all__ = [
     "RelatedQuerysetCache",
     "ResultCache",
     "StaleInstanceError",
+    "TenantError",
     "ValueCache",
     "cached",
     "local_cache",

@@ -1,6 +1,5 @@
 """``ModelCache``: builds the parts of a cache when it opens, and closes them in order."""
 
-import asyncio
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, cast
@@ -13,25 +12,19 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
-from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig, Settings, shown
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.encoding.messages import described
-from aiomodelcache.engine.reader import Reader
-from aiomodelcache.engine.tasks import BackgroundTasks
-from aiomodelcache.engine.writer import Writer
-from aiomodelcache.entries.cascades import CascadeGraph
-from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
-from aiomodelcache.orm.connections import bound_models, read_from_primaries
+from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.base import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
-from aiomodelcache.scopes.request import context_without_scope
+from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, querysets, saves
 from aiomodelcache.write.manual import clear_models
 
@@ -75,6 +68,7 @@ class ModelCache:
         self._open_cache: OpenCache | None = None
         self._owned_backend: Backend | None = None
         self._opening = False
+        self._views: Views
 
     def __repr__(self) -> str:
         if self._open_cache is None:
@@ -130,34 +124,14 @@ class ModelCache:
         stats = Stats()
         near = Near(self.config.near_memory_limit, self.config.near_lag)
         stats.near = near.counters
-        bindings = bind(self.config, self.namespace, stats, near)
-        backend = self._make_backend()
+        backend, argument = self._make_backend(), self._backend_argument
         refuse_shared(backend)
-        argument = self._backend_argument
         guarded = GuardedBackend(
             backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
         )
-        tasks = BackgroundTasks(context_without_scope())
-        tasks.context.run(read_from_primaries, bound_models())
-        reader = Reader(guarded, self.config, tasks, self._bypass_flag, bindings.lifetimes)
-        predictions = Predictions(self.config.guess_size)
-        opened = OpenCache(
-            config=self.config,
-            stats=stats,
-            guarded=guarded,
-            bypass=self._bypass_flag,
-            reader=reader,
-            writer=Writer(guarded, self.config, tasks, reader.background, predictions),
-            predictions=predictions,
-            tasks=tasks,
-            loop=asyncio.get_running_loop(),
-            models=bindings.models,
-            classes=bindings.classes,
-            namespace=self.namespace,
-            store=argument if isinstance(argument, str) and not argument.startswith("memory://") else backend,
-            many_to_many=bindings.many_to_many,
-            cascades=CascadeGraph(bindings.models, bound_models(), self.config.bulk_limit),
-        )
+        store = argument if isinstance(argument, str) and not argument.startswith("memory://") else backend
+        self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag)
+        opened = self._views.root
         for model in bound_models():
             if model in opened.models or opened.cascades.affects(model):
                 saves.listen(model)
@@ -168,7 +142,7 @@ class ModelCache:
             many_to_many.install(model, opened)
         for model in opened.models:
             explain_result_attributes(model)
-        for model, field in bindings.foreign_keys:
+        for model, field in self._views.foreign_keys:
             foreign_keys.install(opened.models[model].schema, field)
         return opened
 
@@ -206,7 +180,7 @@ class ModelCache:
         ``CacheNotOpen``, unless the cache's own loop has ended. Nothing is sent then, nor in a forked child.
         """
         if self._open_cache is not None and not self._open_cache.abandoned:
-            self._open_cache.usable()
+            self._open_cache.check_open()
         opened, self._open_cache = self._open_cache, None
         owned, self._owned_backend = self._owned_backend, None
         if opened is None:
@@ -214,13 +188,8 @@ class ModelCache:
         unregister(opened)
         if opened.abandoned:
             return
-        opened.writer.stop()
         try:
-            try:
-                await opened.tasks.finish(opened.config.lease_ttl)
-            finally:
-                opened.reader.close()
-                await opened.writer.close()
+            await self._views.close()
         finally:
             opened.guarded.stop_tracking()
             if owned is not None:
@@ -256,11 +225,11 @@ class ModelCache:
         Inside a transaction on a model's connection, the invalidation takes effect at COMMIT. If the store does not
         answer then, the invalidation is kept and sent later.
         """
-        await clear_models(self.open_cache.usable(), models)
+        await clear_models(self.open_cache.writable(), models)
 
     async def clear_all(self) -> None:
         """Invalidates everything about all bound models, like ``clear``. Raises ``BackendError``."""
-        opened = self.open_cache.usable()
+        opened = self.open_cache.writable()
         await clear_models(opened, opened.models)
 
 

@@ -7,6 +7,7 @@ import enum
 import inspect
 import math
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypedDict, TypeGuard
@@ -152,6 +153,14 @@ class CacheConfig:
     Tortoise router names (``db_for_read``). A row written less than this time ago is read from the primary. A replica
     that lags longer may leave old rows in the cache.
     """
+    tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None = None
+    """A function that returns the caller's tenant, which becomes part of every key. None: there are no tenants.
+
+    For rows that depend on a context variable: by a manager, by a router, or by the ``TortoiseContext``. Lookups run
+    their statements in the context of a caller of the same tenant. If the function returns None or raises
+    ``LookupError``, the caller is outside of any tenant: lookups raise ``TenantError``, and writes invalidate
+    everything about their model, for all tenants.
+    """
     not_found: NotFound = NotFoundError
     """The exception that ``get_or_404`` raises in place of ``NotFoundError``.
 
@@ -213,6 +222,7 @@ class Settings(TypedDict, total=False):
     near_memory_limit: int
     near_lag: float
     replica_lag: float | None
+    tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     not_found: NotFound
 
 
@@ -241,6 +251,9 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     """Returns the requirement that a setting's value does not meet; None if it meets all."""
     if name == "not_found":
         return _not_found_error(value)
+    if name == "tenant":
+        callable_now = callable(value) and not inspect.iscoroutinefunction(value)
+        return None if value is None or callable_now else "use a function without arguments, like a variable's get"
     if name == "replica_lag" and value is None:
         return None
     if name == "on_write_error":

@@ -9,7 +9,8 @@
     │   └── CacheNotOpenWarning     a write to a cached model while no cache is open (a UserWarning)
     ├── BackendError                the cache server did not answer, or answered with an error
     ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
-    └── StaleInstanceError          a full save() of an instance that a stale copy answered
+    ├── StaleInstanceError          a full save() of an instance that a stale copy answered
+    └── TenantError                 a lookup that depends on its context in a way that the cache does not know
 
 A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
 ``get_or_404`` raises ``NotFoundError``, a ``DoesNotExist`` for web frameworks.
@@ -63,6 +64,13 @@ class StaleInstanceError(CacheError):
     """A refused ``save()`` of all columns of an instance that a stale copy answered (``allowtime``).
 
     It could overwrite newer values. Save only some columns, or refresh the instance.
+    """
+
+
+class TenantError(CacheError):
+    """A refused lookup, because cached rows could be those of another tenant.
+
+    It has no tenant, or its rows depend on a context that ``ModelCache(tenant=...)`` does not tell apart.
     """
 
 

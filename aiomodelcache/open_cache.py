@@ -9,15 +9,17 @@ import asyncio
 import os
 import threading
 from asyncio import get_running_loop
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache as once
-from typing import Any, Final, Self
+from typing import Any, Final
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
@@ -27,9 +29,8 @@ from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDe
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, CacheNotRegistered
+from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, CacheNotRegistered, TenantError
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.relations import through_table
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.scopes.bypass import BypassFlag
@@ -51,7 +52,7 @@ class OpenCache:
     models: dict[type[Model], ModelEntries]
     classes: dict[type, EntrySet | ResultEntries | RelationPath]
     """Stand-alone cache classes -> their entries, or the path of relations to their rows."""
-    namespace: str
+    space: KeySpace
     cascades: CascadeGraph
     store: object
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
@@ -65,9 +66,25 @@ class OpenCache:
     """The schema of one model of each connection."""
     prefixes: frozenset[bytes] = field(init=False)
     """The beginnings of the keys of all entries that depend on models."""
-    closed: bool = False
     inherited: bool = False
     """True in a forked child, for a cache that its parent has opened."""
+    views: "dict[str, OpenCache]" = field(default_factory=dict[str, "OpenCache"])
+    """The views of other connections, by the connection's name."""
+    make_view: "Callable[[BaseDBAsyncClient], OpenCache] | None" = None
+    """Opens a view of another connection. None for such a view itself."""
+    find_tenant: "Callable[[], OpenCache | None] | None" = None
+    """Returns the view of the caller's tenant, or None if the caller has no tenant. None if the cache has no tenants.
+    """
+    closed: bool = False
+    direct: bool = True
+    """True if every caller of the event loop may use the cache itself: it is open and has no tenants."""
+
+    def __hash__(self) -> int:
+        return hash(self.writer)
+
+    def __eq__(self, other: object) -> bool:
+        """Returns True if one intent announces the writes of both: for a cache and its views of other connections."""
+        return isinstance(other, OpenCache) and self.writer is other.writer
 
     def __post_init__(self) -> None:
         entry_sets = [
@@ -81,8 +98,45 @@ class OpenCache:
             {entries.schema.connection: entries.schema for entries in self.models.values()}.values()
         )
 
-    def usable(self) -> Self:
-        """Returns the cache itself. Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop."""
+    def usable(self) -> "OpenCache":
+        """Returns the cache for lookups of this caller: itself, or the view of the caller's tenant.
+
+        Raises ``CacheNotOpen`` if it is closed, or was opened in another event loop, and ``TenantError`` if the caller
+        has no tenant.
+        """
+        found = self.writable()
+        if found.tenanted:
+            raise TenantError(
+                "This caller has no tenant, because the function ModelCache(tenant=...) returned None or raised a "
+                "LookupError: look up in the context of a tenant, or let the function return a value for such callers."
+            )
+        return found
+
+    @property
+    def tenanted(self) -> bool:
+        """True if the cache has a view for each tenant."""
+        return self.find_tenant is not None
+
+    def writable(self) -> "OpenCache":
+        """Returns the cache for writes of this caller: as ``usable``, or itself if the caller has no tenant.
+
+        Such a write invalidates everything about its model, for all tenants.
+        """
+        self.check_open()
+        return self if self.find_tenant is None else self.find_tenant() or self
+
+    def using(self, client: BaseDBAsyncClient) -> "OpenCache":
+        """Returns the view in which all models are bound to another connection."""
+        name = client.connection_name
+        view = self.views.get(name)
+        if view is None:
+            if self.make_view is None:
+                raise CacheError(f"This is a view of one connection already, and not of {name}.")
+            view = self.views[name] = self.make_view(client)
+        return view
+
+    def check_open(self) -> None:
+        """Raises ``CacheNotOpen`` if the cache is closed, or was opened in another event loop."""
         if self.closed:
             raise CacheNotOpen(FORKED_MESSAGE if self.inherited else CLOSED_MESSAGE)
         if self.loop is not get_running_loop():
@@ -90,7 +144,6 @@ class OpenCache:
                 "This cache was opened in another event loop: open a ModelCache in each loop that uses the cache, and "
                 "close it there."
             )
-        return self
 
     @property
     def abandoned(self) -> bool:
@@ -111,6 +164,18 @@ class OpenCache:
                 f"{name} is not bound to the open cache: make it a CachedModel or give it a "
                 "ModelCacheManager, and let Tortoise.init load its module before the cache opens."
             ) from None
+
+    def end(self) -> None:
+        """Marks the cache as closed, and ends the repeated deliveries of its writer."""
+        self.closed, self.direct = True, False
+        self.writer.stop()
+        for view in self.views.values():
+            view.end()
+
+    @property
+    def busy(self) -> bool:
+        """True if a lookup, an invalidation or a task is in flight."""
+        return self.reader.busy or self.writer.busy or self.tasks.busy
 
     @property
     def in_transaction(self) -> bool:
@@ -144,56 +209,6 @@ FORKED_MESSAGE: Final = (
     "This cache was opened before fork(), and its connections belong to the parent process: open a ModelCache in each "
     "process."
 )
-
-
-def invalidated_caches() -> list[OpenCache]:
-    """Returns the open caches that a write of this event loop must invalidate in.
-
-    Another loop's cache is left out if one of this loop covers it, as another process's would be. A program may end its
-    loop and leave a cache open.
-    """
-    here, caches = get_running_loop(), open_caches.copy()
-    own = [cache for cache in caches if cache.loop is here]
-    if len(own) == len(caches):
-        return own
-    return own + [
-        other
-        for other in caches
-        if not (other.loop is here or other.loop.is_closed() or any(cache.covers(other) for cache in own))
-    ]
-
-
-def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
-    """Returns the caches to invalidate in that the model is bound to, with its entries."""
-    return [(cache, cache.models[model]) for cache in invalidated_caches() if model in cache.models]
-
-
-def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
-    """Returns the caches to invalidate in where deleting rows of the model changes cached rows of other models."""
-    return [cache for cache in invalidated_caches() if cache.cascades.affects(model)]
-
-
-def caches_hiding_rows(
-    model: type[Model], bound: Iterable[tuple[OpenCache, ModelEntries]] | None = None
-) -> list[OpenCache]:
-    """Returns the open caches in which changing a row may bring it back into lists that do not hold it.
-
-    These are the caches in which the model's manager hides rows and the model is at an end of many-to-many lists.
-    """
-    if bound is None:
-        bound = bound_caches(model)
-    return [cache for cache, entries in bound if entries.schema.hides_rows and cache.cascades.lists_of(model)]
-
-
-def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
-    """Returns the lists over a relation (Tortoise's field), each with True if the relation's own side owns it."""
-    lists = [through for through in cache.many_to_many if through.relation.table == through_table(relation)]
-    return [(through, through.relation.own_column == relation.backward_key) for through in lists]
-
-
-def caches_with_links(relation: Any) -> list[OpenCache]:
-    """Returns the caches to invalidate in that writes to the relation's through table affect."""
-    return [cache for cache in invalidated_caches() if cache.watches_table(through_table(relation))]
 
 
 def default_cache() -> OpenCache:
@@ -236,6 +251,17 @@ def _live_caches() -> list[OpenCache]:
     return [cache for cache in open_caches.copy() if not cache.loop.is_closed()]
 
 
+def caller_cache() -> OpenCache | None:
+    """Returns the default cache for this caller, or None if none is open or the caller is outside of any tenant.
+
+    For relations, which Tortoise can answer as well.
+    """
+    cache = _default_of_loop() if _other_defaults else _default
+    if cache is None or cache.find_tenant is None or cache.loop is not get_running_loop():
+        return cache
+    return cache.find_tenant()
+
+
 def register(cache: OpenCache) -> None:
     """Registers an open cache. The first one of its event loop becomes the default there.
 
@@ -257,7 +283,7 @@ def unregister(cache: OpenCache) -> None:
     """Marks a cache as closed, and removes it from the open ones."""
     global _default
     with process_lock:
-        cache.closed = True
+        cache.end()
         if cache in open_caches:
             open_caches.remove(cache)
         if _default is cache:

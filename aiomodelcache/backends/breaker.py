@@ -6,6 +6,7 @@ probe, tries again, and the other reads follow if it succeeded. Writers always t
 
 import asyncio
 import inspect
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ class GuardedBackend:
         """Entries kept in this process. Not used while the backend fails or invalidations are undelivered."""
         self.has_undelivered = False
         """True while this process has undelivered invalidations. It must not read until they are delivered."""
+        self._undelivered = set[object]()
+        self._lock = threading.Lock()
         self.failures = 0
         """The number of round trips that have failed."""
         self._tracking = False
@@ -46,6 +49,12 @@ class GuardedBackend:
         self._opening = asyncio.Lock()
         self._open_attempts = 0
         self._open_failure = ""
+
+    def set_undelivered(self, writer: object, undelivered: bool) -> None:
+        """Records whether a writer has undelivered invalidations. Several writers may share the backend."""
+        with self._lock:  # writers may run in several threads
+            (self._undelivered.add if undelivered else self._undelivered.discard)(writer)
+            self.has_undelivered = bool(self._undelivered)
 
     def start_tracking(self) -> None:
         """Starts to keep entries in this process, if any key is covered.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.near import Near
@@ -20,6 +21,7 @@ from aiomodelcache.declare.options import Options, is_key, manager_attributes, m
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import check_values
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet, ModelEntries
@@ -47,10 +49,17 @@ class Bindings:
     lifetimes: list[Lifetimes] = field(default_factory=list[Lifetimes])
 
 
-def bind(config: CacheConfig, namespace: str, stats: Stats, near: Near | None = None) -> Bindings:
+def bind(
+    config: CacheConfig,
+    space: KeySpace,
+    stats: Stats,
+    near: Near | None = None,
+    client: BaseDBAsyncClient | None = None,
+) -> Bindings:
     """Binds every declared cache to its model. Raises ``CacheConfigurationError``.
 
-    Entries to be kept in this process are registered with ``near``.
+    Entries to be kept in this process are registered with ``near``. With ``client``, binds the models to this
+    connection instead of their own, and no cache classes.
     """
     near = near or Near(0, 1.0)
     # A class is a reference cycle, so unreferenced classes may still be listed until a garbage collection:
@@ -58,18 +67,21 @@ def bind(config: CacheConfig, namespace: str, stats: Stats, near: Near | None = 
     if any("<locals>" in cls.__qualname__ for cls in (*declared, *declared_values)):
         gc.collect()
     try:
-        return _Binder(config, namespace, stats, near).bind()
+        return _Binder(config, space, stats, near, client).bind()
     except CacheConfigurationError:
         pass  # the error's traceback refers to unreferenced classes and keeps them alive
     gc.collect()
-    return _Binder(config, namespace, stats, near).bind()
+    return _Binder(config, space, stats, near, client).bind()
 
 
 class _Binder:
-    def __init__(self, config: CacheConfig, namespace: str, stats: Stats, near: Near) -> None:
+    def __init__(
+        self, config: CacheConfig, space: KeySpace, stats: Stats, near: Near, client: BaseDBAsyncClient | None
+    ) -> None:
+        self._client = client
         self._models = bound_models()
         self._bindings = Bindings()
-        self._factory = EntryFactory(config, namespace, stats, self._bindings.models, near)
+        self._factory = EntryFactory(config, space, stats, self._bindings.models, near)
         self._bindings.lifetimes = self._factory.lifetimes
         self._model_options: dict[type[Model], Options] = {}
         self._paths = RelationPathResolver(self._bindings.models, self._make_index, self._make_list)
@@ -96,7 +108,7 @@ class _Binder:
         self._factory.declarations = [*cached, *queries, *declared_values]
         for model, options in cached.items():
             self._bind_model(model, options, managers.get(model))
-        for query in queries:
+        for query in queries if self._client is None else ():
             self._bind_class(query)
         check_foreign_keys(self._bindings.models, self._bindings.foreign_keys)
         for model, names in list(self._listing):
@@ -202,7 +214,7 @@ class _Binder:
             raise CacheConfigurationError(
                 f"{model.__name__}.cache is a field, and would be its cache manager: rename the field."
             )
-        schema = ModelSchema(model)
+        schema = ModelSchema(model, self._client)
         rows = self._factory.rows(schema, options)
         entries = ModelEntries(schema, rows, manager)
         self._bindings.models[model] = entries

@@ -14,6 +14,7 @@ from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
@@ -32,14 +33,14 @@ class EntryFactory:
     """Creates the entries of one cache while the cache opens."""
 
     def __init__(
-        self, config: CacheConfig, namespace: str, stats: Stats, models: Mapping[type[Model], ModelEntries], near: Near
+        self, config: CacheConfig, space: KeySpace, stats: Stats, models: Mapping[type[Model], ModelEntries], near: Near
     ) -> None:
         self.lifetimes: list[Lifetimes] = []
         """The lifetimes of all entries created so far."""
         self.declarations: list[type] = []
         """The cached models and the cache classes. Those with the same name are counted by their modules, too."""
         self._config = config
-        self._namespace = namespace
+        self._space = space
         self._stats = stats
         self._models = models
         self._near = near
@@ -49,7 +50,7 @@ class EntryFactory:
         rows = RowEntries(
             schema,
             connection=schema.connection,
-            namespace=self._namespace,
+            space=self._space,
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),
@@ -58,7 +59,7 @@ class EntryFactory:
             replicated=self._config.replica_lag is not None,
         )
         rows.near = self._config.near if options.near is None else options.near
-        keep_near(self._near, rows, rows.epoch_key)
+        keep_near(self._near, rows, rows.epoch_key, self._space)
         return rows
 
     def index(
@@ -78,7 +79,7 @@ class EntryFactory:
             key,
             attributes,
             connection=schema.connection,
-            namespace=self._namespace,
+            space=self._space,
             unique=unique,
             order_by=order_by,
             limit=None if unique else options.limit,
@@ -94,7 +95,7 @@ class EntryFactory:
                 f"set near = True in {schema.name}.CacheMeta, or remove it here."
             )
         index.near = entries.rows.near if options.near is None else options.near
-        keep_near(self._near, index, entries.rows.epoch_key)
+        keep_near(self._near, index, entries.rows.epoch_key, self._space)
         entries.indexes.append(index)
         return index
 
@@ -110,7 +111,7 @@ class EntryFactory:
             owner.schema,
             relation,
             related.rows,
-            namespace=self._namespace,
+            space=self._space,
             order_by=_order_by(related.schema, options),
             limit=options.limit,
             version=options.version,
@@ -119,7 +120,7 @@ class EntryFactory:
             counters=self._stats.of(f"{self._label(owner.schema.model)}.{relation.name}"),
         )
         entry_set.near = related.rows.near and owner.rows.near
-        keep_near(self._near, entry_set, related.rows.epoch_key)
+        keep_near(self._near, entry_set, related.rows.epoch_key, self._space)
         owner.owned.append(entry_set)
         if related.rows not in owner.rows.linked:
             owner.rows.linked.append(related.rows)
@@ -146,7 +147,7 @@ class EntryFactory:
             self._label(query),
             [schema.table, path_of(query), ",".join(key)],
             connection=schema.connection,
-            namespace=self._namespace,
+            space=self._space,
             rows=entries.rows,
             attributes=attributes,
             watched=frozenset(attributes) if issubclass(query, COUNTING) and not schema.hides_rows else None,
@@ -159,7 +160,7 @@ class EntryFactory:
             counters=self._stats.of(self._label(query)),
         )
         result.near = entries.rows.near if options.near is None else options.near
-        keep_near(self._near, result, result.epoch_key)
+        keep_near(self._near, result, result.epoch_key, self._space)
         result.compute_for = partial(query.computing, result)
         entries.results.append(result)
         return result

@@ -80,7 +80,7 @@ class CachedFunction(Generic[P, T]):
         Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
         and sent later.
         """
-        cache = default_cache().usable()
+        cache = default_cache().writable()
         await clear(cache, [(self._declaration.result(cache), transactions(cache))])
 
 

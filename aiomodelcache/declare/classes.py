@@ -20,7 +20,7 @@ from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import RelationPath, follow_path
 from aiomodelcache.plans.requests import Plan
@@ -131,7 +131,7 @@ class DeclaredQuery(LookupQuery[T]):
 
         It does not invalidate rows; ``Model.cache.invalidate`` does.
         """
-        cache, entry_set, _, key = self.locate(self.open_cache())
+        cache, entry_set, _, key = self.locate((self.explicit_cache or default_cache()).writable())
         client = entry_set.schema.transaction()
         await invalidate_entries(cache, entry_set.rows, [Clear(key)], [client] if client is not None else [])
 

@@ -1,8 +1,9 @@
 """``Event.cache``: the manager of a model's cache, and the attribute that returns the manager."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast, overload
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields.relational import ManyToManyRelation
 from tortoise.models import Model
 
@@ -10,6 +11,7 @@ from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare, declared
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
+from aiomodelcache.orm.connections import named_client
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
 from aiomodelcache.query.explain import Explanation, explain, key_text
@@ -79,6 +81,18 @@ class ModelCacheManager(Generic[M]):
         keys = entries.describe() if entries is not None else "not bound to an open cache"
         return f"<{self._model.__name__}.cache: {keys}>"
 
+    def using(self, connection: str | BaseDBAsyncClient, /) -> Self:
+        """Returns the manager whose lookups ask another connection, by its alias or its client.
+
+        >>> event = await Event.cache.using("archive").get(slug="pycon")
+
+        Keys contain the connection's name. Writes on that connection, like ``save(using_db=...)``, invalidate them;
+        writes on other connections do not, even if they lead to the same database. Raises ``ConfigurationError`` for an
+        unknown alias.
+        """
+        client = named_client(connection)
+        return type(self)(cast("Any", self._model), (self._cache or default_cache()).using(client))
+
     def get(self, **key: Any) -> GetQuery[M]:
         """Returns a query for the one row with these values.
 
@@ -138,6 +152,7 @@ class ModelCacheManager(Generic[M]):
         ``CacheNotOpen`` and, for a bad value, ``ValueError``.
         """
         cache = self._cache or default_cache()
+        cache = cache.usable() if cache.tenanted else cache
         return key_text(self._lookup(cache, query, key).locate(cache).key)
 
     @overload
@@ -246,7 +261,7 @@ class ModelCacheManager(Generic[M]):
                 f"{self._model.__name__}.cache.invalidate takes either rows or the values of a key; "
                 "to invalidate all rows of the model, use clear()."
             )
-        cache = (self._cache or default_cache()).usable()
+        cache = (self._cache or default_cache()).writable()
         entries = cache.entries_of(self._model)
         if rows is not None:
             return await invalidate_rows(cache, entries, rows)
@@ -258,7 +273,7 @@ class ModelCacheManager(Generic[M]):
         Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
         and sent later.
         """
-        await clear_models((self._cache or default_cache()).usable(), [self._model])
+        await clear_models((self._cache or default_cache()).writable(), [self._model])
 
     def _lookup(self, cache: OpenCache, query: LookupQuery[T] | None, key: dict[str, Any]) -> LookupQuery[Any]:
         """Returns ``query``, or the query for these values of a key. Raises ``CacheNotRegistered``."""

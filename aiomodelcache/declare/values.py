@@ -85,7 +85,7 @@ class ValueDeclaration:
                 label,
                 [self.name],
                 connection="",
-                namespace=cache.namespace,
+                space=cache.space,
                 rows=None,
                 attributes=(),
                 watched=frozenset(),
@@ -98,7 +98,7 @@ class ValueDeclaration:
                 counters=cache.stats.of(label),
             )
             entries.near = config.near if self.near is None else self.near
-            keep_near(cache.guarded.near, entries, entries.epoch_key)
+            keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
         return entries
 
@@ -167,7 +167,7 @@ class BaseValueQuery(CacheQuery[T]):
 
     async def invalidate(self) -> None:
         """Invalidates this value in all processes. Inside a transaction it takes effect at COMMIT."""
-        cache = self.open_cache()
+        cache = (self.explicit_cache or default_cache()).writable()
         result, key = self.locate(cache)
         await invalidate_entries(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
 
@@ -257,7 +257,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
         and sent later.
         """
-        cache = default_cache().usable()
+        cache = default_cache().writable()
         await clear(cache, [(cls._declared.result(cache), transactions(cache))])
 
 

@@ -16,7 +16,7 @@ import enum
 import hashlib
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from aiomodelcache.encoding.messages import SafeTypeError
 
@@ -32,6 +32,31 @@ def prefix(namespace: str, kind: str, *parts: str) -> bytes:
     """Returns the common beginning of all keys of one kind, colon included, e.g. ``amc:r:default:event:``."""
     head = [_escape(namespace.encode())] if namespace else []
     return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode()) for part in parts), b""])
+
+
+class KeySpace(NamedTuple):
+    """The part that the keys of one cache have in common, or those of one of its tenants."""
+
+    namespace: str = ""
+    tenant: bytes | None = None
+    """The tenant as ``encode_tenant`` returns it. Empty outside of any tenant, None without tenants."""
+
+    def prefix(self, kind: str, *parts: str) -> bytes:
+        """Returns the common beginning of all keys of one kind, tenant and colon included."""
+        return prefix(self.namespace, kind, *parts) + (self.tenant or b"")
+
+    def stamp_key(self, connection: str, *parts: str) -> bytes:
+        """Returns the key of the stamp of a table or of a class of values."""
+        return self.prefix("s", connection, *parts)[:-1]
+
+    def epoch_key(self, connection: str, *parts: str) -> bytes:
+        """Returns the key of the epoch of a table or of a class of values, which all tenants share."""
+        return prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]
+
+
+def encode_tenant(tenant: str | int | bytes | uuid.UUID) -> bytes:
+    """Returns the part of a key that names a tenant, like ``@sacme:``. No encoded value begins like this."""
+    return b"@" + encode_single(tenant) + b":"
 
 
 def encode(values: Iterable[Any]) -> bytes:

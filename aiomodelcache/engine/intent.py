@@ -21,6 +21,8 @@ class Versioned(Protocol):
 
     epoch_key: bytes
     stamp_key: bytes
+    spans_tenants: bool
+    """True outside of any tenant of a cache that has tenants."""
 
     @property
     def linked(self) -> "Sequence[Versioned]":
@@ -54,7 +56,16 @@ class Intent:
         self.lock = asyncio.Lock()
 
     def add(self, rows: Versioned, clears: Iterable[Clear]) -> None:
-        """Adds keys of one model. A later hint for a key replaces an earlier one."""
+        """Adds keys of one model. A later hint for a key replaces an earlier one.
+
+        A write outside of any tenant may affect the rows of all, so it adds everything about the model.
+        """
+        if rows.spans_tenants:
+            self.add_model(rows)
+        else:
+            self._add(rows, clears)
+
+    def _add(self, rows: Versioned, clears: Iterable[Clear]) -> None:
         self.rows[rows.stamp_key] = rows
         self.clears.update({clear.key: clear for clear in clears})
 
@@ -78,7 +89,7 @@ class Intent:
     def add_model(self, rows: Versioned) -> None:
         """Adds the epochs of a model and of its lists. Clearing leaves them absent, until a reader creates new ones."""
         for versioned in (rows, *rows.linked):
-            self.add(versioned, [Clear(versioned.epoch_key)])
+            self._add(versioned, [Clear(versioned.epoch_key)])
 
     def row_keys(self) -> set[bytes]:
         """Returns the keys of single rows, and the epochs of models whose rows are all affected."""

@@ -6,7 +6,7 @@ and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from aiomodelcache.engine.leases import Leases, group_requests
 from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheError, CacheNotOpen
 from aiomodelcache.orm.meta import Values
@@ -52,7 +53,10 @@ class Reader:
         tasks: BackgroundTasks,
         bypass: BypassFlag,
         lifetimes: Iterable[Lifetimes] = (),
+        check_context: Callable[[], None] | None = None,
     ) -> None:
+        self._check_context = check_context or (lambda: None)
+        """Raises an exception in a context in which the database must not be queried for these lookups."""
         self._guarded = guarded
         self._near = guarded.near
         self._bypass = bypass
@@ -63,6 +67,7 @@ class Reader:
         self._near.tick = self.background.refresh_thresholds
         self._reads = ReadBatcher(guarded, tasks, self.background.refresh_thresholds)
         self.hits = HitPath(guarded, self._reads, self.start)
+        self._check_caller: CheckCaller | None = None
         self._leases = Leases(guarded, config, tasks, self._advance)
         self._loads: TickBatcher[tuple[RunningPlan, Load]] = TickBatcher(self._load, tasks)
         self._statements = Coalescer(self._load_source, tasks)
@@ -73,6 +78,16 @@ class Reader:
     def busy(self) -> bool:
         """True if any lookup is in flight, background plans included."""
         return bool(self._running) or self.hits.busy
+
+    def compare_callers(self, check: CheckCaller) -> None:
+        """Calls ``check`` with the context of a lookup's caller before each query of the database."""
+        self._check_caller = check
+        self.hits = WitnessedHits(self._guarded, self._reads, self.start)
+        self.hits.check = check
+
+    def of_caller(self, plan: Plan[T]) -> Plan[T]:
+        """Returns a plan of the caller, that compares the caller's context if callers are compared."""
+        return plan if self._check_caller is None else witnessed(plan, self._check_caller)
 
     # Driving -------------------------------------------------------------------------------------
 
@@ -200,6 +215,7 @@ class Reader:
         entry_set, replica = target
         wanted = {key: values for _, request in group for key, values in request.wanted.items()}
         try:
+            self._check_context()
             client = entry_set.schema.replica() if replica else entry_set.schema.client
             answers = await self._select(entry_set, wanted, client)
         except Exception as error:
@@ -230,6 +246,7 @@ class Reader:
 
     async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
         try:
+            self._check_context()
             with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
                 computed = ComputedValue(await group[0][1].compute(None))
         except Exception as error:

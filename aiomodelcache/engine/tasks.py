@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
@@ -11,6 +11,14 @@ T = TypeVar("T")
 
 CANCEL_GRACE: Final = 10.0
 """Maximum seconds that cancelled tasks may take to end. Beyond it, closing goes on without them."""
+
+
+class SupportsCopy(Protocol):
+    """A context, or an object that returns a context for each task."""
+
+    def copy(self) -> Context:
+        """Returns a context for one task."""
+        ...
 
 
 class BackgroundTasks:
@@ -23,7 +31,7 @@ class BackgroundTasks:
     opened by one task and closed by another (fixtures, startup and shutdown handlers).
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: SupportsCopy) -> None:
         self.context = context
         self.on_failure: Callable[[Exception], None] | None = None
         """A callback for the exception of a task. No task should raise, because callers may be waiting for its result.
@@ -33,6 +41,11 @@ class BackgroundTasks:
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = 0
         self._all_done: asyncio.Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """True if a task is running or scheduled."""
+        return bool(self._running or self._scheduled)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs ``work`` in the background. ``work`` must not raise: only ``on_failure`` would see the exception."""
@@ -99,7 +112,7 @@ class BackgroundTasks:
         try:
             with anyio.move_on_after(timeout):
                 await asyncio.sleep(0)  # the requests of this tick are handed over first
-                while self._running or self._scheduled:
+                while self.busy:
                     if self._running:
                         await asyncio.wait(self._running)
                     else:

@@ -62,6 +62,11 @@ class Writer:
         self._open_intents: set[Intent] = set()
         """The intents of transactions in progress that have not been marked yet."""
 
+    @property
+    def busy(self) -> bool:
+        """True if an intent is not delivered yet, or belongs to a transaction in progress."""
+        return bool(self._undelivered or self._open_intents)
+
     def new_transaction_intent(self) -> Intent:
         """Returns an intent for a transaction's writes, which ``mark`` announces right before COMMIT."""
         intent = Intent()
@@ -110,9 +115,10 @@ class Writer:
 
     def _refill(self, intent: Intent) -> None:
         if not self._closing:
-            for look_up, counters in intent.refills.values():
-                counters.reset += 1
-                self._background.start(look_up(self._predictions), counters)
+            for key, (look_up, counters) in intent.refills.items():
+                if key in intent.clears:  # outside of any tenant no key is
+                    counters.reset += 1
+                    self._background.start(look_up(self._predictions), counters)
 
     async def _withdraw_unwritten(self, intent: Intent) -> None:
         async with intent.lock:  # a mark may still be in flight
@@ -211,7 +217,7 @@ class Writer:
     def _keep_undelivered(self, intent: Intent) -> None:
         """Keeps an invalidation until the cache is reachable. Until then nothing is read from it."""
         with self._lock:
-            self._guarded.has_undelivered = True
+            self._guarded.set_undelivered(self, True)
             self._guarded.stats.undelivered += 1
             intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
             self._undelivered.append(intent)
@@ -262,7 +268,8 @@ class Writer:
         with self._lock:
             if self._undelivered:
                 return self._undelivered[0]
-            self._guarded.has_undelivered = self._delivering = False
+            self._delivering = False
+            self._guarded.set_undelivered(self, False)
             return None
 
     def stop(self) -> None:

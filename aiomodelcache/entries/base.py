@@ -7,6 +7,7 @@ from typing import Final, Literal, Protocol
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
     FINGERPRINT,
@@ -60,10 +61,13 @@ class SupportsNear(Protocol):
     near: bool
 
 
-def keep_near(near: Near, entry_set: SupportsNear, epoch_key: bytes) -> None:
-    """Tells the near cache for how long to keep these entries in this process, or not to keep them."""
+def keep_near(near: Near, entry_set: SupportsNear, epoch_key: bytes, space: KeySpace) -> None:
+    """Tells the near cache for how long to keep these entries in this process, or not to keep them.
+
+    Entries of all tenants are kept alike.
+    """
     lives = [entry_set.lifetimes.seconds(state) if entry_set.near else 0.0 for state in (VALUE, ABSENT)]
-    near.cover(entry_set.prefix, *lives)
+    near.cover(entry_set.prefix.removesuffix(space.tenant or b""), *lives)
     if entry_set.near:
         near.cover_version(epoch_key)
 

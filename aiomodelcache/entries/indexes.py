@@ -9,6 +9,7 @@ from typing import Any
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import DecodeError
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
     CREATED,
@@ -50,7 +51,7 @@ class IndexEntries:
         attributes: tuple[str, ...],
         *,
         connection: str,
-        namespace: str,
+        space: KeySpace,
         unique: bool,
         order_by: tuple[str, ...],
         limit: int | None,
@@ -75,7 +76,7 @@ class IndexEntries:
         shape = [",".join(fields)]
         if not unique:
             shape.append(",".join(order_by) + (f"[{limit}]" if limit is not None else ""))
-        self.prefix = keys.prefix(namespace, "i", connection, schema.table, *shape)
+        self.prefix = space.prefix("i", connection, schema.table, *shape)
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
         self._encodable = schema.encodable_types(attributes[0])

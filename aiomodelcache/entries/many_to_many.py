@@ -15,6 +15,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import VALUE, pack
 from aiomodelcache.encoding.messages import cause
 from aiomodelcache.entries.base import fingerprint, now_ms
@@ -40,7 +41,7 @@ class ManyToManyEntries(IndexEntries):
         relation: ManyToMany,
         rows: RowEntries,
         *,
-        namespace: str,
+        space: KeySpace,
         order_by: tuple[str, ...],
         limit: int | None,
         version: object,
@@ -61,7 +62,7 @@ class ManyToManyEntries(IndexEntries):
         self.watched = frozenset[str]()
         self.ordering = ordering_attributes(schema.model, self.order_by)
         shape = [",".join(order_by) + (f"[{limit}]" if limit is not None else "")] if order_by or limit else []
-        self.prefix = keys.prefix(namespace, "m", owner.connection, relation.table, relation.own_column, *shape)
+        self.prefix = space.prefix("m", owner.connection, relation.table, relation.own_column, *shape)
         self.fingerprint = fingerprint("through", schema.fingerprint, owner.fingerprint, version)
         self.lifetimes = lifetimes
         self.policy = policy

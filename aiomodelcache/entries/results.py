@@ -12,6 +12,7 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
 from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec
@@ -72,7 +73,7 @@ class ResultEntries:
         shape: Iterable[str],
         *,
         connection: str,
-        namespace: str,
+        space: KeySpace,
         rows: RowEntries | None,
         attributes: tuple[str, ...],
         watched: frozenset[str] | None,
@@ -88,9 +89,10 @@ class ResultEntries:
         self.rows = rows
         self.attributes = attributes
         self.watched = watched
-        self.prefix = keys.prefix(namespace, "c", connection, *shape)
-        self.epoch_key = rows.epoch_key if rows is not None else keys.prefix(namespace, "e", connection, *shape)[:-1]
-        self.stamp_key = rows.stamp_key if rows is not None else keys.prefix(namespace, "s", connection, *shape)[:-1]
+        self.prefix = space.prefix("c", connection, *shape)
+        self.epoch_key = rows.epoch_key if rows is not None else space.epoch_key(connection, *shape)
+        self.stamp_key = rows.stamp_key if rows is not None else space.stamp_key(connection, *shape)
+        self.spans_tenants = space.tenant == b""
         self.fingerprint = fingerprint("result", type(codec).__qualname__, version)
         self.lifetimes = lifetimes
         self.policy = policy

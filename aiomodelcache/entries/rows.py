@@ -8,6 +8,7 @@ from typing import Any
 
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import DecodeError
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
     CREATED,
@@ -46,7 +47,7 @@ class RowEntries:
         schema: ModelSchema,
         *,
         connection: str,
-        namespace: str,
+        space: KeySpace,
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
@@ -67,9 +68,10 @@ class RowEntries:
         self.fields = self.attributes = (schema.pk,)
         self.order_by: tuple[str, ...] = ()
         self.limit: int | None = None
-        self.prefix = keys.prefix(namespace, "r", connection, schema.table)
-        self.epoch_key = keys.prefix(namespace, "e", connection, schema.table)[:-1]
-        self.stamp_key = keys.prefix(namespace, "s", connection, schema.table)[:-1]
+        self.prefix = space.prefix("r", connection, schema.table)
+        self.epoch_key = space.epoch_key(connection, schema.table)
+        self.stamp_key = space.stamp_key(connection, schema.table)
+        self.spans_tenants = space.tenant == b""
         self.fingerprint = fingerprint("row", schema.fingerprint, version)
         self.lifetimes = lifetimes
         self._caches_any_absence = caches_any_absence

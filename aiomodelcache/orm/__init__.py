@@ -1,6 +1,6 @@
 """Everything that knows Tortoise: models, fields, relations, connections, statements.
 
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
-Top to bottom: ``catalogue``, ``statements``, ``hydrate``, ``select``, ``schema``, ``snapshots``, ``transactions``,
-``connections``, ``relations``, ``outcomes``, ``meta``, ``key_values``, ``fields``.
+Top to bottom: ``catalogue``, ``statements``, ``hydrate``, ``select``, ``contextual``, ``schema``, ``snapshots``,
+``transactions``, ``connections``, ``relations``, ``outcomes``, ``meta``, ``key_values``, ``fields``.
 """

@@ -1,9 +1,10 @@
 """Connections and transactions, as Tortoise's clients represent them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
+from tortoise.connection import get_connection
 from tortoise.context import get_current_context
 from tortoise.models import Model
 
@@ -24,6 +25,20 @@ def write_client(model: type[Model]) -> BaseDBAsyncClient:
     return cast("BaseDBAsyncClient", cast("Any", model)._choose_db(True))
 
 
+def router_client(model: type[Model], *, for_write: bool) -> BaseDBAsyncClient:
+    """Returns the client in autocommit mode of the connection that a router names, or else of the model's own.
+
+    Raises ``CacheConfigurationError`` for a router that cannot name one in the current context.
+    """
+    try:
+        return root_client(cast("Any", model)._choose_db(for_write))
+    except LookupError as error:
+        raise CacheConfigurationError(
+            f"{model.__name__}: a router reads a context variable that is not set here: set it before the cache opens, "
+            "or let the router name a connection without it."
+        ) from error
+
+
 def relation_client(model: type[Model]) -> BaseDBAsyncClient:
     """Returns the connection that a many-to-many write goes to now. Tortoise asks no router for these writes."""
     return cast("BaseDBAsyncClient", meta_of(model).db)
@@ -36,21 +51,49 @@ def root_client(client: Any) -> BaseDBAsyncClient:
     return cast("BaseDBAsyncClient", client)
 
 
+def named_client(connection: str | BaseDBAsyncClient) -> BaseDBAsyncClient:
+    """Returns the client in autocommit mode of a connection, given by its alias or as a client.
+
+    Raises ``ValueError`` for a client that does not belong to the current Tortoise context.
+    """
+    if isinstance(connection, str):
+        return root_client(get_connection(connection))
+    client = root_client(connection)
+    if root_client(get_connection(client.connection_name)) is not client:
+        raise ValueError(f"{client.connection_name} is another connection in the current Tortoise context.")
+    return client
+
+
 _ROUTER_CALLS: Final = 32
 """The number of times that a router is asked for the replicas of one model, because it may choose one at random."""
 
 
-def read_from_primaries(models: Iterable[type[Model]]) -> None:
-    """Replaces the replicas that a router names by their primaries, in the current Tortoise context.
+def primaries(models: Iterable[type[Model]]) -> dict[str, BaseDBAsyncClient]:
+    """Returns the primary of each replica that a router names for these models, by the replica's name."""
+    found: dict[str, BaseDBAsyncClient] = {}
+    for model in models:
+        primary = router_client(model, for_write=True)
+        names = {router_client(model, for_write=False).connection_name for _ in range(_ROUTER_CALLS)}
+        found.update(dict.fromkeys(names - {primary.connection_name}, primary))
+    return found
 
-    A user's method whose result is cached runs in such a context, so that its queries do not read a lagging replica.
+
+def use_in_background(replaced: Mapping[str, BaseDBAsyncClient]) -> None:
+    """Replaces connections in the current context, for work on behalf of many callers.
+
+    Its caller's transactions are left, so that it sees nothing uncommitted. ``replaced``: the ``primaries``, because
+    the queries of a user's method whose result is cached must not read a lagging replica.
     """
     context = get_current_context()
-    for model in models if context is not None else ():
-        choose: Any = cast("Any", model)._choose_db
-        primary = root_client(choose(True))
-        for name in {root_client(choose()).connection_name for _ in range(_ROUTER_CALLS)} - {primary.connection_name}:
-            cast("Any", context).connections.set(name, primary)
+    if context is not None:
+        connections: Any = context.connections
+        left = {
+            name: root_client(client)
+            for name, client in connections._copy_storage().items()
+            if isinstance(client, TransactionalDBClient)
+        }
+        for name, client in {**left, **replaced}.items():
+            connections.set(name, client)
 
 
 def outermost(client: BaseDBAsyncClient) -> TransactionalDBClient | None:

@@ -8,11 +8,11 @@ import datetime
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar, copy_context
-from functools import cached_property
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import tortoise.context
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
-from tortoise.context import get_current_context
+from tortoise.context import TortoiseContext, get_current_context
 from tortoise.expressions import Q
 from tortoise.fields import data as data_fields
 from tortoise.fields.base import Field
@@ -29,8 +29,8 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.encoding.codec import NATIVE
 from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.orm.connections import root_client
+from aiomodelcache.exceptions import CacheConfigurationError, TenantError
+from aiomodelcache.orm.connections import root_client, router_client
 from aiomodelcache.orm.fields import column_of, converts_like_tortoise
 from aiomodelcache.orm.key_values import (
     can_hold,
@@ -43,15 +43,18 @@ from aiomodelcache.orm.key_values import (
 from aiomodelcache.orm.meta import STALE_MARK, Values, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
+_contextual: Final[ContextVar[TortoiseContext | None]] = cast("Any", tortoise.context)._current_context
+"""The TortoiseContext of the current context, without the global one for contexts that have none."""
+
 
 class ModelSchema:
     """The schema of one bound model. Raises ``CacheConfigurationError`` if a field cannot be cached."""
 
-    def __init__(self, model: type[Model]) -> None:
+    def __init__(self, model: type[Model], client: BaseDBAsyncClient | None = None) -> None:
         meta = meta_of(model)
         self.model = model
         self.name = model.__name__
-        self.client = root_client(cast("Any", model)._choose_db(True))
+        self.client = client or router_client(model, for_write=True)
         self.connection = self.client.connection_name
         self.table = self.table_of(model)
         self.dialect = self.client.capabilities.dialect
@@ -78,6 +81,10 @@ class ModelSchema:
         """The columns whose fields have conversions of their own."""
         self._integer_bounds = {name: integer_bound(meta.fields_map[name], self.dialect) for name in self.columns}
         self._opening_context = copy_context()
+        self._context = get_current_context()
+        connections: ContextVar[dict[str, Any]] = cast("Any", self._context).connections._storage_var
+        self._connections_by_name = connections.get
+        """Returns the connections of the context by name. In a transaction, one of them is the transaction's client."""
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
 
     @staticmethod
@@ -300,18 +307,17 @@ class ModelSchema:
             terms = [Q(*terms[at : at + 8], join_type="OR") for at in range(0, len(terms), 8)]
         return terms[0]
 
-    @cached_property
-    def _connections(self) -> ContextVar[dict[str, Any]]:
-        """The context variable with the connections by name. In a transaction, it holds the transaction's client."""
-        context = get_current_context()
-        if context is None:  # pragma: no cover - a schema is built after Tortoise.init
-            raise CacheConfigurationError("Tortoise is not initialised")
-        connections: ContextVar[dict[str, Any]] = cast("Any", context.connections)._storage_var
-        return connections
-
     def transaction(self) -> TransactionalDBClient | None:
-        """Returns the open transaction that a query of this model would run in now, or None."""
-        client = self._connections.get().get(self.connection)
+        """Returns the open transaction that a query of this model would run in now, or None.
+
+        Raises ``TenantError`` in another ``TortoiseContext``, where the model's rows are in another database.
+        """
+        if _contextual.get() is not self._context and (get_current_context() or self._context) is not self._context:
+            raise TenantError(
+                f"{self.name} is looked up in another TortoiseContext than the one that its cache was opened in: pass "
+                "ModelCache(tenant=...) a function whose result tells them apart."
+            )
+        client = self._connections_by_name().get(self.connection)
         if client is self.client or not isinstance(client, TransactionalDBClient):
             return None
         if not cast("Any", client)._finalized:

@@ -93,6 +93,24 @@ def without_store(plan: Plan[T]) -> Plan[T]:
             step = partial(plan.send, answer)
 
 
+def checked(plan: Plan[T], check: Callable[[Load | ComputeValue], None]) -> Plan[T]:
+    """Runs a plan, and calls ``check`` before each request that queries the database. What it raises, the plan gets."""
+    step: Callable[[], Request] = partial(plan.send, None)
+    while True:
+        try:
+            request = step()
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        try:
+            if isinstance(request, Load | ComputeValue):
+                check(request)
+            answer = yield request
+        except Exception as error:
+            step = partial(plan.throw, error)
+        else:
+            step = partial(plan.send, answer)
+
+
 def discard(keys: list[bytes]) -> Plan[None]:
     """Deletes the entries under these keys, which may be hostile."""
     prefixes = map(replaceable_prefix, (yield Read(keys)))

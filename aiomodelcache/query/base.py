@@ -66,7 +66,8 @@ class CacheQuery(Generic[T]):
         if lookup is not None:
             cache.reader.hits.start_lookup(lookup, cache, future)
         else:
-            cache.reader.start(self.plan(cache, scope), partial(resolve, future), bypass=bypassed)
+            plan = cache.reader.of_caller(self.plan(cache, scope))
+            cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
         return future.__await__()
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
@@ -84,7 +85,7 @@ class CacheQuery(Generic[T]):
     def open_cache(self) -> OpenCache:
         """Returns the open cache that answers. Raises ``CacheNotOpen``."""
         cache = self.explicit_cache or default_cache()
-        return cache if cache.loop is get_running_loop() and not cache.closed else cache.usable()
+        return cache if cache.loop is get_running_loop() and cache.direct else cache.usable()
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction that must answer instead of the cache, or None."""

@@ -140,7 +140,8 @@ class _Outcomes:
                 fast[-1].lookups.append(lookup)
                 fast[-1].waiters.append(name)
             elif client is None:
-                plan, done = query.plan(cache, None if bypassed else scope), partial(self.resolve, name)
+                plan = cache.reader.of_caller(query.plan(cache, None if bypassed else scope))
+                done = partial(self.resolve, name)
                 cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed)
             else:
                 transactional.append((name, cache, client))

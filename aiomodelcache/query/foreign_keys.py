@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tortoise.models import Model
 
-from aiomodelcache.open_cache import default_cache_or_none
+from aiomodelcache.open_cache import caller_cache
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.query.lookups import FieldsQuery, exactly_one
 
@@ -56,7 +56,7 @@ def install(schema: ModelSchema, field: str) -> None:
     def get(instance: Model) -> Any:
         related_row = original.fget(instance)
         value = getattr(instance, attribute)
-        cache = default_cache_or_none()
+        cache = caller_cache()
         if value is None or f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
             return related_row
         return ForeignKeyQuery(related, {to_field: value}, related_row)

@@ -15,7 +15,7 @@ from tortoise.fields.base import DatabaseDefault
 from tortoise.queryset import BulkCreateQuery, BulkUpdateQuery, DeleteQuery, UpdateQuery
 
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import is_finished, outermost
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
 from aiomodelcache.orm.outcomes import is_settled, may_survive_rollback, was_refused
@@ -35,6 +35,7 @@ from aiomodelcache.write.bulk_rows import (
     select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
+from aiomodelcache.write.invalidated import bound_caches, caches_cascading_from, writing_on
 from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon, finish_intents
 from aiomodelcache.write.unopened import warn_if_unopened
 
@@ -102,8 +103,11 @@ async def _run_captured(query: Any) -> Any:
 
 async def _run(query: Any) -> Any:
     query._choose_db_if_not_chosen(True)
-    if is_finished(query._db):
-        return await _run_marking_models(query)
+    with writing_on(query._db):
+        return await (_run_marking_models(query) if is_finished(query._db) else _run_in_transaction(query))
+
+
+async def _run_in_transaction(query: Any) -> Any:
     async with transaction(query._db) as client:
         query._db = client
         outer = outermost(client)

@@ -7,7 +7,6 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields.base import DatabaseDefault
 from tortoise.models import Model
 
-from aiomodelcache.open_cache import bound_caches, caches_hiding_rows
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
 from aiomodelcache.orm.select import select_matching, select_values
 from aiomodelcache.write.affected import (
@@ -20,6 +19,7 @@ from aiomodelcache.write.affected import (
     result_columns,
 )
 from aiomodelcache.write.cascades import collect_list_keys
+from aiomodelcache.write.invalidated import bound_caches, caches_hiding_rows
 from aiomodelcache.write.transactions import Intents
 
 # Columns -------------------------------------------------------------------------------------------------

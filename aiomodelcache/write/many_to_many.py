@@ -16,7 +16,7 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.open_cache import OpenCache, caches_with_links, default_cache_or_none, lists_over, open_caches
+from aiomodelcache.open_cache import OpenCache, caller_cache, open_caches
 from aiomodelcache.orm.connections import is_finished, outermost, relation_client
 from aiomodelcache.orm.meta import is_saved, pk_of
 from aiomodelcache.orm.outcomes import is_settled
@@ -27,6 +27,7 @@ from aiomodelcache.orm.transactions import settled, transaction
 from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
+from aiomodelcache.write.invalidated import caches_with_links, lists_over, writing_on
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
 from aiomodelcache.write.unopened import cached_models, warn_if_unopened
 
@@ -79,7 +80,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
     """A many-to-many relation whose writes are captured, and whose rows come from the cache."""
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
-        cache = default_cache_or_none()
+        cache = caller_cache()
         through = cache.list_of(type(self.instance), self._name()) if cache is not None else None
         if cache is None or through is None or not is_saved(self.instance):
             return super().__await__()
@@ -110,13 +111,14 @@ class TrackedRelation(ManyToManyRelation[Any]):
 
         ``others`` are the rows at the other end. None stands for all rows that are linked.
         """
-        caches = caches_with_links(self.field)
+        client = using_db or relation_client(self.remote_model)
+        with writing_on(client):
+            caches = caches_with_links(self.field)
         if not caches and self.remote_model in cached_models:
             warn_if_unopened(type(self.instance))
         if not caches or others == () or not all(map(is_saved, [self.instance, *(others or ())])):
             await write(using_db=using_db)
             return
-        client = using_db or relation_client(self.remote_model)
         pks = None if others is None else [other.pk for other in others]
         listed = [pair for cache in caches for pair in lists_over(cache, self.field)]
         reverse = [through for through, is_own in listed if not is_own]
@@ -141,8 +143,8 @@ class TrackedRelation(ManyToManyRelation[Any]):
     ) -> None:
         outer = outermost(client)
         intents: Intents = {cache: transaction_intent(outer, cache) if outer else Intent() for cache in caches}
-        for cache, intent in intents.items():
-            self._collect_keys(cache, intent, pks)
+        for cache in caches:
+            self._collect_keys(cache, intents[cache], pks)
         try:
             if outer is None:
                 for cache, intent in intents.items():

@@ -5,15 +5,17 @@ Tortoise fires no signal for ``QuerySet.update`` and ``.delete``, ``bulk_create`
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
-from aiomodelcache.open_cache import bound_caches
 from aiomodelcache.orm.meta import managers
 from aiomodelcache.write.bulk_queries import TrackedBulkCreate, TrackedBulkUpdate, TrackedDelete, TrackedUpdate
+from aiomodelcache.write.invalidated import bound_caches, writing_on
 from aiomodelcache.write.manual import invalidate_rows
 from aiomodelcache.write.many_to_many import install_unopened
 
@@ -69,7 +71,10 @@ class TrackedQuerySet(QuerySet[Any]):
 
     async def invalidate_cache(self) -> int:
         """Invalidates the rows of this queryset in every open cache. Returns how many rows there are."""
-        counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound_caches(self.model)]
+        client = cast("BaseDBAsyncClient | None", self._db)
+        with writing_on(client) if client is not None else nullcontext():
+            bound = bound_caches(self.model)
+        counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound]
         return max(counts, default=0)
 
 

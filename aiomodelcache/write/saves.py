@@ -19,7 +19,7 @@ from tortoise.signals import Signals
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.exceptions import StaleInstanceError
-from aiomodelcache.open_cache import OpenCache, bound_caches, caches_cascading_from, caches_hiding_rows
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues, is_saved, is_stale, mark_fresh, pk_of
 from aiomodelcache.orm.outcomes import may_survive_rollback
@@ -41,6 +41,7 @@ from aiomodelcache.write.affected import (
 )
 from aiomodelcache.write.calls import Write, current_write, intent_scope
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
+from aiomodelcache.write.invalidated import bound_caches, caches_cascading_from, caches_hiding_rows, writing_on
 from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
 from aiomodelcache.write.unopened import warn_if_unopened
@@ -58,7 +59,8 @@ def listen(model: type[Model]) -> None:
 async def _before_save(
     model: type[Model], instance: Model, using_db: BaseDBAsyncClient, update_fields: Iterable[str] | None
 ) -> None:
-    await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
+    with writing_on(using_db):
+        await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
 
 
 async def _after_save(
@@ -69,15 +71,18 @@ async def _after_save(
     update_fields: Iterable[str] | None,
 ) -> None:
     columns = None if created else _written_columns(update_fields)
-    await _after(model, instance, using_db, columns, deleting=False, created=created)
+    with writing_on(using_db):
+        await _after(model, instance, using_db, columns, deleting=False, created=created)
 
 
 async def _before_delete(model: type[Model], instance: Model, using_db: BaseDBAsyncClient) -> None:
-    await _before(model, instance, using_db, None, deleting=True)
+    with writing_on(using_db):
+        await _before(model, instance, using_db, None, deleting=True)
 
 
 async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsyncClient) -> None:
-    await _after(model, instance, using_db, None, deleting=True)
+    with writing_on(using_db):
+        await _after(model, instance, using_db, None, deleting=True)
 
 
 # Methods ------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "tutorial.md": "tests/docs/test_tutorial.py",
 }
 """Pages whose code another test runs."""
-OWN_CACHE = {"app.md"}
+OWN_CACHE = {"app.md", "tenants.md"}
 """Pages that open their cache themselves."""
 PAGES = sorted(page for page in DOCS.rglob("*.md") if program(page) and page.name not in ELSEWHERE)
 
@@ -80,6 +80,15 @@ async def test_the_application_runs_and_answers(running: Program, db_url: Databa
         async with module.lifespan(module.app):
             assert await answer(module.app, "/events/pycon") == (200, {"title": "PyCon", "organizer": "kim"})
             assert (await answer(module.app, "/events/nope"))[0] == 404
+
+
+@pytest.mark.slow(because="runs the code of a page")
+@on_one_database
+@on_pages("tenants.md")
+async def test_the_tenants_get_their_own_rows(running: Program, db_url: DatabaseUrl, backend_url: str) -> None:
+    async with tortoise_on(DatabaseUrl(db_url, f"docs {db_url.dialect}"), "notes"):
+        await running.run()
+    assert running.names["texts"]
 
 
 async def answer(app: Any, path: str) -> tuple[int, Any]:

@@ -23,16 +23,17 @@ ORDER = {
     "contrib": "asgi",
     "": "",
     "client": "",
+    "views": "",
     "binding": "binder paths factory class_options",
     "declare": "related cached model values manager classes options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update calls affected transactions "
-    "unopened",
+    "invalidated unopened",
     "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
     "open_cache": "",
-    "engine": "reader writer leases hits background batch_read batching loader run intent own_loop tasks",
+    "engine": "reader writer leases witness hits background batch_read batching loader run intent own_loop tasks",
     "plans": "paths results indexes rows refresh steps requests",
     "entries": "cascades model many_to_many indexes results predictions rows base policy",
-    "orm": "catalogue statements hydrate select schema snapshots transactions connections "
+    "orm": "catalogue statements hydrate select contextual schema snapshots transactions connections "
     "relations outcomes meta key_values fields",
     "backends": "breaker redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",

@@ -13,6 +13,7 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheConfig, MemoryBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.binding.binder import bind
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
     INTENT,
@@ -60,7 +61,7 @@ async def bound() -> dict[Any, ModelEntries]:
     """The models as a cache sees them. Tortoise is initialised but never connects."""
     async with TortoiseContext() as context:
         await context.init(db_url="sqlite://:memory:", modules={"app": ["tests.support.models.music"]})
-        return dict(bind(CacheConfig(), "", Stats()).models)
+        return dict(bind(CacheConfig(), KeySpace(), Stats()).models)
 
 
 @pytest.fixture

@@ -1,0 +1,267 @@
+"""The views of one open cache: one for each tenant, and one for each connection that is named by ``using``.
+
+A view is an ``OpenCache`` with keys, lookups and background tasks of its own, so callers of different tenants share
+nothing but the store. All views of a cache share its settings, its counters and its predictions, which are by key.
+"""
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.binding.binder import bind
+from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.keys import KeySpace, encode_tenant
+from aiomodelcache.encoding.messages import described
+from aiomodelcache.engine.reader import Reader
+from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.engine.writer import Writer
+from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.predictions import Predictions
+from aiomodelcache.exceptions import CacheConfigurationError, TenantError
+from aiomodelcache.open_cache import OpenCache, process_lock
+from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
+from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
+from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.plans.requests import ComputeValue, Load
+from aiomodelcache.scopes.bypass import BypassFlag
+
+OWN_VARIABLES: Final = "aiomodelcache_"
+"""The beginning of the names of this package's context variables."""
+MAX_TENANTS: Final = 1_000
+"""Maximum number of tenants whose views are kept. Beyond it, the least recently used idle ones are dropped."""
+_TYPES: Final = (str, int, bytes, uuid.UUID)
+_OUTSIDE: Final = b""
+"""The tenant in the keys of callers that have none."""
+
+_REMEDY: Final = (
+    "pass ModelCache(tenant=...) a function that returns what they depend on, like the variable's get. If cached rows "
+    "do not depend on it, let the function return always the same value."
+)
+Tenant = str | int | bytes | uuid.UUID
+
+
+class Views:
+    """The views of one open cache."""
+
+    def __init__(
+        self, config: CacheConfig, namespace: str, store: object, guarded: GuardedBackend, bypass: BypassFlag
+    ) -> None:
+        self._config = config
+        self._namespace = namespace
+        self._store = store
+        self._guarded = guarded
+        self._bypass = bypass
+        self._predictions = Predictions(config.guess_size)
+        self._tenants: OrderedDict[tuple[type, Tenant], _TenantView] = OrderedDict()
+        self._inspected: Mapping[type[Model], ModelEntries] = {}
+        """The models whose real columns are inspected when the cache opens. All views are taken to have the same."""
+        tenant = None if config.tenant is None else _OUTSIDE
+        self.root = self._open(KeySpace(namespace, tenant), CallerContext(copy_context()))
+        self._inspected = self.root.models
+        if config.tenant is None:
+            self._refuse_contexts(self.root)
+        else:
+            self.root.find_tenant, self.root.direct = self._find, False
+
+    def all(self) -> list[OpenCache]:
+        """Returns all views. The first one is for callers without a tenant."""
+        views = [self.root, *[tenant.view for tenant in self._tenants.values()]]
+        return [each for view in views for each in (view, *view.views.values())]
+
+    def _refresh_thresholds(self) -> None:
+        for view in self.all():
+            view.reader.background.refresh_thresholds()
+
+    async def close(self) -> None:
+        """Waits for lookups and invalidations in flight, at most ``lease_ttl`` seconds. Then closes all of them."""
+        now, views = self.root.loop.time, self.all()
+        until = now() + self._config.lease_ttl
+
+        async def finish(view: OpenCache) -> None:
+            nonlocal until
+            try:
+                await view.tasks.finish(max(0.0, until - now()))
+            except BaseException:
+                until = now()  # the caller is cancelled and waits no longer
+                raise
+
+        async with AsyncExitStack() as stack:
+            for view in views:
+                view.end()
+            for writer in dict.fromkeys(view.writer for view in views):  # the last step
+                stack.push_async_callback(writer.close)
+            for view in views:
+                stack.callback(view.reader.close)
+            for view in views:
+                stack.push_async_callback(finish, view)
+
+    # Tenants -------------------------------------------------------------------------------------
+
+    def _find(self) -> OpenCache | None:
+        """Returns the view of the caller's tenant, or None if the caller has none. Raises ``TenantError``."""
+        tenant = self._tenant()
+        if tenant is None:
+            return None
+        key = tenant.__class__, tenant
+        found = self._tenants.get(key)
+        if found is None:
+            found = self._tenants[key] = self._open_tenant(tenant)
+            self._drop_idle(key)
+        else:
+            self._tenants.move_to_end(key)
+        found.callers.latest = copy_context()
+        return found.view
+
+    def _tenant(self) -> Tenant | None:
+        function = self._config.tenant
+        assert function is not None, "a cache without tenants has no views of them"
+        try:
+            tenant: Any = function()
+        except LookupError:  # a context variable that is not set
+            return None
+        if tenant is not None and (not isinstance(tenant, _TYPES) or isinstance(tenant, bool)):
+            raise TenantError(
+                f"The function ModelCache(tenant=...) returned {described(tenant)}: it must return a str, an int, "
+                "a UUID or bytes, or None outside of any tenant."
+            )
+        return tenant
+
+    def _open_tenant(self, tenant: Tenant) -> "_TenantView":
+        def check() -> None:
+            if self._tenant() != tenant:
+                raise TenantError(
+                    "The function ModelCache(tenant=...) returns another tenant in a copy of its caller's context: it "
+                    "must depend on context variables alone, and on values that do not change."
+                )
+
+        callers = CallerContext(copy_context())
+        return _TenantView(self._open(KeySpace(self._namespace, encode_tenant(tenant)), callers, check), callers)
+
+    def _drop_idle(self, kept: tuple[type, Tenant]) -> None:
+        """Drops the views used least recently, if there are too many, and if nothing is in flight on them."""
+        for key, tenant in list(self._tenants.items())[: max(0, len(self._tenants) - MAX_TENANTS)]:
+            if key != kept and not any(view.busy for view in (tenant.view, *tenant.view.views.values())):
+                del self._tenants[key]
+
+    # Without tenants -----------------------------------------------------------------------------
+
+    def _refuse_contexts(self, view: OpenCache) -> None:
+        """Refuses managers and routers that depend on a context variable: in their code now, else at each lookup."""
+        suspects: list[ModelSchema] = []
+        for entries in view.models.values():
+            schema = entries.schema
+            found = contextual_part(schema)
+            if found is not None:
+                method, variable = found
+                raise CacheConfigurationError(
+                    f"{schema.name}: {method} reads the context variable {variable!r}, so its rows differ by context, "
+                    f"but cached rows are the same for all callers: {_REMEDY}"
+                )
+            if may_depend_on_context(schema):
+                suspects.append(schema)
+
+        def check(context: Context, request: Load | ComputeValue) -> None:
+            background = view.tasks.context.copy()
+            for schema in [request.entry_set.schema] if isinstance(request, Load) else suspects:
+                if schema in suspects and sees_other_rows(schema.model, context, background):
+                    raise TenantError(
+                        f"{schema.name}: its manager or a router selects other rows here than in the context in which "
+                        f"the cache was opened, but cached rows are the same for all callers: {_REMEDY}"
+                    )
+
+        if suspects:
+            view.reader.compare_callers(check)
+
+    # Opening -------------------------------------------------------------------------------------
+
+    def _open(
+        self,
+        space: KeySpace,
+        callers: "CallerContext",
+        check: Callable[[], None] | None = None,
+        client: BaseDBAsyncClient | None = None,
+        writer: Writer | None = None,
+    ) -> OpenCache:
+        config, guarded = self._config, self._guarded
+        with process_lock:
+            bindings = bind(config, space, guarded.stats, guarded.near, client)
+        self.foreign_keys = bindings.foreign_keys
+        for model, entries in bindings.models.items():
+            if model in self._inspected:
+                entries.schema.loose |= self._inspected[model].schema.loose
+        tasks = BackgroundTasks(callers)
+        reader = Reader(guarded, config, tasks, self._bypass, bindings.lifetimes, check)
+        view = OpenCache(
+            config=config,
+            stats=guarded.stats,
+            guarded=guarded,
+            bypass=self._bypass,
+            reader=reader,
+            writer=writer or Writer(guarded, config, tasks, reader.background, self._predictions),
+            predictions=self._predictions,
+            tasks=tasks,
+            loop=asyncio.get_running_loop(),
+            models=bindings.models,
+            classes=bindings.classes,
+            space=space,
+            store=self._store,
+            many_to_many=bindings.many_to_many,
+            cascades=CascadeGraph(bindings.models, bound_models(), config.bulk_limit),
+        )
+        guarded.near.tick = self._refresh_thresholds
+        if client is None:
+            view.make_view = partial(self._open_connection, view, callers, check)
+        return view
+
+    def _open_connection(
+        self, view: OpenCache, callers: "CallerContext", check: Callable[[], None] | None, client: BaseDBAsyncClient
+    ) -> OpenCache:
+        found = self._open(view.space, callers, check, client, view.writer)
+        find = view.find_tenant
+        if self._config.tenant is None:
+            self._refuse_contexts(found)
+        elif find is not None:
+            found.find_tenant = lambda: tenant.using(client) if (tenant := find()) is not None else None
+            found.direct = False
+        return found
+
+
+class _TenantView(NamedTuple):
+    view: OpenCache
+    callers: "CallerContext"
+
+
+class CallerContext:
+    """The context of a view's background tasks: a copy of the latest caller's, without its transactions and scopes.
+
+    Callers of one view may differ in nothing that a manager or a router depends on.
+    """
+
+    def __init__(self, latest: Context) -> None:
+        self.latest = latest
+        self._primaries = primaries(bound_models())
+        self._copied: Context | None = None
+        self._background = latest
+
+    def copy(self) -> Context:
+        """Returns a context for one task."""
+        if self._copied is not self.latest:
+            self._copied, self._background = self.latest, self.latest.copy()
+            self._background.run(self._leave)
+        return self._background.copy()
+
+    def _leave(self) -> None:
+        for variable in list(copy_context()):
+            if variable.name.startswith(OWN_VARIABLES):
+                variable.set(Context().run(variable.get))
+        use_in_background(self._primaries)

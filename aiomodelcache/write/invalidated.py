@@ -1,0 +1,111 @@
+"""The open caches that a write invalidates in: those of its event loop and of others, and their views.
+
+The context says on which connection a write is made, and in which tenant.
+"""
+
+from asyncio import get_running_loop
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.open_cache import OpenCache, open_caches
+from aiomodelcache.orm.connections import root_client, write_client
+from aiomodelcache.orm.relations import through_table
+
+_written_on: Final[ContextVar[BaseDBAsyncClient | None]] = ContextVar("aiomodelcache_written_on", default=None)
+
+
+@contextmanager
+def writing_on(client: BaseDBAsyncClient) -> Generator[None, None, None]:
+    """A block in which writes are made on this connection. It decides which entries they affect."""
+    token = _written_on.set(client)
+    try:
+        yield
+    finally:
+        _written_on.reset(token)
+
+
+def invalidated_caches() -> list[OpenCache]:
+    """Returns the open caches that a write of this event loop must invalidate in.
+
+    Another loop's cache is left out if one of this loop covers it, as another process's would be. A program may end its
+    loop and leave a cache open.
+    """
+    here, caches = get_running_loop(), open_caches.copy()
+    own = [cache for cache in caches if cache.loop is here]
+    if len(own) == len(caches):
+        return own
+    return own + [
+        other
+        for other in caches
+        if not (other.loop is here or other.loop.is_closed() or any(cache.covers(other) for cache in own))
+    ]
+
+
+def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
+    """Returns the caches to invalidate in that the model is bound to, with its entries."""
+    return [
+        (written, written.models[model])
+        for cache in invalidated_caches()
+        if model in cache.models
+        for written in _written(cache, model)
+    ]
+
+
+def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
+    """Returns the caches to invalidate in where deleting rows of the model changes cached rows of other models."""
+    return [
+        written for cache in invalidated_caches() if cache.cascades.affects(model) for written in _written(cache, model)
+    ]
+
+
+def caches_hiding_rows(
+    model: type[Model], bound: Iterable[tuple[OpenCache, ModelEntries]] | None = None
+) -> list[OpenCache]:
+    """Returns the open caches in which changing a row may bring it back into lists that do not hold it.
+
+    These are the caches in which the model's manager hides rows and the model is at an end of many-to-many lists.
+    """
+    if bound is None:
+        bound = bound_caches(model)
+    return [cache for cache, entries in bound if entries.schema.hides_rows and cache.cascades.lists_of(model)]
+
+
+def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
+    """Returns the lists over a relation (Tortoise's field), each with True if the relation's own side owns it."""
+    lists = [through for through in cache.many_to_many if through.relation.table == through_table(relation)]
+    return [(through, through.relation.own_column == relation.backward_key) for through in lists]
+
+
+def caches_with_links(relation: Any) -> list[OpenCache]:
+    """Returns the caches to invalidate in that writes to the relation's through table affect."""
+    caches = [cache for cache in invalidated_caches() if cache.watches_table(through_table(relation))]
+    return [written for cache in caches for written in _written(cache, relation.model)]
+
+
+def _written(cache: OpenCache, model: type[Model]) -> list[OpenCache]:
+    """Returns the views of a cache whose entries a write of the model affects.
+
+    A write on another connection than the model's own affects the entries of both. Only the event loop that opened the
+    cache opens its views, so a write of another loop is taken to be outside of any tenant.
+    """
+    is_here, client = cache.loop is get_running_loop(), _written_on.get()
+    found = cache.writable() if is_here else cache
+    if client is None:
+        return [found]
+    bound = found.models.get(model)
+    own = bound.schema.connection if bound is not None else write_client(model).connection_name
+    if client.connection_name == own:
+        return [found]
+    view = found.views.get(client.connection_name)
+    if view is None and is_here:
+        with suppress(CacheConfigurationError):  # no model can be bound to it, so no lookup uses it
+            view = found.using(root_client(client))
+    return [found] if view is None else [found, view]
