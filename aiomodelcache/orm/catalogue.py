@@ -14,7 +14,7 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.orm.connections import write_client
-from aiomodelcache.orm.key_values import has_canonical_text
+from aiomodelcache.orm.key_values import has_canonical_text, integer_bound
 from aiomodelcache.orm.meta import columns_of, meta_of
 from aiomodelcache.orm.schema import ModelSchema
 
@@ -37,7 +37,7 @@ RealTypes = dict[tuple[int, str], RealType]
 
 
 async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
-    """Tells each schema which of its columns compare otherwise than declared.
+    """Tells each schema which of its columns compare otherwise than declared, and which integers they accept.
 
     Sends one statement for each connection, on SQLite one for each model. If the database refuses it or does not
     answer, all columns but integers, booleans and UUIDs are taken to compare loosely, and a warning is logged.
@@ -60,17 +60,19 @@ async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
             )
             types = None
         for number, schema in enumerate(group):
-            schema.loose |= _loose_columns(schema, number, types)
+            _tell(schema, number, types)
 
 
-def _loose_columns(schema: ModelSchema, number: int, types: RealTypes | None) -> set[str]:
+def _tell(schema: ModelSchema, number: int, types: RealTypes | None) -> None:
     fields = meta_of(schema.model).fields_map
-    loose: set[str] = set()
     for name, column in columns_of(schema.model, filter(schema.keyable, schema.columns)).items():
         real = types.get((number, column)) if types is not None else _UNKNOWN
-        if real is not None and not compares_as_declared(fields[name], schema.dialect, real):
-            loose.add(name)
-    return loose
+        if real is None:
+            continue
+        if not compares_as_declared(fields[name], schema.dialect, real):
+            schema.loose.add(name)
+        if schema.dialect == "postgres":  # the other drivers refuse integers by their own size
+            schema.integer_bounds[name] = integer_bound(real.name, schema.dialect)
 
 
 # The rule ------------------------------------------------------------------------------------------------

@@ -172,11 +172,11 @@ def as_sqlite_compares(field: Any, value: decimal.Decimal) -> decimal.Decimal:
         return value
 
 
-def can_hold(field: Any, dialect: str, value: Any) -> bool:
+def can_hold(field: Any, dialect: str, value: Any, bound: float = math.inf) -> bool:
     """Returns False if no row can have this value, in the form that is sent to the database, in a field's column.
 
     The database or its driver refuses such a value with an error. A value that the database merely does not find is
-    not checked.
+    not checked. ``bound``: the column's ``integer_bound``.
     """
     if value is None:
         return not field.pk
@@ -188,7 +188,6 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
     if isinstance(value, str):
         return _is_utf8(value) and not (dialect == "postgres" and "\0" in value)
     if isinstance(value, int):
-        bound = integer_bound(field, dialect)
         return -bound <= value < bound
     if isinstance(value, float):
         return math.isfinite(value) or dialect != "mysql"
@@ -200,17 +199,17 @@ def can_hold(field: Any, dialect: str, value: Any) -> bool:
     return True
 
 
-def integer_bound(field: Any, dialect: str) -> float:
-    """Returns the bound of the integers of a field's column: they are at least ``-bound`` and less than ``bound``.
+def integer_bound(sql_type: str, dialect: str) -> float:
+    """Returns the bound of the integers of a column: they are at least ``-bound`` and less than ``bound``.
 
     Drivers refuse others. The bound is infinite if the column accepts every integer.
     """
-    bits = _INTEGER_BITS.get(dialect, {}).get(field.get_for_dialect(dialect, "SQL_TYPE"))
+    bits = _INTEGER_BITS.get(dialect, {}).get(sql_type.upper())
     return math.inf if bits is None else 1 << bits
 
 
 _INTEGER_BITS: Final[dict[str, dict[str, int]]] = {
-    "postgres": {"SMALLINT": 15, "INT": 31, "BIGINT": 63},
+    "postgres": {"SMALLINT": 15, "INT": 31, "INTEGER": 31, "BIGINT": 63},
     "sqlite": {"SMALLINT": 63, "INT": 63, "BIGINT": 63},
     "mysql": {"SMALLINT": 64, "INT": 64, "BIGINT": 64},
 }

@@ -79,7 +79,11 @@ class ModelSchema:
         """The columns that may store a value other than the one written."""
         self._custom = frozenset(name for name in self.columns if not converts_like_tortoise(meta.fields_map[name]))
         """The columns whose fields have conversions of their own."""
-        self._integer_bounds = {name: integer_bound(meta.fields_map[name], self.dialect) for name in self.columns}
+        self.integer_bounds = {
+            name: integer_bound(str(field.get_for_dialect(self.dialect, "SQL_TYPE")), self.dialect)
+            for name, field in self._stored_fields().items()
+        }
+        """The bounds of the integers that each column accepts. See ``key_values.integer_bound``."""
         self._opening_context = copy_context()
         self._context = get_current_context()
         connections: ContextVar[dict[str, Any]] = cast("Any", self._context).connections._storage_var
@@ -226,9 +230,10 @@ class ModelSchema:
         """Returns False if no row can have one of these normalised values, so that no statement need look for them."""
         for name, value in zip(attributes, values, strict=True):
             if type(value) is int and name not in self._custom:  # written out, because most keys of misses are integers
-                fits = -self._integer_bounds[name] <= value < self._integer_bounds[name]
+                fits = -self.integer_bounds[name] <= value < self.integer_bounds[name]
             else:
-                fits = can_hold(meta_of(self.model).fields_map[name], self.dialect, self.key_value(name, value))
+                field, bound = meta_of(self.model).fields_map[name], self.integer_bounds[name]
+                fits = can_hold(field, self.dialect, self.key_value(name, value), bound)
             if not fits:
                 return False
         return True

@@ -373,7 +373,7 @@ class TestContentsThatComeBack:
         keys = new_keys(3)
         async with opened(server.url) as backend, opened(server.url) as idle:
             before = await versions_of(backend, keys)
-            assert await idle.read(keys) == before
+            assert await backend.read(keys) == await idle.read(keys) == before
             swap(server)
             [during] = await versions_of(backend, keys[:1])
             swap(server)

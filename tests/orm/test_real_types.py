@@ -254,6 +254,21 @@ async def test_a_column_that_is_declared_to_pad_compares_loosely(database: BaseD
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
+async def test_integers_beyond_the_declared_range_are_found_where_the_column_is_wider(
+    database: BaseDBAsyncClient,
+) -> None:
+    if database.capabilities.dialect != "sqlite":  # whose integers are all alike
+        await retype(database, "typed", id="BIGINT")
+    await Typed.create(id=2**40, slug="far", text="far")
+    async with ModelCache("memory://") as cache:
+        for _ in range(2):
+            assert (await Typed.cache.get(id=2**40)).slug == "far"
+            assert await Typed.cache.get_or_none(id=2**63 - 1) is None
+            assert await Typed.cache.get_or_none(id=2**70) is None
+        assert "id" not in cache.open_cache.models[Typed].schema.loose
+
+
+@pytest.mark.only_on("no store", because=WITHOUT_STORE)
 async def test_a_batch_of_spellings_is_answered_by_the_database_while_the_cache_is_disabled(
     database: BaseDBAsyncClient,
 ) -> None:
