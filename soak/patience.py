@@ -43,15 +43,16 @@ class Patience:
         """Does not cancel inside the block, but possibly after it."""
         left = self.stop()
         yield
-        if self._deadline is not None:
+        if left is not None and self._deadline is not None:
             self._deadline.reschedule(left)
 
     def stop(self) -> float | None:
-        """Does not cancel the rest of the request. Returns its deadline."""
-        if self._deadline is None:
+        """Does not cancel the rest of the request. Returns its deadline, unless there is none or it has passed."""
+        deadline = self._deadline
+        if deadline is None or deadline.expired():  # a client of a server has swallowed the cancellation
             return None
-        when = self._deadline.when()
-        self._deadline.reschedule(None)
+        when = deadline.when()
+        deadline.reschedule(None)
         return when
 
 

@@ -11,6 +11,7 @@ import logging
 import random
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, Final
 import anyio
 from tortoise.context import TortoiseContext
 
+from aiomodelcache import CacheNotOpenWarning
 from aiomodelcache.config import CacheConfig
 from soak import subjects
 from soak.log import UNENDED, Kind, Log
@@ -234,6 +236,8 @@ def main() -> None:
     library = order.subject in LIBRARY
     handler = logging.FileHandler(Path(order.folder) / f"{order.number}.txt") if library else logging.NullHandler()
     logging.getLogger().addHandler(handler)
+    if order.subject not in BY_NAME:
+        warnings.simplefilter("ignore", CacheNotOpenWarning)  # another cache is open
     with asyncio.Runner(loop_factory=loop_factory(eager=order.eager)) as runner:
         runner.run(Worker(order).run())
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from aiomodelcache import MemoryBackend
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.observe.stats import Stats
 from soak.checker import Violation
+from soak.patience import Patience
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
@@ -150,6 +152,20 @@ def test_a_near_cache_without_invalidation_messages_is_caught(
         if result.violations:
             return
     pytest.fail(str(result))
+
+
+async def cancelled_and_swallowed() -> None:
+    patience = Patience(random.Random(1))
+    async with patience.request():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        with patience.paused():
+            await asyncio.sleep(0)
+        patience.stop()
+
+
+def test_a_cancellation_that_a_client_swallows_ends_no_request() -> None:
+    asyncio.run(cancelled_and_swallowed())
 
 
 # The bad network ------------------------------------------------------------------------------------------
