@@ -6,6 +6,7 @@ import math
 import os
 import random
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -274,6 +275,57 @@ async def test_json_of_any_depth_is_read_by_many_at_once(
         assert deepest((await Tariff.cache.get(name="deep")).document) == depth
 
 
+def outcome(found: Any) -> Any:
+    """Returns what came of a lookup, as far as documents that are too deep to compare allow."""
+    return type(found).__name__ if isinstance(found, Exception) else deepest(found.document)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("depth", [500, 990, 2_000, 10_000])
+async def test_json_of_any_depth_in_the_database_is_answered_as_by_tortoise(
+    cache: ModelCache, database: BaseDBAsyncClient, depth: int, together: int
+) -> None:
+    await Tariff.create(price=Decimal(1), name="deep", document=[])
+    await Tariff.create(price=Decimal(2), name="flat", document=[None])
+    await database.execute_query(
+        "UPDATE tariff SET document = ? WHERE name = 'deep'", ["[" * depth + "null" + "]" * depth]
+    )
+
+    async def ask(query: Any) -> Any:
+        return outcome((await asyncio.gather(query, return_exceptions=True))[0])
+
+    expected = await ask(Tariff.get(name="deep"))
+    assert expected in (depth, "FieldError")  # Tortoise cannot parse it
+    for _ in range(3):
+        lookups = [ask(Tariff.cache.get(name="deep")) for _ in range(together)]
+        assert await asyncio.gather(*lookups, ask(Tariff.cache.get(name="flat"))) == [expected] * together + [1]
+    async with local_cache():
+        assert [await ask(Tariff.cache.get(name="deep")) for _ in range(2)] == [expected] * 2
+
+
+@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize("depth", [500, 990, 2_000, 10_000])
+@pytest.mark.parametrize("kind", [0x91, 0x81], ids=["lists", "maps"])
+async def test_a_hostile_document_of_any_depth_raises_nothing(
+    database: BaseDBAsyncClient, recording: RecordingBackend, kind: int, depth: int, together: int
+) -> None:
+    await fill_tables()
+    async with ModelCache(recording):
+        for _ in range(3):
+            recording.read_entries.clear()
+            tariff = await Tariff.cache.get(price=Decimal("12.50"))
+        [(key, entry)] = [(key, value) for key, value in recording.read_entries.items() if value[:1] == VALUE]
+        parts: list[bytes] = list(map(bytes, msgspec.msgpack.decode(unpack(entry), type=list[msgspec.Raw])))
+        at = parts.index(msgspec.msgpack.encode({"a": [1, {"b": None}]}))
+        payload = listing(*parts[:at], nested(depth, kind), *parts[at + 1 :])
+        await recording.plant(key, pack(VALUE, new_token(), entry[GUARD], now_ms(), payload))
+        found = await asyncio.gather(*[Tariff.cache.get(price=Decimal("12.50")) for _ in range(together)])
+        assert found == [tariff] * together
+        async with local_cache():
+            for _ in range(2):
+                assert await Tariff.cache.get(price=Decimal("12.50")) == tariff
+
+
 @pytest.mark.parametrize(("depth", "cached"), [(MAX_NESTING - 1, True), (MAX_NESTING, False), (5_000, False)])
 async def test_a_value_of_any_depth_is_returned(cache: ModelCache, depth: int, cached: bool) -> None:
     for _ in range(3):
@@ -355,9 +407,19 @@ def ask(cache: OpenCache, query: Any, entries: Mapping[bytes, bytes], database: 
             step = partial(plan.send, answer)
 
 
-def hostile(chance: random.Random, payloads: Sequence[bytes]) -> bytes:
+KINDS = (
+    "a few bytes changed, added or removed",
+    "an odd value put in anywhere",
+    "the beginning of one, the end of another",
+    "a list of odd values",
+    "a value made at random",
+    "one column or item replaced",
+)
+"""The kinds of content that ``hostile`` makes."""
+
+
+def hostile(chance: random.Random, payloads: Sequence[bytes], kind: int) -> bytes:
     """Returns the content of an entry: parts of others, changed bytes, and values that are hard on a reader."""
-    kind = chance.randrange(6)
     payload = bytearray(chance.choice(payloads))
     if kind == 0:  # a few bytes changed, removed or added
         for _ in range(chance.randint(1, 4)):
@@ -434,12 +496,15 @@ async def test_no_made_up_entry_with_a_valid_header_raises_or_is_remembered(
             expected = ask(opened, query, seen, tables)
             used.append((query, expected, [key for key in seen.keys_read if sound.get(key, b"")[:1] == VALUE]))
         payloads = [unpack(entry) for entry in sound.values() if entry[:1] == VALUE]
+        tried: Counter[str] = Counter()
         for number in range(FUZZED):
             query, expected, keys = chance.choice(used)
             entries = dict(sound)
             for key in chance.sample(keys, min(len(keys), chance.choice([1, 1, 2, 9]))):
                 state = chance.choice([VALUE] * 6 + [ABSENT, STALE])
-                entries[key] = pack(state, new_token(), sound[key][GUARD], now_ms(), hostile(chance, payloads))
+                kind = chance.randrange(len(KINDS))
+                tried[KINDS[kind]] += 1
+                entries[key] = pack(state, new_token(), sound[key][GUARD], now_ms(), hostile(chance, payloads, kind))
             try:
                 with suppress(
                     DoesNotExist, MultipleObjectsReturned
@@ -450,6 +515,7 @@ async def test_no_made_up_entry_with_a_valid_header_raises_or_is_remembered(
                 raise AssertionError(f"{query!r} failed with seed {seed} at {number}") from error
             if number % 1_000 == 0:
                 await asyncio.sleep(0)
+    print(f"{FUZZED:,} lookups, {tried.total():,} entries:", *[f"{count:,} {kind}" for kind, count in tried.items()])
 
 
 class Seen(dict[bytes, bytes]):
