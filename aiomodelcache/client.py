@@ -12,7 +12,8 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
-from aiomodelcache.config import CacheConfig, Settings, shown
+from aiomodelcache.backends.signed import SignedBackend
+from aiomodelcache.config import CacheConfig, Settings, secrets_of, shown
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.encoding.messages import described
@@ -126,10 +127,12 @@ class ModelCache:
         stats.near = near.counters
         backend, argument = self._make_backend(), self._backend_argument
         refuse_shared(backend)
+        store = argument if isinstance(argument, str) and not argument.startswith("memory://") else backend
+        if self.config.secret is not None:
+            backend = SignedBackend(backend, secrets_of(self.config.secret))
         guarded = GuardedBackend(
             backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
         )
-        store = argument if isinstance(argument, str) and not argument.startswith("memory://") else backend
         self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag)
         opened = self._views.root
         for model in bound_models():

@@ -8,8 +8,8 @@ import inspect
 import math
 import sys
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypedDict, TypeGuard
 
 from tortoise.exceptions import DoesNotExist
@@ -34,6 +34,9 @@ CACHE_TIME_DAY: Final = 24 * CACHE_TIME_H
 CACHE_TIME_WEEK: Final = 7 * CACHE_TIME_DAY
 CACHE_TIME_MONTH: Final = 30 * CACHE_TIME_DAY
 CACHE_TIME_YEAR: Final = 365 * CACHE_TIME_DAY
+
+MIN_SECRET: Final = 16
+"""Minimum length of a secret, in bytes."""
 
 
 class InvalidationType(enum.Enum):
@@ -161,6 +164,12 @@ class CacheConfig:
     ``LookupError``, the caller is outside of any tenant: lookups raise ``TenantError``, and writes invalidate
     everything about their model, for all tenants.
     """
+    secret: bytes | Sequence[bytes] | None = field(default=None, repr=False)
+    """A secret of at least 16 bytes, by which entries are signed. None: entries are not signed.
+
+    An entry without a valid signature is a miss, so that a program that can write to the store cannot make up answers.
+    Of several secrets, the first signs, and each verifies.
+    """
     not_found: NotFound = NotFoundError
     """The exception that ``get_or_404`` raises in place of ``NotFoundError``.
 
@@ -169,11 +178,12 @@ class CacheConfig:
     """
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            requirement = _unmet_requirement(field.name, field.type, value)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            requirement = _unmet_requirement(setting.name, setting.type, value)
             if requirement:
-                raise CacheConfigurationError(f"CacheConfig.{field.name} is {shown(value)}: {requirement}.")
+                text = shown(value) if setting.repr else "wrong"
+                raise CacheConfigurationError(f"CacheConfig.{setting.name} is {text}: {requirement}.")
 
     @property
     def fill_ttl(self) -> float:
@@ -223,6 +233,7 @@ class Settings(TypedDict, total=False):
     near_lag: float
     replica_lag: float | None
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
+    secret: bytes | Sequence[bytes] | None
     not_found: NotFound
 
 
@@ -247,6 +258,12 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def secrets_of(value: object) -> list[bytes]:
+    """Returns the secrets in the value of ``CacheConfig.secret``. Returns none if one of them is not valid."""
+    found: list[Any] = [*value] if isinstance(value, list | tuple) else [value]
+    return found if all(isinstance(secret, bytes) and len(secret) >= MIN_SECRET for secret in found) else []
+
+
 def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     """Returns the requirement that a setting's value does not meet; None if it meets all."""
     if name == "not_found":
@@ -254,8 +271,11 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if name == "tenant":
         callable_now = callable(value) and not inspect.iscoroutinefunction(value)
         return None if value is None or callable_now else "use a function without arguments, like a variable's get"
-    if name == "replica_lag" and value is None:
+    if name in ("replica_lag", "secret") and value is None:
         return None
+    if name == "secret":
+        example = "like secrets.token_bytes(32), or a list of such"
+        return None if secrets_of(value) else f"it must be {MIN_SECRET} bytes or more, {example}"
     if name == "on_write_error":
         is_text = issubclass(type(value), str)  # isinstance() believes a mock
         return None if is_text and str.__str__(value) in ("retry", "raise") else 'use "retry" or "raise"'

@@ -54,7 +54,7 @@ class OpenCache:
     """Stand-alone cache classes -> their entries, or the path of relations to their rows."""
     space: KeySpace
     cascades: CascadeGraph
-    store: object
+    store: object = field(repr=False)  # a URL may hold a password
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
     many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     """All many-to-many lists."""
@@ -241,7 +241,7 @@ def _default_of_loop() -> OpenCache | None:
 def refuse_shared(backend: object) -> None:
     """Raises ``CacheConfigurationError`` if a cache of another event loop uses this very backend."""
     here = get_running_loop()
-    if any(cache.guarded.backend is backend and cache.loop is not here for cache in _live_caches()):
+    if any(cache.store is backend and cache.loop is not here for cache in _live_caches()):
         raise CacheConfigurationError(
             f"ModelCache: a cache of another event loop uses {backend!r}: pass a URL, or a backend for each loop."
         )

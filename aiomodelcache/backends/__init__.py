@@ -2,6 +2,6 @@
 
 A store knows an entry's state byte and token, not its other content. ``protocol`` defines what every store does.
 
-Top to bottom: ``breaker`` (the circuit breaker), ``redis``, ``memory``, ``protocol``, ``near`` (entries kept in
-process).
+Top to bottom: ``breaker`` (the circuit breaker), ``signed`` (signatures of entries), ``redis``, ``memory``,
+``protocol``, ``near`` (entries kept in process).
 """

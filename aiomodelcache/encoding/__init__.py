@@ -1,5 +1,5 @@
 """Bytes: keys, the layout of entries, rows and values. Pure functions.
 
 Must not know models, servers or clocks.
-Top to bottom: ``rows``, ``values``, ``codec``, ``layout``, ``keys``, ``messages``.
+Top to bottom: ``rows``, ``values``, ``codec``, ``signatures``, ``layout``, ``keys``, ``messages``.
 """

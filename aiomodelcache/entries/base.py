@@ -14,6 +14,7 @@ from aiomodelcache.encoding.layout import (
     FINGERPRINT_SIZE,
     FORMAT_VERSION,
     GUARD,
+    PREFIX_SIZE,
     STALE,
     TOKEN_SIZE,
     VALUE,
@@ -81,7 +82,9 @@ def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes)
         if entry[FINGERPRINT] != expected:
             count_mismatched(counters, name, "another version of the program or its schema wrote it")
     elif not (is_lease(entry) or is_intent(entry)):
-        count_undecodable(counters, name, DamagedEntry("it does not begin like one"))
+        unsigned = entry[:1] in (VALUE, ABSENT, STALE) and len(entry) == PREFIX_SIZE
+        text = "its signature is missing or wrong" if unsigned else "it does not begin like one"
+        count_undecodable(counters, name, DamagedEntry(text))
     return NoValue.MISS
 
 

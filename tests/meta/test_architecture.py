@@ -35,9 +35,9 @@ ORDER = {
     "entries": "cascades model many_to_many indexes results predictions rows base policy",
     "orm": "catalogue statements hydrate select contextual schema snapshots transactions connections "
     "relations outcomes meta key_values fields",
-    "backends": "breaker redis memory protocol near",
+    "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
-    "encoding": "rows values codec layout keys messages",
+    "encoding": "rows values codec signatures layout keys messages",
     "observe": "stats",
     "scopes": "request bypass",
     "config": "",

@@ -1,0 +1,91 @@
+"""A backend whose entries are signed, so that readers believe no entry that a program without the secret has made.
+
+Signs what readers and writers store, and verifies what they get. An entry whose signature is missing or wrong is cut
+down to its state and token: to readers it is a damaged entry, which they can replace. Must not know the content of an
+entry.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import cast
+
+from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.protocol import (
+    NOTHING_ALLOWED,
+    Backend,
+    Clear,
+    Fill,
+    Lease,
+    Leased,
+    ReadCallback,
+    ReplacedEntry,
+    SupportsStartRead,
+    SupportsTracking,
+)
+from aiomodelcache.encoding.layout import PREFIX_SIZE
+from aiomodelcache.encoding.signatures import Signer
+
+
+class SignedBackend:
+    """Another backend with signed entries. Opens, closes and tracks as that one does."""
+
+    start_read: Callable[[Sequence[bytes], ReadCallback], bool]
+    """Only present if the other backend has it."""
+
+    def __init__(self, backend: Backend, secrets: Sequence[bytes]) -> None:
+        self.backend = backend
+        signer = Signer(secrets)
+        self._sign = signer.sign
+        self._verify = signer.verify
+        if hasattr(backend, "start_read"):
+            self.start_read = self._start_read
+
+    def __repr__(self) -> str:
+        return f"<SignedBackend over {self.backend!r}>"
+
+    @property
+    def track(self) -> Callable[[Near | None], None]:
+        """The method ``track`` of the other backend. Raises ``AttributeError`` if that has none."""
+        return cast("SupportsTracking", self.backend).track
+
+    async def open(self) -> None:
+        await self.backend.open()
+
+    async def close(self) -> None:
+        await self.backend.close()
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return self._verified(keys, await self.backend.read(keys))
+
+    def _start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
+        return cast("SupportsStartRead", self.backend).start_read(keys, partial(self._on_read, keys, callback))
+
+    def _on_read(self, keys: Sequence[bytes], callback: ReadCallback, read: list[bytes | None] | Exception) -> None:
+        callback(read if isinstance(read, Exception) else self._verified(keys, read))
+
+    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
+        leased = await self.backend.lease(leases, token, ttl_ms, versions)
+        return leased._replace(values=self._verified([lease.key for lease in leases], leased.values))
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        return await self.backend.fill([fill._replace(value=self._sign(fill.key, fill.value)) for fill in fills])
+
+    async def mark(
+        self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
+    ) -> dict[bytes, ReplacedEntry]:
+        replaced = await self.backend.mark(keys, token, ttl_ms, allow)
+        verified = {key: (self._verify(key, entry), until_ms) for key, (entry, until_ms) in replaced.items()}
+        return {key: ReplacedEntry(entry, until_ms) for key, (entry, until_ms) in verified.items() if entry is not None}
+
+    async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
+        signed = [clear._replace(hint=self._sign(clear.key, clear.hint)) for clear in clears]
+        return await self.backend.clear(signed, token, stamps)
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        return await self.backend.delete(keys)
+
+    def _verified(self, keys: Iterable[bytes], values: Iterable[bytes | None]) -> list[bytes | None]:
+        return [
+            None if value is None else self._verify(key, value) or value[:PREFIX_SIZE]
+            for key, value in zip(keys, values, strict=False)  # a backend that returns too few fails in its caller
+        ]
