@@ -209,3 +209,13 @@ async def test_no_made_up_entry_changes_an_answer(database: BaseDBAsyncClient, r
             assert verify(key, forged) is None, (seed, number)
             assert verify(key, signer.sign(key, entry)) == entry
     print(f"{tried.total():,} forged entries:", *[f"{count:,} {kind}" for kind, count in tried.items()])
+
+
+@pytest.mark.only_on("redis", because="the URL has a password")
+async def test_an_open_cache_shows_neither_its_secret_nor_the_password_of_its_store(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    async with ModelCache(f"{backend_url}&password=hunter2", secret=SECRET, require_backend=False) as cache:
+        for shown in (cache, cache.open_cache, cache.backend, cache.config):
+            assert "hunter2" not in repr(shown)
+            assert SECRET.decode() not in repr(shown)
