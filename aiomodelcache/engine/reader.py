@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -41,6 +41,7 @@ from aiomodelcache.plans.steps import answer_without_store
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 
 T = TypeVar("T")
+CLOSED_MESSAGE: Final = "The cache was closed before this lookup was answered."
 
 
 class Reader:
@@ -200,7 +201,11 @@ class Reader:
 
     def close(self) -> None:
         """Fails the lookups that are still in flight when the cache has closed."""
-        self.fail(CacheNotOpen("The cache was closed before this lookup was answered."))
+        self.fail(CacheNotOpen(CLOSED_MESSAGE))
+
+    def _cancellation(self, work: str) -> CacheError:
+        """Returns the error of a lookup whose work was cancelled, by the cache that closes or by other code."""
+        return CacheNotOpen(CLOSED_MESSAGE) if self._tasks.ended else CacheError(f"The {work} was cancelled.")
 
     # The database --------------------------------------------------------------------------------
 
@@ -228,7 +233,7 @@ class Reader:
             return
         except BaseException:  # cancelled, by the driver or because the cache closes
             for run, _ in group:
-                self._advance(run, None, CacheError("The statement was cancelled."))
+                self._advance(run, None, self._cancellation("statement"))
             raise
         for run, request in group:
             self._advance(run, {key: answers[key] for key in request.wanted})
@@ -254,7 +259,7 @@ class Reader:
                 self._advance(run, None, error)
         except BaseException:  # cancelled, by the user's own code or because the cache closes
             for run, _ in group:
-                self._advance(run, None, CacheError("The computation was cancelled."))
+                self._advance(run, None, self._cancellation("computation"))
             raise
         else:
             for run, _ in group:

@@ -653,6 +653,24 @@ class TestClosing:
             await slow
         assert isinstance((await batch)["event"], CacheNotOpen)
 
+    async def test_a_statement_that_closing_does_not_wait_for_raises_the_same(
+        self, database: BaseDBAsyncClient, backend_url: str
+    ) -> None:
+        event = await add_event()
+        cache = await ModelCache(backend_url, lease_ttl=0.05).open()
+        computed = LatestEvents(organizer=event.organizer_id)
+        for lookup in (Event.cache.get(slug="pycon"), Event.cache.filter(organizer=event.organizer_id), computed):
+            with gated_sql(database) as sql:
+                select = sql.hold("SELECT")
+                message = "The cache was closed before this lookup was answered."
+                slow = asyncio.create_task(lookup.resolve())
+                await select.reached()
+                await cache.close()
+                with pytest.raises(CacheNotOpen, match=exactly(message)):
+                    await slow
+            await cache.open()
+        await cache.close()
+
     async def test_closing_waits_for_the_invalidation_of_a_save_in_flight(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
