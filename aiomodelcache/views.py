@@ -198,7 +198,10 @@ class Views:
         self.foreign_keys = bindings.foreign_keys
         for model, entries in bindings.models.items():
             if model in self._inspected:
-                entries.schema.loose |= self._inspected[model].schema.loose
+                schema, inspected = entries.schema, self._inspected[model].schema
+                schema.loose |= inspected.loose
+                if schema.dialect == inspected.dialect:
+                    schema.integer_bounds = inspected.integer_bounds
         tasks = BackgroundTasks(callers)
         reader = Reader(guarded, config, tasks, self._bypass, bindings.lifetimes, check)
         view = OpenCache(

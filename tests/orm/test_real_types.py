@@ -1,7 +1,7 @@
 """Columns whose real types and collations compare otherwise than the models declare. A cache reads them as it opens."""
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -254,13 +254,14 @@ async def test_a_column_that_is_declared_to_pad_compares_loosely(database: BaseD
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
+@pytest.mark.parametrize("tenant", [None, lambda: "acme"], ids=["alone", "tenant"])
 async def test_integers_beyond_the_declared_range_are_found_where_the_column_is_wider(
-    database: BaseDBAsyncClient,
+    database: BaseDBAsyncClient, tenant: Callable[[], str] | None
 ) -> None:
     if database.capabilities.dialect != "sqlite":  # whose integers are all alike
         await retype(database, "typed", id="BIGINT")
     await Typed.create(id=2**40, slug="far", text="far")
-    async with ModelCache("memory://") as cache:
+    async with ModelCache("memory://", tenant=tenant) as cache:
         for _ in range(2):
             assert (await Typed.cache.get(id=2**40)).slug == "far"
             assert await Typed.cache.get_or_none(id=2**63 - 1) is None
