@@ -29,6 +29,7 @@ from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDe
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.tables import WrittenEntries
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, CacheNotRegistered, TenantError
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.schema import ModelSchema
@@ -53,6 +54,8 @@ class OpenCache:
     classes: dict[type, EntrySet | ResultEntries | RelationPath]
     """Stand-alone cache classes -> their entries, or the path of relations to their rows."""
     space: KeySpace
+    written: dict[type[Model], WrittenEntries]
+    """Model -> the entries that a write through it affects, for all models of the tables of cached ones."""
     cascades: CascadeGraph
     store: object = field(repr=False)  # a URL may hold a password
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""

@@ -27,11 +27,13 @@ from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.predictions import Predictions
+from aiomodelcache.entries.tables import entries_by_writer
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.open_cache import OpenCache, process_lock
 from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.plans.requests import ComputeValue, Load
 from aiomodelcache.scopes.bypass import BypassFlag
 
@@ -195,6 +197,8 @@ class Views:
         config, guarded = self._config, self._guarded
         with process_lock:
             bindings = bind(config, space, guarded.stats, guarded.near, client)
+            tables = models_by_table(bound_models(), client)
+        written = entries_by_writer(bindings.models, tables)
         self.foreign_keys = bindings.foreign_keys
         for model, entries in bindings.models.items():
             if model in self._inspected:
@@ -219,7 +223,8 @@ class Views:
             space=space,
             store=self._store,
             many_to_many=bindings.many_to_many,
-            cascades=CascadeGraph(bindings.models, bound_models(), config.bulk_limit),
+            written=written,
+            cascades=CascadeGraph(written, tables, config.bulk_limit),
         )
         guarded.near.tick = self._refresh_thresholds
         if client is None:

@@ -80,7 +80,9 @@ def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes)
     """
     if entry[:1] in (VALUE, ABSENT, STALE) and len(entry) >= GUARD.stop:
         if entry[FINGERPRINT] != expected:
-            count_mismatched(counters, name, "another version of the program or its schema wrote it")
+            count_mismatched(
+                counters, name, "another version of the program or its schema wrote it, or another model of its table"
+            )
     elif not (is_lease(entry) or is_intent(entry)):
         unsigned = entry[:1] in (VALUE, ABSENT, STALE) and len(entry) == PREFIX_SIZE
         text = "its signature is missing or wrong" if unsigned else "it does not begin like one"

@@ -63,6 +63,12 @@ def column_attribute(model: type[Model], column: str) -> str | None:
     return attribute
 
 
+def field_class(model: type[Model], attribute: str) -> type[object]:
+    """Returns the class of the field behind an attribute, such as ``IntField``."""
+    field: object = meta_of(model).fields_map[attribute]
+    return type(field)
+
+
 def columns_of(model: type[Model], attributes: Iterable[str]) -> dict[str, str]:
     """Returns the column name of each attribute."""
     return {name: meta_of(model).fields_db_projection[name] for name in attributes}

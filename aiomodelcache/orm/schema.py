@@ -40,7 +40,7 @@ from aiomodelcache.orm.key_values import (
     integer_bound,
     normaliser_of,
 )
-from aiomodelcache.orm.meta import STALE_MARK, Values, is_partial, meta_of
+from aiomodelcache.orm.meta import STALE_MARK, Values, full_name, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
 _contextual: Final[ContextVar[TortoiseContext | None]] = cast("Any", tortoise.context)._current_context
@@ -70,9 +70,11 @@ class ModelSchema:
         """
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
-        self.fingerprint = repr([self._shape(column) for column in columns]).encode()
         self.hides_rows = meta.manager.__class__.get_queryset is not cast("Any", Manager).get_queryset
         """True if the model's own manager may hide rows. Then a change of any column may hide or show a row."""
+        identity = self.pk, full_name(model) if self.hides_rows else ""
+        self.fingerprint = repr([identity, *map(self._shape, columns)]).encode()
+        """What the meaning of entries depends on. Models of one table share entries if it is the same."""
         self._custom_generated_pk: bool = meta.db_pk_column not in meta.generated_db_fields
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
         self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))

@@ -5,7 +5,7 @@ These are the row's own key, every index key under its *new* values, and every c
 Readers cannot check which rows a result was computed from.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from operator import is_
 from typing import Any, Final
@@ -145,6 +145,12 @@ def same_keys(before: KeySnapshot | None, after: KeySnapshot) -> bool:
         and all(map(is_, before[1], after[1]))
         and _IMMUTABLE.issuperset(map(type, after[1]))
     )
+
+
+def collect_model_keys(intent: Intent, models: Iterable[ModelEntries]) -> None:
+    """Adds everything about several models. See ``collect_model_key``."""
+    for entries in models:
+        collect_model_key(intent, entries)
 
 
 def collect_model_key(intent: Intent, entries: ModelEntries) -> None:

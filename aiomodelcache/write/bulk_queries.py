@@ -23,7 +23,7 @@ from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
 from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, is_atomic, lock, lock_by_pk, returning
 from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
-from aiomodelcache.write.affected import collect_model_key
+from aiomodelcache.write.affected import collect_model_keys
 from aiomodelcache.write.bulk_rows import (
     collect_lists,
     collect_rows,
@@ -35,7 +35,7 @@ from aiomodelcache.write.bulk_rows import (
     select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
-from aiomodelcache.write.invalidated import bound_caches, caches_cascading_from, writing_on
+from aiomodelcache.write.invalidated import caches_cascading_from, writing_on, written_caches
 from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon, finish_intents
 from aiomodelcache.write.unopened import warn_if_unopened
 
@@ -65,7 +65,7 @@ class _TrackedQuery:
 
     def caches(self: Any) -> list[OpenCache]:
         """Returns the open caches that the write affects."""
-        return [cache for cache, _ in bound_caches(self.model)]
+        return [cache for cache, _ in written_caches(self.model)]
 
     def limit(self: Any) -> int:
         """Returns the maximum number of rows to invalidate singly. Beyond it, everything about their model is."""
@@ -83,8 +83,8 @@ class _TrackedQuery:
 
     def collect_models(self: Any, intents: Intents) -> None:
         """Adds everything about the model to the intents of each open cache."""
-        for cache, entries in bound_caches(self.model):
-            collect_model_key(intents[cache], entries)
+        for cache, written in written_caches(self.model):
+            collect_model_keys(intents[cache], [*written.exact, *written.whole])
 
     async def write(self, client: BaseDBAsyncClient, intents: Intents) -> Any:
         """Runs in a transaction, and adds the affected keys to the transaction's intents."""
@@ -113,6 +113,8 @@ async def _run_in_transaction(query: Any) -> Any:
         outer = outermost(client)
         assert outer is not None, "writes are captured inside a transaction"
         intents = TransactionIntents(outer, query.caches())
+        for cache, written in written_caches(query.model):
+            collect_model_keys(intents[cache], written.whole)
         try:
             result = await query.write(client, intents)
         except BaseException as error:

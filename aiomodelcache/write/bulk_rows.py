@@ -19,7 +19,7 @@ from aiomodelcache.write.affected import (
     result_columns,
 )
 from aiomodelcache.write.cascades import collect_list_keys
-from aiomodelcache.write.invalidated import bound_caches, caches_hiding_rows
+from aiomodelcache.write.invalidated import caches_hiding_rows, written_entries
 from aiomodelcache.write.transactions import Intents
 
 # Columns -------------------------------------------------------------------------------------------------
@@ -27,18 +27,18 @@ from aiomodelcache.write.transactions import Intents
 
 def columns_after_write(model: type[Model], changed: ChangedColumns) -> list[str]:
     """Returns the attributes that determine the keys affected by a change, in any open cache."""
-    names = [name for _, entries in bound_caches(model) for name in affected_columns(entries, changed)]
-    return list(dict.fromkeys(names))
+    names = [name for _, entries in written_entries(model) for name in affected_columns(entries, changed)]
+    return list(dict.fromkeys([pk_of(model), *names]))
 
 
 def columns_before_write(model: type[Model], changed: ChangedColumns) -> list[str]:
     """Returns the attributes whose old values determine the results that rows leave by a change. Usually none."""
-    return [name for _, entries in bound_caches(model) for name in old_value_columns(entries, changed)]
+    return [name for _, entries in written_entries(model) for name in old_value_columns(entries, changed)]
 
 
 def columns_of_deleted(model: type[Model]) -> list[str]:
     """Returns the attributes that determine the rows and results that a delete affects."""
-    results = [name for _, entries in bound_caches(model) for name in result_columns(entries)]
+    results = [name for _, entries in written_entries(model) for name in result_columns(entries)]
     return list(dict.fromkeys([pk_of(model), *results]))
 
 
@@ -49,7 +49,7 @@ def collect_rows_before(
     intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns
 ) -> None:
     """Adds the results that rows leave to the intents, from the rows' values before the write."""
-    for cache, entries in bound_caches(model):
+    for cache, entries in written_entries(model):
         if old_value_columns(entries, changed):
             for row in rows:
                 collect_result_keys(intents[cache], entries, row, changed)
@@ -59,7 +59,7 @@ def collect_rows(
     intents: Intents, model: type[Model], rows: Sequence[RowValues], changed: ChangedColumns, *, deleted: bool = False
 ) -> None:
     """Adds the keys of rows to the intents, from the rows' values after the write."""
-    for cache, entries in bound_caches(model):
+    for cache, entries in written_entries(model):
         if len(rows) > cache.config.bulk_limit:
             collect_model_key(intents[cache], entries)
         else:
@@ -84,7 +84,7 @@ async def collect_rows_by_pk(
     """
     wanted = columns_after_write(model, changed)
     pk = pk_of(model)
-    if wanted == [pk] and not any(entries.rows.compares_loosely for _, entries in bound_caches(model)):
+    if wanted == [pk] and not any(entries.rows.compares_loosely for _, entries in written_entries(model)):
         collect_rows(intents, model, [{pk: value} for value in pks], changed)
     elif pks:
         collect_rows(intents, model, await select_values(model, client, pk, pks, wanted), changed)

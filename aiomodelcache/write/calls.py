@@ -9,7 +9,7 @@ from typing import Final
 
 from tortoise.models import Model
 
-from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import KeySnapshot
@@ -27,8 +27,8 @@ class Write:
         """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
         self.intents: Intents = {}
         """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
-        self.snapshots: dict[OpenCache, KeySnapshot] = {}
-        """The key values of each intent whose keys, and the hints to leave under them, were all known beforehand."""
+        self.snapshots: dict[RowEntries, KeySnapshot] = {}
+        """The key values of each model whose keys, and the hints to leave under them, were all known beforehand."""
         self.failed = False
         """True once the call has raised. Listeners that still run mark nothing more."""
 

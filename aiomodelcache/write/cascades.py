@@ -23,7 +23,7 @@ from aiomodelcache.orm.snapshots import misses_inserts
 from aiomodelcache.write.affected import (
     affected_columns,
     collect_affected_keys,
-    collect_model_key,
+    collect_model_keys,
     collect_result_keys,
     result_columns,
 )
@@ -70,12 +70,16 @@ async def collect_cascade(
     while pending:
         parent, rows = pending.pop()
         await collect_list_keys(intent, graph, parent, rows, client, deleting=True)
+        for key in graph.unknown_keys_to(parent):
+            _collect_models(intent, graph, key)
         for key in graph.foreign_keys_to(parent):
             values = distinct([row[key.to_field] for row in rows if row[key.to_field] is not None])
             children = await _children(graph, key, values, client) if values else []
             if len(children) > graph.limit:
                 _collect_models(intent, graph, key)
                 continue
+            if children:
+                collect_model_keys(intent, graph.written(key.child).whole)
             pk = pk_of(key.child)
             deleted: list[RowValues] = []
             for child in children:
@@ -86,8 +90,8 @@ async def collect_cascade(
                     seen.add(child_id)
                     _collect_row(intent, graph, key, child)
                 else:
-                    if key.child in graph.bound:
-                        collect_result_keys(intent, graph.bound[key.child], child, {key.attribute})
+                    for entries in graph.written(key.child).exact:
+                        collect_result_keys(intent, entries, child, {key.attribute})
                     new_values.setdefault(child_id, {})[key.attribute] = key.fk_default_after_delete
                     _collect_row(intent, graph, key, {**child, **new_values[child_id]})
             if deleted:
@@ -102,34 +106,35 @@ def collect_cascading_models(intent: Intent, graph: CascadeGraph, model: type[Mo
         parent = pending.pop()
         for through in graph.lists_of(parent):
             intent.add_model(through.rows)
-        for key in graph.foreign_keys_to(parent):
-            if key.child in graph.bound:
-                collect_model_key(intent, graph.bound[key.child])
+        for key in (*graph.foreign_keys_to(parent), *graph.unknown_keys_to(parent)):
+            _collect_model(intent, graph, key.child)
             if key.on_delete is OnDelete.CASCADE and key.child not in seen:
                 seen.add(key.child)
                 pending.append(key.child)
 
 
 def _collect_row(intent: Intent, graph: CascadeGraph, key: ForeignKey, row: RowValues) -> None:
-    entries = graph.bound.get(key.child)
-    if entries is not None:
-        deleted = key.on_delete is OnDelete.CASCADE
+    deleted = key.on_delete is OnDelete.CASCADE
+    for entries in graph.written(key.child).exact:
         collect_affected_keys(intent, entries, row, () if deleted else {key.attribute}, exists=not deleted)
 
 
 def _collect_models(intent: Intent, graph: CascadeGraph, key: ForeignKey) -> None:
-    if key.child in graph.bound:
-        collect_model_key(intent, graph.bound[key.child])
+    _collect_model(intent, graph, key.child)
     if key.on_delete is OnDelete.CASCADE:
         collect_cascading_models(intent, graph, key.child)
+
+
+def _collect_model(intent: Intent, graph: CascadeGraph, model: type[Model]) -> None:
+    written = graph.written(model)
+    collect_model_keys(intent, [*written.exact, *written.whole])
 
 
 async def _children(
     graph: CascadeGraph, key: ForeignKey, values: Sequence[Any], client: BaseDBAsyncClient
 ) -> list[dict[str, Any]]:
-    entries = graph.bound.get(key.child)
     wanted = [pk_of(key.child), *graph.columns_needed(key.child)]
-    if entries is not None:
-        deleted = key.on_delete is OnDelete.CASCADE
+    deleted = key.on_delete is OnDelete.CASCADE
+    for entries in graph.written(key.child).exact:
         wanted += result_columns(entries) if deleted else affected_columns(entries, {key.attribute})
     return await select_locked(key.child, client, key.attribute, values, wanted, graph.limit)

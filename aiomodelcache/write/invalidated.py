@@ -14,6 +14,7 @@ from tortoise.models import Model
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.tables import NOTHING, WrittenEntries
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, open_caches
 from aiomodelcache.orm.connections import root_client, write_client
@@ -59,6 +60,25 @@ def bound_caches(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
     ]
 
 
+def written_caches(model: type[Model]) -> list[tuple[OpenCache, WrittenEntries]]:
+    """Returns the caches to invalidate in for a write through the model, each with the entries that it affects.
+
+    They are the entries of all cached models of its table.
+    """
+    return [
+        (written, written.written[model])
+        for cache in invalidated_caches()
+        if model in cache.written
+        for written in _written(cache, model)
+        if model in written.written
+    ]
+
+
+def written_entries(model: type[Model]) -> list[tuple[OpenCache, ModelEntries]]:
+    """Returns the entries whose keys the rows name that are written through the model, each with its open cache."""
+    return [(cache, entries) for cache, written in written_caches(model) for entries in written.exact]
+
+
 def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
     """Returns the caches to invalidate in where deleting rows of the model changes cached rows of other models."""
     return [
@@ -66,16 +86,22 @@ def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
     ]
 
 
+def affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, WrittenEntries]]:
+    """Returns the caches of ``written_caches``, and when rows are deleted those of ``caches_cascading_from``, too."""
+    others = caches_cascading_from(model) if deleting else []
+    return [*written_caches(model), *((cache, NOTHING) for cache in others if model not in cache.written)]
+
+
 def caches_hiding_rows(
-    model: type[Model], bound: Iterable[tuple[OpenCache, ModelEntries]] | None = None
+    model: type[Model], written: Iterable[tuple[OpenCache, WrittenEntries]] | None = None
 ) -> list[OpenCache]:
     """Returns the open caches in which changing a row may bring it back into lists that do not hold it.
 
-    These are the caches in which the model's manager hides rows and the model is at an end of many-to-many lists.
+    These are the caches in which a manager hides rows of the table, which is at an end of many-to-many lists.
     """
-    if bound is None:
-        bound = bound_caches(model)
-    return [cache for cache, entries in bound if entries.schema.hides_rows and cache.cascades.lists_of(model)]
+    if written is None:
+        written = written_caches(model)
+    return [cache for cache, affected in written if affected.hides_rows and cache.cascades.lists_of(model)]
 
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:

@@ -35,7 +35,7 @@ async def invalidate_rows(cache: OpenCache, entries: ModelEntries, target: Any) 
     Returns how many of the rows exist in the database. Inside a transaction, the invalidation takes effect at COMMIT.
     """
     schema = entries.schema
-    wanted = affected_columns(entries, None, manual=True)
+    wanted = _columns(cache, entries)
     client = schema.transaction() or schema.client
     if isinstance(target, QuerySet):
         query = cast("Any", target)
@@ -79,7 +79,7 @@ async def invalidate_values(
     if attributes == (schema.pk,):
         return await invalidate_rows(cache, entries, values[0])
     client = schema.transaction() or schema.client
-    rows = await rows_matching(schema, client, attributes, values, affected_columns(entries, None, manual=True))
+    rows = await rows_matching(schema, client, attributes, values, _columns(cache, entries))
     entry_sets: list[IndexEntries | ResultEntries | ThroughModelDependency] = [*entries.indexes, *entries.results]
     matching = [entry_set for entry_set in entry_sets if set(entry_set.attributes) == set(attributes)]
     by_name = dict(zip(attributes, values, strict=True))
@@ -169,9 +169,19 @@ async def _invalidate(
         intent.add_model(entries.rows)
     else:
         intent.add(entries.rows, clears)
+        written = cache.written[entries.schema.model]
+        for other in written.whole:
+            intent.add_model(other.rows)
         for row in rows:
-            collect_affected_keys(intent, entries, row, None, exists=False, manual=True)
+            for other in written.exact:
+                collect_affected_keys(intent, other, row, None, exists=False, manual=True)
     intent.drop_from(current_scope())
     if outer is None:
         await finish_intents({cache: intent}, committed=True)
     return len(rows)
+
+
+def _columns(cache: OpenCache, entries: ModelEntries) -> list[str]:
+    """Returns the attributes that determine the keys of all cached models of the table."""
+    exact = cache.written[entries.schema.model].exact
+    return list(dict.fromkeys(name for other in exact for name in affected_columns(other, None, manual=True)))

@@ -31,7 +31,7 @@ from aiomodelcache.write.affected import (
     ChangedColumns,
     affected_entries,
     collect_affected_keys,
-    collect_model_key,
+    collect_model_keys,
     collect_result_keys,
     collect_stored_key,
     key_snapshot,
@@ -41,7 +41,13 @@ from aiomodelcache.write.affected import (
 )
 from aiomodelcache.write.calls import Write, current_write, intent_scope
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
-from aiomodelcache.write.invalidated import bound_caches, caches_cascading_from, caches_hiding_rows, writing_on
+from aiomodelcache.write.invalidated import (
+    affected_caches,
+    caches_cascading_from,
+    caches_hiding_rows,
+    writing_on,
+    written_entries,
+)
 from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
 from aiomodelcache.write.unopened import warn_if_unopened
@@ -164,7 +170,7 @@ async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, cl
     uncached until the intent expires.
     """
     model = type(instance)
-    is_captured = bound_caches(model) or caches_cascading_from(model)
+    is_captured = affected_caches(model, deleting=True)
     if not is_captured:
         warn_if_unopened(model)
         install_unopened(model)
@@ -189,12 +195,13 @@ async def _before(
     if write is None and transaction is None:
         return
     rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
-    for cache, entries in _affected_caches(model, deleting=deleting):
+    for cache, written in affected_caches(model, deleting=deleting):
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
         else:
-            intent = _new_intent(cast("Write", write), cache, entries, changed, deleting=deleting)
-        if entries is not None:
+            intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
+        collect_model_keys(intent, written.whole)
+        for entries in written.exact:
             for row in rows:
                 collect_stored_key(intent, entries, row, deleted=deleting)
                 collect_result_keys(intent, entries, row, None if deleting else changed)
@@ -202,7 +209,7 @@ async def _before(
                 collect_affected_keys(intent, entries, vars(instance), changed, exists=not deleting, final=False)
         if deleting and rows:
             await collect_cascade(intent, cache.cascades, model, rows, client)
-        elif rows and entries is not None and entries.schema.hides_rows:
+        elif rows and written.hides_rows:
             await collect_list_keys(intent, cache.cascades, model, rows, client)
     if write is not None:
         for cache, intent in list(write.intents.items()):
@@ -211,17 +218,17 @@ async def _before(
 
 
 def _new_intent(
-    write: Write, cache: OpenCache, entries: ModelEntries | None, changed: ChangedColumns, *, deleting: bool
+    write: Write, cache: OpenCache, written: Iterable[ModelEntries], changed: ChangedColumns, *, deleting: bool
 ) -> Intent:
     """Returns the intent in autocommit mode, with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())
     intent.discard_hints()  # discards the hints of a refused ``save`` that the model's own ``save`` tries again
-    write.snapshots.pop(cache, None)
-    if entries is not None:
-        row = vars(write.instance)
+    row = vars(write.instance)
+    for entries in written:
+        write.snapshots.pop(entries.rows, None)
         all_known = collect_affected_keys(intent, entries, row, changed, exists=not deleting, final=False)
         if all_known and not unknown_columns(entries, row, changed):
-            write.snapshots[cache] = key_snapshot(entries, row, changed)
+            write.snapshots[entries.rows] = key_snapshot(entries, row, changed)
     return intent
 
 
@@ -250,13 +257,13 @@ def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting:
 
     The database may hold another primary key than the instance's own to be equal to it.
     """
-    bound = bound_caches(model)
-    loose_keys = [entries.schema.pk for _, entries in bound if entries.rows.compares_loosely]
+    written = written_entries(model)
+    loose_keys = [entries.schema.pk for _, entries in written if entries.rows.compares_loosely]
     if not deleting:
-        wanted = [name for _, entries in bound for name in affected_entries(entries, changed).old_value_columns]
-        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model, bound)]
+        wanted = [name for _, entries in written for name in affected_entries(entries, changed).old_value_columns]
+        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model)]
     cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return cascade_columns + loose_keys + [name for _, entries in bound for name in result_columns(entries)]
+    return cascade_columns + loose_keys + [name for _, entries in written for name in result_columns(entries)]
 
 
 async def _after(
@@ -269,28 +276,31 @@ async def _after(
     created: bool = False,
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
-    affected_caches = _affected_caches(model, deleting=deleting)
+    affected = affected_caches(model, deleting=deleting)
     write = current_write(instance)
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     transaction = outermost(client)
     intents = {
         cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
-        for cache, _ in affected_caches
+        for cache, _ in affected
     }
-    bound = [(cache, entries) for cache, entries in affected_caches if entries is not None]
+    exact = [(cache, entries) for cache, written in affected for entries in written.exact]
+    for cache, written in affected:
+        collect_model_keys(intents[cache], written.whole)
     old_columns = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
-        for cache, entries in bound:
-            if cache not in marked or not same_keys(before.get(cache), key_snapshot(entries, vars(instance), changed)):
+        for cache, entries in exact:
+            snapshot = key_snapshot(entries, vars(instance), changed)
+            if cache not in marked or not same_keys(before.get(entries.rows), snapshot):
                 if cache in marked:
                     intents[cache].discard_hints()  # the hints are for other values
                 row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
             if old_columns:
-                collect_model_key(intents[cache], entries)  # unread, as the model's own ``save`` was bypassed
+                collect_model_keys(intents[cache], [entries])  # unread, as the model's own ``save`` was bypassed
     except BaseException:
-        for cache, entries in bound:  # the row is written nevertheless
-            collect_model_key(intents[cache], entries)
+        for cache, entries in exact:  # the row is written nevertheless
+            collect_model_keys(intents[cache], [entries])
         raise
     finally:
         for intent in intents.values():
@@ -329,17 +339,8 @@ def connection_for(
     if deleting:
         needed = needed or bool(caches_cascading_from(model))
     elif not needed:
-        needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in bound_caches(model))
+        needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in written_entries(model))
     return transaction(client) if needed else nullcontext(client)
-
-
-def _affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, ModelEntries | None]]:
-    """Returns the open caches that the write affects. The model itself need not be cached in them."""
-    others = caches_cascading_from(model) if deleting else []
-    unbound: list[tuple[OpenCache, ModelEntries | None]] = [
-        (cache, None) for cache in others if model not in cache.models
-    ]
-    return [*bound_caches(model), *unbound]
 
 
 def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:

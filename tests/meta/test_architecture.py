@@ -32,8 +32,8 @@ ORDER = {
     "open_cache": "",
     "engine": "reader writer leases witness hits background batch_read batching loader run intent own_loop tasks",
     "plans": "paths results indexes rows refresh steps requests",
-    "entries": "cascades model many_to_many indexes results predictions rows base policy",
-    "orm": "catalogue statements hydrate select contextual schema snapshots transactions connections "
+    "entries": "cascades tables model many_to_many indexes results predictions rows base policy",
+    "orm": "catalogue statements hydrate select contextual schema snapshots transactions tables connections "
     "relations outcomes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",

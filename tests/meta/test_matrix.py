@@ -35,6 +35,7 @@ OF_DIALECTS = {
     "orm.schema",
     "orm.snapshots",
     "orm.statements",
+    "orm.tables",
     "orm.transactions",
     "testing.counting",
     "write.transactions",

@@ -12,6 +12,9 @@ from tortoise.manager import Manager
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
+from aiomodelcache import ModelCache
+from tests.support.models.models import User
+
 READS = "reads, or builds a query"
 CAPTURED = "writes, and is captured, as the named test file shows"
 UNCAPTURED = "writes, and is not captured: invalidate by hand"
@@ -96,3 +99,16 @@ def test_no_method_listed_as_reading_executes_a_write(cls: Any) -> None:
             code = inspect.getsource(function).replace(inspect.getdoc(function) or "", "")
             body = "\n".join(line for line in code.splitlines() if not line.strip().startswith(('"', "#", ":", "..")))
             assert not [word for word in writing if word in body], name
+
+
+@pytest.mark.only_on("sqlite", because="no database makes the cache notice the write")
+@pytest.mark.parametrize("made_by_hand", [QuerySet, Manager])
+async def test_query_sets_made_by_hand_are_not_captured_as_the_documents_say(
+    cache: ModelCache, made_by_hand: Any
+) -> None:
+    user = await User.create(username="dana", team=1)
+    await User.cache.get(id=user.id)
+    await made_by_hand(User).filter(id=user.id).update(team=2)
+    assert (await User.cache.get(id=user.id)).team == 1
+    await User.filter(id=user.id).update(team=3)
+    assert (await User.cache.get(id=user.id)).team == 3
