@@ -22,6 +22,7 @@ MODULE = "tests.support.models.real_types"
 pytestmark = pytest.mark.models(MODULE)
 
 SPELLINGS = ["pycon", "PYCON", "pycon  ", "PYCON  ", "1", "1.0"]
+slow = pytest.mark.slow(because="compares every lookup with the database after each of many writes")
 WITHOUT_STORE = "the types of columns are the database's, and the entries are as ever"
 
 TEXTS = {
@@ -121,6 +122,7 @@ async def write_texts() -> None:
     await check_texts()
 
 
+@slow
 async def test_every_lookup_by_text_gets_the_answer_of_the_database(
     database: BaseDBAsyncClient, backend_url: str, text_type: str
 ) -> None:
@@ -150,6 +152,7 @@ async def check_rows() -> None:
             assert ([] if found is None else [vars(found)]) == expected, value
 
 
+@slow
 async def test_every_write_of_a_row_by_another_spelling_of_its_key_is_seen(
     database: BaseDBAsyncClient, backend_url: str, text_type: str
 ) -> None:
@@ -181,6 +184,7 @@ async def test_every_write_of_a_row_by_another_spelling_of_its_key_is_seen(
             await check_rows()
 
 
+@slow
 async def test_numbers_and_times_of_another_precision_get_the_answer_of_the_database(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:
@@ -270,6 +274,7 @@ async def test_integers_beyond_the_declared_range_are_found_where_the_column_is_
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
+@slow
 async def test_a_batch_of_spellings_is_answered_by_the_database_while_the_cache_is_disabled(
     database: BaseDBAsyncClient,
 ) -> None:
@@ -280,6 +285,7 @@ async def test_a_batch_of_spellings_is_answered_by_the_database_while_the_cache_
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
+@slow
 async def test_a_table_that_does_not_exist_yet_is_taken_as_declared(
     database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,6 +331,7 @@ async def test_text_is_taken_to_compare_loosely_where_the_catalogue_may_not_be_r
 @pytest.mark.only_on("sqlite", because="its collations are functions of the program")
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
 @pytest.mark.parametrize("known", [True, False])
+@slow
 async def test_a_collation_of_the_program_may_do_anything(
     database: BaseDBAsyncClient, caplog: pytest.LogCaptureFixture, *, known: bool
 ) -> None:
