@@ -21,6 +21,7 @@ from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheN
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
+from aiomodelcache.orm.changes import watch
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.base import explain_result_attributes
@@ -141,6 +142,9 @@ class ModelCache:
                 querysets.track(model)
                 if not issubclass(model, CachedModel):
                     saves.wrap_methods(model)
+                if model in opened.written:
+                    indexes = [index for entries in opened.written[model].exact for index in entries.indexes]
+                    watch(model, [name for index in indexes for name in index.watched])
         for model in bound_models():
             many_to_many.install(model, opened)
         for model in opened.models:

@@ -1,7 +1,7 @@
 """``CachedModel``: a Tortoise model with a cache. ``save()`` and ``delete()`` of users start here."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -9,6 +9,7 @@ from tortoise.models import Model
 from aiomodelcache.declare.manager import CacheAttribute
 from aiomodelcache.declare.registry import watch
 from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.orm.changes import forget_changes, noting
 from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write import calls, saves
 
@@ -36,6 +37,10 @@ class CachedModel(Model):
             raise CacheConfigurationError(f"{cls.__name__}.cache hides the cache manager: rename the attribute.")
         watch(cls)
 
+    @noting
+    def __setattr__(self, key: str, value: Any) -> None:
+        cast("Any", super()).__setattr__(key, value)
+
     async def save(
         self,
         using_db: BaseDBAsyncClient | None = None,
@@ -49,13 +54,13 @@ class CachedModel(Model):
         """
         # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
-        saves.refuse_stale(self, fields)
+        calls.refuse_stale(self, fields)
         save = super().save
 
         async def captured() -> None:
             async with (
                 calls.intent_scope(self, updating=force_update),
-                saves.connection_for(self, using_db, fields) as client,
+                saves.connection_for(self, using_db, fields, inserting=force_create) as client,
             ):
                 await save(client, fields, force_create, force_update)
 
@@ -71,6 +76,7 @@ class CachedModel(Model):
         await super().refresh_from_db(fields, using_db)
         if not fields:
             mark_fresh(self)
+            forget_changes(self)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""

@@ -1,6 +1,6 @@
 """All entries of one model in one open cache: its rows, and the keys of its lookups."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,8 +86,8 @@ class ModelEntries:
     """The many-to-many lists by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
     """The attribute that each name of a lookup's argument stands for."""
-    affected: dict[tuple[frozenset[str] | None, bool], AffectedEntries] = field(
-        default_factory=dict[tuple[frozenset[str] | None, bool], AffectedEntries]
+    affected: dict[tuple[Hashable, bool], AffectedEntries] = field(
+        default_factory=dict[tuple[Hashable, bool], AffectedEntries]
     )
     """The affected entries by written columns, computed on first use. They depend on the declarations only."""
     _matches: dict[tuple[str, ...], KeyMatch] = field(default_factory=dict[tuple[str, ...], KeyMatch])

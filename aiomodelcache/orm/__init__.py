@@ -2,5 +2,6 @@
 
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
 Top to bottom: ``catalogue``, ``statements``, ``hydrate``, ``select``, ``contextual``, ``schema``, ``snapshots``,
-``transactions``, ``tables``, ``connections``, ``relations``, ``outcomes``, ``meta``, ``key_values``, ``fields``.
+``transactions``, ``tables``, ``connections``, ``relations``, ``outcomes``, ``changes``, ``meta``, ``key_values``,
+``fields``.
 """

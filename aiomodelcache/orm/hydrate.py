@@ -12,6 +12,7 @@ from tortoise.backends.base.executor import BaseExecutor
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
+from aiomodelcache.orm.changes import is_noting
 from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.orm.schema import ModelSchema
 
@@ -100,7 +101,7 @@ def _is_built_by_tortoise(model: Any, client: Any) -> bool:
     return (
         model._init_from_db.__func__ is _model._init_from_db.__func__
         and model.__new__ is _model.__new__
-        and model.__setattr__ is _model.__setattr__
+        and (model.__setattr__ is _model.__setattr__ or is_noting(model.__setattr__))
         and client.executor_class.execute_select is _executor.execute_select
     )
 

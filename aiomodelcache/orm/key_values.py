@@ -5,6 +5,7 @@ Knows single fields and dialects. ``schema`` asks for each column of a key.
 
 import datetime
 import decimal
+import enum
 import math
 import re
 import sys
@@ -225,3 +226,13 @@ def _is_utf8(value: str) -> bool:
     except UnicodeEncodeError:  # a lone surrogate
         return False
     return True
+
+
+_EXACT: Final = frozenset({int, str, bool, bytes, datetime.date, datetime.datetime})
+"""Types of values that a database stores and compares without rounding."""
+
+
+def compares_exactly(field: Any, value: Any) -> bool:
+    """Returns True if the database's ``=`` tells whether a column has this value, and a save does not change it."""
+    is_exact = value is None or type(value) in _EXACT or isinstance(value, enum.Enum | uuid.UUID)
+    return is_exact and converts_like_tortoise(field) and not getattr(field, "auto_now", False)

@@ -40,7 +40,7 @@ from aiomodelcache.orm.key_values import (
     integer_bound,
     normaliser_of,
 )
-from aiomodelcache.orm.meta import STALE_MARK, Values, full_name, is_partial, meta_of
+from aiomodelcache.orm.meta import INTERNAL_ATTRIBUTES, Values, full_name, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
 _contextual: Final[ContextVar[TortoiseContext | None]] = cast("Any", tortoise.context)._current_context
@@ -270,7 +270,7 @@ class ModelSchema:
 
     def unstored_parts(self, instance: Model) -> list[str]:
         """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
-        stored = {*self.columns, "_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial", STALE_MARK}
+        stored = self.columns | INTERNAL_ATTRIBUTES
         values = vars(instance)
         missing = ["not all of its columns"] if is_partial(instance) or not self.columns <= values.keys() else []
         others = {name: value for name, value in values.items() if name not in stored and value is not None}

@@ -116,6 +116,25 @@ def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[An
     return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
+def equality(instance: Model, client: BaseDBAsyncClient, attributes: Sequence[str], *, at: int) -> Statement:
+    """Returns the condition that a row has the instance's values of these attributes.
+
+    ``at``: the number of parameters before it in the statement.
+    """
+    model = type(instance)
+    context, executor = client.query_class.SQL_CONTEXT, cast("Any", client).executor_class(model=model, db=client)
+    conditions: list[str] = []
+    parameters: list[Any] = []
+    for name, column in columns_of(model, attributes).items():
+        quoted, value = f"{context.quote_char}{column}{context.quote_char}", getattr(instance, name)
+        if value is None:
+            conditions.append(f"{quoted} IS NULL")
+        else:
+            conditions.append(f"{quoted}={executor.parameter(at + len(parameters)).get_sql(context)}")
+            parameters.append(meta_of(model).fields_map[name].to_db_value(value, instance))
+    return " AND ".join(conditions), parameters
+
+
 MAX_PARAMETERS: Final = 30_000
 """Maximum number of parameters in one INSERT. More are sent in further statements.
 

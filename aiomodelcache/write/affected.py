@@ -6,6 +6,7 @@ Readers cannot check which rows a result was computed from.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import partial
 from operator import is_
 from typing import Any, Final
@@ -40,7 +41,15 @@ _DATABASE_COMPUTED: Final = (Expression, Term, DatabaseDefault)
 
 _IMMUTABLE: Final = NATIVE | {type(None)}
 
-ChangedColumns = Collection[str] | None
+
+@dataclass(frozen=True, slots=True)
+class AllBut:
+    """All attributes are written, but some get the values that the row has already."""
+
+    unmoved: frozenset[str]
+
+
+ChangedColumns = Collection[str] | AllBut | None
 """The attributes that a write changes. None means all of them."""
 KeySnapshot = tuple[ChangedColumns, list[Any]]
 """The attributes that a write changes, and the values that the row's keys are made of, the primary key first."""
@@ -187,7 +196,7 @@ def affected_entries(entries: ModelEntries, changed: ChangedColumns, *, manual: 
 
     None as ``changed`` stands for a row that is inserted, deleted or written as a whole.
     """
-    columns = None if changed is None else frozenset(changed)
+    columns = changed if changed is None or isinstance(changed, AllBut) else frozenset(changed)
     known = entries.affected.get((columns, manual))
     if known is None:
         if len(entries.affected) >= MAX_COLUMN_SETS:
@@ -199,7 +208,11 @@ def affected_entries(entries: ModelEntries, changed: ChangedColumns, *, manual: 
 def _compute_affected(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> AffectedEntries:
     indexes = _affected_indexes(entries, changed, manual=manual)
     results = _affected_results(entries, changed, manual=manual)
-    leavable = [result for result in results if changed is None or not frozenset(result.attributes).isdisjoint(changed)]
+    leavable = [
+        result
+        for result in results
+        if isinstance(changed, AllBut | None) or not frozenset(result.attributes).isdisjoint(changed)
+    ]
     attributes = dict.fromkeys(name for entry_set in [*indexes, *results] for name in entry_set.attributes)
     attributes.pop(entries.schema.pk, None)
     old = dict.fromkeys(name for result in leavable for name in result.attributes)
@@ -214,6 +227,9 @@ def _affected_indexes(entries: ModelEntries, changed: ChangedColumns, *, manual:
     indexes = entries.indexes if manual else [index for index in entries.indexes if not index.policy.off]
     if changed is None or (changed and entries.schema.hides_rows):
         return indexes
+    if isinstance(changed, AllBut):
+        unmoved = changed.unmoved | {entries.schema.pk}
+        return [index for index in indexes if index.compares_loosely or not index.watched <= unmoved]
     return [index for index in indexes if not index.watched.isdisjoint(changed)]
 
 
@@ -221,7 +237,7 @@ def _affected_results(
     entries: ModelEntries, changed: ChangedColumns, *, manual: bool
 ) -> list[ResultEntries | ThroughModelDependency]:
     results = entries.results if manual else [result for result in entries.results if not result.policy.off]
-    if changed is None:
+    if isinstance(changed, AllBut | None):
         return results
     return [result for result in results if result.watched is None or not result.watched.isdisjoint(changed)]
 
@@ -250,7 +266,9 @@ def unknown_columns(entries: ModelEntries, row: RowValues, changed: ChangedColum
     schema = entries.schema
     needed = affected_entries(entries, changed).attributes
     return [
-        name for name in needed if (changed is not None and name not in changed) or not _is_known(schema, row, name)
+        name
+        for name in needed
+        if not (isinstance(changed, AllBut | None) or name in changed) or not _is_known(schema, row, name)
     ]
 
 

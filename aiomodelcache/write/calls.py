@@ -3,6 +3,7 @@
 Tortoise runs listeners as separate tasks. A context variable tells them in which call they run.
 """
 
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Final
@@ -10,6 +11,8 @@ from typing import Final
 from tortoise.models import Model
 
 from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.exceptions import StaleInstanceError
+from aiomodelcache.orm.meta import is_saved, is_stale
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import KeySnapshot
@@ -19,10 +22,25 @@ from aiomodelcache.write.transactions import Intents, abandon, finish_intents
 class Write:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
-    __slots__ = ("failed", "instance", "intents", "snapshots", "updating")
+    __slots__ = (
+        "collect",
+        "failed",
+        "instance",
+        "intents",
+        "snapshots",
+        "unmoved",
+        "unmoved_confirmed",
+        "updating",
+    )
 
     def __init__(self, instance: Model, updating: bool) -> None:
         self.instance = instance
+        self.unmoved: frozenset[str] = frozenset()
+        """Columns whose values the row is expected to have already. The UPDATE checks that: see ``write.unmoved``."""
+        self.unmoved_confirmed = False
+        """True once the UPDATE has found that the row had these values."""
+        self.collect: Callable[[], Awaitable[None]] | None = None
+        """Collects and marks the keys of the write, again."""
         self.updating = updating
         """True if the row must exist, even if the instance was not loaded from it (``force_update``)."""
         self.intents: Intents = {}
@@ -31,6 +49,12 @@ class Write:
         """The key values of each model whose keys, and the hints to leave under them, were all known beforehand."""
         self.failed = False
         """True once the call has raised. Listeners that still run mark nothing more."""
+
+    async def expect_a_move(self) -> None:
+        """Marks the keys that were left out because of ``unmoved``: the row has other values, or was deleted."""
+        self.unmoved = frozenset()
+        if self.collect is not None:
+            await self.collect()
 
     def take_intents(self) -> Intents:
         """Returns the marked intents, and leaves none."""
@@ -79,3 +103,14 @@ def current_write(instance: Model) -> Write | None:
     """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None
+
+
+def refuse_stale(instance: Model, update_fields: Iterable[str] | None) -> None:
+    """Raises ``StaleInstanceError`` for a save of all columns of an instance that was made of a stale copy."""
+    if not update_fields and is_stale(instance) and is_saved(instance):
+        name = type(instance).__name__
+        raise StaleInstanceError(
+            f"This {name} was answered by a stale copy (InvalidationType.DYNAMIC with allowtime), so saving all of its "
+            "columns could overwrite newer values: call refresh_from_db() before you change it, or name the changed "
+            "columns in save(update_fields=[...])."
+        )

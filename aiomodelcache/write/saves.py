@@ -18,10 +18,10 @@ from tortoise.signals import Signals
 
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
-from aiomodelcache.exceptions import StaleInstanceError
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.changes import forget_changes, noting
 from aiomodelcache.orm.connections import outermost, write_client
-from aiomodelcache.orm.meta import RowValues, is_saved, is_stale, mark_fresh, pk_of
+from aiomodelcache.orm.meta import RowValues, is_saved, mark_fresh, pk_of
 from aiomodelcache.orm.outcomes import may_survive_rollback
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
@@ -39,7 +39,7 @@ from aiomodelcache.write.affected import (
     same_keys,
     unknown_columns,
 )
-from aiomodelcache.write.calls import Write, current_write, intent_scope
+from aiomodelcache.write.calls import Write, current_write, intent_scope, refuse_stale
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.invalidated import (
     affected_caches,
@@ -50,6 +50,7 @@ from aiomodelcache.write.invalidated import (
 )
 from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
+from aiomodelcache.write.unmoved import checking, confirmed, expect_unmoved, prepare, without_unmoved
 from aiomodelcache.write.unopened import warn_if_unopened
 
 
@@ -65,8 +66,12 @@ def listen(model: type[Model]) -> None:
 async def _before_save(
     model: type[Model], instance: Model, using_db: BaseDBAsyncClient, update_fields: Iterable[str] | None
 ) -> None:
-    with writing_on(using_db):
-        await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
+    async def collect() -> None:
+        with writing_on(using_db):
+            await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
+
+    prepare(instance, using_db, collect)
+    await collect()
 
 
 async def _after_save(
@@ -106,6 +111,7 @@ def wrap_methods(model: type[Model]) -> None:
             method = _wrap_refresh(method) if refreshing else _wrap(method, deleting=name == "delete")
             _wrapped.add(method)
             setattr(model, name, method)
+    cast("Any", model).__setattr__ = noting(cast("Any", model).__setattr__)
 
 
 def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -114,6 +120,7 @@ def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         await method(self, fields, *args, **kwargs)
         if not fields:
             mark_fresh(self)
+            forget_changes(self)
 
     return refresh_from_db
 
@@ -131,11 +138,12 @@ def _wrap(
         if not deleting:
             refuse_stale(self, fields)
         updating = bool(named.get("force_update"))
+        inserting = bool(named.get("force_create"))
 
         async def call() -> None:
             async with (
                 intent_scope(self, updating=updating),
-                connection_for(self, client, fields, deleting=deleting) as connection,
+                connection_for(self, client, fields, deleting=deleting, inserting=inserting) as connection,
             ):
                 if named is kwargs and client is None:  # the method takes the transaction from its context
                     await method(self, *args, **kwargs)
@@ -150,17 +158,6 @@ def _wrap(
         await run(call, self, client)
 
     return captured
-
-
-def refuse_stale(instance: Model, update_fields: Iterable[str] | None) -> None:
-    """Raises ``StaleInstanceError`` for a save of all columns of an instance that was made of a stale copy."""
-    if not update_fields and is_stale(instance) and is_saved(instance):
-        name = type(instance).__name__
-        raise StaleInstanceError(
-            f"This {name} was answered by a stale copy (InvalidationType.DYNAMIC with allowtime), so saving all of its "
-            "columns could overwrite newer values: call refresh_from_db() before you change it, or name the changed "
-            "columns in save(update_fields=[...])."
-        )
 
 
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
@@ -190,10 +187,10 @@ async def _before(
 
     The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
-    write = current_write(instance)
-    transaction = outermost(client)
+    write, transaction = current_write(instance), outermost(client)
     if write is None and transaction is None:
         return
+    changed = without_unmoved(write, changed)
     rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
     for cache, written in affected_caches(model, deleting=deleting):
         if transaction is not None:
@@ -279,6 +276,7 @@ async def _after(
     affected = affected_caches(model, deleting=deleting)
     write = current_write(instance)
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
+    changed = changed if created else confirmed(write, changed)
     transaction = outermost(client)
     intents = {
         cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
@@ -303,6 +301,7 @@ async def _after(
             collect_model_keys(intents[cache], [entries])
         raise
     finally:
+        forget_changes(instance)
         for intent in intents.values():
             intent.drop_from(current_scope())
         if transaction is None:
@@ -326,6 +325,7 @@ def connection_for(
     update_fields: Iterable[str] | None = None,
     *,
     deleting: bool = False,
+    inserting: bool = False,
 ) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     """Returns the connection for a save or delete, in a transaction if the affected keys can be read only there.
 
@@ -334,13 +334,14 @@ def connection_for(
     """
     model = type(instance)
     client = client or write_client(model)
-    changed = _written_columns(update_fields)
+    is_whole = update_fields is None and not (deleting or inserting)
+    changed = expect_unmoved(instance) if is_whole else _written_columns(update_fields)
     needed = bool(_columns_before(instance, changed, deleting=deleting))
     if deleting:
         needed = needed or bool(caches_cascading_from(model))
     elif not needed:
         needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in written_entries(model))
-    return transaction(client) if needed else nullcontext(client)
+    return checking(transaction(client) if needed else nullcontext(client), changed)
 
 
 def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:

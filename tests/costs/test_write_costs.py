@@ -86,6 +86,15 @@ async def _(meter: Meter) -> None:
         await event.save()
 
 
+@costs("`save()` that changes no key, of a row that another writer has moved since it was loaded")
+async def _(meter: Meter) -> None:
+    event = await Event.get(slug="e1")
+    await QuerySet(Event).filter(slug="e1").update(day=7)
+    event.title = "new"
+    async with meter.counting():
+        await event.save()
+
+
 @costs("`save(update_fields=[…])`, of whole keys or of none")
 async def _(meter: Meter) -> None:
     event = await Event.get(slug="e1")
@@ -183,6 +192,7 @@ async def _(meter: Meter) -> None:
 @costs("a transaction of any number of `create()`, `save()` and `delete()`")
 async def _(meter: Meter) -> None:
     first, second, *_ = await Event.all()
+    first.title = "changed"
     async with meter.counting(), in_transaction():
         await Event.create(slug="new", organizer_id=ADA)
         async with in_transaction():
@@ -194,6 +204,7 @@ async def _(meter: Meter) -> None:
 @costs("a transaction that is rolled back")
 async def _(meter: Meter) -> None:
     event = await Event.get(slug="e1")
+    event.title = "changed"
     async with meter.counting():
         with suppress(ZeroDivisionError):
             async with in_transaction():

@@ -26,15 +26,15 @@ ORDER = {
     "views": "",
     "binding": "binder paths factory class_options",
     "declare": "related cached model values manager classes options registry",
-    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update calls affected transactions "
-    "invalidated unopened",
+    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
+    "transactions invalidated unopened",
     "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
     "open_cache": "",
     "engine": "reader writer leases witness hits background batch_read batching loader run intent own_loop tasks",
     "plans": "paths results indexes rows refresh steps requests",
     "entries": "cascades tables model many_to_many indexes results predictions rows base policy",
     "orm": "catalogue statements hydrate select contextual schema snapshots transactions tables connections "
-    "relations outcomes meta key_values fields",
+    "relations outcomes changes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows values codec signatures layout keys messages",

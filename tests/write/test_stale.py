@@ -163,7 +163,7 @@ class TestAnswers:
         await Vote.cache.filter(ticket=1)
         votes[0].weight = 9
         await votes[0].save()
-        assert await states(cache, HeaviestVotes(1), Vote.cache.filter(ticket=1), Vote.cache.get(id=1)) == "S.."
+        assert await states(cache, HeaviestVotes(1), Vote.cache.filter(ticket=1), Vote.cache.get(id=1)) == "SV."
         assert [each.id for each in await HeaviestVotes(1)] == [3, 2]
         assert (await Vote.cache.get(id=1)).weight == 9
         await until_states(cache, "V", HeaviestVotes(1))

@@ -33,6 +33,7 @@ class TestCosts:
         """One round trip before the statement and one after it, for any number of keys."""
         async with assert_ops(backend, sql=1, redis=["mark", "clear"], transactions=0):
             book = await Book.create(isbn=1)
+        book.title = "one"
         async with assert_ops(backend, sql=1, redis=["mark", "clear"], transactions=0):
             await book.save()
         async with assert_ops(backend, sql=1, redis=["mark", "clear"], transactions=0):
@@ -419,7 +420,7 @@ class TestListeners:
                         await asyncio.sleep(0)
                     gate.open()
             await saving
-            assert await states(cache, Book.cache.get(id=book.id), Book.cache.get(isbn=1)) == ".."
+            assert await states(cache, Book.cache.get(id=book.id)) == "."
             assert other.operations.count("mark") == 1  # the mark of `create`
             book.title = "new"
             await book.save()
@@ -657,9 +658,10 @@ class TestConcurrentWrites:
             book.update_from_dict(values)
             await book.save(update_fields=list(values))
 
-        async with assert_ops(backend, redis=12):
-            await asyncio.gather(*[save(title=f"{number}", isbn=number) for number in (2, 3, 4)], *[book.save()] * 1)
+        async with assert_ops(backend, redis=10):
+            await asyncio.gather(*[save(title=f"{number}", isbn=number) for number in (2, 3, 4)])
             await asyncio.gather(save(place=7), save(shelf=3))
+        await asyncio.gather(book.save(), save(number=7))
         found = await ask_twice(lambda: Book.cache.get(isbn=book.isbn), backend)
         stored = await Book.get(id=book.id)
         assert (found.title, found.place, found.shelf) == (stored.title, 7, 3)

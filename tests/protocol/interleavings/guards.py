@@ -149,6 +149,18 @@ GUARDS = {
     "the keys of indexes are marked": Guard(
         "write.affected:_affected_indexes", "return indexes", "return []", "create over an absence"
     ),
+    "a save that marks no list checks that the row is in it": Guard(
+        "write.unmoved:_ConditionalConnection.execute_query",
+        'f"{sql} AND {conditions}", [*values, *parameters]',
+        "sql, values",
+        "moved, and back by another save",
+    ),
+    "lists are invalidated if the row was not in them": Guard(
+        "write.calls:Write.expect_a_move",
+        "self.unmoved = frozenset()",
+        "self.unmoved_confirmed = True",
+        "moved, and back by another save",
+    ),
     "results are marked": Guard(
         "write.affected:collect_result_keys", "intent.add(entries.rows, [clear])", "pass", "computed, moved away"
     ),

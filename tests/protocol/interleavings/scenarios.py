@@ -86,6 +86,9 @@ SCENARIOS: dict[str, Scenario] = {
     "save and transaction": Scenario(
         A, {"reader": near(BY_ID), "one": save(followers=1), "two": transaction(name="b")}, both
     ),
+    "moved, and back by another save": Scenario(
+        A, {"reader": far(BY_RANK), "one": save(followers=1), "two": save(rank=2)}, both
+    ),
     "re-key and delete": Scenario(A, {"reader": far(BY_NAME), "one": save(name="b"), "two": delete}, both),
     "delete and create": Scenario(A, {"reader": far(BY_NAME), "one": delete, "two": create()}, both),
     "save and query set": Scenario(

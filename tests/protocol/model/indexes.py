@@ -148,6 +148,38 @@ def writer(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
     yield from ending(me, rules, slug, committed)
 
 
+def plain_writer(me: str, rules: Rules) -> Body:
+    """Saves all columns of an instance that was loaded with slug ``a`` and whose slug was not changed since.
+
+    The row may have another slug by now, and is given slug ``a`` back.
+    """
+    yield mark(ROW, me)
+    committed: Any = None
+    moves = False
+    if rules.check_unmoved:
+        committed = yield write_where(me, "a")
+    else:
+        committed = yield write(me)
+    if committed is None:
+        moves = True
+        if rules.mark_index:
+            yield mark(INDEX, me)
+        committed = yield write(me)
+    yield from ending(me, rules, "a" if moves else None, committed)
+
+
+def write_where(writer: str, slug: str) -> Operation:
+    """Writes the row in autocommit mode if it has this slug, in one statement. Answers None if it has not."""
+
+    def run(world: World) -> Any:
+        if world.lock is None and by_slug(world.row) is None:
+            yield Outcome(f"UPDATE WHERE slug = {slug}: no row", None, world)
+        else:
+            yield from write(writer, slug)(world)
+
+    return run
+
+
 def transaction(me: str, rules: Rules, slugs: tuple[str | None, ...]) -> Body:
     """Saves the row under a slug or deletes it, in a transaction. Marks the keys after the statement."""
     slug = yield update(me, slugs)
@@ -188,6 +220,7 @@ def system(
     *,
     predicts: tuple[bool, ...] = (),
     writers: int = 0,
+    plain: int = 0,
     transactions: int = 0,
     slugs: tuple[str | None, ...] = ("a", "b", None),
     start: str | None = "a",
@@ -204,6 +237,7 @@ def system(
         Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted), True) for n, predicted in enumerate(predicts)
     ]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules, slugs), True) for n in range(writers)]
+    processes += [Process(f"P{n}", partial(plain_writer, f"P{n}", rules), True) for n in range(plain)]
     processes += [Process(f"T{n}", partial(transaction, f"T{n}", rules, slugs), True) for n in range(transactions)]
     world = World((Commit(row, 0),), last_tick=ticks).put(STAMP, Version(1), serial=1)
     for key in warm:

@@ -44,6 +44,8 @@ class Rules:
     """An intent outlives the last moment for its COMMIT by the time that a reader with a late lease may take."""
     mark_index: bool = True
     """A writer marks the index keys of the row's new values."""
+    check_unmoved: bool = True
+    """A save that marks no index key checks in its UPDATE that the row has the key already."""
     check_row: bool = True
     """A positive index entry answers only if the row that it leads to has the values asked for."""
     stamp: bool = True

@@ -1,0 +1,73 @@
+"""Notes which key columns of an instance were changed since it was loaded or saved.
+
+Only a changed instance holds a note, so lookups and loads pay nothing. A note is a hint: an attribute may change
+without one, and the row may differ from what was loaded.
+"""
+
+import datetime
+import uuid
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, Final, TypeVar, cast
+from weakref import WeakSet
+
+from tortoise.models import Model
+
+from aiomodelcache.orm.meta import CHANGED_MARK
+
+SetAttribute = TypeVar("SetAttribute", bound=Callable[..., None])
+
+_WATCHED: Final = "__aiomodelcache_watched__"
+_PLAIN: Final = frozenset({int, str, bool, bytes, datetime.date, datetime.datetime, type(None)})
+"""Types whose ``==`` is certain not to raise."""
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+_noting: Final[WeakSet[Any]] = WeakSet()
+
+
+def noting(set_attribute: SetAttribute) -> SetAttribute:
+    """Makes a model's ``__setattr__`` note changes. Idempotent."""
+    if set_attribute in _noting:
+        return set_attribute
+
+    @wraps(set_attribute)
+    def noting_changes(self: Model, key: str, value: Any) -> None:
+        if key in getattr(self, _WATCHED, _NOTHING):
+            _note(self, key, value)
+        set_attribute(self, key, value)
+
+    _noting.add(noting_changes)
+    return cast("SetAttribute", noting_changes)
+
+
+def is_noting(set_attribute: Any) -> bool:
+    """Returns True if this ``__setattr__`` only notes changes."""
+    return set_attribute in _noting
+
+
+def watch(model: type[Model], names: Iterable[str]) -> None:
+    """Has changes of these attributes noted, besides those that are already."""
+    setattr(model, _WATCHED, getattr(model, _WATCHED, _NOTHING) | frozenset(names))
+
+
+def _note(instance: Model, name: str, value: Any) -> None:
+    attributes = vars(instance)
+    if attributes.get("_saved_in_db") and not _is_same(attributes.get(name, _noting), value):
+        attributes[CHANGED_MARK] = changed_attributes(instance) | {name}
+
+
+def _is_same(before: Any, value: Any) -> bool:
+    if isinstance(before, uuid.UUID) and isinstance(value, uuid.UUID):  # asyncpg has a class of its own
+        return before == value
+    return before is value or (type(before) is type(value) and type(value) in _PLAIN and before == value)
+
+
+def changed_attributes(instance: Model) -> frozenset[str]:
+    """Returns the watched attributes that were changed since the instance was loaded or saved, as far as noted."""
+    changed: frozenset[str] = vars(instance).get(CHANGED_MARK, _NOTHING)
+    return changed
+
+
+def forget_changes(instance: Model) -> None:
+    """Drops the note, because the instance holds the values of its row."""
+    vars(instance).pop(CHANGED_MARK, None)

@@ -1,0 +1,135 @@
+"""Saves of all columns that leave a row where it is, so that the lists which hold it need no invalidation.
+
+That an instance was not changed is not enough: another writer may have moved the row since it was loaded, and the save
+moves it back. So the UPDATE itself names the expected values in its WHERE. If the row has them, no list can change. If
+it has not, nothing was written: the writer marks every key and sends Tortoise's own UPDATE.
+"""
+
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
+from typing import Any, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.orm.changes import changed_attributes
+from aiomodelcache.orm.key_values import compares_exactly
+from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
+from aiomodelcache.orm.statements import equality
+from aiomodelcache.write.affected import AllBut, ChangedColumns
+from aiomodelcache.write.calls import Write, current_write
+from aiomodelcache.write.invalidated import written_entries
+
+
+def _unmoved_columns(instance: Model) -> frozenset[str]:
+    """Returns the columns of those indexes in which a save of all columns seems to leave the row where it is."""
+    if not is_saved(instance) or is_partial(instance):
+        return frozenset()
+    changed = changed_attributes(instance)
+    model = type(instance)
+    names = [
+        name
+        for _, entries in written_entries(model)
+        if not entries.schema.hides_rows
+        for index in entries.indexes
+        if changed.isdisjoint(index.watched) and _comparable(index, instance)
+        for name in index.watched
+    ]
+    return frozenset(names) - {pk_of(model)}
+
+
+def _comparable(index: IndexEntries, instance: Model) -> bool:
+    """Returns True if SQL can tell whether the row has the instance's values of an index and of its order."""
+    schema, values = index.schema, vars(instance)
+    fields = meta_of(schema.model).fields_map
+    return not index.compares_loosely and all(
+        name in values and compares_exactly(fields[name], values[name]) and schema.kept(name, values[name])
+        for name in index.watched
+    )
+
+
+def expect_unmoved(instance: Model) -> AllBut | None:
+    """Makes the current write of all columns of an instance expect unmoved columns, and returns what it changes."""
+    write = current_write(instance)
+    if write is not None:
+        write.unmoved = _unmoved_columns(instance)
+    return AllBut(write.unmoved) if write is not None and write.unmoved else None
+
+
+def without_unmoved(write: Write | None, changed: ChangedColumns) -> ChangedColumns:
+    """Returns the columns that a write changes, if the row has what the write expects."""
+    return AllBut(write.unmoved) if changed is None and write is not None and write.unmoved else changed
+
+
+def confirmed(write: Write | None, changed: ChangedColumns) -> ChangedColumns:
+    """Returns the columns that a write has changed. Without a check, they may be all columns."""
+    return without_unmoved(write, changed) if write is not None and write.unmoved_confirmed else changed
+
+
+def prepare(instance: Model, client: BaseDBAsyncClient, collect: Callable[[], Awaitable[None]]) -> None:
+    """Prepares the current write of an instance for an UPDATE that finds the row moved."""
+    write = current_write(instance)
+    if write is not None:
+        write.collect = collect
+        if not issubclass(client.executor_class, _CheckingExecutor):  # the model's own ``save`` took another connection
+            write.unmoved = frozenset()
+
+
+def checking(
+    connection: AbstractAsyncContextManager[BaseDBAsyncClient], changed: ChangedColumns
+) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
+    """Returns a connection whose UPDATE checks unmoved columns, if there are any."""
+    return _checking(connection) if isinstance(changed, AllBut) else connection
+
+
+@asynccontextmanager
+async def _checking(
+    connection: AbstractAsyncContextManager[BaseDBAsyncClient],
+) -> AsyncGenerator[BaseDBAsyncClient, None]:
+    async with connection as client:
+        executor = client.executor_class
+        if not issubclass(executor, _CheckingExecutor):
+            client.executor_class = _checking_executor(cast("Any", executor))
+        yield client
+
+
+class _CheckingExecutor:
+    """An executor of Tortoise's whose UPDATE of an instance checks unmoved columns."""
+
+    async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:
+        """See ``BaseExecutor.execute_update``."""
+        write = current_write(instance)
+        if write is not None and write.unmoved:
+            if update_fields is None and write.unmoved.isdisjoint(changed_attributes(instance)):
+                executor = copy(self)
+                executor.db = _ConditionalConnection(self.db, instance, write.unmoved)
+                number = await cast("Any", super(_CheckingExecutor, executor)).execute_update(instance, None)
+                if number:
+                    write.unmoved_confirmed = True
+                    return cast("int", number)
+            await write.expect_a_move()  # the row has other values, or a listener has just changed the instance
+        return cast("int", await cast("Any", super()).execute_update(instance, update_fields))
+
+
+@functools.cache
+def _checking_executor(executor: type[Any]) -> type[Any]:
+    return type(executor.__name__, (_CheckingExecutor, executor), {"__module__": executor.__module__})
+
+
+class _ConditionalConnection:
+    """A connection for one UPDATE, which is executed only if the row has the instance's values of these columns."""
+
+    def __init__(self, client: Any, instance: Model, columns: Iterable[str]) -> None:
+        self._client = client
+        self._instance = instance
+        self._columns = sorted(columns)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def execute_query(self, sql: str, values: list[Any]) -> Any:
+        conditions, parameters = equality(self._instance, self._client, self._columns, at=len(values))
+        return await self._client.execute_query(f"{sql} AND {conditions}", [*values, *parameters])
