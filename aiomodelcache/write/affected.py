@@ -6,10 +6,9 @@ Readers cannot check which rows a result was computed from.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from functools import partial
 from operator import is_
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pypika_tortoise.terms import Term
 from tortoise.expressions import Expression
@@ -42,8 +41,7 @@ _DATABASE_COMPUTED: Final = (Expression, Term, DatabaseDefault)
 _IMMUTABLE: Final = NATIVE | {type(None)}
 
 
-@dataclass(frozen=True, slots=True)
-class AllBut:
+class AllBut(NamedTuple):
     """All attributes are written, but some get the values that the row has already."""
 
     unmoved: frozenset[str]

@@ -40,6 +40,8 @@ def invalidated_caches() -> list[OpenCache]:
     loop and leave a cache open.
     """
     here, caches = get_running_loop(), open_caches.copy()
+    if len(caches) == 1 and caches[0].loop is here:
+        return caches
     own = [cache for cache in caches if cache.loop is here]
     if len(own) == len(caches):
         return own
@@ -101,7 +103,7 @@ def caches_hiding_rows(
     """
     if written is None:
         written = written_caches(model)
-    return [cache for cache, affected in written if affected.hides_rows and cache.cascades.lists_of(model)]
+    return [cache for cache, affected in written if cache.cascades.lists_of(model) and affected.hides_rows]
 
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:
@@ -122,8 +124,9 @@ def _written(cache: OpenCache, model: type[Model]) -> list[OpenCache]:
     A write on another connection than the model's own affects the entries of both. Only the event loop that opened the
     cache opens its views, so a write of another loop is taken to be outside of any tenant.
     """
-    is_here, client = cache.loop is get_running_loop(), _written_on.get()
-    found = cache.writable() if is_here else cache
+    client, found = _written_on.get(), cache
+    if cache.find_tenant is not None and cache.loop is get_running_loop():
+        found = cache.writable()
     if client is None:
         return [found]
     bound = found.models.get(model)
@@ -131,7 +134,7 @@ def _written(cache: OpenCache, model: type[Model]) -> list[OpenCache]:
     if client.connection_name == own:
         return [found]
     view = found.views.get(client.connection_name)
-    if view is None and is_here:
+    if view is None and cache.loop is get_running_loop():
         with suppress(CacheConfigurationError):  # no model can be bound to it, so no lookup uses it
             view = found.using(root_client(client))
     return [found] if view is None else [found, view]
