@@ -109,7 +109,7 @@ async def _run(query: Any) -> Any:
 
 async def _run_in_transaction(query: Any) -> Any:
     async with transaction(query._db) as client:
-        query._db = client
+        joined, query._db = client is query._db, client
         outer = outermost(client)
         assert outer is not None, "writes are captured inside a transaction"
         intents = TransactionIntents(outer, query.caches())
@@ -118,8 +118,13 @@ async def _run_in_transaction(query: Any) -> Any:
         try:
             result = await query.write(client, intents)
         except BaseException as error:
-            if may_survive_rollback(client) and not (is_settled(error) and await is_atomic(query.model, client)):
-                query.collect_models(intents)  # a part of the rows may be written
+            # The first of several statements may have written rows. The caller may commit them, or a rollback may not
+            # undo them.
+            has_several = joined and len(getattr(query, "_objects", ())) > 1
+            if has_several or (
+                may_survive_rollback(client) and not (is_settled(error) and await is_atomic(query.model, client))
+            ):
+                query.collect_models(intents)
             raise
         for intent in intents.values():
             intent.drop_from(current_scope())
@@ -169,12 +174,12 @@ class TrackedUpdate(_TrackedQuery, UpdateQuery):
         if len(pks) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
+        await collect_lists(intents, model, client, old)
         count = 0
         for chunk in chunks(pks):
             kwargs, annotations, filters = self.update_kwargs, self._annotations, self._custom_filters
             count += await UpdateQuery(model, kwargs, client, [in_condition(pk, chunk)], annotations, filters, None, [])
-        await collect_rows_by_pk(intents, model, client, pks, changed)
-        await collect_lists(intents, model, client, old)
+            await collect_rows_by_pk(intents, model, client, chunk, changed)
         return count
 
 

@@ -1,8 +1,10 @@
 """Bulk writes and cascades: they invalidate exactly the rows that they change."""
 
+from contextlib import suppress
+
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
-from tortoise.exceptions import DoesNotExist, IntegrityError
+from tortoise.exceptions import DoesNotExist, IntegrityError, OperationalError
 from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
@@ -54,6 +56,28 @@ async def test_an_update_by_a_join_of_a_unique_key_invalidates_the_old_and_the_n
     assert (await Event.cache.get(slug="renamed")).id == events[1].id
     with pytest.raises(DoesNotExist):
         await Event.cache.get(slug="e1")
+
+
+@pytest.mark.parametrize("creating", [True, False])
+async def test_a_bulk_write_that_fails_half_way_and_is_committed_invalidates(cache: ModelCache, creating: bool) -> None:
+    """PostgreSQL commits nothing after an error; the others keep what the first statement has written."""
+    kim, ada, events = await create_events(3)
+    await warm(events, kim, ada)
+    new = [Event(slug=slug, title="", organizer=ada, position=0) for slug in ("new", "e0")]
+    events[1].organizer_id, events[2].slug = ada.id, "e0"
+    with suppress(OperationalError):  # PostgreSQL's answer to the COMMIT
+        async with in_transaction():
+            with pytest.raises(IntegrityError):
+                await (
+                    Event.bulk_create(new, batch_size=1)
+                    if creating
+                    else Event.bulk_update(events[1:], ["organizer_id", "slug"], batch_size=1)
+                )
+    stored = [event.slug for event in await Event.filter(organizer=ada)]
+    assert [event.slug for event in await Event.cache.filter(organizer=ada)] == stored
+    for event in await Event.all():
+        assert (await Event.cache.get(id=event.id)).organizer_id == event.organizer_id
+        assert (await Event.cache.get(slug=event.slug)).id == event.id
 
 
 async def test_a_bulk_delete_invalidates_the_deleted_rows(cache: ModelCache) -> None:

@@ -441,7 +441,8 @@ async def test_a_bulk_write_in_a_savepoint_invalidates_at_the_outermost_commit(
                 if outer == "rolled back":
                     raise Rollback
         with note_on_failure(name):
-            if inner == "rolled back" and outer == "committed":  # the savepoint's rows are invalidated, too
+            may_survive = outer == "rolled back" and database.capabilities.dialect == "mysql"
+            if (inner, outer) == ("rolled back", "committed") or may_survive:  # undone rows are invalidated, too
                 assert {row["number"] for row in before[Book].values() if row["shelf"] != 6}
                 await oracle.check()
             else:

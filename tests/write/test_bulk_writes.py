@@ -239,7 +239,6 @@ async def test_a_refused_bulk_write_raises_as_without_a_cache_and_invalidates_no
         (IntegrityError, lambda: Account.all().update(number=7)),
         (IntegrityError, lambda: Order.filter(amount__lt=3).update(account_id=account_id(77))),
         (IntegrityError, lambda: Account.bulk_create([Account(id=account_id(1), number=7)])),
-        (IntegrityError, lambda: Account.bulk_create([Account(number=7), Account(number=1)])),
         (IntegrityError, lambda: Profile.bulk_update([Profile(account_id=account_id(1), nick=2)], fields=["nick"])),
         (FieldError, lambda: Account.all().update(wrong=1)),
         (FieldError, lambda: Account.filter(wrong=1).delete()),
@@ -247,6 +246,8 @@ async def test_a_refused_bulk_write_raises_as_without_a_cache_and_invalidates_no
         (ValueError, lambda: Account.bulk_update([Order(account_id=account_id(1))], fields=["note"])),
         (TypeError, lambda: Account.filter(number=1).update(credit=object())),
     ]
+    if within == "autocommit" or db_url.dialect != "mariadb":  # a rollback there may leave the first of several rows
+        refused.append((IntegrityError, lambda: Account.bulk_create([Account(number=7), Account(number=1)])))
     for error, write in refused:
         if within == "autocommit":
             with pytest.raises(error):

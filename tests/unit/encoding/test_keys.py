@@ -455,14 +455,15 @@ async def test_a_related_instance_without_a_key_is_an_error(cache: ModelCache) -
 
 @pytest.mark.models("tests.support.models.field_models")
 async def test_a_save_of_a_bad_value_fails_as_it_would_without_the_cache(
-    cache: ModelCache, backend: CountingBackend
+    database: BaseDBAsyncClient, cache: ModelCache, backend: CountingBackend
 ) -> None:
     row = await Keyed.create(price=Decimal(1))
     await Keyed.cache.get(price=1)
     row.price = "no price"  # type: ignore[assignment]
     with pytest.raises(ArithmeticError):
         await row.save()
-    async with assert_ops(backend, sql=0):
+    may_survive = database.capabilities.dialect == "mysql"  # a rollback there invalidates what the transaction wrote
+    async with assert_ops(backend, sql=1 if may_survive else 0):
         assert await Keyed.cache.get(price=1) == row
 
 
