@@ -40,6 +40,19 @@ asyncio.run(main())
 """
 
 
+INTERRUPTED = """
+import builtins, os, runpy, signal, sys
+write = print
+def write_and_interrupt(*args, **kwargs):
+    write(*args, **kwargs)
+    builtins.print = write
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGINT)
+builtins.print = write_and_interrupt
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
 def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs Python as ``make demo`` does, with ``folder`` for its temporary files and warnings as errors."""
     return subprocess.run(
@@ -112,21 +125,9 @@ def test_the_demo_fails_if_fills_are_not_guarded_by_leases(
 
 
 def test_an_interrupted_demo_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-u", "-W", "error", EXAMPLES / "quickstart.py"],
-        env=environment(tmp_path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as demo:
-        try:
-            assert demo.stdout is not None
-            assert demo.stdout.readline().startswith("SQLite with")
-            demo.send_signal(signal.SIGINT)
-            demo.communicate(timeout=60)
-        finally:
-            demo.kill()
-    assert demo.returncode == -signal.SIGINT
+    interrupted = run("-c", INTERRUPTED, EXAMPLES / "quickstart.py", folder=tmp_path)
+    assert interrupted.stdout.startswith("SQLite with")
+    assert interrupted.returncode == -signal.SIGINT
     assert list(tmp_path.iterdir()) == [], "the demo left files behind"
 
 
