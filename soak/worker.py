@@ -252,7 +252,8 @@ def loop_factory(*, eager: bool) -> Callable[[], asyncio.AbstractEventLoop]:
     with suppress(ImportError):
         import uvloop
 
-        return uvloop.new_event_loop
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
     return asyncio.new_event_loop
 
 

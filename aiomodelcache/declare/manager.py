@@ -84,7 +84,7 @@ class ModelCacheManager(Generic[M]):
     def using(self, connection: str | BaseDBAsyncClient, /) -> Self:
         """Returns the manager whose lookups ask another connection, by its alias or its client.
 
-        >>> event = await Event.cache.using("archive").get(slug="pycon")
+        >>> event = await Event.cache.using("default").get(slug="pycon")
 
         Keys contain the connection's name. Writes on that connection, like ``save(using_db=...)``, invalidate them;
         writes on other connections do not, even if they lead to the same database. Raises ``ConfigurationError`` for an

@@ -20,6 +20,7 @@ ON_THEIR_OWN = {
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
     "test_servers.py": "the servers themselves",
+    "test_shared_tables.py": "connections to one database and to several; the skip is about Tortoise, not a database",
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
 }
@@ -38,6 +39,7 @@ OF_DIALECTS = {
     "orm.tables",
     "orm.transactions",
     "testing.counting",
+    "views",
     "write.transactions",
 }
 """The modules of the library whose code depends on the database. Tests of these run on every database; a reason for
