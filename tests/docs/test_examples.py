@@ -42,6 +42,7 @@ asyncio.run(main())
 
 INTERRUPTED = """
 import builtins, os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 write = print
 def write_and_interrupt(*args, **kwargs):
     write(*args, **kwargs)

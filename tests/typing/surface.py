@@ -13,6 +13,7 @@ from aiomodelcache import (
     CachedModel,
     CacheError,
     CacheNotOpen,
+    CacheNotOpenWarning,
     CacheNotRegistered,
     CacheWriteError,
     InvalidationType,
@@ -20,7 +21,9 @@ from aiomodelcache import (
     ModelCacheManager,
     NotFoundError,
     StaleInstanceError,
+    TenantError,
     ValueCache,
+    writes_without_cache,
 )
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
 
@@ -60,6 +63,9 @@ async def lists(post: Post) -> None:
     assert_type(await post.tags, list[Tag])
     await post.tags.add(Tag())
     await Post.cache.prefetch([post], "tags")
+    assert_type(await Post.cache.using("archive").get(id=1), Post)
+    with writes_without_cache():
+        await post.save()
     assert_type(await Setting("x"), str)
 
 
@@ -71,11 +77,13 @@ async def errors(cache: ModelCache) -> None:
         CacheNotRegistered(),
         CacheWriteError(),
         StaleInstanceError(),
+        TenantError(),
     ]
     print(problems)
     lookup: ValueError = CacheNotRegistered()
     runtime: RuntimeError = CacheNotOpen()
-    print(lookup, runtime)
+    warning: UserWarning = CacheNotOpenWarning()
+    print(lookup, runtime, warning)
     try:
         await Post.cache.get_or_404(id=1)
     except NotFoundError as error:
