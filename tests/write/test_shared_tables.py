@@ -162,11 +162,25 @@ CHANGES: dict[str, Callable[[Any, Any], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.only_on("sqlite", because="the next test makes each change on every database")
+@pytest.mark.only_on("memory", because="the next test makes each change in every store")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("model", [*ALIKE, *OTHERS], ids=lambda model: model.__name__)
 async def test_a_change_through_any_model_of_a_table_is_seen_through_all(
     cache: ModelCache, rows: None, model: Any, change: str
 ) -> None:
+    await change_and_check(cache, model, change)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("model", [PlainPlace, RenamedPlace], ids=lambda model: model.__name__)
+async def test_a_change_through_a_model_alike_and_another_is_seen_on_every_database(
+    cache: ModelCache, rows: None, model: Any, change: str
+) -> None:
+    await change_and_check(cache, model, change)
+
+
+async def change_and_check(cache: ModelCache, model: Any, change: str) -> None:
     if model is NumberedPlace and change == "save":
         change = "save(update_fields)"  # its primary key is the number
     if (model, change) == (RenamedPlace, "bulk_update"):
