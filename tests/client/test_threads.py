@@ -36,6 +36,7 @@ MODULES = ("tests.support.models.models", "tests.support.models.tagged_models")
 pytestmark = [
     pytest.mark.models(*MODULES),
     pytest.mark.only_on("sqlite", because="threads share no connection to a database"),
+    pytest.mark.slow(because="starts threads, and waits for idle ones"),
 ]
 
 T = TypeVar("T")

@@ -40,6 +40,7 @@ from tests.write.test_stale import until_idle
 pytestmark = [
     pytest.mark.models("tests.support.models.secret_models"),
     pytest.mark.only_on("sqlite", because="messages are those of the cache, whatever the database"),
+    pytest.mark.slow(because="tries every message"),
 ]
 
 FORBIDDEN = (

@@ -27,7 +27,7 @@ from tests.support.models.sharing_models import (
     VisitText,
 )
 
-pytestmark = pytest.mark.no_tables
+pytestmark = [pytest.mark.no_tables, pytest.mark.slow(because="makes the tables of ten models for each test")]
 TABLES, SHARING = "tests.support.models.shared_models", "tests.support.models.sharing_models"
 ALIKE = [Place, PlainPlace, PlaceCard, VisiblePlace]
 OTHERS = [RenamedPlace, NumberedPlace, BarePlace]
