@@ -19,7 +19,7 @@ CI := $(filter-out 0 false,$(CI))
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make releases  run the service of examples/releases"
-	@echo "make quick   run the tests that need no server and take no time, in 20 seconds"
+	@echo "make quick   run the tests that need no server and take no time, in under a minute"
 	@echo "make test    lint, check types, run the tests (exhaustive ones last) and measure their coverage, as CI does"
 	@echo "             (T=tests/query/test_lookups.py: just these tests; PYTHON=python3.13: in .venv-3.13)"
 	@echo "make check   lint, types, tests and coverage, whatever T says"
