@@ -74,7 +74,7 @@ class ModelSchema:
         """True if the model's own manager may hide rows. Then a change of any column may hide or show a row."""
         identity = self.pk, full_name(model) if self.hides_rows else ""
         self.fingerprint = repr([identity, *map(self._shape, columns)]).encode()
-        """What the meaning of entries depends on. Models of one table share entries if it is the same."""
+        """Identifies the meaning of entries. Models of one table with the same fingerprint share their entries."""
         self._custom_generated_pk: bool = meta.db_pk_column not in meta.generated_db_fields
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
         self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))

@@ -260,7 +260,7 @@ SETTINGS = {field.name: field.type for field in fields(CacheConfig) if field.typ
 
 
 def is_right(name: str, value: Any) -> bool:
-    """Whether a value is right for a setting or attribute: a second opinion, by name alone."""
+    """Returns True if a value is valid for a setting or attribute, judged by its name, independently of the library."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name == "near" or SETTINGS.get(name) is bool:
         return isinstance(value, bool)

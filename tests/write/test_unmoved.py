@@ -302,7 +302,7 @@ async def test_a_plain_model_with_a_separate_manager(
 
 
 async def test_values_of_every_type(cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl) -> None:
-    """Whether a row has a float or a decimal is not left to the database."""
+    """Databases do not compare floats and decimals exactly, so a save always invalidates lists by them."""
     values: dict[str, Any] = {
         "done": True,
         "code": uuid.UUID(int=7),
