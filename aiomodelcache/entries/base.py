@@ -26,6 +26,7 @@ from aiomodelcache.encoding.layout import (
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
+from aiomodelcache.orm.schema import ModelSchema
 
 
 class NoValue(enum.Enum):
@@ -113,3 +114,25 @@ def warn_unencodable(counters: Counters, name: str, error: EncodeError, noun: st
 def is_version(value: bytes | None) -> bool:
     """Returns True if the value of a version key is a version, and neither writers' intents nor absent."""
     return value is not None and value[:1] == VERSION
+
+
+class KeyedEntries:
+    """Entries that are found by the values of columns."""
+
+    schema: ModelSchema
+    attributes: tuple[str, ...]
+    _caches_any_absence: bool
+
+    @property
+    def compares_loosely(self) -> bool:
+        """True if the database may find a row by other values than the row's own."""
+        return self.schema.compares_loosely(self.attributes)
+
+    @property
+    def caches_absence(self) -> bool:
+        """True if the entry "no such row" may be stored.
+
+        Where the database compares loosely, a write under another spelling can create the row without invalidating
+        that entry. So the entry is stored only if the declaration sets its own ``negative_timeout``.
+        """
+        return self._caches_any_absence or not self.compares_loosely

@@ -24,6 +24,7 @@ from aiomodelcache.entries.base import (
     ANY_EPOCH,
     VALUE_BYTE,
     Absent,
+    KeyedEntries,
     Miss,
     NoValue,
     count_undecodable,
@@ -38,7 +39,7 @@ from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
 
 
-class IndexEntries:
+class IndexEntries(KeyedEntries):
     """The entries of one index: rows by the values of its fields, in its order."""
 
     near = False
@@ -85,20 +86,6 @@ class IndexEntries:
         self._caches_any_absence = caches_any_absence
         self.counters = counters
         self.decode: Callable[[bytes], list[Any]] = schema.pks_codec.decode
-
-    @property
-    def compares_loosely(self) -> bool:
-        """True if the database may find a row by other values than the row's own."""
-        return self.schema.compares_loosely(self.attributes)
-
-    @property
-    def caches_absence(self) -> bool:
-        """True if the entry "no such row" may be stored.
-
-        Where the database compares loosely, a write under another spelling can create the row without invalidating
-        that entry. So the entry is stored only if the declaration sets its own ``negative_timeout``.
-        """
-        return self._caches_any_absence or not self.compares_loosely
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the entry for these (normalised) values."""

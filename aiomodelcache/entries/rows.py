@@ -22,6 +22,7 @@ from aiomodelcache.encoding.layout import (
 from aiomodelcache.entries.base import (
     VALUE_BYTE,
     Absent,
+    KeyedEntries,
     Miss,
     NoValue,
     count_undecodable,
@@ -35,7 +36,7 @@ from aiomodelcache.orm.meta import RowValues, Values, mark_stale
 from aiomodelcache.orm.schema import ModelSchema
 
 
-class RowEntries:
+class RowEntries(KeyedEntries):
     """The row entries of one model: each row is cached once, by its primary key."""
 
     unique = True
@@ -80,20 +81,6 @@ class RowEntries:
         self.counters = counters
         self.linked: list[RowEntries] = []
         """The rows of models that many-to-many lists by this model's primary key contain."""
-
-    @property
-    def compares_loosely(self) -> bool:
-        """True if the database may find a row by other values than the row's own."""
-        return self.schema.compares_loosely(self.attributes)
-
-    @property
-    def caches_absence(self) -> bool:
-        """True if the entry "no such row" may be stored.
-
-        Where the database compares loosely, a write under another spelling can create the row without invalidating
-        that entry. So the entry is stored only if the declaration sets its own ``negative_timeout``.
-        """
-        return self._caches_any_absence or not self.compares_loosely
 
     def key(self, pk: Any) -> bytes:
         """Returns the key of the row with this (normalised) primary key."""
