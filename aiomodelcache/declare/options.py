@@ -85,7 +85,8 @@ def manager_attributes(manager: type) -> dict[str, Any]:
 
     A manager may have other attributes, so only a name that is close to a setting's is taken for a misspelling.
     """
-    own = {name for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.") for name in vars(cls)}
+    classes = [cls for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.")]
+    own = {name for cls in classes for name in vars(cls) if not name.startswith("__")}  # comparing takes its time
     for name in sorted(own - META_ATTRIBUTES):
         meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
         if meant:
