@@ -56,6 +56,7 @@ def assert_shows_no_password(message: str) -> None:
             assert spelling not in message
 
 
+@pytest.mark.slow(because="tries a thousand passwords")
 @given(url=st.sampled_from(URLS), password=PASSWORDS, escape=st.sampled_from([str, quote_all]))
 @settings(max_examples=1_000, deadline=None)
 @example("redis+sentinel://user:{}@one:1,two/service/0", "6543/Qx7", str)

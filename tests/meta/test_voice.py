@@ -156,6 +156,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
     assert list(complaints(files(PACKAGE, "*.py"))) == []
 
 
+@pytest.mark.slow(because="reads every test")
 def test_code_has_no_unwanted_words() -> None:
     found = [
         f"{name}:{line}: {word!r}"

@@ -393,6 +393,7 @@ class TestWrites:
             await until_states(cache, ".", row(1))
             assert refused < 0
 
+    @pytest.mark.slow(because="waits until an intent expires")
     @pytest.mark.usefixtures("impatient")
     async def test_an_unknown_outcome_leaves_no_stale_copy(
         self, rows: None, store: GatedBackend, database: BaseDBAsyncClient

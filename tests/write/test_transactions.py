@@ -414,6 +414,7 @@ class TestRaces:
         (operation, moment) for operation in ("mark", "commit", "clear") for moment in ("before", "after")
     ]
 
+    @pytest.mark.slow(because="readers wait for the connection of SQLite at each of six moments")
     async def test_readers_at_any_moment_around_commit_leave_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, outside: Outside[Any]
     ) -> None:

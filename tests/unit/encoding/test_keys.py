@@ -220,6 +220,7 @@ def test_a_key_can_be_decoded_to_the_values_that_it_encodes(values: list[Any]) -
     assert [read(part) for part in parts] == [identity(value) for value in values]
 
 
+@pytest.mark.slow(because="tries many values")
 @steady
 @given(st.one_of(nested, st.integers(), st.text(), st.text("x", min_size=155, max_size=170)))
 def test_encode_single_returns_the_same_key_as_encode(value: Any) -> None:
