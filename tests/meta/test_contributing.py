@@ -1,5 +1,6 @@
 """CONTRIBUTING.md, RELEASING.md and the Makefile: named paths exist, and commands run as documented."""
 
+import functools
 import os
 import re
 import subprocess
@@ -21,8 +22,9 @@ def text(document: str) -> str:
     return (ROOT / document).read_text("utf-8")
 
 
+@functools.cache
 def planned(*arguments: str, **environment: str) -> str:
-    """Returns the commands that ``make`` would run."""
+    """Returns the commands that ``make`` would run: asked once, because it may look for a Python."""
     variables = {name: value for name, value in os.environ.items() if name not in FROM_MAKE}
     command = ["make", "--dry-run", "--no-print-directory", *arguments]
     run = subprocess.run(command, cwd=ROOT, env=variables | environment, capture_output=True, text=True, check=False)

@@ -1,6 +1,7 @@
 """Every runtime dependency in ``pyproject.toml`` is imported by the package that users install."""
 
 import ast
+import functools
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
@@ -19,10 +20,11 @@ OPTIONAL = PACKAGE / "testing"
 """The folder that applications in production do not import, so its imports do not count."""
 
 
-def imported() -> set[str]:
+@functools.cache
+def imported() -> frozenset[str]:
     """Returns the top-level packages that this package imports at runtime."""
     paths = [path for path in PACKAGE.rglob("*.py") if OPTIONAL not in path.parents]
-    return {name for path in paths for name in imports(ast.parse(path.read_text()))}
+    return frozenset(name for path in paths for name in imports(ast.parse(path.read_text())))
 
 
 def imports(node: ast.AST) -> Iterator[str]:
