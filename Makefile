@@ -48,7 +48,8 @@ REQUIRE = export AIOMODELCACHE_REQUIRE="$${AIOMODELCACHE_REQUIRE-redis,index,$$(
 
 # By another name, because make runs what names $(MAKE) itself even if asked only to print it (--dry-run).
 SUBMAKE = $(MAKE) --no-print-directory
-PYTEST := $(BIN)/python -m pytest --durations=10
+# Compiled tests are kept, whatever the environment says: compiling them takes as long as half of the quick ones do.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --durations=10
 # Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one.
 # Files are begun in the order of tests/conftest.py, which has the exhaustive ones last.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -69,11 +70,10 @@ check: $(VENV)/.dev $(if $(CI),servers)
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
 	exit $$(( static ? static : tests ))
 
-# Needs no server. What is slow or exhaustive has the mark of that name, with its reason. Compiled tests are kept, whatever the
-# environment says: compiling them takes as long as half of them do.
+# Needs no server. What is slow or exhaustive has the mark of that name, with its reason.
 .PHONY: quick
 quick: $(VENV)/.dev
-	@PYTHONDONTWRITEBYTECODE= $(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4
+	@$(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4
 
 # Every Python that the machine has, on SQLite with both backends; the newest one with eager tasks, too (3.12).
 .PHONY: matrix
