@@ -7,7 +7,20 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.client import ModelCache
-from aiomodelcache.config import (
+from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.declare.cached import cached
+from aiomodelcache.declare.classes import (
+    InstanceCache,
+    QuerysetCache,
+    QuerysetCountCache,
+    QuerysetExistsCache,
+    ResultCache,
+)
+from aiomodelcache.declare.manager import ModelCacheManager
+from aiomodelcache.declare.model import CachedModel
+from aiomodelcache.declare.related import RelatedInstanceCache, RelatedQuerysetCache
+from aiomodelcache.declare.values import ValueCache
+from aiomodelcache.durations import (
     CACHE_TIME_3H,
     CACHE_TIME_5M,
     CACHE_TIME_5S,
@@ -25,21 +38,8 @@ from aiomodelcache.config import (
     CACHE_TIME_S,
     CACHE_TIME_WEEK,
     CACHE_TIME_YEAR,
-    CacheConfig,
-    InvalidationType,
+    Duration,
 )
-from aiomodelcache.declare.cached import cached
-from aiomodelcache.declare.classes import (
-    InstanceCache,
-    QuerysetCache,
-    QuerysetCountCache,
-    QuerysetExistsCache,
-    ResultCache,
-)
-from aiomodelcache.declare.manager import ModelCacheManager
-from aiomodelcache.declare.model import CachedModel
-from aiomodelcache.declare.related import RelatedInstanceCache, RelatedQuerysetCache
-from aiomodelcache.declare.values import ValueCache
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import (
@@ -92,6 +92,7 @@ __all__ = [
     "CachedModel",
     "Codec",
     "DontCache",
+    "Duration",
     "EntryState",
     "Explanation",
     "InstanceCache",

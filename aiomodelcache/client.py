@@ -13,11 +13,11 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.signed import SignedBackend
-from aiomodelcache.config import CacheConfig, Settings, secrets_of, shown
+from aiomodelcache.config import CacheConfig, Settings, secrets_of
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.encoding.messages import described
-from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen
+from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, shown
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
@@ -63,7 +63,7 @@ class ModelCache:
             raise CacheConfigurationError(f"ModelCache: namespace is {shown(namespace)}: it must be a string.")
         if config is not None and not isinstance(config, CacheConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheConfigurationError(f"ModelCache: config is {described(config)}: it must be a CacheConfig.")
-        self.config = replace(config or CacheConfig(), **settings)
+        self.config = replace(config or CacheConfig(), **cast("Any", settings))
         self.namespace = namespace
         self._backend_argument: Any = backend
         self._bypass_flag = BypassFlag(enabled=self.config.enabled)

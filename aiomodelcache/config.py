@@ -1,39 +1,18 @@
-"""Settings of a cache, the kinds of invalidation, and names for common durations.
-
-All durations are seconds.
-"""
+"""Settings of a cache, and the kinds of invalidation."""
 
 import enum
 import inspect
-import math
 import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypedDict, TypeGuard
+from typing import Any, Final, Literal, TypedDict, TypeGuard, Unpack
 
 from tortoise.exceptions import DoesNotExist
 from tortoise.models import Model
 
-from aiomodelcache.exceptions import CacheConfigurationError, NotFoundError
-
-CACHE_TIME_S: Final = 1
-CACHE_TIME_5S: Final = 5
-CACHE_TIME_15S: Final = 15
-CACHE_TIME_30S: Final = 30
-CACHE_TIME_M: Final = 60
-CACHE_TIME_5M: Final = 5 * CACHE_TIME_M
-CACHE_TIME_10M: Final = 10 * CACHE_TIME_M
-CACHE_TIME_15M: Final = 15 * CACHE_TIME_M
-CACHE_TIME_30M: Final = 30 * CACHE_TIME_M
-CACHE_TIME_H: Final = 60 * CACHE_TIME_M
-CACHE_TIME_3H: Final = 3 * CACHE_TIME_H
-CACHE_TIME_6H: Final = 6 * CACHE_TIME_H
-CACHE_TIME_12H: Final = 12 * CACHE_TIME_H
-CACHE_TIME_DAY: Final = 24 * CACHE_TIME_H
-CACHE_TIME_WEEK: Final = 7 * CACHE_TIME_DAY
-CACHE_TIME_MONTH: Final = 30 * CACHE_TIME_DAY
-CACHE_TIME_YEAR: Final = 365 * CACHE_TIME_DAY
+from aiomodelcache.durations import CACHE_TIME_H, CACHE_TIME_M, Duration, parse_duration, parse_duration_or_zero
+from aiomodelcache.exceptions import CacheConfigurationError, NotFoundError, shown
 
 MIN_SECRET: Final = 16
 """Minimum length of a secret, in bytes."""
@@ -63,7 +42,38 @@ NotFound = type[Exception] | Callable[[NotFoundError], Exception]
 """The exception of ``get_or_404``: a class, or a function that makes it from the ``NotFoundError`` it replaces."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(TypedDict, total=False):
+    """The keyword arguments of ``CacheConfig`` and of ``ModelCache``: the fields of ``CacheConfig``."""
+
+    enabled: bool
+    require_backend: bool
+    inspect_columns: bool
+    timeout: Duration
+    negative_timeout: Duration
+    ttl_jitter: float
+    refresh_ahead: float
+    lease_ttl: Duration
+    compute_ttl: Duration
+    lease_wait: Duration
+    intent_ttl: Duration
+    on_write_error: Literal["retry", "raise"]
+    bulk_limit: int
+    undelivered_limit: int
+    socket_timeout: Duration
+    breaker_cooldown: Duration
+    batch_size: int
+    guess_size: int
+    memory_limit: int
+    near: bool
+    near_memory_limit: int
+    near_lag: Duration
+    replica_lag: Duration | None
+    tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
+    secret: bytes | Sequence[bytes] | None
+    not_found: NotFound
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class CacheConfig:
     """The settings of one ``ModelCache``. Raises ``CacheConfigurationError`` on a value out of range.
 
@@ -71,7 +81,8 @@ class CacheConfig:
     >>> async with ModelCache("redis://localhost:6379/0", config=config, namespace="shop"):
     ...     event = await Event.cache.get(slug="pycon")
 
-    ``ModelCache`` takes the same settings by name. All times are seconds.
+    ``ModelCache`` takes the same settings by name. Durations are seconds, a ``timedelta``, or text like ``"5m"``; the
+    attributes are seconds.
     """
 
     enabled: bool = True
@@ -177,13 +188,20 @@ class CacheConfig:
     ``lambda error: HTTPException(404, str(error))``.
     """
 
-    def __post_init__(self) -> None:
+    def __init__(self, **settings: Unpack[Settings]) -> None:
+        given: dict[str, Any] = {**settings}
         for setting in fields(self):
-            value = getattr(self, setting.name)
+            value = given.pop(setting.name, setting.default)
+            if setting.name in _DURATIONS and not (value is None and setting.name == "replica_lag"):
+                parse = parse_duration_or_zero if setting.name == "lease_wait" else parse_duration
+                value = parse(f"CacheConfig.{setting.name}", value)
             requirement = _unmet_requirement(setting.name, setting.type, value)
             if requirement:
                 text = shown(value) if setting.repr else "wrong"
                 raise CacheConfigurationError(f"CacheConfig.{setting.name} is {text}: {requirement}.")
+            object.__setattr__(self, setting.name, value)
+        for name in given:
+            raise TypeError(f"CacheConfig has no setting {name!r}.")
 
     @property
     def fill_ttl(self) -> float:
@@ -206,52 +224,10 @@ class CacheConfig:
         return error
 
 
-class Settings(TypedDict, total=False):
-    """The fields of ``CacheConfig``, as the keyword arguments of ``ModelCache``."""
-
-    enabled: bool
-    require_backend: bool
-    inspect_columns: bool
-    timeout: float
-    negative_timeout: float
-    ttl_jitter: float
-    refresh_ahead: float
-    lease_ttl: float
-    compute_ttl: float
-    lease_wait: float
-    intent_ttl: float
-    on_write_error: Literal["retry", "raise"]
-    bulk_limit: int
-    undelivered_limit: int
-    socket_timeout: float
-    breaker_cooldown: float
-    batch_size: int
-    guess_size: int
-    memory_limit: int
-    near: bool
-    near_memory_limit: int
-    near_lag: float
-    replica_lag: float | None
-    tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
-    secret: bytes | Sequence[bytes] | None
-    not_found: NotFound
-
-
-MAX_SHOWN: Final = 120
-"""Maximum number of characters of a setting in a message. The end of a longer text is left out."""
-MIN_DURATION: Final = 0.001
-"""Minimum of every duration, in seconds. Below it, the setting or declaration is refused."""
-MAX_DURATION: Final = 100 * CACHE_TIME_YEAR
-"""Maximum of every duration, in seconds. Beyond it, the setting or declaration is refused."""
-
-
-def duration_requirement(value: object, unit: str = "a number") -> str | None:
-    """Returns the requirement of a duration that ``value`` does not meet; None if it meets all."""
-    if not _is_number(value) or not 0 < value < math.inf:
-        return f"it must be {unit} above zero"
-    if value < MIN_DURATION:
-        return "it must be at least a millisecond, 0.001"
-    return "it must be at most a hundred years" if value > MAX_DURATION else None
+_DURATIONS: Final = frozenset(
+    name for name, kind in Settings.__annotations__.items() if kind in (Duration, Duration | None)
+)
+"""Names of the settings that are durations."""
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
@@ -271,7 +247,7 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if name == "tenant":
         callable_now = callable(value) and not inspect.iscoroutinefunction(value)
         return None if value is None or callable_now else "use a function without arguments, like a variable's get"
-    if name in ("replica_lag", "secret") and value is None:
+    if name in _DURATIONS or (name == "secret" and value is None):
         return None
     if name == "secret":
         example = "like secrets.token_bytes(32), or a list of such"
@@ -285,22 +261,9 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
         return "it must be a whole number"
     if name in ("ttl_jitter", "refresh_ahead"):
         return None if _is_number(value) and 0 <= value < 1 else "it must be a fraction below 1"
-    if name in ("lease_wait", "guess_size"):
-        if not _is_number(value) or not 0 <= value < math.inf:
-            return "it must be zero or above"
-        if not value > 0:
-            return None
-    if kind is int and value > 0:
-        return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
-    return duration_requirement(value)
-
-
-def shown(value: object) -> str:
-    """Returns the ``repr`` of a setting for a message, without the end of a long one."""
-    try:
-        return repr(value)[:MAX_SHOWN]
-    except Exception:  # an integer of too many digits, or a user's own __repr__
-        return f"<{type(value).__qualname__}>"
+    if value < (0 if name == "guess_size" else 1):
+        return f"it must be {'zero or above' if name == 'guess_size' else 'a number above zero'}"
+    return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
 
 
 def _not_found_error(value: Any) -> str | None:

@@ -15,7 +15,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import class_attributes, is_computed
 from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
-from aiomodelcache.config import CacheConfig, InvalidationType, shown
+from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
@@ -27,7 +27,7 @@ from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.meta import field_names, is_abstract

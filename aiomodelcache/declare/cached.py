@@ -7,6 +7,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, cast
 
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
+from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
@@ -92,9 +93,9 @@ class ValueQuery(BaseValueQuery[T], Generic[T]):
 
 def cached(
     *,
-    timeout: float | None = None,
-    negative_timeout: float | None = None,
-    allowtime: float | None = None,
+    timeout: Duration | None = None,
+    negative_timeout: Duration | None = None,
+    allowtime: Duration | None = None,
     version: object = None,
     key: Callable[..., Any] | None = None,
     codec: Codec | None = None,
@@ -109,10 +110,10 @@ def cached(
     >>> await permissions.invalidate(7, 3)
     >>> batch = BatchCacheQuery(mine=permissions.query(7, 3), event=Event.cache.get(id=1))
 
-    Times are in seconds. ``negative_timeout`` is for None; for ``allowtime`` see ``ValueCache``. ``key`` takes the
-    arguments and returns the key of the result, by default all arguments. Concurrent callers share one computation.
-    Exceptions are passed on to the callers and not stored. The function runs in the context in which the cache was
-    opened, not in its caller's.
+    Durations are seconds, a ``timedelta``, or text like ``"5m"``. ``negative_timeout`` is for None; for ``allowtime``
+    see ``ValueCache``. ``key`` takes the arguments and returns the key of the result, by default all arguments.
+    Concurrent callers share one computation. Exceptions are passed on to the callers and not stored. The function runs
+    in the context in which the cache was opened, not in its caller's.
 
     Raises ``CacheConfigurationError`` for a wrong setting, or if the function is not a coroutine function.
     """

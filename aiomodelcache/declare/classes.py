@@ -15,6 +15,7 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare
+from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.model import EntrySet
@@ -39,11 +40,11 @@ class DeclaredQuery(LookupQuery[T]):
 
     model: ClassVar[type[Model]]
     key_fields: ClassVar[Sequence[str]] = ()
-    timeout: ClassVar[float | None] = None
-    negative_timeout: ClassVar[float | None] = None
+    timeout: ClassVar[Duration | None] = None
+    negative_timeout: ClassVar[Duration | None] = None
     version: ClassVar[object] = None
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
-    allowtime: ClassVar[float | None] = None
+    allowtime: ClassVar[Duration | None] = None
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
     limit: ClassVar[int | None] = None

@@ -9,6 +9,7 @@ from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare, declared
+from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.orm.connections import named_client
@@ -56,11 +57,11 @@ class ModelCacheManager(Generic[M]):
     filter_key_fields_list: ClassVar[Sequence[tuple[str, ...]]] = ()
     cached_foreignkeys: ClassVar[Sequence[str]] = ()
     cached_manytomany: ClassVar[Sequence[str]] = ()
-    timeout: ClassVar[float | None] = None
-    negative_timeout: ClassVar[float | None] = None
+    timeout: ClassVar[Duration | None] = None
+    negative_timeout: ClassVar[Duration | None] = None
     version: ClassVar[object] = None
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
-    allowtime: ClassVar[float | None] = None
+    allowtime: ClassVar[Duration | None] = None
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
 

@@ -1,4 +1,4 @@
-"""Settings of one declaration, checked for form: names, lists of names, seconds. Does not look at models."""
+"""Settings of one declaration, checked for form: names, lists of names, durations. Does not look at models."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, TypeGuard, cast
 
-from aiomodelcache.config import InvalidationType, duration_requirement, shown
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.config import InvalidationType
+from aiomodelcache.durations import parse_optional_duration
+from aiomodelcache.exceptions import CacheConfigurationError, shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,11 +149,7 @@ def near_option(origin: str, value: object) -> bool | None:
 
 
 def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:
-    value = attributes.get(name)
-    requirement = None if value is None else duration_requirement(value, "a number of seconds")
-    if requirement:
-        raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: {requirement}.")
-    return value
+    return parse_optional_duration(f"{origin}.{name}", attributes.get(name))
 
 
 def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.config import InvalidationType, duration_requirement, shown
+from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.options import near_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of, path_of
+from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
 from aiomodelcache.entries.base import keep_near
@@ -45,9 +46,9 @@ class ValueDeclaration:
     name: str
     origin: str
     signature: inspect.Signature
-    timeout: float | None
-    negative_timeout: float | None
-    allowtime: float | None
+    timeout: Duration | None
+    negative_timeout: Duration | None
+    allowtime: Duration | None
     version: object
     codec: Codec | None
     near: bool | None
@@ -55,12 +56,12 @@ class ValueDeclaration:
     def check(self) -> None:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
         for name in ("timeout", "negative_timeout", "allowtime"):
-            seconds = getattr(self, name)
-            requirement = None if seconds is None else duration_requirement(seconds, "a number of seconds")
-            if requirement:
-                raise CacheConfigurationError(f"{self.origin}: {name} is {shown(seconds)}: {requirement}.")
+            self._seconds(name)
         near_option(self.origin, self.near)
         version_option(self.origin, self.version)
+
+    def _seconds(self, name: str) -> float | None:
+        return parse_optional_duration(f"{self.origin}: {name}", getattr(self, name))
 
     def result(self, cache: OpenCache) -> ResultEntries:
         """Returns the entries of this declaration in one open cache, created at the first use.
@@ -75,8 +76,8 @@ class ValueDeclaration:
                     raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
             config, label = cache.config, self._label(cache)
             lifetimes = Lifetimes(
-                self.timeout or config.timeout,
-                self.negative_timeout or config.negative_timeout,
+                self._seconds("timeout") or config.timeout,
+                self._seconds("negative_timeout") or config.negative_timeout,
                 config.ttl_jitter,
                 config.refresh_ahead,
             )
@@ -93,7 +94,7 @@ class ValueDeclaration:
                 codec=self.codec,
                 version=self.version,
                 lifetimes=lifetimes,
-                policy=Policy.of(InvalidationType.DYNAMIC, self.allowtime),
+                policy=Policy.of(InvalidationType.DYNAMIC, self._seconds("allowtime")),
                 lease_ttl=config.compute_ttl,
                 counters=cache.stats.of(label),
             )
@@ -203,13 +204,14 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     >>> await Rate("USD").invalidate()
 
     An instance is a query like any other: it is lazy, can be awaited any number of times, and can be part of batches.
-    ``timeout`` and ``negative_timeout`` (for None) are in seconds. A new ``version`` makes old values unusable. For
-    ``allowtime`` seconds after an invalidation, callers get the old value while one of them computes a new one.
+    ``timeout``, ``negative_timeout`` (for None) and ``allowtime`` are durations: seconds, a ``timedelta``, or text like
+    ``"5m"``. For ``allowtime`` after an invalidation, callers get the old value while one of them computes a new one. A
+    new ``version`` makes old values unusable.
     """
 
-    timeout: ClassVar[float | None] = None
-    negative_timeout: ClassVar[float | None] = None
-    allowtime: ClassVar[float | None] = None
+    timeout: ClassVar[Duration | None] = None
+    negative_timeout: ClassVar[Duration | None] = None
+    allowtime: ClassVar[Duration | None] = None
     version: ClassVar[object] = None
     codec: ClassVar[Codec | None] = None
     near: ClassVar[bool | None] = None

@@ -115,9 +115,7 @@ class TestOpening:
     async def test_settings_are_given_to_the_constructor_which_checks_them(
         self, database: BaseDBAsyncClient, backend_url: str
     ) -> None:
-        with pytest.raises(
-            CacheConfigurationError, match=exactly("CacheConfig.timeout is 0: it must be a number above zero.")
-        ):
+        with pytest.raises(CacheConfigurationError, match=exactly("CacheConfig.timeout is 0: it must be above zero.")):
             ModelCache(backend_url, timeout=0)
         async with ModelCache(backend_url, config=CacheConfig(timeout=5), batch_size=7) as cache:
             assert (cache.config.timeout, cache.config.batch_size) == (5, 7)

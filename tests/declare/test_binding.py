@@ -20,6 +20,7 @@ from aiomodelcache import (
     CacheConfigurationError,
     CachedModel,
     CacheNotRegistered,
+    Duration,
     InstanceCache,
     InvalidationType,
     ModelCache,
@@ -137,6 +138,7 @@ FIELDS = "Its fields: about, host, id, organizer, picture, places, slug, title, 
 RELATIONS = "Its relations: host, organizer, tags, tickets, venue."
 A_RELATION = 'name the relation to follow, like "venue" or "venue__city".'
 A_LIST_OF_KEYS = 'it must be a list of tuples of field names, like [("id",), ("slug",)].'
+A_DURATION = "write seconds, a timedelta, or text like 30s, 5m, 2h, 1d."
 A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
 
 
@@ -251,23 +253,23 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         # Invalid other attributes.
         (
             {"timeout": 0},
-            "Event.CacheMeta.timeout is 0: it must be a number of seconds above zero.",
+            "Event.CacheMeta.timeout is 0: it must be above zero.",
         ),
         (
             {"timeout": -3.5},
-            "Event.CacheMeta.timeout is -3.5: it must be a number of seconds above zero.",
+            "Event.CacheMeta.timeout is -3.5: it must be above zero.",
         ),
         (
             {"timeout": "60"},
-            "Event.CacheMeta.timeout is '60': it must be a number of seconds above zero.",
+            f"Event.CacheMeta.timeout is '60': {A_DURATION}",
         ),
         (
             {"timeout": float("inf")},
-            "Event.CacheMeta.timeout is inf: it must be a number of seconds above zero.",
+            "Event.CacheMeta.timeout is inf: it must be at most a hundred years.",
         ),
         (
             {"negative_timeout": True},
-            "Event.CacheMeta.negative_timeout is True: it must be a number of seconds above zero.",
+            f"Event.CacheMeta.negative_timeout is True: {A_DURATION}",
         ),
         (
             {"version": object},
@@ -279,7 +281,7 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         ),
         (
             {"invalidation": InvalidationType.DYNAMIC, "allowtime": 0},
-            "Event.CacheMeta.allowtime is 0: it must be a number of seconds above zero.",
+            "Event.CacheMeta.allowtime is 0: it must be above zero.",
         ),
         (
             {"allowtime": 5},
@@ -465,7 +467,7 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         ),
         (
             {"timeout": 0},
-            "AccountCaches.timeout is 0: it must be a number of seconds above zero.",
+            "AccountCaches.timeout is 0: it must be above zero.",
         ),
         (
             {"get_key_fields_list": ["name"]},
@@ -537,7 +539,7 @@ async def test_a_cache_class_without_a_model_is_an_error(base: Any) -> None:
         ({"key_fields": ("name", "name")}, "Wrong: key_fields names 'name' twice in one key."),
         (
             {"key_fields": ("team",), "timeout": 0},
-            "Wrong.timeout is 0: it must be a number of seconds above zero.",
+            "Wrong.timeout is 0: it must be above zero.",
         ),
         (
             {"key_fields": ("team",), "allowtime": 5},
@@ -910,13 +912,13 @@ async def test_tables_of_one_name_in_two_schemas_are_kept_apart(db_url: Database
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"timeout": 0}, "CacheConfig.timeout is 0: it must be a number above zero."),
-        ({"timeout": -1}, "CacheConfig.timeout is -1: it must be a number above zero."),
-        ({"timeout": "60"}, "CacheConfig.timeout is '60': it must be a number above zero."),
-        ({"timeout": None}, "CacheConfig.timeout is None: it must be a number above zero."),
-        ({"timeout": True}, "CacheConfig.timeout is True: it must be a number above zero."),
-        ({"negative_timeout": float("nan")}, "CacheConfig.negative_timeout is nan: it must be a number above zero."),
-        ({"intent_ttl": float("inf")}, "CacheConfig.intent_ttl is inf: it must be a number above zero."),
+        ({"timeout": 0}, "CacheConfig.timeout is 0: it must be above zero."),
+        ({"timeout": -1}, "CacheConfig.timeout is -1: it must be above zero."),
+        ({"timeout": "60"}, f"CacheConfig.timeout is '60': {A_DURATION}"),
+        ({"timeout": None}, f"CacheConfig.timeout is None: {A_DURATION}"),
+        ({"timeout": True}, f"CacheConfig.timeout is True: {A_DURATION}"),
+        ({"negative_timeout": float("nan")}, f"CacheConfig.negative_timeout is nan: {A_DURATION}"),
+        ({"intent_ttl": float("inf")}, "CacheConfig.intent_ttl is inf: it must be at most a hundred years."),
         ({"lease_ttl": 0.0002}, "CacheConfig.lease_ttl is 0.0002: it must be at least a millisecond, 0.001."),
         ({"lease_wait": -0.1}, "CacheConfig.lease_wait is -0.1: it must be zero or above."),
         ({"guess_size": -1}, "CacheConfig.guess_size is -1: it must be zero or above."),
@@ -953,4 +955,7 @@ def test_some_settings_may_be_zero_and_keywords_override_a_config() -> None:
 
 
 def test_type_checkers_know_every_setting_of_the_config() -> None:
-    assert Settings.__annotations__ == CacheConfig.__annotations__
+    settings, config = Settings.__annotations__, CacheConfig.__annotations__
+    assert [*settings] == [*config]
+    as_read = {Duration: float, Duration | None: float | None}
+    assert {name: as_read.get(kind, kind) for name, kind in settings.items()} == config

@@ -138,8 +138,8 @@ def test_every_block_that_is_not_run_has_a_reason() -> None:
 @pytest.mark.parametrize(
     ("page", "said"),
     [
-        ("declare.md", "lifetime of entries in seconds; the default is {config.timeout:g}"),
-        ("declare.md", 'the entry "there is no such row"; the default is {config.negative_timeout:g}'),
+        ("declare.md", "lifetime of entries; the default is {config.timeout:g} seconds"),
+        ("declare.md", 'the entry "there is no such row"; the default is {config.negative_timeout:g} seconds'),
         ("app.md", "`socket_timeout` ({config.socket_timeout:g} s)"),
         ("app.md", "`breaker_cooldown` ({config.breaker_cooldown:g} s)"),
         ("deploy.md", "within `socket_timeout` ({config.socket_timeout:g} s)"),

@@ -76,7 +76,7 @@ def test_code_has_a_copy_button(built: Path) -> None:
 
 def test_the_reference_has_every_public_name() -> None:
     found = re.findall(
-        r"^\.\. auto(?:class|exception|function):: (\w+)\b(?!\.)|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE
+        r"^\.\. auto(?:class|data|exception|function):: (\w+)\b(?!\.)|^\| `(CACHE_\w+)`", REFERENCE, re.MULTILINE
     )
     public = {*aiomodelcache.__all__, *testing.__all__}
     assert public - {name or constant for name, constant in found} == set(), "add them to docs/reference.md"

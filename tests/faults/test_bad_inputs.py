@@ -266,6 +266,8 @@ def is_right(name: str, value: Any) -> bool:
         return isinstance(value, bool)
     if name in ("ttl_jitter", "refresh_ahead"):
         return number and 0 <= value < 1
+    if name.endswith(("timeout", "ttl", "wait", "cooldown", "lag")) and isinstance(value, dt.timedelta):
+        value, number = value.total_seconds(), True
     if name == "lease_wait":
         return number and 0 <= value < 10**10 and not 0 < value < 0.001
     if name == "guess_size":

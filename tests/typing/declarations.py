@@ -1,5 +1,6 @@
 """Models, managers and cache classes as users write them."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -63,6 +64,8 @@ class Venue(Model):
 
 class VenueCaches(ModelCacheManager[Venue]):
     model = Venue
+    timeout = "2h"
+    negative_timeout = timedelta(seconds=5)
     get_key_fields_list = [("city", "name")]
     order_by = ["-name"]
 
@@ -82,6 +85,7 @@ class LatestEvents(QuerysetCache[Event]):
     key_fields = ["organizer"]
     order_by = ["-id"]
     limit = 10
+    timeout = "5m"
 
 
 class NextEvent(InstanceCache[Event | None]):
@@ -112,7 +116,8 @@ class HasEvents(QuerysetExistsCache):
 
 
 class Rate(ValueCache[Decimal]):
-    timeout = 60
+    timeout = timedelta(minutes=1)
+    negative_timeout = "1.5h"
 
     async def get_value(self, base: str, quote: str = "EUR") -> Decimal:
         return Decimal(len(base) - len(quote))
@@ -123,7 +128,7 @@ async def permissions(actor: int, *, team: str = "") -> list[str]:
     return [team] * actor
 
 
-@cached()
+@cached(timeout="5m", negative_timeout=timedelta(seconds=1), allowtime="500ms")
 async def quota(actor: int) -> int | DontCache[int]:
     return DontCache(actor)
 

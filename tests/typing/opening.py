@@ -1,10 +1,11 @@
 """The arguments of ``ModelCache``: stores and settings."""
 
+from datetime import timedelta
 from typing import Any, assert_type
 
 from redis.asyncio import Redis, RedisCluster
 
-from aiomodelcache import Backend, CacheConfig, Codec, MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache import Backend, CacheConfig, Codec, Duration, MemoryBackend, ModelCache, RedisBackend
 from tests.typing.declarations import Event, User
 
 
@@ -45,13 +46,24 @@ def settings() -> None:
     ModelCache("memory://", not_found=lambda error: LookupError(str(error), error.status_code))
 
 
+def durations(own: Duration) -> None:
+    ModelCache("memory://", timeout="5m", negative_timeout=timedelta(seconds=30), lease_wait=0, near_lag=own)
+    ModelCache("memory://", config=CacheConfig(timeout=own), replica_lag="500ms")
+    RedisBackend("redis://localhost", socket_timeout="200ms")
+    assert_type(CacheConfig(timeout="5m").timeout, float)
+    assert_type(CacheConfig(replica_lag=timedelta(seconds=1)).replica_lag, float | None)
+
+
 async def wrong() -> None:
     ModelCache(7)  # wrong
     ModelCache("memory://", not_found=404)  # wrong
     ModelCache("memory://", not_found=lambda error: error.nope)  # wrong
     ModelCache("memory://", timout=60)  # wrong
-    ModelCache("memory://", replica_lag="1")  # wrong
-    ModelCache("memory://", timeout="60")  # wrong
+    ModelCache("memory://", replica_lag=b"1s")  # wrong
+    ModelCache("memory://", timeout=[60])  # wrong
+    ModelCache("memory://", ttl_jitter="1s")  # wrong
+    CacheConfig(timeout=None)  # wrong
+    CacheConfig(timout=60)  # wrong
     ModelCache("memory://", near="yes")  # wrong
     ModelCache("memory://", on_write_error="ignore")  # wrong
     ModelCache("memory://", "shop")  # wrong

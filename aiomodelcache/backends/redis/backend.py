@@ -32,6 +32,7 @@ from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
+from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.layout import LEASE, new_version
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
@@ -55,9 +56,9 @@ class RedisBackend:
     After a restart of the server or the promotion of a replica, no earlier entry is used (see ``incarnation``). This
     does not hold for nodes of a cluster.
 
-    ``socket_timeout``: maximum seconds to connect, and to wait for each reply. The timeouts of the URL or the client
-    take precedence. ``batch_size``: maximum number of keys of one MGET. Beyond it, further MGETs are sent in the same
-    round trip. Raises ``CacheConfigurationError`` if the URL is malformed.
+    ``socket_timeout``: maximum time to connect, and to wait for each reply, as a ``Duration``. The timeouts of the URL
+    or the client take precedence. ``batch_size``: maximum number of keys of one MGET. Beyond it, further MGETs are sent
+    in the same round trip. Raises ``CacheConfigurationError`` if the URL is malformed.
 
     >>> backend = RedisBackend("redis://localhost:6379/0", socket_timeout=0.2)
     >>> await backend.open()
@@ -67,13 +68,10 @@ class RedisBackend:
     """
 
     def __init__(
-        self,
-        url_or_client: str | Redis | RedisCluster,
-        *,
-        socket_timeout: float = 0.5,
-        batch_size: int = 1_000,
+        self, url_or_client: str | Redis | RedisCluster, *, socket_timeout: Duration = 0.5, batch_size: int = 1_000
     ) -> None:
-        self._connect = functools.partial(endpoint_of, url_or_client, socket_timeout)
+        seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
+        self._connect = functools.partial(endpoint_of, url_or_client, seconds)
         self._batch_size = batch_size
         self._endpoint: RedisEndpoint | None = self._connect()
         self._where = self._endpoint.where
