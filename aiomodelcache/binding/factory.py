@@ -227,7 +227,7 @@ def _order_by(schema: ModelSchema, options: Options) -> tuple[str, ...]:
             )
         order_by.append("-" * (field != name) + column)
     for name in () if order_by else schema.ordering:
-        if schema.attribute(name) is None:
+        if schema.attribute(name.removeprefix("-")) is None:
             raise CacheConfigurationError(
                 f"{options.origin}: {schema.name}.Meta.ordering names {name!r}, which is not a column of "
                 f"{schema.name} itself, so that its lists cannot be kept up to date: set order_by."

@@ -70,9 +70,13 @@ class IndexEntries(KeyedEntries):
         self.fields = fields
         self.attributes = attributes
         self.unique = unique
-        self.order_by = order_by
         self.limit = limit
-        self.watched = frozenset(attributes) | frozenset(ordering_attributes(schema.model, order_by or schema.ordering))
+        self.order_by = () if unique else order_by or schema.ordering
+        self.ordering = ordering_attributes(schema.model, self.order_by)
+        """The columns that the rows of an entry are ordered by, without the directions."""
+        if not unique and schema.pk not in self.ordering:  # else rows with equal values could change places
+            self.order_by = (*self.order_by, schema.pk)
+        self.watched = frozenset((*attributes, *self.ordering))
         """The columns whose change may add a row to an entry or move it within the entry."""
         shape = [",".join(fields)]
         if not unique:

@@ -6,9 +6,8 @@ Knows fields, columns and managers. ``relations`` and ``schema`` build on it.
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
-from tortoise.fields.relational import (
-    RelationalField,
-)
+from pypika_tortoise.enums import Order
+from tortoise.fields.relational import RelationalField
 from tortoise.manager import Manager
 from tortoise.models import Model
 
@@ -50,6 +49,11 @@ def attributes_of(model: type[Model], fields: Iterable[str]) -> tuple[str, ...]:
     relations = meta.fk_fields | meta.o2o_fields
     names = [meta.pk_attr if field == "pk" else field for field in fields]
     return tuple([meta.fields_map[name].source_field if name in relations else name for name in names])
+
+
+def default_ordering(model: type[Model]) -> tuple[str, ...]:
+    """Returns the ``Meta.ordering`` of a model, with a ``-`` before names in descending order."""
+    return tuple(["-" * (order is Order.desc) + name for name, order in meta_of(model)._default_ordering])
 
 
 def ordering_attributes(model: type[Model], orderings: Iterable[str]) -> list[str]:

@@ -40,7 +40,7 @@ from aiomodelcache.orm.key_values import (
     integer_bound,
     normaliser_of,
 )
-from aiomodelcache.orm.meta import INTERNAL_ATTRIBUTES, Values, full_name, is_partial, meta_of
+from aiomodelcache.orm.meta import INTERNAL_ATTRIBUTES, Values, default_ordering, full_name, is_partial, meta_of
 from aiomodelcache.orm.relations import RelationInfo
 
 _contextual: Final[ContextVar[TortoiseContext | None]] = cast("Any", tortoise.context)._current_context
@@ -59,7 +59,7 @@ class ModelSchema:
         self.table = self.table_of(model)
         self.dialect = self.client.capabilities.dialect
         self.pk: str = meta.pk_attr
-        self.ordering: tuple[str, ...] = tuple(name for name, _ in meta._default_ordering)
+        self.ordering = default_ordering(model)
         columns = [self._column(name, field) for name, field in self._stored_fields().items()]
         self.columns = frozenset(column.name for column in columns)
         self.loose = {name for name, field in self._stored_fields().items() if compares_loosely(field, self.dialect)}
