@@ -265,7 +265,7 @@ class _Binder:
         entries = self._bindings.models[query.model]
         origin = query.__name__
         attributes = class_attributes(query)
-        key: Any = attributes.get("key_fields", ())
+        key: Any = attributes.get("key_fields")
         if not is_key(key):
             raise CacheConfigurationError(f'{origin}.key_fields is {shown(key)}: name the fields, like ("slug",).')
         options = parse(origin, {name: value for name, value in attributes.items() if name != "key_fields"})

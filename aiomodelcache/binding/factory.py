@@ -16,7 +16,7 @@ from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.base import keep_near
-from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
@@ -97,6 +97,9 @@ class EntryFactory:
         index.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, index, entries.rows.epoch_key, self._space)
         entries.indexes.append(index)
+        if not unique and not attributes and not index.policy.off:
+            index.exact = True
+            entries.results.append(ExactListDependency(index))
         return index
 
     def many_to_many(

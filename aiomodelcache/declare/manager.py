@@ -116,6 +116,10 @@ class ModelCacheManager(Generic[M]):
         """Returns a query for the list of rows with these values."""
         return FilterQuery(self._model, key, self._cache)
 
+    def all(self) -> FilterQuery[M]:
+        """Returns a query for the list of all rows. ``filter_key_fields_list`` must contain the empty key ``()``."""
+        return FilterQuery(self._model, {}, self._cache)
+
     def exists(self, **key: Any) -> ExistsQuery:
         """Returns a query that is True if a row has these values. The fields' list or unique key answers it."""
         return ExistsQuery(self._model, key, self._cache)

@@ -158,7 +158,7 @@ def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...
         return ()
     if _is_text(value) and value and name in ("order_by", "select_related"):
         return (str.__str__(value),)
-    if not (_is_list(value) and (not value or is_key(value))):
+    if not is_key(value):
         raise CacheConfigurationError(
             f'{origin}.{name} is {shown(value)}: it must be a list of field names, like ["organizer"].'
         )
@@ -175,8 +175,8 @@ def _relation(origin: str, attributes: dict[str, Any]) -> str | None:
 
 
 def is_key(key: Any) -> bool:
-    """Returns True if ``key`` is a list or tuple of at least one field name."""
-    return _is_list(key) and bool(key) and all(map(_is_text, key))
+    """Returns True if ``key`` is a list or tuple of field names. The empty key stands for all rows."""
+    return _is_list(key) and all(map(_is_text, key))
 
 
 def _is_text(value: object) -> TypeGuard[str]:

@@ -187,9 +187,9 @@ def _key_getter(entry_set: RowEntries | IndexEntries, wanted: Mapping[bytes, Val
     """Returns a function that returns the cache key under which a row of an entry set is found."""
     if isinstance(entry_set, ManyToManyEntries):
         return lambda row: entry_set.key(entry_set.owner_of(row.values))
-    name, *others = entry_set.attributes
-    if others:
+    if len(entry_set.attributes) != 1:
         return lambda row: entry_set.key_of(tuple([row.values.get(name) for name in entry_set.attributes]))
+    [name] = entry_set.attributes
     if not entry_set.compares_by_value:
         return lambda row: entry_set.key_of_one(row.values.get(name))
     key_by_value = {values[0]: key for key, values in wanted.items()}

@@ -44,6 +44,8 @@ class IndexEntries(KeyedEntries):
 
     near = False
     """True if the index entries may be kept in this process. Then the rows that they list are kept as well."""
+    exact = False
+    """True if writers also invalidate the entries that a row leaves. Then a current entry lists no other rows."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class IndexEntries(KeyedEntries):
         self.prefix = space.prefix("i", connection, schema.table, *shape)
         self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
         self.lifetimes = lifetimes
-        self._encodable = schema.encodable_types(attributes[0])
+        self._encodable = schema.encodable_types(attributes[0]) if attributes else frozenset[type]()
         self.compares_by_value = schema.compares_like_keys(attributes)
         """True if ``==`` tells values apart as the database does. Else their cache keys are compared."""
         self._caches_any_absence = caches_any_absence
@@ -194,3 +196,22 @@ class IndexEntries(KeyedEntries):
         collation is not stored either: a writer whose value is spelled differently cannot name its key.
         """
         return None not in values if self.unique else not self.compares_loosely
+
+
+class ExactListDependency:
+    """A list that a row also invalidates by its *old* values of the key, so that no entry lists a row that has left.
+
+    Other lists are checked against all of their rows instead, see ``IndexEntries.confirms``. A part of a list cannot
+    be: a row before that part may have left, and so moved the others.
+    """
+
+    unique = False
+
+    def __init__(self, index: IndexEntries) -> None:
+        self.index = index
+        self.schema = index.schema
+        self.attributes = index.attributes
+        self.watched = frozenset(index.attributes)
+        self.policy = index.policy
+        self.counters = index.counters
+        self.key = index.key

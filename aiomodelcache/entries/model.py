@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
@@ -13,6 +13,8 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.orm.schema import ModelSchema
 
 EntrySet = RowEntries | IndexEntries
+DependentEntries = ResultEntries | ThroughModelDependency | ExactListDependency
+"""Entries that a row invalidates by its new and by its old values."""
 Names = frozenset[str]
 
 
@@ -55,8 +57,8 @@ class AffectedEntries(NamedTuple):
 
     indexes: list[IndexEntries]
     """The indexes whose entries may gain the row or list it at another place."""
-    results: list[ResultEntries | ThroughModelDependency]
-    """The results and through table dependencies that the write may change."""
+    results: list[DependentEntries]
+    """The results, through table dependencies and exact lists that the write may change."""
     attributes: list[str]
     """The attributes whose values name the keys of all these entries, without the primary key."""
     old_value_columns: list[str]
@@ -78,10 +80,8 @@ class ModelEntries:
     gets: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
     filters: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
     indexes: list[IndexEntries] = field(default_factory=list[IndexEntries])
-    results: list[ResultEntries | ThroughModelDependency] = field(
-        default_factory=list[ResultEntries | ThroughModelDependency]
-    )
-    """The results that are computed from rows, and invalidated by a row's new and old values."""
+    results: list[DependentEntries] = field(default_factory=list[DependentEntries])
+    """The results that are computed from rows, and what else a row's new and old values invalidate."""
     owned: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     """The many-to-many lists by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])
@@ -95,11 +95,7 @@ class ModelEntries:
     @property
     def off(self) -> bool:
         """True if writes invalidate nothing of the model."""
-        entry_sets: list[RowEntries | IndexEntries | ResultEntries | ThroughModelDependency] = [
-            self.rows,
-            *self.indexes,
-            *self.results,
-        ]
+        entry_sets: list[RowEntries | IndexEntries | DependentEntries] = [self.rows, *self.indexes, *self.results]
         return all(entry_set.policy.off for entry_set in entry_sets)
 
     def find(self, kind: str, names: Iterable[str]) -> KeyMatch:
@@ -144,10 +140,11 @@ class ModelEntries:
         """Returns the message of ``CacheNotRegistered`` for a lookup by these names."""
         model = self.schema.name
         setting = "filter_key_fields_list" if kind == "filter" else "get_key_fields_list"
-        remedy = f"Use one of these, or add the fields to {setting} of its CacheMeta or ModelCacheManager."
+        added = "the fields" if names else "the empty key ()"
+        remedy = f"Use one of these, or add {added} to {setting} of its CacheMeta or ModelCacheManager."
         if attributes in self.gets or attributes in self.filters:
             other = "get" if kind == "filter" else "filter"
-            remedy = f"Use {model}.cache.{other}, or add the fields to {setting} of its CacheMeta or ModelCacheManager."
+            remedy = f"Use {model}.cache.{other}, or add {added} to {setting} of its CacheMeta or ModelCacheManager."
         elif any("__" in name.removesuffix("__exact") for name in names):
             remedy = "A cache lookup compares for equality only; get_many takes several values of a unique key."
         return (

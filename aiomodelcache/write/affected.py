@@ -19,9 +19,9 @@ from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.codec import NATIVE, EncodeError
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.engine.intent import Intent
-from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
-from aiomodelcache.entries.model import AffectedEntries, ModelEntries
+from aiomodelcache.entries.model import AffectedEntries, DependentEntries, ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
@@ -127,7 +127,8 @@ def collect_result_keys(
             clear = Clear(result.key(values))
             intent.add(entries.rows, [clear])
             if not isinstance(result, ThroughModelDependency):
-                _apply_policy(intent, result, clear, values, manual=manual)
+                entry_set = result.index if isinstance(result, ExactListDependency) else result
+                _apply_policy(intent, entry_set, clear, values, manual=manual)
         else:
             all_known = False
             if final:
@@ -231,12 +232,13 @@ def _affected_indexes(entries: ModelEntries, changed: ChangedColumns, *, manual:
     return [index for index in indexes if not index.watched.isdisjoint(changed)]
 
 
-def _affected_results(
-    entries: ModelEntries, changed: ChangedColumns, *, manual: bool
-) -> list[ResultEntries | ThroughModelDependency]:
+def _affected_results(entries: ModelEntries, changed: ChangedColumns, *, manual: bool) -> list[DependentEntries]:
     results = entries.results if manual else [result for result in entries.results if not result.policy.off]
-    if isinstance(changed, AllBut | None):
+    if changed is None:
         return results
+    if isinstance(changed, AllBut):
+        unmoved = changed.unmoved | {entries.schema.pk}
+        return [each for each in results if not (isinstance(each, ExactListDependency) and each.watched <= unmoved)]
     return [result for result in results if result.watched is None or not result.watched.isdisjoint(changed)]
 
 
@@ -277,7 +279,7 @@ def _is_known(schema: ModelSchema, row: RowValues, name: str) -> bool:
     return schema.kept(name, value)
 
 
-def _key_values(index: IndexEntries | ResultEntries | ThroughModelDependency, row: RowValues) -> Values | None:
+def _key_values(index: IndexEntries | DependentEntries, row: RowValues) -> Values | None:
     """Returns a key's values, or None if the row lacks one: not loaded, left to the database, or not valid."""
     schema = index.schema
     values: list[Any] = []

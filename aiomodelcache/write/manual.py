@@ -16,9 +16,7 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.intent import Intent, Versioned
 from aiomodelcache.entries.indexes import IndexEntries
-from aiomodelcache.entries.many_to_many import ThroughModelDependency
-from aiomodelcache.entries.model import ModelEntries
-from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.model import DependentEntries, ModelEntries
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import outermost
 from aiomodelcache.orm.meta import RowValues
@@ -76,11 +74,14 @@ async def invalidate_values(
 ) -> int:
     """Invalidates like ``invalidate_key``, given columns and their normalised values."""
     schema = entries.schema
+    if not attributes:  # the key of all rows
+        await clear_models(cache, [schema.model])
+        return 0
     if attributes == (schema.pk,):
         return await invalidate_rows(cache, entries, values[0])
     client = schema.transaction() or schema.client
     rows = await rows_matching(schema, client, attributes, values, _columns(cache, entries))
-    entry_sets: list[IndexEntries | ResultEntries | ThroughModelDependency] = [*entries.indexes, *entries.results]
+    entry_sets: list[IndexEntries | DependentEntries] = [*entries.indexes, *entries.results]
     matching = [entry_set for entry_set in entry_sets if set(entry_set.attributes) == set(attributes)]
     by_name = dict(zip(attributes, values, strict=True))
     clears = [Clear(entry_set.key(tuple([by_name[name] for name in entry_set.attributes]))) for entry_set in matching]

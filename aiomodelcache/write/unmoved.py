@@ -15,6 +15,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.orm.changes import changed_attributes
 from aiomodelcache.orm.key_values import compares_exactly
 from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
@@ -38,7 +39,18 @@ def _unmoved_columns(instance: Model) -> frozenset[str]:
         if changed.isdisjoint(index.watched) and _comparable(index, instance)
         for name in index.watched
     ]
-    return frozenset(names) - {pk_of(model)}
+    columns = frozenset(names) - {pk_of(model)}
+    if not columns and any(_is_unordered(entries, instance) for _, entries in written_entries(model)):
+        return frozenset({pk_of(model)})  # the UPDATE compares it anyway
+    return columns
+
+
+def _is_unordered(entries: ModelEntries, instance: Model) -> bool:
+    """Returns True if a model has a list of all rows, in no order that a save could change."""
+    schema = entries.schema
+    exact = compares_exactly(meta_of(schema.model).fields_map[schema.pk], instance.pk)
+    indexes = [index for index in entries.indexes if index.watched <= {schema.pk}]
+    return exact and not schema.hides_rows and bool(indexes) and not entries.rows.compares_loosely
 
 
 def _comparable(index: IndexEntries, instance: Model) -> bool:

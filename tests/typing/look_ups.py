@@ -27,6 +27,7 @@ async def through_the_manager() -> None:
     assert_type(Event.cache.key(slug="pycon"), str)
     assert_type(Event.cache.key(Event.cache.filter(organizer=1)), str)
     assert_type(await Event.cache.filter(organizer=1), list[Event])
+    assert_type(await Event.cache.all(), list[Event])
     assert_type(await Event.cache.exists(slug="pycon"), bool)
     assert_type(await Event.cache.count(organizer=1), int)
     assert_type(await Event.cache.get_many([1, 2]), list[Event])

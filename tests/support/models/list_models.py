@@ -1,0 +1,74 @@
+"""Models with lists of all rows, and with lists that are read in parts."""
+
+from typing import ClassVar
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache
+
+
+class Country(CachedModel):
+    """A small table that is read whole, in no declared order."""
+
+    id = fields.IntField(primary_key=True)
+    code = fields.CharField(max_length=2, unique=True)
+    name = fields.CharField(max_length=40, default="")
+
+    class CacheMeta:
+        get_key_fields_list = [("code",)]
+        filter_key_fields_list = [()]
+
+
+class Site(CachedModel):
+    """A table of a single row."""
+
+    id = fields.IntField(primary_key=True)
+    title = fields.CharField(max_length=40, default="")
+
+    class CacheMeta:
+        get_key_fields_list = [()]
+
+
+class Track(CachedModel):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+
+
+class Talk(CachedModel):
+    id = fields.IntField(primary_key=True)
+    track: fields.ForeignKeyRelation[Track] = fields.ForeignKeyField("app.Track", related_name="talks")
+    place = fields.IntField(default=0)
+    title = fields.CharField(max_length=40, default="")
+    room = fields.CharField(max_length=10, null=True)
+
+    class Meta:
+        ordering = ["-place"]
+
+    class CacheMeta:
+        filter_key_fields_list = [(), ("track",), ("track", "place")]
+
+
+class Label(CachedModel):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+    talks: fields.ManyToManyRelation[Talk] = fields.ManyToManyField("app.Talk", related_name="labels")
+
+    class CacheMeta:
+        cached_manytomany = ["talks"]
+
+
+class SiteCache(InstanceCache[Site]):
+    model = Site
+    key_fields = ()
+
+
+class LastTalks(QuerysetCache[Talk]):
+    model = Talk
+    key_fields = ()
+    order_by: ClassVar = ["-id"]
+    limit = 3
+
+
+class TalkCount(QuerysetCountCache):
+    model = Talk
+    key_fields = ()
