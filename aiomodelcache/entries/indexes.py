@@ -140,7 +140,7 @@ class IndexEntries(KeyedEntries):
             return False
         if not self.unique and entry[EPOCH] != epoch[1:]:
             return False
-        if entry == prediction.entry:
+        if entry == prediction.entry and prediction.index is self:
             return True
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
         try:
@@ -149,7 +149,7 @@ class IndexEntries(KeyedEntries):
         except Exception:  # damaged, or hostile
             return False
         if prediction is not NO_PREDICTION:
-            prediction.entry = entry
+            prediction.entry, prediction.index = entry, self
         return True
 
     def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:

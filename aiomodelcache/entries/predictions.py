@@ -12,13 +12,15 @@ from aiomodelcache.entries.rows import RowEntries
 class Prediction:
     """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
-    __slots__ = ("entry", "keys", "pks")
+    __slots__ = ("entry", "index", "keys", "pks")
 
     def __init__(self, pks: list[Any], keys: list[bytes]) -> None:
         self.pks = pks
         self.keys = keys
         self.entry = b""
         """The last entry that matched the prediction. An identical entry need not be decoded again."""
+        self.index: object = None
+        """The index that matched ``entry``. Another model of the table may have an index with the same key."""
 
 
 class Predictions(OrderedDict[bytes, Prediction]):
