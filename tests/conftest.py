@@ -23,7 +23,7 @@ from tortoise.connection import get_connections
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
-from tests.support import groups, matrix
+from tests.support import groups, matrix, measuring
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.gates import Outside
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
@@ -64,6 +64,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
     config.addinivalue_line(
+        "markers", "tables(*modules): `db_url` and `other_url` have those of these modules, with or without `database`"
+    )
+    config.addinivalue_line(
         "markers", "no_tables: `db_url` has none, because the test has a `database` of its own that creates them"
     )
     config.addinivalue_line("markers", matrix.MARK)
@@ -71,6 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", matrix.SLOW)
     config.addinivalue_line("markers", groups.MARK)
     groups.Groups.register(config)
+    measuring.Measuring.register(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -198,6 +202,12 @@ def modules_of(node: pytest.Item) -> tuple[str, ...]:
     return marker.args if marker else ("tests.support.models.models",)
 
 
+def tables_of(node: pytest.Item) -> tuple[str, ...]:
+    """Returns the modules whose tables both databases of a test have."""
+    marker = node.get_closest_marker("tables")
+    return marker.args if marker else ()
+
+
 @pytest.fixture(scope="session")
 def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> SQLiteDatabases:
     """The run's SQLite files, of which tests get copies."""
@@ -220,18 +230,21 @@ def database_of(request: pytest.FixtureRequest, dialect: str, path: Path, *modul
 def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseUrl]:
     """A database for this test alone, one test for each dialect: see ``tests/support/matrix.py``.
 
-    It has no rows, and tables only if the test takes ``database`` and lacks the mark ``no_tables``.
+    It has no rows, and tables only if the test has the mark ``tables``, or takes ``database`` and lacks ``no_tables``.
     """
     has_tables = "database" in request.fixturenames and request.node.get_closest_marker("no_tables") is None
-    modules = modules_of(request.node) if has_tables else ()
+    modules = tables_of(request.node) or (modules_of(request.node) if has_tables else ())
     with database_of(request, request.param, tmp_path / "app.sqlite3", *modules) as url:
         yield DatabaseUrl(url, request.param)
 
 
 @pytest.fixture
 def other_url(request: pytest.FixtureRequest, db_url: DatabaseUrl, tmp_path: Path) -> Iterator[DatabaseUrl]:
-    """A second, empty database of the same dialect, for this test alone; ``dialect`` names it apart."""
-    with database_of(request, db_url.dialect, tmp_path / "other.sqlite3") as url:
+    """A second database of the same dialect, for this test alone; ``dialect`` names it apart.
+
+    It has no rows, and tables only if the test has the mark ``tables``.
+    """
+    with database_of(request, db_url.dialect, tmp_path / "other.sqlite3", *tables_of(request.node)) as url:
         yield DatabaseUrl(url, f"{db_url.dialect} other")
 
 

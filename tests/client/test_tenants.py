@@ -41,6 +41,8 @@ from tests.support.models.tenant_models import (
 from tests.support.tenancies import KINDS, MODULE, TENANTS, Tenancy, create_rows, tenancy_on
 from tests.write.test_refresh_ahead import building_entries_in_the_past
 
+pytestmark = pytest.mark.tables(MODULE)
+
 ACME, BOLT = TENANTS
 STARTS = {ACME: 10, BOLT: 20}
 
@@ -367,7 +369,7 @@ class Wanderer:
 class TestFunctions:
     @pytest.fixture
     async def order(self, db_url: DatabaseUrl) -> AsyncIterator[None]:
-        async with tortoise_on(db_url, MODULE):
+        async with tortoise_on(db_url, MODULE, create=False):
             customer = await Customer.create(id=1, tenant="", name="")
             await Order.create(id=1, tenant="", number=1, customer=customer)
             yield

@@ -1,13 +1,17 @@
-"""Exhaustive tests run after all others, have a reason, and are counted apart."""
+"""Exhaustive tests run after all others, have a reason, and are counted apart. The coverage of others is measured."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from coverage import Coverage
 
 from tests.support.groups import Groups
+from tests.support.measuring import Measuring, measured_ones
 
 ROOT = Path(__file__).parents[2]
 MODULES = {
@@ -45,6 +49,44 @@ def test_exhaustive_tests_are_last(workers: list[str], tmp_path: Path) -> None:
 def test_an_exhaustive_test_has_a_reason(tmp_path: Path) -> None:
     told = run_pytest(tmp_path, {"a": "@pytest.mark.exhaustive\ndef test_a(): ...\n"}, "--collect-only")
     assert "test_a.py::test_a: exhaustive needs a reason" in told
+
+
+class Item:
+    """A collected test, as far as ``measured_ones`` looks at it."""
+
+    def __init__(self, nodeid: str, *, exhaustive: bool = False, **params: object) -> None:
+        self.nodeid = nodeid
+        self.callspec = SimpleNamespace(params=params)
+        self._exhaustive = pytest.mark.exhaustive(because="a reason").mark if exhaustive else None
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return self._exhaustive
+
+
+def test_coverage_is_measured_on_the_first_database_and_store_of_a_test() -> None:
+    items: list[Any] = [
+        Item("a.py::test[1-sqlite-memory]", number=1, db_url="sqlite", backend_url="memory"),
+        Item("a.py::test[2-sqlite-memory]", number=2, db_url="sqlite", backend_url="memory"),
+        Item("a.py::test[1-postgres-redis]", number=1, db_url="postgres", backend_url="redis"),
+        Item("a.py::other[postgres]", db_url="postgres"),
+        Item("a.py::other[mariadb]", db_url="mariadb"),
+        Item("a.py::everything", exhaustive=True),
+        Item("a.py::nothing"),
+    ]
+    assert measured_ones(items) == {items[at].nodeid for at in (0, 1, 3, 6)}
+
+
+def test_coverage_is_paused_for_other_tests_only() -> None:
+    measuring = Measuring({"a"})
+    one, other, running = Item("a"), Item("b"), Coverage.current()
+    coverage = Coverage(data_file=None)
+    coverage.start()
+    try:
+        for item, current in ((one, coverage), (other, running), (other, running), (one, coverage)):
+            measuring.pytest_runtest_setup(item)  # type: ignore[arg-type]
+            assert Coverage.current() is current
+    finally:
+        coverage.stop()
 
 
 def test_a_test_is_counted_once() -> None:

@@ -32,9 +32,9 @@ from tests.support.models.tenant_models import (
     greeted,
     tenant,
 )
-from tests.support.tenancies import KINDS, TENANTS, Tenancy, tenancy_on
+from tests.support.tenancies import KINDS, MODULE, TENANTS, Tenancy, tenancy_on
 
-pytestmark = pytest.mark.exhaustive(because="plays hundreds of random rounds")
+pytestmark = [pytest.mark.tables(MODULE), pytest.mark.exhaustive(because="plays hundreds of random rounds")]
 
 EXAMPLES = 30
 

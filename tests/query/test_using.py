@@ -15,16 +15,16 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, ModelCache
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.databases import DatabaseUrl, create_tables
+from tests.support.databases import DatabaseUrl
 from tests.support.models.tenant_models import Customer, Label, Order
 from tests.support.tenancies import MODULE, config, create_rows
+
+pytestmark = pytest.mark.tables(MODULE)
 
 
 @pytest.fixture
 async def archive(db_url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[BaseDBAsyncClient]:
     """The connection of a second database, with other rows under the same keys."""
-    for url in (db_url, other_url):
-        await create_tables(url, MODULE)
     EXECUTOR_CACHE.clear()
     async with TortoiseContext() as context:
         await context.init(config=config({"archive": str(other_url)}, "archive", []))
@@ -166,11 +166,26 @@ WRITES: list[Callable[[BaseDBAsyncClient], Awaitable[Any]]] = [
 ]
 
 
+Write = Callable[[BaseDBAsyncClient], Awaitable[Any]]
+
+
+@pytest.mark.only_on("sqlite", because="the next test makes each write on every database")
+@pytest.mark.only_on("memory", because="the next test makes each write in every store")
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 @pytest.mark.parametrize("where", ["main", "archive"])
-async def test_a_write_invalidates_the_entries_of_its_connection(
-    cache: ModelCache, where: str, write: Callable[[BaseDBAsyncClient], Awaitable[Any]]
+async def test_a_write_invalidates_the_entries_of_its_connection(cache: ModelCache, where: str, write: Write) -> None:
+    await write_and_check(where, write)
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+@pytest.mark.parametrize("cache", [None], ids=["no tenants"], indirect=True)
+async def test_a_write_elsewhere_invalidates_the_entries_there_on_every_database(
+    cache: ModelCache, write: Write
 ) -> None:
+    await write_and_check("archive", write)
+
+
+async def write_and_check(where: str, write: Write) -> None:
     before = await answers()
     await write(get_connection(where))
     after = await plain()

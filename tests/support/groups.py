@@ -10,7 +10,6 @@ import dataclasses
 from typing import Self
 
 import pytest
-from coverage import Coverage
 
 NAME = "exhaustive"
 MARK = "exhaustive(because): tries every order or many; run after all other tests, and left out by `make quick`"
@@ -49,24 +48,12 @@ class Groups:
 
     others: Group = dataclasses.field(default_factory=Group)
     exhaustive: Group = dataclasses.field(default_factory=Group)
-    paused: Coverage | None = None
-    """The measurement of coverage, while it is stopped for exhaustive tests: it more than doubles their time."""
 
     @classmethod
     def register(cls, config: pytest.Config) -> Self:
         groups = cls()
         config.pluginmanager.register(groups, "groups of tests")
         return groups
-
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        if is_exhaustive(item):
-            measured = Coverage.current()
-            if measured is not None:
-                measured.stop()
-                self.paused = measured
-        elif self.paused is not None:
-            self.paused.start()
-            self.paused = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         (self.exhaustive if NAME in report.keywords else self.others).add(report)

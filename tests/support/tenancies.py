@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.context import TortoiseContext
 
-from tests.support.databases import DatabaseUrl, create_tables
+from tests.support.databases import DatabaseUrl
 from tests.support.models.tenant_models import Customer, Label, Order, hides, tenant
 
 T = TypeVar("T")
@@ -58,9 +58,10 @@ def config(connections: dict[str, str], default: str, routers: list[type]) -> di
 
 @asynccontextmanager
 async def tenancy_on(kind: str, url: DatabaseUrl, other_url: DatabaseUrl) -> AsyncIterator[Tenancy]:
-    """Opens Tortoise for two tenants: in one table, in two databases, or in two Tortoise contexts."""
-    for own in (url,) if kind == "manager" else (url, other_url):
-        await create_tables(own, MODULE)
+    """Opens Tortoise for two tenants: in one table, in two databases, or in two Tortoise contexts.
+
+    The databases have the tables of ``MODULE``.
+    """
     EXECUTOR_CACHE.clear()
     tenancy = Tenancy()
     first, second = TENANTS
