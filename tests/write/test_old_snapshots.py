@@ -30,7 +30,6 @@ Level = str | None
 """An isolation level, or None for the database's default."""
 REFUSED = (OperationalError, SerializationError)
 """Messages with which SQLite and PostgreSQL refuse to write newer rows."""
-levels = pytest.mark.parametrize("level", [None, "REPEATABLE READ", "SERIALIZABLE"])
 
 
 @asynccontextmanager
@@ -93,49 +92,6 @@ WRITES: list[Callable[..., Awaitable[None]]] = [
 ]
 
 
-@pytest.mark.models("tests.support.models.tagged_models")
-@levels
-@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-async def test_lists_of_links_that_the_transaction_does_not_see(
-    cache: ModelCache, again: BaseDBAsyncClient, level: Level, write: Callable[..., Awaitable[None]]
-) -> None:
-    posts, tags, authors = await rows()
-    if write in (show, show_many):
-        tags[3].hidden = True
-        await tags[3].save()
-    with suppress(*REFUSED):
-        async with older_state(again, level, Post) as client:
-            await posts[1].tags.add(tags[1], tags[3])
-            await posts[2].tags.add(tags[3])
-            await tags[0].posts.add(posts[2])
-            await authors[1].posts.add(posts[1])  # type: ignore[attr-defined]
-            assert await as_cached() == await as_stored()
-            await write(client, posts[1], tags[3], authors[1])
-    assert await as_cached() == await as_stored()
-
-
-@pytest.mark.models("tests.support.models.cascade_models")
-@levels
-@pytest.mark.parametrize("bulk", [False, True])
-async def test_rows_below_that_the_transaction_does_not_see(
-    cache: ModelCache, again: BaseDBAsyncClient, level: Level, bulk: bool
-) -> None:
-    await populate()
-    oracle = Oracle(cache, Firm, Licence, Offer)
-    with suppress(*REFUSED):
-        async with older_state(again, level, Offer) as client:
-            await Firm.create(id=8, number=800, parent_id=3)
-            await Licence.create(id=8, firm_id=800)
-            await Offer.create(id=8, shop_id=2, maker_id=3)
-            await Offer.filter(id=5).update(maker_id=8, seller_id=3)
-            await oracle.warm()
-            if bulk:
-                await Firm.filter(id=3).using_db(client).delete()
-            else:
-                await Firm(id=3, number=300, _saved_in_db=True).delete(using_db=client)
-    await oracle.check()
-
-
 async def by_pk(event: Event, cached: Any) -> None:
     await cached.invalidate(event.id)
 
@@ -163,16 +119,77 @@ async def by_list_key(event: Event, cached: Any) -> None:
 INVALIDATIONS = [by_pk, by_instance, by_queryset, by_joining_queryset, by_key, by_list_key]
 
 
-@levels
-@pytest.mark.parametrize("invalidate", INVALIDATIONS, ids=lambda way: way.__name__)
-async def test_an_invalidation_reads_what_another_program_wrote_meanwhile(
-    cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient, level: Level, invalidate: Any
-) -> None:
-    await User.bulk_create([User(id=1, username="old"), User(id=2, username="new")])
-    event = await Event.create(slug="pycon", title="PyCon", organizer_id=1)
-    oracle = Oracle(cache, Event)
-    await oracle.warm(organizer_id=[2], slug=["europython"], state=["open"])
-    async with older_state(database, level, Event):
-        await again.execute_query("UPDATE event SET organizer_id = 2, slug = 'pycon', state = 'open'")
-        await invalidate(event, Event.cache)
-    await oracle.check()
+class Snapshots:
+    """The tests, at one isolation level at least for each database."""
+
+    @pytest.mark.models("tests.support.models.tagged_models")
+    @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+    async def test_lists_of_links_that_the_transaction_does_not_see(
+        self, cache: ModelCache, again: BaseDBAsyncClient, level: Level, write: Callable[..., Awaitable[None]]
+    ) -> None:
+        posts, tags, authors = await rows()
+        if write in (show, show_many):
+            tags[3].hidden = True
+            await tags[3].save()
+        with suppress(*REFUSED):
+            async with older_state(again, level, Post) as client:
+                await posts[1].tags.add(tags[1], tags[3])
+                await posts[2].tags.add(tags[3])
+                await tags[0].posts.add(posts[2])
+                await authors[1].posts.add(posts[1])  # type: ignore[attr-defined]
+                assert await as_cached() == await as_stored()
+                await write(client, posts[1], tags[3], authors[1])
+        assert await as_cached() == await as_stored()
+
+    @pytest.mark.models("tests.support.models.cascade_models")
+    @pytest.mark.parametrize("bulk", [False, True])
+    async def test_rows_below_that_the_transaction_does_not_see(
+        self, cache: ModelCache, again: BaseDBAsyncClient, level: Level, bulk: bool
+    ) -> None:
+        await populate()
+        oracle = Oracle(cache, Firm, Licence, Offer)
+        with suppress(*REFUSED):
+            async with older_state(again, level, Offer) as client:
+                await Firm.create(id=8, number=800, parent_id=3)
+                await Licence.create(id=8, firm_id=800)
+                await Offer.create(id=8, shop_id=2, maker_id=3)
+                await Offer.filter(id=5).update(maker_id=8, seller_id=3)
+                await oracle.warm()
+                if bulk:
+                    await Firm.filter(id=3).using_db(client).delete()
+                else:
+                    await Firm(id=3, number=300, _saved_in_db=True).delete(using_db=client)
+        await oracle.check()
+
+    @pytest.mark.parametrize("invalidate", INVALIDATIONS, ids=lambda way: way.__name__)
+    async def test_an_invalidation_reads_what_another_program_wrote_meanwhile(
+        self, cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient, level: Level, invalidate: Any
+    ) -> None:
+        await User.bulk_create([User(id=1, username="old"), User(id=2, username="new")])
+        event = await Event.create(slug="pycon", title="PyCon", organizer_id=1)
+        oracle = Oracle(cache, Event)
+        await oracle.warm(organizer_id=[2], slug=["europython"], state=["open"])
+        async with older_state(database, level, Event):
+            await again.execute_query("UPDATE event SET organizer_id = 2, slug = 'pycon', state = 'open'")
+            await invalidate(event, Event.cache)
+        await oracle.check()
+
+
+@pytest.mark.only_on("sqlite", because="these are its levels: it has one")
+@pytest.mark.parametrize("level", [None])
+class TestSQLite(Snapshots):
+    pass
+
+
+@pytest.mark.only_on("postgres", because="these are its levels, of which the first shows no older state")
+@pytest.mark.only_on("redis", because="SQLite is tested with either store")
+@pytest.mark.parametrize("level", [None, "REPEATABLE READ", "SERIALIZABLE"])
+class TestPostgres(Snapshots):
+    pass
+
+
+@pytest.mark.only_on("mariadb", because="these are its levels: the default is REPEATABLE READ")
+@pytest.mark.only_on("redis", because="SQLite is tested with either store")
+@pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
+class TestMariaDB(Snapshots):
+    pass
