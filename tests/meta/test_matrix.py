@@ -147,16 +147,17 @@ def test_a_mark_without_a_reason_or_a_known_name_is_refused(marks: list[pytest.M
 @pytest.mark.parametrize(
     ("databases", "stores", "expected"),
     [
-        (ALL["db_url"], ALL["backend_url"], {"sqlite memory", "sqlite redis", "postgres redis", "mariadb redis"}),
+        (ALL["db_url"], ALL["backend_url"], {"sqlite memory", "postgres redis", "mariadb redis"}),
         (ALL["db_url"], ["memory"], {"sqlite memory", "postgres memory", "mariadb memory"}),
-        (["postgres", "mariadb"], ["memory", "redis"], {"postgres memory", "postgres redis", "mariadb redis"}),
+        (["postgres", "mariadb"], ["memory", "redis"], {"postgres memory", "mariadb redis"}),
+        (["sqlite"], ["memory", "redis"], {"sqlite memory", "sqlite redis"}),
         (["mariadb"], ["redis"], {"mariadb redis"}),
     ],
 )
-def test_either_the_database_or_the_store_varies(databases: list[str], stores: list[str], expected: set[str]) -> None:
+def test_each_database_and_each_store_is_tried(databases: list[str], stores: list[str], expected: set[str]) -> None:
     found = pairs(databases, stores)
     assert {" ".join(pair) for pair in found} == expected
-    assert len(found) == len(databases) + len(stores) - 1
+    assert len(found) == max(len(databases), len(stores))
     assert {database for database, _ in found} == set(databases)
     assert {store for _, store in found} == set(stores)
     assert len(set(pairs(databases, stores, every=True))) == len(databases) * len(stores)
@@ -201,7 +202,7 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) ->
 def test_pytest_collects_by_the_marks(tmp_path: Path) -> None:
     output = collect(tmp_path, MODULES)
     for line in (
-        "test_everything.py: 4\n",
+        "test_everything.py: 3\n",
         "test_every_pair.py: 6\n",
         "test_a_store.py: 3\n",
         "test_no_reason.py::test_it: only_on('redis',) needs a reason",
