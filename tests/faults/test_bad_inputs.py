@@ -325,7 +325,7 @@ DECLARATIONS: list[tuple[type, str, str]] = [
 
 
 @without_store
-@pytest.mark.slow(because="opens thousands of caches")
+@pytest.mark.exhaustive(because="opens thousands of caches")
 async def test_attributes_of_declarations(database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     gc.freeze()  # opening a cache may collect garbage

@@ -64,7 +64,7 @@ def forgeries(key: bytes, stored: bytes, others: dict[bytes, bytes]) -> Iterator
             yield f"the content of {other!r}", body + moved[-SIGNATURE_SIZE:]
 
 
-@pytest.mark.slow(because="thousands of entries, each planted and looked up")
+@pytest.mark.exhaustive(because="thousands of entries, each planted and looked up")
 async def test_no_forged_entry_is_believed_and_each_is_repaired(
     database: BaseDBAsyncClient, recording: RecordingBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

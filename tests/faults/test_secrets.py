@@ -280,6 +280,7 @@ async def test_no_log_of_a_row_or_value_that_cannot_be_stored_holds_a_value(
     ]
 
 
+@pytest.mark.exhaustive(because="thousands of entries, each planted and looked up")
 async def test_no_log_of_an_entry_that_cannot_be_read_holds_a_value(
     database: BaseDBAsyncClient, backend: CountingBackend, backend_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -245,7 +245,7 @@ async def database_contents() -> dict[type[Model], list[str]]:
     }
 
 
-@pytest.mark.slow(because="tries every moment of a race")
+@pytest.mark.exhaustive(because="tries every moment of a race")
 async def test_a_bulk_write_invalidates_exactly_its_rows_when_another_writer_changes_its_matches(
     database: BaseDBAsyncClient, store: GatedBackend, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
@@ -311,7 +311,7 @@ STEPS: list[tuple[str, Moment, int]] = [
 """Steps at which a reader is held after a miss. The second lease is the late lease of rows found by an index."""
 
 
-@pytest.mark.slow(because="tries every moment of a race")
+@pytest.mark.exhaustive(because="tries every moment of a race")
 async def test_a_bulk_write_at_any_step_of_a_reader_leaves_nothing_stale(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:
@@ -335,7 +335,7 @@ MOMENTS: list[tuple[str, Moment]] = [
 ]
 
 
-@pytest.mark.slow(because="tries every moment of a race")
+@pytest.mark.exhaustive(because="tries every moment of a race")
 async def test_readers_around_the_commit_of_a_bulk_write_see_exactly_its_rows_invalidated(
     cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, again: BaseDBAsyncClient, outside: Outside
 ) -> None:
@@ -366,7 +366,7 @@ async def test_readers_around_the_commit_of_a_bulk_write_see_exactly_its_rows_in
                     await assert_exact(oracle, before, name)
 
 
-@pytest.mark.slow(because="tries every moment of a race")
+@pytest.mark.exhaustive(because="tries every moment of a race")
 @pytest.mark.parametrize("first_ends_first", [True, False])
 async def test_each_of_two_bulk_writes_of_the_same_rows_keeps_its_intents_until_it_ends(
     cache: ModelCache,
@@ -417,7 +417,7 @@ def note_on_failure(note: str) -> Iterator[None]:
 # Savepoints and isolation --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow(because="tries every moment of a race")
+@pytest.mark.exhaustive(because="tries every moment of a race")
 @pytest.mark.parametrize("outer", ["committed", "rolled back"])
 @pytest.mark.parametrize("inner", ["released", "rolled back"])
 async def test_a_bulk_write_in_a_savepoint_invalidates_at_the_outermost_commit(

@@ -225,6 +225,7 @@ async def test_a_rollback_that_is_stuck_is_given_up(
         assert await task
 
 
+@pytest.mark.exhaustive(because="cancels thousands of requests at random moments")
 async def test_thousands_of_cancelled_requests_lose_and_leak_nothing(
     cache: ModelCache, database: BaseDBAsyncClient, again: BaseDBAsyncClient
 ) -> None:

@@ -156,7 +156,7 @@ POINTS: list[tuple[str, Moment, int]] = [
 class TestRaces:
     """A reader that refreshes an entry is held at each of its steps while a writer runs."""
 
-    @pytest.mark.slow(because="tries every moment of a race")
+    @pytest.mark.exhaustive(because="tries every moment of a race")
     @pytest.mark.parametrize("read", READS)
     async def test_a_write_at_any_step_of_a_refresh_leaves_nothing_stale(
         self, cache: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, read: str
