@@ -278,9 +278,11 @@ def is_right(name: str, value: Any) -> bool:
         return value is len
     if name == "version":
         return isinstance(value, str | float | tuple) or (isinstance(value, int) and value < 10**100)
-    if name in ("on_write_error", "invalidation", "allowtime", "model", "key_fields", "codec"):
+    if name in ("on_write_error", "invalidation", "allowtime", "model", "codec"):
         return False
-    if name.endswith(("_list", "_foreignkeys", "_manytomany", "_by", "_related")):
+    if name.endswith("_key_fields_list") and type(value) is list and [type(each) for each in value] == [list]:
+        return not value[0]  # the key of no fields
+    if name.endswith(("_list", "_foreignkeys", "_manytomany", "_by", "_related", "key_fields")):
         return isinstance(value, list | tuple) and not value
     return number and 0.001 <= value < 10**10
 
