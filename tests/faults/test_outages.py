@@ -413,7 +413,7 @@ async def read_and_write_everything(store: FailingBackend, number: int = 0) -> N
 
 
 class TestCustomBackend:
-    @pytest.mark.slow(because="lets every operation fail in turn")
+    @pytest.mark.exhaustive(because="lets every operation fail in turn")
     @pytest.mark.parametrize("carried_out", [False, True], ids=["not carried out", "answer lost"])
     async def test_lookups_stay_correct_if_any_single_operation_fails(
         self, database: BaseDBAsyncClient, backend: CountingBackend, carried_out: bool

@@ -356,6 +356,7 @@ async def assert_raise_refuses_or_delivers(here: Scene, write: Write, fault: Fau
     await here.until_the_cache_is_used()
 
 
+@pytest.mark.exhaustive(because="meets every fault at every step of every write")
 @pytest.mark.parametrize(("name", "step", "write"), CASES)
 async def test_under_retry_no_fault_loses_an_invalidation(
     database: BaseDBAsyncClient,
@@ -370,6 +371,7 @@ async def test_under_retry_no_fault_loses_an_invalidation(
         await assert_retry_loses_nothing(here, WRITES[write], FAULTS[name], step)
 
 
+@pytest.mark.exhaustive(because="meets every fault at every step of every write")
 @pytest.mark.parametrize(("name", "step", "write"), [case for case in CASES if may_be_refused(case)])
 async def test_under_raise_a_faulty_write_is_refused_or_delivered(
     database: BaseDBAsyncClient,

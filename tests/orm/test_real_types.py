@@ -22,6 +22,7 @@ MODULE = "tests.support.models.real_types"
 pytestmark = pytest.mark.models(MODULE)
 
 SPELLINGS = ["pycon", "PYCON", "pycon  ", "PYCON  ", "1", "1.0"]
+exhaustive = pytest.mark.exhaustive(because="makes every lookup by every spelling after each of many writes")
 slow = pytest.mark.slow(because="compares every lookup with the database after each of many writes")
 WITHOUT_STORE = "the store does not affect the types of columns"
 
@@ -122,7 +123,7 @@ async def write_texts() -> None:
     await check_texts()
 
 
-@slow
+@exhaustive
 async def test_every_lookup_by_text_gets_the_answer_of_the_database(
     database: BaseDBAsyncClient, backend_url: str, text_type: str
 ) -> None:
@@ -152,7 +153,7 @@ async def check_rows() -> None:
             assert ([] if found is None else [vars(found)]) == expected, value
 
 
-@slow
+@exhaustive
 async def test_every_write_of_a_row_by_another_spelling_of_its_key_is_seen(
     database: BaseDBAsyncClient, backend_url: str, text_type: str
 ) -> None:

@@ -104,7 +104,7 @@ async def test_a_cascade_past_the_limit_invalidates_the_child_model(
     await oracle.check()
 
 
-@pytest.mark.slow(because="writes thousands of rows")
+@pytest.mark.exhaustive(because="writes thousands of rows")
 async def test_a_bulk_write_of_more_rows_than_one_statement_takes_leaves_nothing_stale(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:

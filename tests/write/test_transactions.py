@@ -414,7 +414,7 @@ class TestRaces:
         (operation, moment) for operation in ("mark", "commit", "clear") for moment in ("before", "after")
     ]
 
-    @pytest.mark.slow(because="readers wait for the connection of SQLite at each of six moments")
+    @pytest.mark.exhaustive(because="lets readers run at every moment")
     async def test_readers_at_any_moment_around_commit_leave_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, outside: Outside[Any]
     ) -> None:
@@ -450,6 +450,7 @@ class TestRaces:
             row, old, new, left, joined = [await ask_twice(query, store) for query in queries]
             assert (row.isbn, old, new, left, joined) == (isbn + 1, None, book, [], [book]), (operation, moment)
 
+    @pytest.mark.exhaustive(because="tries every moment of a race")
     @pytest.mark.parametrize("mode", ["autocommit", "transaction"])
     async def test_a_write_at_any_step_of_a_reader_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, mode: str
@@ -536,6 +537,7 @@ class TestCancellation:
             assert (await ask_twice(row, store)).title == expected, (operation, moment)
             await book.delete()
 
+    @pytest.mark.exhaustive(because="cancels at every await")
     @pytest.mark.parametrize("mode", ["autocommit", "transaction"])
     async def test_cancellation_at_any_await_leaves_nothing_stale(
         self, gated: ModelCache, store: GatedBackend, database: BaseDBAsyncClient, mode: str
