@@ -137,7 +137,7 @@ class ModelCache:
         self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag)
         opened = self._views.root
         for model in bound_models():
-            if model in opened.written or opened.cascades.affects(model):
+            if model in opened.written or opened.cascades.affects(model) or opened.versions.deleted_with(model):
                 saves.listen(model)
                 querysets.track(model)
                 if not issubclass(model, CachedModel):

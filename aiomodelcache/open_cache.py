@@ -31,6 +31,7 @@ from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.tables import WrittenEntries
+from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, CacheNotRegistered, TenantError
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.schema import ModelSchema
@@ -58,6 +59,7 @@ class OpenCache:
     written: dict[type[Model], WrittenEntries]
     """Model -> the entries that a write through it affects, for all models of the tables of cached ones."""
     cascades: CascadeGraph
+    versions: TableVersions
     store: object = field(repr=False)  # a URL may hold a password
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
     many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
@@ -187,8 +189,8 @@ class OpenCache:
         return any(schema.transaction() is not None for schema in self.connections)
 
     def watches_table(self, table: str) -> bool:
-        """Returns True if a table is the through table of cached lists, or the table of a cached model."""
-        tables = [through.relation.table for through in self.many_to_many]
+        """Returns True if a table has a version, is the through table of cached lists, or that of a cached model."""
+        tables = [*self.versions.names, *[through.relation.table for through in self.many_to_many]]
         return table in tables or any(entries.schema.table == table for entries in self.models.values())
 
     def list_of(self, model: type[Model], name: str) -> ManyToManyEntries | None:

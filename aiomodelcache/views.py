@@ -28,6 +28,7 @@ from aiomodelcache.entries.cascades import CascadeGraph
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.tables import entries_by_writer
+from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.open_cache import OpenCache, process_lock
 from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
@@ -225,6 +226,7 @@ class Views:
             many_to_many=bindings.many_to_many,
             written=written,
             cascades=CascadeGraph(written, tables, config.bulk_limit),
+            versions=TableVersions(bindings.models, written, tables, space),
         )
         guarded.near.tick = self._refresh_thresholds
         if client is None:

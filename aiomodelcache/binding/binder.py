@@ -17,7 +17,7 @@ from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
-from aiomodelcache.declare.options import Options, is_key, manager_attributes, meta_attributes, parse
+from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import check_values
@@ -192,20 +192,7 @@ class _Binder:
                 f"{name} is set both by {origin} and by {manager.__name__}: remove it from one of them."
             )
         first, second = parse(origin, attributes), parse(manager.__name__, manager_settings)
-        return Options(
-            origin=f"{origin} and {manager.__name__}" if attributes else manager.__name__,
-            gets=first.gets + second.gets,
-            filters=first.filters + second.filters,
-            foreign_keys=first.foreign_keys + second.foreign_keys,
-            many_to_many=first.many_to_many + second.many_to_many,
-            timeout=first.timeout or second.timeout,
-            negative_timeout=first.negative_timeout or second.negative_timeout,
-            version=first.version if first.version is not None else second.version,
-            invalidation=(second if first.invalidation is InvalidationType.UNSET else first).invalidation,
-            allowtime=first.allowtime or second.allowtime,
-            order_by=first.order_by or second.order_by,
-            near=first.near if first.near is not None else second.near,
-        )
+        return merged(first, second, f"{origin} and {manager.__name__}" if attributes else manager.__name__)
 
     # Binding --------------------------------------------------------------------------------------
 

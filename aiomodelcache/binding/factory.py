@@ -60,6 +60,9 @@ class EntryFactory:
         )
         rows.near = self._config.near if options.near is None else options.near
         keep_near(self._near, rows, rows.epoch_key, self._space)
+        if options.invalidation is not InvalidationType.OFF if options.queries is None else options.queries:
+            rows.table_key = self._space.table_key(schema.connection, schema.table)
+            rows.queries_ignore = _ignored_columns(schema, options)
         return rows
 
     def index(
@@ -211,6 +214,22 @@ def key_columns(schema: ModelSchema, origin: str, attribute: str, key: tuple[str
             raise CacheConfigurationError(f"{origin}: {attribute} names {name!r} twice in one key.")
         columns.append(column)
     return tuple(columns)
+
+
+def _ignored_columns(schema: ModelSchema, options: Options) -> frozenset[str]:
+    """Returns the attributes in ``queries_ignore``, and the names of their relations, which a write may use instead."""
+    columns = {name: schema.attribute(name) for name in options.queries_ignore}
+    for name, column in columns.items():
+        if column is None:
+            raise CacheConfigurationError(
+                f"{options.origin}.queries_ignore names {name!r}, which is not a field of {schema.name}. "
+                f"Its fields: {', '.join(schema.field_names())}."
+            )
+        if column == schema.pk:
+            raise CacheConfigurationError(
+                f"{options.origin}.queries_ignore names {name!r}, the primary key, which every query reads: remove it."
+            )
+    return frozenset(name for name in schema.field_names() if schema.attribute(name) in columns.values())
 
 
 def _order_by(schema: ModelSchema, options: Options) -> tuple[str, ...]:

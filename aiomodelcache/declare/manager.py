@@ -64,6 +64,8 @@ class ModelCacheManager(Generic[M]):
     allowtime: ClassVar[Duration | None] = None
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
+    queries: ClassVar[bool | None] = None
+    queries_ignore: ClassVar[Sequence[str]] = ()
 
     def __init__(self, model: type[M], cache: OpenCache | None = None) -> None:
         self._model = model

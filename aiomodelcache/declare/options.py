@@ -30,6 +30,8 @@ class Options:
     select_related: tuple[str, ...] = ()
     relation: str | None = None
     near: bool | None = None
+    queries: bool | None = None
+    queries_ignore: tuple[str, ...] = ()
 
 
 MAX_VERSION_BITS: Final = 1_024
@@ -48,6 +50,8 @@ META_ATTRIBUTES: Final = frozenset(
         "allowtime",
         "order_by",
         "near",
+        "queries",
+        "queries_ignore",
     }
 )
 """Attributes that a ``CacheMeta`` may set. A ``ModelCacheManager`` may set them, and attributes of its own."""
@@ -58,6 +62,8 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "filter_key_fields_list",
     "cached_foreignkeys",
     "cached_manytomany",
+    "queries",
+    "queries_ignore",
 } | {"model", "key_fields", "limit", "codec", "select_related", "relation"}
 """Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
 
@@ -122,6 +128,28 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         select_related=_names(origin, "select_related", attributes),
         relation=_relation(origin, attributes),
         near=near_option(origin, attributes.get("near")),
+        queries=_queries(origin, attributes),
+        queries_ignore=_names(origin, "queries_ignore", attributes),
+    )
+
+
+def merged(first: Options, second: Options, origin: str) -> Options:
+    """Returns the settings of two declarations of one model, of which at most one sets each setting but the lists."""
+    return Options(
+        origin=origin,
+        gets=first.gets + second.gets,
+        filters=first.filters + second.filters,
+        foreign_keys=first.foreign_keys + second.foreign_keys,
+        many_to_many=first.many_to_many + second.many_to_many,
+        timeout=first.timeout or second.timeout,
+        negative_timeout=first.negative_timeout or second.negative_timeout,
+        version=first.version if first.version is not None else second.version,
+        invalidation=(second if first.invalidation is InvalidationType.UNSET else first).invalidation,
+        allowtime=first.allowtime or second.allowtime,
+        order_by=first.order_by or second.order_by,
+        near=first.near if first.near is not None else second.near,
+        queries=first.queries if first.queries is not None else second.queries,
+        queries_ignore=first.queries_ignore or second.queries_ignore,
     )
 
 
@@ -150,6 +178,15 @@ def near_option(origin: str, value: object) -> bool | None:
 
 def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:
     return parse_optional_duration(f"{origin}.{name}", attributes.get(name))
+
+
+def _queries(origin: str, attributes: dict[str, Any]) -> bool | None:
+    value = attributes.get("queries")
+    if value is not None and not isinstance(value, bool):
+        raise CacheConfigurationError(f"{origin}.queries is {shown(value)}: use True or False.")
+    if value is False and attributes.get("queries_ignore"):
+        raise CacheConfigurationError(f"{origin}.queries_ignore has no effect with queries = False: remove one.")
+    return value
 
 
 def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...]:

@@ -49,6 +49,10 @@ class KeySpace(NamedTuple):
         """Returns the key of the stamp of a table or of a class of values."""
         return self.prefix("s", connection, *parts)[:-1]
 
+    def table_key(self, connection: str, table: str) -> bytes:
+        """Returns the key of a table's version, which all tenants share."""
+        return prefix(self.namespace, "t", connection if self.tenant is None else "*", table)[:-1]
+
     def epoch_key(self, connection: str, *parts: str) -> bytes:
         """Returns the key of the epoch of a table or of a class of values, which all tenants share."""
         return prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]

@@ -1,7 +1,7 @@
 """An intent: one write, or the writes of one transaction, as one open cache announces them."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, ReplacedEntry
@@ -23,6 +23,8 @@ class Versioned(Protocol):
     stamp_key: bytes
     spans_tenants: bool
     """True outside of any tenant of a cache that has tenants."""
+    table_key: bytes | None
+    """The key of the table's version, if it has one."""
 
     @property
     def linked(self) -> "Sequence[Versioned]":
@@ -36,7 +38,19 @@ class Versioned(Protocol):
 class Intent:
     """The keys that one write affects, and the hints to leave under them afterwards."""
 
-    __slots__ = ("allowed", "clears", "lock", "marked", "refills", "replaced", "rows", "scopes", "token", "unknown")
+    __slots__ = (
+        "allowed",
+        "clears",
+        "lock",
+        "marked",
+        "refills",
+        "replaced",
+        "rows",
+        "scopes",
+        "tables",
+        "token",
+        "unknown",
+    )
 
     def __init__(self) -> None:
         self.token = new_token()
@@ -51,6 +65,8 @@ class Intent:
         """Lookups to start right after the write, by key."""
         self.rows: dict[bytes, Versioned] = {}
         self.scopes: set[Scope] = set()
+        self.tables: set[bytes] = set()
+        """The keys of the versions of the tables that are written. They are among ``clears``."""
         self.unknown = False
         """True if the write's outcome is not known. Such an intent ends only by expiring."""
         self.lock = asyncio.Lock()
@@ -87,9 +103,19 @@ class Intent:
             return clear
 
     def add_model(self, rows: Versioned) -> None:
-        """Adds the epochs of a model and of its lists. Clearing leaves them absent, until a reader creates new ones."""
+        """Adds the epochs and table versions of a model and of its lists.
+
+        Clearing leaves them absent, until a reader creates new ones.
+        """
         for versioned in (rows, *rows.linked):
             self._add(versioned, [Clear(versioned.epoch_key)])
+            if versioned.table_key is not None:
+                self.add_tables([versioned.table_key])
+
+    def add_tables(self, keys: Collection[bytes]) -> None:
+        """Adds the versions of tables. Clearing leaves them absent, like epochs."""
+        self.tables.update(keys)
+        self.clears.update({key: Clear(key) for key in keys})
 
     def row_keys(self) -> set[bytes]:
         """Returns the keys of single rows, and the epochs of models whose rows are all affected."""

@@ -239,6 +239,7 @@ class Writer:
         combined.unknown = any(intent.unknown for intent in self._undelivered)
         for rows in {rows.epoch_key: rows for intent in self._undelivered for rows in intent.rows.values()}.values():
             combined.add_model(rows)
+        combined.add_tables({key for intent in self._undelivered for key in intent.tables})
         self._undelivered = [combined]
         self._undelivered_keys = len(combined.clears)
 

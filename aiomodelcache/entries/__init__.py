@@ -1,6 +1,6 @@
 """One module for each kind of entry: its keys, its bytes, and their meaning.
 
 Must not know how lookups proceed. Sends no requests.
-Top to bottom: ``cascades``, ``tables``, ``model`` (all entries of one model), ``many_to_many``, ``indexes``,
-``results``, ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes and invalidation).
+Top to bottom: ``cascades``, ``versions`` (of tables), ``tables``, ``model`` (all entries of one model),
+``many_to_many``, ``indexes``, ``results``, ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes, invalidation).
 """

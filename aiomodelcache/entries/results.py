@@ -64,6 +64,7 @@ class ResultEntries:
     unique = False
     limit: int | None = None
     linked: tuple[RowEntries, ...] = ()
+    table_key: bytes | None = None
     near = False
     """True if results may be kept in this process."""
 

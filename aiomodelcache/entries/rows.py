@@ -42,6 +42,10 @@ class RowEntries(KeyedEntries):
     unique = True
     near = False
     """True if entries may be kept in this process."""
+    table_key: bytes | None = None
+    """The key of the table's version, or None if nothing is derived from queries of the table."""
+    queries_ignore: frozenset[str] = frozenset()
+    """The attributes whose writes alone leave the table's version as it is."""
 
     def __init__(
         self,

@@ -94,6 +94,8 @@ def collect_affected_keys(
     if not exists and pk is not None:
         clears += [Clear(through.key((pk,))) for through in entries.owned]
     intent.add(rows, clears)
+    if rows.table_key is not None and not (exists and _is_ignored(rows, changed)):
+        intent.add_tables([rows.table_key])
     if entries.results:
         changed = changed if exists else None
         all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, manual=manual)
@@ -162,9 +164,16 @@ def collect_model_keys(intent: Intent, models: Iterable[ModelEntries]) -> None:
 
 
 def collect_model_key(intent: Intent, entries: ModelEntries) -> None:
-    """Adds everything about a model, unless all of its classes are ``OFF``."""
+    """Adds everything about a model; if all of its classes are ``OFF``, the table's version only."""
     if not entries.off:
         intent.add_model(entries.rows)
+    elif entries.rows.table_key is not None:
+        intent.add_tables([entries.rows.table_key])
+
+
+def _is_ignored(rows: RowEntries, changed: ChangedColumns) -> bool:
+    """Returns True if queries of the table ignore all columns that a write changes."""
+    return not isinstance(changed, AllBut | None) and rows.queries_ignore.issuperset(changed)
 
 
 def _apply_policy(

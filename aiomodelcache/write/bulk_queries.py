@@ -35,7 +35,7 @@ from aiomodelcache.write.bulk_rows import (
     select_by_unique_key,
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
-from aiomodelcache.write.invalidated import caches_cascading_from, writing_on, written_caches
+from aiomodelcache.write.invalidated import affected_caches, caches_cascading_from, writing_on, written_caches
 from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon, finish_intents
 from aiomodelcache.write.unopened import warn_if_unopened
 
@@ -190,10 +190,11 @@ class TrackedDelete(_TrackedQuery, DeleteQuery):
 
     def caches(self: Any) -> list[OpenCache]:
         """Returns the open caches that the write affects, by rows of other models that it cascades to, too."""
-        return list(dict.fromkeys([*super().caches(), *caches_cascading_from(self.model)]))
+        return [cache for cache, _ in affected_caches(self.model, deleting=True)]
 
     def collect_models(self: Any, intents: Intents) -> None:
         super().collect_models(intents)
+        self._collect_tables(intents)
         for cache in caches_cascading_from(self.model):
             collect_cascading_models(intents[cache], cache.cascades, self.model)
 
@@ -209,15 +210,23 @@ class TrackedDelete(_TrackedQuery, DeleteQuery):
                 model, client, self.query.get_parameterized_sql(), columns_of_deleted(model), limit
             )
             collect_rows(intents, model, written.rows, (), deleted=True)
+            if written.rows:
+                self._collect_tables(intents)
             return written.number
         rows = await lock(self, client, list(dict.fromkeys([*columns_of_deleted(model), *cascade_columns])), limit)
         if len(rows) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
+        if rows:
+            self._collect_tables(intents)
         for cache in caches_cascading_from(model):
             await collect_cascade(intents[cache], cache.cascades, model, rows, client)
         collect_rows(intents, model, rows, (), deleted=True)
         return sum([await delete_by_pk(model, client, chunk) for chunk in chunks([row[pk] for row in rows])])
+
+    def _collect_tables(self: Any, intents: Intents) -> None:
+        for cache in self.caches():
+            intents[cache].add_tables(cache.versions.deleted_with(self.model))
 
 
 class TrackedBulkUpdate(_TrackedQuery, BulkUpdateQuery[Any]):

@@ -89,8 +89,13 @@ def caches_cascading_from(model: type[Model]) -> list[OpenCache]:
 
 
 def affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCache, WrittenEntries]]:
-    """Returns the caches of ``written_caches``, and when rows are deleted those of ``caches_cascading_from``, too."""
-    others = caches_cascading_from(model) if deleting else []
+    """Returns the caches of ``written_caches``, and when rows are deleted those that the delete cascades to, too."""
+    others = [
+        written
+        for cache in (invalidated_caches() if deleting else ())
+        if cache.cascades.affects(model) or cache.versions.deleted_with(model)
+        for written in _written(cache, model)
+    ]
     return [*written_caches(model), *((cache, NOTHING) for cache in others if model not in cache.written)]
 
 

@@ -165,6 +165,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
 
     def _collect_keys(self, cache: OpenCache, intent: Intent, pks: Sequence[Any] | None) -> None:
         """Adds the lists that change when these rows are linked or unlinked, and everything about a through model."""
+        intent.add_tables(cache.versions.through_keys(through_table(self.field)))
         for entries in cache.models.values():
             if entries.schema.table == through_table(self.field):
                 collect_model_key(intent, entries)

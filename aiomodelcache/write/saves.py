@@ -198,6 +198,7 @@ async def _before(
         else:
             intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
         collect_model_keys(intent, written.whole)
+        intent.add_tables(cache.versions.deleted_with(model) if deleting else ())
         for entries in written.exact:
             for row in rows:
                 collect_stored_key(intent, entries, row, deleted=deleting)
@@ -285,6 +286,7 @@ async def _after(
     exact = [(cache, entries) for cache, written in affected for entries in written.exact]
     for cache, written in affected:
         collect_model_keys(intents[cache], written.whole)
+        intents[cache].add_tables(cache.versions.deleted_with(model) if deleting else ())
     old_columns = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
     try:
         for cache, entries in exact:
@@ -336,10 +338,8 @@ def connection_for(
     client = client or write_client(model)
     is_whole = update_fields is None and not (deleting or inserting)
     changed = expect_unmoved(instance) if is_whole else _written_columns(update_fields)
-    needed = bool(_columns_before(instance, changed, deleting=deleting))
-    if deleting:
-        needed = needed or bool(caches_cascading_from(model))
-    elif not needed:
+    needed = bool(_columns_before(instance, changed, deleting=deleting) or (deleting and caches_cascading_from(model)))
+    if not (needed or deleting):
         needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in written_entries(model))
     return checking(transaction(client) if needed else nullcontext(client), changed)
 

@@ -32,7 +32,7 @@ ORDER = {
     "open_cache": "",
     "engine": "reader writer leases witness hits background batch_read batching loader run intent own_loop tasks",
     "plans": "paths results indexes rows refresh steps requests",
-    "entries": "cascades tables model many_to_many indexes results predictions rows base policy",
+    "entries": "cascades versions tables model many_to_many indexes results predictions rows base policy",
     "orm": "catalogue statements hydrate select contextual schema snapshots transactions tables connections "
     "relations outcomes changes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",

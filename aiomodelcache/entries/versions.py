@@ -1,0 +1,99 @@
+"""Table versions: the keys by which derived entries notice any write to a table.
+
+A write's intent marks the versions of the tables that it changes before COMMIT, and clears them after it. Clearing
+leaves a version absent. The next computation that reads the table creates a new one, with a new random token.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from tortoise.fields.base import OnDelete
+from tortoise.models import Model
+
+from aiomodelcache.encoding.keys import KeySpace
+from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.tables import NOTHING, WrittenEntries
+from aiomodelcache.orm.relations import enforced_foreign_keys, many_to_many, many_to_many_names
+from aiomodelcache.orm.schema import ModelSchema
+
+Tables = Mapping[type[Model], Sequence[type[Model]]]
+
+
+class TableVersions:
+    """The tables of one open cache that have a version: those of cached models, and through tables between them.
+
+    ``tables`` are all models, with the models of their table.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[type[Model], ModelEntries],
+        written: Mapping[type[Model], WrittenEntries],
+        tables: Tables,
+        space: KeySpace,
+    ) -> None:
+        self._keys: dict[tuple[str, str], bytes] = {}
+        for entries in models.values():
+            if entries.rows.table_key is not None:
+                self._keys[entries.schema.connection, entries.schema.table] = entries.rows.table_key
+        uncached = {ModelSchema.table_of(model) for model in tables if model not in written}
+        self._through: dict[type[Model], list[bytes]] = {}
+        for model, sharing in tables.items():
+            keys = [key for other in sharing for key in self._add_through_tables(other, models, space, uncached)]
+            self._through[model] = list(dict.fromkeys(keys))
+        self._deleted = self._cascades(written, tables)
+        self.names = frozenset(name for _, name in self._keys)
+        """The names of the tables that have a version."""
+
+    def key(self, connection: str, table: str) -> bytes | None:
+        """Returns the key of a table's version, or None if writes to the table are not noticed."""
+        return self._keys.get((connection, table))
+
+    def through_keys(self, table: str) -> list[bytes]:
+        """Returns the keys of a through table's versions, one for each connection of a model at its ends."""
+        return [key for (_, name), key in self._keys.items() if name == table]
+
+    def deleted_with(self, model: type[Model]) -> Sequence[bytes]:
+        """Returns the versions of the other tables that the database changes when rows of ``model`` are deleted."""
+        return self._deleted.get(model, ())
+
+    def _add_through_tables(
+        self, model: type[Model], models: Mapping[type[Model], ModelEntries], space: KeySpace, uncached: set[str]
+    ) -> list[bytes]:
+        """Adds the through tables of a model's relations. Writes through an uncached model of one are not noticed."""
+        keys: list[bytes] = []
+        for name in many_to_many_names(model):
+            relation = many_to_many(model, name)
+            if relation is None or relation.table in uncached:
+                continue
+            ends = [models.get(model), models.get(relation.related)]
+            for entries in ends:
+                if entries is not None and all(end is not None and end.rows.table_key is not None for end in ends):
+                    place = entries.schema.connection, relation.table
+                    keys.append(self._keys.setdefault(place, space.table_key(*place)))
+        return keys
+
+    def _cascades(
+        self, written: Mapping[type[Model], WrittenEntries], tables: Tables
+    ) -> dict[type[Model], Sequence[bytes]]:
+        foreign_keys = [
+            key for key in enforced_foreign_keys(tables) if key.on_delete not in (OnDelete.RESTRICT, OnDelete.NO_ACTION)
+        ]
+        found: dict[type[Model], Sequence[bytes]] = {}
+        for model in tables:
+            changed: dict[bytes, None] = {}
+            seen = {model}
+            pending = [model]
+            while pending:
+                parent = pending.pop()
+                changed.update(dict.fromkeys(self._through[parent]))
+                for key in foreign_keys:
+                    if key.parent in tables[parent]:
+                        child = written.get(key.child, NOTHING)
+                        rows = [entries.rows for entries in (*child.exact, *child.whole)]
+                        changed.update({each.table_key: None for each in rows if each.table_key is not None})
+                        if key.on_delete is OnDelete.CASCADE and key.child not in seen:
+                            seen.add(key.child)
+                            pending.append(key.child)
+            if changed:
+                found[model] = list(changed)
+        return found
