@@ -56,6 +56,7 @@ from aiomodelcache.exceptions import (
 )
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
+from aiomodelcache.query.dependencies import depends_on
 from aiomodelcache.query.explain import EntryState, Explanation
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
@@ -112,6 +113,7 @@ __all__ = [
     "TenantError",
     "ValueCache",
     "cached",
+    "depends_on",
     "local_cache",
     "writes_without_cache",
 ]

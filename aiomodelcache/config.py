@@ -68,6 +68,7 @@ class Settings(TypedDict, total=False):
     near_memory_limit: int
     near_lag: Duration
     replica_lag: Duration | None
+    untracked_reads: Literal["warn", "error", "ignore"]
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     secret: bytes | Sequence[bytes] | None
     not_found: NotFound
@@ -167,6 +168,12 @@ class CacheConfig:
     Tortoise router names (``db_for_read``). A row written less than this time ago is read from the primary. A replica
     that lags longer may leave old rows in the cache.
     """
+    untracked_reads: Literal["warn", "error", "ignore"] = "warn"
+    """The handling of a computation that reads what no dependency can be recorded for, like a table without a model.
+
+    Its result is not stored. "warn" logs a warning, once for each function or class. "error" raises ``CacheError`` in
+    the computation. "ignore" does neither.
+    """
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None = None
     """A function that returns the caller's tenant, which becomes part of every key. None: there are no tenants.
 
@@ -240,6 +247,9 @@ def secrets_of(value: object) -> list[bytes]:
     return found if all(isinstance(secret, bytes) and len(secret) >= MIN_SECRET for secret in found) else []
 
 
+_CHOICES: Final = {"on_write_error": ("retry", "raise"), "untracked_reads": ("warn", "error", "ignore")}
+
+
 def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     """Returns the requirement that a setting's value does not meet; None if it meets all."""
     if name == "not_found":
@@ -252,9 +262,10 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if name == "secret":
         example = "like secrets.token_bytes(32), or a list of such"
         return None if secrets_of(value) else f"it must be {MIN_SECRET} bytes or more, {example}"
-    if name == "on_write_error":
+    if name in _CHOICES:
         is_text = issubclass(type(value), str)  # isinstance() believes a mock
-        return None if is_text and str.__str__(value) in ("retry", "raise") else 'use "retry" or "raise"'
+        *others, last = [f'"{choice}"' for choice in _CHOICES[name]]
+        return None if is_text and str.__str__(value) in _CHOICES[name] else f"use {', '.join(others)} or {last}"
     if kind is bool:
         return None if isinstance(value, bool) else "use True or False"
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):

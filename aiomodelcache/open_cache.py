@@ -21,6 +21,7 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.engine.derivation import Derivations
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -60,6 +61,7 @@ class OpenCache:
     """Model -> the entries that a write through it affects, for all models of the tables of cached ones."""
     cascades: CascadeGraph
     versions: TableVersions
+    derivations: Derivations
     store: object = field(repr=False)  # a URL may hold a password
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
     many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])

@@ -7,13 +7,14 @@ nothing but the store. All views of a cache share its settings, its counters and
 import asyncio
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.connection import get_connections
 from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
@@ -21,6 +22,7 @@ from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.engine.derivation import Derivations
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -31,8 +33,9 @@ from aiomodelcache.entries.tables import entries_by_writer
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.open_cache import OpenCache, process_lock
-from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
+from aiomodelcache.orm.connections import bound_models, primaries, root_client, use_in_background
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
+from aiomodelcache.orm.observed import StatementCount, observe
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.plans.requests import ComputeValue, Load
@@ -207,6 +210,8 @@ class Views:
                 schema.loose |= inspected.loose
                 if schema.dialect == inspected.dialect:
                     schema.integer_bounds = inspected.integer_bounds
+        versions = TableVersions(bindings.models, written, tables, space)
+        observed = [observe(root_client(each)) for each in get_connections().all()]
         tasks = BackgroundTasks(callers)
         reader = Reader(guarded, config, tasks, self._bypass, bindings.lifetimes, check)
         view = OpenCache(
@@ -226,7 +231,8 @@ class Views:
             many_to_many=bindings.many_to_many,
             written=written,
             cascades=CascadeGraph(written, tables, config.bulk_limit),
-            versions=TableVersions(bindings.models, written, tables, space),
+            versions=versions,
+            derivations=Derivations(guarded, config, versions, partial(_activity, bindings.models, observed)),
         )
         guarded.near.tick = self._refresh_thresholds
         if client is None:
@@ -244,6 +250,12 @@ class Views:
             found.find_tenant = lambda: tenant.using(client) if (tenant := find()) is not None else None
             found.direct = False
         return found
+
+
+def _activity(models: Mapping[type[Model], ModelEntries], observed: Sequence[StatementCount]) -> int:
+    """Returns a number that grows with each statement and with each lookup of a cached row."""
+    lookups = sum(entries.rows.counters.hits + entries.rows.counters.misses for entries in models.values())
+    return lookups + sum(count.number for count in observed)
 
 
 class _TenantView(NamedTuple):

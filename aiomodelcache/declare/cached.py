@@ -1,10 +1,13 @@
 """``@cached``: results of a coroutine function, cached by its arguments."""
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial, update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, cast
+from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 
+from tortoise.models import Model
+
+from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
 from aiomodelcache.durations import Duration
@@ -91,6 +94,11 @@ class ValueQuery(BaseValueQuery[T], Generic[T]):
     __slots__ = ()
 
 
+@overload
+def cached(function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]], /) -> CachedFunction[P, T]: ...
+
+
+@overload
 def cached(
     *,
     timeout: Duration | None = None,
@@ -100,25 +108,56 @@ def cached(
     key: Callable[..., Any] | None = None,
     codec: Codec | None = None,
     near: bool | None = None,
-) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]:
-    """Caches the results of a coroutine function by its arguments.
+    invalidation: InvalidationType = InvalidationType.UNSET,
+    depends_on: Iterable[type[Model]] = (),
+) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]: ...
 
-    >>> @cached(timeout=60)
+
+def cached(
+    function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+    /,
+    *,
+    timeout: Duration | None = None,
+    negative_timeout: Duration | None = None,
+    allowtime: Duration | None = None,
+    version: object = None,
+    key: Callable[..., Any] | None = None,
+    codec: Codec | None = None,
+    near: bool | None = None,
+    invalidation: InvalidationType = InvalidationType.UNSET,
+    depends_on: Iterable[type[Model]] = (),
+) -> Any:
+    """Caches the results of a coroutine function by its arguments, for as long as what it reads stays the same.
+
+    >>> @cached
+    ... async def front_page() -> list[dict]:
+    ...     events = await Event.filter(state="open").order_by("start").limit(20).prefetch_related("venue")
+    ...     return [{"title": event.title, "city": event.venue.city} for event in events]
+    >>> await front_page()
+
+    What the function reads through ``Event.cache`` and through Tortoise is recorded, and checked at each call: a result
+    that is older than an acknowledged write is not returned. In a transaction the function is always called.
+
+    >>> @cached(timeout=60, invalidation=InvalidationType.OFF)
     ... async def permissions(actor: int, organisation: int) -> list[str]:
     ...     return await ask_the_directory(actor, organisation)
     >>> await permissions(7, organisation=3)
     >>> await permissions.invalidate(7, 3)
     >>> batch = BatchCacheQuery(mine=permissions.query(7, 3), event=Event.cache.get(id=1))
 
+    ``invalidation=InvalidationType.OFF``: nothing is recorded, and a result ends by its timeout or ``invalidate``.
+    ``depends_on``: models that every result depends on, beside those that are recorded.
+
     Durations are seconds, a ``timedelta``, or text like ``"5m"``. ``negative_timeout`` is for None; for ``allowtime``
     see ``ValueCache``. ``key`` takes the arguments and returns the key of the result, by default all arguments.
     Concurrent callers share one computation. Exceptions are passed on to the callers and not stored. The function runs
-    in the context in which the cache was opened, not in its caller's.
+    in the context in which the cache was opened, not in its caller's. Arguments that are instances are read again, and
+    are dependencies.
 
     Raises ``CacheConfigurationError`` for a wrong setting, or if the function is not a coroutine function.
     """
 
-    def decorate(function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]]) -> CachedFunction[P, T]:
+    def decorate(function: Callable[..., Coroutine[Any, Any, Any]]) -> CachedFunction[Any, Any]:
         if not inspect.iscoroutinefunction(function):
             raise CacheConfigurationError(
                 f"@cached is for coroutine functions, and {function!r} is not one: define it by `async def`."
@@ -134,8 +173,10 @@ def cached(
             version=version,
             codec=codec,
             near=near,
+            invalidation=invalidation,
+            depends_on=tuple(depends_on),
         )
         declaration.check()
         return CachedFunction(function, declaration, key)
 
-    return decorate
+    return decorate if function is None else decorate(function)

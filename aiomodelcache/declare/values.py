@@ -21,16 +21,19 @@ from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
 from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.results import DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
+from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.dependencies import fresh, table_key_of
 from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
+from aiomodelcache.scopes.tracking import current_tracker
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
@@ -52,6 +55,8 @@ class ValueDeclaration:
     version: object
     codec: Codec | None
     near: bool | None
+    invalidation: InvalidationType
+    depends_on: tuple[Any, ...]
 
     def check(self) -> None:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
@@ -59,6 +64,21 @@ class ValueDeclaration:
             self._seconds(name)
         near_option(self.origin, self.near)
         version_option(self.origin, self.version)
+        if self.invalidation not in (InvalidationType.UNSET, InvalidationType.OFF):
+            raise CacheConfigurationError(
+                f"{self.origin}: invalidation is {shown(self.invalidation)}: use InvalidationType.OFF for values that "
+                "only a timeout or invalidate() ends, or leave it out."
+            )
+        for model in self.depends_on:
+            if not issubclass(model if isinstance(model, type) else object, Model):
+                raise CacheConfigurationError(
+                    f"{self.origin}: depends_on names {shown(model)}: it must be a tuple of models."
+                )
+
+    @property
+    def tracked(self) -> bool:
+        """True if a value is forgotten when anything changes that it was computed from."""
+        return self.invalidation is not InvalidationType.OFF
 
     def _seconds(self, name: str) -> float | None:
         return parse_optional_duration(f"{self.origin}: {name}", getattr(self, name))
@@ -82,7 +102,11 @@ class ValueDeclaration:
                 config.refresh_ahead,
             )
             cache.reader.background.watch(lifetimes)
-            entries = cache.values[self] = ResultEntries(
+            kind: Callable[..., ResultEntries] = ResultEntries
+            if self.tracked:
+                tables = [table_key_of(cache, model) for model in self.depends_on]
+                kind = partial(DerivedEntries, versions=cache.versions, depends_on=tables)
+            entries = cache.values[self] = kind(
                 label,
                 [self.name],
                 connection="",
@@ -145,20 +169,37 @@ class BaseValueQuery(CacheQuery[T]):
             raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
-        """Returns the open transaction that has invalidated this value, if any.
+        """Returns the open transaction in which the value is computed, if any.
 
-        Callers outside of the transaction are unaffected until it commits.
+        A tracked value is computed in any transaction, which may see what others do not. Another value is if the
+        transaction has invalidated it. Callers outside of the transaction are unaffected until it commits.
         """
         result, key = self.locate(cache)
-        return next((client for client in transactions(cache) if is_invalidated_in(client, cache, result, key)), None)
+        clients = transactions(cache)
+        if self._declaration.tracked:
+            return next(iter(clients), None)
+        return next((client for client in clients if is_invalidated_in(client, cache, result, key)), None)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)
-        value: T = yield from computed(cache, result, key, self._run, scope)
+        compute: Compute = self._run
+        if isinstance(result, DerivedEntries):
+            compute = partial(cache.derivations.compute, result, self._compute_fresh)
+        value: T = yield from computed(cache, result, key, compute, scope)
         return value
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
+
+    async def _compute_fresh(self) -> Any:
+        """Computes with the rows of instances among the arguments as they are now: the caller's may be older."""
+        compute: Any = self._compute
+        if current_tracker() is not None and cast("Any", type(compute)) is partial:
+            call: Any = compute
+            args = [await fresh(value) for value in call.args]
+            kwargs = {name: await fresh(value) for name, value in call.keywords.items()}
+            compute = partial(call.func, *args, **kwargs)
+        return await compute()
 
     async def explain(self) -> Explanation:
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
@@ -215,6 +256,8 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     version: ClassVar[object] = None
     codec: ClassVar[Codec | None] = None
     near: ClassVar[bool | None] = None
+    invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
+    depends_on: ClassVar[tuple[type[Model], ...]] = ()
     _declared: ClassVar[ValueDeclaration]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -235,6 +278,8 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             version=cls.version,
             codec=cls.codec,
             near=cls.near,
+            invalidation=cls.invalidation,
+            depends_on=tuple(cls.depends_on),
         )
 
     async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:

@@ -20,6 +20,7 @@ from aiomodelcache.orm.hydrate import fetch
 from aiomodelcache.orm.meta import RowValues, Values, is_partial
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.requests import Answer
+from aiomodelcache.scopes.tracking import Tracked, Tracker
 
 _MAX_COMBINATIONS: Final = 500
 """Maximum number of values of a multi-column key in one statement. Beyond it, further statements are sent.
@@ -60,14 +61,19 @@ class LoadedRow:
 class ComputedValue:
     """The value that a user's method returned, without the ``DontCache`` around it.
 
-    ``storable``: False if the method returned ``DontCache``.
+    ``storable``: False if the method returned ``DontCache``, or what it has read cannot be named. ``tracker``: what it
+    has read, if that was recorded.
     """
 
-    __slots__ = ("_taken", "storable", "value")
+    __slots__ = ("_taken", "storable", "tracker", "value")
 
     def __init__(self, returned: Any) -> None:
-        self.storable = not isinstance(returned, DontCache)
-        self.value: Any = returned if self.storable else cast("DontCache[Any]", returned).value
+        self.tracker: Tracker | None = None
+        if type(returned) is Tracked:
+            returned, self.tracker = returned
+        is_final = not isinstance(returned, DontCache)
+        self.value: Any = returned if is_final else cast("DontCache[Any]", returned).value
+        self.storable = is_final and (self.tracker is None or self.tracker.refusal is None)
         self._taken = False
 
     def take(self) -> Any:

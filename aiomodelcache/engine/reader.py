@@ -93,14 +93,22 @@ class Reader:
     # Driving -------------------------------------------------------------------------------------
 
     def start(
-        self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool = False, bypass: bool = False, first: Any = None
+        self,
+        plan: Plan[Any],
+        done: DoneCallback,
+        *,
+        only_cache: bool = False,
+        bypass: bool = False,
+        near: bool = True,
+        first: Any = None,
     ) -> None:
         """Runs a plan together with all other plans of this tick. ``done`` is called with its outcome.
 
-        ``only_cache``: without the database. ``bypass``: without the store. ``first``: the answer to the plan's first
-        request, if the plan has yielded it already.
+        ``only_cache``: without the database. ``bypass``: without the store. ``near``: near entries may answer.
+        ``first``: the answer to the plan's first request, if the plan has yielded it already.
         """
         run = RunningPlan(plan, done, only_cache, bypass)
+        run.near = near
         self._running.add(run)
         self._advance(run, first)
 
@@ -138,7 +146,7 @@ class Reader:
             while True:
                 if type(request) is Read:
                     if not run.bypass and self._guarded.allow_read():
-                        entries = self._near.find(request.keys) if self._near.on and not run.asked_database else None
+                        entries = self._near.find(request.keys) if self._near.on and run.near else None
                         if entries is None:
                             keys = request.keys
                             self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys))
@@ -155,11 +163,11 @@ class Reader:
                 elif run.only_cache:
                     raise NotCached
                 elif type(request) is Load:
-                    run.asked_database = True
+                    run.near = False
                     self._loads.add((run, request))
                     return
                 elif type(request) is ComputeValue:
-                    run.asked_database = True
+                    run.near = False
                     self._computations.add((run, request))
                     return
                 elif type(request) is Wait:

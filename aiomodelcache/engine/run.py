@@ -20,7 +20,7 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("asked_database", "background", "bypass", "done", "only_cache", "plan")
+    __slots__ = ("background", "bypass", "done", "near", "only_cache", "plan")
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class RunningPlan:
         self.only_cache = only_cache
         self.bypass = bypass
         """True if the plan runs as if there were no store."""
-        self.asked_database = False
-        """True if the plan has queried the database. Near entries may then be older than its answer."""
+        self.near = True
+        """False once the plan has queried the database. Near entries may then be older than its answer."""
         self.background = background
         """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
 

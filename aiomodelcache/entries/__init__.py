@@ -1,6 +1,6 @@
 """One module for each kind of entry: its keys, its bytes, and their meaning.
 
 Must not know how lookups proceed. Sends no requests.
-Top to bottom: ``cascades``, ``versions`` (of tables), ``tables``, ``model`` (all entries of one model),
+Top to bottom: ``derived``, ``cascades``, ``versions`` (of tables), ``tables``, ``model`` (all entries of one model),
 ``many_to_many``, ``indexes``, ``results``, ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes, invalidation).
 """

@@ -5,6 +5,7 @@ Instances inside a result are stored as references and read from their own row e
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -33,6 +34,7 @@ from aiomodelcache.orm.schema import ModelSchema
 
 Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
 """A function that computes a result on a transaction's connection, or in autocommit mode if it is called with None."""
+NO_DEPENDENCIES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -133,11 +135,16 @@ class ResultEntries:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
-            return self._codec.decode(payload) if state == VALUE else NoValue.MISS
+            return self._unpack_value(payload) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
             return count_undecodable(self.counters, self.name, error)
 
-    def entry(self, token: bytes, epoch: bytes | None, value: Any) -> bytes:
+    def _unpack_value(self, payload: bytes) -> Any:
+        return self._codec.decode(payload)
+
+    def entry(
+        self, token: bytes, epoch: bytes | None, value: Any, dependencies: Mapping[bytes, bytes] = NO_DEPENDENCIES
+    ) -> bytes:
         """Returns the entry of a computed value, empty if the value must not be stored.
 
         A value that cannot be encoded is counted, and logged once.
@@ -145,14 +152,14 @@ class ResultEntries:
         if epoch is None or not is_version(epoch):
             return b""
         try:
-            payload = self._encode(value)
+            payload = self._pack_value(value, dependencies)
         except EncodeError as error:
             self.counters.unfillable += 1
             warn_unencodable(self.counters, self.name, error, "value")
             return b""
         return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
 
-    def _encode(self, value: Any) -> bytes:
+    def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
         try:
             return self._codec.encode(map_nested(value, Model, self._reference))
         except EncodeError:

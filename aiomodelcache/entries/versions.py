@@ -10,10 +10,14 @@ from tortoise.fields.base import OnDelete
 from tortoise.models import Model
 
 from aiomodelcache.encoding.keys import KeySpace
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.entries.tables import NOTHING, WrittenEntries
 from aiomodelcache.orm.relations import enforced_foreign_keys, many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.scopes.tracking import Tracker
 
 Tables = Mapping[type[Model], Sequence[type[Model]]]
 
@@ -41,6 +45,22 @@ class TableVersions:
             keys = [key for other in sharing for key in self._add_through_tables(other, models, space, uncached)]
             self._through[model] = list(dict.fromkeys(keys))
         self._deleted = self._cascades(written, tables)
+        self.by_epoch = {
+            entries.rows.epoch_key: entries.rows.table_key
+            for entries in models.values()
+            if entries.rows.table_key is not None
+        }
+        """The keys of the versions of cached models' tables, by the keys of the models' epochs."""
+        self.all = list(dict.fromkeys(self._keys.values()))
+        """The keys of all versions."""
+        self._prefixes = [
+            (prefix, entries.rows.table_key)
+            for entries in models.values()
+            for prefix in (entries.rows.prefix, *[index.prefix for index in entries.indexes])
+            if entries.rows.table_key is not None
+        ]
+        self.stamps = frozenset(entries.rows.stamp_key for entries in models.values())
+        """The keys of the stamps of cached models."""
         self.names = frozenset(name for _, name in self._keys)
         """The names of the tables that have a version."""
 
@@ -51,6 +71,29 @@ class TableVersions:
     def through_keys(self, table: str) -> list[bytes]:
         """Returns the keys of a through table's versions, one for each connection of a model at its ends."""
         return [key for (_, name), key in self._keys.items() if name == table]
+
+    def tables_of(self, entry_set: RowEntries | IndexEntries) -> list[bytes | None]:
+        """Returns the versions of the tables that entries are loaded from. None: writes to one are not noticed."""
+        tables = [entry_set.rows.table_key]
+        if isinstance(entry_set, ManyToManyEntries):
+            tables.append(self.key(entry_set.owner.connection, entry_set.relation.table))
+        return tables
+
+    def collapse(self, tracker: Tracker, limit: int) -> None:
+        """Replaces the entries of models by the versions of their tables, as far as needed to have at most ``limit``.
+
+        A version can stand for entries only if it was read before them.
+        """
+        by_table: dict[bytes, list[bytes]] = {}
+        for key in tracker.dependencies:
+            table = next((table for prefix, table in self._prefixes if key.startswith(prefix)), None)
+            if table is not None and table in tracker.versions:
+                by_table.setdefault(table, []).append(key)
+        for table, keys in sorted(by_table.items(), key=lambda pair: -len(pair[1])):
+            if len(tracker.dependencies) > limit:
+                for key in keys:
+                    del tracker.dependencies[key]
+                tracker.add_table(table)
 
     def deleted_with(self, model: type[Model]) -> Sequence[bytes]:
         """Returns the versions of the other tables that the database changes when rows of ``model`` are deleted."""

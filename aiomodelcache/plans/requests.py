@@ -17,6 +17,7 @@ from aiomodelcache.entries.results import Compute
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.scopes.tracking import Tracker
 
 
 class Read(NamedTuple):
@@ -148,6 +149,8 @@ class Computed(Protocol):
 
     value: Any
     storable: bool
+    tracker: Tracker | None
+    """The record of all that the value was computed from, if there is one."""
 
     def take(self) -> Any:
         """Returns the value to the first caller and copies to later callers."""

@@ -9,10 +9,11 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.layout import LEASE
 from aiomodelcache.encoding.values import InstanceReference
-from aiomodelcache.entries.base import Miss, NoValue, count_undecodable
+from aiomodelcache.entries.base import Miss, NoValue, count_undecodable, is_version
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
-from aiomodelcache.entries.results import Compute, ResultEntries, map_nested, references_in
+from aiomodelcache.entries.results import NO_DEPENDENCIES, Compute, ResultEntries, map_nested, references_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheError
 from aiomodelcache.orm.meta import RowValues, Values
@@ -65,8 +66,9 @@ def result_at(
     if not result.cacheable:
         result.counters.unfillable += 1
         return (yield from _compute_or_release(key, compute, None)).take()
+    tables = result.tables_to_read if isinstance(result, DerivedEntries) else ()
     acquired: LeaseResult = yield AcquireLeases(
-        [(key, replaceable_prefix(entry))], [result.epoch_key], None, result.lease_ttl
+        [(key, replaceable_prefix(entry))], [result.epoch_key, *tables], None, result.lease_ttl
     )
     granted = acquired.values[0] == LEASE + acquired.attempt.token
     if not granted and is_being_filled(acquired.values[0]) and not forced:
@@ -75,13 +77,19 @@ def result_at(
         value = yield from _read_value(result, key, entry, epoch, {}, predictions)
         if value is not NoValue.MISS:
             return value
+    if tables:
+        read = zip(tables, acquired.versions[1:], strict=True)
+        known = [(table, version) for table, version in read if is_version(version)]
+        compute = partial(cast("Any", compute), versions=known)
     computed = yield from _compute_or_release(key, compute, acquired.attempt if granted else None)
     if granted:
-        entry = result.entry(acquired.attempt.token, acquired.versions[0], computed.value) if computed.storable else b""
+        entry = _entry(result, acquired.attempt.token, acquired.versions[0], computed)
         stored = yield Store([(acquired.attempt, key, entry, result.ttl(computed.value))])
         if entry:
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
+        if computed.tracker is not None:
+            predictions.learn_keys(key, Prediction([], list(computed.tracker.dependencies)))
     return computed.take()
 
 
@@ -95,10 +103,16 @@ def _recompute(
     result: ResultEntries, key: bytes, compute: Compute, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
     computed: Computed = yield ComputeValue(key, compute)
+    entry = _entry(result, attempt.token, acquired.versions[0], computed)
+    return [(attempt, key, entry, result.ttl(computed.value))] if entry else []
+
+
+def _entry(result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed) -> bytes:
+    """Returns the entry of a computed value, empty if the value must not be stored."""
     if not computed.storable:
-        return []
-    entry = result.entry(attempt.token, acquired.versions[0], computed.value)
-    return [(attempt, key, entry, result.ttl(computed.value))]
+        return b""
+    dependencies = NO_DEPENDENCIES if computed.tracker is None else computed.tracker.dependencies
+    return result.entry(token, epoch, computed.value, dependencies)
 
 
 class _Computation:
@@ -148,6 +162,15 @@ def _read_value(
     value = result.read(entry, epoch)
     if value is NoValue.MISS:
         return value
+    if isinstance(value, DerivedValue):
+        unread = [each for each in value.keys if each not in prefetched]
+        if unread:
+            prefetched.update(zip(unread, (yield Read(unread)), strict=True))
+        if unread or len(prefetched) > len(value.keys):
+            predictions.learn_keys(key, value.prediction)
+        if not value.is_current(prefetched):
+            return NoValue.MISS
+        value = value.value
     try:
         references = dict.fromkeys(references_in(value))
         referred = result.referred(references) if references else {}
@@ -168,7 +191,8 @@ def _read_value(
                 {reference: instance_of(rows, found[key]) for reference, key in keys.items() if key in found}
             )
             read.update(dict.fromkeys([rows.epoch_key, *pks]))
-        predictions.learn_keys(key, Prediction(list(referred), list(read)))
+        if not isinstance(result, DerivedEntries):
+            predictions.learn_keys(key, Prediction(list(referred), list(read)))
         if len(instances) < len(referred):
             result.counters.repaired += 1
             return NoValue.MISS

@@ -37,6 +37,22 @@ def wait_for_leases(keys: Iterable[bytes], entries: Iterable[bytes | None], time
         yield Wait(list(leased), list(leased.values()), timeout)
 
 
+def intercepted(plan: Plan[T], answer: Callable[[Request], Plan[Any]]) -> Plan[T]:
+    """Runs a plan whose requests ``answer`` answers, itself a plan. What that raises, the plan gets."""
+    step: Callable[[], Request] = partial(plan.send, None)
+    while True:
+        try:
+            request = step()
+        except StopIteration as stop:
+            return cast("T", stop.value)
+        try:
+            answered = yield from answer(request)
+        except Exception as error:
+            step = partial(plan.throw, error)
+        else:
+            step = partial(plan.send, answered)
+
+
 def with_prefetched(
     plan: Plan[T], read: dict[bytes, bytes | None], on_other_request: Callable[[], object] = lambda: None
 ) -> Plan[T]:
@@ -44,23 +60,15 @@ def with_prefetched(
 
     ``on_other_request`` is called when the plan asks for anything that was not prefetched, other than a ``Spawn``.
     """
-    step: Callable[[], Request] = partial(plan.send, None)
-    while True:
-        try:
-            request = step()
-        except StopIteration as stop:
-            return cast("T", stop.value)
+
+    def answer(request: Request) -> Plan[Any]:
         if type(request) is Read and all(key in read for key in request.keys):
-            step = partial(plan.send, [read.pop(key) for key in request.keys])
-            continue
+            return [read.pop(key) for key in request.keys]
         if type(request) is not Spawn:
             on_other_request()
-        try:
-            answer = yield request
-        except Exception as error:
-            step = partial(plan.throw, error)
-        else:
-            step = partial(plan.send, answer)
+        return (yield request)
+
+    return intercepted(plan, answer)
 
 
 def answer_without_store(request: Request) -> Any:
@@ -76,39 +84,22 @@ def answer_without_store(request: Request) -> Any:
 
 def without_store(plan: Plan[T]) -> Plan[T]:
     """Runs a plan on the database alone, although the store could be used."""
-    step: Callable[[], Request] = partial(plan.send, None)
-    while True:
-        try:
-            request = step()
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        if not isinstance(request, Load | ComputeValue):
-            step = partial(plan.send, answer_without_store(request))
-            continue
-        try:
-            answer = yield request
-        except Exception as error:
-            step = partial(plan.throw, error)
-        else:
-            step = partial(plan.send, answer)
+
+    def answer(request: Request) -> Plan[Any]:
+        return (yield request) if isinstance(request, Load | ComputeValue) else answer_without_store(request)
+
+    return intercepted(plan, answer)
 
 
 def checked(plan: Plan[T], check: Callable[[Load | ComputeValue], None]) -> Plan[T]:
     """Runs a plan, and calls ``check`` before each request that queries the database. What it raises, the plan gets."""
-    step: Callable[[], Request] = partial(plan.send, None)
-    while True:
-        try:
-            request = step()
-        except StopIteration as stop:
-            return cast("T", stop.value)
-        try:
-            if isinstance(request, Load | ComputeValue):
-                check(request)
-            answer = yield request
-        except Exception as error:
-            step = partial(plan.throw, error)
-        else:
-            step = partial(plan.send, answer)
+
+    def answer(request: Request) -> Plan[Any]:
+        if isinstance(request, Load | ComputeValue):
+            check(request)
+        return (yield request)
+
+    return intercepted(plan, answer)
 
 
 def discard(keys: list[bytes]) -> Plan[None]:

@@ -15,7 +15,9 @@ from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import field_names
 from aiomodelcache.plans.requests import FastLookup, Plan
+from aiomodelcache.plans.tracking import tracked
 from aiomodelcache.scopes.request import Scope, current_scope
+from aiomodelcache.scopes.tracking import Tracker, current_tracker
 
 T = TypeVar("T")
 
@@ -49,9 +51,14 @@ class CacheQuery(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         cache = self.open_cache()
         client = self.transaction(cache)
+        tracker = current_tracker()
+        if tracker is not None:
+            tracker = self.tracker_of(cache, tracker, client)
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client).__await__()
         bypassed = cache.bypass.off
+        if tracker is not None:
+            return self._start_tracked(cache, tracker).__await__()
         scope = None if bypassed else current_scope()
         if scope is not None:
             known = self.recall(cache, scope)
@@ -69,6 +76,25 @@ class CacheQuery(Generic[T]):
             plan = cache.reader.of_caller(self.plan(cache, scope))
             cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
         return future.__await__()
+
+    def tracker_of(self, cache: OpenCache, tracker: Tracker, client: BaseDBAsyncClient | None) -> Tracker | None:
+        """Returns the tracker that records this lookup, or None if no entry of its store answers the lookup."""
+        if client is not None:
+            tracker.refuse("it reads in a transaction")
+        elif cache.bypass.off:
+            tracker.refuse("it bypasses the cache")
+        elif cache.guarded is not tracker.owner:
+            tracker.refuse("it reads another cache")
+        else:
+            return tracker
+        return None
+
+    def _start_tracked(self, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[T]":
+        """Starts the lookup of a tracked computation. What a request's scope or near entries hold has no token."""
+        future: asyncio.Future[T] = cache.loop.create_future()
+        plan = cache.reader.of_caller(self.plan(cache, None))
+        cache.reader.start(tracked(plan, tracker, cache.versions), partial(resolve, future), near=False)
+        return future
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
         """Returns the result that the request's scope holds, or None if only the plan can tell."""

@@ -12,8 +12,10 @@ from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.plans.tracking import tracked
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.scopes.request import current_scope
+from aiomodelcache.scopes.tracking import current_tracker
 
 
 class BatchCacheQuery:
@@ -119,7 +121,7 @@ class _Outcomes:
 
     def _start(self, only_cache: bool) -> list[tuple[Hashable, OpenCache, BaseDBAsyncClient]]:
         """Starts the lookups that the cache may answer. Returns those that an open transaction must answer."""
-        scope = current_scope()
+        scope, caller_tracker = current_scope(), current_tracker()
         fast: list[PendingLookups] = []
         transactional: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
         cache: OpenCache | None = None
@@ -132,7 +134,9 @@ class _Outcomes:
                 fast.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
             try:
                 client = query.transaction(cache) if in_transaction else None
-                lookup = query.fast_lookup(cache) if client is None and scope is None and not bypassed else None
+                tracker = caller_tracker and query.tracker_of(cache, caller_tracker, client)
+                direct = client is None and scope is None and tracker is None and not bypassed
+                lookup = query.fast_lookup(cache) if direct else None
             except Exception as error:
                 self.resolve(name, None, error)
                 continue
@@ -140,9 +144,11 @@ class _Outcomes:
                 fast[-1].lookups.append(lookup)
                 fast[-1].waiters.append(name)
             elif client is None:
-                plan = cache.reader.of_caller(query.plan(cache, None if bypassed else scope))
-                done = partial(self.resolve, name)
-                cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed)
+                plan = cache.reader.of_caller(query.plan(cache, None if bypassed or tracker is not None else scope))
+                if tracker is not None:
+                    plan = tracked(plan, tracker, cache.versions)
+                done, near = partial(self.resolve, name), tracker is None
+                cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed, near=near)
             else:
                 transactional.append((name, cache, client))
         for pending in fast:

@@ -18,6 +18,7 @@ from aiomodelcache.encoding.layout import (
     unpack,
 )
 from aiomodelcache.entries.base import NoValue, is_version
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import ResultEntries
@@ -31,7 +32,9 @@ from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.scopes.request import current_scope
 
 State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
-Reason = State | Literal["moved", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
+Reason = (
+    State | Literal["moved", "changed", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
+)
 
 _ANSWERS: Final = ("hit", "negative", "stale")
 _VALUES: Final = ("hit", "stale")
@@ -84,6 +87,7 @@ class Explanation:
     ``reason``       meaning
     ===============  ======================================================================================
     ``moved``        the index leads to a row that is gone or no longer has the values asked for
+    ``changed``      a row or table that the value was computed from has changed, or is being written
     ``uncacheable``  the database holds other values to be equal to these (collation)
     ``scope``        an earlier lookup in this ``local_cache()`` holds the answer
     ``transaction``  the caller has a transaction open
@@ -188,6 +192,8 @@ class _Examination:
         self._states += states
         if isinstance(entry_set, ResultEntries):
             self._note(_uncacheable_or(states[0].state, entry_set.cacheable))
+            if isinstance(entry_set, DerivedEntries) and self._failure is None:
+                await self._compare_dependencies(entry_set.read(entries[0], epoch))
             return {}
         found: dict[bytes, list[RowValues]] = {}
         listed: dict[bytes, list[Any]] = {}
@@ -205,6 +211,12 @@ class _Examination:
         if listed:
             found.update(await self._examine_rows(cast("IndexEntries", entry_set), wanted, listed))
         return found
+
+    async def _compare_dependencies(self, value: Any) -> None:
+        if isinstance(value, DerivedValue) and value.keys:
+            read = await self._guarded.call(self._guarded.backend.read(value.keys))
+            if not value.is_current(dict(zip(value.keys, read, strict=True))):
+                self._note("changed")
 
     async def _examine_rows(
         self, index: IndexEntries, wanted: Mapping[bytes, Values], listed: Mapping[bytes, list[Any]]

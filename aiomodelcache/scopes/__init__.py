@@ -1,4 +1,4 @@
-"""Scopes in context variables: the request's local cache, and blocks that bypass the cache.
+"""Scopes in context variables: what a computation has read, the request's cache, blocks that bypass the cache.
 
-Must not know caches or plans.
+Must not know caches or plans. Top to bottom: ``tracking``, ``request``, ``bypass``.
 """

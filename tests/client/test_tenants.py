@@ -16,6 +16,7 @@ from aiomodelcache import (
     BatchCacheQuery,
     CacheConfigurationError,
     CacheNotOpen,
+    InvalidationType,
     ModelCache,
     TenantError,
     cached,
@@ -451,7 +452,7 @@ class TestFunctions:
     async def test_computations_are_in_no_scope_and_no_transaction_of_their_caller(
         self, order: None, backend: CountingBackend
     ) -> None:
-        @cached()
+        @cached(invalidation=InvalidationType.OFF)
         async def context() -> list[bool]:
             inside = isinstance(Order._choose_db(True), TransactionalDBClient)
             return [current_scope() is not None, inside]

@@ -28,18 +28,19 @@ ORDER = {
     "declare": "related cached model values manager classes options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
-    "query": "prefetch foreign_keys many_to_many explain bulk lookups batch base",
+    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups batch base",
     "open_cache": "",
-    "engine": "reader writer leases witness hits background batch_read batching loader run intent own_loop tasks",
-    "plans": "paths results indexes rows refresh steps requests",
-    "entries": "cascades versions tables model many_to_many indexes results predictions rows base policy",
-    "orm": "catalogue statements hydrate select contextual schema snapshots transactions tables connections "
-    "relations outcomes changes meta key_values fields",
+    "engine": "derivation reader writer leases witness hits background batch_read batching loader run intent own_loop "
+    "tasks",
+    "plans": "paths results indexes rows refresh tracking steps requests",
+    "entries": "derived cascades versions tables model many_to_many indexes results predictions rows base policy",
+    "orm": "catalogue observed sql_tables statements hydrate select contextual schema snapshots transactions tables "
+    "connections relations outcomes changes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows values codec signatures layout keys messages",
     "observe": "stats",
-    "scopes": "request bypass",
+    "scopes": "tracking request bypass",
     "config": "",
     "durations": "",
     "exceptions": "",

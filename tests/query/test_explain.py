@@ -11,7 +11,16 @@ from tortoise.expressions import F
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import CacheNotOpen, CacheNotRegistered, Explanation, ModelCache, ValueCache, cached, local_cache
+from aiomodelcache import (
+    CacheNotOpen,
+    CacheNotRegistered,
+    Explanation,
+    InvalidationType,
+    ModelCache,
+    ValueCache,
+    cached,
+    local_cache,
+)
 from aiomodelcache.backends.protocol import Clear, Lease
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.query.lookups import LookupQuery
@@ -453,7 +462,7 @@ class Quota(ValueCache[int | None]):
         return customer or None
 
 
-@cached()
+@cached(invalidation=InvalidationType.OFF)
 async def squared(number: int) -> int:
     return number * number
 

@@ -21,6 +21,7 @@ from aiomodelcache import (
     ResultCache,
     ValueCache,
     cached,
+    depends_on,
 )
 
 
@@ -38,6 +39,8 @@ class UserCaches(ModelCacheManager[User]):
     filter_key_fields_list = [("team",)]
     timeout = CACHE_TIME_5M
     invalidation = InvalidationType.UNSET
+    queries = True
+    queries_ignore = ["username"]
 
     def of_team(self, team: int) -> CacheQuery[list[User]]:
         return self.filter(team=team)
@@ -131,6 +134,12 @@ async def permissions(actor: int, *, team: str = "") -> list[str]:
 @cached(timeout="5m", negative_timeout=timedelta(seconds=1), allowtime="500ms")
 async def quota(actor: int) -> int | DontCache[int]:
     return DontCache(actor)
+
+
+@cached
+async def bare(actor: int) -> list[str]:
+    await depends_on(Event, User)
+    return [str(actor)]
 
 
 def by_number(service: "Service", number: int) -> int:

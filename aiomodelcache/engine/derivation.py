@@ -1,0 +1,120 @@
+"""Tracked computations: runs a user's function and records what its result is derived from.
+
+Knows trackers, table versions and the store. Must not know how a function was declared, nor where its result is stored.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.layout import is_intent, new_token
+from aiomodelcache.entries.base import is_version
+from aiomodelcache.entries.derived import MAX_DEPENDENCIES, DerivedEntries
+from aiomodelcache.entries.versions import TableVersions
+from aiomodelcache.exceptions import BackendError, CacheError
+from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
+from aiomodelcache.scopes.tracking import Tracked, Tracker, tracking
+
+FIRST_POLL_DELAY: Final = 0.005
+"""Seconds before a table version that a writer has marked is read again."""
+
+
+class Derivations:
+    """The tracked computations of one open cache."""
+
+    def __init__(
+        self, guarded: GuardedBackend, config: CacheConfig, versions: TableVersions, activity: Callable[[], int]
+    ) -> None:
+        self._guarded = guarded
+        self._config = config
+        self._versions = versions
+        self._activity = activity
+        """Returns a number that grows with each statement and with each lookup of a cached row."""
+
+    def tracker(self, name: str = "", versions: Iterable[tuple[bytes, bytes]] = ()) -> Tracker:
+        """Returns a tracker for one computation. ``versions``: table versions that have just been read."""
+        return Tracker(self._guarded, name, self._before_statement, versions)
+
+    async def compute(
+        self,
+        derived: DerivedEntries,
+        function: Callable[[], Awaitable[Any]],
+        client: BaseDBAsyncClient | None,
+        versions: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Any:
+        """Runs a function and returns its result as ``Tracked``. In a transaction returns the result alone."""
+        if client is not None:
+            return await function()
+        tracker, before = self.tracker(derived.name, versions), self._activity()
+        with tracking(tracker):
+            await self.depend_on(tracker, derived.depends_on)
+            value = await function()
+        if not tracker.dependencies and self._activity() != before:
+            tracker.refuse("it was read by a task that began earlier, or not at all")
+        if tracker.pending:
+            tracker.refuse("what it depends on was not read before it")
+        if tracker.untracked:
+            self._report(derived, tracker)
+        if len(tracker.dependencies) > MAX_DEPENDENCIES:
+            self._versions.collapse(tracker, MAX_DEPENDENCIES)
+        derived.tables = (derived.tables or set()) | tracker.used
+        return Tracked(value, tracker)
+
+    async def depend_on(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
+        """Adds the versions of tables to the tracker."""
+        await self._learn(tracker, keys)
+        for key in keys:
+            tracker.add_table(key)
+
+    async def _before_statement(self, tracker: Tracker, client: Any, sql: str) -> None:
+        """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
+        names, common, only_reads = tables_in(sql)
+        if not only_reads:
+            tracker.refuse("it writes to the database")
+            return
+        found = {name: self._versions.key(client.connection_name, name) for name in names}
+        unnoticed = [name for name, key in found.items() if key is None and name not in common] or (
+            [] if names else [UNKNOWN]
+        )
+        if unnoticed:
+            tracker.untracked.update(f"{client.connection_name}.{name}" for name in unnoticed)
+            if self._config.untracked_reads == "error" and not tracker.declared:
+                raise CacheError(self._untracked_text(tracker))
+        await self.depend_on(tracker, [key for key in found.values() if key is not None])
+
+    async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
+        """Reads the versions that the tracker does not know. Waits briefly for writes in progress."""
+        until, delay = time.monotonic() + self._config.lease_wait, FIRST_POLL_DELAY
+        wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
+        while wanted:
+            try:
+                leased = await self._guarded.call(self._guarded.backend.lease([], new_token(), 1, wanted))
+            except BackendError:
+                return
+            read = dict(zip(wanted, leased.versions, strict=True))
+            tracker.learn((key, value) for key, value in read.items() if is_version(value))
+            wanted = [key for key, value in read.items() if is_intent(value)]
+            if not wanted or time.monotonic() > until:
+                return
+            await asyncio.sleep(delay)
+            delay *= 2
+
+    def _report(self, derived: DerivedEntries, tracker: Tracker) -> None:
+        """Refuses a result that was read from tables whose writes are not noticed, and warns once."""
+        if not tracker.declared:
+            tracker.refuse("it reads a table whose writes are not noticed")
+            if self._config.untracked_reads == "warn":
+                derived.counters.warn_once("untracked", "aiomodelcache: %s", self._untracked_text(tracker))
+
+    def _untracked_text(self, tracker: Tracker) -> str:
+        tables = ", ".join("an unreadable statement" if UNKNOWN in name else name for name in sorted(tracker.untracked))
+        return (
+            f"{tracker.name or 'A computation'} reads {tables}, whose writes are not noticed, so its result is not "
+            "stored: make cached models of these tables, call depends_on(...) with the models that they depend on, or "
+            "cache it with invalidation=InvalidationType.OFF and a timeout."
+        )

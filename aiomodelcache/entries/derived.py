@@ -1,0 +1,79 @@
+"""Derived entries: computed values, stored with the tokens of everything that they were computed from.
+
+A value is current while each key that it depends on still begins with the bytes that it had.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from aiomodelcache.encoding.codec import DecodeError
+from aiomodelcache.encoding.layout import PREFIX_SIZE
+from aiomodelcache.entries.base import fingerprint
+from aiomodelcache.entries.predictions import Prediction
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.versions import TableVersions
+
+MAX_DEPENDENCIES: Final = 64
+"""Number of dependencies beyond which the entries of a model are replaced by the version of its table."""
+
+_encode_dependencies = msgspec.msgpack.Encoder().encode
+_decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
+_LENGTH_SIZE: Final = 4
+
+
+class DerivedValue(NamedTuple):
+    """The content of a derived entry. ``value`` holds ``InstanceReference``s in place of instances."""
+
+    keys: list[bytes]
+    tokens: list[bytes]
+    value: Any
+
+    @property
+    def prediction(self) -> Prediction:
+        """The keys to read together with the entry."""
+        return Prediction([], self.keys)
+
+    def is_current(self, entries: Mapping[bytes, bytes | None]) -> bool:
+        """Returns True if everything that the value depends on is as it was. ``entries`` hold all of it, by key."""
+        for key, token in zip(self.keys, self.tokens, strict=True):
+            entry = entries[key]
+            if entry is None or entry[:PREFIX_SIZE] != token:
+                return False
+        return True
+
+
+class DerivedEntries(ResultEntries):
+    """The entries of one function, or class of values, whose dependencies are recorded while they are computed."""
+
+    def __init__(
+        self, *args: Any, version: object, versions: TableVersions, depends_on: Sequence[bytes] = (), **settings: Any
+    ) -> None:
+        super().__init__(*args, version=version, **settings)
+        self.fingerprint = fingerprint("derived", self.fingerprint)
+        self.depends_on = depends_on
+        """The versions of the tables that every value depends on, by declaration."""
+        self.tables: set[bytes] | None = None
+        """The table versions that computations have needed in this process. None before the first one."""
+        self._versions = versions
+
+    @property
+    def tables_to_read(self) -> Sequence[bytes]:
+        """The table versions to read before a computation: those that were needed before, or all of a small schema."""
+        if self.tables is not None:
+            return [*self.tables]
+        return self._versions.all if len(self._versions.all) <= MAX_DEPENDENCIES else self.depends_on
+
+    def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+        pairs = _encode_dependencies([*dependencies, *dependencies.values()])
+        return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + super()._pack_value(value, dependencies)
+
+    def _unpack_value(self, payload: bytes) -> DerivedValue:
+        start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
+        pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])
+        number = len(pairs) // 2
+        keys, tokens = pairs[:number], pairs[number:]
+        if len(keys) != len(tokens) or start > len(payload):
+            raise DecodeError("its list of dependencies is damaged")
+        return DerivedValue(keys, tokens, super()._unpack_value(payload[start:]))

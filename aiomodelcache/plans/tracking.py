@@ -1,0 +1,146 @@
+"""Tracked plans: a tracker learns which entries answered a lookup, by their tokens.
+
+A token is new with every fill, and a writer's intent replaces it before COMMIT. So the answer of a lookup is unchanged
+for as long as all entries that answered hold the same tokens. Rows that were loaded and could not be stored have none.
+For them stands the version of their table, if it was read before the statement.
+"""
+
+from collections.abc import Sequence
+
+from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
+from aiomodelcache.entries.base import is_version
+from aiomodelcache.entries.versions import TableVersions
+from aiomodelcache.plans.requests import (
+    AcquireLeases,
+    Computed,
+    ComputeValue,
+    LeaseResult,
+    Load,
+    Plan,
+    Read,
+    Request,
+    Store,
+    T,
+)
+from aiomodelcache.plans.steps import intercepted
+from aiomodelcache.scopes.tracking import Tracker
+
+_TOKENS = (VALUE, ABSENT, VERSION)
+
+
+def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
+    """Runs a plan and adds what answered it to a tracker, also if it raises."""
+    record = _Record(tracker, versions)
+    try:
+        return (yield from intercepted(plan, record.answer))
+    finally:
+        record.finish()
+
+
+class _Record:
+    """What one plan has read so far."""
+
+    def __init__(self, tracker: Tracker, versions: TableVersions) -> None:
+        self._tracker = tracker
+        self._versions = versions
+        self._tokens: dict[bytes, bytes] = {}
+        """The token that each key had when the plan read or stored it last."""
+        self._epochs: dict[bytes, bytes] = {}
+        """The epochs that were read with a lease."""
+        self._loaded: dict[bytes, Sequence[bytes | None]] = {}
+        """Keys of what was loaded and not stored, with the versions of the tables that it was loaded from."""
+
+    def answer(self, request: Request) -> Plan[object]:
+        """Has a request answered, and notes what the answer was read from."""
+        if isinstance(request, Read):
+            return self._read(request)
+        if isinstance(request, AcquireLeases):
+            return self._acquire(request)
+        if isinstance(request, Load):
+            return self._load(request)
+        if isinstance(request, ComputeValue):
+            return self._compute(request)
+        return self._store(request) if isinstance(request, Store) else _forward(request)
+
+    def _read(self, request: Read) -> Plan[object]:
+        values: list[bytes | None] = yield request
+        for key, value in zip(request.keys, values, strict=True):
+            self._see(key, value)
+            if key in self._versions.by_epoch:
+                self._tracker.used.add(self._versions.by_epoch[key])
+        return values
+
+    def _see(self, key: bytes, value: bytes | None) -> None:
+        state = value[:1] if value is not None else None
+        if value is not None and state in _TOKENS:
+            self._tokens[key] = value[:PREFIX_SIZE]
+        elif state == STALE:
+            self._tracker.refuse("a stale copy answered")
+
+    def _acquire(self, request: AcquireLeases) -> Plan[object]:
+        known = self._tracker.versions
+        tables = [self._versions.by_epoch[key] for key in request.versions if key in self._versions.by_epoch]
+        tables = [key for key in tables if key not in known]
+        result: LeaseResult = yield request._replace(versions=[*request.versions, *tables])
+        number = len(request.versions)
+        self._learn(tables, result.versions[number:])
+        for key, value in zip(request.versions, result.versions[:number], strict=True):
+            if key not in self._versions.stamps:
+                self._see(key, value)
+                self._epochs.update({key: self._tokens[key]} if key in self._tokens else {})
+        return result._replace(versions=result.versions[:number])
+
+    def _learn(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        self._tracker.learn((key, value) for key, value in zip(keys, values, strict=True) if is_version(value))
+
+    def _load(self, request: Load) -> Plan[object]:
+        entry_set = request.entry_set
+        tables = self._versions.tables_of(entry_set)
+        unknown = [key for key in tables if key is not None and key not in self._tracker.versions]
+        if unknown:
+            result: LeaseResult = yield AcquireLeases([], unknown)
+            self._learn(unknown, result.versions)
+        if request.replica:
+            self._tracker.refuse("a replica answered")
+        answers = yield request
+        for key, answer in answers.items():
+            self._loaded[key] = tables
+            for row in answer.rows:
+                pk = row.values.get(entry_set.schema.pk)
+                self._loaded[key if pk is None else entry_set.rows.key(pk)] = tables
+                if not row.fillable:
+                    self._tracker.refuse("a row was loaded in part")
+        return answers
+
+    def _compute(self, request: ComputeValue) -> Plan[object]:
+        computed: Computed = yield request
+        self._tokens = dict(self._epochs)  # what the former value was read from does not matter any more
+        self._loaded = {request.key: (None,)}
+        inner = computed.tracker
+        if inner is not None:
+            for key, token in inner.dependencies.items():
+                self._tracker.add(key, token)
+            if inner.refusal is not None:
+                self._tracker.refuse(inner.refusal)
+        return computed
+
+    def _store(self, request: Store) -> Plan[object]:
+        stored: list[bool] = yield request
+        for (_, key, entry, _), accepted in zip(request.fills, stored, strict=True):
+            if accepted and entry:
+                self._loaded.pop(key, None)
+                self._see(key, entry)
+        return stored
+
+    def finish(self) -> None:
+        """Adds what the plan has read to the tracker."""
+        for key, tables in self._loaded.items():
+            self._tokens.pop(key, None)
+            for table in tables:
+                self._tracker.add_table(table)
+        for key, token in self._tokens.items():
+            self._tracker.add(key, token)
+
+
+def _forward(request: Request) -> Plan[object]:
+    return (yield request)

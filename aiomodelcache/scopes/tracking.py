@@ -1,0 +1,111 @@
+"""The tracker of a computation: what its result was read from.
+
+Knows keys and tokens, not their meaning. A context variable holds the tracker, so tasks that the computation starts
+share it. Tasks that outlive the computation have no tracker any more.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
+
+BeforeStatement = Callable[["Tracker", Any, str], Awaitable[None]]
+"""A function of a tracker, a connection and SQL, to await before the statement is sent."""
+
+
+class Tracker:
+    """The keys in the store that one computation depends on, each with the first bytes that its value had."""
+
+    __slots__ = (
+        "before_statement",
+        "declared",
+        "dependencies",
+        "name",
+        "over",
+        "owner",
+        "pending",
+        "refusal",
+        "untracked",
+        "used",
+        "versions",
+    )
+
+    def __init__(
+        self,
+        owner: object,
+        name: str,
+        before_statement: BeforeStatement,
+        versions: Iterable[tuple[bytes, bytes]] = (),
+    ) -> None:
+        self.owner = owner
+        """The guarded backend that the tokens belong to."""
+        self.name = name
+        self.before_statement = before_statement
+        self.declared = False
+        """True if the computation has declared what it depends on beside what can be seen."""
+        self.untracked: set[str] = set()
+        """The tables that were read although writes to them are not noticed."""
+        self.pending: set[bytes] = set()
+        """Table versions that were declared and not read yet."""
+        self.used: set[bytes] = set()
+        """The keys of the table versions that were needed."""
+        self.dependencies: dict[bytes, bytes] = {}
+        self.versions: dict[bytes, bytes] = dict(versions)
+        """Table versions that were read before the tables were, by key. They may become dependencies."""
+        self.refusal: str | None = None
+        """The first reason for which the result must not be stored."""
+        self.over = False
+
+    def add(self, key: bytes, token: bytes) -> None:
+        """Adds a dependency. If it was another one before, it was changed while the result was computed."""
+        if self.dependencies.setdefault(key, token) != token:
+            self.refuse("something that it was read from changed meanwhile")
+
+    def add_table(self, key: bytes | None) -> None:
+        """Adds the version of a table that was read. It must have been read before the table was."""
+        token = None if key is None else self.versions.get(key)
+        if key is not None:
+            self.used.add(key)
+        if key is None or token is None:
+            self.refuse("a table was read while it was written, or one whose writes are not noticed")
+        else:
+            self.add(key, token)
+
+    def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Stores table versions that have just been read. A version that was known before stays."""
+        for key, token in versions:
+            if token is not None:
+                self.versions.setdefault(key, token)
+
+    def refuse(self, reason: str) -> None:
+        """Keeps the result from being stored."""
+        if self.refusal is None:
+            self.refusal = reason
+
+
+class Tracked(NamedTuple):
+    """A computed value, and the tracker of its computation."""
+
+    value: Any
+    tracker: Tracker
+
+
+_current: Final[ContextVar[Tracker | None]] = ContextVar("aiomodelcache_tracker", default=None)
+
+
+def current_tracker() -> Tracker | None:
+    """Returns the tracker of the computation that this task belongs to, or None."""
+    tracker = _current.get()
+    return None if tracker is None or tracker.over else tracker
+
+
+@contextmanager
+def tracking(tracker: Tracker | None) -> Generator[None]:
+    """A block whose reads the tracker records. None: whose reads no tracker records."""
+    token = _current.set(tracker)
+    try:
+        yield
+    finally:
+        if tracker is not None:
+            tracker.over = True
+        _current.reset(token)
