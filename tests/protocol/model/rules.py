@@ -88,3 +88,67 @@ class Rules:
     """A process drops all near entries when it loses the connection."""
     near_since_sent: bool = True
     """Near entries count as fresh since the last answered request was sent, not since its reply."""
+
+    # Derived entries
+    tokens_compared: bool = True
+    """A derived entry answers only if all its dependencies have the tokens that they had."""
+    derived_read_first: bool = True
+    """A derived entry is read before its dependencies, or in one step with them."""
+    every_answer_needs_token: bool = True
+    """An answer that no entry holds has no token, and what was computed from it is not stored."""
+    token_as_read: bool = True
+    """The token of an answer is that of the entry as it was read. It is not looked up afterwards."""
+    first_token_counts: bool = True
+    """If a key was read twice, its first token counts. A later one does not replace it."""
+    derived_needs_something: bool = True
+    """A value without any dependency is not stored: what it was computed from was read before the computation."""
+    row_needs_epoch: bool = True
+    """Who depends on a row depends on its model's epoch, too."""
+    derived_lease: bool = True
+    """A value is stored under a lease of its own key, since its key may be invalidated by hand."""
+    derived_joined_by_reading: bool = True
+    """A waiter of another computation reads the entry afterwards, instead of taking that computation's value."""
+    snapshot_validated: bool = True
+    """A computed value is a snapshot only if its dependencies are unchanged after the last of them was read."""
+    transaction_not_stored: bool = True
+    """A value that was computed in a transaction is not stored."""
+    transaction_not_answered: bool = True
+    """A lookup in a transaction is not answered by a derived entry."""
+
+    # Table versions
+    version_before_statement: bool = True
+    """The table's version is read before the statement, not after it."""
+    version_marked: bool = True
+    """A writer marks the versions of its tables before the COMMIT. Deleting them afterwards is not enough."""
+    version_cleared: bool = True
+    """A writer clears the versions of its tables after the COMMIT. Clearing them before is not enough."""
+    version_fresh: bool = True
+    """A clear leaves no version, and not the one that the intent replaced."""
+    version_only_if_absent: bool = True
+    """A reader creates a version only where there is nothing. It does not replace intents."""
+    marked_version_refused: bool = True
+    """An intent is no version: nothing depends on its bytes."""
+    cascade_marks_version: bool = True
+    """A delete marks the versions of all tables that it cascades to."""
+    cap_version_first: bool = True
+    """The version that stands for many rows is read before the first of them, not when there are too many."""
+    cap_version_created_first: bool = True
+    """Such a version that is missing is created before the first row is read."""
+    version_of_incarnation: bool = True
+    """A version that an earlier incarnation of the server made is absent, in validations, too."""
+    clear_marks_version: bool = True
+    """``clear()`` marks and clears the table's version, as it does with the epoch."""
+
+    # Tokens of rows
+    late_token_checks_stamp: bool = True
+    """A late lease that finds the row cached takes its token only if the stamp is the same as before the SQL."""
+    late_token_in_time: bool = True
+    """A reader takes no token after its deadline, since an intent may have expired meanwhile."""
+    refresh_keeps_equal: bool = True
+    """A refresh keeps the entry's token only if it has found the same row, so that a difference changes the token."""
+
+    # Nested derived entries
+    inner_needs_passed_on: bool = True
+    """The outer entry depends on all that the inner one depends on. Its token alone says nothing of rows."""
+    inner_token_noted: bool = True
+    """The outer entry depends on the inner one's token, too, since the inner one may be invalidated by hand."""

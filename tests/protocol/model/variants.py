@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import epochs, indexes, near, rows, stale
+from tests.protocol.model import derived, epochs, indexes, near, rows, stale
+from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import INDEX, OLD_KEY, ROW, STALE, STALE_AT_REST, UNCOMMITTED
@@ -55,6 +56,10 @@ def _near(**options: Any) -> Shape:
     return Shape(near.system, options)
 
 
+def _derived(recipe: str, **options: Any) -> Shape:
+    return Shape(derived.system, {"recipe": recipe, **options})
+
+
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
     _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=3),
@@ -82,6 +87,28 @@ SOUND = [
     _near(look_ups=(1, 1), own=1, pings=1),
     _near(look_ups=(2, 1), others=1, pings=1),
     _near(look_ups=(2, 1), own=1, losses=1, warm=False),
+    _derived("rows", look_ups=(2,), writers=("a", "a, b")),
+    _derived("rows", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
+    _derived("rows", look_ups=(3,), writers=("a, b",), evictions=2),
+    _derived("rows", look_ups=(2,), writers=("a",), refreshers=2),
+    _derived("rows", look_ups=(2,), writers=("a",), bulk=("a, b",)),
+    _derived("rows", look_ups=(2,), writers=("a, b",), together=True, row_readers=1),
+    _derived("late row", look_ups=(2,), writers=("a",), row_readers=1, refreshers=1),
+    _derived("late row", look_ups=(2,), writers=("a", "a"), evictions=1),
+    _derived("query", look_ups=(2, 1), writers=("a, b",), evictions=1),
+    _derived("query", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3, warm=False),
+    _derived("query", look_ups=(2,), writers=("a",), transactions=("a, b",), snapshots=1),
+    _derived("row, query", look_ups=(2,), writers=("a, b", "b")),
+    _derived("row, query", look_ups=(2,), bulk=("a, b",), evictions=1),
+    _derived("two tables", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
+    _derived("rows", cap=1, look_ups=(2,), writers=("a, b",), row_readers=1),
+    _derived("rows", cap=2, look_ups=(2,), writers=("a, b",), evictions=1),
+    _derived("rows", cap=1, look_ups=(2,), bulk=("a, b",), warm=False),
+    _derived("nested row", look_ups=(2,), writers=("a, b",), row_readers=1),
+    _derived("nested row", look_ups=(3,), writers=("a, b",), evictions=1),
+    _derived("nested query", look_ups=(2,), writers=("a", "a, b")),
+    _derived("nested query", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
+    _derived("nested value", look_ups=(2,), writers=("a",), by_hand=1),
 ]
 """Shapes that every run of the tests explores."""
 
@@ -100,6 +127,15 @@ LARGE = [
     _stale(look_ups=(2, 1), writers=2, ticks=3),
     _near(look_ups=(2, 1), own=1, others=1),
     _near(look_ups=(2, 2), others=1, pings=1, losses=1),
+    _derived("rows", look_ups=(2,), writers=("a, b", "a"), row_readers=1, evictions=1),
+    _derived("rows", look_ups=(1, 1), writers=("a, b",), crashes=1),
+    _derived("late row", look_ups=(1, 1), writers=("a", "a"), row_readers=1),
+    _derived("query", look_ups=(2, 1), writers=("a",), restores=1),
+    _derived("row, query", look_ups=(1, 1), writers=("a, b",), bulk=("a",)),
+    _derived("two tables", look_ups=(2,), writers=("a", "a, b"), crashes=1, ticks=3),
+    _derived("nested row", look_ups=(1, 1), writers=("a, b",)),
+    _derived("nested row", look_ups=(2,), writers=("a, b", "a"), evictions=1),
+    _derived("nested query", look_ups=(2, 1), writers=("a, b",)),
 ]
 """Shapes that take minutes and some GB of memory each."""
 
@@ -108,6 +144,10 @@ _ONE_PROCESS = _rows(look_ups=(1, 1), writers=1, one_process=True)
 _TWO_BY_SLUG = _indexes(predicts=(False, False), writers=1)
 _SLOW_WRITER = _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=3)
 _TWO_STALE = _stale(look_ups=(1, 1), writers=1)
+_QUERY = _derived("query", look_ups=(2,), writers=("a, b",))
+_LATE = _derived("late row", look_ups=(2,), writers=("a",), row_readers=1)
+_SLOW_LATE = _derived("late row", look_ups=(1,), writers=("a",), row_readers=1, crashes=1, ticks=3)
+_CAPPED = _derived("rows", cap=1, look_ups=(2,), writers=("a, b",), warm=False)
 
 BROKEN = [
     Broken("lease", _ONE_OF_EACH, STALE),
@@ -147,4 +187,35 @@ BROKEN = [
     Broken("near_drop_at_clear", _near(look_ups=(2,), own=1), STALE),
     Broken("near_drop_on_loss", _near(look_ups=(1,), others=1, pings=1, losses=1), STALE),
     Broken("near_since_sent", _near(look_ups=(1, 2), others=1, warm=False), STALE),
+    Broken("tokens_compared", _derived("rows", look_ups=(2,), writers=("a, b",)), STALE),
+    Broken("derived_read_first", _derived("rows", look_ups=(1, 1), writers=("a, b",)), TORN),
+    Broken("every_answer_needs_token", _derived("rows", look_ups=(2,), writers=("a, b",)), TORN),
+    Broken("every_answer_needs_token", _derived("row, query", look_ups=(2,), writers=("a",)), STALE),
+    Broken("token_as_read", _derived("rows", look_ups=(2,), writers=("a, b",), row_readers=1), TORN),
+    Broken("first_token_counts", _derived("two queries", look_ups=(2,), writers=("a, b",)), TORN),
+    Broken("derived_needs_something", _derived("earlier task", look_ups=(2,), writers=("a",)), STALE),
+    Broken("row_needs_epoch", _derived("rows", look_ups=(2,), bulk=("a, b",)), STALE),
+    Broken("derived_lease", _derived("nested value", look_ups=(1, 1), by_hand=1), STALE),
+    Broken("derived_joined_by_reading", _derived("query", look_ups=(1, 1), writers=("a",), single_flight=True), STALE),
+    Broken("snapshot_validated", _derived("rows", look_ups=(1,), writers=("a, b",), together=True), TORN),
+    Broken("transaction_not_stored", _derived("query", look_ups=(1,), transactions=("a, b",)), UNCOMMITTED),
+    Broken("transaction_not_stored", _derived("query", look_ups=(1,), writers=("a",), snapshots=1), STALE),
+    Broken("transaction_not_answered", _derived("query", look_ups=(1,), transactions=("a, b",)), STALE),
+    Broken("late_token_checks_stamp", _LATE, STALE),
+    Broken("late_token_in_time", _SLOW_LATE, STALE_AT_REST),
+    Broken("refresh_keeps_equal", _derived("rows", look_ups=(2,), refreshed=1), STALE),
+    Broken("version_before_statement", _QUERY, STALE),
+    Broken("version_marked", _QUERY, STALE),
+    Broken("version_cleared", _QUERY, STALE),
+    Broken("version_fresh", _QUERY, STALE),
+    Broken("version_only_if_absent", _QUERY, STALE),
+    Broken("marked_version_refused", _QUERY, STALE),
+    Broken("version_of_incarnation", _derived("query", look_ups=(2,), writers=("a",), restores=1), STALE),
+    Broken("clear_rolled_back", _derived("query", look_ups=(2,), survivors=1), STALE),
+    Broken("clear_marks_version", _derived("query", look_ups=(2,), clears=1), STALE),
+    Broken("cascade_marks_version", _derived("child", look_ups=(2,), writers=("a, b",)), STALE),
+    Broken("cap_version_first", _CAPPED, STALE),
+    Broken("cap_version_created_first", _CAPPED, STALE),
+    Broken("inner_needs_passed_on", _derived("nested row", look_ups=(2,), writers=("a",)), STALE),
+    Broken("inner_token_noted", _derived("nested value", look_ups=(2,), by_hand=1), STALE),
 ]

@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 from tests.protocol.model.engine import AtOnce, Operation, Outcome, Violation
 
-ROW, INDEX, EPOCH, STAMP = range(4)
-KEYS = ("row", "index", "epoch", "stamp")
+ROW, INDEX, EPOCH, STAMP, OTHER_ROW, VERSION, OTHER_VERSION, INNER, DERIVED = range(9)
+KEYS = (
+    *("row", "index", "epoch", "stamp"),
+    *("other row", "table version", "other table version", "inner", "derived"),
+)
 
 INTENT_TTL = 1
 """Maximum ticks from a writer's mark to its COMMIT. A slower write is refused."""
@@ -53,11 +56,13 @@ class Version(NamedTuple):
 class Entry(NamedTuple):
     """A value. In an index entry, any row stands for the primary key and None for an absence."""
 
-    row: Row | None
+    row: Any
     token: Any
     epoch: Any = None
     until: int | None = None
     """The time at which a stale copy expires, or None for a value that is not stale."""
+    needs: tuple[tuple[int, Any], ...] = ()
+    """The dependencies of a derived entry: keys, with the tokens that they had."""
 
     def __str__(self) -> str:
         known = "" if self.until is None else f", stale until {self.until}"
@@ -77,9 +82,9 @@ class Mark(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """A version of the row, and the time from which it is the current one."""
+    """A version of the row, or of all rows, and the time from which it is the current one."""
 
-    row: Row | None
+    row: Any
     time: int
 
 
@@ -90,7 +95,7 @@ class World(NamedTuple):
     """The last acknowledged commit, which is the oldest that a lookup may answer if it begins now."""
     lock: str | None = None
     """The writer that has written to the row and not committed yet."""
-    draft: Row | None = None
+    draft: Any = None
     clock: int = 0
     last_tick: int = 0
     marks: frozenset[Mark] = frozenset()
@@ -99,16 +104,16 @@ class World(NamedTuple):
     """The number of versions that were created so far."""
     flights: frozenset[int] = frozenset()
     """Keys that a reader of this process is loading."""
-    landed: Row | None = None
-    """The row that the last load has found."""
+    landed: Any = None
+    """The answer that the last load has found."""
     network: frozenset[tuple[int, Any]] = frozenset()
     """Leases that were sent a second time and are in flight."""
     side: Any = None
     """The additional state of a part of the protocol."""
 
     @property
-    def row(self) -> Row | None:
-        """The committed row, or None."""
+    def row(self) -> Any:
+        """The committed row, or None. All committed rows, if there are several."""
         return self.history[-1].row
 
     def put(self, key: int, cell: Cell, **changes: Any) -> "World":
@@ -260,8 +265,8 @@ def finish(writer: str) -> Operation:
 
     def run(world: World) -> Iterator[Outcome]:
         after = world._replace(lock=None, draft=None)
-        if _in_time(world, writer):
-            yield _committed(after, world.draft)
+        if in_time(world, writer):
+            yield committed(after, world.draft)
         yield Outcome("ROLLBACK", False, after)
 
     return run
@@ -272,8 +277,8 @@ def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> 
 
     def run(world: World) -> Iterator[Outcome]:
         if world.lock is None:
-            if _in_time(world, writer):
-                yield _committed(world, _next(world, slug), acknowledged=acknowledged)
+            if in_time(world, writer):
+                yield committed(world, _next(world, slug), acknowledged=acknowledged)
             if acknowledged:
                 yield Outcome("refused by the database", False, world)
 
@@ -293,13 +298,13 @@ def _next(world: World, slug: str | None) -> Row | None:
     return None if slug is None else Row(len(world.history), slug)
 
 
-def _committed(world: World, row: Row | None, *, acknowledged: bool = True) -> Outcome:
+def committed(world: World, row: Row | None, *, acknowledged: bool = True) -> Outcome:
     history = (*world.history, Commit(row, world.clock))
     floor = len(world.history) if acknowledged else world.floor
     return Outcome(f"COMMIT {row or 'no row'}", True, world._replace(history=history, floor=floor))
 
 
-def _in_time(world: World, writer: str) -> bool:
+def in_time(world: World, writer: str) -> bool:
     return not any(mark.writer == writer and mark.time + INTENT_TTL < world.clock for mark in world.marks)
 
 
@@ -389,7 +394,7 @@ def returned(began: int, answer: Row | None, answered: Answered = itself) -> AtO
         true = [answered(commit.row) for commit in world.history]
         if answer in true[began:]:
             return
-        text = f"returned {answer or 'no row'}; since it began the answer was {_listed(true[began:])}"
+        text = f"returned {answer or 'no row'}; since it began the answer was {listed(true[began:])}"
         if answer not in [commit.row for commit in world.history] and answer is not None:
             raise Violation(UNCOMMITTED, text)
         raise Violation(STALE if answer in true else OLD_KEY, text)
@@ -408,8 +413,8 @@ def at_rest(world: World) -> None:
             continue  # a positive index entry is only a hint
         true = [answered(commit.row) for commit in world.history[world.floor :]]
         if cell.row not in true:
-            raise Violation(STALE_AT_REST, f"the {KEYS[key]} entry says {cell}, the database {_listed(true)}")
+            raise Violation(STALE_AT_REST, f"the {KEYS[key]} entry says {cell}, the database {listed(true)}")
 
 
-def _listed(rows: list[Any]) -> str:
+def listed(rows: list[Any]) -> str:
     return " or ".join(dict.fromkeys(str(row or "no row") for row in rows))
