@@ -147,6 +147,16 @@ class Rules:
     refresh_keeps_equal: bool = True
     """A refresh keeps the entry's token only if it has found the same row, so that a difference changes the token."""
 
+    # Group versions
+    group_left_marked: bool = True
+    """A writer marks the version of the group that the row leaves."""
+    group_entered_marked: bool = True
+    """A writer marks the version of the group that the row enters."""
+    group_left_locked: bool = True
+    """The row is locked when the writer reads which group it leaves."""
+    group_needs_epoch: bool = True
+    """Who depends on a group's version depends on the epoch, too, since a bulk write names no groups."""
+
     # Nested derived entries
     inner_needs_passed_on: bool = True
     """The outer entry depends on all that the inner one depends on. Its token alone says nothing of rows."""

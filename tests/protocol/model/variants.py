@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import derived, epochs, indexes, near, rows, stale
+from tests.protocol.model import derived, epochs, groups, indexes, near, rows, stale
 from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
@@ -60,6 +60,10 @@ def _derived(recipe: str, **options: Any) -> Shape:
     return Shape(derived.system, {"recipe": recipe, **options})
 
 
+def _groups(**options: Any) -> Shape:
+    return Shape(groups.system, options)
+
+
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
     _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=3),
@@ -109,6 +113,9 @@ SOUND = [
     _derived("nested query", look_ups=(2,), writers=("a", "a, b")),
     _derived("nested query", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
     _derived("nested value", look_ups=(2,), writers=("a",), by_hand=1),
+    _groups(look_ups=(2, 1), writers=1),
+    _groups(look_ups=(2,), writers=1, bulk=1),
+    _groups(look_ups=(2,), writers=1, crashes=1, evictions=1, ticks=3),
 ]
 """Shapes that every run of the tests explores."""
 
@@ -136,6 +143,8 @@ LARGE = [
     _derived("nested row", look_ups=(1, 1), writers=("a, b",)),
     _derived("nested row", look_ups=(2,), writers=("a, b", "a"), evictions=1),
     _derived("nested query", look_ups=(2, 1), writers=("a, b",)),
+    _groups(look_ups=(2, 1), writers=2),
+    _groups(look_ups=(1, 1), writers=1, bulk=1, crashes=1, ticks=3),
 ]
 """Shapes that take minutes and some GB of memory each."""
 
@@ -218,4 +227,8 @@ BROKEN = [
     Broken("cap_version_created_first", _CAPPED, STALE),
     Broken("inner_needs_passed_on", _derived("nested row", look_ups=(2,), writers=("a",)), STALE),
     Broken("inner_token_noted", _derived("nested value", look_ups=(2,), by_hand=1), STALE),
+    Broken("group_left_marked", _groups(look_ups=(2,), writers=1), STALE),
+    Broken("group_entered_marked", _groups(look_ups=(2,), writers=1, start=None), STALE),
+    Broken("group_left_locked", _groups(look_ups=(2,), writers=2, start="b", slugs=("a", "b")), STALE),
+    Broken("group_needs_epoch", _groups(look_ups=(2,), bulk=1), STALE),
 ]

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from tests.protocol.model.engine import AtOnce, Operation, Outcome, Violation
 
-ROW, INDEX, EPOCH, STAMP, OTHER_ROW, VERSION, OTHER_VERSION, INNER, DERIVED = range(9)
+ROW, INDEX, EPOCH, STAMP, OTHER_ROW, VERSION, OTHER_VERSION, GROUP, INNER, DERIVED = range(10)
 KEYS = (
     *("row", "index", "epoch", "stamp"),
-    *("other row", "table version", "other table version", "inner", "derived"),
+    *("other row", "table version", "other table version", "group version", "inner", "derived"),
 )
 
 INTENT_TTL = 1
