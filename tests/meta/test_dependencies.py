@@ -3,7 +3,7 @@
 import ast
 import functools
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -41,11 +41,17 @@ def imports(node: ast.AST) -> Iterator[str]:
                 yield from imports(child)
 
 
+@functools.cache
+def distributions_by_module() -> Mapping[str, list[str]]:
+    """Returns the distributions that install each top-level module, for which all installed files are read."""
+    return packages_distributions()
+
+
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
 def test_a_declared_dependency_is_imported(dependency: str) -> None:
     provided = {
         module
-        for module, distributions in packages_distributions().items()
+        for module, distributions in distributions_by_module().items()
         if dependency in map(canonicalize_name, distributions)
     }
     assert provided, f"{dependency} is declared and not installed"

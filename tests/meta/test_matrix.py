@@ -84,6 +84,7 @@ def names_in(source: str) -> Iterator[str]:
                 yield value
 
 
+@pytest.mark.slow(because="reads every module of the library")
 def test_few_modules_of_the_library_depend_on_the_database() -> None:
     package = TESTS.parent / "aiomodelcache"
     found = {

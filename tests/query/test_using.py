@@ -169,6 +169,7 @@ WRITES: list[Callable[[BaseDBAsyncClient], Awaitable[Any]]] = [
 Write = Callable[[BaseDBAsyncClient], Awaitable[Any]]
 
 
+@pytest.mark.slow(because="makes each write on both connections, with tenants and without")
 @pytest.mark.only_on("sqlite", because="the next test makes each write on every database")
 @pytest.mark.only_on("memory", because="the next test makes each write in every store")
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)

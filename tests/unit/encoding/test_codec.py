@@ -482,6 +482,7 @@ def test_decoding_runs_no_code(tmp_path: Path) -> None:
     assert target.exists()
 
 
+@pytest.mark.slow(because="reads every module of the library")
 def test_the_package_imports_no_module_that_could_run_bytes() -> None:
     package = Path(aiomodelcache.__file__).parent
     dangerous = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml"}
