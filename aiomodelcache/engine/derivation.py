@@ -14,7 +14,7 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import is_intent, new_token
 from aiomodelcache.entries.base import is_version
-from aiomodelcache.entries.derived import MAX_DEPENDENCIES, DerivedEntries
+from aiomodelcache.entries.derived import MAX_DEPENDENCIES, DerivedEntries, DerivedValue
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
@@ -64,6 +64,18 @@ class Derivations:
             self._versions.collapse(tracker, MAX_DEPENDENCIES)
         derived.tables = (derived.tables or set()) | tracker.used
         return Tracked(value, tracker)
+
+    async def is_unchanged(self, tracker: Tracker) -> bool:
+        """Returns True if everything that a tracker has recorded is as it was. False if it could not be recorded."""
+        keys = list(tracker.dependencies)
+        if tracker.refusal is not None or tracker.untracked:
+            return False
+        try:
+            read = await self._guarded.call(self._guarded.backend.read(keys))
+        except BackendError:
+            return False
+        recorded = DerivedValue(keys, list(tracker.dependencies.values()), None)
+        return recorded.is_current(dict(zip(keys, read, strict=True)))
 
     async def depend_on(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Adds the versions of tables to the tracker."""

@@ -22,6 +22,9 @@ SETTLE_LIMIT: Final = 2.0
 """Maximum seconds that a cancelled write waits for its outcome. Beyond it, its intent expires by itself."""
 
 
+_REPEATABLE_READ: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+
+
 @asynccontextmanager
 async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncClient, None]:
     """Enters the transaction that ``client`` is in, or one of its own. A finished one cannot contain another."""
@@ -32,9 +35,20 @@ async def transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncCl
             yield own
 
 
-def _safe(manager: Any) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
+@asynccontextmanager
+async def snapshot_transaction(client: BaseDBAsyncClient) -> AsyncGenerator[BaseDBAsyncClient, None]:
+    """Enters a transaction whose reads all see the database at one moment."""
+    dialect = client.capabilities.dialect
+    own: Any = _safe(cast("Any", client)._in_transaction(), _REPEATABLE_READ if dialect == "mysql" else None)
+    async with own as snapshot:
+        if dialect == "postgres":
+            await snapshot.execute_script(_REPEATABLE_READ)
+        yield snapshot
+
+
+def _safe(manager: Any, before: str | None = None) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     if isinstance(manager, TransactionContextPooled):
-        return SafeTransaction(_PooledConnection(manager))
+        return SafeTransaction(_PooledConnection(manager), before)
     if isinstance(manager, SqliteTransactionContext):
         return SafeTransaction(_OnlyConnection(manager))
     return cast("AbstractAsyncContextManager[BaseDBAsyncClient]", manager)
@@ -88,14 +102,18 @@ class _OnlyConnection:
 class SafeTransaction:
     """BEGIN to COMMIT or ROLLBACK on a connection that is taken before and given back after it."""
 
-    def __init__(self, connection: _PooledConnection | _OnlyConnection) -> None:
+    def __init__(self, connection: _PooledConnection | _OnlyConnection, before: str | None = None) -> None:
         self._connection = connection
         self._client = connection.client
+        self._before = before
+        """A statement to send before BEGIN."""
 
     async def __aenter__(self) -> BaseDBAsyncClient:
         await self._connection.take()
         self._token = get_connections().set(self._client.connection_name, self._client)
         try:
+            if self._before is not None:
+                await self._client.execute_query(self._before)
             await self._client.begin()
         except BaseException as error:
             await self._leave(intact=False, cancelled=isinstance(error, asyncio.CancelledError))

@@ -14,6 +14,7 @@ from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import tracked
 from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.snapshots import at_one_moment
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.scopes.tracking import current_tracker
 
@@ -53,16 +54,26 @@ class BatchCacheQuery:
         return self.get().__await__()
 
     async def get(
-        self, *, only_cache: bool = False, none_on_exception: bool = False, return_exceptions: bool = False
+        self,
+        *,
+        only_cache: bool = False,
+        none_on_exception: bool = False,
+        return_exceptions: bool = False,
+        snapshot: bool = False,
     ) -> dict[Any, Any]:
         """Makes all lookups, and returns a dict with the same keys.
 
         ``only_cache``: send nothing to the database, and leave out queries that the cache cannot answer.
         ``none_on_exception``: return None in place of an exception. ``return_exceptions``: return the exception itself.
         With neither, the first exception is raised after all lookups have finished.
+
+        ``snapshot``: all rows of the answer were in the database together, at one moment. Costs one round trip more. If
+        rows are written meanwhile, the lookups are made again, at last in one REPEATABLE READ transaction. Inside a
+        transaction of the caller, its isolation decides instead. Raises ``ValueError`` with ``only_cache``, and for
+        queries of several caches. Raises ``CacheError`` if no moment is found for rows of several connections.
         """
-        outcomes = _Outcomes(dict(self._queries))  # queries pushed meanwhile are for the next call
-        await outcomes.collect(only_cache)
+        queries = dict(self._queries)  # queries pushed meanwhile are for the next call
+        outcomes = await (_snapshot(queries, only_cache) if snapshot else _collect(queries, only_cache))
         answers, errors = outcomes.answers, outcomes.errors
         for name, error in errors.items():
             if isinstance(error, NotCached):
@@ -74,6 +85,23 @@ class BatchCacheQuery:
                 if name in errors:
                     raise errors[name]
         return answers
+
+
+async def _collect(queries: "dict[Hashable, CacheQuery[Any]]", only_cache: bool = False) -> "_Outcomes":
+    outcomes = _Outcomes(queries)
+    await outcomes.collect(only_cache)
+    return outcomes
+
+
+async def _snapshot(queries: "dict[Hashable, CacheQuery[Any]]", only_cache: bool) -> "_Outcomes":
+    if only_cache:
+        raise ValueError("BatchCacheQuery: a snapshot may need the database, so it cannot be had with only_cache=True.")
+    caches = list(dict.fromkeys(query.open_cache() for query in queries.values()))
+    if len({id(cache.guarded) for cache in caches}) > 1:
+        raise ValueError("BatchCacheQuery: a snapshot is of one ModelCache: make a batch of the queries of each.")
+    if not caches or any(cache.in_transaction or cache.bypass.off for cache in caches):
+        return await _collect(queries)
+    return await at_one_moment(caches[0], partial(_collect, queries))
 
 
 class _Pending(enum.Enum):

@@ -28,7 +28,7 @@ ORDER = {
     "declare": "related cached model values manager classes options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
-    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups batch base",
+    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups batch snapshots base",
     "open_cache": "",
     "engine": "derivation reader writer leases witness hits background batch_read batching loader run intent own_loop "
     "tasks",

@@ -1,0 +1,59 @@
+"""Snapshots: answers of several lookups that were all in the database at one moment.
+
+A lookup's answer is unchanged for as long as the entries that answered hold the same tokens. So if all tokens are the
+same after the last answer, all answers were true at that moment. Otherwise the lookups are made again. If writers leave
+no such moment, a transaction gives one.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.exceptions import CacheError
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.transactions import snapshot_transaction
+from aiomodelcache.scopes.tracking import Tracker, current_tracker, tracking
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 3
+"""Number of times that the lookups are made before a transaction answers."""
+
+
+async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -> T:
+    """Awaits lookups until all answers are of one moment, at last in a transaction on their connection.
+
+    Raises ``CacheError`` if a transaction is needed and the lookups are on several connections.
+    """
+    caller, tracker = current_tracker(), cache.derivations.tracker()
+    for _ in range(ATTEMPTS if cache.guarded.healthy else 0):
+        tracker = cache.derivations.tracker()
+        with tracking(tracker):
+            answer = await look_up()
+        if await cache.derivations.is_unchanged(tracker):
+            if caller is not None:
+                for key, token in tracker.dependencies.items():
+                    caller.add(key, token)
+            return answer
+    if caller is not None:
+        caller.refuse("a snapshot was read in a transaction")
+    async with snapshot_transaction(_only_connection(cache, tracker)):
+        return await look_up()
+
+
+def _only_connection(cache: OpenCache, tracker: Tracker) -> BaseDBAsyncClient:
+    """Returns the connection of all rows that were read, as far as a tracker has recorded them."""
+    read = {
+        entries.schema.connection: entries.schema.client
+        for entries in cache.models.values()
+        if entries.rows.epoch_key in tracker.dependencies
+    }
+    clients = read or {schema.connection: schema.client for schema in cache.connections}
+    if len(clients) > 1:
+        raise CacheError(
+            f"No moment was found at which all rows of this snapshot were together in the databases {sorted(clients)}, "
+            "because they are written too often or the store is away: try again, or ask for those of one database."
+        )
+    [client] = clients.values()
+    return client
