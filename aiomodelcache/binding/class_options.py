@@ -3,6 +3,7 @@
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
+from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
 from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
 from aiomodelcache.declare.related import RELATED
@@ -23,6 +24,14 @@ def _method(query: type) -> str | None:
     if issubclass(query, InstanceCache):
         return "get_instance"
     return "get_result" if issubclass(query, QuerysetCache | ResultCache) else None
+
+
+def returned_by_class(query: type) -> Any:
+    """Returns the annotated type of what a class of computed results computes, or Any."""
+    name = _method(query)
+    bases: list[type] = [InstanceCache, QuerysetCache, ResultCache]
+    found = [base for base in bases if issubclass(query, base)]
+    return returned_by(query, name, found[0]) if name is not None else Any
 
 
 def _written_by_users(query: type) -> list[type]:

@@ -10,6 +10,7 @@ from typing import Any
 from tortoise.models import Model
 
 from aiomodelcache.backends.near import Near
+from aiomodelcache.binding.class_options import returned_by_class
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
@@ -159,6 +160,7 @@ class EntryFactory:
             watched=frozenset(attributes) if issubclass(query, COUNTING) and not schema.hides_rows else None,
             bound=self._models,
             codec=query.codec,
+            returns=returned_by_class(query),
             version=options.version,
             lifetimes=self._lifetimes(options),
             policy=_policy(options),

@@ -2,5 +2,5 @@
 
 Records declarations; ``binding`` resolves them. Must not know when requests are sent.
 Top to bottom: ``related``, ``cached``, ``model`` (``CachedModel``), ``values``, ``manager`` (``Event.cache``),
-``classes``, ``options``, ``registry``.
+``classes``, ``annotations``, ``options``, ``registry``.
 """

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
+from aiomodelcache.declare.annotations import return_type
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
 from aiomodelcache.durations import Duration
@@ -154,6 +155,9 @@ def cached(
     in the context in which the cache was opened, not in its caller's. Arguments that are instances are read again, and
     are dependencies.
 
+    The return annotation may name dataclasses, models of pydantic, enums and others; their objects then need no
+    ``codec``.
+
     Raises ``CacheConfigurationError`` for a wrong setting, or if the function is not a coroutine function.
     """
 
@@ -175,6 +179,7 @@ def cached(
             near=near,
             invalidation=invalidation,
             depends_on=tuple(depends_on),
+            returns=partial(return_type, function),
         )
         declaration.check()
         return CachedFunction(function, declaration, key)

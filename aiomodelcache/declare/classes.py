@@ -225,7 +225,8 @@ class ResultCache(DeclaredQuery[T], Generic[T]):
     >>> titles = await Titles(organizer=user)
 
     The result is stored by the key. It is invalidated when a row that has, or had, these values of the key is written.
-    Instances in it are stored as references, so they are as fresh as their rows.
+    Instances in it are stored as references, so they are as fresh as their rows. The return annotation may name
+    dataclasses, models of pydantic, enums and others; their objects then need no ``codec``.
     """
 
     async def get_result(self, *args: Any, **params: Any) -> T | DontCache[T]:

@@ -15,6 +15,7 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
+from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.options import near_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of, path_of
 from aiomodelcache.durations import Duration, parse_optional_duration
@@ -57,6 +58,8 @@ class ValueDeclaration:
     near: bool | None
     invalidation: InvalidationType
     depends_on: tuple[Any, ...]
+    returns: Callable[[], Any]
+    """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
 
     def check(self) -> None:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
@@ -116,6 +119,7 @@ class ValueDeclaration:
                 watched=frozenset(),
                 bound=cache.models,
                 codec=self.codec,
+                returns=self.returns(),
                 version=self.version,
                 lifetimes=lifetimes,
                 policy=Policy.of(InvalidationType.DYNAMIC, self._seconds("allowtime")),
@@ -244,6 +248,9 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     >>> rate = await Rate("USD")
     >>> await Rate("USD").invalidate()
 
+    The return annotation may name dataclasses, models of pydantic, enums and others; their objects then need no
+    ``codec``.
+
     An instance is a query like any other: it is lazy, can be awaited any number of times, and can be part of batches.
     ``timeout``, ``negative_timeout`` (for None) and ``allowtime`` are durations: seconds, a ``timedelta``, or text like
     ``"5m"``. For ``allowtime`` after an invalidation, callers get the old value while one of them computes a new one. A
@@ -280,6 +287,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             near=cls.near,
             invalidation=cls.invalidation,
             depends_on=tuple(cls.depends_on),
+            returns=partial(returned_by, cls, "get_value", ValueCache),
         )
 
     async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:

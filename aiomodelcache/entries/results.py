@@ -16,7 +16,9 @@ from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
 from aiomodelcache.encoding.messages import cause, described, reason
-from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec
+from aiomodelcache.encoding.shapes import ANY
+from aiomodelcache.encoding.typed import TypedCodec, codec_of
+from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference
 from aiomodelcache.entries.base import (
     NoValue,
     count_undecodable,
@@ -61,6 +63,7 @@ class ResultEntries:
 
     Writes to the model of ``rows`` invalidate the results by the values of ``attributes``. ``rows`` is None if the
     results depend on no model. ``watched`` are the columns whose change may change a result; None means all columns.
+    ``returns`` is the annotated type of the results, or Any. Unless there is a ``codec``, it says how to encode them.
     """
 
     unique = False
@@ -82,6 +85,7 @@ class ResultEntries:
         watched: frozenset[str] | None,
         bound: Mapping[type[Model], Any],
         codec: Codec | None,
+        returns: Any,
         version: object,
         lifetimes: Lifetimes,
         policy: Policy,
@@ -96,7 +100,10 @@ class ResultEntries:
         self.epoch_key = rows.epoch_key if rows is not None else space.epoch_key(connection, *shape)
         self.stamp_key = rows.stamp_key if rows is not None else space.stamp_key(connection, *shape)
         self.spans_tenants = space.tenant == b""
-        self.fingerprint = fingerprint("result", type(codec).__qualname__, version)
+        self._codec, result_type = codec_of(returns) if codec is None else (codec, ANY)
+        self.fingerprint = fingerprint("result", type(codec).__qualname__, version, result_type.text)
+        self.may_refer = not isinstance(self._codec, TypedCodec)
+        """True if stored values may hold ``InstanceReference``s."""
         self.lifetimes = lifetimes
         self.policy = policy
         self.compute_for: Callable[[Values], Compute] | None = None
@@ -104,7 +111,6 @@ class ResultEntries:
         self.lease_ttl = lease_ttl
         self.counters = counters
         self._bound = bound
-        self._codec = codec or ValueCodec()
 
     @property
     def schema(self) -> ModelSchema:
@@ -161,7 +167,7 @@ class ResultEntries:
 
     def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
         try:
-            return self._codec.encode(map_nested(value, Model, self._reference))
+            return self._codec.encode(map_nested(value, Model, self._reference) if self.may_refer else value)
         except EncodeError:
             raise
         except Exception as error:

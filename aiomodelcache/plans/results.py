@@ -172,7 +172,7 @@ def _read_value(
             return NoValue.MISS
         value = value.value
     try:
-        references = dict.fromkeys(references_in(value))
+        references = dict.fromkeys(references_in(value)) if result.may_refer else {}
         referred = result.referred(references) if references else {}
     except Exception as error:  # bytes that this program did not store
         predictions.forget(key)

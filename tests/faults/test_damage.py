@@ -1,19 +1,24 @@
 """Damaged and foreign entries: a lookup agrees with the database and replaces the entry."""
 
+import dataclasses
+import enum
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
+import msgspec
+import pydantic
 import pytest
 from redis.asyncio import Redis
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext
 from tortoise.models import Model
 
-from aiomodelcache import MemoryBackend, ModelCache
-from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack
-from aiomodelcache.entries.base import NoValue
+from aiomodelcache import MemoryBackend, ModelCache, ValueCache
+from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack, unpack
+from aiomodelcache.entries.base import NoValue, now_ms
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import changed_models, field_models
@@ -322,3 +327,64 @@ async def test_entries_of_another_schema_are_misses(db_url: DatabaseUrl, backend
     async with TortoiseContext() as context:
         await context.init(config=config)
         assert not hasattr(await read(field_models.Owner, 1), "age")
+
+
+# Values of annotated types -----------------------------------------------------------------------------------
+
+
+class Status(enum.Enum):
+    OPEN = "open"
+
+
+@dataclasses.dataclass
+class Line:
+    label: str
+    amounts: list[Decimal]
+    status: Status = Status.OPEN
+
+
+class Report(pydantic.BaseModel):
+    number: int
+
+
+class Lines(ValueCache[list[Line]]):
+    async def get_value(self, number: int) -> list[Line]:
+        return [Line("a", [Decimal(number)])]
+
+
+class Reports(ValueCache[Report]):
+    async def get_value(self, number: int) -> Report:
+        return Report(number=number)
+
+
+HOSTILE = [
+    b"", b"m", b"j", b"x", b"j[{}]", b"j" + b"[" * 100_000, b"m" + b"\x91" * 100_000, b"m\xdd\xff\xff\xff\xff",
+    b"m" + msgspec.msgpack.encode([{"label": 1, "amounts": []}]),
+    b"m" + msgspec.msgpack.encode([{"label": "a", "amounts": ["s3cret"]}]),
+    b"m" + msgspec.msgpack.encode([{"label": "a", "amounts": [], "status": "s3cret"}]),
+    b"j" + msgspec.json.encode([{"label": "s3cret"}]),
+    b"m" + msgspec.msgpack.encode(['{"number": "s3cret"}', None]),
+    b"m" + msgspec.msgpack.encode(['{"number": 1}', [["s3cret"]]]),
+    b"m" + msgspec.msgpack.encode(["[" * 100_000, None]),
+    b"\x80\x05\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x93.",
+]  # fmt: skip
+"""Payloads that are no values of either type, some of them written for it."""
+
+
+@pytest.mark.parametrize("kind", [Lines, Reports])
+async def test_hostile_bytes_of_an_annotated_type_are_a_miss_and_replaced(
+    kind: Any, cache: ModelCache, backend: CountingBackend, plant: Plant, trouble: DamageReports
+) -> None:
+    expected = await kind(7)
+    _, key = kind(7).locate(cache.open_cache)
+    [entry] = await backend.backend.read([key])
+    assert entry is not None
+    payload = unpack(entry)
+    for number, hostile in enumerate([*HOSTILE, payload[1:], payload[:-1], payload + b"\0", b"x" + payload], 1):
+        await plant(key, pack(VALUE, new_token(), entry[GUARD], now_ms(), hostile))
+        async with assert_ops(backend, redis=["read", "lease", "fill"]):
+            assert await kind(7) == expected
+        assert trouble.count(kind.__name__) == (number, 0)
+        async with assert_ops(backend, redis=["read"]):
+            assert await kind(7) == expected
+    assert "s3cret" not in "".join(trouble.messages())

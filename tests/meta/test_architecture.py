@@ -25,7 +25,7 @@ ORDER = {
     "client": "",
     "views": "",
     "binding": "binder paths factory class_options",
-    "declare": "related cached model values manager classes options registry",
+    "declare": "related cached model values manager classes annotations options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
     "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups batch snapshots base",
@@ -38,7 +38,7 @@ ORDER = {
     "connections relations outcomes changes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
-    "encoding": "rows values codec signatures layout keys messages",
+    "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "observe": "stats",
     "scopes": "tracking request bypass",
     "config": "",
