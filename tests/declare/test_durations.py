@@ -10,17 +10,14 @@ import pytest
 from aiomodelcache import (
     CacheConfig,
     CacheConfigurationError,
-    InvalidationType,
     ModelCache,
-    ModelCacheManager,
-    QuerysetCountCache,
     RedisBackend,
     ValueCache,
     cached,
 )
 from aiomodelcache.backends.protocol import Fill
 from aiomodelcache.testing import CountingBackend
-from tests.support.models.result_models import Club, Member
+from tests.support.models.duration_models import Depot, DepotCaches, Parcel, ParcelCount
 
 REMEDY = "write seconds, a timedelta, or text like 30s, 5m, 2h, 1d"
 SETTINGS = sorted(
@@ -120,25 +117,15 @@ class Recording(CountingBackend):
         return await super().fill(fills)
 
 
-class Later(QuerysetCountCache):
-    model = Member
-    key_fields = ("points",)
-    invalidation = InvalidationType.DYNAMIC
-
-
-class ClubCaches(ModelCacheManager[Club]):
-    model = Club
-
-
 class Answer(ValueCache[int | None]):
     async def get_value(self, value: int | None) -> int | None:
         return value
 
 
 PLACES: list[tuple[type, str, str]] = [
-    (Member, "Member.CacheMeta.timeout", "CacheMeta"),
-    (ClubCaches, "ClubCaches.timeout", "timeout"),
-    (Later, "Later.timeout", "timeout"),
+    (Parcel, "Parcel.CacheMeta.timeout", "CacheMeta"),
+    (DepotCaches, "DepotCaches.timeout", "timeout"),
+    (ParcelCount, "ParcelCount.timeout", "timeout"),
     (Answer, "Answer: timeout", "timeout"),
 ]
 """Classes that declare durations, with the name of the attribute in errors, and the attribute to set."""
@@ -154,15 +141,15 @@ def declare(monkeypatch: pytest.MonkeyPatch, cls: Any, attribute: str, value: An
 
 
 async def ask(cls: type) -> None:
-    if cls is Member:
-        await Member.cache.get(id=1)
-    elif cls is ClubCaches:
-        await ClubCaches(Club).get(id=1)
+    if cls is Parcel:
+        await Parcel.cache.get(id=1)
+    elif cls is DepotCaches:
+        await DepotCaches(Depot).get(id=1)
     else:
-        await (Later(points=0) if cls is Later else Answer(1))
+        await (ParcelCount(weight=0) if cls is ParcelCount else Answer(1))
 
 
-on_tables: Callable[[Any], Any] = pytest.mark.models("tests.support.models.result_models")
+on_tables: Callable[[Any], Any] = pytest.mark.models("tests.support.models.duration_models")
 one_store = pytest.mark.only_on("memory", because="the lifetimes are recorded before they are sent")
 one_database = pytest.mark.only_on("sqlite", because="durations depend on no database")
 
@@ -181,8 +168,8 @@ async def test_an_entry_lives_for_the_declared_duration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cls, _, attribute = place
-    club = await Club.create(id=1)
-    await Member.create(id=1, number=1, club=club)
+    await Depot.create(id=1)
+    await Parcel.create(id=1)
     declare(monkeypatch, cls, attribute, written)
     store = Recording(backend)
     async with ModelCache(store, ttl_jitter=0):
@@ -231,7 +218,7 @@ async def test_a_function_takes_durations_for_values_for_none_and_for_stale_copi
 async def test_a_class_takes_durations_for_stale_copies(
     database: object, backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Later, "allowtime", timedelta(seconds=30))
+    monkeypatch.setattr(ParcelCount, "allowtime", timedelta(seconds=30))
     async with ModelCache(backend) as cache:
-        entries: Any = cache.open_cache.classes[Later]
+        entries: Any = cache.open_cache.classes[ParcelCount]
         assert entries.policy.allow_ms == 30_000
