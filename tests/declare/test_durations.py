@@ -14,6 +14,7 @@ from aiomodelcache import (
     RedisBackend,
     ValueCache,
     cached,
+    writes_without_cache,
 )
 from aiomodelcache.backends.protocol import Fill
 from aiomodelcache.testing import CountingBackend
@@ -168,8 +169,9 @@ async def test_an_entry_lives_for_the_declared_duration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cls, _, attribute = place
-    await Depot.create(id=1)
-    await Parcel.create(id=1)
+    with writes_without_cache():
+        await Depot.create(id=1)
+        await Parcel.create(id=1)
     declare(monkeypatch, cls, attribute, written)
     store = Recording(backend)
     async with ModelCache(store, ttl_jitter=0):

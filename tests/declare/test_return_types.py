@@ -165,6 +165,24 @@ async def test_a_write_invalidates_a_result_of_an_annotated_type(cache: ModelCac
     assert await Summary(1) == Line("points", [Decimal(5)])
 
 
+async def test_a_function_that_reads_rows_returns_objects_as_fresh_as_the_rows(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    @cached
+    async def summary(team: int) -> Line:
+        calls.append(team)
+        return Line("points", [Decimal(sum(await Sale.filter(team=team).values_list("points", flat=True)))])
+
+    sale = await Sale.create(team=1, points=5)
+    for points in (5, 6):
+        sale.points = points
+        await sale.save()
+        assert await summary(1) == Line("points", [Decimal(points)])
+        async with assert_ops(backend, sql=0):
+            assert await summary(1) == Line("points", [Decimal(points)])
+    assert len(calls) == 2
+
+
 # Values that are not of the annotated type -------------------------------------------------------------------
 
 
