@@ -68,7 +68,10 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
         }
     code = _CODES.get(kind)
     if code is None:
-        raise SafeTypeError(f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts")
+        raise SafeTypeError(
+            f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts, "
+            "or annotate the result with its type"
+        )
     if code in _COLLECTIONS:
         items = map(list, value.items()) if kind is dict else value
         return msgspec.msgpack.Ext(code, encoder.encode([to_msgpack(item, levels - 1) for item in items]))
