@@ -81,7 +81,7 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
             raise CacheConfigurationError(
                 f"{origin}.{name} is for rows: remove it, or derive from InstanceCache or QuerysetCache."
             )
-        if name in ("order_by", "limit") and (computes or not issubclass(query, QuerysetCache)):
+        if name in ("order_by", "limit", "paged") and (computes or not issubclass(query, QuerysetCache)):
             raise CacheConfigurationError(f"{origin}.{name} is for lists: remove it, or derive from QuerysetCache.")
         if name == "codec" and (not computes or issubclass(query, COUNTING)):
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")

@@ -101,7 +101,7 @@ class EntryFactory:
         index.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, index, entries.rows.epoch_key, self._space)
         entries.indexes.append(index)
-        if not unique and not attributes and not index.policy.off:
+        if (options.paged or not attributes) and not unique and not index.policy.off:
             index.exact = True
             entries.results.append(ExactListDependency(index))
         return index

@@ -26,6 +26,7 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import RelationPath, follow_path
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
+from aiomodelcache.query.lists import ListMethods
 from aiomodelcache.query.lookups import LookupQuery, computed, exactly_one, row_key
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import invalidate_entries
@@ -47,6 +48,7 @@ class DeclaredQuery(LookupQuery[T]):
     allowtime: ClassVar[Duration | None] = None
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
+    paged: ClassVar[bool] = False
     limit: ClassVar[int | None] = None
     codec: ClassVar[Codec | None] = None
 
@@ -190,7 +192,7 @@ class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
         return cast("ResultT", exactly_one(self._model, found))
 
 
-class QuerysetCache(DeclaredQuery[list[M]], Generic[M]):
+class QuerysetCache(ListMethods[M], DeclaredQuery[list[M]], Generic[M]):
     """A cached list of the rows of a model that share a key, with its own ``order_by`` and ``limit``.
 
     >>> class LatestEvents(QuerysetCache[Event]):

@@ -32,6 +32,7 @@ class Options:
     near: bool | None = None
     queries: bool | None = None
     queries_ignore: tuple[str, ...] = ()
+    paged: bool = False
 
 
 MAX_VERSION_BITS: Final = 1_024
@@ -52,6 +53,7 @@ META_ATTRIBUTES: Final = frozenset(
         "near",
         "queries",
         "queries_ignore",
+        "paged",
     }
 )
 """Attributes that a ``CacheMeta`` may set. A ``ModelCacheManager`` may set them, and attributes of its own."""
@@ -130,6 +132,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         near=near_option(origin, attributes.get("near")),
         queries=_queries(origin, attributes),
         queries_ignore=_names(origin, "queries_ignore", attributes),
+        paged=_paged(origin, attributes),
     )
 
 
@@ -150,6 +153,7 @@ def merged(first: Options, second: Options, origin: str) -> Options:
         near=first.near if first.near is not None else second.near,
         queries=first.queries if first.queries is not None else second.queries,
         queries_ignore=first.queries_ignore or second.queries_ignore,
+        paged=first.paged or second.paged,
     )
 
 
@@ -174,6 +178,13 @@ def near_option(origin: str, value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise CacheConfigurationError(f"{origin}.near is {shown(value)}: use True or False.")
+
+
+def _paged(origin: str, attributes: dict[str, Any]) -> bool:
+    value = attributes.get("paged", False)
+    if isinstance(value, bool):
+        return value
+    raise CacheConfigurationError(f"{origin}.paged is {shown(value)}: use True or False.")
 
 
 def _seconds(origin: str, name: str, attributes: dict[str, Any]) -> float | None:

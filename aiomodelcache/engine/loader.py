@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import OWNER, ManyToManyEntries
 from aiomodelcache.entries.results import DontCache
@@ -56,6 +57,25 @@ class LoadedRow:
             return self._instance
         instance: Model = _separate(self._instance)
         return instance
+
+
+class LoadedPk:
+    """The primary key of a row that was loaded without its other columns, for an entry that lists the row."""
+
+    __slots__ = ("_pk", "values")
+    fillable = False
+
+    def __init__(self, pk: Any, values: RowValues) -> None:
+        self._pk = pk
+        self.values = values
+
+    def payload(self) -> bytes:
+        """Raises ``EncodeError``, because the row's columns are not known."""
+        raise EncodeError("its columns were not loaded")
+
+    def take(self) -> Any:
+        """Returns the primary key."""
+        return self._pk
 
 
 class ComputedValue:
@@ -121,6 +141,8 @@ async def load(
     client: BaseDBAsyncClient,
     stats: Stats,
     batch_size: int,
+    *,
+    only_pks: bool = False,
 ) -> dict[bytes, Answer]:
     """Returns the rows for each key of ``wanted``. Raises what the database raises.
 
@@ -135,18 +157,24 @@ async def load(
     key_of = _key_getter(entry_set, wanted)
     for start in range(0, len(keys), step):
         chunk = keys[start : start + step]
-        rows = await _select(entry_set, [wanted[key] for key in chunk], client, stats)
+        rows = await _select(entry_set, [wanted[key] for key in chunk], client, stats, only_pks=only_pks)
         answers.update(
             _single(key_of, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, key_of, chunk, rows)
         )
     for key in [key for key in keys if key not in answers]:
-        answers.update(_single(key_of, key, await _select(entry_set, [wanted[key]], client, stats)))
+        rows = await _select(entry_set, [wanted[key]], client, stats, only_pks=only_pks)
+        answers.update(_single(key_of, key, rows))
     return answers
 
 
 async def _select(
-    entry_set: RowEntries | IndexEntries, wanted: Sequence[Values], client: BaseDBAsyncClient, stats: Stats
-) -> list[LoadedRow]:
+    entry_set: RowEntries | IndexEntries,
+    wanted: Sequence[Values],
+    client: BaseDBAsyncClient,
+    stats: Stats,
+    *,
+    only_pks: bool,
+) -> Sequence[LoadedRow | LoadedPk]:
     schema = entry_set.schema
     if isinstance(entry_set, ManyToManyEntries):
         query = entry_set.select(client, wanted)
@@ -157,19 +185,25 @@ async def _select(
     if entry_set.limit is not None:
         query = query.limit(entry_set.limit)
     stats.statements += 1
+    if only_pks:
+        found = await query.values(*dict.fromkeys([schema.pk, *entry_set.attributes]))
+        return [LoadedPk(values[schema.pk], values) for values in found]
     return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 
-_KeyGetter = Callable[[LoadedRow], bytes | None]
+_KeyGetter = Callable[[Any], bytes | None]
 """Returns the key of a lookup that a row answers. None, or another key, if the row was found by a loose comparison."""
 
 
-def _single(key_of: _KeyGetter, key: bytes, rows: list[LoadedRow]) -> dict[bytes, Answer]:
+def _single(key_of: _KeyGetter, key: bytes, rows: Sequence[LoadedRow | LoadedPk]) -> dict[bytes, Answer]:
     return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)))}
 
 
 def _group_rows(
-    entry_set: RowEntries | IndexEntries, key_of: _KeyGetter, keys: Sequence[bytes], rows: list[LoadedRow]
+    entry_set: RowEntries | IndexEntries,
+    key_of: _KeyGetter,
+    keys: Sequence[bytes],
+    rows: Sequence[LoadedRow | LoadedPk],
 ) -> dict[bytes, Answer]:
     """Groups the rows of one statement by the key that each row answers.
 

@@ -125,7 +125,9 @@ class Reader:
                 request = plan.send(answer)
                 if isinstance(request, Load):
                     try:
-                        answer = await self._select(request.entry_set, request.wanted, client)
+                        answer = await self._select(
+                            request.entry_set, request.wanted, client, only_pks=request.only_pks
+                        )
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
@@ -218,19 +220,21 @@ class Reader:
     # The database --------------------------------------------------------------------------------
 
     async def _load(self, requests: list[tuple[RunningPlan, Load]]) -> None:
-        for target, group in group_requests(requests, lambda request: (request.entry_set, request.replica)).items():
+        for target, group in group_requests(
+            requests, lambda request: (request.entry_set, request.replica, request.only_pks)
+        ).items():
             if can_share_statement(target[0]):
                 self._statements.add(target, group)
             else:
                 self._tasks.start(self._load_source(target, group))
 
-    async def _load_source(self, target: tuple[Any, bool], group: list[tuple[RunningPlan, Load]]) -> None:
-        entry_set, replica = target
+    async def _load_source(self, target: tuple[Any, bool, bool], group: list[tuple[RunningPlan, Load]]) -> None:
+        entry_set, replica, only_pks = target
         wanted = {key: values for _, request in group for key, values in request.wanted.items()}
         try:
             self._check_context()
             client = entry_set.schema.replica() if replica else entry_set.schema.client
-            answers = await self._select(entry_set, wanted, client)
+            answers = await self._select(entry_set, wanted, client, only_pks=only_pks)
         except Exception as error:
             if len(group) == 1:
                 self._advance(group[0][0], None, error)
@@ -247,9 +251,10 @@ class Reader:
             self._advance(run, {key: answers[key] for key in request.wanted})
 
     async def _select(
-        self, entry_set: Any, wanted: Mapping[bytes, Values], client: BaseDBAsyncClient
+        self, entry_set: Any, wanted: Mapping[bytes, Values], client: BaseDBAsyncClient, *, only_pks: bool
     ) -> dict[bytes, Any]:
-        return await load(entry_set, wanted, client, self._guarded.stats, self._config.batch_size)
+        batch_size = self._config.batch_size
+        return await load(entry_set, wanted, client, self._guarded.stats, batch_size, only_pks=only_pks)
 
     async def _compute(self, requests: list[tuple[RunningPlan, ComputeValue]]) -> None:
         for bypass in (False, True):

@@ -4,6 +4,7 @@ A prediction never decides an answer: the index entry that is fetched beside the
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aiomodelcache.entries.rows import RowEntries
@@ -12,15 +13,28 @@ from aiomodelcache.entries.rows import RowEntries
 class Prediction:
     """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
-    __slots__ = ("entry", "index", "keys", "pks")
+    __slots__ = ("_rows", "entry", "index", "keys", "pks")
 
-    def __init__(self, pks: list[Any], keys: list[bytes]) -> None:
+    def __init__(self, pks: list[Any], keys: list[bytes] | None, rows: RowEntries | None = None) -> None:
         self.pks = pks
-        self.keys = keys
+        if keys is not None:
+            self.keys = keys
+        self._rows = rows
         self.entry = b""
         """The last entry that matched the prediction. An identical entry need not be decoded again."""
         self.index: object = None
         """The index that matched ``entry``. Another model of the table may have an index with the same key."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Makes ``keys`` when they are first needed: who reads a part of a long list needs few of them."""
+        if name != "keys" or self._rows is None:
+            raise AttributeError(name)
+        self.keys = self.keys_of(self.pks)
+        return self.keys
+
+    def keys_of(self, pks: Iterable[Any]) -> list[bytes]:
+        """Returns the cache keys of these rows, which are some of the prediction's."""
+        return list(map(self._rows.key, pks)) if self._rows is not None else []
 
 
 class Predictions(OrderedDict[bytes, Prediction]):
@@ -38,11 +52,11 @@ class Predictions(OrderedDict[bytes, Prediction]):
         self.move_to_end(key)
         return prediction
 
-    def learn(self, key: bytes, pks: list[Any], rows: "RowEntries") -> None:
+    def learn(self, key: bytes, pks: list[Any], rows: RowEntries) -> None:
         """Predicts from now on that the entry of ``key`` lists these primary keys."""
         prediction = self.get(key)
         if prediction is None or not rows.same_pks(prediction.pks, pks):
-            self[key] = Prediction(pks, [rows.key(pk) for pk in pks])
+            self[key] = Prediction(pks, None, rows)
         self._used(key)
 
     def forget(self, key: bytes) -> None:

@@ -40,6 +40,8 @@ class RowEntries(KeyedEntries):
     """The row entries of one model: each row is cached once, by its primary key."""
 
     unique = True
+    exact = True
+    """True: the absence of a row is an entry of its own, which the row's writer invalidates."""
     near = False
     """True if entries may be kept in this process."""
     table_key: bytes | None = None

@@ -9,15 +9,16 @@ from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiomodelcache.encoding.codec import EncodeError
-from aiomodelcache.encoding.layout import CREATED, LEASE, STALE, VALUE
+from aiomodelcache.encoding.layout import CREATED, LEASE, VALUE
 from aiomodelcache.entries.base import NoValue, is_version, warn_unencodable
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.plans.late_leases import acquire_late_leases
 from aiomodelcache.plans.refresh import refresh_request
 from aiomodelcache.plans.requests import (
     AcquireLeases,
@@ -68,7 +69,7 @@ def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predic
             index.counters.hits += 1
             rows.counters.hits += len(answer)
             if entry[CREATED] <= index.lifetimes.due:
-                yield _index_refresh(index, values, key, entry, predictions)
+                yield index_refresh(index, values, key, entry, predictions)
             if min(map(_created, read), default=_ALWAYS) <= rows.lifetimes.due:
                 predicted = dict(zip(prediction.keys, prediction.pks, strict=True))
                 yield from refresh_due_rows(rows, predicted, dict(zip(prediction.keys, read, strict=True)))
@@ -123,12 +124,12 @@ def _resolve_index_misses(
     index: IndexEntries, wanted: Wanted, misses: Misses, predictions: Predictions, result: dict[bytes, list[Any]]
 ) -> Plan[None]:
     """Adds the missed rows to ``result``: from the database, or from the reader that is filling them."""
-    pending = yield from _load_index(index, wanted, misses, predictions, result)
+    pending = yield from load_index(index, wanted, misses, predictions, result)
     if pending:
         yield from wait_for_leases(pending, pending.values())
         misses = yield from _read_index(index, {key: wanted[key] for key in pending}, predictions, result)
         if misses:
-            yield from _load_index(index, wanted, misses, predictions, result, fill=False)
+            yield from load_index(index, wanted, misses, predictions, result, fill=False)
 
 
 def _read_index(
@@ -169,15 +170,15 @@ def _judge_index(
             listed[key] = pks
             predictions.learn(key, pks, index.rows)
     if listed:
-        yield from _follow_to_rows(index, wanted, listed, read, epoch, entries, result, misses)
+        yield from follow_to_rows(index, wanted, listed, read, epoch, entries, result, misses)
     for key, entry in entries.items():
         if key not in misses and entry is not None and index.lifetimes.is_due(entry):
-            yield _index_refresh(index, wanted[key], key, entry, predictions)
+            yield index_refresh(index, wanted[key], key, entry, predictions)
     index.counters.misses += len(misses)
     return misses
 
 
-def _follow_to_rows(
+def follow_to_rows(
     index: IndexEntries,
     wanted: Wanted,
     listed: dict[bytes, list[Any]],
@@ -214,7 +215,7 @@ def _follow_to_rows(
             misses[key] = entries[key]
 
 
-def _load_index(
+def load_index(
     index: IndexEntries,
     wanted: Wanted,
     misses: Misses,
@@ -222,10 +223,13 @@ def _load_index(
     result: dict[bytes, list[Any]],
     *,
     fill: bool = True,
+    only_pks: bool = False,
 ) -> Plan[Misses]:
     """Loads the rows of missed index entries, and stores entries and rows from one statement.
 
     Adds the rows to ``result``. Returns the keys that other readers are filling, with the bytes that they hold.
+
+    ``only_pks``: loads and adds the primary keys of the rows instead, and stores no rows.
     """
     rows = index.rows
     leasable = [key for key in misses if fill and index.cacheable(wanted[key])]
@@ -245,7 +249,7 @@ def _load_index(
     missing = {key: wanted[key] for key in misses if key not in pending}
     if not missing:
         return pending
-    answers = yield from load_or_release(Load(index, missing), acquired, granted)
+    answers = yield from load_or_release(Load(index, missing, only_pks=only_pks), acquired, granted)
     for key in missing:
         result[key] = [loaded.take() for loaded in answers[key].rows]
     if fill:
@@ -279,7 +283,7 @@ def _index_fills(
                 payload = row_payload(rows, loaded)
                 if payload is not None:
                     payloads[rows.key(loaded.values[rows.schema.pk])] = payload
-        late = yield from _acquire_late_leases(rows, payloads, attempt.deadline, epoch, stamp)
+        late = yield from acquire_late_leases(rows, payloads, attempt.deadline, epoch, stamp)
         for key, (own, unchanged) in late.items():
             entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
             fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
@@ -306,39 +310,18 @@ def _index_entry(index: IndexEntries, answer: Answer, token: bytes, epoch: bytes
         return b""
 
 
-def _acquire_late_leases(
-    rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, epoch: bytes, stamp: bytes | None
-) -> Plan[dict[bytes, tuple[Attempt, bool]]]:
-    """Leases row keys after their rows were read. Returns by key the attempt, and True if the row may be filled."""
-    late: dict[bytes, tuple[Attempt, bool]] = {}
-    attempts = [(key, b"") for key in payloads]
-    while attempts:
-        acquired: LeaseResult = yield AcquireLeases(attempts, [rows.stamp_key], deadline)
-        unchanged = stamp is not None and is_version(stamp) and acquired.versions[0] == stamp
-        outdated: list[tuple[bytes, bytes]] = []
-        for (key, replaced), value in zip(attempts, acquired.values, strict=True):
-            if value == LEASE + acquired.attempt.token:
-                late[key] = acquired.attempt, unchanged
-            elif not replaced and _is_outdated(rows, value, epoch):
-                outdated.append((key, replaceable_prefix(value)))
-        attempts = outdated
-    return late
-
-
-def _is_outdated(rows: RowEntries, entry: bytes | None, epoch: bytes) -> bool:
-    """Returns True if an entry blocks a better one, because it is stale or of an earlier epoch or version."""
-    if not entry or not replaceable_prefix(entry):
-        return False
-    return entry[:1] == STALE or rows.read(entry, epoch) is NoValue.MISS
-
-
-def _index_refresh(index: IndexEntries, values: Values, key: bytes, entry: bytes, predictions: Predictions) -> Spawn:
+def index_refresh(
+    index: IndexEntries, values: Values, key: bytes, entry: bytes, predictions: Predictions, *, only_pks: bool = False
+) -> Spawn:
+    """Returns the request to load an index entry again, with its rows or without."""
     versions = [index.rows.epoch_key, index.rows.stamp_key]
-    return refresh_request(index, key, entry, versions, partial(_reload_index, index, values, key, predictions))
+    reload = partial(_reload_index, Load(index, {key: values}, only_pks=only_pks), predictions)
+    return refresh_request(index, key, entry, versions, reload)
 
 
 def _reload_index(
-    index: IndexEntries, values: Values, key: bytes, predictions: Predictions, acquired: LeaseResult, attempt: Attempt
+    load: Load, predictions: Predictions, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
-    answers: dict[bytes, Answer] = yield Load(index, {key: values})
-    return (yield from _index_fills(index, {key: values}, answers, attempt, acquired.versions, predictions))
+    answers: dict[bytes, Answer] = yield load
+    index = cast("IndexEntries", load.entry_set)
+    return (yield from _index_fills(index, load.wanted, answers, attempt, acquired.versions, predictions))

@@ -109,6 +109,8 @@ class Load(NamedTuple):
     """The values by their cache keys, which tell values apart as the database does."""
     replica: bool = False
     """True if a replica may answer, because none of these rows was written within ``replica_lag``."""
+    only_pks: bool = False
+    """True if the rows' primary keys suffice."""
 
 
 PlannedFill = tuple[Attempt, bytes, bytes, int]

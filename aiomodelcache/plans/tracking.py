@@ -102,10 +102,13 @@ class _Record:
             self._learn(unknown, result.versions)
         if request.replica:
             self._tracker.refuse("a replica answered")
+        if request.only_pks and not entry_set.exact:  # a row that leaves the list leaves the entry's token as it is
+            for key in tables:
+                self._tracker.add_table(key)
         answers = yield request
         for key, answer in answers.items():
             self._loaded[key] = tables
-            for row in answer.rows:
+            for row in () if request.only_pks else answer.rows:
                 pk = row.values.get(entry_set.schema.pk)
                 self._loaded[key if pk is None else entry_set.rows.key(pk)] = tables
                 if not row.fillable:

@@ -13,6 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
+from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
 from aiomodelcache.entries.rows import RowEntries
@@ -20,11 +21,13 @@ from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import index_hit, rows_at
+from aiomodelcache.plans.lists import part_of_list
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import instance_of, result_at
 from aiomodelcache.plans.rows import row_by_pk
 from aiomodelcache.query.base import CacheQuery, T
+from aiomodelcache.query.lists import ListMethods, LocatedList, Slice
 from aiomodelcache.scopes.request import Scope
 
 M = TypeVar("M", bound=Model)
@@ -78,6 +81,13 @@ class LookupQuery(CacheQuery[T]):
         if self._cache is not cache:
             self._locate(cache)
         return LocatedKey(cache, self._entry_set, self._values, self._key)
+
+    def located_list(self, cache: OpenCache) -> LocatedList | None:
+        """Returns the entry of the list, or None if the lookup is no list with an entry of its own."""
+        located = self.locate(cache)
+        if isinstance(located.entry_set, IndexEntries) and self.relation_path(cache) is None:
+            return LocatedList(located.entry_set, located.values, located.key)
+        return None
 
     def relation_path(self, cache: OpenCache) -> RelationPath | None:
         """Returns the relations that the lookup follows from the rows with its key, or None if it follows none."""
@@ -241,7 +251,7 @@ class GetOrNoneQuery(FieldsQuery[M | None], Generic[M]):
         return exactly_one(self._model, found) if found else None
 
 
-class FilterQuery(FieldsQuery[list[M]], Generic[M]):
+class FilterQuery(ListMethods[M], FieldsQuery[list[M]], Generic[M]):
     """All rows with these values, in the list's order. A new list each time."""
 
     __slots__ = ()
@@ -251,23 +261,42 @@ class FilterQuery(FieldsQuery[list[M]], Generic[M]):
         return list(found)
 
 
-class ExistsQuery(FieldsQuery[bool]):
-    """True if a row has these values."""
+class NumberQuery(FieldsQuery[T]):
+    """A result that only the number of rows matters for. The entry of an exact list tells it without any row."""
 
     __slots__ = ()
     kind: ClassVar[str] = "either"
     builds_instances: ClassVar[bool] = False
+    _has_fast_path: ClassVar[bool] = True
+
+    def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
+        return None if self._is_exact(cache) else super().fast_lookup(cache)
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        if scope is not None or not self._is_exact(cache):
+            return (yield from super().plan(cache, scope))
+        index, values, key = cast("LocatedList", self.located_list(cache))
+        part = yield from part_of_list(index, values, key, cache.predictions, Slice(0, 0))
+        return self.finish(range(part.total if part is not None else 0))
+
+    def _is_exact(self, cache: OpenCache) -> bool:
+        entry_set = self.locate(cache).entry_set
+        return isinstance(entry_set, IndexEntries) and entry_set.exact
+
+
+class ExistsQuery(NumberQuery[bool]):
+    """True if a row has these values."""
+
+    __slots__ = ()
 
     def finish(self, found: Sequence[Any]) -> bool:
         return bool(found)
 
 
-class CountQuery(FieldsQuery[int]):
+class CountQuery(NumberQuery[int]):
     """The number of rows with these values."""
 
     __slots__ = ()
-    kind: ClassVar[str] = "either"
-    builds_instances: ClassVar[bool] = False
 
     def finish(self, found: Sequence[Any]) -> int:
         return len(found)

@@ -197,7 +197,8 @@ async def _before(
             intent = transaction_intent(transaction, cache)
         else:
             intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
-        collect_model_keys(intent, written.whole)
+        unread = transaction is None and _columns_before(instance, changed, deleting=deleting)  # the row has moved
+        collect_model_keys(intent, [*written.whole, *(written.exact if unread else ())])
         intent.add_tables(cache.versions.deleted_with(model) if deleting else ())
         for entries in written.exact:
             for row in rows:

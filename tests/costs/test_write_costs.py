@@ -19,11 +19,11 @@ from tortoise.transactions import in_transaction
 from aiomodelcache import ModelCache
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
-from tests.support.models.cost_models import Badge, Event, Guest, Mark, Part, Scrap, User, Wearer
+from tests.support.models.cost_models import Badge, Event, Guest, Mark, Part, Reply, Scrap, User, Wearer
 
 pytestmark = pytest.mark.models("tests.support.models.cost_models")
 
-MODELS: list[type[Model]] = [Badge, Wearer, Part, Scrap, Guest, Mark, Event, User]
+MODELS: list[type[Model]] = [Badge, Wearer, Part, Scrap, Guest, Reply, Mark, Event, User]
 """The models in an order in which their tables can be emptied."""
 LIMIT = 5
 """The ``bulk_limit`` of the measured cache, in rows."""
@@ -352,6 +352,42 @@ async def _(meter: Meter) -> None:
 # Many-to-many ---------------------------------------------------------------------------------------------
 
 
+@costs("`create()` of a model with paged lists, and `save()` that leaves the row in its lists")
+async def _(meter: Meter) -> None:
+    async with meter.counting():
+        await Reply.create(thread=1)
+    reply = await Reply.get(id=1000)
+    reply.text = "new"
+    async with meter.counting():
+        await reply.save()
+    async with meter.counting():
+        await reply.save(update_fields=["text"])
+
+
+@costs("`save()` that moves a row between paged lists, and `delete()` of a row in one")
+async def _(meter: Meter) -> None:
+    first, second, third, *_ = await Reply.all()
+    first.thread = second.thread = 7
+    async with meter.counting():
+        await first.save()
+    async with meter.counting():
+        await second.save(update_fields=["thread"])
+    async with meter.counting():
+        await third.delete()
+
+
+@costs("`QuerySet.update()` that moves rows between paged lists")
+async def _(meter: Meter) -> None:
+    async with meter.counting():
+        await Reply.filter(thread=1).update(thread=7)
+
+
+@costs("`QuerySet.delete()` of rows in paged lists")
+async def _(meter: Meter) -> None:
+    async with meter.counting():
+        await Reply.filter(thread=1).delete()
+
+
 @costs("`add()` and `remove()` of a many-to-many relation")
 async def _(meter: Meter) -> None:
     (badge, _), wearers = await Badge.all(), await Wearer.all()
@@ -521,6 +557,7 @@ async def populate() -> None:
         [Event(id=1001 + n, slug=f"e{n}", day=n, organizer_id=ADA + (n >= LIMIT)) for n in range(LIMIT + 3)]
     )
     await QuerySet(Guest).bulk_create([Guest(id=1000 + n, table_number=n % 2) for n in range(4)])
+    await QuerySet(Reply).bulk_create([Reply(id=1000 + n, thread=n % 2) for n in range(4)])
     await QuerySet(Badge).bulk_create([Badge(id=1000 + n) for n in range(2)])
     await QuerySet(Wearer).bulk_create([Wearer(id=1000 + n) for n in range(2)])
     await QuerySet(Scrap).bulk_create([Scrap(id=1000 + n, number=n) for n in range(1, 4)])

@@ -371,7 +371,7 @@ async def test_no_log_of_a_failed_refresh_holds_a_value(
     for _ in range(2):
         await Person.cache.get(code=SECRET)
 
-    async def failing(*args: Any) -> Any:
+    async def failing(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError(f"no such column: {SECRET}")
 
     monkeypatch.setattr("aiomodelcache.engine.reader.load", failing)

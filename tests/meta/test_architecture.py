@@ -28,11 +28,11 @@ ORDER = {
     "declare": "related cached model values manager classes annotations options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
-    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups batch snapshots base",
+    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups lists batch snapshots base",
     "open_cache": "",
     "engine": "derivation reader writer leases witness hits background batch_read batching loader run intent own_loop "
     "tasks",
-    "plans": "paths results indexes rows refresh tracking steps requests",
+    "plans": "paths lists results indexes late_leases rows refresh tracking steps requests",
     "entries": "derived cascades versions tables model many_to_many indexes results predictions rows base policy",
     "orm": "catalogue observed sql_tables statements hydrate select contextual schema snapshots transactions tables "
     "connections relations outcomes changes meta key_values fields",

@@ -11,6 +11,7 @@ from aiomodelcache import (
     Explanation,
     ModelCache,
     ModelCacheManager,
+    Page,
     local_cache,
 )
 from tests.typing.declarations import Event, EventBySlug, LatestEvents, User, UserCaches, Venue, VenueCaches
@@ -28,6 +29,12 @@ async def through_the_manager() -> None:
     assert_type(Event.cache.key(Event.cache.filter(organizer=1)), str)
     assert_type(await Event.cache.filter(organizer=1), list[Event])
     assert_type(await Event.cache.all(), list[Event])
+    assert_type(await Event.cache.all()[20:40], list[Event])
+    assert_type(await Event.cache.filter(organizer=1).first(), Event | None)
+    assert_type(await LatestEvents(organizer=1).first(), Event | None)
+    page = await Event.cache.filter(organizer=1).page(2, size=20)
+    assert_type(page, Page[Event])
+    assert_type((page.items, page.total, page.has_next), tuple[list[Event], int, bool])
     assert_type(await Event.cache.exists(slug="pycon"), bool)
     assert_type(await Event.cache.count(organizer=1), int)
     assert_type(await Event.cache.get_many([1, 2]), list[Event])

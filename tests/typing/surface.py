@@ -46,6 +46,7 @@ class PostCaches(ModelCacheManager[Post]):
     invalidation = InvalidationType.DYNAMIC
     allowtime = 5
     near = False
+    paged = True
 
 
 class Setting(ValueCache[str]):

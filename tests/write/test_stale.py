@@ -508,7 +508,7 @@ class TestRefreshing:
     ) -> None:
         await make_stale(cache)
 
-        async def failing(*args: Any) -> Any:
+        async def failing(*args: Any, **kwargs: Any) -> Any:
             raise OSError("no database")
 
         with monkeypatch.context() as patched:

@@ -60,7 +60,7 @@ GUARDS = {
         "save, by id elsewhere",
     ),
     "a late lease compares the stamp": Guard(
-        "plans.indexes:_acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
+        "plans.late_leases:acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
     ),
     "a slow reader does not fill": Guard(
         "engine.leases:Leases._store", "if now < attempt.deadline", "", "a writer that crashed"

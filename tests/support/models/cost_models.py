@@ -47,6 +47,18 @@ class GuestCount(QuerysetCountCache):
     key_fields = ("table_number",)
 
 
+class Reply(CachedModel):
+    """A cached model with a paged list."""
+
+    id = fields.IntField(primary_key=True)
+    thread = fields.IntField(default=0)
+    text = fields.CharField(max_length=64, default="")
+
+    class CacheMeta:
+        filter_key_fields_list = [("thread",)]
+        paged = True
+
+
 class Badge(CachedModel):
     """A cached model with many-to-many relations."""
 

@@ -48,6 +48,25 @@ class Talk(CachedModel):
         filter_key_fields_list = [(), ("track",), ("track", "place")]
 
 
+class Thread(CachedModel):
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40, default="")
+
+
+class Post(CachedModel):
+    """A model of lists that are read page by page."""
+
+    id = fields.IntField(primary_key=True)
+    thread: fields.ForeignKeyRelation[Thread] = fields.ForeignKeyField("app.Thread", related_name="posts")
+    place = fields.IntField(default=0)
+    title = fields.CharField(max_length=40, default="")
+
+    class CacheMeta:
+        filter_key_fields_list = [("thread",)]
+        order_by = ["-place"]
+        paged = True
+
+
 class Label(CachedModel):
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=40)
@@ -67,6 +86,20 @@ class LastTalks(QuerysetCache[Talk]):
     key_fields = ()
     order_by: ClassVar = ["-id"]
     limit = 3
+
+
+class TopTalks(QuerysetCache[Talk]):
+    model = Talk
+    key_fields = ("track",)
+    limit = 6
+
+
+class TopPosts(QuerysetCache[Post]):
+    model = Post
+    key_fields = ("thread",)
+    order_by: ClassVar = ["place"]
+    limit = 6
+    paged = True
 
 
 class TalkCount(QuerysetCountCache):
