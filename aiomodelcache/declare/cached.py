@@ -10,7 +10,8 @@ from tortoise.models import Model
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import return_type
 from aiomodelcache.declare.registry import module_of
-from aiomodelcache.declare.values import BaseValueQuery, T, ValueDeclaration
+from aiomodelcache.declare.value_declarations import ValueDeclaration
+from aiomodelcache.declare.values import BaseValueQuery, T
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache

@@ -5,8 +5,7 @@ invalidated by hand.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -16,21 +15,20 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
-from aiomodelcache.declare.options import near_option, version_option
-from aiomodelcache.declare.registry import declared_values, label_of, path_of
-from aiomodelcache.durations import Duration, parse_optional_duration
+from aiomodelcache.declare.registry import declared_values, path_of
+from aiomodelcache.declare.value_declarations import ValueDeclaration
+from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
-from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.derived import DerivedEntries
-from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError, shown
+from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
-from aiomodelcache.plans.requests import Plan
+from aiomodelcache.plans.requests import FastLookup, Plan
+from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
-from aiomodelcache.query.dependencies import fresh, table_key_of
+from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
@@ -38,112 +36,6 @@ from aiomodelcache.scopes.tracking import current_tracker
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ValueDeclaration:
-    """Name and settings of a kind of cached value.
-
-    ``name`` is unique, because the keys in the store begin with it. ``origin`` names the declaration in errors.
-    """
-
-    name: str
-    origin: str
-    signature: inspect.Signature
-    timeout: Duration | None
-    negative_timeout: Duration | None
-    allowtime: Duration | None
-    version: object
-    codec: Codec | None
-    near: bool | None
-    invalidation: InvalidationType
-    depends_on: tuple[Any, ...]
-    returns: Callable[[], Any]
-    """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
-
-    def check(self) -> None:
-        """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
-        for name in ("timeout", "negative_timeout", "allowtime"):
-            self._seconds(name)
-        near_option(self.origin, self.near)
-        version_option(self.origin, self.version)
-        if self.invalidation not in (InvalidationType.UNSET, InvalidationType.OFF):
-            raise CacheConfigurationError(
-                f"{self.origin}: invalidation is {shown(self.invalidation)}: use InvalidationType.OFF for values that "
-                "only a timeout or invalidate() ends, or leave it out."
-            )
-        for model in self.depends_on:
-            if not issubclass(model if isinstance(model, type) else object, Model):
-                raise CacheConfigurationError(
-                    f"{self.origin}: depends_on names {shown(model)}: it must be a tuple of models."
-                )
-
-    @property
-    def tracked(self) -> bool:
-        """True if a value is forgotten when anything changes that it was computed from."""
-        return self.invalidation is not InvalidationType.OFF
-
-    def _seconds(self, name: str) -> float | None:
-        return parse_optional_duration(f"{self.origin}: {name}", getattr(self, name))
-
-    def result(self, cache: OpenCache) -> ResultEntries:
-        """Returns the entries of this declaration in one open cache, created at the first use.
-
-        Raises ``CacheConfigurationError`` if another declaration has the same name.
-        """
-        entries = cache.values.get(self)
-        if entries is None:
-            self.check()
-            for other in cache.values:
-                if cast("ValueDeclaration", other).name == self.name:
-                    raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
-            config, label = cache.config, self._label(cache)
-            lifetimes = Lifetimes(
-                self._seconds("timeout") or config.timeout,
-                self._seconds("negative_timeout") or config.negative_timeout,
-                config.ttl_jitter,
-                config.refresh_ahead,
-            )
-            cache.reader.background.watch(lifetimes)
-            kind: Callable[..., ResultEntries] = ResultEntries
-            if self.tracked:
-                tables = [table_key_of(cache, model) for model in self.depends_on]
-                kind = partial(DerivedEntries, versions=cache.versions, depends_on=tables)
-            entries = cache.values[self] = kind(
-                label,
-                [self.name],
-                connection="",
-                space=cache.space,
-                rows=None,
-                attributes=(),
-                watched=frozenset(),
-                bound=cache.models,
-                codec=self.codec,
-                returns=self.returns(),
-                version=self.version,
-                lifetimes=lifetimes,
-                policy=Policy.of(InvalidationType.DYNAMIC, self._seconds("allowtime")),
-                lease_ttl=config.compute_ttl,
-                counters=cache.stats.of(label),
-            )
-            entries.near = config.near if self.near is None else self.near
-            keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
-            cache.guarded.start_tracking()
-        return entries
-
-    def _label(self, cache: OpenCache) -> str:
-        """Returns the name under which the values are counted: that of the class, with its module if need be."""
-        own = next((cls for cls in declared_values if cast("Any", cls)._declared is self), None)
-        return self.origin if own is None else label_of(own, [*cache.models, *cache.classes, *declared_values])
-
-    def arguments(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Returns the arguments in one form, passed by position or by name. Raises ``TypeError`` like the call."""
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self.origin}{self.signature}: {error}") from None
-        bound.apply_defaults()
-        return tuple(bound.arguments.values())
 
 
 class BaseValueQuery(CacheQuery[T]):
@@ -178,11 +70,14 @@ class BaseValueQuery(CacheQuery[T]):
         A tracked value is computed in any transaction, which may see what others do not. Another value is if the
         transaction has invalidated it. Callers outside of the transaction are unaffected until it commits.
         """
-        result, key = self.locate(cache)
         clients = transactions(cache)
-        if self._declaration.tracked:
+        if not clients or self._declaration.tracked:
             return next(iter(clients), None)
+        result, key = self.locate(cache)
         return next((client for client in clients if is_invalidated_in(client, cache, result, key)), None)
+
+    def fast_lookup(self, cache: OpenCache) -> FastLookup:
+        return _LocatedValue(self, *self.locate(cache))
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)
@@ -216,6 +111,28 @@ class BaseValueQuery(CacheQuery[T]):
         cache = (self.explicit_cache or default_cache()).writable()
         result, key = self.locate(cache)
         await invalidate_entries(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
+
+
+class _LocatedValue:
+    """One await of a query, with the key of its arguments as they are now."""
+
+    __slots__ = ("_key", "_query", "_result")
+
+    def __init__(self, query: BaseValueQuery[Any], result: ResultEntries, key: bytes) -> None:
+        self._query = query
+        self._result = result
+        self._key = key
+
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
+        wanted[self._result.epoch_key] = wanted[self._key] = None
+        for predicted in cache.predictions.predict(self._key).keys:
+            wanted[predicted] = None
+
+    def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
+        return result_hit(self._result, self._key, found)
+
+    def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
+        return self._query.plan(cache, None)
 
 
 def _key_part(value: Any) -> Any:

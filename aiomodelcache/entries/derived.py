@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.layout import PREFIX_SIZE
-from aiomodelcache.entries.base import fingerprint
+from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, unpack
+from aiomodelcache.entries.base import Miss, NoValue, fingerprint
 from aiomodelcache.entries.predictions import Prediction
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.versions import TableVersions
@@ -69,11 +69,26 @@ class DerivedEntries(ResultEntries):
         pairs = _encode_dependencies([*dependencies, *dependencies.values()])
         return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + super()._pack_value(value, dependencies)
 
+    def hit(self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+        if entry[GUARD] != self.fingerprint + epoch[1:]:
+            return NoValue.MISS
+        keys, tokens, content = _split(unpack(entry))
+        for key, token in zip(keys, tokens, strict=True):
+            read = entries.get(key)
+            if read is None or read[:PREFIX_SIZE] != token:
+                return NoValue.MISS
+        return self._plain_value(content)
+
     def _unpack_value(self, payload: bytes) -> DerivedValue:
-        start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
-        pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])
-        number = len(pairs) // 2
-        keys, tokens = pairs[:number], pairs[number:]
-        if len(keys) != len(tokens) or start > len(payload):
-            raise DecodeError("its list of dependencies is damaged")
-        return DerivedValue(keys, tokens, super()._unpack_value(payload[start:]))
+        keys, tokens, content = _split(payload)
+        return DerivedValue(keys, tokens, super()._unpack_value(content))
+
+
+def _split(payload: bytes) -> tuple[list[bytes], list[bytes], bytes]:
+    """Returns the keys and the tokens of the dependencies, and the bytes of the value. Raises for damaged bytes."""
+    start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
+    pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])
+    number = len(pairs) // 2
+    if len(pairs) != 2 * number or start > len(payload):
+        raise DecodeError("its list of dependencies is damaged")
+    return pairs[:number], pairs[number:], payload[start:]

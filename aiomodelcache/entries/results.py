@@ -18,8 +18,9 @@ from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unp
 from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.encoding.shapes import ANY
 from aiomodelcache.encoding.typed import TypedCodec, codec_of
-from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference
+from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec, is_surely_plain
 from aiomodelcache.entries.base import (
+    Miss,
     NoValue,
     count_undecodable,
     count_unusable,
@@ -144,6 +145,21 @@ class ResultEntries:
             return self._unpack_value(payload) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
             return count_undecodable(self.counters, self.name, error)
+
+    def hit(self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+        """Returns the value of a ``V`` entry, or a miss if it is not current or may refer to rows.
+
+        ``entries``: what was read together with it. Raises an exception for damaged bytes.
+        """
+        if entry[GUARD] != self.fingerprint + epoch[1:]:
+            return NoValue.MISS
+        return self._plain_value(unpack(entry))
+
+    def _plain_value(self, payload: bytes) -> Any | Miss:
+        """Returns the value, or a miss if it may hold references or may be nested too deep."""
+        if self.may_refer and not (type(self._codec) is ValueCodec and is_surely_plain(payload)):
+            return NoValue.MISS
+        return self._codec.decode(payload)
 
     def _unpack_value(self, payload: bytes) -> Any:
         return self._codec.decode(payload)

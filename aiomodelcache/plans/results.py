@@ -1,5 +1,6 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, cast
@@ -7,9 +8,9 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.encoding.layout import LEASE
+from aiomodelcache.encoding.layout import CREATED, LEASE
 from aiomodelcache.encoding.values import InstanceReference
-from aiomodelcache.entries.base import Miss, NoValue, count_undecodable, is_version
+from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
@@ -198,6 +199,22 @@ def _read_value(
             return NoValue.MISS
         value = map_nested(value, InstanceReference, instances.__getitem__)
     result.counters.hits += 1
+    return value
+
+
+def result_hit(result: ResultEntries, key: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+    """Returns the value of an entry that is not due and refers to no rows, if ``entries`` hold all that it depends on.
+
+    Else a miss, which leaves no trace: the plan tells the cases apart.
+    """
+    entry, epoch = entries[key], entries[result.epoch_key]
+    if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
+        return NoValue.MISS
+    try:
+        value = result.hit(entry, epoch, entries)
+    except Exception:  # damaged, or hostile
+        return NoValue.MISS
+    result.counters.hits += value is not NoValue.MISS
     return value
 
 
