@@ -1,4 +1,4 @@
-"""Queries by many values of one unique key: ``get_many`` and ``in_bulk``.
+"""Queries by many values of one key: ``get_many``, and ``in_bulk`` for a unique key.
 
 One query object stands for all values. If the cache does not hold all of them, a plan asks the database for the missing
 ones in one statement.
@@ -6,13 +6,14 @@ ones in one statement.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
+from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
@@ -53,9 +54,11 @@ class LocatedKeys(NamedTuple):
 
 
 class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
-    """The rows with many values of one unique key, in the order requested: one MGET, one statement for all misses."""
+    """The rows with many values of one key, in the order requested: one MGET, one statement for all misses."""
 
     __slots__ = ("_fields", "_located", "_model", "_requested", "_single")
+    needs_unique: ClassVar[bool] = True
+    """True if the key must be unique. Else several rows may have a value, and all of them are part of the result."""
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         return f"<{type(self).__name__} {self._model.__name__}({fields} in {len(self._requested)} values)>"
 
     def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> Any:
-        """Returns the result, made of the rows that exist, and the cache key and value of each."""
+        """Returns the result, made of the rows that exist, and the cache key and value by which each was found."""
         return dict(zip(names, rows, strict=True))
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
@@ -92,11 +95,13 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         return located
 
     def _locate(self, cache: OpenCache) -> LocatedKeys:
-        entry_set, order, place = cache.entries_of(self._model).find("get", self._fields)
-        if not entry_set.unique:
+        entries = cache.entries_of(self._model)
+        kind = "get" if self.needs_unique else entries.kind(self._fields)
+        entry_set, order, place = entries.find(kind, self._fields)
+        if self.needs_unique and not entry_set.unique:
             raise CacheNotRegistered(
                 f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
-                "get_many and in_bulk need a unique key. Use filter."
+                "in_bulk needs a unique key. Use get_many or filter."
             )
         if self._single:
             [field] = self._fields
@@ -134,6 +139,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
         _, entry_set, wanted, names = self.locate(cache)
+        if not entry_set.unique:
+            return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found)
         hits: Iterable[RowValues | None]
         if isinstance(entry_set, RowEntries):
             entries, epoch = map(found.__getitem__, wanted), found[entry_set.epoch_key]
@@ -151,6 +158,32 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         if entry_set is not entry_set.rows:
             entry_set.rows.counters.hits += len(answer)
         return self.finish(wanted, names, answer)
+
+    def _try_lists(
+        self,
+        index: IndexEntries,
+        wanted: Mapping[bytes, Values],
+        names: Iterable[Any],
+        cache: OpenCache,
+        found: Mapping[bytes, bytes | None],
+    ) -> Any | Miss:
+        """Returns the result if all entries of a key that several rows may share are hits, else a miss."""
+        predict = cache.predictions.predict
+        lists: list[list[RowValues]] = []
+        for key, values in wanted.items():
+            rows = index_hit(index, values, key, predict(key), found)
+            if rows is None:
+                return NoValue.MISS
+            lists.append(rows)
+        index.counters.hits += len(lists)
+        index.rows.counters.hits += sum(map(len, lists))
+        make = index.schema.instance
+        return self._finish_lists(wanted, names, [[make(row) for row in rows] for rows in lists])
+
+    def _finish_lists(self, keys: Iterable[bytes], names: Iterable[Any], lists: Iterable[list[Any]]) -> Any:
+        """Returns the result, made of the rows that were found by each key and value."""
+        found = [(key, name, row) for key, name, rows in zip(keys, names, lists, strict=True) for row in rows]
+        return self.finish([key for key, _, _ in found], [name for _, name, _ in found], [row for _, _, row in found])
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self.plan(cache, None)
@@ -178,16 +211,14 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             if scope is not None:
                 instances = scope.keep(key, [(row_key(entry_set, row), row) for row in instances], generation)
             known[key] = instances
-        existing = [(key, name) for key, name in zip(wanted, names, strict=True) if known[key]]
-        return self.finish(
-            [key for key, _ in existing], [name for _, name in existing], [known[key][0] for key, _ in existing]
-        )
+        return self._finish_lists(wanted, names, [known[key][:1] if entry_set.unique else known[key] for key in wanted])
 
 
 class ManyQuery(BulkQuery[M], Generic[M]):
     """The rows of a ``BulkQuery`` as a list. Made by ``ModelCacheManager.get_many``."""
 
     __slots__ = ()
+    needs_unique: ClassVar[bool] = False
 
     def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> list[M]:
         return rows
@@ -200,3 +231,16 @@ class RowsByKeyQuery(BulkQuery[M], Generic[M]):
 
     def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> dict[bytes, M]:
         return dict(zip(keys, rows, strict=True))
+
+
+class ListsByKeyQuery(BulkQuery[M], Generic[M]):
+    """The rows of a ``BulkQuery`` of a key that several rows may share, as lists by their cache keys."""
+
+    __slots__ = ()
+    needs_unique: ClassVar[bool] = False
+
+    def finish(self, keys: Iterable[bytes], names: Iterable[Any], rows: list[M]) -> dict[bytes, list[M]]:
+        lists: dict[bytes, list[M]] = {}
+        for key, row in zip(keys, rows, strict=True):
+            lists.setdefault(key, []).append(row)
+        return lists
