@@ -132,7 +132,10 @@ class ModelCacheManager(Generic[M]):
         return CountQuery(self._model, key, self._cache)
 
     def get_many(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> CacheQuery[list[M]]:
-        """Returns a query for the rows that exist, in the order of ``values``, each once. ``key`` must be unique."""
+        """Returns a query for the rows that exist, in the order of ``values``, each once.
+
+        If several rows may have a value, all of them follow in the list's order: ``get_many([1, 2], key="organizer")``.
+        """
         return cast("CacheQuery[list[M]]", ManyQuery(self._model, values, key, self._cache))
 
     def in_bulk(self, values: Iterable[Any], key: str | tuple[str, ...] = "pk") -> BulkQuery[M]:
@@ -219,10 +222,11 @@ class ModelCacheManager(Generic[M]):
         >>> await Event.cache.prefetch(events, "organizer", "venue__city")
         >>> events[0].venue.city.name           # no I/O
 
-        Fills foreign keys and, in both directions, one-to-one relations to cached models. Relations that an instance
-        has loaded already are kept. As with Tortoise's ``prefetch_related``, a row that several instances refer to is
-        one object. Raises ``ValueError`` for a name that is not a relation, and ``CacheNotRegistered`` for a relation
-        that the cache cannot fill.
+        Fills foreign keys, one-to-one relations, cached many-to-many relations, and the reverse of foreign keys, for
+        which ``filter_key_fields_list`` of the other model must have the foreign key. Relations that an instance has
+        loaded already are kept. As with Tortoise's ``prefetch_related``, a row that several instances refer to is one
+        object. Raises ``ValueError`` for a name that is not a relation, and ``CacheNotRegistered`` for a relation that
+        the cache cannot fill.
         """
         cache = (self._cache or default_cache()).usable()
         await prefetch(cache, self._model, instances, relations)

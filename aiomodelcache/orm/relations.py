@@ -54,6 +54,13 @@ def through_table(relation: Any) -> str:
     return f"{relation.through_schema}.{relation.through}" if relation.through_schema else str(relation.through)
 
 
+def foreign_key_by(model: type[Model], attribute: str) -> str:
+    """Returns the name of the foreign key whose column is ``attribute``."""
+    meta = meta_of(model)
+    keys: set[str] = meta.fk_fields | meta.o2o_fields
+    return next(name for name in sorted(keys) if meta.fields_map[name].source_field == attribute)
+
+
 class ForeignKey(NamedTuple):
     """A foreign key that the database enforces: ``child.attribute`` refers to ``parent.to_field``."""
 

@@ -15,9 +15,10 @@ from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.key_values import same_value
 from aiomodelcache.orm.meta import field_names, is_relation
+from aiomodelcache.orm.relations import RelationInfo, foreign_key_by
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
-from aiomodelcache.query.bulk import RowsByKeyQuery
+from aiomodelcache.query.bulk import ListsByKeyQuery, RowsByKeyQuery
 from aiomodelcache.query.many_to_many import ManyToManyBatchQuery
 
 
@@ -77,6 +78,44 @@ class SingleRelation:
         return self._key_of_one(vars(row).get(self._to_field)) == self._key_of_one(self._value(instance))
 
 
+class ReverseRelation:
+    """The reverse of a foreign key: the rows of another model that refer to an instance."""
+
+    def __init__(self, cache: OpenCache, model: type[Model], name: str, related: type[Model], columns: tuple[str, str]):
+        self.related = related
+        self._cache = cache
+        self._model = model
+        self._name = name
+        self._attribute, self._to_field = columns
+        match = cache.entries_of(related).find("filter", [self._to_field])
+        self._normalise, self._key_of_one = match.entry_set.schema.normalise, match.entry_set.key_of_one
+
+    def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
+        values = [self._value(instance) for instance in instances if not self._relation(instance)._fetched]
+        return ListsByKeyQuery(self.related, values, self._to_field, self._cache)
+
+    def attach(self, instances: Sequence[Model], answer: Any) -> list[Model]:
+        rows: dict[int, Model] = {}
+        for instance in instances:
+            relation = self._relation(instance)
+            if not relation._fetched:
+                relation._set_result_for_query(list(answer.get(self._key_of_one(self._value(instance)), ())))
+            rows.update({id(row): row for row in relation.related_objects})
+        return list(rows.values())
+
+    def _value(self, instance: Model) -> Any:
+        value = vars(instance).get(self._attribute)
+        if value is None:
+            raise ValueError(
+                f"{self._model.__name__}.{self._name} cannot be prefetched for an instance without {self._attribute}: "
+                "save it first, or load that column too."
+            )
+        return self._normalise(self._to_field, value)
+
+    def _relation(self, instance: Model) -> Any:
+        return getattr(instance, self._name)
+
+
 class ListRelation:
     """A many-to-many relation whose lists are cached."""
 
@@ -121,16 +160,33 @@ def prefetch_relation(cache: OpenCache, model: type[Model], name: str) -> Prefet
                 f"{remedy}."
             )
         return SingleRelation(cache, model, name, related, (attribute, to_field))
+    if relation is not None:
+        return _reverse_relation(cache, model, name, relation)
     through = cache.list_of(model, name)
     if through is not None:
         return ListRelation(cache, through)
     if is_relation(model, name):
         raise CacheNotRegistered(
-            f"{model.__name__}.{name} cannot be prefetched, because it leads to several rows, and is no many-to-many "
-            "relation that cached_manytomany names: use fetch_related."
+            f"{model.__name__}.{name} cannot be prefetched, because it is a many-to-many relation that no "
+            "cached_manytomany names: name it there, or use fetch_related."
         )
     known = ", ".join(sorted(field for field in field_names(model) if is_relation(model, field))) or "none"
     raise ValueError(f"{model.__name__}.{name} is no relation, so it cannot be prefetched. Its relations: {known}.")
+
+
+def _reverse_relation(cache: OpenCache, model: type[Model], name: str, relation: RelationInfo) -> ReverseRelation:
+    """Returns the reverse of a foreign key. Raises ``CacheNotRegistered`` if the other model has no list by it."""
+    related, attribute, to_attribute, _ = relation
+    entries = cache.models.get(related)
+    if entries is None or frozenset([to_attribute]) not in entries.filters:
+        field = foreign_key_by(related, to_attribute)
+        remedy = f'add ("{field}",) to filter_key_fields_list of {related.__name__}'
+        if entries is None:
+            remedy = f"make {related.__name__} a CachedModel or give it a ModelCacheManager, and {remedy}"
+        raise CacheNotRegistered(
+            f"{model.__name__}.{name} cannot be prefetched: {related.__name__} has no list by {to_attribute}: {remedy}."
+        )
+    return ReverseRelation(cache, model, name, related, (attribute, to_attribute))
 
 
 async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:

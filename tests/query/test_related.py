@@ -588,7 +588,7 @@ class TestPrefetch:
         assert [person.badge for person in people[:2]] == [world.badge, None]
         for name, message in (
             ("desk", r'Desk has no cache by person_id: add \("person_id",\) to get_key_fields_list of Desk'),
-            ("seats", "Person.seats cannot be prefetched, because it leads to several rows, and is no many-to-many"),
+            ("seats", "Person.seats cannot be prefetched: Seat has no list by"),
         ):
             with pytest.raises(CacheNotRegistered, match=message):
                 await Person.cache.prefetch(people, name)

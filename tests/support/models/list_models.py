@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from tortoise import fields
+from tortoise.models import Model
 
 from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache
 
@@ -27,6 +28,13 @@ class Site(CachedModel):
 
     class CacheMeta:
         get_key_fields_list = [()]
+
+
+class Room(Model):
+    """A model without a cache."""
+
+    id = fields.IntField(primary_key=True)
+    site: fields.ForeignKeyRelation[Site] = fields.ForeignKeyField("app.Site", related_name="rooms")
 
 
 class Track(CachedModel):
