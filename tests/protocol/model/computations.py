@@ -115,6 +115,10 @@ class Computation(NamedTuple):
     """True if rows depend on their model's epoch. It is left out where nothing changes it."""
     single_flight: bool = False
     """True if a lookup waits for another's computation, however long it takes."""
+    predicts: bool = False
+    """True if dependencies are read before the entry, as predicted: requests to several servers have no order."""
+    ignores: bool = False
+    """True if some writes leave the table's version alone."""
 
 
 class Found(NamedTuple):

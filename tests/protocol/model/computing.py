@@ -60,24 +60,26 @@ from tests.protocol.model.world import (
 
 def reader(me: str, rules: Rules, look_ups: int, computation: Computation, snapshots: bool) -> Body:
     """Looks the derived entry up repeatedly."""
+    seen = None
     for number in range(look_ups):
-        yield from look_up((me, number), rules, computation, snapshots)
+        seen = yield from look_up((me, number), rules, computation, snapshots, seen)
 
 
-def look_up(me: Any, rules: Rules, computation: Computation, snapshots: bool) -> Body:
+def look_up(me: Any, rules: Rules, computation: Computation, snapshots: bool, seen: Any) -> Body:
+    """Looks the derived entry up. Takes the token of the entry that was seen last, and answers with the next one."""
     started = earlier = None
     if any(isinstance(source, Earlier) for source in computation.recipe):
         started, earlier = yield beginning(select())
-    began, found = yield from find(me, rules, DERIVED, computation)
+    began, found = yield from find(me, rules, DERIVED, computation, seen)
     if isinstance(found, Entry):
         yield answered(began, found.row, together=True)
-        return
+        return found.token if computation.predicts else None
     if started is not None:
         began = started
-    found, _ = yield from load(me, rules, DERIVED, found, computation, earlier)
+    found, stored = yield from load(me, rules, DERIVED, found, computation, earlier)
     if not snapshots:
         yield answered(began, found.value, together=False)
-        return
+        return me if stored and computation.predicts else None
     same = all(map(has_token, found.needs))
     if same and rules.snapshot_validated:
         same = yield from unchanged(rules, found.needs)
@@ -85,21 +87,21 @@ def look_up(me: Any, rules: Rules, computation: Computation, snapshots: bool) ->
         yield answered(began, found.value, together=True)
 
 
-def find(me: Any, rules: Rules, key: int, computation: Computation) -> Body:
-    """Reads an entry and its dependencies.
+def find(me: Any, rules: Rules, key: int, computation: Computation, known: Any = None) -> Body:
+    """Reads an entry and its dependencies. ``known`` is the token of an entry that was read before.
 
     Answers with the begin, and with the entry if it is valid, or the own lease, or None if the value is not to be
     stored.
     """
     seen: Needs = ()
-    if rules.derived_read_first:
-        began, cell = yield beginning(read(key))
-    else:
+    if computation.predicts:
         began, seen = yield from read_predicted(computation)
         cell = yield read(key)
+    else:
+        began, cell = yield beginning(read(key))
     if isinstance(cell, Entry):
         valid = set(cell.needs) <= set(seen)
-        if rules.derived_read_first:
+        if not computation.predicts or (rules.derived_read_first and cell.token != known):
             valid = yield from unchanged(rules, cell.needs)
         if valid:
             return began, cell
@@ -217,6 +219,8 @@ def collapsed(rules: Rules, computation: Computation, needs: Needs, version: Cel
     """Returns the dependencies with the table's version in place of too many rows, or of a row without a token."""
     rows = tuple(filter(is_row, needs))
     if computation.cap is None or (len(rows) <= computation.cap and all(map(has_token, rows))):
+        return needs
+    if computation.ignores and rules.ignoring_version_not_used:
         return needs
     others = [need for need in needs if not is_row(need)]
     return (*others, (VERSION, token_of_version(rules, version)))

@@ -215,8 +215,10 @@ def system(
     by_hand: int = 0,
     refreshed: int = 0,
     clears: int = 0,
+    ignored: tuple[str, ...] = (),
     cap: int | None = None,
     single_flight: bool = False,
+    predicts: bool = False,
     together: bool = False,
     crashes: int = 0,
     evictions: int = 0,
@@ -228,16 +230,19 @@ def system(
 
     Only writers crash. A reader that crashes is like one that goes on after all others have ended.
     """
-    computation = Computation(RECIPES[recipe], cap, bool(bulk), single_flight)
+    computation = Computation(RECIPES[recipe], cap, bool(bulk), single_flight, predicts, bool(ignored))
     processes = [
         Process(f"R{n}", partial(reader, f"R{n}", rules, number, computation, together))
         for n, number in enumerate(look_ups)
     ]
-    for letter, body, names in (("W", writer, writers), ("T", transaction, transactions), ("B", writer, bulk)):
+    kinds = (("W", writer, writers), ("T", transaction, transactions), ("B", writer, bulk), ("I", writer, ignored))
+    for letter, body, names in kinds:
         for n, name in enumerate(names):
             keys = affected(rules, computation, WRITES[name])
             if letter == "B":
                 keys = keys - {*ROW_KEYS} | {EPOCH}
+            elif letter == "I":
+                keys -= {VERSION}
             act = partial(body, f"{letter}{n}", rules, WRITES[name], keys, recipe == "late row")
             processes.append(Process(f"{letter}{n}", act, True))
     others: list[tuple[str, int, Any]] = [

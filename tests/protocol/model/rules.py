@@ -93,7 +93,7 @@ class Rules:
     tokens_compared: bool = True
     """A derived entry answers only if all its dependencies have the tokens that they had."""
     derived_read_first: bool = True
-    """A derived entry is read before its dependencies, or in one step with them."""
+    """An entry that was read after its dependencies answers only if the reader has seen the same one before."""
     every_answer_needs_token: bool = True
     """An answer that no entry holds has no token, and what was computed from it is not stored."""
     token_as_read: bool = True
@@ -134,6 +134,8 @@ class Rules:
     """The version that stands for many rows is read before the first of them, not when there are too many."""
     cap_version_created_first: bool = True
     """Such a version that is missing is created before the first row is read."""
+    ignoring_version_not_used: bool = True
+    """A version that writes of some columns leave alone stands for no rows."""
     version_of_incarnation: bool = True
     """A version that an earlier incarnation of the server made is absent, in validations, too."""
     clear_marks_version: bool = True
