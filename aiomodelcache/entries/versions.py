@@ -59,6 +59,8 @@ class TableVersions:
             for prefix in (entries.rows.prefix, *[index.prefix for index in entries.indexes])
             if entries.rows.table_key is not None
         ]
+        self.epochs = frozenset(entries.rows.epoch_key for entries in models.values())
+        """The keys of the epochs of cached models."""
         self.stamps = frozenset(entries.rows.stamp_key for entries in models.values())
         """The keys of the stamps of cached models."""
         self.names = frozenset(name for _, name in self._keys)

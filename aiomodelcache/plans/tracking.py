@@ -73,7 +73,11 @@ class _Record:
     def _see(self, key: bytes, value: bytes | None) -> None:
         state = value[:1] if value is not None else None
         if value is not None and state in _TOKENS:
-            self._tokens[key] = value[:PREFIX_SIZE]
+            before = self._tokens.get(key)
+            self._tokens[key] = token = value[:PREFIX_SIZE]
+            if before not in (None, token) and key in self._versions.epochs:
+                # Rows that were read under the former epoch may be part of the answer. They still have their tokens.
+                self._tracker.refuse("a model was invalidated meanwhile")
         elif state == STALE:
             self._tracker.refuse("a stale copy answered")
 
