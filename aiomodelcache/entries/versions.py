@@ -57,7 +57,7 @@ class TableVersions:
             (prefix, entries.rows.table_key)
             for entries in models.values()
             for prefix in (entries.rows.prefix, *[index.prefix for index in entries.indexes])
-            if entries.rows.table_key is not None
+            if entries.rows.table_key is not None and not entries.rows.queries_ignore
         ]
         self.epochs = frozenset(entries.rows.epoch_key for entries in models.values())
         """The keys of the epochs of cached models."""
@@ -75,8 +75,8 @@ class TableVersions:
         return [key for (_, name), key in self._keys.items() if name == table]
 
     def tables_of(self, entry_set: RowEntries | IndexEntries) -> list[bytes | None]:
-        """Returns the versions of the tables that entries are loaded from. None: writes to one are not noticed."""
-        tables = [entry_set.rows.table_key]
+        """Returns the versions of the tables that entries are loaded from. None: not all writes to one are noticed."""
+        tables = [None if entry_set.rows.queries_ignore else entry_set.rows.table_key]
         if isinstance(entry_set, ManyToManyEntries):
             tables.append(self.key(entry_set.owner.connection, entry_set.relation.table))
         return tables
@@ -89,7 +89,7 @@ class TableVersions:
         by_table: dict[bytes, list[bytes]] = {}
         for key in tracker.dependencies:
             table = next((table for prefix, table in self._prefixes if key.startswith(prefix)), None)
-            if table is not None and table in tracker.versions:
+            if table is not None and table in tracker.versions and table not in tracker.late:
                 by_table.setdefault(table, []).append(key)
         for table, keys in sorted(by_table.items(), key=lambda pair: -len(pair[1])):
             if len(tracker.dependencies) > limit:

@@ -5,7 +5,7 @@ for as long as all entries that answered hold the same tokens. Rows that were lo
 For them stands the version of their table, if it was read before the statement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
 from aiomodelcache.entries.base import is_version
@@ -63,12 +63,16 @@ class _Record:
         return self._store(request) if isinstance(request, Store) else _forward(request)
 
     def _read(self, request: Read) -> Plan[object]:
+        self._use(request.keys, self._tracker.versions)
         values: list[bytes | None] = yield request
         for key, value in zip(request.keys, values, strict=True):
             self._see(key, value)
-            if key in self._versions.by_epoch:
-                self._tracker.used.add(self._versions.by_epoch[key])
         return values
+
+    def _use(self, keys: Iterable[bytes], known: Collection[bytes]) -> None:
+        """Notes that entries of the models whose epochs are among ``keys`` were read."""
+        by_epoch = self._versions.by_epoch
+        self._tracker.use([by_epoch[key] for key in keys if key in by_epoch], known)
 
     def _see(self, key: bytes, value: bytes | None) -> None:
         state = value[:1] if value is not None else None
@@ -120,11 +124,13 @@ class _Record:
         return answers
 
     def _compute(self, request: ComputeValue) -> Plan[object]:
+        known = frozenset(self._tracker.versions)
         computed: Computed = yield request
         self._tokens = dict(self._epochs)  # what the former value was read from does not matter any more
         self._loaded = {request.key: (None,)}
         inner = computed.tracker
         if inner is not None:
+            self._use(inner.dependencies, known)
             for key, token in inner.dependencies.items():
                 self._tracker.add(key, token)
             if inner.refusal is not None:

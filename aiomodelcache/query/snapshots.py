@@ -29,10 +29,12 @@ async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -
     caller, tracker = current_tracker(), cache.derivations.tracker()
     for _ in range(ATTEMPTS if cache.guarded.healthy else 0):
         tracker = cache.derivations.tracker()
+        known = frozenset(caller.versions if caller is not None else ())
         with tracking(tracker):
             answer = await look_up()
         if await cache.derivations.is_unchanged(tracker):
             if caller is not None:
+                caller.use(tracker.used, known)
                 for key, token in tracker.dependencies.items():
                     caller.add(key, token)
             return answer

@@ -4,7 +4,7 @@ Knows keys and tokens, not their meaning. A context variable holds the tracker, 
 share it. Tasks that outlive the computation have no tracker any more.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,7 @@ class Tracker:
         "before_statement",
         "declared",
         "dependencies",
+        "late",
         "name",
         "over",
         "owner",
@@ -52,6 +53,8 @@ class Tracker:
         self.dependencies: dict[bytes, bytes] = {}
         self.versions: dict[bytes, bytes] = dict(versions)
         """Table versions that were read before the tables were, by key. They may become dependencies."""
+        self.late: set[bytes] = set()
+        """The keys of table versions that were not known when entries of the table were read."""
         self.refusal: str | None = None
         """The first reason for which the result must not be stored."""
         self.over = False
@@ -70,6 +73,11 @@ class Tracker:
             self.refuse("a table was read while it was written, or one whose writes are not noticed")
         else:
             self.add(key, token)
+
+    def use(self, tables: Collection[bytes], known: Collection[bytes]) -> None:
+        """Notes that entries of tables were read. ``known``: the versions of tables that were known before."""
+        self.used.update(tables)
+        self.late.update(key for key in tables if key not in known)
 
     def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Stores table versions that have just been read. A version that was known before stays."""
