@@ -53,6 +53,7 @@ class TableVersions:
         """The keys of the versions of cached models' tables, by the keys of the models' epochs."""
         self.all = list(dict.fromkeys(self._keys.values()))
         """The keys of all versions."""
+        self.tables = frozenset(self.all)
         self._prefixes = [
             (prefix, entries.rows.table_key)
             for entries in models.values()

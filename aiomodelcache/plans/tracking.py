@@ -93,7 +93,7 @@ class _Record:
         number = len(request.versions)
         self._learn(tables, result.versions[number:])
         for key, value in zip(request.versions, result.versions[:number], strict=True):
-            if key not in self._versions.stamps:
+            if key not in self._versions.stamps and key not in self._versions.tables:
                 self._see(key, value)
                 self._epochs.update({key: self._tokens[key]} if key in self._tokens else {})
         return result._replace(versions=result.versions[:number])

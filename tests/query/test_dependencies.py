@@ -10,8 +10,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import BatchCacheQuery, ModelCache, cached, writes_without_cache
 from aiomodelcache.backends.protocol import Fill, Lease, Leased
 from aiomodelcache.entries.derived import MAX_DEPENDENCIES
-from aiomodelcache.testing import CountingBackend
-from tests.support.models.derived_models import Happening, Organizer
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.derived_models import Happening, Label, Organizer
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
 
@@ -167,3 +167,24 @@ class TestEpochs:
             await Happening.filter(id__lte=50).update(level=5)
             held.released.set()
             assert [row.level for row in (await answering)["both"]] == [5, 5]
+
+
+async def test_an_outer_result_depends_on_no_table_that_neither_function_reads(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    @cached
+    async def inner() -> Any:
+        return (await Organizer.cache.get(id=1)).name
+
+    @cached
+    async def outer() -> Any:
+        calls.append("outer")
+        return await inner()
+
+    calls: list[str] = []
+    await outer()
+    await Label.create(id=1, name="a")
+    await outer()
+    async with assert_ops(backend, redis=1, sql=0):
+        await outer()
+    assert calls == ["outer"]
