@@ -26,6 +26,7 @@ from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import EntrySet, ModelEntries
@@ -99,7 +100,7 @@ class OpenCache:
             entry_set
             for entries in self.models.values()
             for entry_set in (entries.rows, *entries.indexes, *entries.results)
-            if not isinstance(entry_set, ThroughModelDependency | ExactListDependency)
+            if not isinstance(entry_set, ThroughModelDependency | ExactListDependency | GroupVersions)
         ]
         self.prefixes = frozenset(entry_set.prefix for entry_set in (*entry_sets, *self.many_to_many))
         self.connections = list(

@@ -212,6 +212,7 @@ class _Binder:
                 entries.names[name] = entries.names[attribute] = attribute
         entries.names["pk"] = schema.pk
         entries.gets[frozenset([schema.pk])] = rows
+        self._factory.groups(entries, options)
         for attribute, keys, table in (
             ("get_key_fields_list", options.gets, entries.gets),
             ("filter_key_fields_list", options.filters, entries.filters),

@@ -17,6 +17,7 @@ from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
@@ -65,6 +66,25 @@ class EntryFactory:
             rows.table_key = self._space.table_key(schema.connection, schema.table)
             rows.queries_ignore = _ignored_columns(schema, options)
         return rows
+
+    def groups(self, entries: ModelEntries, options: Options) -> None:
+        """Creates the versions of groups of rows, if the model declares them, so that writes mark them."""
+        schema, rows = entries.schema, entries.rows
+        if not options.queries_by:
+            return
+        attributes = key_columns(schema, options.origin, "queries_by", options.queries_by)
+        if schema.compares_loosely(attributes):
+            raise CacheConfigurationError(
+                f"{options.origin}: queries_by names ({', '.join(options.queries_by)}), whose values the database "
+                "compares loosely, so that a write would not name every group that it changes: use other fields."
+            )
+        if rows.table_key is None:
+            raise CacheConfigurationError(
+                f"{options.origin}.queries_by has no effect with invalidation = OFF: set queries = True, or remove it."
+            )
+        columns = {schema.attribute(name) for name in schema.field_names()}
+        entries.groups = GroupVersions(rows, attributes, frozenset(name for name in columns if name), self._space)
+        entries.results.append(entries.groups)
 
     def index(
         self,

@@ -66,6 +66,7 @@ class ModelCacheManager(Generic[M]):
     near: ClassVar[bool | None] = None
     queries: ClassVar[bool | None] = None
     queries_ignore: ClassVar[Sequence[str]] = ()
+    queries_by: ClassVar[Sequence[str]] = ()
     paged: ClassVar[bool] = False
 
     def __init__(self, model: type[M], cache: OpenCache | None = None) -> None:

@@ -32,6 +32,7 @@ class Options:
     near: bool | None = None
     queries: bool | None = None
     queries_ignore: tuple[str, ...] = ()
+    queries_by: tuple[str, ...] = ()
     paged: bool = False
 
 
@@ -52,6 +53,7 @@ META_ATTRIBUTES: Final = frozenset(
         "order_by",
         "near",
         "queries",
+        "queries_by",
         "queries_ignore",
         "paged",
     }
@@ -65,6 +67,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "cached_foreignkeys",
     "cached_manytomany",
     "queries",
+    "queries_by",
     "queries_ignore",
 } | {"model", "key_fields", "limit", "codec", "select_related", "relation"}
 """Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
@@ -132,6 +135,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         near=near_option(origin, attributes.get("near")),
         queries=_queries(origin, attributes),
         queries_ignore=_names(origin, "queries_ignore", attributes),
+        queries_by=_names(origin, "queries_by", attributes),
         paged=_paged(origin, attributes),
     )
 
@@ -153,6 +157,7 @@ def merged(first: Options, second: Options, origin: str) -> Options:
         near=first.near if first.near is not None else second.near,
         queries=first.queries if first.queries is not None else second.queries,
         queries_ignore=first.queries_ignore or second.queries_ignore,
+        queries_by=first.queries_by or second.queries_by,
         paged=first.paged or second.paged,
     )
 
@@ -195,8 +200,9 @@ def _queries(origin: str, attributes: dict[str, Any]) -> bool | None:
     value = attributes.get("queries")
     if value is not None and not isinstance(value, bool):
         raise CacheConfigurationError(f"{origin}.queries is {shown(value)}: use True or False.")
-    if value is False and attributes.get("queries_ignore"):
-        raise CacheConfigurationError(f"{origin}.queries_ignore has no effect with queries = False: remove one.")
+    for name in ("queries_ignore", "queries_by"):
+        if value is False and attributes.get(name):
+            raise CacheConfigurationError(f"{origin}.{name} has no effect with queries = False: remove one.")
     return value
 
 
@@ -204,7 +210,7 @@ def _names(origin: str, name: str, attributes: dict[str, Any]) -> tuple[str, ...
     value: Any = attributes.get(name)
     if value is None:
         return ()
-    if _is_text(value) and value and name in ("order_by", "select_related"):
+    if _is_text(value) and value and name in ("order_by", "select_related", "queries_by"):
         return (str.__str__(value),)
     if not is_key(value):
         raise CacheConfigurationError(

@@ -85,7 +85,7 @@ class Derivations:
 
     async def _before_statement(self, tracker: Tracker, client: Any, sql: str) -> None:
         """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
-        names, common, only_reads = tables_in(sql)
+        names, repeated, common, only_reads = tables_in(sql)
         if not only_reads:
             tracker.refuse("it writes to the database")
             return
@@ -97,7 +97,10 @@ class Derivations:
             tracker.untracked.update(f"{client.connection_name}.{name}" for name in unnoticed)
             if self._config.untracked_reads == "error" and not tracker.declared:
                 raise CacheError(self._untracked_text(tracker))
-        await self.depend_on(tracker, [key for key in found.values() if key is not None])
+        keys = {name: key for name, key in found.items() if key is not None}
+        grouped = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
+        wanted = [key for name, key in keys.items() if name not in grouped or name in repeated]
+        await self.depend_on(tracker, [*wanted, *(key for group in grouped.values() for key in group)])
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Reads the versions that the tracker does not know. Waits briefly for writes in progress."""

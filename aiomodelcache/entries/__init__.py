@@ -2,5 +2,6 @@
 
 Must not know how lookups proceed. Sends no requests.
 Top to bottom: ``derived``, ``cascades``, ``versions`` (of tables), ``tables``, ``model`` (all entries of one model),
-``many_to_many``, ``indexes``, ``results``, ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes, invalidation).
+``groups``, ``many_to_many``, ``indexes``, ``results``, ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes,
+invalidation).
 """

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.results import ResultEntries
@@ -13,7 +14,7 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.orm.schema import ModelSchema
 
 EntrySet = RowEntries | IndexEntries
-DependentEntries = ResultEntries | ThroughModelDependency | ExactListDependency
+DependentEntries = ResultEntries | ThroughModelDependency | ExactListDependency | GroupVersions
 """Entries that a row invalidates by its new and by its old values."""
 Names = frozenset[str]
 
@@ -82,6 +83,8 @@ class ModelEntries:
     indexes: list[IndexEntries] = field(default_factory=list[IndexEntries])
     results: list[DependentEntries] = field(default_factory=list[DependentEntries])
     """The results that are computed from rows, and what else a row's new and old values invalidate."""
+    groups: GroupVersions | None = None
+    """The versions of groups of rows, if the model declares them. They are among ``results``."""
     owned: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
     """The many-to-many lists by this model's primary key."""
     names: dict[str, str] = field(default_factory=dict[str, str])

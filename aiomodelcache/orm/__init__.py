@@ -1,7 +1,7 @@
 """Everything that knows Tortoise: models, fields, relations, connections, statements.
 
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
-Top to bottom: ``catalogue``, ``observed``, ``sql_tables``, ``statements``, ``hydrate``, ``select``, ``contextual``,
-``schema``, ``snapshots``, ``transactions``, ``tables``, ``connections``, ``relations``, ``outcomes``, ``changes``,
-``meta``, ``key_values``, ``fields``.
+Top to bottom: ``catalogue``, ``observed``, ``query_filters``, ``sql_tables``, ``statements``, ``hydrate``, ``select``,
+``contextual``, ``schema``, ``snapshots``, ``transactions``, ``tables``, ``connections``, ``relations``, ``outcomes``,
+``changes``, ``meta``, ``key_values``, ``fields``.
 """

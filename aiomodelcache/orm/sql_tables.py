@@ -41,6 +41,8 @@ class NamedTables(NamedTuple):
 
     names: tuple[str, ...]
     """Names as ``table`` or ``schema.table``, unquoted, or ``function()``."""
+    repeated: frozenset[str]
+    """Those names that occur several times."""
     common: frozenset[str]
     """Those names that may be of common table expressions."""
     only_reads: bool
@@ -59,14 +61,14 @@ class _Statement:
         self._texts: list[str] = []
         self._words: list[str] = []
         """The same, in upper case where they are no quoted names."""
-        self._names: dict[str, None] = {}
+        self._names: dict[str, int] = {}
         for match in _TOKEN.finditer(sql):
             text = match["name"] or match["mark"]
             if text is not None:
                 self._texts.append(text)
                 self._words.append(text if text[0] in '"`' else text.upper())
             elif match["unsure"] or ("\\" in (match["text"] or "") and not self._is_escape(match["text"])):
-                self._names[UNKNOWN] = None  # dialects differ in where this ends
+                self._names[UNKNOWN] = 1  # dialects differ in where this ends
 
     def _is_escape(self, text: str) -> bool:
         return self._words[-1:] == ["ESCAPE"] and text in (r"'\'", r"'\\'")
@@ -92,10 +94,11 @@ class _Statement:
             elif word in _AFTER_TABLES:
                 lists[-1] = False
             elif word == "TABLE":
-                self._names[UNKNOWN] = None
+                self._names[UNKNOWN] = 1
         only_reads = next((word for word in words if word != "("), "") in _READS and ";" not in words[:-1]
         writes = any(word in _WRITES and words[at + 1 : at + 2] != ["("] for at, word in enumerate(words))
-        return NamedTables(tuple(self._names), self._common(), only_reads and not writes)
+        repeated = frozenset(name for name, number in self._names.items() if number > 1)
+        return NamedTables(tuple(self._names), repeated, self._common(), only_reads and not writes)
 
     def _is_other_from(self, at: int, caller: str) -> bool:
         before = self._words[max(0, at - 4) : at - 1]
@@ -123,16 +126,17 @@ class _Statement:
         if at > start and at < len(words) and words[at] in _READS:  # a subquery
             return start
         if at >= len(words) or words[at] in ("(", ")", ",", ".", ";"):
-            self._names[UNKNOWN] = None
+            self._names[UNKNOWN] = 1
             return at
         if at > start:  # tables in parentheses
-            self._names[UNKNOWN] = None
+            self._names[UNKNOWN] = 1
         parts = [_unquoted(self._texts[at])]
         at += 1
         while words[at : at + 1] == ["."] and at + 1 < len(words):
             parts.append(_unquoted(self._texts[at + 1]))
             at += 2
-        self._names[".".join(parts) + ("()" if words[at : at + 1] == ["("] else "")] = None
+        name = ".".join(parts) + ("()" if words[at : at + 1] == ["("] else "")
+        self._names[name] = self._names.get(name, 0) + 1
         return at
 
 

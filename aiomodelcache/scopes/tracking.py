@@ -20,6 +20,7 @@ class Tracker:
         "before_statement",
         "declared",
         "dependencies",
+        "groups",
         "late",
         "name",
         "over",
@@ -42,6 +43,8 @@ class Tracker:
         """The guarded backend that the tokens belong to."""
         self.name = name
         self.before_statement = before_statement
+        self.groups: dict[bytes, list[bytes]] = {}
+        """Keys that stand for a table's version in the next statement that names the table once."""
         self.declared = False
         """True if the computation has declared what it depends on beside what can be seen."""
         self.untracked: set[str] = set()

@@ -19,6 +19,7 @@ from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.codec import NATIVE, EncodeError
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.engine.intent import Intent
+from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
 from aiomodelcache.entries.model import AffectedEntries, DependentEntries, ModelEntries
@@ -128,7 +129,7 @@ def collect_result_keys(
         if values is not None:
             clear = Clear(result.key(values))
             intent.add(entries.rows, [clear])
-            if not isinstance(result, ThroughModelDependency):
+            if not isinstance(result, ThroughModelDependency | GroupVersions):
                 entry_set = result.index if isinstance(result, ExactListDependency) else result
                 _apply_policy(intent, entry_set, clear, values, manual=manual)
         else:

@@ -41,6 +41,7 @@ class UserCaches(ModelCacheManager[User]):
     invalidation = InvalidationType.UNSET
     queries = True
     queries_ignore = ["username"]
+    queries_by = ["team"]
 
     def of_team(self, team: int) -> CacheQuery[list[User]]:
         return self.filter(team=team)

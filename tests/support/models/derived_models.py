@@ -66,3 +66,16 @@ class Plain(Model):
 
     id = fields.IntField(primary_key=True)
     level = fields.IntField(default=0)
+
+
+class Seat(CachedModel):
+    """A row whose queries depend on its row of seats alone, if they ask for one."""
+
+    id = fields.IntField(primary_key=True)
+    line = fields.IntField(default=0)
+    price = fields.IntField(default=0)
+    looked_at = fields.IntField(default=0)
+
+    class CacheMeta:
+        queries_by = ["line"]
+        queries_ignore = ["looked_at"]
