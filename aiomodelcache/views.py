@@ -27,6 +27,7 @@ from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.tables import entries_by_writer
@@ -234,6 +235,9 @@ class Views:
             versions=versions,
             derivations=Derivations(guarded, config, versions, partial(_activity, bindings.models, observed)),
         )
+        for result in bindings.classes.values():
+            if isinstance(result, DerivedEntries):
+                result.tracked_in(versions, view.derivations.compute)
         guarded.near.tick = self._refresh_thresholds
         if client is None:
             view.make_view = partial(self._open_connection, view, callers, check)

@@ -17,6 +17,7 @@ from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
@@ -169,21 +170,23 @@ class EntryFactory:
         query: type[DeclaredQuery[Any]],
     ) -> ResultEntries:
         """Creates the entries of a class of computed results and registers them with the model's writers."""
-        schema = entries.schema
-        result = ResultEntries(
+        schema, policy = entries.schema, _policy(options)
+        counted = issubclass(query, COUNTING)
+        kind: type[ResultEntries] = ResultEntries if counted or policy.off else DerivedEntries
+        result = kind(
             self._label(query),
             [schema.table, path_of(query), ",".join(key)],
             connection=schema.connection,
             space=self._space,
             rows=entries.rows,
             attributes=attributes,
-            watched=frozenset(attributes) if issubclass(query, COUNTING) and not schema.hides_rows else None,
+            watched=frozenset(attributes) if counted and not schema.hides_rows else None,
             bound=self._models,
             codec=query.codec,
             returns=returned_by_class(query),
             version=options.version,
             lifetimes=self._lifetimes(options),
-            policy=_policy(options),
+            policy=policy,
             lease_ttl=self._config.compute_ttl,
             counters=self._stats.of(self._label(query)),
         )

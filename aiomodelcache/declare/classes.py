@@ -4,7 +4,7 @@ A class is only recorded here, because models are not complete before ``Tortoise
 cache opens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
@@ -18,6 +18,7 @@ from aiomodelcache.declare.registry import declare
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheNotRegistered
@@ -143,14 +144,23 @@ class DeclaredQuery(LookupQuery[T]):
         """Returns the function that computes the result for these values."""
         return partial(cls(*values)._compute, result, values)
 
-    async def _compute(self, result: ResultEntries, values: Values, client: BaseDBAsyncClient | None) -> Any:
+    async def _compute(
+        self,
+        result: ResultEntries,
+        values: Values,
+        client: BaseDBAsyncClient | None,
+        versions: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Any:
         if isinstance(self, COUNTING):
             schema = result.schema
             rows = schema.queryset(client or schema.client).filter(schema.having(result.attributes, values))
             return await self.count_rows(rows)
         params = dict(zip(type(self).key_fields, values, strict=True))
         query = cast("Any", self)
-        return await (query.get_instance if isinstance(self, InstanceCache) else query.get_result)(**params)
+        method = partial(query.get_instance if isinstance(self, InstanceCache) else query.get_result, **params)
+        if isinstance(result, DerivedEntries):
+            return await result.track(result, method, client, versions)
+        return await method()
 
 
 class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):

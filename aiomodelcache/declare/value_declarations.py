@@ -90,7 +90,7 @@ class ValueDeclaration:
             kind: Callable[..., ResultEntries] = ResultEntries
             if self.tracked:
                 tables = [table_key_of(cache, model) for model in self.depends_on]
-                kind = partial(DerivedEntries, versions=cache.versions, depends_on=tables)
+                kind = partial(DerivedEntries, depends_on=tables)
             entries = cache.values[self] = kind(
                 label,
                 [self.name],
@@ -111,6 +111,8 @@ class ValueDeclaration:
             entries.near = config.near if self.near is None else self.near
             keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
+            if isinstance(entries, DerivedEntries):
+                entries.tracked_in(cache.versions, cache.derivations.compute)
         return entries
 
     def _label(self, cache: OpenCache) -> str:

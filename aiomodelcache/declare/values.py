@@ -83,7 +83,7 @@ class BaseValueQuery(CacheQuery[T]):
         result, key = self.locate(cache)
         compute: Compute = self._run
         if isinstance(result, DerivedEntries):
-            compute = partial(cache.derivations.compute, result, self._compute_fresh)
+            compute = partial(result.track, result, self._compute_fresh)
         value: T = yield from computed(cache, result, key, compute, scope)
         return value
 

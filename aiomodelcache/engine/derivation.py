@@ -47,15 +47,23 @@ class Derivations:
         client: BaseDBAsyncClient | None,
         versions: Iterable[tuple[bytes, bytes]] = (),
     ) -> Any:
-        """Runs a function and returns its result as ``Tracked``. In a transaction returns the result alone."""
+        """Runs a function and returns its result as ``Tracked``. In a transaction returns the result alone.
+
+        Writes to the model that a result class is declared for invalidate its results by their keys. So statements do
+        not depend on the version of that model's table, and what cannot be recorded is taken to be declared.
+        """
         if client is not None:
             return await function()
         tracker, before = self.tracker(derived.name, versions), self._activity()
+        if derived.rows is not None:
+            tracker.declared, tracker.exempt = True, derived.rows.table_key
         with tracking(tracker):
             await self.depend_on(tracker, derived.depends_on)
             value = await function()
         if not tracker.dependencies and self._activity() != before:
-            tracker.refuse("it was read by a task that began earlier, or not at all")
+            tracker.unrecorded("it was read by a task that began earlier, or not at all")
+        if tracker.unseen is not None and not tracker.declared:
+            tracker.refuse(tracker.unseen)
         if tracker.pending:
             tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
@@ -68,7 +76,7 @@ class Derivations:
     async def is_unchanged(self, tracker: Tracker) -> bool:
         """Returns True if everything that a tracker has recorded is as it was. False if it could not be recorded."""
         keys = list(tracker.dependencies)
-        if tracker.refusal is not None or tracker.untracked:
+        if tracker.refusal is not None or tracker.unseen is not None or tracker.untracked:
             return False
         try:
             read = await self._guarded.call(self._guarded.backend.read(keys))
@@ -87,7 +95,7 @@ class Derivations:
         """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
         names, repeated, common, only_reads = tables_in(sql)
         if not only_reads:
-            tracker.refuse("it writes to the database")
+            tracker.unrecorded("it writes to the database")
             return
         found = {name: self._versions.key(client.connection_name, name) for name in names}
         unnoticed = [name for name, key in found.items() if key is None and name not in common] or (
@@ -98,9 +106,13 @@ class Derivations:
             if self._config.untracked_reads == "error" and not tracker.declared:
                 raise CacheError(self._untracked_text(tracker))
         keys = {name: key for name, key in found.items() if key is not None}
-        grouped = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
-        wanted = [key for name, key in keys.items() if name not in grouped or name in repeated]
-        await self.depend_on(tracker, [*wanted, *(key for group in grouped.values() for key in group)])
+        groups = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
+        grouped = [key for name, group in groups.items() if name not in repeated for key in group]
+        await self._learn(tracker, grouped)
+        for key in grouped:
+            tracker.add_version(key)
+        tables = {key for name, key in keys.items() if name not in groups or name in repeated} - {tracker.exempt}
+        await self.depend_on(tracker, [*tables])
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Reads the versions that the tracker does not know. Waits briefly for writes in progress."""

@@ -3,7 +3,7 @@
 A value is current while each key that it depends on still begins with the bytes that it had.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -11,7 +11,6 @@ import msgspec
 from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, unpack
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
-from aiomodelcache.entries.predictions import Prediction
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.versions import TableVersions
 
@@ -30,11 +29,6 @@ class DerivedValue(NamedTuple):
     tokens: list[bytes]
     value: Any
 
-    @property
-    def prediction(self) -> Prediction:
-        """The keys to read together with the entry."""
-        return Prediction([], self.keys)
-
     def is_current(self, entries: Mapping[bytes, bytes | None]) -> bool:
         """Returns True if everything that the value depends on is as it was. ``entries`` hold all of it, by key."""
         for key, token in zip(self.keys, self.tokens, strict=True):
@@ -44,26 +38,34 @@ class DerivedValue(NamedTuple):
         return True
 
 
+Track = Callable[..., Awaitable[Any]]
+"""A function of derived entries, a function to run, a transaction's connection or None, and versions just read."""
+
+
 class DerivedEntries(ResultEntries):
     """The entries of one function, or class of values, whose dependencies are recorded while they are computed."""
 
-    def __init__(
-        self, *args: Any, version: object, versions: TableVersions, depends_on: Sequence[bytes] = (), **settings: Any
-    ) -> None:
-        super().__init__(*args, version=version, **settings)
+    def __init__(self, *args: Any, depends_on: Sequence[bytes] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.fingerprint = fingerprint("derived", self.fingerprint)
         self.depends_on = depends_on
         """The versions of the tables that every value depends on, by declaration."""
         self.tables: set[bytes] | None = None
         """The table versions that computations have needed in this process. None before the first one."""
-        self._versions = versions
+        self.all_tables: Sequence[bytes] = ()
+        self.track: Track
+        """Runs a function and records what its result is derived from. Set when the cache is open."""
+
+    def tracked_in(self, versions: TableVersions, track: "Track") -> None:
+        """Sets the tables that values may depend on, and the function that records dependencies."""
+        self.all_tables, self.track = versions.all, track
 
     @property
     def tables_to_read(self) -> Sequence[bytes]:
         """The table versions to read before a computation: those that were needed before, or all of a small schema."""
         if self.tables is not None:
             return [*self.tables]
-        return self._versions.all if len(self._versions.all) <= MAX_DEPENDENCIES else self.depends_on
+        return self.all_tables if len(self.all_tables) <= MAX_DEPENDENCIES else self.depends_on
 
     def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
         pairs = _encode_dependencies([*dependencies, *dependencies.values()])

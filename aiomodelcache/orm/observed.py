@@ -62,7 +62,7 @@ def _wrap_transaction(original: Callable[[], Any], count: StatementCount) -> Cal
         count.number += 1
         tracker = current_tracker()
         if tracker is not None:
-            tracker.refuse("it opens a transaction")
+            tracker.unrecorded("it opens a transaction")
         return original()
 
     return in_transaction

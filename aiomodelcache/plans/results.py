@@ -90,7 +90,8 @@ def result_at(
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
         if computed.tracker is not None:
-            predictions.learn_keys(key, Prediction([], list(computed.tracker.dependencies)))
+            keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
+            predictions.learn_keys(key, Prediction([], list(keys)))
     return computed.take()
 
 
@@ -163,12 +164,12 @@ def _read_value(
     value = result.read(entry, epoch)
     if value is NoValue.MISS:
         return value
+    wanted: dict[bytes, None] = {}
     if isinstance(value, DerivedValue):
-        unread = [each for each in value.keys if each not in prefetched]
+        wanted.update(dict.fromkeys(value.keys))
+        unread = [each for each in wanted if each not in prefetched]
         if unread:
             prefetched.update(zip(unread, (yield Read(unread)), strict=True))
-        if unread or len(prefetched) > len(value.keys):
-            predictions.learn_keys(key, value.prediction)
         if not value.is_current(prefetched):
             return NoValue.MISS
         value = value.value
@@ -180,7 +181,6 @@ def _read_value(
         return count_undecodable(result.counters, result.name, error)
     if referred:
         instances: dict[InstanceReference, Any] = {}
-        read: dict[bytes, None] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
             keys = {reference: rows.key(pk) for reference, (other, pk) in referred.items() if other is rows}
             pks = {key: referred[reference][1] for reference, key in keys.items()}
@@ -191,13 +191,13 @@ def _read_value(
             instances.update(
                 {reference: instance_of(rows, found[key]) for reference, key in keys.items() if key in found}
             )
-            read.update(dict.fromkeys([rows.epoch_key, *pks]))
-        if not isinstance(result, DerivedEntries):
-            predictions.learn_keys(key, Prediction(list(referred), list(read)))
+            wanted.update(dict.fromkeys([rows.epoch_key, *pks]))
         if len(instances) < len(referred):
             result.counters.repaired += 1
             return NoValue.MISS
         value = map_nested(value, InstanceReference, instances.__getitem__)
+    if predictions.predict(key).keys != list(wanted):
+        predictions.learn_keys(key, Prediction([], list(wanted)))
     result.counters.hits += 1
     return value
 

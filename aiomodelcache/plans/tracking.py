@@ -83,7 +83,7 @@ class _Record:
                 # Rows that were read under the former epoch may be part of the answer. They still have their tokens.
                 self._tracker.refuse("a model was invalidated meanwhile")
         elif state == STALE:
-            self._tracker.refuse("a stale copy answered")
+            self._tracker.unrecorded("a stale copy answered")
 
     def _acquire(self, request: AcquireLeases) -> Plan[object]:
         known = self._tracker.versions
@@ -109,7 +109,7 @@ class _Record:
             result: LeaseResult = yield AcquireLeases([], unknown)
             self._learn(unknown, result.versions)
         if request.replica:
-            self._tracker.refuse("a replica answered")
+            self._tracker.unrecorded("a replica answered")
         if request.only_pks and not entry_set.exact:  # a row that leaves the list leaves the entry's token as it is
             for key in tables:
                 self._tracker.add_table(key)
@@ -120,7 +120,7 @@ class _Record:
                 pk = row.values.get(entry_set.schema.pk)
                 self._loaded[key if pk is None else entry_set.rows.key(pk)] = tables
                 if not row.fillable:
-                    self._tracker.refuse("a row was loaded in part")
+                    self._tracker.unrecorded("a row was loaded in part")
         return answers
 
     def _compute(self, request: ComputeValue) -> Plan[object]:

@@ -80,11 +80,11 @@ class CacheQuery(Generic[T]):
     def tracker_of(self, cache: OpenCache, tracker: Tracker, client: BaseDBAsyncClient | None) -> Tracker | None:
         """Returns the tracker that records this lookup, or None if no entry of its store answers the lookup."""
         if client is not None:
-            tracker.refuse("it reads in a transaction")
+            tracker.unrecorded("it reads in a transaction")
         elif cache.bypass.off:
-            tracker.refuse("it bypasses the cache")
+            tracker.unrecorded("it bypasses the cache")
         elif cache.guarded is not tracker.owner:
-            tracker.refuse("it reads another cache")
+            tracker.unrecorded("it reads another cache")
         else:
             return tracker
         return None

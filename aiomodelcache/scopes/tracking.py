@@ -20,6 +20,7 @@ class Tracker:
         "before_statement",
         "declared",
         "dependencies",
+        "exempt",
         "groups",
         "late",
         "name",
@@ -27,6 +28,7 @@ class Tracker:
         "owner",
         "pending",
         "refusal",
+        "unseen",
         "untracked",
         "used",
         "versions",
@@ -45,6 +47,8 @@ class Tracker:
         self.before_statement = before_statement
         self.groups: dict[bytes, list[bytes]] = {}
         """Keys that stand for a table's version in the next statement that names the table once."""
+        self.exempt: bytes | None = None
+        """The version of a table that statements do not depend on."""
         self.declared = False
         """True if the computation has declared what it depends on beside what can be seen."""
         self.untracked: set[str] = set()
@@ -60,6 +64,8 @@ class Tracker:
         """The keys of table versions that were not known when entries of the table were read."""
         self.refusal: str | None = None
         """The first reason for which the result must not be stored."""
+        self.unseen: str | None = None
+        """The first reason for which a read could not be recorded."""
         self.over = False
 
     def add(self, key: bytes, token: bytes) -> None:
@@ -69,11 +75,17 @@ class Tracker:
 
     def add_table(self, key: bytes | None) -> None:
         """Adds the version of a table that was read. It must have been read before the table was."""
-        token = None if key is None else self.versions.get(key)
-        if key is not None:
+        if key is None:
+            self.unrecorded("a table was read whose writes are not noticed")
+        else:
             self.used.add(key)
-        if key is None or token is None:
-            self.refuse("a table was read while it was written, or one whose writes are not noticed")
+            self.add_version(key)
+
+    def add_version(self, key: bytes) -> None:
+        """Adds a version that was read before what it stands for."""
+        token = self.versions.get(key)
+        if token is None:
+            self.refuse("something was read while it was written")
         else:
             self.add(key, token)
 
@@ -87,6 +99,11 @@ class Tracker:
         for key, token in versions:
             if token is not None:
                 self.versions.setdefault(key, token)
+
+    def unrecorded(self, reason: str) -> None:
+        """Notes a read that cannot be recorded. The result is not stored, unless it was declared what it depends on."""
+        if self.unseen is None:
+            self.unseen = reason
 
     def refuse(self, reason: str) -> None:
         """Keeps the result from being stored."""
