@@ -58,7 +58,7 @@ from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.dependencies import depends_on
 from aiomodelcache.query.explain import EntryState, Explanation
-from aiomodelcache.query.lists import Page
+from aiomodelcache.query.parts import Page
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
 

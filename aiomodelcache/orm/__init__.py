@@ -2,6 +2,6 @@
 
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
 Top to bottom: ``catalogue``, ``observed``, ``query_filters``, ``sql_tables``, ``statements``, ``hydrate``, ``select``,
-``contextual``, ``schema``, ``snapshots``, ``transactions``, ``tables``, ``connections``, ``relations``, ``outcomes``,
-``changes``, ``meta``, ``key_values``, ``fields``.
+``keyset``, ``contextual``, ``schema``, ``snapshots``, ``transactions``, ``tables``, ``connections``, ``relations``,
+``outcomes``, ``changes``, ``meta``, ``key_values``, ``fields``.
 """

@@ -73,6 +73,17 @@ def part_of_list(
     return (yield from _load_part(index, values, key, entry, predictions, window))
 
 
+def pks_of_list(index: IndexEntries, values: Values, key: bytes, predictions: Predictions) -> Plan[list[Any]]:
+    """Finds the primary keys of the rows with these values. Unless the list is exact, some rows may have left."""
+    epoch, entry = yield Read([index.rows.epoch_key, key])
+    pks = index.read(entry, epoch)
+    if isinstance(pks, list):
+        index.counters.hits += 1
+        return pks
+    index.counters.misses += 1
+    return (yield from _load_pks(index, values, key, entry, predictions))[0]
+
+
 def _positions(index: IndexEntries, window: Window, pks: Sequence[Any]) -> tuple[slice | None, slice]:
     """Returns the positions of a window's part, and of all rows to check before the part can be trusted."""
     part = window.find(pks)

@@ -1,163 +1,38 @@
-"""Parts of lists: slices, the first row, and pages by number.
+"""Lists: what every query for a list can do, and lists in an order of the caller's.
 
-A part reads the list's entry and its own rows. ``plans.lists`` knows how they are found and checked.
+Parts of lists are in ``parts``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
-from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.meta import Values
-from aiomodelcache.plans.lists import ListPart, Window, part_of_list
+from aiomodelcache.orm.keyset import columns_of_order, orders_alike, sort_key
+from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.plans.lists import pks_of_list
 from aiomodelcache.plans.requests import Plan
-from aiomodelcache.plans.results import instance_of
-from aiomodelcache.query.base import CacheQuery, T
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.parts import (
+    AfterQuery,
+    FirstQuery,
+    ListSource,
+    LocatedList,
+    PageQuery,
+    PartQuery,
+    RowsQuery,
+    Slice,
+    SliceQuery,
+)
 from aiomodelcache.scopes.request import Scope
 
 M = TypeVar("M", bound=Model)
 
-
-class LocatedList(NamedTuple):
-    """A list in one open cache: its index, its values and its key."""
-
-    entry_set: IndexEntries
-    values: Values
-    key: bytes
-
-
-class ListSource(Protocol):
-    """A query for a whole list."""
-
-    explicit_cache: OpenCache | None
-
-    def located_list(self, cache: OpenCache, /) -> LocatedList | None:
-        """Returns the entry of the list, or None if it has none of its own, and has to be made as a whole."""
-        ...
-
-    def transaction(self, cache: OpenCache, /) -> BaseDBAsyncClient | None: ...
-
-    def plan(self, cache: OpenCache, scope: Scope | None, /) -> Plan[list[Any]]: ...
-
-
-class Slice(NamedTuple):
-    """The rows of a list from one position to before another. None stands for the end."""
-
-    start: int
-    stop: int | None
-    counted: bool = False
-
-    def find(self, pks: Sequence[Any]) -> slice:
-        """Returns the positions that exist."""
-        end = len(pks) if self.stop is None else min(self.stop, len(pks))
-        start = min(self.start, end)
-        return slice(start, end)
-
-
-class PartQuery(CacheQuery[T]):
-    """A part of a list."""
-
-    __slots__ = ("_source", "_window")
-
-    def __init__(self, source: ListSource, window: Window) -> None:
-        super().__init__(source.explicit_cache)
-        self._source = source
-        self._window = window
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._source!r}: {self._window!r}>"
-
-    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
-        return self._source.transaction(cache)
-
-    def finish(self, part: ListPart) -> T:
-        """Returns the result, made of the instances of a part."""
-        raise NotImplementedError
-
-    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
-        located = self._source.located_list(cache)
-        known = scope.recall(located.key) if scope is not None and located is not None else None
-        if located is None or known is not None:
-            rows = known if known is not None else (yield from self._source.plan(cache, scope))
-            return self.finish(self._cut(rows))
-        if scope is None:
-            part = yield from self._find(located, cache)
-            return self.finish(part._replace(rows=[instance_of(located.entry_set, row) for row in part.rows]))
-        return self.finish((yield from self._find_in_scope(located, cache, scope)))
-
-    def _cut(self, rows: Sequence[Any]) -> ListPart:
-        """Returns the part of a list that is known as a whole."""
-        part = cast("slice", self._window.find(rows))
-        return ListPart(rows[part], part.start, len(rows), ())
-
-    def _find(self, located: LocatedList, cache: OpenCache) -> Plan[ListPart]:
-        entry_set, values, key = located
-        part = yield from part_of_list(entry_set, values, key, cache.predictions, self._window)
-        assert part is not None, "a slice is part of any list"
-        return part
-
-    def _find_in_scope(self, located: LocatedList, cache: OpenCache, scope: Scope) -> Plan[ListPart]:
-        """Finds the part once in a request's scope. A write to the list, or to a row that was checked, removes it."""
-        key = b"%b %b" % (located.key, repr(self._window).encode())
-        known = scope.recall(key)
-        if known is not None:
-            part: ListPart = known[0]
-            return part
-        generation, rows = scope.generation, located.entry_set.rows
-        part = yield from self._find(located, cache)
-        instances = [instance_of(located.entry_set, row) for row in part.rows]
-        instances = [scope.own(rows.key(instance.pk), instance, generation) for instance in instances]
-        part = part._replace(rows=instances)
-        scope.keep_result(key, part, [located.key, *map(rows.key, part.checked)], generation)
-        return part
-
-
-class SliceQuery(PartQuery[list[M]], Generic[M]):
-    """Some of the rows of a list, in the list's order: ``Event.cache.filter(organizer=7)[20:40]``."""
-
-    __slots__ = ()
-
-    def finish(self, part: ListPart) -> list[M]:
-        return list(part.rows)
-
-
-class FirstQuery(PartQuery[M | None], Generic[M]):
-    """The first row of a list, or None if the list is empty."""
-
-    __slots__ = ()
-
-    def finish(self, part: ListPart) -> M | None:
-        return part.rows[0] if part.rows else None
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
-    """A page of a list.
-
-    >>> page = await Event.cache.filter(organizer=7).page(2, size=20)
-    >>> page.items, page.total, page.has_next
-    """
-
-    items: list[M]
-    """The rows of the page, in the list's order."""
-    total: int
-    """The number of rows of the whole list."""
-    has_next: bool
-    """True if rows follow after the page."""
-
-
-class PageQuery(PartQuery[Page[M]], Generic[M]):
-    """A page of a list."""
-
-    __slots__ = ()
-
-    def finish(self, part: ListPart) -> Page[M]:
-        return Page(list(part.rows), part.total, part.start + len(part.rows) < part.total)
+ITERATION_SIZE: Final = 500
+"""Number of rows that ``async for`` reads at once."""
 
 
 class ListMethods(Generic[M]):
@@ -181,6 +56,33 @@ class ListMethods(Generic[M]):
         _check_positive(self, "page number", number)
         _check_positive(self, "page size", size)
         return PageQuery(self._source(), Slice((number - 1) * size, number * size, counted=True))
+
+    def after(self, cursor: str | None, size: int) -> AfterQuery[M]:
+        """Returns a query for the page of ``size`` rows after a cursor, or for the first page if it is None.
+
+        ``cursor`` is the ``cursor`` of a page of the same list. It marks the position of a row even if the row is
+        deleted or moved. Awaiting the query raises ``ValueError`` for any other text.
+        """
+        if cursor is not None and not isinstance(cursor, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{self!r}: a cursor is the text that a page has, or None; got {described(cursor)}.")
+        _check_positive(self, "page size", size)
+        return AfterQuery(self._source(), cursor, size)
+
+    async def __aiter__(self) -> AsyncIterator[M]:
+        """Iterates over the rows. Reads the list once, and its rows in chunks.
+
+        Rows that are deleted meanwhile, or leave the list, are left out.
+        """
+        source = self._source()
+        pks = await PksQuery(source)
+        if pks is None:
+            for row in await cast("CacheQuery[list[M]]", self):
+                yield row
+            return
+        for start in range(0, len(pks), ITERATION_SIZE):
+            chunk: RowsQuery[M] = RowsQuery(source, pks[start : start + ITERATION_SIZE])
+            for row in await chunk:
+                yield row
 
     def _source(self) -> ListSource:
         return cast("ListSource", self)
@@ -215,3 +117,82 @@ def _check_positive(query: object, name: str, value: object) -> None:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+class PksQuery(PartQuery[list[Any] | None]):
+    """The primary keys that a list's entry names, or None if the list has no entry of its own."""
+
+    __slots__ = ()
+
+    def __init__(self, source: ListSource) -> None:
+        super().__init__(source, Slice(0, 0))
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[list[Any] | None]:
+        located = self._source.located_list(cache)
+        if located is None:
+            return None
+        known = scope.recall(located.key) if scope is not None else None
+        if known is not None:
+            return [row.pk for row in known]
+        return (yield from pks_of_list(*located, cache.predictions))
+
+
+class OrderableList(ListMethods[M], Generic[M]):
+    """Methods of a list whose class declares no order of its own."""
+
+    __slots__ = ()
+
+    def order_by(self, *fields: str) -> "OrderedQuery[M]":
+        """Returns a query for the same rows in another order, like ``order_by("-start")``. Sorts the whole list.
+
+        Takes columns of numbers, dates, times and UUIDs. Awaiting the query raises ``ValueError`` for others, which the
+        database may order otherwise than Python: declare a ``QuerysetCache`` with that ``order_by`` for them.
+        """
+        for field in fields:
+            if not isinstance(field, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
+                raise TypeError(f"{self!r} is ordered by names of fields; got {described(field)}.")
+        return OrderedQuery(self._source(), fields)
+
+
+class OrderedQuery(OrderableList[M], CacheQuery[list[M]], Generic[M]):
+    """The rows of a list in another order."""
+
+    __slots__ = ("_fields", "_ordered")
+
+    def __init__(self, source: ListSource, fields: Sequence[str]) -> None:
+        super().__init__(source.explicit_cache)
+        self._ordered = source
+        self._fields = fields
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._ordered!r} by ({', '.join(self._fields)})>"
+
+    def located_list(self, cache: OpenCache) -> LocatedList | None:
+        """Returns None, because no entry has this order."""
+        return None
+
+    def list_schema(self, cache: OpenCache) -> ModelSchema | None:
+        """Returns the schema of the rows."""
+        return self._ordered.list_schema(cache)
+
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        return self._ordered.transaction(cache)
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[list[M]]:
+        schema = self._ordered.list_schema(cache)
+        if schema is None:
+            raise TypeError(f"{self._ordered!r} is computed, and cannot be ordered by columns: sort the awaited list.")
+        for name in self._fields:
+            attribute = schema.attribute(name.removeprefix("-"))
+            if attribute is None:
+                fields = ", ".join(schema.field_names())
+                raise ValueError(f"{self!r}: {name!r} is not a column of {schema.name}. Its fields: {fields}.")
+            if not orders_alike(schema.model, attribute):
+                raise ValueError(
+                    f"{self!r}: the database may order the values of {schema.name}.{attribute} otherwise than Python: "
+                    f"declare a QuerysetCache with order_by = [{name!r}], and look the rows up by that."
+                )
+        rows: list[M] = list((yield from self._ordered.plan(cache, scope)))
+        for attribute, descending in reversed(columns_of_order(schema.model, self._fields)):
+            rows.sort(key=sort_key(attribute, schema.dialect), reverse=descending)
+        return rows

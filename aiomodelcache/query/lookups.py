@@ -20,6 +20,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.lists import part_of_list
 from aiomodelcache.plans.paths import RelationPath
@@ -27,7 +28,8 @@ from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import instance_of, result_at
 from aiomodelcache.plans.rows import row_by_pk
 from aiomodelcache.query.base import CacheQuery, T
-from aiomodelcache.query.lists import ListMethods, LocatedList, Slice
+from aiomodelcache.query.lists import OrderableList
+from aiomodelcache.query.parts import LocatedList, Slice
 from aiomodelcache.scopes.request import Scope
 
 M = TypeVar("M", bound=Model)
@@ -88,6 +90,11 @@ class LookupQuery(CacheQuery[T]):
         if isinstance(located.entry_set, IndexEntries) and self.relation_path(cache) is None:
             return LocatedList(located.entry_set, located.values, located.key)
         return None
+
+    def list_schema(self, cache: OpenCache) -> ModelSchema | None:
+        """Returns the schema of the rows, or None if the result is computed."""
+        entry_set = cast("Any", self.locate(cache).entry_set)
+        return None if isinstance(entry_set, ResultEntries) else entry_set.schema
 
     def relation_path(self, cache: OpenCache) -> RelationPath | None:
         """Returns the relations that the lookup follows from the rows with its key, or None if it follows none."""
@@ -251,7 +258,7 @@ class GetOrNoneQuery(FieldsQuery[M | None], Generic[M]):
         return exactly_one(self._model, found) if found else None
 
 
-class FilterQuery(ListMethods[M], FieldsQuery[list[M]], Generic[M]):
+class FilterQuery(OrderableList[M], FieldsQuery[list[M]], Generic[M]):
     """All rows with these values, in the list's order. A new list each time."""
 
     __slots__ = ()

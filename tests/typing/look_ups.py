@@ -35,6 +35,13 @@ async def through_the_manager() -> None:
     page = await Event.cache.filter(organizer=1).page(2, size=20)
     assert_type(page, Page[Event])
     assert_type((page.items, page.total, page.has_next), tuple[list[Event], int, bool])
+    assert_type(page.cursor, str | None)
+    assert_type(await Event.cache.all().after(page.cursor, size=20), Page[Event])
+    assert_type(await LatestEvents(organizer=1).after(None, size=20), Page[Event])
+    assert_type(await Event.cache.all().order_by("-id"), list[Event])
+    assert_type(await Event.cache.all().order_by("-id")[:3], list[Event])
+    async for each in Event.cache.all():
+        assert_type(each, Event)
     assert_type(await Event.cache.exists(slug="pycon"), bool)
     assert_type(await Event.cache.count(organizer=1), int)
     assert_type(await Event.cache.get_many([1, 2]), list[Event])

@@ -75,6 +75,49 @@ class Post(CachedModel):
         paged = True
 
 
+class Shift(CachedModel):
+    """A model of a list in an order by columns with NULLs, of several types and in both directions."""
+
+    id = fields.UUIDField(primary_key=True)
+    team = fields.IntField(default=1)
+    rank = fields.IntField(null=True)
+    name = fields.CharField(max_length=10, null=True)
+    start = fields.DatetimeField()
+    length = fields.FloatField(default=0.0)
+    price = fields.DecimalField(max_digits=8, decimal_places=2, default=0)
+
+    class CacheMeta:
+        filter_key_fields_list = [("team",)]
+
+
+class ShiftsDown(QuerysetCache[Shift]):
+    model = Shift
+    key_fields = ("team",)
+    order_by: ClassVar = ["-rank", "name", "-start"]
+
+
+class ShiftsUp(QuerysetCache[Shift]):
+    model = Shift
+    key_fields = ("team",)
+    order_by: ClassVar = ["rank", "-name", "start"]
+    paged = True
+
+
+class FirstShifts(QuerysetCache[Shift]):
+    model = Shift
+    key_fields = ("team",)
+    order_by: ClassVar = ["start"]
+    limit = 5
+
+
+class ShiftNames(QuerysetCache[Shift]):
+    model = Shift
+    key_fields = ("team",)
+
+    async def get_result(self, team: int) -> list[str | None]:
+        return await Shift.filter(team=team).order_by("start").values_list("name", flat=True)  # type: ignore[return-value]
+
+
 class Label(CachedModel):
     id = fields.IntField(primary_key=True)
     name = fields.CharField(max_length=40)
