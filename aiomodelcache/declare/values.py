@@ -26,7 +26,7 @@ from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import result_hit
+from aiomodelcache.plans.results import refuse_cycle, result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.query.explain import Explanation, explain_key
@@ -77,7 +77,9 @@ class BaseValueQuery(CacheQuery[T]):
         return next((client for client in clients if is_invalidated_in(client, cache, result, key)), None)
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup:
-        return _LocatedValue(self, *self.locate(cache))
+        result, key = self.locate(cache)
+        refuse_cycle(result, key)  # here, because the plan may run in another context than the caller's
+        return _LocatedValue(self, result, key)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)

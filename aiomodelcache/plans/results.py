@@ -46,11 +46,7 @@ def result_at(
 
     Raises ``CacheError`` if the computation of the result looks up the same result, which would wait for itself.
     """
-    parent = _current.get()
-    while parent is not None:
-        if parent.key == key and not parent.finished:
-            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
-        parent = parent.parent
+    refuse_cycle(result, key)
     prediction = predictions.predict(key)
     epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
     if not forced:
@@ -126,6 +122,15 @@ class _Computation:
         self.key = key
         self.parent = _current.get()
         self.finished = False
+
+
+def refuse_cycle(result: ResultEntries, key: bytes) -> None:
+    """Raises ``CacheError`` if the caller computes this result, so that awaiting the result would wait for itself."""
+    parent = _current.get()
+    while parent is not None:
+        if parent.key == key and not parent.finished:
+            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
+        parent = parent.parent
 
 
 _current: Final[ContextVar[_Computation | None]] = ContextVar("aiomodelcache_computing", default=None)

@@ -16,6 +16,7 @@ from aiomodelcache import (
     CacheError,
     CacheNotOpen,
     DontCache,
+    InvalidationType,
     ModelCache,
     ValueCache,
     cached,
@@ -186,8 +187,9 @@ class TestClass:
         await asyncio.gather(Exchange("USD"), permissions(7))
         assert len(calls) == 6
 
-    async def test_a_value_that_awaits_itself_is_an_error(self, cache: ModelCache, backend: CountingBackend) -> None:
-        @cached()
+    @pytest.mark.parametrize("invalidation", [InvalidationType.UNSET, InvalidationType.OFF])
+    async def test_a_value_that_awaits_itself_is_an_error(self, cache: ModelCache, invalidation: Any) -> None:
+        @cached(invalidation=invalidation)
         async def countdown(number: int, step: int = 1) -> int:
             return number and await countdown(number - step, step)
 
