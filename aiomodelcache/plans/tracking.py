@@ -5,15 +5,17 @@ for as long as all entries that answered hold the same tokens. Rows that were lo
 For them stands the version of their table, if it was read before the statement.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
-from aiomodelcache.entries.base import is_version
+from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Computed,
     ComputeValue,
+    FastLookup,
     LeaseResult,
     Load,
     Plan,
@@ -26,6 +28,7 @@ from aiomodelcache.plans.steps import intercepted
 from aiomodelcache.scopes.tracking import Tracker
 
 _TOKENS = (VALUE, ABSENT, VERSION)
+_TOKEN_BYTES = b"".join(_TOKENS)
 
 
 def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
@@ -35,6 +38,40 @@ def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]
         return (yield from intercepted(plan, record.answer))
     finally:
         record.finish()
+
+
+class TrackedLookup:
+    """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
+
+    __slots__ = ("_known", "_lookup", "_tracker", "_versions", "collect_keys")
+
+    def __init__(self, lookup: FastLookup, tracker: Tracker, versions: TableVersions) -> None:
+        self._lookup = lookup
+        self._tracker = tracker
+        self._versions = versions
+        self._known = frozenset(tracker.versions)
+        self.collect_keys = lookup.collect_keys
+
+    def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
+        result = None
+        try:
+            result = self._lookup.try_hit(context, entries)
+        finally:  # an exception is a result, too
+            self._record(context, entries, answered=result is not NoValue.MISS)
+        return result
+
+    def _record(self, context: Any, entries: Mapping[bytes, bytes | None], *, answered: bool) -> None:
+        read: dict[bytes, None] = {}
+        self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
+        tracker, by_epoch = self._tracker, self._versions.by_epoch
+        tracker.use([by_epoch[key] for key in read if key in by_epoch], self._known)
+        for key in read if answered else ():
+            entry = entries.get(key)
+            if entry and entry[0] in _TOKEN_BYTES:
+                tracker.add(key, entry[:PREFIX_SIZE])
+
+    def start_plan(self, context: Any, /) -> Plan[Any]:
+        return tracked(self._lookup.start_plan(context), self._tracker, self._versions)
 
 
 class _Record:
