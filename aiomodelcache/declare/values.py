@@ -131,7 +131,7 @@ class _LocatedValue:
             wanted[predicted] = None
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        return result_hit(self._result, self._key, found)
+        return result_hit(self._result, self._key, cache.predictions.predict(self._key), found)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self._query.plan(cache, None)

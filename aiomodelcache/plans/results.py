@@ -11,7 +11,7 @@ from tortoise.models import Model
 from aiomodelcache.encoding.layout import CREATED, LEASE
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
-from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.results import NO_DEPENDENCIES, Compute, ResultEntries, map_nested, references_in
@@ -87,7 +87,7 @@ def result_at(
             result.counters.refused += not stored[0]
         if computed.tracker is not None:
             keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
-            predictions.learn_keys(key, Prediction([], list(keys)))
+            predictions.learn_keys(key, KnownDependencies(list(keys)))
     return computed.take()
 
 
@@ -170,14 +170,15 @@ def _read_value(
     if value is NoValue.MISS:
         return value
     wanted: dict[bytes, None] = {}
-    if isinstance(value, DerivedValue):
-        wanted.update(dict.fromkeys(value.keys))
+    derived = value if isinstance(value, DerivedValue) else None
+    if derived is not None:
+        wanted.update(dict.fromkeys(derived.keys))
         unread = [each for each in wanted if each not in prefetched]
         if unread:
             prefetched.update(zip(unread, (yield Read(unread)), strict=True))
-        if not value.is_current(prefetched):
+        if not derived.is_current(prefetched):
             return NoValue.MISS
-        value = value.value
+        value = derived.value
     try:
         references = dict.fromkeys(references_in(value)) if result.may_refer else {}
         referred = result.referred(references) if references else {}
@@ -201,22 +202,31 @@ def _read_value(
             result.counters.repaired += 1
             return NoValue.MISS
         value = map_nested(value, InstanceReference, instances.__getitem__)
-    if predictions.predict(key).keys != list(wanted):
-        predictions.learn_keys(key, Prediction([], list(wanted)))
+    known = predictions.predict(key)
+    if known.keys != list(wanted):
+        known = KnownDependencies(list(wanted))
+        predictions.learn_keys(key, known)
+    if entry is not None and derived is not None and not referred and isinstance(known, KnownDependencies):
+        known.remember(entry, derived.tokens, derived.start)
     result.counters.hits += 1
     return value
 
 
-def result_hit(result: ResultEntries, key: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+def result_hit(
+    result: ResultEntries, key: bytes, prediction: Prediction, entries: Mapping[bytes, bytes | None]
+) -> Any | Miss:
     """Returns the value of an entry that is not due and refers to no rows, if ``entries`` hold all that it depends on.
 
-    Else a miss, which leaves no trace: the plan tells the cases apart.
+    A derived entry must depend on the first keys of the ``prediction``. Else a miss: the plan tells the cases apart.
     """
     entry, epoch = entries[key], entries[result.epoch_key]
     if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:
-        value = result.hit(entry, epoch, entries)
+        if isinstance(result, DerivedEntries):
+            value = result.derived_hit(entry, epoch, entries, prediction)
+        else:
+            value = result.hit(entry, epoch)
     except Exception:  # damaged, or hostile
         return NoValue.MISS
     result.counters.hits += value is not NoValue.MISS

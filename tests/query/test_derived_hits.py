@@ -74,6 +74,8 @@ async def test_an_entry_with_other_dependencies_than_the_known_ones_takes_the_pl
         async with assert_ops(backend, sql=0):
             assert await level() == 1
         assert await hit_of(query, opened) == 1
+    opened.predictions.learn_keys(key, KnownDependencies([*opened.predictions.predict(key).keys, b"more"]))
+    assert await hit_of(query, opened) == 1
 
 
 async def test_a_damaged_entry_with_a_known_header_is_not_used(cache: ModelCache) -> None:
