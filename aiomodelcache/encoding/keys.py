@@ -53,6 +53,10 @@ class KeySpace(NamedTuple):
         """Returns the key of a table's version, which all tenants share."""
         return prefix(self.namespace, "t", connection if self.tenant is None else "*", table)[:-1]
 
+    def tag_key(self, tag: str) -> bytes:
+        """Returns the key of a tag's version, which all tenants share."""
+        return prefix(self.namespace, "g", tag)[:-1]
+
     def epoch_key(self, connection: str, *parts: str) -> bytes:
         """Returns the key of the epoch of a table or of a class of values, which all tenants share."""
         return prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]

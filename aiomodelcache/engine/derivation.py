@@ -91,6 +91,12 @@ class Derivations:
         for key in keys:
             tracker.add_table(key)
 
+    async def depend_on_versions(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
+        """Adds versions of other things than tables to the tracker."""
+        await self._learn(tracker, keys)
+        for key in keys:
+            tracker.add_version(key)
+
     async def _before_statement(self, tracker: Tracker, client: Any, sql: str) -> None:
         """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
         names, repeated, common, only_reads = tables_in(sql)
@@ -108,9 +114,7 @@ class Derivations:
         keys = {name: key for name, key in found.items() if key is not None}
         groups = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
         grouped = [key for name, group in groups.items() if name not in repeated for key in group]
-        await self._learn(tracker, grouped)
-        for key in grouped:
-            tracker.add_version(key)
+        await self.depend_on_versions(tracker, grouped)
         tables = {key for name, key in keys.items() if name not in groups or name in repeated} - {tracker.exempt}
         await self.depend_on(tracker, [*tables])
 
