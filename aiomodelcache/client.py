@@ -28,7 +28,7 @@ from aiomodelcache.query.base import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, querysets, saves
-from aiomodelcache.write.manual import clear_models
+from aiomodelcache.write.manual import clear_models, invalidate_tags
 
 M = TypeVar("M", bound=Model)
 
@@ -233,6 +233,22 @@ class ModelCache:
         answer then, the invalidation is kept and sent later.
         """
         await clear_models(self.open_cache.writable(), models)
+
+    async def invalidate_tags(self, *tags: str) -> None:
+        """Invalidates all values that have one of these tags, in O(1) and in all processes.
+
+        >>> @cached(tags=("rates", lambda base: f"rate:{base}"), invalidation=InvalidationType.OFF)
+        ... async def rate(base: str) -> Decimal:
+        ...     return await ask_the_exchange(base)
+        >>> await cache.invalidate_tags("rate:USD")
+
+        Inside a transaction it takes effect at COMMIT. If the store does not answer, the invalidation is kept and sent
+        later. Raises ``TypeError`` for a tag that is not a string.
+        """
+        for tag in tags:
+            if not _is_text(tag):
+                raise TypeError(f"ModelCache.invalidate_tags takes names of tags; got {described(tag)}.")
+        await invalidate_tags(self.open_cache.writable(), tags)
 
     async def clear_all(self) -> None:
         """Invalidates everything about all bound models, like ``clear``. Raises ``BackendError``."""

@@ -10,7 +10,7 @@ from tortoise.models import Model
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import return_type
 from aiomodelcache.declare.registry import module_of
-from aiomodelcache.declare.value_declarations import ValueDeclaration
+from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.declare.values import BaseValueQuery, T
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
@@ -22,6 +22,8 @@ from aiomodelcache.write.manual import clear, transactions
 
 P = ParamSpec("P")
 Rest = ParamSpec("Rest")
+Tag = Callable[..., str | Iterable[str]]
+"""A function of the arguments of a call that returns the names of its tags."""
 
 
 # As a decorator ----------------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ def cached(
     near: bool | None = None,
     invalidation: InvalidationType = InvalidationType.UNSET,
     depends_on: Iterable[type[Model]] = (),
+    tags: str | Tag | Iterable[str | Tag] = (),
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]: ...
 
 
@@ -128,6 +131,7 @@ def cached(
     near: bool | None = None,
     invalidation: InvalidationType = InvalidationType.UNSET,
     depends_on: Iterable[type[Model]] = (),
+    tags: str | Tag | Iterable[str | Tag] = (),
 ) -> Any:
     """Caches the results of a coroutine function by its arguments, for as long as what it reads stays the same.
 
@@ -148,7 +152,8 @@ def cached(
     >>> batch = BatchCacheQuery(mine=permissions.query(7, 3), event=Event.cache.get(id=1))
 
     ``invalidation=InvalidationType.OFF``: nothing is recorded, and a result ends by its timeout or ``invalidate``.
-    ``depends_on``: models that every result depends on, beside those that are recorded.
+    ``depends_on``: models that every result depends on, beside those that are recorded. ``tags``: names, or functions
+    of the arguments that return names, by which ``ModelCache.invalidate_tags`` invalidates results.
 
     Durations are seconds, a ``timedelta``, or text like ``"5m"``. ``negative_timeout`` is for None; for ``allowtime``
     see ``ValueCache``. ``key`` takes the arguments and returns the key of the result, by default all arguments.
@@ -180,6 +185,7 @@ def cached(
             near=near,
             invalidation=invalidation,
             depends_on=tuple(depends_on),
+            tags=tuple_of(tags),
             returns=partial(return_type, function),
         )
         declaration.check()

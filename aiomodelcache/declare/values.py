@@ -5,7 +5,7 @@ invalidated by hand.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -16,7 +16,7 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.registry import declared_values, path_of
-from aiomodelcache.declare.value_declarations import ValueDeclaration
+from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
@@ -26,13 +26,13 @@ from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import result_hit
+from aiomodelcache.plans.results import refuse_cycle, result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.scopes.tracking import current_tracker
+from aiomodelcache.scopes.tracking import current_tracker, tracking
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
@@ -77,28 +77,36 @@ class BaseValueQuery(CacheQuery[T]):
         return next((client for client in clients if is_invalidated_in(client, cache, result, key)), None)
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup:
-        return _LocatedValue(self, *self.locate(cache))
+        result, key = self.locate(cache)
+        refuse_cycle(result, key)  # here, because the plan may run in another context than the caller's
+        return _LocatedValue(self, result, key)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)
         compute: Compute = self._run
         if isinstance(result, DerivedEntries):
-            compute = partial(result.track, result, self._compute_fresh)
+            compute = partial(result.track, result, partial(self._compute_tracked, cache))
         value: T = yield from computed(cache, result, key, compute, scope)
         return value
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
 
-    async def _compute_fresh(self) -> Any:
+    async def _compute_tracked(self, cache: OpenCache) -> Any:
         """Computes with the rows of instances among the arguments as they are now: the caller's may be older."""
-        compute: Any = self._compute
-        if current_tracker() is not None and cast("Any", type(compute)) is partial:
-            call: Any = compute
-            args = [await fresh(value) for value in call.args]
-            kwargs = {name: await fresh(value) for name, value in call.keywords.items()}
-            compute = partial(call.func, *args, **kwargs)
-        return await compute()
+        tracker = current_tracker()
+        call: Any = self._compute
+        if tracker is None or cast("Any", type(call)) is not partial:
+            return await call()
+        args, kwargs = call.args, call.keywords
+        tags = self._declaration.tags_of(args, kwargs)
+        await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
+        if not self._declaration.records:
+            with tracking(None):
+                return await call()
+        args = [await fresh(value) for value in args]
+        kwargs = {name: await fresh(value) for name, value in kwargs.items()}
+        return await call.func(*args, **kwargs)
 
     async def explain(self) -> Explanation:
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
@@ -129,7 +137,7 @@ class _LocatedValue:
             wanted[predicted] = None
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        return result_hit(self._result, self._key, found)
+        return result_hit(self._result, self._key, cache.predictions.predict(self._key), found)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self._query.plan(cache, None)
@@ -182,6 +190,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     near: ClassVar[bool | None] = None
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
     depends_on: ClassVar[tuple[type[Model], ...]] = ()
+    tags: ClassVar[tuple[str | Callable[..., str | Iterable[str]], ...]] = ()
     _declared: ClassVar[ValueDeclaration]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -204,6 +213,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             near=cls.near,
             invalidation=cls.invalidation,
             depends_on=tuple(cls.depends_on),
+            tags=tuple_of(cls.tags),
             returns=partial(returned_by, cls, "get_value", ValueCache),
         )
 

@@ -26,8 +26,6 @@ _INT_LIMIT: Final = 2**63
 """Bound of the integers that ``encode_single`` formats at once: their text is always within ``_MAX_LENGTH``."""
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
-NARROW_SUFFIX: Final = b":-"
-"""The suffix that makes the key of a table's version the key of its narrow version."""
 
 
 def prefix(namespace: str, kind: str, *parts: str) -> bytes:
@@ -54,6 +52,10 @@ class KeySpace(NamedTuple):
     def table_key(self, connection: str, table: str) -> bytes:
         """Returns the key of a table's version, which all tenants share."""
         return prefix(self.namespace, "t", connection if self.tenant is None else "*", table)[:-1]
+
+    def tag_key(self, tag: str) -> bytes:
+        """Returns the key of a tag's version, which all tenants share."""
+        return prefix(self.namespace, "g", tag)[:-1]
 
     def epoch_key(self, connection: str, *parts: str) -> bytes:
         """Returns the key of the epoch of a table or of a class of values, which all tenants share."""

@@ -51,7 +51,8 @@ CREATED: Final = slice(_CHECKSUM.stop, _CHECKSUM.stop + 8)
 """The place of an entry's creation time, whose bytes sort like times. A stale copy has zero, which sorts first."""
 _BODY: Final = slice(_CHECKSUM.stop, None)
 _PAYLOAD: Final = slice(CREATED.stop, None)
-_HEADER_SIZE: Final = CREATED.stop
+HEADER: Final = slice(CREATED.stop)
+"""The place of all but the payload. Entries with the same header are the same, as it holds a token and a checksum."""
 
 
 class DamagedEntry(SafeError):
@@ -90,7 +91,7 @@ def stale_copy(entry: bytes) -> bytes:
 
 def unpack(entry: bytes) -> bytes:
     """Returns the payload of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``."""
-    if len(entry) < _HEADER_SIZE or crc32(entry[_BODY], entry[0]) != int.from_bytes(entry[_CHECKSUM]):
+    if len(entry) < HEADER.stop or crc32(entry[_BODY], entry[0]) != int.from_bytes(entry[_CHECKSUM]):
         raise DamagedEntry("its checksum is wrong")
     return entry[_PAYLOAD]
 

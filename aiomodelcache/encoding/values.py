@@ -125,10 +125,18 @@ _COLLECTIONS: Final[dict[int, tuple[type, Callable[[Any], Any]]]] = {
 _CODES: Final = {entry[0]: code for table in (_SCALARS, _COLLECTIONS) for code, entry in table.items()}
 _NESTING: Final = frozenset[Any]({list, *(kind for kind, _ in _COLLECTIONS.values())})
 """The types whose values hold other values."""
+_CODE: Final = re.escape(bytes([_CODES[InstanceReference]]))
 _REFERENCE: Final = re.compile(
-    rb"(?:[\xd4-\xd8]|\xc7.|\xc8..|\xc9....)" + re.escape(bytes([_CODES[InstanceReference]])), re.DOTALL
+    _CODE
+    + b"(?:"
+    + b"|".join([b"(?<=" + size + _CODE + b")" for size in (rb"[\xd4-\xd8]", rb"\xc7.", rb"\xc8..", rb"\xc9....")])
+    + b")",
+    re.DOTALL,
 )
-"""The beginning of an ``InstanceReference``, of any length. Numbers and text may hold the same bytes."""
+"""The beginning of an ``InstanceReference``, of any length. Numbers and text may hold the same bytes.
+
+The pattern begins with the byte that all have in common, because the search skips to that byte quickly.
+"""
 _CONTAINERS: Final = bytes([*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)])
 """The bytes with which msgpack's lists, maps and extensions begin. Numbers and text may hold them, too."""
 

@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, unpack
+from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX_SIZE, unpack
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
+from aiomodelcache.entries.predictions import Prediction
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.versions import TableVersions
 
@@ -22,12 +23,34 @@ _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
 _LENGTH_SIZE: Final = 4
 
 
+class KnownDependencies(Prediction):
+    """The keys to read together with a result: its dependencies first, as they were when it was read last.
+
+    Also remembers the tokens of one entry, so that a hit of the same entry need not decode them.
+    """
+
+    __slots__ = ("header", "start", "tokens")
+
+    def __init__(self, keys: list[bytes]) -> None:
+        super().__init__([], keys)
+        self.header = b""
+        self.tokens: list[bytes] = []
+        self.start = 0
+        """The place in the entry's payload where the value begins. It refers to no rows and is not nested too deep."""
+
+    def remember(self, entry: bytes, tokens: list[bytes], start: int) -> None:
+        """Remembers an entry with these dependencies. Its header includes its token and checksum."""
+        self.header, self.tokens, self.start = entry[HEADER], tokens, start
+
+
 class DerivedValue(NamedTuple):
     """The content of a derived entry. ``value`` holds ``InstanceReference``s in place of instances."""
 
     keys: list[bytes]
     tokens: list[bytes]
     value: Any
+    start: int = 0
+    """The place in the payload where the value begins."""
 
     def is_current(self, entries: Mapping[bytes, bytes | None]) -> bool:
         """Returns True if everything that the value depends on is as it was. ``entries`` hold all of it, by key."""
@@ -71,26 +94,37 @@ class DerivedEntries(ResultEntries):
         pairs = _encode_dependencies([*dependencies, *dependencies.values()])
         return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + super()._pack_value(value, dependencies)
 
-    def hit(self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
-        if entry[GUARD] != self.fingerprint + epoch[1:]:
+    def derived_hit(
+        self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None], known: Prediction
+    ) -> Any | Miss:
+        """Returns the value of a ``V`` entry as ``hit`` does, if its dependencies are ``known`` and unchanged.
+
+        ``entries``: what was read together with it. Raises an exception for damaged bytes.
+        """
+        if entry[GUARD] != self.fingerprint + epoch[1:] or not isinstance(known, KnownDependencies):
             return NoValue.MISS
-        keys, tokens, content = _split(unpack(entry))
-        for key, token in zip(keys, tokens, strict=True):
+        payload = unpack(entry)
+        if entry[HEADER] != known.header:
+            keys, tokens, start = _split(payload)
+            if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
+                return NoValue.MISS
+            known.remember(entry, tokens, start)
+        for key, token in zip(known.keys, known.tokens, strict=False):  # keys of rows may follow
             read = entries.get(key)
             if read is None or read[:PREFIX_SIZE] != token:
                 return NoValue.MISS
-        return self._plain_value(content)
+        return self.decode(payload[known.start :])
 
     def _unpack_value(self, payload: bytes) -> DerivedValue:
-        keys, tokens, content = _split(payload)
-        return DerivedValue(keys, tokens, super()._unpack_value(content))
+        keys, tokens, start = _split(payload)
+        return DerivedValue(keys, tokens, self.decode(payload[start:]), start)
 
 
-def _split(payload: bytes) -> tuple[list[bytes], list[bytes], bytes]:
-    """Returns the keys and the tokens of the dependencies, and the bytes of the value. Raises for damaged bytes."""
+def _split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:
+    """Returns the keys and the tokens of the dependencies, and where the value begins. Raises for damaged bytes."""
     start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
     pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])
     number = len(pairs) // 2
     if len(pairs) != 2 * number or start > len(payload):
         raise DecodeError("its list of dependencies is damaged")
-    return pairs[:number], pairs[number:], payload[start:]
+    return pairs[:number], pairs[number:], start

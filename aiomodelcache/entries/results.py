@@ -3,7 +3,7 @@
 Instances inside a result are stored as references and read from their own row entries, so they are as fresh as rows.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
@@ -70,8 +70,7 @@ class ResultEntries:
     unique = False
     limit: int | None = None
     linked: tuple[RowEntries, ...] = ()
-    version_keys: Sequence[bytes] = ()
-    link_keys: Sequence[bytes] = ()
+    table_key: bytes | None = None
     near = False
     """True if results may be kept in this process."""
 
@@ -147,23 +146,26 @@ class ResultEntries:
         except Exception as error:  # a codec may be the user's own
             return count_undecodable(self.counters, self.name, error)
 
-    def hit(self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+    def hit(self, entry: bytes, epoch: bytes) -> Any | Miss:
         """Returns the value of a ``V`` entry, or a miss if it is not current or may refer to rows.
 
-        ``entries``: what was read together with it. Raises an exception for damaged bytes.
+        Raises an exception for damaged bytes.
         """
         if entry[GUARD] != self.fingerprint + epoch[1:]:
             return NoValue.MISS
-        return self._plain_value(unpack(entry))
+        payload = unpack(entry)
+        return self.decode(payload) if self.is_plain(payload) else NoValue.MISS
 
-    def _plain_value(self, payload: bytes) -> Any | Miss:
-        """Returns the value, or a miss if it may hold references or may be nested too deep."""
-        if self.may_refer and not (type(self._codec) is ValueCodec and is_surely_plain(payload)):
-            return NoValue.MISS
-        return self._codec.decode(payload)
+    def is_plain(self, content: bytes) -> bool:
+        """Returns True if an encoded value surely refers to no rows, and is not nested too deep."""
+        return not self.may_refer or (type(self._codec) is ValueCodec and is_surely_plain(content))
+
+    def decode(self, content: bytes) -> Any:
+        """Returns the value of its bytes, with ``InstanceReference``s in place of instances."""
+        return self._codec.decode(content)
 
     def _unpack_value(self, payload: bytes) -> Any:
-        return self._codec.decode(payload)
+        return self.decode(payload)
 
     def entry(
         self, token: bytes, epoch: bytes | None, value: Any, dependencies: Mapping[bytes, bytes] = NO_DEPENDENCIES

@@ -11,7 +11,7 @@ from tortoise.models import Model
 from aiomodelcache.encoding.layout import CREATED, LEASE
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
-from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.results import NO_DEPENDENCIES, Compute, ResultEntries, map_nested, references_in
@@ -46,11 +46,7 @@ def result_at(
 
     Raises ``CacheError`` if the computation of the result looks up the same result, which would wait for itself.
     """
-    parent = _current.get()
-    while parent is not None:
-        if parent.key == key and not parent.finished:
-            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
-        parent = parent.parent
+    refuse_cycle(result, key)
     prediction = predictions.predict(key)
     epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
     if not forced:
@@ -91,7 +87,7 @@ def result_at(
             result.counters.refused += not stored[0]
         if computed.tracker is not None:
             keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
-            predictions.learn_keys(key, Prediction([], list(keys)))
+            predictions.learn_keys(key, KnownDependencies(list(keys)))
     return computed.take()
 
 
@@ -126,6 +122,15 @@ class _Computation:
         self.key = key
         self.parent = _current.get()
         self.finished = False
+
+
+def refuse_cycle(result: ResultEntries, key: bytes) -> None:
+    """Raises ``CacheError`` if the caller computes this result, so that awaiting the result would wait for itself."""
+    parent = _current.get()
+    while parent is not None:
+        if parent.key == key and not parent.finished:
+            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
+        parent = parent.parent
 
 
 _current: Final[ContextVar[_Computation | None]] = ContextVar("aiomodelcache_computing", default=None)
@@ -165,32 +170,28 @@ def _read_value(
     if value is NoValue.MISS:
         return value
     wanted: dict[bytes, None] = {}
-    derived: DerivedValue | None = None
-    if isinstance(value, DerivedValue):
-        derived = value
-        wanted.update(dict.fromkeys(value.keys))
+    derived = value if isinstance(value, DerivedValue) else None
+    if derived is not None:
+        wanted.update(dict.fromkeys(derived.keys))
         unread = [each for each in wanted if each not in prefetched]
         if unread:
             prefetched.update(zip(unread, (yield Read(unread)), strict=True))
-        if not value.is_current(prefetched):
+        if not derived.is_current(prefetched):
             return NoValue.MISS
-        value = value.value
+        value = derived.value
     try:
         references = dict.fromkeys(references_in(value)) if result.may_refer else {}
         referred = result.referred(references) if references else {}
     except Exception as error:  # bytes that this program did not store
         predictions.forget(key)
         return count_undecodable(result.counters, result.name, error)
-    other_requests: list[None] = []
     if referred:
         instances: dict[InstanceReference, Any] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
             keys = {reference: rows.key(pk) for reference, (other, pk) in referred.items() if other is rows}
             pks = {key: referred[reference][1] for reference, key in keys.items()}
             try:
-                found = yield from with_prefetched(
-                    rows_by_pk(rows, pks), prefetched, partial(other_requests.append, None)
-                )
+                found = yield from with_prefetched(rows_by_pk(rows, pks), prefetched)
             except Exception:  # no row can have such a primary key, or else computing the value fails as well
                 found = {}
             instances.update(
@@ -200,27 +201,32 @@ def _read_value(
         if len(instances) < len(referred):
             result.counters.repaired += 1
             return NoValue.MISS
-        if derived is not None and other_requests:  # the rows are newer than the value, which may have changed too
-            again = dict(zip(derived.keys, (yield Read(derived.keys)), strict=True))
-            if not derived.is_current(again):
-                return NoValue.MISS
         value = map_nested(value, InstanceReference, instances.__getitem__)
-    if predictions.predict(key).keys != list(wanted):
-        predictions.learn_keys(key, Prediction([], list(wanted)))
+    known = predictions.predict(key)
+    if known.keys != list(wanted):
+        known = KnownDependencies(list(wanted))
+        predictions.learn_keys(key, known)
+    if entry is not None and derived is not None and not referred and isinstance(known, KnownDependencies):
+        known.remember(entry, derived.tokens, derived.start)
     result.counters.hits += 1
     return value
 
 
-def result_hit(result: ResultEntries, key: bytes, entries: Mapping[bytes, bytes | None]) -> Any | Miss:
+def result_hit(
+    result: ResultEntries, key: bytes, prediction: Prediction, entries: Mapping[bytes, bytes | None]
+) -> Any | Miss:
     """Returns the value of an entry that is not due and refers to no rows, if ``entries`` hold all that it depends on.
 
-    Else a miss, which leaves no trace: the plan tells the cases apart.
+    A derived entry must depend on the first keys of the ``prediction``. Else a miss: the plan tells the cases apart.
     """
     entry, epoch = entries[key], entries[result.epoch_key]
     if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:
-        value = result.hit(entry, epoch, entries)
+        if isinstance(result, DerivedEntries):
+            value = result.derived_hit(entry, epoch, entries, prediction)
+        else:
+            value = result.hit(entry, epoch)
     except Exception:  # damaged, or hostile
         return NoValue.MISS
     result.counters.hits += value is not NoValue.MISS

@@ -5,15 +5,17 @@ for as long as all entries that answered hold the same tokens. Rows that were lo
 For them stands the version of their table, if it was read before the statement.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
-from aiomodelcache.entries.base import is_version
+from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Computed,
     ComputeValue,
+    FastLookup,
     LeaseResult,
     Load,
     Plan,
@@ -26,22 +28,50 @@ from aiomodelcache.plans.steps import intercepted
 from aiomodelcache.scopes.tracking import Tracker
 
 _TOKENS = (VALUE, ABSENT, VERSION)
+_TOKEN_BYTES = b"".join(_TOKENS)
 
 
 def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
-    """Runs a plan and adds what answered it to a tracker, also if it raises.
-
-    A plan that is given up never counts as finished, so the tracker's result is not stored.
-    """
+    """Runs a plan and adds what answered it to a tracker, also if it raises."""
     record = _Record(tracker, versions)
-    tracker.unfinished += 1
     try:
-        answer = yield from intercepted(plan, record.answer)
-    except Exception:
+        return (yield from intercepted(plan, record.answer))
+    finally:
         record.finish()
-        raise
-    record.finish()
-    return answer
+
+
+class TrackedLookup:
+    """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
+
+    __slots__ = ("_known", "_lookup", "_tracker", "_versions", "collect_keys")
+
+    def __init__(self, lookup: FastLookup, tracker: Tracker, versions: TableVersions) -> None:
+        self._lookup = lookup
+        self._tracker = tracker
+        self._versions = versions
+        self._known = frozenset(tracker.versions)
+        self.collect_keys = lookup.collect_keys
+
+    def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
+        result = None
+        try:
+            result = self._lookup.try_hit(context, entries)
+        finally:  # an exception is a result, too
+            self._record(context, entries, answered=result is not NoValue.MISS)
+        return result
+
+    def _record(self, context: Any, entries: Mapping[bytes, bytes | None], *, answered: bool) -> None:
+        read: dict[bytes, None] = {}
+        self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
+        tracker, by_epoch = self._tracker, self._versions.by_epoch
+        tracker.use([by_epoch[key] for key in read if key in by_epoch], self._known)
+        for key in read if answered else ():
+            entry = entries.get(key)
+            if entry and entry[0] in _TOKEN_BYTES:
+                tracker.add(key, entry[:PREFIX_SIZE])
+
+    def start_plan(self, context: Any, /) -> Plan[Any]:
+        return tracked(self._lookup.start_plan(context), self._tracker, self._versions)
 
 
 class _Record:
@@ -84,16 +114,15 @@ class _Record:
     def _see(self, key: bytes, value: bytes | None) -> None:
         state = value[:1] if value is not None else None
         if value is not None and state in _TOKENS:
-            token = value[:PREFIX_SIZE]
-            if self._tokens.setdefault(key, token) != token:
-                self._tracker.refuse("something that it was read from changed meanwhile")
+            before = self._tokens.get(key)
+            self._tokens[key] = token = value[:PREFIX_SIZE]
+            if before not in (None, token) and key in self._versions.epochs:
+                # Rows that were read under the former epoch may be part of the answer. They still have their tokens.
+                self._tracker.refuse("a model was invalidated meanwhile")
         elif state == STALE:
             self._tracker.unrecorded("a stale copy answered")
 
     def _acquire(self, request: AcquireLeases) -> Plan[object]:
-        for key, replaced in request.keys:
-            if replaced and self._tokens.get(key) == replaced:
-                del self._tokens[key]  # the plan has found it unusable
         known = self._tracker.versions
         tables = [self._versions.by_epoch[key] for key in request.versions if key in self._versions.by_epoch]
         tables = [key for key in tables if key not in known]
@@ -121,11 +150,7 @@ class _Record:
         if request.only_pks and not entry_set.exact:  # a row that leaves the list leaves the entry's token as it is
             for key in tables:
                 self._tracker.add_table(key)
-        try:
-            answers = yield request
-        except Exception:
-            self._tracker.refuse("a statement failed")
-            raise
+        answers = yield request
         for key, answer in answers.items():
             self._loaded[key] = tables
             for row in () if request.only_pks else answer.rows:
@@ -137,11 +162,7 @@ class _Record:
 
     def _compute(self, request: ComputeValue) -> Plan[object]:
         known = frozenset(self._tracker.versions)
-        try:
-            computed: Computed = yield request
-        except Exception:
-            self._tracker.refuse("a computation that it awaited failed")
-            raise
+        computed: Computed = yield request
         self._tokens = dict(self._epochs)  # what the former value was read from does not matter any more
         self._loaded = {request.key: (None,)}
         inner = computed.tracker
@@ -162,8 +183,7 @@ class _Record:
         return stored
 
     def finish(self) -> None:
-        """Adds what the plan has read to the tracker, when the plan has ended."""
-        self._tracker.unfinished -= 1
+        """Adds what the plan has read to the tracker."""
         for key, tables in self._loaded.items():
             self._tokens.pop(key, None)
             for table in tables:

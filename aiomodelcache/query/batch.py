@@ -12,7 +12,7 @@ from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.plans.tracking import tracked
+from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.snapshots import at_one_moment
 from aiomodelcache.scopes.request import current_scope
@@ -163,8 +163,10 @@ class _Outcomes:
             try:
                 client = query.transaction(cache) if in_transaction else None
                 tracker = caller_tracker and query.tracker_of(cache, caller_tracker, client)
-                direct = client is None and scope is None and tracker is None and not bypassed
-                lookup = query.fast_lookup(cache) if direct else None
+                direct = scope is None if tracker is None else not cache.guarded.near.on
+                lookup = query.fast_lookup(cache) if direct and client is None and not bypassed else None
+                if lookup is not None and tracker is not None:
+                    lookup = TrackedLookup(lookup, tracker, cache.versions)
             except Exception as error:
                 self.resolve(name, None, error)
                 continue

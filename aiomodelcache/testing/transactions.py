@@ -24,7 +24,6 @@ from tortoise.context import get_current_context
 
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError
 from aiomodelcache.open_cache import default_cache_or_none
-from aiomodelcache.orm.observed import REPLACED
 
 
 @contextmanager
@@ -85,8 +84,6 @@ def _autocommit(transaction: Any) -> BaseDBAsyncClient:
     client = object.__new__(_subclass(AutocommitClient, cast("Any", type(parent))))
     own: dict[str, Any] = {"_connection": transaction._connection, "_lock": asyncio.Lock(), "_transaction": transaction}
     client.__dict__ = {**vars(parent), **own}
-    for name in REPLACED:
-        cast("Any", client).__dict__.pop(name, None)  # an open cache has replaced it on the parent
     for name in STATEMENTS:
         setattr(client, name, partial(_execute, client, transaction, getattr(transaction, name)))
     return cast("BaseDBAsyncClient", client)

@@ -116,6 +116,18 @@ async def invalidate_entries(
             await finish_intents({cache: intent}, committed=True)
 
 
+async def invalidate_tags(cache: OpenCache, tags: Iterable[str]) -> None:
+    """Invalidates the values that have one of these tags, at once or at COMMIT of the caller's transactions."""
+    keys = [cache.space.tag_key(tag) for tag in tags]
+    outer = [found for client in transactions(cache) if (found := outermost(client)) is not None]
+    for intent in [transaction_intent(client, cache) for client in outer]:
+        intent.add_tables(keys)
+    if not outer:
+        intent = Intent()
+        intent.add_tables(keys)
+        await finish_intents({cache: intent}, committed=True)
+
+
 async def clear_models(cache: OpenCache, models: Iterable[type[Model]]) -> None:
     """Invalidates everything about models, each at COMMIT of its connection's transaction if there is one.
 
@@ -170,7 +182,6 @@ async def _invalidate(
         intent.add_model(entries.rows)
     else:
         intent.add(entries.rows, clears)
-        intent.add_tables_of(entries.rows)
         written = cache.written[entries.schema.model]
         for other in written.whole:
             intent.add_model(other.rows)

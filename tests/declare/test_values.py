@@ -1,6 +1,8 @@
 """``ValueCache`` and ``@cached``: values that belong to no model, cached by their arguments."""
 
 import asyncio
+import inspect
+import re
 from contextvars import copy_context
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from aiomodelcache import (
     CacheError,
     CacheNotOpen,
     DontCache,
+    InvalidationType,
     ModelCache,
     ValueCache,
     cached,
@@ -184,8 +187,9 @@ class TestClass:
         await asyncio.gather(Exchange("USD"), permissions(7))
         assert len(calls) == 6
 
-    async def test_a_value_that_awaits_itself_is_an_error(self, cache: ModelCache, backend: CountingBackend) -> None:
-        @cached()
+    @pytest.mark.parametrize("invalidation", [InvalidationType.UNSET, InvalidationType.OFF])
+    async def test_a_value_that_awaits_itself_is_an_error(self, cache: ModelCache, invalidation: Any) -> None:
+        @cached(invalidation=invalidation)
         async def countdown(number: int, step: int = 1) -> int:
             return number and await countdown(number - step, step)
 
@@ -325,3 +329,45 @@ class TestDecorator:
             cached()(lambda: 1)  # type: ignore[arg-type, return-value]
         with pytest.raises(CacheConfigurationError, match="timeout is -1"):
             cached(timeout=-1)(permissions._function)
+
+
+async def no_arguments() -> None: ...
+async def two_and_two(a: Any, b: Any, c: Any = None, d: Any = "d") -> None: ...
+async def by_position(a: Any, b: Any = 2, /, c: Any = 3) -> None: ...
+async def any_number(a: Any, *rest: Any) -> None: ...
+async def by_name(a: Any, *, b: Any = 2) -> None: ...
+async def all_by_name(a: Any = 1, **rest: Any) -> None: ...
+
+
+class Uncomparable:
+    """A default whose comparison raises, as that of an array may."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+async def odd_default(a: Any, b: Any = Uncomparable()) -> None: ...  # noqa: B008
+
+
+@pytest.mark.parametrize(
+    "function",
+    [no_arguments, two_and_two, by_position, any_number, by_name, all_by_name, odd_default],
+    ids=lambda function: function.__name__,
+)
+@pytest.mark.parametrize("named", [(), ("a",), ("b",), ("c", "d"), ("unknown",)], ids=str)
+def test_arguments_have_the_form_that_a_call_gives_them(function: Any, named: tuple[str, ...]) -> None:
+    declaration, signature = cached(function)._declaration, inspect.signature(function)
+    for number in range(6):
+        args, kwargs = tuple(range(10, 10 + number)), {name: name for name in named}
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            with pytest.raises(TypeError, match=re.escape(str(error))):
+                declaration.arguments(*args, **kwargs)
+            continue
+        bound.apply_defaults()
+        found = declaration.arguments(*args, **kwargs)
+        assert type(found) is tuple
+        assert list(map(repr, found)) == list(map(repr, bound.arguments.values()))

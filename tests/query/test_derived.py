@@ -565,7 +565,7 @@ async def test_a_function_that_reads_an_own_result_is_explained(cache: ModelCach
 
 
 class Program(ResultCache[list[str]]):
-    """What an organizer offers. Its own model's rows count by their organizer, rows of other models by what is read."""
+    """What an organizer offers: rows of its model count by their organizer, others once they are read."""
 
     model = Happening
     key_fields = ("organizer",)

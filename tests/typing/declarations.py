@@ -14,6 +14,7 @@ from aiomodelcache import (
     DontCache,
     InstanceCache,
     InvalidationType,
+    ModelCache,
     ModelCacheManager,
     QuerysetCache,
     QuerysetCountCache,
@@ -135,6 +136,19 @@ async def permissions(actor: int, *, team: str = "") -> list[str]:
 @cached(timeout="5m", negative_timeout=timedelta(seconds=1), allowtime="500ms")
 async def quota(actor: int) -> int | DontCache[int]:
     return DontCache(actor)
+
+
+def rate_tag(base: str) -> str:
+    return f"rate:{base}"
+
+
+@cached(tags=("rates", rate_tag), invalidation=InvalidationType.OFF)
+async def tagged(base: str) -> int:
+    return len(base)
+
+
+async def drop_rates(cache: ModelCache) -> None:
+    await cache.invalidate_tags("rates", "rate:USD")
 
 
 @cached

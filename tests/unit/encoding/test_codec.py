@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import aiomodelcache
 from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
-from aiomodelcache.encoding.values import to_msgpack
+from aiomodelcache.encoding.values import InstanceReference, ValueCodec, is_surely_plain, to_msgpack
 
 steady = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -496,3 +496,24 @@ def test_the_package_imports_no_module_that_could_run_bytes() -> None:
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec", "compile", "__import__"), path
             assert not dangerous & {name.split(".")[0] for name in names}, path
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 9, 20, 240, 260, 70_000])
+def test_bytes_with_a_reference_are_never_held_to_be_plain(size: int) -> None:
+    """msgpack writes an extension with one of seven heads, by its length."""
+    codec, reference = ValueCodec(), InstanceReference("app.Event", b"x" * size)
+    small = msgspec.msgpack.Ext(12, b"x" * size)
+    for value in (reference, [reference], {"a": [12, reference, 12]}, ("text", reference)):
+        assert not is_surely_plain(codec.encode(value))
+    assert not is_surely_plain(msgspec.msgpack.encode(["\x0c", small, 12]))
+
+
+def test_plain_bytes_are_mostly_held_to_be_plain() -> None:
+    codec = ValueCodec()
+    rows = [
+        {"id": number, "title": "Caf\x0c\n" * 9, "number": 12, "at": dt.date(2024, 1, number)}
+        for number in range(1, 20)
+    ]
+    assert is_surely_plain(codec.encode(rows))
+    assert is_surely_plain(codec.encode(b"\x0c" * 99))
+    assert not is_surely_plain(codec.encode([[]] * 101)), "it may be nested too deep"

@@ -1,0 +1,148 @@
+"""Hits of derived entries, and lookups of a tracked computation, without a plan: they record and check all the same."""
+
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache, cached, writes_without_cache
+from aiomodelcache.encoding.layout import HEADER
+from aiomodelcache.entries.base import NoValue
+from aiomodelcache.entries.derived import KnownDependencies
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.plans.results import result_hit
+from aiomodelcache.plans.tracking import TrackedLookup
+from aiomodelcache.query.dependencies import table_key_of
+from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.derived_models import Happening, Organizer
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.derived_models"),
+    pytest.mark.only_on("memory", because="what a process remembers of entries depends on no server"),
+]
+
+
+@pytest.fixture(autouse=True)
+async def rows(database: BaseDBAsyncClient) -> None:
+    with writes_without_cache():
+        await Organizer.bulk_create([Organizer(id=1, name="kim")])
+        await Happening.bulk_create(
+            [Happening(id=number, slug=f"h{number}", level=number, organizer_id=1) for number in range(1, 4)]
+        )
+
+
+async def hit_of(query: Any, cache: OpenCache) -> Any:
+    """Returns the answer of the path without a plan."""
+    result, key = query.locate(cache)
+    known = cache.predictions.predict(key)
+    keys = [result.epoch_key, key, *known.keys]
+    found = dict(zip(keys, await cache.guarded.backend.read(keys), strict=True))
+    return result_hit(result, key, known, found)
+
+
+async def test_a_value_that_looks_nested_is_walked_once_and_then_needs_no_plan(cache: ModelCache) -> None:
+    """Text beyond ASCII holds bytes with which lists begin, too. More than 100 of them might be a deep value."""
+
+    @cached
+    async def names() -> list[str]:
+        return [(await Happening.cache.get(id=1)).slug + "Ü" * 150]
+
+    query, opened = names.query(), cache.open_cache
+    first = await query
+    assert await hit_of(query, opened) is NoValue.MISS
+    assert await query == first
+    assert await hit_of(query, opened) == first
+    await Happening.filter(id=1).update(slug="other")
+    assert await query == ["other" + "Ü" * 150]
+
+
+async def test_an_entry_with_other_dependencies_than_the_known_ones_takes_the_plan(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    """Another process has computed it, and has read other rows, or the same ones in another order."""
+
+    @cached
+    async def level() -> int:
+        return (await Happening.cache.get(id=1)).level
+
+    assert await level() == 1
+    query, opened = level.query(), cache.open_cache
+    _, key = query.locate(opened)
+    for other in ([], list(reversed(opened.predictions.predict(key).keys))):
+        opened.predictions.learn_keys(key, KnownDependencies(other))
+        assert await hit_of(query, opened) is NoValue.MISS
+        async with assert_ops(backend, sql=0):
+            assert await level() == 1
+        assert await hit_of(query, opened) == 1
+    opened.predictions.learn_keys(key, KnownDependencies([*opened.predictions.predict(key).keys, b"more"]))
+    assert await hit_of(query, opened) == 1
+
+
+async def test_a_damaged_entry_with_a_known_header_is_not_used(cache: ModelCache) -> None:
+    @cached
+    async def level() -> str:
+        return (await Happening.cache.get(id=1)).slug
+
+    assert [await level(), await level()] == ["h1", "h1"]
+    query, opened = level.query(), cache.open_cache
+    result, key = query.locate(opened)
+    [entry] = await opened.guarded.backend.read([key])
+    assert entry is not None
+    known = opened.predictions.predict(key)
+    assert isinstance(known, KnownDependencies)
+    assert known.header == entry[HEADER]
+    keys = [result.epoch_key, *known.keys]
+    found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
+    assert result_hit(result, key, known, found | {key: entry}) == "h1"
+    assert result_hit(result, key, known, found | {key: entry[:-1] + b"x"}) is NoValue.MISS
+    assert result_hit(result, key, known, found | {key: entry[:-1]}) is NoValue.MISS
+
+
+@pytest.mark.parametrize("kind", ["get", "filter", "get_many"])
+async def test_a_tracked_hit_depends_on_the_rows_that_answered_although_others_were_predicted(
+    cache: ModelCache, kind: str
+) -> None:
+    """Another lookup has read the row in the same request, and this lookup learnt of it while it waited."""
+    queries: dict[str, Any] = {
+        "get": Happening.cache.get(slug="h1"),
+        "filter": Happening.cache.filter(organizer=1),
+        "get_many": Happening.cache.get_many(["h1"], "slug"),
+    }
+    query, opened = queries[kind], cache.open_cache
+    expected = await query
+    answering: dict[bytes, None] = {}
+    query.fast_lookup(opened).collect_keys(opened, answering)
+    found = dict(zip(answering, await opened.guarded.backend.read(list(answering)), strict=True))
+    learnt = dict(opened.predictions)
+    opened.predictions.clear()
+    tracker = opened.derivations.tracker()
+    lookup = TrackedLookup(query.fast_lookup(opened), tracker, opened.versions)
+    asked: dict[bytes, None] = {}
+    lookup.collect_keys(opened, asked)
+    assert len(asked) == 2
+    opened.predictions.update(learnt)
+    assert lookup.try_hit(opened, found) == expected
+    assert tracker.dependencies == {key: entry[:17] for key, entry in found.items() if entry is not None}
+    assert len(tracker.dependencies) == (5 if kind == "filter" else 3)
+
+
+@pytest.mark.parametrize("hits", [True, False])
+async def test_a_table_version_that_is_learnt_while_a_read_is_in_flight_does_not_stand_for_its_rows(
+    cache: ModelCache, hits: bool
+) -> None:
+    query, opened = Happening.cache.get(id=1), cache.open_cache
+    await query
+    tracker = opened.derivations.tracker()
+    lookup = TrackedLookup(query.fast_lookup(opened), tracker, opened.versions)
+    keys: dict[bytes, None] = {}
+    lookup.collect_keys(opened, keys)
+    found = dict(zip(keys, await opened.guarded.backend.read(list(keys)), strict=True))
+    await opened.derivations.depend_on(tracker, [table_key_of(opened, Happening)])
+    if hits:
+        assert (await query) == lookup.try_hit(opened, found)
+        assert found.keys() < tracker.dependencies.keys()
+    else:
+        before = dict(tracker.dependencies)
+        assert lookup.try_hit(opened, dict.fromkeys(keys)) is NoValue.MISS
+        assert tracker.dependencies == before
+    assert tracker.late == {table_key_of(opened, Happening)}
