@@ -122,6 +122,14 @@ async def test_the_calls_in_the_migration_tables_run(running: Program, db_url: D
                 await running.run_call(call)
 
 
+def test_the_guide_to_cached_functions_begins_with_twelve_lines() -> None:
+    page = GUIDE / "cache-anything.md"
+    first = blocks(page)[0]
+    assert first.module == "front"
+    assert len([line for line in first.code.splitlines() if line.strip()]) <= 12
+    assert "takes twelve lines" in page.read_text("utf-8")
+
+
 def test_every_block_has_a_known_language() -> None:
     for page in DOCS.rglob("*.md"):
         for block in blocks(page):
