@@ -16,6 +16,7 @@ from aiomodelcache.plans.requests import (
     AcquireLeases,
     Answer,
     Attempt,
+    Computed,
     ComputeValue,
     LeaseResult,
     Load,
@@ -69,6 +70,22 @@ def with_prefetched(
         return (yield request)
 
     return intercepted(plan, answer)
+
+
+def with_refusal(plan: Plan[T]) -> Plan[tuple[T, bool]]:
+    """Runs a plan. Returns its result, and True if that was computed from something that cannot be recorded."""
+    refused = False
+
+    def answer(request: Request) -> Plan[Any]:
+        nonlocal refused
+        answered = yield request
+        if isinstance(request, ComputeValue):
+            tracker = cast("Computed", answered).tracker
+            refused = tracker is not None and tracker.refusal is not None
+        return answered
+
+    result = yield from intercepted(plan, answer)
+    return result, refused
 
 
 def answer_without_store(request: Request) -> Any:

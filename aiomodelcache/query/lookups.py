@@ -13,6 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
+from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
@@ -27,6 +28,7 @@ from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import instance_of, result_at
 from aiomodelcache.plans.rows import row_by_pk
+from aiomodelcache.plans.steps import with_refusal
 from aiomodelcache.query.base import CacheQuery, T
 from aiomodelcache.query.lists import OrderableList
 from aiomodelcache.query.parts import LocatedList, Slice
@@ -317,7 +319,9 @@ def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compu
     if known is not None:
         return known[0]
     generation = scope.generation
-    value = yield from result_at(result, key, compute, cache.predictions)
+    value, refused = yield from with_refusal(result_at(result, key, compute, cache.predictions))
+    if refused:  # a write that changes it may not be noticed
+        return value
     row_keys: list[bytes] = []
 
     def own(instance: Model) -> Model:
@@ -328,7 +332,7 @@ def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compu
         return cast("Model", scope.own(row_keys[-1], instance, generation))
 
     value = map_nested(value, Model, own)
-    scope.keep_result(key, value, row_keys, generation)
+    scope.keep_result(key, value, row_keys, generation, derived=isinstance(result, DerivedEntries))
     return value
 
 

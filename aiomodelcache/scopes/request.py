@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 class Scope:
     """The answers of one request's lookups so far. ``generation`` counts the writes that removed answers."""
 
-    __slots__ = ("_answers", "_answers_by_row", "_rows", "generation", "over", "parent")
+    __slots__ = ("_answers", "_answers_by_row", "_derived", "_rows", "generation", "over", "parent")
 
     def __init__(self, parent: "Scope | None" = None) -> None:
         self.parent = parent
@@ -24,6 +24,8 @@ class Scope:
         self._rows: dict[bytes, Any] = {}
         self._answers_by_row: dict[bytes, set[bytes]] = {}
         """The keys of the answers that contain a row, by the row's key."""
+        self._derived = set[bytes]()
+        """The keys of results that may be derived from anything."""
 
     def recall(self, key: bytes) -> list[Any] | None:
         """Returns the instances of an earlier lookup with this key; None if there was none."""
@@ -51,15 +53,22 @@ class Scope:
         """Returns the scope's own instance of a row inside a computed result."""
         return instance if generation != self.generation else self._rows.setdefault(row_key, instance)
 
-    def keep_result(self, key: bytes, value: Any, row_keys: Iterable[bytes], generation: int) -> None:
-        """Stores a computed result and the keys of the rows inside it, unless ``generation`` has changed."""
+    def keep_result(
+        self, key: bytes, value: Any, row_keys: Iterable[bytes], generation: int, *, derived: bool = False
+    ) -> None:
+        """Stores a computed result and the keys of the rows inside it, unless ``generation`` has changed.
+
+        ``derived``: any write removes the result.
+        """
         if generation == self.generation:
             self._answers[key] = [value]
+            if derived:
+                self._derived.add(key)
             for row_key in row_keys:
                 self._answers_by_row.setdefault(row_key, set()).add(key)
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Removes the rows and answers with these keys, and every answer that contains such a row.
+        """Removes the rows and answers with these keys, every answer that contains such a row, and derived results.
 
         The same are removed from the scopes around this one.
         """
@@ -67,6 +76,8 @@ class Scope:
         keys = list(keys)
         while scope is not None:
             scope.generation += 1
+            while scope._derived:
+                scope._answers.pop(scope._derived.pop(), None)
             for key in keys:
                 scope._answers.pop(key, None)
                 scope._rows.pop(key, None)
@@ -96,6 +107,7 @@ class Scope:
     def _remove_all(self) -> None:
         self.generation += 1
         self._answers.clear()
+        self._derived.clear()
         self._rows.clear()
         self._answers_by_row.clear()
 
