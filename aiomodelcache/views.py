@@ -233,7 +233,9 @@ class Views:
             written=written,
             cascades=CascadeGraph(written, tables, config.bulk_limit),
             versions=versions,
-            derivations=Derivations(guarded, config, versions, partial(_activity, bindings.models, observed)),
+            derivations=Derivations(
+                guarded, self._bypass, config, versions, partial(_activity, bindings.models, observed)
+            ),
         )
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):

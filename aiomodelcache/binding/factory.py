@@ -15,7 +15,7 @@ from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
-from aiomodelcache.encoding.keys import KeySpace
+from aiomodelcache.encoding.keys import NARROW_SUFFIX, KeySpace
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.groups import GroupVersions
@@ -66,6 +66,8 @@ class EntryFactory:
         if options.invalidation is not InvalidationType.OFF if options.queries is None else options.queries:
             rows.table_key = self._space.table_key(schema.connection, schema.table)
             rows.queries_ignore = _ignored_columns(schema, options)
+            if rows.queries_ignore:
+                rows.narrow_key = rows.table_key + NARROW_SUFFIX
         return rows
 
     def groups(self, entries: ModelEntries, options: Options) -> None:

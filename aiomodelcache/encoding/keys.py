@@ -26,6 +26,8 @@ _INT_LIMIT: Final = 2**63
 """Bound of the integers that ``encode_single`` formats at once: their text is always within ``_MAX_LENGTH``."""
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
+NARROW_SUFFIX: Final = b":-"
+"""The suffix that makes the key of a table's version the key of its narrow version."""
 
 
 def prefix(namespace: str, kind: str, *parts: str) -> bytes:

@@ -18,19 +18,32 @@ from aiomodelcache.entries.derived import MAX_DEPENDENCIES, DerivedEntries, Deri
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
+from aiomodelcache.scopes.bypass import BypassFlag
 from aiomodelcache.scopes.tracking import Tracked, Tracker, tracking
 
 FIRST_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
+
+_UNATTRIBUTED: Final = (
+    "aiomodelcache: %s has read nothing that is recorded, while other tasks used the database, so its result is not "
+    "stored: if it depends on nothing in the database, cache it with invalidation=InvalidationType.OFF and a timeout; "
+    "else call depends_on(...) with the models that it depends on."
+)
 
 
 class Derivations:
     """The tracked computations of one open cache."""
 
     def __init__(
-        self, guarded: GuardedBackend, config: CacheConfig, versions: TableVersions, activity: Callable[[], int]
+        self,
+        guarded: GuardedBackend,
+        bypass: BypassFlag,
+        config: CacheConfig,
+        versions: TableVersions,
+        activity: Callable[[], int],
     ) -> None:
         self._guarded = guarded
+        self._bypass = bypass
         self._config = config
         self._versions = versions
         self._activity = activity
@@ -62,8 +75,12 @@ class Derivations:
             value = await function()
         if not tracker.dependencies and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
+            if self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared):
+                derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)
         if tracker.unseen is not None and not tracker.declared:
             tracker.refuse(tracker.unseen)
+        if tracker.unfinished:
+            tracker.refuse("a lookup or a statement that it began failed, or had not ended")
         if tracker.pending:
             tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
@@ -99,30 +116,30 @@ class Derivations:
 
     async def _before_statement(self, tracker: Tracker, client: Any, sql: str) -> None:
         """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
-        names, repeated, common, only_reads = tables_in(sql)
+        names, repeated, words, only_reads = tables_in(sql, client.capabilities.dialect)
         if not only_reads:
             tracker.unrecorded("it writes to the database")
             return
-        found = {name: self._versions.key(client.connection_name, name) for name in names}
-        unnoticed = [name for name, key in found.items() if key is None and name not in common] or (
-            [] if names else [UNKNOWN]
-        )
+        found = {name: self._versions.key(client.connection_name, name) for name in names or [UNKNOWN]}
+        unnoticed = [name for name, key in found.items() if key is None]
         if unnoticed:
             tracker.untracked.update(f"{client.connection_name}.{name}" for name in unnoticed)
             if self._config.untracked_reads == "error" and not tracker.declared:
                 raise CacheError(self._untracked_text(tracker))
         keys = {name: key for name, key in found.items() if key is not None}
         groups = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
-        grouped = [key for name, group in groups.items() if name not in repeated for key in group]
-        await self.depend_on_versions(tracker, grouped)
-        tables = {key for name, key in keys.items() if name not in groups or name in repeated} - {tracker.exempt}
-        await self.depend_on(tracker, [*tables])
+        single = {
+            name for name in groups if name not in repeated and not self._versions.reads_ignored(keys[name], words)
+        }
+        await self.depend_on_versions(tracker, [key for name in single for key in groups[name]])
+        tables = {key for name, key in keys.items() if name not in single} - {tracker.exempt}
+        await self.depend_on(tracker, [self._versions.version_for(key, words) for key in tables])
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Reads the versions that the tracker does not know. Waits briefly for writes in progress."""
         until, delay = time.monotonic() + self._config.lease_wait, FIRST_POLL_DELAY
         wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
-        while wanted:
+        while wanted and not self._bypass.off and self._guarded.allow_read():
             try:
                 leased = await self._guarded.call(self._guarded.backend.lease([], new_token(), 1, wanted))
             except BackendError:

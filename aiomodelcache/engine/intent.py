@@ -23,8 +23,13 @@ class Versioned(Protocol):
     stamp_key: bytes
     spans_tenants: bool
     """True outside of any tenant of a cache that has tenants."""
-    table_key: bytes | None
-    """The key of the table's version, if it has one."""
+    link_keys: Sequence[bytes]
+    """The keys of the versions of tables with links to its rows."""
+
+    @property
+    def version_keys(self) -> Sequence[bytes]:
+        """The keys of the versions of the table, if it has any."""
+        ...
 
     @property
     def linked(self) -> "Sequence[Versioned]":
@@ -109,8 +114,11 @@ class Intent:
         """
         for versioned in (rows, *rows.linked):
             self._add(versioned, [Clear(versioned.epoch_key)])
-            if versioned.table_key is not None:
-                self.add_tables([versioned.table_key])
+            self.add_tables_of(versioned)
+
+    def add_tables_of(self, rows: Versioned) -> None:
+        """Adds the versions of a model's table and of the tables with links to its rows."""
+        self.add_tables([*rows.version_keys, *rows.link_keys])
 
     def add_tables(self, keys: Collection[bytes]) -> None:
         """Adds the versions of tables. Clearing leaves them absent, like epochs."""

@@ -3,7 +3,7 @@
 Instances inside a result are stored as references and read from their own row entries, so they are as fresh as rows.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
@@ -70,7 +70,8 @@ class ResultEntries:
     unique = False
     limit: int | None = None
     linked: tuple[RowEntries, ...] = ()
-    table_key: bytes | None = None
+    version_keys: Sequence[bytes] = ()
+    link_keys: Sequence[bytes] = ()
     near = False
     """True if results may be kept in this process."""
 

@@ -3,7 +3,7 @@
 Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiomodelcache.encoding import keys
@@ -46,8 +46,12 @@ class RowEntries(KeyedEntries):
     """True if entries may be kept in this process."""
     table_key: bytes | None = None
     """The key of the table's version, or None if nothing is derived from queries of the table."""
+    narrow_key: bytes | None = None
+    """The key of the version that writes of the columns in ``queries_ignore`` alone leave as it is."""
+    link_keys: Sequence[bytes] = ()
+    """The keys of the versions of through tables that link these rows."""
     queries_ignore: frozenset[str] = frozenset()
-    """The attributes whose writes alone leave the table's version as it is."""
+    """The attributes whose writes alone leave the narrow version as it is."""
 
     def __init__(
         self,
@@ -87,6 +91,11 @@ class RowEntries(KeyedEntries):
         self.counters = counters
         self.linked: list[RowEntries] = []
         """The rows of models that many-to-many lists by this model's primary key contain."""
+
+    @property
+    def version_keys(self) -> list[bytes]:
+        """The keys of all versions of the table."""
+        return [key for key in (self.table_key, self.narrow_key) if key is not None]
 
     def key(self, pk: Any) -> bytes:
         """Returns the key of the row with this (normalised) primary key."""

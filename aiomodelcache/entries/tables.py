@@ -47,6 +47,7 @@ def _names_alike(writer: type[Model], entries: ModelEntries) -> bool:
     entry_sets = [*entries.indexes, *entries.results]
     keys = {pk_of(model), *(name for entry_set in entry_sets for name in entry_set.attributes)}
     watched = {name for entry_set in entry_sets for name in entry_set.watched or ()}
+    watched |= {name for name in entries.rows.queries_ignore if entries.schema.attribute(name) == name}
     columns = columns_of(model, keys | watched)
     return (
         pk_of(writer) == pk_of(model)

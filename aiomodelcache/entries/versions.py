@@ -4,7 +4,7 @@ A write's intent marks the versions of the tables that it changes before COMMIT,
 leaves a version absent. The next computation that reads the table creates a new one, with a new random token.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tortoise.fields.base import OnDelete
 from tortoise.models import Model
@@ -15,6 +15,7 @@ from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.entries.tables import NOTHING, WrittenEntries
+from aiomodelcache.orm.meta import columns_of
 from aiomodelcache.orm.relations import enforced_foreign_keys, many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.scopes.tracking import Tracker
@@ -36,14 +37,22 @@ class TableVersions:
         space: KeySpace,
     ) -> None:
         self._keys: dict[tuple[str, str], bytes] = {}
+        self._narrow = {
+            entries.rows.table_key: (entries.rows.narrow_key, _ignored_columns(entries))
+            for entries in models.values()
+            if entries.rows.table_key is not None and entries.rows.narrow_key is not None
+        }
+        """For tables with columns in ``queries_ignore``: the narrow version's key, and these columns in lower case."""
         for entries in models.values():
             if entries.rows.table_key is not None:
                 self._keys[entries.schema.connection, entries.schema.table] = entries.rows.table_key
-        uncached = {ModelSchema.table_of(model) for model in tables if model not in written}
+        uncached = {ModelSchema.table_of(model) for model in tables if not _has_version(written.get(model, NOTHING))}
         self._through: dict[type[Model], list[bytes]] = {}
         for model, sharing in tables.items():
             keys = [key for other in sharing for key in self._add_through_tables(other, models, space, uncached)]
             self._through[model] = list(dict.fromkeys(keys))
+            if model in models:
+                models[model].rows.link_keys = self._through[model]
         self._deleted = self._cascades(written, tables)
         self.by_epoch = {
             entries.rows.epoch_key: entries.rows.table_key
@@ -51,14 +60,15 @@ class TableVersions:
             if entries.rows.table_key is not None
         }
         """The keys of the versions of cached models' tables, by the keys of the models' epochs."""
-        self.all = list(dict.fromkeys(self._keys.values()))
+        narrow = [entries.rows.narrow_key for entries in models.values() if entries.rows.narrow_key is not None]
+        self.all = list(dict.fromkeys([*self._keys.values(), *narrow]))
         """The keys of all versions."""
         self.tables = frozenset(self.all)
         self._prefixes = [
             (prefix, entries.rows.table_key)
             for entries in models.values()
             for prefix in (entries.rows.prefix, *[index.prefix for index in entries.indexes])
-            if entries.rows.table_key is not None and not entries.rows.queries_ignore
+            if entries.rows.table_key is not None
         ]
         self.epochs = frozenset(entries.rows.epoch_key for entries in models.values())
         """The keys of the epochs of cached models."""
@@ -75,9 +85,17 @@ class TableVersions:
         """Returns the keys of a through table's versions, one for each connection of a model at its ends."""
         return [key for (_, name), key in self._keys.items() if name == table]
 
+    def version_for(self, key: bytes, words: Set[str]) -> bytes:
+        """Returns the key of the version that a statement of these words, in lower case, depends on."""
+        return key if key not in self._narrow or self.reads_ignored(key, words) else self._narrow[key][0]
+
+    def reads_ignored(self, key: bytes, words: Set[str]) -> bool:
+        """Returns True if a statement of these words may read a column of the table in ``queries_ignore``."""
+        return key in self._narrow and ("*" in words or not self._narrow[key][1].isdisjoint(words))
+
     def tables_of(self, entry_set: RowEntries | IndexEntries) -> list[bytes | None]:
-        """Returns the versions of the tables that entries are loaded from. None: not all writes to one are noticed."""
-        tables = [None if entry_set.rows.queries_ignore else entry_set.rows.table_key]
+        """Returns the versions of the tables that entries are loaded from. None: writes to one are not noticed."""
+        tables = [entry_set.rows.table_key]
         if isinstance(entry_set, ManyToManyEntries):
             tables.append(self.key(entry_set.owner.connection, entry_set.relation.table))
         return tables
@@ -115,7 +133,8 @@ class TableVersions:
             for entries in ends:
                 if entries is not None and all(end is not None and end.rows.table_key is not None for end in ends):
                     place = entries.schema.connection, relation.table
-                    keys.append(self._keys.setdefault(place, space.table_key(*place)))
+                    key = self._keys.setdefault(place, space.table_key(*place))
+                    keys += [key, self._narrow[key][0]] if key in self._narrow else [key]
         return keys
 
     def _cascades(
@@ -136,10 +155,20 @@ class TableVersions:
                     if key.parent in tables[parent]:
                         child = written.get(key.child, NOTHING)
                         rows = [entries.rows for entries in (*child.exact, *child.whole)]
-                        changed.update({each.table_key: None for each in rows if each.table_key is not None})
+                        changed.update(dict.fromkeys([version for each in rows for version in each.version_keys]))
                         if key.on_delete is OnDelete.CASCADE and key.child not in seen:
                             seen.add(key.child)
                             pending.append(key.child)
             if changed:
                 found[model] = list(changed)
         return found
+
+
+def _has_version(written: WrittenEntries) -> bool:
+    return any(entries.rows.table_key is not None for entries in (*written.exact, *written.whole))
+
+
+def _ignored_columns(entries: ModelEntries) -> frozenset[str]:
+    schema = entries.schema
+    attributes = [attribute for name in entries.rows.queries_ignore if (attribute := schema.attribute(name))]
+    return frozenset([column.lower() for column in columns_of(schema.model, attributes).values()])

@@ -1,7 +1,8 @@
 """The tables that an SQL statement names.
 
 Reads the text of any dialect, without a grammar. It may name too many tables, never too few: what it cannot be sure of
-is a table of the name ``?``. It does not see tables that a view, a function or a trigger reads.
+is a table of the name ``?``. It does not see tables that a view, a function or a trigger reads. Dialects differ in
+where a text or a comment ends, and a text that could hide a table from this module is one that it cannot be sure of.
 """
 
 import re
@@ -14,23 +15,27 @@ UNKNOWN: Final = "?"
 _TOKEN: Final = re.compile(
     r"""
       (?P<text>'(?:[^']|'')*')
-    | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$            # text, on PostgreSQL
-    | --(?=\s)[^\n]*|/\*(?!!).*?\*/              # comments
-    | \#(?:>>?|-)                                # operators of PostgreSQL
-    | (?P<unsure>\#|--|/\*|')                    # comments of MySQL, or an end that is missing
-    | (?P<name>"(?:[^"]|"")*"|`(?:[^`]|``)*`|[^\W\d][\w$]*)
-    | (?P<mark>[(),.;])
+    | --(?=\s)[^\n]*|/\*(?!M?!)(?:(?!/\*).)*?\*/    # comments, but not those that MySQL executes, or nested ones
+    | (?P<hash>\#)(?:>>?|-)?                       # operators of PostgreSQL; a comment on MySQL
+    | (?P<name>"(?:[^"\\]|"")*"|`(?:[^`\\]|``)*`|[^\W\d][\w$]*)
+    | 0[xX][0-9a-fA-F]+(?![\w$])|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w$])
+    | (?P<mark>[(),.;*\[\]])
+    | (?P<unsure>--|/\*|['"`]|\d|\$(?:[^\W\d]\w*)?\$)  # ends that are missing, names like 1st, texts of PostgreSQL
     """,
     re.VERBOSE | re.DOTALL,
 )
+_TEXT: Final = "''"
+"""Stands for any text."""
 _BEFORE_TABLE: Final = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN"})
 _MODIFIERS: Final = frozenset({"LATERAL", "ONLY"})
 _READS: Final = frozenset({"SELECT", "WITH"})
 _WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "INTO"})
 _AFTER_TABLES: Final = frozenset(
-    {"WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "WINDOW", "FETCH", "FOR", "SELECT"}
+    {"WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "SELECT", "WINDOW"}
 )
 """Words after which a comma does not separate tables."""
+_NO_KEYWORD_AFTER: Final = frozenset({".", "AS", "FOR"})
+"""Words after which one of these is a name, or part of an index hint."""
 _BEFORE_OTHER_FROM: Final = frozenset({"EXTRACT", "SUBSTRING", "TRIM", "OVERLAY"})
 """Functions inside whose parentheses FROM does not name a table."""
 _MAX_CACHED_LENGTH: Final = 4_000
@@ -40,38 +45,42 @@ class NamedTables(NamedTuple):
     """The tables of one statement."""
 
     names: tuple[str, ...]
-    """Names as ``table`` or ``schema.table``, unquoted, or ``function()``."""
+    """Names as ``table`` or ``schema.table``, unquoted, or ``function()``. Common table expressions are left out."""
     repeated: frozenset[str]
     """Those names that occur several times."""
-    common: frozenset[str]
-    """Those names that may be of common table expressions."""
+    words: frozenset[str]
+    """All words of the statement, unquoted and in lower case, and ``*`` if it may stand for all columns."""
     only_reads: bool
     """False if the statement may write."""
 
 
-def tables_in(sql: str) -> NamedTables:
+def tables_in(sql: str, dialect: str) -> NamedTables:
     """Returns the tables that a statement names after FROM and JOIN, and whether it only reads."""
-    return _remembered(sql) if len(sql) <= _MAX_CACHED_LENGTH else _Statement(sql).tables()
+    return _remembered(sql, dialect) if len(sql) <= _MAX_CACHED_LENGTH else _Statement(sql, dialect).tables()
 
 
 class _Statement:
-    """One statement, split into names, parentheses, commas and periods."""
+    """One statement, split into names, texts and punctuation."""
 
-    def __init__(self, sql: str) -> None:
+    def __init__(self, sql: str, dialect: str) -> None:
+        self._dialect = dialect
         self._texts: list[str] = []
         self._words: list[str] = []
         """The same, in upper case where they are no quoted names."""
         self._names: dict[str, int] = {}
         for match in _TOKEN.finditer(sql):
-            text = match["name"] or match["mark"]
+            text = match["name"] or match["mark"] or (_TEXT if match["text"] else None)
+            is_comment = match["hash"] and (dialect == "mysql" or len(match[0]) == 1)
+            is_escaped = "\\" in (match["text"] or "") and not self._is_escape(match["text"])
+            if match["unsure"] or is_comment or is_escaped:
+                self._names[UNKNOWN] = 1
             if text is not None:
                 self._texts.append(text)
                 self._words.append(text if text[0] in '"`' else text.upper())
-            elif match["unsure"] or ("\\" in (match["text"] or "") and not self._is_escape(match["text"])):
-                self._names[UNKNOWN] = 1  # dialects differ in where this ends
+        self._common = self._find_common()
 
     def _is_escape(self, text: str) -> bool:
-        return self._words[-1:] == ["ESCAPE"] and text in (r"'\'", r"'\\'")
+        return self._words[-1:] == ["ESCAPE"] and text == (r"'\\'" if self._dialect == "mysql" else r"'\'")
 
     def tables(self) -> NamedTables:
         words = self._words
@@ -80,10 +89,10 @@ class _Statement:
         while at < len(words):
             word = words[at]
             at += 1
-            if word == "(":
+            if word in ("(", "["):
                 callers.append(words[at - 2] if at > 1 else "")
                 lists.append(False)
-            elif word == ")" and len(lists) > 1:
+            elif word in (")", "]") and len(lists) > 1:
                 callers.pop()
                 lists.pop()
             elif word in _BEFORE_TABLE and not self._is_other_from(at, callers[-1]):
@@ -91,29 +100,66 @@ class _Statement:
                 at = self._add_table(at)
             elif word == "," and lists[-1]:
                 at = self._add_table(at)
-            elif word in _AFTER_TABLES:
+            elif word in _AFTER_TABLES and self._is_keyword(at - 1):
                 lists[-1] = False
             elif word == "TABLE":
                 self._names[UNKNOWN] = 1
         only_reads = next((word for word in words if word != "("), "") in _READS and ";" not in words[:-1]
         writes = any(word in _WRITES and words[at + 1 : at + 2] != ["("] for at, word in enumerate(words))
         repeated = frozenset(name for name, number in self._names.items() if number > 1)
-        return NamedTables(tuple(self._names), repeated, self._common(), only_reads and not writes)
+        return NamedTables(tuple(self._names), repeated, self._lower_words(), only_reads and not writes)
+
+    def _is_keyword(self, at: int) -> bool:
+        if at and self._words[at - 1] in _NO_KEYWORD_AFTER:
+            return False
+        return self._words[at] != "WINDOW" or self._words[at + 2 : at + 4] == ["AS", "("]
 
     def _is_other_from(self, at: int, caller: str) -> bool:
         before = self._words[max(0, at - 4) : at - 1]
         return caller in _BEFORE_OTHER_FROM or before[-2:] == ["IS", "DISTINCT"] or before == ["IS", "NOT", "DISTINCT"]
 
-    def _common(self) -> frozenset[str]:
-        """Returns the names before ``AS (``, perhaps with a list of columns in between."""
-        words, found = self._words, set[str]()
-        for at in range(1, len(words) - 1):
-            if words[at : at + 2] == ["AS", "("]:
-                named = at - 1
-                if words[named] == ")":
-                    named = max((each for each in range(named) if words[each] == "("), default=0) - 1
-                found.add(_unquoted(self._texts[named]))
-        return frozenset(found)
+    def _lower_words(self) -> frozenset[str]:
+        names = {_unquoted(text).lower() for text in self._texts} - {"*"}
+        stars = [at for at, word in enumerate(self._words) if word == "*" and self._words[at - 1 : at] != ["("]]
+        return frozenset([*names, "*"] if stars else names)
+
+    def _find_common(self) -> dict[str, int]:
+        """Returns the common table expressions before a statement, and the place after which each can be named.
+
+        Before it, and everywhere for those inside of a subquery, the name may be that of a table.
+        """
+        words, found = self._words, dict[str, int]()
+        if words[:1] != ["WITH"]:
+            return found
+        recursive = words[1:2] == ["RECURSIVE"]
+        at = 1 + recursive
+        while at < len(words):
+            name = self._folded(at)
+            at = self._after_parentheses(at + 1)
+            while words[at : at + 1] in (["AS"], ["NOT"], ["MATERIALIZED"]):
+                at += 1
+            end = self._after_parentheses(at)
+            if end == at:
+                break
+            found.setdefault(name, at if recursive else end)
+            at = end + 1
+            if words[end : end + 1] != [","]:
+                break
+        return found
+
+    def _after_parentheses(self, at: int) -> int:
+        """Returns the place after the parentheses that open at a place, if any do."""
+        depth = 0
+        for end in range(at, len(self._words)):
+            depth += (self._words[end] == "(") - (self._words[end] == ")")
+            if not depth:
+                return end + (self._words[end] == ")")
+        return at
+
+    def _folded(self, at: int) -> str:
+        """Returns the name at a place, unquoted, as the database reads it."""
+        text = self._texts[at]
+        return text.lower() if self._dialect == "postgres" and text[0] not in '"`' else _unquoted(text)
 
     def _add_table(self, at: int) -> int:
         """Adds the table that is named at a place. Returns the place after it."""
@@ -125,18 +171,20 @@ class _Statement:
             at += 1
         if at > start and at < len(words) and words[at] in _READS:  # a subquery
             return start
-        if at >= len(words) or words[at] in ("(", ")", ",", ".", ";"):
+        if at >= len(words) or words[at] in ("(", ")", ",", ".", ";", "*", "[", "]", _TEXT):
             self._names[UNKNOWN] = 1
             return at
         if at > start:  # tables in parentheses
             self._names[UNKNOWN] = 1
-        parts = [_unquoted(self._texts[at])]
+        parts, place = [self._folded(at)], at
         at += 1
         while words[at : at + 1] == ["."] and at + 1 < len(words):
-            parts.append(_unquoted(self._texts[at + 1]))
+            parts.append(self._folded(at + 1))
             at += 2
-        name = ".".join(parts) + ("()" if words[at : at + 1] == ["("] else "")
-        self._names[name] = self._names.get(name, 0) + 1
+        is_function = words[at : at + 1] == ["("]
+        if len(parts) > 1 or is_function or place < self._common.get(parts[0], len(words)):
+            name = ".".join(parts) + ("()" if is_function else "")
+            self._names[name] = self._names.get(name, 0) + 1
         return at
 
 
@@ -145,5 +193,5 @@ def _unquoted(name: str) -> str:
 
 
 @lru_cache(1_024)
-def _remembered(sql: str) -> NamedTables:
-    return _Statement(sql).tables()
+def _remembered(sql: str, dialect: str) -> NamedTables:
+    return _Statement(sql, dialect).tables()

@@ -28,6 +28,7 @@ class Tracker:
         "owner",
         "pending",
         "refusal",
+        "unfinished",
         "unseen",
         "untracked",
         "used",
@@ -62,6 +63,8 @@ class Tracker:
         """Table versions that were read before the tables were, by key. They may become dependencies."""
         self.late: set[bytes] = set()
         """The keys of table versions that were not known when entries of the table were read."""
+        self.unfinished = 0
+        """The number of lookups and statements that have begun and not ended."""
         self.refusal: str | None = None
         """The first reason for which the result must not be stored."""
         self.unseen: str | None = None

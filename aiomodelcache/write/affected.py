@@ -95,8 +95,8 @@ def collect_affected_keys(
     if not exists and pk is not None:
         clears += [Clear(through.key((pk,))) for through in entries.owned]
     intent.add(rows, clears)
-    if rows.table_key is not None and not (exists and _is_ignored(rows, changed)):
-        intent.add_tables([rows.table_key])
+    if rows.table_key is not None:
+        intent.add_tables([rows.table_key] if exists and _is_ignored(rows, changed) else rows.version_keys)
     if entries.results:
         changed = changed if exists else None
         all_known &= collect_result_keys(intent, entries, row, changed, final=final and exists, manual=manual)
@@ -165,11 +165,11 @@ def collect_model_keys(intent: Intent, models: Iterable[ModelEntries]) -> None:
 
 
 def collect_model_key(intent: Intent, entries: ModelEntries) -> None:
-    """Adds everything about a model; if all of its classes are ``OFF``, the table's version only."""
+    """Adds everything about a model; if all of its classes are ``OFF``, the table's versions only."""
     if not entries.off:
         intent.add_model(entries.rows)
-    elif entries.rows.table_key is not None:
-        intent.add_tables([entries.rows.table_key])
+    else:
+        intent.add_tables(entries.rows.version_keys)
 
 
 def _is_ignored(rows: RowEntries, changed: ChangedColumns) -> bool:

@@ -182,6 +182,7 @@ async def _invalidate(
         intent.add_model(entries.rows)
     else:
         intent.add(entries.rows, clears)
+        intent.add_tables_of(entries.rows)
         written = cache.written[entries.schema.model]
         for other in written.whole:
             intent.add_model(other.rows)

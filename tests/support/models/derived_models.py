@@ -79,3 +79,27 @@ class Seat(CachedModel):
     class CacheMeta:
         queries_by = ["line"]
         queries_ignore = ["looked_at"]
+
+
+class Tag(CachedModel):
+    """A row whose links to organizers are rows of a model."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+    links: Any = fields.ManyToManyField(
+        "app.Organizer", related_name="tags", through="tagging", forward_key="organizer_id", backward_key="tag_id"
+    )
+
+
+class Tagging(CachedModel):
+    """A link, whose table nothing is derived from."""
+
+    id = fields.IntField(primary_key=True)
+    tag: Any = fields.ForeignKeyField("app.Tag", related_name="taggings")
+    organizer: Any = fields.ForeignKeyField("app.Organizer", related_name="taggings")
+
+    class Meta:
+        table = "tagging"
+
+    class CacheMeta:
+        queries = False
