@@ -185,13 +185,16 @@ def _read_value(
     except Exception as error:  # bytes that this program did not store
         predictions.forget(key)
         return count_undecodable(result.counters, result.name, error)
+    other_requests: list[None] = []
     if referred:
         instances: dict[InstanceReference, Any] = {}
         for rows in dict.fromkeys([rows for rows, _ in referred.values()]):
             keys = {reference: rows.key(pk) for reference, (other, pk) in referred.items() if other is rows}
             pks = {key: referred[reference][1] for reference, key in keys.items()}
             try:
-                found = yield from with_prefetched(rows_by_pk(rows, pks), prefetched)
+                found = yield from with_prefetched(
+                    rows_by_pk(rows, pks), prefetched, partial(other_requests.append, None)
+                )
             except Exception:  # no row can have such a primary key, or else computing the value fails as well
                 found = {}
             instances.update(
@@ -201,6 +204,10 @@ def _read_value(
         if len(instances) < len(referred):
             result.counters.repaired += 1
             return NoValue.MISS
+        if derived is not None and other_requests:  # the rows are newer than the value, which may have changed too
+            again = dict(zip(derived.keys, (yield Read(derived.keys)), strict=True))
+            if not derived.is_current(again):
+                return NoValue.MISS
         value = map_nested(value, InstanceReference, instances.__getitem__)
     known = predictions.predict(key)
     if known.keys != list(wanted):

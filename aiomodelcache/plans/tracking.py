@@ -32,12 +32,19 @@ _TOKEN_BYTES = b"".join(_TOKENS)
 
 
 def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
-    """Runs a plan and adds what answered it to a tracker, also if it raises."""
+    """Runs a plan and adds what answered it to a tracker, also if it raises.
+
+    A plan that is given up never counts as finished, so the tracker's result is not stored.
+    """
     record = _Record(tracker, versions)
+    tracker.unfinished += 1
     try:
-        return (yield from intercepted(plan, record.answer))
-    finally:
+        answer = yield from intercepted(plan, record.answer)
+    except Exception:
         record.finish()
+        raise
+    record.finish()
+    return answer
 
 
 class TrackedLookup:
@@ -50,6 +57,7 @@ class TrackedLookup:
         self._tracker = tracker
         self._versions = versions
         self._known = frozenset(tracker.versions)
+        tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
@@ -65,12 +73,14 @@ class TrackedLookup:
         self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
         tracker, by_epoch = self._tracker, self._versions.by_epoch
         tracker.use([by_epoch[key] for key in read if key in by_epoch], self._known)
+        tracker.unfinished -= answered
         for key in read if answered else ():
             entry = entries.get(key)
             if entry and entry[0] in _TOKEN_BYTES:
                 tracker.add(key, entry[:PREFIX_SIZE])
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
+        self._tracker.unfinished -= 1  # the plan counts itself
         return tracked(self._lookup.start_plan(context), self._tracker, self._versions)
 
 
@@ -114,15 +124,16 @@ class _Record:
     def _see(self, key: bytes, value: bytes | None) -> None:
         state = value[:1] if value is not None else None
         if value is not None and state in _TOKENS:
-            before = self._tokens.get(key)
-            self._tokens[key] = token = value[:PREFIX_SIZE]
-            if before not in (None, token) and key in self._versions.epochs:
-                # Rows that were read under the former epoch may be part of the answer. They still have their tokens.
-                self._tracker.refuse("a model was invalidated meanwhile")
+            token = value[:PREFIX_SIZE]
+            if self._tokens.setdefault(key, token) != token:
+                self._tracker.refuse("something that it was read from changed meanwhile")
         elif state == STALE:
             self._tracker.unrecorded("a stale copy answered")
 
     def _acquire(self, request: AcquireLeases) -> Plan[object]:
+        for key, replaced in request.keys:
+            if replaced and self._tokens.get(key) == replaced:
+                del self._tokens[key]  # the plan has found it unusable
         known = self._tracker.versions
         tables = [self._versions.by_epoch[key] for key in request.versions if key in self._versions.by_epoch]
         tables = [key for key in tables if key not in known]
@@ -150,7 +161,11 @@ class _Record:
         if request.only_pks and not entry_set.exact:  # a row that leaves the list leaves the entry's token as it is
             for key in tables:
                 self._tracker.add_table(key)
-        answers = yield request
+        try:
+            answers = yield request
+        except Exception:
+            self._tracker.refuse("a statement failed")
+            raise
         for key, answer in answers.items():
             self._loaded[key] = tables
             for row in () if request.only_pks else answer.rows:
@@ -162,7 +177,11 @@ class _Record:
 
     def _compute(self, request: ComputeValue) -> Plan[object]:
         known = frozenset(self._tracker.versions)
-        computed: Computed = yield request
+        try:
+            computed: Computed = yield request
+        except Exception:
+            self._tracker.refuse("a computation that it awaited failed")
+            raise
         self._tokens = dict(self._epochs)  # what the former value was read from does not matter any more
         self._loaded = {request.key: (None,)}
         inner = computed.tracker
@@ -183,7 +202,8 @@ class _Record:
         return stored
 
     def finish(self) -> None:
-        """Adds what the plan has read to the tracker."""
+        """Adds what the plan has read to the tracker, when the plan has ended."""
+        self._tracker.unfinished -= 1
         for key, tables in self._loaded.items():
             self._tokens.pop(key, None)
             for table in tables:

@@ -92,6 +92,7 @@ class CacheQuery(Generic[T]):
     def _start_tracked(self, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[T]":
         """Starts the lookup of a tracked computation. What a request's scope or near entries hold has no token."""
         future: asyncio.Future[T] = cache.loop.create_future()
+        future.add_done_callback(partial(_refuse_cancelled, tracker))
         lookup = None if cache.guarded.near.on else self.fast_lookup(cache)
         if lookup is not None:
             cache.reader.hits.start_lookup(TrackedLookup(lookup, tracker, cache.versions), cache, future)
@@ -148,6 +149,11 @@ def explain_result_attributes(model: type[Model]) -> None:
     for name in (*field_names(model), *dir(model)):
         if not name.startswith("_") and name not in vars(CacheQuery):
             setattr(CacheQuery, name, ResultAttribute(name))
+
+
+def _refuse_cancelled(tracker: Tracker, future: "asyncio.Future[Any]") -> None:
+    if future.cancelled():
+        tracker.refuse("a lookup was cancelled")
 
 
 def _without_waiting(known: T) -> Generator[Any, None, T]:

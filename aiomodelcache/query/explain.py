@@ -30,6 +30,7 @@ from aiomodelcache.plans.paths import Branch, Hop, RelationPath
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.scopes.request import current_scope
+from aiomodelcache.scopes.tracking import current_tracker
 
 State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
 Reason = (
@@ -134,6 +135,9 @@ async def explain_key(
 
     ``path``: the relations that the query follows from the rows with these values.
     """
+    tracker = current_tracker()
+    if tracker is not None:
+        tracker.refuse("it explains a lookup")
     unavailable = cache.guarded.unavailable_reason
     reason: Reason | None = None
     entry: EntryState | None = None

@@ -24,6 +24,7 @@ from tortoise.context import get_current_context
 
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError
 from aiomodelcache.open_cache import default_cache_or_none
+from aiomodelcache.orm.observed import REPLACED
 
 
 @contextmanager
@@ -83,7 +84,10 @@ def _autocommit(transaction: Any) -> BaseDBAsyncClient:
         parent = cast("Any", parent)._parent
     client = object.__new__(_subclass(AutocommitClient, cast("Any", type(parent))))
     own: dict[str, Any] = {"_connection": transaction._connection, "_lock": asyncio.Lock(), "_transaction": transaction}
-    client.__dict__ = {**vars(parent), **own}
+    attributes: dict[str, Any] = {**vars(parent), **own}
+    for name in REPLACED:
+        attributes.pop(name, None)  # an open cache has replaced it on the parent
+    client.__dict__ = attributes
     for name in STATEMENTS:
         setattr(client, name, partial(_execute, client, transaction, getattr(transaction, name)))
     return cast("BaseDBAsyncClient", client)

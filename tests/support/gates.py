@@ -131,6 +131,7 @@ def gated_sql(connection: BaseDBAsyncClient) -> Iterator[Gates]:
         return pass_gate
 
     names = ("execute_query", "execute_insert", "execute_query_dict")
+    own = {name: vars(connection)[name] for name in names if name in vars(connection)}
     for name in names:
         setattr(connection, name, gated(getattr(connection, name)))
     try:
@@ -138,6 +139,7 @@ def gated_sql(connection: BaseDBAsyncClient) -> Iterator[Gates]:
     finally:
         for name in names:
             delattr(connection, name)
+        vars(connection).update(own)
 
 
 Outside = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]

@@ -59,6 +59,19 @@ class TestWithout:
             assert context.connections.all() != [before]
         assert context.connections.all() == [before]
 
+    async def test_the_block_is_in_the_transaction_although_a_cache_was_open_before(
+        self, database: BaseDBAsyncClient, backend_url: str
+    ) -> None:
+        """An open cache observes the connection, by methods of its own."""
+        async with ModelCache(backend_url):
+            pass
+        async with in_transaction() as transaction:
+            with transaction_as_autocommit():
+                async with ModelCache(backend_url), in_transaction():
+                    await User.create(id=1, username="kim")
+            await transaction.rollback()
+        assert await User.all().count() == 0
+
 
 class TestReads:
     async def test_the_second_lookup_is_answered_by_the_cache(self, cache: ModelCache) -> None:

@@ -1,0 +1,235 @@
+"""Computations in which a read fails, is given up, or cannot be recorded: their results are not stored."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DoesNotExist, OperationalError
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import BatchCacheQuery, ModelCache, cached, writes_without_cache
+from aiomodelcache.testing import CountingBackend
+from tests.support.gates import gated_sql
+from tests.support.models.derived_models import Happening, Organizer
+
+pytestmark = pytest.mark.models("tests.support.models.derived_models")
+
+
+@pytest.fixture(autouse=True)
+async def rows(database: BaseDBAsyncClient) -> None:
+    with writes_without_cache():
+        await Organizer.create(id=1, name="kim")
+        await Happening.create(id=1, slug="h1", organizer_id=1)
+
+
+def connection() -> Any:
+    return Happening._meta.db
+
+
+async def test_an_error_of_an_inner_result_is_no_answer_that_stays(cache: ModelCache) -> None:
+    @cached
+    async def inner() -> int:
+        return (await Happening.cache.get(slug="new")).level
+
+    @cached
+    async def outer() -> int | None:
+        try:
+            return await inner()
+        except DoesNotExist:
+            return None
+
+    assert [await outer(), await outer()] == [None, None]
+    await Happening.create(id=9, slug="new", level=5, organizer_id=1)
+    assert await outer() == 5
+
+
+async def test_an_absent_row_is_an_answer_that_stays(cache: ModelCache) -> None:
+    """Unlike errors. ``DoesNotExist`` is a result of the lookup, which was read from an entry."""
+    calls: list[str] = []
+
+    @cached
+    async def level() -> int | None:
+        calls.append("level")
+        try:
+            return (await Happening.cache.get(slug="new")).level
+        except DoesNotExist:
+            return None
+
+    assert [await level(), await level()] == [None, None]
+    assert len(calls) == 1
+
+
+async def test_what_the_cache_alone_could_not_answer_is_no_answer_that_stays(cache: ModelCache) -> None:
+    @cached
+    async def level() -> int | None:
+        answers = await BatchCacheQuery(row=Happening.cache.get(id=1)).get(only_cache=True)
+        return answers["row"].level if answers else None
+
+    assert await level() is None
+    await Happening.cache.get(id=1)
+    assert await level() == 0
+
+
+async def test_a_statement_that_failed_is_no_answer_that_stays(cache: ModelCache) -> None:
+    @cached
+    async def number() -> int | None:
+        try:
+            return len(await connection().execute_query_dict("SELECT late FROM happening"))
+        except OperationalError:
+            return None
+
+    assert await number() is None
+    await connection().execute_script("ALTER TABLE happening ADD COLUMN late INT")
+    assert await number() == 1
+
+
+async def test_a_statement_of_a_lookup_that_failed_is_no_answer_that_stays(cache: ModelCache) -> None:
+    @cached
+    async def level() -> int | None:
+        answers = await BatchCacheQuery(row=Happening.cache.get(id=1)).get(none_on_exception=True)
+        return None if answers["row"] is None else answers["row"].level
+
+    await connection().execute_script("ALTER TABLE happening RENAME TO hidden")
+    assert await level() is None
+    await connection().execute_script("ALTER TABLE hidden RENAME TO happening")
+    assert await level() == 0
+
+
+async def of_lookup() -> int:
+    return len(await Happening.cache.filter(organizer=1))
+
+
+async def of_statement() -> int:
+    return await Happening.all().count()
+
+
+@pytest.mark.parametrize("read", [of_lookup, of_statement])
+async def test_a_read_that_was_cancelled_is_no_answer_that_stays(read: Any, cache: ModelCache) -> None:
+    hurried = True
+
+    @cached
+    async def number() -> int | None:
+        task: asyncio.Task[int] = asyncio.ensure_future(read())
+        await asyncio.sleep(0)
+        if hurried:
+            task.cancel()
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
+
+    assert await number() is None
+    hurried = False
+    assert await number() == 1
+
+
+@pytest.mark.parametrize("read", [of_lookup, of_statement])
+async def test_a_read_that_has_not_ended_is_no_answer_that_stays(read: Any, cache: ModelCache) -> None:
+    tasks: list[asyncio.Task[int]] = []
+
+    @cached
+    async def number() -> int | None:
+        tasks.append(asyncio.ensure_future(read()))
+        await asyncio.sleep(0)
+        return await tasks[-1] if len(tasks) > 1 else None
+
+    assert await number() is None
+    await tasks[0]
+    assert await number() == 1
+
+
+async def test_an_explanation_is_no_answer_that_stays(cache: ModelCache) -> None:
+    @cached
+    async def reason() -> str:
+        await Happening.cache.get(id=1)
+        return (await Happening.cache.explain(slug="h1")).reason
+
+    assert await reason() == "missing"
+    await Happening.cache.get(slug="h1")
+    assert await reason() == "hit"
+
+
+@pytest.mark.only_on("sqlite", because="each driver's own connection has methods of its own")
+async def test_statements_on_the_drivers_own_connection_are_not_recorded(
+    cache: ModelCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    @cached
+    async def level() -> int:
+        async with connection().acquire_connection() as driver:
+            ((value,),) = await driver.execute_fetchall("SELECT level FROM happening")
+        return int(value)
+
+    assert await level() == 0
+    await Happening.filter(id=1).update(level=5)
+    assert await level() == 5
+    assert "level reads an unreadable statement, whose writes are not noticed" in caplog.text
+
+
+async def test_a_read_in_a_transaction_of_another_task_is_no_answer_that_stays(cache: ModelCache) -> None:
+    opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    done = asyncio.Event()
+
+    async def hold() -> None:
+        async with in_transaction() as client:
+            opened.set_result(client)
+            await done.wait()
+
+    holder = asyncio.create_task(hold())
+    client = await opened
+
+    @cached
+    async def level() -> int:
+        return (await Happening.get(id=1, using_db=client)).level
+
+    assert await level() == 0
+    done.set()
+    await holder
+    client = None
+    await Happening.filter(id=1).update(level=5)
+    assert await level() == 5
+
+
+async def test_a_function_without_recorded_reads_is_reported_if_others_use_the_database(
+    cache: ModelCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    @cached
+    async def elsewhere() -> int:
+        begun.set()
+        await may_end.wait()
+        return 1
+
+    caller = asyncio.create_task(as_coroutine(elsewhere()))
+    await begun.wait()
+    await Happening.get(id=1)
+    may_end.set()
+    assert await caller == 1
+    assert "elsewhere has read nothing that is recorded, while other tasks used the database" in caplog.text
+
+
+async def as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+async def test_an_instance_and_what_stands_beside_it_are_of_one_moment(
+    cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
+) -> None:
+    """The row of the instance is loaded anew, after everything that the value depends on was found unchanged."""
+
+    @cached
+    async def pair() -> list[Any]:
+        row = await Happening.get(id=1)
+        return [row, row.level]
+
+    await pair()
+    with gated_sql(database) as gates:
+        gate = gates.hold("SELECT")
+        caller = asyncio.create_task(as_coroutine(pair()))
+        await gate.reached()
+        await Happening.filter(id=1).update(level=5)
+        gate.open()
+        row, level = await caller
+    assert row.level == level
