@@ -51,6 +51,11 @@ class CachedFunction(Generic[P, T]):
     def __repr__(self) -> str:
         return f"<cached {self._declaration.name}>"
 
+    @property
+    def declaration(self) -> ValueDeclaration:
+        """The name and the settings of the function's results."""
+        return self._declaration
+
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.query(*args, **kwargs)
 

@@ -243,6 +243,11 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         await clear(cache, [(cls._declared.result(cache), transactions(cache))])
 
 
+def declaration_of(cls: type[ValueCache[Any]]) -> ValueDeclaration:
+    """Returns the name and the settings of a class of values."""
+    return cast("Any", cls)._declared  # type: ignore[no-any-return]
+
+
 def check_values() -> None:
     """Checks the declarations of all ``ValueCache`` classes. Raises ``CacheConfigurationError``."""
     seen: dict[str, type] = {}

@@ -19,6 +19,9 @@ from aiomodelcache import testing
 PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
+    "__main__": "",
+    "cli": "main check keys inspect explain survey store session targets keyspace declarations arguments settings "
+    "output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "asgi",
     "": "",

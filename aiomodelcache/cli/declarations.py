@@ -1,0 +1,50 @@
+"""The cached functions and classes of values that loaded modules declare, by name."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiomodelcache.declare.cached import CachedFunction
+from aiomodelcache.declare.registry import declared_values
+from aiomodelcache.declare.value_declarations import ValueDeclaration
+from aiomodelcache.declare.values import ValueCache, declaration_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeclaredValue:
+    """A cached function, or a class of values. ``make`` returns the query for arguments."""
+
+    short: str
+    """The name in its module."""
+    declaration: ValueDeclaration
+    make: Callable[..., Any]
+    function: Any
+    """The user's function or method that computes the value."""
+    source: Any
+
+    @property
+    def names(self) -> set[str]:
+        """The names by which a command may call it."""
+        return {self.short, self.declaration.name}
+
+
+def functions_and_values() -> list[DeclaredValue]:
+    """Returns all cached functions and classes of values of the loaded modules, by name, without methods."""
+    found: dict[str, DeclaredValue] = {}
+    for module in list(sys.modules.values()):
+        if module is None or module.__name__.startswith("aiomodelcache."):  # pyright: ignore[reportUnnecessaryComparison]
+            continue
+        for value in list(vars(module).values()):
+            if type(value) is CachedFunction:
+                function = cast("CachedFunction[..., Any]", value)
+                wrapped: Any = cast("Any", function).__wrapped__
+                declaration = function.declaration
+                declared = DeclaredValue(wrapped.__qualname__, declaration, function.query, wrapped, function)
+                found.setdefault(declaration.name, declared)
+    for cls in declared_values:
+        if not cls.__subclasses__():
+            declaration = declaration_of(cast("type[ValueCache[Any]]", cls))
+            method: Any = cast("Any", cls).get_value
+            found.setdefault(declaration.name, DeclaredValue(cls.__name__, declaration, cls, method, cls))
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,160 @@
+"""``aiomodelcache keys`` and ``aiomodelcache stats``: the keys that the store holds, listed or counted."""
+
+from typing import Any, Final
+
+import click
+
+from aiomodelcache.cli.errors import CommandError
+from aiomodelcache.cli.explain import VALUES
+from aiomodelcache.cli.keyspace import KeyMap
+from aiomodelcache.cli.output import Output, duration, size
+from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.store import Store, connected
+from aiomodelcache.cli.survey import Found, Total, survey, totals
+from aiomodelcache.cli.targets import Target, find_target
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.query.explain import key_text
+
+LIMIT: Final = 1_000
+"""Maximum number of keys that ``keys --values`` lists by default. Further keys are counted."""
+
+_SERVER: Final = {
+    "redis_version": "version",
+    "role": "role",
+    "uptime_in_seconds": "uptime",
+    "used_memory": "memory used",
+    "maxmemory": "memory limit",
+    "maxmemory_policy": "eviction",
+    "evicted_keys": "evicted keys",
+    "expired_keys": "expired keys",
+    "keyspace_hits": "reads that found a key",
+    "keyspace_misses": "reads that found none",
+    "connected_clients": "clients",
+}
+
+
+@command("keys", short_help="Count or list the keys of a model or a cached function.")
+@click.argument("target")
+@click.option("--limit", default=LIMIT, show_default=True, help="With --values: list at most as many keys.")
+@VALUES
+async def keys_command(session: Session, target: str, limit: int, values: bool) -> None:
+    """Counts the keys of a model, or of a cached function, by cache and by state.
+
+    Keys contain the values that they were looked up by, so only --values lists the keys themselves. Scans all keys of
+    the server, in small steps.
+    """
+    async with session.cache() as cache, connected(session.settings.store_url()) as store:
+        view = opened(cache)
+        owner = owner_of(find_target(view, target))
+        listed: list[dict[str, Any]] = []
+        counted: dict[str, Total] = {}
+        async for chunk in survey(view, store, KeyMap(view), owner):
+            totals(chunk, counted)
+            if values:
+                listed += await _listed(store, chunk[: max(0, limit - len(listed))])
+    data: dict[str, Any] = {"target": owner, "totals": [_total_data(total) for total in _sorted(counted)]}
+    if values:
+        data["keys"] = listed
+
+    def show() -> None:
+        _show_totals(session.output, counted)
+        if values:
+            session.output.line()
+            names = ("state", "age", "life left", "key")
+            rows = [[each["state"], duration(each["age"]), duration(each["life_left"]), each["key"]] for each in listed]
+            session.output.table(names, rows)
+            left_out = sum(total.keys for total in counted.values()) - len(listed)
+            if left_out > 0:
+                session.output.line(f"{left_out} more keys: raise --limit to list them.")
+
+    session.output.emit(data, show)
+
+
+@command("stats", short_help="Count all keys, and show what the server says.")
+async def stats_command(session: Session) -> None:
+    """Counts all keys of the application by cache and state, and shows the server's memory, hits and evictions.
+
+    Scans all keys of the server, in small steps.
+    """
+    async with session.cache() as cache, connected(session.settings.store_url()) as store:
+        view = opened(cache)
+        counted: dict[str, Total] = {}
+        async for chunk in survey(view, store, KeyMap(view)):
+            totals(chunk, counted)
+        try:
+            info: dict[str, str] | None = await store.info()
+        except BackendError:
+            info = None
+    server = None if info is None else {name: info[name] for name in _SERVER if name in info}
+    data = {
+        "namespace": session.settings.namespace,
+        "server": server,
+        "keys": sum(total.keys for total in counted.values()),
+        "size": sum(total.size for total in counted.values()),
+        "totals": [_total_data(total) for total in _sorted(counted)],
+    }
+
+    def show() -> None:
+        if server is None:
+            session.output.line("warning", "the server does not permit INFO to this user")
+        else:
+            session.output.pairs((label, _server_value(name, server.get(name))) for name, label in _SERVER.items())
+        session.output.line()
+        _show_totals(session.output, counted)
+
+    session.output.emit(data, show)
+
+
+def owner_of(target: Target) -> str:
+    """Returns the declaration under which the keys of a target are counted."""
+    if target.model is not None:
+        return target.model.__name__
+    if target.value is not None:
+        return target.value.short
+    raise CommandError(f"{target.name} has no keys of its own kind: name its model, or a cached function.")
+
+
+async def _listed(store: Store, chunk: list[Found]) -> list[dict[str, Any]]:
+    lives = await store.life_left([found.key for found in chunk])
+    return [
+        {"key": key_text(found.key), "state": found.state, "age": found.age, "life_left": left, "size": found.size}
+        for found, left in zip(chunk, lives, strict=True)
+    ]
+
+
+def _sorted(counted: dict[str, Total]) -> list[Total]:
+    return sorted(counted.values(), key=lambda total: (-total.size, total.label))
+
+
+def _total_data(total: Total) -> dict[str, Any]:
+    return {
+        "cache": total.label,
+        "kind": total.kind,
+        "keys": total.keys,
+        "size": total.size,
+        "oldest": total.oldest,
+        "states": total.states,
+    }
+
+
+def _show_totals(output: Output, counted: dict[str, Total]) -> None:
+    if not counted:
+        output.line("No keys.")
+        return
+    rows = [
+        [total.label, total.kind, total.keys, size(total.size), duration(total.oldest), _states(total)]
+        for total in _sorted(counted)
+    ]
+    output.table(("cache", "kind", "keys", "size", "oldest", "states"), rows)
+
+
+def _states(total: Total) -> str:
+    return ", ".join(f"{number} {state}" for state, number in sorted(total.states.items(), key=lambda pair: -pair[1]))
+
+
+def _server_value(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if name in ("used_memory", "maxmemory"):
+        return "none" if value == "0" else size(int(value))
+    return duration(float(value)) if name == "uptime_in_seconds" else value

@@ -1,0 +1,186 @@
+"""The meaning of the keys in the store: which declaration each belongs to, without the values in it.
+
+A key holds the values that it was looked up by. ``KeyMap.shown`` replaces them by their types.
+"""
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiomodelcache.cli.declarations import functions_and_values
+from aiomodelcache.encoding.keys import encode_value, prefix
+from aiomodelcache.entries.groups import GroupVersions
+from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.model import EntrySet, ModelEntries
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.query.explain import key_text
+
+_TYPES: Final = {
+    "i": "int", "s": "str", "n": "None", "b": "bool", "u": "UUID", "d": "Decimal", "f": "float", "x": "bytes",
+    "t": "datetime", "T": "datetime", "D": "date", "h": "time", "p": "timedelta", "(": "tuple", "[": "list",
+    "S": "set", "m": "dict", "e": "enum", "#": "digest", "@": "tenant",
+}  # fmt: skip
+"""The types of encoded values, by the letter that each begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A kind of key of one declaration. ``entry_set`` is None for versions, which hold no answer."""
+
+    kind: str
+    owner: str
+    """The model, the cache class or the function that the key belongs to."""
+    label: str
+    prefix: bytes
+    entry_set: EntrySet | ResultEntries | None = None
+
+    @property
+    def epoch_key(self) -> bytes:
+        """The key of the epoch that entries of this place carry."""
+        assert self.entry_set is not None, f"{self.label} has no entries"
+        return self.entry_set.epoch_key if self.entry_set.rows is None else self.entry_set.rows.epoch_key
+
+
+class KeyMap:
+    """The places of all keys of one open cache, by their beginnings."""
+
+    def __init__(self, cache: OpenCache) -> None:
+        self._by_prefix: dict[bytes, Place] = {}
+        self._versions: dict[bytes, Place] = {}
+        for entries in cache.models.values():
+            self._add_model(entries)
+        for through in cache.many_to_many:
+            name = f"{through.owner.name}.{through.relation.name}"
+            self._add("many-to-many", through.owner.name, name, through)
+        for cls, bound in cache.classes.items():
+            if isinstance(bound, ResultEntries):
+                model = bound.schema.name
+                self._add("result", model, f"{cls.__name__} ({', '.join(bound.attributes)}) of {model}", bound)
+        for declared in functions_and_values():
+            entries_of_value = declared.declaration.result(cache)
+            self._add("value", declared.short, declared.short, entries_of_value)
+            self._add_version("epoch", declared.short, entries_of_value.epoch_key)
+            self._add_version("stamp", declared.short, entries_of_value.stamp_key)
+        for key in cache.versions.all:
+            self._add_version("table version", key.rpartition(b":")[2].decode(), key)
+        self.beginning = prefix(cache.space.namespace, "")[: -len(b"::")]
+        """The beginning of all keys of the cache's namespace."""
+
+    def _add_model(self, entries: ModelEntries) -> None:
+        name = entries.schema.name
+        self._add("row", name, name, entries.rows)
+        for index in entries.indexes:
+            self._add("index" if index.unique else "list", name, _label(name, index), index)
+        for result in entries.results:
+            if isinstance(result, GroupVersions):
+                key = result.key((None,) * len(result.attributes))
+                start = key[: len(key) - len(b":".join([encode_value(None)] * len(result.attributes)))]
+                self._by_prefix.setdefault(start, Place("group version", name, f"group of {name}", start))
+        self._add_version("epoch", name, entries.rows.epoch_key)
+        self._add_version("stamp", name, entries.rows.stamp_key)
+
+    def _add(self, kind: str, owner: str, label: str, entry_set: EntrySet | ResultEntries) -> None:
+        self._by_prefix.setdefault(entry_set.prefix, Place(kind, owner, label, entry_set.prefix, entry_set))
+
+    def _add_version(self, kind: str, owner: str, key: bytes) -> None:
+        self._versions.setdefault(key, Place(kind, owner, f"{kind} of {owner}", key))
+
+    @property
+    def places(self) -> list[Place]:
+        """All places that hold entries."""
+        return [place for place in self._by_prefix.values() if place.entry_set is not None]
+
+    def place(self, key: bytes) -> Place | None:
+        """Returns the place that a key belongs to, or None if no declaration names it."""
+        found = self._versions.get(key)
+        if found is not None:
+            return found
+        at = key.rfind(b":")
+        while at > 0:
+            found = self._by_prefix.get(key[: at + 1])
+            if found is not None:
+                return found
+            at = key.rfind(b":", 0, at)
+        return None
+
+    def shown(self, key: bytes, *, values: bool) -> str:
+        """Returns a key as text, with the types of its values in their place unless ``values`` is set."""
+        place = self.place(key)
+        if values or (place is not None and place.prefix == key):
+            return key_text(key)
+        if place is None:
+            return f"{key_text(self.beginning)}:<unknown>" if key.startswith(self.beginning) else "<unknown>"
+        parts = key_text(key[len(place.prefix) :]).split(":")
+        return key_text(place.prefix) + ":".join(f"<{_TYPES.get(part[:1], 'value')}>" for part in parts)
+
+
+def _label(name: str, index: IndexEntries) -> str:
+    order = f" by {', '.join(index.order_by)}" if index.order_by and not index.unique else ""
+    limit = f", first {index.limit}" if index.limit is not None else ""
+    return f"{name} ({', '.join(index.fields)}){order}{limit}"
+
+
+def values_in(place: Place, key: bytes) -> tuple[Any, ...] | None:
+    """Returns the values that a key of a row, an index or a list was made of, or None if the key does not tell them.
+
+    A key of long values holds only a digest. Values are decoded by their letters, and believed only if they make the
+    same key again.
+    """
+    entry_set = place.entry_set
+    assert isinstance(entry_set, RowEntries | IndexEntries), f"{place.label} is not looked up by columns"
+    rest = key[len(place.prefix) :]
+    if rest.startswith((b"#", b"@")):
+        return None
+    parts = key_text(rest).split(":") if entry_set.attributes else []
+    schema, attributes = entry_set.schema, entry_set.attributes
+    if isinstance(entry_set, ManyToManyEntries):
+        schema, attributes = entry_set.owner, (entry_set.owner.pk,)
+    try:
+        decoded = [schema.normalise(name, _decoded(part)) for name, part in zip(attributes, parts, strict=True)]
+        values = tuple(decoded)
+        return values if entry_set.key_of(values) == key else None
+    except Exception:  # another type of value, or of a user's own field
+        return None
+
+
+def _decoded(part: str) -> Any:
+    """Returns the value of an encoded part of a key. Raises ``ValueError`` for a type that is not decoded."""
+    text = part[1:].replace("%3A", ":").replace("%25", "%")
+    match part[:1]:
+        case "i":
+            return int(text)
+        case "s":
+            return text
+        case "n":
+            return None
+        case "b":
+            return text == "1"
+        case "u":
+            return uuid.UUID(hex=text)
+        case "x":
+            return bytes.fromhex(text)
+        case "D":
+            return datetime.date.fromisoformat(text)
+        case "t":
+            return datetime.datetime.fromisoformat(text)
+        case "T":
+            seconds, micro = divmod(int(text), 1_000_000)
+            return datetime.datetime.fromtimestamp(seconds, datetime.UTC) + datetime.timedelta(microseconds=micro)
+        case "d":
+            digits, _, exponent = text.partition("e")
+            return decimal.Decimal(digits).scaleb(int(exponent or 0))
+        case "f":
+            return float(text)
+        case _:
+            raise ValueError("a value of this type is not decoded")
+
+
+def owners(places: Iterable[Place]) -> list[str]:
+    """Returns the declarations that places belong to, each once."""
+    return list(dict.fromkeys(place.owner for place in places))

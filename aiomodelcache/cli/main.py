@@ -1,0 +1,23 @@
+"""The group of all commands."""
+
+import click
+
+from aiomodelcache.cli.check import check_command
+from aiomodelcache.cli.explain import explain_command
+from aiomodelcache.cli.inspect import inspect_command
+from aiomodelcache.cli.keys import keys_command, stats_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="aiomodelcache", prog_name="aiomodelcache")
+def commands() -> None:
+    """Looks at the cache of an application: its declarations, and what its store holds.
+
+    [tool.aiomodelcache] in pyproject.toml says which application: tortoise, url, namespace, imports, config.
+
+    Exit status: 0, 1 if faults were found, 2 for a wrong command or setting, 3 if a server does not answer.
+    """
+
+
+for each in (check_command, explain_command, inspect_command, keys_command, stats_command):
+    commands.add_command(each)

@@ -1,0 +1,114 @@
+"""The commands of Redis that the library itself never sends: SCAN, PTTL, INFO. On connections of their own."""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from redis.exceptions import RedisError
+
+from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
+from aiomodelcache.exceptions import BackendError
+
+SCAN_COUNT: Final = 1_000
+"""Number of keys that the server looks at in one step of a scan. It serves no other client meanwhile."""
+TIMEOUT: Final = 5.0
+"""Seconds to wait for a reply. Longer than for lookups, because a command has no caller that waits for a page."""
+
+
+class Store:
+    """The server behind the URL of the cache."""
+
+    def __init__(self, endpoint: RedisEndpoint) -> None:
+        self._endpoint = endpoint
+        self._client: Any = endpoint.client
+        self.where = endpoint.where
+
+    @property
+    def is_cluster(self) -> bool:
+        """True if the keys are spread over the nodes of a cluster."""
+        return self._endpoint.is_cluster
+
+    async def scan(self, beginning: bytes) -> AsyncGenerator[list[bytes], None]:
+        """Yields the keys that begin like this, in chunks without repetitions. Raises ``BackendError``."""
+        seen: set[bytes] = set()
+        pattern = re.sub(rb"([\[\]*?^\\])", rb"\\\1", beginning) + b"*"
+        chunk: list[bytes] = []
+        try:
+            async for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
+                if key not in seen:
+                    seen.add(key)
+                    chunk.append(key)
+                if len(chunk) >= SCAN_COUNT:
+                    yield chunk
+                    chunk = []
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failure(error) from error
+        yield chunk
+
+    async def life_left(self, keys: Sequence[bytes]) -> list[float | None]:
+        """Returns the seconds until each key expires; None for a key without an end, or that is not there."""
+        if not keys:
+            return []
+        replies = await self._send([("PTTL", key) for key in keys])
+        return [reply / 1000 if isinstance(reply, int) and reply >= 0 else None for reply in replies]
+
+    async def clock(self) -> float:
+        """Returns the server's time, in seconds since the Unix epoch."""
+        if self.is_cluster:
+            reply: Any = _of_one_node(await self._ask("time"))
+            return float(reply[0]) + float(reply[1]) / 1_000_000
+        [reply] = await self._send([("TIME",)])
+        seconds, micro = cast("list[bytes]", reply)
+        return int(seconds) + int(micro) / 1_000_000
+
+    async def info(self) -> dict[str, str]:
+        """Returns what INFO says, of any node of a cluster. Raises ``BackendError`` if INFO is not permitted."""
+        if self.is_cluster:
+            found: Any = _of_one_node(await self._ask("info"))
+            return {str(name): str(value) for name, value in found.items()}
+        [reply] = await self._send([("INFO",)])
+        if isinstance(reply, Exception):
+            raise self._failure(reply) from reply
+        lines = [line.partition(":") for line in cast("bytes", reply).decode("utf-8", "replace").splitlines()]
+        return {name: value for name, colon, value in lines if colon}
+
+    async def config(self, name: str) -> str | None:
+        """Returns a setting of the server, or None if CONFIG is not permitted, as on most hosted servers."""
+        if self.is_cluster:
+            return None
+        [reply] = await self._send([("CONFIG", "GET", name)])
+        return reply[1].decode() if isinstance(reply, list) and len(cast("list[bytes]", reply)) == 2 else None  # pyright: ignore
+
+    async def _ask(self, name: str) -> Any:
+        try:
+            return await getattr(self._client, name)()
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failure(error) from error
+
+    async def _send(self, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+        try:
+            return await self._endpoint.send(commands)
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> BackendError:
+        return BackendError(f"Redis at {self.where} did not answer: {error}.")
+
+
+def _of_one_node(reply: Any) -> Any:
+    """Returns the reply of one node of a cluster, where redis-py returns those of all nodes by their names."""
+    if type(reply) is not dict:
+        return reply
+    first: Any = next(iter(cast("dict[str, Any]", reply).values()))
+    return first if type(first) in (dict, list, tuple) else reply
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Store, None]:
+    """Connects to the server at a URL, and disconnects at the end."""
+    endpoint = endpoint_of(url, TIMEOUT)
+    try:
+        yield Store(endpoint)
+    finally:
+        await endpoint.close()

@@ -1,0 +1,55 @@
+"""``aiomodelcache check``."""
+
+import json
+
+from tests.support.application import Application
+
+BROKEN = """
+from tests.support.models.shop_models import Listing
+from aiomodelcache import QuerysetCache
+
+class Broken(QuerysetCache[Listing]):
+    model = Listing
+    key_fields = ("colour",)
+"""
+
+
+def test_check_lists_every_declaration_without_a_server(application: Application) -> None:
+    data = application.run("check", "--json", "--url", "redis://127.0.0.1:1").data
+    assert (data["ok"], data["error"]) == (True, None)
+    kinds = {row["name"]: row["kind"] for row in data["caches"]}
+    assert (
+        kinds.items()
+        >= {
+            "Listing": "model",
+            "Listing.marks": "many-to-many",
+            "Latest": "QuerysetCache",
+            "ListingCount": "QuerysetCountCache",
+            "Rate": "ValueCache",
+            "titles": "@cached",
+        }.items()
+    )
+    [listing] = [row for row in data["caches"] if row["name"] == "Listing"]
+    assert listing["keys"] == "get (id), (slug); filter (seller), (public), (other)"
+
+
+def test_check_names_a_wrong_declaration_and_ends_with_status_1(application: Application) -> None:
+    (application.folder / "broken.py").write_text(BROKEN)
+    application.keys = {"imports": '["tests.support.models.shop_models", "broken"]'}
+    application.configure()
+    ran = application.process("check", status=1)
+    assert ran.out.startswith("error Broken: key_fields names 'colour'")
+    assert ran.err == ""
+    data = json.loads(application.process("check", "--json", status=1).out)
+    assert data["ok"] is False
+    assert data["error"].startswith("Broken: key_fields names 'colour'")
+
+
+def test_check_has_colours_and_lines_only_on_a_terminal(application: Application) -> None:
+    piped = application.process("check").out
+    assert piped.splitlines()[0].split() == ["name", "kind", "keys", "timeout", "invalidation"]
+    assert "\x1b" not in piped
+    assert "declarations, no fault found" in piped
+    shown = application.terminal("check")
+    assert "\x1b[" in shown
+    assert "─" in shown

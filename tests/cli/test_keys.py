@@ -1,0 +1,73 @@
+"""``aiomodelcache keys`` and ``aiomodelcache stats``."""
+
+from tests.support.application import Application
+from tests.support.servers import RedisServer
+
+
+def test_keys_are_counted_by_cache_and_state_without_values(filled: Application) -> None:
+    ran = filled.run("keys", "Listing", "--json")
+    assert "secret" not in ran.out
+    assert ":i1" not in ran.out
+    totals = {total["cache"]: total for total in ran.data["totals"]}
+    assert (totals["Listing"]["keys"], totals["Listing"]["states"]) == (5, {"hit": 5})
+    assert totals["Listing (slug)"]["states"] == {"hit": 5, "negative": 1}
+    assert totals["Listing.marks"]["kind"] == "many-to-many"
+    assert totals["ListingCount (seller_id) of Listing"]["keys"] == 1
+    assert totals["epoch of Listing"]["states"] == {"version": 1}
+    assert "Seller" not in totals
+    assert 0 < totals["Listing"]["oldest"] < 300
+
+
+def test_keys_with_values_are_listed_up_to_the_limit(filled: Application) -> None:
+    keys = filled.run("keys", "Listing", "--values", "--json").data["keys"]
+    assert "shop:amc:i:default:listing:slug:ssecret-1" in [key["key"] for key in keys]
+    [row] = [key for key in keys if key["key"] == "shop:amc:r:default:listing:i3"]
+    assert row["state"] == "hit"
+    assert 3000 < row["life_left"] < 4000
+    out = filled.run("keys", "Listing", "--values", "--limit", "2").out
+    assert f"{len(keys) - 2} more keys: raise --limit to list them." in out
+
+
+def test_keys_of_cached_functions_and_empty_stores(filled: Application, redis_server: RedisServer) -> None:
+    totals = {total["cache"]: total["keys"] for total in filled.run("keys", "titles", "--json").data["totals"]}
+    assert totals["titles"] == 1
+    assert "have no keys" not in filled.run("keys", "Listing").out
+    redis_server.flush()
+    assert filled.run("keys", "Listing").out == "No keys.\n"
+
+
+def test_a_cache_class_is_counted_with_its_model(filled: Application) -> None:
+    assert "name its model" in filled.run("keys", "Latest", status=2).err
+
+
+def test_stats_count_everything_and_show_the_server(filled: Application, redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.set("shop:amc:r:default:forgotten:i1", b"V")
+        client.set("elsewhere", b"x")
+        number = client.dbsize()
+    data = filled.run("stats", "--json").data
+    assert data["keys"] == number - 1
+    assert data["size"] == sum(total["size"] for total in data["totals"])
+    assert data["server"]["role"] == "master"
+    [unknown] = [total for total in data["totals"] if total["kind"] == "unknown"]
+    assert unknown["keys"] == 1
+    out = filled.process("stats").out
+    assert "memory limit" in out
+    assert "(not declared here)" in out
+    assert "\x1b" not in out
+
+
+def test_stats_work_where_info_is_not_permitted(filled: Application, redis_server: RedisServer) -> None:
+    with redis_server.client() as client:
+        client.acl_setuser(
+            "limited", enabled=True, passwords=["+word"], keys=["*"], commands=["+@all", "-info"], reset=True
+        )
+    url = redis_server.url.replace("redis://", "redis://limited:word@")
+    ran = filled.run("stats", "--url", url)
+    assert "the server does not permit INFO to this user" in ran.out
+    assert "Listing (slug)" in ran.out
+    assert "word" not in ran.out
+
+
+def test_other_namespaces_are_not_counted(filled: Application) -> None:
+    assert filled.run("stats", "--json", "--namespace", "other").data["keys"] == 0
