@@ -29,7 +29,11 @@ ELSEWHERE = {
 """Pages whose code another test runs."""
 OWN_CACHE = {"app.md", "tenants.md"}
 """Pages that open their cache themselves."""
-PAGES = sorted(page for page in DOCS.rglob("*.md") if program(page) and page.name not in ELSEWHERE)
+SERVED = DOCS / "frameworks"
+"""The folder of the pages whose code tests/contrib/test_frameworks.py runs."""
+PAGES = sorted(
+    page for page in DOCS.rglob("*.md") if program(page) and page.name not in ELSEWHERE and SERVED not in page.parents
+)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ORDER = {
     "cli": "main check keys inspect explain survey store session targets keyspace declarations arguments settings "
     "output errors",
     "testing": "isolation counting conformance transactions",
-    "contrib": "asgi",
+    "contrib": "fastapi starlette registration asgi",
     "": "",
     "client": "",
     "views": "",

@@ -1,0 +1,73 @@
+"""docs/frameworks: each page's application, served by two workers of the framework's own server, over HTTP."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.contrib.serving import PAGES, Framework, FrameworkServer, create_database
+from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.slow(because="starts servers")
+
+UVICORN = ("-m", "uvicorn", "served:app", "--port", "{port}", "--workers", "2")
+FRAMEWORKS = [
+    Framework("fastapi", UVICORN, '{"detail":"', ["uvicorn"]),
+    Framework("starlette", UVICORN, "Event", ["uvicorn"]),
+]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return create_database(tmp_path_factory.mktemp("frameworks") / "app.sqlite3")
+
+
+@pytest.fixture(params=FRAMEWORKS, ids=lambda framework: framework.name)
+def framework(request: pytest.FixtureRequest) -> Framework:
+    found: Framework = request.param
+    if found.missing:
+        pytest.skip(f"not installed: {', '.join(found.missing)}")
+    return found
+
+
+@pytest.fixture
+def server(framework: Framework, database: str, redis_server: RedisServer) -> Iterator[FrameworkServer]:
+    redis_server.flush()
+    with FrameworkServer(framework, database, redis_server.patient_url) as server:
+        yield server
+
+
+def test_a_service_of_two_workers(server: FrameworkServer, framework: Framework) -> None:
+    """One test for all, because a server takes seconds to start."""
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+        shown = client.get("/events/pycon")
+        assert (shown.status_code, shown.json()["organizer"]) == (200, "kim"), server.log()
+
+        missing = client.get("/events/nope")
+        assert missing.status_code == 404
+        assert framework.not_found in missing.text
+
+        before = server.ask_workers("/probe")
+        assert all(answer["shared"] for answer in before.values()), "requests have no scope"
+
+        for title in (f"{framework.name} one", f"{framework.name} two"):
+            writer = client.post(f"/rename/{title}").json()["pid"]
+            after = server.ask_workers("/probe")
+            assert {answer["title"] for answer in after.values()} == {title}
+            assert writer in after
+
+        counted = server.ask_workers("/probe")
+        again = server.ask_workers("/probe")
+        assert {pid: answer["statements"] for pid, answer in again.items()} == {
+            pid: answer["statements"] for pid, answer in counted.items()
+        }
+
+        assert client.get("/stream").text == "a scope: False"
+    log = server.stop()
+    assert log.count("Tortoise closed; a cache is open: False") >= 2, log
+    assert "a cache is open: True" not in log, log
+    assert "Traceback" not in log, log
+
+
+def test_every_page_is_served() -> None:
+    assert {page.stem for page in PAGES.glob("*.md")} - {"index"} == {framework.name for framework in FRAMEWORKS}
