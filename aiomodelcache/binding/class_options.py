@@ -1,7 +1,7 @@
 """Attributes of cache classes. An attribute that would have no effect is an error."""
 
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
@@ -14,7 +14,9 @@ _RELATED_ATTRIBUTES: Final = frozenset({"model", "key_fields", "relation"})
 
 def is_computed(query: type) -> bool:
     """Returns True if a cache class stores a computed result, and False if it stores the primary keys of rows."""
-    if any(name in vars(cls) for name in ("get_instance", "get_result") for cls in _written_by_users(query)):
+    if any(
+        name in vars(cls) for name in ("get_instance", "get_result", "get_results") for cls in _written_by_users(query)
+    ):
         return True
     return issubclass(query, (ResultCache, *COUNTING))
 
@@ -38,6 +40,17 @@ def _written_by_users(query: type) -> list[type]:
     return [cls for cls in query.__mro__ if not cls.__module__.startswith(("aiomodelcache.", "typing", "builtins"))]
 
 
+def _check_bulk_method(query: type[DeclaredQuery[Any]], method: Any, *, single: bool) -> None:
+    """Checks a class's ``get_results``. Raises ``CacheConfigurationError``."""
+    where = f"{query.__name__}.get_results"
+    if not issubclass(query, ResultCache):
+        raise CacheConfigurationError(f"{where} has no effect: remove it, or derive from ResultCache.")
+    if single:
+        raise CacheConfigurationError(f"{where} replaces get_result, which has no effect: remove one of them.")
+    if not (isinstance(method, classmethod) and iscoroutinefunction(cast("Any", method).__func__)):
+        raise CacheConfigurationError(f"{where} is not a class method: define it by @classmethod and async def.")
+
+
 def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
     """Returns the settings of a cache class.
 
@@ -52,8 +65,10 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
     }
     computes = is_computed(query)
     method_name = _method(query)
-    if method_name is not None and issubclass(query, ResultCache) and method_name not in attributes:
+    if issubclass(query, ResultCache) and attributes.keys().isdisjoint(("get_result", "get_results")):
         raise CacheConfigurationError(f"{origin} has no get_result: define it to compute the result.")
+    if "get_results" in attributes:
+        _check_bulk_method(query, attributes.pop("get_results"), single="get_result" in attributes)
     if issubclass(query, RELATED) and "relation" not in attributes:
         raise CacheConfigurationError(
             f'{origin} has no relation: name the one to follow, like "venue" or "venue__city".'

@@ -14,6 +14,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
+from aiomodelcache.declare.bulk_results import compute_together
 from aiomodelcache.declare.registry import declare
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
@@ -155,12 +156,19 @@ class DeclaredQuery(LookupQuery[T]):
             schema = result.schema
             rows = schema.queryset(client or schema.client).filter(schema.having(result.attributes, values))
             return await self.count_rows(rows)
-        params = dict(zip(type(self).key_fields, values, strict=True))
         query = cast("Any", self)
+        if isinstance(self, ResultCache) and _has_bulk_method(type(self)):
+            return await query._compute_together(result, values, client, versions)
+        params = dict(zip(type(self).key_fields, values, strict=True))
         method = partial(query.get_instance if isinstance(self, InstanceCache) else query.get_result, **params)
         if isinstance(result, DerivedEntries):
             return await result.track(result, method, client, versions)
         return await method()
+
+
+def _has_bulk_method(query: Any) -> bool:
+    """Returns True if a ``ResultCache`` defines ``get_results``."""
+    return query.get_results.__func__ is not cast("Any", ResultCache).get_results.__func__
 
 
 class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
@@ -248,6 +256,45 @@ class ResultCache(DeclaredQuery[T], Generic[T]):
         transaction, it runs in the caller's context.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a get_result method.")
+
+    @classmethod
+    async def get_results(cls, *args: Any, **params: Any) -> Any:
+        """Computes many results at once, if overridden. Replaces ``get_result``.
+
+        >>> class Sizes(ResultCache[int]):
+        ...     model = Event
+        ...     key_fields = ("organizer",)
+        ...
+        ...     @classmethod
+        ...     async def get_results(cls, organizers: list[int]) -> dict[int, int]:
+        ...         events = Event.filter(organizer_id__in=organizers)
+        ...         ids = await events.values_list("organizer_id", flat=True)
+        ...         return {organizer: ids.count(organizer) for organizer in organizers}
+
+        All results that lookups of one tick miss are one call. It receives the values of the key, or tuples of them
+        for a key of several fields. It returns a list with a result for each, in the same order, or a dict by value,
+        where a missing result is None. An exception in the place of a result is raised for that one alone.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no get_results.")
+
+    async def _compute_together(
+        self,
+        result: ResultEntries,
+        values: Values,
+        client: BaseDBAsyncClient | None,
+        versions: Iterable[tuple[bytes, bytes]] = (),
+    ) -> Any:
+        """Computes the result by ``get_results``, together with others of this tick and of the same transaction."""
+
+        async def compute_all(arguments: list[Any], known: Iterable[tuple[bytes, bytes]]) -> Any:
+            method = partial(type(self).get_results, arguments)
+            if isinstance(result, DerivedEntries):
+                return await result.track(result, method, client, known)
+            return await method()
+
+        argument = values[0] if len(values) == 1 else values
+        name = f"{type(self).__name__}.get_results"
+        return await compute_together((result, client), result.key(values), argument, versions, name, compute_all)
 
 
 class QuerysetExistsCache(DeclaredQuery[bool]):

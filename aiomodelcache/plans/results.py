@@ -1,6 +1,7 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, cast
@@ -134,6 +135,22 @@ def refuse_cycle(result: ResultEntries, key: bytes) -> None:
 
 
 _current: Final[ContextVar[_Computation | None]] = ContextVar("aiomodelcache_computing", default=None)
+
+
+@contextmanager
+def also_computing(keys: Iterable[bytes]) -> Generator[None]:
+    """A block that computes the results under these keys, too. Awaiting one of them inside raises ``CacheError``."""
+    before = _current.get()
+    computations: list[_Computation] = []
+    for key in keys:
+        computations.append(_Computation(key))
+        _current.set(computations[-1])
+    try:
+        yield
+    finally:
+        for computation in computations:
+            computation.finished = True
+        _current.set(before)
 
 
 async def _run_computation(key: bytes, compute: Compute, client: BaseDBAsyncClient | None) -> Any:

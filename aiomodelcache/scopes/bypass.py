@@ -29,6 +29,11 @@ _bypassed: Final[ContextVar[tuple[BypassFlag, ...]]] = ContextVar("aiomodelcache
 """The flags of the open blocks, the innermost last."""
 
 
+def open_blocks() -> tuple[BypassFlag, ...]:
+    """Returns the flags of the blocks around the caller, which tell callers apart that bypass a cache."""
+    return _bypassed.get()
+
+
 class BypassBlock:
     """The block of ``ModelCache.disabled``. It holds no state of its own, so tasks may share and nest it."""
 

@@ -28,7 +28,8 @@ ORDER = {
     "client": "",
     "views": "",
     "binding": "binder paths factory class_options",
-    "declare": "related cached model values value_declarations manager classes annotations options registry",
+    "declare": "related cached model values value_declarations manager classes bulk_results annotations options "
+    "registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
     "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups lists parts cursors batch "

@@ -110,6 +110,15 @@ class Slugs(ResultCache[list[str]]):
         return [event.slug for event in events] if events else DontCache([])
 
 
+class Numbers(ResultCache[int]):
+    model = Event
+    key_fields = ("organizer",)
+
+    @classmethod
+    async def get_results(cls, organizers: list[int]) -> dict[int, int]:
+        return dict.fromkeys(organizers, 0)
+
+
 class EventCount(QuerysetCountCache):
     model = Event
     key_fields = ("organizer",)

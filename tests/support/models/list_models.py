@@ -1,11 +1,11 @@
 """Models with lists of all rows, and with lists that are read in parts."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tortoise import fields
 from tortoise.models import Model
 
-from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache
+from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache, ResultCache
 
 
 class Country(CachedModel):
@@ -116,6 +116,40 @@ class ShiftNames(QuerysetCache[Shift]):
 
     async def get_result(self, team: int) -> list[str | None]:
         return await Shift.filter(team=team).order_by("start").values_list("name", flat=True)  # type: ignore[return-value]
+
+
+class Calls:
+    """The arguments of each call of a bulk method, and the function that makes the results."""
+
+    talk_numbers: ClassVar[list[list[int]]] = []
+    places: ClassVar[list[list[tuple[int, int]]]] = []
+    find_places: ClassVar[Any] = None
+
+
+class TalkNumbers(ResultCache[int]):
+    """The numbers of talks of many tracks, counted by one call."""
+
+    model = Talk
+    key_fields = ("track",)
+
+    @classmethod
+    async def get_results(cls, tracks: list[int]) -> dict[int, int]:
+        Calls.talk_numbers.append(tracks)
+        rows = await Talk.filter(track_id__in=tracks).values_list("track_id", flat=True)
+        return {track: list(rows).count(track) for track in tracks}
+
+
+class PlacesOfTalks(ResultCache[Any]):
+    """Results of a key of two fields, of any kind."""
+
+    model = Talk
+    key_fields = ("track", "place")
+
+    @classmethod
+    async def get_results(cls, keys: list[tuple[int, int]]) -> Any:
+        Calls.places.append(keys)
+        found = Calls.find_places(keys)
+        return await found if hasattr(found, "__await__") else found
 
 
 class Label(CachedModel):
