@@ -69,6 +69,8 @@ class KeyMap:
             self._add_version("stamp", declared.short, entries_of_value.stamp_key)
         for key in cache.versions.all:
             self._add_version("table version", key.rpartition(b":")[2].decode(), key)
+        tags = prefix(cache.space.namespace, "g")
+        self._by_prefix.setdefault(tags, Place("tag version", "tags", "tags", tags))
         self.beginning = prefix(cache.space.namespace, "")[: -len(b"::")]
         """The beginning of all keys of the cache's namespace."""
 

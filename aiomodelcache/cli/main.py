@@ -3,9 +3,12 @@
 import click
 
 from aiomodelcache.cli.check import check_command
+from aiomodelcache.cli.doctor import doctor_command
 from aiomodelcache.cli.explain import explain_command
 from aiomodelcache.cli.inspect import inspect_command
 from aiomodelcache.cli.keys import keys_command, stats_command
+from aiomodelcache.cli.verify import verify_command
+from aiomodelcache.cli.writes import clear_command, invalidate_command, refresh_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -19,5 +22,16 @@ def commands() -> None:
     """
 
 
-for each in (check_command, explain_command, inspect_command, keys_command, stats_command):
+for each in (
+    check_command,
+    explain_command,
+    inspect_command,
+    keys_command,
+    stats_command,
+    clear_command,
+    invalidate_command,
+    refresh_command,
+    doctor_command,
+    verify_command,
+):
     commands.add_command(each)

@@ -98,10 +98,8 @@ class Store:
 
 def _of_one_node(reply: Any) -> Any:
     """Returns the reply of one node of a cluster, where redis-py returns those of all nodes by their names."""
-    if type(reply) is not dict:
-        return reply
-    first: Any = next(iter(cast("dict[str, Any]", reply).values()))
-    return first if type(first) in (dict, list, tuple) else reply
+    values: list[Any] = list(cast("dict[str, Any]", reply).values()) if hasattr(reply, "values") else [reply]
+    return values[0] if type(values[0]) in (dict, list, tuple) else reply
 
 
 @asynccontextmanager

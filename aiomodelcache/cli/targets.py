@@ -55,6 +55,11 @@ def find_target(cache: OpenCache, name: str) -> Target:
     )
 
 
+def all_targets(cache: OpenCache) -> list[Target]:
+    """Returns all declarations of a cache."""
+    return [target for target, _ in _targets(cache)]
+
+
 def _targets(cache: OpenCache) -> Iterable[tuple[Target, set[str]]]:
     for model in cache.models:
         yield (

@@ -20,8 +20,8 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main check keys inspect explain survey store session targets keyspace declarations arguments settings "
-    "output errors",
+    "cli": "main check verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
+    "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "fastapi starlette registration asgi",
     "": "",
