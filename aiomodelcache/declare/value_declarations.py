@@ -16,7 +16,7 @@ from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import keep_near
-from aiomodelcache.entries.derived import DerivedEntries
+from aiomodelcache.entries.by_value import ByValueEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError, shown
@@ -127,7 +127,7 @@ class ValueDeclaration:
             kind: Callable[..., ResultEntries] = ResultEntries
             if self.tracked:
                 tables = [table_key_of(cache, model) for model in self.depends_on]
-                kind = partial(DerivedEntries, depends_on=tables)
+                kind = partial(ByValueEntries, depends_on=tables)
             entries = cache.values[self] = kind(
                 label,
                 [self.name],
@@ -148,7 +148,7 @@ class ValueDeclaration:
             entries.near = config.near if self.near is None else self.near
             keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
-            if isinstance(entries, DerivedEntries):
+            if isinstance(entries, ByValueEntries):
                 entries.tracked_in(cache.versions, cache.derivations.compute)
         return entries
 

@@ -50,6 +50,12 @@ class InstanceReference(NamedTuple):
     pk: bytes
 
 
+class StoredInstance(NamedTuple):
+    """Stands for an instance within a derived value, which is stored beside the value under this number."""
+
+    number: int
+
+
 def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     """Returns ``value`` with every part that untyped msgpack would confuse wrapped as an extension.
 
@@ -121,6 +127,7 @@ _COLLECTIONS: Final[dict[int, tuple[type, Callable[[Any], Any]]]] = {
     10: (frozenset, frozenset),
     11: (dict, dict),
     12: (InstanceReference, lambda items: InstanceReference(*items)),
+    13: (StoredInstance, lambda items: StoredInstance(*items)),
 }
 _CODES: Final = {entry[0]: code for table in (_SCALARS, _COLLECTIONS) for code, entry in table.items()}
 _NESTING: Final = frozenset[Any]({list, *(kind for kind, _ in _COLLECTIONS.values())})

@@ -73,8 +73,7 @@ class DerivedEntries(ResultEntries):
         self.fingerprint = fingerprint("derived", self.fingerprint)
         self.depends_on = depends_on
         """The versions of the tables that every value depends on, by declaration."""
-        self.tables: set[bytes] | None = None
-        """The table versions that computations have needed in this process. None before the first one."""
+        self._needed: list[set[bytes]] = []
         self.all_tables: Sequence[bytes] = ()
         self.track: Track
         """Runs a function and records what its result is derived from. Set when the cache is open."""
@@ -82,6 +81,15 @@ class DerivedEntries(ResultEntries):
     def tracked_in(self, versions: TableVersions, track: "Track") -> None:
         """Sets the tables that values may depend on, and the function that records dependencies."""
         self.all_tables, self.track = versions.all, track
+
+    @property
+    def tables(self) -> set[bytes] | None:
+        """The table versions that computations have needed in this process. None before the first one."""
+        return self._needed[0] if self._needed else None
+
+    @tables.setter
+    def tables(self, needed: set[bytes]) -> None:
+        self._needed[:] = [needed]  # a list, because copies of these entries for other timeouts share it
 
     @property
     def tables_to_read(self) -> Sequence[bytes]:
@@ -92,7 +100,11 @@ class DerivedEntries(ResultEntries):
 
     def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
         pairs = _encode_dependencies([*dependencies, *dependencies.values()])
-        return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + super()._pack_value(value, dependencies)
+        return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + self._pack_content(value, dependencies)
+
+    def _pack_content(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+        """Returns the bytes of a value alone. Raises ``EncodeError``."""
+        return super()._pack_value(value, dependencies)
 
     def derived_hit(
         self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None], known: Prediction

@@ -33,6 +33,7 @@ from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import Values, full_name
+from aiomodelcache.orm.relations import unstored_parts
 from aiomodelcache.orm.schema import ModelSchema
 
 Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
@@ -202,7 +203,7 @@ class ResultEntries:
         if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
         rows: RowEntries = entries.rows
-        unstored = rows.schema.unstored_parts(instance)
+        unstored = unstored_parts(instance, rows.schema.columns)
         if unstored:
             raise EncodeError(
                 f"a {rows.schema.name} with {', '.join(unstored)} cannot be cached, because a row is stored without "

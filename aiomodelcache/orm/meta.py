@@ -83,6 +83,32 @@ def is_relation(model: type[Model], field: str) -> bool:
     return isinstance(meta_of(model).fields_map.get(field), RelationalField)
 
 
+def has_own_rows(model: type[Model]) -> bool:
+    """Returns True if the model's manager may hide rows."""
+    return meta_of(model).manager.__class__.get_queryset is not cast("Any", Manager).get_queryset
+
+
+def related_model(model: type[Model], relation: str) -> type[Model]:
+    """Returns the model at the other end of a relation. Raises ``KeyError`` for an unknown name."""
+    related: type[Model] = meta_of(model).fields_map[relation].related_model
+    return related
+
+
+def unique_attributes(model: type[Model]) -> list[str]:
+    """Returns the attributes whose values are unique, except the primary key. Relations may refer to them."""
+    fields = meta_of(model).fields_map
+    return [name for name in meta_of(model).fields_db_projection if fields[name].unique and not fields[name].pk]
+
+
+def shapes_of(model: type[Model]) -> list[tuple[str, str, str, str]]:
+    """Returns the names, classes and columns of a model's fields, and the models that relations lead to."""
+    meta = meta_of(model)
+    return [
+        (name, type(field).__qualname__, str(field.source_field), str(getattr(field, "related_model", "")))
+        for name, field in sorted(meta.fields_map.items())
+    ] + [("", str(meta.db_table), str(meta.schema), str(meta.pk_attr))]
+
+
 def managers(model: type[Model]) -> list[Any]:
     """Returns the model's default manager and the managers that are attributes of its class."""
     attributes = [value for cls in model.__mro__ for value in vars(cls).values() if isinstance(value, Manager)]

@@ -1,13 +1,14 @@
 """Relations between models: foreign keys, one-to-one, many-to-many, and constraints that the database enforces."""
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Set
+from typing import Any, NamedTuple, cast
 
 from tortoise.fields.base import DatabaseDefault, OnDelete
 from tortoise.fields.db_defaults import SqlDefault
+from tortoise.fields.relational import ReverseRelation
 from tortoise.models import Model
 
-from aiomodelcache.orm.meta import meta_of
+from aiomodelcache.orm.meta import INTERNAL_ATTRIBUTES, is_partial, meta_of
 
 
 class RelationInfo(NamedTuple):
@@ -59,6 +60,31 @@ def foreign_key_by(model: type[Model], attribute: str) -> str:
     meta = meta_of(model)
     keys: set[str] = meta.fk_fields | meta.o2o_fields
     return next(name for name in sorted(keys) if meta.fields_map[name].source_field == attribute)
+
+
+def single_relations(model: type[Model]) -> dict[str, str]:
+    """Returns the names of the relations to at most one row, by the attributes that hold the fetched row."""
+    meta = meta_of(model)
+    return {f"_{name}": name for name in sorted(meta.fk_fields | meta.o2o_fields | meta.backward_o2o_fields)}
+
+
+def plural_relations(model: type[Model]) -> dict[str, str]:
+    """Returns the names of the relations to several rows, by the attributes that hold the fetched rows."""
+    meta = meta_of(model)
+    return {f"_{name}": name for name in sorted(meta.m2m_fields | meta.backward_fk_fields)}
+
+
+def unstored_parts(instance: Model, columns: Set[str]) -> list[str]:
+    """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
+    stored = columns | INTERNAL_ATTRIBUTES
+    values = vars(instance)
+    missing = ["not all of its columns"] if is_partial(instance) or not columns <= values.keys() else []
+    others = {name: value for name, value in values.items() if name not in stored and value is not None}
+    return missing + sorted(name for name, value in others.items() if not _is_not_fetched(value))
+
+
+def _is_not_fetched(value: Any) -> bool:
+    return isinstance(value, ReverseRelation) and not cast("Any", value)._fetched
 
 
 class ForeignKey(NamedTuple):

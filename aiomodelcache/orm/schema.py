@@ -20,9 +20,7 @@ from tortoise.fields.relational import (
     BackwardFKRelation,
     BackwardOneToOneRelation,
     ForeignKeyFieldInstance,
-    ReverseRelation,
 )
-from tortoise.manager import Manager
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
@@ -40,7 +38,13 @@ from aiomodelcache.orm.key_values import (
     integer_bound,
     normaliser_of,
 )
-from aiomodelcache.orm.meta import INTERNAL_ATTRIBUTES, Values, default_ordering, full_name, is_partial, meta_of
+from aiomodelcache.orm.meta import (
+    Values,
+    default_ordering,
+    full_name,
+    has_own_rows,
+    meta_of,
+)
 from aiomodelcache.orm.relations import RelationInfo
 
 _contextual: Final[ContextVar[TortoiseContext | None]] = cast("Any", tortoise.context)._current_context
@@ -61,7 +65,8 @@ class ModelSchema:
         self.pk: str = meta.pk_attr
         self.ordering = default_ordering(model)
         columns = [self._column(name, field) for name, field in self._stored_fields().items()]
-        self.columns = frozenset(column.name for column in columns)
+        self.column_names = tuple(column.name for column in columns)
+        self.columns = frozenset(self.column_names)
         self.loose = {name for name, field in self._stored_fields().items() if compares_loosely(field, self.dialect)}
         """The columns in which the database may treat different values as equal, or store another one than written.
 
@@ -70,7 +75,7 @@ class ModelSchema:
         """
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
-        self.hides_rows = meta.manager.__class__.get_queryset is not cast("Any", Manager).get_queryset
+        self.hides_rows = has_own_rows(model)
         """True if the model's own manager may hide rows. Then a change of any column may hide or show a row."""
         identity = self.pk, full_name(model) if self.hides_rows else ""
         self.fingerprint = repr([identity, *map(self._shape, columns)]).encode()
@@ -268,14 +273,6 @@ class ModelSchema:
         object.__setattr__(instance, "__dict__", values)
         return instance
 
-    def unstored_parts(self, instance: Model) -> list[str]:
-        """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
-        stored = self.columns | INTERNAL_ATTRIBUTES
-        values = vars(instance)
-        missing = ["not all of its columns"] if is_partial(instance) or not self.columns <= values.keys() else []
-        others = {name: value for name, value in values.items() if name not in stored and value is not None}
-        return missing + sorted(name for name, value in others.items() if not _is_not_fetched(value))
-
     def _column(self, name: str, field: Field[Any]) -> Column:
         column = column_of(name, field, self.model, self.client)
         if column is None:
@@ -285,6 +282,11 @@ class ModelSchema:
                 "from a number, text or bytes, or do not cache this model."
             )
         return column
+
+    def codec_of(self, names: Iterable[str]) -> RowCodec:
+        """Returns the codec of these columns alone, for partial instances. Raises ``KeyError`` for another name."""
+        fields = self._stored_fields()
+        return RowCodec([self._column(name, fields[name]) for name in names])
 
     # The database ----------------------------------------------------------------------------------
 
@@ -336,10 +338,6 @@ class ModelSchema:
         if lock is None or not lock.locked() or getattr(cast("Any", client)._connection, "in_transaction", True):
             return None
         return client
-
-
-def _is_not_fetched(value: Any) -> bool:
-    return isinstance(value, ReverseRelation) and not cast("Any", value)._fetched
 
 
 def _condition(conditions: dict[str, Any]) -> Q:

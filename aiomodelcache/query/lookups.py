@@ -21,6 +21,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.meta import Values
+from aiomodelcache.orm.relations import unstored_parts
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.lists import part_of_list
@@ -326,9 +327,12 @@ def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compu
 
     def own(instance: Model) -> Model:
         entries = cache.models.get(type(instance))
-        if entries is None:
+        schema = entries.rows.schema if entries is not None else None
+        if entries is None or schema is None or schema.pk not in vars(instance):
             return instance
         row_keys.append(entries.rows.key(instance.pk))
+        if unstored_parts(instance, schema.columns):  # annotations and the like, which the scope's own lacks
+            return instance
         return cast("Model", scope.own(row_keys[-1], instance, generation))
 
     value = map_nested(value, Model, own)

@@ -38,10 +38,10 @@ ORDER = {
     "engine": "derivation reader writer leases witness hits background batch_read batching loader run intent own_loop "
     "tasks",
     "plans": "paths lists results indexes late_leases rows refresh tracking steps requests",
-    "entries": "derived cascades versions tables model groups many_to_many indexes results predictions rows base "
-    "policy",
-    "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema "
-    "snapshots transactions tables connections relations outcomes changes meta key_values fields",
+    "entries": "by_value derived instances cascades versions tables model groups many_to_many indexes results "
+    "predictions rows base policy",
+    "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema snapshots "
+    "transactions tables connections relations outcomes changes meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

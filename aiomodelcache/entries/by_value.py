@@ -1,0 +1,46 @@
+"""Derived entries whose instances are stored by value, because their tokens say that all of it is current.
+
+A result class is not among them: its entries do not depend on the table of its own model, so its instances are read
+from their own rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.entries.base import NoValue, count_mismatched, fingerprint
+from aiomodelcache.entries.derived import DerivedEntries
+from aiomodelcache.entries.instances import PLAIN, InstanceCodec, OtherSchema
+
+
+class ByValueEntries(DerivedEntries):
+    """The entries of a cached function, of a class of values, or of the queries of one model."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.fingerprint = fingerprint("by value", self.fingerprint)
+        self._instances = InstanceCodec(self._bound, self._codec, may_hold=self.may_refer)
+
+    def is_plain(self, content: bytes) -> bool:
+        """Returns True if ``decode`` returns the value as it is: with its instances, and not nested too deep."""
+        return content[:1] != PLAIN or super().is_plain(content[1:])
+
+    def decode(self, content: bytes) -> Any:
+        """Returns the value of its bytes. Raises ``OtherSchema``, or anything for damaged bytes."""
+        return self._instances.decode(content)
+
+    def _unpack_value(self, payload: bytes) -> Any:
+        try:
+            return super()._unpack_value(payload)
+        except OtherSchema as error:
+            count_mismatched(self.counters, self.name, reason(error))
+            return NoValue.MISS
+
+    def _pack_content(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+        try:
+            return self._instances.encode(value)
+        except EncodeError:
+            raise
+        except Exception as error:
+            raise EncodeError(reason(error)) from cause(error)

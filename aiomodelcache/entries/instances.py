@@ -1,0 +1,274 @@
+"""Instances inside derived entries, stored by value: columns, annotations and fetched relations.
+
+The tokens of a derived entry say that all of it is current, so no row has to be read again. Knows models and bytes, not
+tokens. Decoded instances are as if they were loaded from the database, with one object where the original had one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+from tortoise.fields.relational import ReverseRelation
+from tortoise.models import Model
+
+from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
+from aiomodelcache.encoding.rows import RowCodec
+from aiomodelcache.encoding.values import StoredInstance, ValueCodec
+from aiomodelcache.entries.base import fingerprint
+from aiomodelcache.entries.results import map_nested, references_in
+from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.orm.connections import bound_models
+from aiomodelcache.orm.meta import full_name, is_partial, is_saved
+from aiomodelcache.orm.relations import plural_relations, single_relations
+from aiomodelcache.orm.schema import ModelSchema
+
+_values: Final = ValueCodec()
+_TORTOISE_ATTRIBUTES: Final = 4
+"""The number of attributes, beside columns, that every loaded instance has. See ``ModelSchema.instance``."""
+
+
+class OtherSchema(DecodeError):
+    """The error for instances that were stored with another schema of their model."""
+
+
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """A value, and the instances inside it in the order in which they were found."""
+
+    kinds: list[tuple[str, bytes, list[str] | None]]
+    """Of each kind: the model, its fingerprint, and the columns of partial instances."""
+    runs: list[tuple[int, list[bytes]]]
+    """The rows of consecutive instances of one kind."""
+    extras: list[tuple[int, dict[str, list[int]], dict[str, int | None], bytes]]
+    """What instances hold beside columns: their lists, single relations, and other attributes."""
+    numbers: list[int] | None
+    """The value, if it is a list of instances: their numbers."""
+    content: bytes
+    """Any other value, with a ``StoredInstance`` for each instance."""
+
+
+PLAIN: Final = b"p"
+"""The first byte of a value without instances."""
+_WITH_INSTANCES: Final = b"i"
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Stored).decode
+
+
+class _ModelParts(NamedTuple):
+    """What instances of one model may hold."""
+
+    schema: ModelSchema
+    attributes: frozenset[str]
+    """The columns, and the attributes of Tortoise that are made anew."""
+    singles: Mapping[str, str]
+    """The names of relations to at most one row, by the attributes that hold the row."""
+    plurals: Mapping[str, str]
+    """The names of relations to several rows, by the attributes that hold their container."""
+
+
+class _Kind(NamedTuple):
+    """Instances of one model that are stored and decoded alike. ``columns`` is None for instances with all columns."""
+
+    parts: _ModelParts
+    columns: tuple[str, ...] | None
+    codec: RowCodec
+    header: tuple[str, bytes, list[str] | None]
+
+    def instances(self, rows: list[bytes]) -> list[Model]:
+        """Returns the instances of these rows."""
+        decode, build = self.codec.decode_unsafely, self.parts.schema.instance
+        found = [build(decode(row)) for row in rows]
+        if self.columns is not None:
+            for instance in found:
+                vars(instance)["_partial"] = True
+        return found
+
+
+class InstanceCodec:
+    """The codec of values with instances of any model in them. ``bound`` are the entries of cached models."""
+
+    def __init__(self, bound: Mapping[type[Model], Any], codec: Codec, *, may_hold: bool) -> None:
+        self._bound = bound
+        self._codec = codec
+        self._may_hold = may_hold
+        """False if the codec's values hold no instances."""
+        self._parts: dict[type[Model], _ModelParts] = {}
+        self._kinds: dict[tuple[type[Model], tuple[str, ...] | None], _Kind] = {}
+        self._models: dict[str, type[Model]] = {}
+
+    def encode(self, value: Any) -> bytes:
+        """Returns the bytes of a value. Raises ``EncodeError``, or what the codec of the value raises."""
+        if not self._may_hold:
+            return PLAIN + self._codec.encode(value)
+        graph = _Graph(self.kind_of)
+        numbers: list[int] | None = None
+        content = b""
+        if self._is_default and _is_list_of_instances(value):
+            numbers = [graph.number(item) for item in value]
+        else:
+            content = self._codec.encode(map_nested(value, Model, graph.marker))
+            if not graph.found:
+                return PLAIN + content
+        graph.finish()
+        return _WITH_INSTANCES + _encode(
+            _Stored([kind.header for kind in graph.kinds], graph.runs, graph.extras, numbers, content)
+        )
+
+    def decode(self, data: bytes) -> Any:
+        """Returns the value. Raises ``OtherSchema``, or anything for bytes that this program did not store."""
+        if data[:1] == PLAIN:
+            return self._codec.decode(data[1:])
+        if data[:1] != _WITH_INSTANCES or not self._may_hold:
+            raise DecodeError("it does not begin like a value")
+        stored = _decode(data[1:])
+        kinds = [self._kind_named(*header) for header in stored.kinds]
+        instances: list[Model] = []
+        for at, rows in stored.runs:
+            instances += kinds[at].instances(rows)
+        for number, plurals, singles, others in stored.extras:
+            _attach(instances[number], self.parts_of(type(instances[number])), plurals, singles, instances)
+            if others:
+                vars(instances[number]).update(_with_instances(_values.decode(others), instances))
+        if stored.numbers is not None:
+            return [instances[number] for number in stored.numbers]
+        value = self._codec.decode(stored.content)
+        for _ in references_in(value):  # raises for a value that is nested too deep
+            raise DecodeError("it refers to a row")
+        return _with_instances(value, instances)
+
+    @property
+    def _is_default(self) -> bool:
+        return type(self._codec) is ValueCodec
+
+    def parts_of(self, model: type[Model]) -> _ModelParts:
+        """Returns what instances of a model may hold. Raises ``EncodeError`` for one that cannot be stored."""
+        parts = self._parts.get(model)
+        if parts is None:
+            entries = self._bound.get(model)
+            try:
+                schema: ModelSchema = ModelSchema(model) if entries is None else entries.rows.schema
+            except CacheConfigurationError as error:
+                raise EncodeError(f"a {model.__name__} cannot be stored: one of its fields has no encoding") from error
+            attributes = schema.columns | vars(schema.instance({})).keys()
+            parts = _ModelParts(schema, frozenset(attributes), single_relations(model), plural_relations(model))
+            self._parts[model] = parts
+        return parts
+
+    def kind_of(self, instance: Model) -> _Kind:
+        """Returns the kind of an instance. Raises ``EncodeError`` for one that is no row of the database."""
+        model = type(instance)
+        if not is_saved(instance) or vars(instance).get("_await_when_save"):
+            raise EncodeError(f"a {model.__name__} that is not saved cannot be stored")
+        columns: tuple[str, ...] | None = None
+        schema = self.parts_of(model).schema
+        if is_partial(instance) or not schema.columns <= vars(instance).keys():
+            columns = tuple(name for name in schema.column_names if name in vars(instance))
+        return self._kind(model, columns)
+
+    def _kind(self, model: type[Model], columns: tuple[str, ...] | None) -> _Kind:
+        kind = self._kinds.get((model, columns))
+        if kind is None:
+            parts = self.parts_of(model)
+            codec = parts.schema.codec if columns is None else parts.schema.codec_of(columns)
+            names = None if columns is None else list(columns)
+            header = full_name(model), fingerprint("instances", parts.schema.fingerprint), names
+            kind = self._kinds[model, columns] = _Kind(parts, columns, codec, header)
+        return kind
+
+    def _kind_named(self, name: str, expected: bytes, columns: list[str] | None) -> _Kind:
+        model = self._models.get(name)
+        if model is None:
+            self._models = {full_name(each): each for each in [*bound_models(), *self._bound]}
+            model = self._models.get(name)
+        if model is None:
+            raise OtherSchema("it holds an instance of a model that does not exist")
+        kind = self._kind(model, None if columns is None else tuple(columns))
+        if kind.header[1] != expected:
+            raise OtherSchema(f"it holds a {model.__name__} of another schema")
+        return kind
+
+
+class _Graph:
+    """The instances inside one value, and those that they refer to, numbered as they are found."""
+
+    def __init__(self, kind_of: Callable[[Model], _Kind]) -> None:
+        self._kind_of = kind_of
+        self._numbers: dict[int, int] = {}
+        self.found: list[Model] = []
+        self.kinds: list[_Kind] = []
+        self.runs: list[tuple[int, list[bytes]]] = []
+        self.extras: list[tuple[int, dict[str, list[int]], dict[str, int | None], bytes]] = []
+
+    def number(self, instance: Model) -> int:
+        """Returns the number of an instance."""
+        number = self._numbers.setdefault(id(instance), len(self.found))
+        if number == len(self.found):
+            self.found.append(instance)
+        return number
+
+    def marker(self, instance: Model) -> StoredInstance:
+        """Returns what stands for an instance in a value."""
+        return StoredInstance(self.number(instance))
+
+    def finish(self) -> None:
+        """Encodes the instances, and those that are found meanwhile."""
+        places: dict[int, int] = {}
+        number = 0
+        while number < len(self.found):
+            instance = self.found[number]
+            kind = self._kind_of(instance)
+            place = places.setdefault(id(kind), len(self.kinds))
+            if place == len(self.kinds):
+                self.kinds.append(kind)
+            if not self.runs or self.runs[-1][0] != place:
+                self.runs.append((place, []))
+            self.runs[-1][1].append(kind.codec.encode(vars(instance)))
+            if kind.columns is not None or len(vars(instance)) > len(kind.parts.schema.columns) + _TORTOISE_ATTRIBUTES:
+                self._add_extras(number, instance, kind.parts)
+            number += 1
+
+    def _add_extras(self, number: int, instance: Model, parts: _ModelParts) -> None:
+        plurals: dict[str, list[int]] = {}
+        singles: dict[str, int | None] = {}
+        others: dict[str, Any] = {}
+        for name, value in vars(instance).items():
+            if name in parts.attributes:
+                continue
+            if name in parts.plurals:
+                relation: Any = value
+                if isinstance(value, ReverseRelation) and relation._fetched:
+                    plurals[name] = [self.number(item) for item in relation.related_objects]
+            elif name in parts.singles:
+                if value is None or isinstance(value, Model):  # else a query that was never awaited
+                    singles[name] = None if value is None else self.number(value)
+            else:
+                others[name] = map_nested(value, Model, self.marker)
+        if plurals or singles or others:
+            self.extras.append((number, plurals, singles, _values.encode(others) if others else b""))
+
+
+def _attach(
+    instance: Model,
+    parts: _ModelParts,
+    plurals: Mapping[str, list[int]],
+    singles: Mapping[str, int | None],
+    instances: list[Model],
+) -> None:
+    """Attaches fetched relations to an instance. Raises ``KeyError`` and ``IndexError`` for damaged bytes."""
+    for name, number in singles.items():
+        _ = parts.singles[name]
+        vars(instance)[name] = None if number is None else instances[number]
+    for name, numbers in plurals.items():
+        relation: Any = getattr(instance, parts.plurals[name])
+        relation._set_result_for_query([instances[number] for number in numbers])
+
+
+def _is_list_of_instances(value: Any) -> bool:
+    kind = cast("Any", type(value))
+    return kind is list and bool(value) and all(isinstance(item, Model) for item in value)
+
+
+def _with_instances(value: Any, instances: list[Model]) -> Any:
+    def instance_of(marker: StoredInstance) -> Model:
+        return instances[marker.number]
+
+    return map_nested(value, StoredInstance, instance_of)
