@@ -69,6 +69,8 @@ class OpenCache:
     """All many-to-many lists."""
     values: dict[object, ResultEntries] = field(default_factory=dict[object, ResultEntries])
     """Classes and functions whose values depend on no model -> their entries. Filled at first use."""
+    queries: dict[type[Model], ResultEntries] = field(default_factory=dict[type[Model], ResultEntries])
+    """Model -> the entries of its ad-hoc queries. Filled at first use."""
     managers: dict[type[Model], Any] = field(default_factory=dict[type[Model], Any])
     """Model -> its manager on the default cache. Filled at first use."""
     connections: list[ModelSchema] = field(init=False)

@@ -1,6 +1,6 @@
 """``Event.cache``: the manager of a model's cache, and the attribute that returns the manager."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast, overload
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -26,6 +26,7 @@ from aiomodelcache.query.lookups import (
     LookupQuery,
 )
 from aiomodelcache.query.prefetch import prefetch, set_related
+from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
 from aiomodelcache.write.many_to_many import list_query
 from aiomodelcache.write.update import update
@@ -123,6 +124,19 @@ class ModelCacheManager(Generic[M]):
     def all(self) -> FilterQuery[M]:
         """Returns a query for the list of all rows. ``filter_key_fields_list`` must contain the empty key ``()``."""
         return FilterQuery(self._model, {}, self._cache)
+
+    def query(self, queryset: Awaitable[T], /, *, timeout: Duration | None = None) -> QuerysetQuery[T]:
+        """Returns a query for the answer of any queryset of the model, which ends when anything changes that it read.
+
+        >>> upcoming = Event.filter(starts_at__gte=today, venue__city="Lisbon").order_by("starts_at").limit(20)
+        >>> events = await Event.cache.query(upcoming.prefetch_related("venue"), timeout="5m")
+        >>> number = await Event.cache.query(Event.filter(state="open").count())
+
+        Also takes ``first()``, ``get()``, ``values()``, ``in_bulk()`` and the like, and unions. Equal querysets share
+        an answer: round moments in filters. Raises ``CacheError`` for ``select_for_update``, ``raw`` and functions
+        that differ each time, and ``TypeError`` for a queryset of another model.
+        """
+        return QuerysetQuery(self._model, queryset, timeout, self._cache)
 
     def exists(self, **key: Any) -> ExistsQuery:
         """Returns a query that is True if a row has these values. The fields' list or unique key answers it."""

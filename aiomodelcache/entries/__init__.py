@@ -1,7 +1,7 @@
 """One module for each kind of entry: its keys, its bytes, and their meaning.
 
 Must not know how lookups proceed. Sends no requests.
-Top to bottom: ``by_value``, ``derived``, ``instances``, ``cascades``, ``versions`` (of tables),
+Top to bottom: ``queries``, ``by_value``, ``derived``, ``instances``, ``cascades``, ``versions`` (of tables),
 ``tables``, ``model`` (all entries of one model), ``groups``, ``many_to_many``, ``indexes``, ``results``,
 ``predictions``, ``rows``, ``base``, ``policy`` (lifetimes, invalidation).
 """

@@ -87,3 +87,7 @@ class Stats:
     def of(self, name: str) -> Counters:
         """Returns the counters of a cache class, created on first use."""
         return self.by_cache.setdefault(name, Counters())
+
+    def name_of(self, counters: Counters) -> str:
+        """Returns the name of the cache class that has these counters. Raises ``StopIteration`` for other counters."""
+        return next(name for name, each in self.by_cache.items() if each is counters)

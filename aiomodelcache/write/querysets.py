@@ -13,7 +13,9 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
+from aiomodelcache.durations import Duration
 from aiomodelcache.orm.meta import managers
+from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.bulk_queries import TrackedBulkCreate, TrackedBulkUpdate, TrackedDelete, TrackedUpdate
 from aiomodelcache.write.invalidated import bound_caches, writing_on
 from aiomodelcache.write.manual import invalidate_rows
@@ -44,7 +46,22 @@ def _tracked_class(cls: Any) -> Any:
     return type(cls.__name__, (cls, TrackedQuerySet), {"__slots__": (), "__module__": cls.__module__})
 
 
-class TrackedQuerySet(QuerySet[Any]):
+class CachedForm:
+    """The short form of ``Event.cache.query``, of querysets and of all that Tortoise makes of them to read."""
+
+    __slots__ = ()
+
+    def cached(self, timeout: Duration | None = None) -> QuerysetQuery[Any]:
+        """Returns the query ``Event.cache.query(queryset, timeout=timeout)``, for models that have a cache.
+
+        >>> events = await Event.filter(state="open").order_by("slug").cached("5m")
+        >>> number = await Event.filter(state="open").count().cached()
+        """
+        queryset: Any = self
+        return QuerysetQuery(queryset.model, queryset, timeout)
+
+
+class TrackedQuerySet(CachedForm, QuerySet[Any]):
     """A queryset whose writes are captured."""
 
     __slots__ = ()
@@ -69,6 +86,26 @@ class TrackedQuerySet(QuerySet[Any]):
         query._objects, query.fields = list(query._objects), list(query.fields)
         return query
 
+    def count(self) -> Any:
+        """See ``QuerySet.count``."""
+        return _with_cached_form(super().count())
+
+    def exists(self) -> Any:
+        """See ``QuerySet.exists``."""
+        return _with_cached_form(super().exists())
+
+    def values(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``QuerySet.values``."""
+        return _with_cached_form(super().values(*args, **kwargs))
+
+    def values_list(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``QuerySet.values_list``."""
+        return _with_cached_form(super().values_list(*args, **kwargs))
+
+    def union(self, *args: Any, **kwargs: Any) -> Any:
+        """See ``QuerySet.union``."""
+        return _with_cached_form(super().union(*args, **kwargs))
+
     async def invalidate_cache(self) -> int:
         """Invalidates the rows of this queryset in every open cache. Returns how many rows there are."""
         client = cast("BaseDBAsyncClient | None", self._db)
@@ -76,6 +113,16 @@ class TrackedQuerySet(QuerySet[Any]):
             bound = bound_caches(self.model)
         counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound]
         return max(counts, default=0)
+
+
+def _with_cached_form(query: Any) -> Any:
+    return _retype(query, _cached_form(query.__class__))
+
+
+@functools.cache
+def _cached_form(cls: Any) -> Any:
+    """Returns a subclass of a class of queries, with the same name, that has ``cached``."""
+    return type(cls.__name__, (CachedForm, cls), {"__slots__": (), "__module__": cls.__module__})
 
 
 def _retype(query: Any, tracked: type) -> Any:

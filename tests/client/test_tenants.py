@@ -102,6 +102,11 @@ async def lookups() -> dict[str, Any]:
             "result": await Numbers(1),
             "path": await CustomerOfOrder(2),
             "value": await TenantName(),
+            "query": await Order.cache.query(
+                Order.filter(team=1).order_by("id").prefetch_related("customer", "labels")
+            ),
+            "query of one": await Order.cache.query(Order.all().order_by("-id").first()),
+            "count of a query": await Order.cache.query(Order.filter(number__gt=1).count()),
             "batch": await batch,
         }
     )
@@ -128,6 +133,9 @@ async def expected(name: str) -> dict[str, Any]:
             "result": sorted(order.number for order in odd),
             "path": by_number[2].customer,
             "value": name,
+            "query": odd,
+            "query of one": [*rows.values()][-1],
+            "count of a query": 2,
             "batch": {"order": by_number[2], "count": 1, "name": f"hi {name}"},
         }
     )

@@ -32,16 +32,16 @@ ORDER = {
     "registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
-    "query": "prefetch foreign_keys many_to_many explain dependencies bulk lookups lists parts cursors batch "
+    "query": "prefetch foreign_keys many_to_many querysets explain dependencies bulk lookups lists parts cursors batch "
     "snapshots base",
     "open_cache": "",
     "engine": "derivation reader writer leases witness hits background batch_read batching loader run intent own_loop "
     "tasks",
     "plans": "paths lists results indexes late_leases rows refresh tracking steps requests",
-    "entries": "by_value derived instances cascades versions tables model groups many_to_many indexes results "
+    "entries": "queries by_value derived instances cascades versions tables model groups many_to_many indexes results "
     "predictions rows base policy",
     "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema snapshots "
-    "transactions tables connections relations outcomes changes meta key_values fields",
+    "transactions tables connections relations outcomes changes query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

@@ -12,6 +12,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import IntegrityError
+from tortoise.query_utils import Prefetch
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
@@ -114,6 +115,23 @@ class TestWithoutALag:
             await Account.create(number=1, branch=1, balance=5)  # not replicated
             assert (await Total(1), await Accounts(1)) == (5, 1)
             assert await Account.filter(branch=1) == []  # outside the method the router is unchanged
+
+    async def test_queries_are_read_from_the_primary(
+        self, replica: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
+        """``Account.all()`` names the replica, as the router chose it."""
+        async with ModelCache(backend):
+            for number in range(1, 4):
+                account = await Account.create(number=number, balance=number)  # not replicated
+                await Card.create(number=number, account=account)
+                for accounts in (Account.all, Account.filter):
+                    cards = Prefetch("cards", Card.all())
+                    for _ in range(2):
+                        rows = await Account.cache.query(accounts().order_by("id").prefetch_related(cards))
+                        assert [row.balance for row in rows] == [*range(1, number + 1)]
+                        assert [len(row.cards) for row in rows] == [1] * number
+            async with assert_ops(sql=0, redis=["read"]):
+                await Account.cache.query(Account.all().order_by("id").prefetch_related(Prefetch("cards", Card.all())))
 
     async def test_the_rows_that_a_queryset_invalidates_are_read_from_the_primary(
         self, replica: BaseDBAsyncClient, backend: CountingBackend

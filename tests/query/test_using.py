@@ -13,7 +13,7 @@ from tortoise.manager import Manager
 from tortoise.queryset import QuerySet
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import BatchCacheQuery, ModelCache
+from aiomodelcache import BatchCacheQuery, CacheError, ModelCache
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models.tenant_models import Customer, Label, Order
@@ -208,3 +208,21 @@ async def test_invalidation_by_hand_is_for_the_named_connection(cache: ModelCach
     await archive.execute_query("UPDATE tenant_order SET team = 0 WHERE id = 11")
     await Order.filter(id=11).using_db(archive).invalidate_cache()
     assert await answers("archive") == await plain("archive")
+
+
+async def test_a_queryset_is_awaited_on_the_connection_of_its_manager(
+    cache: ModelCache, archive: BaseDBAsyncClient
+) -> None:
+    def number(manager: Any) -> Awaitable[int]:
+        return manager.query(Order.filter(number__gt=0).count())
+
+    in_main, in_archive = await number(Order.cache), await number(Order.cache.using("archive"))
+    await Order.filter(number=1).using_db(archive).delete()
+    assert await number(Order.cache) == in_main
+    assert await number(Order.cache.using("archive")) == in_archive - 1
+    named = Order.filter(number__gt=0).using_db(archive).count()
+    assert await Order.cache.using(archive).query(named) == in_archive - 1
+    with pytest.raises(
+        CacheError, match=r"names another connection \(archive\): use Order.cache.using\('archive'\).query"
+    ):
+        await Order.cache.query(named)

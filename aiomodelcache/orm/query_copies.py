@@ -1,0 +1,180 @@
+"""Copies of querysets that nothing else changes, and the attributes of querysets.
+
+Tortoise changes querysets when they are awaited: it adds the prefetched querysets to them. A caller may change a list
+that was passed to ``filter``. Knows Tortoise, not caches.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.expressions import Q, Subquery
+from tortoise.models import Model
+from tortoise.query_utils import Prefetch
+from tortoise.queryset import QuerySet, UnionQuery
+
+_STATE: Final = frozenset(
+    {
+        "_all",
+        "_annotations",
+        "_db",
+        "_distinct",
+        "_fields_for_select",
+        "_fields_for_select_list",
+        "_filter_kwargs",
+        "_flat",
+        "_force_indexes",
+        "_group_bys",
+        "_having",
+        "_limit",
+        "_obj",
+        "_offset",
+        "_orderings",
+        "_prefetch_map",
+        "_prefetch_queries",
+        "_q_objects",
+        "_qs",
+        "_raise_does_not_exist",
+        "_select_related",
+        "_single",
+        "_use_indexes",
+    }
+)
+"""The attributes of querysets that decide their SQL and the form of their result."""
+_OTHERS: Final = frozenset(
+    {
+        "_capabilities",
+        "_custom_filters",
+        "_fields_to_select_sql",
+        "_joined_tables",
+        "_models",
+        "_select_for_update",
+        "_select_for_update_no_key",
+        "_select_for_update_nowait",
+        "_select_for_update_of",
+        "_select_for_update_skip_locked",
+        "_select_related_idx",
+        "_selects",
+        "_union_query",
+        "fields",
+        "model",
+        "query",
+    }
+)
+"""The attributes that follow from the others, or are refused."""
+
+
+def slots_of(query: Any) -> list[str]:
+    """Returns the names of the attributes that a query's state consists of."""
+    return [name for name in _slots(cast("Any", type(query))) if name in _STATE] + sorted(_others(query) & _STATE)
+
+
+def unread_slots(query: Any) -> list[str]:
+    """Returns the names of the attributes that this module was not written for."""
+    return sorted(({*_slots(cast("Any", type(query)))} | _others(query)) - _STATE - _OTHERS)
+
+
+def _others(query: Any) -> set[str]:
+    """Returns the names of attributes without a slot."""
+    return set(cast("dict[str, Any]", vars(query)))
+
+
+@cache
+def _slots(kind: Any) -> list[str]:
+    return sorted({name for cls in kind.__mro__ for name in cls.__dict__.get("__slots__", ())})
+
+
+def copied(query: Any) -> Any:
+    """Returns a copy of a query that shares no list, dict or set with it."""
+    result: Any = copy.copy(query)
+    result._annotations = {name: _copied_value(each) for name, each in getattr(query, "_annotations", {}).items()}
+    kind = cast("Any", type(query))
+    if issubclass(kind, UnionQuery):
+        result._qs = tuple([copied(each) for each in query._qs])
+        return result
+    result._q_objects = [_copied_q(q) for q in query._q_objects]
+    result._custom_filters = dict(query._custom_filters)
+    result._joined_tables = []
+    if issubclass(kind, QuerySet):
+        result._prefetch_queries = {
+            name: [(attribute, copied(each)) for attribute, each in pairs]
+            for name, pairs in query._prefetch_queries.items()
+        }
+        result._prefetch_map = {
+            name: {_copied_prefetch(each) for each in forwarded} for name, forwarded in query._prefetch_map.items()
+        }
+        result._select_related = set(query._select_related)
+    return result
+
+
+def _copied_prefetch(forwarded: Any) -> Any:
+    if cast("Any", type(forwarded)) is Prefetch:
+        return Prefetch(forwarded.relation, copied(forwarded.queryset), forwarded.to_attr)
+    return forwarded
+
+
+def _copied_q(q: Any) -> Any:
+    if cast("Any", type(q)) is not Q:
+        return q
+    result: Any = Q(*[_copied_q(child) for child in q.children], join_type=q.join_type)
+    result.filters = {name: _copied_value(value) for name, value in q.filters.items()}
+    result._is_negated = q._is_negated
+    return result
+
+
+def _copied_value(value: Any) -> Any:
+    kind = cast("Any", type(value))
+    if kind in _COLLECTIONS:
+        items: Any = [_copied_value(item) for item in value]
+        return kind(items)
+    if kind is dict:
+        return {key: _copied_value(item) for key, item in value.items()}
+    if kind is range or kind in _VIEWS:
+        return list(value)
+    if kind is Subquery:
+        result: Any = Subquery(copied(value.query))
+        result.alias = value.alias
+        result.query._db = None  # only the outer query is sent
+        return result
+    return value
+
+
+_COLLECTIONS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
+_VIEWS: Final[tuple[Any, ...]] = (type(dict[str, str]().keys()), type(dict[str, str]().values()))
+
+
+ClientOf = Callable[[type[Model]], BaseDBAsyncClient | None]
+
+
+def use_clients(query: Any, client_of: ClientOf) -> None:
+    """Has a copied query, and those that it prefetches, ask the connections of their models, unless they name one."""
+    if query._db is None:
+        query._db = client_of(query.model)
+    for inner in inner_queries(query):
+        use_clients(inner, client_of)
+
+
+def inner_queries(query: Any) -> list[Any]:
+    """Returns the queries of a union, or those that a query prefetches."""
+    found = list(getattr(query, "_qs", ()))
+    for pairs in getattr(query, "_prefetch_queries", {}).values():
+        found += [inner for _, inner in pairs]
+    for forwarded in getattr(query, "_prefetch_map", {}).values():
+        found += [each.queryset for each in forwarded if cast("Any", type(each)) is Prefetch]
+    return found
+
+
+def bulk_query(call: Any) -> tuple[Any, str] | None:
+    """Returns the query and the field that a call of ``QuerySet.in_bulk`` that was not awaited is about.
+
+    Returns None for anything else. The call is closed, and its queryset may be used instead.
+    """
+    frame = getattr(call, "cr_frame", None)
+    if frame is None or call.cr_code is not cast("Any", QuerySet).in_bulk.__code__:
+        return None
+    arguments = dict(frame.f_locals)
+    call.close()
+    field = arguments["field_name"]
+    return arguments["self"].filter(**{f"{field}__in": list(arguments["id_list"])}), field

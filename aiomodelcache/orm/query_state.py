@@ -1,0 +1,294 @@
+"""The state of a queryset as plain values: what its SQL and the form of its result are made from.
+
+Two querysets of one state send the same statements. The state is read without building SQL. Where a part of it cannot
+be read, such as a pypika term or a value that only a field of the user's own can convert, the SQL text and its
+parameters stand for the part. Knows Tortoise, not caches.
+"""
+
+import datetime
+import decimal
+import enum
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Any, Final, NoReturn, cast
+
+from pypika_tortoise.terms import Term
+from tortoise.expressions import Case, CombinedExpression, F, Function, Q, RawSQL, Subquery, Value, When
+from tortoise.models import Model
+from tortoise.query_utils import Prefetch
+from tortoise.queryset import (
+    AwaitableQuery,
+    BulkCreateQuery,
+    DeleteQuery,
+    RawSQLQuery,
+    UnionQuery,
+    UpdateQuery,
+)
+from tortoise.timezone import get_timezone, get_use_tz
+
+from aiomodelcache.encoding.messages import SafeError
+from aiomodelcache.orm.meta import (
+    default_ordering,
+    full_name,
+    has_own_rows,
+    managers,
+    pk_of,
+    related_model,
+    shapes_of,
+    unique_attributes,
+)
+from aiomodelcache.orm.query_copies import copied, slots_of, unread_slots
+
+_PLAIN: Final = frozenset(
+    {type(None), bool, int, float, str, bytes, decimal.Decimal, datetime.date, datetime.timedelta}
+)
+"""Types whose values ``repr`` tells apart."""
+_BASES: Final = (bool, int, float, str, bytes, decimal.Decimal, datetime.timedelta)
+_COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
+_OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
+"""What a class derived from ``Function`` may define besides dunder names, and still be known by its state."""
+_UNSTABLE: Final = re.compile(
+    r"\b(rand|random|randomblob|random_normal|uuid|uuid_short|gen_random_uuid|uuid_generate_v\w+|uuidv\w+|nextval|"
+    r"now|sysdate|curdate|curtime|localtime|localtimestamp|current_date|current_time|current_timestamp|utc_date|"
+    r"utc_time|utc_timestamp|unix_timestamp|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|"
+    r"julianday|unixepoch|strftime)\b",
+    re.IGNORECASE,
+)
+"""SQL functions that return another value each time."""
+
+
+class QueryNotCacheable(SafeError):
+    """The error for a query whose answer must not be stored. Its text gives the reason and the remedy."""
+
+
+def state_of(query: Any) -> Any:
+    """Returns the state of a query of Tortoise, as nested tuples and lists. Raises ``QueryNotCacheable``.
+
+    Raises ``TypeError`` for anything but a query.
+    """
+    return _Reading().query(query)
+
+
+def setting_state(models: Iterable[type[Model]]) -> str:
+    """Returns everything else that the answer of a query depends on: tables, orderings, managers, and time zones."""
+    described = [
+        (
+            full_name(model),
+            default_ordering(model),
+            [_path(cast("Any", type(each))) for each in managers(model)],
+            shapes_of(model),
+        )
+        for model in models
+    ]
+    return repr((sorted(described, key=repr), get_use_tz(), get_timezone()))
+
+
+class _Reading:
+    """The reading of one query's state."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        """The model that names refer to."""
+        self._unreadable = False
+        """True if a part of the innermost query cannot be read."""
+
+    # Queries --------------------------------------------------------------------------------------
+
+    def query(self, query: Any) -> Any:
+        """Returns the state of a query, inner ones included."""
+        _check_kind(query)
+        outer = self._model, self._unreadable
+        self._model, self._unreadable = query.model, False
+        kind = cast("Any", type(query))
+        held = [(name, getattr(query, name, None)) for name in slots_of(query)]
+        parts = [(name, self._slot(name, value)) for name, value in held if value or type(value) is int]
+        sql = self._sql(query) if self._unreadable else None
+        self._model, self._unreadable = outer
+        return kind.__module__, kind.__qualname__, full_name(query.model), parts, sql
+
+    def _slot(self, name: str, value: Any) -> Any:
+        if name == "_db":
+            return value.connection_name
+        if name == "_q_objects":
+            return [self._q(q) for q in value]
+        if name == "_annotations":
+            return [(key, self.value(each)) for key, each in value.items()]
+        if name == "_prefetch_map":
+            return sorted([(key, self._prefetches(key, each)) for key, each in value.items()])
+        if name == "_prefetch_queries":
+            return [(key, [(attr, self.query(query)) for attr, query in each]) for key, each in value.items()]
+        if name == "_qs":
+            return [self.query(query) for query in value]
+        if name == "_orderings":
+            return [(field, order.value) for field, order in value]
+        return self.value(value)
+
+    def _prefetches(self, relation: str, forwarded: Iterable[Any]) -> Any:
+        """Returns the state of a prefetch by name: of the related model's manager, and of what follows."""
+        related: Any = related_model(self._model, relation)
+        states: list[Any] = [self.query(related.all()) if has_own_rows(related) else full_name(related)]
+        outer, self._model = self._model, related
+        for each in forwarded:
+            if type(each) is Prefetch:
+                custom: Any = each
+                states.append((custom.relation, custom.to_attr, self.query(custom.queryset)))
+            else:
+                name, _, then = each.partition("__")
+                states.append((name, self._prefetches(name, [then] if then else [])))
+        self._model = outer
+        return sorted(states, key=repr)
+
+    def _sql(self, query: Any) -> Any:
+        """Returns the SQL text of a copy of a query, and its parameters."""
+        built = copied(query)
+        built._make_query()
+        text, parameters = built.query.get_parameterized_sql()
+        _refuse_unstable(text)
+        self._unreadable = False
+        state = [self.value(parameter) for parameter in parameters]
+        if self._unreadable:
+            raise QueryNotCacheable(
+                f"a query of {query.model.__name__} has a parameter whose value cannot be part of a key: use a number, "
+                "text, a date, a UUID, or an enum member"
+            )
+        return text, state
+
+    # Conditions and expressions --------------------------------------------------------------------
+
+    def _q(self, q: Any) -> Any:
+        if cast("Any", type(q)) is not Q:
+            return self._unread(q)
+        filters = [(name, self.value(value)) for name, value in q.filters.items()]
+        return [self._q(child) for child in q.children], sorted(filters, key=_first), q.join_type, q._is_negated
+
+    def _function(self, function: Any) -> Any:
+        kind = cast("Any", type(function))
+        called = function.database_func
+        if not _is_known_function(kind) or not isinstance(called, type) or not _is_of_libraries(called):
+            return self._unread(function)
+        if _UNSTABLE.fullmatch(called.__name__) or _UNSTABLE.fullmatch(kind.__name__):
+            _refuse_unstable(kind.__name__)
+        state = {name: value for name, value in _attributes(function).items() if name != "field_object"}
+        return _path(kind), _path(called), [(name, self.value(value)) for name, value in sorted(state.items())]
+
+    def _term(self, term: Any) -> Any:
+        kind = cast("Any", type(term))
+        if kind is Subquery:
+            return "Subquery", term.alias, self.query(term.query)
+        if kind is RawSQL:
+            _refuse_unstable(term.sql)
+            return "RawSQL", term.alias, term.sql
+        return self._unread(term)
+
+    def _unread(self, part: Any) -> Any:
+        self._unreadable = True
+        return _path(cast("Any", type(part)))
+
+    # Values ---------------------------------------------------------------------------------------
+
+    def value(self, value: Any) -> Any:
+        """Returns a value in a form whose ``repr`` differs for values that differ."""
+        kind = cast("Any", type(value))
+        if kind in _PLAIN:
+            return value
+        if kind is list:
+            return [self.value(item) for item in value]
+        if kind is tuple:
+            return tuple([self.value(item) for item in value])
+        if kind in (set, frozenset):
+            return "set", sorted([repr(self.value(item)) for item in value])
+        if kind is dict:
+            return "dict", [(self.value(key), self.value(item)) for key, item in value.items()]
+        if isinstance(value, datetime.datetime | datetime.time):
+            return _path(kind), value.isoformat(), value.fold
+        if isinstance(value, uuid.UUID):
+            return "UUID", value.int
+        if isinstance(value, enum.Enum):
+            return _path(kind), value.name, self.value(value.value)
+        if isinstance(value, Model):
+            names = [pk_of(kind), *unique_attributes(kind)]
+            return full_name(kind), [self.value(vars(value).get(name)) for name in names]
+        return self._expression(value)
+
+    def _expression(self, value: Any) -> Any:
+        kind = cast("Any", type(value))
+        if kind is Q:
+            return "Q", self._q(value)
+        if kind is F:
+            return "F", value.name
+        if issubclass(kind, Function):
+            return self._function(value)
+        if kind in _COMBINED:
+            return kind.__name__, [(name, self.value(part)) for name, part in sorted(_vars(value).items())]
+        if issubclass(kind, Term):
+            return self._term(value)
+        if issubclass(kind, AwaitableQuery):
+            return "query", self.query(value)
+        for base in _BASES:
+            if isinstance(value, base) and not getattr(value, "__dict__", None):
+                return _path(kind), cast("Any", base).__repr__(value)
+        return self._unread(value)
+
+
+def _first(pair: tuple[str, Any]) -> str:
+    return pair[0]
+
+
+def _check_kind(query: Any) -> None:
+    """Raises ``TypeError`` for anything but a query, and ``QueryNotCacheable`` for a query that is no plain read."""
+    kind = cast("Any", type(query))
+    if not issubclass(kind, AwaitableQuery | UnionQuery):
+        raise TypeError("it is no queryset")
+    if issubclass(kind, UpdateQuery | DeleteQuery | BulkCreateQuery):
+        raise QueryNotCacheable(f"a {kind.__name__} writes: await it itself")
+    if issubclass(kind, RawSQLQuery):
+        raise QueryNotCacheable(
+            "the text of a raw query does not say what it depends on: await it in a function under @cached"
+        )
+    if getattr(query, "_select_for_update", False):
+        raise QueryNotCacheable("a query with select_for_update locks rows: await it itself")
+    unread = unread_slots(query)
+    if unread:
+        raise QueryNotCacheable(
+            f"a {kind.__name__} has attributes that this version of aiomodelcache does not know "
+            f"({', '.join(unread)}): await it in a function under @cached"
+        )
+
+
+def _is_known_function(kind: Any) -> bool:
+    """Returns True if the SQL of a function follows from its attributes: its class overrides no method."""
+    return all(
+        _is_of_libraries(cls) or not {name for name in _vars(cls) if not name.startswith("__")} - _OVERRIDABLE
+        for cls in kind.__mro__
+    )
+
+
+def _is_of_libraries(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in ("tortoise", "pypika_tortoise", "builtins")
+
+
+def _attributes(function: Any) -> dict[str, Any]:
+    slots = {name: getattr(function, name) for name in Function.__slots__ if hasattr(function, name)}
+    return {**slots, **getattr(function, "__dict__", {})}
+
+
+def _vars(thing: Any) -> dict[str, Any]:
+    return dict(cast("dict[str, Any]", vars(thing)))
+
+
+def _path(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _refuse_unstable(text: str) -> None:
+    found = _UNSTABLE.search(text)
+    if found is not None:
+        _refuse(found[0])
+
+
+def _refuse(name: str) -> NoReturn:
+    raise QueryNotCacheable(
+        f"a query with {name.upper()} has another answer each time: pass a value, rounded to how long it may be true, "
+        "or await the query itself"
+    )

@@ -1,0 +1,214 @@
+"""``Event.cache.query(queryset)``: the answer of any queryset, for as long as nothing changes that it was read from."""
+
+from collections.abc import Awaitable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
+from tortoise.exceptions import DoesNotExist
+from tortoise.models import Model
+
+from aiomodelcache.durations import Duration, parse_optional_duration
+from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.entries.base import NoValue
+from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.queries import QueryEntries, digest_of
+from aiomodelcache.exceptions import CacheError
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.connections import bound_models, router_client
+from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, use_clients
+from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
+from aiomodelcache.plans.requests import FastLookup, Plan
+from aiomodelcache.plans.results import refuse_cycle, result_hit
+from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.explain import Explanation, explain_key
+from aiomodelcache.query.lookups import computed
+from aiomodelcache.scopes.request import Scope
+from aiomodelcache.scopes.tracking import current_tracker
+
+T = TypeVar("T")
+_ROUTER_CALLS: Final = 50
+"""Maximum number of times that a router is asked whether it may choose a connection. It may choose one at random.
+
+``Event.all()`` names the connection that the router chose for it, and so looks like ``using_db()``.
+"""
+
+
+class QuerysetQuery(CacheQuery[T]):
+    """A lazy query for the answer of a queryset. See ``ModelCacheManager.query``."""
+
+    __slots__ = (
+        "_client",
+        "_digest",
+        "_field",
+        "_model",
+        "_queryset",
+        "_raises",
+        "_timeout",
+    )
+
+    def __init__(
+        self, model: type[Model], queryset: Awaitable[T], timeout: Duration | None, cache: OpenCache | None = None
+    ) -> None:
+        super().__init__(cache)
+        name = f"{model.__name__}.cache.query"
+        self._model = model
+        self._timeout = parse_optional_duration(f"{name}: timeout", timeout)
+        bulk = bulk_query(queryset)
+        asked: Any = queryset if bulk is None else bulk[0]
+        self._field: str | None = None if bulk is None else bulk[1]
+        if getattr(asked, "model", None) is not model or not hasattr(asked, "_db"):
+            raise TypeError(f"{name} takes a queryset of {model.__name__}; got {described(queryset)}.")
+        self._queryset = copied(asked)
+        self._client = _take_client(self._queryset)
+        self._raises = bool(getattr(asked, "_raise_does_not_exist", False)) and not getattr(asked, "_flat", False)
+        if self._raises:  # the absence is stored, and raised again
+            self._queryset._raise_does_not_exist = False
+        try:
+            self._digest = self._digest_now()
+        except QueryNotCacheable as error:
+            raise CacheError(f"{name}: {error}.") from None
+        except ValueError as error:
+            raise CacheError(f"{name}: a value cannot be part of a key: {reason(error)}.") from cause(error)
+
+    def __repr__(self) -> str:
+        return f"<{self._model.__name__}.cache.query({type(self._queryset).__name__} #{self._digest[:8].decode()})>"
+
+    def open_cache(self) -> OpenCache:
+        cache = super().open_cache()
+        client = self._client
+        if client is not None and not isinstance(client, TransactionalDBClient):
+            name = client.connection_name
+            if name != cache.entries_of(self._model).schema.connection:
+                raise CacheError(
+                    f"{self._model.__name__}.cache.query: the queryset names another connection ({name}): use "
+                    f"{self._model.__name__}.cache.using({name!r}).query(...), and write on that connection."
+                )
+        return cache
+
+    def locate(self, cache: OpenCache) -> tuple[QueryEntries, bytes]:
+        """Returns the entries and the key of the answer. Raises ``CacheNotRegistered``."""
+        entries = query_entries(cache, self._model).with_timeout(self._timeout, cache.reader.background.watch)
+        return entries, entries.digest_key(self._digest)
+
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        """Returns the open transaction in which the queryset is awaited, if any. It may see what others do not."""
+        if isinstance(self._client, TransactionalDBClient):
+            return self._client
+        return next((client for schema in cache.connections if (client := schema.transaction()) is not None), None)
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        entries, key = self.locate(cache)
+        compute = partial(entries.track, entries, partial(self._run, cache))
+        value = yield from computed(cache, entries, key, compute, scope)
+        return self.finish(value)
+
+    def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
+        entries, key = self.locate(cache)
+        refuse_cycle(entries, key)  # here, because the plan may run in another context than the caller's
+        return _LocatedQuery(self, entries, key)
+
+    def finish(self, value: Any) -> T:
+        """Returns the answer for a value that is stored, or raises ``DoesNotExist``."""
+        if value is None and self._raises:
+            raise DoesNotExist(self._model)
+        return cast("T", value)
+
+    async def _run(self, cache: OpenCache) -> Any:
+        """Awaits a copy of the queryset."""
+        tracker = current_tracker()
+        if tracker is not None and self._digest_now() != self._digest:
+            tracker.refuse("an instance that it was asked for with was changed meanwhile")
+        query = copied(self._queryset)
+        use_clients(query, partial(_client_of, cache, self._client))
+        rows = await query
+        return rows if self._field is None else {getattr(row, self._field): row for row in rows}
+
+    def _digest_now(self) -> bytes:
+        return digest_of((state_of(self._queryset), self._field, self._timeout))
+
+    async def explain(self) -> Explanation:
+        """Returns, as data, the source that would answer now, and the reason. Sends no SQL."""
+        cache = self.open_cache()
+        entries, key = self.locate(cache)
+        return await explain_key(cache, self, entries, (), key)
+
+
+class _LocatedQuery:
+    """One await of a query, with its entries and its key."""
+
+    __slots__ = ("_entries", "_key", "_query")
+
+    def __init__(self, query: QuerysetQuery[Any], entries: QueryEntries, key: bytes) -> None:
+        self._query = query
+        self._entries = entries
+        self._key = key
+
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
+        wanted[self._entries.epoch_key] = wanted[self._key] = None
+        for predicted in cache.predictions.predict(self._key).keys:
+            wanted[predicted] = None
+
+    def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
+        value = result_hit(self._entries, self._key, cache.predictions.predict(self._key), found)
+        return value if value is NoValue.MISS else self._query.finish(value)
+
+    def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
+        return self._query.plan(cache, None)
+
+
+def _take_client(query: Any) -> BaseDBAsyncClient | None:
+    """Returns the connection that a query names, if a router does not choose it. The query names none afterwards.
+
+    The same is done for the queries that it prefetches, but they keep the connections that they name.
+    """
+    for inner in inner_queries(query):
+        inner._db = _take_client(inner)
+    client, query._db = query._db, None
+    if client is None or isinstance(client, TransactionalDBClient):
+        return client
+    choices = (router_client(query.model, for_write=at == 0) for at in range(_ROUTER_CALLS))
+    return None if any(each.connection_name == client.connection_name for each in choices) else client
+
+
+def _client_of(cache: OpenCache, named: BaseDBAsyncClient | None, model: type[Model]) -> BaseDBAsyncClient | None:
+    """Returns the connection on which a query of a model is sent: a transaction's, or the one that is written to."""
+    if isinstance(named, TransactionalDBClient):
+        return named
+    entries = cache.models.get(model)
+    return None if entries is None else entries.schema.transaction() or entries.schema.client
+
+
+def query_entries(cache: OpenCache, model: type[Model]) -> QueryEntries:
+    """Returns the entries of a model's queries, created at the first use. Raises ``CacheNotRegistered``."""
+    rows = cache.entries_of(model).rows
+    entries = cache.queries.get(model)
+    if entries is None:
+        config, label = cache.config, f"{cache.stats.name_of(rows.counters)}.query"
+
+        def lifetimes_for(timeout: float) -> Lifetimes:
+            return Lifetimes(timeout, min(timeout, config.negative_timeout), config.ttl_jitter, config.refresh_ahead)
+
+        lifetimes = Lifetimes(config.timeout, config.negative_timeout, config.ttl_jitter, config.refresh_ahead)
+        cache.reader.background.watch(lifetimes)
+        entries = cache.queries[model] = created = QueryEntries(
+            label,
+            ["~query", rows.schema.table],
+            connection=rows.schema.connection,
+            space=cache.space,
+            rows=None,
+            attributes=(),
+            watched=frozenset(),
+            bound=cache.models,
+            codec=None,
+            returns=Any,
+            version=setting_state(bound_models()),
+            lifetimes=lifetimes,
+            lifetimes_for=lifetimes_for,
+            policy=Policy(),
+            lease_ttl=config.compute_ttl,
+            counters=cache.stats.of(label),
+        )
+        created.tracked_in(cache.versions, cache.derivations.compute)
+        cache.guarded.start_tracking()
+    return cast("QueryEntries", entries)
