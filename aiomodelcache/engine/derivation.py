@@ -23,6 +23,8 @@ from aiomodelcache.scopes.tracking import Tracked, Tracker, tracking
 
 FIRST_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
+MAX_WAITED_FOR: Final = 1_000
+"""Maximum number of remembered marks that stayed while they were waited for. Beyond it, all are forgotten."""
 
 _UNATTRIBUTED: Final = (
     "aiomodelcache: %s has read nothing that is recorded, while other tasks used the database, so its result is not "
@@ -46,6 +48,8 @@ class Derivations:
         self._bypass = bypass
         self._config = config
         self._versions = versions
+        self._waited_for: dict[bytes, bytes | None] = {}
+        """The marks that did not go away while a computation waited for them, by the versions' keys."""
         self._activity = activity
         """Returns a number that grows with each statement and with each lookup of a cached row."""
 
@@ -136,7 +140,13 @@ class Derivations:
         await self.depend_on(tracker, [self._versions.version_for(key, words) for key in tables])
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
-        """Reads the versions that the tracker does not know. Waits briefly for writes in progress."""
+        """Reads the versions that the tracker does not know. Waits briefly for writes in progress.
+
+        A result that is not stored in any case waits for nothing. A mark that stays is waited for once: its writer may
+        have died.
+        """
+        if tracker.refusal is not None:
+            return
         until, delay = time.monotonic() + self._config.lease_wait, FIRST_POLL_DELAY
         wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
         while wanted and not self._bypass.off and self._guarded.allow_read():
@@ -146,8 +156,13 @@ class Derivations:
                 return
             read = dict(zip(wanted, leased.versions, strict=True))
             tracker.learn((key, value) for key, value in read.items() if is_version(value))
-            wanted = [key for key, value in read.items() if is_intent(value)]
-            if not wanted or time.monotonic() > until:
+            wanted = [key for key, mark in read.items() if is_intent(mark) and self._waited_for.get(key) != mark]
+            if wanted and time.monotonic() > until:
+                if len(self._waited_for) > MAX_WAITED_FOR:
+                    self._waited_for.clear()
+                self._waited_for.update({key: read[key] for key in wanted})
+                return
+            if not wanted:
                 return
             await asyncio.sleep(delay)
             delay *= 2

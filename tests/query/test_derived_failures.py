@@ -10,8 +10,8 @@ from tortoise.exceptions import DoesNotExist, OperationalError
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached, writes_without_cache
-from aiomodelcache.testing import CountingBackend
-from tests.support.gates import gated_sql
+from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.derived_models import Happening, Organizer
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
@@ -215,21 +215,37 @@ async def as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 async def test_an_instance_and_what_stands_beside_it_are_of_one_moment(
-    cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
+    cache: ModelCache, backend: CountingBackend
 ) -> None:
-    """The row of the instance is loaded anew, after everything that the value depends on was found unchanged."""
-
     @cached
     async def pair() -> list[Any]:
         row = await Happening.get(id=1)
         return [row, row.level]
 
     await pair()
-    with gated_sql(database) as gates:
-        gate = gates.hold("SELECT")
-        caller = asyncio.create_task(as_coroutine(pair()))
-        await gate.reached()
-        await Happening.filter(id=1).update(level=5)
-        gate.open()
-        row, level = await caller
-    assert row.level == level
+    async with assert_ops(backend, sql=0):
+        row, level = await pair()
+    assert [row.level, level] == [0, 0]
+    await Happening.filter(id=1).update(level=5)
+    row, level = await pair()
+    assert [row.level, level] == [5, 5]
+
+
+async def test_the_mark_of_a_writer_that_died_is_waited_for_once(cache: ModelCache, backend: CountingBackend) -> None:
+    """Not at each statement, and not at each computation."""
+
+    @cached
+    async def numbers() -> list[int]:
+        return [await Happening.filter(level=level).count() for level in range(3)]
+
+    key = cache.open_cache.versions.key(connection().connection_name, "happening")
+    assert key is not None
+    await backend.backend.mark([key], b"w" * 16, 60_000)
+    assert await numbers() == [1, 0, 0]
+    async with assert_ops(backend, sql=3, redis=None) as ops:
+        assert await numbers() == [1, 0, 0]
+    assert ops.operations.count("lease") <= 2, "that of the result, and one more look at the version"
+    await backend.backend.clear([Clear(key)], b"w" * 16)
+    await numbers()
+    async with assert_ops(backend, sql=0):
+        assert await numbers() == [1, 0, 0]
