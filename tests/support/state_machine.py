@@ -40,6 +40,9 @@ from tests.support.models.stateful_models import (
     Setting,
     SettingOf,
     TeamSize,
+    members,
+    overview,
+    report,
     setting,
 )
 
@@ -141,6 +144,19 @@ async def expected_answers(world: World) -> dict[str, Any]:
         answers[f"size of {team}"] = [len(members), len(members), bool(members), bool(members)]
         answers[f"places of {team}"] = [[item["id"], item["place"]] for item in members]
     answers["many"] = [items[pk] for pk in IDS if pk in items]
+    owner_of = {pk: items.get(label["owner_id"]) for pk, label in labels.items()}
+    for team in TEAMS:
+        answers[f"members of {team}"] = [
+            [pk, item["place"], [[each, (owner := owner_of[each]) and owner["place"]] for each in sorted(of_item[pk])]]
+            for pk, item in items.items()
+            if item["team"] == team
+        ]
+    answers["overview"] = [
+        [pk, item["number"], item["place"], sorted(of_item[pk]), [each for each in IDS if owner_of.get(each) is item]]
+        for pk, item in items.items()
+    ]
+    sizes = [[answers[f"members of {team}"], answers[f"size of {team}"][0]] for team in TEAMS]
+    answers["report"] = [*sizes, answers["overview"]]
     answers |= await expected_numbered(Eager)
     return answers
 
@@ -192,6 +208,9 @@ async def cached_answers(answers: dict[str, Any]) -> dict[str, Any]:
             Item.cache.count(team=team), TeamSize(team), Item.cache.exists(team=team), HasItems(team)
         )
         lookups[f"places of {team}"] = Places(team)
+        lookups[f"members of {team}"] = members(team)
+    lookups["overview"] = overview()
+    lookups["report"] = report()
     lookups["many"] = Item.cache.get_many(list(IDS))
     labels = [saved_instance(Label, pk, owners[pk]) for pk in IDS if f"items of {pk}" in answers]
     found, _ = await asyncio.gather(answers_to(lookups), Label.cache.prefetch(labels, "owner"))

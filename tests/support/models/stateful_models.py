@@ -167,6 +167,46 @@ async def setting(pk: int) -> int | None:
     return await value_of(pk)
 
 
+@cached
+async def members(team: int) -> list[list[Any]]:
+    """Derives a result from lookups: the items of a team, their labels, and the places of the labels' owners."""
+    items = await Item.cache.filter(team=team)
+    found: list[list[Any]] = []
+    for item in items:
+        labels = sorted(await item.labels, key=lambda label: label.id)
+        owners = [await label.owner for label in labels]
+        found.append(
+            [
+                item.id,
+                item.place,
+                [[label.id, owner and owner.place] for label, owner in zip(labels, owners, strict=True)],
+            ]
+        )
+    return found
+
+
+@cached
+async def overview() -> list[list[Any]]:
+    """Derives a result from statements: all items, with their links from both tables."""
+    items = await Item.all().prefetch_related("labels", "owned")
+    return [
+        [
+            item.id,
+            item.number,
+            item.place,
+            sorted(each.id for each in item.labels),
+            sorted(each.id for each in item.owned),
+        ]
+        for item in items
+    ]
+
+
+@cached
+async def report() -> list[Any]:
+    """Derives a result from other results."""
+    return [[await members(team), await TeamSize(team)] for team in (1, 2)] + [await overview()]
+
+
 async def value_of(pk: int) -> int | None:
     """Returns the value in the database."""
     row = await Setting.get_or_none(id=pk)
