@@ -257,7 +257,8 @@ class AfterQuery(PageQuery[M], Generic[M]):
             part = part._replace(rows=part.rows[1:], start=part.start + 1)
         else:  # the row was deleted or moved: only the database knows which rows follow after it
             compute = partial(_rows_after, located, position, self._size)
-            computed: Computed = yield ComputeValue(b"%b %b" % (located.key, repr(self).encode()), compute)
+            key = b"%b after %b %d" % (located.key, self._cursor.encode(), self._size)
+            computed: Computed = yield ComputeValue(key, compute)
             part = computed.take()
         return _page(part, located, self._cursor)
 

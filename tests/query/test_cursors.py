@@ -1,5 +1,6 @@
 """Pages by cursor, lists in another order, and ``async for``."""
 
+import asyncio
 import base64
 import datetime as dt
 import random
@@ -132,6 +133,15 @@ class TestCursors:
             assert (page.total, page.has_next) == (20, len(expected) > 4)
             following = await listing(1).after(page.cursor, size=4)
             assert following.items == expected[4:8]
+
+    async def test_pages_after_several_rows_that_are_gone_are_told_apart(self, cache: ModelCache, source: Any) -> None:
+        model = Post if "Post" in repr(source) else Talk
+        first, second = [(await source.page(1, size=size)).cursor for size in (2, 5)]
+        await model.filter(title__in=["1", "4"]).delete()
+        queries = [source.after(first, 2), source.after(second, 2), source.after(first, 3), source.after(first, 2)]
+        found = await asyncio.gather(*queries)
+        assert [titles(page.items) for page in found] == ["23", "56", "235", "23"]
+        assert found[0].items[0] is not found[3].items[0]
 
     async def test_a_limit_ends_the_pages(self, cache: ModelCache) -> None:
         whole = await Shift.filter(team=1).order_by("start", "id")

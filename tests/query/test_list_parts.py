@@ -400,6 +400,47 @@ class TestMovedMeanwhile:
         assert await Post.cache.count(thread=1) == 10
 
 
+@pytest.mark.slow(because="makes a hundred and twenty writes beside readers")
+@pytest.mark.parametrize("model", [Talk, Post])
+async def test_no_part_is_older_than_the_last_acknowledged_write(cache: ModelCache, model: Any) -> None:
+    """Rows leave a list from its beginning, one after the other, while readers read its parts and its number."""
+    name = "track_id" if model is Talk else "thread_id"
+    await model.bulk_create([model(place=100 - n, title="n", **{name: 1}) for n in range(120)])
+    pks = [row.id for row in await model.filter(**{name: 1}).order_by("-place", "id")]
+    begun = acknowledged = 0
+
+    async def write() -> None:
+        nonlocal begun, acknowledged
+        for at, pk in enumerate(pks[:120]):
+            begun = at + 1
+            if at % 3 == 0:
+                await model.filter(id=pk).update(**{name: 2})
+            elif at % 3 == 1:
+                row = await model.get(id=pk)
+                setattr(row, name, 2)
+                await row.save()
+            else:
+                await (await model.get(id=pk)).delete()
+            acknowledged = at + 1
+
+    async def read(start: int) -> None:
+        source = model.cache.filter(**{name: 1})
+        while acknowledged < 120:
+            least = acknowledged
+            page = await source.page(start // 2 + 1, 2)
+            part = await source[start : start + 2]
+            gone = len(pks) - page.total
+            assert least <= gone <= begun
+            assert [row.id for row in page.items] == pks[gone + start : gone + start + 2]
+            assert any([row.id for row in part] == pks[at + start : at + start + 2] for at in range(gone, begun + 1))
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(write())
+        for start in (0, 2, 4, 6):
+            tasks.create_task(read(start))
+    assert await model.cache.count(**{name: 1}) == len(pks) - 120
+
+
 class TestWithoutTheStore:
     async def test_a_transaction_reads_its_own_writes(self, cache: ModelCache, backend: CountingBackend) -> None:
         await Post.cache.filter(thread=1)[0:2]
