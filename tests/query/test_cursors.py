@@ -12,7 +12,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import ModelCache, local_cache
+from aiomodelcache import ModelCache, cached, local_cache
 from aiomodelcache.encoding.values import ValueCodec
 from aiomodelcache.query import cursors, lists
 from aiomodelcache.testing import CountingBackend, assert_ops
@@ -211,6 +211,44 @@ class TestCursors:
             await ShiftNames(1).after(None, size=3)
         with pytest.raises(TypeError, match="has no cursors"):
             await Talk.cache.all().order_by("place").after(None, size=3)
+
+
+@cached
+async def talks_after(cursor: str) -> str:
+    """Returns the titles after a cursor."""
+    page = await Talk.cache.filter(track=1).after(cursor, 3)
+    return f"{titles(page.items)} {page.total}"
+
+
+@cached
+async def all_talks() -> str:
+    """Returns the titles of all rows of a list, in two orders."""
+    source = Talk.cache.filter(track=1)
+    return titles([row async for row in source]) + titles(await source.order_by("place"))
+
+
+class TestInsideCachedFunctions:
+    async def test_a_result_depends_on_what_follows_after_a_cursor(self, cache: ModelCache) -> None:
+        cursor: Any = (await Talk.cache.filter(track=1).page(1, 4)).cursor
+        assert await talks_after(cursor) == "456 10"
+        await Talk.create(track_id=1, place=5, title="n")
+        assert await talks_after(cursor) == "4n5 11"
+        await Talk.filter(title__in=["0", "3"]).delete()  # 3 is the row that the cursor marks
+        for _ in range(2):
+            assert await talks_after(cursor) == "4n5 9"
+        await Talk.create(track_id=1, place=5, title="m")
+        assert await talks_after(cursor) == "4nm 10"
+        await Talk.filter(title="4").update(place=20)
+        assert await talks_after(cursor) == "nm5 10"
+
+    async def test_a_result_depends_on_the_rows_that_it_iterates_over(self, cache: ModelCache) -> None:
+        for _ in range(3):
+            assert await all_talks() == "01234567899876543210"
+        await Talk.filter(title="1").update(track_id=(await Track.create(id=3, name="other")).id)
+        for _ in range(3):
+            assert await all_talks() == "023456789987654320"
+        await Talk.filter(title="2").update(title="z")
+        assert await all_talks() == "0z34567899876543z0"
 
 
 class TestIteration:
