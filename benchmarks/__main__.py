@@ -11,6 +11,7 @@ from typing import Final
 
 from benchmarks.cases import CASES
 from benchmarks.compare import compare
+from benchmarks.contention import RATES, SHORTEST, run_contention
 from benchmarks.contestants import ALL, Contestant, Own
 from benchmarks.growth import measured_growth
 from benchmarks.loads import CONCURRENCIES, run_loads
@@ -35,12 +36,26 @@ class Mode:
     """Seconds for one load."""
     concurrencies: tuple[int, ...]
     stampedes: int
+    write_rates: tuple[float, ...] = RATES
+    """Writes per second of the simulated contention."""
+    contention: float = SHORTEST
+    """The least number of simulated seconds at each rate."""
     largest: int = 1_000
     """Maximum ``count`` of a case. Cases beyond it are skipped."""
 
 
 MODES: Final = {
-    "smoke": Mode(rounds=1, sample=0.0, load_rounds=1, load=0.0, concurrencies=(1, 10), stampedes=1, largest=200),
+    "smoke": Mode(
+        rounds=1,
+        sample=0.0,
+        load_rounds=1,
+        load=0.0,
+        concurrencies=(1, 10),
+        stampedes=1,
+        write_rates=(1.0, 1_000.0),
+        contention=0.5,
+        largest=200,
+    ),
     "quick": Mode(rounds=11, sample=0.02, load_rounds=3, load=1.0, concurrencies=CONCURRENCIES, stampedes=5),
     "full": Mode(rounds=31, sample=0.05, load_rounds=5, load=3.0, concurrencies=CONCURRENCIES, stampedes=20),
 }
@@ -74,15 +89,23 @@ async def measure(place: Place, mode: Mode, chosen: Sequence[str]) -> PlaceResul
 
 def run(arguments: argparse.Namespace) -> Results:
     """Measures in all selected places. Skips a place whose server or loop is missing on this machine."""
-    results = Results(arguments.mode)
+    results, mode = Results(arguments.mode), MODES[arguments.mode]
+
+    def save() -> None:
+        if arguments.json:
+            results.save(arguments.json)
+
+    if not arguments.case:
+        print("simulating: contention", file=sys.stderr)
+        results.contention = run_contention(mode.write_rates, mode.contention)
+        save()
     for database in arguments.database:
         for loop in arguments.loop:
             try:
                 with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
                     print(f"measuring: {place}", file=sys.stderr)
-                    results.places.append(runner.run(measure(place, MODES[arguments.mode], arguments.case)))
-                if arguments.json:
-                    results.save(arguments.json)
+                    results.places.append(runner.run(measure(place, mode, arguments.case)))
+                save()
             except (ServerMissing, ImportError) as error:
                 print(f"skipped: {loop}, {database}: {error}", file=sys.stderr)
     return results

@@ -1,4 +1,4 @@
-"""``BUDGETS``: limits on speed and size. Each one limits a ratio of two figures of one run."""
+"""``BUDGETS``: limits on speed and size. Nearly each one limits a ratio of two figures of one run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ Measured = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limit on a ratio: ``limit`` is its maximum or, with ``at_least``, its minimum."""
+    """Limit on a ratio or a time: ``limit`` is its maximum or, with ``at_least``, its minimum."""
 
     text: str
     limit: float
     measure: Callable[[PlaceResults], Summary | None]
-    """Returns the ratio, or None if the run did not measure it."""
+    """Returns the figure, or None if the run did not measure it."""
     at_least: bool = False
 
     def met(self, ratio: Summary) -> bool:
@@ -50,6 +50,16 @@ def _against_fastest_peer(case: cases.Case) -> Callable[[PlaceResults], Summary 
         if not peers or Own.name not in measured:
             return None
         return ratios(min(peers, key=lambda samples: Summary.of(samples).median), measured[Own.name])
+
+    return measure
+
+
+def _cpu(case: cases.Case) -> Callable[[PlaceResults], Summary | None]:
+    """Returns the microseconds of CPU time of one operation of this library."""
+
+    def measure(results: PlaceResults) -> Summary | None:
+        samples = results.cpu.get(case.name, {}).get(Own.name)
+        return Summary.of([sample * 1e6 for sample in samples]) if samples else None
 
     return measure
 
@@ -106,6 +116,14 @@ BUDGETS: Final = [
         1.6,
         _ratio(_own(cases.MISSES), (cases.MISSES.name, TortoiseAlone.name)),
     ),
+    Budget("page of 20 rows with 41 dependencies / raw GET", 1.5, _ratio(_own(cases.PAGE), _raw(cases.PAGE))),
+    Budget(
+        "gather of 10 such pages / gather of 10 raw GETs",
+        1.5,
+        _ratio(_own(cases.PAGES_GATHERED), _raw(cases.PAGES_GATHERED)),
+    ),
+    Budget("page of 20 rows with 41 dependencies, CPU µs", 60, _cpu(cases.PAGE)),
+    Budget("miss of a page / the same, untracked", 1.1, _ratio(_own(cases.PAGE_MISS), _own(cases.PAGE_MISS_UNTRACKED))),
     Budget(
         "save() on PostgreSQL / bare save()",
         1.8,

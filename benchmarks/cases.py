@@ -30,7 +30,7 @@ class Case:
     """Number of lookups, rows or writes in one ``run``. Figures are for one of them."""
     run: Callable[[Contestant], Awaitable[Any]]
     expected: Sequence[int]
-    """Primary keys of the expected products, in order if ``ordered``."""
+    """Primary keys of the expected products, in order if ``ordered``. Empty if ``rehearsal`` checks the result."""
     prepare: Callable[[Contestant], Awaitable[None]] = _nothing
     prepares_each: bool = False
     """True to call ``prepare`` before every run, outside of the timed part."""
@@ -106,6 +106,34 @@ async def _save_and_get(who: Contestant) -> Any:
     return found
 
 
+async def _one_page(who: Contestant) -> Any:
+    return await who.page(1)
+
+
+async def _all_pages(who: Contestant) -> Any:
+    return await who.pages(PAGES)
+
+
+async def _forget_page(who: Contestant) -> None:
+    await who.forget_page(1)
+
+
+async def _one_untracked_page(who: Contestant) -> Any:
+    return await who.untracked_page(1)
+
+
+def _checked_pages(get: Callable[[Contestant], Awaitable[Any]], count: int) -> Callable[[Contestant], Awaitable[Any]]:
+    """Returns a function that compares pages with the catalogue, and has no further rows to check."""
+
+    async def check(who: Contestant) -> list[Any]:
+        answer = await get(who)
+        pages = answer if count > 1 else [answer]
+        assert [who.page_rows(page) for page in pages] == list(map(data.page, PAGES[:count])), who.name
+        return []
+
+    return check
+
+
 SLUGS: Final = [data.slug(pk) for pk in HUNDRED]
 SINGLE: Final = Case("hit by pk, one after the other", "get", 1, _one_hit, [_ONE])
 SLUG: Final = Case("hit by slug, one after the other", "get_by_slug", 1, _one_slug, [_ONE])
@@ -142,6 +170,31 @@ MISSES: Final = Case(
     prepares_each=True,
     ordered=False,
 )
+PAGES: Final = list(range(1, 11))
+PAGE: Final = Case("page of 20 rows", "page", 1, _one_page, [], rehearsal=_checked_pages(_one_page, 1))
+PAGES_GATHERED: Final = Case(
+    "gather of 10 pages", "pages", 10, lambda who: who.pages(PAGES), [], rehearsal=_checked_pages(_all_pages, 10)
+)
+PAGE_MISS: Final = Case(
+    "miss of a page, its rows cached",
+    "page",
+    1,
+    _one_page,
+    [],
+    _forget_page,
+    prepares_each=True,
+    rehearsal=_checked_pages(_one_page, 1),
+)
+PAGE_MISS_UNTRACKED: Final = Case(
+    "the same, untracked",
+    "untracked_page",
+    1,
+    _one_untracked_page,
+    [],
+    _forget_page,
+    prepares_each=True,
+    rehearsal=_checked_pages(_one_untracked_page, 1),
+)
 SAVE: Final = Case("save", "save", 1, _save, [_ONE], rehearsal=_save_and_get)
 
 CASES: Final = [
@@ -159,5 +212,9 @@ CASES: Final = [
     MISS,
     MISSES_GATHERED,
     MISSES,
+    PAGE,
+    PAGES_GATHERED,
+    PAGE_MISS,
+    PAGE_MISS_UNTRACKED,
     SAVE,
 ]

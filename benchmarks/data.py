@@ -36,6 +36,21 @@ def products_of(owner: int) -> list[int]:
     return list(range((owner - 1) * LIST_LENGTH + 1, owner * LIST_LENGTH + 1))
 
 
+def page_of(number: int) -> list[int]:
+    """Returns the primary keys of the 20 products of a page. They have 19 owners."""
+    return [*range(number, number + 19 * LIST_LENGTH, LIST_LENGTH), number + 1]
+
+
+def page(number: int) -> list[dict[str, Any]]:
+    """Returns the rows of a page: some columns of its products, and the names of their owners."""
+    return [page_row(product(pk), f"Owner {owner_of(pk)}") for pk in page_of(number)]
+
+
+def page_row(columns: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Returns one row of a page."""
+    return {name: columns[name] for name in ("id", "slug", "title", "stock")} | {"owner": owner}
+
+
 @functools.cache
 def product(pk: int) -> dict[str, Any]:
     """Returns the columns of one product."""

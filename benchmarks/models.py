@@ -64,6 +64,27 @@ class Product(ProductColumns, CachedModel):
         order_by = ["id"]
 
 
+class ArticleColumns(Model):
+    id = fields.IntField(primary_key=True)
+    section = fields.IntField()
+    words = fields.IntField(default=0)
+    views = fields.IntField(default=0)
+
+    class Meta:
+        abstract = True
+
+
+class Article(ArticleColumns, CachedModel):
+    """A row of which any write ends the queries of its table."""
+
+
+class ViewedArticle(ArticleColumns, CachedModel):
+    """The same row, of which writes of ``views`` end no query."""
+
+    class CacheMeta:
+        queries_ignore = ["views"]
+
+
 class PlainRegion(RegionColumns):
     pass
 

@@ -22,7 +22,19 @@ def draw(results: Results, folder: Path) -> list[Path]:
     drawn = [_gathers(place, folder / "gather.svg")]
     if place.loads:
         drawn.append(_loads(place, folder / "concurrency.svg"))
+    if results.contention:
+        drawn.append(draw_contention(results.contention, folder / "contention.svg"))
     return drawn
+
+
+def draw_contention(lines: dict[str, list[tuple[float, float]]], path: Path) -> Path:
+    """Draws hit ratios by the number of writes per second."""
+    figure, axes = _figure("writes to the table per second", "share of reads that are hits")
+    axes.set(yscale="linear", ylim=(0, 1.02))
+    axes.axhline(0.5, color="grey", linewidth=0.5)
+    for name, points in lines.items():
+        axes.plot([rate for rate, _ in points], [ratio for _, ratio in points], **_style(name))
+    return _save(figure, axes, path)
 
 
 def _gathers(place: PlaceResults, path: Path) -> Path:
@@ -63,7 +75,7 @@ def _figure(x: str, y: str) -> tuple[Any, Any]:
 
 
 def _style(name: str) -> dict[str, Any]:
-    return {"label": name, "marker": "o", "markersize": 3, "linewidth": 2.5 if name == Own.name else 1}
+    return {"label": name, "marker": "o", "markersize": 3, "linewidth": 2.5 if name.startswith(Own.name) else 1}
 
 
 def _save(figure: Any, axes: Any, path: Path) -> Path:

@@ -45,6 +45,8 @@ class Results:
     mode: str
     machine: dict[str, Any] = field(default_factory=lambda: described_machine())
     places: list[PlaceResults] = field(default_factory=list[PlaceResults])
+    contention: dict[str, list[tuple[float, float]]] = field(default_factory=dict[str, list[tuple[float, float]]])
+    """Hit ratios by writes per second, the same in all places. See the module ``contention``."""
     version: int = VERSION
 
     def save(self, path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks.budgets import BUDGETS
+from benchmarks.contention import half
 from benchmarks.contestants import ALL, Own
 from benchmarks.results import PlaceResults, Results
 from benchmarks.samples import Summary, ratios
@@ -13,6 +14,13 @@ from benchmarks.samples import Summary, ratios
 def tables(results: Results) -> str:
     """Returns all figures of a run, as Markdown that is also readable in a terminal."""
     lines = [f"{results.mode}: " + ", ".join(f"{name} {value}" for name, value in _machine(results))]
+    if results.contention:
+        lines += [
+            "",
+            "Share of reads that the store alone answers, by writes per second (simulated, see `contention`):",
+            "",
+        ]
+        lines += _aligned(_contention(results.contention))
     for place in results.places:
         lines += ["", f"## {place.loop} loop, {place.database}", ""]
         lines += [
@@ -48,6 +56,13 @@ def _cell(samples: Sequence[float] | None, own: Sequence[float] | None) -> str:
     median, p25, p75 = Summary.of(samples)
     ratio = f" ({ratios(samples, own).median:.2f})" if own is not None and samples is not own else ""
     return f"{median * 1e6:.1f} ± {(p75 - p25) / 2 / median:.0%}{ratio}"
+
+
+def _contention(lines: dict[str, list[tuple[float, float]]]) -> Iterator[list[str]]:
+    yield ["", *[f"{rate:g}" for rate, _ in next(iter(lines.values()))], "one half at"]
+    for name, points in lines.items():
+        falls = half(points)
+        yield [name, *[f"{ratio:.1%}" for _, ratio in points], "" if falls is None else f"{falls:.0f}"]
 
 
 def _loads(place: PlaceResults) -> Iterator[list[str]]:

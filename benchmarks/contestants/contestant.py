@@ -79,6 +79,27 @@ class Contestant:
         """Returns the names of the regions of the owners of these products."""
         raise NotImplementedError
 
+    async def page(self, number: int) -> Any:
+        """Returns the rows of a page, each a dict of products' columns and their owner's name, as one cached value."""
+        raise NotImplementedError
+
+    async def untracked_page(self, number: int) -> Any:
+        """Returns the rows of a page as one cached value that ends by a timeout only."""
+        raise NotImplementedError
+
+    async def pages(self, numbers: Sequence[int]) -> list[Any]:
+        """Returns many pages, each looked up by a task of its own."""
+        return await asyncio.gather(*[self.page(number) for number in numbers])
+
+    def page_rows(self, answer: Any) -> list[dict[str, Any]]:
+        """Returns the rows of an answer of ``page``."""
+        rows: list[dict[str, Any]] = answer
+        return rows
+
+    async def forget_page(self, number: int) -> None:
+        """Makes the next lookup of a page miss, but not those of its rows. Not timed."""
+        raise NotImplementedError
+
     async def save(self, product: Any) -> None:
         """Writes all columns of a product, and invalidates its entries."""
         raise NotImplementedError
@@ -95,6 +116,6 @@ class Contestant:
         """Returns True if the contestant has this operation."""
         method = getattr(type(self), operation)
         if method is getattr(Contestant, operation):
-            needs = {"gather": "get", "gather_by_slug": "get_by_slug"}.get(operation)
+            needs = {"gather": "get", "gather_by_slug": "get_by_slug", "pages": "page"}.get(operation)
             return needs is not None and self.can(needs)
         return True

@@ -6,8 +6,10 @@ from typing import Any
 import redis.asyncio as redis
 
 from aiomodelcache.encoding.layout import FINGERPRINT_SIZE, GUARD, VERSION
+from aiomodelcache.entries.derived import DerivedValue
 from aiomodelcache.open_cache import default_cache
 from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.own import page
 from benchmarks.models import Product
 from benchmarks.places import MANY_CONNECTIONS, Place
 
@@ -21,6 +23,7 @@ class RawRedis(Contestant):
         self._redis = redis.Redis.from_url(place.redis.url, **MANY_CONNECTIONS)
         self._rows = default_cache().entries_of(Product).rows
         self._keys: dict[int, bytes] = {}
+        self._pages: dict[int, str] = {}
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -36,6 +39,18 @@ class RawRedis(Contestant):
 
     async def together(self, pks: Sequence[int]) -> list[Any]:
         return await self._redis.mget([self._key(pk) for pk in pks])
+
+    async def page(self, number: int) -> Any:
+        key = self._pages.get(number)
+        if key is None:
+            key = self._pages[number] = page.key(number)
+        return await self._redis.get(key)
+
+    def page_rows(self, answer: Any) -> list[dict[str, Any]]:
+        result, _ = page.query(1).locate(default_cache())
+        derived: DerivedValue = result.read(answer, VERSION + answer[GUARD][FINGERPRINT_SIZE:])
+        assert len(derived.keys) == 41, derived.keys
+        return list(derived.value)
 
     def columns(self, row: Any) -> dict[str, Any]:
         epoch = VERSION + row[GUARD][FINGERPRINT_SIZE:]  # the entry's own, because only the columns are checked

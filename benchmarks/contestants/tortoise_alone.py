@@ -40,6 +40,14 @@ class TortoiseAlone(Contestant):
         await PlainProduct.fetch_for_list(products, "owner__region")
         return [product.owner.region.name for product in products]
 
+    async def page(self, number: int) -> Any:
+        products = await PlainProduct.filter(id__in=data.page_of(number)).prefetch_related("owner")
+        rows = {product.id: data.page_row(vars(product), product.owner.name) for product in products}
+        return [rows[pk] for pk in data.page_of(number)]
+
+    async def forget_page(self, number: int) -> None:
+        pass
+
     async def save(self, product: Any) -> None:
         await product.save()
 
