@@ -8,6 +8,7 @@ from aiomodelcache.cli.explain import explain_command
 from aiomodelcache.cli.inspect import inspect_command
 from aiomodelcache.cli.keys import keys_command, stats_command
 from aiomodelcache.cli.verify import verify_command
+from aiomodelcache.cli.warm import warm_command
 from aiomodelcache.cli.writes import clear_command, invalidate_command, refresh_command
 
 
@@ -31,6 +32,7 @@ for each in (
     clear_command,
     invalidate_command,
     refresh_command,
+    warm_command,
     doctor_command,
     verify_command,
 ):

@@ -60,7 +60,7 @@ class Output:
         self.console.print(Text(" ").join([styled(part) for part in parts]), soft_wrap=True)
 
     def pairs(self, values: Iterable[tuple[str, object]]) -> None:
-        """Prints names and values, one a line. Leaves out what is None."""
+        """Prints names and values, one a line. Leaves out values that are None."""
         shown = [(name, value) for name, value in values if value is not None]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:

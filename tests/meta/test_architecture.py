@@ -20,7 +20,7 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main check verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
+    "cli": "main check warm verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "fastapi starlette registration asgi",
