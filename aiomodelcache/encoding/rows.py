@@ -98,6 +98,17 @@ class RowCodec:
                 values[name] = load(value)
         return values
 
+    def decode_all(self, rows: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Decodes rows like ``decode_unsafely``, at less cost for each."""
+        read = self._read
+        decoded = [_as_dict(read(row)) for row in rows]
+        for name, load in self._loads:
+            for values in decoded:
+                value = values[name]
+                if value is not None:
+                    values[name] = load(value)
+        return decoded
+
     def _column_name(self, position: re.Match[str]) -> str:
         """Returns the name of a column that a message of msgspec names by its position."""
         return f"`{self._names[int(position[1])]}"

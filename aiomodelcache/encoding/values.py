@@ -56,6 +56,14 @@ class StoredInstance(NamedTuple):
     number: int
 
 
+class StoredMember(NamedTuple):
+    """Stands for a member of an enum within a derived value: a field whose values are such members, and its value."""
+
+    model: str
+    field: str
+    value: Any
+
+
 def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     """Returns ``value`` with every part that untyped msgpack would confuse wrapped as an extension.
 
@@ -128,6 +136,7 @@ _COLLECTIONS: Final[dict[int, tuple[type, Callable[[Any], Any]]]] = {
     11: (dict, dict),
     12: (InstanceReference, lambda items: InstanceReference(*items)),
     13: (StoredInstance, lambda items: StoredInstance(*items)),
+    14: (StoredMember, lambda items: StoredMember(*items)),
 }
 _CODES: Final = {entry[0]: code for table in (_SCALARS, _COLLECTIONS) for code, entry in table.items()}
 _NESTING: Final = frozenset[Any]({list, *(kind for kind, _ in _COLLECTIONS.values())})

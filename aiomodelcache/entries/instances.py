@@ -4,6 +4,8 @@ The tokens of a derived entry say that all of it is current, so no row has to be
 tokens. Decoded instances are as if they were loaded from the database, with one object where the original had one.
 """
 
+import enum
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
@@ -13,16 +15,17 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.rows import RowCodec
-from aiomodelcache.encoding.values import StoredInstance, ValueCodec
+from aiomodelcache.encoding.values import StoredInstance, StoredMember, ValueCodec
 from aiomodelcache.entries.base import fingerprint
 from aiomodelcache.entries.results import map_nested, references_in
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import bound_models
-from aiomodelcache.orm.meta import full_name, is_partial, is_saved
+from aiomodelcache.orm.meta import enum_fields, full_name, is_partial, is_saved
 from aiomodelcache.orm.relations import plural_relations, single_relations
 from aiomodelcache.orm.schema import ModelSchema
 
 _values: Final = ValueCodec()
+_REPLACED: Final = (Model, enum.Enum, uuid.UUID)
 _TORTOISE_ATTRIBUTES: Final = 4
 """The number of attributes, beside columns, that every loaded instance has. See ``ModelSchema.instance``."""
 
@@ -75,8 +78,7 @@ class _Kind(NamedTuple):
 
     def instances(self, rows: list[bytes]) -> list[Model]:
         """Returns the instances of these rows."""
-        decode, build = self.codec.decode_unsafely, self.parts.schema.instance
-        found = [build(decode(row)) for row in rows]
+        found = list(map(self.parts.schema.instance, self.codec.decode_all(rows)))
         if self.columns is not None:
             for instance in found:
                 vars(instance)["_partial"] = True
@@ -94,19 +96,20 @@ class InstanceCodec:
         self._parts: dict[type[Model], _ModelParts] = {}
         self._kinds: dict[tuple[type[Model], tuple[str, ...] | None], _Kind] = {}
         self._models: dict[str, type[Model]] = {}
+        self._members: dict[type[enum.Enum], tuple[str, str]] = {}
 
     def encode(self, value: Any) -> bytes:
         """Returns the bytes of a value. Raises ``EncodeError``, or what the codec of the value raises."""
         if not self._may_hold:
             return PLAIN + self._codec.encode(value)
-        graph = _Graph(self.kind_of)
+        graph = _Graph(self.kind_of, self._member)
         numbers: list[int] | None = None
         content = b""
         if self._is_default and _is_list_of_instances(value):
             numbers = [graph.number(item) for item in value]
         else:
-            content = self._codec.encode(map_nested(value, Model, graph.marker))
-            if not graph.found:
+            content = self._codec.encode(map_nested(value, _REPLACED, graph.marker))
+            if not graph.marked:
                 return PLAIN + content
         graph.finish()
         return _WITH_INSTANCES + _encode(
@@ -127,13 +130,39 @@ class InstanceCodec:
         for number, plurals, singles, others in stored.extras:
             _attach(instances[number], self.parts_of(type(instances[number])), plurals, singles, instances)
             if others:
-                vars(instances[number]).update(_with_instances(_values.decode(others), instances))
+                vars(instances[number]).update(self._restored(_values.decode(others), instances))
         if stored.numbers is not None:
             return [instances[number] for number in stored.numbers]
         value = self._codec.decode(stored.content)
         for _ in references_in(value):  # raises for a value that is nested too deep
             raise DecodeError("it refers to a row")
-        return _with_instances(value, instances)
+        return self._restored(value, instances)
+
+    def _restored(self, value: Any, instances: list[Model]) -> Any:
+        def part_of(marker: StoredInstance | StoredMember) -> Any:
+            if isinstance(marker, StoredInstance):
+                return instances[marker.number]
+            return enum_fields(self._model(marker.model))[marker.field](marker.value)
+
+        return map_nested(value, (StoredInstance, StoredMember), part_of)
+
+    def _member(self, member: enum.Enum) -> Any:
+        """Returns what stands for a member of an enum, or the member itself if it is of no field of any model."""
+        if not self._members:
+            for model in [*bound_models(), *self._bound]:
+                self._members.update({kind: (full_name(model), name) for name, kind in enum_fields(model).items()})
+        place = self._members.get(type(member))
+        return member if place is None else StoredMember(*place, member.value)
+
+    def _model(self, name: str) -> type[Model]:
+        """Returns the model of a name. Raises ``OtherSchema`` if there is none."""
+        model = self._models.get(name)
+        if model is None:
+            self._models = {full_name(each): each for each in [*bound_models(), *self._bound]}
+            model = self._models.get(name)
+        if model is None:
+            raise OtherSchema("it names a model that does not exist")
+        return model
 
     @property
     def _is_default(self) -> bool:
@@ -175,12 +204,7 @@ class InstanceCodec:
         return kind
 
     def _kind_named(self, name: str, expected: bytes, columns: list[str] | None) -> _Kind:
-        model = self._models.get(name)
-        if model is None:
-            self._models = {full_name(each): each for each in [*bound_models(), *self._bound]}
-            model = self._models.get(name)
-        if model is None:
-            raise OtherSchema("it holds an instance of a model that does not exist")
+        model = self._model(name)
         kind = self._kind(model, None if columns is None else tuple(columns))
         if kind.header[1] != expected:
             raise OtherSchema(f"it holds a {model.__name__} of another schema")
@@ -190,8 +214,11 @@ class InstanceCodec:
 class _Graph:
     """The instances inside one value, and those that they refer to, numbered as they are found."""
 
-    def __init__(self, kind_of: Callable[[Model], _Kind]) -> None:
+    def __init__(self, kind_of: Callable[[Model], _Kind], member: Callable[[enum.Enum], Any]) -> None:
         self._kind_of = kind_of
+        self._member = member
+        self.marked = False
+        """True if a marker stands for a part of the value."""
         self._numbers: dict[int, int] = {}
         self.found: list[Model] = []
         self.kinds: list[_Kind] = []
@@ -205,9 +232,12 @@ class _Graph:
             self.found.append(instance)
         return number
 
-    def marker(self, instance: Model) -> StoredInstance:
-        """Returns what stands for an instance in a value."""
-        return StoredInstance(self.number(instance))
+    def marker(self, part: Model | enum.Enum | uuid.UUID) -> Any:
+        """Returns what stands for a part of a value. A driver's own UUID is replaced by a common one."""
+        if isinstance(part, uuid.UUID):
+            return part if type(part) is uuid.UUID else uuid.UUID(int=part.int)
+        self.marked = True
+        return StoredInstance(self.number(part)) if isinstance(part, Model) else self._member(part)
 
     def finish(self) -> None:
         """Encodes the instances, and those that are found meanwhile."""
@@ -241,7 +271,7 @@ class _Graph:
                 if value is None or isinstance(value, Model):  # else a query that was never awaited
                     singles[name] = None if value is None else self.number(value)
             else:
-                others[name] = map_nested(value, Model, self.marker)
+                others[name] = map_nested(value, _REPLACED, self.marker)
         if plurals or singles or others:
             self.extras.append((number, plurals, singles, _values.encode(others) if others else b""))
 
@@ -265,10 +295,3 @@ def _attach(
 def _is_list_of_instances(value: Any) -> bool:
     kind = cast("Any", type(value))
     return kind is list and bool(value) and all(isinstance(item, Model) for item in value)
-
-
-def _with_instances(value: Any, instances: list[Model]) -> Any:
-    def instance_of(marker: StoredInstance) -> Model:
-        return instances[marker.number]
-
-    return map_nested(value, StoredInstance, instance_of)

@@ -231,7 +231,9 @@ class ResultEntries:
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
 
 
-def map_nested(value: Any, kind: type, convert: Callable[[Any], Any], levels: int = MAX_NESTING) -> Any:
+def map_nested(
+    value: Any, kind: type | tuple[type, ...], convert: Callable[[Any], Any], levels: int = MAX_NESTING
+) -> Any:
     """Returns the value with every instance of ``kind`` in it converted, down to ``levels`` levels."""
     if isinstance(value, kind):
         return convert(value)

@@ -3,6 +3,7 @@
 Knows fields, columns and managers. ``relations`` and ``schema`` build on it.
 """
 
+import enum
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
@@ -81,6 +82,12 @@ def columns_of(model: type[Model], attributes: Iterable[str]) -> dict[str, str]:
 def is_relation(model: type[Model], field: str) -> bool:
     """Returns True if ``field`` is a relation of any kind."""
     return isinstance(meta_of(model).fields_map.get(field), RelationalField)
+
+
+def enum_fields(model: type[Model]) -> dict[str, type[enum.Enum]]:
+    """Returns the enums of the fields whose values are members of an enum, by the fields' names."""
+    fields = meta_of(model).fields_map
+    return {name: field.enum_type for name, field in fields.items() if hasattr(field, "enum_type")}
 
 
 def has_own_rows(model: type[Model]) -> bool:
