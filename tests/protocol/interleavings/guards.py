@@ -320,4 +320,23 @@ GUARDS = {
         "if run.background:",
         "near its end, by name",
     ),
+    # Derived results.
+    "a derived result compares the tokens of what it was read from": Guard(
+        "entries.derived:DerivedValue.is_current",
+        "entry[:PREFIX_SIZE] != token",
+        "False",
+        "derived by lookup, saved",
+    ),
+    "a write marks the version of its table": Guard(
+        "engine.intent:Intent.add_tables",
+        "self.clears.update({key: Clear(key) for key in keys})",
+        "pass",
+        "derived by statement, saved",
+    ),
+    "an outer result depends on what the inner one was read from": Guard(
+        "plans.tracking:_Record._compute", "self._tracker.add(key, token)", "pass", "derived by result, cold"
+    ),
+    "a version stands for rows that were not stored": Guard(
+        "plans.tracking:_Record.finish", "self._tracker.add_table(table)", "pass", "derived by list, cold"
+    ),
 }
