@@ -1,5 +1,5 @@
 """Integrations with other libraries. The rest of the library does not import them.
 
 Each module imports its library when it is used, so that ``aiomodelcache`` needs none of them. Top to bottom:
-``fastapi``, ``starlette``, ``registration``, ``asgi``.
+``pydantic``, ``fastapi``, ``starlette``, ``registration``, ``asgi``.
 """

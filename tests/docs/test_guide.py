@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
+from tortoise.contrib.pydantic import creator
 
 from aiomodelcache import CacheConfig, Explanation, ModelCache
 from aiomodelcache.observe.stats import Counters, Stats
@@ -52,6 +53,7 @@ def running(request: pytest.FixtureRequest, db_url: DatabaseUrl, backend_url: st
             del sys.modules[name]
     running.forget()
     EXECUTOR_CACHE.clear()
+    creator._MODEL_INDEX.clear()  # Tortoise keeps schemas by the names of models
 
 
 def on_pages(*names: str) -> pytest.MarkDecorator:

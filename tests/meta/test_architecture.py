@@ -23,7 +23,7 @@ ORDER = {
     "cli": "main check warm verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
-    "contrib": "fastapi starlette registration asgi",
+    "contrib": "pydantic fastapi starlette registration asgi",
     "": "",
     "client": "",
     "views": "",
