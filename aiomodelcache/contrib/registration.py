@@ -1,4 +1,10 @@
-"""The parts that ``register_model_cache`` of all frameworks share: the store's type, and making the cache."""
+"""The parts that ``register_model_cache`` of all frameworks share: the store's type, and making the cache.
+
+Also imports the frameworks, which are optional: type checkers and tests do without those that are missing.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -17,3 +23,13 @@ def make_cache(store: Store, namespace: str, not_found: NotFound, settings: Sett
     """
     merged: Settings = {"not_found": not_found, **settings}
     return ModelCache(store, namespace=namespace, **merged)
+
+
+def required(module: str, extra: str) -> Any:
+    """Returns a module of an optional library. Raises ``ImportError``, which names the extra to install."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"aiomodelcache.contrib.{extra} needs {module.partition('.')[0]}: pip install 'aiomodelcache[{extra}]'."
+        ) from error

@@ -1,6 +1,7 @@
 """Runs the application of a page of docs/frameworks with the framework's own server, in several workers."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -83,8 +84,10 @@ class FrameworkServer(Server):
         return ["/usr/bin/env", *given, sys.executable, *command]
 
     def stop(self) -> str:
-        """Ends the server and returns its log."""
-        self._end_process(self._end_signal)
+        """Has the server end its workers, and returns its log."""
+        assert self._process is not None
+        os.kill(self.pid, self._end_signal)  # not the workers, some of which would end without closing anything
+        self._process.wait(timeout=30)
         return (self.folder / "log").read_text(errors="replace")
 
     def ask_workers(self, path: str) -> dict[int, dict[str, Any]]:

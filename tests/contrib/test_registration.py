@@ -1,0 +1,31 @@
+"""What all ``register_model_cache`` share: the settings, and optional libraries."""
+
+import subprocess
+import sys
+
+import pytest
+
+from aiomodelcache.contrib.registration import make_cache, required
+
+
+def test_a_missing_library_is_an_error_that_names_the_extra() -> None:
+    with pytest.raises(ImportError, match=r"^aiomodelcache.contrib.litestar needs no_such_library: .*\[litestar\]'\.$"):
+        required("no_such_library.exceptions", "litestar")
+
+
+def test_a_setting_of_the_caller_replaces_that_of_the_framework() -> None:
+    assert make_cache("memory://", "shop", LookupError, {}).config.not_found is LookupError
+    assert make_cache("memory://", "shop", LookupError, {"not_found": KeyError}).config.not_found is KeyError
+
+
+@pytest.mark.slow(because="runs a program")
+def test_importing_the_library_and_its_integrations_imports_no_framework() -> None:
+    program = """
+import importlib, pkgutil, sys
+import aiomodelcache.contrib
+for module in pkgutil.iter_modules(aiomodelcache.contrib.__path__, "aiomodelcache.contrib."):
+    importlib.import_module(module.name)
+print(*sorted({"aiohttp", "blacksheep", "fastapi", "litestar", "quart", "sanic", "starlette"} & sys.modules.keys()))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.strip()) == (0, ""), ran.stderr
