@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from benchmarks import cases
-from benchmarks.contestants import PEERS_ON_REDIS, Near, Own, RawRedis, TortoiseAlone
+from benchmarks.contestants import PEERS_ON_REDIS, ByHand, Near, Own, RawRedis, TortoiseAlone
 from benchmarks.results import PlaceResults
 from benchmarks.samples import Summary, ratios
 
@@ -123,6 +123,7 @@ BUDGETS: Final = [
         _ratio(_own(cases.PAGES_GATHERED), _raw(cases.PAGES_GATHERED)),
     ),
     Budget("page of 20 rows with 41 dependencies, CPU µs", 60, _cpu(cases.PAGE)),
+    Budget("query of 50 rows / list of 50 by hand", 1, _ratio(_own(cases.QUERY), (cases.QUERY.name, ByHand.name))),
     Budget("miss of a page / the same, untracked", 1.1, _ratio(_own(cases.PAGE_MISS), _own(cases.PAGE_MISS_UNTRACKED))),
     Budget(
         "save() on PostgreSQL / bare save()",

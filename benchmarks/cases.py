@@ -147,6 +147,7 @@ MIXED: Final = Case(
     "mixed kinds: 2 rows, 2 lists of 50", "mixed", 1, lambda who: who.mixed(_ONE), [_ONE, _ONE + 1, *_LISTS]
 )
 LIST: Final = Case("list of 50", "products_of", 1, lambda who: who.products_of(3), data.products_of(3))
+QUERY: Final = Case("query of 50 rows", "queried", 1, lambda who: who.queried(3), data.products_of(3))
 TWO_LEVELS: Final = Case("50 rows and two levels behind them", "regions_behind", 1, _two_levels, SPREAD, ordered=False)
 SCOPE: Final = Case("hit in local_cache()", "again", 200, _in_scope, [_ONE])
 NEAR: Final = Case("near hit", "nearby", 200, _near, [_ONE])
@@ -206,6 +207,7 @@ CASES: Final = [
     MANY_BY_PK,
     MIXED,
     LIST,
+    QUERY,
     TWO_LEVELS,
     SCOPE,
     NEAR,

@@ -25,4 +25,4 @@ with suppress(ModuleNotFoundError):
     ALL += [CashewsRedis, CashewsClientSide, CashewsMemory]
     PEERS_ON_REDIS.append(CashewsRedis)
 
-__all__ = ["ALL", "PEERS_ON_REDIS", "Contestant", "Near", "Own", "RawRedis", "TortoiseAlone"]
+__all__ = ["ALL", "PEERS_ON_REDIS", "ByHand", "Contestant", "Near", "Own", "RawRedis", "TortoiseAlone"]

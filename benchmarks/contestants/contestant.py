@@ -71,6 +71,10 @@ class Contestant:
         """Returns the products of an owner, by primary key."""
         raise NotImplementedError
 
+    async def queried(self, owner: int) -> list[Any]:
+        """Returns the products of an owner by a query that was not declared before."""
+        raise NotImplementedError
+
     async def mixed(self, pk: int) -> list[Any]:
         """Returns the products of four independent lookups: by primary key, by slug, and two lists."""
         raise NotImplementedError

@@ -74,6 +74,9 @@ class Own(Contestant):
     async def products_of(self, owner: int) -> list[Any]:
         return await Product.cache.filter(owner=owner)
 
+    async def queried(self, owner: int) -> list[Any]:
+        return await Product.cache.query(Product.filter(owner_id=owner).order_by("id"))
+
     async def mixed(self, pk: int) -> list[Any]:
         found = await BatchCacheQuery(
             by_pk=Product.cache.get(id=pk),

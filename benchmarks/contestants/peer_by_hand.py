@@ -73,6 +73,9 @@ class ByHand(Contestant):
     async def forget_page(self, number: int) -> None:
         await self._redis.delete(f"page:{number}")
 
+    async def queried(self, owner: int) -> list[Any]:
+        return await self.products_of(owner)
+
     async def save(self, product: Any) -> None:
         await product.save()
         await self._redis.delete(

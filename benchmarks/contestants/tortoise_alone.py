@@ -48,6 +48,9 @@ class TortoiseAlone(Contestant):
     async def forget_page(self, number: int) -> None:
         pass
 
+    async def queried(self, owner: int) -> list[Any]:
+        return await self.products_of(owner)
+
     async def save(self, product: Any) -> None:
         await product.save()
 
