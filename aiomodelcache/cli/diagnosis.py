@@ -75,7 +75,7 @@ def _persistence(info: Mapping[str, str], save: str | None) -> Finding:
         text = f"{name} stores entries on disk, which are not used after a restart"
         return Finding("warning", "persistence", text, remedy)
     if save is None:
-        return Finding("ok", "persistence", "not known, because CONFIG is not permitted")
+        return Finding("ok", "persistence", "of snapshots is not known, because CONFIG does not tell")
     return Finding("ok", "persistence", "off")
 
 

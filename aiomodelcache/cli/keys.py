@@ -8,7 +8,7 @@ from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.keyspace import KeyMap
 from aiomodelcache.cli.output import Output, duration, size
-from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.session import Session, command
 from aiomodelcache.cli.store import Store, connected
 from aiomodelcache.cli.survey import Found, Total, survey, totals
 from aiomodelcache.cli.targets import Target, find_target
@@ -44,7 +44,7 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
     the server, in small steps.
     """
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
-        view = opened(cache)
+        view = cache.open_cache  # also of an application with tenants: keys tell theirs
         owner = owner_of(find_target(view, target))
         listed: list[dict[str, Any]] = []
         counted: dict[str, Total] = {}
@@ -77,7 +77,7 @@ async def stats_command(session: Session) -> None:
     Scans all keys of the server, in small steps.
     """
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
-        view = opened(cache)
+        view = cache.open_cache  # also of an application with tenants: keys tell theirs
         counted: dict[str, Total] = {}
         async for chunk in survey(view, store, KeyMap(view)):
             totals(chunk, counted)

@@ -54,8 +54,7 @@ async def warm_command(
         entries = view.entries_of(model)
         plan = _Plan(view, entries, [key.split(",") for key in keys])
         position = _Position(entries.schema, checkpoint, plan.columns)
-        counters = entries.rows.counters
-        before, failures, started, rows = counters.fills, view.guarded.failures, time.monotonic(), 0
+        before, failures, started, rows = cache.stats.statements, view.guarded.failures, time.monotonic(), 0
         total = await entries.schema.queryset(entries.schema.client).count()
         with _progress(session, min(total, limit or total)) as advance:
             async for found in _batches(entries.schema, plan.columns, position, batch, limit):
@@ -69,8 +68,9 @@ async def warm_command(
                     await asyncio.sleep(max(0.0, rows / rate - (time.monotonic() - started)))
         if limit is None or rows < limit:
             position.remove()
-    data = {"target": model.__name__, "rows": rows, "stored": counters.fills - before, "resumed": position.resumed}
-    text = f"{rows} rows read, {data['stored']} entries stored"
+        statements = cache.stats.statements - before
+    data = {"target": model.__name__, "rows": rows, "statements": statements, "resumed": position.resumed}
+    text = f"{rows} rows read, {statements} statements for those that were not in the cache"
     session.output.emit(data, lambda: session.output.line("ok", text + (", continued" if position.resumed else "")))
 
 

@@ -1,5 +1,6 @@
 """``aiomodelcache keys`` and ``aiomodelcache stats``."""
 
+from tests.cli.conftest import create_rows
 from tests.support.application import Application
 from tests.support.servers import RedisServer
 
@@ -71,3 +72,39 @@ def test_stats_work_where_info_is_not_permitted(filled: Application, redis_serve
 
 def test_other_namespaces_are_not_counted(filled: Application) -> None:
     assert filled.run("stats", "--json", "--namespace", "other").data["keys"] == 0
+
+
+CONFIG = """
+from aiomodelcache import CacheConfig
+
+CACHE = CacheConfig(tenant=lambda: None)
+"""
+
+
+def test_the_keys_of_tenants_are_counted_and_not_named(application: Application) -> None:
+    application.do(create_rows, tenant=lambda: "secret-tenant")
+    (application.folder / f"cache_{application.folder.name}.py").write_text(CONFIG)
+    ran = application.run("keys", "Listing", "--config", f"cache_{application.folder.name}.CACHE", "--json")
+    totals = {total["cache"]: total["states"] for total in ran.data["totals"]}
+    assert totals["Listing"] == {"hit": 5}
+    assert "secret" not in ran.out
+    ran = application.run("explain", "Listing", "id=1", "--config", f"cache_{application.folder.name}.CACHE", status=2)
+    assert "has no tenant" in ran.err
+
+
+SIGNED = """
+from aiomodelcache import CacheConfig
+
+CACHE = CacheConfig(secret=b"a secret of the application")
+"""
+
+
+def test_signed_entries_are_read_with_the_secret_of_the_application(application: Application) -> None:
+    application.do(create_rows, secret=b"a secret of the application")
+    name = f"signed_{application.folder.name}"
+    (application.folder / f"{name}.py").write_text(SIGNED)
+    application.keys = {"config": f'"{name}.CACHE"'}
+    application.configure()
+    totals = {total["cache"]: total["states"] for total in application.run("keys", "Listing", "--json").data["totals"]}
+    assert totals["Listing"] == {"hit": 5}
+    assert application.run("verify", "--json").data["compared"] > 10

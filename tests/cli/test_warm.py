@@ -9,6 +9,7 @@ import pytest
 from aiomodelcache import ModelCache
 from tests.support.application import Application
 from tests.support.models.shop_models import Listing, Seller
+from tests.support.servers import RedisServer
 
 ROWS = 60
 
@@ -34,10 +35,10 @@ def keys(application: Application, kind: str) -> int:
 def test_all_rows_are_read_by_primary_key(cold: Application) -> None:
     assert keys(cold, "row") == 0
     ran = cold.process("warm", "Listing", "--batch", "25")
-    assert ran.out == f"ok {ROWS} rows read, {ROWS} entries stored\n"
+    assert ran.out == f"ok {ROWS} rows read, 3 statements for those that were not in the cache\n"
     assert keys(cold, "row") == ROWS
     again = cold.run("warm", "Listing", "--json").data
-    assert again == {"target": "Listing", "rows": ROWS, "stored": 0, "resumed": False}
+    assert again == {"target": "Listing", "rows": ROWS, "statements": 0, "resumed": False}
 
 
 def test_other_keys_are_read_too(cold: Application) -> None:
@@ -57,7 +58,7 @@ def test_a_run_that_stopped_is_continued(cold: Application) -> None:
     assert cold.run(*arguments, "--limit", "20").data["rows"] == 20
     assert "secret" not in file.read_text()
     assert keys(cold, "row") == 20
-    assert cold.run(*arguments).data == {"target": "Listing", "rows": ROWS - 20, "stored": ROWS - 20, "resumed": True}
+    assert cold.run(*arguments).data == {"target": "Listing", "rows": ROWS - 20, "statements": 4, "resumed": True}
     assert keys(cold, "row") == ROWS
     assert not file.exists()
 
@@ -79,6 +80,26 @@ def test_a_run_that_was_killed_is_continued(cold: Application) -> None:
     assert data["resumed"] is True
     assert 0 < data["rows"] < ROWS
     assert keys(cold, "row") == ROWS
+
+
+def test_a_store_that_stops_ends_the_run(cold: Application, own_redis: RedisServer) -> None:
+    cold.redis = own_redis
+    cold.configure()
+    file = cold.folder / "position.json"
+    arguments = ("warm", "Listing", "--batch", "10", "--rate", "10", "--checkpoint", str(file))
+    process = subprocess.Popen(
+        cold.start(*arguments), cwd=cold.folder, env=cold.environment, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    own_redis.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "The store has stopped answering: run the command again." in error
+    assert file.exists()
 
 
 def test_the_rate_is_kept(cold: Application) -> None:
