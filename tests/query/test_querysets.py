@@ -16,6 +16,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import (
     BatchCacheQuery,
+    CacheConfigurationError,
     CacheError,
     ModelCache,
     cached,
@@ -138,8 +139,9 @@ async def test_an_answer_is_what_the_queryset_would_give_now(
 
 
 async def test_a_miss_sends_the_statements_of_tortoise_alone(cache: ModelCache, backend: CountingBackend) -> None:
-    async with assert_ops(backend, sql=3, redis=None):
+    async with assert_ops(backend, sql=2, redis=["read", "lease", "fill"]):
         await Happening.cache.query(Happening.all().order_by("id").prefetch_related("organizer"))
+    async with assert_ops(backend, sql=1, redis=["read", "lease", "fill"]):
         await Happening.cache.query(Happening.all().count())
 
 
@@ -312,10 +314,11 @@ class TestCalls:
     async def test_awaiting_a_prefetch_again_sends_no_more_statements(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
-        query = Happening.cache.query(Happening.all().prefetch_related(Prefetch("labels", Label.all())))
+        labels = Prefetch("labels", Label.all())
+        query = Happening.cache.query(Happening.all().prefetch_related("organizer", labels))
         for _ in range(3):
             await Happening.filter(id=1).update(level=F("level") + 1)
-            async with assert_ops(backend, sql=3, redis=None):
+            async with assert_ops(backend, sql=4, redis=None):
                 await query
 
     async def test_a_batch_takes_one_round_trip(self, cache: ModelCache, backend: CountingBackend) -> None:
@@ -330,6 +333,43 @@ class TestCalls:
         async with assert_ops(backend, sql=0, redis=["read"]):
             answers = await batch()
         assert (answers["number"], len(answers["rows"]), answers["one"].slug) == (3, 3, "h1")
+
+    async def test_a_batch_may_ask_the_cache_alone_or_for_one_moment(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        def batch() -> BatchCacheQuery:
+            return BatchCacheQuery(number=Happening.cache.query(Happening.all().count()))
+
+        async with assert_ops(backend, sql=0, redis=None):
+            assert await batch().get(only_cache=True) == {}
+        assert await batch().get(snapshot=True) == {"number": 3}
+        async with assert_ops(backend, sql=0, redis=["read"]):
+            assert await batch().get(only_cache=True) == {"number": 3}
+
+    async def test_a_timeout_is_that_of_the_call(self, cache: ModelCache) -> None:
+        lives: list[float] = []
+        keys: set[str] = set()
+        for timeout in ("5m", 60, None):
+            query = Happening.cache.query(Happening.all().count(), timeout=timeout)
+            await query
+            entry = (await query.explain()).entry
+            assert entry is not None
+            assert entry.expires_in is not None
+            lives.append(entry.expires_in)
+            keys.add(entry.key)
+        assert lives == pytest.approx([300, 60, cache.config.timeout], rel=0.2)
+        assert len(keys) == 3, "an answer that was stored for longer must not be found"
+        with pytest.raises(CacheConfigurationError, match=r"Happening.cache.query: timeout is"):
+            Happening.cache.query(Happening.all().count(), timeout=-1)
+
+    async def test_without_a_cache_it_is_awaited(self, cache: ModelCache, backend: CountingBackend) -> None:
+        def number() -> Awaitable[int]:
+            return Happening.cache.query(Happening.all().count())
+
+        await number()
+        with cache.disabled():
+            async with assert_ops(backend, sql=1, redis=0):
+                assert await number() == 3
 
     async def test_callers_at_the_same_time_share_one_computation(
         self, cache: ModelCache, backend: CountingBackend
