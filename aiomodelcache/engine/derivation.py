@@ -120,7 +120,10 @@ class Derivations:
 
     async def _before_statement(self, tracker: Tracker, client: Any, sql: str) -> None:
         """Adds the versions of the tables that a statement names to the tracker, before the statement is sent."""
-        names, repeated, words, only_reads = tables_in(sql, client.capabilities.dialect)
+        statement = client.connection_name, sql
+        if statement in tracker.statements:  # again, or by a method of the client that calls another one
+            return
+        names, repeated, words, words_from, only_reads = tables_in(sql, client.capabilities.dialect)
         if not only_reads:
             tracker.unrecorded("it writes to the database")
             return
@@ -130,6 +133,8 @@ class Derivations:
             tracker.untracked.update(f"{client.connection_name}.{name}" for name in unnoticed)
             if self._config.untracked_reads == "error" and not tracker.declared:
                 raise CacheError(self._untracked_text(tracker))
+        if tracker.selects_rows:
+            words, tracker.selects_rows = words_from, False
         keys = {name: key for name, key in found.items() if key is not None}
         groups = {name: tracker.groups.pop(key) for name, key in keys.items() if key in tracker.groups}
         single = {
@@ -138,6 +143,7 @@ class Derivations:
         await self.depend_on_versions(tracker, [key for name in single for key in groups[name]])
         tables = {key for name, key in keys.items() if name not in single} - {tracker.exempt}
         await self.depend_on(tracker, [self._versions.version_for(key, words) for key in tables])
+        tracker.statements.add(statement)
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Reads the versions that the tracker does not know. Waits briefly for writes in progress.

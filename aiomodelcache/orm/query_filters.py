@@ -1,10 +1,11 @@
-"""The conditions of a queryset that every row of its result meets."""
+"""Properties of all rows that a queryset returns: whether they are whole, and the conditions that each meets."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from tortoise.expressions import Q
 from tortoise.models import Model
+from tortoise.queryset import QuerySet
 
 from aiomodelcache.orm.meta import attributes_of, meta_of
 
@@ -12,11 +13,16 @@ from aiomodelcache.orm.meta import attributes_of, meta_of
 def equal_values(queryset: Any, attributes: Collection[str]) -> dict[str, Any] | None:
     """Returns the values that the queryset demands of these attributes, or None if it does not demand one of each."""
     model, found = queryset.model, dict[str, Any]()
-    for name, value in _conditions(queryset._q_objects):
+    for name, value in _conditions(getattr(queryset, "_q_objects", ())):  # a union has none
         [attribute] = attributes_of(model, [name])
         if attribute in attributes and name not in queryset._annotations:
             found[attribute] = _column_value(model, name, value)
     return found if found.keys() >= set(attributes) else None
+
+
+def selects_rows(queryset: Any) -> bool:
+    """Returns True if a queryset returns whole rows, and nothing that is computed from their columns."""
+    return isinstance(queryset, QuerySet) and not (queryset._annotations or queryset._fields_for_select)
 
 
 def _conditions(conditions: Iterable[Any]) -> Iterable[tuple[str, Any]]:

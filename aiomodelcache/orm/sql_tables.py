@@ -50,6 +50,8 @@ class NamedTables(NamedTuple):
     """Those names that occur several times."""
     words: frozenset[str]
     """All words of the statement, unquoted and in lower case, and ``*`` if it may stand for all columns."""
+    words_from: frozenset[str]
+    """The words from the first FROM on: all but the columns that a SELECT without subqueries returns."""
     only_reads: bool
     """False if the statement may write."""
 
@@ -107,7 +109,9 @@ class _Statement:
         only_reads = next((word for word in words if word != "("), "") in _READS and ";" not in words[:-1]
         writes = any(word in _WRITES and words[at + 1 : at + 2] != ["("] for at, word in enumerate(words))
         repeated = frozenset(name for name, number in self._names.items() if number > 1)
-        return NamedTables(tuple(self._names), repeated, self._lower_words(), only_reads and not writes)
+        start = words.index("FROM") if "FROM" in words else 0
+        all_words, words_from = self._lower_words(0), self._lower_words(start)
+        return NamedTables(tuple(self._names), repeated, all_words, words_from, only_reads and not writes)
 
     def _is_keyword(self, at: int) -> bool:
         if at and self._words[at - 1] in _NO_KEYWORD_AFTER:
@@ -118,9 +122,10 @@ class _Statement:
         before = self._words[max(0, at - 4) : at - 1]
         return caller in _BEFORE_OTHER_FROM or before[-2:] == ["IS", "DISTINCT"] or before == ["IS", "NOT", "DISTINCT"]
 
-    def _lower_words(self) -> frozenset[str]:
-        names = {_unquoted(text).lower() for text in self._texts} - {"*"}
-        stars = [at for at, word in enumerate(self._words) if word == "*" and self._words[at - 1 : at] != ["("]]
+    def _lower_words(self, start: int) -> frozenset[str]:
+        names = {_unquoted(text).lower() for text in self._texts[start:]} - {"*"}
+        words = self._words[start:]
+        stars = [at for at, word in enumerate(words) if word == "*" and words[at - 1 : at] != ["("]]
         return frozenset([*names, "*"] if stars else names)
 
     def _find_common(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """``Event.cache.query(queryset)``: the answer of any queryset, for as long as nothing changes that it was read from."""
 
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -17,6 +18,7 @@ from aiomodelcache.exceptions import CacheError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import bound_models, router_client
 from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, use_clients
+from aiomodelcache.orm.query_filters import equal_values, selects_rows
 from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import refuse_cycle, result_hit
@@ -24,7 +26,7 @@ from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.scopes.tracking import current_tracker
+from aiomodelcache.scopes.tracking import Tracker, current_tracker
 
 T = TypeVar("T")
 _ROUTER_CALLS: Final = 50
@@ -119,10 +121,23 @@ class QuerysetQuery(CacheQuery[T]):
         tracker = current_tracker()
         if tracker is not None and self._digest_now() != self._digest:
             tracker.refuse("an instance that it was asked for with was changed meanwhile")
+        if tracker is not None:
+            tracker.selects_rows = selects_rows(self._queryset)
+            self._depend_on_group(cache, tracker)
         query = copied(self._queryset)
         use_clients(query, partial(_client_of, cache, self._client))
         rows = await query
         return rows if self._field is None else {getattr(row, self._field): row for row in rows}
+
+    def _depend_on_group(self, cache: OpenCache, tracker: Tracker) -> None:
+        """Lets the version of a group stand for that of the table, if all rows of the answer are of one group."""
+        entries = cache.entries_of(self._model)
+        groups, table = entries.groups, entries.rows.table_key
+        values = None if groups is None else equal_values(self._queryset, groups.attributes)
+        if groups is not None and values is not None and table is not None:
+            with suppress(ValueError):  # such as an expression: the database knows its value
+                normalised = tuple([groups.schema.normalise(name, values[name]) for name in groups.attributes])
+                tracker.groups[table] = [groups.key(normalised), groups.epoch_key]
 
     def _digest_now(self) -> bytes:
         return digest_of((state_of(self._queryset), self._field, self._timeout))

@@ -28,6 +28,8 @@ class Tracker:
         "owner",
         "pending",
         "refusal",
+        "selects_rows",
+        "statements",
         "unfinished",
         "unseen",
         "untracked",
@@ -46,6 +48,8 @@ class Tracker:
         """The guarded backend that the tokens belong to."""
         self.name = name
         self.before_statement = before_statement
+        self.selects_rows = False
+        """True if the next statement returns whole rows, in which columns in ``queries_ignore`` may be of any age."""
         self.groups: dict[bytes, list[bytes]] = {}
         """Keys that stand for a table's version in the next statement that names the table once."""
         self.exempt: bytes | None = None
@@ -65,6 +69,8 @@ class Tracker:
         """The keys of table versions that were not known when entries of the table were read."""
         self.unfinished = 0
         """The number of lookups and statements that have begun and not ended."""
+        self.statements: set[tuple[str, str]] = set()
+        """The statements whose tables are dependencies already, with the names of their connections."""
         self.refusal: str | None = None
         """The first reason for which the result must not be stored."""
         self.unseen: str | None = None

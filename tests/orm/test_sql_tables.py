@@ -125,3 +125,10 @@ def test_words_are_all_words_and_a_star_for_columns() -> None:
     assert "*" not in words
     assert "*" in tables_in("SELECT t.* FROM t", SQLITE).words
     assert "*" in tables_in("SELECT a, * FROM t", SQLITE).words
+
+
+def test_the_words_after_from_leave_out_the_columns_that_are_returned() -> None:
+    named = tables_in('SELECT "seen" "seen", MAX("top") FROM "t" WHERE "level" = 1 ORDER BY "id"', POSTGRES)
+    assert {"seen", "top", "level", "id"} <= named.words
+    assert {"level", "id", "t"} <= named.words_from
+    assert named.words_from.isdisjoint({"seen", "top"})

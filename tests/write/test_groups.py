@@ -1,4 +1,4 @@
-"""``queries_by``: a write marks the versions of the groups that rows are in before and after it, and of no others."""
+"""``queries_by``: a write touches the queries of the groups that rows are in before and after it, and no others."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
-from tortoise.expressions import F
+from tortoise.exceptions import DoesNotExist
+from tortoise.expressions import F, Q, Subquery
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import CacheConfigurationError, ModelCache, writes_without_cache
+from aiomodelcache import CacheConfigurationError, CacheQuery, ModelCache, writes_without_cache
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, ReplacedEntry
-from aiomodelcache.testing import CountingBackend
+from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.derived_models import Seat
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
@@ -131,3 +132,67 @@ async def test_a_wrong_setting_is_an_error_with_its_remedy(
     monkeypatch.setattr(Seat, "CacheMeta", type("CacheMeta", (), settings))
     with pytest.raises(CacheConfigurationError, match=message):
         await ModelCache(backend).open()
+
+
+def of_line(line: int) -> CacheQuery[list[Seat]]:
+    return Seat.cache.query(Seat.filter(line=line).order_by("id"))
+
+
+@pytest.mark.parametrize(("write", "expected"), [case[1:] for case in WRITES], ids=[case[0] for case in WRITES])
+async def test_a_write_ends_the_queries_of_these_groups_alone(
+    write: Callable[[], Awaitable[Any]], expected: set[int], marks: Marks
+) -> None:
+    for line in range(10):
+        await of_line(line)
+    await write()
+    for line in range(10):
+        number = None if line in expected else 0
+        async with assert_ops(marks, sql=number):
+            answer = await of_line(line)
+        assert [(seat.id, seat.price) for seat in answer] == await Seat.filter(line=line).order_by("id").values_list(
+            "id", "price"
+        )
+
+
+QUERIES: list[tuple[str, Callable[[], Any], bool]] = [
+    ("by keyword", lambda: Seat.filter(line=1), True),
+    ("by Q", lambda: Seat.filter(Q(line=1), Q(price=0) | Q(price=5)), True),
+    ("count", lambda: Seat.filter(line=1).count(), True),
+    ("exists", lambda: Seat.filter(line=1, price=7).exists(), True),
+    ("values", lambda: Seat.filter(line=1).order_by("id").values("id", "price"), True),
+    ("get", lambda: Seat.get(line=1, id=10), True),
+    ("all", lambda: Seat.all(), False),
+    ("by another column", lambda: Seat.filter(price=0), False),
+    ("or", lambda: Seat.filter(Q(line=1) | Q(price=1)), False),
+    ("not", lambda: Seat.filter(~Q(line=1)), False),
+    ("exclude", lambda: Seat.exclude(line=1), False),
+    ("range", lambda: Seat.filter(line__in=[1]), False),
+    ("subquery", lambda: Seat.filter(line=1, id__in=Subquery(Seat.filter(price=0).values("id"))), False),
+    ("expression", lambda: Seat.filter(line=F("line")), False),
+    ("ignored column", lambda: Seat.filter(line=1, looked_at=0), False),
+]
+
+
+@pytest.mark.parametrize(("query", "narrow"), [case[1:] for case in QUERIES], ids=[case[0] for case in QUERIES])
+async def test_a_query_of_one_group_ignores_writes_to_others(
+    query: Callable[[], Any], narrow: bool, marks: Marks
+) -> None:
+    """A query that may contain rows of several groups depends on the whole table."""
+    cached = Seat.cache.query(query())
+    await cached
+    await cached
+    await Seat.filter(id=31).update(price=1)
+    async with assert_ops(marks, sql=0 if narrow else None):
+        answer = await cached
+    assert answer == await query()
+    await Seat.filter(id=10).update(price=2)
+    assert await cached == await query()
+    await Seat.filter(id=10).update(line=3)
+    assert await outcome(cached) == await outcome(query())
+
+
+async def outcome(query: Awaitable[Any]) -> Any:
+    try:
+        return await query
+    except DoesNotExist:
+        return DoesNotExist
