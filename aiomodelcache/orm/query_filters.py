@@ -22,7 +22,7 @@ def equal_values(queryset: Any, attributes: Collection[str]) -> dict[str, Any] |
 
 def selects_rows(queryset: Any) -> bool:
     """Returns True if a queryset returns whole rows, and nothing that is computed from their columns."""
-    return isinstance(queryset, QuerySet) and not (queryset._annotations or queryset._fields_for_select)
+    return issubclass(type(queryset), QuerySet) and not (queryset._annotations or queryset._fields_for_select)
 
 
 def _conditions(conditions: Iterable[Any]) -> Iterable[tuple[str, Any]]:
