@@ -1,6 +1,6 @@
 """Integrations with other libraries. The rest of the library does not import them.
 
 Each module imports its library when it is used, so that ``aiomodelcache`` needs none of them. Top to bottom:
-``litestar``, ``blacksheep``, ``sanic``, ``quart``, ``aiohttp``, ``pydantic``, ``fastapi``, ``starlette``,
-``registration``, ``asgi``.
+``taskiq``, ``arq``, ``faststream``, ``litestar``, ``blacksheep``, ``sanic``, ``quart``, ``aiohttp``, ``pydantic``,
+``fastapi``, ``starlette``, ``registration``, ``asgi``.
 """

@@ -23,7 +23,8 @@ ORDER = {
     "cli": "main check warm verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
-    "contrib": "litestar blacksheep sanic quart aiohttp pydantic fastapi starlette registration asgi",
+    "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette registration "
+    "asgi",
     "": "",
     "client": "",
     "views": "",
