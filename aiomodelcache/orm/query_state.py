@@ -49,11 +49,20 @@ _COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
 _OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
 """What a class derived from ``Function`` may define besides dunder names, and still be known by its state."""
 _UNSTABLE: Final = re.compile(
-    r"\b(rand|random|randomblob|random_normal|uuid|uuid_short|gen_random_uuid|uuid_generate_v\w+|uuidv\w+|nextval|"
-    r"now|sysdate|curdate|curtime|localtime|localtimestamp|current_date|current_time|current_timestamp|utc_date|"
-    r"utc_time|utc_timestamp|unix_timestamp|clock_timestamp|statement_timestamp|transaction_timestamp|timeofday|"
-    r"julianday|unixepoch|strftime)\b",
-    re.IGNORECASE,
+    r"""
+      (?<!["`.\w])
+      (?: (?: rand | random | randomblob | random_normal | uuid | uuid_short | gen_random_uuid | uuid_generate_v\w+
+            | uuidv\w+ | nextval | now | sysdate | curdate | curtime | clock_timestamp | statement_timestamp
+            | transaction_timestamp | timeofday
+          ) \s* \(
+        | (?: unix_timestamp | julianday | unixepoch | date | time | datetime ) \s* \( \s* \)
+        | (?: current_date | current_time | current_timestamp | localtime | localtimestamp | utc_date | utc_time
+            | utc_timestamp
+          ) \b (?! ["`] )
+      )
+    | 'now'
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 """SQL functions that return another value each time."""
 
@@ -167,8 +176,7 @@ class _Reading:
         called = function.database_func
         if not _is_known_function(kind) or not isinstance(called, type) or not _is_of_libraries(called):
             return self._unread(function)
-        if _UNSTABLE.fullmatch(called.__name__) or _UNSTABLE.fullmatch(kind.__name__):
-            _refuse_unstable(kind.__name__)
+        _refuse_unstable(f"{kind.__name__}(field) {called.__name__}(field)")
         state = {name: value for name, value in _attributes(function).items() if name != "field_object"}
         return _path(kind), _path(called), [(name, self.value(value)) for name, value in sorted(state.items())]
 
@@ -284,7 +292,7 @@ def _path(kind: Any) -> str:
 def _refuse_unstable(text: str) -> None:
     found = _UNSTABLE.search(text)
     if found is not None:
-        _refuse(found[0])
+        _refuse(found[0].strip(" ('"))
 
 
 def _refuse(name: str) -> NoReturn:

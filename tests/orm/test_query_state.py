@@ -273,10 +273,20 @@ async def test_an_attribute_of_a_later_tortoise_is_refused() -> None:
         state_of(query)
 
 
-@pytest.mark.parametrize("sql", ["now()", "RANDOM()", "nextval('s')", "CURRENT_TIMESTAMP", "gen_random_uuid()"])
+@pytest.mark.parametrize(
+    "sql",
+    ["now()", "RANDOM ()", "nextval('s')", "CURRENT_TIMESTAMP", "gen_random_uuid()", "date('now')", "julianday()"],
+)
 async def test_functions_that_differ_each_time_are_refused(sql: str) -> None:
     with pytest.raises(QueryNotCacheable, match="has another answer each time: pass a value, rounded"):
         state_of(Happening.annotate(x=RawSQL(sql)))
+
+
+@pytest.mark.parametrize(
+    "sql", ["uuid", '"current_date"', "strftime('%Y', made)", "date(made)", "t.random", "brand(1)"]
+)
+async def test_columns_and_functions_of_like_names_are_not(sql: str) -> None:
+    assert state_of(Happening.annotate(x=RawSQL(sql)))
 
 
 async def test_a_copy_keeps_what_its_original_loses() -> None:
