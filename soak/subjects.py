@@ -34,8 +34,8 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near")
-"""Subjects that are the library: without and with entries kept near."""
+LIBRARY: Final = ("aiomodelcache", "near", "derived")
+"""Subjects that are the library: without and with entries kept near, and with answers derived by cached functions."""
 NEAR: Final = ("near", "deaf")
 """Subjects that keep entries in each process."""
 

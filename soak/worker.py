@@ -25,6 +25,7 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheNotOpenWarning
 from aiomodelcache.config import CacheConfig
 from soak import subjects
+from soak.derived import Derived, Forgetful, Timed
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
@@ -34,10 +35,13 @@ from soak.world import World
 
 BY_NAME: Final[dict[str, type[Library]]] = {
     **dict.fromkeys(LIBRARY, Library),
+    "derived": Derived,
+    "timed": Timed,
+    "forgetful": Forgetful,
     "deaf": Deaf,
     "unshielded": Unshielded,
 }
-"""The library, and the library without one of its guards."""
+"""The library, the library without one of its guards, and cached functions without recorded dependencies."""
 CONTROLS: Final[dict[str, type[Subject]]] = {
     "look-aside": subjects.LookAside,
     "delete-after-commit": subjects.DeleteAfterCommit,

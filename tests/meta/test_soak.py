@@ -104,6 +104,26 @@ def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
     pytest.fail(str(result))
 
 
+def test_results_of_cached_functions_are_never_stale_under_faults(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="derived", duration=10, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+
+
+@pytest.mark.parametrize("subject", ["timed", "forgetful"])
+def test_cached_functions_without_recorded_dependencies_are_caught(
+    subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """A timeout alone, and an invalidation by hand that forgets the lists."""
+    plan = Plan(subject=subject, duration=5, processes=2, faults=(), world=SMALL, write_pause=0.05)
+    for folder in attempts(own_redis, tmp_path):
+        if run(plan, postgres_server, own_redis, folder).violations:
+            return
+    pytest.fail(f"{subject} was never stale")
+
+
 def test_stale_copies_are_served_within_allowtime_only(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
