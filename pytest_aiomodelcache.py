@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from aiomodelcache import ModelCache
+    from aiomodelcache.config import Settings
     from aiomodelcache.testing import Ops
 
 
@@ -27,6 +28,12 @@ def model_cache_url(pytestconfig: pytest.Config) -> str:
     """The URL of the store that ``model_cache`` uses: the ini option ``aiomodelcache_url``, or an override."""
     url: str = pytestconfig.getini("aiomodelcache_url")
     return url
+
+
+@pytest.fixture
+def model_cache_settings() -> "Settings":
+    """The settings of ``model_cache``, those of ``CacheConfig``. Override it to return some, durations in seconds."""
+    return {}
 
 
 @pytest.fixture
@@ -51,11 +58,11 @@ def cache_ops(model_cache: "ModelCache") -> "Generator[Ops, None, None]":
         yield ops
 
 
-def _opening() -> "Callable[[str], AsyncGenerator[ModelCache, None]]":
-    async def opened(model_cache_url: str) -> "AsyncGenerator[ModelCache, None]":
+def _opening() -> "Callable[[str, Settings], AsyncGenerator[ModelCache, None]]":
+    async def opened(model_cache_url: str, model_cache_settings: "Settings") -> "AsyncGenerator[ModelCache, None]":
         from aiomodelcache.testing import isolated_cache
 
-        async with isolated_cache(model_cache_url) as cache:
+        async with isolated_cache(model_cache_url, **model_cache_settings) as cache:
             yield cache
 
     return opened

@@ -194,6 +194,23 @@ def test_the_plugin_works_in_transactions_that_are_rolled_back(project: pytest.P
     run(project, ASYNCIO).assert_outcomes(passed=2)
 
 
+def test_the_cache_has_the_settings_of_a_fixture(project: pytest.Pytester) -> None:
+    write(project, **AUTO)
+    project.makepyfile(
+        test_settings="""
+        import pytest
+
+        @pytest.fixture
+        def model_cache_settings():
+            return {"timeout": "5m", "enabled": False}
+
+        async def test_they_are_used(model_cache):
+            assert (model_cache.config.timeout, model_cache.config.enabled) == (300, False)
+        """
+    )
+    run(project, ASYNCIO, arguments=("test_settings.py",)).assert_outcomes(passed=1)
+
+
 def test_the_error_without_a_database_names_the_fixture_to_override(project: pytest.Pytester) -> None:
     write(project, **AUTO)
     project.makeconftest("")
