@@ -16,28 +16,37 @@ TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
     "test_architecture.py": "a program that shows that nothing is patched",
     "test_binding.py": "errors in declarations, which are found before anything is asked",
+    "test_doctor.py": "the command line, a process of its own on a server that has a fault",
+    "test_frameworks.py": "frameworks, one of which may not be installable on a Python",
     "test_matrix.py": "this module",
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
     "test_servers.py": "the servers themselves",
     "test_shared_tables.py": "connections to one database and to several; the skip is about Tortoise, not a database",
+    "test_starlette.py": "applications that open Tortoise themselves",
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
+    "test_workers.py": "workers, which open Tortoise themselves",
 }
 """Modules that name databases or servers themselves, with the reason."""
 DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_server")
 SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
+    "engine.derivation",
     "orm.catalogue",
     "orm.fields",
     "orm.key_values",
+    "orm.keyset",
     "orm.outcomes",
     "orm.schema",
     "orm.snapshots",
+    "orm.sql_tables",
     "orm.statements",
     "orm.tables",
     "orm.transactions",
+    "query.lists",
+    "query.parts",
     "testing.counting",
     "views",
     "write.transactions",
