@@ -82,7 +82,7 @@ async def verify_command(session: Session, target: str | None, values: bool) -> 
         owner = owner_of(find_target(view, target)) if target is not None else None
         async for chunk in survey(view, store, key_map, owner):
             for at in range(0, len(chunk), BATCH):
-                await _compare(cache, view, key_map, chunk[at : at + BATCH], verified, values=values)
+                await compare(cache, view, key_map, chunk[at : at + BATCH], verified, values=values)
     data = {
         "compared": verified.compared,
         "stale": verified.stale,
@@ -106,9 +106,10 @@ async def verify_command(session: Session, target: str | None, values: bool) -> 
     return FOUND if verified.stale else 0
 
 
-async def _compare(
+async def compare(
     cache: ModelCache, view: OpenCache, key_map: KeyMap, chunk: Sequence[Found], verified: Verified, *, values: bool
 ) -> None:
+    """Compares entries, as they were when the survey read them, with the database. Adds the result to ``verified``."""
     queries: dict[bytes, tuple[Found, EntryQuery, Values]] = {}
     for found in chunk:
         if found.state not in _ANSWERED or found.place is None:

@@ -40,6 +40,10 @@ def test_every_kind_of_lookup_is_explained(
     assert "secret" not in str(data)
 
 
+async def read_seller(cache: ModelCache) -> None:
+    await Seller.cache.get(id=1)
+
+
 async def rename_seller(cache: ModelCache) -> None:
     await Seller.filter(id=1).update(name="lee")
 
@@ -53,6 +57,11 @@ def test_the_dependencies_of_a_cached_function_are_listed_and_the_changed_one_is
     assert (data["source"], data["reason"]) == ("database", "changed")
     states = {each["cache"]: each["state"] for each in data["dependencies"]}
     assert states["Seller"] == "missing"
+    assert states["table version of listing"] == "unchanged"
+    filled.do(read_seller)
+    data = filled.run("explain", "titles", "1", "--json").data
+    states = {each["cache"]: each["state"] for each in data["dependencies"]}
+    assert states["Seller"] == "changed"
     assert states["table version of listing"] == "unchanged"
 
 

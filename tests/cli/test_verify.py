@@ -6,6 +6,10 @@ import pytest
 from tortoise.connection import get_connection
 
 from aiomodelcache import ModelCache
+from aiomodelcache.cli.keyspace import KeyMap
+from aiomodelcache.cli.store import connected
+from aiomodelcache.cli.survey import survey
+from aiomodelcache.cli.verify import Verified, compare
 from tests.cli.conftest import read_rows
 from tests.support.application import Application
 from tests.support.models.shop_models import Listing
@@ -91,3 +95,29 @@ def test_writes_through_the_cache_are_no_faults(filled: Application) -> None:
 
     filled.do(write)
     assert filled.run("verify", "--json").data["stale"] == []
+
+
+def test_an_entry_that_is_written_while_it_is_compared_is_no_fault(filled: Application) -> None:
+    async def work(cache: ModelCache) -> Verified:
+        key_map, verified = KeyMap(cache.open_cache), Verified()
+        async with connected(filled.redis.url) as store:
+            chunks = [chunk async for chunk in survey(cache.open_cache, store, key_map, "Listing")]
+            await Listing.filter(id=1).update(title="new")
+            await Listing.cache.get(id=1)
+            for chunk in chunks:
+                await compare(cache, cache.open_cache, key_map, chunk, verified, values=False)
+        return verified
+
+    verified = filled.do(work)
+    assert (verified.stale, verified.changed) == ([], 1)
+
+
+def test_a_hint_that_leads_to_a_row_which_has_moved_is_no_fault(filled: Application) -> None:
+    async def move(cache: ModelCache) -> None:
+        await Listing.filter(id=1).update(slug="moved")
+        await Listing.cache.get(id=1)
+
+    filled.do(move)
+    assert filled.run("explain", "Listing", "slug=secret-1", "--json").data["reason"] == "moved"
+    data = filled.run("verify", "--json").data
+    assert (data["stale"], data["changed_meanwhile"]) == ([], 1)
