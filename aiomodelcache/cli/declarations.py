@@ -32,10 +32,10 @@ class DeclaredValue:
 def functions_and_values() -> list[DeclaredValue]:
     """Returns all cached functions and classes of values of the loaded modules, by name, without methods."""
     found: dict[str, DeclaredValue] = {}
-    for module in list(sys.modules.values()):
-        if module is None or module.__name__.startswith("aiomodelcache."):  # pyright: ignore[reportUnnecessaryComparison]
+    for name, module in list(sys.modules.items()):
+        if name.startswith("aiomodelcache."):
             continue
-        for value in list(vars(module).values()):
+        for value in list(getattr(module, "__dict__", {}).values()):  # programs put other objects there, too
             if type(value) is CachedFunction:
                 function = cast("CachedFunction[..., Any]", value)
                 wrapped: Any = cast("Any", function).__wrapped__

@@ -110,6 +110,8 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
         return _fail(f"{error} The URL of the store is set by url, AIOMODELCACHE_URL or --url.", UNREACHABLE)
     except (DBConnectionError, OperationalError) as error:
         return _fail(f"The database does not answer as expected: {error}.", UNREACHABLE)
+    except (FileNotFoundError, PermissionError) as error:
+        return _fail(f"A file cannot be used: {error}.", USAGE)
     except OSError as error:
         return _fail(f"A server cannot be reached: {error}.", UNREACHABLE)
     except (CommandError, CacheError, BaseORMException) as error:

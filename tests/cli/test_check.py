@@ -1,6 +1,10 @@
 """``aiomodelcache check``."""
 
 import json
+import sys
+from typing import Any, cast
+
+import pytest
 
 from tests.support.application import Application
 
@@ -53,3 +57,9 @@ def test_check_has_colours_and_lines_only_on_a_terminal(application: Application
     shown = application.terminal("check")
     assert "\x1b[" in shown
     assert "─" in shown
+
+
+def test_objects_that_are_no_modules_do_no_harm(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "odd_object", cast("Any", object()))
+    monkeypatch.setitem(sys.modules, "odd_none", cast("Any", None))
+    assert application.run("check", "--json").data["ok"] is True

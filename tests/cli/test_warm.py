@@ -132,3 +132,8 @@ def test_the_checkpoint_of_another_run_is_an_error(cold: Application) -> None:
 def test_a_wrong_target_or_key_is_an_error(cold: Application) -> None:
     assert "warm takes a model, and titles is none." in cold.run("warm", "titles", status=2).err
     assert "Keys that exist: get (id), (slug)" in cold.run("warm", "Listing", "--by", "title", status=2).err
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(cold: Application) -> None:
+    file = cold.folder / "no" / "such" / "folder.json"
+    assert "A file cannot be used" in cold.run("warm", "Listing", "--checkpoint", str(file), status=2).err
