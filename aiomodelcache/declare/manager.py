@@ -128,7 +128,7 @@ class ModelCacheManager(Generic[M]):
     def query(self, queryset: Awaitable[T], /, *, timeout: Duration | None = None) -> QuerysetQuery[T]:
         """Returns a query for the answer of any queryset of the model, which ends when anything changes that it read.
 
-        >>> upcoming = Event.filter(starts_at__gte=today, venue__city="Lisbon").order_by("starts_at").limit(20)
+        >>> upcoming = Event.filter(start__gte=7, venue__city__name="Lisbon").order_by("start").limit(20)
         >>> events = await Event.cache.query(upcoming.prefetch_related("venue"), timeout="5m")
         >>> number = await Event.cache.query(Event.filter(state="open").count())
 

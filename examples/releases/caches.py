@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from aiomodelcache import CACHE_TIME_M, RelatedQuerysetCache, cached
+from aiomodelcache import CACHE_TIME_M, InvalidationType, RelatedQuerysetCache, cached
 from examples.releases.models import Access, Commit, Organisation, Project, Release, ReleaseCommit, ReleaseProject
 
 READ, WRITE = "read", "write"
@@ -23,7 +23,7 @@ class CommitsOf(RelatedQuerysetCache[Commit]):
     relation = "commit"
 
 
-@cached(timeout=CACHE_TIME_M)
+@cached(timeout=CACHE_TIME_M, invalidation=InvalidationType.OFF)
 async def permissions(
     actor: int, organisation: Organisation, release: Release | None, projects: Sequence[Project]
 ) -> list[str]:

@@ -766,8 +766,8 @@ class TestMistakes:
                 await lookup()
         with pytest.raises(CacheNotRegistered, match=exactly("Event: id is given twice, as pk and as id.")):
             await Event.cache.get(pk=1, id=1)
-        with pytest.raises(CacheNotRegistered, match=r"several rows may share \(state\); .* Use filter\."):
-            await Event.cache.get_many(["open"], key="state")
+        with pytest.raises(CacheNotRegistered, match=r"several rows may share \(state\); .* Use get_many or filter\."):
+            await Event.cache.in_bulk(["open"], key="state")
         text: Any = "pycon"
         with pytest.raises(TypeError, match=exactly("Event: get_many and in_bulk take a list of values; got <str>.")):
             Event.cache.get_many(text, key="slug")

@@ -50,7 +50,7 @@ def running(request: pytest.FixtureRequest, db_url: DatabaseUrl, backend_url: st
     yield running
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) is None:
-            del sys.modules[name]
+            vars(sys.modules.pop(name)).clear()  # typing remembers classes, whose methods refer to the module
     running.forget()
     EXECUTOR_CACHE.clear()
     creator._MODEL_INDEX.clear()  # Tortoise keeps schemas by the names of models

@@ -262,7 +262,7 @@ SETTINGS = {field.name: field.type for field in fields(CacheConfig) if field.typ
 def is_right(name: str, value: Any) -> bool:
     """Returns True if a value is valid for a setting or attribute, judged by its name, independently of the library."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name == "near" or SETTINGS.get(name) is bool:
+    if name in ("near", "paged", "queries") or SETTINGS.get(name) is bool:
         return isinstance(value, bool)
     if name in ("ttl_jitter", "refresh_ahead"):
         return number and 0 <= value < 1
@@ -282,7 +282,7 @@ def is_right(name: str, value: Any) -> bool:
         return False
     if name.endswith("_key_fields_list") and type(value) is list and [type(each) for each in value] == [list]:
         return not value[0]  # the key of no fields
-    if name.endswith(("_list", "_foreignkeys", "_manytomany", "_by", "_related", "key_fields")):
+    if name.endswith(("_list", "_foreignkeys", "_manytomany", "_by", "_ignore", "_related", "key_fields")):
         return isinstance(value, list | tuple) and not value
     return number and 0.001 <= value < 10**10
 

@@ -126,7 +126,8 @@ def test_the_wheel_has_exactly_the_package_and_the_plugin(distributions: dict[st
     assert names == package | {
         f"{information}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
-    assert entry_points == "[pytest11]\npytest_aiomodelcache = pytest_aiomodelcache\n"
+    command = "[console_scripts]\naiomodelcache = aiomodelcache.__main__:main\n"
+    assert entry_points == f"{command}\n[pytest11]\npytest_aiomodelcache = pytest_aiomodelcache\n"
     assert (metadata["Name"], metadata["Version"]) == ("aiomodelcache", VERSION)
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"

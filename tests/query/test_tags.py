@@ -35,7 +35,7 @@ async def rate(base: str, *, digits: int = 2) -> int:
     return rates[base]
 
 
-class Rate(ValueCache[int]):
+class QuotedRate(ValueCache[int]):
     tags = ("rates", lambda base: [f"rate:{base}", "all"])
 
     async def get_value(self, base: str) -> int:
@@ -46,16 +46,16 @@ class Rate(ValueCache[int]):
 async def test_a_tag_invalidates_the_values_that_have_it_and_no_others(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
-    assert [await rate("USD"), await rate("GBP"), await Rate("USD"), await Rate("GBP")] == [1, 2, 1, 2]
+    assert [await rate("USD"), await rate("GBP"), await QuotedRate("USD"), await QuotedRate("GBP")] == [1, 2, 1, 2]
     rates.update(USD=7, GBP=8)
     async with assert_ops(backend, redis=["clear"]):
         await cache.invalidate_tags("rate:USD")
-    assert [await rate("USD"), await rate("GBP"), await Rate("USD"), await Rate("GBP")] == [7, 2, 7, 2]
+    assert [await rate("USD"), await rate("GBP"), await QuotedRate("USD"), await QuotedRate("GBP")] == [7, 2, 7, 2]
     await cache.invalidate_tags("rates")
-    assert [await rate("USD"), await rate("GBP"), await Rate("USD"), await Rate("GBP")] == [7, 8, 7, 8]
+    assert [await rate("USD"), await rate("GBP"), await QuotedRate("USD"), await QuotedRate("GBP")] == [7, 8, 7, 8]
     calls.clear()
     await cache.invalidate_tags("all", "none")
-    assert [await rate("USD"), await Rate("USD")] == [7, 7]
+    assert [await rate("USD"), await QuotedRate("USD")] == [7, 7]
     assert calls == ["USD"]
 
 
