@@ -15,10 +15,8 @@ from aiomodelcache import (
     BatchCacheQuery,
     CacheError,
     DontCache,
-    InstanceCache,
     InvalidationType,
     ModelCache,
-    ResultCache,
     ValueCache,
     cached,
     depends_on,
@@ -562,64 +560,3 @@ async def test_a_function_that_reads_an_own_result_is_explained(cache: ModelCach
     assert (await level.explain()).reason == "hit"
     await Happening.filter(id=1).update(level=5)
     assert (await level.explain()).reason == "changed"
-
-
-class Program(ResultCache[list[str]]):
-    """What an organizer offers: rows of its model count by their organizer, others once they are read."""
-
-    model = Happening
-    key_fields = ("organizer",)
-
-    async def get_result(self, organizer: int) -> list[str]:
-        calls.append(f"program {organizer}")
-        name = (await Organizer.get(id=organizer)).name
-        await Plain.all().count()  # unnoticed, as before
-        slugs = await Happening.filter(organizer_id=organizer).order_by("id").values_list("slug", flat=True)
-        return [name, *map(str, slugs)]
-
-
-class First(InstanceCache[Happening | None]):
-    """An instance, which is stored as a reference, found by rows of another model."""
-
-    model = Happening
-    key_fields = ("organizer",)
-
-    async def get_instance(self, organizer: int) -> Happening | None:
-        calls.append(f"first {organizer}")
-        name = (await Organizer.cache.get(id=organizer)).name
-        return await Happening.filter(organizer_id=organizer, organizer__name=name).order_by("id").first()
-
-
-class TestResultClasses:
-    async def test_a_result_depends_on_its_key_and_on_the_other_models_that_it_reads(
-        self, cache: ModelCache, backend: CountingBackend
-    ) -> None:
-        assert await Program(1) == await Program(1) == ["kim", "h1", "h2"]
-        assert calls == ["program 1"]
-        await Happening.create(id=7, slug="h7", organizer_id=2)
-        assert await Program(1) == ["kim", "h1", "h2"]
-        assert calls == ["program 1"], "a row of another key"
-        await renamed()
-        assert await Program(1) == ["kay", "h1", "h2"]
-        await Happening.filter(id=1).update(organizer_id=2)
-        assert await Program(1) == ["kay", "h2"]
-        async with assert_ops(backend, sql=0, redis=["read"]):
-            await Program(1)
-
-    async def test_an_instance_in_a_result_is_as_fresh_as_its_row(
-        self, cache: ModelCache, backend: CountingBackend
-    ) -> None:
-        first = await First(1)
-        assert first is not None
-        await connection().execute_script("UPDATE happening SET level = 5 WHERE id = 1")
-        await Happening.cache.invalidate(Happening(id=1, organizer_id=99, slug="h1"))
-        first = await First(1)
-        assert first is not None
-        assert first.level == 5
-        await First(1)
-        async with assert_ops(backend, sql=0, redis=["read"]):
-            await First(1)
-        await renamed()
-        calls.clear()
-        await First(1)
-        assert calls == ["first 1"]
