@@ -5,7 +5,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import InstanceCache, ModelCache, ResultCache, writes_without_cache
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.models.program_models import Host, Note, Show
+from tests.support.models.program_models import Host, Note, Act
 
 pytestmark = pytest.mark.models("tests.support.models.program_models")
 
@@ -17,7 +17,7 @@ async def rows(database: BaseDBAsyncClient) -> None:
     calls.clear()
     with writes_without_cache():
         await Host.bulk_create([Host(id=1, name="kim"), Host(id=2, name="lee")])
-        await Show.bulk_create([Show(id=at, slug=f"h{at}", host_id=by) for at, by in ((1, 1), (2, 1), (3, 2))])
+        await Act.bulk_create([Act(id=at, slug=f"h{at}", host_id=by) for at, by in ((1, 1), (2, 1), (3, 2))])
 
 
 async def renamed() -> None:
@@ -27,27 +27,27 @@ async def renamed() -> None:
 class Program(ResultCache[list[str]]):
     """What an host offers: rows of its model count by their host, others once they are read."""
 
-    model = Show
+    model = Act
     key_fields = ("host",)
 
     async def get_result(self, host: int) -> list[str]:
         calls.append(f"program {host}")
         name = (await Host.get(id=host)).name
         await Note.all().count()  # unnoticed, as before
-        slugs = await Show.filter(host_id=host).order_by("id").values_list("slug", flat=True)
+        slugs = await Act.filter(host_id=host).order_by("id").values_list("slug", flat=True)
         return [name, *map(str, slugs)]
 
 
-class First(InstanceCache[Show | None]):
+class First(InstanceCache[Act | None]):
     """An instance, which is stored as a reference, found by rows of another model."""
 
-    model = Show
+    model = Act
     key_fields = ("host",)
 
-    async def get_instance(self, host: int) -> Show | None:
+    async def get_instance(self, host: int) -> Act | None:
         calls.append(f"first {host}")
         name = (await Host.cache.get(id=host)).name
-        return await Show.filter(host_id=host, host__name=name).order_by("id").first()
+        return await Act.filter(host_id=host, host__name=name).order_by("id").first()
 
 
 class TestResultClasses:
@@ -56,12 +56,12 @@ class TestResultClasses:
     ) -> None:
         assert await Program(1) == await Program(1) == ["kim", "h1", "h2"]
         assert calls == ["program 1"]
-        await Show.create(id=7, slug="h7", host_id=2)
+        await Act.create(id=7, slug="h7", host_id=2)
         assert await Program(1) == ["kim", "h1", "h2"]
         assert calls == ["program 1"], "a row of another key"
         await renamed()
         assert await Program(1) == ["kay", "h1", "h2"]
-        await Show.filter(id=1).update(host_id=2)
+        await Act.filter(id=1).update(host_id=2)
         assert await Program(1) == ["kay", "h2"]
         async with assert_ops(backend, sql=0, redis=["read"]):
             await Program(1)
@@ -71,8 +71,8 @@ class TestResultClasses:
     ) -> None:
         first = await First(1)
         assert first is not None
-        await database.execute_script("UPDATE show SET level = 5 WHERE id = 1")
-        await Show.cache.invalidate(Show(id=1, host_id=99, slug="h1"))
+        await database.execute_script("UPDATE act SET level = 5 WHERE id = 1")
+        await Act.cache.invalidate(Act(id=1, host_id=99, slug="h1"))
         first = await First(1)
         assert first is not None
         assert first.level == 5

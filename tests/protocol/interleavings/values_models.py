@@ -18,6 +18,8 @@ async def followers(pk: int) -> int:
 
 
 class FollowersOf(ValueCache[int]):
+    invalidation = InvalidationType.OFF
+
     async def get_value(self, pk: int) -> int:
         return await followers(pk)
 
@@ -26,12 +28,13 @@ class FollowersOfLate(ValueCache[int]):
     """The same value, which may be returned from a stale copy."""
 
     allowtime = ALLOWTIME
+    invalidation = InvalidationType.OFF
 
     async def get_value(self, pk: int) -> int:
         return await followers(pk)
 
 
-@cached()
+@cached(invalidation=InvalidationType.OFF)
 async def followers_of(pk: int) -> int:
     return await followers(pk)
 

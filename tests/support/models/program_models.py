@@ -15,13 +15,13 @@ class Host(CachedModel):
     name = fields.CharField(max_length=40)
 
 
-class Show(CachedModel):
+class Act(CachedModel):
     """The model of the result classes."""
 
     id = fields.IntField(primary_key=True)
     slug = fields.CharField(max_length=40, unique=True)
     level = fields.IntField(default=0)
-    host: Any = fields.ForeignKeyField("app.Host", related_name="shows")
+    host: Any = fields.ForeignKeyField("app.Host", related_name="acts")
 
 
 class Note(Model):
