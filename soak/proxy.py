@@ -89,7 +89,8 @@ class BadNetwork:
                 return fate
         return ""
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Runs in a task of asyncio's: AnyIO starts tasks from within tasks only."""
         self._tasks.start_soon(self._connected, reader, writer)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
