@@ -5,7 +5,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import InstanceCache, ModelCache, ResultCache, writes_without_cache
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.models.program_models import Host, Note, Act
+from tests.support.models.program_models import Act, Host, Note
 
 pytestmark = pytest.mark.models("tests.support.models.program_models")
 
