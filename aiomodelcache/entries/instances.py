@@ -38,11 +38,11 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
     """A value, and the instances inside it in the order in which they were found."""
 
     kinds: list[tuple[str, bytes, list[str] | None]]
-    """Of each kind: the model, its fingerprint, and the columns of partial instances."""
+    """The model, its fingerprint, and the columns of partial instances, for each kind."""
     runs: list[tuple[int, list[bytes]]]
     """The rows of consecutive instances of one kind."""
     extras: list[tuple[int, dict[str, list[int]], dict[str, int | None], bytes]]
-    """What instances hold beside columns: their lists, single relations, and other attributes."""
+    """The parts of the instances other than columns: their lists, single relations, and other attributes."""
     numbers: list[int] | None
     """The value, if it is a list of instances: their numbers."""
     content: bytes
@@ -57,7 +57,7 @@ _decode: Final = msgspec.msgpack.Decoder(_Stored).decode
 
 
 class _ModelParts(NamedTuple):
-    """What instances of one model may hold."""
+    """The attributes that instances of one model may have, by kind."""
 
     schema: ModelSchema
     attributes: frozenset[str]

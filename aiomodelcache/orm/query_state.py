@@ -47,7 +47,7 @@ _PLAIN: Final = frozenset(
 _BASES: Final = (bool, int, float, str, bytes, decimal.Decimal, datetime.timedelta)
 _COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
 _OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
-"""What a class derived from ``Function`` may define besides dunder names, and still be known by its state."""
+"""Names that a class derived from ``Function`` may define. With others, its SQL is part of the key."""
 _UNSTABLE: Final = re.compile(
     r"""
       (?<!["`.\w])

@@ -85,7 +85,7 @@ class TrackedLookup:
 
 
 class _Record:
-    """What one plan has read so far."""
+    """The entries and versions that one plan has read so far."""
 
     def __init__(self, tracker: Tracker, versions: TableVersions) -> None:
         self._tracker = tracker

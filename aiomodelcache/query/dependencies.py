@@ -43,7 +43,7 @@ class Declared:
 
 
 class _Nothing:
-    """What ``depends_on`` returns outside of a tracked computation."""
+    """The awaitable that ``depends_on`` returns outside of a tracked computation. Does nothing."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return

@@ -158,7 +158,7 @@ INFO: Mapping[str, str] = {
     "redis_version": "7.2.4", "role": "master", "maxmemory": "1000000", "maxmemory_policy": "allkeys-lru",
     "aof_enabled": "0", "evicted_keys": "0",
 }  # fmt: skip
-"""What a server without a fault says. A server of another version cannot be started here."""
+"""The INFO of a healthy server. The tests edit it, because they cannot start a server of another version."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What all ``register_model_cache`` share: the settings, and optional libraries."""
+"""Settings and optional libraries, which all ``register_model_cache`` functions treat alike."""
 
 import subprocess
 import sys

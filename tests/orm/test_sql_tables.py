@@ -1,4 +1,4 @@
-"""Which tables a statement names: none that it reads may be missing, in any dialect."""
+"""The tables of an SQL statement: every table that it reads is found, in any dialect."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the additions to all applications share: lookups, a write, and a log of the order in which things close."""
+"""Routes shared by all test applications: lookups, a write, and a log of the order in which resources close."""
 
 import logging
 import os
