@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ import httpx
 from aiomodelcache import writes_without_cache
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.pages import DOCS, ROOT, Program, blocks, program
-from tests.support.servers import Server, ServerFailed
+from tests.support.servers import ServerFailed
+from tests.support.servers.http import HttpServer
 
 PAGES = DOCS / "frameworks"
 SERVICES = Path(__file__).parent / "services"
@@ -41,30 +41,21 @@ class Framework:
         return [module for module in (self.name, *self.needs) if find_spec(module) is None]
 
 
-class FrameworkServer(Server):
+class FrameworkServer(HttpServer):
     """Two workers that serve the application of a framework's page."""
 
     name = "framework"
-    _not_yet = (httpx.TransportError,)
-    _end_signal = signal.SIGTERM
+    probe = "/probe"
 
     def __init__(self, framework: Framework, database: str, redis: str) -> None:
         super().__init__()
         self._framework = framework
         self._urls = {REDIS: repr(redis), DATABASE: repr(database)}
 
-    @classmethod
-    def program(cls) -> Path:
-        return Path(sys.executable)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
     def ask(self) -> None:
         if "Traceback" in self.log():  # its supervisor would start workers again and again
             raise ServerFailed(f"{self._framework.name} does not start:\n{self.log()}")
-        httpx.get(f"{self.url}/probe", trust_env=False)
+        super().ask()
 
     def _prepare(self) -> None:
         page = PAGES / f"{self._framework.name}.md"

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -25,33 +24,22 @@ from aiomodelcache import ModelCache
 from examples.releases.caches import permissions
 from examples.releases.models import Access, Organisation, Release
 from examples.releases.shared import Shared
-from tests.support.servers import PostgresServer, RedisServer, Server
+from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers.http import HttpServer
 
 ROOT = Path(__file__).parents[2]
 OWNER, MEMBER, STRANGER = 7, 9, 11
 
 
-class ReleasesServer(Server):
+class ReleasesServer(HttpServer):
     """One process of the service."""
 
     name = "releases"
-    _not_yet = (httpx.TransportError,)
-    _end_signal = signal.SIGTERM
+    probe = "/projects"
 
     def __init__(self, **settings: str) -> None:
         super().__init__()
         self._settings = settings
-
-    @classmethod
-    def program(cls) -> Path:
-        return Path(sys.executable)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self) -> None:
-        httpx.get(f"{self.url}/projects", trust_env=False)
 
     def _command(self) -> list[str | Path]:
         settings = {"PYTHONPATH": str(ROOT), "PORT": str(self.port), **self._settings}

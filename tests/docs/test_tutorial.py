@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.support.pages import DOCS, ROOT, blocks
-from tests.support.servers import PostgresServer, RedisServer, Server
+from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers.http import HttpServer
 
 TUTORIAL = DOCS / "tutorial.md"
 DEPLOY = DOCS / "guide" / "deploy.md"
@@ -58,28 +58,16 @@ def exchanges() -> list[Exchange]:
     return [Exchange(command, answer) for pairs in found for command, answer in pairs]
 
 
-class TutorialServer(Server):
+class TutorialServer(HttpServer):
     """The service of the page, run by the page's command on a free port."""
 
     name = "tutorial"
-    _not_yet = (httpx.TransportError,)
-    _end_signal = signal.SIGTERM
+    probe = "/stats"
 
     def __init__(self, project: Path, environment: dict[str, str]) -> None:
         super().__init__()
         self._project = project
         self._environment = environment
-
-    @classmethod
-    def program(cls) -> Path:
-        return Path(sys.executable)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def ask(self) -> None:
-        httpx.get(f"{self.url}/stats", trust_env=False)
 
     def _command(self) -> list[str | Path]:
         given = [f"{name}={value}" for name, value in self._environment.items()]
