@@ -3,6 +3,8 @@
 import json
 import subprocess
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,17 +65,22 @@ def test_a_run_that_stopped_is_continued(cold: Application) -> None:
     assert not file.exists()
 
 
+def wait_for(file: Path, process: subprocess.Popen[Any]) -> None:
+    """Returns once a running process has written a file."""
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 def test_a_run_that_was_killed_is_continued(cold: Application) -> None:
     file = cold.folder / "position.json"
     arguments = ("warm", "Listing", "--batch", "10", "--checkpoint", str(file))
     process = subprocess.Popen(
         cold.start(*arguments, "--rate", "10"), cwd=cold.folder, env=cold.environment, stdout=subprocess.DEVNULL
     )
-    until = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(file, process)
     process.kill()
     process.wait()
     data = cold.run(*arguments, "--json").data
@@ -90,11 +97,7 @@ def test_a_store_that_stops_ends_the_run(cold: Application, own_redis: RedisServ
     process = subprocess.Popen(
         cold.start(*arguments), cwd=cold.folder, env=cold.environment, stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_for(file, process)
     own_redis.kill()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 3
