@@ -67,8 +67,9 @@ class BaseValueQuery(CacheQuery[T]):
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction in which the value is computed, if any.
 
-        A tracked value is computed in any transaction, which may see what others do not. Another value is if the
-        transaction has invalidated it. Callers outside of the transaction are unaffected until it commits.
+        A tracked value is computed in every transaction, because the transaction may see uncommitted rows. A value
+        that is not tracked is computed only in a transaction that has invalidated it. Callers outside of the
+        transaction are unaffected until it commits.
         """
         clients = transactions(cache)
         if not clients or self._declaration.tracked:
