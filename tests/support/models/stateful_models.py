@@ -89,7 +89,7 @@ class Loose(Numbered):
 
 
 class Setting(Model):
-    """A model without a cache. Values computed from it are invalidated by hand."""
+    """A model without a cache. Values computed from it are not tracked (``OFF``), but invalidated by hand."""
 
     id = fields.IntField(primary_key=True, generated=False)
     value = fields.IntField()
@@ -151,18 +151,21 @@ class OwnerOf(RelatedInstanceCache[Item]):
 
 
 class SettingOf(ValueCache[int | None]):
+    invalidation = InvalidationType.OFF
+
     async def get_value(self, pk: int) -> int | None:
         return await value_of(pk)
 
 
 class LooseSetting(ValueCache[int | None]):
+    invalidation = InvalidationType.OFF
     allowtime = ALLOWTIME
 
     async def get_value(self, pk: int) -> int | None:
         return await value_of(pk)
 
 
-@cached()
+@cached(invalidation=InvalidationType.OFF)
 async def setting(pk: int) -> int | None:
     return await value_of(pk)
 
