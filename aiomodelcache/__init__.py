@@ -3,9 +3,10 @@
 One round trip answers everything awaited in a tick. No answer holds a row older than the last acknowledged write.
 """
 
+import typing
+
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.cached import cached
@@ -61,6 +62,9 @@ from aiomodelcache.query.explain import EntryState, Explanation
 from aiomodelcache.query.parts import Page
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
+
+if typing.TYPE_CHECKING:
+    from aiomodelcache.backends.redis.backend import RedisBackend
 
 __all__ = [
     "CACHE_TIME_3H",
@@ -119,3 +123,13 @@ __all__ = [
     "local_cache",
     "writes_without_cache",
 ]
+
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name != "RedisBackend":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from aiomodelcache.backends.redis import backend  # imports redis-py, which a store in memory does without
+
+        globals()[name] = backend.RedisBackend
+        return backend.RedisBackend

@@ -2,16 +2,14 @@
 
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
-from redis.asyncio import Redis, RedisCluster
 from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
-from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.signed import SignedBackend
 from aiomodelcache.config import CacheConfig, Settings, secrets_of
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
@@ -29,6 +27,9 @@ from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, querysets, saves
 from aiomodelcache.write.manual import clear_models, invalidate_tags
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
 
 M = TypeVar("M", bound=Model)
 
@@ -50,7 +51,7 @@ class ModelCache:
 
     def __init__(
         self,
-        backend: str | Backend | Redis | RedisCluster,
+        backend: "str | Backend | Redis | RedisCluster",
         *,
         namespace: str = "",
         config: CacheConfig | None = None,
@@ -169,7 +170,9 @@ class ModelCache:
             )
         return self._owned_backend
 
-    def _make_redis(self, url_or_client: Any) -> RedisBackend:
+    def _make_redis(self, url_or_client: Any) -> Backend:
+        from aiomodelcache.backends.redis.backend import RedisBackend  # redis-py takes long to import
+
         config = self.config
         try:
             return RedisBackend(url_or_client, socket_timeout=config.socket_timeout, batch_size=config.batch_size)

@@ -4,15 +4,16 @@ Also imports the frameworks, which are optional: type checkers and tests do with
 """
 
 from importlib import import_module
-from typing import Any
-
-from redis.asyncio import Redis, RedisCluster
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import NotFound, Settings
 
-Store = str | Backend | Redis | RedisCluster
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+Store: TypeAlias = "str | Backend | Redis | RedisCluster"
 """The first argument of ``ModelCache``: a URL, a client of redis-py, or a ``Backend``."""
 
 
