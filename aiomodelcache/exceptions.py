@@ -61,7 +61,7 @@ class CacheWriteError(CacheError):
 
 
 class StaleInstanceError(CacheError):
-    """A refused ``save()`` of all columns of an instance that a stale copy answered (``allowtime``).
+    """A refused ``save()`` of all columns of an instance of a stale copy (``allowtime``, ``stale_if_error``).
 
     It could overwrite newer values. Save only some columns, or refresh the instance.
     """

@@ -196,6 +196,12 @@ def own_redis() -> Iterator[RedisServer]:
     yield from run(RedisServer())
 
 
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for this test alone, to be killed and restarted."""
+    yield from run(PostgresServer())
+
+
 def modules_of(node: pytest.Item) -> tuple[str, ...]:
     """Returns the modules whose models a test's ``database`` loads."""
     marker = node.get_closest_marker("models")

@@ -15,8 +15,10 @@ from aiomodelcache.config import CacheConfig, InvalidationType
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
+from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.encoding.keys import NARROW_SUFFIX, KeySpace
 from aiomodelcache.entries.base import keep_near
+from aiomodelcache.entries.copies import keep
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
@@ -195,6 +197,8 @@ class EntryFactory:
         result.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, result, result.epoch_key, self._space)
         result.compute_for = partial(query.computing, result)
+        soft_timeout, stale_if_error = options.soft_timeout, options.stale_if_error
+        keep(result, resilience_of(options.origin, stale_if_error=stale_if_error, soft_timeout=soft_timeout))
         entries.results.append(result)
         return result
 

@@ -2,5 +2,5 @@
 
 Records declarations; ``binding`` resolves them. Must not know when requests are sent.
 Top to bottom: ``related``, ``cached``, ``model`` (``CachedModel``), ``values``, ``value_declarations``, ``manager``
-(``Event.cache``), ``classes``, ``bulk_results``, ``annotations``, ``options``, ``registry``.
+(``Event.cache``), ``classes``, ``bulk_results``, ``annotations``, ``resilience``, ``options``, ``registry``.
 """

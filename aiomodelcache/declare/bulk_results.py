@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheError
-from aiomodelcache.plans.results import also_computing
+from aiomodelcache.plans.computing import also_computing
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.tracking import Tracked
 

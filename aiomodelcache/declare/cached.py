@@ -1,7 +1,7 @@
 """``@cached``: results of a coroutine function, cached by its arguments."""
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
 
@@ -110,7 +110,7 @@ def cached(function: Callable[P, Coroutine[Any, Any, T | DontCache[T]]], /) -> C
 @overload
 def cached(
     *,
-    timeout: Duration | None = None,
+    timeout: Duration | Callable[[Any], Duration | None] | None = None,
     negative_timeout: Duration | None = None,
     allowtime: Duration | None = None,
     version: object = None,
@@ -120,6 +120,9 @@ def cached(
     invalidation: InvalidationType = InvalidationType.UNSET,
     depends_on: Iterable[type[Model]] = (),
     tags: str | Tag | Iterable[str | Tag] = (),
+    stale_if_error: Duration | None = None,
+    soft_timeout: Duration | None = None,
+    cache_errors: Mapping[type[Exception], Duration] | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]: ...
 
 
@@ -127,7 +130,7 @@ def cached(
     function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
     /,
     *,
-    timeout: Duration | None = None,
+    timeout: Duration | Callable[[Any], Duration | None] | None = None,
     negative_timeout: Duration | None = None,
     allowtime: Duration | None = None,
     version: object = None,
@@ -137,6 +140,9 @@ def cached(
     invalidation: InvalidationType = InvalidationType.UNSET,
     depends_on: Iterable[type[Model]] = (),
     tags: str | Tag | Iterable[str | Tag] = (),
+    stale_if_error: Duration | None = None,
+    soft_timeout: Duration | None = None,
+    cache_errors: Mapping[type[Exception], Duration] | None = None,
 ) -> Any:
     """Caches the results of a coroutine function by its arguments, for as long as what it reads stays the same.
 
@@ -160,11 +166,15 @@ def cached(
     ``depends_on``: models that every result depends on, beside those that are recorded. ``tags``: names, or functions
     of the arguments that return names, by which ``ModelCache.invalidate_tags`` invalidates results.
 
+    ``stale_if_error``: for so long after its timeout, the last good value answers if computing fails, and with
+    ``soft_timeout`` also if computing takes longer than that. ``cache_errors``: exceptions that are stored like values,
+    by type, and for how long. ``timeout`` may be a function of the result.
+
     Durations are seconds, a ``timedelta``, or text like ``"5m"``. ``negative_timeout`` is for None; for ``allowtime``
     see ``ValueCache``. ``key`` takes the arguments and returns the key of the result, by default all arguments.
-    Concurrent callers share one computation. Exceptions are passed on to the callers and not stored. The function runs
-    in the context in which the cache was opened, not in its caller's. Arguments that are instances are read again, and
-    are dependencies.
+    Concurrent callers share one computation. Other exceptions are passed on to the callers and not stored. The function
+    runs in the context in which the cache was opened, not in its caller's. Arguments that are instances are read again,
+    and are dependencies.
 
     The return annotation may name dataclasses, models of pydantic, enums and others; their objects then need no
     ``codec``.
@@ -191,6 +201,9 @@ def cached(
             invalidation=invalidation,
             depends_on=tuple(depends_on),
             tags=tuple_of(tags),
+            stale_if_error=stale_if_error,
+            soft_timeout=soft_timeout,
+            cache_errors=cache_errors,
             returns=partial(return_type, function),
         )
         declaration.check()

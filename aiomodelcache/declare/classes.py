@@ -53,6 +53,8 @@ class DeclaredQuery(LookupQuery[T]):
     paged: ClassVar[bool] = False
     limit: ClassVar[int | None] = None
     codec: ClassVar[Codec | None] = None
+    stale_if_error: ClassVar[Duration | None] = None
+    soft_timeout: ClassVar[Duration | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -34,6 +34,8 @@ class Options:
     queries_ignore: tuple[str, ...] = ()
     queries_by: tuple[str, ...] = ()
     paged: bool = False
+    stale_if_error: float | None = None
+    soft_timeout: float | None = None
 
 
 MAX_VERSION_BITS: Final = 1_024
@@ -69,7 +71,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "queries",
     "queries_by",
     "queries_ignore",
-} | {"model", "key_fields", "limit", "codec", "select_related", "relation"}
+} | {"model", "key_fields", "limit", "codec", "select_related", "relation", "stale_if_error", "soft_timeout"}
 """Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
 
 
@@ -137,6 +139,8 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         queries_ignore=_names(origin, "queries_ignore", attributes),
         queries_by=_names(origin, "queries_by", attributes),
         paged=_paged(origin, attributes),
+        stale_if_error=_seconds(origin, "stale_if_error", attributes),
+        soft_timeout=_seconds(origin, "soft_timeout", attributes),
     )
 
 

@@ -12,16 +12,22 @@ from tortoise.models import Model
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.options import near_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of
+from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.by_value import ByValueEntries
+from aiomodelcache.entries.copies import keep
 from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.resilience import Resilience
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.dependencies import table_key_of
+
+Timeout = Duration | Callable[[Any], Duration | None] | None
+"""A timeout, or a function that returns the timeout of a value: None for the default, 0 for a value not to store."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,7 +40,7 @@ class ValueDeclaration:
     name: str
     origin: str
     signature: inspect.Signature
-    timeout: Duration | None
+    timeout: Timeout
     negative_timeout: Duration | None
     allowtime: Duration | None
     version: object
@@ -44,6 +50,9 @@ class ValueDeclaration:
     depends_on: tuple[Any, ...]
     tags: tuple[Any, ...]
     """Names, and functions of the arguments that return one or several names."""
+    stale_if_error: Duration | None
+    soft_timeout: Duration | None
+    cache_errors: Mapping[type[Exception], Duration] | None
     returns: Callable[[], Any]
     """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
     _defaults: tuple[Any, ...] | None = field(init=False)
@@ -62,7 +71,12 @@ class ValueDeclaration:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""
         for name in ("timeout", "negative_timeout", "allowtime"):
             self._seconds(name)
-        near_option(self.origin, self.near)
+        resilience = self._resilience()
+        if near_option(self.origin, self.near) and (resilience.errors or resilience.timeout_of):
+            raise CacheConfigurationError(
+                f"{self.origin}: near keeps all values of a class for one timeout, so it does not go with "
+                "cache_errors, nor with a timeout that is a function: remove one of them."
+            )
         version_option(self.origin, self.version)
         if self.invalidation not in (InvalidationType.UNSET, InvalidationType.OFF):
             raise CacheConfigurationError(
@@ -103,7 +117,17 @@ class ValueDeclaration:
         return found
 
     def _seconds(self, name: str) -> float | None:
-        return parse_optional_duration(f"{self.origin}: {name}", getattr(self, name))
+        value = getattr(self, name)
+        return None if callable(value) else parse_optional_duration(f"{self.origin}: {name}", value)
+
+    def _resilience(self) -> Resilience:
+        return resilience_of(
+            self.origin,
+            stale_if_error=self.stale_if_error,
+            soft_timeout=self.soft_timeout,
+            timeout=self.timeout,
+            cache_errors=self.cache_errors,
+        )
 
     def result(self, cache: OpenCache) -> ResultEntries:
         """Returns the entries of this declaration in one open cache, created at the first use.
@@ -116,12 +140,13 @@ class ValueDeclaration:
             for other in cache.values:
                 if cast("ValueDeclaration", other).name == self.name:
                     raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
-            config, label = cache.config, self._label(cache)
+            config, label, resilience = cache.config, self._label(cache), self._resilience()
+            varies = bool(resilience.errors or resilience.timeout_of)
             lifetimes = Lifetimes(
                 self._seconds("timeout") or config.timeout,
                 self._seconds("negative_timeout") or config.negative_timeout,
                 config.ttl_jitter,
-                config.refresh_ahead,
+                0.0 if resilience.timeout_of else config.refresh_ahead,
             )
             cache.reader.background.watch(lifetimes)
             kind: Callable[..., ResultEntries] = ResultEntries
@@ -145,7 +170,8 @@ class ValueDeclaration:
                 lease_ttl=config.compute_ttl,
                 counters=cache.stats.of(label),
             )
-            entries.near = config.near if self.near is None else self.near
+            keep(entries, resilience)
+            entries.near = (config.near if self.near is None else self.near) and not varies
             keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
             if isinstance(entries, ByValueEntries):

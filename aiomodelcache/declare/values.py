@@ -16,7 +16,8 @@ from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.registry import declared_values, path_of
-from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
+from aiomodelcache.declare.resilience import returning_errors
+from aiomodelcache.declare.value_declarations import Timeout, ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
@@ -25,8 +26,9 @@ from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
+from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import refuse_cycle, result_hit
+from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.query.explain import Explanation, explain_key
@@ -84,9 +86,13 @@ class BaseValueQuery(CacheQuery[T]):
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         result, key = self.locate(cache)
-        compute: Compute = self._run
+        errors = result.resilience.errors
+        compute: Compute = partial(returning_errors, errors, self._run) if errors else self._run
         if isinstance(result, DerivedEntries):
-            compute = partial(result.track, result, partial(self._compute_tracked, cache))
+            function = partial(self._compute_tracked, cache)
+            if errors:
+                function = partial(returning_errors, errors, function)
+            compute = partial(result.track, result, function)
         value: T = yield from computed(cache, result, key, compute, scope)
         return value
 
@@ -180,10 +186,11 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     An instance is a query like any other: it is lazy, can be awaited any number of times, and can be part of batches.
     ``timeout``, ``negative_timeout`` (for None) and ``allowtime`` are durations: seconds, a ``timedelta``, or text like
     ``"5m"``. For ``allowtime`` after an invalidation, callers get the old value while one of them computes a new one. A
-    new ``version`` makes old values unusable.
+    new ``version`` makes old values unusable. For ``stale_if_error``, ``soft_timeout``, ``cache_errors`` and a
+    ``timeout`` that is a function of the value, see ``cached``.
     """
 
-    timeout: ClassVar[Duration | None] = None
+    timeout: ClassVar[Timeout] = None
     negative_timeout: ClassVar[Duration | None] = None
     allowtime: ClassVar[Duration | None] = None
     version: ClassVar[object] = None
@@ -192,6 +199,9 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
     depends_on: ClassVar[tuple[type[Model], ...]] = ()
     tags: ClassVar[tuple[str | Callable[..., str | Iterable[str]], ...]] = ()
+    stale_if_error: ClassVar[Duration | None] = None
+    soft_timeout: ClassVar[Duration | None] = None
+    cache_errors: ClassVar[Mapping[type[Exception], Duration] | None] = None
     _declared: ClassVar[ValueDeclaration]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -215,6 +225,9 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             invalidation=cls.invalidation,
             depends_on=tuple(cls.depends_on),
             tags=tuple_of(cls.tags),
+            stale_if_error=cls.stale_if_error,
+            soft_timeout=cls.soft_timeout,
+            cache_errors=cls.cache_errors,
             returns=partial(returned_by, cls, "get_value", ValueCache),
         )
 

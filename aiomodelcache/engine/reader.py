@@ -21,6 +21,7 @@ from aiomodelcache.engine.batching import Coalescer, TickBatcher
 from aiomodelcache.engine.hits import HitPath
 from aiomodelcache.engine.leases import Leases, group_requests
 from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
+from aiomodelcache.engine.patience import Waiting
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
@@ -263,20 +264,18 @@ class Reader:
                 self._tasks.start(self._compute_once(group, bypass))
 
     async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
+        waiting = Waiting([run for run, _ in group], self._advance, group[0][1].patience)
         try:
             self._check_context()
             with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
-                computed = ComputedValue(await group[0][1].compute(None))
+                returned = await group[0][1].compute(None)
         except Exception as error:
-            for run, _ in group:
-                self._advance(run, None, error)
+            waiting.fail(error)
         except BaseException:  # cancelled, by the user's own code or because the cache closes
-            for run, _ in group:
-                self._advance(run, None, self._cancellation("computation"))
+            waiting.fail(self._cancellation("computation"))
             raise
         else:
-            for run, _ in group:
-                self._advance(run, computed)
+            waiting.resolve(returned)
 
 
 def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:

@@ -4,7 +4,7 @@ A result class is not among them: its entries do not depend on the table of its 
 from their own rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiomodelcache.encoding.codec import EncodeError
@@ -12,6 +12,7 @@ from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.entries.base import NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.instances import PLAIN, InstanceCodec, OtherSchema
+from aiomodelcache.entries.raised import Raised
 
 
 class ByValueEntries(DerivedEntries):
@@ -20,7 +21,7 @@ class ByValueEntries(DerivedEntries):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.fingerprint = fingerprint("by value", self.fingerprint)
-        self._instances = InstanceCodec(self._bound, self._codec, may_hold=self.may_refer)
+        self._instances = InstanceCodec(self.bound, self.codec, may_hold=self.may_refer)
 
     def is_plain(self, content: bytes) -> bool:
         """Returns True if ``decode`` returns the value as it is: with its instances, and not nested too deep."""
@@ -30,14 +31,16 @@ class ByValueEntries(DerivedEntries):
         """Returns the value of its bytes. Raises ``OtherSchema``, or anything for damaged bytes."""
         return self._instances.decode(content)
 
-    def _unpack_value(self, payload: bytes) -> Any:
+    def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
         try:
-            return super()._unpack_value(payload)
+            return super()._unpack_value(payload, decode)
         except OtherSchema as error:
             count_mismatched(self.counters, self.name, reason(error))
             return NoValue.MISS
 
     def _pack_content(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+        if type(value) is Raised:
+            return super()._pack_content(value, dependencies)
         try:
             return self._instances.encode(value)
         except EncodeError:

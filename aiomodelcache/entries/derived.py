@@ -127,9 +127,9 @@ class DerivedEntries(ResultEntries):
                 return NoValue.MISS
         return self.decode(payload[known.start :])
 
-    def _unpack_value(self, payload: bytes) -> DerivedValue:
+    def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> DerivedValue:
         keys, tokens, start = _split(payload)
-        return DerivedValue(keys, tokens, self.decode(payload[start:]), start)
+        return DerivedValue(keys, tokens, decode(payload[start:]), start)
 
 
 def _split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:

@@ -36,8 +36,12 @@ class Lifetimes:
 
     def of(self, state: bytes) -> int:
         """Returns the lifetime of a new entry of this state, in milliseconds, with jitter."""
+        return self.jittered(self.seconds(state))
+
+    def jittered(self, seconds: float) -> int:
+        """Returns a lifetime in milliseconds, with jitter."""
         jitter = 1 + self._jitter * (2 * random.random() - 1)
-        return max(1, int(self.seconds(state) * 1000 * jitter))
+        return max(1, int(seconds * 1000 * jitter))
 
     def age(self) -> None:
         """Moves ``due`` to the value for the present time. Does nothing if entries are not refreshed ahead."""

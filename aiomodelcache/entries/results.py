@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.durations import parse_duration_or_zero
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.keys import KeySpace
@@ -30,6 +31,8 @@ from aiomodelcache.entries.base import (
     warn_unencodable,
 )
 from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.raised import ErrorCodec, Raised
+from aiomodelcache.entries.resilience import Resilience
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import Values, full_name
@@ -103,9 +106,9 @@ class ResultEntries:
         self.epoch_key = rows.epoch_key if rows is not None else space.epoch_key(connection, *shape)
         self.stamp_key = rows.stamp_key if rows is not None else space.stamp_key(connection, *shape)
         self.spans_tenants = space.tenant == b""
-        self._codec, result_type = codec_of(returns) if codec is None else (codec, ANY)
+        self.codec, result_type = codec_of(returns) if codec is None else (codec, ANY)
         self.fingerprint = fingerprint("result", type(codec).__qualname__, version, result_type.text)
-        self.may_refer = not isinstance(self._codec, TypedCodec)
+        self.may_refer = not isinstance(self.codec, TypedCodec)
         """True if stored values may hold ``InstanceReference``s."""
         self.lifetimes = lifetimes
         self.policy = policy
@@ -113,7 +116,17 @@ class ResultEntries:
         """A function that returns the computation for these values, for refills that no caller waits for."""
         self.lease_ttl = lease_ttl
         self.counters = counters
-        self._bound = bound
+        self.bound = bound
+        self.resilience = Resilience()
+        self.errors: ErrorCodec | None = None
+        self.copies: Any = None
+        """The ``Copies`` of the results, if the class keeps last good values."""
+
+    def survive(self, resilience: Resilience) -> None:
+        """Sets what happens if a computation fails, and how long a result lives."""
+        self.resilience = resilience
+        if resilience.errors:
+            self.errors = ErrorCodec(resilience.errors, self.bound, self.fingerprint)
 
     @property
     def schema(self) -> ModelSchema:
@@ -138,13 +151,16 @@ class ResultEntries:
         """Returns the stored value, with ``InstanceReference``s in place of instances, or a miss."""
         if entry is None or epoch is None:
             return NoValue.MISS
+        decode: Callable[[bytes], Any] = self.decode
         if entry[GUARD] != self.fingerprint + epoch[1:]:
-            return count_unusable(self.counters, self.name, entry, self.fingerprint)
+            if self.errors is None or entry[GUARD] != self.errors.fingerprint + epoch[1:]:
+                return count_unusable(self.counters, self.name, entry, self.fingerprint)
+            decode = self.errors.decode
         try:
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
-            return self._unpack_value(payload) if state == VALUE else NoValue.MISS
+            return self._unpack_value(payload, decode) if state == VALUE else NoValue.MISS
         except Exception as error:  # a codec may be the user's own
             return count_undecodable(self.counters, self.name, error)
 
@@ -160,14 +176,14 @@ class ResultEntries:
 
     def is_plain(self, content: bytes) -> bool:
         """Returns True if an encoded value surely refers to no rows, and is not nested too deep."""
-        return not self.may_refer or (type(self._codec) is ValueCodec and is_surely_plain(content))
+        return not self.may_refer or (type(self.codec) is ValueCodec and is_surely_plain(content))
 
     def decode(self, content: bytes) -> Any:
         """Returns the value of its bytes, with ``InstanceReference``s in place of instances."""
-        return self._codec.decode(content)
+        return self.codec.decode(content)
 
-    def _unpack_value(self, payload: bytes) -> Any:
-        return self.decode(payload)
+    def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
+        return decode(payload)
 
     def entry(
         self, token: bytes, epoch: bytes | None, value: Any, dependencies: Mapping[bytes, bytes] = NO_DEPENDENCIES
@@ -184,22 +200,43 @@ class ResultEntries:
             self.counters.unfillable += 1
             warn_unencodable(self.counters, self.name, error, "value")
             return b""
-        return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
+        kind = self.errors if self.errors is not None and type(value) is Raised else self
+        return pack(VALUE, token, kind.fingerprint + epoch[1:], now_ms(), payload)
 
     def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+        if self.errors is not None and type(value) is Raised:
+            return self.errors.encode(value.error)
         try:
-            return self._codec.encode(map_nested(value, Model, self._reference) if self.may_refer else value)
+            return self.codec.encode(map_nested(value, Model, self._reference) if self.may_refer else value)
         except EncodeError:
             raise
         except Exception as error:
             raise EncodeError(reason(error)) from cause(error)
 
     def ttl(self, value: Any) -> int:
-        """Returns the lifetime of a value's entry, in milliseconds. None lives as long as other absences."""
-        return self.lifetimes.of(ABSENT if value is None else VALUE)
+        """Returns the lifetime of a value's entry, in milliseconds. None lives as long as other absences.
+
+        0 if the value must not be stored: by the user's function of the result, or because that function failed.
+        """
+        seconds = None
+        if type(value) is Raised:
+            seconds = self.resilience.errors[type(value.error)]
+        elif value is not None and self.resilience.timeout_of is not None:
+            try:
+                timeout = self.resilience.timeout_of(value)
+                seconds = None if timeout is None else parse_duration_or_zero(f"{self.name}: timeout", timeout)
+            except Exception as error:
+                self.counters.unfillable += 1
+                self.counters.warn_once(
+                    "timeout", "aiomodelcache: the timeout of a value of %s failed: %s", self.name, reason(error)
+                )
+                return 0
+        if seconds is None:
+            return self.lifetimes.of(ABSENT if value is None else VALUE)
+        return self.lifetimes.jittered(seconds) if seconds else 0
 
     def _reference(self, instance: Model) -> InstanceReference:
-        entries = self._bound.get(type(instance))
+        entries = self.bound.get(type(instance))
         if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
         rows: RowEntries = entries.rows
@@ -216,7 +253,7 @@ class ResultEntries:
 
         Raises ``DecodeError``, or any other exception for references that this program did not store.
         """
-        rows_by_name = {full_name(model): entries.rows for model, entries in self._bound.items()}
+        rows_by_name = {full_name(model): entries.rows for model, entries in self.bound.items()}
         resolved: dict[InstanceReference, tuple[RowEntries, Any]] = {}
         for reference in references:
             rows: RowEntries | None = rows_by_name.get(reference.model)

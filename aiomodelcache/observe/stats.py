@@ -19,6 +19,10 @@ class Counters:
     """Entries stored."""
     stale: int = 0
     """Answers from stale copies, within the ``allowtime`` of their class."""
+    stale_if_error: int = 0
+    """Answers from last good values because computing a result failed, by ``stale_if_error``."""
+    stale_if_slow: int = 0
+    """Answers from last good values because computing a result took longer than its ``soft_timeout``."""
     refreshed: int = 0
     """Entries replaced in the background: stale copies, and values near the end of their life."""
     reset: int = 0

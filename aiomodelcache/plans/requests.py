@@ -9,7 +9,7 @@ A plan needs no error handling for the store. When the store cannot be used, eve
 ``AcquireLeases`` is refused and every ``Store`` is rejected. The plan then amounts to the plain query.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiomodelcache.entries.indexes import IndexEntries
@@ -144,6 +144,16 @@ class ComputeValue(NamedTuple):
 
     key: bytes
     compute: Compute
+    patience: float | None = None
+    """Seconds after which the plan is thrown ``StillComputing`` instead of an answer. None: it waits for the answer."""
+
+
+class StillComputing(Exception):
+    """Thrown into a plan whose ``ComputeValue`` takes longer than its patience. The computation goes on."""
+
+    def __init__(self, outcome: Callable[[Any], Awaitable[Any]]) -> None:
+        self.outcome = outcome
+        """A ``compute`` for another ``ComputeValue``, which waits for the end of the computation."""
 
 
 class Computed(Protocol):

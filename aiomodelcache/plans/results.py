@@ -1,34 +1,36 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
-from aiomodelcache.encoding.layout import CREATED, LEASE
+from aiomodelcache.encoding.layout import CREATED, LEASE, is_lease
+from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
+from aiomodelcache.entries.raised import Raised
+from aiomodelcache.entries.resilience import is_failure
 from aiomodelcache.entries.results import NO_DEPENDENCIES, Compute, ResultEntries, map_nested, references_in
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import CacheError
 from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.plans.computing import compute_or_release, refuse_cycle
+from aiomodelcache.plans.last_good import LastGood, copies_to_lease
 from aiomodelcache.plans.refresh import refresh_request
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Attempt,
     Computed,
-    ComputeValue,
     LeaseResult,
     Plan,
     PlannedFill,
     Read,
+    Spawn,
+    StillComputing,
     Store,
 )
 from aiomodelcache.plans.rows import rows_by_pk
@@ -45,9 +47,19 @@ def result_at(
 ) -> Plan[Any]:
     """Finds a result, or computes and stores it. ``forced``: always computes it.
 
-    Raises ``CacheError`` if the computation of the result looks up the same result, which would wait for itself.
+    Raises ``CacheError`` if the computation of the result looks up the same result, which would wait for itself, and
+    the exception that is the result.
     """
     refuse_cycle(result, key)
+    value = yield from _find_or_compute(result, key, compute, predictions, forced=forced)
+    if type(value) is Raised:
+        raise value.error
+    return value
+
+
+def _find_or_compute(
+    result: ResultEntries, key: bytes, compute: Compute, predictions: Predictions, *, forced: bool
+) -> Plan[Any]:
     prediction = predictions.predict(key)
     epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
     if not forced:
@@ -63,32 +75,87 @@ def result_at(
     result.counters.misses += 1
     if not result.cacheable:
         result.counters.unfillable += 1
-        return (yield from _compute_or_release(key, compute, None)).take()
+        return (yield from compute_or_release(key, compute, ())).take()
     tables = result.tables_to_read if isinstance(result, DerivedEntries) else ()
     acquired: LeaseResult = yield AcquireLeases(
-        [(key, replaceable_prefix(entry))], [result.epoch_key, *tables], None, result.lease_ttl
+        [(key, replaceable_prefix(entry)), *copies_to_lease(result, key)],
+        [result.epoch_key, *tables],
+        None,
+        result.lease_ttl,
     )
     granted = acquired.values[0] == LEASE + acquired.attempt.token
+    last_good = LastGood(result, key, acquired)
+    patience = None if forced else last_good.patience
     if not granted and is_being_filled(acquired.values[0]) and not forced:
-        yield from wait_for_leases([key], acquired.values, result.lease_ttl)
+        yield from wait_for_leases([key], acquired.values[:1], patience or result.lease_ttl)
         epoch, entry = yield Read([result.epoch_key, key])
         value = yield from _read_value(result, key, entry, epoch, {}, predictions)
+        if value is NoValue.MISS and patience is not None and is_lease(entry):
+            value = last_good.value()
+            result.counters.stale_if_slow += value is not NoValue.MISS
         if value is not NoValue.MISS:
+            yield from last_good.release()
             return value
     if tables:
         read = zip(tables, acquired.versions[1:], strict=True)
         known = [(table, version) for table, version in read if is_version(version)]
         compute = partial(cast("Any", compute), versions=known)
-    computed = yield from _compute_or_release(key, compute, acquired.attempt if granted else None)
-    if granted:
-        entry = _entry(result, acquired.attempt.token, acquired.versions[0], computed)
-        stored = yield Store([(acquired.attempt, key, entry, result.ttl(computed.value))])
-        if entry:
+    releases = [*([(acquired.attempt, key, b"", 1)] if granted else []), *last_good.fills()]
+    outcome: Computed | StillComputing
+    try:
+        outcome = yield from compute_or_release(key, compute, releases, patience)
+    except StillComputing as late:
+        outcome = late
+    except Exception as error:
+        value = last_good.value() if is_failure(error) and not forced else NoValue.MISS
+        if value is NoValue.MISS:
+            raise
+        result.counters.stale_if_error += 1
+        result.counters.warn_once(
+            "failed", "aiomodelcache: %s failed, so its last good value answers: %s", result.name, reason(error)
+        )
+        return value
+    keep = partial(_keep, result, key, acquired, last_good, predictions)
+    if not isinstance(outcome, StillComputing):
+        return (yield from keep(outcome))
+    value = last_good.value()
+    finish = _finish(key, outcome, releases, keep)
+    if value is NoValue.MISS:
+        return (yield from finish)
+    result.counters.stale_if_slow += 1
+    yield Spawn(key + acquired.attempt.token, finish, result.counters)
+    return value
+
+
+def _finish(
+    key: bytes, late: StillComputing, releases: list[PlannedFill], keep: Callable[[Computed], Plan[Any]]
+) -> Plan[Any]:
+    """Waits for the end of a computation, and stores its value, for which a caller may wait no more."""
+    return (yield from keep((yield from compute_or_release(key, late.outcome, releases))))
+
+
+def _keep(
+    result: ResultEntries,
+    key: bytes,
+    acquired: LeaseResult,
+    last_good: LastGood,
+    predictions: Predictions,
+    computed: Computed,
+) -> Plan[Any]:
+    """Stores a computed value under the lease, if it was granted, and a copy of it. Returns the caller's own value."""
+    granted = acquired.values[0] == LEASE + acquired.attempt.token
+    entry, ttl = _entry(result, acquired.attempt.token, acquired.versions[0], computed)
+    own = [(acquired.attempt, key, entry, ttl)] if granted else []
+    fills = [*own, *last_good.fills(entry, computed.value, ttl)]
+    result.counters.warned.discard("failed")
+    if fills:
+        stored = yield Store(fills)
+        if entry and granted:
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
-        if computed.tracker is not None:
-            keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
-            predictions.learn_keys(key, KnownDependencies(list(keys)))
+    if granted and computed.tracker is not None:
+        keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
+        predictions.learn_keys(key, KnownDependencies(list(keys)))
     return computed.take()
 
 
@@ -101,77 +168,26 @@ def refill_result(result: ResultEntries, values: Values, predictions: Prediction
 def _recompute(
     result: ResultEntries, key: bytes, compute: Compute, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
-    computed: Computed = yield ComputeValue(key, compute)
-    entry = _entry(result, attempt.token, acquired.versions[0], computed)
-    return [(attempt, key, entry, result.ttl(computed.value))] if entry else []
+    last_good: LastGood | None = None
+    if copies := copies_to_lease(result, key):
+        of_copy: LeaseResult = yield AcquireLeases(
+            copies, [result.epoch_key], acquired.attempt.deadline, result.lease_ttl
+        )
+        last_good = LastGood(result, key, of_copy)
+    computed = yield from compute_or_release(key, compute, last_good.fills() if last_good is not None else ())
+    entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed)
+    if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
+        yield Store(fills)
+    return [(attempt, key, entry, ttl)] if entry else []
 
 
-def _entry(result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed) -> bytes:
-    """Returns the entry of a computed value, empty if the value must not be stored."""
-    if not computed.storable:
-        return b""
+def _entry(result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed) -> tuple[bytes, int]:
+    """Returns the entry of a computed value and its lifetime in milliseconds. Empty if it must not be stored."""
+    ttl = result.ttl(computed.value) if computed.storable else 0
+    if not ttl:
+        return b"", 1
     dependencies = NO_DEPENDENCIES if computed.tracker is None else computed.tracker.dependencies
-    return result.entry(token, epoch, computed.value, dependencies)
-
-
-class _Computation:
-    """A computation in progress, and the computation that started it."""
-
-    __slots__ = ("finished", "key", "parent")
-
-    def __init__(self, key: bytes) -> None:
-        self.key = key
-        self.parent = _current.get()
-        self.finished = False
-
-
-def refuse_cycle(result: ResultEntries, key: bytes) -> None:
-    """Raises ``CacheError`` if the caller computes this result, so that awaiting the result would wait for itself."""
-    parent = _current.get()
-    while parent is not None:
-        if parent.key == key and not parent.finished:
-            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
-        parent = parent.parent
-
-
-_current: Final[ContextVar[_Computation | None]] = ContextVar("aiomodelcache_computing", default=None)
-
-
-@contextmanager
-def also_computing(keys: Iterable[bytes]) -> Generator[None]:
-    """A block that computes the results under these keys, too. Awaiting one of them inside raises ``CacheError``."""
-    before = _current.get()
-    computations: list[_Computation] = []
-    for key in keys:
-        computations.append(_Computation(key))
-        _current.set(computations[-1])
-    try:
-        yield
-    finally:
-        for computation in computations:
-            computation.finished = True
-        _current.set(before)
-
-
-async def _run_computation(key: bytes, compute: Compute, client: BaseDBAsyncClient | None) -> Any:
-    own = _Computation(key)
-    token = _current.set(own)
-    try:
-        return await compute(client)
-    finally:
-        own.finished = True  # tasks that outlive the computation may look up the same result
-        _current.reset(token)
-
-
-def _compute_or_release(key: bytes, compute: Compute, attempt: Attempt | None) -> Plan[Computed]:
-    """Computes. If that fails, releases the lease at once instead of letting it expire."""
-    try:
-        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute))
-    except Exception:
-        if attempt is not None:
-            yield Store([(attempt, key, b"", 1)])
-        raise
-    return computed
+    return result.entry(token, epoch, computed.value, dependencies), ttl
 
 
 def _read_value(

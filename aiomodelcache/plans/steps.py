@@ -78,7 +78,11 @@ def with_refusal(plan: Plan[T]) -> Plan[tuple[T, bool]]:
 
     def answer(request: Request) -> Plan[Any]:
         nonlocal refused
-        answered = yield request
+        try:
+            answered = yield request
+        except Exception:
+            refused = True  # what the plan returns nevertheless is a last good value
+            raise
         if isinstance(request, ComputeValue):
             tracker = cast("Computed", answered).tracker
             refused = tracker is not None and tracker.refusal is not None

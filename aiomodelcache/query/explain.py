@@ -286,7 +286,7 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
         unpack(entry)
     except DamagedEntry:
         return "damaged"
-    if entry[FINGERPRINT] != entry_set.fingerprint:
+    if entry[FINGERPRINT] != entry_set.fingerprint and not _is_error(entry_set, entry):
         return "other version"
     found: Any = entry_set.read(entry, epoch)
     if found is not NoValue.MISS:
@@ -297,6 +297,12 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
         return "written"
     current = epoch is not None and is_version(epoch) and entry[GUARD].endswith(epoch[1:])
     return "damaged" if current or entry[:1] not in (VALUE, ABSENT) else "cleared"
+
+
+def _is_error(entry_set: EntrySet | ResultEntries, entry: bytes) -> bool:
+    """Returns True if an entry holds an exception as its result."""
+    errors = entry_set.errors if isinstance(entry_set, ResultEntries) else None
+    return errors is not None and entry[FINGERPRINT] == errors.fingerprint
 
 
 def key_text(key: bytes) -> str:

@@ -20,8 +20,9 @@ from aiomodelcache.orm.connections import bound_models, router_client
 from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, use_clients
 from aiomodelcache.orm.query_filters import equal_values, selects_rows
 from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
+from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import refuse_cycle, result_hit
+from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed

@@ -110,7 +110,7 @@ def refuse_stale(instance: Model, update_fields: Iterable[str] | None) -> None:
     if not update_fields and is_stale(instance) and is_saved(instance):
         name = type(instance).__name__
         raise StaleInstanceError(
-            f"This {name} was answered by a stale copy (InvalidationType.DYNAMIC with allowtime), so saving all of its "
+            f"This {name} was answered by a stale copy (allowtime or stale_if_error), so saving all of its "
             "columns could overwrite newer values: call refresh_from_db() before you change it, or name the changed "
             "columns in save(update_fields=[...])."
         )

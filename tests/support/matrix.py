@@ -34,7 +34,13 @@ SLOW = "slow(because): left out by `make quick`, which has 20 seconds for all it
 MARK = "only_on(*names, because): the databases or the stores that a test can do with, and why not the others"
 EVERY_PAIR = "every_pair(because): runs on every database with every store, not on three pairs of them"
 
-SERVERS = {"redis_server": "redis", "own_redis": "redis", "postgres_server": "postgres", "mariadb_server": "mariadb"}
+SERVERS = {
+    "redis_server": "redis",
+    "own_redis": "redis",
+    "postgres_server": "postgres",
+    "own_postgres": "postgres",
+    "mariadb_server": "mariadb",
+}
 """The fixtures that start a server, with the name of the database or store that it is."""
 ON_NAMES = frozenset({name for names in NAMES.values() for name in names} - {NO_STORE})
 """Names that ``--on`` takes."""

@@ -117,6 +117,16 @@ class PostgresServer(DatabaseServer):
                 return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
         raise ServerMissing("PostgreSQL does not run as root, and this machine has no other user for it")
 
+    def stop(self) -> None:
+        """Ends the server and all its connections. Its address and data stay for ``restart``."""
+        if self._administrator is not None:
+            self._run_apart(self._disconnect())
+        self._end_process(signal.SIGINT)
+
+    def restart(self) -> None:
+        """Starts the server again, with its data."""
+        self._launch()
+
     def _command(self) -> list[str | Path]:
         options: dict[str, object] = {
             "listen_addresses": HOST,

@@ -1,0 +1,77 @@
+"""Computations of results in plans: those around a caller, and the leases that a failed one gives back."""
+
+from collections.abc import Collection, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.entries.results import Compute, ResultEntries
+from aiomodelcache.exceptions import CacheError
+from aiomodelcache.plans.requests import Computed, ComputeValue, Plan, PlannedFill, StillComputing, Store
+
+
+class _Computation:
+    """A computation in progress, and the computation that started it."""
+
+    __slots__ = ("finished", "key", "parent")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.parent = _current.get()
+        self.finished = False
+
+
+def refuse_cycle(result: ResultEntries, key: bytes) -> None:
+    """Raises ``CacheError`` if the caller computes this result, so that awaiting the result would wait for itself."""
+    parent = _current.get()
+    while parent is not None:
+        if parent.key == key and not parent.finished:
+            raise CacheError(f"{result.name} is computed by awaiting itself, with the same arguments: break the cycle.")
+        parent = parent.parent
+
+
+_current: Final[ContextVar[_Computation | None]] = ContextVar("aiomodelcache_computing", default=None)
+
+
+@contextmanager
+def also_computing(keys: Iterable[bytes]) -> Generator[None]:
+    """A block that computes the results under these keys, too. Awaiting one of them inside raises ``CacheError``."""
+    before = _current.get()
+    computations: list[_Computation] = []
+    for key in keys:
+        computations.append(_Computation(key))
+        _current.set(computations[-1])
+    try:
+        yield
+    finally:
+        for computation in computations:
+            computation.finished = True
+        _current.set(before)
+
+
+async def _run_computation(key: bytes, compute: Compute, client: BaseDBAsyncClient | None) -> Any:
+    own = _Computation(key)
+    token = _current.set(own)
+    try:
+        return await compute(client)
+    finally:
+        own.finished = True  # tasks that outlive the computation may look up the same result
+        _current.reset(token)
+
+
+def compute_or_release(
+    key: bytes, compute: Compute, releases: Collection[PlannedFill], patience: float | None = None
+) -> Plan[Computed]:
+    """Computes. If that fails, releases the leases at once instead of letting them expire."""
+    try:
+        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute), patience)
+    except StillComputing:
+        raise
+    except Exception:
+        if releases:
+            yield Store([*releases])
+        raise
+    return computed

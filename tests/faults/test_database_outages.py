@@ -1,0 +1,105 @@
+"""Outages of the database: a lookup with ``stale_if_error`` fails only if there has never been a value."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from tortoise.exceptions import DBConnectionError
+
+from aiomodelcache import InstanceCache, ModelCache, QuerysetCountCache, ResultCache, ValueCache, cached
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.gates import PATIENCE
+from tests.support.models.outage_models import Guest, Visit
+from tests.support.servers import PostgresServer
+
+MODULE = "tests.support.models.outage_models"
+SECONDS = 1.0
+"""How long the database is away."""
+
+
+class Visits(QuerysetCountCache):
+    model = Visit
+    key_fields = ("guest",)
+    stale_if_error = "5m"
+
+
+class Last(InstanceCache[Visit | None]):
+    model = Visit
+    key_fields = ("guest",)
+    stale_if_error = "5m"
+
+    async def get_instance(self, guest: int) -> Visit | None:
+        return await Visit.filter(guest_id=guest).order_by("-id").first()
+
+
+class Places(ResultCache[list[str]]):
+    model = Visit
+    key_fields = ("guest",)
+    stale_if_error = "5m"
+    soft_timeout = 0.5
+
+    async def get_result(self, guest: int) -> list[str]:
+        return list(await Visit.filter(guest_id=guest).order_by("id").values_list("place", flat=True))
+
+
+class Names(ValueCache[list[str]]):
+    stale_if_error = "5m"
+
+    async def get_value(self) -> list[str]:
+        return [guest.name for guest in await Guest.all().order_by("id")]
+
+
+@cached(stale_if_error="5m")
+async def page(guest: Guest) -> list[str]:
+    return [f"{guest.name} in {visit.place}" for visit in await Visit.filter(guest=guest).order_by("id")]
+
+
+@cached(stale_if_error="5m")
+async def summary(number: int) -> int:
+    return len(await page(await Guest.cache.get(id=number)))
+
+
+def of(guest: Guest) -> list[Callable[[], Coroutine[Any, Any, Any]]]:
+    """Returns a lookup of each kind."""
+    values = [Names(), page.query(guest), summary.query(guest.id)]
+    return [query.resolve for query in (Visits(guest), Last(guest), Places(guest), *values)]
+
+
+@pytest.mark.slow(because="it starts a database, and stops it for a second")
+@pytest.mark.parametrize("store", ["memory", "redis"])
+async def test_no_lookup_fails_that_had_a_value(
+    store: str, own_postgres: PostgresServer, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("own_redis").patient_url if store == "redis" else "memory://"
+    async with tortoise_on(DatabaseUrl(own_postgres.url, "postgres"), MODULE), ModelCache(url) as cache:
+        guests = [await Guest.create(id=number, name=f"g{number}") for number in range(3)]
+        for guest in guests:
+            await Visit.create(guest=guest, place="Rome")
+        lookups = [lookup for guest in guests for lookup in of(guest)]
+        before = [shown(await lookup()) for lookup in lookups]
+        for guest in guests:
+            await Visit.create(guest=guest, place="Oslo")
+            await guest.save()
+
+        own_postgres.stop()
+        answered, until = 0, asyncio.get_running_loop().time() + SECONDS
+        async with asyncio.timeout(PATIENCE):
+            while asyncio.get_running_loop().time() < until:
+                answers = await asyncio.gather(*[lookup() for lookup in lookups])
+                assert [shown(value) for value in answers] == before
+                answered += len(answers)
+        with pytest.raises((OSError, DBConnectionError)):  # nothing is known of this guest
+            await Visits(99)
+        assert sum(each.stale_if_error for each in cache.stats.by_cache.values()) >= answered > 100
+
+        own_postgres.restart()
+        page_now = ["g0 in Rome", "g0 in Oslo"]
+        now = [2, "Oslo", ["Rome", "Oslo"], ["g0", "g1", "g2"], page_now, 2]
+        assert [shown(await lookup()) for lookup in lookups[: len(now)]] == now
+        await Visit.create(guest=guests[0], place="Graz")
+        assert await Places(0) == ["Rome", "Oslo", "Graz"]
+
+
+def shown(value: Any) -> Any:
+    return value.place if isinstance(value, Visit) else value
