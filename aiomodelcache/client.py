@@ -14,6 +14,7 @@ from aiomodelcache.backends.signed import SignedBackend
 from aiomodelcache.config import CacheConfig, Settings, secrets_of
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
+from aiomodelcache.declare.targets import Target, targets_of
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, shown
 from aiomodelcache.observe.stats import Stats
@@ -23,7 +24,7 @@ from aiomodelcache.orm.changes import watch
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.base import explain_result_attributes
-from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
+from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
 from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, querysets, saves
 from aiomodelcache.write.manual import clear_models, invalidate_tags
@@ -218,7 +219,7 @@ class ModelCache:
         self.open_cache.entries_of(model)
         return manager_of(model, self.open_cache)
 
-    def disabled(self) -> BypassBlock:
+    def disabled(self, *targets: Target) -> BypassBlock:
         """Returns a block in which reads bypass the cache, as with ``enabled=False``. Writes still invalidate.
 
         Use it by ``with`` or ``async with``. It applies to this cache, in this task, in tasks started inside the block,
@@ -226,8 +227,27 @@ class ModelCache:
 
         >>> with cache.disabled():
         ...     event = await Event.cache.get(slug="pycon")    # one statement, no request to the store
+        >>> with cache.disabled(Event, front_page):
+        ...     user = await User.cache.get(username="kim")    # from the cache
+
+        With ``targets``, it applies to lookups of these models, cache classes and cached functions alone, and to all
+        lookups inside their computations. Raises ``TypeError`` for any other target.
         """
-        return BypassBlock(self._bypass_flag)
+        if not targets:
+            return BypassBlock(self._bypass_flag)
+        return BypassBlock(Restriction(self._bypass_flag, targets_of("disabled", targets), bypass=True))
+
+    def without_fill(self, *targets: Target) -> BypassBlock:
+        """Returns a block in which lookups read the cache and store nothing. Writes still invalidate.
+
+        For reports and jobs whose rows no other caller looks up. A lookup that misses takes one statement and
+        leaves no entry. Takes the targets of ``disabled``; without any, it applies to all lookups.
+
+        >>> with cache.without_fill():
+        ...     events = await Event.cache.get_many(range(100_000))
+        """
+        found = targets_of("without_fill", targets) if targets else None
+        return BypassBlock(Restriction(self._bypass_flag, found, bypass=False))
 
     async def clear(self, *models: type[Model]) -> None:
         """Invalidates everything about these models, in O(1) and in all processes. Raises ``BackendError``.

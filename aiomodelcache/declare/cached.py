@@ -83,6 +83,13 @@ class CachedFunction(Generic[P, T]):
         """Returns, as data, the source that would answer a call with these arguments now, and the reason."""
         return await self.query(*args, **kwargs).explain()
 
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Computes the result for these arguments now, stores it in place of the former one, and returns it.
+
+        Results that other callers are computing already are not stored. Raises the exceptions of the function.
+        """
+        return await self.query(*args, **kwargs).refresh()
+
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Invalidates the result for these arguments in all processes. Inside a transaction, at COMMIT."""
         await self.query(*args, **kwargs).invalidate()

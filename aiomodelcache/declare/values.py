@@ -28,7 +28,7 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import result_hit
+from aiomodelcache.plans.results import result_at, result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.query.explain import Explanation, explain_key
@@ -85,6 +85,17 @@ class BaseValueQuery(CacheQuery[T]):
         return _LocatedValue(self, result, key)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        result, key, compute = self._computation(cache)
+        value: T = yield from computed(cache, result, key, compute, scope)
+        return value
+
+    def refresh_plan(self, cache: OpenCache) -> Plan[T]:
+        """Returns the plan that computes the value, whatever is stored."""
+        value: T = yield from result_at(*self._computation(cache), cache.predictions, forced=True)
+        return value
+
+    def _computation(self, cache: OpenCache) -> tuple[ResultEntries, bytes, Compute]:
+        """Returns the entries and the key of the value, and the function that computes it."""
         result, key = self.locate(cache)
         errors = result.resilience.errors
         compute: Compute = partial(returning_errors, errors, self._run) if errors else self._run
@@ -93,8 +104,7 @@ class BaseValueQuery(CacheQuery[T]):
             if errors:
                 function = partial(returning_errors, errors, function)
             compute = partial(result.track, result, function)
-        value: T = yield from computed(cache, result, key, compute, scope)
-        return value
+        return result, key, compute
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
@@ -121,11 +131,37 @@ class BaseValueQuery(CacheQuery[T]):
         result, key = self.locate(cache)
         return await explain_key(cache, self, result, (), key)
 
+    async def refresh(self) -> T:
+        """Computes the value now, stores it in place of the former one, and returns it.
+
+        Values that other callers are computing already are not stored. Raises the exceptions of the computation.
+        """
+        cache = self.open_cache()
+        result, key = self.locate(cache)
+        await invalidate_entries(cache, result, [Clear(key)], transactions(cache))
+        return await _Refresh(self)
+
     async def invalidate(self) -> None:
         """Invalidates this value in all processes. Inside a transaction it takes effect at COMMIT."""
         cache = (self.explicit_cache or default_cache()).writable()
         result, key = self.locate(cache)
         await invalidate_entries(cache, result, [Clear(key)], transactions(cache), allow_ms=result.policy.allow_ms)
+
+
+class _Refresh(CacheQuery[T]):
+    """A value that is computed whatever is stored."""
+
+    __slots__ = ("_query",)
+
+    def __init__(self, query: BaseValueQuery[T]) -> None:
+        super().__init__(query.explicit_cache)
+        self._query = query
+
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        return self._query.transaction(cache)
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        return self._query.refresh_plan(cache)
 
 
 class _LocatedValue:

@@ -7,7 +7,7 @@ what their values mean.
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, is_intent, is_lease
 from aiomodelcache.entries.indexes import IndexEntries
@@ -29,6 +29,7 @@ from aiomodelcache.plans.requests import (
     T,
     Wait,
 )
+from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
 
 
 def wait_for_leases(keys: Iterable[bytes], entries: Iterable[bytes | None], timeout: float | None = None) -> Plan[None]:
@@ -108,6 +109,39 @@ def without_store(plan: Plan[T]) -> Plan[T]:
 
     def answer(request: Request) -> Plan[Any]:
         return (yield request) if isinstance(request, Load | ComputeValue) else answer_without_store(request)
+
+    return intercepted(plan, answer)
+
+
+def bypassing(plan: Plan[T], flag: BypassFlag) -> Plan[T]:
+    """Runs a plan on the database alone. Lookups inside its computations bypass the cache, too."""
+
+    def answer(request: Request) -> Plan[Any]:
+        if isinstance(request, ComputeValue):
+            request = ComputeValue(request.key + _BYPASS_SUFFIX, partial(_compute_bypassing, flag, request.compute))
+        return (yield request)
+
+    return intercepted(without_store(plan), answer)
+
+
+async def _compute_bypassing(flag: BypassFlag, compute: Any, client: Any, **versions: Any) -> Any:
+    with BypassBlock(flag):
+        return await compute(client, **versions)
+
+
+_BYPASS_SUFFIX: Final = b":-"
+"""Tells a computation that bypasses the cache from others of the same key, which do not share it."""
+
+
+def storing(plan: Plan[T], *, fill: bool, max_ttl_ms: int | None) -> Plan[T]:
+    """Runs a plan that stores nothing, not even leases, or whose entries live at most so many milliseconds."""
+
+    def answer(request: Request) -> Plan[Any]:
+        if not fill and isinstance(request, AcquireLeases | Store | Spawn):
+            return answer_without_store(request)
+        if max_ttl_ms is not None and isinstance(request, Store):
+            request = Store([(*fill[:3], min(fill[3], max_ttl_ms)) for fill in request.fills])
+        return (yield request)
 
     return intercepted(plan, answer)
 

@@ -5,17 +5,20 @@ import copy
 from asyncio import get_running_loop
 from collections.abc import Generator
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
+from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.engine.run import resolve
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import field_names
 from aiomodelcache.plans.requests import FastLookup, Plan
+from aiomodelcache.plans.steps import bypassing, storing
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
+from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import Scope, current_scope
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
 
@@ -56,7 +59,10 @@ class CacheQuery(Generic[T]):
             tracker = self.tracker_of(cache, tracker, client)
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client).__await__()
-        bypassed = cache.bypass.off
+        blocks = open_blocks()
+        bypassed = cache.bypass.off_in(blocks)
+        if blocks and not bypassed and (restricted := self.restricted(cache)) is not self:
+            return restricted.__await__()
         if tracker is not None:
             return self._start_tracked(cache, tracker).__await__()
         scope = None if bypassed else current_scope()
@@ -76,6 +82,31 @@ class CacheQuery(Generic[T]):
             plan = cache.reader.of_caller(self.plan(cache, scope))
             cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
         return future.__await__()
+
+    def options(self, *, timeout: Duration | None = None, fill: bool = True, cache: bool = True) -> "OptionsQuery[T]":
+        """Returns a query for the same lookup with settings of its own.
+
+        >>> event = await Event.cache.get(slug="pycon").options(fill=False)
+
+        ``timeout``: entries that the lookup stores live no longer than this. ``fill=False``: it reads the cache, and
+        stores nothing; lookups inside a cached function follow their own settings. ``cache=False``: it does not use the
+        cache, like in a ``disabled()`` block. Raises ``CacheConfigurationError`` for a timeout that is out of
+        range.
+        """
+        seconds = parse_optional_duration(f"{self!r}.options: timeout", timeout)
+        return OptionsQuery(self, CallOptions(None if seconds is None else max(1, int(seconds * 1000)), fill, cache))
+
+    def subjects(self) -> set[object]:
+        """Returns what blocks may name this lookup by: its classes, its model, its declaration."""
+        own: set[object] = {getattr(self, "_model", None), getattr(self, "_declaration", None)}
+        return own.union(type(self).__mro__)
+
+    def restricted(self, cache: OpenCache) -> "CacheQuery[T]":
+        """Returns the query for the same lookup as the blocks around the caller restrict it."""
+        found = cache.bypass.restrictions(open_blocks(), self.subjects())
+        if not found:
+            return self
+        return OptionsQuery(self, CallOptions(fill=False, cache=not any(each.bypass for each in found)))
 
     def tracker_of(self, cache: OpenCache, tracker: Tracker, client: BaseDBAsyncClient | None) -> Tracker | None:
         """Returns the tracker that records this lookup, or None if no entry of its store answers the lookup."""
@@ -125,6 +156,51 @@ class CacheQuery(Generic[T]):
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         """Returns the plan that makes the lookup. Its errors are raised when the plan runs."""
         raise NotImplementedError
+
+
+class CallOptions(NamedTuple):
+    """Settings of one lookup. See ``CacheQuery.options``."""
+
+    max_ttl_ms: int | None = None
+    fill: bool = True
+    cache: bool = True
+
+
+class OptionsQuery(CacheQuery[T]):
+    """A lookup with settings of its own. Made by ``CacheQuery.options``."""
+
+    __slots__ = ("_options", "_query")
+
+    def __init__(self, query: CacheQuery[T], options: CallOptions) -> None:
+        super().__init__(query.explicit_cache)
+        self._query = query
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<{self._query!r} with options>"
+
+    def restricted(self, cache: OpenCache) -> CacheQuery[T]:
+        restricted = self._query.restricted(cache)
+        if not isinstance(restricted, OptionsQuery):
+            return self
+        both = CallOptions(
+            self._options.max_ttl_ms,
+            fill=self._options.fill and restricted._options.fill,
+            cache=self._options.cache and restricted._options.cache,
+        )
+        return self if both == self._options else OptionsQuery(self._query, both)
+
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        return self._query.transaction(cache)
+
+    def open_cache(self) -> OpenCache:
+        return self._query.open_cache()
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        max_ttl_ms, fill, use_cache = self._options
+        if not use_cache:
+            return bypassing(self._query.plan(cache, None), cache.bypass)
+        return storing(self._query.plan(cache, scope), fill=fill, max_ttl_ms=max_ttl_ms)
 
 
 class ResultAttribute:

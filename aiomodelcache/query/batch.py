@@ -15,6 +15,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.snapshots import at_one_moment
+from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.scopes.tracking import current_tracker
 
@@ -73,6 +74,8 @@ class BatchCacheQuery:
         queries of several caches. Raises ``CacheError`` if no moment is found for rows of several connections.
         """
         queries = dict(self._queries)  # queries pushed meanwhile are for the next call
+        if open_blocks():
+            queries = {name: query.restricted(query.open_cache()) for name, query in queries.items()}
         outcomes = await (_snapshot(queries, only_cache) if snapshot else _collect(queries, only_cache))
         answers, errors = outcomes.answers, outcomes.errors
         for name, error in errors.items():

@@ -29,6 +29,7 @@ from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.paths import Branch, Hop, RelationPath
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.lookups import LookupQuery
+from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.scopes.tracking import current_tracker
 
@@ -145,7 +146,7 @@ async def explain_key(
     scope_key = key if path is None else path.key(key)
     if query.transaction(cache) is not None:
         reason = "transaction"
-    elif cache.bypass.off:
+    elif cache.bypass.off or any(each.bypass for each in cache.bypass.restrictions(open_blocks(), query.subjects())):
         reason = "disabled"
     elif (scope := current_scope()) is not None and scope.recall(scope_key) is not None:
         return Explanation(query=repr(query), source="scope", reason="scope", key=key_text(key))

@@ -175,6 +175,9 @@ class OrderedQuery(OrderableList[M], CacheQuery[list[M]], Generic[M]):
         """Returns the schema of the rows."""
         return self._ordered.list_schema(cache)
 
+    def subjects(self) -> set[object]:
+        return self._ordered.subjects()
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._ordered.transaction(cache)
 

@@ -53,6 +53,9 @@ class ManyToManyBatchQuery(CacheQuery[dict[bytes, list[Any]]]):
         wanted = [(through.owner_value(pk),) for pk in pks]
         self._wanted = {through.key(values): values for values in wanted}
 
+    def subjects(self) -> set[object]:
+        return {self._through.schema.model}
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._through.schema.transaction()
 

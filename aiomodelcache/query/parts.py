@@ -49,6 +49,8 @@ class ListSource(Protocol):
         """Returns the schema of the rows, or None if the list is computed and may hold anything."""
         ...
 
+    def subjects(self) -> set[object]: ...
+
     def transaction(self, cache: OpenCache, /) -> BaseDBAsyncClient | None: ...
 
     def plan(self, cache: OpenCache, scope: Scope | None, /) -> Plan[list[Any]]: ...
@@ -95,6 +97,9 @@ class PartQuery(CacheQuery[T]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._source!r}>"
+
+    def subjects(self) -> set[object]:
+        return self._source.subjects()
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._source.transaction(cache)

@@ -1,14 +1,14 @@
-"""The bypass of a cache, by its settings or within a block, and writes that need no open cache.
+"""The bypass of a cache, by its settings or within a block, lookups that store nothing, and writes without a cache.
 
 Knows neither caches nor lookups. A context variable holds the open blocks, so that tasks started inside a block bypass
 the cache too, and other tasks do not.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 
 class BypassFlag:
@@ -22,16 +22,35 @@ class BypassFlag:
     @property
     def off(self) -> bool:
         """True if the caller's reads go straight to the database."""
-        return not self._enabled or self in _bypassed.get()
+        return self.off_in(_bypassed.get())
+
+    def off_in(self, blocks: "tuple[BypassFlag | Restriction, ...]") -> bool:
+        """Returns True if reads in these blocks go straight to the database."""
+        return not self._enabled or (bool(blocks) and self in blocks)
+
+    def restrictions(
+        self, blocks: "tuple[BypassFlag | Restriction, ...]", subjects: Collection[object]
+    ) -> "list[Restriction]":
+        """Returns those of these blocks that apply to lookups which are, or are of, one of the subjects."""
+        own = [block for block in blocks if isinstance(block, Restriction) and block.flag is self]
+        return [block for block in own if block.targets is None or not block.targets.isdisjoint(subjects)]
 
 
-_bypassed: Final[ContextVar[tuple[BypassFlag, ...]]] = ContextVar("aiomodelcache_off", default=())
-"""The flags of the open blocks, the innermost last."""
+class Restriction(NamedTuple):
+    """A block that applies to some lookups of one cache: they bypass it, or store nothing."""
+
+    flag: BypassFlag
+    targets: frozenset[object] | None
+    """Models, classes and declarations. None stands for all lookups."""
+    bypass: bool
 
 
-def open_blocks() -> tuple[BypassFlag, ...]:
-    """Returns the flags of the blocks around the caller, which tell callers apart that bypass a cache."""
-    return _bypassed.get()
+_bypassed: Final[ContextVar[tuple[BypassFlag | Restriction, ...]]] = ContextVar("aiomodelcache_off", default=())
+"""The flags and restrictions of the open blocks, the innermost last."""
+
+
+open_blocks: Final[Callable[[], tuple[BypassFlag | Restriction, ...]]] = _bypassed.get
+"""Returns the flags and restrictions of the blocks around the caller, which tell callers apart."""
 
 
 class BypassBlock:
@@ -39,7 +58,7 @@ class BypassBlock:
 
     __slots__ = ("_bypass_flag",)
 
-    def __init__(self, flag: BypassFlag) -> None:
+    def __init__(self, flag: BypassFlag | Restriction) -> None:
         self._bypass_flag = flag
 
     def __enter__(self) -> Self:
