@@ -134,7 +134,12 @@ class ModelCache:
         if self.config.secret is not None:
             backend = SignedBackend(backend, secrets_of(self.config.secret))
         guarded = GuardedBackend(
-            backend, stats, cooldown=self.config.breaker_cooldown, enabled=self.config.enabled, near=near
+            backend,
+            stats,
+            cooldown=self.config.breaker_cooldown,
+            enabled=self.config.enabled,
+            near=near,
+            observers=self.config.observers,
         )
         self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag)
         opened = self._views.root

@@ -13,6 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache.durations import CACHE_TIME_H, CACHE_TIME_M, Duration, parse_duration, parse_duration_or_zero
 from aiomodelcache.exceptions import CacheConfigurationError, NotFoundError, shown
+from aiomodelcache.observe.events import Observer
 
 MIN_SECRET: Final = 16
 """Minimum length of a secret, in bytes."""
@@ -72,6 +73,7 @@ class Settings(TypedDict, total=False):
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     secret: bytes | Sequence[bytes] | None
     not_found: NotFound
+    observers: Sequence[Observer]
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -195,6 +197,9 @@ class CacheConfig:
     ``lambda error: HTTPException(404, str(error))``.
     """
 
+    observers: Sequence[Observer] = ()
+    """Objects that are told of lookups, requests, statements and writes, each an ``aiomodelcache.observe.Observer``."""
+
     def __init__(self, **settings: Unpack[Settings]) -> None:
         given: dict[str, Any] = {**settings}
         for setting in fields(self):
@@ -257,6 +262,8 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if name == "tenant":
         callable_now = callable(value) and not inspect.iscoroutinefunction(value)
         return None if value is None or callable_now else "use a function without arguments, like a variable's get"
+    if name == "observers":
+        return _observers_error(value)
     if name in _DURATIONS or (name == "secret" and value is None):
         return None
     if name == "secret":
@@ -275,6 +282,14 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
     if value < (0 if name == "guess_size" else 1):
         return f"it must be {'zero or above' if name == 'guess_size' else 'a number above zero'}"
     return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
+
+
+def _observers_error(value: Any) -> str | None:
+    """Returns the requirement that a value of ``observers`` does not meet; None if it meets all."""
+    found: list[Any] = [*value] if isinstance(value, list | tuple) else [None]
+    methods = ("begin", "end", "note")
+    complete = all(not isinstance(each, type) and all(hasattr(each, name) for name in methods) for each in found)
+    return None if complete else "it must be a list of instances of aiomodelcache.observe.Observer"
 
 
 def _not_found_error(value: Any) -> str | None:

@@ -6,19 +6,26 @@ probe, tries again, and the other reads follow if it succeeded. Writers always t
 
 import asyncio
 import inspect
+import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import Backend, SupportsStartRead, SupportsTracking
+from aiomodelcache.backends.protocol import Backend, ReadCallback, SupportsStartRead, SupportsTracking
 from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.observe.events import Breaker, Lookup, Observer, RoundTrip
+from aiomodelcache.observe.logs import LookupLog, lookup_logger
+from aiomodelcache.observe.observers import Observers
 from aiomodelcache.observe.stats import Stats, logger
 
 T = TypeVar("T")
+FindLookups = Callable[[], Iterable[Lookup]]
+"""Returns the lookups for which a request is sent. Called only if there are observers."""
 GuardedReadCallback = Callable[[Sequence[bytes | None] | None], None]
 """A callback for the values that were read, or for None if the read failed. It does not raise."""
 
@@ -27,13 +34,25 @@ class GuardedBackend:
     """The backend of one open cache, behind a circuit breaker."""
 
     def __init__(
-        self, backend: Backend, stats: Stats, *, cooldown: float, enabled: bool, near: Near | None = None
+        self,
+        backend: Backend,
+        stats: Stats,
+        *,
+        cooldown: float,
+        enabled: bool,
+        near: Near | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.backend = backend
         self.stats = stats
         self.enabled = enabled
         self.near = near or Near(0, 1.0)
         """Entries kept in this process. Not used while the backend fails or invalidations are undelivered."""
+        self.observers: Observers | None = None
+        """The observers of the cache, or None if there are none."""
+        self._observers = observers
+        self._logs_lookups: bool | None = None
+        self.find_observers()
         self.has_undelivered = False
         """True while this process has undelivered invalidations. It must not read until they are delivered."""
         self._undelivered = set[object]()
@@ -49,6 +68,13 @@ class GuardedBackend:
         self._opening = asyncio.Lock()
         self._open_attempts = 0
         self._open_failure = ""
+
+    def find_observers(self) -> None:
+        """Looks for observers: those of the cache, and the log of lookups if its logger is enabled for DEBUG."""
+        if self._logs_lookups is not (enabled := lookup_logger.isEnabledFor(logging.DEBUG)):
+            self._logs_lookups = enabled
+            found = [*self._observers, LookupLog()] if enabled else self._observers
+            self.observers = self.near.observers = Observers(found, self.stats) if found else None
 
     def set_undelivered(self, writer: object, undelivered: bool) -> None:
         """Records whether a writer has undelivered invalidations. Several writers may share the backend."""
@@ -134,12 +160,25 @@ class GuardedBackend:
             return "undelivered"
         return "unreachable" if self._failing and time.monotonic() < self._retry_at else None
 
-    async def call(self, operation: Awaitable[T]) -> T:
-        """Awaits one round trip. A failure is counted, logged and raised as ``BackendError``."""
+    async def call(
+        self,
+        operation: Awaitable[T],
+        keys: int = 0,
+        lookups: FindLookups | None = None,
+        context: Context | None = None,
+    ) -> T:
+        """Awaits one round trip. A failure is counted, logged and raised as ``BackendError``.
+
+        For observers: ``keys``: the number of keys. ``lookups``: those for which the request is sent. ``context``: that
+        of the caller, if it is not the present one.
+        """
         self.stats.round_trips += 1
         try:
             if not self._opened:
                 await self._open_for(operation)
+            if self.observers is not None:
+                trip = self._round_trip(getattr(operation, "__name__", "request"), keys, lookups, context)
+                operation = self.observers.around(trip, operation)
             result = await operation
         except Exception as error:
             failure = self._record_failure(error)
@@ -148,6 +187,17 @@ class GuardedBackend:
             raise failure from cause(error)
         self._record_success()
         return result
+
+    def _round_trip(
+        self, command: str, keys: int, lookups: FindLookups | None, context: Context | None = None
+    ) -> RoundTrip:
+        found = tuple(lookups()) if lookups is not None else ()
+        backend: object = self.backend
+        while (inner := getattr(backend, "backend", None)) is not None:  # signed, or counted
+            backend = inner
+        trip = RoundTrip(command=command, keys=keys, backend=type(backend).__name__, lookups=found)
+        trip.context = context or (found[0].context if found else trip.context)
+        return trip
 
     async def _open_for(self, operation: Awaitable[T]) -> None:
         """Opens the backend before a request. If that fails, discards the request."""
@@ -158,21 +208,30 @@ class GuardedBackend:
                 operation.close()
             raise
 
-    def start_read(self, keys: Sequence[bytes], callback: GuardedReadCallback) -> bool:
+    def start_read(
+        self, keys: Sequence[bytes], callback: GuardedReadCallback, lookups: FindLookups | None = None
+    ) -> bool:
         """Starts a read if the backend can do so without a task. Returns True if it was started.
 
         ``callback`` gets the values, or None if the read failed. A failure is counted and logged as by ``call``.
+        ``lookups``: those for which the request is sent, for observers.
         """
         backend = self.backend
         if not self._opened or not hasattr(backend, "start_read"):
             return False
-        on_read = partial(self._on_read, callback)
+        on_read: ReadCallback = partial(self._on_read, callback)
+        observed = None
+        if self.observers is not None:
+            observed = _ObservedRead(self.observers, self._round_trip("read", len(keys), lookups), on_read)
+            on_read = observed.end
         try:
             started = cast("SupportsStartRead", backend).start_read(keys, on_read)
         except Exception as error:
             started = True
             on_read(error)
         self.stats.round_trips += started
+        if started and observed is not None:
+            observed.begin()
         return started
 
     def _on_read(self, callback: GuardedReadCallback, read: list[bytes | None] | Exception) -> None:
@@ -187,6 +246,8 @@ class GuardedBackend:
         if self._failing:
             logger.warning("aiomodelcache: the cache is used again")
             self._failing = False
+            if self.observers is not None:
+                self.observers.note(Breaker(state="closed"))
 
     def _record_failure(self, error: Exception) -> BackendError:
         failure = error
@@ -197,6 +258,32 @@ class GuardedBackend:
         self.near.drop_all()
         if not self._failing:
             logger.warning("aiomodelcache: the cache is not used for now: %s", failure)
+            if self.observers is not None:
+                self.observers.note(Breaker(state="open", reason=str(failure)))
         self._failing = True
         self._retry_at = time.monotonic() + self._cooldown
         return failure
+
+
+class _ObservedRead:
+    """A read without a task. It begins when the backend has started it, which may be after its end."""
+
+    __slots__ = ("_begun", "_observers", "_on_read", "_trip")
+
+    def __init__(self, observers: Observers, trip: RoundTrip, on_read: ReadCallback) -> None:
+        self._observers = observers
+        self._trip = trip
+        self._on_read = on_read
+        self._begun = False
+
+    def begin(self) -> None:
+        """Tells the observers that the read begins. Idempotent."""
+        if not self._begun:
+            self._begun = True
+            self._observers.begin(self._trip)
+
+    def end(self, read: list[bytes | None] | Exception) -> None:
+        """Tells the observers that the read has ended, and passes on what was read."""
+        self.begin()
+        self._observers.end(self._trip, read if isinstance(read, Exception) else None)
+        self._on_read(read)

@@ -18,9 +18,11 @@ was announced. Dropping a key also removes its placeholder.
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Final
+from typing import Final, Literal
 
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
+from aiomodelcache.observe.events import NearChange
+from aiomodelcache.observe.observers import Observers
 from aiomodelcache.observe.stats import NearCounters, logger
 
 Ticket = list[bytes]
@@ -52,6 +54,7 @@ class Near:
         "_trusted_until",
         "counters",
         "lag",
+        "observers",
         "on",
         "ping",
         "tick"
@@ -64,6 +67,8 @@ class Near:
         """Sends a request whose only purpose is to be answered."""
         self.tick: Callable[[], None] = lambda: None
         """A callback that is called about twice in ``lag`` seconds while answers are given."""
+        self.observers: Observers | None = None
+        """The observers of the cache, or None if there are none."""
         self.on = False
         """True if the server reports changes now. Otherwise nothing is kept."""
         self._limit = limit
@@ -150,6 +155,7 @@ class Near:
         while self.counters.bytes > self._limit:
             self._remove(next(iter(self._entries)))
             self.counters.evicted += 1
+            self._tell("evicted", 1)
 
     def _put(self, key: bytes, value: bytes) -> None:
         self._remove(key)
@@ -181,6 +187,8 @@ class Near:
     def drop_all(self) -> None:
         """Drops all keys and all placeholders."""
         self.counters.dropped += bool(self._entries)
+        if self._entries:
+            self._tell("dropped", len(self._entries))
         self.counters.bytes = 0
         self._entries.clear()
         self._expected.clear()
@@ -208,7 +216,10 @@ class Near:
         if keys is None:
             self.drop_all()
         else:
-            self.counters.invalidated += self.drop(keys)
+            count = self.drop(keys)
+            self.counters.invalidated += count
+            if count:
+                self._tell("invalidated", count)
 
     def refused(self, reason: object) -> None:
         """Records that the server refused to report changes on a new connection. Logs the first refusal."""
@@ -219,6 +230,11 @@ class Near:
                 reason,
             )
         self.counters.refused += 1
+        self._tell("refused", 0)
+
+    def _tell(self, kind: Literal["invalidated", "dropped", "evicted", "refused"], keys: int) -> None:
+        if self.observers is not None:
+            self.observers.note(NearChange(kind=kind, keys=keys))
 
     def lost(self) -> None:
         """Records that changes are no longer reported, and drops everything."""

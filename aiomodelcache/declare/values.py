@@ -66,6 +66,10 @@ class BaseValueQuery(CacheQuery[T]):
         except TypeError as error:
             raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        result, key = self.locate(cache)
+        return result, (key,)
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction in which the value is computed, if any.
 
@@ -168,6 +172,7 @@ class _LocatedValue:
     """One await of a query, with the key of its arguments as they are now."""
 
     __slots__ = ("_key", "_query", "_result")
+    lookup_event: None = None
 
     def __init__(self, query: BaseValueQuery[Any], result: ResultEntries, key: bytes) -> None:
         self._query = query

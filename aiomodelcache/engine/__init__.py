@@ -4,5 +4,6 @@ Decides when requests are sent and what happens if that fails. Must not know wha
 
 Top to bottom: ``derivation`` (tracked computations), ``reader`` (all plans), ``writer`` (all intents), ``leases``,
 ``witness`` (callers' contexts), ``hits`` (the path of a hit), ``background``, ``batch_read``, ``batching``,
-``patience`` (``soft_timeout``), ``loader`` (SQL), ``run``, ``intent``, ``own_loop``, ``tasks``.
+``patience`` (``soft_timeout``), ``observing`` (lookups as observers see them), ``loader`` (SQL), ``run``, ``intent``,
+``own_loop``, ``tasks``.
 """

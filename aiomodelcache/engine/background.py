@@ -26,8 +26,15 @@ THRESHOLD_REFRESH_INTERVAL: Final = 1.0
 class BackgroundPlans:
     """The plans that refresh entries, at most one for each entry at a time."""
 
-    def __init__(self, start: Callable[[Plan[Any], DoneCallback], None], lifetimes: Iterable[Lifetimes]) -> None:
+    def __init__(
+        self,
+        start: Callable[[Plan[Any], DoneCallback, str], None],
+        lifetimes: Iterable[Lifetimes],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._start = start
+        self._tick = tick
+        """A callback that is called about once in ``THRESHOLD_REFRESH_INTERVAL`` while lookups are made."""
         self._lifetimes = list(lifetimes)
         self._refreshed_at = 0.0
         """The monotonic time at which the thresholds of ``_lifetimes`` were computed."""
@@ -49,7 +56,7 @@ class BackgroundPlans:
             plan.close()
         else:
             self._in_flight += 1
-            self._start(plan, partial(self._end, counters))
+            self._start(plan, partial(self._end, counters), counters.name)
 
     def watch(self, lifetimes: Lifetimes) -> None:
         """Adds a cache class whose refresh thresholds are kept up to date."""
@@ -63,6 +70,7 @@ class BackgroundPlans:
             self._refreshed_at = now
             for lifetimes in self._lifetimes:
                 lifetimes.age()
+            self._tick()
 
     def forget_attempts(self) -> None:
         """Allows entries to be refreshed again that were last tried within ``REFRESH_RETRY_DELAY``."""

@@ -10,8 +10,10 @@ from typing import Final
 
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
+from aiomodelcache.engine.observing import HasOperations, operations_of
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.observe.events import Lookup
 
 MAX_READS_IN_FLIGHT: Final = 2
 """Maximum number of reads in flight: one that the server works on, and one whose answers are delivered.
@@ -28,6 +30,8 @@ Deliver = Callable[[EntriesByKey], Iterator[None]]
 
 It yields when it has delivered enough for one turn of the event loop. It may add keys to a later read.
 """
+
+_Request = tuple[CollectKeys, Deliver, HasOperations]
 
 
 class ReadBatcher:
@@ -53,7 +57,7 @@ class ReadBatcher:
         """A callback that is called before each read."""
         self._guarded = guarded
         self._tasks = tasks
-        self._requests: list[tuple[CollectKeys, Deliver]] = []
+        self._requests: list[_Request] = []
         self._failures_before = 0
         """The number of failures of the backend when the first of ``_requests`` was added."""
         self._in_flight = 0
@@ -64,12 +68,12 @@ class ReadBatcher:
         """
         self._send_deferred = False
 
-    def add(self, collect_keys: CollectKeys, deliver: Deliver) -> None:
-        """Adds a request to the read at the end of this tick."""
+    def add(self, collect_keys: CollectKeys, deliver: Deliver, source: HasOperations) -> None:
+        """Adds a request to the read at the end of this tick. ``source``: the lookups that it is for."""
         if not self._requests:
             self._failures_before = self._guarded.failures
             self._tasks.schedule(self._send)
-        self._requests.append((collect_keys, deliver))
+        self._requests.append((collect_keys, deliver, source))
 
     def _send(self) -> None:
         if self._in_flight == MAX_READS_IN_FLIGHT or self._sliced:
@@ -81,7 +85,7 @@ class ReadBatcher:
         try:
             self._before_read()
             wanted: dict[bytes, None] = {}
-            for collect_keys, _ in requests:
+            for collect_keys, _, _ in requests:
                 collect_keys(wanted)
             keys, near = list(wanted), self._guarded.near
             callback = partial(
@@ -89,16 +93,16 @@ class ReadBatcher:
             )
             if self._failures_before != self._guarded.failures:  # failed in the meantime, and would only fail again
                 callback(None)
-            elif not self._guarded.start_read(keys, callback):
-                self._tasks.start(self._read(keys, callback))
+            elif not self._guarded.start_read(keys, callback, partial(_lookups, requests)):
+                self._tasks.start(self._read(keys, callback, requests))
         except BaseException:
             self._end()
             raise
 
-    async def _read(self, keys: list[bytes], callback: GuardedReadCallback) -> None:
+    async def _read(self, keys: list[bytes], callback: GuardedReadCallback, requests: "list[_Request]") -> None:
         """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
         try:
-            read = await self._guarded.call(self._guarded.backend.read(keys))
+            read = await self._guarded.call(self._guarded.backend.read(keys), len(keys), partial(_lookups, requests))
         except BackendError:
             callback(None)
         except BaseException:  # cancelled: the cache closes
@@ -114,7 +118,7 @@ class ReadBatcher:
 
     def _slices(
         self,
-        requests: list[tuple[CollectKeys, Deliver]],
+        requests: "list[_Request]",
         keys: list[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
@@ -122,7 +126,10 @@ class ReadBatcher:
         entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
             self._guarded.near.keep(ticket, entries)
-        for _, deliver in requests:
+        if read is None and self._guarded.observers is not None:
+            for operation in _lookups(requests):
+                operation.outcome = "fault"
+        for _, deliver, _ in requests:
             yield from deliver(entries)
 
     def _hand_out(self, slices: Iterator[None], resumed: bool = False) -> None:
@@ -148,3 +155,7 @@ class ReadBatcher:
             self._send_deferred = False
             self._tasks.schedule(self._send)
         self._tasks.done()
+
+
+def _lookups(requests: Sequence[_Request]) -> Iterator[Lookup]:
+    return operations_of(source for _, _, source in requests)

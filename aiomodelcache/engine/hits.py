@@ -5,14 +5,16 @@ proceed: ``start`` is handed in.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
+from aiomodelcache.engine.observing import note_read
 from aiomodelcache.engine.run import DoneCallback, resolve
 from aiomodelcache.entries.base import NoValue
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.plans.requests import FastLookup, Plan, Read
 
 SLICING_THRESHOLD: Final = 128
@@ -27,7 +29,9 @@ SLICE_SIZE: Final = 32
 class StartPlan(Protocol):
     """A function that starts a plan. ``first``: the answer to the plan's first ``Read``, if already yielded."""
 
-    def __call__(self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool, first: Any = None) -> None: ...
+    def __call__(
+        self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool, first: Any = None, operation: Lookup | None
+    ) -> None: ...
 
 
 class PendingLookups:
@@ -47,6 +51,11 @@ class PendingLookups:
         self.only_cache = only_cache
         self.lookups: list[FastLookup] = []
         self.waiters: list[Any] = []
+
+    @property
+    def operations(self) -> Sequence[Lookup]:
+        """The lookups, as far as observers are told of them."""
+        return [lookup.lookup_event for lookup in self.lookups if lookup.lookup_event is not None]
 
 
 class HitPath:
@@ -112,7 +121,7 @@ class HitPath:
 
     def _queue(self, pending: PendingLookups) -> None:
         self._in_flight.add(pending)
-        self._reads.add(partial(self._collect_keys, pending), partial(self._answer, pending))
+        self._reads.add(partial(self._collect_keys, pending), partial(self._answer, pending), pending)
 
     def _answer_now(self, lookup: FastLookup, pending: PendingLookups, waiter: Any) -> bool:
         """Answers a lookup from near entries, or starts its plan if the store must not be used.
@@ -121,7 +130,8 @@ class HitPath:
         """
         if not self._guarded.healthy:
             plan = lookup.start_plan(pending.context)
-            self._start(plan, partial(pending.resolve, waiter), only_cache=pending.only_cache)
+            done = partial(pending.resolve, waiter)
+            self._start(plan, done, only_cache=pending.only_cache, operation=lookup.lookup_event)
             return True
         keys: dict[bytes, None] = {}
         lookup.collect_keys(pending.context, keys)
@@ -129,6 +139,8 @@ class HitPath:
         if entries is None:
             return False
         self._near.counters.hits += 1
+        if lookup.lookup_event is not None:
+            lookup.lookup_event.outcome = "near"
         self._deliver(lookup, pending, waiter, entries)
         return True
 
@@ -167,4 +179,8 @@ class HitPath:
             first = [entries[key] for key in keys]
         else:  # the prediction has changed since the keys were collected
             plan = lookup.start_plan(pending.context)
-        self._start(plan, partial(pending.resolve, waiter), only_cache=pending.only_cache, first=first)
+        operation = lookup.lookup_event
+        if operation is not None and first is not None:
+            note_read(operation, keys, first, near=operation.outcome == "near")
+        done = partial(pending.resolve, waiter)
+        self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextvars import Context
 from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, ReplacedEntry
@@ -21,6 +22,7 @@ class Versioned(Protocol):
 
     epoch_key: bytes
     stamp_key: bytes
+    counters: Counters
     spans_tenants: bool
     """True outside of any tenant of a cache that has tenants."""
     link_keys: Sequence[bytes]
@@ -46,6 +48,7 @@ class Intent:
     __slots__ = (
         "allowed",
         "clears",
+        "context",
         "lock",
         "marked",
         "refills",
@@ -74,6 +77,8 @@ class Intent:
         """The keys of the versions of the tables that are written. They are among ``clears``."""
         self.unknown = False
         """True if the write's outcome is not known. Such an intent ends only by expiring."""
+        self.context: Context | None = None
+        """The writer's context, once the outcome of the write is known and if there are observers."""
         self.lock = asyncio.Lock()
 
     def add(self, rows: Versioned, clears: Iterable[Clear]) -> None:

@@ -6,7 +6,8 @@ Must not know how plans proceed: ``advance`` is handed in.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from aiomodelcache.backends.breaker import GuardedBackend
@@ -14,9 +15,11 @@ from aiomodelcache.backends.protocol import Fill, Lease
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
 from aiomodelcache.engine.batching import TickBatcher
+from aiomodelcache.engine.observing import note_fills, operations_of
 from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Store, Wait
 
 FIRST_POLL_DELAY: Final = 0.00625
@@ -73,7 +76,9 @@ class Leases:
             ttl_ms = int(ttl * 1000)
             try:
                 leased = await self._guarded.call(
-                    self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions)
+                    self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions),
+                    len(leases),
+                    partial(_lookups, group),
                 )
             except BackendError:
                 pass
@@ -101,10 +106,16 @@ class Leases:
         }
         stored: dict[tuple[bytes, bytes], bool] = {}
         try:
-            accepted = await self._guarded.call(self._guarded.backend.fill(list(fills.values()))) if fills else []
-            stored = dict(zip(fills, accepted, strict=True))
+            if fills:
+                fill = self._guarded.backend.fill(list(fills.values()))
+                accepted = await self._guarded.call(fill, len(fills), partial(_lookups, requests))
+                stored = dict(zip(fills, accepted, strict=True))
         except BackendError:
             pass
+        if self._guarded.observers is not None:
+            for run, request in requests:
+                if run.operation is not None:
+                    note_fills(self._guarded.observers, run.operation, request.fills, fills, stored)
         for run, request in requests:
             self.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
             self._advance(run, [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills])
@@ -157,7 +168,8 @@ class Leases:
             while keys and (remaining := until - time.monotonic()) > 0 and self._guarded.allow_read():
                 await asyncio.sleep(min(remaining, delay * random.uniform(0.5, 1.5)))
                 delay *= 2
-                held = dict(zip(keys, await self._guarded.call(self._guarded.backend.read(keys)), strict=True))
+                values = await self._guarded.call(self._guarded.backend.read(keys), len(keys))
+                held = dict(zip(keys, values, strict=True))
                 self._unwatch(key for key in held if not is_lease(held[key]))
                 keys = [key for key in keys if key in self._watched]
         except BackendError:
@@ -185,3 +197,7 @@ def group_requests(
     for run, request in requests:
         groups.setdefault(key(request), []).append((run, request))
     return groups
+
+
+def _lookups(requests: Iterable[tuple[RunningPlan, Any]]) -> Iterator[Lookup]:
+    return operations_of(run for run, _ in requests)

@@ -5,7 +5,7 @@ lagging replica. On an open transaction's connection, nothing is filled.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -135,6 +135,11 @@ def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:
     return entry_set.limit is None and (entry_set.unique or not entry_set.compares_loosely)
 
 
+Rows = Sequence[LoadedRow | LoadedPk]
+ObserveStatement = Callable[[int, Awaitable[Rows]], Awaitable[Rows]]
+"""Awaits a statement that asks for a number of values, and tells observers of it."""
+
+
 async def load(
     entry_set: RowEntries | IndexEntries,
     wanted: Mapping[bytes, Values],
@@ -143,6 +148,7 @@ async def load(
     batch_size: int,
     *,
     only_pks: bool = False,
+    observe: ObserveStatement | None = None,
 ) -> dict[bytes, Answer]:
     """Returns the rows for each key of ``wanted``. Raises what the database raises.
 
@@ -157,12 +163,14 @@ async def load(
     key_of = _key_getter(entry_set, wanted)
     for start in range(0, len(keys), step):
         chunk = keys[start : start + step]
-        rows = await _select(entry_set, [wanted[key] for key in chunk], client, stats, only_pks=only_pks)
+        select = _select(entry_set, [wanted[key] for key in chunk], client, stats, only_pks=only_pks)
+        rows = await (select if observe is None else observe(len(chunk), select))
         answers.update(
             _single(key_of, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, key_of, chunk, rows)
         )
     for key in [key for key in keys if key not in answers]:
-        rows = await _select(entry_set, [wanted[key]], client, stats, only_pks=only_pks)
+        select = _select(entry_set, [wanted[key]], client, stats, only_pks=only_pks)
+        rows = await (select if observe is None else observe(1, select))
         answers.update(_single(key_of, key, rows))
     return answers
 
@@ -174,7 +182,7 @@ async def _select(
     stats: Stats,
     *,
     only_pks: bool,
-) -> Sequence[LoadedRow | LoadedPk]:
+) -> Rows:
     schema = entry_set.schema
     if isinstance(entry_set, ManyToManyEntries):
         query = entry_set.select(client, wanted)
@@ -195,7 +203,7 @@ _KeyGetter = Callable[[Any], bytes | None]
 """Returns the key of a lookup that a row answers. None, or another key, if the row was found by a loose comparison."""
 
 
-def _single(key_of: _KeyGetter, key: bytes, rows: Sequence[LoadedRow | LoadedPk]) -> dict[bytes, Answer]:
+def _single(key_of: _KeyGetter, key: bytes, rows: Rows) -> dict[bytes, Answer]:
     return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)))}
 
 
@@ -203,7 +211,7 @@ def _group_rows(
     entry_set: RowEntries | IndexEntries,
     key_of: _KeyGetter,
     keys: Sequence[bytes],
-    rows: Sequence[LoadedRow | LoadedPk],
+    rows: Rows,
 ) -> dict[bytes, Answer]:
     """Groups the rows of one statement by the key that each row answers.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiomodelcache.engine.loader import ComputedValue
+from aiomodelcache.engine.observing import note_failure, operations_of
 from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.plans.requests import StillComputing
 
@@ -42,6 +43,7 @@ class Waiting:
     def fail(self, error: Exception) -> None:
         """Throws the error of the computation into all plans."""
         self._stop()
+        note_failure(operations_of(self._runs), "failed")
         if self._outcome is not None:
             self._outcome.set_exception(error)
             self._outcome.exception()  # every plan that waited for it may have been closed
@@ -51,6 +53,7 @@ class Waiting:
 
     def _give_up(self) -> None:
         self._outcome = asyncio.get_running_loop().create_future()
+        note_failure(operations_of(self._runs), "slow")
         for run in self._runs:
             self._advance(run, None, StillComputing(self._wait))
 

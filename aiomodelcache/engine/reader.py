@@ -6,7 +6,7 @@ and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -21,12 +21,23 @@ from aiomodelcache.engine.batching import Coalescer, TickBatcher
 from aiomodelcache.engine.hits import HitPath
 from aiomodelcache.engine.leases import Leases, group_requests
 from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
+from aiomodelcache.engine.observing import (
+    note_bypass,
+    note_database,
+    note_fills,
+    note_read,
+    observe_computation,
+    observe_refresh,
+    observe_statement,
+    operations_of,
+)
 from aiomodelcache.engine.patience import Waiting
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheError, CacheNotOpen
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import (
     AcquireLeases,
@@ -65,7 +76,7 @@ class Reader:
         self._config = config
         self._tasks = tasks
         self._running: set[RunningPlan] = set()
-        self.background = BackgroundPlans(self._start_in_background, lifetimes)
+        self.background = BackgroundPlans(self._start_in_background, lifetimes, guarded.find_observers)
         self._near.tick = self.background.refresh_thresholds
         self._reads = ReadBatcher(guarded, tasks, self.background.refresh_thresholds)
         self.hits = HitPath(guarded, self._reads, self.start)
@@ -102,24 +113,30 @@ class Reader:
         bypass: bool = False,
         near: bool = True,
         first: Any = None,
+        operation: Lookup | None = None,
     ) -> None:
         """Runs a plan together with all other plans of this tick. ``done`` is called with its outcome.
 
         ``only_cache``: without the database. ``bypass``: without the store. ``near``: near entries may answer.
-        ``first``: the answer to the plan's first request, if the plan has yielded it already.
+        ``first``: the answer to the plan's first request, if the plan has yielded it already. ``operation``: the lookup
+        as observers are told of it.
         """
         run = RunningPlan(plan, done, only_cache, bypass)
         run.near = near
+        run.operation = operation
         self._running.add(run)
         self._advance(run, first)
 
-    def _start_in_background(self, plan: Plan[Any], done: DoneCallback) -> None:
+    def _start_in_background(self, plan: Plan[Any], done: DoneCallback, name: str) -> None:
         run = RunningPlan(plan, done, background=True)
+        if self._guarded.observers is not None:
+            observe_refresh(self._guarded.observers, run, name)
         self._running.add(run)
         self._advance(run, None)
 
-    async def run_directly(self, plan: Plan[T], client: BaseDBAsyncClient) -> T:
+    async def run_directly(self, plan: Plan[T], client: BaseDBAsyncClient, operation: Lookup | None = None) -> T:
         """Runs a plan on the database alone, in the caller's own transaction. Fills nothing."""
+        operations = () if operation is None else (operation,)
         answer: Any = None
         try:
             while True:
@@ -127,13 +144,13 @@ class Reader:
                 if isinstance(request, Load):
                     try:
                         answer = await self._select(
-                            request.entry_set, request.wanted, client, only_pks=request.only_pks
+                            request.entry_set, request.wanted, client, operations, only_pks=request.only_pks
                         )
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
                     try:
-                        answer = ComputedValue(await request.compute(client))
+                        answer = ComputedValue(await self._observed(request.compute(client), operations))
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 else:
@@ -152,12 +169,17 @@ class Reader:
                         entries = self._near.find(request.keys) if self._near.on and run.near else None
                         if entries is None:
                             keys = request.keys
-                            self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys))
+                            self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys), run)
                             return
                         self._near.counters.hits += 1
-                        request = run.plan.send([entries[key] for key in request.keys])
+                        values = [entries[key] for key in request.keys]
+                        if run.operation is not None:
+                            note_read(run.operation, request.keys, values, near=True)
+                        request = run.plan.send(values)
                         continue
                     self._guarded.stats.bypassed += 1
+                    if run.operation is not None:
+                        note_bypass(run.operation, self._guarded.unavailable_reason or "disabled")
                 elif type(request) is Spawn:
                     if run.only_cache:  # a refresh would query the database
                         request.plan.close()
@@ -174,6 +196,8 @@ class Reader:
                     self._computations.add((run, request))
                     return
                 elif type(request) is Wait:
+                    if run.operation is not None:
+                        run.operation.outcome = "waited"
                     self._leases.wait.add((run, request))
                     return
                 elif type(request) is AcquireLeases:
@@ -187,6 +211,8 @@ class Reader:
                         self._leases.store.add((run, request))
                         return
                     self._leases.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
+                    if self._guarded.observers is not None and run.operation is not None:
+                        note_fills(self._guarded.observers, run.operation, request.fills)
                 request = run.plan.send(answer_without_store(request))
         except StopIteration as stop:
             self._end(run, stop.value, None)
@@ -195,7 +221,10 @@ class Reader:
 
     def _resume(self, run: RunningPlan, keys: list[bytes], entries: EntriesByKey) -> Iterator[None]:
         """Gives a plan the entries that were read."""
-        self._advance(run, [entries[key] for key in keys])
+        values = [entries[key] for key in keys]
+        if run.operation is not None:
+            note_read(run.operation, keys, values)
+        self._advance(run, values)
         return iter(())
 
     def _end(self, run: RunningPlan, result: Any, error: Exception | None) -> None:
@@ -235,7 +264,8 @@ class Reader:
         try:
             self._check_context()
             client = entry_set.schema.replica() if replica else entry_set.schema.client
-            answers = await self._select(entry_set, wanted, client, only_pks=only_pks)
+            operations = tuple(operations_of(run for run, _ in group))
+            answers = await self._select(entry_set, wanted, client, operations, only_pks=only_pks)
         except Exception as error:
             if len(group) == 1:
                 self._advance(group[0][0], None, error)
@@ -252,10 +282,26 @@ class Reader:
             self._advance(run, {key: answers[key] for key in request.wanted})
 
     async def _select(
-        self, entry_set: Any, wanted: Mapping[bytes, Values], client: BaseDBAsyncClient, *, only_pks: bool
+        self,
+        entry_set: Any,
+        wanted: Mapping[bytes, Values],
+        client: BaseDBAsyncClient,
+        operations: tuple[Lookup, ...],
+        *,
+        only_pks: bool,
     ) -> dict[bytes, Any]:
+        observers, observe = self._guarded.observers, None
+        if observers is not None and operations:
+            note_database(operations)
+            observe = partial(observe_statement, observers, entry_set.schema, client, operations)
         batch_size = self._config.batch_size
-        return await load(entry_set, wanted, client, self._guarded.stats, batch_size, only_pks=only_pks)
+        return await load(
+            entry_set, wanted, client, self._guarded.stats, batch_size, only_pks=only_pks, observe=observe
+        )
+
+    def _observed(self, computation: Awaitable[Any], operations: tuple[Lookup, ...]) -> Awaitable[Any]:
+        observers = self._guarded.observers
+        return observe_computation(observers, operations, computation) if observers and operations else computation
 
     async def _compute(self, requests: list[tuple[RunningPlan, ComputeValue]]) -> None:
         for bypass in (False, True):
@@ -268,7 +314,8 @@ class Reader:
         try:
             self._check_context()
             with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
-                returned = await group[0][1].compute(None)
+                operations = tuple(operations_of(run for run, _ in group))
+                returned = await self._observed(group[0][1].compute(None), operations)
         except Exception as error:
             waiting.fail(error)
         except BaseException:  # cancelled, by the user's own code or because the cache closes

@@ -4,9 +4,10 @@ Must not know what a plan is about, nor how requests are sent.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.plans.requests import Plan
 
 DoneCallback = Callable[[Any, BaseException | None], None]
@@ -20,7 +21,7 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("background", "bypass", "done", "near", "only_cache", "plan")
+    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan")
 
     def __init__(
         self,
@@ -39,6 +40,13 @@ class RunningPlan:
         """False once the plan has queried the database. Near entries may then be older than its answer."""
         self.background = background
         """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
+        self.operation: Lookup | None = None
+        """The lookup as observers are told of it, or None if there are no observers."""
+
+    @property
+    def operations(self) -> Sequence[Lookup]:
+        """The lookup, if observers are told of it."""
+        return () if self.operation is None else (self.operation,)
 
 
 def resolve(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:

@@ -25,13 +25,14 @@ def witnessed(plan: Plan[T], check: CheckCaller) -> Plan[T]:
 class WitnessedLookup:
     """A lookup whose plan compares its caller's context before it queries the database."""
 
-    __slots__ = ("_check", "_lookup", "collect_keys", "try_hit")
+    __slots__ = ("_check", "_lookup", "collect_keys", "lookup_event", "try_hit")
 
     def __init__(self, lookup: FastLookup, check: Callable[[Load | ComputeValue], None]) -> None:
         self._check = check
         self._lookup = lookup
         self.collect_keys = lookup.collect_keys
         self.try_hit = lookup.try_hit
+        self.lookup_event = lookup.lookup_event
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
         """See ``FastLookup``."""

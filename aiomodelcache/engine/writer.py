@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from aiomodelcache.engine.own_loop import OwnLoop
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import BackendError, CacheWriteError
+from aiomodelcache.observe.events import Stage, Write
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.scopes.request import current_scope
 
@@ -92,6 +94,7 @@ class Writer:
                             'Use on_write_error="retry" to let writes go through while the cache is unreachable.'
                         ) from error
                     return
+                self._tell("announced", intent)
 
     def finish(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
         """Starts to withdraw the intent, now that the outcome of the write is known.
@@ -102,6 +105,8 @@ class Writer:
         intent.drop()
         if self._closed or not (intent.clears if committed else intent.marked):
             return None  # marks that a closed cache has left expire
+        if self._guarded.observers is not None:
+            intent.context = copy_context()
         withdraw = self._withdraw(intent) if committed else self._withdraw_unwritten(intent)
         return self._tasks.start_shielded(withdraw) if self._own_loop.is_here else asyncio.shield(withdraw)
 
@@ -111,6 +116,7 @@ class Writer:
         except (BackendError, asyncio.CancelledError):  # if cancelled, the cache is closing and tries once more
             self._keep_undelivered(intent)
         else:
+            self._tell("cleared", intent)
             self._own_loop.call(partial(self._refill, intent))
 
     def _refill(self, intent: Intent) -> None:
@@ -140,6 +146,7 @@ class Writer:
         if not intent.clears:
             return
         self._guarded.stats.unknown_outcomes += 1
+        self._tell("unknown", intent)
         logger.warning(
             "aiomodelcache: not known whether a write was committed; its %d keys stay uncached for %g s",
             len(intent.clears),
@@ -180,9 +187,9 @@ class Writer:
         if not self._own_loop.is_here:
             return await self._in_own_loop(partial(self._mark, intent, keys, allow))
         try:
-            return await self._guarded.call(
-                self._guarded.backend.mark(list(keys), intent.token, int(self._expiry * 1000), allow)
-            )
+            marked = list(keys)
+            mark = self._guarded.backend.mark(marked, intent.token, int(self._expiry * 1000), allow)
+            return await self._guarded.call(mark, len(marked), context=intent.context)
         finally:
             self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 
@@ -194,12 +201,14 @@ class Writer:
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
         try:
-            await self._guarded.call(self._guarded.backend.clear(clears, intent.token, list(intent.rows)))
+            clear = self._guarded.backend.clear(clears, intent.token, list(intent.rows))
+            await self._guarded.call(clear, len(clears), context=intent.context)
         finally:
             self._drop_near(intent.clears)  # again, because the mark may not have arrived
         if lag is not None and lingering:
             # These marks expire when every replica has the write.
-            await self._guarded.call(self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000)))
+            mark = self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000))
+            await self._guarded.call(mark, len(lingering), context=intent.context)
 
     async def _in_own_loop(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Sends a request in the cache's event loop, from another one. Raises ``BackendError`` if that is blocked."""
@@ -211,6 +220,12 @@ class Writer:
         near = self._guarded.near
         if near.wanted:
             near.drop(keys)
+
+    def _tell(self, stage: Stage, intent: Intent) -> None:
+        observers = self._guarded.observers
+        if observers is not None:
+            caches = tuple(dict.fromkeys([rows.counters.name for rows in intent.rows.values()]))
+            observers.note(Write(stage=stage, keys=len(intent.clears), caches=caches), intent.context)
 
     # Undelivered intents -----------------------------------------------------------------------------
 
@@ -226,6 +241,7 @@ class Writer:
                 self._collapse_to_models()
             starts = not self._delivering and not self._closing
             self._delivering = self._delivering or starts
+        self._tell("undelivered", intent)
         logger.warning(
             "aiomodelcache: an invalidation of %d keys could not be delivered and is kept; "
             "reads bypass the cache until all are delivered",
@@ -257,6 +273,7 @@ class Writer:
                     await self._mark(intent, intent.clears)
                 else:
                     await self._clear(intent)
+                self._tell("delivered", intent)
                 with self._lock:
                     if self._undelivered and self._undelivered[0] is intent:  # else it was collapsed into whole models
                         self._undelivered_keys -= len(self._undelivered.pop(0).clears)

@@ -1,1 +1,35 @@
-"""Observation of the cache: counters and the logger."""
+"""Observation of the cache: events for observers, the log of lookups, and counters.
+
+Top to bottom: ``logs`` for the log of lookups, ``observers`` for handing events on, ``events`` for what observers get,
+``stats`` for counters and the logger.
+"""
+
+from aiomodelcache.observe.events import (
+    Breaker,
+    Computation,
+    Fill,
+    Lookup,
+    NearChange,
+    Note,
+    Observer,
+    Operation,
+    Outcome,
+    RoundTrip,
+    Statement,
+    Write,
+)
+
+__all__ = [
+    "Breaker",
+    "Computation",
+    "Fill",
+    "Lookup",
+    "NearChange",
+    "Note",
+    "Observer",
+    "Operation",
+    "Outcome",
+    "RoundTrip",
+    "Statement",
+    "Write",
+]

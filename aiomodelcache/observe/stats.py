@@ -39,6 +39,8 @@ class Counters:
     """Entries with bytes that this program cannot read: damaged, or not written by any cache."""
     mismatched: int = 0
     """Entries of another version of this program or its schema, or of a row that the key does not name."""
+    name: str = field(default="", repr=False, compare=False)
+    """The name of the class in ``Stats.by_cache``."""
     warned: set[str] = field(default_factory=set[str], repr=False)
     """The kinds of problems already logged for this class. Each kind is logged once."""
 
@@ -83,6 +85,8 @@ class Stats:
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0
     """Writes that may or may not have been committed. Their intents stay until they expire."""
+    observer_errors: int = 0
+    """Exceptions that observers raised. They do not reach the caller."""
     near: NearCounters = field(default_factory=NearCounters)
     """Counts of the entries kept in this process."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])
@@ -90,8 +94,4 @@ class Stats:
 
     def of(self, name: str) -> Counters:
         """Returns the counters of a cache class, created on first use."""
-        return self.by_cache.setdefault(name, Counters())
-
-    def name_of(self, counters: Counters) -> str:
-        """Returns the name of the cache class that has these counters. Raises ``StopIteration`` for other counters."""
-        return next(name for name, each in self.by_cache.items() if each is counters)
+        return self.by_cache.setdefault(name, Counters(name=name))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.results import Compute
 from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.scopes.tracking import Tracker
@@ -179,6 +180,11 @@ class FastLookup(Protocol):
 
     ``context`` is an object of the driver's caller, which the driver passes on unchanged.
     """
+
+    @property
+    def lookup_event(self) -> Lookup | None:
+        """The lookup as observers are told of it, or None if there are no observers."""
+        ...
 
     def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> None:
         """Adds the keys to read first."""

@@ -50,7 +50,7 @@ def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]
 class TrackedLookup:
     """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
 
-    __slots__ = ("_known", "_lookup", "_tracker", "_versions", "collect_keys")
+    __slots__ = ("_known", "_lookup", "_tracker", "_versions", "collect_keys", "lookup_event")
 
     def __init__(self, lookup: FastLookup, tracker: Tracker, versions: TableVersions) -> None:
         self._lookup = lookup
@@ -59,6 +59,7 @@ class TrackedLookup:
         self._known = frozenset(tracker.versions)
         tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
+        self.lookup_event = lookup.lookup_event
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
         result = None

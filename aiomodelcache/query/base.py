@@ -3,16 +3,20 @@
 import asyncio
 import copy
 from asyncio import get_running_loop
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
+from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.durations import Duration, parse_optional_duration
+from aiomodelcache.engine.observing import ObservedLookup, note_bypass, note_end
 from aiomodelcache.engine.run import resolve
 from aiomodelcache.entries.base import Miss, NoValue
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.meta import field_names
 from aiomodelcache.plans.requests import FastLookup, Plan
@@ -34,6 +38,8 @@ class CacheQuery(Generic[T]):
     """
 
     __slots__ = ("explicit_cache",)
+    lookup_event: Lookup | None = None
+    """The lookup as observers are told of it. An ``ObservedQuery`` has one, also as a ``FastLookup``."""
 
     explicit_cache: OpenCache | None
     """The open cache that answers. None stands for the default one."""
@@ -53,12 +59,14 @@ class CacheQuery(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         cache = self.open_cache()
+        if cache.guarded.observers is not None and self.lookup_event is None:
+            return ObservedQuery(self, cache).__await__()
         client = self.transaction(cache)
         tracker = current_tracker()
         if tracker is not None:
             tracker = self.tracker_of(cache, tracker, client)
         if client is not None:
-            return cache.reader.run_directly(self.plan(cache, None), client).__await__()
+            return cache.reader.run_directly(self.plan(cache, None), client, self.lookup_event).__await__()
         blocks = open_blocks()
         bypassed = cache.bypass.off_in(blocks)
         if blocks and not bypassed and (restricted := self.restricted(cache)) is not self:
@@ -80,7 +88,7 @@ class CacheQuery(Generic[T]):
             cache.reader.hits.start_lookup(lookup, cache, future)
         else:
             plan = cache.reader.of_caller(self.plan(cache, scope))
-            cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
+            cache.reader.start(plan, partial(resolve, future), bypass=bypassed, operation=self.lookup_event)
         return future.__await__()
 
     def options(self, *, timeout: Duration | None = None, fill: bool = True, cache: bool = True) -> "OptionsQuery[T]":
@@ -129,7 +137,8 @@ class CacheQuery(Generic[T]):
             cache.reader.hits.start_lookup(TrackedLookup(lookup, tracker, cache.versions), cache, future)
             return future
         plan = cache.reader.of_caller(self.plan(cache, None))
-        cache.reader.start(tracked(plan, tracker, cache.versions), partial(resolve, future), near=False)
+        plan = tracked(plan, tracker, cache.versions)
+        cache.reader.start(plan, partial(resolve, future), near=False, operation=self.lookup_event)
         return future
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
@@ -151,6 +160,10 @@ class CacheQuery(Generic[T]):
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction that must answer instead of the cache, or None."""
+        raise NotImplementedError
+
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        """Returns the entry set and the keys of the lookup, for observers. Raises the exceptions of ``plan``."""
         raise NotImplementedError
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
@@ -179,6 +192,16 @@ class OptionsQuery(CacheQuery[T]):
     def __repr__(self) -> str:
         return f"<{self._query!r} with options>"
 
+    @property
+    def kind(self) -> str:
+        """The name of the class of the query without its settings."""
+        return type(self._query).__name__
+
+    @property
+    def uses_cache(self) -> bool:
+        """True if the settings do not forbid the cache."""
+        return self._options.cache
+
     def restricted(self, cache: OpenCache) -> CacheQuery[T]:
         restricted = self._query.restricted(cache)
         if not isinstance(restricted, OptionsQuery):
@@ -189,6 +212,9 @@ class OptionsQuery(CacheQuery[T]):
             cache=self._options.cache and restricted._options.cache,
         )
         return self if both == self._options else OptionsQuery(self._query, both)
+
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return self._query.located(cache)
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._query.transaction(cache)
@@ -201,6 +227,85 @@ class OptionsQuery(CacheQuery[T]):
         if not use_cache:
             return bypassing(self._query.plan(cache, None), cache.bypass)
         return storing(self._query.plan(cache, scope), fill=fill, max_ttl_ms=max_ttl_ms)
+
+
+class ObservedQuery(CacheQuery[T]):
+    """One await of a query that observers are told of."""
+
+    __slots__ = ("_lookup", "_observers", "_query", "lookup_event")
+
+    def __init__(self, query: CacheQuery[T], cache: OpenCache) -> None:
+        assert cache.guarded.observers is not None, "there are no observers"
+        self.explicit_cache = query.explicit_cache
+        self._query = query
+        self._observers = cache.guarded.observers
+        name, prefix = "", b""
+        keys: Iterable[bytes] = ()
+        with suppress(Exception):  # the lookup itself raises it
+            entry_set, keys = query.located(cache)
+            name, prefix = entry_set.counters.name, entry_set.prefix.removesuffix(cache.space.tenant or b"")
+        kind = query.kind if isinstance(query, OptionsQuery) else type(query).__name__
+        self._lookup = self.lookup_event = Lookup(cache=name, kind=kind, keys=tuple(keys), prefix=prefix)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self.begin()
+        try:
+            result: T = yield from super().__await__()
+        except BaseException as error:
+            self.end(error)
+            raise
+        self.end(None)
+        return result
+
+    def begin(self) -> None:
+        """Tells the observers that the lookup begins."""
+        self._observers.begin(self._lookup)
+
+    def stop(self) -> None:
+        """Takes the time at which the lookup has its answer, before the observers are told."""
+        self._lookup.duration = perf_counter() - self._lookup.started
+
+    def end(self, error: BaseException | None) -> None:
+        """Tells the observers that the lookup has ended."""
+        note_end(self._lookup, error)
+        self._observers.end(self._lookup, error)
+
+    def restricted(self, cache: OpenCache) -> CacheQuery[T]:
+        self._query = self._query.restricted(cache)
+        return self
+
+    def open_cache(self) -> OpenCache:
+        return self._query.open_cache()
+
+    def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
+        client = self._query.transaction(cache)
+        if client is not None:
+            note_bypass(self._lookup, "transaction")
+        return client
+
+    def recall(self, cache: OpenCache, scope: Scope) -> T | None:
+        known = self._query.recall(cache, scope)
+        if known is not None:
+            self._lookup.outcome = "scope"
+        return known
+
+    def nearby(self, cache: OpenCache) -> T | Miss:
+        found = self._query.nearby(cache)
+        if found is not NoValue.MISS:
+            self._lookup.outcome = "near"
+        return found
+
+    def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
+        lookup = self._query.fast_lookup(cache)
+        return None if lookup is None else ObservedLookup(lookup, self._lookup)
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
+        if isinstance(self._query, OptionsQuery) and not self._query.uses_cache:
+            note_bypass(self._lookup, "disabled")
+        result = yield from self._query.plan(cache, scope)
+        if self._lookup.outcome is None:  # it has asked for nothing
+            self._lookup.outcome = "scope" if scope is not None else "hit"
+        return result
 
 
 class ResultAttribute:

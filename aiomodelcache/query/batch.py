@@ -13,7 +13,7 @@ from aiomodelcache.engine.hits import PendingLookups
 from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
-from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.base import CacheQuery, ObservedQuery
 from aiomodelcache.query.snapshots import at_one_moment
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import current_scope
@@ -116,12 +116,13 @@ class _Pending(enum.Enum):
 class _Outcomes:
     """The outcome of each query of a batch, by name and in the batch's order. One that fails does not fail others."""
 
-    __slots__ = ("_finished", "_queries", "_remaining", "answers", "errors")
+    __slots__ = ("_finished", "_observed", "_queries", "_remaining", "answers", "errors")
 
     def __init__(self, queries: dict[Hashable, CacheQuery[Any]]) -> None:
         self.answers: dict[Any, Any] = dict.fromkeys(queries, _Pending.PENDING)
         self.errors: dict[Any, BaseException] = {}
         self._queries = queries
+        self._observed: dict[Any, ObservedQuery[Any]] = {}
         self._remaining = len(queries)
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -132,6 +133,8 @@ class _Outcomes:
         self.answers[name] = answer
         if error is not None:
             self.errors[name] = error
+        if name in self._observed:
+            self._observed[name].stop()
         self._remaining -= 1
         if not self._remaining and not self._finished.done():
             self._finished.set_result(None)
@@ -140,21 +143,32 @@ class _Outcomes:
         """Makes all lookups, and returns when each has an outcome."""
         if not self._remaining:
             return
-        for name, cache, client in self._start(only_cache):
-            try:
-                if only_cache:
-                    raise NotCached
-                plan = self._queries[name].plan(cache, None)
-                self.resolve(name, await cache.reader.run_directly(plan, client), None)
-            except Exception as error:
-                self.resolve(name, None, error)
-        await self._finished
+        try:
+            for name, query, cache, client in self._start(only_cache):
+                try:
+                    if only_cache:
+                        raise NotCached
+                    plan = query.plan(cache, None)
+                    self.resolve(name, await cache.reader.run_directly(plan, client, query.lookup_event), None)
+                except Exception as error:
+                    self.resolve(name, None, error)
+            await self._finished
+        except BaseException as error:
+            self._end(error)
+            raise
+        if self._observed:
+            self._end(None)
 
-    def _start(self, only_cache: bool) -> list[tuple[Hashable, OpenCache, BaseDBAsyncClient]]:
+    def _end(self, error: BaseException | None) -> None:
+        """Tells observers that the lookups have ended, in the caller's context. ``error``: of those without outcome."""
+        for name, query in self._observed.items():
+            query.end(error if self.answers[name] is _Pending.PENDING else self.errors.get(name))
+
+    def _start(self, only_cache: bool) -> list[tuple[Hashable, CacheQuery[Any], OpenCache, BaseDBAsyncClient]]:
         """Starts the lookups that the cache may answer. Returns those that an open transaction must answer."""
         scope, caller_tracker = current_scope(), current_tracker()
         fast: list[PendingLookups] = []
-        transactional: list[tuple[Hashable, OpenCache, BaseDBAsyncClient]] = []
+        transactional: list[tuple[Hashable, CacheQuery[Any], OpenCache, BaseDBAsyncClient]] = []
         cache: OpenCache | None = None
         explicit_cache: OpenCache | None = None
         bypassed = in_transaction = False
@@ -163,6 +177,9 @@ class _Outcomes:
                 cache, explicit_cache = query.open_cache(), query.explicit_cache
                 bypassed, in_transaction = cache.bypass.off, cache.in_transaction
                 fast.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
+            if cache.guarded.observers is not None:
+                query = self._observed[name] = ObservedQuery(query, cache)
+                query.begin()
             try:
                 client = query.transaction(cache) if in_transaction else None
                 tracker = caller_tracker and query.tracker_of(cache, caller_tracker, client)
@@ -181,9 +198,10 @@ class _Outcomes:
                 if tracker is not None:
                     plan = tracked(plan, tracker, cache.versions)
                 done, near = partial(self.resolve, name), tracker is None
-                cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed, near=near)
+                operation = query.lookup_event
+                cache.reader.start(plan, done, only_cache=only_cache, bypass=bypassed, near=near, operation=operation)
             else:
-                transactional.append((name, cache, client))
+                transactional.append((name, query, cache, client))
         for pending in fast:
             if pending.lookups:
                 pending.context.reader.hits.start_lookups(pending)

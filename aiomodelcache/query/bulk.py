@@ -84,6 +84,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         """Returns the result, made of the rows that exist, and the cache key and value by which each was found."""
         return dict(zip(names, rows, strict=True))
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        located = self.locate(cache)
+        return located.entry_set, located.wanted
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return cache.entries_of(self._model).schema.transaction()
 

@@ -3,7 +3,7 @@
 Parts of lists are in ``parts``.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -177,6 +177,9 @@ class OrderedQuery(OrderableList[M], CacheQuery[list[M]], Generic[M]):
 
     def subjects(self) -> set[object]:
         return self._ordered.subjects()
+
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return self._ordered.located(cache)
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._ordered.transaction(cache)

@@ -4,7 +4,7 @@ A query knows its key, and makes its result of the rows. ``plans`` knows how row
 requests are sent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -109,6 +109,10 @@ class LookupQuery(CacheQuery[T]):
         self._entry_set, self._values, self._key = entry_set, values, entry_set.key_of(values)
         self._cache = cache
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        located = self.locate(cache)
+        return located.entry_set, (located.key,)
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         if self._cache is cache:
             return self._entry_set.schema.transaction()
@@ -129,8 +133,7 @@ class LookupQuery(CacheQuery[T]):
             self._locate(cache)
         if not self._entry_set.near:
             return NoValue.MISS
-        found: T | Miss = cache.reader.hits.find_near(self, cache)
-        return found
+        return cast("T | Miss", cache.reader.hits.find_near(self, cache))
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
         if not self._has_fast_path:

@@ -56,6 +56,9 @@ class ManyToManyBatchQuery(CacheQuery[dict[bytes, list[Any]]]):
     def subjects(self) -> set[object]:
         return {self._through.schema.model}
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return self._through, self._wanted
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._through.schema.transaction()
 

@@ -3,7 +3,7 @@
 A part reads the list's entry and its own rows. ``plans.lists`` knows how they are found and checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
@@ -50,6 +50,8 @@ class ListSource(Protocol):
         ...
 
     def subjects(self) -> set[object]: ...
+
+    def located(self, cache: OpenCache, /) -> tuple[Any, Iterable[bytes]]: ...
 
     def transaction(self, cache: OpenCache, /) -> BaseDBAsyncClient | None: ...
 
@@ -100,6 +102,9 @@ class PartQuery(CacheQuery[T]):
 
     def subjects(self) -> set[object]:
         return self._source.subjects()
+
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return self._source.located(cache)
 
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._source.transaction(cache)

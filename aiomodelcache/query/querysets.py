@@ -1,6 +1,6 @@
 """``Event.cache.query(queryset)``: the answer of any queryset, for as long as nothing changes that it was read from."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -94,6 +94,10 @@ class QuerysetQuery(CacheQuery[T]):
         entries = query_entries(cache, self._model).with_timeout(self._timeout, cache.reader.background.watch)
         return entries, entries.digest_key(self._digest)
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        entries, key = self.locate(cache)
+        return entries, (key,)
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         """Returns the open transaction in which the queryset is awaited, if any. It may see what others do not."""
         if isinstance(self._client, TransactionalDBClient):
@@ -154,6 +158,7 @@ class _LocatedQuery:
     """One await of a query, with its entries and its key."""
 
     __slots__ = ("_entries", "_key", "_query")
+    lookup_event: None = None
 
     def __init__(self, query: QuerysetQuery[Any], entries: QueryEntries, key: bytes) -> None:
         self._query = query
@@ -200,7 +205,7 @@ def query_entries(cache: OpenCache, model: type[Model]) -> QueryEntries:
     rows = cache.entries_of(model).rows
     entries = cache.queries.get(model)
     if entries is None:
-        config, label = cache.config, f"{cache.stats.name_of(rows.counters)}.query"
+        config, label = cache.config, f"{rows.counters.name}.query"
 
         def lifetimes_for(timeout: float) -> Lifetimes:
             return Lifetimes(timeout, min(timeout, config.negative_timeout), config.ttl_jitter, config.refresh_ahead)

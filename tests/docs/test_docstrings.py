@@ -21,7 +21,7 @@ from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
 import aiomodelcache
-from aiomodelcache import MemoryBackend, ModelCache, testing
+from aiomodelcache import MemoryBackend, ModelCache, observe, testing
 from aiomodelcache.backends.protocol import Fill, Lease
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models import docstring_models
@@ -60,6 +60,7 @@ def names() -> Iterator[dict[str, Any]]:
     for module in (aiomodelcache, testing, docstring_models):
         names.update({name: value for name, value in vars(module).items() if not name.startswith("_")})
     names |= {"Lease": Lease, "Fill": Fill, "in_transaction": in_transaction, "MyBackend": MemoryBackend}
+    names |= {"Observer": observe.Observer, "Operation": observe.Operation, "Statement": observe.Statement}
     names |= {"Starlette": Starlette, "Middleware": Middleware, "routes": []}
     names |= dict.fromkeys(("ask_the_exchange", "ask_the_directory", "ask_billing"), answer_of_a_service)
     yield names

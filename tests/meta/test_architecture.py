@@ -36,8 +36,8 @@ ORDER = {
     "query": "prefetch foreign_keys many_to_many querysets explain dependencies bulk lookups lists parts cursors batch "
     "snapshots base",
     "open_cache": "",
-    "engine": "derivation reader writer leases witness hits background batch_read batching patience loader run "
-    "intent own_loop tasks",
+    "engine": "derivation reader writer leases witness hits background batch_read batching patience observing loader "
+    "run intent own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "queries by_value derived copies instances cascades versions tables model groups many_to_many indexes "
     "results predictions rows raised base resilience policy",
@@ -46,9 +46,9 @@ ORDER = {
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
-    "observe": "stats",
     "scopes": "tracking request bypass",
     "config": "",
+    "observe": "logs observers events stats",
     "durations": "",
     "exceptions": "",
 }
@@ -96,7 +96,7 @@ def ordered(package: str, names: str) -> list[str]:
     return [module for name in modules for module in (ordered(name, ORDER[name]) if name in ORDER else [name])]
 
 
-WITH_CODE = {"", "testing"}
+WITH_CODE = {"", "observe", "testing"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""

@@ -34,6 +34,8 @@ SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
     "engine.derivation",
+    "engine.observing",
+    "observe.events",
     "orm.catalogue",
     "orm.fields",
     "orm.key_values",

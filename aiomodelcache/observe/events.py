@@ -1,0 +1,229 @@
+"""The events that observers get: operations, which begin and end, and notes, which say what happened at one moment.
+
+Knows no caches. The parts of the library make the events, and ``observers`` hands them on.
+"""
+
+import hashlib
+import secrets
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Final, Literal
+
+_SECRET: Final = secrets.token_bytes(16)
+Outcome = Literal[
+    "hit", "absent", "stale", "near", "scope", "waited", "miss", "bypass", "fault", "error", "cancelled"
+]  # fmt: skip
+
+Refusal = Literal["replaced", "late", "fault", "bypass", "released"]
+Stage = Literal["announced", "cleared", "undelivered", "delivered", "unknown"]
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
+class Operation:
+    """Work that takes time. Each operation is an object of its own, so an observer may keep it as a dictionary's key.
+
+    The fields that say how it went are set when ``Observer.end`` is called.
+    """
+
+    context: Context = field(default_factory=copy_context, repr=False)
+    """The context variables of the caller, as a mapping: ``operation.context.get(variable)``.
+
+    Of work for several lookups, those of the first. Of work without a caller, those of the background.
+    """
+    started: float = field(default_factory=perf_counter, repr=False)
+    """The time of the beginning, by ``time.perf_counter``."""
+    duration: float | None = None
+    """Seconds from the beginning to the end. None before the end."""
+    error: BaseException | None = None
+    """The exception that ended the operation. Its text may hold values of columns."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lookup(Operation):
+    """One lookup, from its ``await`` to its answer. A ``BatchCacheQuery`` has one for each of its queries.
+
+    ============== =================================================================================================
+    ``outcome``     meaning
+    ============== =================================================================================================
+    ``hit``         entries in the store answered
+    ``absent``      an entry said that there is no such row
+    ``stale``       a stale copy answered, within ``allowtime``, or the last good value (``reason``: ``failed`` or
+                    ``slow``)
+    ``near``        entries kept in this process answered
+    ``scope``       a surrounding ``local_cache()`` answered
+    ``waited``      another lookup filled the entry meanwhile
+    ``miss``        the database answered, or the value was computed
+    ``bypass``      the store was not used: ``reason`` is ``transaction``, ``disabled``, ``unreachable`` or
+                    ``undelivered``
+    ``fault``       a request to the store failed, so the database answered
+    ``error``       an exception, before any of these
+    ``cancelled``   the caller was cancelled before any of these
+    ============== =================================================================================================
+    """
+
+    cache: str
+    """The name under which ``cache.stats.by_cache`` counts, like ``Event(slug)``."""
+    kind: str
+    """The class of the query, like ``GetQuery`` or a cache class. ``refresh`` for a lookup without a caller."""
+    keys: tuple[bytes, ...] = field(default=(), repr=False)
+    """The keys in the store. They hold the values that were looked up: do not log them."""
+    prefix: bytes = field(default=b"", repr=False)
+    """The part that all keys of the cache class share. It holds no values."""
+    outcome: Outcome | None = None
+    """The place that the answer came from. None before the end."""
+    reason: str | None = None
+    """The reason of a ``bypass``. ``only_cache`` for a miss that was not allowed to use the database.
+
+    ``failed`` or ``slow`` if a computation failed or took longer than ``soft_timeout``.
+    """
+    size: int = 0
+    """Bytes of the entries that were read from the store or from this process for it."""
+    background: bool = False
+    """True if no caller waits: an entry is refreshed, or filled again after a write."""
+
+    @property
+    def key(self) -> str:
+        """The first key with a digest in place of its values, like ``amc:i:default:event:slug:#1f0c...``.
+
+        The digest has a secret of the process, so that no value can be guessed from it.
+        """
+        return safe_key(self.prefix, self.keys[0]) if self.keys else ""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class RoundTrip(Operation):
+    """One request to the store. ``begin`` and ``end`` may be called in different contexts."""
+
+    command: str
+    """The method of the backend: ``read``, ``lease``, ``fill``, ``mark`` or ``clear``."""
+    keys: int
+    """The number of keys in the request."""
+    backend: str
+    """The class of the backend, like ``RedisBackend``."""
+    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    """The lookups that share the request. Empty for requests of writers."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Statement(Operation):
+    """One SQL statement of lookups that missed. ``begin`` and ``end`` are called in the task that sends it."""
+
+    model: str
+    """The name of the model."""
+    table: str
+    """The name of the table."""
+    connection: str
+    """The name of the connection."""
+    dialect: str
+    """The dialect of Tortoise: ``sqlite``, ``postgres``, ``mysql``."""
+    keys: int
+    """The number of values or combinations of values that it asks for."""
+    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    """The lookups that share the statement."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Computation(Operation):
+    """One call of a method or function whose value is cached.
+
+    ``begin`` and ``end`` are called in the task that calls it. The SQL that it sends belongs to no ``Statement``.
+    """
+
+    cache: str
+    """The name under which ``cache.stats.by_cache`` counts."""
+    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    """The lookups that share the value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """An occurrence at one moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fill(Note):
+    """An entry was stored, or was not."""
+
+    cache: str
+    """The name of the cache class that was looked up, as in ``Lookup.cache``."""
+    accepted: bool
+    """True if the entry was stored."""
+    reason: Refusal | None = None
+    """The reason for which it was not stored, else None.
+
+    ``replaced``: a writer or another reader was in the way, or the lease had expired in the store. ``late``: the reader
+    took longer than ``lease_ttl``. ``fault``: the request failed. ``bypass``: the store must not be used by now.
+    ``released``: there is nothing to store, because the answer cannot be stored or the database failed.
+    """
+    size: int = 0
+    """Bytes of the entry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write(Note):
+    """A step of the invalidation of one write or of one transaction.
+
+    ``announced``: the keys are marked, before the COMMIT. ``cleared``: the marks are withdrawn, after it.
+    ``undelivered``: the invalidation could not be sent, and is kept. ``delivered``: it was sent after all. ``unknown``:
+    it is not known whether the write was committed, so its keys stay marked until the marks expire.
+    """
+
+    stage: Stage
+    keys: int
+    """The number of keys that the write affects."""
+    caches: tuple[str, ...]
+    """The names of the models and classes of values that are written to, as in ``cache.stats.by_cache``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker(Note):
+    """The circuit breaker has opened, so that reads bypass the store, or has closed again."""
+
+    state: Literal["open", "closed"]
+    reason: str = ""
+    """The error that opened it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearChange(Note):
+    """Entries kept in this process were removed, or the server refused to report changes.
+
+    ``invalidated``: the server reported a change. ``dropped``: all entries, because changes are no longer reported or a
+    request failed. ``evicted``: to stay within ``near_memory_limit``. ``refused``: by the server.
+    """
+
+    kind: Literal["invalidated", "dropped", "evicted", "refused"]
+    keys: int
+    """The number of entries."""
+
+
+class Observer:
+    """Base of observers. Override the methods that you need.
+
+    >>> class Slow(Observer):
+    ...     def end(self, operation: Operation) -> None:
+    ...         if isinstance(operation, Statement) and operation.duration > 0.1:
+    ...             print(f"{operation.model}: {operation.duration:.3f} s")
+    >>> cache = ModelCache("redis://localhost:6379/0", observers=[Slow()])
+
+    The methods are called between two steps of the library, so they must not wait. An exception that they raise is
+    counted as ``observer_errors``, and logged once. A cache that writes come to from several threads may call them
+    from all of these.
+    """
+
+    def begin(self, operation: Operation) -> None:
+        """Called when an operation begins: for a ``Lookup`` in its caller's context."""
+
+    def end(self, operation: Operation) -> None:
+        """Called when an operation has ended, in the context of ``begin`` unless its class says otherwise."""
+
+    def note(self, note: Note) -> None:
+        """Called when something has happened: for a ``Write`` in its caller's context."""
+
+
+def safe_key(prefix: bytes, key: bytes) -> str:
+    """Returns a key with a digest in place of the values that follow after its prefix."""
+    values = key.removeprefix(prefix)
+    digest = hashlib.blake2b(values, digest_size=8, key=_SECRET)
+    return f"{prefix.decode('utf-8', 'surrogatepass')}#{digest.hexdigest()}"
