@@ -47,10 +47,14 @@ class BackgroundTasks:
         """True if a task is running or scheduled."""
         return bool(self._running or self._scheduled)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs ``work`` in the background. ``work`` must not raise: only ``on_failure`` would see the exception."""
+    def start(self, work: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
+        """Runs ``work`` in the background. ``work`` must not raise: only ``on_failure`` would see the exception.
+
+        ``context``: another context for the task, for work that belongs to one caller after all.
+        """
         # Not by the event loop's task factory: an eager one would run the work before its caller has queued all of it.
-        task = asyncio.Task(work, loop=asyncio.get_running_loop(), context=self.context.copy())
+        context = self.context.copy() if context is None else context
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), context=context)
         self._running.add(task)
         task.add_done_callback(self._finished)
         return task

@@ -26,7 +26,7 @@ def test_the_table_of_packages_is_that_of_the_code() -> None:
     assert plan == {package: names for package, names in ORDER.items() if names and package in plan}
     named = QUOTED.findall(text("docs/architecture.md"))
     beside = {package for package, names in ORDER.items() if package and package not in plan}
-    assert {f"{name}.py" for name in beside - {"testing", "contrib"}} < set(named)
+    assert {f"{name}.py" for name in beside - {"testing", "contrib", "contrib.responses"}} < set(named)
 
 
 def test_the_classes_and_functions_of_the_architecture_exist() -> None:
@@ -47,6 +47,13 @@ def test_every_test_named_in_the_architecture_exists() -> None:
     assert len(references) > 10
     for path, _, name in references:
         assert re.search(rf"\bdef {name}\(", text(path)), f"{path} has no {name}"
+
+
+def test_every_rule_of_http_names_its_test_and_every_test_of_a_rule_is_named() -> None:
+    tests = set(re.findall(r"^async def (test_\w+)", text("tests/contrib/test_response_rules.py"), re.MULTILINE))
+    rows = re.findall(r"^\|[^|]*\|[^|]+\| (`test_.*) \|$", text("docs/guide/responses.md"), re.MULTILINE)
+    assert len(rows) > 30
+    assert {name for row in rows for name in QUOTED.findall(row)} == tests
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

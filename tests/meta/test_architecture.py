@@ -23,8 +23,9 @@ ORDER = {
     "cli": "main check warm verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
-    "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette registration "
-    "asgi",
+    "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
+    "responses registration asgi",
+    "contrib.responses": "service lookups runs stored conditions requests fields",
     "": "",
     "client": "",
     "views": "",
@@ -100,10 +101,12 @@ WITH_CODE = {"", "observe", "testing"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""
+NESTED = {"backends.redis", "contrib.responses"}
+"""Packages that are one part of another one."""
 PLACES = [
     module
     for package, names in ORDER.items()
-    if package != "backends.redis"
+    if package not in NESTED
     for module in [*([] if package in PACKAGES else [package]), *ordered(package, names)]
 ]
 """All modules that have code, top to bottom."""

@@ -1,0 +1,84 @@
+"""Applications whose responses are cached, each in three ways, and a real server and client for them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from aiomodelcache.contrib.http import CachedResponseMiddleware, cached_response
+from tests.support.models.models import User
+
+KINDS = ("starlette", "fastapi", "middleware")
+"""The ways to cache a response: ``cached_response`` for an endpoint of both frameworks, and the middleware."""
+METHODS = ["GET", "HEAD", "POST"]
+
+
+class Site:
+    """An application with one endpoint for all paths, which reads a row through the cache.
+
+    ``reply`` makes its responses, by default the name in the row. ``seen`` are the requests that the endpoint answered.
+    """
+
+    def __init__(self, kind: str, **settings: Any) -> None:
+        self.seen: list[Request] = []
+        self.reply: Callable[[Request, User], Response] = lambda request, user: PlainTextResponse(user.username)
+        self.gate: asyncio.Event | None = None
+        """An event that the endpoint waits for, after it was called."""
+        self.app: Any
+        if kind == "fastapi":
+            self.app = FastAPI()
+            endpoint = cached_response(**settings)(self._for_fastapi)
+            self.app.api_route("/{path:path}", methods=METHODS)(endpoint)
+        else:
+            decorate = cached_response(**settings) if kind == "starlette" else lambda endpoint: endpoint
+            middleware = [Middleware(CachedResponseMiddleware, **settings)] if kind == "middleware" else []
+            routes = [Route("/{path:path}", decorate(self.endpoint), methods=METHODS)]
+            self.app = Starlette(routes=routes, middleware=middleware)
+
+    async def endpoint(self, request: Request) -> Response:
+        self.seen.append(request)
+        user = await User.cache.get(id=1)
+        if self.gate is not None:
+            await self.gate.wait()
+        return self.reply(request, user)
+
+    async def _for_fastapi(self, request: Request, path: str) -> Response:
+        return await self.endpoint(request)
+
+    def send(self, content: str = "", status: int = 200, **headers: str) -> None:
+        """Has the endpoint send this from now on."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.reply = lambda request, user: PlainTextResponse(content or user.username, status, named)
+
+
+@asynccontextmanager
+async def served(app: Any, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Yields a client of an application, which uvicorn serves on a port of its own."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        config = uvicorn.Config(
+            app, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=5, **settings
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        try:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def status_of(response: httpx.Response) -> str:
+    """Returns what the cache says that it did for a response."""
+    return response.headers.get("cache-status", "").removeprefix("aiomodelcache; ")
