@@ -120,11 +120,12 @@ class ResponseQuery(BaseValueQuery[Found]):
 class _AcceptingLookup:
     """A lookup without a plan, whose hits must be accepted by the query."""
 
-    __slots__ = ("_lookup", "_query", "collect_keys", "start_plan")
+    __slots__ = ("_lookup", "_query", "collect_keys", "lookup_event", "start_plan")
 
     def __init__(self, lookup: FastLookup, query: ResponseQuery) -> None:
         self._lookup = lookup
         self._query = query
+        self.lookup_event = lookup.lookup_event
         self.collect_keys = lookup.collect_keys
         self.start_plan = lookup.start_plan
 
