@@ -33,6 +33,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
 from tests.support.bad_values import ALL, NAMES, URLS, Hostile, Liar
+from tests.support.effort import share
 from tests.support.models.bad_input_models import (
     FIELDS,
     ROWS,
@@ -135,7 +136,7 @@ def agrees(found: Any, answers: list[set[int]]) -> bool:
 async def test_values_of_keys(cache: ModelCache, things: list[Thing], field: str) -> None:
     lookups = LOOKUPS | (BULK_LOOKUPS if field in UNIQUE else {})
     wrong: list[str] = []
-    for at, value in enumerate(ALL):
+    for at, value in enumerate(share(ALL)):
         answers = await allowed(field, value)
         for name, lookup in lookups.items():
             outcome = await call(lambda lookup, value: pks(lookup(field, value)), lookup, value)
@@ -333,7 +334,7 @@ async def test_attributes_of_declarations(database: BaseDBAsyncClient, monkeypat
     gc.freeze()  # opening a cache may collect garbage
     try:
         for cls, origin, name in DECLARATIONS:
-            for value in ALL:
+            for value in share(ALL):
                 with monkeypatch.context() as patch:
                     patch.setattr(cls, name, value, raising=False)
                     cache = ModelCache(MemoryBackend())
