@@ -19,10 +19,11 @@ CI := $(filter-out 0 false,$(CI))
 help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make releases  run the service of examples/releases"
-	@echo "make quick   run the tests that need no server and take no time, in under a minute"
+	@echo "make quick   run the tests of the core that need no server, in under 20 seconds"
 	@echo "make test    lint, check types, run the tests (exhaustive ones last) and measure their coverage, as CI does"
 	@echo "             (T=tests/query/test_lookups.py: just these tests; PYTHON=python3.13: in .venv-3.13)"
 	@echo "make check   lint, types, tests and coverage, whatever T says"
+	@echo "make exhaustive  run the exhaustive tests with all cases instead of a tenth of them, in about an hour"
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
 	@echo "make docs    build the documentation into build/docs, warnings being errors"
@@ -71,9 +72,16 @@ check: $(VENV)/.dev $(if $(CI),servers)
 	exit $$(( static ? static : tests ))
 
 # Needs no server. What is slow or exhaustive has the mark of that name, with its reason.
+CORE := tests/unit tests/meta/test_architecture.py tests/write/test_writes.py \
+	$(addprefix tests/query/test_,features.py reads.py lists.py querysets.py)
 .PHONY: quick
 quick: $(VENV)/.dev
-	@$(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4
+	@$(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4 $(CORE)
+
+# What `make test` tries a tenth of: see tests/support/effort.py.
+.PHONY: exhaustive
+exhaustive: $(VENV)/.dev
+	@AIOMODELCACHE_EFFORT=full $(PYTEST) $(WORKERS) -m exhaustive
 
 # Every Python that the machine has, on SQLite with both backends; the newest one with eager tasks, too (3.12).
 .PHONY: matrix

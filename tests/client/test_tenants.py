@@ -43,6 +43,7 @@ from tests.support.tenancies import KINDS, MODULE, TENANTS, Tenancy, create_rows
 from tests.write.test_refresh_ahead import building_entries_in_the_past
 
 pytestmark = pytest.mark.tables(MODULE)
+in_the_key = pytest.mark.only_on("sqlite", because="the tenant is a part of keys, above any database")
 
 ACME, BOLT = TENANTS
 STARTS = {ACME: 10, BOLT: 20}
@@ -214,6 +215,7 @@ class TestLookups:
         assert [sources[name].source for name in TENANTS] == ["cache", "database"]
 
 
+@in_the_key
 class TestWrites:
     @pytest.mark.parametrize(
         "write",
@@ -318,6 +320,7 @@ async def until_idle(cache: ModelCache) -> None:
         await asyncio.sleep(0)
 
 
+@in_the_key
 class TestOutsideOfAnyTenant:
     async def test_lookups_are_refused(self, tenancy: Tenancy, tenants: ModelCache) -> None:
         for lookup in (Order.cache.get(number=1), OrderCount(1), TenantName(), Order.cache.get_many([1])):

@@ -24,6 +24,8 @@ from aiomodelcache import (
     writes_without_cache,
 )
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.databases import DatabaseUrl
+from tests.support.effort import FULL
 from tests.support.models.derived_models import Frozen, Happening, Label, Organizer, Plain, Shelf
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
@@ -230,9 +232,13 @@ async def outcome(read: Callable[[], Awaitable[Any]]) -> Any:
 
 @pytest.mark.parametrize("read", READS, ids=lambda read: read.__name__)
 async def test_a_result_is_what_would_be_computed_now(
-    read: Callable[[], Awaitable[Any]], cache: ModelCache, backend: CountingBackend
+    read: Callable[[], Awaitable[Any]], cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl
 ) -> None:
-    """The result is answered from the cache until a write, of any kind, and never after one that changes it."""
+    """The result is answered from the cache until a write, of any kind, and never after one that changes it.
+
+    On database servers, each kind of read meets a third of the writes.
+    """
+    writes = WRITES if FULL or db_url.dialect == "sqlite" else WRITES[READS.index(read) % 3 :: 3]
 
     @cached
     async def result() -> Any:
@@ -243,7 +249,7 @@ async def test_a_result_is_what_would_be_computed_now(
     async def outer() -> Any:
         return [await result()]
 
-    for write in WRITES:
+    for write in writes:
         await rows_again()
         first = await outcome(result)
         assert await outcome(outer) == ([first] if not isinstance(first, type) else first)

@@ -30,7 +30,7 @@ NO_STORE = "no store"
 """The store of a test whose subject needs none."""
 NAMES = {"db_url": ("sqlite", "postgres", "mariadb"), "backend_url": ("memory", "redis", NO_STORE)}
 """Names that ``only_on`` takes, by the fixture that it restricts."""
-SLOW = "slow(because): left out by `make quick`, which has 20 seconds for all its tests"
+SLOW = "slow(because): left out by `make quick`, which takes less than 20 seconds"
 MARK = "only_on(*names, because): the databases or the stores that a test can do with, and why not the others"
 EVERY_PAIR = "every_pair(because): runs on every database with every store, not on three pairs of them"
 

@@ -1,8 +1,8 @@
 """No schedule of a scenario leaves anything stale, lost or unfinished, even with a cancelled actor or a failing store.
 
 A failure prints the choices that led to it, and ``python -m tests.protocol.interleavings SCENARIO --choices ...``
-replays them. ``AIOMODELCACHE_SEED`` is the first seed of the random schedules. ``AIOMODELCACHE_SCHEDULES`` multiplies
-their number, and from 10 on the systematic schedules have one more preemption.
+replays them. ``AIOMODELCACHE_SEED`` is the first seed of the random schedules. With all effort, there are ten times as
+many of them, and the systematic schedules have one more preemption.
 """
 
 import os
@@ -13,13 +13,13 @@ import pytest
 from tests.protocol.interleavings.scenarios import SCENARIOS
 from tests.protocol.interleavings.schedule import all_within, at_random, cancelled_everywhere, failing_everywhere
 from tests.protocol.interleavings.stage import Stage
+from tests.support.effort import FULL, SHARE
 
 pytestmark = pytest.mark.exhaustive(because="plays every scenario in every order")
 
 SEED = int(os.environ.get("AIOMODELCACHE_SEED", "0"))
-TIMES = int(os.environ.get("AIOMODELCACHE_SCHEDULES", "1"))
-PREEMPTIONS = 1 if TIMES < 10 else 2
-RANDOM = 5
+PREEMPTIONS = 2 if FULL else 1
+RANDOM = 50 // SHARE
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -28,7 +28,7 @@ async def test_a_scenario_is_correct_in_any_order(name: str, stage: Stage) -> No
     async for _ in all_within(run, PREEMPTIONS):
         pass
     print(f"seeds from {SEED}")
-    for seed in range(SEED, SEED + RANDOM * TIMES):
+    for seed in range(SEED, SEED + RANDOM):
         await run(at_random(seed), None)
 
 
@@ -36,7 +36,7 @@ async def test_a_scenario_is_correct_in_any_order(name: str, stage: Stage) -> No
 async def test_a_scenario_is_correct_with_an_actor_cancelled_at_any_step(name: str, stage: Stage) -> None:
     run = partial(SCENARIOS[name].play, stage)
     bases = [base async for base in all_within(run, 0)]
-    for base in bases if TIMES >= 10 or len(bases) <= 2 else bases[:1]:
+    for base in bases if FULL or len(bases) <= 2 else bases[:1]:
         async for _ in cancelled_everywhere(run, base):
             pass
 
@@ -46,6 +46,6 @@ async def test_a_scenario_is_correct_with_the_store_failing_at_any_step(name: st
     """One operation does not reach the store, or its reply is lost."""
     run = partial(SCENARIOS[name].play, stage)
     bases = [base async for base in all_within(run, 0)]
-    for base in bases if TIMES >= 10 else bases[:1]:
+    for base in bases if FULL else bases[:1]:
         async for _ in failing_everywhere(run, base):
             pass
