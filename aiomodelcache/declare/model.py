@@ -7,6 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.declare.manager import CacheAttribute
+from aiomodelcache.declare.queryset_types import QueriedModel
 from aiomodelcache.declare.registry import watch
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.changes import forget_changes, noting
@@ -14,7 +15,7 @@ from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write import calls, saves
 
 
-class CachedModel(Model):
+class CachedModel(QueriedModel):
     """A Tortoise model with a cache: ``Event.cache``. Rows are cached by primary key without any declaration.
 
     >>> class Event(CachedModel):

@@ -30,8 +30,8 @@ ORDER = {
     "client": "",
     "views": "",
     "binding": "binder paths factory class_options",
-    "declare": "related targets cached model values value_declarations manager classes bulk_results annotations "
-    "resilience options registry",
+    "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
+    "annotations resilience options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
     "transactions invalidated unopened",
     "query": "prefetch foreign_keys many_to_many querysets explain dependencies bulk lookups lists parts cursors batch "

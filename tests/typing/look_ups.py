@@ -2,7 +2,11 @@
 
 import asyncio
 import uuid
+from datetime import timedelta
 from typing import Any, assert_type
+
+from tortoise.functions import Count
+from tortoise.queryset import QuerySet, QuerySetSingle
 
 from aiomodelcache import (
     BatchCacheQuery,
@@ -15,6 +19,40 @@ from aiomodelcache import (
     local_cache,
 )
 from tests.typing.declarations import Event, EventBySlug, LatestEvents, User, UserCaches, Venue, VenueCaches
+
+
+async def querysets() -> None:
+    found = Event.filter(slug="a").exclude(id=1).order_by("slug").prefetch_related("organizer")
+    assert_type(await found, list[Event])
+    assert_type(await found.cached(), list[Event])
+    assert_type(await found.cached("5m"), list[Event])
+    assert_type(
+        await found.limit(3).offset(1).distinct().only("slug").cached(timeout=timedelta(minutes=5)), list[Event]
+    )
+    assert_type(await Event.all()[20:40].select_related("organizer").cached(), list[Event])
+    assert_type(await Event.annotate(number=Count("id")).all().group_by("slug").cached(), list[Event])
+    assert_type(await Event.get(slug="a"), Event)
+    assert_type(await Event.get(slug="a").cached(), Event)
+    assert_type(await Event.get(slug="a").prefetch_related("organizer").cached(), Event)
+    assert_type(await Event.get_or_none(slug="a").cached(), Event | None)
+    assert_type(await Event.first().cached(), Event | None)
+    assert_type(await Event.last().only("slug").cached(), Event | None)
+    assert_type(await Event.latest("id").cached(), Event | None)
+    assert_type(await Event.exclude(slug="a").first().cached(), Event | None)
+    assert_type(await found.count().cached(), int)
+    assert_type(await found.exists().cached(), bool)
+    assert_type(await Event.exists(slug="a").cached(), bool)
+    assert_type(await found.values("slug").cached(), list[dict[str, Any]])
+    assert_type(await found.values_list("slug", "id").cached(), list[Any])
+    assert_type(await found.union(Event.all()).cached(), list[Event])
+    assert_type(await found.invalidate_cache(), int)
+    ordinary(found, Event.get(slug="a"))
+    found.cached(timeout=b"5m")  # wrong
+
+
+def ordinary(rows: QuerySet[Event], row: QuerySetSingle[Event | None]) -> None:
+    rows.cached()  # wrong
+    row.cached()  # wrong
 
 
 async def through_the_manager() -> None:
@@ -62,6 +100,7 @@ async def through_the_manager() -> None:
     assert_type(await Event.cache.query(Event.all().values("slug")), list[dict[str, Any]])
     assert_type(await Event.cache.query(Event.all().values_list("slug", "id")), list[tuple[Any, ...]])
     assert_type(await Event.cache.query(Event.all().in_bulk([1, 2], "id")), dict[int, Event])
+    await querysets()
     event = await Event.cache.get(slug="pycon")
     assert_type(event.slug, str)
     assert_type(event.cache, ModelCacheManager[Event])
