@@ -1,22 +1,25 @@
 """Attributes of cache classes. An attribute that would have no effect is an error."""
 
 from inspect import iscoroutinefunction
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiomodelcache.declare.annotations import returned_by
+from aiomodelcache.declare.bulk_results import check_bulk_method
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
 from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.exceptions import CacheConfigurationError
 
 _RELATED_ATTRIBUTES: Final = frozenset({"model", "key_fields", "relation"})
+_METHODS: Final = frozenset({"get_instance", "get_result"})
+"""The methods that compute one result."""
+_BULK_METHODS: Final = frozenset({"get_instances", "get_results"})
+"""The methods that compute many results. Each is named like the one that it replaces, in the plural."""
 
 
 def is_computed(query: type) -> bool:
     """Returns True if a cache class stores a computed result, and False if it stores the primary keys of rows."""
-    if any(
-        name in vars(cls) for name in ("get_instance", "get_result", "get_results") for cls in _written_by_users(query)
-    ):
+    if any(name in vars(cls) for name in _METHODS | _BULK_METHODS for cls in _written_by_users(query)):
         return True
     return issubclass(query, (ResultCache, *COUNTING))
 
@@ -40,15 +43,14 @@ def _written_by_users(query: type) -> list[type]:
     return [cls for cls in query.__mro__ if not cls.__module__.startswith(("aiomodelcache.", "typing", "builtins"))]
 
 
-def _check_bulk_method(query: type[DeclaredQuery[Any]], method: Any, *, single: bool) -> None:
-    """Checks a class's ``get_results``. Raises ``CacheConfigurationError``."""
-    where = f"{query.__name__}.get_results"
-    if not issubclass(query, ResultCache):
-        raise CacheConfigurationError(f"{where} has no effect: remove it, or derive from ResultCache.")
-    if single:
-        raise CacheConfigurationError(f"{where} replaces get_result, which has no effect: remove one of them.")
-    if not (isinstance(method, classmethod) and iscoroutinefunction(cast("Any", method).__func__)):
-        raise CacheConfigurationError(f"{where} is not a class method: define it by @classmethod and async def.")
+def _take_bulk_method(query: type[DeclaredQuery[Any]], attributes: dict[str, Any]) -> None:
+    """Checks a class's bulk method, and removes it from the attributes. Raises ``CacheConfigurationError``."""
+    single = _method(query)
+    for name in _BULK_METHODS & attributes.keys():
+        where = f"{query.__name__}.{name}"
+        if single is None or name != f"{single}s":
+            raise CacheConfigurationError(f"{where} has no effect: remove it, or derive from another class.")
+        check_bulk_method(where, attributes.pop(name), single, both=single in attributes)
 
 
 def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
@@ -67,14 +69,13 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
     method_name = _method(query)
     if issubclass(query, ResultCache) and attributes.keys().isdisjoint(("get_result", "get_results")):
         raise CacheConfigurationError(f"{origin} has no get_result: define it to compute the result.")
-    if "get_results" in attributes:
-        _check_bulk_method(query, attributes.pop("get_results"), single="get_result" in attributes)
+    _take_bulk_method(query, attributes)
     if issubclass(query, RELATED) and "relation" not in attributes:
         raise CacheConfigurationError(
             f'{origin} has no relation: name the one to follow, like "venue" or "venue__city".'
         )
     for name in sorted(attributes):
-        if name in ("get_instance", "get_result"):
+        if name in _METHODS:
             if name != method_name:
                 raise CacheConfigurationError(
                     f"{origin}.{name} has no effect: remove it, or derive from another class."

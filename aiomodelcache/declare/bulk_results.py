@@ -1,4 +1,4 @@
-"""Bulk computations: the results of one class that lookups of one tick miss, computed by one call of ``get_results``.
+"""Bulk computations: the results of one class that lookups of one tick miss, computed by one call of its bulk method.
 
 The first of these computations makes the call, one turn of the event loop after it began. Those that begin in the
 meantime join it. None joins later: what it would get could be older than the writes before it.
@@ -7,25 +7,94 @@ meantime join it. None joins later: what it would get could be older than the wr
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, cast
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.declare.resilience import returning_errors
 from aiomodelcache.encoding.messages import described
-from aiomodelcache.exceptions import CacheError
+from aiomodelcache.entries.derived import DerivedEntries
+from aiomodelcache.entries.raised import Raised
+from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.exceptions import CacheConfigurationError, CacheError
 from aiomodelcache.plans.computing import also_computing
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.tracking import Tracked
 
 Versions = Iterable[tuple[bytes, bytes]]
-ComputeAll = Callable[[list[Any], Versions], Awaitable[Any]]
+Arguments = tuple[Any, ...]
+ComputeAll = Callable[[list[Arguments], Versions], Awaitable[Any]]
 """A function of the arguments, and of table versions that were read before, that returns the results of all."""
+
+
+class BulkMethod(NamedTuple):
+    """A function that computes the results for many arguments, and its name in errors."""
+
+    name: str
+    call: Callable[[list[Arguments]], Awaitable[Any]]
+
+
+def bulk_method(cls: type, name: str) -> BulkMethod | None:
+    """Returns the bulk method that a user's class defines, or None.
+
+    The method receives the arguments of each result: the only one of them, or a tuple.
+    """
+    method: Any = getattr(cls, name, None)
+    if getattr(method, "__module__", "aiomodelcache.").startswith("aiomodelcache."):
+        return None
+
+    def call(arguments: list[Arguments]) -> Awaitable[Any]:
+        found: Awaitable[Any] = method(_as_passed(arguments))
+        return found
+
+    return BulkMethod(f"{cls.__name__}.{name}", call)
+
+
+def check_bulk_method(where: str, method: Any, replaced: str, *, both: bool) -> None:
+    """Checks a bulk method as it is in its class. ``both``: the class defines the method that it replaces, too.
+
+    Raises ``CacheConfigurationError``.
+    """
+    if both:
+        raise CacheConfigurationError(f"{where} replaces {replaced}, which has no effect: remove one of them.")
+    if not (isinstance(method, classmethod) and iscoroutinefunction(cast("Any", method).__func__)):
+        raise CacheConfigurationError(f"{where} is not a class method: define it by @classmethod and async def.")
+
+
+async def compute_in_bulk(
+    method: BulkMethod,
+    result: ResultEntries,
+    key: bytes,
+    arguments: Arguments,
+    client: BaseDBAsyncClient | None,
+    versions: Versions = (),
+) -> Any:
+    """Computes the result of these arguments by a bulk method, with others of this tick and of the same transaction."""
+
+    async def compute_all(all_arguments: list[Arguments], known: Versions) -> Any:
+        call = partial(returning_errors, result.resilience.errors, method.call, all_arguments)
+        if isinstance(result, DerivedEntries):
+            return await result.track(result, call, client, known)
+        return await call()
+
+    found = await compute_together((result, client), key, arguments, versions, method.name, compute_all)
+    value = found.value if isinstance(found, Tracked) else found
+    if not isinstance(value, BaseException):
+        return found
+    if not isinstance(value, Exception) or type(value) not in result.resilience.errors:
+        raise value
+    raised = Raised(value)
+    return found._replace(value=raised) if isinstance(found, Tracked) else raised
 
 
 class _Call:
     """The arguments of one call, by the keys of their results."""
 
     def __init__(self) -> None:
-        self.arguments: dict[bytes, Any] = {}
+        self.arguments: dict[bytes, Arguments] = {}
         self.versions: dict[bytes, bytes] = {}
         self.answer: asyncio.Future[dict[bytes, Any]] = asyncio.get_running_loop().create_future()
 
@@ -35,12 +104,16 @@ _open: Final[WeakKeyDictionary[Any, dict[Any, _Call]]] = WeakKeyDictionary()
 
 
 async def compute_together(
-    place: tuple[object, object], key: bytes, argument: Any, versions: Versions, name: str, compute_all: ComputeAll
+    place: tuple[object, object],
+    key: bytes,
+    arguments: Arguments,
+    versions: Versions,
+    name: str,
+    compute_all: ComputeAll,
 ) -> Any:
-    """Computes the result of one argument, with those of other computations of this tick.
+    """Computes the result of these arguments, with those of other computations of this tick.
 
-    ``place``: the entries of the class, and the transaction's connection or None. Raises the exception that the call
-    returned for this argument, or that it raised.
+    ``place``: the entries of the class, and the transaction's connection or None.
     """
     entries, client = place
     calls, mode = _open.setdefault(entries, {}), (open_blocks(), client)
@@ -48,15 +121,16 @@ async def compute_together(
     leads = call is None
     if call is None:
         call = calls[mode] = _Call()
-    call.arguments[key] = argument
+    call.arguments[key] = arguments
     call.versions.update(versions)
+    answer = asyncio.shield(call.answer)  # also for the leader, so that all go on, and fill, in one tick
     if leads:
-        await _make(call, calls, mode, name, compute_all)
-    result = (await asyncio.shield(call.answer))[key]
-    value = result.value if isinstance(result, Tracked) else result
-    if isinstance(value, BaseException):
-        raise value
-    return result
+        try:
+            await _make(call, calls, mode, name, compute_all)
+        except BaseException:
+            answer.cancel()
+            raise
+    return (await answer)[key]
 
 
 async def _make(call: _Call, calls: dict[Any, _Call], mode: Any, name: str, compute_all: ComputeAll) -> None:
@@ -68,7 +142,9 @@ async def _make(call: _Call, calls: dict[Any, _Call], mode: Any, name: str, comp
             del calls[mode]
         with also_computing(call.arguments):
             found = await compute_all(list(call.arguments.values()), call.versions.items())
-        call.answer.set_result(dict(zip(call.arguments, _results(found, call.arguments.values(), name), strict=True)))
+        call.answer.set_result(
+            dict(zip(call.arguments, _results(found, _as_passed(call.arguments.values()), name), strict=True))
+        )
     except BaseException as error:
         call.answer.set_exception(error if isinstance(error, Exception) else CacheError(f"{name} was cancelled."))
         with suppress(Exception):
@@ -76,13 +152,14 @@ async def _make(call: _Call, calls: dict[Any, _Call], mode: Any, name: str, comp
         raise
 
 
-def _results(found: Any, arguments: Iterable[Any], name: str) -> list[Any]:
+def _results(found: Any, wanted: list[Any], name: str) -> list[Any]:
     """Returns the result for each argument, with the record of what all were computed from. Raises ``CacheError``."""
     tracker = found.tracker if isinstance(found, Tracked) else None
     value: Any = cast("Tracked", found).value if tracker is not None else found
-    wanted = list(arguments)
-    if isinstance(value, Mapping):
-        results: list[Any] = [cast("Any", value).get(argument) for argument in wanted]
+    if isinstance(value, Raised):
+        results: list[Any] = [value] * len(wanted)
+    elif isinstance(value, Mapping):
+        results = [cast("Any", value).get(argument) for argument in wanted]
     elif isinstance(value, list | tuple):
         results = list(cast("Any", value))
     else:
@@ -90,3 +167,7 @@ def _results(found: Any, arguments: Iterable[Any], name: str) -> list[Any]:
     if len(results) != len(wanted):
         raise CacheError(f"{name} returned {len(results)} results for {len(wanted)} arguments: return one for each.")
     return [Tracked(result, tracker) for result in results] if tracker is not None else results
+
+
+def _as_passed(arguments: Iterable[Arguments]) -> list[Any]:
+    return [each[0] if len(each) == 1 else each for each in arguments]

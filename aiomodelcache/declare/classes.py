@@ -14,7 +14,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.declare.bulk_results import compute_together
+from aiomodelcache.declare.bulk_results import bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declare
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
@@ -158,19 +158,15 @@ class DeclaredQuery(LookupQuery[T]):
             schema = result.schema
             rows = schema.queryset(client or schema.client).filter(schema.having(result.attributes, values))
             return await self.count_rows(rows)
-        query = cast("Any", self)
-        if isinstance(self, ResultCache) and _has_bulk_method(type(self)):
-            return await query._compute_together(result, values, client, versions)
+        single = "get_instance" if issubclass(type(self), InstanceCache) else "get_result"
+        bulk = bulk_method(type(self), f"{single}s")
+        if bulk is not None:
+            return await compute_in_bulk(bulk, result, result.key(values), values, client, versions)
         params = dict(zip(type(self).key_fields, values, strict=True))
-        method = partial(query.get_instance if isinstance(self, InstanceCache) else query.get_result, **params)
+        compute = partial(getattr(self, single), **params)
         if isinstance(result, DerivedEntries):
-            return await result.track(result, method, client, versions)
-        return await method()
-
-
-def _has_bulk_method(query: Any) -> bool:
-    """Returns True if a ``ResultCache`` defines ``get_results``."""
-    return query.get_results.__func__ is not cast("Any", ResultCache).get_results.__func__
+            return await result.track(result, compute, client, versions)
+        return await compute()
 
 
 class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
@@ -208,6 +204,11 @@ class InstanceCache(DeclaredQuery[ResultT], Generic[ResultT]):
         """
         raise NotImplementedError
 
+    @classmethod
+    async def get_instances(cls, *args: Any, **params: Any) -> Any:
+        """Finds many instances at once, if overridden. Replaces ``get_instance``. See ``ResultCache.get_results``."""
+        raise NotImplementedError(f"{cls.__name__} has no get_instances.")
+
     def finish(self, found: Sequence[Any]) -> ResultT:
         return cast("ResultT", exactly_one(self._model, found))
 
@@ -230,6 +231,11 @@ class QuerysetCache(ListMethods[M], DeclaredQuery[list[M]], Generic[M]):
     async def get_result(self, *args: Any, **params: Any) -> Any:
         """Computes the result, if overridden. See ``ResultCache``."""
         raise NotImplementedError
+
+    @classmethod
+    async def get_results(cls, *args: Any, **params: Any) -> Any:
+        """Computes many results at once, if overridden. Replaces ``get_result``. See ``ResultCache``."""
+        raise NotImplementedError(f"{cls.__name__} has no get_results.")
 
     def finish(self, found: Sequence[Any]) -> list[M]:
         return list(found)
@@ -278,25 +284,6 @@ class ResultCache(DeclaredQuery[T], Generic[T]):
         where a missing result is None. An exception in the place of a result is raised for that one alone.
         """
         raise NotImplementedError(f"{cls.__name__} has no get_results.")
-
-    async def _compute_together(
-        self,
-        result: ResultEntries,
-        values: Values,
-        client: BaseDBAsyncClient | None,
-        versions: Iterable[tuple[bytes, bytes]] = (),
-    ) -> Any:
-        """Computes the result by ``get_results``, together with others of this tick and of the same transaction."""
-
-        async def compute_all(arguments: list[Any], known: Iterable[tuple[bytes, bytes]]) -> Any:
-            method = partial(type(self).get_results, arguments)
-            if isinstance(result, DerivedEntries):
-                return await result.track(result, method, client, known)
-            return await method()
-
-        argument = values[0] if len(values) == 1 else values
-        name = f"{type(self).__name__}.get_results"
-        return await compute_together((result, client), result.key(values), argument, versions, name, compute_all)
 
 
 class QuerysetExistsCache(DeclaredQuery[bool]):

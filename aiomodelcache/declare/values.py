@@ -6,8 +6,9 @@ invalidated by hand.
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -15,6 +16,7 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
+from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, check_bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declared_values, path_of
 from aiomodelcache.declare.resilience import returning_errors
 from aiomodelcache.declare.value_declarations import Timeout, ValueDeclaration, tuple_of
@@ -38,6 +40,13 @@ from aiomodelcache.scopes.tracking import current_tracker, tracking
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
+_BULK_SIGNATURE: Final = inspect.Signature(
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+    ]
+)
+"""The arguments of a value that ``get_values`` computes."""
 
 
 class BaseValueQuery(CacheQuery[T]):
@@ -101,6 +110,10 @@ class BaseValueQuery(CacheQuery[T]):
     def _computation(self, cache: OpenCache) -> tuple[ResultEntries, bytes, Compute]:
         """Returns the entries and the key of the value, and the function that computes it."""
         result, key = self.locate(cache)
+        return result, key, self._computing(cache, result, key)
+
+    def _computing(self, cache: OpenCache, result: ResultEntries, key: bytes) -> Compute:
+        """Returns the function that computes the value."""
         errors = result.resilience.errors
         compute: Compute = partial(returning_errors, errors, self._run) if errors else self._run
         if isinstance(result, DerivedEntries):
@@ -108,26 +121,36 @@ class BaseValueQuery(CacheQuery[T]):
             if errors:
                 function = partial(returning_errors, errors, function)
             compute = partial(result.track, result, function)
-        return result, key, compute
+        return compute
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
 
     async def _compute_tracked(self, cache: OpenCache) -> Any:
-        """Computes with the rows of instances among the arguments as they are now: the caller's may be older."""
-        tracker = current_tracker()
         call: Any = self._compute
-        if tracker is None or cast("Any", type(call)) is not partial:
+        if current_tracker() is None or cast("Any", type(call)) is not partial:
             return await call()
-        args, kwargs = call.args, call.keywords
+        args, kwargs = await self._depend_on_arguments(cache, call.args, call.keywords)
+        with nullcontext() if self._declaration.records else tracking(None):
+            return await call.func(*args, **kwargs)
+
+    async def _depend_on_arguments(
+        self, cache: OpenCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Adds the tags of a call to the tracker. Returns the arguments, with the rows of instances as they are now.
+
+        The caller's instances may be older.
+        """
+        tracker = current_tracker()
+        if tracker is None:
+            return args, kwargs
         tags = self._declaration.tags_of(args, kwargs)
         await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
         if not self._declaration.records:
-            with tracking(None):
-                return await call()
-        args = [await fresh(value) for value in args]
-        kwargs = {name: await fresh(value) for name, value in kwargs.items()}
-        return await call.func(*args, **kwargs)
+            return args, kwargs
+        return tuple([await fresh(value) for value in args]), {
+            name: await fresh(value) for name, value in kwargs.items()
+        }
 
     async def explain(self) -> Explanation:
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
@@ -244,6 +267,8 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     soft_timeout: ClassVar[Duration | None] = None
     cache_errors: ClassVar[Mapping[type[Exception], Duration] | None] = None
     _declared: ClassVar[ValueDeclaration]
+    _bulk: ClassVar[BulkMethod | None]
+    """The class's ``get_values``, or None."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         arguments = self._declared.arguments(self, *args, **kwargs)[1:]
@@ -253,10 +278,11 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         declared_values.add(cls)
+        cls._bulk = bulk_method(cls, "get_values")
         cls._declared = ValueDeclaration(
             name=path_of(cls),
             origin=cls.__name__,
-            signature=inspect.signature(cast("Any", cls).get_value),
+            signature=_BULK_SIGNATURE if cls._bulk else inspect.signature(cast("Any", cls).get_value),
             timeout=cls.timeout,
             negative_timeout=cls.negative_timeout,
             allowtime=cls.allowtime,
@@ -278,6 +304,35 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         It may await other values. Awaiting the value that it computes raises ``CacheError``.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a get_value method.")
+
+    @classmethod
+    async def get_values(cls, *args: Any, **params: Any) -> Any:
+        """Computes many values at once, if overridden. Replaces ``get_value``.
+
+        >>> class Rate(ValueCache[Decimal]):
+        ...     @classmethod
+        ...     async def get_values(cls, bases: list[str]) -> dict[str, Decimal]:
+        ...         return await ask_the_exchange_for_all(bases)
+
+        All values that lookups of one tick miss are one call. It receives the argument of each value, or a tuple of its
+        arguments if there are several, and returns a list with a value for each, in the same order, or a dict by
+        argument, where a missing value is None. An exception in the place of a value is raised for that one alone.
+        Arguments are passed by position. Each value depends on everything that the call has read.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no get_values.")
+
+    def _computing(self, cache: OpenCache, result: ResultEntries, key: bytes) -> Compute:
+        bulk = self._bulk
+        if bulk is None:
+            return super()._computing(cache, result, key)
+        method = bulk._replace(call=partial(self._get_all, cache, bulk))
+        return partial(compute_in_bulk, method, result, key, cast("Any", self._compute).args)
+
+    async def _get_all(self, cache: OpenCache, bulk: BulkMethod, arguments: list[tuple[Any, ...]]) -> Any:
+        """Computes the values for each of these arguments."""
+        current = [(await self._depend_on_arguments(cache, args, {}))[0] for args in arguments]
+        with nullcontext() if self._declaration.records else tracking(None):
+            return await bulk.call(current)
 
     def key(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the key of the value for the arguments of ``get_value``: by default all of them.
@@ -316,6 +371,10 @@ def check_values() -> None:
                 f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}: rename one of them."
             )
         value: Any = cls
-        if value.get_value is cast("Any", ValueCache).get_value:
+        has_one = value.get_value is not cast("Any", ValueCache).get_value
+        if value._bulk is not None:
+            method = inspect.getattr_static(cls, "get_values")
+            check_bulk_method(f"{cls.__name__}.get_values", method, "get_value", both=has_one)
+        elif not has_one:
             raise CacheConfigurationError(f"{cls.__name__} has no get_value: define it to compute the value.")
         value._declared.check()

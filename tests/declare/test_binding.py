@@ -529,7 +529,6 @@ async def test_a_cache_class_without_a_model_is_an_error(base: Any) -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"get_results": None}, "Wrong.get_results has no effect: remove it, or derive from ResultCache."),
         ({}, 'Wrong.key_fields is None: name the fields, like ("slug",).'),
         ({"key_fields": "name"}, "Wrong.key_fields is 'name': name the fields, like (\"slug\",)."),
         ({"key_fields": [("name",)]}, "Wrong.key_fields is [('name',)]: name the fields, like (\"slug\",)."),

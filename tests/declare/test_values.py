@@ -212,6 +212,11 @@ class TestClass:
         [
             ({}, "Odd has no get_value"),
             ({"timeout": 0, "get_value": Exchange.get_value}, "Odd: timeout is 0"),
+            ({"get_values": Exchange.get_value}, "Odd.get_values is not a class method: define it by @classmethod"),
+            (
+                {"get_values": classmethod(Exchange.get_value), "get_value": Exchange.get_value},
+                "Odd.get_values replaces get_value, which has no effect: remove one of them",
+            ),
             ({"version": [1], "get_value": Exchange.get_value}, r"Odd.version is \[1\]"),
         ],
     )

@@ -13,7 +13,18 @@ from aiomodelcache import BatchCacheQuery, CacheError, DontCache, ModelCache
 from aiomodelcache.declare.bulk_results import compute_together
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE
-from tests.support.models.list_models import Calls, PlacesOfTalks, Talk, TalkNumbers, Track
+from tests.support.models.list_models import (
+    Calls,
+    LatestTalkOf,
+    PlacesOfTalks,
+    Products,
+    Talk,
+    TalkNumbers,
+    TalksByTrack,
+    Track,
+    TrackNames,
+    TrackSizes,
+)
 
 pytestmark = pytest.mark.models("tests.support.models.list_models")
 
@@ -23,7 +34,8 @@ async def cache(database: BaseDBAsyncClient, backend: CountingBackend) -> AsyncI
     await Track.bulk_create([Track(id=n, name=str(n)) for n in range(1, 5)])
     await Talk.bulk_create([Talk(track_id=n, place=at) for n in range(1, 4) for at in range(n)])
     Calls.talk_numbers.clear()
-    Calls.places.clear()
+    for calls in (Calls.places, Calls.tracks, Calls.factors):
+        calls.clear()
     async with ModelCache(backend) as opened:
         yield opened
 
@@ -126,6 +138,86 @@ class TestCalls:
         assert all("is computed by awaiting itself" in str(error) for error in result.values())
 
 
+class TestRows:
+    async def test_instances_of_a_tick_are_found_by_one_call(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, sql=1):
+            found = await asyncio.gather(*[LatestTalkOf(n) for n in (1, 2, 3, 4)])
+        assert [talk and talk.place for talk in found] == [0, 1, 2, None]
+        async with assert_ops(backend, sql=1):  # the row, which only a result refers to so far
+            assert (await LatestTalkOf(3)) == found[2]
+        async with assert_ops(backend, redis=["read"], sql=0):
+            assert (await LatestTalkOf(3)) == found[2]
+        await Talk.create(track_id=2, place=7)
+        assert [talk and talk.place for talk in await asyncio.gather(LatestTalkOf(2), LatestTalkOf(3))] == [7, 2]
+
+    async def test_lists_of_a_tick_are_found_by_one_call(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, sql=1):
+            found = await asyncio.gather(TalksByTrack(2), TalksByTrack(track=4))
+        assert [[talk.place for talk in talks] for talks in found] == [[0, 1], []]
+        await Talk.filter(track_id=2, place=0).delete()
+        assert [talk.place for talk in await TalksByTrack(2)] == [1]
+
+
+class TestValues:
+    async def test_values_of_a_tick_are_one_call(self, cache: ModelCache, backend: CountingBackend) -> None:
+        async with assert_ops(backend, sql=1):
+            assert await asyncio.gather(*[TrackNames(n) for n in (3, 1, 3, 9)]) == ["3", "1", "3", None]
+        assert Calls.tracks == [[3, 1, 9]]
+        async with assert_ops(backend, redis=["read"], sql=0):
+            assert await BatchCacheQuery({n: TrackNames(n) for n in (1, 3, 9)}) == {1: "1", 3: "3", 9: None}
+
+    async def test_values_depend_on_what_the_call_read(self, cache: ModelCache) -> None:
+        assert await asyncio.gather(TrackNames(1), TrackNames(2)) == ["1", "2"]
+        await Track.filter(id=2).update(name="two")
+        assert await asyncio.gather(TrackNames(1), TrackNames(2)) == ["1", "two"]
+        await TrackNames(1).invalidate()
+        assert await asyncio.gather(TrackNames(1), TrackNames(2)) == ["1", "two"]
+        assert Calls.tracks == [[1, 2], [1, 2], [1]]
+
+    async def test_exceptions_that_are_stored_follow_writes_too(self, cache: ModelCache) -> None:
+        queries = [TrackSizes(1), TrackSizes(8)]
+        for _ in range(2):
+            found = await asyncio.gather(*queries, return_exceptions=True)
+            assert (found[0], repr(found[1])) == (1, "KeyError(8)")
+        assert Calls.tracks == [[1, 8]]
+        await Track.create(id=8, name="eight")
+        assert await asyncio.gather(*queries) == [1, 5]
+        many = [TrackSizes(n) for n in (2, 3, 4)]
+        for _ in range(2):
+            found = await asyncio.gather(*many, return_exceptions=True)
+            assert list(map(repr, found)) == ["OSError('too many')"] * 3
+        assert Calls.tracks == [[1, 8], [1, 8], [2, 3, 4]]
+
+    async def test_instances_among_the_arguments_are_read_again(self, cache: ModelCache) -> None:
+        track = await Track.get(id=1)
+        track.name = "not saved"
+        assert await TrackNames(track) == "1"
+        [[read]] = Calls.tracks
+        assert (read, read.name) == (track, "1")
+
+    async def test_a_transaction_computes_its_own_values(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await asyncio.gather(TrackNames(1), TrackNames(2))
+        async with in_transaction():
+            await Track.filter(id=1).update(name="one")
+            async with assert_ops(backend, redis=0, sql=1):
+                assert await asyncio.gather(TrackNames(1), TrackNames(2)) == ["one", "2"]
+        assert await TrackNames(1) == "one"
+
+    @pytest.mark.only_on("sqlite", because="it asks no database")
+    async def test_several_arguments_tags_and_results_that_are_not_stored(self, cache: ModelCache) -> None:
+        queries = [Products(2, 3), Products(5), Products(2, -1), Products(7, 0)]
+        for calls in (1, 2):
+            found = await asyncio.gather(*queries, return_exceptions=True)
+            assert found[:3] == [6, 5, -2]
+            assert isinstance(found[3], ValueError)
+            assert len(Calls.factors) == calls
+        assert Calls.factors == [[(2, 3), 5, (2, -1), (7, 0)], [(2, -1), (7, 0)]]
+        await cache.invalidate_tags("products:5")
+        assert await asyncio.gather(*queries[:2]) == [6, 5]
+        with pytest.raises(TypeError, match=r"Products.*got an unexpected keyword argument"):
+            Products(factor=2)
+
+
 class TestElsewhere:
     async def test_a_transaction_computes_its_own_results_together(
         self, cache: ModelCache, backend: CountingBackend
@@ -142,13 +234,13 @@ class TestElsewhere:
     async def test_a_block_that_bypasses_the_cache_has_calls_of_its_own(self, cache: ModelCache) -> None:
         calls: list[list[int]] = []
 
-        async def compute_all(arguments: list[int], versions: object) -> list[int]:
-            calls.append(arguments)
-            return arguments
+        async def compute_all(arguments: list[tuple[int]], versions: object) -> list[int]:
+            calls.append([argument for (argument,) in arguments])
+            return calls[-1]
 
         async def compute(argument: int, *, bypassing: bool) -> Any:
             with cache.disabled() if bypassing else nullcontext():
-                return await compute_together((cache, None), b"%d" % argument, argument, (), "it", compute_all)
+                return await compute_together((cache, None), b"%d" % argument, (argument,), (), "it", compute_all)
 
         computations = [compute(1, bypassing=False), compute(2, bypassing=True), compute(3, bypassing=False)]
         assert await asyncio.gather(*computations) == [1, 2, 3]

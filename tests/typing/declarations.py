@@ -137,6 +137,12 @@ class Rate(ValueCache[Decimal]):
         return Decimal(len(base) - len(quote))
 
 
+class Sizes(ValueCache[int]):
+    @classmethod
+    async def get_values(cls, names: list[str]) -> dict[str, int]:
+        return {name: len(name) for name in names}
+
+
 @cached(timeout=60)
 async def permissions(actor: int, *, team: str = "") -> list[str]:
     return [team] * actor

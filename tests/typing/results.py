@@ -12,6 +12,7 @@ from tests.typing.declarations import (
     NextEvent,
     Rate,
     Service,
+    Sizes,
     Slugs,
     permissions,
     quota,
@@ -31,6 +32,7 @@ async def of_models() -> None:
 async def of_no_model() -> None:
     assert_type(await Rate("USD", quote="EUR"), Decimal)
     await Rate("USD").invalidate()
+    assert_type(await Sizes("a"), int)
     await Rate.clear()
     assert_type(await permissions(7, team="x"), list[str])
     assert_type(permissions.query(7), CacheQuery[list[str]])  # wrong

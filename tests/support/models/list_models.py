@@ -1,11 +1,21 @@
 """Models with lists of all rows, and with lists that are read in parts."""
 
+import math
 from typing import Any, ClassVar
 
 from tortoise import fields
 from tortoise.models import Model
 
-from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache, ResultCache
+from aiomodelcache import (
+    CachedModel,
+    DontCache,
+    InstanceCache,
+    InvalidationType,
+    QuerysetCache,
+    QuerysetCountCache,
+    ResultCache,
+    ValueCache,
+)
 
 
 class Country(CachedModel):
@@ -124,6 +134,8 @@ class Calls:
     talk_numbers: ClassVar[list[list[int]]] = []
     places: ClassVar[list[list[tuple[int, int]]]] = []
     find_places: ClassVar[Any] = None
+    tracks: ClassVar[list[list[Any]]] = []
+    factors: ClassVar[list[list[Any]]] = []
 
 
 class TalkNumbers(ResultCache[int]):
@@ -150,6 +162,68 @@ class PlacesOfTalks(ResultCache[Any]):
         Calls.places.append(keys)
         found = Calls.find_places(keys)
         return await found if hasattr(found, "__await__") else found
+
+
+class LatestTalkOf(InstanceCache[Talk | None]):
+    """The last talks of many tracks, found by one call."""
+
+    model = Talk
+    key_fields = ("track",)
+
+    @classmethod
+    async def get_instances(cls, tracks: list[int]) -> list[Talk | None]:
+        rows = {row.track_id: row for row in await Talk.filter(track_id__in=tracks).order_by("place")}  # type: ignore[attr-defined]
+        return [rows.get(track) for track in tracks]
+
+
+class TalksByTrack(QuerysetCache[Talk]):
+    """The talks of many tracks, found by one call."""
+
+    model = Talk
+    key_fields = ("track",)
+
+    @classmethod
+    async def get_results(cls, tracks: list[int]) -> dict[int, list[Talk]]:
+        rows = await Talk.filter(track_id__in=tracks).order_by("place")
+        return {track: [row for row in rows if row.track_id == track] for track in tracks}  # type: ignore[attr-defined]
+
+
+class TrackNames(ValueCache[str | None]):
+    """Names of tracks, read by one call. An argument is a track or the primary key of one."""
+
+    @classmethod
+    async def get_values(cls, tracks: list[Track | int]) -> dict[Track | int, str]:
+        Calls.tracks.append(tracks)
+        pks = [track.pk if isinstance(track, Track) else track for track in tracks]
+        names = {row.id: row.name for row in await Track.filter(id__in=pks)}
+        return {track: names[pk] for track, pk in zip(tracks, pks, strict=True) if pk in names}
+
+
+class TrackSizes(ValueCache[int]):
+    """Values whose exceptions are stored. No call may ask for more than two tracks."""
+
+    cache_errors: ClassVar = {KeyError: "1m", OSError: "1m"}
+
+    @classmethod
+    async def get_values(cls, tracks: list[int]) -> list[int | Exception]:
+        Calls.tracks.append(tracks)
+        names = {row.id: row.name for row in await Track.filter(id__in=tracks)}
+        if len(tracks) > 2:
+            raise OSError("too many")
+        return [len(names[track]) if track in names else KeyError(track) for track in tracks]
+
+
+class Products(ValueCache[int]):
+    """Values of no model, computed by one call, of several arguments and with tags."""
+
+    invalidation = InvalidationType.OFF
+    tags = ("products", lambda *factors: f"products:{factors[0]}")
+
+    @classmethod
+    async def get_values(cls, factors: list[tuple[int, ...]]) -> list[int | DontCache[int] | Exception]:
+        Calls.factors.append(factors)
+        found = [math.prod(each if isinstance(each, tuple) else (each,)) for each in factors]
+        return [ValueError("zero") if each == 0 else DontCache(each) if each < 0 else each for each in found]
 
 
 class Label(CachedModel):
