@@ -239,7 +239,7 @@ class Views:
         )
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
-                result.tracked_in(versions, view.derivations.compute)
+                result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart)
         guarded.near.tick = self._refresh_thresholds
         if client is None:
             view.make_view = partial(self._open_connection, view, callers, check)

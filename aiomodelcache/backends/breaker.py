@@ -15,7 +15,13 @@ from functools import partial
 from typing import Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import Backend, ReadCallback, SupportsStartRead, SupportsTracking
+from aiomodelcache.backends.protocol import (
+    Backend,
+    ReadCallback,
+    SupportsStartRead,
+    SupportsTracking,
+    keys_read_together,
+)
 from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.observe.events import Breaker, Lookup, Observer, RoundTrip
@@ -46,6 +52,7 @@ class GuardedBackend:
         self.backend = backend
         self.stats = stats
         self.enabled = enabled
+        self.keys_read_together = keys_read_together(backend)
         self.near = near or Near(0, 1.0)
         """Entries kept in this process. Not used while the backend fails or invalidations are undelivered."""
         self.observers: Observers | None = None

@@ -5,6 +5,7 @@ Redis, down to the stored bytes. Must not know models, or any server.
 """
 
 import math
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,8 @@ class MemoryBackend:
     >>> [value and value[17:] for value in await backend.read([b"key", b"other"])]
     [b'value', None]
     """
+
+    keys_read_together = sys.maxsize
 
     def __init__(self, *, limit: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

@@ -153,6 +153,21 @@ class SupportsStartRead(Protocol):
         ...
 
 
+class ReadsTogether(Protocol):
+    """An optional extension of a backend whose ``read`` returns what several keys held at one moment.
+
+    Without it, cached functions that another process has computed again take one more ``read``.
+    """
+
+    keys_read_together: int
+    """Maximum number of keys that one ``read`` reads at one moment. Beyond it, they may be read one after another."""
+
+
+def keys_read_together(backend: Backend) -> int:
+    """Returns the number of keys that a backend reads at one moment, 1 if it does not say."""
+    return int(getattr(backend, "keys_read_together", 1))
+
+
 class SupportsTracking(Protocol):
     """An optional extension of a backend, with which entries may be kept near, in this process."""
 

@@ -21,6 +21,7 @@ from aiomodelcache.backends.protocol import (
     ReplacedEntry,
     SupportsStartRead,
     SupportsTracking,
+    keys_read_together,
 )
 from aiomodelcache.encoding.layout import PREFIX_SIZE
 from aiomodelcache.encoding.signatures import Signer
@@ -42,6 +43,11 @@ class SignedBackend:
 
     def __repr__(self) -> str:
         return f"<SignedBackend over {self.backend!r}>"
+
+    @property
+    def keys_read_together(self) -> int:
+        """The number of the other backend (see ``ReadsTogether``)."""
+        return keys_read_together(self.backend)
 
     @property
     def track(self) -> Callable[[Near | None], None]:

@@ -175,7 +175,7 @@ class ValueDeclaration:
             keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
             if isinstance(entries, ByValueEntries):
-                entries.tracked_in(cache.versions, cache.derivations.compute)
+                entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart)
         return entries
 
     def _label(self, cache: OpenCache) -> str:

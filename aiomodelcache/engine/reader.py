@@ -92,6 +92,10 @@ class Reader:
         """True if any lookup is in flight, background plans included."""
         return bool(self._running) or self.hits.busy
 
+    def reads_apart(self) -> bool:
+        """True if the values that lookups get now may not be of one moment. False once they have ended."""
+        return self._reads.apart
+
     def compare_callers(self, check: CheckCaller) -> None:
         """Calls ``check`` with the context of a lookup's caller before each query of the database."""
         self._check_caller = check

@@ -29,18 +29,21 @@ class KnownDependencies(Prediction):
     Also remembers the tokens of one entry, so that a hit of the same entry need not decode them.
     """
 
-    __slots__ = ("header", "start", "tokens")
+    __slots__ = ("header", "seen", "start", "tokens")
 
     def __init__(self, keys: list[bytes]) -> None:
         super().__init__([], keys)
         self.header = b""
+        self.seen = b""
+        """The header of the last entry that was read."""
         self.tokens: list[bytes] = []
         self.start = 0
         """The place in the entry's payload where the value begins. It refers to no rows and is not nested too deep."""
 
     def remember(self, entry: bytes, tokens: list[bytes], start: int) -> None:
         """Remembers an entry with these dependencies. Its header includes its token and checksum."""
-        self.header, self.tokens, self.start = entry[HEADER], tokens, start
+        self.header = self.seen = entry[HEADER]
+        self.tokens, self.start = tokens, start
 
 
 class DerivedValue(NamedTuple):
@@ -77,10 +80,12 @@ class DerivedEntries(ResultEntries):
         self.all_tables: Sequence[bytes] = ()
         self.track: Track
         """Runs a function and records what its result is derived from. Set when the cache is open."""
+        self.reads_apart: Callable[[], bool]
+        """Returns True if an entry and its dependencies, as they are being delivered, may not be of one moment."""
 
-    def tracked_in(self, versions: TableVersions, track: "Track") -> None:
-        """Sets the tables that values may depend on, and the function that records dependencies."""
-        self.all_tables, self.track = versions.all, track
+    def tracked_in(self, versions: TableVersions, track: "Track", reads_apart: Callable[[], bool]) -> None:
+        """Sets the tables that values may depend on, and the functions that record dependencies and tell of reads."""
+        self.all_tables, self.track, self.reads_apart = versions.all, track, reads_apart
 
     @property
     def tables(self) -> set[bytes] | None:
@@ -97,6 +102,16 @@ class DerivedEntries(ResultEntries):
         if self.tables is not None:
             return [*self.tables]
         return self.all_tables if len(self.all_tables) <= MAX_DEPENDENCIES else self.depends_on
+
+    def may_be_younger(self, entry: bytes | None, known: Prediction) -> bool:
+        """Returns True if an entry may have been stored after the dependencies that were read together with it.
+
+        It may then be torn, although they are what it was computed from, as a writer may have changed them since. They
+        must be read again. This is not so if all was read at one moment, or if the same entry has been read before.
+        """
+        if entry is None or not self.reads_apart():
+            return False
+        return not isinstance(known, KnownDependencies) or entry[HEADER] != known.seen
 
     def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
         pairs = _encode_dependencies([*dependencies, *dependencies.values()])
@@ -117,6 +132,8 @@ class DerivedEntries(ResultEntries):
             return NoValue.MISS
         payload = unpack(entry)
         if entry[HEADER] != known.header:
+            if self.may_be_younger(entry, known):
+                return NoValue.MISS
             keys, tokens, start = _split(payload)
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS

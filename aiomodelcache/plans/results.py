@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from tortoise.models import Model
 
-from aiomodelcache.encoding.layout import CREATED, LEASE, is_lease
+from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, is_lease
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
@@ -63,9 +63,10 @@ def _find_or_compute(
     prediction = predictions.predict(key)
     epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
     if not forced:
-        value = yield from _read_value(
-            result, key, entry, epoch, dict(zip(prediction.keys, prefetched, strict=True)), predictions
-        )
+        found = dict(zip(prediction.keys, prefetched, strict=True))
+        if isinstance(result, DerivedEntries) and result.may_be_younger(entry, prediction):
+            found = {}
+        value = yield from _read_value(result, key, entry, epoch, found, predictions)
         if value is not NoValue.MISS:
             if result.lifetimes.is_due(entry):
                 yield refresh_request(
@@ -246,8 +247,10 @@ def _read_value(
     if known.keys != list(wanted):
         known = KnownDependencies(list(wanted))
         predictions.learn_keys(key, known)
-    if entry is not None and derived is not None and not referred and isinstance(known, KnownDependencies):
-        known.remember(entry, derived.tokens, derived.start)
+    if entry is not None and derived is not None and isinstance(known, KnownDependencies):
+        known.seen = entry[HEADER]
+        if not referred:
+            known.remember(entry, derived.tokens, derived.start)
     result.counters.hits += 1
     return value
 

@@ -230,6 +230,6 @@ def query_entries(cache: OpenCache, model: type[Model]) -> QueryEntries:
             lease_ttl=config.compute_ttl,
             counters=cache.stats.of(label),
         )
-        created.tracked_in(cache.versions, cache.derivations.compute)
+        created.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart)
         cache.guarded.start_tracking()
     return cast("QueryEntries", entries)

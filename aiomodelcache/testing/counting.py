@@ -21,6 +21,7 @@ from aiomodelcache.backends.protocol import (
     ReplacedEntry,
     SupportsStartRead,
     SupportsTracking,
+    keys_read_together,
 )
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import CacheNotOpen
@@ -51,6 +52,11 @@ class CountingBackend:
 
         The last block takes it out again.
         """
+
+    @property
+    def keys_read_together(self) -> int:
+        """The number of the backend (see ``ReadsTogether``)."""
+        return keys_read_together(self.backend)
 
     @property
     def track(self) -> Callable[[Near | None], None]:

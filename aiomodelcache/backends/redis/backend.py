@@ -75,6 +75,7 @@ class RedisBackend:
         self._batch_size = batch_size
         self._endpoint: RedisEndpoint | None = self._connect()
         self._where = self._endpoint.where
+        self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
         self._left: RedisEndpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

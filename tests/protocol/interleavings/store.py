@@ -13,6 +13,8 @@ T = TypeVar("T")
 class ScheduledBackend:
     """A ``MemoryBackend`` that executes one operation at a time."""
 
+    keys_read_together = MemoryBackend.keys_read_together
+
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self.backend = MemoryBackend(clock=scheduler.clock.monotonic)

@@ -1,0 +1,131 @@
+"""Derived entries whose dependencies are not read at the moment at which the entry is read.
+
+The nodes of a Redis Cluster answer at different moments, and so does one server that gets more than one MGET. Meanwhile
+another process may store the entry that is being read, although a writer has come in between its two lookups.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache, cached, local_cache
+from aiomodelcache.backends.redis.backend import RedisBackend
+from tests.backends.opening import PATIENT
+from tests.protocol.interleavings.questions import on_cache
+from tests.support.gates import PATIENCE
+from tests.support.models.derived_models import Happening, Organizer
+from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.derived_models"),
+    pytest.mark.only_on("no store", because="its stores are its own"),
+    pytest.mark.only_on("sqlite", because="it is about the store"),
+]
+
+
+class Pause:
+    """A pause between the two lookups of ``levels``, for the next computation alone."""
+
+    next: "Pause | None" = None
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.over = asyncio.Event()
+
+
+@cached
+async def levels() -> list[int]:
+    first = await Happening.cache.get(pk=1)
+    pause, Pause.next = Pause.next, None
+    if pause is not None:
+        pause.begun.set()
+        await pause.over.wait()
+    return [first.level, (await Happening.cache.get(pk=2)).level]
+
+
+class SlowBackend(RedisBackend):
+    """A store whose replies arrive apart: those for one key first, and the others when the test lets them."""
+
+    first_key: bytes | None = None
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.first_read = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        early, self.first_key = self.first_key, None
+        if early is None or early not in keys:
+            return await super().read(keys)
+        [value] = await super().read([early])
+        self.first_read.set()
+        await self.go_on.wait()
+        others = [key for key in keys if key != early]
+        found = dict(zip(others, await super().read(others), strict=True)) | {early: value}
+        return [found[key] for key in keys]
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
+    # ``redis_server`` skips where there is no Redis.
+    with ExitStack() as stack:
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+
+
+@pytest.fixture(params=["cluster", "several MGETs"])
+async def caches(
+    request: pytest.FixtureRequest, database: BaseDBAsyncClient, redis_server: RedisServer
+) -> AsyncIterator[tuple[ModelCache, ModelCache]]:
+    """The caches of two processes. The second one's backend is a ``SlowBackend``."""
+    await Organizer.create(id=1, name="kim")
+    await Happening.bulk_create([Happening(id=n, slug=f"h{n}", level=1, organizer_id=1) for n in (1, 2)])
+    url, settings = redis_server.patient_url, {"batch_size": 1}
+    if request.param == "cluster":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        url, settings = cluster.url, {}
+        for node in cluster.nodes:
+            node.flush()
+    else:
+        redis_server.flush()
+    backends = [kind(url, socket_timeout=PATIENT, **settings) for kind in (RedisBackend, SlowBackend)]
+    async with ModelCache(backends[0]) as first, ModelCache(backends[1]) as second:
+        yield first, second
+    for backend in backends:
+        await backend.close()
+
+
+@pytest.mark.parametrize("scoped", [False, True], ids=["", "in a scope"])
+async def test_a_result_that_is_stored_while_it_is_read_is_not_torn(
+    caches: tuple[ModelCache, ModelCache], scoped: bool
+) -> None:
+    """The slow reader finds the first row's token before a write, and the entry and the second row after it."""
+    near, far = caches
+    slow: Any = far.open_cache.guarded.backend
+    assert await on_cache(levels.query(), near) == [1, 1]
+    for _ in range(2):
+        assert await on_cache(levels.query(), far) == [1, 1]  # knows the dependencies from now on
+    await Happening.all().update(level=2)
+    await near.manager(Happening).get(pk=1)
+    Pause.next = pause = Pause()
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as tasks:
+        computing = tasks.create_task(on_cache(levels.query(), near).resolve())
+        await pause.begun.wait()
+        slow.first_key = near.open_cache.models[Happening].rows.key(1)
+        reading = tasks.create_task(look_up(far, scoped=scoped))
+        await slow.first_read.wait()
+        await Happening.all().update(level=3)
+        pause.over.set()
+        assert await computing == [2, 3]  # a miss, which began before the write was acknowledged
+        slow.go_on.set()
+    assert reading.result() == [3, 3]
+    assert await on_cache(levels.query(), near) == [3, 3]
+
+
+async def look_up(cache: ModelCache, *, scoped: bool) -> Any:
+    async with local_cache() if scoped else nullcontext():
+        return await on_cache(levels.query(), cache)
