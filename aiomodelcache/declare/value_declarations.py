@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import Parameter
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from tortoise.models import Model
 
@@ -15,7 +15,7 @@ from aiomodelcache.declare.registry import declared_values, label_of
 from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.encoding.messages import described
+from aiomodelcache.encoding.messages import SafeTypeError, described
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.by_value import ByValueEntries
 from aiomodelcache.entries.copies import keep
@@ -24,10 +24,19 @@ from aiomodelcache.entries.resilience import Resilience
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.meta import full_name
 from aiomodelcache.query.dependencies import table_key_of
 
 Timeout = Duration | Callable[[Any], Duration | None] | None
 """A timeout, or a function that returns the timeout of a value: None for the default, 0 for a value not to store."""
+
+BULK_SIGNATURE: Final = inspect.Signature(
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+    ]
+)
+"""The arguments of a value that ``get_values`` computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -199,3 +208,19 @@ class ValueDeclaration:
 def tuple_of(tags: Any) -> tuple[Any, ...]:
     """Returns tags as a tuple. A single one may be given without."""
     return (tags,) if isinstance(tags, str) or callable(tags) else tuple(tags)
+
+
+def key_part(value: Any) -> Any:
+    """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise SafeTypeError(
+                f"This {type(value).__name__} has no primary key yet, so no value can be cached for it: save it first."
+            )
+        return full_name(type(value)), value.pk
+    kind = cast("Any", type(value))
+    if kind in (tuple, list):
+        return [key_part(item) for item in value]
+    if kind is dict:
+        return {name: key_part(item) for name, item in value.items()}
+    return value

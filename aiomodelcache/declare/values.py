@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -19,15 +19,14 @@ from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, check_bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declared_values, path_of
 from aiomodelcache.declare.resilience import returning_errors
-from aiomodelcache.declare.value_declarations import Timeout, ValueDeclaration, tuple_of
+from aiomodelcache.declare.value_declarations import BULK_SIGNATURE, Timeout, ValueDeclaration, key_part, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
+from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
-from aiomodelcache.orm.meta import full_name
 from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_at, result_hit
@@ -40,13 +39,6 @@ from aiomodelcache.scopes.tracking import current_tracker, tracking
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 T = TypeVar("T")
-_BULK_SIGNATURE: Final = inspect.Signature(
-    [
-        inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-        inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
-    ]
-)
-"""The arguments of a value that ``get_values`` computes."""
 
 
 class BaseValueQuery(CacheQuery[T]):
@@ -71,7 +63,7 @@ class BaseValueQuery(CacheQuery[T]):
         """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
         result = self._declaration.result(cache)
         try:
-            return result, result.key((_key_part(self._key),))
+            return result, result.key((key_part(self._key),))
         except TypeError as error:
             raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
 
@@ -148,9 +140,8 @@ class BaseValueQuery(CacheQuery[T]):
         await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
         if not self._declaration.records:
             return args, kwargs
-        return tuple([await fresh(value) for value in args]), {
-            name: await fresh(value) for name, value in kwargs.items()
-        }
+        current = {name: await fresh(value) for name, value in kwargs.items()}
+        return tuple([await fresh(value) for value in args]), current
 
     async def explain(self) -> Explanation:
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
@@ -214,22 +205,6 @@ class _LocatedValue:
         return self._query.plan(cache, None)
 
 
-def _key_part(value: Any) -> Any:
-    """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
-    if isinstance(value, Model):
-        if value.pk is None:
-            raise SafeTypeError(
-                f"This {type(value).__name__} has no primary key yet, so no value can be cached for it: save it first."
-            )
-        return full_name(type(value)), value.pk
-    kind = cast("Any", type(value))
-    if kind in (tuple, list):
-        return [_key_part(item) for item in value]
-    if kind is dict:
-        return {name: _key_part(item) for name, item in value.items()}
-    return value
-
-
 # As a class ---------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +257,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         cls._declared = ValueDeclaration(
             name=path_of(cls),
             origin=cls.__name__,
-            signature=_BULK_SIGNATURE if cls._bulk else inspect.signature(cast("Any", cls).get_value),
+            signature=BULK_SIGNATURE if cls._bulk else inspect.signature(cast("Any", cls).get_value),
             timeout=cls.timeout,
             negative_timeout=cls.negative_timeout,
             allowtime=cls.allowtime,
