@@ -12,7 +12,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.binding.class_options import class_attributes, is_computed
+from aiomodelcache.binding.class_options import check_values, class_attributes, is_computed
 from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig, InvalidationType
@@ -20,7 +20,6 @@ from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, Queryset
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
-from aiomodelcache.declare.values import check_values
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries

@@ -1,13 +1,15 @@
 """Attributes of cache classes. An attribute that would have no effect is an error."""
 
-from inspect import iscoroutinefunction
+from inspect import getattr_static, iscoroutinefunction
 from typing import Any, Final
 
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.bulk_results import check_bulk_method
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
 from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
+from aiomodelcache.declare.registry import declared_values, path_of
 from aiomodelcache.declare.related import RELATED
+from aiomodelcache.declare.values import ValueCache, declaration_of
 from aiomodelcache.exceptions import CacheConfigurationError
 
 _RELATED_ATTRIBUTES: Final = frozenset({"model", "key_fields", "relation"})
@@ -110,3 +112,26 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
                 f"{origin}.{name} is not a setting of the cache. It may set: {', '.join(sorted(CLASS_ATTRIBUTES))}."
             )
     return {name: value for name, value in attributes.items() if name in CLASS_ATTRIBUTES}
+
+
+def check_values() -> None:
+    """Checks the declarations of all ``ValueCache`` classes. Raises ``CacheConfigurationError``."""
+    seen: dict[str, type] = {}
+    for cls in sorted(declared_values, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        if cls.__subclasses__():
+            continue  # a base class
+        other = seen.setdefault(path_of(cls), cls)
+        if other is not cls:
+            raise CacheConfigurationError(
+                f"Two value classes of one module are called {cls.__name__}, "
+                f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}: rename one of them."
+            )
+        value: Any = cls
+        base: Any = ValueCache
+        has_one = value.get_value is not base.get_value
+        if value._bulk is not None:
+            method = getattr_static(cls, "get_values")
+            check_bulk_method(f"{cls.__name__}.get_values", method, "get_value", both=has_one)
+        elif not has_one:
+            raise CacheConfigurationError(f"{cls.__name__} has no get_value: define it to compute the value.")
+        declaration_of(value).check()

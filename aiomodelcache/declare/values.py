@@ -16,7 +16,7 @@ from tortoise.models import Model
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
-from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, check_bulk_method, compute_in_bulk
+from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declared_values, path_of
 from aiomodelcache.declare.resilience import returning_errors
 from aiomodelcache.declare.value_declarations import BULK_SIGNATURE, Timeout, ValueDeclaration, key_part, tuple_of
@@ -25,7 +25,6 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
-from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
@@ -331,25 +330,3 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
 def declaration_of(cls: type[ValueCache[Any]]) -> ValueDeclaration:
     """Returns the name and the settings of a class of values."""
     return cast("Any", cls)._declared  # type: ignore[no-any-return]
-
-
-def check_values() -> None:
-    """Checks the declarations of all ``ValueCache`` classes. Raises ``CacheConfigurationError``."""
-    seen: dict[str, type] = {}
-    for cls in sorted(declared_values, key=lambda cls: (cls.__module__, cls.__qualname__)):
-        if cls.__subclasses__():
-            continue  # a base class
-        other = seen.setdefault(path_of(cls), cls)
-        if other is not cls:
-            raise CacheConfigurationError(
-                f"Two value classes of one module are called {cls.__name__}, "
-                f"{other.__module__}.{other.__qualname__} and {cls.__module__}.{cls.__qualname__}: rename one of them."
-            )
-        value: Any = cls
-        has_one = value.get_value is not cast("Any", ValueCache).get_value
-        if value._bulk is not None:
-            method = inspect.getattr_static(cls, "get_values")
-            check_bulk_method(f"{cls.__name__}.get_values", method, "get_value", both=has_one)
-        elif not has_one:
-            raise CacheConfigurationError(f"{cls.__name__} has no get_value: define it to compute the value.")
-        value._declared.check()
