@@ -48,6 +48,13 @@ def test_every_budget_has_a_measurement(results: Results) -> None:
     ]
 
 
+def test_responses_are_measured_and_compared_with_the_rendered_page() -> None:
+    run = ["benchmarks.responses", "--database", "sqlite", "--rounds", "1", "--seconds", "0", "--concurrency", "2"]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| 304 |") == 3
+
+
 def test_two_runs_can_be_compared(results: Results, folder: Path) -> None:
     results.save(folder / "again.json")
     lines = compare(Results.load(folder / "again.json"), results).splitlines()

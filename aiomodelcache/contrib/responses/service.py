@@ -81,11 +81,13 @@ class ResponseCache:
         """
         send = _without_body(send) if request.is_head else send
         tasks = default_cache().usable().tasks
+        extra = arguments if self._key is None else self._key(request.scope)
         known: frozenset[bytes] | None = None
         while known != (names := self._names(request)):
             known = names
-            key = self._key_of(request, known, arguments)
-            mark = repr(key)
+            target = repr((request.uri(), request.varying(known)))  # one text, because encoding its parts takes longer
+            key = target if extra is None else (target, extra)
+            mark = target if extra is None else f"{target} {extra!r}"
             if self._unshared.get(mark, 0.0) > time.monotonic():
                 break
             call = Call(request, application, tasks, known, mark)
@@ -112,10 +114,6 @@ class ResponseCache:
     def _names(self, request: Request) -> frozenset[bytes]:
         learned = self._learned.get(request.scope["path"])
         return self._vary if learned is None else self._vary | learned
-
-    def _key_of(self, request: Request, names: Iterable[bytes], arguments: Any) -> tuple[Any, ...]:
-        extra = arguments if self._key is None else self._key(request.scope)
-        return (*request.uri(), request.varying(names), extra)
 
     async def _compute(self, call: Call) -> Found | DontCache[Found]:
         """Runs the application. Returns its response if all clients may have it, and None otherwise."""
