@@ -96,6 +96,17 @@ def unpack(entry: bytes) -> bytes:
     return entry[_PAYLOAD]
 
 
+def with_kept_token(entry: bytes, replaced: bytes) -> bytes:
+    """Returns an entry with the token of the one that it replaces, if both say the same. Else returns it as it is.
+
+    What depends on the token then stays valid. A stale copy's token is never kept.
+    """
+    said_before = replaced[:1], replaced[GUARD], replaced[_PAYLOAD]
+    if entry[:1] not in (VALUE, ABSENT) or (entry[:1], entry[GUARD], entry[_PAYLOAD]) != said_before:
+        return entry
+    return replaced[:PREFIX_SIZE] + entry[PREFIX_SIZE:]
+
+
 def created_ms(entry: bytes) -> int:
     """Returns the time at which a ``V`` or ``N`` entry was built, in milliseconds since the Unix epoch."""
     return int.from_bytes(entry[CREATED])

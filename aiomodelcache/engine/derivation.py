@@ -91,6 +91,7 @@ class Derivations:
             self._report(derived, tracker)
         if len(tracker.dependencies) > MAX_DEPENDENCIES:
             self._versions.collapse(tracker, MAX_DEPENDENCIES)
+        tracker.dependencies = dict(sorted(tracker.dependencies.items()))  # so that equal results have equal bytes
         derived.tables = (derived.tables or set()) | tracker.used
         return Tracked(value, tracker)
 

@@ -2,14 +2,15 @@
 
 An entry that was an answer, but is a stale copy or about to expire, is filled again in the background. It is not leased
 for that, so it continues to answer lookups. The fill replaces only the entry that was read before the SQL. If a writer
-or another reader has replaced that entry in the meantime, the fill is refused. One reader is elected by a lease on a
-key beside the entry. If that reader dies, the lease expires. The module of each kind of entry loads the new content.
+or another reader has replaced that entry in the meantime, the fill is refused. If the new content equals the old, the
+entry keeps its token: no writer has marked it, and what depends on it stays valid. One reader is elected by a lease on
+a key beside the entry. If that reader dies, the lease expires. The module of each kind of entry loads the new content.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, STALE
+from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, STALE, with_kept_token
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Plan, PlannedFill, Spawn, Store
@@ -63,6 +64,10 @@ def _refresh(entry_set: Refreshable, key: bytes, entry: bytes, acquire: AcquireL
     except Exception:
         yield Store([election])
         raise
+    fills = [
+        (attempt, filled, with_kept_token(value, entry) if filled == key else value, ttl)
+        for attempt, filled, value, ttl in fills
+    ]
     stored = yield Store([*fills, election])
     for (attempt, _, value, _), accepted in zip(fills, stored, strict=False):
         entry_set.counters.refreshed += bool(accepted and value and attempt.replaces)
