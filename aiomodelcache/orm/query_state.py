@@ -11,7 +11,7 @@ import enum
 import re
 import uuid
 from collections.abc import Iterable
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 from pypika_tortoise.terms import Term
 from tortoise.expressions import Case, CombinedExpression, F, Function, Q, RawSQL, Subquery, Value, When
@@ -48,12 +48,11 @@ _BASES: Final = (bool, int, float, str, bytes, decimal.Decimal, datetime.timedel
 _COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
 _OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
 """Names that a class derived from ``Function`` may define. With others, its SQL is part of the key."""
-_UNSTABLE: Final = re.compile(
+_CLOCKS: Final = re.compile(
     r"""
       (?<!["`.\w])
-      (?: (?: rand | random | randomblob | random_normal | uuid | uuid_short | gen_random_uuid | uuid_generate_v\w+
-            | uuidv\w+ | nextval | now | sysdate | curdate | curtime | clock_timestamp | statement_timestamp
-            | transaction_timestamp | timeofday
+      (?: (?: now | sysdate | curdate | curtime | clock_timestamp | statement_timestamp | transaction_timestamp
+            | timeofday
           ) \s* \(
         | (?: unix_timestamp | julianday | unixepoch | date | time | datetime ) \s* \( \s* \)
         | (?: current_date | current_time | current_timestamp | localtime | localtimestamp | utc_date | utc_time
@@ -64,6 +63,16 @@ _UNSTABLE: Final = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+"""SQL functions that return another moment each time."""
+_CHANCE: Final = re.compile(
+    r"""
+      (?<!["`.\w])
+      (?: rand | random | randomblob | random_normal | uuid | uuid_short | gen_random_uuid | uuid_generate_v\w+
+        | uuidv\w+ | nextval
+      ) \s* \(
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 """SQL functions that return another value each time."""
 
 
@@ -71,12 +80,12 @@ class QueryNotCacheable(SafeError):
     """The error for a query whose answer must not be stored. Its text gives the reason and the remedy."""
 
 
-def state_of(query: Any) -> Any:
+def state_of(query: Any, *, clocks: bool = False) -> Any:
     """Returns the state of a query of Tortoise, as nested tuples and lists. Raises ``QueryNotCacheable``.
 
-    Raises ``TypeError`` for anything but a query.
+    ``clocks``: the query may ask the database for the time. Raises ``TypeError`` for anything but a query.
     """
-    return _Reading().query(query)
+    return _Reading(clocks).query(query)
 
 
 def setting_state(models: Iterable[type[Model]]) -> str:
@@ -96,7 +105,8 @@ def setting_state(models: Iterable[type[Model]]) -> str:
 class _Reading:
     """The reading of one query's state."""
 
-    def __init__(self) -> None:
+    def __init__(self, clocks: bool) -> None:
+        self._clocks = clocks
         self._model: Any = None
         """The model that names refer to."""
         self._unreadable = False
@@ -153,7 +163,7 @@ class _Reading:
         built = copied(query)
         built._make_query()
         text, parameters = built.query.get_parameterized_sql()
-        _refuse_unstable(text)
+        self._refuse_unstable(text)
         self._unreadable = False
         state = [self.value(parameter) for parameter in parameters]
         if self._unreadable:
@@ -176,7 +186,7 @@ class _Reading:
         called = function.database_func
         if not _is_known_function(kind) or not isinstance(called, type) or not _is_of_libraries(called):
             return self._unread(function)
-        _refuse_unstable(f"{kind.__name__}(field) {called.__name__}(field)")
+        self._refuse_unstable(f"{kind.__name__}(field) {called.__name__}(field)")
         state = {name: value for name, value in _attributes(function).items() if name != "field_object"}
         return _path(kind), _path(called), [(name, self.value(value)) for name, value in sorted(state.items())]
 
@@ -185,13 +195,26 @@ class _Reading:
         if kind is Subquery:
             return "Subquery", term.alias, self.query(term.query)
         if kind is RawSQL:
-            _refuse_unstable(term.sql)
+            self._refuse_unstable(term.sql)
             return "RawSQL", term.alias, term.sql
         return self._unread(term)
 
     def _unread(self, part: Any) -> Any:
         self._unreadable = True
         return _path(cast("Any", type(part)))
+
+    def _refuse_unstable(self, text: str) -> None:
+        """Raises ``QueryNotCacheable`` for SQL with a function whose value differs each time."""
+        chance = _CHANCE.search(text)
+        clock = None if self._clocks else _CLOCKS.search(text)
+        found = chance or clock
+        if found is not None:
+            name = found[0].strip(" ('").upper()
+            remedy = "" if chance else "give it a timeout, for which its answer may be true, "
+            raise QueryNotCacheable(
+                f"a query with {name} has another answer each time: {remedy}pass a value, rounded to how long it may be "
+                "true, or await the query itself"
+            )
 
     # Values ---------------------------------------------------------------------------------------
 
@@ -287,16 +310,3 @@ def _vars(thing: Any) -> dict[str, Any]:
 
 def _path(kind: Any) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _refuse_unstable(text: str) -> None:
-    found = _UNSTABLE.search(text)
-    if found is not None:
-        _refuse(found[0].strip(" ('"))
-
-
-def _refuse(name: str) -> NoReturn:
-    raise QueryNotCacheable(
-        f"a query with {name.upper()} has another answer each time: pass a value, rounded to how long it may be true, "
-        "or await the query itself"
-    )

@@ -145,7 +145,7 @@ class QuerysetQuery(CacheQuery[T]):
                 tracker.groups[table] = [groups.key(normalised), groups.epoch_key]
 
     def _digest_now(self) -> bytes:
-        return digest_of((state_of(self._queryset), self._field, self._timeout))
+        return digest_of((state_of(self._queryset, clocks=self._timeout is not None), self._field, self._timeout))
 
     async def explain(self) -> Explanation:
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL."""

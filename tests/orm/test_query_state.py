@@ -273,13 +273,19 @@ async def test_an_attribute_of_a_later_tortoise_is_refused() -> None:
         state_of(query)
 
 
-@pytest.mark.parametrize(
-    "sql",
-    ["now()", "RANDOM ()", "nextval('s')", "CURRENT_TIMESTAMP", "gen_random_uuid()", "date('now')", "julianday()"],
-)
-async def test_functions_that_differ_each_time_are_refused(sql: str) -> None:
+@pytest.mark.parametrize("clocks", [False, True])
+@pytest.mark.parametrize("sql", ["RANDOM ()", "nextval('s')", "gen_random_uuid()", "randomblob(4)", "now() + rand()"])
+async def test_functions_that_differ_each_time_are_refused(sql: str, clocks: bool) -> None:
     with pytest.raises(QueryNotCacheable, match="has another answer each time: pass a value, rounded"):
-        state_of(Happening.annotate(x=RawSQL(sql)))
+        state_of(Happening.annotate(x=RawSQL(sql)), clocks=clocks)
+
+
+@pytest.mark.parametrize("sql", ["now()", "CURRENT_TIMESTAMP", "date('now')", "julianday()", "unix_timestamp()"])
+async def test_the_time_is_refused_unless_clocks_may_be_asked(sql: str) -> None:
+    query = Happening.annotate(x=RawSQL(sql))
+    with pytest.raises(QueryNotCacheable, match=r"has another answer each time: give it a timeout, .*, pass a value"):
+        state_of(query)
+    assert state_of(query, clocks=True) != state_of(Happening.annotate(x=RawSQL("1")), clocks=True)
 
 
 @pytest.mark.parametrize(

@@ -435,6 +435,23 @@ class TestShortForm:
         assert not hasattr(queryset, "cached")
 
 
+class TestClocks:
+    """Querysets that ask the database for the time are cached if they have a timeout of their own."""
+
+    async def test_the_answer_stays_for_the_timeout_and_follows_writes(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        def query() -> Any:
+            return Happening.annotate(at=RawSQL("CURRENT_TIMESTAMP")).order_by("id").values("slug", "at").cached("1m")
+
+        answer = await query()
+        assert answer[0]["at"]
+        async with assert_ops(backend, redis=["read"], sql=0):
+            assert await query() == answer
+        await Happening.filter(slug=answer[0]["slug"]).update(slug="other")
+        assert (await query())[0]["slug"] == "other"
+
+
 class TestRefused:
     """Querysets whose answer must not be stored, each with the reason."""
 
@@ -446,11 +463,19 @@ class TestRefused:
             (lambda: Happening.filter(id=1).delete(), "a TrackedDelete writes"),
             (lambda: Happening.annotate(at=Random()).order_by("at"), "has another answer each time"),
             (lambda: Happening.annotate(at=RawSQL("random()")), "has another answer each time"),
+            (
+                lambda: Happening.annotate(at=RawSQL("CURRENT_TIMESTAMP")),
+                r"CURRENT_TIMESTAMP has .*: give it a timeout",
+            ),
         ],
     )
     async def test_a_queryset(self, make: Callable[[], Any], text: str, cache: ModelCache) -> None:
         with pytest.raises(CacheError, match=f"Happening.cache.query: .*{text}"):
             Happening.cache.query(make())
+
+    async def test_a_queryset_with_chance_is_refused_whatever_the_timeout(self, cache: ModelCache) -> None:
+        with pytest.raises(CacheError, match="RANDOM has another answer each time: pass a value"):
+            Happening.annotate(at=RawSQL("random()")).cached("1m")
 
     @pytest.mark.parametrize("wrong", [1, None, "SELECT 1", Happening])
     async def test_anything_else(self, wrong: Any, cache: ModelCache) -> None:
