@@ -52,6 +52,7 @@ from aiomodelcache.exceptions import (
     CacheNotRegistered,
     CacheWriteError,
     NotFoundError,
+    ReadOnlyInstanceError,
     StaleInstanceError,
     TenantError,
 )
@@ -62,6 +63,7 @@ from aiomodelcache.query.explain import EntryState, Explanation
 from aiomodelcache.query.parts import Page
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
+from aiomodelcache.write.uninvalidated import no_invalidation
 
 if typing.TYPE_CHECKING:
     from aiomodelcache.backends.redis.backend import RedisBackend
@@ -111,6 +113,7 @@ __all__ = [
     "QuerysetCache",
     "QuerysetCountCache",
     "QuerysetExistsCache",
+    "ReadOnlyInstanceError",
     "RedisBackend",
     "RelatedInstanceCache",
     "RelatedQuerysetCache",
@@ -121,6 +124,7 @@ __all__ = [
     "cached",
     "depends_on",
     "local_cache",
+    "no_invalidation",
     "writes_without_cache",
 ]
 

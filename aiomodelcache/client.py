@@ -23,7 +23,7 @@ from aiomodelcache.orm.catalogue import inspect_columns
 from aiomodelcache.orm.changes import watch
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.query import foreign_keys
-from aiomodelcache.query.base import explain_result_attributes
+from aiomodelcache.query.attributes import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
 from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, querysets, saves

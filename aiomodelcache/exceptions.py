@@ -10,6 +10,7 @@
     ├── BackendError                the cache server did not answer, or answered with an error
     ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
     ├── StaleInstanceError          a full save() of an instance that a stale copy answered
+    ├── ReadOnlyInstanceError       a change of an instance that was looked up as read-only
     └── TenantError                 a lookup that depends on its context in a way that the cache does not know
 
 A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
@@ -65,6 +66,10 @@ class StaleInstanceError(CacheError):
 
     It could overwrite newer values. Save only some columns, or refresh the instance.
     """
+
+
+class ReadOnlyInstanceError(CacheError):
+    """A refused change, save or delete of an instance that was looked up with ``options(read_only=True)``."""
 
 
 class TenantError(CacheError):

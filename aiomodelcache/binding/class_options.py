@@ -103,7 +103,7 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
             raise CacheConfigurationError(f"{origin}.{name} is for lists: remove it, or derive from QuerysetCache.")
         if name == "codec" and (not computes or issubclass(query, COUNTING)):
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
-        if name in ("stale_if_error", "soft_timeout") and not computes:
+        if name in ("stale_if_error", "soft_timeout", "sliding") and not computes:
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
         value = attributes[name]
         is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)

@@ -25,6 +25,7 @@ from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.resilience import SLIDING_PART
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheConfigurationError
@@ -175,6 +176,12 @@ class EntryFactory:
     ) -> ResultEntries:
         """Creates the entries of a class of computed results and registers them with the model's writers."""
         schema, policy = entries.schema, _policy(options)
+        resilience = resilience_of(
+            options.origin,
+            stale_if_error=options.stale_if_error,
+            soft_timeout=options.soft_timeout,
+            sliding=options.sliding,
+        )
         counted = issubclass(query, COUNTING)
         kind: type[ResultEntries] = ResultEntries if counted or policy.off else DerivedEntries
         result = kind(
@@ -189,7 +196,7 @@ class EntryFactory:
             codec=query.codec,
             returns=returned_by_class(query),
             version=options.version,
-            lifetimes=self._lifetimes(options),
+            lifetimes=self._lifetimes(options, SLIDING_PART if resilience.sliding else None),
             policy=policy,
             lease_ttl=self._config.compute_ttl,
             counters=self._stats.of(self._label(query)),
@@ -197,21 +204,20 @@ class EntryFactory:
         result.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, result, result.epoch_key, self._space)
         result.compute_for = partial(query.computing, result)
-        soft_timeout, stale_if_error = options.soft_timeout, options.stale_if_error
-        keep(result, resilience_of(options.origin, stale_if_error=stale_if_error, soft_timeout=soft_timeout))
+        keep(result, resilience)
         entries.results.append(result)
         return result
 
     def _label(self, cls: type) -> str:
         return label_of(cls, self.declarations)
 
-    def _lifetimes(self, options: Options) -> Lifetimes:
+    def _lifetimes(self, options: Options, ahead: float | None = None) -> Lifetimes:
         config = self._config
         lifetimes = Lifetimes(
             options.timeout or config.timeout,
             options.negative_timeout or config.negative_timeout,
             config.ttl_jitter,
-            config.refresh_ahead,
+            config.refresh_ahead if ahead is None else ahead,
         )
         self.lifetimes.append(lifetimes)
         return lifetimes

@@ -129,6 +129,7 @@ def cached(
     tags: str | Tag | Iterable[str | Tag] = (),
     stale_if_error: Duration | None = None,
     soft_timeout: Duration | None = None,
+    sliding: bool = False,
     cache_errors: Mapping[type[Exception], Duration] | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T | DontCache[T]]]], CachedFunction[P, T]]: ...
 
@@ -149,6 +150,7 @@ def cached(
     tags: str | Tag | Iterable[str | Tag] = (),
     stale_if_error: Duration | None = None,
     soft_timeout: Duration | None = None,
+    sliding: bool = False,
     cache_errors: Mapping[type[Exception], Duration] | None = None,
 ) -> Any:
     """Caches the results of a coroutine function by its arguments, for as long as what it reads stays the same.
@@ -175,7 +177,8 @@ def cached(
 
     ``stale_if_error``: for so long after its timeout, the last good value answers if computing fails, and with
     ``soft_timeout`` also if computing takes longer than that. ``cache_errors``: exceptions that are stored like values,
-    by type, and for how long. ``timeout`` may be a function of the result.
+    by type, and for how long. ``timeout`` may be a function of the result. ``sliding``: a hit in the last half of a
+    result's life extends the life to the full timeout.
 
     Durations are seconds, a ``timedelta``, or text like ``"5m"``. ``negative_timeout`` is for None; for ``allowtime``
     see ``ValueCache``. ``key`` takes the arguments and returns the key of the result, by default all arguments.
@@ -210,6 +213,7 @@ def cached(
             tags=tuple_of(tags),
             stale_if_error=stale_if_error,
             soft_timeout=soft_timeout,
+            sliding=sliding,
             cache_errors=cache_errors,
             returns=partial(return_type, function),
         )

@@ -55,6 +55,7 @@ class DeclaredQuery(LookupQuery[T]):
     codec: ClassVar[Codec | None] = None
     stale_if_error: ClassVar[Duration | None] = None
     soft_timeout: ClassVar[Duration | None] = None
+    sliding: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

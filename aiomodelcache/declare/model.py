@@ -51,11 +51,12 @@ class CachedModel(QueriedModel):
     ) -> None:
         """Saves like Tortoise's ``Model.save``. A failed save leaves no entry in the cache.
 
-        Raises ``StaleInstanceError`` for all columns of an instance that a stale copy answered.
+        Raises ``StaleInstanceError`` for all columns of an instance that a stale copy answered, and
+        ``ReadOnlyInstanceError``.
         """
         # An iterator can be read only once, but both the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
-        calls.refuse_stale(self, fields)
+        calls.refuse_write(self, fields)
         save = super().save
 
         async def captured() -> None:
@@ -74,6 +75,7 @@ class CachedModel(QueriedModel):
 
         That concerns instances that a stale copy answered.
         """
+        calls.refuse_write(self, action="refresh_from_db()")
         await super().refresh_from_db(fields, using_db)
         if not fields:
             mark_fresh(self)
@@ -81,6 +83,7 @@ class CachedModel(QueriedModel):
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""
+        calls.refuse_write(self, action="delete()")
         delete = super().delete
 
         async def captured() -> None:

@@ -36,6 +36,7 @@ class Options:
     paged: bool = False
     stale_if_error: float | None = None
     soft_timeout: float | None = None
+    sliding: Any = False
 
 
 MAX_VERSION_BITS: Final = 1_024
@@ -71,7 +72,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "queries",
     "queries_by",
     "queries_ignore",
-} | {"model", "key_fields", "limit", "codec", "select_related", "relation", "stale_if_error", "soft_timeout"}
+} | {"model", "key_fields", "limit", "codec", "select_related", "relation", "stale_if_error", "soft_timeout", "sliding"}
 """Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
 
 
@@ -141,6 +142,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         paged=_paged(origin, attributes),
         stale_if_error=_seconds(origin, "stale_if_error", attributes),
         soft_timeout=_seconds(origin, "soft_timeout", attributes),
+        sliding=attributes.get("sliding", False),
     )
 
 

@@ -10,7 +10,7 @@ from aiomodelcache.exceptions import CacheConfigurationError, shown
 
 
 def resilience_of(
-    origin: str, *, stale_if_error: Any, soft_timeout: Any, timeout: Any = None, cache_errors: Any = None
+    origin: str, *, stale_if_error: Any, soft_timeout: Any, sliding: Any, timeout: Any = None, cache_errors: Any = None
 ) -> Resilience:
     """Returns the settings of a declaration. ``origin`` names it in errors.
 
@@ -21,6 +21,13 @@ def resilience_of(
     if soft is not None and stale is None:
         raise CacheConfigurationError(
             f"{origin}: soft_timeout returns the last good value, which is kept only with stale_if_error: set it, too."
+        )
+    if not isinstance(sliding, bool):
+        raise CacheConfigurationError(f"{origin}: sliding is {shown(sliding)}: use True or False.")
+    if sliding and callable(timeout):
+        raise CacheConfigurationError(
+            f"{origin}: sliding extends a life of a known length, so it does not go with a timeout that is a function: "
+            "remove one of them."
         )
     kinds: Any = {} if cache_errors is None else cache_errors
     if not issubclass(type(kinds), Mapping):
@@ -35,7 +42,7 @@ def resilience_of(
                 f"{origin}: cache_errors has {shown(kind)}: its keys must be types of exceptions."
             )
         errors[kind] = parse_duration(f"{origin}: cache_errors[{kind.__qualname__}]", lifetime)
-    return Resilience(stale or 0.0, soft, timeout if callable(timeout) else None, errors)
+    return Resilience(stale or 0.0, soft, sliding, timeout if callable(timeout) else None, errors)
 
 
 async def returning_errors(

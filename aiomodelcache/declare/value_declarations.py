@@ -20,7 +20,7 @@ from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.by_value import ByValueEntries
 from aiomodelcache.entries.copies import keep
 from aiomodelcache.entries.policy import Lifetimes, Policy
-from aiomodelcache.entries.resilience import Resilience
+from aiomodelcache.entries.resilience import SLIDING_PART, Resilience
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.open_cache import OpenCache
@@ -61,6 +61,7 @@ class ValueDeclaration:
     """Names, and functions of the arguments that return one or several names."""
     stale_if_error: Duration | None
     soft_timeout: Duration | None
+    sliding: bool = False
     cache_errors: Mapping[type[Exception], Duration] | None
     returns: Callable[[], Any]
     """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
@@ -134,6 +135,7 @@ class ValueDeclaration:
             self.origin,
             stale_if_error=self.stale_if_error,
             soft_timeout=self.soft_timeout,
+            sliding=self.sliding,
             timeout=self.timeout,
             cache_errors=self.cache_errors,
         )
@@ -155,7 +157,7 @@ class ValueDeclaration:
                 self._seconds("timeout") or config.timeout,
                 self._seconds("negative_timeout") or config.negative_timeout,
                 config.ttl_jitter,
-                0.0 if resilience.timeout_of else config.refresh_ahead,
+                SLIDING_PART if resilience.sliding else 0.0 if resilience.timeout_of else config.refresh_ahead,
             )
             cache.reader.background.watch(lifetimes)
             kind: Callable[..., ResultEntries] = ResultEntries

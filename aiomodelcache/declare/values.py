@@ -239,6 +239,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     tags: ClassVar[tuple[str | Callable[..., str | Iterable[str]], ...]] = ()
     stale_if_error: ClassVar[Duration | None] = None
     soft_timeout: ClassVar[Duration | None] = None
+    sliding: ClassVar[bool] = False
     cache_errors: ClassVar[Mapping[type[Exception], Duration] | None] = None
     _declared: ClassVar[ValueDeclaration]
     _bulk: ClassVar[BulkMethod | None]
@@ -268,6 +269,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             tags=tuple_of(cls.tags),
             stale_if_error=cls.stale_if_error,
             soft_timeout=cls.soft_timeout,
+            sliding=cls.sliding,
             cache_errors=cls.cache_errors,
             returns=partial(returned_by, cls, "get_value", ValueCache),
         )

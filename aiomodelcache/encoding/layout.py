@@ -78,6 +78,11 @@ def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: byt
     return b"".join((state, token, guard, crc32(body, state[0]).to_bytes(4), body))
 
 
+def with_created(entry: bytes, created_ms: int) -> bytes:
+    """Returns a ``V`` entry as if it were built at another time, with the same token. Raises ``DamagedEntry``."""
+    return pack(entry[:1], entry[1:PREFIX_SIZE], entry[GUARD], created_ms, unpack(entry))
+
+
 def stale_copy(entry: bytes) -> bytes:
     """Builds the ``S`` entry of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``.
 

@@ -2,21 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tortoise.exceptions import NotExistOrMultiple
 
 from aiomodelcache.exceptions import CacheError
 
+SLIDING_PART: Final = 0.5
+"""The last part of a sliding value's life. A hit in it extends the life; one before it sends no request for that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resilience:
-    """The settings of a class of results for computations that fail, and for results that say how long they live."""
+    """The settings of a class of results for computations that fail, and for the lives of its results."""
 
     stale_if_error: float = 0.0
     """Seconds for which the copy of a value outlives the value's entry. 0: no copies."""
     soft_timeout: float | None = None
     """Seconds after which a caller gets the last good value, while the computation goes on."""
+    sliding: bool = False
+    """True if a hit in the last half of a value's life extends the life."""
     timeout_of: Callable[[Any], Any] | None = None
     """A function of a result that returns its lifetime as a duration, None for the default, or 0 for "do not store"."""
     errors: Mapping[type[Exception], float] = field(default_factory=dict[type[Exception], float])

@@ -25,6 +25,8 @@ class Counters:
     """Answers from last good values because computing a result took longer than its ``soft_timeout``."""
     refreshed: int = 0
     """Entries replaced in the background: stale copies, and values near the end of their life."""
+    extended: int = 0
+    """Entries whose life a hit extended, by ``sliding``."""
     reset: int = 0
     """Lookups repeated in the background right after a write, by ``InvalidationType.RESET``."""
     unrefreshed: int = 0
@@ -87,6 +89,8 @@ class Stats:
     """Writes that may or may not have been committed. Their intents stay until they expire."""
     observer_errors: int = 0
     """Exceptions that observers raised. They do not reach the caller."""
+    uninvalidated: int = 0
+    """Writes in ``no_invalidation`` blocks, after which old entries may stay in the cache."""
     near: NearCounters = field(default_factory=NearCounters)
     """Counts of the entries kept in this process."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])

@@ -3,5 +3,5 @@
 ``meta`` is the only user of ``_meta``. Must not know entries or stores.
 Top to bottom: ``catalogue``, ``observed``, ``query_filters``, ``sql_tables``, ``statements``, ``hydrate``, ``select``,
 ``keyset``, ``contextual``, ``schema``, ``snapshots``, ``transactions``, ``tables``, ``connections``, ``relations``,
-``outcomes``, ``changes``, ``query_state``, ``query_copies``, ``meta``, ``key_values``, ``fields``.
+``outcomes``, ``changes``, ``frozen``, ``query_state``, ``query_copies``, ``meta``, ``key_values``, ``fields``.
 """

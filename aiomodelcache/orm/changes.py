@@ -13,7 +13,8 @@ from weakref import WeakSet
 
 from tortoise.models import Model
 
-from aiomodelcache.orm.meta import CHANGED_MARK
+from aiomodelcache.orm.frozen import refuse_frozen
+from aiomodelcache.orm.meta import CHANGED_MARK, READ_ONLY_MARK
 
 SetAttribute = TypeVar("SetAttribute", bound=Callable[..., None])
 
@@ -26,12 +27,14 @@ _noting: Final[WeakSet[Any]] = WeakSet()
 
 
 def noting(set_attribute: SetAttribute) -> SetAttribute:
-    """Makes a model's ``__setattr__`` note changes. Idempotent."""
+    """Makes a model's ``__setattr__`` note changes, and refuse those of read-only instances. Idempotent."""
     if set_attribute in _noting:
         return set_attribute
 
     @wraps(set_attribute)
     def noting_changes(self: Model, key: str, value: Any) -> None:
+        if READ_ONLY_MARK in vars(self) and not _is_harmless(self, key, value):
+            refuse_frozen(self, f"setting {key}")
         if key in getattr(self, _WATCHED, _NOTHING):
             _note(self, key, value)
         set_attribute(self, key, value)
@@ -40,8 +43,15 @@ def noting(set_attribute: SetAttribute) -> SetAttribute:
     return cast("SetAttribute", noting_changes)
 
 
+def _is_harmless(instance: Model, name: str, value: Any) -> bool:
+    """Returns True if setting an attribute attaches a row, leaves the value as it is, or is left to a property."""
+    if name.startswith("_") or isinstance(getattr(type(instance), name, None), property):
+        return True
+    return name in vars(instance) and _is_same(vars(instance)[name], value)
+
+
 def is_noting(set_attribute: Any) -> bool:
-    """Returns True if this ``__setattr__`` only notes changes."""
+    """Returns True if this ``__setattr__`` is one of ``noting``, and does nothing else for loaded instances."""
     return set_attribute in _noting
 
 

@@ -137,8 +137,10 @@ STALE_MARK: Final = "_aiomodelcache_stale"
 """The attribute that instances of a stale copy have. No field's name begins like this."""
 CHANGED_MARK: Final = "_aiomodelcache_changed"
 """The attribute that instances have whose key columns were changed and not saved. See ``changes``."""
+READ_ONLY_MARK: Final = "_aiomodelcache_read_only"
+"""The attribute that read-only instances have. See ``frozen``."""
 INTERNAL_ATTRIBUTES: Final = frozenset(
-    {"_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial", STALE_MARK, CHANGED_MARK}
+    {"_saved_in_db", "_custom_generated_pk", "_await_when_save", "_partial", STALE_MARK, CHANGED_MARK, READ_ONLY_MARK}
 )
 """The attributes of instances that are neither columns nor relations."""
 

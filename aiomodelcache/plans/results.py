@@ -1,15 +1,16 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
 from tortoise.models import Model
 
-from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, is_lease
+from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, PREFIX_SIZE, VALUE, is_lease, with_created
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.values import InstanceReference
-from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version
+from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version, now_ms
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
@@ -69,6 +70,9 @@ def _find_or_compute(
         value = yield from _read_value(result, key, entry, epoch, found, predictions)
         if value is not NoValue.MISS:
             if result.lifetimes.is_due(entry):
+                if result.resilience.sliding and entry[:1] == VALUE and type(value) is not Raised:
+                    yield Spawn(key + entry[:PREFIX_SIZE], _extend(result, key, entry, value), result.counters)
+                    return value
                 yield refresh_request(
                     result, key, entry, [result.epoch_key], partial(_recompute, result, key, compute), result.lease_ttl
                 )
@@ -180,6 +184,21 @@ def _recompute(
     if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
         yield Store(fills)
     return [(attempt, key, entry, ttl)] if entry else []
+
+
+def _extend(result: ResultEntries, key: bytes, entry: bytes, value: Any) -> Plan[bool]:
+    """Stores a current entry once more, with a full life, if it is still there.
+
+    Its token stays, because derived results depend on it. A writer that came in between has removed the entry.
+    """
+    attempt = Attempt(b"", math.inf, entry[:PREFIX_SIZE])
+    again, ttl = with_created(entry, now_ms()), result.ttl(value)
+    copies: list[PlannedFill] = []
+    if wanted := copies_to_lease(result, key):
+        copies = LastGood(result, key, (yield AcquireLeases(wanted, [result.epoch_key]))).fills(again, value, ttl)
+    stored = yield Store([(attempt, key, again, ttl), *copies])
+    result.counters.extended += stored[0]
+    return True
 
 
 def _entry(result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed) -> tuple[bytes, int]:

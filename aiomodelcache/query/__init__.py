@@ -2,5 +2,5 @@
 
 Must not know when requests are sent, nor the meaning of bytes. Top to bottom: ``prefetch``, ``foreign_keys``,
 ``many_to_many``, ``querysets``, ``explain``, ``dependencies``, ``bulk``, ``lookups``, ``lists``, ``parts``,
-``cursors``, ``batch``, ``snapshots``, ``base``.
+``cursors``, ``batch``, ``snapshots``, ``attributes``, ``base``.
 """

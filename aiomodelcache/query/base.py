@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
-from tortoise.models import Model
 
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.engine.observing import ObservedLookup, note_bypass, note_end
@@ -18,7 +17,7 @@ from aiomodelcache.engine.run import resolve
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.observe.events import Lookup
 from aiomodelcache.open_cache import OpenCache, default_cache
-from aiomodelcache.orm.meta import field_names
+from aiomodelcache.orm.frozen import freeze
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.steps import bypassing, storing
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
@@ -91,18 +90,22 @@ class CacheQuery(Generic[T]):
             cache.reader.start(plan, partial(resolve, future), bypass=bypassed, operation=self.lookup_event)
         return future.__await__()
 
-    def options(self, *, timeout: Duration | None = None, fill: bool = True, cache: bool = True) -> "OptionsQuery[T]":
+    def options(
+        self, *, timeout: Duration | None = None, fill: bool = True, cache: bool = True, read_only: bool = False
+    ) -> "OptionsQuery[T]":
         """Returns a query for the same lookup with settings of its own.
 
         >>> event = await Event.cache.get(slug="pycon").options(fill=False)
 
         ``timeout``: entries that the lookup stores live no longer than this. ``fill=False``: it reads the cache, and
         stores nothing; lookups inside a cached function follow their own settings. ``cache=False``: it does not use the
-        cache, like in a ``disabled()`` block. Raises ``CacheConfigurationError`` for a timeout that is out of
+        cache, like in a ``disabled()`` block. ``read_only``: its instances refuse to be changed, saved and deleted, by
+        ``ReadOnlyInstanceError``. Raises ``CacheConfigurationError`` for a timeout that is out of
         range.
         """
         seconds = parse_optional_duration(f"{self!r}.options: timeout", timeout)
-        return OptionsQuery(self, CallOptions(None if seconds is None else max(1, int(seconds * 1000)), fill, cache))
+        max_ttl_ms = None if seconds is None else max(1, int(seconds * 1000))
+        return OptionsQuery(self, CallOptions(max_ttl_ms, fill, cache, read_only))
 
     def subjects(self) -> set[object]:
         """Returns what blocks may name this lookup by: its classes, its model, its declaration."""
@@ -177,6 +180,7 @@ class CallOptions(NamedTuple):
     max_ttl_ms: int | None = None
     fill: bool = True
     cache: bool = True
+    read_only: bool = False
 
 
 class OptionsQuery(CacheQuery[T]):
@@ -210,6 +214,7 @@ class OptionsQuery(CacheQuery[T]):
             self._options.max_ttl_ms,
             fill=self._options.fill and restricted._options.fill,
             cache=self._options.cache and restricted._options.cache,
+            read_only=self._options.read_only,
         )
         return self if both == self._options else OptionsQuery(self._query, both)
 
@@ -223,10 +228,16 @@ class OptionsQuery(CacheQuery[T]):
         return self._query.open_cache()
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
-        max_ttl_ms, fill, use_cache = self._options
+        max_ttl_ms, fill, use_cache, read_only = self._options
         if not use_cache:
-            return bypassing(self._query.plan(cache, None), cache.bypass)
-        return storing(self._query.plan(cache, scope), fill=fill, max_ttl_ms=max_ttl_ms)
+            plan = bypassing(self._query.plan(cache, None), cache.bypass)
+        else:  # others may change the instances that a request's scope shares
+            plan = self._query.plan(cache, None if read_only else scope)
+            plan = storing(plan, fill=fill, max_ttl_ms=max_ttl_ms)
+        result = yield from plan
+        if read_only:
+            freeze(result)
+        return result
 
 
 class ObservedQuery(CacheQuery[T]):
@@ -306,30 +317,6 @@ class ObservedQuery(CacheQuery[T]):
         if self._lookup.outcome is None:  # it has asked for nothing
             self._lookup.outcome = "scope" if scope is not None else "hit"
         return result
-
-
-class ResultAttribute:
-    """An attribute that queries lack and their results have. Reading it says that the query must be awaited.
-
-    A ``__getattr__`` would do, but with one Python reads every attribute of a query more slowly.
-    """
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, query: CacheQuery[Any] | None, owner: type) -> Any:
-        if query is None:
-            raise AttributeError(f"type object {owner.__name__!r} has no attribute {self._name!r}")
-        raise AttributeError(f"{query!r} is a query and has no attribute {self._name!r}: await it.")
-
-
-def explain_result_attributes(model: type[Model]) -> None:
-    """Lets queries say, when an attribute of the model's instances is read, that they must be awaited."""
-    for name in (*field_names(model), *dir(model)):
-        if not name.startswith("_") and name not in vars(CacheQuery):
-            setattr(CacheQuery, name, ResultAttribute(name))
 
 
 def _refuse_cancelled(tracker: Tracker, future: "asyncio.Future[Any]") -> None:

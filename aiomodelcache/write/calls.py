@@ -12,6 +12,7 @@ from tortoise.models import Model
 
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import StaleInstanceError
+from aiomodelcache.orm.frozen import refuse_frozen
 from aiomodelcache.orm.meta import is_saved, is_stale
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.scopes.request import current_scope
@@ -105,9 +106,13 @@ def current_write(instance: Model) -> Write | None:
     return write if write is not None and write.instance is instance else None
 
 
-def refuse_stale(instance: Model, update_fields: Iterable[str] | None) -> None:
-    """Raises ``StaleInstanceError`` for a save of all columns of an instance that was made of a stale copy."""
-    if not update_fields and is_stale(instance) and is_saved(instance):
+def refuse_write(instance: Model, update_fields: Iterable[str] | None = None, *, action: str = "save()") -> None:
+    """Raises ``StaleInstanceError`` for a save of all columns of an instance that was made of a stale copy.
+
+    Raises ``ReadOnlyInstanceError`` for any action on a read-only instance.
+    """
+    refuse_frozen(instance, action)
+    if action == "save()" and not update_fields and is_stale(instance) and is_saved(instance):
         name = type(instance).__name__
         raise StaleInstanceError(
             f"This {name} was answered by a stale copy (allowtime or stale_if_error), so saving all of its "

@@ -19,6 +19,7 @@ from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import OpenCache, open_caches
 from aiomodelcache.orm.connections import root_client, write_client
 from aiomodelcache.orm.relations import through_table
+from aiomodelcache.write.uninvalidated import skips_invalidation
 
 _written_on: Final[ContextVar[BaseDBAsyncClient | None]] = ContextVar("aiomodelcache_written_on", default=None)
 
@@ -37,8 +38,10 @@ def invalidated_caches() -> list[OpenCache]:
     """Returns the open caches that a write of this event loop must invalidate in.
 
     Another loop's cache is left out if one of this loop covers it, as another process's would be. A program may end its
-    loop and leave a cache open.
+    loop and leave a cache open. Returns none in a ``no_invalidation`` block.
     """
+    if skips_invalidation():
+        return []
     here, caches = get_running_loop(), open_caches.copy()
     if len(caches) == 1 and caches[0].loop is here:
         return caches

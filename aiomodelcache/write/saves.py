@@ -39,7 +39,7 @@ from aiomodelcache.write.affected import (
     same_keys,
     unknown_columns,
 )
-from aiomodelcache.write.calls import Write, current_write, intent_scope, refuse_stale
+from aiomodelcache.write.calls import Write, current_write, intent_scope, refuse_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.invalidated import (
     affected_caches,
@@ -117,6 +117,7 @@ def wrap_methods(model: type[Model]) -> None:
 def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
     @wraps(method)
     async def refresh_from_db(self: Model, fields: Iterable[str] | None = None, *args: Any, **kwargs: Any) -> None:
+        refuse_write(self, action="refresh_from_db()")
         await method(self, fields, *args, **kwargs)
         if not fields:
             mark_fresh(self)
@@ -135,8 +136,7 @@ def _wrap(
         arguments = parameters.bind(self, *args, **kwargs)
         named = arguments.arguments if "using_db" in parameters.parameters else kwargs
         client, fields = named.get("using_db"), named.get("update_fields")
-        if not deleting:
-            refuse_stale(self, fields)
+        refuse_write(self, fields, action="delete()" if deleting else "save()")
         updating = bool(named.get("force_update"))
         inserting = bool(named.get("force_create"))
 

@@ -13,6 +13,7 @@ from tortoise.models import Model
 from aiomodelcache.exceptions import CacheNotOpenWarning
 from aiomodelcache.open_cache import open_caches
 from aiomodelcache.scopes.bypass import expects_no_cache
+from aiomodelcache.write.uninvalidated import count_skipped
 
 cached_models: Final[WeakSet[type[Model]]] = WeakSet()
 """All live models that are declared cached, whether or not Tortoise has loaded them."""
@@ -22,8 +23,11 @@ _warned: Final[WeakSet[type[Model]]] = WeakSet()
 def warn_if_unopened(model: type[Model]) -> None:
     """Warns once of a write that no open cache captures, if the model is declared cached.
 
+    Counts a write in a ``no_invalidation`` block.
+
     Raises ``CacheNotOpenWarning`` if a filter of ``warnings`` makes it an error: then each such write is refused.
     """
+    count_skipped(model)
     if (
         any(not cache.loop.is_closed() for cache in open_caches.copy())
         or model not in cached_models

@@ -14,6 +14,7 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import SafeError, cause, described, reason
 from aiomodelcache.orm.connections import write_client
+from aiomodelcache.orm.frozen import refuse_frozen
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.transactions import transaction
@@ -22,6 +23,7 @@ from aiomodelcache.orm.transactions import transaction
 async def update(instance: Model, values: Mapping[str, Any]) -> None:
     """Writes these values to the row of an instance, and sets them on it. See ``ModelCacheManager.update``."""
     model = type(instance)
+    refuse_frozen(instance, f"{model.__name__}.cache.update()")
     if not is_saved(instance):
         raise ValueError(f"This {model.__name__} was never saved, so there is no row to update: save it first.")
     assigned = _converted_values(instance, values)

@@ -1,6 +1,7 @@
 """Values whose computation fails or takes long: last good values, cached exceptions, timeouts by value."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,7 +23,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.open_cache import default_cache, open_caches
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.support.gates import PATIENCE, awaited
+from tests.support.gates import PATIENCE, GatedBackend, awaited
 from tests.support.models.result_models import Club
 
 pytestmark = [
@@ -356,6 +357,86 @@ async def settled() -> None:
             await asyncio.sleep(0.001)
 
 
+@cached(timeout="10s", sliding=True, stale_if_error="5s")
+async def sliding_clubs() -> Any:
+    await source.read()
+    return list(await Club.all().order_by("id").values_list("name", flat=True))
+
+
+def everything_is_due() -> None:
+    """Has every hit be one in the last half of a life, until the end of the test."""
+    cache = default_cache()
+    cache.reader.background._refreshed_at = math.inf
+    for entries in cache.values.values():
+        entries.lifetimes.due = b"\xff" * 8
+
+
+class TestSliding:
+    @pytest.mark.only_on("memory", because="its entries expire by a clock")
+    async def test_a_hit_in_the_last_half_of_a_life_extends_it(self, timed: ModelCache, clock: Clock) -> None:
+        await sliding_clubs()
+        everything_is_due()
+        for clock.now in (6.0, 12.0, 21.0):
+            assert await sliding_clubs() == []
+            await settled()
+            default_cache().reader.background.forget_attempts()
+        assert source.calls == 1
+        [counters] = [each for name, each in timed.stats.by_cache.items() if name.endswith("sliding_clubs")]
+        assert counters.extended == 3
+        source.error, clock.now = Down(), 35.0
+        assert await sliding_clubs() == []  # so is the life of the copy
+        clock.now = 37.0
+        with pytest.raises(Down):
+            await sliding_clubs()
+
+    async def test_a_hit_before_sends_no_more(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await sliding_clubs()
+        async with assert_ops(backend, redis=["read"]):
+            await sliding_clubs()
+            await settled()
+
+    async def test_a_value_that_was_invalidated_meanwhile_is_not_put_back(
+        self, database: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
+        @cached(timeout="10s", sliding=True, invalidation=OFF)
+        async def rate() -> Any:
+            return await source.read()
+
+        store = GatedBackend(backend)
+        async with ModelCache(store):
+            await rate()
+            everything_is_due()
+            gate = store.hold("fill")
+            await rate()
+            await gate.reached()
+            await rate.invalidate()
+            gate.open()
+            await settled()
+            source.value = 2
+            assert await rate() == 2
+
+    async def test_results_derived_from_it_stay(self, cache: ModelCache) -> None:
+        @cached
+        async def number() -> int:
+            return len(await sliding_clubs())
+
+        await number()
+        everything_is_due()
+        await sliding_clubs()
+        await settled()
+        source.error = Down()
+        assert await number() == 0
+        assert source.calls == 1
+
+    async def test_writes_still_invalidate_it(self, cache: ModelCache) -> None:
+        await sliding_clubs()
+        everything_is_due()
+        await sliding_clubs()
+        await settled()
+        await Club.create(name="red")
+        assert await sliding_clubs() == ["red"]
+
+
 class TestTimeoutOfResult:
     @pytest.mark.only_on("memory", because="its entries expire by a clock")
     async def test_a_value_says_how_long_it_lives(self, timed: ModelCache, clock: Clock) -> None:
@@ -532,6 +613,8 @@ class TestCachedErrors:
     [
         ({"stale_if_error": 0}, "stale_if_error is 0: it must be above zero"),
         ({"stale_if_error": "x"}, "write seconds"),
+        ({"sliding": 1}, "sliding is 1: use True or False"),
+        ({"sliding": True, "timeout": lambda value: 1}, "does not go with a timeout that is a function"),
         ({"soft_timeout": 1}, "set it, too"),
         ({"cache_errors": [KeyError]}, "it must be a dict"),
         ({"cache_errors": {"KeyError": 1}}, "its keys must be types of exceptions"),

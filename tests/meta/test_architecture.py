@@ -33,9 +33,9 @@ ORDER = {
     "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
-    "transactions invalidated unopened",
+    "transactions invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets explain dependencies bulk lookups lists parts cursors batch "
-    "snapshots base",
+    "snapshots attributes base",
     "open_cache": "",
     "engine": "derivation reader writer leases witness hits background batch_read batching patience observing loader "
     "run intent own_loop tasks",
@@ -43,7 +43,7 @@ ORDER = {
     "entries": "queries by_value derived copies instances cascades versions tables model groups many_to_many indexes "
     "results predictions rows raised base resilience policy",
     "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema snapshots "
-    "transactions tables connections relations outcomes changes query_state query_copies meta key_values fields",
+    "transactions tables connections relations outcomes changes frozen query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

@@ -7,7 +7,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BatchCacheQuery, CacheQuery, ModelCache, ValueCache, cached
-from aiomodelcache.query.base import ResultAttribute
+from aiomodelcache.query.attributes import ResultAttribute
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.models import Event, User
 

@@ -40,6 +40,8 @@ async def of_no_model() -> None:
     assert_type(await query, list[str])
     assert_type(permissions.key(7), str)
     await permissions.invalidate(7, team="x")
+    assert_type(await permissions.refresh(7), list[str])
+    assert_type(await Rate("USD").refresh(), Decimal)
     await permissions.clear()
     assert_type(await quota(7), int)
     assert_type(await asyncio.gather(Rate("USD"), quota(1)), tuple[Decimal, int])

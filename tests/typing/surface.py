@@ -20,9 +20,11 @@ from aiomodelcache import (
     ModelCache,
     ModelCacheManager,
     NotFoundError,
+    ReadOnlyInstanceError,
     StaleInstanceError,
     TenantError,
     ValueCache,
+    no_invalidation,
     writes_without_cache,
 )
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
@@ -65,7 +67,7 @@ async def lists(post: Post) -> None:
     await post.tags.add(Tag())
     await Post.cache.prefetch([post], "tags")
     assert_type(await Post.cache.using("archive").get(id=1), Post)
-    with writes_without_cache():
+    with writes_without_cache(), no_invalidation():
         await post.save()
     assert_type(await Setting("x"), str)
 
@@ -77,6 +79,7 @@ async def errors(cache: ModelCache) -> None:
         CacheNotOpen(),
         CacheNotRegistered(),
         CacheWriteError(),
+        ReadOnlyInstanceError(),
         StaleInstanceError(),
         TenantError(),
     ]
@@ -91,6 +94,9 @@ async def errors(cache: ModelCache) -> None:
         missing: DoesNotExist = error
         print(missing)
         assert_type(error.status_code, int)
+    with cache.disabled(Post, Setting), cache.without_fill():
+        assert_type(await Post.cache.get(id=1).options(fill=False, timeout="10s"), Post)
+    cache.disabled("Post")  # wrong
     assert_type(cache.stats.round_trips, int)
     assert_type(cache.stats.of("Post").hits, int)
 
