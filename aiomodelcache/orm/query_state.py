@@ -212,8 +212,8 @@ class _Reading:
             name = found[0].strip(" ('").upper()
             remedy = "" if chance else "give it a timeout, for which its answer may be true, "
             raise QueryNotCacheable(
-                f"a query with {name} has another answer each time: {remedy}pass a value, rounded to how long it may be "
-                "true, or await the query itself"
+                f"a query with {name} has another answer each time: {remedy}pass a value, rounded to how long it may "
+                "be true, or await the query itself"
             )
 
     # Values ---------------------------------------------------------------------------------------
