@@ -26,11 +26,13 @@ def make_cache(store: Store, namespace: str, not_found: NotFound, settings: Sett
     return ModelCache(store, namespace=namespace, **merged)
 
 
-def required(module: str, extra: str) -> Any:
-    """Returns a module of an optional library. Raises ``ImportError``, which names the extra to install."""
+def required(module: str, extra: str, name: str | None = None) -> Any:
+    """Returns a module of an optional library. Raises ``ImportError``, which names the extra to install.
+
+    ``name``: the module of this package that needs it, if its name is not that of the extra.
+    """
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"aiomodelcache.contrib.{extra} needs {module.partition('.')[0]}: pip install 'aiomodelcache[{extra}]'."
-        ) from error
+        needed = f"aiomodelcache.contrib.{name or extra} needs {module.partition('.')[0]}"
+        raise ImportError(f"{needed}: pip install 'aiomodelcache[{extra}]'.") from error

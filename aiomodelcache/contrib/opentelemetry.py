@@ -1,0 +1,210 @@
+"""``OpenTelemetryObserver``: spans and metrics of a cache, by OpenTelemetry's conventions."""
+
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from tortoise.exceptions import DoesNotExist
+
+from aiomodelcache.contrib.registration import required
+from aiomodelcache.observe.events import (
+    Breaker,
+    Computation,
+    Fill,
+    Lookup,
+    NearChange,
+    Note,
+    Observer,
+    Operation,
+    RoundTrip,
+    Statement,
+    Write,
+)
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram, MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+
+NAME: Final = "aiomodelcache"
+SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""The bounds of the buckets of durations that the conventions advise for databases."""
+KEYS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""The bounds of the buckets of numbers of keys."""
+SYSTEMS: Final = {"postgres": "postgresql", "mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+"""The conventions' names of databases, where they differ from Tortoise's dialects."""
+
+
+class OpenTelemetryObserver(Observer):
+    """Spans under the caller's span, and metrics.
+
+    >>> from aiomodelcache.contrib.opentelemetry import OpenTelemetryObserver
+    >>> cache = ModelCache("redis://localhost:6379/0", observers=[OpenTelemetryObserver()])
+
+    A lookup has a span, with those of its requests, statements and computations inside it. Work for several lookups is
+    a child of the first one's span and is linked to the others'. While a statement or a computation runs, its span is
+    current, so the span of an instrumented database driver is inside it.
+
+    ``statements=False`` makes neither spans nor ``db.client.operation.duration`` for statements, for drivers that are
+    instrumented; the driver's spans are then inside those of the lookups. The providers are the global ones by default.
+
+    No attribute holds the value of a column. Raises ``ImportError`` without OpenTelemetry.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: "TracerProvider | None" = None,
+        meter_provider: "MeterProvider | None" = None,
+        statements: bool = True,
+    ) -> None:
+        self._trace: Any = required("opentelemetry.trace", "otel", "opentelemetry")
+        self._context: Any = required("opentelemetry.context", "otel", "opentelemetry")
+        metrics: Any = required("opentelemetry.metrics", "otel", "opentelemetry")
+        self._tracer: Any = self._trace.get_tracer(NAME, tracer_provider=tracer_provider)
+        self._statements = statements
+        self._spans: WeakKeyDictionary[Operation, Span] = WeakKeyDictionary()
+        self._tokens: dict[Operation, Any] = {}
+        meter: Any = metrics.get_meter(NAME, meter_provider=meter_provider)
+
+        def durations(name: str, text: str) -> "Histogram":
+            made: Histogram = meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=SECONDS)
+            return made
+
+        self._operations = durations("db.client.operation.duration", "Duration of database client operations.")
+        self._durations: dict[type[Operation], Histogram] = {
+            Lookup: durations(f"{NAME}.lookup.duration", "Duration of lookups."),
+            RoundTrip: durations(f"{NAME}.round_trip.duration", "Duration of requests to the store."),
+            Statement: durations(f"{NAME}.statement.duration", "Duration of SQL statements of lookups that missed."),
+            Computation: durations(f"{NAME}.computation.duration", "Duration of computations of cached values."),
+        }
+        self._keys: Histogram = meter.create_histogram(
+            f"{NAME}.round_trip.keys", "{key}", "Keys per request.", explicit_bucket_boundaries_advisory=KEYS
+        )
+        self._lookups: Any = meter.create_counter(f"{NAME}.lookups", "{lookup}", "Lookups by class and outcome.")
+        self._fills: Any = meter.create_counter(f"{NAME}.fills", "{fill}", "Entries stored, and refused.")
+        self._writes: Any = meter.create_counter(f"{NAME}.writes", "{write}", "Steps of invalidations.")
+        self._near: Any = meter.create_counter(f"{NAME}.near.removals", "{entry}", "Near entries removed.")
+        self._breaker: Any = meter.create_up_down_counter(f"{NAME}.breaker.open", "{breaker}", "1 while it is open.")
+
+    # Spans -------------------------------------------------------------------------------------------------
+
+    def begin(self, operation: Operation) -> None:
+        """Starts a span."""
+        lookups: tuple[Lookup, ...] = getattr(operation, "lookups", ())
+        if isinstance(operation, Statement) and not self._statements:
+            for parent in map(self._spans.get, lookups[:1]):
+                self._make_current(operation, parent)
+            return
+        name, attributes = _described(operation)
+        kind = self._trace.SpanKind.CLIENT if "db.system.name" in attributes else self._trace.SpanKind.INTERNAL
+        links = [
+            self._trace.Link(span.get_span_context())
+            for lookup in lookups[1:]
+            if (span := self._spans.get(lookup)) is not None
+        ]
+        span = self._tracer.start_span(name, self._parent(operation, lookups), kind, attributes, links)
+        self._spans[operation] = span
+        if isinstance(operation, Statement | Computation):
+            self._make_current(operation, span)
+
+    def _make_current(self, operation: Operation, span: Any) -> None:
+        self._tokens[operation] = self._context.attach(self._trace.set_span_in_context(span))
+
+    def _parent(self, operation: Operation, lookups: tuple[Lookup, ...]) -> Any:
+        """Returns the context of the first lookup's span, of the caller's, or an empty one for the background."""
+        if lookups and (span := self._spans.get(lookups[0])) is not None:
+            return self._trace.set_span_in_context(span, self._context.Context())
+        if isinstance(operation, Lookup) and operation.background:
+            return self._context.Context()
+        caller: Context = operation.context
+        return caller.run(self._context.get_current)
+
+    def end(self, operation: Operation) -> None:
+        """Ends the span, and records metrics."""
+        token = self._tokens.pop(operation, None)
+        if token is not None:
+            self._context.detach(token)
+        span = self._spans.get(operation)
+        error = _error_type(operation)
+        if span is not None:
+            if isinstance(operation, Lookup):
+                span.set_attributes(_outcome(operation))
+            if error is not None:
+                span.set_attribute("error.type", error)
+                span.set_status(self._trace.StatusCode.ERROR, error)
+            span.end()
+        self._measure(operation, {} if error is None else {"error.type": error})
+
+    # Metrics -----------------------------------------------------------------------------------------------
+
+    def _measure(self, operation: Operation, error: dict[str, str]) -> None:
+        seconds = operation.duration or 0.0
+        _, attributes = _described(operation)
+        own = {name: value for name, value in attributes.items() if name in _LABELS} | error
+        if isinstance(operation, Lookup):
+            own = {f"{NAME}.cache": operation.cache, f"{NAME}.outcome": operation.outcome or ""}
+            own |= {f"{NAME}.background": True} if operation.background else {}
+            self._lookups.add(1, own)
+        elif isinstance(operation, RoundTrip):
+            self._keys.record(operation.keys, own)
+        self._durations[type(operation)].record(seconds, own)
+        database = {name: value for name, value in attributes.items() if name in _DATABASE} | error
+        if "db.system.name" in database and (self._statements or not isinstance(operation, Statement)):
+            self._operations.record(seconds, database)
+
+    def note(self, note: Note) -> None:
+        """Records metrics."""
+        if isinstance(note, Fill):
+            self._fills.add(1, {f"{NAME}.cache": note.cache, f"{NAME}.result": note.reason or "accepted"})
+        elif isinstance(note, Write):
+            self._writes.add(1, {f"{NAME}.stage": note.stage})
+        elif isinstance(note, Breaker):
+            self._breaker.add(1 if note.state == "open" else -1)
+        elif isinstance(note, NearChange):
+            self._near.add(note.keys, {f"{NAME}.kind": note.kind})
+
+
+_LABELS: Final = frozenset({f"{NAME}.cache", f"{NAME}.command", f"{NAME}.model"})
+"""The attributes of operations that label their metrics. The others have too many values."""
+_DATABASE: Final = frozenset({"db.system.name", "db.operation.name", "db.collection.name"})
+
+
+def _described(operation: Operation) -> tuple[str, dict[str, str | int | bool]]:
+    """Returns the name of an operation's span, and its attributes that are known at its beginning."""
+    if isinstance(operation, Lookup):
+        attributes: dict[str, str | int | bool] = {
+            f"{NAME}.cache": operation.cache,
+            f"{NAME}.kind": operation.kind,
+            f"{NAME}.keys": len(operation.keys),
+            f"{NAME}.background": operation.background,
+        }
+        return f"{operation.kind} {operation.cache}", attributes
+    if isinstance(operation, RoundTrip):
+        attributes = {f"{NAME}.command": operation.command, f"{NAME}.keys": operation.keys}
+        if operation.backend != "RedisBackend":
+            return f"{NAME} {operation.command}", attributes
+        name = "MGET" if operation.command == "read" else "EVALSHA"
+        return name, attributes | {"db.system.name": "redis", "db.operation.name": name}
+    if isinstance(operation, Statement):
+        return f"SELECT {operation.table}", {
+            f"{NAME}.model": operation.model,
+            f"{NAME}.keys": operation.keys,
+            "db.system.name": SYSTEMS.get(operation.dialect, operation.dialect),
+            "db.operation.name": "SELECT",
+            "db.collection.name": operation.table,
+        }
+    assert isinstance(operation, Computation), f"{operation!r} is no operation of the library"
+    return f"compute {operation.cache}", {f"{NAME}.cache": operation.cache}
+
+
+def _outcome(lookup: Lookup) -> dict[str, str | int]:
+    found: dict[str, str | int] = {f"{NAME}.outcome": lookup.outcome or "", f"{NAME}.size": lookup.size}
+    return found | ({f"{NAME}.reason": lookup.reason} if lookup.reason else {})
+
+
+def _error_type(operation: Operation) -> str | None:
+    """Returns the class of an operation's error. A row that does not exist is an answer."""
+    error = operation.error
+    if error is None or isinstance(error, DoesNotExist):
+        return None
+    return type(error).__qualname__
