@@ -202,7 +202,8 @@ class GuardedBackend:
         backend: object = self.backend
         while (inner := getattr(backend, "backend", None)) is not None:  # signed, or counted
             backend = inner
-        trip = RoundTrip(command=command, keys=keys, backend=type(backend).__name__, lookups=found)
+        name, server = type(backend).__name__, getattr(backend, "where", "")
+        trip = RoundTrip(command=command, keys=keys, backend=name, server=server, lookups=found)
         trip.context = context or (found[0].context if found else trip.context)
         return trip
 

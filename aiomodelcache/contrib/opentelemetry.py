@@ -166,7 +166,9 @@ class OpenTelemetryObserver(Observer):
 
 _LABELS: Final = frozenset({f"{NAME}.cache", f"{NAME}.command", f"{NAME}.model"})
 """The attributes of operations that label their metrics. The others have too many values."""
-_DATABASE: Final = frozenset({"db.system.name", "db.operation.name", "db.collection.name"})
+_DATABASE: Final = frozenset(
+    {"db.system.name", "db.operation.name", "db.collection.name", "server.address", "server.port"}
+)
 
 
 def _described(operation: Operation) -> tuple[str, dict[str, str | int | bool]]:
@@ -184,7 +186,10 @@ def _described(operation: Operation) -> tuple[str, dict[str, str | int | bool]]:
         if operation.backend != "RedisBackend":
             return f"{NAME} {operation.command}", attributes
         name = "MGET" if operation.command == "read" else "EVALSHA"
-        return name, attributes | {"db.system.name": "redis", "db.operation.name": name}
+        host, port = operation.peer
+        server: dict[str, str | int | bool] = {"server.address": host} if host else {}
+        server |= {"server.port": port} if port is not None else {}
+        return name, attributes | server | {"db.system.name": "redis", "db.operation.name": name}
     if isinstance(operation, Statement):
         return f"SELECT {operation.table}", {
             f"{NAME}.model": operation.model,

@@ -101,6 +101,17 @@ class RoundTrip(Operation):
     """The number of keys in the request."""
     backend: str
     """The class of the backend, like ``RedisBackend``."""
+    server: str = ""
+    """The address of the store, like ``localhost:6379`` or the path of a socket. Empty if it has none."""
+
+    @property
+    def peer(self) -> tuple[str, int | None]:
+        """The host and the port of a single server, or the path of a socket and None. Empty if there are several."""
+        host, _, port = self.server.rpartition(":")
+        if host and port.isdecimal() and "," not in host:
+            return host, int(port)
+        return (self.server if self.server.startswith("/") else ""), None
+
     lookups: tuple[Lookup, ...] = field(default=(), repr=False)
     """The lookups that share the request. Empty for requests of writers."""
 

@@ -124,7 +124,9 @@ async def test_a_miss_has_its_requests_and_its_statement_inside_it_under_the_cal
 
 @ON_SQLITE
 @ON_REDIS
-async def test_requests_to_redis_are_calls_of_a_database(event: Event, telemetry: Telemetry) -> None:
+async def test_requests_to_redis_are_calls_of_a_database(
+    event: Event, telemetry: Telemetry, redis_server: RedisServer
+) -> None:
     await Event.cache.get(id=event.id)
     await Event.cache.get(id=event.id)
     trips = [span for span in telemetry.spans() if "aiomodelcache.command" in attributes(span)]
@@ -136,6 +138,7 @@ async def test_requests_to_redis_are_calls_of_a_database(event: Event, telemetry
     ]
     assert {span.kind for span in trips} == {trace.SpanKind.CLIENT}
     assert {attributes(span)["db.system.name"] for span in trips} == {"redis"}
+    assert {attributes(span)["server.port"] for span in trips} == {redis_server.port}
 
 
 async def test_merged_work_is_linked_to_the_lookups_that_share_it(event: Event, telemetry: Telemetry) -> None:

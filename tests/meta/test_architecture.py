@@ -24,7 +24,7 @@ ORDER = {
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
-    "responses registration asgi",
+    "responses opentelemetry sentry registration asgi",
     "contrib.responses": "service lookups runs stored conditions requests fields",
     "": "",
     "client": "",

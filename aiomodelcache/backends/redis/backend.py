@@ -74,7 +74,8 @@ class RedisBackend:
         self._connect = functools.partial(endpoint_of, url_or_client, seconds)
         self._batch_size = batch_size
         self._endpoint: RedisEndpoint | None = self._connect()
-        self._where = self._endpoint.where
+        self.where = self._endpoint.where
+        """The server without its password, like ``localhost:6379``."""
         self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
         self._left: RedisEndpoint | None = None
@@ -87,7 +88,7 @@ class RedisBackend:
         self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
 
     def __repr__(self) -> str:
-        return f"<RedisBackend at {self._where}>"
+        return f"<RedisBackend at {self.where}>"
 
     async def open(self) -> None:
         """Connects, and proves it with round trips. Raises ``BackendError`` in one clear sentence."""
@@ -321,7 +322,7 @@ class RedisBackend:
         self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
     def _raise_closed(self) -> NoReturn:
-        raise BackendError(f"The backend for Redis at {self._where} is closed: open it first.")
+        raise BackendError(f"The backend for Redis at {self.where} is closed: open it first.")
 
     def _raise_any(self, replies: Iterable[object]) -> None:
         for reply in replies:
@@ -336,7 +337,7 @@ class RedisBackend:
     def _failure(self, error: Exception) -> BackendError:
         self._layout_unknown = True
         origin = error.__cause__ if isinstance(error, RedisClusterException) else None
-        return BackendError(f"Redis at {self._where} {describe(origin or error)}")
+        return BackendError(f"Redis at {self.where} {describe(origin or error)}")
 
 
 def _lease_value(reply: object) -> bytes | None:
