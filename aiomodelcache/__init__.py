@@ -63,6 +63,7 @@ from aiomodelcache.query.explain import EntryState, Explanation
 from aiomodelcache.query.parts import Page
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
+from aiomodelcache.write.deferred import deferred_invalidation
 from aiomodelcache.write.uninvalidated import no_invalidation
 
 if typing.TYPE_CHECKING:
@@ -122,6 +123,7 @@ __all__ = [
     "TenantError",
     "ValueCache",
     "cached",
+    "deferred_invalidation",
     "depends_on",
     "local_cache",
     "no_invalidation",

@@ -14,6 +14,7 @@ from aiomodelcache.engine.intent import Intent
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.outcomes import may_survive_rollback, was_refused
 from aiomodelcache.orm.transactions import settled
+from aiomodelcache.write.deferred import current_deferral
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
@@ -105,7 +106,14 @@ async def _finish_rolled_back(client: TransactionalDBClient, intents: Intents) -
 
 
 async def finish_intents(intents: Intents, *, committed: bool) -> None:
-    """Clears the intents of each cache. If the caller is cancelled meanwhile, clearing goes on in the background."""
+    """Clears the intents of each cache. If the caller is cancelled meanwhile, clearing goes on in the background.
+
+    In a ``deferred_invalidation`` block, intents of committed writes are kept until its end.
+    """
+    deferral = current_deferral() if committed else None
+    if deferral is not None:
+        for cache in [cache for cache, intent in intents.items() if deferral.keep(cache, intent)]:
+            del intents[cache]
     clears = [cache.writer.finish(intent, committed=committed) for cache, intent in intents.items()]
     intents.clear()
     for clear in clears:

@@ -33,7 +33,7 @@ ORDER = {
     "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
-    "transactions invalidated unopened uninvalidated",
+    "transactions deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets explain dependencies bulk lookups lists parts cursors batch "
     "snapshots attributes base",
     "open_cache": "",

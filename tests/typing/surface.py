@@ -24,6 +24,7 @@ from aiomodelcache import (
     StaleInstanceError,
     TenantError,
     ValueCache,
+    deferred_invalidation,
     no_invalidation,
     writes_without_cache,
 )
@@ -67,6 +68,8 @@ async def lists(post: Post) -> None:
     await post.tags.add(Tag())
     await Post.cache.prefetch([post], "tags")
     assert_type(await Post.cache.using("archive").get(id=1), Post)
+    async with deferred_invalidation():
+        await post.save()
     with writes_without_cache(), no_invalidation():
         await post.save()
     assert_type(await Setting("x"), str)
