@@ -7,6 +7,7 @@ responses are stored and which requests they answer: see docs/guide/responses.md
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Iterable, MutableMapping
+from contextlib import suppress
 from functools import cache as once
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -24,7 +25,7 @@ from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.keys import encode_value
 from aiomodelcache.encoding.messages import reason
-from aiomodelcache.exceptions import CacheConfigurationError, shown
+from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, shown
 from aiomodelcache.open_cache import default_cache
 from aiomodelcache.write.manual import invalidate_tags
 
@@ -69,12 +70,16 @@ class CachedResponseMiddleware:
         tags: ResponseTag | Iterable[ResponseTag] = (),
         depends_on: Iterable[type[Model]] = (),
         version: object = None,
+        stale_if_error: Duration | None = None,
+        soft_timeout: Duration | None = None,
         max_size: int = MAX_SIZE,
         name: str = "",
     ) -> None:
         self._app = app
         origin = f"{__name__}.{type(self).__name__}" + (f"({name})" if name else "")
-        declaration = _declaration(origin, timeout, depends_on, version, [_tag_of_uri, *map(_tag, tuple_of(tags))])
+        settings: dict[str, Any] = {"timeout": timeout, "version": version, "depends_on": tuple(depends_on)}
+        settings |= {"stale_if_error": stale_if_error, "soft_timeout": soft_timeout}
+        declaration = _declaration(origin, [_tag_of_uri, *map(_tag, tuple_of(tags))], **settings)
         self._responses = _responses(declaration, vary, key, session_cookies, max_size, needs_reads=True)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -100,6 +105,8 @@ def cached_response(
     tags: ResponseTag | Iterable[ResponseTag] = (),
     depends_on: Iterable[type[Model]] = (),
     version: object = None,
+    stale_if_error: Duration | None = None,
+    soft_timeout: Duration | None = None,
     max_size: int = MAX_SIZE,
 ) -> Callable[[Endpoint], Endpoint]:
     """Caches the responses of an endpoint of Starlette or FastAPI, until what they were read from changes.
@@ -120,14 +127,17 @@ def cached_response(
     such as the user; without one, requests with ``Authorization`` or a cookie are not cached.
     ``session_cookies``: the names of the cookies that identify a user, if others do not matter. ``tags`` and
     ``depends_on`` are those of ``cached``; a tag may be a function of the request. A new ``version`` makes old
-    responses unusable: pass that of your program. ``max_size``: the largest content that is stored, in bytes.
+    responses unusable: pass that of your program. ``stale_if_error`` and ``soft_timeout`` are those of ``cached``; a
+    status from 500 on is an error. ``max_size``: the largest content that is stored, in bytes.
 
     Raises ``CacheConfigurationError`` for a wrong setting.
     """
 
     def decorate(endpoint: Endpoint) -> Endpoint:
         origin = f"{module_of(endpoint)}.{endpoint.__qualname__}"
-        declaration = _declaration(origin, timeout, depends_on, version, list(map(_tag, tuple_of(tags))))
+        settings: dict[str, Any] = {"timeout": timeout, "version": version, "depends_on": tuple(depends_on)}
+        settings |= {"stale_if_error": stale_if_error, "soft_timeout": soft_timeout}
+        declaration = _declaration(origin, [*map(_tag, tuple_of(tags))], **settings)
         responses = _responses(declaration, vary, key, session_cookies, max_size, needs_reads=False)
 
         @wraps(endpoint)
@@ -156,26 +166,20 @@ def cached_response(
 # Settings ----------------------------------------------------------------------------------------------------
 
 
-def _declaration(
-    origin: str, timeout: Duration | None, depends_on: Iterable[type[Model]], version: object, tags: list[Any]
-) -> ValueDeclaration:
+def _declaration(origin: str, tags: Iterable[Any], **settings: Any) -> ValueDeclaration:
     declaration = ValueDeclaration(
         name=origin,
         origin=origin,
         signature=inspect.Signature(),
-        timeout=timeout,
+        tags=tuple(tags),
         negative_timeout=None,
         allowtime=None,
-        version=version,
         codec=None,
         near=None,
         invalidation=InvalidationType.UNSET,
-        depends_on=tuple(depends_on),
-        tags=tuple(tags),
-        stale_if_error=None,
-        soft_timeout=None,
         cache_errors=None,
         returns=lambda: Found,
+        **settings,
     )
     declaration.check()
     return declaration
@@ -231,7 +235,8 @@ def _invalidating(request: Request, send: Send) -> Send:
 
     async def send_after(message: Message) -> None:
         if message["type"] == "http.response.start" and 200 <= message["status"] < 400:
-            await invalidate_tags(default_cache().writable(), [uri_tag(request)])
+            with suppress(CacheNotOpen):  # then it stores nothing either
+                await invalidate_tags(default_cache().writable(), [uri_tag(request)])
         await send(message)
 
     return send_after

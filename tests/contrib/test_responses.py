@@ -4,9 +4,11 @@ import asyncio
 import itertools
 import logging
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import httpx
@@ -28,6 +30,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import CacheConfigurationError, MemoryBackend, ModelCache, local_cache, writes_without_cache
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
 from aiomodelcache.contrib.http import CachedResponseMiddleware, cached_response
+from aiomodelcache.contrib.responses import stored
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.contrib.responding import KINDS, Site, served, status_of
 from tests.support.models.models import Event, User
@@ -501,6 +504,90 @@ async def test_an_exception_is_raised_for_all_and_not_stored(site: Site, client:
     assert [response.status_code for response in responses] == [500] * 5
     site.send("mended")
     assert (await client.get("/page")).text == "mended"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_last_good_response_answers_for_an_error_of_the_server(cache: ModelCache, kind: str) -> None:
+    site = Site(kind, stale_if_error="5m")
+    async with served(site.app) as client:
+        site.send("broken", 503)
+        responses = await asyncio.gather(*[client.get("/page") for _ in range(4)])
+        assert [(response.status_code, response.text) for response in responses] == [(503, "broken")] * 4
+        site.send("good")
+        tag = (await client.get("/page")).headers["etag"]
+        await User.filter(id=1).update(username="grace")
+
+        def failing(request: Request, user: User) -> Any:
+            raise ConnectionError("away")
+
+        for site.reply in (failing, lambda request, user: PlainTextResponse("broken", 503)):
+            responses = await asyncio.gather(*[client.get("/page") for _ in range(4)])
+            assert [response.text for response in responses] == ["good"] * 4
+            assert {status_of(response) for response in responses} <= {"fwd=stale; detail=last-good", "hit"}
+            assert (await client.get("/page", headers={"If-None-Match": tag})).status_code == 304
+        site.send("mended")
+        assert (await client.get("/page")).text == "mended"
+
+
+async def test_a_response_that_must_not_be_stale_is_no_last_good_one(
+    cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site("starlette", stale_if_error="5m")
+    async with served(site.app) as client:
+        for directive, expected in (("must-revalidate", 503), ("proxy-revalidate", 503), ("public", 200)):
+            site.send("good", Cache_Control=f"max-age=60, {directive}")
+            await client.get(f"/{directive}")
+            site.send("broken", 503)
+            with monkeypatch.context() as patched:
+                patched.setattr(stored, "time", SimpleNamespace(time=lambda: time.time() + 61))
+                assert (await client.get(f"/{directive}")).status_code == expected
+
+
+async def test_a_slow_page_is_computed_in_the_background(cache: ModelCache) -> None:
+    site = Site("fastapi", stale_if_error="5m", soft_timeout=0.05)
+    async with served(site.app) as client:
+        assert (await client.get("/page")).text == "ada"
+        await User.filter(id=1).update(username="grace")
+        site.gate = asyncio.Event()
+        assert (await client.get("/page")).text == "ada"
+        site.gate.set()
+        await until(lambda: not cache.open_cache.tasks.busy)
+        response = await client.get("/page")
+        assert (response.text, status_of(response)) == ("grace", "hit")
+        assert len(site.seen) == 2
+
+
+async def test_a_response_near_its_end_is_computed_in_the_background(
+    site: Site, client: httpx.AsyncClient, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiomodelcache.engine.background.THRESHOLD_REFRESH_INTERVAL", 0.0)
+    now = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr("aiomodelcache.entries.base.time.time", lambda: now() - 3_590)  # of an hour
+        await client.get("/page")
+    assert status_of(await client.get("/page")) == "hit"
+    await until(lambda: len(site.seen) == 2 and not cache.open_cache.tasks.busy)
+    assert status_of(await client.get("/page")) == "hit"
+    assert len(site.seen) == 2
+
+
+@pytest.mark.parametrize("kind", ["starlette", "middleware"])
+async def test_without_an_open_cache_or_a_tenant_the_application_answers(
+    database: BaseDBAsyncClient, backend: CountingBackend, kind: str
+) -> None:
+    async def health(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok")
+
+    endpoint = cached_response()(health) if kind == "starlette" else health
+    middleware = [Middleware(CachedResponseMiddleware)] if kind == "middleware" else []
+    app = Starlette(routes=[Route("/", endpoint, methods=["GET", "POST"])], middleware=middleware)
+    async with served(app) as client:
+        for method in ("GET", "POST"):
+            assert (await client.request(method, "/")).text == "ok"
+        assert status_of(await client.get("/")) == "fwd=bypass; detail=not-open"
+        async with ModelCache(backend, tenant=lambda: None):
+            response = await client.get("/")
+            assert (response.text, status_of(response)) == ("ok", "fwd=bypass; detail=no-tenant")
 
 
 @pytest.mark.only_on("memory", because="it has a Redis of its own")

@@ -8,8 +8,10 @@ from aiomodelcache.contrib.responses.runs import Application, Run
 from aiomodelcache.contrib.responses.stored import StoredResponse, current_time
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.declare.values import BaseValueQuery
+from aiomodelcache.durations import parse_duration
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.entries.base import NoValue
+from aiomodelcache.entries.resilience import is_failure
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.requests import FastLookup, Plan
@@ -33,6 +35,7 @@ class Call:
         "mark",
         "reason",
         "request",
+        "stored",
         "tasks",
     )
 
@@ -50,15 +53,16 @@ class Call:
         self.directives = request.directives()
         self.accept = request.accepts(self.directives)
         self.computed = False
-        """True once the response was computed for this request."""
+        """True once the application was called for this request."""
         self.reason: str | None = None
         """The reason for which the computed response is not stored."""
+        self.stored: Found = None
+        """The computed response, if all clients may have it."""
         self._run: Run | None = None
         self._abandoned = False
 
     def hand_over(self, run: Run, response: object) -> None:
         """Gives the client the run that has computed its response. ``response``: None for a stream."""
-        self.computed = True
         if not self._abandoned:
             self._run = run
         elif response is None:
@@ -104,7 +108,21 @@ class ResponseQuery(BaseValueQuery[Found]):
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Found]:
         found: Found = yield from super().plan(cache, None)
-        return found if self.accepts(found) else (yield from self.refresh_plan(cache))
+        if found is None or self.accepts(found):
+            return found
+        try:
+            return (yield from self.refresh_plan(cache))
+        except Exception as error:
+            if is_failure(error) and self._may_be_stale(found):
+                return found
+            raise
+
+    def _may_be_stale(self, found: StoredResponse) -> bool:
+        """Returns True if a response whose own lifetime is over may answer, because there is no newer one."""
+        allowed, now = self._declaration.stale_if_error, current_time()
+        if allowed is None or found.expires is None or not found.expires <= now:
+            return False
+        return now < found.expires + parse_duration(self._declaration.origin, allowed)
 
     def accepts(self, found: Found) -> bool:
         """Returns True if a response may answer the request."""

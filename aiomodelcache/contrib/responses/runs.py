@@ -131,10 +131,10 @@ class Run:
         kind = message["type"]
         if kind == "http.response.start":
             return None
-        if kind != "http.response.body" or self._held[0]["type"] != "http.response.start":
+        start = self._held[0]
+        if kind != "http.response.body" or start["type"] != "http.response.start" or start.get("trailers"):
             return True
         self._size += len(message.get("body", b""))
-        start = self._held[0]
         headers: Fields = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
         if message.get("more_body", False):
             length = seconds(combined(headers, b"content-length"))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
@@ -21,6 +22,7 @@ from aiomodelcache.contrib.responses.stored import (
 )
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.entries.results import DontCache
+from aiomodelcache.exceptions import CacheNotOpen, TenantError
 from aiomodelcache.open_cache import default_cache
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
@@ -36,6 +38,14 @@ MAX_VARYING: Final = 8
 """Maximum number of fields that the responses of one path vary by. Beyond it, they are not stored."""
 GATEWAY_TIMEOUT: Final = 504
 """The status for a request that allows only a stored response, if there is none (RFC 9111, section 5.2.1.7)."""
+
+
+class ServerFailed(Exception):
+    """The application has answered with an error of the server, which its client gets unless there is better."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"the application answered {status_code}")
+        self.status_code = status_code
 
 
 class ResponseCache:
@@ -80,7 +90,12 @@ class ResponseCache:
         ``arguments``: further parts of the key, unless there is a function for them.
         """
         send = _without_body(send) if request.is_head else send
-        tasks = default_cache().usable().tasks
+        try:
+            tasks = default_cache().usable().tasks
+        except (CacheNotOpen, TenantError) as error:
+            detail = "no-tenant" if isinstance(error, TenantError) else "not-open"
+            await application(request.scope, receive, labelled(send, f"fwd=bypass; detail={detail}"))
+            return True
         extra = arguments if self._key is None else self._key(request.scope)
         known: frozenset[bytes] | None = None
         while known != (names := self._names(request)):
@@ -94,19 +109,24 @@ class ResponseCache:
             query = ResponseQuery(self.declaration, key, partial(self._compute, call), call)
             if b"only-if-cached" in call.directives:
                 answers = await BatchCacheQuery(response=query).get(only_cache=True)
-                await _send_found(request, answers.get("response"), send)
+                await _send_found(request, answers.get("response"), send, "hit")
                 return False
+            found: Found = None
             try:
-                found = await query
-                run = call.take()
+                with suppress(ServerFailed):
+                    found = await query
+                is_last_good = call.computed and found is not None and found is not call.stored
+                if is_last_good and found is not None and found.must_not_be_stale(current_time()):
+                    is_last_good, found = False, None
+                run = None if is_last_good else call.take()
             finally:
                 call.leave()
             if run is not None:
                 await _send_computed(run, call, found, receive, send)
                 return True
             if found is not None:
-                await _send_found(request, found, send)
-                return False
+                await _send_found(request, found, send, "fwd=stale; detail=last-good" if is_last_good else "hit")
+                return call.computed
         scope = {**request.scope, "method": "GET"} if request.is_head else request.scope
         await application(scope, receive, labelled(send, "fwd=bypass; detail=unshared"))
         return True
@@ -116,7 +136,11 @@ class ResponseCache:
         return self._vary if learned is None else self._vary | learned
 
     async def _compute(self, call: Call) -> Found | DontCache[Found]:
-        """Runs the application. Returns its response if all clients may have it, and None otherwise."""
+        """Runs the application. Returns its response if all clients may have it, and None otherwise.
+
+        Raises ``ServerFailed`` for an error of the server, if the last good response may answer instead.
+        """
+        call.computed = True
         run = Run(call.application, call.request.for_computation(), self._max_size)
         tracker = current_tracker()
         before = 0 if tracker is None else len(tracker.dependencies)
@@ -126,7 +150,10 @@ class ResponseCache:
             call.reason, found = self._judge(call, response, has_read=_has_read(tracker, before))
         if found is None and call.reason not in (None, "vary"):
             _bounded(self._unshared)[call.mark] = time.monotonic() + UNSHARED_SECONDS
+        call.stored = found
         call.hand_over(run, response)
+        if response is not None and response.status >= 500 and self.declaration.stale_if_error is not None:
+            raise ServerFailed(response.status)
         return DontCache(None) if found is None else found
 
     def _judge(self, call: Call, response: Response, *, has_read: bool) -> tuple[str | None, Found]:
@@ -164,14 +191,14 @@ def _cache_status(status: str) -> tuple[bytes, bytes]:
     return b"cache-status", f"aiomodelcache; {status}".encode()
 
 
-async def _send_found(request: Request, found: Found, send: Send) -> None:
+async def _send_found(request: Request, found: Found, send: Send, status: str) -> None:
     """Sends a stored response. None: the client allowed no other."""
     if found is None:
         empty = [(b"content-length", b"0")]
         await _send_whole(request, GATEWAY_TIMEOUT, empty, b"", "fwd=miss; detail=only-if-cached", send)
         return
     headers = [*found.headers, (b"age", b"%d" % found.age(current_time()))]
-    await _send_whole(request, found.status, headers, found.body, "hit", send)
+    await _send_whole(request, found.status, headers, found.body, status, send)
 
 
 async def _send_computed(run: Run, call: Call, found: Found, receive: Receive, send: Send) -> None:

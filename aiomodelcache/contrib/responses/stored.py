@@ -14,6 +14,7 @@ STORED_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 """Statuses of responses that are stored without being told for how long. Others below 500 need a ``max-age``."""
 _NEVER_STORED: Final = frozenset({206, 304})
 _FORBIDDING: Final = (b"no-store", b"private", b"no-cache")
+_VALIDATED: Final = (b"must-revalidate", b"proxy-revalidate", b"s-maxage")
 _OF_THE_CONNECTION: Final = frozenset(
     {
         b"connection",
@@ -52,9 +53,17 @@ class StoredResponse(msgspec.Struct, frozen=True, array_like=True):
     def __deepcopy__(self, memo: object) -> Self:
         return self  # it never changes, so callers may share it
 
+    def must_not_be_stale(self, now: float) -> bool:
+        """Returns True if it is stale and says that it must not be served then (RFC 9111, section 4.2.4)."""
+        return self.expires is not None and self.expires <= now and _requires_validation(self.headers)
+
     def age(self, now: float) -> int:
         """Returns the seconds since it was computed."""
         return max(0, int(now - self.created))
+
+
+def _requires_validation(headers: Fields) -> bool:
+    return not directives(headers).keys().isdisjoint(_VALIDATED)
 
 
 def refusal(response: Response, now: float) -> str | None:
