@@ -83,6 +83,13 @@ class GuardedBackend:
             found = [*self._observers, LookupLog()] if enabled else self._observers
             self.observers = self.near.observers = Observers(found, self.stats) if found else None
 
+    def add_observer(self, observer: Observer) -> None:
+        """Adds an observer, which is told of what begins from now on. Idempotent."""
+        if not any(each is observer for each in self._observers):
+            self._observers = (*self._observers, observer)
+            self._logs_lookups = None
+            self.find_observers()
+
     def set_undelivered(self, writer: object, undelivered: bool) -> None:
         """Records whether a writer has undelivered invalidations. Several writers may share the backend."""
         with self._lock:  # writers may run in several threads

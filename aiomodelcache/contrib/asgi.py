@@ -6,6 +6,7 @@ Knows only the ASGI protocol, so it works with any framework.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from aiomodelcache.contrib.server_timing import RequestTiming, current_timing, watch_open_caches, with_timing
 from aiomodelcache.scopes.request import current_scope, local_cache
 
 Message = MutableMapping[str, Any]
@@ -24,17 +25,28 @@ class LocalCacheMiddleware:
     The scope ends when the response starts, or with an exception. So a stream (server-sent events) and a background
     task of Starlette read current rows, also in tasks that the endpoint started earlier. A WebSocket has no scope.
     Use ``async with local_cache()`` around each message of a stream or a WebSocket, and each attempt of a long poll.
+
+    ``server_timing=True`` adds the response header ``Server-Timing``, which the developer tools of browsers show: the
+    hits and misses, round trips and SQL statements of the request until the response starts, with their milliseconds.
+    It tells every client what was cached, so enable it where all clients may know. Each lookup then costs some
+    microseconds more.
     """
 
-    __slots__ = ("_app",)
+    __slots__ = ("_app", "_server_timing")
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, *, server_timing: bool = False) -> None:
         self._app = app
+        self._server_timing = server_timing
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif self._server_timing:
+            await self._timed(scope, receive, send)
+        else:
+            await self._scoped(scope, receive, send)
+
+    async def _scoped(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         async with local_cache():
             local = current_scope()
 
@@ -44,3 +56,18 @@ class LocalCacheMiddleware:
                 await send(message)
 
             await self._app(scope, receive, send_outside)
+
+    async def _timed(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        watch_open_caches()
+        timing = RequestTiming()
+
+        async def send_timing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": with_timing(message.get("headers", ()), timing)}
+            await send(message)
+
+        token = current_timing.set(timing)
+        try:
+            await self._scoped(scope, receive, send_timing)
+        finally:
+            current_timing.reset(token)

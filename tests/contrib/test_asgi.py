@@ -1,14 +1,11 @@
 """``LocalCacheMiddleware``: a scope for each HTTP request until its response starts, and for no other connection."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -20,6 +17,7 @@ from starlette.routing import Route
 from aiomodelcache import ModelCache, local_cache
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware, Message, Receive, Send
 from aiomodelcache.scopes.request import Scope, current_scope
+from tests.support.in_process import client_of
 from tests.support.models.models import User
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
@@ -212,16 +210,8 @@ async def service(cache: ModelCache) -> Service:
 
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, which uvicorn serves on a port of its own."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        config = uvicorn.Config(service.app, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-            yield client
-        server.should_exit = True
-        await serving
+    async with client_of(service.app) as client:
+        yield client
 
 
 async def rename(to: str) -> None:

@@ -24,7 +24,7 @@ ORDER = {
     "declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
-    "responses opentelemetry sentry registration asgi",
+    "responses opentelemetry sentry registration asgi server_timing",
     "contrib.responses": "service lookups runs stored conditions requests fields",
     "": "",
     "client": "",
