@@ -174,6 +174,9 @@ class _Refresh(CacheQuery[T]):
         super().__init__(query.explicit_cache)
         self._query = query
 
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return self._query.located(cache)
+
     def transaction(self, cache: OpenCache) -> BaseDBAsyncClient | None:
         return self._query.transaction(cache)
 

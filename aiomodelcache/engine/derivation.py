@@ -101,7 +101,7 @@ class Derivations:
         if tracker.refusal is not None or tracker.unseen is not None or tracker.untracked:
             return False
         try:
-            read = await self._guarded.call(self._guarded.backend.read(keys))
+            read = await self._guarded.call(self._guarded.backend.read(keys), len(keys))
         except BackendError:
             return False
         recorded = DerivedValue(keys, list(tracker.dependencies.values()), None)
@@ -158,7 +158,7 @@ class Derivations:
         wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
         while wanted and not self._bypass.off and self._guarded.allow_read():
             try:
-                leased = await self._guarded.call(self._guarded.backend.lease([], new_token(), 1, wanted))
+                leased = await self._guarded.call(self._guarded.backend.lease([], new_token(), 1, wanted), len(wanted))
             except BackendError:
                 return
             read = dict(zip(wanted, leased.versions, strict=True))

@@ -77,7 +77,7 @@ class Leases:
             try:
                 leased = await self._guarded.call(
                     self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions),
-                    len(leases),
+                    len(leases) + len(versions),
                     partial(_lookups, group),
                 )
             except BackendError:

@@ -112,6 +112,8 @@ def note_end(operation: Lookup, error: BaseException | None) -> None:
     """Notes that a lookup has ended."""
     if isinstance(error, NotCached):
         operation.outcome, operation.reason = "miss", "only_cache"
+    elif operation.outcome is None and error is None:  # in the background: another reader does it
+        operation.outcome = "waited"
     elif operation.outcome is None:
         operation.outcome = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
     elif operation.outcome == "miss" and error is None and operation.reason in ("failed", "slow"):

@@ -255,7 +255,7 @@ class ObservedQuery(CacheQuery[T]):
         with suppress(Exception):  # the lookup itself raises it
             entry_set, keys = query.located(cache)
             name, prefix = entry_set.counters.name, entry_set.prefix.removesuffix(cache.space.tenant or b"")
-        kind = query.kind if isinstance(query, OptionsQuery) else type(query).__name__
+        kind = query.kind if isinstance(query, OptionsQuery) else type(query).__name__.removeprefix("_")
         self._lookup = self.lookup_event = Lookup(cache=name, kind=kind, keys=tuple(keys), prefix=prefix)
 
     def __await__(self) -> Generator[Any, None, T]:

@@ -219,7 +219,7 @@ class _Examination:
 
     async def _compare_dependencies(self, value: Any) -> None:
         if isinstance(value, DerivedValue) and value.keys:
-            read = await self._guarded.call(self._guarded.backend.read(value.keys))
+            read = await self._guarded.call(self._guarded.backend.read(value.keys), len(value.keys))
             if not value.is_current(dict(zip(value.keys, read, strict=True))):
                 self._note("changed")
 
@@ -254,7 +254,8 @@ class _Examination:
 
     async def _read(self, entry_set: Any, keys: Iterable[bytes]) -> tuple[bytes | None, list[bytes | None]]:
         epoch_key = entry_set.epoch_key if entry_set.rows is None else entry_set.rows.epoch_key
-        epoch, *entries = await self._guarded.call(self._guarded.backend.read([epoch_key, *keys]))
+        wanted = [epoch_key, *keys]
+        epoch, *entries = await self._guarded.call(self._guarded.backend.read(wanted), len(wanted))
         return epoch, entries
 
     def _note(self, reason: Reason) -> None:
