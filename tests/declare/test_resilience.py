@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -21,6 +22,9 @@ from aiomodelcache import (
     cached,
     local_cache,
 )
+from aiomodelcache.backends.protocol import Fill
+from aiomodelcache.encoding.layout import PREFIX_SIZE
+from aiomodelcache.entries.copies import COPY_SUFFIX
 from aiomodelcache.open_cache import default_cache, open_caches
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE, GatedBackend, awaited
@@ -253,6 +257,52 @@ class TestStaleIfError:
             await rate.invalidate()
             source.error = Down()
             assert await rate() == 2
+
+    async def test_copies_are_signed(self, database: BaseDBAsyncClient, backend: CountingBackend) -> None:
+        """A program that can write to the store must not make up a last good value either."""
+        async with ModelCache(backend, secret=b"s" * 32):
+            assert await quote("USD") == 1
+            await quote.invalidate("USD")
+            source.error = Down()
+            assert await quote("USD") == 1
+            query = quote.query("USD")
+            key = query.locate(default_cache())[1] + COPY_SUFFIX
+            [copy] = await backend.read([key])
+            assert copy is not None
+            forged = copy[:-1] + bytes([copy[-1] ^ 1])
+            assert await backend.fill([Fill(key, copy[:PREFIX_SIZE], forged, 60_000)]) == [True]
+            with pytest.raises(Down):
+                await quote("USD")
+
+    async def test_tenants_have_copies_of_their_own(
+        self, database: BaseDBAsyncClient, backend: CountingBackend
+    ) -> None:
+        tenant: ContextVar[str] = ContextVar("tenant")
+        async with ModelCache(backend, tenant=tenant.get):
+            tenant.set("a")
+            await quote("USD")
+            source.error = Down()
+            await quote.invalidate("USD")
+            assert await quote("USD") == 1
+            tenant.set("b")
+            with pytest.raises(Down):
+                await quote("USD")
+
+    async def test_damaged_copies_are_no_answers(self, cache: ModelCache, backend: CountingBackend) -> None:
+        await quote("USD")
+        key = quote.query("USD").locate(default_cache())[1] + COPY_SUFFIX
+        [copy] = await backend.read([key])
+        assert copy is not None
+        source.error = Down()
+        for damaged in (copy[:-1], copy[:20], copy[:-1] + b"?", b"S" + copy[1:17]):
+            [now] = await backend.read([key])
+            assert now is not None
+            await backend.fill([Fill(key, now[:PREFIX_SIZE], damaged, 60_000)])
+            await quote.invalidate("USD")
+            with pytest.raises(Down):
+                await quote("USD")
+        source.error = None
+        assert await quote("USD") == 1
 
     async def test_a_hit_costs_nothing_more(self, cache: ModelCache, backend: CountingBackend) -> None:
         async with assert_ops(backend, redis=["read", "lease", "fill"]):

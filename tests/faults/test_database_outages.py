@@ -5,11 +5,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DBConnectionError
+from tortoise.transactions import in_transaction
 
 from aiomodelcache import InstanceCache, ModelCache, QuerysetCountCache, ResultCache, ValueCache, cached
 from tests.support.databases import DatabaseUrl, tortoise_on
-from tests.support.gates import PATIENCE
+from tests.support.gates import PATIENCE, Outside
 from tests.support.models.outage_models import Guest, Visit
 from tests.support.servers import PostgresServer
 
@@ -99,6 +101,35 @@ async def test_no_lookup_fails_that_had_a_value(
         assert [shown(await lookup()) for lookup in lookups[: len(now)]] == now
         await Visit.create(guest=guests[0], place="Graz")
         assert await Places(0) == ["Rome", "Oslo", "Graz"]
+
+
+@pytest.mark.models(MODULE)
+@pytest.mark.only_on("postgres", because="SQLite and MariaDB read past such a lock")
+async def test_a_statement_that_hangs_costs_the_soft_timeout(
+    cache: ModelCache, again: BaseDBAsyncClient, outside: Outside
+) -> None:
+    guest = await Guest.create(id=1, name="kim")
+    await Visit.create(guest=guest, place="Rome")
+    assert await Places(1) == ["Rome"]
+    await Visit.create(guest=guest, place="Oslo")
+    locked, release = asyncio.Event(), asyncio.Event()
+
+    async def lock() -> None:
+        async with in_transaction(again.connection_name) as locking:
+            await locking.execute_query("LOCK TABLE visit IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+            await release.wait()
+
+    task = outside(lock())
+    async with asyncio.timeout(PATIENCE):
+        await locked.wait()
+        assert await asyncio.gather(*[Places(1) for _ in range(50)]) == [["Rome"]] * 50
+        assert await Places(1) == ["Rome"]
+        release.set()
+        await task
+        while await Places(1) != ["Rome", "Oslo"]:
+            await asyncio.sleep(0.01)
+    assert cache.stats.by_cache["Places"].stale_if_slow >= 51
 
 
 def shown(value: Any) -> Any:

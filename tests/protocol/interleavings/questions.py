@@ -85,6 +85,15 @@ class LookUp:
         return as_rows(await (artists.filter(**key) if self.field == "rank" else artists.get_or_none(**key)))
 
 
+@dataclass(frozen=True)
+class Unstored(LookUp):
+    """The same lookup, which stores nothing."""
+
+    async def ask(self, cache: ModelCache, model: type[Model], state: State) -> Rows:
+        key = {self.field: self.value}
+        return as_rows(await cache.manager(model).get_or_none(**key).options(fill=False))
+
+
 def as_rows(found: Any) -> Rows:
     artists: list[Any] = found if isinstance(found, list) else [] if found is None else [found]
     values = [artist if isinstance(artist, tuple | list) else map(vars(artist).get, COLUMNS) for artist in artists]

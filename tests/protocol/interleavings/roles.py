@@ -10,7 +10,7 @@ from unittest.mock import patch
 from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import BackendError, ModelCache, local_cache
+from aiomodelcache import BackendError, ModelCache, deferred_invalidation, local_cache
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.engine.intent import Intent
 from tests.protocol.interleavings.database import CONNECTION
@@ -159,6 +159,17 @@ def save(pk: int = 1, **changes: Any) -> Role:
 def save_some(**changes: Any) -> Role:
     async def role(stage: Stage) -> None:
         await stage.artist(1, **changes).save(update_fields=list(changes))
+
+    return role
+
+
+def deferred(*writers: Role) -> Role:
+    """Returns a role whose writes are cleared together, at its end."""
+
+    async def role(stage: Stage) -> None:
+        async with deferred_invalidation():
+            for each in writers:
+                await each(stage)
 
     return role
 

@@ -1,7 +1,7 @@
 """The scenarios: small sets of concurrent actors. Most races need one row, one reader and one writer."""
 
 from tests.protocol.interleavings import derived, linked, times, values
-from tests.protocol.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf
+from tests.protocol.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf, Unstored
 from tests.protocol.interleavings.roles import (
     BY_ID,
     BY_NAME,
@@ -19,6 +19,7 @@ from tests.protocol.interleavings.roles import (
     crash_after_commit,
     create,
     create_without_pk,
+    deferred,
     delete,
     delete_where,
     far,
@@ -59,6 +60,15 @@ SCENARIOS: dict[str, Scenario] = {
     # If the insert is cancelled, the writer never learns the key, under which an absence may be cached.
     "create with a generated key": Scenario(
         A, {"reader": far(LookUp("name", "c"), BY_RANK), "writer": create_without_pk}, both, cancels=False
+    ),
+    "looked up without a fill": Scenario(
+        A, {"one": far(Unstored("id", 1), BY_ID), "two": near(Unstored("name", "a")), "writer": save(followers=1)}
+    ),
+    "deferred, by id": Scenario(
+        A, {"reader": far(BY_ID, BY_ID), "writer": deferred(save(followers=1), save(followers=2))}, both
+    ),
+    "deferred, by name": Scenario(
+        A, {"reader": near(BY_NAME, BY_RANK), "writer": deferred(save(name="b"), transaction(rank=2), delete)}, both
     ),
     # Readers of one process that need the same row.
     "single flight": Scenario(A, {"one": near(BY_ID), "two": near(BY_ID), "writer": save(followers=1)}),

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from aiomodelcache import BackendError, MemoryBackend
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReplacedEntry
+from aiomodelcache.entries.copies import COPY_SUFFIX
 from tests.protocol.interleavings.schedule import Scheduler
 
 T = TypeVar("T")
@@ -27,10 +28,11 @@ class ScheduledBackend:
         self.missed = False
 
     def states(self) -> str:
-        """Returns the state bytes of all entries that are neither values nor versions."""
-        held = [*self.backend._values.values(), *self.backend._intents.values()]
+        """Returns the state bytes of all entries that are not meant to stay."""
+        held = [*self.backend._values.items(), *self.backend._intents.items()]
         now = self._scheduler.clock.now * 1000
-        return "".join(sorted(chr(value[0]) for value, deadline in held if deadline > now and value[:1] not in b"VNE"))
+        left = [value[0] for key, (value, deadline) in held if deadline > now and not is_meant_to_stay(key, value)]
+        return "".join(sorted(map(chr, left)))
 
     async def open(self) -> None:
         pass
@@ -67,3 +69,8 @@ class ScheduledBackend:
 
         short = [key.decode(errors="replace").split(":scheduled:", 1)[-1] for key in keys]  # without the common prefix
         return await self._scheduler.step(f"{operation} {' '.join(sorted(short))}", send, failing=failing)
+
+
+def is_meant_to_stay(key: bytes, value: bytes) -> bool:
+    """Returns True for a value, an absence, a version, and the copy of a last good value."""
+    return value[:1] in b"VNE" or (value[:1] == b"S" and key.endswith(COPY_SUFFIX))

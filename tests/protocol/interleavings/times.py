@@ -23,7 +23,8 @@ from tests.protocol.interleavings.roles import (
     update_where,
 )
 from tests.protocol.interleavings.stage import Stage
-from tests.protocol.interleavings.values import RANKED, fans_of_rank, size
+from tests.protocol.interleavings.values import RANKED, SLIDING, SLIDING_VALUES, fans_of_rank, invalidate, size
+from tests.protocol.interleavings.values_models import FollowersSliding
 
 LAG = 2.0
 REPLICATED = World((Artist,), EVERYTHING, settings={"replica_lag": LAG, "lease_ttl": 10.0})
@@ -92,6 +93,24 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "near its end, an absence": Scenario(
         NONE, {"reader": far(BY_ID, BY_NAME), "writer": create()}, both, age=OLD_ABSENCE
+    ),
+    "near its end, a sliding value": Scenario(
+        A,
+        {"reader": far(SLIDING, SLIDING), "writer": first(save(followers=1), invalidate(FollowersSliding))},
+        both,
+        world=SLIDING_VALUES,
+        age=OLD,
+    ),
+    "near its end, a sliding value for two": Scenario(
+        A,
+        {
+            "one": near(SLIDING),
+            "two": far(SLIDING),
+            "writer": first(save(followers=1), invalidate(FollowersSliding), near(SLIDING)),
+        },
+        both,
+        world=SLIDING_VALUES,
+        age=OLD,
     ),
     "near its end, counted": Scenario(
         A, {"reader": far(size(1), fans_of_rank(1)), "writer": save(rank=2)}, both, world=RANKED, age=OLD

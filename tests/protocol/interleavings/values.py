@@ -31,8 +31,10 @@ from tests.protocol.interleavings.roles import (
 )
 from tests.protocol.interleavings.stage import Stage
 from tests.protocol.interleavings.values_models import (
+    FollowersKept,
     FollowersOf,
     FollowersOfLate,
+    FollowersSliding,
     RankFans,
     RankIsTaken,
     RankMembers,
@@ -81,6 +83,8 @@ def fans_of_rank(rank: int) -> Number:
 VALUE = Number("value", 1, FollowersOf, fans, column=0, by_hand=True)
 FUNCTION = Number("function", 1, followers_of.query, fans, column=0, by_hand=True)
 LATE_VALUE = Number("value or a stale copy", 1, FollowersOfLate, fans, column=0, by_hand=True)
+SLIDING = Number("sliding value", 1, FollowersSliding, fans, column=0, by_hand=True)
+KEPT = Number("value with a copy", 1, FollowersKept, fans, column=0, by_hand=True)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ RANKED = World(
 )
 VALUES = World((Artist,), [VALUE])
 FUNCTIONS = World((Artist,), [FUNCTION])
+SLIDING_VALUES = World((Artist,), [SLIDING])
+KEPT_VALUES = World((Artist,), [KEPT])
 LATE_VALUES = World((Artist,), [LATE_VALUE], allowance=ALLOWTIME)
 
 
@@ -229,6 +235,11 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "all values, cleared at COMMIT": Scenario(
         A, {"reader": far(VALUE), "writer": invalidate_in_transaction(all_of_them=True)}, both, world=VALUES
+    ),
+    "a value with a copy, invalidated": Scenario(
+        A,
+        {"reader": far(KEPT, KEPT), "writer": first(save(followers=1), invalidate(FollowersKept), near(KEPT))},
+        world=KEPT_VALUES,
     ),
     "a stale value": Scenario(
         A,

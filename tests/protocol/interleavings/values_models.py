@@ -34,6 +34,26 @@ class FollowersOfLate(ValueCache[int]):
         return await followers(pk)
 
 
+class FollowersSliding(ValueCache[int]):
+    """The same value, whose life a hit near its end extends."""
+
+    sliding = True
+    invalidation = InvalidationType.OFF
+
+    async def get_value(self, pk: int) -> int:
+        return await followers(pk)
+
+
+class FollowersKept(ValueCache[int]):
+    """The same value, with a copy beside its entry."""
+
+    stale_if_error = "5m"
+    invalidation = InvalidationType.OFF
+
+    async def get_value(self, pk: int) -> int:
+        return await followers(pk)
+
+
 @cached(invalidation=InvalidationType.OFF)
 async def followers_of(pk: int) -> int:
     return await followers(pk)
