@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import combinations
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from soak.history import NEVER, History, Place, Timeline
@@ -33,6 +35,8 @@ class Violation(StrEnum):
     BACKWARDS = "older than what was read before"
     AT_REST = "not the database's at rest"
     UNREPEATABLE = "changed within a snapshot"
+    TORN = "of two moments"
+    """The read should have seen rows as they were together, and saw one before and one after a transaction of both."""
     LOST = "acknowledged, but never committed"
     """The key is the nonce of the write, or the primary key of a row that it deleted."""
 
@@ -219,6 +223,9 @@ class Checker:
             self._by_team(record)
         elif kind == Kind.SNAPSHOT:
             self._snapshot(record)
+        elif kind == Kind.TOGETHER:
+            self._by_pk(record)
+            self._together(record)
         elif kind == Kind.WRITE:
             self._write(record)
         elif kind == Kind.DELETE:
@@ -232,7 +239,7 @@ class Checker:
     def _by_pk(self, read: Record) -> None:
         words = read.words
         start = read.start - self._allowances.get(read.kind, 0)
-        self.reads[Kind.BY_PK] += len(words) // 2
+        self.reads[Kind(read.kind)] += len(words) // 2
         self.at_rest += len(words) // 2 if read.start >= self._rest_from else 0
         places, rows = self.history.places, self._rows
         for index in range(0, len(words), 2):
@@ -292,6 +299,22 @@ class Checker:
                     self._violate(Violation.AT_REST, read, pk, position, track.timeline.last)
                 else:
                     self._saw_absence(track, read, start, pk, team, position, unlisted=True)
+
+    def _together(self, read: Record) -> None:
+        """Checks that a read saw all or nothing of each transaction that wrote two of its rows.
+
+        The finding is about the row that lags behind the other one.
+        """
+        places = [self.history.places.get(word & LOW) for word in read.words[::2]]
+        seen = sorted([(place.pk, place.position) for place in places if place is not None])
+        for (first, at_first), (second, at_second) in combinations(seen, 2):
+            pairs = self.history.shared.get((first, second), [])
+            of_first = bisect_right(pairs, at_first, key=itemgetter(0))
+            of_second = bisect_right(pairs, at_second, key=itemgetter(1))
+            if of_first < of_second:
+                self._violate(Violation.TORN, read, first, at_first, pairs[of_second - 1][0])
+            elif of_second < of_first:
+                self._violate(Violation.TORN, read, second, at_second, pairs[of_first - 1][1])
 
     def _snapshot(self, read: Record) -> None:
         """Checks that both reads of a snapshot saw the same. The first read has a record of its own, too."""

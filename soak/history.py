@@ -8,7 +8,7 @@ slugs are unique. States are numbered by *position*, from 0, "not there yet".
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -107,12 +107,21 @@ class History:
         """Slugs that a write changed, each with its new position, by nonce."""
         self.teams: dict[int, set[int]] = {}
         """Rows that were ever in a team, by team."""
+        self.shared: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        """Positions of two rows that one transaction wrote, in order, by their primary keys, the lower one first."""
         self.nonces: set[int] = set()
         """Writes that changed a row, by nonce."""
         current: dict[int, Change] = {}
+        written: dict[int, dict[int, int]] = {}
         for change in changes:
             self._add(change, current.get(change.pk))
             current[change.pk] = change
+            written.setdefault(change.transaction, {})[change.pk] = self.rows[change.pk].last
+        for positions in written.values():
+            for first, second in combinations(sorted(positions), 2):
+                self.shared.setdefault((first, second), []).append((positions[first], positions[second]))
+        for pairs in self.shared.values():
+            pairs.sort()
         for timeline in (*self.rows.values(), *self.slugs.values()):
             timeline.finish(commits or {})
         for place in self.places.values():

@@ -11,6 +11,7 @@ BY_PK      0                 for each lookup: primary key and version in one wor
 BY_SLUG    0                 for each lookup: slug and version in one word, then nonce
 BY_TEAM    team              for each row of the list: version, nonce
 SNAPSHOT   0                 as BY_PK, of the first read of a transaction and of a later one
+TOGETHER   0                 as BY_PK, for rows that must have been in the database at one moment
 WRITE      nonce             outcome, earliest begin of its COMMIT, rows whose lists it affects
 DELETE     0                 outcome, earliest begin of its COMMIT, primary keys
 HELD       0, or UNENDED     none: no invalidation was delivered from start to end (or on)
@@ -51,6 +52,7 @@ class Kind(IntEnum):
     DELETE = 5
     HELD = 6
     SNAPSHOT = 7
+    TOGETHER = 8
 
 
 class Outcome(IntEnum):

@@ -113,8 +113,10 @@ def _lines(report: Report) -> Iterator[str]:
     run, checker, reads = report.run, report.checker, report.reads
     allowed = f", allowtime {run.allowtime:g} s" if run.allowtime else ""
     yield f"{run.subject}{allowed}: {run.seconds:.0f} s, {run.processes} processes, seed {run.seed}"
-    pk, slug, team = (checker.reads[kind] for kind in (Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM))
+    kinds = Kind.BY_PK, Kind.BY_SLUG, Kind.BY_TEAM, Kind.TOGETHER
+    pk, slug, team, together = (checker.reads[kind] for kind in kinds)
     yield f"  reads        {reads:,}: {pk:,} by pk, {slug:,} by slug, {team:,} lists of {checker.rows_listed:,} rows"
+    yield f"               {together:,} of rows that must be of one moment"
     yield f"               {checker.absences:,} found nothing; {checker.at_rest:,} of all at rest"
     outcomes = checker.outcomes
     acknowledged = outcomes[Outcome.ACKNOWLEDGED] + outcomes[Outcome.CHANGED]

@@ -89,6 +89,10 @@ class Subject(ABC):
     async def by_team(self, teams: Sequence[int]) -> list[list[Seen]]:
         """Returns the lists of the rows in these teams."""
 
+    async def by_pair(self, pks: Sequence[int]) -> tuple[list[Seen], bool]:
+        """Returns two rows, and True if they must have been in the database at one moment."""
+        return await self.by_pk(pks), False
+
     async def statement_done(self, pks: Iterable[int]) -> None:
         """Notifies the cache of a statement that wrote rows. It may be inside a transaction."""
         return
@@ -196,6 +200,10 @@ class Library(Subject):
             return [seen(item) for item in await asyncio.gather(*[Item.cache.get_or_none(id=pk) for pk in pks])]
         batch = BatchCacheQuery({pk: Item.cache.get_or_none(id=pk) for pk in pks})
         return [seen(item) for item in (await batch).values()]
+
+    async def by_pair(self, pks: Sequence[int]) -> tuple[list[Seen], bool]:
+        found = await BatchCacheQuery({pk: Item.cache.get_or_none(id=pk) for pk in pks}).get(snapshot=True)
+        return [seen(found[pk]) for pk in pks], True
 
     async def by_slug(self, slugs: Sequence[int]) -> list[Seen]:
         texts = [slug_text(slug) for slug in slugs]

@@ -25,7 +25,7 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheNotOpenWarning
 from aiomodelcache.config import CacheConfig
 from soak import subjects
-from soak.derived import Derived, Forgetful, Timed
+from soak.derived import Derived, Forgetful, Timed, Torn
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
@@ -36,6 +36,7 @@ from soak.world import World
 BY_NAME: Final[dict[str, type[Library]]] = {
     **dict.fromkeys(LIBRARY, Library),
     "derived": Derived,
+    "torn": Torn,
     "timed": Timed,
     "forgetful": Forgetful,
     "deaf": Deaf,

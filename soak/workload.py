@@ -89,6 +89,8 @@ class Reader:
             await self.by_pk(self._pks(size))
         elif way < 0.85:
             await self.by_slug(self._slugs(size))
+        elif way < 0.93:
+            await self.by_pair(self._pks(1)[0])
         else:
             await self.by_team(list({self._team() for _ in range(min(size, 8))}))
 
@@ -117,6 +119,13 @@ class Reader:
         start = time.monotonic_ns()
         seen = await self._subject.by_slug(slugs)
         self._log.add(Kind.BY_SLUG, start, 0, _words(slugs, seen))
+
+    async def by_pair(self, pk: int) -> None:
+        """Reads a row and its partner, and logs their versions as of one moment if the subject says that they are."""
+        pks = sorted([pk, self._world.partner(pk)])
+        start = time.monotonic_ns()
+        seen, together = await self._subject.by_pair(pks)
+        self._log.add(Kind.TOGETHER if together else Kind.BY_PK, start, 0, _words(pks, seen))
 
     async def by_team(self, teams: list[int]) -> None:
         """Reads lists and logs the versions of their rows."""
@@ -268,6 +277,7 @@ class Writer:
             (self._delete, 9),
             (self._delete_folder, 2),
             (self._transaction, 15),
+            (self._write_pair, 15),
         ]
 
     def _fresh(self, pk: int) -> Item:
@@ -402,6 +412,14 @@ class Writer:
             await anyio.sleep(self._chance.uniform(0, 0.05))
             if self._chance.random() < 0.33:
                 raise RolledBack
+
+    async def _write_pair(self, write: Write, item: Item) -> None:
+        """Writes a row and its partner in one transaction, one after the other."""
+        async with self._committed(write):
+            for pk in sorted([item.id, self._world.partner(item.id)]):
+                write.changed |= bool(await Item.filter(id=pk).update(nonce=write.nonce))
+                await self._did(write, pk)
+                await anyio.sleep(self._chance.uniform(0, 0.01))
 
     async def _recreate(self, write: Write, item: Item) -> None:
         await item.delete()

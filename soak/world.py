@@ -40,6 +40,10 @@ class World:
         """Returns the teams that a row may be in. It begins in the first."""
         return pk % self.teams, (pk + 1) % self.teams
 
+    def partner(self, pk: int) -> int:
+        """Returns the row with the same slugs, which is often written together with this one."""
+        return pk + 1 if pk % 2 else pk - 1
+
     def folder_of(self, pk: int) -> int | None:
         """Returns the folder that a row is in, if any. A row never moves to another one."""
         return pk // 4 % self.folders if pk % 4 == 0 else None
@@ -49,6 +53,9 @@ def slug_text(slug: int) -> str:
     """Returns a slug as it is stored in the database."""
     return f"s{slug}"
 
+
+TINY: Final = World(rows=40, hot=4, teams=8, folders=5, ghosts=10)
+"""A world in which the same two rows are read and written all the time."""
 
 SMALL: Final = World(rows=300, hot=40, teams=30, folders=15, ghosts=30)
 """A world with so few rows that the same rows are looked up again and again."""

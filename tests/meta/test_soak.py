@@ -15,13 +15,14 @@ from aiomodelcache import MemoryBackend
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.observe.stats import Stats
 from soak.checker import Violation
+from soak.log import Kind
 from soak.patience import Patience
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
 from soak.subjects import WatchedBackend
 from soak.worker import HAS_EAGER_TASKS
-from soak.world import SMALL
+from soak.world import SMALL, TINY
 from tests.support.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.exhaustive(because="soaks for minutes under faults")
@@ -110,6 +111,19 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     plan = Plan(subject="derived", duration=10, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
     result = run(plan, postgres_server, own_redis, tmp_path)
     assert result.violations == 0, str(result)
+    assert result.checker.reads[Kind.TOGETHER], str(result)
+
+
+def test_a_library_whose_snapshots_are_torn_is_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="torn", duration=6, processes=2, faults=(), world=TINY, write_pause=0.02, read_pause=0.01)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert set(result.checker.violations) <= {Violation.TORN}, str(result)
+        if result.violations:
+            return
+    pytest.fail("no snapshot was torn")
 
 
 @pytest.mark.parametrize("subject", ["timed", "forgetful"])

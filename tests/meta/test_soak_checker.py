@@ -275,6 +275,45 @@ def test_a_snapshot_sees_one_state_during_its_transaction() -> None:
     assert check(ALL, *later, snapshot(90, 400, TWO, TWO)).snapshots == 1
 
 
+PAIR = (
+    CREATED,
+    Change(2, 8, 2, 11, 60, 3),
+    Change(3, 7, 3, 20, 50, 3),
+    Change(3, 8, 4, 20, 60, 3),
+    Change(4, 8, 5, 30, 60, 3),
+    Change(5, 8, 6, 40, 60, 3),
+    Change(5, 7, 7, 40, 50, 3),
+)
+"""Rows 7 and 8: created by 10 and 11, written together by 20, row 8 alone by 30, and together by 40."""
+
+
+def together(start: int, end: int, seven: tuple[int, int], eight: tuple[int, int]) -> Record:
+    words = [*by_pk(0, 0, seven).words, *by_pk(0, 0, eight, pk=8).words]
+    return Record(Kind.TOGETHER, start, end, 0, words)
+
+
+@pytest.mark.parametrize(
+    ("seven", "eight", "torn"),
+    [
+        ((1, 10), (2, 11), False),
+        ((3, 20), (4, 20), False),
+        ((3, 20), (5, 30), False),
+        ((7, 40), (6, 40), False),
+        ((1, 10), NOTHING, False),
+        ((1, 10), (4, 20), True),
+        ((3, 20), (2, 11), True),
+        ((3, 20), (6, 40), True),
+        ((7, 40), (5, 30), True),
+    ],
+)
+def test_rows_of_one_moment_have_all_or_nothing_of_a_transaction(
+    seven: tuple[int, int], eight: tuple[int, int], torn: bool
+) -> None:
+    log = wrote(1, 900, 20), wrote(1, 900, 30), wrote(1, 900, 40), together(10, 800, seven, eight)
+    found = violations(*sorted(log, key=lambda record: record.end), changes=PAIR)
+    assert found == ([Violation.TORN] if torn else [])
+
+
 def test_an_acknowledged_write_that_was_never_committed_is_lost() -> None:
     assert violations(wrote(1, 2, 77, outcome=Outcome.CHANGED)) == [Violation.LOST]
     for outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
