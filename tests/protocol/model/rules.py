@@ -149,6 +149,18 @@ class Rules:
     refresh_keeps_equal: bool = True
     """A refresh keeps the entry's token only if it has found the same row, so that a difference changes the token."""
 
+    # Write-through
+    saver_compares_stamp: bool = True
+    """A saver changes the stamp, and fills, only if the stamp is the same as before its COMMIT."""
+    saver_stamp_before_commit: bool = True
+    """A saver reads the stamp before its COMMIT, not after it."""
+    saver_takes_lease: bool = True
+    """A saver replaces its intent by a lease, not by the row, so that it can look at the stamp once more."""
+    saver_alone: bool = True
+    """A saver takes the lease only if no other writer's intent stands."""
+    saver_reads_again: bool = True
+    """A saver fills only if the stamp is its own when its lease stands."""
+
     # Group versions
     group_left_marked: bool = True
     """A writer marks the version of the group that the row leaves."""

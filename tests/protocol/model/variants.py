@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import derived, epochs, groups, indexes, near, rows, stale
+from tests.protocol.model import derived, epochs, groups, indexes, near, rows, savers, stale
 from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
@@ -64,6 +64,10 @@ def _groups(**options: Any) -> Shape:
     return Shape(groups.system, options)
 
 
+def _savers(**options: Any) -> Shape:
+    return Shape(savers.system, options)
+
+
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
     _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=3),
@@ -115,6 +119,11 @@ SOUND = [
     _derived("nested query", look_ups=(2,), writers=("a", "a, b")),
     _derived("nested query", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
     _derived("nested value", look_ups=(2,), writers=("a",), by_hand=1),
+    _savers(predicts=(True, False), savers=1),
+    _savers(predicts=(False,), savers=1, writers=1),
+    _savers(predicts=(False,), savers=1, transactions=1),
+    _savers(predicts=(True,), savers=2),
+    _savers(predicts=(False,), savers=1, crashes=1, ticks=3, warm=()),
     _groups(look_ups=(2, 1), writers=1),
     _groups(look_ups=(2,), writers=1, bulk=1),
     _groups(look_ups=(2,), writers=1, crashes=1, evictions=1, ticks=3),
@@ -145,6 +154,8 @@ LARGE = [
     _derived("nested row", look_ups=(1, 1), writers=("a, b",)),
     _derived("nested row", look_ups=(2,), writers=("a, b", "a"), evictions=1),
     _derived("nested query", look_ups=(2, 1), writers=("a, b",)),
+    _savers(predicts=(True, False), savers=1, writers=1),
+    _savers(predicts=(False,), savers=2, crashes=1, ticks=3),
     _groups(look_ups=(2, 1), writers=2),
     _groups(look_ups=(1, 1), writers=1, bulk=1),
 ]
@@ -159,6 +170,8 @@ _QUERY = _derived("query", look_ups=(2,), writers=("a, b",))
 _LATE = _derived("late row", look_ups=(2,), writers=("a",), row_readers=1)
 _SLOW_LATE = _derived("late row", look_ups=(1,), writers=("a",), row_readers=1, crashes=1, ticks=3)
 _CAPPED = _derived("rows", cap=1, look_ups=(2,), writers=("a, b",), warm=False)
+
+_SAVERS = _savers(predicts=(True,), savers=2)
 
 BROKEN = [
     Broken("lease", _ONE_OF_EACH, STALE),
@@ -231,6 +244,11 @@ BROKEN = [
     Broken("ignoring_version_not_used", _derived("rows", cap=1, look_ups=(2,), ignored=("a",)), STALE),
     Broken("inner_needs_passed_on", _derived("nested row", look_ups=(2,), writers=("a",)), STALE),
     Broken("inner_token_noted", _derived("nested value", look_ups=(2,), by_hand=1), STALE),
+    Broken("saver_compares_stamp", _SAVERS, STALE),
+    Broken("saver_stamp_before_commit", _SAVERS, STALE),
+    Broken("saver_takes_lease", _SAVERS, STALE),
+    Broken("saver_alone", _SAVERS, STALE),
+    Broken("saver_reads_again", _SAVERS, STALE),
     Broken("group_left_marked", _groups(look_ups=(2,), writers=1), STALE),
     Broken("group_entered_marked", _groups(look_ups=(2,), writers=1, start=None), STALE),
     Broken("group_left_locked", _groups(look_ups=(2,), writers=2, start="b", slugs=("a", "b")), STALE),
