@@ -72,6 +72,7 @@ class Settings(TypedDict, total=False):
     untracked_reads: Literal["warn", "error", "ignore"]
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     secret: bytes | Sequence[bytes] | None
+    verify: float
     not_found: NotFound
     observers: Sequence[Observer]
 
@@ -190,6 +191,12 @@ class CacheConfig:
     An entry without a valid signature is a miss, so that a program that can write to the store cannot make up answers.
     Of several secrets, the first signs, and each verifies.
     """
+    verify: float = 0.0
+    """The fraction of the entries read that are compared with the database, in the background. 0: none.
+
+    An entry that differs with no writer at work is stale: it is counted in ``cache.stats.verified``, logged, told to
+    observers and invalidated. Computed results, and entries kept in this process by ``near``, are not compared.
+    """
     not_found: NotFound = NotFoundError
     """The exception that ``get_or_404`` raises in place of ``NotFoundError``.
 
@@ -277,6 +284,8 @@ def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
         return None if isinstance(value, bool) else "use True or False"
     if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
         return "it must be a whole number"
+    if name == "verify":
+        return None if _is_number(value) and 0 <= value <= 1 else "it must be a fraction, from 0 to 1"
     if name in ("ttl_jitter", "refresh_ahead"):
         return None if _is_number(value) and 0 <= value < 1 else "it must be a fraction below 1"
     if value < (0 if name == "guess_size" else 1):

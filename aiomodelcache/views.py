@@ -41,6 +41,7 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.plans.requests import ComputeValue, Load
 from aiomodelcache.scopes.bypass import BypassFlag
+from aiomodelcache.verifier import Verifier
 
 OWN_VARIABLES: Final = "aiomodelcache_"
 """The beginning of the names of this package's context variables."""
@@ -69,6 +70,7 @@ class Views:
         self._guarded = guarded
         self._bypass = bypass
         self._predictions = Predictions(config.guess_size)
+        self._verifier = Verifier(config.verify, guarded.stats.verified)
         self._tenants: OrderedDict[tuple[type, Tenant], _TenantView] = OrderedDict()
         self._inspected: Mapping[type[Model], ModelEntries] = {}
         """The models whose real columns are inspected when the cache opens. All views are taken to have the same."""
@@ -91,6 +93,7 @@ class Views:
 
     async def close(self) -> None:
         """Waits for lookups and invalidations in flight, at most ``lease_ttl`` seconds. Then closes all of them."""
+        self._verifier.stop()
         now, views = self.root.loop.time, self.all()
         until = now() + self._config.lease_ttl
 
@@ -240,6 +243,7 @@ class Views:
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
                 result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart)
+        self._verifier.watch(view)
         guarded.near.tick = self._refresh_thresholds
         if client is None:
             view.make_view = partial(self._open_connection, view, callers, check)

@@ -3,21 +3,17 @@
 A key holds the values that it was looked up by. ``KeyMap.shown`` replaces them by their types.
 """
 
-import datetime
-import decimal
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aiomodelcache.cli.declarations import functions_and_values
 from aiomodelcache.encoding.keys import encode_value, prefix
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
-from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.entries.key_values import find_by_prefix
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import key_text
 
@@ -103,13 +99,7 @@ class KeyMap:
         found = self._versions.get(key)
         if found is not None:
             return found
-        at = key.rfind(b":")
-        while at > 0:
-            found = self._by_prefix.get(key[: at + 1])
-            if found is not None:
-                return found
-            at = key.rfind(b":", 0, at)
-        return None
+        return find_by_prefix(self._by_prefix, key)
 
     def shown(self, key: bytes, *, values: bool) -> str:
         """Returns a key as text, with the types of its values in their place unless ``values`` is set."""
@@ -126,61 +116,6 @@ def _label(name: str, index: IndexEntries) -> str:
     order = f" by {', '.join(index.order_by)}" if index.order_by and not index.unique else ""
     limit = f", first {index.limit}" if index.limit is not None else ""
     return f"{name} ({', '.join(index.fields)}){order}{limit}"
-
-
-def values_in(place: Place, key: bytes) -> tuple[Any, ...] | None:
-    """Returns the values that a key of a row, an index or a list was made of, or None if the key does not tell them.
-
-    A key of long values holds only a digest. Values are decoded by their letters, and believed only if they make the
-    same key again.
-    """
-    entry_set = place.entry_set
-    assert isinstance(entry_set, RowEntries | IndexEntries), f"{place.label} is not looked up by columns"
-    rest = key[len(place.prefix) :]
-    if rest.startswith((b"#", b"@")):
-        return None
-    parts = key_text(rest).split(":") if entry_set.attributes else []
-    schema, attributes = entry_set.schema, entry_set.attributes
-    if isinstance(entry_set, ManyToManyEntries):
-        schema, attributes = entry_set.owner, (entry_set.owner.pk,)
-    try:
-        decoded = [schema.normalise(name, _decoded(part)) for name, part in zip(attributes, parts, strict=True)]
-        values = tuple(decoded)
-        return values if entry_set.key_of(values) == key else None
-    except Exception:  # another type of value, or of a user's own field
-        return None
-
-
-def _decoded(part: str) -> Any:
-    """Returns the value of an encoded part of a key. Raises ``ValueError`` for a type that is not decoded."""
-    text = part[1:].replace("%3A", ":").replace("%25", "%")
-    match part[:1]:
-        case "i":
-            return int(text)
-        case "s":
-            return text
-        case "n":
-            return None
-        case "b":
-            return text == "1"
-        case "u":
-            return uuid.UUID(hex=text)
-        case "x":
-            return bytes.fromhex(text)
-        case "D":
-            return datetime.date.fromisoformat(text)
-        case "t":
-            return datetime.datetime.fromisoformat(text)
-        case "T":
-            seconds, micro = divmod(int(text), 1_000_000)
-            return datetime.datetime.fromtimestamp(seconds, datetime.UTC) + datetime.timedelta(microseconds=micro)
-        case "d":
-            digits, _, exponent = text.partition("e")
-            return decimal.Decimal(digits).scaleb(int(exponent or 0))
-        case "f":
-            return float(text)
-        case _:
-            raise ValueError("a value of this type is not decoded")
 
 
 def owners(places: Iterable[Place]) -> list[str]:

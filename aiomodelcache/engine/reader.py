@@ -33,6 +33,7 @@ from aiomodelcache.engine.observing import (
 )
 from aiomodelcache.engine.patience import Waiting
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
+from aiomodelcache.engine.sampling import SampledReads, Sampler
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
@@ -68,7 +69,7 @@ class Reader:
         lifetimes: Iterable[Lifetimes] = (),
         check_context: Callable[[], None] | None = None,
     ) -> None:
-        self._check_context = check_context or (lambda: None)
+        self.check_context = check_context or (lambda: None)
         """Raises an exception in a context in which the database must not be queried for these lookups."""
         self._guarded = guarded
         self._near = guarded.near
@@ -95,6 +96,12 @@ class Reader:
     def reads_apart(self) -> bool:
         """True if the values that lookups get now may not be of one moment. False once they have ended."""
         return self._reads.apart
+
+    def sample(self, fraction: float, chosen: Callable[[bytes], None]) -> None:
+        """Calls ``chosen`` with the key of this fraction of the entries that are read from now on."""
+        reads = SampledReads(self._guarded, self._tasks, self.background.refresh_thresholds)
+        reads.sampler = Sampler(fraction, chosen)
+        self._reads, self.hits = reads, HitPath(self._guarded, reads, self.start)
 
     def compare_callers(self, check: CheckCaller) -> None:
         """Calls ``check`` with the context of a lookup's caller before each query of the database."""
@@ -266,7 +273,7 @@ class Reader:
         entry_set, replica, only_pks = target
         wanted = {key: values for _, request in group for key, values in request.wanted.items()}
         try:
-            self._check_context()
+            self.check_context()
             client = entry_set.schema.replica() if replica else entry_set.schema.client
             operations = tuple(operations_of(run for run, _ in group))
             answers = await self._select(entry_set, wanted, client, operations, only_pks=only_pks)
@@ -316,7 +323,7 @@ class Reader:
     async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
         waiting = Waiting([run for run, _ in group], self._advance, group[0][1].patience)
         try:
-            self._check_context()
+            self.check_context()
             with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
                 operations = tuple(operations_of(run for run, _ in group))
                 returned = await self._observed(group[0][1].compute(None), operations)

@@ -1,8 +1,8 @@
 """One module for each kind of entry: its keys, its bytes, and their meaning.
 
 Must not know how lookups proceed. Sends no requests.
-Top to bottom: ``queries``, ``by_value``, ``derived``, ``copies`` (last good values), ``instances``, ``cascades``,
-``versions`` (of tables), ``tables``, ``model`` (all entries of one model), ``groups``, ``many_to_many``, ``indexes``,
-``results``, ``predictions``, ``rows``, ``raised`` (exceptions), ``base``, ``resilience``, ``policy`` (lifetimes,
-invalidation).
+Top to bottom: ``key_values`` (back from keys), ``queries``, ``by_value``, ``derived``, ``copies`` (last good values),
+``instances``, ``cascades``, ``versions`` (of tables), ``tables``, ``model`` (all entries of one model), ``groups``,
+``many_to_many``, ``indexes``, ``results``, ``predictions``, ``rows``, ``raised`` (exceptions), ``base``,
+``resilience``, ``policy`` (lifetimes, invalidation).
 """

@@ -16,6 +16,7 @@ from aiomodelcache.observe.events import (
     Outcome,
     RoundTrip,
     Statement,
+    Verification,
     Write,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "Outcome",
     "RoundTrip",
     "Statement",
+    "Verification",
     "Write",
 ]

@@ -209,6 +209,23 @@ class NearChange(Note):
     """The number of entries."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification(Note):
+    """An entry was compared with the database in the background, by ``ModelCache(verify=...)``.
+
+    ``same``: it agrees. ``stale``: it differed with no writer at work, and was invalidated. ``changed``: it was written
+    or replaced meanwhile. ``failed``: the database or the store failed.
+    """
+
+    cache: str
+    """The name of the cache class, as in ``Lookup.cache``."""
+    key: str
+    """The key with a digest in place of its values, as in ``Lookup.key``."""
+    outcome: Literal["same", "stale", "changed", "failed"]
+    differs: tuple[str, ...] = ()
+    """The columns in which a stale row differs, or the difference in words. No values."""
+
+
 class Observer:
     """Base of observers. Override the methods that you need.
 

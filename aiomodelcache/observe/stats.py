@@ -72,6 +72,22 @@ class NearCounters:
 
 
 @dataclass(slots=True)
+class VerifiedCounters:
+    """Counts of the entries that ``ModelCache(verify=...)`` has compared with the database. All only grow."""
+
+    compared: int = 0
+    """Comparisons that ended. Most entries agree."""
+    stale: int = 0
+    """Entries that differed from the database with no writer at work, and were invalidated."""
+    changed: int = 0
+    """Entries that were written, replaced or evicted while they were compared: no fault."""
+    skipped: int = 0
+    """Chosen entries that were not compared: too many at once, or a key that does not tell its values."""
+    failed: int = 0
+    """Comparisons that ended because the database or the store failed."""
+
+
+@dataclass(slots=True)
 class Stats:
     """Counts of one open cache."""
 
@@ -93,6 +109,8 @@ class Stats:
     """Writes in ``no_invalidation`` blocks, after which old entries may stay in the cache."""
     near: NearCounters = field(default_factory=NearCounters)
     """Counts of the entries kept in this process."""
+    verified: VerifiedCounters = field(default_factory=VerifiedCounters)
+    """Counts of the entries that were compared with the database, by the setting ``verify``."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])
     """The counters of each cache class, by its name."""
 

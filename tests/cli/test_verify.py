@@ -105,7 +105,7 @@ def test_an_entry_that_is_written_while_it_is_compared_is_no_fault(filled: Appli
             await Listing.filter(id=1).update(title="new")
             await Listing.cache.get(id=1)
             for chunk in chunks:
-                await compare(cache, cache.open_cache, key_map, chunk, verified, values=False)
+                await compare(cache.open_cache, key_map, chunk, verified, values=False)
         return verified
 
     verified = filled.do(work)

@@ -21,6 +21,7 @@ from aiomodelcache import (
     TenantError,
     cached,
     local_cache,
+    no_invalidation,
     views,
 )
 from aiomodelcache.scopes.request import current_scope
@@ -512,3 +513,31 @@ class TestFunctions:
         tenant.set(ACME)
         with pytest.raises(CacheNotOpen):
             await Order.cache.get(number=1)
+
+
+async def test_entries_of_each_tenant_are_verified_in_its_own_context(
+    tenancy: Tenancy, backend: CountingBackend
+) -> None:
+    async def look_up() -> None:
+        for _ in range(3):
+            assert (await Order.cache.get(number=1)).number == 1
+            await Order.cache.filter(team=1)
+            while cache.open_cache.usable().busy:
+                await asyncio.sleep(0.001)
+
+    async def write_behind() -> None:
+        with no_invalidation():
+            await Order.filter(number=1).update(team=7)
+
+    async with ModelCache(backend, tenant=tenant.get, verify=1.0) as cache:
+        for name in TENANTS:
+            await tenancy.as_tenant(name, look_up)
+        verified = cache.stats.verified
+        assert verified.compared >= 8
+        assert (verified.stale, verified.changed, verified.failed) == (0, 0, 0)
+        await tenancy.as_tenant(BOLT, write_behind)
+        await tenancy.as_tenant(ACME, look_up)
+        assert verified.stale == 0
+        await tenancy.as_tenant(BOLT, look_up)
+        assert verified.stale >= 1
+        assert (await tenancy.as_tenant(BOLT, lambda: Order.cache.get(number=1).resolve())).team == 7

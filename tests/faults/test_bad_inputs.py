@@ -265,6 +265,8 @@ def is_right(name: str, value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in ("near", "paged", "queries") or SETTINGS.get(name) is bool:
         return isinstance(value, bool)
+    if name == "verify":
+        return number and 0 <= value <= 1
     if name in ("ttl_jitter", "refresh_ahead"):
         return number and 0 <= value < 1
     if name.endswith(("timeout", "ttl", "wait", "cooldown", "lag")) and isinstance(value, dt.timedelta):
