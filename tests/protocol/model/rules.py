@@ -158,6 +158,8 @@ class Rules:
     """A saver replaces its intent by a lease, not by the row, so that it can look at the stamp once more."""
     saver_alone: bool = True
     """A saver takes the lease only if no other writer's intent stands."""
+    saver_deadline: bool = True
+    """A saver that took longer than a reader may take, from before its COMMIT to its lease, does not fill."""
     saver_reads_again: bool = True
     """A saver fills only if the stamp is its own when its lease stands."""
 

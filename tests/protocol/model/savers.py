@@ -3,7 +3,8 @@
 The saver knows the whole row. It may fill only if no other writer has committed since. Another writer whose intent
 stands when the saver clears is seen there, and one that comes later replaces the saver's lease. One that has come and
 gone has changed the stamp. So the saver reads the stamp before its COMMIT, and changes it after, if it is still the
-same. Then it replaces its own intent, if that is the only one, by a lease, reads the stamp once more, and fills.
+same. Then it replaces its own intent, if that is the only one, by a lease, reads the stamp once more, and fills. From
+before the COMMIT to that lease it takes no longer than a reader, as another writer's intent may expire meanwhile.
 
 Changing the stamp only if it is the same is a fill of the stamp's key: it compares all bytes of a version.
 """
@@ -16,6 +17,7 @@ from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Proces
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import (
     INDEX,
+    LEASE_TTL,
     ROW,
     STAMP,
     Commit,
@@ -32,6 +34,7 @@ from tests.protocol.model.world import (
     fill,
     finish,
     mark,
+    now,
     read,
     renew,
     update,
@@ -42,12 +45,13 @@ from tests.protocol.model.world import (
 def saver(me: str, rules: Rules) -> Body:
     """Saves the row in autocommit mode, and fills it."""
     yield mark(ROW, me)
+    began = yield now
     stamp = yield read(STAMP)
     committed = yield write(me)
     row = yield AtOnce(lambda world: world.row if committed else None)
     if not rules.saver_stamp_before_commit:
         stamp = yield read(STAMP)
-    yield from saved(me, rules, row, stamp)
+    yield from saved(me, rules, row, stamp, began)
 
 
 def transaction(me: str, rules: Rules) -> Body:
@@ -55,14 +59,15 @@ def transaction(me: str, rules: Rules) -> Body:
     yield update(me)
     row = yield AtOnce(lambda world: world.draft)
     yield mark(ROW, me)
+    began = yield now
     stamp = yield read(STAMP)
     committed = yield finish(me)
     if not rules.saver_stamp_before_commit:
         stamp = yield read(STAMP)
-    yield from saved(me, rules, row if committed else None, stamp)
+    yield from saved(me, rules, row if committed else None, stamp, began)
 
 
-def saved(me: str, rules: Rules, row: Row | None, stamp: Version) -> Body:
+def saved(me: str, rules: Rules, row: Row | None, stamp: Version, began: int) -> Body:
     """Fills the row after the COMMIT, or clears the intent if nothing was written or another writer was there."""
     own = Lease((me, "saved"))
     mine = yield change_stamp(stamp if rules.saver_compares_stamp else None)
@@ -77,9 +82,10 @@ def saved(me: str, rules: Rules, row: Row | None, stamp: Version) -> Body:
     left = yield leave_lease(me, own, alone=rules.saver_alone)
     if not left:
         return
+    in_time = yield AtOnce(lambda world: world.clock <= began + LEASE_TTL or not rules.saver_deadline)
     again = yield read(STAMP)
     same = again == mine or not rules.saver_reads_again
-    yield fill(ROW, own, Entry(row, own.token) if same else None)
+    yield fill(ROW, own, Entry(row, own.token) if same and in_time else None)
 
 
 def change_stamp(expected: Version | None) -> Operation:
