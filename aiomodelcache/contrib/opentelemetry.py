@@ -18,6 +18,7 @@ from aiomodelcache.observe.events import (
     Operation,
     RoundTrip,
     Statement,
+    Verification,
     Write,
 )
 
@@ -84,6 +85,9 @@ class OpenTelemetryObserver(Observer):
         self._fills: Any = meter.create_counter(f"{NAME}.fills", "{fill}", "Entries stored, and refused.")
         self._writes: Any = meter.create_counter(f"{NAME}.writes", "{write}", "Steps of invalidations.")
         self._near: Any = meter.create_counter(f"{NAME}.near.removals", "{entry}", "Near entries removed.")
+        self._verifications: Any = meter.create_counter(
+            f"{NAME}.verifications", "{verification}", "Entries compared with the database."
+        )
         self._breaker: Any = meter.create_up_down_counter(f"{NAME}.breaker.open", "{breaker}", "1 while it is open.")
 
     # Spans -------------------------------------------------------------------------------------------------
@@ -160,6 +164,8 @@ class OpenTelemetryObserver(Observer):
             self._writes.add(1, {f"{NAME}.stage": note.stage})
         elif isinstance(note, Breaker):
             self._breaker.add(1 if note.state == "open" else -1)
+        elif isinstance(note, Verification):
+            self._verifications.add(1, {f"{NAME}.cache": note.cache, f"{NAME}.outcome": note.outcome})
         elif isinstance(note, NearChange):
             self._near.add(note.keys, {f"{NAME}.kind": note.kind})
 

@@ -16,6 +16,7 @@ from tortoise.exceptions import DoesNotExist
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached
 from aiomodelcache.contrib.opentelemetry import OpenTelemetryObserver
+from aiomodelcache.observe import Fill, NearChange, Verification
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
@@ -257,6 +258,17 @@ async def test_metrics_of_an_outage(database: BaseDBAsyncClient, own_redis: Redi
     assert ("error.type", "BackendError") in {
         pair for found in telemetry.points("db.client.operation.duration") for pair in found
     }
+
+
+@ON_SQLITE
+async def test_metrics_of_near_entries_and_of_verification(telemetry: Telemetry) -> None:
+    observer = OpenTelemetryObserver(tracer_provider=telemetry.provider, meter_provider=telemetry.meters)
+    observer.note(NearChange(kind="evicted", keys=3))
+    observer.note(Verification(cache="Event", key="amc:#1", outcome="stale"))
+    observer.note(Fill(cache="Event", accepted=False, reason="replaced"))
+    assert telemetry.total("aiomodelcache.near.removals", kind="evicted") == 3
+    assert telemetry.total("aiomodelcache.verifications", cache="Event", outcome="stale") == 1
+    assert telemetry.total("aiomodelcache.fills", cache="Event", result="replaced") == 1
 
 
 @ON_SQLITE
