@@ -13,6 +13,7 @@ from aiomodelcache import BatchCacheQuery, InvalidationType, MemoryBackend, Mode
 from aiomodelcache.contrib import http as http  # its queries are queries, too
 from aiomodelcache.observe import Breaker, Computation, Fill, Lookup, RoundTrip, Statement, Write
 from aiomodelcache.query.base import CacheQuery, ObservedQuery
+from aiomodelcache.testing import CountingBackend
 from tests.observe.recorder import Recorder, request
 from tests.support.gates import PATIENCE, GatedBackend, gated_sql
 from tests.support.models.models import Event, EventBySlug, LatestEvents, User
@@ -258,6 +259,47 @@ async def test_a_refused_fill_says_that_a_writer_was_in_the_way(
         gate.open()
         await reader
     assert [(fill.accepted, fill.reason) for fill in recorder.noted(Fill)] == [(False, "replaced")]
+
+
+@ON_SQLITE
+async def test_a_fill_after_the_deadline_is_late(
+    database: BaseDBAsyncClient, backend: CountingBackend, recorder: Recorder
+) -> None:
+    async with ModelCache(backend, observers=[recorder], lease_ttl=0.05):
+        user = await User.create(username="kim")
+        with gated_sql(database) as gates:
+            gate = gates.hold("SELECT", "after")
+            reader = asyncio.create_task(User.cache.get(id=user.id).resolve())
+            await gate.reached()
+            await asyncio.sleep(0.1)  # longer than the lease lives
+            gate.open()
+            await reader
+    assert [(fill.accepted, fill.reason) for fill in recorder.noted(Fill)] == [(False, "late")]
+    assert [each.command for each in recorder.operations(RoundTrip)][-1] == "lease"
+
+
+@ON_SQLITE
+@pytest.mark.only_on("memory", because="it has a server of its own")
+async def test_a_fill_that_does_not_arrive_is_a_fault_and_then_a_bypass(
+    database: BaseDBAsyncClient, own_redis: RedisServer, recorder: Recorder
+) -> None:
+    async with ModelCache(own_redis.url, observers=[recorder], breaker_cooldown=60):
+        first, second = await User.create(username="kim"), await User.create(username="lee")
+        with gated_sql(database) as gates:
+            gate, later = gates.hold("SELECT", "after"), gates.hold("SELECT", "after")
+            readers = [asyncio.create_task(User.cache.get(id=first.id).resolve())]
+            await gate.reached()
+            readers.append(asyncio.create_task(User.cache.get(username="lee").resolve()))
+            await later.reached()
+            own_redis.kill()
+            gate.open()
+            await readers[0]
+            later.open()
+            assert await readers[1] == second
+    assert {(fill.cache, fill.reason) for fill in recorder.noted(Fill)} == {
+        ("User", "fault"),
+        ("User(username)", "bypass"),
+    }
 
 
 @ON_SQLITE
