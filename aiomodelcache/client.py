@@ -232,7 +232,7 @@ class ModelCache:
 
         >>> with cache.disabled():
         ...     event = await Event.cache.get(slug="pycon")    # one statement, no request to the store
-        >>> with cache.disabled(Event, front_page):
+        >>> with cache.disabled(Event):
         ...     user = await User.cache.get(username="kim")    # from the cache
 
         With ``targets``, it applies to lookups of these models, cache classes and cached functions alone, and to all

@@ -28,7 +28,7 @@ def no_invalidation() -> Generator[None]:
     ``clear()`` work inside. It applies to this task and to tasks started inside the block.
 
     >>> with no_invalidation():
-    ...     await Event.filter(id=7).update(views=F("views") + 1)
+    ...     await Event.filter(id=7).update(position=F("position") + 1)
     """
     skipped: Counter[str] = Counter()
     before = _skipped.get()
