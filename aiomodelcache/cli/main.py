@@ -2,6 +2,7 @@
 
 import click
 
+from aiomodelcache.cli.advise import advise_command
 from aiomodelcache.cli.check import check_command
 from aiomodelcache.cli.doctor import doctor_command
 from aiomodelcache.cli.explain import explain_command
@@ -35,5 +36,6 @@ for each in (
     warm_command,
     doctor_command,
     verify_command,
+    advise_command,
 ):
     commands.add_command(each)

@@ -107,6 +107,17 @@ def unique_attributes(model: type[Model]) -> list[str]:
     return [name for name in meta_of(model).fields_db_projection if fields[name].unique and not fields[name].pk]
 
 
+def table_of(model: type[Model]) -> str:
+    """Returns the name of a model's table, without its schema."""
+    return str(meta_of(model).db_table)
+
+
+def unique_keys(model: type[Model]) -> set[frozenset[str]]:
+    """Returns the sets of attributes whose values belong to at most one row: single ones, and ``unique_together``."""
+    together = [frozenset(attributes_of(model, names)) for names in meta_of(model).unique_together]
+    return {frozenset([pk_of(model)]), *[frozenset([name]) for name in unique_attributes(model)], *together}
+
+
 def shapes_of(model: type[Model]) -> list[tuple[str, str, str, str]]:
     """Returns the names, classes and columns of a model's fields, and the models that relations lead to."""
     meta = meta_of(model)

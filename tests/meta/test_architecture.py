@@ -20,8 +20,8 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main check warm verify doctor diagnosis keys inspect writes explain survey store session targets keyspace "
-    "declarations arguments settings output errors",
+    "cli": "main advise advice statements check warm verify doctor diagnosis keys inspect writes explain "
+    "survey store session targets keyspace declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses opentelemetry sentry registration asgi server_timing",
