@@ -17,6 +17,7 @@ from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.targets import Target, targets_of
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, shown
+from aiomodelcache.observe.fleet import Fleet, Worker
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
@@ -72,6 +73,7 @@ class ModelCache:
         self._open_cache: OpenCache | None = None
         self._owned_backend: Backend | None = None
         self._opening = False
+        self._publishes = self.config.publish_stats
         self._views: Views
 
     def __repr__(self) -> str:
@@ -83,6 +85,33 @@ class ModelCache:
     def stats(self) -> Stats:
         """The counters of this cache since it opened. Raises ``CacheNotOpen``."""
         return self.open_cache.stats
+
+    @property
+    def worker(self) -> Worker:
+        """The worker that this process is, with a copy of its counters, as in ``fleet``. Raises ``CacheNotOpen``."""
+        if self._open_cache is None:
+            raise CacheNotOpen(CLOSED_MESSAGE)
+        return self._views.publisher.worker()
+
+    async def fleet(self) -> Fleet:
+        """Returns the counters of all processes that publish them, by ``publish_stats`` or for Prometheus.
+
+        >>> fleet = await cache.fleet()
+        >>> print(sum(worker.stats.statements for worker in fleet.workers))
+
+        Takes one round trip, and one more if this process publishes. Raises ``CacheNotOpen``.
+        """
+        self.open_cache.check_open()
+        return await self._views.publisher.fleet()
+
+    def publish_stats(self) -> None:
+        """Publishes the counters of this process, as the setting of this name does. Idempotent.
+
+        A closed cache publishes once it is open. Can be called from any thread.
+        """
+        self._publishes = True
+        if self._open_cache is not None and not self._open_cache.abandoned:
+            self._open_cache.loop.call_soon_threadsafe(self._views.publisher.start)
 
     @property
     def backend(self) -> Backend:
@@ -122,6 +151,8 @@ class ModelCache:
             self._opening = False
         self._open_cache = opened
         register(opened)
+        if self._publishes:
+            self._views.publisher.start()
         return self
 
     def _make_open_cache(self) -> OpenCache:

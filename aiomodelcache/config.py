@@ -75,6 +75,7 @@ class Settings(TypedDict, total=False):
     verify: float
     not_found: NotFound
     observers: Sequence[Observer]
+    publish_stats: bool
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -206,6 +207,11 @@ class CacheConfig:
 
     observers: Sequence[Observer] = ()
     """Objects that are told of lookups, requests, statements and writes, each an ``aiomodelcache.observe.Observer``."""
+    publish_stats: bool = False
+    """True publishes the counters of this process to the store, every two seconds, for ``ModelCache.fleet``.
+
+    A ``ModelCacheCollector`` for Prometheus turns it on.
+    """
 
     def __init__(self, **settings: Unpack[Settings]) -> None:
         given: dict[str, Any] = {**settings}

@@ -23,6 +23,7 @@ from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.derivation import Derivations
+from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -72,6 +73,7 @@ class Views:
         self._predictions = Predictions(config.guess_size)
         self._verifier = Verifier(config.verify, guarded.stats.verified)
         self._tenants: OrderedDict[tuple[type, Tenant], _TenantView] = OrderedDict()
+        self.publisher = StatsPublisher(guarded, namespace, self._undelivered_keys)
         self._inspected: Mapping[type[Model], ModelEntries] = {}
         """The models whose real columns are inspected when the cache opens. All views are taken to have the same."""
         tenant = None if config.tenant is None else _OUTSIDE
@@ -86,6 +88,10 @@ class Views:
         """Returns all views. The first one is for callers without a tenant."""
         views = [self.root, *[tenant.view for tenant in self._tenants.values()]]
         return [each for view in views for each in (view, *view.views.values())]
+
+    def _undelivered_keys(self) -> int:
+        """Returns the number of keys whose invalidation is kept for later."""
+        return sum(writer.undelivered_keys for writer in {view.writer for view in self.all()})
 
     def _refresh_thresholds(self) -> None:
         for view in self.all():
@@ -108,7 +114,8 @@ class Views:
         async with AsyncExitStack() as stack:
             for view in views:
                 view.end()
-            for writer in dict.fromkeys(view.writer for view in views):  # the last step
+            stack.push_async_callback(self.publisher.close)
+            for writer in dict.fromkeys(view.writer for view in views):  # the last step but one
                 stack.push_async_callback(writer.close)
             for view in views:
                 stack.callback(view.reader.close)

@@ -154,6 +154,11 @@ class GuardedBackend:
         """True if all readers may use the backend now."""
         return self.enabled and not self._failing and not self.has_undelivered
 
+    @property
+    def failing(self) -> bool:
+        """True if the last request failed."""
+        return self._failing
+
     def allow_read(self) -> bool:
         """Returns True if a reader may use the backend now.
 

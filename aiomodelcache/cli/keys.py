@@ -1,5 +1,7 @@
 """``aiomodelcache keys`` and ``aiomodelcache stats``: the keys that the store holds, listed or counted."""
 
+import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -13,6 +15,7 @@ from aiomodelcache.cli.store import Store, connected
 from aiomodelcache.cli.survey import Found, Total, survey, totals
 from aiomodelcache.cli.targets import Target, find_target
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.query.explain import key_text
 
 LIMIT: Final = 1_000
@@ -70,9 +73,11 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
     session.output.emit(data, show)
 
 
-@command("stats", short_help="Count all keys, and show what the server says.")
+@command("stats", short_help="Count all keys, and show the server and the workers.")
 async def stats_command(session: Session) -> None:
     """Counts all keys of the application by cache and state, and shows the server's memory, hits and evictions.
+
+    Shows the counters of all processes that publish them, by publish_stats or for Prometheus.
 
     Scans all keys of the server, in small steps.
     """
@@ -81,6 +86,7 @@ async def stats_command(session: Session) -> None:
         counted: dict[str, Total] = {}
         async for chunk in survey(view, store, KeyMap(view)):
             totals(chunk, counted)
+        workers = (await cache.fleet()).others
         try:
             info: dict[str, str] | None = await store.info()
         except BackendError:
@@ -92,6 +98,7 @@ async def stats_command(session: Session) -> None:
         "keys": sum(total.keys for total in counted.values()),
         "size": sum(total.size for total in counted.values()),
         "totals": [_total_data(total) for total in _sorted(counted)],
+        "workers": [_worker_data(worker) for worker in workers],
     }
 
     def show() -> None:
@@ -101,6 +108,9 @@ async def stats_command(session: Session) -> None:
             session.output.pairs((label, _server_value(name, server.get(name))) for name, label in _SERVER.items())
         session.output.line()
         _show_totals(session.output, counted)
+        if workers:
+            session.output.line()
+            _show_workers(session.output, workers)
 
     session.output.emit(data, show)
 
@@ -158,3 +168,34 @@ def _server_value(name: str, value: str | None) -> str | None:
     if name in ("used_memory", "maxmemory"):
         return "none" if value == "0" else size(int(value))
     return duration(float(value)) if name == "uptime_in_seconds" else value
+
+
+def _worker_data(worker: Worker) -> dict[str, Any]:
+    by_cache = worker.stats.by_cache.values()
+    return {
+        "worker": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "started": worker.started,
+        "hits": sum(counters.hits for counters in by_cache),
+        "misses": sum(counters.misses for counters in by_cache),
+        "statements": worker.stats.statements,
+        "round_trips": worker.stats.round_trips,
+        "backend_errors": worker.stats.backend_errors,
+        "breaker_open": worker.breaker_open,
+        "undelivered_keys": worker.undelivered_keys,
+        "by_cache": {name: [each.hits, each.misses] for name, each in worker.stats.by_cache.items()},
+    }
+
+
+def _show_workers(output: Output, workers: Sequence[Worker]) -> None:
+    rows: list[list[object]] = []
+    for data in map(_worker_data, workers):
+        hits, misses = data["hits"], data["misses"]
+        ratio = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else None
+        state = "bypassed" if data["breaker_open"] else "undelivered" if data["undelivered_keys"] else "ok"
+        age = duration(max(0.0, time.time() - data["started"]))
+        counts = [data["round_trips"], data["statements"], data["backend_errors"]]
+        rows.append([f"{data['host']} {data['pid']}", age, hits, misses, ratio, *counts, state])
+    columns = ("worker", "age", "hits", "misses", "ratio", "round trips", "statements", "errors", "state")
+    output.table(columns, rows)

@@ -67,6 +67,8 @@ class KeyMap:
             self._add_version("table version", key.rpartition(b":")[2].decode(), key)
         tags = prefix(cache.space.namespace, "g")
         self._by_prefix.setdefault(tags, Place("tag version", "tags", "tags", tags))
+        workers = prefix(cache.space.namespace, "f")
+        self._by_prefix.setdefault(workers, Place("counters", "workers", "counters of workers", workers))
         self.beginning = prefix(cache.space.namespace, "")[: -len(b"::")]
         """The beginning of all keys of the cache's namespace."""
 

@@ -73,7 +73,8 @@ def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, by
     if place is None:
         return Found(key, None, "unknown", total, None)
     if place.entry_set is None:
-        return Found(key, place, "version" if is_version(entry) else "written", total, None)
+        held = "published" if place.kind == "counters" else "version" if is_version(entry) else "written"
+        return Found(key, place, held, total, None)
     epoch = epochs[place.epoch_key]
     state = state_of(place.entry_set, key, entry, epoch)
     return Found(key, place, state.state, total, state.age, entry, epoch)

@@ -69,6 +69,11 @@ class Writer:
         """True if an intent is not delivered yet, or belongs to a transaction in progress."""
         return bool(self._undelivered or self._open_intents)
 
+    @property
+    def undelivered_keys(self) -> int:
+        """The number of keys whose invalidation is kept for later."""
+        return self._undelivered_keys
+
     def new_transaction_intent(self) -> Intent:
         """Returns an intent for a transaction's writes, which ``mark`` announces right before COMMIT."""
         intent = Intent()

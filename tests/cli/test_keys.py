@@ -1,5 +1,8 @@
 """``aiomodelcache keys`` and ``aiomodelcache stats``."""
 
+from aiomodelcache.encoding.layout import VALUE, new_token, pack
+from aiomodelcache.observe.fleet import Worker, encode_worker
+from aiomodelcache.observe.stats import Stats
 from tests.cli.conftest import create_rows
 from tests.support.application import Application
 from tests.support.servers import RedisServer
@@ -108,3 +111,25 @@ def test_signed_entries_are_read_with_the_secret_of_the_application(application:
     totals = {total["cache"]: total["states"] for total in application.run("keys", "Listing", "--json").data["totals"]}
     assert totals["Listing"] == {"hit": 5}
     assert application.run("verify", "--json").data["compared"] > 10
+
+
+def test_stats_show_the_workers_that_publish_their_counters(filled: Application, redis_server: RedisServer) -> None:
+    assert filled.run("stats", "--json").data["workers"] == []
+    worker = Worker.here()
+    stats = Stats(statements=4, round_trips=6)
+    stats.of("Listing").hits, stats.of("Listing").misses = 3, 1
+    entry = pack(
+        VALUE, new_token(), bytes(24), 0, encode_worker(worker.at(stats, breaker_open=False, undelivered_keys=0))
+    )
+    with redis_server.client() as client:
+        client.set("shop:amc:f:7", entry)
+    data = filled.run("stats", "--json").data
+    [shown] = data["workers"]
+    assert shown["worker"] == worker.name
+    assert (shown["hits"], shown["misses"], shown["statements"], shown["breaker_open"]) == (3, 1, 4, False)
+    assert shown["by_cache"] == {"Listing": [3, 1]}
+    [total] = [total for total in data["totals"] if total["kind"] == "counters"]
+    assert total["states"] == {"published": 1}
+    out = filled.process("stats").out
+    assert f"{worker.host} {worker.pid}" in out
+    assert "75.0 %" in out

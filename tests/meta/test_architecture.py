@@ -24,7 +24,7 @@ ORDER = {
     "survey store session targets keyspace declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
-    "responses opentelemetry sentry registration asgi server_timing",
+    "responses prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.responses": "service lookups runs stored conditions requests fields",
     "": "",
     "client": "",
@@ -38,8 +38,8 @@ ORDER = {
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
     "cursors batch snapshots attributes base",
     "open_cache": "",
-    "engine": "derivation reader writer leases witness hits background sampling batch_read batching patience observing "
-    "loader run intent own_loop tasks",
+    "engine": "publishing derivation reader writer leases witness hits background sampling batch_read batching "
+    "patience observing loader run intent own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base resilience policy",
@@ -50,7 +50,7 @@ ORDER = {
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "scopes": "tracking request bypass",
     "config": "",
-    "observe": "logs observers events stats",
+    "observe": "fleet logs observers events stats",
     "durations": "",
     "exceptions": "",
 }

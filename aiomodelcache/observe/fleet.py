@@ -1,0 +1,86 @@
+"""The counters of all processes of an application: their types, and their bytes in the store.
+
+Pure: knows counters, not how they are published (see ``engine.publishing``).
+"""
+
+import os
+import socket
+import time
+from dataclasses import dataclass, field, fields, replace
+
+import msgspec
+
+from aiomodelcache.observe.stats import Counters, NearCounters, Stats, VerifiedCounters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """The counters of one process: of one ``ModelCache`` from open to close, at one moment."""
+
+    name: str
+    """The host, the process and the time of opening. No other worker has the same, nor does one that replaces it."""
+    host: str
+    pid: int
+    """The process identifier on that host."""
+    started: float
+    """The time at which the cache was opened, in seconds since the Unix epoch."""
+    stats: Stats = field(default_factory=Stats)
+    """Its counters, as in ``ModelCache.stats``."""
+    breaker_open: bool = False
+    """True if its last request to the store failed, so that its lookups bypass the store."""
+    undelivered_keys: int = 0
+    """The number of keys whose invalidation it could not send yet."""
+
+    @classmethod
+    def here(cls) -> "Worker":
+        """Returns a worker for a cache that opens now in this process, with counters of zero."""
+        host, pid, microseconds = socket.gethostname(), os.getpid(), time.time_ns() // 1000
+        return cls(name=f"{host}-{pid}-{microseconds:x}", host=host, pid=pid, started=microseconds / 1e6)
+
+    def at(self, stats: Stats, *, breaker_open: bool, undelivered_keys: int) -> "Worker":
+        """Returns the worker with a copy of its present counters."""
+        by_cache = {name: replace(counters) for name, counters in list(stats.by_cache.items())}
+        copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
+        return replace(self, stats=copied, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The processes that publish their counters."""
+
+    own: Worker
+    """The process that asks, with its present counters."""
+    others: tuple[Worker, ...] = ()
+    """The others, by name, with the counters that each has published within the last seconds."""
+    complete: bool = True
+    """False if the store did not answer, so that the others are not known."""
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """All workers, the own one first."""
+        return (self.own, *self.others)
+
+
+def encode_worker(worker: Worker) -> bytes:
+    """Returns a worker as JSON, with the names of all cache classes and without counters that are zero."""
+    stats = worker.stats
+    by_cache = {name: _nonzero(counters) for name, counters in stats.by_cache.items()}
+    values = {each.name: getattr(worker, each.name) for each in fields(worker)}
+    parts = {"near": _nonzero(stats.near), "verified": _nonzero(stats.verified), "by_cache": by_cache}
+    values["stats"] = {**_nonzero(stats), **parts}
+    return msgspec.json.encode(values)
+
+
+def decode_worker(data: bytes) -> Worker | None:
+    """Returns the worker that was encoded, or None if these bytes are of another version of the program."""
+    try:
+        worker = msgspec.json.decode(data, type=Worker)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    by_cache: dict[str, Counters] = {name: replace(each, name=name) for name, each in worker.stats.by_cache.items()}
+    return replace(worker, stats=replace(worker.stats, by_cache=by_cache))
+
+
+def _nonzero(counters: Stats | NearCounters | VerifiedCounters | Counters) -> dict[str, int]:
+    found = {each.name: getattr(counters, each.name) for each in fields(counters)}
+    return {name: value for name, value in found.items() if isinstance(value, int) and value}
