@@ -20,6 +20,7 @@ from aiomodelcache.entries.base import fingerprint
 from aiomodelcache.entries.results import map_nested, references_in
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import bound_models
+from aiomodelcache.orm.hydrate import instances_of
 from aiomodelcache.orm.meta import enum_fields, full_name, is_partial, is_saved
 from aiomodelcache.orm.relations import plural_relations, single_relations
 from aiomodelcache.orm.schema import ModelSchema
@@ -78,7 +79,7 @@ class _Kind(NamedTuple):
 
     def instances(self, rows: list[bytes]) -> list[Model]:
         """Returns the instances of these rows."""
-        found = list(map(self.parts.schema.instance, self.codec.decode_all(rows)))
+        found = instances_of(self.parts.schema, self.codec.decode_all(rows))
         if self.columns is not None:
             for instance in found:
                 vars(instance)["_partial"] = True

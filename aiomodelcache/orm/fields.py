@@ -107,8 +107,16 @@ def _datetime_column(name: str) -> Column:
     if not get_use_tz():
         return Column(name, datetime.datetime)
     zone = get_default_timezone()
-    is_lossless = partial(_is_in_zone, zone) if zone == parse_timezone("UTC") else None
-    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), is_lossless)
+    if zone == parse_timezone("UTC"):
+        return Column(name, datetime.datetime, None, partial(_in_utc, zone), partial(_is_in_zone, zone))
+    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone))
+
+
+def _in_utc(zone: datetime.tzinfo, value: datetime.datetime) -> datetime.datetime:
+    """Returns ``value.astimezone(zone)``, in half of its time for a value in UTC. ``zone`` is UTC by another name."""
+    if value.tzinfo is datetime.UTC:
+        return datetime.datetime.combine(value, value.time(), zone)
+    return value.astimezone(zone)
 
 
 def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:

@@ -5,7 +5,7 @@ Tortoise would convert them, by the model's own fields. Every other query is lef
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 from tortoise.backends.base.executor import BaseExecutor
@@ -84,7 +84,22 @@ async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
     for start in range(0, len(rows), _CHUNK_SIZE):
         if start:
             await asyncio.sleep(0)
-        instances += [schema.instance(convert(row)) for row in rows[start : start + _CHUNK_SIZE]]
+        instances += instances_of(schema, map(convert, rows[start : start + _CHUNK_SIZE]))
+    return instances
+
+
+def instances_of(schema: ModelSchema, rows: Iterable[dict[str, Any]]) -> list[Model]:
+    """Returns the instances of rows as ``ModelSchema.instance`` does, at less cost for each."""
+    model, custom, new, assign = schema.model, schema.custom_generated_pk, object.__new__, object.__setattr__
+    instances: list[Model] = []
+    for values in rows:
+        values["_partial"] = False
+        values["_saved_in_db"] = True
+        values["_custom_generated_pk"] = custom
+        values["_await_when_save"] = {}
+        instance = new(model)
+        assign(instance, "__dict__", values)
+        instances.append(instance)
     return instances
 
 
