@@ -83,7 +83,7 @@ quick: $(VENV)/.dev
 exhaustive: $(VENV)/.dev
 	@AIOMODELCACHE_EFFORT=full $(PYTEST) $(WORKERS) -m exhaustive
 
-# Every Python that the machine has, on SQLite with both backends; the newest one with eager tasks, too (3.12).
+# Every Python that the machine has, on SQLite with both backends; the newest one with eager tasks (3.12), and observed.
 .PHONY: matrix
 matrix:
 	@passed=; failed=; \
@@ -95,6 +95,7 @@ matrix:
 	}; \
 	for python in $$(.ci/pythons); do run $$python; done; \
 	! $$python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || run $$python --eager; \
+	run $$python --observe; \
 	echo "Passed:$${passed:- none}. Failed:$${failed:- none}."; \
 	test -n "$$passed" -a -z "$$failed"
 

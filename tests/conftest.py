@@ -26,6 +26,7 @@ from aiomodelcache.testing import CountingBackend
 from tests.support import groups, matrix, measuring
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.gates import Outside
+from tests.support.observing import Observed
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
 
 ServerT = TypeVar("ServerT", bound=Server)
@@ -40,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run only tests that need no other database or store than these, e.g. sqlite,memory",
     )
     parser.addoption("--eager", action="store_true", help="use asyncio's eager task factory (Python 3.12 or newer)")
+    parser.addoption("--observe", action="store_true", help="give every cache an observer, which checks its events")
 
 
 def eager_loop() -> asyncio.AbstractEventLoop:
@@ -60,6 +62,8 @@ class EagerLoops:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--eager"):
         config.pluginmanager.register(EagerLoops())
+    if config.getoption("--observe"):
+        config.pluginmanager.register(Observed())
     config.addinivalue_line(
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
