@@ -9,9 +9,12 @@ import pytest
 from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 
+from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.observe.stats import Stats
 from aiomodelcache.testing.conformance import MINUTE, BackendConformance, held, new_keys, new_token, new_value, put
 from tests.support.servers import RedisServer
 from tests.support.servers.redis_cluster import Cluster, ClusterNode
@@ -222,3 +225,13 @@ async def test_a_cancelled_operation_leaves_no_reply_behind(
         proxy.answering.set()
         assert await backend.delete([quick, slow]) == 1
         assert await backend.read([quick, slow]) == [None, None]
+
+
+async def test_processes_find_each_others_counters(cluster: Cluster) -> None:
+    async with opened(cluster.url) as one, opened(cluster.url) as other:
+        guarded = [GuardedBackend(each, Stats(), cooldown=1.0, enabled=True) for each in (one, other)]
+        first, second = [StatsPublisher(each, "fleet", lambda: 0) for each in guarded]
+        published = await second.publish()
+        fleet = await first.fleet()
+        assert fleet.complete
+        assert fleet.others == (published,)
