@@ -4,18 +4,24 @@ A stored response is a derived entry, so a hit is one request to the store and n
 responses are stored and which requests they answer: see docs/guide/responses.md.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Iterable, MutableMapping
 from contextlib import suppress
-from functools import cache as once
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.contrib.registration import required
+from aiomodelcache.contrib.responses.endpoints import (
+    COMPUTING,
+    PARAMETER,
+    keyable,
+    request_among,
+    response_class,
+    with_request,
+)
 from aiomodelcache.contrib.responses.lookups import Call, Found
 from aiomodelcache.contrib.responses.requests import SAFE_METHODS, Request, uri_tag
 from aiomodelcache.contrib.responses.runs import Application, Message, Receive, Send
@@ -23,7 +29,6 @@ from aiomodelcache.contrib.responses.service import ResponseCache, labelled
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
-from aiomodelcache.encoding.keys import encode_value
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, shown
 from aiomodelcache.open_cache import default_cache
@@ -40,10 +45,6 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 MAX_SIZE: Final = 1_048_576
 """Maximum size of the content of a stored response, in bytes, by default. A larger response is sent and not stored."""
-_COMPUTING: Final = "aiomodelcache.computing"
-"""The key in the scope of a request under which the decorated endpoint itself runs."""
-_PARAMETER: Final = "aiomodelcache_request"
-"""The parameter by which FastAPI passes the request to a decorated endpoint."""
 
 
 class CachedResponseMiddleware:
@@ -96,6 +97,11 @@ class CachedResponseMiddleware:
             await self._app(scope, receive, _invalidating(request, send))
 
 
+@overload
+def cached_response(endpoint: Endpoint, /) -> Endpoint: ...
+
+
+@overload
 def cached_response(
     *,
     timeout: Duration | None = None,
@@ -108,12 +114,29 @@ def cached_response(
     stale_if_error: Duration | None = None,
     soft_timeout: Duration | None = None,
     max_size: int = MAX_SIZE,
-) -> Callable[[Endpoint], Endpoint]:
+) -> Callable[[Endpoint], Endpoint]: ...
+
+
+def cached_response(
+    endpoint: Callable[..., Any] | None = None,
+    /,
+    *,
+    timeout: Duration | None = None,
+    vary: Collection[str] = (),
+    key: Key | None = None,
+    session_cookies: Collection[str] | None = None,
+    tags: ResponseTag | Iterable[ResponseTag] = (),
+    depends_on: Iterable[type[Model]] = (),
+    version: object = None,
+    stale_if_error: Duration | None = None,
+    soft_timeout: Duration | None = None,
+    max_size: int = MAX_SIZE,
+) -> Any:
     """Caches the responses of an endpoint of Starlette or FastAPI, until what they were read from changes.
 
     >>> from aiomodelcache.contrib.http import cached_response
     >>> @app.get("/events/{slug}")
-    ... @cached_response()
+    ... @cached_response
     ... async def show(slug: str) -> dict[str, str]:
     ...     event = await Event.cache.get_or_404(slug=slug)
     ...     return {"title": event.title}
@@ -133,7 +156,7 @@ def cached_response(
     Raises ``CacheConfigurationError`` for a wrong setting.
     """
 
-    def decorate(endpoint: Endpoint) -> Endpoint:
+    def decorate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         origin = f"{module_of(endpoint)}.{endpoint.__qualname__}"
         settings: dict[str, Any] = {"timeout": timeout, "version": version, "depends_on": tuple(depends_on)}
         settings |= {"stale_if_error": stale_if_error, "soft_timeout": soft_timeout}
@@ -142,25 +165,25 @@ def cached_response(
 
         @wraps(endpoint)
         async def answer(*args: Any, **kwargs: Any) -> Any:
-            request = kwargs.pop(_PARAMETER, None) or _request_among([*args, *kwargs.values()])
+            request = kwargs.pop(PARAMETER, None) or request_among([*args, *kwargs.values()])
             scope = request.scope
             parsed = Request(scope)
             arguments = None
-            if scope.get(_COMPUTING) is not responses and responses.bypass(parsed) is None:
+            if scope.get(COMPUTING) is not responses and responses.bypass(parsed) is None:
                 try:
-                    arguments = [_keyable(value) for _, value in sorted(kwargs.items())] if key is None else None
+                    arguments = [keyable(value) for _, value in sorted(kwargs.items())] if key is None else None
                 except TypeError as error:
                     _warn_unkeyable(declaration, error)
                 else:
-                    return _response_class()(responses, parsed, arguments)
+                    return response_class()(responses, parsed, arguments)
             if inspect.iscoroutinefunction(endpoint):
                 return await endpoint(*args, **kwargs)
             return await required("starlette.concurrency", "starlette").run_in_threadpool(endpoint, *args, **kwargs)
 
-        cast("Any", answer).__signature__ = _with_request(endpoint)
-        return cast("Endpoint", answer)
+        cast("Any", answer).__signature__ = with_request(endpoint)
+        return answer
 
-    return decorate
+    return decorate if endpoint is None else decorate(endpoint)
 
 
 # Settings ----------------------------------------------------------------------------------------------------
@@ -240,91 +263,6 @@ def _invalidating(request: Request, send: Send) -> Send:
         await send(message)
 
     return send_after
-
-
-# Endpoints ---------------------------------------------------------------------------------------------------
-
-
-@once
-def _response_class() -> Any:
-    """Returns a class of Starlette's responses that looks up the response when it is sent."""
-    base: Any = required("starlette.responses", "starlette").Response
-
-    class LookedUpResponse(base):  # type: ignore[misc]
-        def __init__(self, responses: ResponseCache, request: Request, arguments: Any) -> None:
-            base.__init__(self)
-            self._responses = responses
-            self._request = request
-            self._arguments = arguments
-
-        async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-            application = partial(_run_endpoint, self._responses)
-            ran = await self._responses.respond(application, self._request, receive, send, self._arguments)
-            if not ran and self.background is not None:
-                await self.background()
-
-    return LookedUpResponse
-
-
-async def _run_endpoint(
-    responses: ResponseCache, scope: MutableMapping[str, Any], receive: Receive, send: Send
-) -> None:
-    """Runs the route of a request once more, with its dependencies, in which the endpoint itself answers."""
-    scope = {**scope, _COMPUTING: responses}
-    route: Any = scope.get("route")
-    if route is None:  # a router that does not name it
-        endpoint: Any = scope["endpoint"]
-        application = endpoint
-        if not inspect.isclass(endpoint):
-            application = required("starlette.routing", "starlette").request_response(endpoint)
-        await application(scope, receive, send)
-    else:
-        await route.handle(scope, receive, send)
-
-
-def _request_among(arguments: Iterable[Any]) -> Any:
-    """Returns the request among the arguments of an endpoint. Raises ``TypeError`` if there is none."""
-    for value in arguments:
-        if isinstance(value, required("starlette.requests", "starlette").Request):
-            return value
-    raise TypeError("cached_response is for endpoints, which Starlette or FastAPI calls with a request.")
-
-
-def _with_request(endpoint: Callable[..., Any]) -> inspect.Signature:
-    """Returns the signature of an endpoint, with a parameter by which FastAPI passes the request, if it has none."""
-    try:
-        signature = inspect.signature(endpoint, eval_str=True)
-    except Exception:  # a name that is imported for type checkers only: FastAPI will say so
-        signature = inspect.signature(endpoint)
-    kind = required("starlette.requests", "starlette").Request
-    parameters = list(signature.parameters.values())
-    if not any(isinstance(each.annotation, type) and issubclass(each.annotation, kind) for each in parameters):
-        at = len(parameters) - (bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
-        parameters.insert(at, inspect.Parameter(_PARAMETER, inspect.Parameter.KEYWORD_ONLY, annotation=kind))
-    return signature.replace(parameters=parameters)
-
-
-def _keyable(value: Any) -> Any:
-    """Returns an argument of an endpoint as a part of a key, None for what FastAPI makes for each request.
-
-    Raises ``TypeError`` for an object that cannot be one.
-    """
-    kind = cast("Any", type(value))
-    if kind.__module__.partition(".")[0] in ("starlette", "fastapi"):
-        return None
-    if isinstance(value, Model):
-        return value
-    if kind in (list, tuple):
-        return [_keyable(item) for item in value]
-    if kind is dict:
-        return {name: _keyable(item) for name, item in value.items()}
-    if hasattr(kind, "model_dump_json"):
-        return [kind.__qualname__, value.model_dump_json()]
-    if dataclasses.is_dataclass(kind):
-        fields: list[Any] = [_keyable(getattr(value, field.name)) for field in dataclasses.fields(kind)]
-        return [type(value).__qualname__, *fields]
-    encode_value(value)
-    return value
 
 
 def _warn_unkeyable(declaration: ValueDeclaration, error: TypeError) -> None:

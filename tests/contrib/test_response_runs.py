@@ -167,6 +167,22 @@ async def test_an_application_that_sends_nothing_is_an_error(cache: ModelCache) 
         await Client(CachedResponseMiddleware(app)).start()
 
 
+async def test_a_response_without_all_of_its_content_is_not_stored(cache: ModelCache) -> None:
+    calls: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        calls.append((await User.cache.get(id=1)).username)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    cached_app = CachedResponseMiddleware(app)
+    for _ in range(2):
+        client = Client(cached_app)
+        await client.start()
+        assert (b"content-length", b"9") in client.sent[0]["headers"]
+    assert len(calls) == 2
+
+
 async def test_messages_that_are_no_part_of_a_plain_response_are_passed_on(cache: ModelCache) -> None:
     start = {"type": "http.response.start", "status": 200, "headers": []}
     body = {"type": "http.response.body", "body": b"page"}
@@ -204,7 +220,7 @@ async def test_other_connections_are_passed_on(kind: str) -> None:
 async def test_a_router_that_does_not_name_its_route(cache: ModelCache) -> None:
     calls: list[str] = []
 
-    @cached_response()
+    @cached_response
     async def show(request: Request) -> PlainTextResponse:
         calls.append(request.method)
         return PlainTextResponse((await User.cache.get(id=1)).username)

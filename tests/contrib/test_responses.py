@@ -296,6 +296,14 @@ async def test_an_argument_that_cannot_be_part_of_a_key_is_reported_and_not_cach
     async def number(service: Annotated[Service, Depends(Service)]) -> int:
         return next(numbers)
 
+    async def fields_of(request: Request) -> Any:
+        return request.headers
+
+    @app.get("/fields")
+    @cached_response
+    async def of_fields(fields: Annotated[Any, Depends(fields_of)], request: Request, tasks: BackgroundTasks) -> str:
+        return str(fields.get("x-name"))
+
     @app.get("/keyed")
     @cached_response(key=lambda request: "all")
     async def keyed(service: Annotated[Service, Depends(Service)]) -> int:
@@ -305,9 +313,11 @@ async def test_an_argument_that_cannot_be_part_of_a_key_is_reported_and_not_cach
         async with served(app) as client:
             assert [(await client.get("/")).json() for _ in range(3)] == [0, 1, 2]
             assert [(await client.get("/keyed")).json() for _ in range(3)] == [3] * 3
-    [message] = [record.getMessage() for record in caplog.records]
-    assert "Service" in message
-    assert message.endswith("Pass key= to cached_response.")
+            for name in ("ada", "grace"):
+                assert (await client.get("/fields", headers={"X-Name": name})).json() == name
+    messages = [record.getMessage() for record in caplog.records]
+    assert ["Service" in messages[0], "Headers" in messages[1], len(messages)] == [True, True, 2]
+    assert all(message.endswith("Pass key= to cached_response.") for message in messages)
 
 
 async def test_background_tasks_run_once_after_the_response_that_they_belong_to(cache: ModelCache) -> None:

@@ -25,7 +25,7 @@ ORDER = {
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses prometheus opentelemetry sentry registration asgi server_timing",
-    "contrib.responses": "service lookups runs stored conditions requests fields",
+    "contrib.responses": "endpoints service lookups runs stored conditions requests fields",
     "": "",
     "client": "",
     "views": "",

@@ -79,6 +79,9 @@ def refusal(response: Response, now: float) -> str | None:
         return "set-cookie"
     if b"*" in names_in(headers, b"vary"):
         return "vary"
+    length = combined(headers, b"content-length")
+    if length is not None and length != b"%d" % len(response.body):
+        return "incomplete"
     until = expiry(headers, now)
     if until is None:
         return None if status in STORED_STATUSES or b"public" in asked else "status"
