@@ -22,7 +22,7 @@ from tests.support.models.duration_models import Depot, DepotCaches, Parcel, Par
 
 REMEDY = "write seconds, a timedelta, or text like 30s, 5m, 2h, 1d"
 SETTINGS = sorted(
-    {field.name for field in fields(CacheConfig) if field.type is float} - {"ttl_jitter", "refresh_ahead"}
+    {field.name for field in fields(CacheConfig) if field.type is float} - {"ttl_jitter", "refresh_ahead", "verify"}
 )
 WRITTEN = [
     (7, 7.0),
