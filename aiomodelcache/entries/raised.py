@@ -4,7 +4,7 @@ Only the exceptions of declared types are stored, and decoding creates no others
 runs.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from tortoise.models import Model
@@ -31,16 +31,12 @@ class Raised:
 
 
 class ErrorCodec:
-    """The codec of exceptions of these types, each with the seconds for which it is stored."""
+    """The codec of exceptions of these types. ``models``: the models that they may name."""
 
-    def __init__(
-        self, lifetimes: Mapping[type[Exception], float], models: Mapping[type[Model], object], of: bytes
-    ) -> None:
-        """``models``: the models that exceptions may name. ``of``: the fingerprint of the values of the same class."""
-        self.lifetimes = lifetimes
-        self._kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in lifetimes}
-        self._models: Container[object] = models
-        self._names = models
+    def __init__(self, kinds: Iterable[type[Exception]], models: Collection[type[Model]], of: bytes) -> None:
+        """``of``: the fingerprint of the values of the same class."""
+        self._kinds = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in kinds}
+        self._models = models
         self.fingerprint = fingerprint("errors", of, sorted(self._kinds))
 
     def encode(self, error: Exception) -> bytes:
@@ -76,7 +72,7 @@ class ErrorCodec:
     def _restored(self, value: Any) -> Any:
         if type(value) is not InstanceReference:
             return value
-        for model in self._names:
+        for model in self._models:
             if full_name(model) == value.model:
                 return model
         raise DecodeError("it names a model that has no cache")
