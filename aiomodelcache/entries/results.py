@@ -4,6 +4,8 @@ Instances inside a result are stored as references and read from their own row e
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
@@ -266,15 +268,19 @@ class ResultEntries:
 
 
 _CONTAINERS: Final[tuple[Any, ...]] = (list, tuple, set, frozenset)
+_LEAVES: Final[frozenset[Any]] = frozenset({str, int, float, bool, bytes, type(None), Decimal, datetime})
+"""Types of values that hold nothing, most of all in results. They are not converted."""
 
 
 def map_nested(
     value: Any, kind: type | tuple[type, ...], convert: Callable[[Any], Any], levels: int = MAX_NESTING
 ) -> Any:
     """Returns the value with every instance of ``kind`` in it converted, down to ``levels`` levels."""
+    container: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+    if container in _LEAVES:
+        return value
     if isinstance(value, kind):
         return convert(value)
-    container = cast("Any", type(value))
     if not levels:
         return value
     if container in _CONTAINERS:

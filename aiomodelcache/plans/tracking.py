@@ -6,6 +6,7 @@ For them stands the version of their table, if it was read before the statement.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
@@ -56,7 +57,7 @@ class TrackedLookup:
         self._lookup = lookup
         self._tracker = tracker
         self._versions = versions
-        self._known = frozenset(tracker.versions)
+        self._known = len(tracker.versions)  # none is ever removed, so that the first ones are those known now
         tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
         self.lookup_event = lookup.lookup_event
@@ -73,7 +74,10 @@ class TrackedLookup:
         read: dict[bytes, None] = {}
         self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
         tracker, by_epoch = self._tracker, self._versions.by_epoch
-        tracker.use([by_epoch[key] for key in read if key in by_epoch], self._known)
+        known: Collection[bytes] = tracker.versions
+        if len(known) != self._known:
+            known = frozenset(islice(known, self._known))
+        tracker.use([by_epoch[key] for key in read if key in by_epoch], known)
         tracker.unfinished -= answered
         for key in read if answered else ():
             entry = entries.get(key)
