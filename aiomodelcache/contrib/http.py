@@ -51,7 +51,8 @@ class CachedResponseMiddleware:
     """Caches the responses of an ASGI application to GET and HEAD, until what they were read from changes.
 
     >>> from aiomodelcache.contrib.http import CachedResponseMiddleware
-    >>> app.add_middleware(CachedResponseMiddleware, vary=["Accept-Language"])
+    >>> caching = Middleware(CachedResponseMiddleware, vary=["Accept-Language"])
+    >>> app = Starlette(routes=routes, middleware=[caching])
 
     The settings are those of ``cached_response``. A response that was computed from nothing recorded is stored only if
     its ``Cache-Control`` says for how long. A successful request by any other method invalidates the stored responses
@@ -134,7 +135,9 @@ def cached_response(
 ) -> Any:
     """Caches the responses of an endpoint of Starlette or FastAPI, until what they were read from changes.
 
+    >>> from fastapi import FastAPI
     >>> from aiomodelcache.contrib.http import cached_response
+    >>> app = FastAPI()
     >>> @app.get("/events/{slug}")
     ... @cached_response
     ... async def show(slug: str) -> dict[str, str]:

@@ -122,6 +122,7 @@ async def test_the_entity_tag_of_the_application_is_kept(site: Site, client: htt
     for _ in range(2):
         assert (await client.get("/page")).headers["etag"] == 'W/"own"'
     assert (await client.get("/page", headers={"If-None-Match": '"own"'})).status_code == 304
+    assert (await client.get("/page", headers={"If-Match": 'W/"own"'})).status_code == 412
 
 
 async def test_the_same_content_of_another_type_has_another_tag(site: Site, client: httpx.AsyncClient) -> None:
