@@ -32,9 +32,15 @@ _STATISTICS: Final = """
 @click.option("--log", "logs", type=_FILE, multiple=True, help="A log of Tortoise's logger tortoise.db_client.")
 @click.option("--statements", metavar="CONNECTION", help="Read pg_stat_statements on this connection of Tortoise.")
 @click.option("--counts", type=_FILE, multiple=True, help="cache.stats of a process as JSON, to find unused keys.")
+@click.option("--published", is_flag=True, help="Use the counts that processes publish (publish_stats).")
 @click.option("--least", default=10, show_default=True, type=click.IntRange(min=1), help="Statements that a key needs.")
 async def advise_command(
-    session: Session, logs: Sequence[Path], statements: str | None, counts: Sequence[Path], least: int
+    session: Session,
+    logs: Sequence[Path],
+    statements: str | None,
+    counts: Sequence[Path],
+    published: bool,
+    least: int,
 ) -> None:
     """Proposes keys to declare, and keys to remove, with lists to paste into each model's CacheMeta.
 
@@ -42,13 +48,14 @@ async def advise_command(
     processes. The saving is predicted: values that were asked for before would be hits, and each write of the table
     one more miss. pg_stat_statements does not tell the values, so its savings are upper bounds.
     """
-    if not logs and statements is None and not counts:
-        raise CommandError("advise needs something observed: pass --log, --statements or --counts.")
+    if not logs and statements is None and not counts and not published:
+        raise CommandError("advise needs something observed: pass --log, --statements, --counts or --published.")
+    found = [*map(_counts_in, counts), *(await _published(session) if published else [])]
     async with session.declarations() as cache:
         observed = [each for path in logs for each in _logged(path)]
         if statements is not None:
             observed += await _statistics(statements)
-        lookups = _lookups(counts) if counts else None
+        lookups = _lookups(found) if found else None
         advice = advise(cache.open_cache, observed, lookups, least=least)
         session.output.emit(_data(advice), lambda: _show(session, advice, cache.open_cache))
 
@@ -76,18 +83,35 @@ async def _statistics(name: str) -> list[Observed]:
     return [Observed(parsed(row["query"]), row["calls"], row["total_exec_time"] / 1000) for row in rows]
 
 
-def _lookups(paths: Sequence[Path]) -> dict[str, int]:
-    """Returns the numbers of lookups of each cache, added up over files. Raises ``CommandError`` for another file."""
+async def _published(session: Session) -> list[dict[str, int]]:
+    """Returns the numbers of lookups by cache of all processes that publish. Raises ``CommandError`` if none does."""
+    async with session.cache() as cache:
+        workers = (await cache.fleet()).others
+    if not workers:
+        raise CommandError("No process publishes its counts: open its ModelCache with publish_stats=True.")
+    return [
+        {name: sum(getattr(counters, each) for each in _ASKED) for name, counters in worker.stats.by_cache.items()}
+        for worker in workers
+    ]
+
+
+def _counts_in(path: Path) -> dict[str, int]:
+    """Returns the numbers of lookups by cache that a file holds. Raises ``CommandError`` for another file."""
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+        by_cache = cast("dict[str, dict[str, int]]", content["by_cache"])
+        return {name: sum(int(counts.get(each, 0)) for each in _ASKED) for name, counts in by_cache.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        remedy = "write it by json.dumps(dataclasses.asdict(cache.stats), default=list)"
+        raise CommandError(f"{path} does not hold the counts of a cache: {remedy}.") from error
+
+
+def _lookups(found: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Returns the numbers of lookups of each cache in all processes. Raises ``CommandError`` if there is none."""
     total: dict[str, int] = {}
-    for path in paths:
-        try:
-            content: Any = json.loads(path.read_text("utf-8"))
-            by_cache = cast("dict[str, dict[str, int]]", content["by_cache"])
-            for name, counts in by_cache.items():
-                total[name] = total.get(name, 0) + sum(int(counts.get(each, 0)) for each in _ASKED)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            remedy = "write it by json.dumps(dataclasses.asdict(cache.stats), default=list)"
-            raise CommandError(f"{path} does not hold the counts of a cache: {remedy}.") from error
+    for counts in found:
+        for name, number in counts.items():
+            total[name] = total.get(name, 0) + number
     if not any(total.values()):
         raise CommandError("The counts have no lookup at all: take them from processes that have served requests.")
     return total

@@ -71,14 +71,19 @@ class Output:
         cells = [list(row) for row in rows]
         if not self.is_terminal:
             self._plain_table([list(columns), *cells])
-            return
+        else:
+            self.console.print(self.made_table(columns, cells))
+
+    @staticmethod
+    def made_table(columns: Sequence[str], cells: Sequence[Sequence[object]]) -> Table:
+        """Returns a table for a terminal."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for at, name in enumerate(columns):
             numbers = bool(cells) and all(isinstance(row[at], int | float) or row[at] is None for row in cells)
             table.add_column(name, justify="right" if numbers else "left", overflow="fold")
         for row in cells:
             table.add_row(*["" if value is None else styled(value) for value in row])
-        self.console.print(table)
+        return table
 
     @staticmethod
     def _plain_table(rows: Sequence[Sequence[object]]) -> None:

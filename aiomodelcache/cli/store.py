@@ -53,6 +53,20 @@ class Store:
         replies = await self._send([("PTTL", key) for key in keys])
         return [reply / 1000 if isinstance(reply, int) and reply >= 0 else None for reply in replies]
 
+    async def heat(self, keys: Sequence[bytes]) -> list[float | None]:
+        """Returns from 0 to 1 how much each key is read; None for a key that is not there.
+
+        By its frequency if the server's policy of eviction counts that (LFU), else by the time since it was last read.
+        None for all keys of a Cluster, and if the user may not send OBJECT.
+        """
+        if not keys or self.is_cluster:
+            return [None] * len(keys)
+        idle = await self._send([("OBJECT", "IDLETIME", key) for key in keys])
+        if not any(isinstance(reply, Exception) and "LFU" in str(reply) for reply in idle):
+            return [1 / (1 + reply) if isinstance(reply, int) else None for reply in idle]
+        counted = await self._send([("OBJECT", "FREQ", key) for key in keys])
+        return [reply / 255 if isinstance(reply, int) else None for reply in counted]
+
     async def clock(self) -> float:
         """Returns the server's time, in seconds since the Unix epoch."""
         if self.is_cluster:

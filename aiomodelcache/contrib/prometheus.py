@@ -22,6 +22,7 @@ PATIENCE: Final = 2.0
 
 _BY_CACHE: Final[list[tuple[str, str, str, dict[str, str]]]] = [
     ("lookups", "Lookups by cache class.", "outcome", {"hit": "hits", "miss": "misses"}),
+    ("miss_seconds", "Seconds of the statements and computations of misses.", "", {"": "seconds"}),
     ("fills", "Entries stored.", "", {"": "fills"}),
     ("fills_refused", "Entries not stored, because a writer was in the way or the answer cannot be stored.", "reason",
      {"replaced": "refused", "unfillable": "unfillable"}),

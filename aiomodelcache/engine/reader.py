@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -305,10 +306,11 @@ class Reader:
         if observers is not None and operations:
             note_database(operations)
             observe = partial(observe_statement, observers, entry_set.schema, client, operations)
-        batch_size = self._config.batch_size
-        return await load(
-            entry_set, wanted, client, self._guarded.stats, batch_size, only_pks=only_pks, observe=observe
-        )
+        stats, size, started = self._guarded.stats, self._config.batch_size, perf_counter()
+        try:
+            return await load(entry_set, wanted, client, stats, size, only_pks=only_pks, observe=observe)
+        finally:
+            entry_set.counters.seconds += perf_counter() - started
 
     def _observed(self, computation: Awaitable[Any], operations: tuple[Lookup, ...]) -> Awaitable[Any]:
         observers = self._guarded.observers

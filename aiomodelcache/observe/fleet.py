@@ -81,6 +81,6 @@ def decode_worker(data: bytes) -> Worker | None:
     return replace(worker, stats=replace(worker.stats, by_cache=by_cache))
 
 
-def _nonzero(counters: Stats | NearCounters | VerifiedCounters | Counters) -> dict[str, int]:
+def _nonzero(counters: Stats | NearCounters | VerifiedCounters | Counters) -> dict[str, int | float]:
     found = {each.name: getattr(counters, each.name) for each in fields(counters)}
-    return {name: value for name, value in found.items() if isinstance(value, int) and value}
+    return {name: value for name, value in found.items() if isinstance(value, int | float) and value}

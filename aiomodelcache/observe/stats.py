@@ -15,6 +15,8 @@ class Counters:
     """Lookups answered by the cache, absences included."""
     misses: int = 0
     """Lookups that needed the database."""
+    seconds: float = 0.0
+    """Seconds that the SQL statements and computations of misses took, added up."""
     fills: int = 0
     """Entries stored."""
     stale: int = 0

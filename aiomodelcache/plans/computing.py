@@ -4,12 +4,14 @@ from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.entries.results import Compute, ResultEntries
 from aiomodelcache.exceptions import CacheError
+from aiomodelcache.observe.stats import Counters
 from aiomodelcache.plans.requests import Computed, ComputeValue, Plan, PlannedFill, StillComputing, Store
 
 
@@ -52,22 +54,35 @@ def also_computing(keys: Iterable[bytes]) -> Generator[None]:
         _current.set(before)
 
 
-async def _run_computation(key: bytes, compute: Compute, client: BaseDBAsyncClient | None) -> Any:
+async def _run_computation(
+    key: bytes, compute: Compute, counters: Counters | None, client: BaseDBAsyncClient | None
+) -> Any:
     own = _Computation(key)
     token = _current.set(own)
+    started = perf_counter()
     try:
         return await compute(client)
     finally:
+        if counters is not None:
+            counters.seconds += perf_counter() - started
         own.finished = True  # tasks that outlive the computation may look up the same result
         _current.reset(token)
 
 
 def compute_or_release(
-    key: bytes, compute: Compute, releases: Collection[PlannedFill], patience: float | None = None
+    key: bytes,
+    compute: Compute,
+    releases: Collection[PlannedFill],
+    patience: float | None = None,
+    *,
+    counters: Counters | None,
 ) -> Plan[Computed]:
-    """Computes. If that fails, releases the leases at once instead of letting them expire."""
+    """Computes. If that fails, releases the leases at once instead of letting them expire.
+
+    ``counters``: those to which the time is added, or None if it is added already.
+    """
     try:
-        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute), patience)
+        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute, counters), patience)
     except StillComputing:
         raise
     except Exception:

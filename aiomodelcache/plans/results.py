@@ -80,7 +80,7 @@ def _find_or_compute(
     result.counters.misses += 1
     if not result.cacheable:
         result.counters.unfillable += 1
-        return (yield from compute_or_release(key, compute, ())).take()
+        return (yield from compute_or_release(key, compute, (), counters=result.counters)).take()
     tables = result.tables_to_read if isinstance(result, DerivedEntries) else ()
     acquired: LeaseResult = yield AcquireLeases(
         [(key, replaceable_prefix(entry)), *copies_to_lease(result, key)],
@@ -108,7 +108,7 @@ def _find_or_compute(
     releases = [*([(acquired.attempt, key, b"", 1)] if granted else []), *last_good.fills()]
     outcome: Computed | StillComputing
     try:
-        outcome = yield from compute_or_release(key, compute, releases, patience)
+        outcome = yield from compute_or_release(key, compute, releases, patience, counters=result.counters)
     except StillComputing as late:
         outcome = late
     except Exception as error:
@@ -136,7 +136,7 @@ def _finish(
     key: bytes, late: StillComputing, releases: list[PlannedFill], keep: Callable[[Computed], Plan[Any]]
 ) -> Plan[Any]:
     """Waits for the end of a computation, and stores its value, for which a caller may wait no more."""
-    return (yield from keep((yield from compute_or_release(key, late.outcome, releases))))
+    return (yield from keep((yield from compute_or_release(key, late.outcome, releases, counters=None))))
 
 
 def _keep(
@@ -179,7 +179,8 @@ def _recompute(
             copies, [result.epoch_key], acquired.attempt.deadline, result.lease_ttl
         )
         last_good = LastGood(result, key, of_copy)
-    computed = yield from compute_or_release(key, compute, last_good.fills() if last_good is not None else ())
+    releases = last_good.fills() if last_good is not None else ()
+    computed = yield from compute_or_release(key, compute, releases, counters=result.counters)
     entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed)
     if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
         yield Store(fills)

@@ -157,9 +157,22 @@ def test_keys_that_were_never_asked_for_are_to_be_removed(application: Applicati
     assert set(data["never_asked_for"]) == {"ListingCount", "Listing.marks"}
     assert "warning Listing.marks was never asked for" in application.process("advise", "--counts", str(counts)).out
 
+    async def ask_processes(cache: ModelCache) -> tuple[Any, str]:
+        await work(cache)
+        cache.publish_stats()
+        await cache.fleet()
+        ran = await asyncio.to_thread(application.process, "advise", "--published", "--json")
+        return ran.data, ran.out
+
+    application.do(lambda cache: Listing.filter(id=1).delete())
+    application.do(lambda cache: Seller.filter(id=1).delete())
+    by_fleet, _ = application.do(ask_processes)
+    assert (by_fleet["remove"], by_fleet["never_asked_for"]) == (data["remove"], data["never_asked_for"])
+    assert "No process publishes" in application.run("advise", "--published", status=2).err
+
 
 def test_what_cannot_be_read_is_status_2(application: Application, tmp_path: Path) -> None:
-    assert "pass --log, --statements or --counts" in application.run("advise", status=2).err
+    assert "pass --log, --statements, --counts or --published" in application.run("advise", status=2).err
     wrong = tmp_path / "wrong.json"
     wrong.write_text("[1]", "utf-8")
     assert "does not hold the counts" in application.run("advise", "--counts", str(wrong), status=2).err

@@ -20,7 +20,7 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main advise advice statements check warm verify doctor diagnosis keys inspect writes explain "
+    "cli": "main top rates advise advice statements check warm verify doctor diagnosis keys inspect writes explain "
     "survey store session targets keyspace declarations arguments settings output errors",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "

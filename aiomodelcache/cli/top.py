@@ -1,0 +1,164 @@
+"""``aiomodelcache top``: shows, again and again, how much the processes look up, and which keys are read most."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
+
+import click
+from rich.console import Group
+from rich.live import Live
+
+from aiomodelcache.cli.explain import VALUES
+from aiomodelcache.cli.keyspace import KeyMap
+from aiomodelcache.cli.output import Output, styled
+from aiomodelcache.cli.rates import WINDOW, HotKeys, Window
+from aiomodelcache.cli.session import Session, command
+from aiomodelcache.cli.store import Store, connected
+from aiomodelcache.client import ModelCache
+from aiomodelcache.exceptions import BackendError
+
+MAX_SHOWN: Final = 10
+"""Number of classes and of keys that are shown to people."""
+_UNPUBLISHED: Final = "no process publishes its counters: open its ModelCache with publish_stats=True"
+
+
+@command("top", short_help="Show what the processes look up, live.")
+@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between two.")
+@click.option("--once", is_flag=True, help=f"Measure for {WINDOW:g} seconds, show it, and end.")
+@VALUES
+async def top_command(session: Session, interval: float, once: bool, values: bool) -> None:
+    """Shows lookups per second, the hit ratio, the slowest classes and the hottest keys, until you press Ctrl-C.
+
+    The rates are those of all processes that publish their counters (publish_stats), over the last seconds. A lookup by
+    an index counts for the index and for its rows. With --json, or piped, each refresh is one line or one block.
+    """
+    async with session.cache() as cache, connected(session.settings.store_url()) as store:
+        top = _Top(cache, store, values=values)
+        if once:
+            await top.measure()
+            await asyncio.sleep(WINDOW)
+            _print(session.output, await top.measure())
+            return
+        with _screen(session) as show:
+            while True:
+                show(await top.measure())
+                await asyncio.sleep(interval)
+
+
+class _Top:
+    """The measurements of one run of the command."""
+
+    def __init__(self, cache: ModelCache, store: Store, *, values: bool) -> None:
+        self._cache = cache
+        self._store = store
+        self._values = values
+        self._key_map = KeyMap(cache.open_cache)
+        self._window = Window()
+        self._hot = HotKeys()
+        self._scan: AsyncGenerator[list[bytes], None] | None = None
+
+    async def measure(self) -> dict[str, Any]:
+        """Returns the rates and the hottest keys. A store that does not answer leaves both empty."""
+        fleet = await self._cache.fleet()
+        data: dict[str, Any] = {"time": round(time.time(), 3), "complete": fleet.complete}
+        if fleet.complete:
+            data |= self._window.add(time.monotonic(), fleet.others).data()
+        keys: list[dict[str, Any]] = []
+        try:
+            await self._sample()
+        except BackendError:
+            data["complete"] = False
+        else:
+            for key, heat in self._hot.hottest(MAX_SHOWN):
+                place = self._key_map.place(key)
+                label = place.label if place is not None else None
+                shown = self._key_map.shown(key, values=self._values)
+                keys.append({"key": shown, "cache": label, "heat": round(heat, 2)})
+        return data | {"keys": keys}
+
+    async def _sample(self) -> None:
+        """Samples the candidates and the next chunk of all keys."""
+        if self._scan is None:
+            self._scan = self._store.scan(self._key_map.beginning + b":")
+        chunk: list[bytes] | None = await anext(self._scan, None)
+        if chunk is None:
+            self._scan = None
+        keys = self._hot.candidates(key for key in chunk or () if self._holds_answer(key))
+        self._hot.add(zip(keys, await self._store.heat(keys), strict=True))
+
+    def _holds_answer(self, key: bytes) -> bool:
+        place = self._key_map.place(key)
+        return place is not None and place.entry_set is not None
+
+
+@contextlib.contextmanager
+def _screen(session: Session) -> Generator[Callable[[dict[str, Any]], None]]:
+    """Yields the function that shows a measurement: in place on a terminal, else below the last one."""
+    output = session.output
+    if not output.is_terminal:
+        yield partial(_print, output)
+        return
+
+    def show(data: dict[str, Any]) -> None:
+        parts = _parts(data)
+        texts = [styled(part) if isinstance(part, str) else output.made_table(*part) for part in parts]
+        live.update(Group(*texts), refresh=True)
+
+    with Live(console=output.console, auto_refresh=False) as live:
+        yield show
+
+
+def _print(output: Output, data: dict[str, Any]) -> None:
+    """Prints a measurement. Ends the command if nothing reads it any more."""
+    try:
+        if output.as_json:
+            print(json.dumps(data, ensure_ascii=False))
+        else:
+            for part in _parts(data):
+                if isinstance(part, str):
+                    output.line(part)
+                else:
+                    output.table(*part)
+            output.line()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        sys.exit(0)
+
+
+def _parts(data: dict[str, Any]) -> Iterator[str | tuple[Sequence[str], list[list[object]]]]:
+    """Yields lines, and tables as their columns and rows."""
+    moment = time.strftime("%H:%M:%S", time.localtime(data["time"]))
+    if not data["complete"]:
+        yield f"{moment}  the store does not answer"
+        return
+    if not data["workers"]:
+        yield f"{moment}  {_UNPUBLISHED}"
+    else:
+        errors = f"  errors {data['backend_errors']}" if data["backend_errors"] else ""
+        yield (
+            f"{moment}  processes {data['workers']}  lookups/s {data['lookups']:.0f}  "
+            f"hits {_percent(data['hit_ratio'])}  SQL/s {data['statements']:.0f}  "
+            f"requests/s {data['round_trips']:.0f}{errors}"
+        )
+        rows: list[list[object]] = [
+            [rates["cache"], rates["lookups"], _percent(rates["hit_ratio"]), rates["miss_ms"], _busy(rates)]
+            for rates in data["classes"][:MAX_SHOWN]
+        ]
+        yield ("slowest", "lookups/s", "hits", "ms/miss", "ms/s"), rows
+    if data["keys"]:
+        yield ("hottest", "heat", "key"), [[each["cache"], each["heat"], each["key"]] for each in data["keys"]]
+
+
+def _busy(rates: dict[str, Any]) -> float:
+    return round(1000 * float(rates["busy"]), 2)
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.1f} %"
