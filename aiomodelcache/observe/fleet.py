@@ -7,10 +7,15 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
+from typing import Final
 
 import msgspec
 
 from aiomodelcache.observe.stats import Counters, NearCounters, Stats, VerifiedCounters
+
+_COUNTS: Final = [each.name for each in fields(Counters) if each.name not in ("name", "warned")]
+_counts_of: Final = attrgetter(*_COUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,8 @@ class Worker:
 
     def at(self, stats: Stats, *, breaker_open: bool, undelivered_keys: int) -> "Worker":
         """Returns the worker with a copy of its present counters."""
-        by_cache = {name: replace(counters) for name, counters in list(stats.by_cache.items())}
+        counts = {name: zip(_COUNTS, _counts_of(each), strict=True) for name, each in list(stats.by_cache.items())}
+        by_cache = {name: Counters(**dict(each), name=name) for name, each in counts.items()}
         copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
         return replace(self, stats=copied, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
 
@@ -64,7 +70,8 @@ class Fleet:
 def encode_worker(worker: Worker) -> bytes:
     """Returns a worker as JSON, with the names of all cache classes and without counters that are zero."""
     stats = worker.stats
-    by_cache = {name: _nonzero(counters) for name, counters in stats.by_cache.items()}
+    counts = {name: zip(_COUNTS, _counts_of(each), strict=True) for name, each in stats.by_cache.items()}
+    by_cache = {name: {count: value for count, value in each if value} for name, each in counts.items()}
     values = {each.name: getattr(worker, each.name) for each in fields(worker)}
     parts = {"near": _nonzero(stats.near), "verified": _nonzero(stats.verified), "by_cache": by_cache}
     values["stats"] = {**_nonzero(stats), **parts}
@@ -77,10 +84,11 @@ def decode_worker(data: bytes) -> Worker | None:
         worker = msgspec.json.decode(data, type=Worker)
     except (msgspec.MsgspecError, UnicodeError):
         return None
-    by_cache: dict[str, Counters] = {name: replace(each, name=name) for name, each in worker.stats.by_cache.items()}
-    return replace(worker, stats=replace(worker.stats, by_cache=by_cache))
+    for name, counters in worker.stats.by_cache.items():
+        counters.name = name
+    return worker
 
 
-def _nonzero(counters: Stats | NearCounters | VerifiedCounters | Counters) -> dict[str, int | float]:
+def _nonzero(counters: Stats | NearCounters | VerifiedCounters) -> dict[str, int]:
     found = {each.name: getattr(counters, each.name) for each in fields(counters)}
-    return {name: value for name, value in found.items() if isinstance(value, int | float) and value}
+    return {name: value for name, value in found.items() if isinstance(value, int) and value}
