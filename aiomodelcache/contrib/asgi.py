@@ -28,8 +28,8 @@ class LocalCacheMiddleware:
 
     ``server_timing=True`` adds the response header ``Server-Timing``, which the developer tools of browsers show: the
     hits and misses, round trips and SQL statements of the request until the response starts, with their milliseconds.
-    It tells every client what was cached, so enable it where all clients may know. Each lookup then costs some
-    microseconds more.
+    It tells every client what was cached, so enable it where all clients may know. A hit then takes up to twice the
+    processor time.
     """
 
     __slots__ = ("_app", "_server_timing")

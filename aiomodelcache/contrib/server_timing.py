@@ -6,7 +6,7 @@ callers says which request a lookup belongs to.
 
 from collections import Counter
 from collections.abc import Iterable
-from contextvars import Context, ContextVar
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Final
 
@@ -121,12 +121,12 @@ def watch_open_caches() -> None:
 
 def _timings(operation: Operation) -> Iterable[RequestTiming]:
     """Returns the counts of the requests that wait for an operation."""
-    if isinstance(operation, Lookup):
-        contexts: list[Context] = [] if operation.background else [operation.context]
-    else:
-        lookups = operation.lookups if isinstance(operation, RoundTrip | Statement | Computation) else ()
-        contexts = [each.context for each in lookups if not each.background] if lookups else [operation.context]
-    found = [context.get(current_timing) for context in contexts]
+    lookups = operation.lookups if isinstance(operation, RoundTrip | Statement | Computation) else ()
+    if len(lookups) < 2:  # nearly always, so without a list
+        [waiting] = lookups or (operation,)
+        timing = waiting.context.get(current_timing)
+        return () if timing is None or (isinstance(waiting, Lookup) and waiting.background) else (timing,)
+    found = [each.context.get(current_timing) for each in lookups if not each.background]
     return dict.fromkeys(timing for timing in found if timing is not None)
 
 
