@@ -74,13 +74,11 @@ class StatsPublisher:
 
         So no process can return lower counters of this one later.
         """
-        own = self.worker()
         try:
-            if self._task is not None:
-                own = await self.publish()
+            own = await self.publish() if self._task is not None else self.worker()
             entries = await self._read()
         except BackendError:
-            return Fleet(own, complete=False)
+            return Fleet(self.worker(), complete=False)
         found = {worker.name: worker for entry in entries if (worker := _decoded(entry)) is not None}
         found.pop(own.name, None)
         return Fleet(own, tuple(found[name] for name in sorted(found)))

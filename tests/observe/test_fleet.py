@@ -200,6 +200,8 @@ async def test_a_store_that_is_away_leaves_the_own_counters(
         await User.create(id=1, username="kim")
         await second.fleet()
         store.away = True
+        fleet = await second.fleet()
+        assert fleet.own.breaker_open, "also if this very request found out"
         await second.manager(User).get(id=1)
         fleet = await second.fleet()
         assert (fleet.complete, fleet.others) == (False, ())
