@@ -164,6 +164,12 @@ async def test_a_thread_does_not_wait_for_a_blocked_loop(
     assert samples(texts[0])[("aiomodelcache_fleet_complete",)] == 0
 
 
+async def test_without_the_library_the_extra_is_named(cache: ModelCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client.core", None)
+    with pytest.raises(ImportError, match=r"pip install 'aiomodelcache\[prometheus\]'"):
+        ModelCacheCollector(cache)
+
+
 # Real workers --------------------------------------------------------------------------------------------
 
 
