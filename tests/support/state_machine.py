@@ -18,7 +18,7 @@ from tortoise.exceptions import DoesNotExist, IntegrityError
 from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import Backend, MemoryBackend, ModelCache, RedisBackend, local_cache, open_cache
+from aiomodelcache import Backend, MemoryBackend, ModelCache, Page, RedisBackend, local_cache, open_cache
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.scopes.request import context_without_scope
 from aiomodelcache.testing import CountingBackend, count_ops
@@ -143,6 +143,9 @@ async def expected_answers(world: World) -> dict[str, Any]:
         answers[f"team {team}"] = members
         answers[f"size of {team}"] = [len(members), len(members), bool(members), bool(members)]
         answers[f"places of {team}"] = [[item["id"], item["place"]] for item in members]
+        page = [members[1:2], len(members), len(members) > 2]
+        answers[f"page of {team}"] = page
+        answers[f"pages of {team}"] = [[members[:1], len(members), len(members) > 1], page if members else None]
     answers["many"] = [items[pk] for pk in IDS if pk in items]
     owner_of = {pk: items.get(label["owner_id"]) for pk, label in labels.items()}
     for team in TEAMS:
@@ -208,6 +211,8 @@ async def cached_answers(answers: dict[str, Any]) -> dict[str, Any]:
             Item.cache.count(team=team), TeamSize(team), Item.cache.exists(team=team), HasItems(team)
         )
         lookups[f"places of {team}"] = Places(team)
+        lookups[f"page of {team}"] = Item.cache.filter(team=team).page(2, 1)
+        lookups[f"pages of {team}"] = first_pages(team)
         lookups[f"members of {team}"] = members(team)
     lookups["overview"] = overview()
     lookups["report"] = report()
@@ -215,6 +220,12 @@ async def cached_answers(answers: dict[str, Any]) -> dict[str, Any]:
     labels = [saved_instance(Label, pk, owners[pk]) for pk in IDS if f"items of {pk}" in answers]
     found, _ = await asyncio.gather(answers_to(lookups), Label.cache.prefetch(labels, "owner"))
     return found | {f"prefetched owner of {label.id}": shown(label.owner) for label in labels}
+
+
+async def first_pages(team: int) -> list[Page[Item] | None]:
+    """Returns the first page of a team, and the one after its cursor, if it has one."""
+    first = await Item.cache.filter(team=team).after(None, 1)
+    return [first, None if first.cursor is None else await Item.cache.filter(team=team).after(first.cursor, 1)]
 
 
 def numbered_lookups(model: Any, places: Any) -> dict[str, Any]:
@@ -294,6 +305,8 @@ def saved_instance(model: Any, pk: int, owner: int | None = None) -> Any:
 def shown(answer: Any) -> Any:
     if isinstance(answer, Numbered | Label):
         return {name: getattr(answer, name) for name in answer._meta.fields_db_projection}
+    if isinstance(answer, Page):
+        return [shown(answer.items), answer.total, answer.has_next]
     return [shown(each) for each in answer] if isinstance(answer, list) else answer
 
 
