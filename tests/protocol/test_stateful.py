@@ -110,6 +110,9 @@ BREAKS = {
     "a row is not checked for the values of the index key": Break(
         "entries.indexes:IndexEntries.matches", "all(map(eq, own, values))", "True"
     ),
+    "rows outside of a page are not checked": Break(
+        "plans.lists:_positions", "slice(0, len(pks) if window.counted else part.stop)", "part"
+    ),
     "results are not invalidated": Break(
         "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'
     ),
