@@ -30,7 +30,7 @@ from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.messages import reason
-from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, shown
+from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, TenantError, shown
 from aiomodelcache.open_cache import default_cache
 from aiomodelcache.write.manual import invalidate_tags
 
@@ -271,5 +271,6 @@ def _invalidating(request: Request, send: Send) -> Send:
 def _warn_unkeyable(declaration: ValueDeclaration, error: TypeError) -> None:
     """Logs an endpoint whose responses are not cached because one of its arguments cannot be part of a key."""
     text = "aiomodelcache: responses of %s are not cached: %s Pass key= to cached_response."
-    counters = default_cache().usable().stats.of(declaration.origin)
-    counters.warn_once("unkeyable", text, declaration.origin, reason(error))
+    with suppress(CacheNotOpen, TenantError):  # then no response is cached anyway
+        counters = default_cache().usable().stats.of(declaration.origin)
+        counters.warn_once("unkeyable", text, declaration.origin, reason(error))

@@ -283,7 +283,7 @@ async def test_what_an_endpoint_is_given_is_part_of_the_key(cache: ModelCache) -
 
 
 async def test_an_argument_that_cannot_be_part_of_a_key_is_reported_and_not_cached(
-    cache: ModelCache, caplog: pytest.LogCaptureFixture
+    cache: ModelCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = FastAPI()
     numbers = itertools.count()
@@ -315,6 +315,9 @@ async def test_an_argument_that_cannot_be_part_of_a_key_is_reported_and_not_cach
             assert [(await client.get("/keyed")).json() for _ in range(3)] == [3] * 3
             for name in ("ada", "grace"):
                 assert (await client.get("/fields", headers={"X-Name": name})).json() == name
+            with monkeypatch.context() as patched:
+                patched.setattr(cache.open_cache, "closed", True)
+                assert (await client.get("/")).json() == 4
     messages = [record.getMessage() for record in caplog.records]
     assert ["Service" in messages[0], "Headers" in messages[1], len(messages)] == [True, True, 2]
     assert all(message.endswith("Pass key= to cached_response.") for message in messages)
