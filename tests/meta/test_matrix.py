@@ -14,6 +14,7 @@ from tests.support.matrix import needed_by, pairs, parse_on, runs_on, wants_ever
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
+    "test_advise.py": "statistics of PostgreSQL, an extension of which its server may lack",
     "test_architecture.py": "a program that shows that nothing is patched",
     "test_binding.py": "errors in declarations, which are found before anything is asked",
     "test_doctor.py": "the command line, a process of its own on a server that has a fault",
@@ -34,6 +35,9 @@ DATABASES = ("sqlite://", "asyncpg://", "mysql://", "postgres_server", "mariadb_
 SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
+    "cli.advise",  # reads statistics that PostgreSQL alone has
+    "contrib.opentelemetry",  # names the database in spans
+    "contrib.sentry",
     "engine.derivation",
     "engine.observing",
     "observe.events",
