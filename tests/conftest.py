@@ -7,6 +7,7 @@ or a failure if the environment variable ``AIOMODELCACHE_REQUIRE`` (``redis,post
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import threading
@@ -156,6 +157,17 @@ def run(server: ServerT) -> Iterator[ServerT]:
         skip_or_fail(server.name, missing)
     with closing(server):
         yield server
+
+
+LOGGERS = [logging.getLogger(name) for name in ("", "aiomodelcache", "aiomodelcache.lookups", "tortoise.db_client")]
+
+
+@pytest.fixture(autouse=True)
+def same_logger_levels() -> Iterator[None]:
+    """Fails a test that leaves a logger with another level, because later tests would see more records or fewer."""
+    before = [logger.level for logger in LOGGERS]
+    yield
+    assert [logger.level for logger in LOGGERS] == before, "the test has changed the level of a logger"
 
 
 @pytest.fixture(scope="session")

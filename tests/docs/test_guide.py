@@ -1,6 +1,7 @@
 """Every block of Python in docs/ runs, and its comments about round trips and SQL are true."""
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -43,17 +44,25 @@ def running(request: pytest.FixtureRequest, db_url: DatabaseUrl, backend_url: st
     page: Path = request.param
     EXECUTOR_CACHE.clear()  # Tortoise caches SQL by connection and table, and other tests have a User
     running = Program(page, {REDIS: repr(backend_url), DATABASE: repr(str(db_url))})
-    before = set(sys.modules)
+    before, levels = set(sys.modules), logger_levels()
     for block in [*program(DECLARE), *(program(page) if page != DECLARE else [])]:
         if block.module:
             running.load(block)
     yield running
+    for name in logger_levels():
+        logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) is None:
             vars(sys.modules.pop(name)).clear()  # typing remembers classes, whose methods refer to the module
     running.forget()
     EXECUTOR_CACHE.clear()
     creator._MODEL_INDEX.clear()  # Tortoise keeps schemas by the names of models
+
+
+def logger_levels() -> dict[str, int]:
+    """Returns the levels of all loggers by name."""
+    names = list(logging.root.manager.loggerDict)
+    return {name: logging.getLogger(name).level for name in names}
 
 
 def on_pages(*names: str) -> pytest.MarkDecorator:
