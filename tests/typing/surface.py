@@ -101,6 +101,9 @@ async def errors(cache: ModelCache) -> None:
         assert_type(await Post.cache.get(id=1).options(fill=False, timeout="10s"), Post)
     cache.disabled("Post")  # wrong
     assert_type(cache.stats.round_trips, int)
+    cache.publish_stats()
+    assert_type(cache.worker.stats.round_trips, int)
+    assert_type([worker.stats.statements for worker in (await cache.fleet()).workers], list[int])
     assert_type(cache.stats.of("Post").hits, int)
 
 
