@@ -73,7 +73,7 @@ check: $(VENV)/.dev $(if $(CI),servers)
 
 # Needs no server. What is slow or exhaustive has the mark of that name, with its reason.
 CORE := tests/unit tests/meta/test_architecture.py tests/write/test_writes.py \
-	$(addprefix tests/query/test_,features.py reads.py lists.py querysets.py)
+	$(addprefix tests/query/test_,features.py reads.py lists.py)
 .PHONY: quick
 quick: $(VENV)/.dev
 	@$(PYTEST) -q --on sqlite,memory -m "not slow and not exhaustive" -n auto --maxprocesses 4 $(CORE)
