@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, MutableMapping
 from contextlib import suppress
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
 
 from tortoise.models import Model
 
@@ -47,6 +47,21 @@ MAX_SIZE: Final = 1_048_576
 """Maximum size of the content of a stored response, in bytes, by default. A larger response is sent and not stored."""
 
 
+class ResponseSettings(TypedDict, total=False):
+    """The settings of ``cached_response`` and ``CachedResponseMiddleware``: see there."""
+
+    timeout: Duration | None
+    vary: Collection[str]
+    key: Key | None
+    session_cookies: Collection[str] | None
+    tags: ResponseTag | Iterable[ResponseTag]
+    depends_on: Iterable[type[Model]]
+    version: object
+    stale_if_error: Duration | None
+    soft_timeout: Duration | None
+    max_size: int
+
+
 class CachedResponseMiddleware:
     """Caches the responses of an ASGI application to GET and HEAD, until what they were read from changes.
 
@@ -61,28 +76,10 @@ class CachedResponseMiddleware:
     Raises ``CacheConfigurationError`` for a wrong setting.
     """
 
-    def __init__(
-        self,
-        app: Application,
-        *,
-        timeout: Duration | None = None,
-        vary: Collection[str] = (),
-        key: Key | None = None,
-        session_cookies: Collection[str] | None = None,
-        tags: ResponseTag | Iterable[ResponseTag] = (),
-        depends_on: Iterable[type[Model]] = (),
-        version: object = None,
-        stale_if_error: Duration | None = None,
-        soft_timeout: Duration | None = None,
-        max_size: int = MAX_SIZE,
-        name: str = "",
-    ) -> None:
+    def __init__(self, app: Application, *, name: str = "", **settings: Unpack[ResponseSettings]) -> None:
         self._app = app
         origin = f"{__name__}.{type(self).__name__}" + (f"({name})" if name else "")
-        settings: dict[str, Any] = {"timeout": timeout, "version": version, "depends_on": tuple(depends_on)}
-        settings |= {"stale_if_error": stale_if_error, "soft_timeout": soft_timeout}
-        declaration = _declaration(origin, [_tag_of_uri, *map(_tag, tuple_of(tags))], **settings)
-        self._responses = _responses(declaration, vary, key, session_cookies, max_size, needs_reads=True)
+        self._responses = _responses(origin, settings, [_tag_of_uri], needs_reads=True)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -103,36 +100,10 @@ def cached_response(endpoint: Endpoint, /) -> Endpoint: ...
 
 
 @overload
-def cached_response(
-    *,
-    timeout: Duration | None = None,
-    vary: Collection[str] = (),
-    key: Key | None = None,
-    session_cookies: Collection[str] | None = None,
-    tags: ResponseTag | Iterable[ResponseTag] = (),
-    depends_on: Iterable[type[Model]] = (),
-    version: object = None,
-    stale_if_error: Duration | None = None,
-    soft_timeout: Duration | None = None,
-    max_size: int = MAX_SIZE,
-) -> Callable[[Endpoint], Endpoint]: ...
+def cached_response(**settings: Unpack[ResponseSettings]) -> Callable[[Endpoint], Endpoint]: ...
 
 
-def cached_response(
-    endpoint: Callable[..., Any] | None = None,
-    /,
-    *,
-    timeout: Duration | None = None,
-    vary: Collection[str] = (),
-    key: Key | None = None,
-    session_cookies: Collection[str] | None = None,
-    tags: ResponseTag | Iterable[ResponseTag] = (),
-    depends_on: Iterable[type[Model]] = (),
-    version: object = None,
-    stale_if_error: Duration | None = None,
-    soft_timeout: Duration | None = None,
-    max_size: int = MAX_SIZE,
-) -> Any:
+def cached_response(endpoint: Callable[..., Any] | None = None, /, **settings: Unpack[ResponseSettings]) -> Any:
     """Caches the responses of an endpoint of Starlette or FastAPI, until what they were read from changes.
 
     >>> from fastapi import FastAPI
@@ -161,10 +132,7 @@ def cached_response(
 
     def decorate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         origin = f"{module_of(endpoint)}.{endpoint.__qualname__}"
-        settings: dict[str, Any] = {"timeout": timeout, "version": version, "depends_on": tuple(depends_on)}
-        settings |= {"stale_if_error": stale_if_error, "soft_timeout": soft_timeout}
-        declaration = _declaration(origin, [*map(_tag, tuple_of(tags))], **settings)
-        responses = _responses(declaration, vary, key, session_cookies, max_size, needs_reads=False)
+        responses = _responses(origin, settings, [], needs_reads=False)
 
         @wraps(endpoint)
         async def answer(*args: Any, **kwargs: Any) -> Any:
@@ -174,9 +142,11 @@ def cached_response(
             arguments = None
             if scope.get(COMPUTING) is not responses and responses.bypass(parsed) is None:
                 try:
-                    arguments = [keyable(value) for _, value in sorted(kwargs.items())] if key is None else None
+                    arguments = (
+                        [keyable(value) for _, value in sorted(kwargs.items())] if settings.get("key") is None else None
+                    )
                 except TypeError as error:
-                    _warn_unkeyable(declaration, error)
+                    _warn_unkeyable(responses.declaration, error)
                 else:
                     return response_class()(responses, parsed, arguments)
             if inspect.iscoroutinefunction(endpoint):
@@ -192,12 +162,31 @@ def cached_response(
 # Settings ----------------------------------------------------------------------------------------------------
 
 
-def _declaration(origin: str, tags: Iterable[Any], **settings: Any) -> ValueDeclaration:
+def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any], *, needs_reads: bool) -> ResponseCache:
+    """Returns the stored responses of an endpoint or application. ``own_tags``: those beside the ones that it names."""
+    for name in settings.keys() - ResponseSettings.__annotations__.keys():
+        known = ", ".join(ResponseSettings.__annotations__)
+        raise CacheConfigurationError(f"{origin}: there is no setting {name!r}. The settings: {known}.")
+    vary, session_cookies = settings.get("vary", ()), settings.get("session_cookies")
+    given: dict[str, Any] = {"vary": vary, "session_cookies": session_cookies or ()}
+    for setting, names in given.items():
+        if isinstance(names, str) or not all(isinstance(name, str) and name.isascii() for name in names):
+            raise CacheConfigurationError(
+                f"{origin}: {setting} is {shown(names)}: it must be a list of names, such as "
+                + ('["Accept-Language"].' if setting == "vary" else '["session"].')
+            )
+    if "*" in vary:
+        raise CacheConfigurationError(f"{origin}: vary names *: such responses cannot be cached.")
     declaration = ValueDeclaration(
         name=origin,
         origin=origin,
         signature=inspect.Signature(),
-        tags=tuple(tags),
+        timeout=settings.get("timeout"),
+        version=settings.get("version"),
+        tags=(*own_tags, *map(_tag, tuple_of(settings.get("tags", ())))),
+        depends_on=tuple(settings.get("depends_on", ())),
+        stale_if_error=settings.get("stale_if_error"),
+        soft_timeout=settings.get("soft_timeout"),
         negative_timeout=None,
         allowtime=None,
         codec=None,
@@ -205,36 +194,15 @@ def _declaration(origin: str, tags: Iterable[Any], **settings: Any) -> ValueDecl
         invalidation=InvalidationType.UNSET,
         cache_errors=None,
         returns=lambda: Found,
-        **settings,
     )
     declaration.check()
-    return declaration
-
-
-def _responses(
-    declaration: ValueDeclaration,
-    vary: Collection[str],
-    key: Key | None,
-    session_cookies: Collection[str] | None,
-    max_size: int,
-    *,
-    needs_reads: bool,
-) -> ResponseCache:
-    given: dict[str, Any] = {"vary": vary, "session_cookies": session_cookies or ()}
-    for setting, names in given.items():
-        if isinstance(names, str) or not all(isinstance(name, str) and name.isascii() for name in names):
-            raise CacheConfigurationError(
-                f"{declaration.origin}: {setting} is {shown(names)}: it must be a list of names, such as "
-                + ('["Accept-Language"].' if setting == "vary" else '["session"].')
-            )
-    if "*" in vary:
-        raise CacheConfigurationError(f"{declaration.origin}: vary names *: such responses cannot be cached.")
+    key = settings.get("key")
     return ResponseCache(
         declaration,
         vary=vary,
         key=None if key is None else lambda scope: key(_starlette_request(scope)),
         session_cookies=session_cookies,
-        max_size=max_size,
+        max_size=settings.get("max_size", MAX_SIZE),
         needs_reads=needs_reads,
     )
 
