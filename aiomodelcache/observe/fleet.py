@@ -8,7 +8,7 @@ import socket
 import time
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -44,8 +44,7 @@ class Worker:
 
     def at(self, stats: Stats, *, breaker_open: bool, undelivered_keys: int) -> "Worker":
         """Returns the worker with a copy of its present counters."""
-        counts = {name: zip(_COUNTS, _counts_of(each), strict=True) for name, each in list(stats.by_cache.items())}
-        by_cache = {name: Counters(**dict(each), name=name) for name, each in counts.items()}
+        by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
         copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
         return replace(self, stats=copied, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
 
@@ -70,8 +69,9 @@ class Fleet:
 def encode_worker(worker: Worker) -> bytes:
     """Returns a worker as JSON, with the names of all cache classes and without counters that are zero."""
     stats = worker.stats
-    counts = {name: zip(_COUNTS, _counts_of(each), strict=True) for name, each in stats.by_cache.items()}
-    by_cache = {name: {count: value for count, value in each if value} for name, each in counts.items()}
+    by_cache = {
+        name: {count: value for count, value in each.items() if value} for name, each in _by_cache(stats).items()
+    }
     values = {each.name: getattr(worker, each.name) for each in fields(worker)}
     parts = {"near": _nonzero(stats.near), "verified": _nonzero(stats.verified), "by_cache": by_cache}
     values["stats"] = {**_nonzero(stats), **parts}
@@ -87,6 +87,11 @@ def decode_worker(data: bytes) -> Worker | None:
     for name, counters in worker.stats.by_cache.items():
         counters.name = name
     return worker
+
+
+def _by_cache(stats: Stats) -> dict[str, dict[str, Any]]:
+    """Returns the counts of each cache class, by its name and theirs."""
+    return {name: dict(zip(_COUNTS, _counts_of(each), strict=True)) for name, each in list(stats.by_cache.items())}
 
 
 def _nonzero(counters: Stats | NearCounters | VerifiedCounters) -> dict[str, int]:
