@@ -46,11 +46,11 @@ class ReadBatcher:
         "_failures_before",
         "_guarded",
         "_in_flight",
-        "_large",
         "_requests",
         "_send_deferred",
         "_sliced",
         "_tasks",
+        "apart",
     )
 
     def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, before_read: Callable[[], None]) -> None:
@@ -62,19 +62,14 @@ class ReadBatcher:
         self._failures_before = 0
         """The number of failures of the backend when the first of ``_requests`` was added."""
         self._in_flight = 0
-        self._large = False
-        """True if a read in flight has more keys than the backend reads at one moment."""
+        self.apart = False
+        """True if the values that are being delivered may not be of one moment, as there are too many keys."""
         self._sliced = 0
         """The number of reads that are delivered in several slices.
 
         Until they are done, added keys wait and are read together.
         """
         self._send_deferred = False
-
-    @property
-    def apart(self) -> bool:
-        """True if the values that are being delivered may not be of one moment."""
-        return self._large
 
     def add(self, collect_keys: CollectKeys, deliver: Deliver, source: HasOperations) -> None:
         """Adds a request to the read at the end of this tick. ``source``: the lookups that it is for."""
@@ -96,7 +91,7 @@ class ReadBatcher:
             for collect_keys, _, _ in requests:
                 collect_keys(wanted)
             keys, near = list(wanted), self._guarded.near
-            self._large |= len(keys) > self._guarded.keys_read_together
+            self.apart |= len(keys) > self._guarded.keys_read_together
             callback = partial(
                 self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.on else [])
             )
@@ -108,7 +103,7 @@ class ReadBatcher:
             self._end()
             raise
 
-    async def _read(self, keys: list[bytes], callback: GuardedReadCallback, requests: "list[_Request]") -> None:
+    async def _read(self, keys: list[bytes], callback: GuardedReadCallback, requests: list[_Request]) -> None:
         """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
         try:
             read = await self._guarded.call(self._guarded.backend.read(keys), len(keys), partial(_lookups, requests))
@@ -127,7 +122,7 @@ class ReadBatcher:
 
     def _slices(
         self,
-        requests: "list[_Request]",
+        requests: list[_Request],
         keys: list[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
@@ -160,7 +155,7 @@ class ReadBatcher:
 
     def _end(self) -> None:
         self._in_flight -= 1
-        self._large &= self._in_flight > 0
+        self.apart &= self._in_flight > 0
         if self._send_deferred:
             self._send_deferred = False
             self._tasks.schedule(self._send)
