@@ -61,6 +61,32 @@ class Site:
         self.reply = lambda request, user: PlainTextResponse(content or user.username, status, named)
 
 
+class Watched:
+    """An application that counts the requests without content that have arrived, and the clients that have left."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.arrived = self.left = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.arrived += 1
+        messages = iter([await receive()])
+        leaving = asyncio.create_task(self._leave(receive))
+
+        async def receive_next() -> Any:
+            return next(messages, None) or await asyncio.shield(leaving)
+
+        try:
+            await self._app(scope, receive_next, send)
+        finally:
+            leaving.cancel()
+
+    async def _leave(self, receive: Any) -> Any:
+        message = await receive()
+        self.left += 1
+        return message
+
+
 @asynccontextmanager
 async def served(app: Any, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Yields a client of an application, which uvicorn serves on a port of its own."""

@@ -14,6 +14,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import ModelCache
 from aiomodelcache.contrib.http import CachedResponseMiddleware, cached_response
 from tests.contrib.responding import Site
+from tests.support.gates import until
 from tests.support.models.models import User
 
 pytestmark = [
@@ -53,12 +54,6 @@ class Client:
     @property
     def content(self) -> bytes:
         return b"".join(message.get("body", b"") for message in self.sent)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

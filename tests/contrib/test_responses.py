@@ -32,7 +32,8 @@ from aiomodelcache.contrib.asgi import LocalCacheMiddleware
 from aiomodelcache.contrib.http import CachedResponseMiddleware, cached_response
 from aiomodelcache.contrib.responses import stored
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.contrib.responding import KINDS, Site, served, status_of
+from tests.contrib.responding import KINDS, Site, Watched, served, status_of
+from tests.support.gates import until
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
@@ -55,13 +56,6 @@ def site(request: pytest.FixtureRequest, cache: ModelCache) -> Site:
 async def client(site: Site) -> AsyncIterator[httpx.AsyncClient]:
     async with served(site.app) as client:
         yield client
-
-
-async def until(condition: Any) -> None:
-    """Waits for another task or process."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # Costs and freshness -----------------------------------------------------------------------------------------
@@ -414,33 +408,32 @@ async def test_an_error_after_the_response_is_raised_in_the_request_that_compute
 # Many clients ------------------------------------------------------------------------------------------------
 
 
-async def test_many_clients_of_a_cold_page_share_one_computation(
-    site: Site, client: httpx.AsyncClient, backend: CountingBackend
-) -> None:
-    site.gate = asyncio.Event()
-    asked = [asyncio.create_task(client.get("/page")) for _ in range(30)]
-    await until(lambda: site.seen)
-    await asyncio.sleep(0.05)
-    site.gate.set()
-    responses = await asyncio.gather(*asked)
+async def test_many_clients_of_a_cold_page_share_one_computation(site: Site) -> None:
+    site.gate, watched = asyncio.Event(), Watched(site.app)
+    async with served(watched) as client:
+        asked = [asyncio.create_task(client.get("/page")) for _ in range(30)]
+        await until(lambda: watched.arrived == 30 and site.seen)
+        site.gate.set()
+        responses = await asyncio.gather(*asked)
     assert {response.text for response in responses} == {"ada"}
     assert len({response.headers["etag"] for response in responses}) == 1
     assert len(site.seen) == 1
 
 
-async def test_a_client_that_leaves_ends_nothing_for_the_others(site: Site, client: httpx.AsyncClient) -> None:
-    site.gate = asyncio.Event()
-    first = asyncio.create_task(client.get("/page"))
-    await until(lambda: site.seen)
-    others = [asyncio.create_task(client.get("/page")) for _ in range(5)]
-    await asyncio.sleep(0.05)
-    first.cancel()
-    with suppress(asyncio.CancelledError):
-        await first
-    await asyncio.sleep(0.05)
-    site.gate.set()
-    assert [response.text for response in await asyncio.gather(*others)] == ["ada"] * 5
-    assert status_of(await client.get("/page")) == "hit"
+async def test_a_client_that_leaves_ends_nothing_for_the_others(site: Site) -> None:
+    site.gate, watched = asyncio.Event(), Watched(site.app)
+    async with served(watched) as client:
+        first = asyncio.create_task(client.get("/page"))
+        await until(lambda: site.seen)
+        others = [asyncio.create_task(client.get("/page")) for _ in range(5)]
+        await until(lambda: watched.arrived == 6)
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        await until(lambda: watched.left == 1)
+        site.gate.set()
+        assert [response.text for response in await asyncio.gather(*others)] == ["ada"] * 5
+        assert status_of(await client.get("/page")) == "hit"
     assert len(site.seen) == 1
 
 
@@ -679,6 +672,7 @@ async def test_in_the_scope_of_a_request_a_write_is_seen(cache: ModelCache) -> N
         ({"session_cookies": "session"}, r"show: session_cookies is 'session': it must be a list of names"),
         ({"tags": [3]}, r"show: tags has 3"),
         ({"depends_on": [3]}, r"show: depends_on names"),
+        ({"timout": 5}, r"show: there is no setting 'timout'. The settings: timeout, vary"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

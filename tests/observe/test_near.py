@@ -1,27 +1,18 @@
 """Lookups that near entries answer, and the removal of these entries."""
 
-import asyncio
-from collections.abc import Callable
-
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached
 from aiomodelcache.observe import Lookup, NearChange, RoundTrip
 from tests.observe.recorder import Recorder
-from tests.support.gates import PATIENCE
+from tests.support.gates import until
 from tests.support.models.models import User
 
 pytestmark = [
     pytest.mark.only_on("redis", because="near entries need a server that reports changes"),
     pytest.mark.only_on("sqlite", because="near entries are bytes of a store"),
 ]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_near_answers_are_told_from_hits_and_have_no_request(

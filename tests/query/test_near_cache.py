@@ -34,7 +34,7 @@ from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
 from tests.backends.opening import PATIENT
 from tests.backends.proxy import Proxy
-from tests.support.gates import PATIENCE, GatedBackend
+from tests.support.gates import PATIENCE, GatedBackend, until
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
@@ -67,13 +67,6 @@ async def caches(url: str, **settings: Any) -> AsyncIterator[tuple[ModelCache, G
         ModelCache(url, socket_timeout=PATIENT) as other,
     ):
         yield ours, backend, other
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits until ``condition`` holds, after a message from the server."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def near_soon(look: Callable[[], Awaitable[Any]], backend: CountingBackend) -> Any:

@@ -164,6 +164,13 @@ async def until_it_waits(connection: BaseDBAsyncClient, ops: Ops) -> None:
                 await asyncio.sleep(0.002)
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    """Waits until another task, process or server has made a condition true."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
 async def awaited(awaitable: Awaitable[T]) -> T:
     """Awaits an awaitable. Turns it into a coroutine, which a task needs."""
     return await awaitable

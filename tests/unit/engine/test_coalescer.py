@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
@@ -13,7 +12,7 @@ from aiomodelcache import CacheError, ModelCache
 from aiomodelcache.engine import batching
 from aiomodelcache.engine.batching import Coalescer
 from aiomodelcache.engine.tasks import BackgroundTasks
-from tests.support.gates import PATIENCE, gated_sql
+from tests.support.gates import PATIENCE, gated_sql, until
 from tests.support.models.music import Album, AlbumById, Artist, NewestAlbums
 
 pytestmark = pytest.mark.only_on("sqlite", because="no statement differs in it")
@@ -42,12 +41,6 @@ class Work:
 async def run_ready_tasks() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
