@@ -403,7 +403,7 @@ async def test_a_request_with_authorization_is_left_to_the_application(
 
 @settings(vary=["Authorization"])
 async def test_with_a_key_for_it_authorization_is_cached_for_its_user(site: Site, client: httpx.AsyncClient) -> None:
-    site.reply = lambda request, user: PlainTextResponse(request.headers.get("authorization", "nobody"))
+    site.reply = lambda request, user: PlainTextResponse(request.headers.get("authorization", "no user"))
     for name in ("ada", "grace", "ada", "grace"):
         response = await client.get("/page", headers={"Authorization": name})
         assert response.text == name

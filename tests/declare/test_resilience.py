@@ -41,18 +41,18 @@ SOON = 0.1
 
 
 class Down(Exception):
-    """What a source raises that is away."""
+    """The error of a source that is away."""
 
 
 class Answered(Exception):
-    """What a framework answers with a status."""
+    """An answer of a framework, with a status."""
 
     def __init__(self, status_code: int) -> None:
         self.status_code = status_code
 
 
 class Source:
-    """What functions read: a value, or an error to raise. ``slow`` makes it wait until ``go``."""
+    """A source that functions read: a value, or an error to raise. If ``slow``, reading it waits until ``go``."""
 
     def __init__(self) -> None:
         self.value: Any = 1

@@ -17,7 +17,7 @@ from tests.support.servers import PostgresServer
 
 MODULE = "tests.support.models.outage_models"
 SECONDS = 1.0
-"""How long the database is away."""
+"""Seconds for which the database is away."""
 
 
 class Visits(QuerysetCountCache):

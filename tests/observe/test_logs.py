@@ -36,7 +36,7 @@ def records(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 async def test_each_lookup_has_a_record_with_its_fields(cache: ModelCache, caplog: pytest.LogCaptureFixture) -> None:
     user = await User.create(username="kim")
     await User.cache.get(id=user.id)
-    await BatchCacheQuery(user=User.cache.get(id=user.id), other=User.cache.get_or_none(username="nobody-known"))
+    await BatchCacheQuery(user=User.cache.get(id=user.id), other=User.cache.get_or_none(username="unknown-name"))
     with pytest.raises(DoesNotExist):
         await User.cache.get(email="secret@example.org")
     found = records(caplog)
