@@ -20,9 +20,9 @@ help:
 	@echo "make demo    run examples/quickstart.py"
 	@echo "make releases  run the service of examples/releases"
 	@echo "make quick   run the tests of the core that need no server, in under 20 seconds"
-	@echo "make test    lint, check types, run the tests (exhaustive ones last) and measure their coverage, as CI does"
+	@echo "make test    lint, check types and run the tests (exhaustive ones last), as CI does"
 	@echo "             (T=tests/query/test_lookups.py: just these tests; PYTHON=python3.13: in .venv-3.13)"
-	@echo "make check   lint, types, tests and coverage, whatever T says"
+	@echo "make check   the same, whatever T says, and measure the coverage, which takes longer"
 	@echo "make exhaustive  run the exhaustive tests with all cases instead of a tenth of them, in about an hour"
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
@@ -61,13 +61,15 @@ ifeq ($(origin T),command line)
 test: $(VENV)/.dev $(if $(CI),servers)
 	@$(if $(CI),$(REQUIRE);) $(PYTEST) $(if $(findstring .py,$(T)),,$(WORKERS)) $(T)
 else
-test: check
+EVERYTHING := test
 endif
-check: $(VENV)/.dev $(if $(CI),servers)
+# Measuring takes a third of the time of all tests, so only `make check` does.
+check: COVERAGE = $() --cov --cov-report=term-missing:skip-covered
+check $(EVERYTHING): $(VENV)/.dev $(if $(CI),servers)
 	@static=0; tests=0; \
 	$(SUBMAKE) --keep-going lint types || static=$$?; \
 	$(if $(CI),$(REQUIRE);) \
-	$(PYTEST) $(WORKERS) --cov --cov-report=term-missing:skip-covered || tests=$$?; \
+	$(PYTEST) $(WORKERS)$(COVERAGE) || tests=$$?; \
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
 	exit $$(( static ? static : tests ))
 

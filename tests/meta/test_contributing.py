@@ -93,8 +93,13 @@ def test_make_test_runs_a_folder_in_several_processes() -> None:
 def test_make_test_without_a_name_runs_everything() -> None:
     output = planned("test")
     assert "--keep-going lint types" in output
-    assert "--cov" in pytest_line(output)
-    assert output == planned("check")
+    assert "--cov" not in pytest_line(output)
+
+
+def test_make_check_measures_the_coverage_too() -> None:
+    coverage = " --cov --cov-report=term-missing:skip-covered"
+    for output in (planned("check"), planned("check", "T=tests/query")):
+        assert pytest_line(output).replace(coverage, "", 1) == pytest_line(planned("test"))
 
 
 def test_make_uses_a_separate_environment_for_another_python() -> None:
