@@ -1,11 +1,9 @@
 """The command line: looks at an open cache and its store from outside of the application.
 
 Needs the extra ``cli`` (click and rich), which nothing else imports. Prints no value of a column unless ``--values`` is
-given. Must not know how lookups proceed. Top to bottom: ``main`` (the group of commands), ``top``, ``rates``,
-``advise``, ``advice`` (keys to declare and to remove), ``statements`` (as an application has sent them), ``check``,
-``warm``, ``verify``, ``doctor``, ``diagnosis`` (the faults that INFO and keys show), ``keys`` (and stats), ``inspect``,
-``writes`` (clear, invalidate, refresh), ``explain``, ``survey`` (all keys in the store), ``store`` (SCAN and INFO),
-``session`` (the configured cache, opened for one command), ``targets`` (the declarations that a command names),
-``keyspace`` (the meaning of keys), ``declarations`` (cached functions by name), ``arguments`` (values, converted by
-fields), ``settings`` (the configuration), ``output`` (tables and JSON), ``errors``.
+given. Must not know how lookups proceed. Top to bottom: ``main`` (the group of commands), ``top``, ``advise``,
+``advice`` (keys to declare and to remove), ``statements`` (as an application has sent them), ``check``, ``warm``,
+``verify``, ``doctor``, ``keys`` (and stats), ``inspect``, ``writes`` (clear, invalidate, refresh), ``explain``,
+``session`` (the configured cache, opened for one command), ``settings`` (the configuration), ``output`` (tables and
+JSON).
 """

@@ -11,10 +11,10 @@ from tortoise.exceptions import ConfigurationError, OperationalError
 from tortoise.models import Model
 
 from aiomodelcache.cli.advice import Advice, Key, advise
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.output import duration
 from aiomodelcache.cli.session import Session, command
 from aiomodelcache.cli.statements import Observed, observed_in_log, parsed
+from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 
 _PASTED_WIDTH: Final = 72

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from aiomodelcache.cli.declarations import functions_and_values
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
+from aiomodelcache.inspection.declarations import functions_and_values
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.paths import RelationPath
 

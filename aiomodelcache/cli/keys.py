@@ -6,34 +6,21 @@ from typing import Any, Final
 
 import click
 
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.explain import VALUES
-from aiomodelcache.cli.keyspace import KeyMap
 from aiomodelcache.cli.output import Output, duration, size
 from aiomodelcache.cli.session import Session, command
-from aiomodelcache.cli.store import Store, connected
-from aiomodelcache.cli.survey import Found, Total, survey, totals
-from aiomodelcache.cli.targets import Target, find_target
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.errors import CommandError
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.store import Store, connected
+from aiomodelcache.inspection.summaries import SERVER, worker_data
+from aiomodelcache.inspection.survey import Found, Total, survey, totals
+from aiomodelcache.inspection.targets import Target, find_target
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.query.explain import key_text
 
 LIMIT: Final = 1_000
 """Maximum number of keys that ``keys --values`` lists by default. Further keys are counted."""
-
-_SERVER: Final = {
-    "redis_version": "version",
-    "role": "role",
-    "uptime_in_seconds": "uptime",
-    "used_memory": "memory used",
-    "maxmemory": "memory limit",
-    "maxmemory_policy": "eviction",
-    "evicted_keys": "evicted keys",
-    "expired_keys": "expired keys",
-    "keyspace_hits": "reads that found a key",
-    "keyspace_misses": "reads that found none",
-    "connected_clients": "clients",
-}
 
 
 @command("keys", short_help="Count or list the keys of a model or a cached function.")
@@ -91,21 +78,21 @@ async def stats_command(session: Session) -> None:
             info: dict[str, str] | None = await store.info()
         except BackendError:
             info = None
-    server = None if info is None else {name: info[name] for name in _SERVER if name in info}
+    server = None if info is None else {name: info[name] for name in SERVER if name in info}
     data = {
         "namespace": session.settings.namespace,
         "server": server,
         "keys": sum(total.keys for total in counted.values()),
         "size": sum(total.size for total in counted.values()),
         "totals": [_total_data(total) for total in _sorted(counted)],
-        "workers": [_worker_data(worker) for worker in workers],
+        "workers": [worker_data(worker) for worker in workers],
     }
 
     def show() -> None:
         if server is None:
             session.output.line("warning", "the server does not permit INFO to this user")
         else:
-            session.output.pairs((label, _server_value(name, server.get(name))) for name, label in _SERVER.items())
+            session.output.pairs((label, _server_value(name, server.get(name))) for name, label in SERVER.items())
         session.output.line()
         _show_totals(session.output, counted)
         if workers:
@@ -170,27 +157,9 @@ def _server_value(name: str, value: str | None) -> str | None:
     return duration(float(value)) if name == "uptime_in_seconds" else value
 
 
-def _worker_data(worker: Worker) -> dict[str, Any]:
-    by_cache = worker.stats.by_cache.values()
-    return {
-        "worker": worker.name,
-        "host": worker.host,
-        "pid": worker.pid,
-        "started": worker.started,
-        "hits": sum(counters.hits for counters in by_cache),
-        "misses": sum(counters.misses for counters in by_cache),
-        "statements": worker.stats.statements,
-        "round_trips": worker.stats.round_trips,
-        "backend_errors": worker.stats.backend_errors,
-        "breaker_open": worker.breaker_open,
-        "undelivered_keys": worker.undelivered_keys,
-        "by_cache": {name: [each.hits, each.misses] for name, each in worker.stats.by_cache.items()},
-    }
-
-
 def _show_workers(output: Output, workers: Sequence[Worker]) -> None:
     rows: list[list[object]] = []
-    for data in map(_worker_data, workers):
+    for data in map(worker_data, workers):
         hits, misses = data["hits"], data["misses"]
         ratio = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else None
         state = "bypassed" if data["breaker_open"] else "undelivered" if data["undelivered_keys"] else "ok"

@@ -13,11 +13,11 @@ import click
 from tortoise.context import TortoiseContext
 from tortoise.exceptions import BaseORMException, DBConnectionError, OperationalError
 
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.output import Output
 from aiomodelcache.cli.settings import CommandSettings, read_settings
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError
+from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 
 FOUND: Final = 1

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.inspection.errors import CommandError
 
 FILE: Final = "pyproject.toml"
 TABLE: Final = "tool.aiomodelcache"

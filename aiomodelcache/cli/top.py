@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -15,13 +15,14 @@ from rich.console import Group
 from rich.live import Live
 
 from aiomodelcache.cli.explain import VALUES
-from aiomodelcache.cli.keyspace import KeyMap
 from aiomodelcache.cli.output import Output, styled
-from aiomodelcache.cli.rates import WINDOW, HotKeys, Window
 from aiomodelcache.cli.session import Session, command
-from aiomodelcache.cli.store import Store, connected
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.hottest import HottestKeys
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.rates import WINDOW, Window
+from aiomodelcache.inspection.store import Store, connected
 
 MAX_SHOWN: Final = 10
 """Number of classes and of keys that are shown to people."""
@@ -56,12 +57,8 @@ class _Top:
 
     def __init__(self, cache: ModelCache, store: Store, *, values: bool) -> None:
         self._cache = cache
-        self._store = store
-        self._values = values
-        self._key_map = KeyMap(cache.open_cache)
         self._window = Window()
-        self._hot = HotKeys()
-        self._scan: AsyncGenerator[list[bytes], None] | None = None
+        self._hottest = HottestKeys(store, KeyMap(cache.open_cache), values=values)
 
     async def measure(self) -> dict[str, Any]:
         """Returns the rates and the hottest keys. A store that does not answer leaves both empty."""
@@ -69,32 +66,10 @@ class _Top:
         data: dict[str, Any] = {"time": round(time.time(), 3), "complete": fleet.complete}
         if fleet.complete:
             data |= self._window.add(time.monotonic(), fleet.others).data()
-        keys: list[dict[str, Any]] = []
         try:
-            await self._sample()
+            return data | {"keys": await self._hottest.measure(MAX_SHOWN)}
         except BackendError:
-            data["complete"] = False
-        else:
-            for key, heat in self._hot.hottest(MAX_SHOWN):
-                place = self._key_map.place(key)
-                label = place.label if place is not None else None
-                shown = self._key_map.shown(key, values=self._values)
-                keys.append({"key": shown, "cache": label, "heat": round(heat, 2)})
-        return data | {"keys": keys}
-
-    async def _sample(self) -> None:
-        """Samples the candidates and the next chunk of all keys."""
-        if self._scan is None:
-            self._scan = self._store.scan(self._key_map.beginning + b":")
-        chunk: list[bytes] | None = await anext(self._scan, None)
-        if chunk is None:
-            self._scan = None
-        keys = self._hot.candidates(key for key in chunk or () if self._holds_answer(key))
-        self._hot.add(zip(keys, await self._store.heat(keys), strict=True))
-
-    def _holds_answer(self, key: bytes) -> bool:
-        place = self._key_map.place(key)
-        return place is not None and place.entry_set is not None
+            return data | {"complete": False, "keys": []}
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ import click
 
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.keys import owner_of
-from aiomodelcache.cli.keyspace import KeyMap, Place
 from aiomodelcache.cli.session import FOUND, Session, command, opened
-from aiomodelcache.cli.store import connected
-from aiomodelcache.cli.survey import Found, survey
-from aiomodelcache.cli.targets import find_target
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import values_in
 from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.inspection.keyspace import KeyMap, Place
+from aiomodelcache.inspection.store import connected
+from aiomodelcache.inspection.survey import Found, survey
+from aiomodelcache.inspection.targets import find_target
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.verification import ANSWERED, ReadEntry, differences, is_still_answered
 

@@ -11,12 +11,12 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.session import Session, command, opened
-from aiomodelcache.cli.targets import find_target
 from aiomodelcache.declare.manager import manager_of
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.errors import CommandError
+from aiomodelcache.inspection.targets import find_target
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.key_values import distinct
 from aiomodelcache.orm.schema import ModelSchema

@@ -7,20 +7,21 @@ import click
 from tortoise.exceptions import DoesNotExist
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.cli.arguments import model_values, parse_arguments
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.cli.explain import ARGUMENTS, AS_LIST, TARGET
 from aiomodelcache.cli.session import Session, command, opened
-from aiomodelcache.cli.targets import all_targets, find_target, query_of
 from aiomodelcache.client import ModelCache
 from aiomodelcache.declare.manager import manager_of
 from aiomodelcache.declare.values import BaseValueQuery
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.arguments import model_values, parse_arguments
+from aiomodelcache.inspection.clearing import clear_targets, clearable
+from aiomodelcache.inspection.errors import CommandError
+from aiomodelcache.inspection.targets import find_target, query_of
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import explain
 from aiomodelcache.query.lookups import LookupQuery
 from aiomodelcache.query.many_to_many import ManyToManyQuery
-from aiomodelcache.write.manual import clear, clear_models, invalidate_entries
+from aiomodelcache.write.manual import invalidate_entries
 
 
 @command("clear", short_help="Invalidate everything about models or cached functions.")
@@ -35,16 +36,8 @@ async def clear_command(session: Session, targets: Sequence[str], everything: bo
         raise CommandError("clear takes the names of models or cached functions, or --all.")
     async with session.cache() as cache:
         view = cache.open_cache.writable()
-        found = [find_target(view, name) for name in targets]
-        for target in found:
-            if target.model is None and target.value is None:
-                raise CommandError(f"{target.name} cannot be cleared alone: clear its model.")
-        if everything:
-            found = [each for each in all_targets(view) if each.model is not None or each.value is not None]
-        names = list(dict.fromkeys(target.name for target in found))
-        await clear_models(view, [target.model for target in found if target.model is not None])
-        values = [target.value.declaration.result(view) for target in found if target.value is not None]
-        await clear(view, [(result, []) for result in values])
+        found = [find_target(view, name) for name in targets] or clearable(view)
+        names = await clear_targets(view, found)
         _check_delivered(cache)
 
     session.output.emit({"cleared": names}, lambda: session.output.line("ok", f"cleared {', '.join(names)}"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aiomodelcache.cli import diagnosis
+from aiomodelcache.inspection import diagnosis
 from tests.support.application import Application
 from tests.support.servers import RedisServer
 

@@ -14,8 +14,8 @@ import pytest
 import redis.asyncio
 
 from aiomodelcache.cli import top
-from aiomodelcache.cli.rates import HotKeys, Window
-from aiomodelcache.cli.store import connected
+from aiomodelcache.inspection.rates import HotKeys, Window
+from aiomodelcache.inspection.store import connected
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.application import LIMIT, Application

@@ -6,10 +6,10 @@ import pytest
 from tortoise.connection import get_connection
 
 from aiomodelcache import ModelCache
-from aiomodelcache.cli.keyspace import KeyMap
-from aiomodelcache.cli.store import connected
-from aiomodelcache.cli.survey import survey
 from aiomodelcache.cli.verify import Verified, compare
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.store import connected
+from aiomodelcache.inspection.survey import survey
 from tests.cli.conftest import read_rows
 from tests.support.application import Application
 from tests.support.models.shop_models import Listing

@@ -20,12 +20,14 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main top rates advise advice statements check warm verify doctor diagnosis keys inspect writes explain "
-    "survey store session targets keyspace declarations arguments settings output errors",
+    "cli": "main top advise advice statements check warm verify doctor keys inspect writes explain session settings "
+    "output",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.responses": "endpoints service lookups runs stored conditions requests fields",
+    "inspection": "hottest rates health diagnosis survey stored store explained clearing targets keyspace "
+    "declarations arguments summaries errors",
     "": "",
     "client": "",
     "views": "",

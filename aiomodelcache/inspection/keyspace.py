@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aiomodelcache.cli.declarations import functions_and_values
 from aiomodelcache.encoding.keys import encode_value, prefix
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import find_by_prefix
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.inspection.declarations import functions_and_values
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import key_text
 

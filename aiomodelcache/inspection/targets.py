@@ -7,12 +7,12 @@ from typing import Any, cast
 
 from tortoise.models import Model
 
-from aiomodelcache.cli.arguments import Argument, field_value, function_arguments, hints_of, model_values
-from aiomodelcache.cli.declarations import DeclaredValue, functions_and_values
-from aiomodelcache.cli.errors import CommandError
 from aiomodelcache.declare.classes import DeclaredQuery
 from aiomodelcache.declare.registry import path_of
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
+from aiomodelcache.inspection.arguments import Argument, field_value, function_arguments, hints_of, model_values
+from aiomodelcache.inspection.declarations import DeclaredValue, functions_and_values
+from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import full_name, pk_of
 from aiomodelcache.query.base import CacheQuery

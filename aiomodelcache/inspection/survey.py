@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
-from aiomodelcache.cli.keyspace import KeyMap, Place
-from aiomodelcache.cli.store import Store
 from aiomodelcache.entries.base import is_version
+from aiomodelcache.inspection.keyspace import KeyMap, Place
+from aiomodelcache.inspection.store import Store
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import state_of
 

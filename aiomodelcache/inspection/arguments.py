@@ -11,7 +11,7 @@ import msgspec
 from tortoise import fields
 from tortoise.models import Model
 
-from aiomodelcache.cli.errors import CommandError
+from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.orm.meta import attributes_of, field_names, is_relation, meta_of, pk_of
 
 _TRUTH: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -1,0 +1,50 @@
+"""The health of the store and the databases: asks them, and has ``diagnosis`` judge the answers."""
+
+import time
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.diagnosis import Finding, of_clocks, of_server
+from aiomodelcache.inspection.store import Store
+from aiomodelcache.open_cache import OpenCache
+
+
+async def database_findings(cache: OpenCache) -> list[Finding]:
+    """Returns whether each database answers, and each table of a cached model. Sends a statement for each."""
+    findings: list[Finding] = []
+    broken: set[str] = set()
+    for schema in cache.connections:
+        try:
+            client: Any = schema.client
+            await client.execute_query("SELECT 1")
+        except Exception as error:  # of any driver
+            broken.add(schema.connection)
+            text = f"{schema.connection} does not answer ({type(error).__name__})"
+            findings.append(Finding("error", "database", text, "Correct Tortoise's configuration, or start it."))
+        else:
+            findings.append(Finding("ok", "database", f"{schema.connection} answers"))
+    for entries in cache.models.values():
+        if entries.schema.connection in broken:
+            continue
+        try:
+            await entries.schema.queryset(entries.schema.client).limit(1)
+        except Exception as error:
+            text = f"{entries.schema.table} of {entries.schema.name} cannot be read ({type(error).__name__})"
+            findings.append(Finding("error", "table", text, "Run the migrations."))
+    return findings
+
+
+async def server_findings(store: Store, *, near: bool) -> list[Finding]:
+    """Returns what the clock, INFO and CONFIG of the server show. ``near``: entries are kept near.
+
+    Raises ``BackendError`` if it does not answer.
+    """
+    findings = [of_clocks(time.time(), await store.clock())]
+    try:
+        info = await store.info()
+    except (BackendError, RedisError):
+        text = "the server does not permit INFO to this user, so entries from before a restart would be used"
+        return [*findings, Finding("error", "INFO", text, "Permit it: ACL SETUSER <name> +info.")]
+    return findings + of_server(info, await store.config("save"), near=near)

@@ -1,0 +1,43 @@
+"""The keys that are read most: sampled from the store, a chunk of all keys at a time."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.rates import HotKeys
+from aiomodelcache.inspection.store import Store
+
+
+class HottestKeys:
+    """The hottest keys of one application, measured again and again."""
+
+    def __init__(self, store: Store, key_map: KeyMap, *, values: bool) -> None:
+        self._store = store
+        self._values = values
+        self._key_map = key_map
+        self._hot = HotKeys()
+        self._scan: AsyncGenerator[list[bytes], None] | None = None
+
+    async def measure(self, number: int) -> list[dict[str, Any]]:
+        """Samples the candidates and the next chunk of all keys. Returns the hottest. Raises ``BackendError``."""
+        if self._scan is None:
+            self._scan = self._store.scan(self._key_map.beginning + b":")
+        try:
+            chunk: list[bytes] | None = await anext(self._scan, None)
+        except BaseException:
+            self._scan = None
+            raise
+        if chunk is None:
+            self._scan = None
+        keys = self._hot.candidates(key for key in chunk or () if self._holds_answer(key))
+        self._hot.add(zip(keys, await self._store.heat(keys), strict=True))
+        return [self._data(key, heat) for key, heat in self._hot.hottest(number)]
+
+    def _holds_answer(self, key: bytes) -> bool:
+        place = self._key_map.place(key)
+        return place is not None and place.entry_set is not None
+
+    def _data(self, key: bytes, heat: float) -> dict[str, Any]:
+        place = self._key_map.place(key)
+        label = place.label if place is not None else None
+        return {"key": self._key_map.shown(key, values=self._values), "cache": label, "heat": round(heat, 2)}
