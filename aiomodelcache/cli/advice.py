@@ -25,6 +25,8 @@ from aiomodelcache.orm.meta import (
     unique_keys,
 )
 
+_PASTED_WIDTH: Final = 72
+"""Maximum length of a list to paste that is written in one line."""
 GET: Final = "get_key_fields_list"
 FILTER: Final = "filter_key_fields_list"
 Key = tuple[str, ...]
@@ -206,3 +208,14 @@ def _lists(advice: Advice, entries: ModelEntries | None, model: type[Model]) -> 
         if keys or declared:
             lists[setting] = keys
     return lists
+
+
+def pasted(lists: dict[str, list[Key]]) -> list[str]:
+    """Returns lists of keys as lines of a ``CacheMeta``."""
+    lines: list[str] = []
+    for setting, keys in lists.items():
+        texts = ["(" + ", ".join(f'"{name}"' for name in key) + ("," if len(key) == 1 else "") + ")" for key in keys]
+        line = f"{setting} = [{', '.join(texts)}]"
+        short = len(line) <= _PASTED_WIDTH
+        lines += [line] if short else [f"{setting} = [", *[f"    {text}," for text in texts], "]"]
+    return lines

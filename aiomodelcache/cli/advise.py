@@ -10,15 +10,13 @@ from tortoise.connection import get_connection
 from tortoise.exceptions import ConfigurationError, OperationalError
 from tortoise.models import Model
 
-from aiomodelcache.cli.advice import Advice, Key, advise
+from aiomodelcache.cli.advice import Advice, Key, advise, pasted
 from aiomodelcache.cli.output import duration
 from aiomodelcache.cli.session import Session, command
 from aiomodelcache.cli.statements import Observed, observed_in_log, parsed
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 
-_PASTED_WIDTH: Final = 72
-"""Maximum length of a list to paste that is written in one line."""
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _ASKED: Final = ("hits", "misses", "stale")
 """The counts of lookups."""
@@ -133,17 +131,6 @@ def _data(advice: Advice) -> dict[str, Any]:
         ],
         "paste": {model.__name__: pasted(lists) for model, lists in advice.lists.items()},
     }
-
-
-def pasted(lists: dict[str, list[Key]]) -> list[str]:
-    """Returns lists of keys as lines of a ``CacheMeta``."""
-    lines: list[str] = []
-    for setting, keys in lists.items():
-        texts = ["(" + ", ".join(f'"{name}"' for name in key) + ("," if len(key) == 1 else "") + ")" for key in keys]
-        line = f"{setting} = [{', '.join(texts)}]"
-        short = len(line) <= _PASTED_WIDTH
-        lines += [line] if short else [f"{setting} = [", *[f"    {text}," for text in texts], "]"]
-    return lines
 
 
 def _show(session: Session, advice: Advice, cache: OpenCache) -> None:

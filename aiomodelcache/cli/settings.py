@@ -37,6 +37,8 @@ class CommandSettings:
     namespace: str = ""
     imports: tuple[str, ...] = ()
     config: str | None = None
+    folder: Path = Path()
+    """The folder of the file, or the current one if there is no file."""
 
     def tortoise_config(self) -> dict[str, Any]:
         """Returns Tortoise's configuration. Raises ``CommandError`` if it is missing or cannot be imported."""
@@ -89,11 +91,12 @@ def read_settings(options: Mapping[str, Any], folder: Path | None = None) -> Com
     """
     here = (folder or Path.cwd()).resolve()
     file = next((each / FILE for each in (here, *here.parents) if (each / FILE).is_file()), None)
-    for place in dict.fromkeys([str(file.parent) if file else str(here), str(here)]):
+    start = file.parent if file else here
+    for place in dict.fromkeys([str(start), str(here)]):
         if place not in sys.path:
             sys.path.insert(0, place)
     values = _of_file(file) | _of_environment() | {name: value for name, value in options.items() if value}
-    return CommandSettings(**values)
+    return CommandSettings(**values, folder=start)
 
 
 def _of_file(file: Path | None) -> dict[str, Any]:

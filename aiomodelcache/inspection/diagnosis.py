@@ -1,4 +1,4 @@
-"""The faults that a server's INFO and its keys show. Pure: no I/O."""
+"""The faults that a server's INFO, its keys and the way to it show. Pure: no I/O."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,27 +12,37 @@ NEAR_VERSION: Final = 6
 MAX_DRIFT: Final = 5.0
 """Seconds by which this machine's clock may differ from the server's. Beyond it, ages and lifetimes mislead."""
 
+MAX_FULL: Final = 0.9
+"""Fraction of ``maxmemory`` that may be used. Beyond it, the server evicts soon or does already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was examined. ``remedy`` is empty if nothing is wrong."""
+    """One item that was examined. ``remedy`` is empty if nothing is wrong."""
 
     level: Literal["ok", "warning", "error"]
     subject: str
     text: str
     remedy: str = ""
+    paste: tuple[str, ...] = ()
+    """Lines that are the remedy, or a part of it, to paste."""
 
 
 def of_server(info: Mapping[str, str], save: str | None, *, near: bool) -> list[Finding]:
     """Returns what INFO shows. ``save``: the setting of that name, if known. ``near``: entries are kept near."""
-    found = [_version(info.get("redis_version", ""), near=near), _role(info), _memory(info), _persistence(info, save)]
+    found = [_version(info.get("redis_version", ""), near=near), _role(info), _policy(info)]
+    found += [*_memory(info), _persistence(info, save)]
     evicted = int(info.get("evicted_keys", "0"))
     if evicted:
         text = f"the server has evicted {evicted} keys since it started"
-        found.append(
-            Finding("warning", "evictions", text, "Give Redis more memory: it may evict marks of writers, too.")
-        )
+        remedy = "Give Redis more memory: it may evict marks of writers, too."
+        found.append(Finding("warning", "evictions", text, remedy, _more_memory(info)))
     return found
+
+
+def _settings(*lines: str) -> tuple[str, ...]:
+    """Returns the commands that change settings of a running server. The same settings belong into redis.conf."""
+    return tuple([f"redis-cli CONFIG SET {line}" for line in lines])
 
 
 def _version(version: str, *, near: bool) -> Finding:
@@ -52,31 +62,95 @@ def _role(info: Mapping[str, str]) -> Finding:
     return Finding("ok", "role", "a primary")
 
 
-def _memory(info: Mapping[str, str]) -> Finding:
+_EVICTING_MARKS: Final = {
+    "lfu": "evicts keys that were read seldom first, as are the marks of writers on rows that are not cached",
+    "random": "evicts any key, the marks of writers among them, even if old entries could be evicted",
+}
+"""Why a policy of eviction may take marks of writers, by the end of its name."""
+
+
+def _policy(info: Mapping[str, str]) -> Finding:
     limit, policy = int(info.get("maxmemory", "0")), info.get("maxmemory_policy", "noeviction")
+    remedy, paste = "Evict what was not used for longest:", _settings("maxmemory-policy allkeys-lru")
     if policy == "volatile-ttl":
-        remedy = "Set maxmemory-policy to allkeys-lru."
-        return Finding("error", "eviction", "volatile-ttl evicts the marks of writers first", remedy)
+        return Finding("error", "eviction", "volatile-ttl evicts the marks of writers first", remedy, paste)
     if not limit:
-        remedy = "Set maxmemory, and maxmemory-policy to allkeys-lru."
-        return Finding("warning", "eviction", "the memory has no limit, so it can take all of the machine's", remedy)
+        text = "the memory has no limit, so it can take all of the machine's"
+        remedy = "Set a limit, and evict what was not used for longest:"
+        return Finding("warning", "eviction", text, remedy, _settings("maxmemory 256mb") + paste)
     if policy == "noeviction":
-        remedy = "Set maxmemory-policy to allkeys-lru."
         text = "noeviction refuses marks and entries once the memory is full"
-        return Finding("warning", "eviction", text, remedy)
+        return Finding("warning", "eviction", text, remedy, paste)
+    fault = _EVICTING_MARKS.get(policy.rpartition("-")[2])
+    if fault is not None:
+        return Finding("warning", "eviction", f"{policy} {fault}", remedy, paste)
     return Finding("ok", "eviction", f"{policy} within {limit} bytes")
+
+
+def _memory(info: Mapping[str, str]) -> list[Finding]:
+    """Returns how near the memory is to its limit. Nothing if there is no limit."""
+    limit, used = int(info.get("maxmemory", "0")), int(info.get("used_memory", "0"))
+    if not limit:
+        return []
+    text = f"{used / limit:.0%} of maxmemory is used"
+    if used < limit * MAX_FULL:
+        return [Finding("ok", "memory", text)]
+    remedy = "Give Redis more memory, or shorten timeout: a mark of a writer that is evicted protects no reader."
+    return [Finding("warning", "memory", text, remedy, _more_memory(info))]
+
+
+def _more_memory(info: Mapping[str, str]) -> tuple[str, ...]:
+    megabytes = int(info.get("maxmemory", "0")) // 2**20
+    return _settings(f"maxmemory {max(256, 2 * megabytes)}mb")
 
 
 def _persistence(info: Mapping[str, str], save: str | None) -> Finding:
     aof = info.get("aof_enabled") == "1"
     if aof or save:
         name = "appendonly" if aof else "save"
-        remedy = 'Set save "" and appendonly no.'
         text = f"{name} stores entries on disk, which are not used after a restart"
-        return Finding("warning", "persistence", text, remedy)
+        remedy = "Store nothing, so that no old entry can come back:"
+        return Finding("warning", "persistence", text, remedy, _settings('save ""', "appendonly no"))
     if save is None:
         return Finding("ok", "persistence", "of snapshots is not known, because CONFIG does not tell")
     return Finding("ok", "persistence", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way to the server, as seen from its two ends."""
+
+    own_address: str
+    """The address of this end of a connection, or empty if it is not of TCP."""
+    seen_address: str | None
+    """The address from which the server sees that connection; None if it does not tell."""
+    ids: tuple[object, object]
+    """The server's identifiers of two connections. A server of Redis 5 or newer gives each its own."""
+    later_ids: tuple[object, object]
+    """The same, asked again."""
+
+
+def of_route(route: Route) -> Finding:
+    """Returns whether anything between this machine and the server passes on, shares or repeats requests."""
+    remedy = (
+        "Use the URL of the server itself. A proxy that repeats a request lets old rows in: a lease that arrives twice "
+        "may be granted twice."
+    )
+    refused = next((each for each in route.ids if not isinstance(each, int)), None)
+    if refused is not None:
+        if "NOPERM" in str(refused) or "permission" in str(refused):
+            return Finding("ok", "proxy", "not known, because CLIENT ID is not permitted")
+        text = f"CLIENT ID is refused ({refused}), as a proxy does"
+        return Finding("warning", "proxy", text, remedy)
+    if route.ids != route.later_ids:
+        return Finding("error", "proxy", "requests of one connection arrive on several: a proxy has a pool", remedy)
+    if route.ids[0] == route.ids[1]:
+        return Finding("error", "proxy", "two connections arrive as one: a proxy shares it", remedy)
+    if route.own_address and route.seen_address is not None and route.own_address != route.seen_address:
+        text = f"the server sees {route.seen_address} where this machine has {route.own_address}"
+        other = "Translation of addresses, as by Docker, is harmless. If it is a proxy, it must not repeat requests."
+        return Finding("warning", "proxy", text, f"{other} {remedy}")
+    return Finding("ok", "proxy", "none in between")
 
 
 def of_clocks(own: float, server: float) -> Finding:
@@ -84,7 +158,8 @@ def of_clocks(own: float, server: float) -> Finding:
     drift = own - server
     if abs(drift) > MAX_DRIFT:
         text = f"this machine's clock and the server's differ by {abs(drift):.0f} s"
-        return Finding("warning", "clocks", text, "Let both follow NTP: entries seem younger or older than they are.")
+        remedy = "Let both follow NTP: entries seem younger or older than they are."
+        return Finding("warning", "clocks", text, remedy, ("sudo timedatectl set-ntp true",))
     return Finding("ok", "clocks", "this machine's agrees with the server's")
 
 
@@ -119,6 +194,7 @@ class Namespaces:
                         f"rows of {table} are also cached under {where}",
                         "If that is the same database, use one namespace and one name of the connection everywhere: "
                         "writes of one are not noticed by the other.",
+                        (f'ModelCache(url, namespace="{own}")',),
                     )
                 )
         return found or [Finding("ok", "namespaces", f"no table has entries outside of namespace {own!r}")]

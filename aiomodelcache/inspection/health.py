@@ -6,7 +6,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from aiomodelcache.exceptions import BackendError
-from aiomodelcache.inspection.diagnosis import Finding, of_clocks, of_server
+from aiomodelcache.inspection.diagnosis import Finding, of_clocks, of_route, of_server
 from aiomodelcache.inspection.store import Store
 from aiomodelcache.open_cache import OpenCache
 
@@ -32,19 +32,22 @@ async def database_findings(cache: OpenCache) -> list[Finding]:
             await entries.schema.queryset(entries.schema.client).limit(1)
         except Exception as error:
             text = f"{entries.schema.table} of {entries.schema.name} cannot be read ({type(error).__name__})"
-            findings.append(Finding("error", "table", text, "Run the migrations."))
+            findings.append(Finding("error", "table", text, "Run the migrations:", ("aerich upgrade",)))
     return findings
 
 
 async def server_findings(store: Store, *, near: bool) -> list[Finding]:
-    """Returns what the clock, INFO and CONFIG of the server show. ``near``: entries are kept near.
+    """Returns what the clock, the connections, INFO and CONFIG of the server show. ``near``: entries are kept near.
 
     Raises ``BackendError`` if it does not answer.
     """
     findings = [of_clocks(time.time(), await store.clock())]
+    route = await store.route()
+    if route is not None:
+        findings.append(of_route(route))
     try:
         info = await store.info()
     except (BackendError, RedisError):
         text = "the server does not permit INFO to this user, so entries from before a restart would be used"
-        return [*findings, Finding("error", "INFO", text, "Permit it: ACL SETUSER <name> +info.")]
+        return [*findings, Finding("error", "INFO", text, "Permit it:", ("ACL SETUSER <name> +info",))]
     return findings + of_server(info, await store.config("save"), near=near)

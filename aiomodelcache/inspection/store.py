@@ -1,4 +1,4 @@
-"""The commands of Redis that the library itself never sends: SCAN, PTTL, INFO. On connections of their own."""
+"""The commands of Redis that the library itself never sends: SCAN, PTTL, CLIENT. On connections of their own."""
 
 import re
 from collections.abc import AsyncGenerator, Sequence
@@ -8,7 +8,9 @@ from typing import Any, Final, cast
 from redis.exceptions import RedisError
 
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
+from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.diagnosis import Route
 
 SCAN_COUNT: Final = 1_000
 """Number of keys that the server looks at in one step of a scan. It serves no other client meanwhile."""
@@ -94,6 +96,22 @@ class Store:
         [reply] = await self._send([("CONFIG", "GET", name)])
         return reply[1].decode() if isinstance(reply, list) and len(cast("list[bytes]", reply)) == 2 else None  # pyright: ignore
 
+    async def route(self) -> Route | None:
+        """Returns the way to the server, as its two ends see it. None for a Cluster, and for a URL with a pool."""
+        connections = self._endpoint.reading, self._endpoint.writing
+        if connections[0] is None or connections[1] is None:
+            return None
+        asked: list[list[Any]] = []
+        try:
+            for _ in range(2):
+                asked += [
+                    await each.send(pack([("CLIENT", "ID"), ("CLIENT", "INFO")]), 2) for each in connections if each
+                ]
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failure(error) from error
+        (first, seen), (second, _), (first_later, _), (second_later, _) = asked
+        return Route(connections[0].own_address(), _address(seen), (first, second), (first_later, second_later))
+
     async def _ask(self, name: str) -> Any:
         try:
             return await getattr(self._client, name)()
@@ -108,6 +126,12 @@ class Store:
 
     def _failure(self, error: Exception) -> BackendError:
         return BackendError(f"Redis at {self.where} did not answer: {error}.")
+
+
+def _address(reply: Any) -> str | None:
+    """Returns the address of a connection in the reply to CLIENT INFO, which is unknown before Redis 6.2."""
+    found = re.search(rb"(?:^| )addr=(\S+)", reply) if isinstance(reply, bytes) else None
+    return found[1].decode() if found is not None else None
 
 
 def _of_one_node(reply: Any) -> Any:

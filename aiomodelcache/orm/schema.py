@@ -112,9 +112,12 @@ class ModelSchema:
 
     def _shape(self, column: Column) -> tuple[Any, ...]:
         """Returns everything that the meaning of a column's bytes depends on."""
-        field = meta_of(self.model).fields_map[column.name]
-        declared = field.get_for_dialect(self.dialect, "SQL_TYPE")
+        field, declared = meta_of(self.model).fields_map[column.name], self.declared_type(column.name)
         return column.name, type(field).__qualname__, declared, repr(column.type), column.load is not None
+
+    def declared_type(self, attribute: str) -> str:
+        """Returns the SQL type that a column was declared with."""
+        return cast("str", meta_of(self.model).fields_map[attribute].get_for_dialect(self.dialect, "SQL_TYPE"))
 
     def attribute(self, field: str) -> str | None:
         """Returns the instance attribute of a declared field's column (``organizer`` -> ``organizer_id``).

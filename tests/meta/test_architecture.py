@@ -20,13 +20,13 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main top advise advice statements check warm verify doctor keys inspect writes explain session settings "
-    "output",
+    "cli": "main top doctor model_faults raw_sql usage advise advice statements check warm verify keys inspect writes "
+    "explain session settings output",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.responses": "endpoints service lookups runs stored conditions requests fields",
-    "inspection": "hottest rates health diagnosis survey stored store explained clearing targets keyspace "
+    "inspection": "hottest rates health survey stored store diagnosis explained clearing targets keyspace "
     "declarations arguments summaries errors",
     "": "",
     "client": "",

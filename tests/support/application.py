@@ -51,12 +51,14 @@ class Application:
     namespace: str = "shop"
     keys: dict[str, str] = field(default_factory=dict[str, str])
     """Further keys of ``[tool.aiomodelcache]``, as TOML."""
+    modules: tuple[str, ...] = (MODULE,)
+    """The modules of the application's models."""
 
     def configure(self) -> None:
         """Writes the files of the application."""
         config = {
             "connections": {"default": self.database},
-            "apps": {"app": {"models": [MODULE], "default_connection": "default"}},
+            "apps": {"app": {"models": [*self.modules], "default_connection": "default"}},
         }
         (self.folder / f"{self.settings_module}.py").write_text(f"TORTOISE_ORM = {config!r}\n")
         keys = {
@@ -130,7 +132,7 @@ class Application:
             async with TortoiseContext() as context:
                 config = {
                     "connections": {"default": self.database},
-                    "apps": {"app": {"models": [MODULE], "default_connection": "default"}},
+                    "apps": {"app": {"models": [*self.modules], "default_connection": "default"}},
                 }
                 await context.init(config=config)
                 async with ModelCache(self.redis.patient_url, namespace=self.namespace, **settings) as cache:

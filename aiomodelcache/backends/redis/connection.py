@@ -131,6 +131,10 @@ class PipelinedConnection(asyncio.Protocol):
             self.near = near
             near.begin(sent, self._ping)
 
+    def own_name(self) -> Any:
+        """Returns the address of this end, as its socket tells it."""
+        return self._transport.get_extra_info("sockname")
+
     def _ping(self) -> None:
         if self.lost is None:
             self.start(_PING, 1, _ignore)
@@ -202,6 +206,14 @@ class ReconnectingConnection:
             return False
         pipelined.start(request, count, callback)
         return True
+
+    def own_address(self) -> str:
+        """Returns this end's address of the connection as the server would spell it, or "" if it is not one of TCP."""
+        name = self._current.own_name() if self._current is not None else None
+        if not isinstance(name, tuple):
+            return ""
+        host, port = cast("tuple[str, int]", name)[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def _connected(self) -> PipelinedConnection:
         """Returns the connection that all requests of the meantime share.
