@@ -3,6 +3,7 @@
 One round trip answers everything awaited in a tick. No answer holds a row older than the last acknowledged write.
 """
 
+import importlib
 import typing
 
 from aiomodelcache.backends.memory import MemoryBackend
@@ -59,7 +60,6 @@ from aiomodelcache.exceptions import (
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.batch import BatchCacheQuery
 from aiomodelcache.query.dependencies import depends_on
-from aiomodelcache.query.explain import EntryState, Explanation
 from aiomodelcache.query.parts import Page
 from aiomodelcache.scopes.bypass import writes_without_cache
 from aiomodelcache.scopes.request import local_cache
@@ -68,6 +68,7 @@ from aiomodelcache.write.uninvalidated import no_invalidation
 
 if typing.TYPE_CHECKING:
     from aiomodelcache.backends.redis.backend import RedisBackend
+    from aiomodelcache.query.explain import EntryState, Explanation
 
 __all__ = [
     "CACHE_TIME_3H",
@@ -130,12 +131,18 @@ __all__ = [
     "writes_without_cache",
 ]
 
+_LATER: typing.Final = {
+    "EntryState": "query.explain",
+    "Explanation": "query.explain",
+    "RedisBackend": "backends.redis.backend",  # imports redis-py, which a store in memory does without
+}
+"""Names that are imported when they are asked for, because most programs start without them."""
+
 if not typing.TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name != "RedisBackend":
+        if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from aiomodelcache.backends.redis import backend  # imports redis-py, which a store in memory does without
-
-        globals()[name] = backend.RedisBackend
-        return backend.RedisBackend
+        value = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+        globals()[name] = value
+        return value

@@ -37,9 +37,8 @@ class Verifier:
         self._stopped = False
 
     def watch(self, view: OpenCache) -> None:
-        """Samples the entries that lookups of a view read, if the setting is on."""
-        if self._fraction:
-            view.reader.sample(self._fraction, partial(self._start, view, comparable(view)))
+        """Samples the entries that lookups of a view read."""
+        view.reader.sample(self._fraction, partial(self._start, view, comparable(view)))
 
     def stop(self) -> None:
         """Cancels the comparisons in flight, and starts no others."""

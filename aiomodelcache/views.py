@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
@@ -42,7 +42,9 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.plans.requests import ComputeValue, Load
 from aiomodelcache.scopes.bypass import BypassFlag
-from aiomodelcache.verifier import Verifier
+
+if TYPE_CHECKING:
+    from aiomodelcache.verifier import Verifier
 
 OWN_VARIABLES: Final = "aiomodelcache_"
 """The beginning of the names of this package's context variables."""
@@ -71,7 +73,11 @@ class Views:
         self._guarded = guarded
         self._bypass = bypass
         self._predictions = Predictions(config.guess_size)
-        self._verifier = Verifier(config.verify, guarded.stats.verified)
+        self._verifier: Verifier | None = None
+        if config.verify:
+            from aiomodelcache import verifier
+
+            self._verifier = verifier.Verifier(config.verify, guarded.stats.verified)
         self._tenants: OrderedDict[tuple[type, Tenant], _TenantView] = OrderedDict()
         self.publisher = StatsPublisher(guarded, namespace, self._undelivered_keys)
         self._inspected: Mapping[type[Model], ModelEntries] = {}
@@ -99,7 +105,8 @@ class Views:
 
     async def close(self) -> None:
         """Waits for lookups and invalidations in flight, at most ``lease_ttl`` seconds. Then closes all of them."""
-        self._verifier.stop()
+        if self._verifier is not None:
+            self._verifier.stop()
         now, views = self.root.loop.time, self.all()
         until = now() + self._config.lease_ttl
 
@@ -250,7 +257,8 @@ class Views:
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
                 result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart)
-        self._verifier.watch(view)
+        if self._verifier is not None:
+            self._verifier.watch(view)
         guarded.near.tick = self._refresh_thresholds
         if client is None:
             view.make_view = partial(self._open_connection, view, callers, check)

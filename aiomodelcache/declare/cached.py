@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial, update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, overload
 
 from tortoise.models import Model
 
@@ -17,8 +17,10 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import default_cache
-from aiomodelcache.query.explain import Explanation
 from aiomodelcache.write.manual import clear, transactions
+
+if TYPE_CHECKING:
+    from aiomodelcache.query.explain import Explanation
 
 P = ParamSpec("P")
 Rest = ParamSpec("Rest")
@@ -79,7 +81,7 @@ class CachedFunction(Generic[P, T]):
         _, key = self.query(*args, **kwargs).locate(default_cache().usable())
         return key.decode("utf-8", "backslashreplace")
 
-    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> "Explanation":
         """Returns, as data, the source that would answer a call with these arguments now, and the reason."""
         return await self.query(*args, **kwargs).explain()
 

@@ -1,7 +1,7 @@
 """``Event.cache``: the manager of a model's cache, and the attribute that returns the manager."""
 
 from collections.abc import Awaitable, Iterable, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, overload
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields.relational import ManyToManyRelation
@@ -15,7 +15,6 @@ from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_
 from aiomodelcache.orm.connections import named_client
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.bulk import BulkQuery, ManyQuery
-from aiomodelcache.query.explain import Explanation, explain, key_text
 from aiomodelcache.query.lookups import (
     CountQuery,
     ExistsQuery,
@@ -30,6 +29,9 @@ from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
 from aiomodelcache.write.many_to_many import list_query
 from aiomodelcache.write.update import update
+
+if TYPE_CHECKING:
+    from aiomodelcache.query.explain import Explanation
 
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
@@ -177,19 +179,18 @@ class ModelCacheManager(Generic[M]):
         are declared for both ``get`` and ``filter``, their values mean ``get``. Raises ``CacheNotRegistered``,
         ``CacheNotOpen`` and, for a bad value, ``ValueError``.
         """
-        cache = self._cache or default_cache()
-        cache = cache.usable() if cache.tenanted else cache
-        return key_text(self._lookup(cache, query, key).locate(cache).key)
+        cache = cache.usable() if (cache := self._cache or default_cache()).tenanted else cache
+        return self._lookup(cache, query, key).locate(cache).key.decode("utf-8", "surrogatepass")
 
     @overload
-    async def explain(self, query: LookupQuery[Any] | ManyToManyRelation[Any], /) -> Explanation: ...
+    async def explain(self, query: LookupQuery[Any] | ManyToManyRelation[Any], /) -> "Explanation": ...
 
     @overload
-    async def explain(self, /, **key: Any) -> Explanation: ...
+    async def explain(self, /, **key: Any) -> "Explanation": ...
 
     async def explain(
         self, query: LookupQuery[Any] | ManyToManyRelation[Any] | None = None, /, **key: Any
-    ) -> Explanation:
+    ) -> "Explanation":
         """Returns, as data, the source that would answer a lookup now, and the reason.
 
         >>> explanation = await Event.cache.explain(slug="pycon")
@@ -203,9 +204,10 @@ class ModelCacheManager(Generic[M]):
         follows. Changes nothing: it sends no SQL and fills no entry.
         """
         cache = (self._cache or default_cache()).usable()
-        if isinstance(query, ManyToManyRelation):
-            query = list_query(query, cache)
-        return await explain(cache, self._lookup(cache, query, key))
+        from aiomodelcache.query.explain import explain
+
+        lookup = list_query(query, cache) if isinstance(query, ManyToManyRelation) else query
+        return await explain(cache, self._lookup(cache, lookup, key))
 
     @overload
     async def refresh(self, query: LookupQuery[T], /) -> T: ...
@@ -290,9 +292,7 @@ class ModelCacheManager(Generic[M]):
             )
         cache = (self._cache or default_cache()).writable()
         entries = cache.entries_of(self._model)
-        if rows is not None:
-            return await invalidate_rows(cache, entries, rows)
-        return await invalidate_key(cache, entries, key)
+        return await (invalidate_key(cache, entries, key) if rows is None else invalidate_rows(cache, entries, rows))
 
     async def clear(self) -> None:
         """Invalidates all entries of this model in all processes, in O(1). Raises ``BackendError``.

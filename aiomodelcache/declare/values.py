@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -31,11 +31,13 @@ from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_at, result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.dependencies import fresh
-from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import current_tracker, tracking
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
+
+if TYPE_CHECKING:
+    from aiomodelcache.query.explain import Explanation
 
 T = TypeVar("T")
 
@@ -142,8 +144,10 @@ class BaseValueQuery(CacheQuery[T]):
         current = {name: await fresh(value) for name, value in kwargs.items()}
         return tuple([await fresh(value) for value in args]), current
 
-    async def explain(self) -> Explanation:
+    async def explain(self) -> "Explanation":
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""
+        from aiomodelcache.query.explain import explain_key
+
         cache = self.open_cache()
         result, key = self.locate(cache)
         return await explain_key(cache, self, result, (), key)

@@ -6,9 +6,10 @@ Knows no caches. The parts of the library make the events, and ``observers`` han
 import hashlib
 import secrets
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, Literal
+from typing import Any, ClassVar, Final, Literal
+
+from msgspec import Struct, field
 
 _SECRET: Final = secrets.token_bytes(16)
 Outcome = Literal[
@@ -19,28 +20,36 @@ Refusal = Literal["replaced", "late", "fault", "bypass", "released"]
 Stage = Literal["announced", "cleared", "undelivered", "delivered", "unknown"]
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
-class Operation:
+class Operation(Struct, weakref=True, eq=False, kw_only=True):
     """Work that takes time. Each operation is an object of its own, so an observer may keep it as a dictionary's key.
 
     The fields that say how it went are set when ``Observer.end`` is called.
     """
 
-    context: Context = field(default_factory=copy_context, repr=False)
+    context: Context = field(default_factory=copy_context)
     """The context variables of the caller, as a mapping: ``operation.context.get(variable)``.
 
     Of work for several lookups, those of the first. Of work without a caller, those of the background.
     """
-    started: float = field(default_factory=perf_counter, repr=False)
+    started: float = field(default_factory=perf_counter)
     """The time of the beginning, by ``time.perf_counter``."""
     duration: float | None = None
     """Seconds from the beginning to the end. None before the end."""
     error: BaseException | None = None
     """The exception that ended the operation. Its text may hold values of columns."""
 
+    _hidden: ClassVar = frozenset({"context", "started", "lookups"})
+    """The names of fields that ``repr`` leaves out."""
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Lookup(Operation):
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name not in self._hidden]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+
+class Lookup(Operation, eq=False, kw_only=True):
     """One lookup, from its ``await`` to its answer. A ``BatchCacheQuery`` has one for each of its queries.
 
     ============== =================================================================================================
@@ -66,9 +75,9 @@ class Lookup(Operation):
     """The name under which ``cache.stats.by_cache`` counts, like ``Event(slug)``."""
     kind: str
     """The class of the query, like ``GetQuery`` or a cache class. ``refresh`` for a lookup without a caller."""
-    keys: tuple[bytes, ...] = field(default=(), repr=False)
+    keys: tuple[bytes, ...] = ()
     """The keys in the store. They hold the values that were looked up: do not log them."""
-    prefix: bytes = field(default=b"", repr=False)
+    prefix: bytes = b""
     """The part that all keys of the cache class share. It holds no values."""
     outcome: Outcome | None = None
     """The place that the answer came from. None before the end."""
@@ -82,6 +91,8 @@ class Lookup(Operation):
     background: bool = False
     """True if no caller waits: an entry is refreshed, or filled again after a write."""
 
+    _hidden: ClassVar = Operation._hidden | {"keys", "prefix"}  # they hold values
+
     @property
     def key(self) -> str:
         """The first key with a digest in place of its values, like ``amc:i:default:event:slug:#1f0c...``.
@@ -91,8 +102,7 @@ class Lookup(Operation):
         return safe_key(self.prefix, self.keys[0]) if self.keys else ""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class RoundTrip(Operation):
+class RoundTrip(Operation, eq=False, kw_only=True):
     """One request to the store. ``begin`` and ``end`` may be called in different contexts."""
 
     command: str
@@ -112,12 +122,11 @@ class RoundTrip(Operation):
             return host, int(port)
         return (self.server if self.server.startswith("/") else ""), None
 
-    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    lookups: tuple[Lookup, ...] = ()
     """The lookups that share the request. Empty for requests of writers."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Statement(Operation):
+class Statement(Operation, eq=False, kw_only=True):
     """One SQL statement of lookups that missed. ``begin`` and ``end`` are called in the task that sends it."""
 
     model: str
@@ -130,12 +139,11 @@ class Statement(Operation):
     """The dialect of Tortoise: ``sqlite``, ``postgres``, ``mysql``."""
     keys: int
     """The number of values or combinations of values that it asks for."""
-    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    lookups: tuple[Lookup, ...] = ()
     """The lookups that share the statement."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Computation(Operation):
+class Computation(Operation, eq=False, kw_only=True):
     """One call of a method or function whose value is cached.
 
     ``begin`` and ``end`` are called in the task that calls it. The SQL that it sends belongs to no ``Statement``.
@@ -143,17 +151,15 @@ class Computation(Operation):
 
     cache: str
     """The name under which ``cache.stats.by_cache`` counts."""
-    lookups: tuple[Lookup, ...] = field(default=(), repr=False)
+    lookups: tuple[Lookup, ...] = ()
     """The lookups that share the value."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Struct, frozen=True, kw_only=True):
     """An occurrence at one moment."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fill(Note):
+class Fill(Note, frozen=True, kw_only=True):
     """An entry was stored, or was not."""
 
     cache: str
@@ -171,8 +177,7 @@ class Fill(Note):
     """Bytes of the entry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Write(Note):
+class Write(Note, frozen=True, kw_only=True):
     """A step of the invalidation of one write or of one transaction.
 
     ``announced``: the keys are marked, before the COMMIT. ``cleared``: the marks are withdrawn, after it.
@@ -187,8 +192,7 @@ class Write(Note):
     """The names of the models and classes of values that are written to, as in ``cache.stats.by_cache``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Breaker(Note):
+class Breaker(Note, frozen=True, kw_only=True):
     """The circuit breaker has opened, so that reads bypass the store, or has closed again."""
 
     state: Literal["open", "closed"]
@@ -196,8 +200,7 @@ class Breaker(Note):
     """The error that opened it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearChange(Note):
+class NearChange(Note, frozen=True, kw_only=True):
     """Entries kept in this process were removed, or the server refused to report changes.
 
     ``invalidated``: the server reported a change. ``dropped``: all entries, because changes are no longer reported or a
@@ -209,8 +212,7 @@ class NearChange(Note):
     """The number of entries."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification(Note):
+class Verification(Note, frozen=True, kw_only=True):
     """An entry was compared with the database in the background, by ``ModelCache(verify=...)``.
 
     ``same``: it agrees. ``stale``: it differed with no writer at work, and was invalidated. ``changed``: it was written

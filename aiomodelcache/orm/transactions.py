@@ -12,7 +12,6 @@ from typing import Any, Final, cast
 
 import anyio
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient, TransactionContextPooled
-from tortoise.backends.sqlite.client import SqliteTransactionContext
 from tortoise.connection import get_connections
 from tortoise.exceptions import TransactionManagementError
 
@@ -49,6 +48,8 @@ async def snapshot_transaction(client: BaseDBAsyncClient) -> AsyncGenerator[Base
 def _safe(manager: Any, before: str | None = None) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     if isinstance(manager, TransactionContextPooled):
         return SafeTransaction(_PooledConnection(manager), before)
+    from tortoise.backends.sqlite.client import SqliteTransactionContext  # imports the driver
+
     if isinstance(manager, SqliteTransactionContext):
         return SafeTransaction(_OnlyConnection(manager))
     return cast("AbstractAsyncContextManager[BaseDBAsyncClient]", manager)

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.exceptions import DoesNotExist
@@ -24,10 +24,12 @@ from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
-from aiomodelcache.query.explain import Explanation, explain_key
 from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
+
+if TYPE_CHECKING:
+    from aiomodelcache.query.explain import Explanation
 
 T = TypeVar("T")
 _ROUTER_CALLS: Final = 50
@@ -147,8 +149,10 @@ class QuerysetQuery(CacheQuery[T]):
     def _digest_now(self) -> bytes:
         return digest_of((state_of(self._queryset, clocks=self._timeout is not None), self._field, self._timeout))
 
-    async def explain(self) -> Explanation:
+    async def explain(self) -> "Explanation":
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL."""
+        from aiomodelcache.query.explain import explain_key
+
         cache = self.open_cache()
         entries, key = self.locate(cache)
         return await explain_key(cache, self, entries, (), key)

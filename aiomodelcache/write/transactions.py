@@ -4,7 +4,6 @@ Tortoise has no hook for this, but its context manager calls ``commit`` and ``ro
 these two methods are wrapped on that instance, once. No class is changed.
 """
 
-import sqlite3
 from collections.abc import Collection, Iterable
 from typing import Any, Final
 
@@ -68,12 +67,11 @@ def _wrap(client: Any, intents: Intents) -> None:
     async def commit_until_clear() -> None:
         try:
             await commit()
-        except sqlite3.Error:
-            # The transaction is still open: the next BEGIN would commit it, and until then all readers would be in it.
-            await rollback_and_clear()
-            raise
         except BaseException as error:
-            if was_refused(error):
+            if _leaves_open(error):
+                # The next BEGIN would commit the transaction, and until then all readers would be in it.
+                await rollback_and_clear()
+            elif was_refused(error):
                 await _finish_rolled_back(client, intents)
             else:
                 abandon(intents)
@@ -88,6 +86,13 @@ def _wrap(client: Any, intents: Intents) -> None:
 
     client.commit = commit_and_clear
     client.rollback = rollback_and_clear
+
+
+def _leaves_open(error: BaseException) -> bool:
+    """Returns whether a COMMIT that raised ``error`` has left the transaction open, as SQLite does."""
+    import sqlite3  # for programs that use SQLite only
+
+    return isinstance(error, sqlite3.Error)
 
 
 async def _mark(intents: Intents) -> None:

@@ -62,6 +62,17 @@ async def test_a_hit_has_a_lookup_and_one_request(event: Event, recorder: Record
 
 
 @ON_SQLITE
+async def test_the_text_of_an_operation_shows_how_it_went_and_no_value(event: Event, recorder: Recorder) -> None:
+    await Event.cache.get(slug="pycon")
+    texts = [repr(operation) for operation in recorder.ended]
+    assert [text for text in texts if "pycon" in text] == []
+    assert {text.partition("(")[0] for text in texts} == {"Lookup", "RoundTrip", "Statement"}
+    [lookup] = recorder.operations(Lookup)
+    assert repr(lookup).startswith("Lookup(duration=0.")
+    assert "cache='Event(slug)', kind='GetQuery', outcome='miss'" in repr(lookup)
+
+
+@ON_SQLITE
 @pytest.mark.only_on("redis", because="the name is that of the store's class")
 async def test_a_round_trip_names_the_class_of_the_store(event: Event, recorder: Recorder) -> None:
     await Event.cache.get(id=event.id)
