@@ -79,10 +79,10 @@ class TrackedLookup:
             known = frozenset(islice(known, self._known))
         tracker.use([by_epoch[key] for key in read if key in by_epoch], known)
         tracker.unfinished -= answered
-        for key in read if answered else ():
-            entry = entries.get(key)
-            if entry and entry[0] in _TOKEN_BYTES:
-                tracker.add(key, entry[:PREFIX_SIZE])
+        if answered:
+            get = entries.get
+            found = {key: entry[:PREFIX_SIZE] for key in read if (entry := get(key)) and entry[0] in _TOKEN_BYTES}
+            tracker.add_all(found)
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
         self._tracker.unfinished -= 1  # the plan counts itself
@@ -192,8 +192,7 @@ class _Record:
         inner = computed.tracker
         if inner is not None:
             self._use(inner.dependencies, known)
-            for key, token in inner.dependencies.items():
-                self._tracker.add(key, token)
+            self._tracker.add_all(inner.dependencies)
             if inner.refusal is not None:
                 self._tracker.refuse(inner.refusal)
         return computed
@@ -213,8 +212,7 @@ class _Record:
             self._tokens.pop(key, None)
             for table in tables:
                 self._tracker.add_table(table)
-        for key, token in self._tokens.items():
-            self._tracker.add(key, token)
+        self._tracker.add_all(self._tokens)
 
 
 def _forward(request: Request) -> Plan[object]:

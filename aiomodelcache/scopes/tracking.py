@@ -4,7 +4,7 @@ Knows keys and tokens, not their meaning. A context variable holds the tracker, 
 share it. Tasks that outlive the computation have no tracker any more.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -81,6 +81,14 @@ class Tracker:
         """Adds a dependency. If it was another one before, it was changed while the result was computed."""
         if self.dependencies.setdefault(key, token) != token:
             self.refuse("something that it was read from changed meanwhile")
+
+    def add_all(self, tokens: Mapping[bytes, bytes]) -> None:
+        """Adds dependencies, each as ``add`` does."""
+        if self.dependencies.keys().isdisjoint(tokens):
+            self.dependencies.update(tokens)
+        else:
+            for key, token in tokens.items():
+                self.add(key, token)
 
     def add_table(self, key: bytes | None) -> None:
         """Adds the version of a table that was read. It must have been read before the table was."""
