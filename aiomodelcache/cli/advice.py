@@ -91,6 +91,8 @@ class Advice:
 
     statements: int = 0
     """The statements that read a table of the application's models."""
+    observed: bool = False
+    """True if statements were observed, of any kind."""
     declare: list[Reads] = field(default_factory=list[Reads])
     """Keys to declare, those that save most first. The primary key stands for caching the model at all."""
     declared: list[Reads] = field(default_factory=list[Reads])
@@ -103,6 +105,9 @@ class Advice:
     """Other caches that were never asked for, by their names in the counts."""
     lists: dict[type[Model], dict[str, list[Key]]] = field(default_factory=dict[type[Model], dict[str, list[Key]]])
     """The lists of keys to declare, for each model that has changes: those that exist, with all changes made."""
+
+    writes: dict[type[Model], int] = field(default_factory=dict[type[Model], int])
+    """The statements that write the table of each model. Each of them invalidates the entries of all its keys."""
 
     @property
     def saved(self) -> int:
@@ -121,8 +126,9 @@ def advise(cache: OpenCache, observed: Iterable[Observed], counts: Mapping[str, 
     for bound in [*cache.models, *bound_models()]:
         models.setdefault(table_of(bound), bound)
     found: dict[tuple[type[Model], frozenset[str], str], Reads] = {}
-    writes: dict[type[Model], int] = {}
+    writes = advice.writes
     for each in observed:
+        advice.observed = True
         model = models.get(each.statement.table)
         if model is None:
             continue

@@ -121,7 +121,13 @@ def _data(advice: Advice) -> dict[str, Any]:
         "saved": advice.saved,
         "declare": [reads.data() for reads in advice.declare],
         "remove": [
-            {"model": model.__name__, "setting": setting, "key": list(key)} for model, setting, key in advice.remove
+            {
+                "model": model.__name__,
+                "setting": setting,
+                "key": list(key),
+                "marks_saved": advice.writes.get(model, 0) if advice.observed else None,
+            }
+            for model, setting, key in advice.remove
         ],
         "never_asked_for": advice.unused,
         "declared": [reads.data() for reads in advice.declared],
@@ -152,7 +158,10 @@ def _show(session: Session, advice: Advice, cache: OpenCache) -> None:
         output.table([*names, "time"] if timed else names, rows)
         output.line()
     for model, setting, key in advice.remove:
-        output.line("warning", f"{model.__name__}: ({', '.join(key)}) of {setting} was never asked for: remove it")
+        text = f"{model.__name__}: ({', '.join(key)}) of {setting} was never asked for: remove it"
+        writes = advice.writes.get(model, 0)
+        saved = f", so that {writes} writes mark one key less" if writes else ""
+        output.line("warning", text + saved)
     for name in advice.unused:
         output.line("warning", f"{name} was never asked for")
     for model, lists in advice.lists.items():

@@ -166,5 +166,5 @@ def _show_workers(output: Output, workers: Sequence[Worker]) -> None:
         age = duration(max(0.0, time.time() - data["started"]))
         counts = [data["round_trips"], data["statements"], data["backend_errors"]]
         rows.append([f"{data['host']} {data['pid']}", age, hits, misses, ratio, *counts, state])
-    columns = ("worker", "age", "hits", "misses", "ratio", "round trips", "statements", "errors", "state")
+    columns = ("worker", "age", "hits", "misses", "ratio", "requests", "SQL", "errors", "state")
     output.table(columns, rows)

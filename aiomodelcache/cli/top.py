@@ -32,15 +32,19 @@ _UNPUBLISHED: Final = "no process publishes its counters: open its ModelCache wi
 @command("top", short_help="Show what the processes look up, live.")
 @click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between two.")
 @click.option("--once", is_flag=True, help=f"Measure for {WINDOW:g} seconds, show it, and end.")
+@click.option("--watch", default=0.0, metavar="SECONDS", type=click.FloatRange(0, 1), help="Count reads by MONITOR.")
 @VALUES
-async def top_command(session: Session, interval: float, once: bool, values: bool) -> None:
+async def top_command(session: Session, interval: float, once: bool, watch: float, values: bool) -> None:
     """Shows lookups per second, the hit ratio, the slowest classes and the hottest keys, until you press Ctrl-C.
 
     The rates are those of all processes that publish their counters (publish_stats), over the last seconds. A lookup by
     an index counts for the index and for its rows. With --json, or piped, each refresh is one line or one block.
+
+    The server tells how hot keys are only with an LFU policy of eviction. With --watch 0.05, the reads of 50 ms of each
+    refresh are counted instead. The server works slower meanwhile.
     """
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
-        top = _Top(cache, store, values=values)
+        top = _Top(cache, store, watch=watch, values=values)
         if once:
             await top.measure()
             await asyncio.sleep(WINDOW)
@@ -55,8 +59,9 @@ async def top_command(session: Session, interval: float, once: bool, values: boo
 class _Top:
     """The measurements of one run of the command."""
 
-    def __init__(self, cache: ModelCache, store: Store, *, values: bool) -> None:
+    def __init__(self, cache: ModelCache, store: Store, *, watch: float, values: bool) -> None:
         self._cache = cache
+        self._watch = watch
         self._window = Window()
         self._hottest = HottestKeys(store, KeyMap(cache.open_cache), values=values)
 
@@ -67,9 +72,17 @@ class _Top:
         if fleet.complete:
             data |= self._window.add(time.monotonic(), fleet.others).data()
         try:
-            return data | {"keys": await self._hottest.measure(MAX_SHOWN)}
+            return data | {"keys": await self._keys()}
         except BackendError:
             return data | {"complete": False, "keys": []}
+
+    async def _keys(self) -> list[dict[str, Any]]:
+        if self._watch:
+            watched = await self._hottest.watch(MAX_SHOWN, self._watch)
+            if watched is not None:
+                return watched
+            self._watch = 0.0  # MONITOR is not permitted
+        return await self._hottest.measure(MAX_SHOWN)
 
 
 @contextlib.contextmanager
@@ -128,7 +141,9 @@ def _parts(data: dict[str, Any]) -> Iterator[str | tuple[Sequence[str], list[lis
         ]
         yield ("slowest", "lookups/s", "hits", "ms/miss", "ms/s"), rows
     if data["keys"]:
-        yield ("hottest", "heat", "key"), [[each["cache"], each["heat"], each["key"]] for each in data["keys"]]
+        measure = "reads" if "reads" in data["keys"][0] else "heat"
+        title = "reads/s" if measure == "reads" else "heat"
+        yield ("hottest", title, "key"), [[each["cache"], each[measure], each["key"]] for each in data["keys"]]
 
 
 def _busy(rates: dict[str, Any]) -> float:

@@ -18,6 +18,18 @@ class HottestKeys:
         self._hot = HotKeys()
         self._scan: AsyncGenerator[list[bytes], None] | None = None
 
+    async def watch(self, number: int, seconds: float) -> list[dict[str, Any]] | None:
+        """Watches the reads of all clients for some seconds, by MONITOR. Returns the keys that were read most.
+
+        Returns None if the server does not permit it. Raises ``BackendError``.
+        """
+        reads = await self._store.watch_reads(seconds)
+        if reads is None:
+            return None
+        own = {key: count / reads.seconds for key, count in reads.keys.items() if self._holds_answer(key)}
+        self._hot.add_reads(own)
+        return [{**self._data(key), "reads": round(rate, 1)} for key, rate in self._hot.hottest(number)]
+
     async def measure(self, number: int) -> list[dict[str, Any]]:
         """Samples the candidates and the next chunk of all keys. Returns the hottest. Raises ``BackendError``."""
         if self._scan is None:
@@ -31,13 +43,13 @@ class HottestKeys:
             self._scan = None
         keys = self._hot.candidates(key for key in chunk or () if self._holds_answer(key))
         self._hot.add(zip(keys, await self._store.heat(keys), strict=True))
-        return [self._data(key, heat) for key, heat in self._hot.hottest(number)]
+        return [{**self._data(key), "heat": round(heat, 2)} for key, heat in self._hot.hottest(number)]
 
     def _holds_answer(self, key: bytes) -> bool:
         place = self._key_map.place(key)
         return place is not None and place.entry_set is not None
 
-    def _data(self, key: bytes, heat: float) -> dict[str, Any]:
+    def _data(self, key: bytes) -> dict[str, Any]:
         place = self._key_map.place(key)
         label = place.label if place is not None else None
-        return {"key": self._key_map.shown(key, values=self._values), "cache": label, "heat": round(heat, 2)}
+        return {"key": self._key_map.shown(key, values=self._values), "cache": label}

@@ -4,7 +4,7 @@ Pure: knows counters and samples, not where they come from.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,7 +112,7 @@ class HotKeys:
 
     def __init__(self) -> None:
         self._seen: dict[bytes, float] = {}
-        """The heat of each candidate, from 0 to 1: the mean of its samples, older ones counting less."""
+        """The heat of each candidate, or its reads in a second: the mean of its samples, older ones counting less."""
 
     def candidates(self, others: Iterable[bytes]) -> list[bytes]:
         """Returns the keys to sample now: the candidates, and others to compare them with."""
@@ -127,6 +127,10 @@ class HotKeys:
                 self._seen[key] = 0.8 * self._seen.get(key, 0.0) + 0.2 * heat
         hottest = sorted(self._seen.items(), key=lambda pair: -pair[1])[:MAX_CANDIDATES]
         self._seen = {key: heat for key, heat in hottest if heat > 0.001}
+
+    def add_reads(self, reads: Mapping[bytes, float]) -> None:
+        """Adds a sample of reads in a second, by key. Candidates without one were not read."""
+        self.add([(key, reads.get(key, 0.0)) for key in self.candidates(reads)])
 
     def hottest(self, number: int) -> list[tuple[bytes, float]]:
         """Returns the hottest keys with their heat, the hottest first."""

@@ -1,11 +1,14 @@
-"""The commands of Redis that the library itself never sends: SCAN, PTTL, CLIENT. On connections of their own."""
+"""The commands of Redis that the library itself never sends: SCAN, INFO, MONITOR. On connections of their own."""
 
+import asyncio
 import re
+import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, cast
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.connection import pack
@@ -16,6 +19,37 @@ SCAN_COUNT: Final = 1_000
 """Number of keys that the server looks at in one step of a scan. It serves no other client meanwhile."""
 TIMEOUT: Final = 5.0
 """Seconds to wait for a reply. Longer than for lookups, because a command has no caller that waits for a page."""
+
+
+MAX_WATCHED: Final = 5_000
+"""Maximum number of commands that are watched at once. Beyond it, watching ends early."""
+_COMMAND: Final = re.compile(rb'^\d+\.\d+ \[\d+ (?!lua\])[^\]]*\] "(\w+)"(.*)$', re.DOTALL)
+"""A command of a client in the words of MONITOR. Those of scripts are left out."""
+_ARGUMENT: Final = re.compile(rb' "((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPED: Final = re.compile(rb"\\(x[0-9a-f]{2}|.)", re.DOTALL)
+_ESCAPES: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
+
+
+class Reads:
+    """The keys that clients have read while they were watched."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.commands = 0
+        """The number of commands that were watched, of all kinds."""
+        self.keys: Counter[bytes] = Counter()
+
+    def add(self, line: bytes) -> None:
+        """Counts the keys of a command, as MONITOR shows it, if it reads."""
+        self.commands += 1
+        match = _COMMAND.match(line)
+        if match is not None and match[1].upper() in (b"GET", b"MGET"):
+            self.keys.update([_ESCAPED.sub(_unescaped, each) for each in _ARGUMENT.findall(match[2])])
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    text = match[1]
+    return bytes.fromhex(text[1:].decode()) if text[:1] == b"x" and len(text) == 3 else _ESCAPES.get(text, text)
 
 
 class Store:
@@ -68,6 +102,38 @@ class Store:
             return [1 / (1 + reply) if isinstance(reply, int) else None for reply in idle]
         counted = await self._send([("OBJECT", "FREQ", key) for key in keys])
         return [reply / 255 if isinstance(reply, int) else None for reply in counted]
+
+    async def watch_reads(self, seconds: float) -> Reads | None:
+        """Returns the keys that clients read in the next seconds, by MONITOR, for at most ``MAX_WATCHED`` commands.
+
+        The server sends this connection a copy of each command meanwhile. None for a Cluster, and if MONITOR is not
+        permitted. Raises ``BackendError``.
+        """
+        if self.is_cluster:
+            return None
+        pool = self._client.connection_pool
+        connection: Any = None
+        reads = Reads()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                connection = await pool.get_connection()
+                await connection.send_command("MONITOR")
+                await connection.read_response()
+            started = time.monotonic()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while reads.commands < MAX_WATCHED:
+                        reads.add(await connection.read_response())
+            reads.seconds = time.monotonic() - started
+        except NoPermissionError:
+            return None
+        except (TimeoutError, RedisError, OSError) as error:
+            raise self._failure(error) from error
+        finally:
+            if connection is not None:
+                await connection.disconnect(nowait=True)  # MONITOR ends with its connection
+                await pool.release(connection)
+        return reads
 
     async def clock(self) -> float:
         """Returns the server's time, in seconds since the Unix epoch."""

@@ -1,13 +1,17 @@
 """A survey of the store: every key of the application, with the state of its entry."""
 
-from collections.abc import AsyncGenerator, Iterable
+import random
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aiomodelcache.entries.base import is_version
 from aiomodelcache.inspection.keyspace import KeyMap, Place
-from aiomodelcache.inspection.store import Store
+from aiomodelcache.inspection.store import SCAN_COUNT, Store
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import state_of
+
+Placed = tuple[bytes, Place | None]
+"""A key and its place, None if no declaration has the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +55,50 @@ async def survey(
 
     Looks at each key of the server once, in steps that do not hold up other clients.
     """
-    read = cache.guarded.backend.read
+    async for placed in _placed(store, key_map, owner):
+        if placed:
+            yield await _read(cache, placed)
+
+
+async def sample(
+    cache: OpenCache, store: Store, key_map: KeyMap, number: int, owner: str | None = None
+) -> AsyncGenerator[list[Found], None]:
+    """Yields at most ``number`` keys of entries in chunks, chosen at random among all of them, and reads no others.
+
+    Looks at each key of the server once, as ``survey`` does.
+    """
+    chosen: list[Placed] = []
+    seen = 0
+    async for placed in _placed(store, key_map, owner):
+        for each in placed:
+            if each[1] is None or each[1].entry_set is None:
+                continue
+            seen += 1
+            if len(chosen) < number:
+                chosen.append(each)
+            elif (at := random.randrange(seen)) < number:
+                chosen[at] = each
+    for at in range(0, len(chosen), SCAN_COUNT):
+        yield await _read(cache, chosen[at : at + SCAN_COUNT])
+
+
+async def _placed(store: Store, key_map: KeyMap, owner: str | None) -> AsyncGenerator[list[Placed], None]:
+    """Yields all keys with their places in chunks, or those of one declaration."""
     async for chunk in store.scan(key_map.beginning + b":"):
         placed = [(key, key_map.place(key)) for key in chunk]
-        if owner is not None:
-            placed = [(key, place) for key, place in placed if place is not None and place.owner == owner]
-        epoch_keys = list({place.epoch_key for _, place in placed if place is not None and place.entry_set is not None})
-        if not placed:
-            continue
-        entries = await read([*epoch_keys, *[key for key, _ in placed]])
-        epochs = dict(zip(epoch_keys, entries, strict=False))
-        yield [
-            _found(key, place, entry, epochs)
-            for (key, place), entry in zip(placed, entries[len(epoch_keys) :], strict=True)
-            if entry is not None
-        ]
+        yield [each for each in placed if owner is None or (each[1] is not None and each[1].owner == owner)]
+
+
+async def _read(cache: OpenCache, placed: Sequence[Placed]) -> list[Found]:
+    """Reads the entries of keys, with the epochs that they belong to."""
+    epoch_keys = list({place.epoch_key for _, place in placed if place is not None and place.entry_set is not None})
+    entries = await cache.guarded.backend.read([*epoch_keys, *[key for key, _ in placed]])
+    epochs = dict(zip(epoch_keys, entries, strict=False))
+    return [
+        _found(key, place, entry, epochs)
+        for (key, place), entry in zip(placed, entries[len(epoch_keys) :], strict=True)
+        if entry is not None
+    ]
 
 
 def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, bytes | None]) -> Found:

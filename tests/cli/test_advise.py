@@ -156,6 +156,7 @@ def test_keys_that_were_never_asked_for_are_to_be_removed(application: Applicati
     assert data["paste"]["Seller"] == ["get_key_fields_list = []"]
     assert set(data["never_asked_for"]) == {"ListingCount", "Listing.marks"}
     assert "warning Listing.marks was never asked for" in application.process("advise", "--counts", str(counts)).out
+    assert {each["marks_saved"] for each in data["remove"]} == {None}  # no statements were given, so no writes
 
     async def ask_processes(cache: ModelCache) -> tuple[Any, str]:
         await work(cache)
@@ -169,6 +170,19 @@ def test_keys_that_were_never_asked_for_are_to_be_removed(application: Applicati
     by_fleet, _ = application.do(ask_processes)
     assert (by_fleet["remove"], by_fleet["never_asked_for"]) == (data["remove"], data["never_asked_for"])
     assert "No process publishes" in application.run("advise", "--published", status=2).err
+
+
+def test_the_saving_of_a_removal_is_that_of_the_writes(application: Application, log: Path, tmp_path: Path) -> None:
+    counts = tmp_path / "counts.json"
+    counts.write_text(json.dumps({"by_cache": {"Listing(slug)": {"hits": 9}}}), "utf-8")
+    arguments = ("advise", "--log", str(log), "--counts", str(counts))
+    saved = {
+        (each["model"], *each["key"]): each["marks_saved"]
+        for each in application.run(*arguments, "--json").data["remove"]
+    }
+    assert (saved["Listing", "public"], saved["Seller", "name"]) == (3, 1)
+    text = "Listing: (public) of filter_key_fields_list was never asked for"
+    assert f"warning {text}: remove it, so that 3 writes mark one key less" in application.run(*arguments).out
 
 
 def test_what_cannot_be_read_is_status_2(application: Application, tmp_path: Path) -> None:

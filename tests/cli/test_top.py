@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
@@ -15,7 +16,7 @@ import redis.asyncio
 
 from aiomodelcache.cli import top
 from aiomodelcache.inspection.rates import HotKeys, Window
-from aiomodelcache.inspection.store import connected
+from aiomodelcache.inspection.store import MAX_WATCHED, connected
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.application import LIMIT, Application
@@ -45,14 +46,21 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture
-def service(filled: Application) -> Iterator[Application]:
-    """The application, with a process that looks up the same listing again and again."""
-    code = SERVICE.format(settings=filled.settings_module, url=filled.redis.patient_url)
-    (filled.folder / "service.py").write_text(code)
-    with process(filled, ["-u", "service.py"], stdout=subprocess.PIPE) as running:
+@contextmanager
+def serving(application: Application) -> Generator[None]:
+    """Runs a process of the application that looks up the same listing again and again."""
+    code = SERVICE.format(settings=application.settings_module, url=application.redis.patient_url)
+    (application.folder / "service.py").write_text(code)
+    with process(application, ["-u", "service.py"], stdout=subprocess.PIPE) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
+        yield
+
+
+@pytest.fixture
+def service(filled: Application) -> Iterator[Application]:
+    """The application with a process that serves."""
+    with serving(filled):
         yield filled
 
 
@@ -166,6 +174,62 @@ def test_the_key_that_is_read_most_is_the_hottest(own_redis: RedisServer, policy
     assert cold is not None
     assert 0 <= cold < hot <= 1
     assert missing is None
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "noeviction"])
+def test_watched_reads_are_counted_without_lfu(service: Application, policy: str) -> None:
+    """The service reads one slug as often as a row that never exists again, and the slug's row as often as both."""
+    with service.redis.client() as client:
+        before = client.config_get("maxmemory-policy")["maxmemory-policy"]
+        client.config_set("maxmemory-policy", policy)
+    try:
+        data = service.process("top", "--once", "--watch", "0.5", "--json", "--values").data
+        shown = service.process("top", "--once", "--watch", "0.2").out
+    finally:
+        with service.redis.client() as client:
+            client.config_set("maxmemory-policy", before)
+    reads = {each["key"]: each["reads"] for each in data["keys"]}
+    assert reads["shop:amc:i:default:listing:slug:ssecret-1"] > 1
+    assert reads["shop:amc:r:default:listing:i1"] > 1
+    never = [rate for key, rate in reads.items() if ":listing:i1000" in key]
+    assert all(rate < reads["shop:amc:i:default:listing:slug:ssecret-1"] for rate in never)
+    assert re.search(r"^hottest +reads/s +key$", shown, re.MULTILINE)
+    with service.redis.client() as client:
+        assert not [each for each in client.client_list() if each["cmd"] == "monitor"]
+
+
+def test_without_permission_to_watch_the_server_is_asked(filled: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(top, "WINDOW", 0.1)
+    with filled.redis.client() as client:
+        rules = {"enabled": True, "passwords": ["+word"], "keys": ["*"], "commands": ["+@all", "-monitor"]}
+        client.acl_setuser("unwatched", **rules, reset=True)
+    filled.keys = {"url": f'"{filled.redis.url.replace("redis://", "redis://unwatched:word@")}"'}
+    filled.configure()
+    assert {*filled.run("top", "--once", "--watch", "0.1", "--json").data["keys"][0]} == {"key", "cache", "heat"}
+
+
+def test_watched_keys_are_read_as_they_were_sent(own_redis: RedisServer) -> None:
+    odd = [b"a b", b'quoted "key"', b"back\\slash", b"\x00\xff\n\r\t", b"x41", b"[0 lua]", b'"', "ü".encode()]
+
+    async def work() -> dict[bytes, int]:
+        connect: Any = redis.asyncio.Redis.from_url  # pyright: ignore
+        async with connect(own_redis.patient_url) as client, connected(own_redis.patient_url) as store:
+            watching = asyncio.create_task(store.watch_reads(60))
+            while not [each for each in await client.client_list() if each["cmd"] == "monitor"]:
+                pass
+            await client.mget([*odd, b"other"])
+            for key in odd:
+                await client.get(key)
+                await client.set(key, b"GET")
+            await client.eval("return redis.call('GET', KEYS[1])", 1, b"other")
+            for _ in range(MAX_WATCHED // 100 + 1):
+                await asyncio.gather(*[client.ping() for _ in range(100)])
+            reads = await watching
+            assert reads is not None
+            assert reads.commands == MAX_WATCHED
+            return dict(reads.keys)
+
+    assert asyncio.run(work()) == {**dict.fromkeys(odd, 2), b"other": 1}
 
 
 def worker(name: str, **counts: int) -> Worker:

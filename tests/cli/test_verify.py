@@ -6,7 +6,7 @@ import pytest
 from tortoise.connection import get_connection
 
 from aiomodelcache import ModelCache
-from aiomodelcache.cli.verify import Verified, compare
+from aiomodelcache.cli.verify import Verified, compare, upper_bound
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.inspection.survey import survey
@@ -29,7 +29,32 @@ def test_entries_that_agree_are_status_0(filled: Application) -> None:
     assert data["stale"] == []
     assert data["compared"] >= 5 + 6 + 2 + 1 + 2
     assert data["not_compared"] == {"computed results": 3}
-    assert "entries agree with the database" in filled.process("verify").out
+    assert data["stale_at_most"] == pytest.approx(1 - 0.05 ** (1 / data["compared"]))
+    text = (
+        f"ok {data['compared']} entries agree with the database, so fewer than 17 % of all are stale (95 % confidence)"
+    )
+    assert text in filled.process("verify").out
+
+
+def test_a_sample_is_chosen_among_all_entries(filled: Application) -> None:
+    assert filled.run("verify", "--sample", "1000", "--json").data == filled.run("verify", "--json").data
+    filled.do(behind("UPDATE listing SET title = 'behind' WHERE id = 2"))
+    seen: set[int] = set()
+    for _ in range(60):
+        ran = filled.run("verify", "Listing", "--sample", "4", "--json", status=None)
+        data = ran.data
+        seen.add(len(data["stale"]))
+        assert data["compared"] + sum(data["not_compared"].values()) <= 4
+        assert ran.status == (1 if data["stale"] else 0)
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "number", "bound"),
+    [(0, 0, 1.0), (0, 59, 0.0495), (0, 3_000_000, 1e-6), (1, 100, 0.0466), (7, 7, 1.0), (0, 1, 0.95)],
+)
+def test_the_bound_is_that_of_clopper_and_pearson(found: int, number: int, bound: float) -> None:
+    assert upper_bound(found, number) == pytest.approx(bound, rel=0.002)
 
 
 @pytest.mark.parametrize(

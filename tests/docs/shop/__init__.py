@@ -1,0 +1,1 @@
+"""The application of the page about the command line, which runs each of its commands."""

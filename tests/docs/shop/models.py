@@ -1,0 +1,41 @@
+"""Models of events, with keys of every kind."""
+
+from typing import Any
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel
+
+
+class User(CachedModel):
+    """The organizer of events."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40, unique=True)
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+
+
+class Tag(CachedModel):
+    """A tag of events."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=40)
+
+
+class Event(CachedModel):
+    """An event."""
+
+    id = fields.IntField(primary_key=True)
+    slug = fields.CharField(max_length=40, unique=True)
+    title = fields.CharField(max_length=40, default="")
+    public = fields.BooleanField(default=True)
+    organizer: Any = fields.ForeignKeyField("shop.User", related_name="events")
+    tags: Any = fields.ManyToManyField("shop.Tag", related_name="events")
+
+    class CacheMeta:
+        get_key_fields_list = [("slug",)]
+        filter_key_fields_list = [("organizer",), ("public",)]
+        cached_foreignkeys = ["organizer"]
+        cached_manytomany = ["tags"]
