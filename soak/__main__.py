@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+import shutil
 import sys
+import tempfile
 from argparse import BooleanOptionalAction
 from pathlib import Path
 
@@ -33,7 +35,11 @@ def main() -> int:
     parser.add_argument(
         "--eager", action=BooleanOptionalAction, default=HAS_EAGER_TASKS, help="eager tasks in half of the processes"
     )
-    parser.add_argument("--folder", type=Path, help="keep the logs in this folder; by default they are deleted")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keep the logs in this folder; else only those of an unexpected result",
+    )
     parser.add_argument("--check", type=Path, help="only check the logs in this folder again")
     options = parser.parse_args()
     if options.check:
@@ -61,14 +67,22 @@ def main() -> int:
                 read_pause=options.read_pause,
                 write_pause=options.write_pause,
             )
-            result = _run(plan, postgres, options.folder and options.folder / subject)
+            base = options.folder or Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-"))
+            folder = base / subject
+            folder.mkdir(parents=True, exist_ok=True)
+            result = _run(plan, postgres, folder)
             print(result, flush=True)
-            passed &= result.violations == 0 if library else result.violations > 0
+            expected = result.violations == 0 if library else result.violations > 0
+            passed &= expected
+            if not expected:
+                print(f"  logs         {folder}: python -m soak --check {folder}", flush=True)
+            elif not options.folder:
+                shutil.rmtree(base)
     print("as expected" if passed else "NOT as expected")
     return 0 if passed else 1
 
 
-def _run(plan: Plan, postgres: PostgresServer, folder: Path | None) -> Report:
+def _run(plan: Plan, postgres: PostgresServer, folder: Path) -> Report:
     with postgres.database() as database, RedisServer() as redis:
         return asyncio.run(soak(plan, database, redis, folder))
 

@@ -196,6 +196,8 @@ class Checker:
         """Writes by nonce."""
         self.listed: dict[int, Sequence[int]] = {}
         """Rows whose lists a write has invalidated, by nonce."""
+        self.seen: dict[int, int] = {}
+        """End of the first read that saw a write or a later state, by nonce. The write was committed before it."""
         self.deleted: dict[int, list[Written]] = {}
         """Deletes by primary key."""
         self.held: dict[int, dict[int, int]] = {}
@@ -329,6 +331,8 @@ class Checker:
         return (track.own.get(read.source), read.start) if self._lag else (None, 0)
 
     def _saw(self, track: Track, read: Record, position: int) -> None:
+        for writer in track.timeline.writers[track.seen.positions[-1] + 1 : position + 1]:
+            self.seen.setdefault(writer, read.end)
         track.seen.rise(read.end, position)
         if self._lag:
             track.of(read.source).seen.rise(read.end, position)

@@ -86,18 +86,22 @@ class Predictions:
             candidates = [self._checker.written.get(writer) or self._unlogged_as(writer)]
         else:
             candidates = chain(self._checker.deleted.get(-writer, ()), self._unlogged.values())
-        return next((reason for write in candidates if write and (reason := self._excuse(finding, write))), None)
+        excuses = (self._excuse(finding, writer, write) for write in candidates if write)
+        return next(filter(None, excuses), None)
 
-    def _excuse(self, finding: Finding, write: Written) -> str | None:
+    def _excuse(self, finding: Finding, writer: int, write: Written) -> str | None:
         """Returns the reason for which one missed write did not invalidate the value that the reader saw, or None."""
         held = self._held_back(write)
         # A write is excused while it ran and while its invalidation was held back. It is excused for ever if its
         # process was killed before the clear.
-        excused = write.outcome == Outcome.UNKNOWN or finding.start <= max([write.end, *held])
+        unknown = write.outcome == Outcome.UNKNOWN
+        excused = unknown or finding.start <= max([write.end, *held])
         life = self._circumstances.lives.get(write.source)
         if held and excused and life is not None and life.on_write_error == "retry":
             return RETRY
-        if excused and any(begin <= write.end and end >= write.start for begin, end in self._circumstances.losses):
+        # A writer that is cancelled gives up while the database still executes its COMMIT.
+        committed = max(write.end, self._checker.seen.get(writer, 0)) if unknown else write.end
+        if excused and any(begin <= committed and end >= write.start for begin, end in self._circumstances.losses):
             return LOST
         return SLOW if write.end - write.start > self._circumstances.intent_ttl else None
 

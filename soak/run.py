@@ -1,8 +1,6 @@
 """``soak``: one soak from beginning to end, with its rows, processes, faults, rest, and check."""
 
 import random
-import shutil
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -61,22 +59,11 @@ class Plan:
     """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
 
 
-async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path | None = None) -> Report:
+async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> Report:
     """Runs a plan on an empty database and a Redis that it may stop, kill and empty.
 
-    Keeps logs and history in ``folder``, if there is one.
+    Keeps logs and history in ``folder``, which exists.
     """
-    temporary = folder is None
-    logs = Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-")) if folder is None else folder
-    logs.mkdir(parents=True, exist_ok=True)
-    try:
-        return await _soak(plan, database, redis, logs)
-    finally:
-        if temporary:
-            shutil.rmtree(logs, ignore_errors=True)
-
-
-async def _soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> Report:
     await _create_rows(database, plan.world)
     chance = random.Random(f"{plan.seed}/faults")
     async with AsyncExitStack() as stack:

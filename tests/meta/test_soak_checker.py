@@ -432,6 +432,19 @@ def test_a_lost_intent_explains_stale_reads_only_if_the_write_was_not_cleared() 
     assert reasons(Circumstances(losses=[(201, 210)]), *missed_write(outcome=Outcome.UNKNOWN)) == [None]
 
 
+def test_an_intent_may_be_lost_until_the_commit_of_a_write_that_was_given_up() -> None:
+    """A cancelled writer waits for its COMMIT for a limited time. The database may commit later."""
+    log = (
+        wrote(100, 200, NONCE, outcome=Outcome.UNKNOWN, source=WRITER),
+        by_pk(240, 250, (2, NONCE)),
+        by_pk(300, 305, ONE),
+    )
+    assert reasons(Circumstances(losses=[(220, 230)]), *log) == [LOST]
+    assert reasons(Circumstances(losses=[(251, 260)]), *log) == [None]  # it was committed before it was seen
+    acknowledged = wrote(100, 200, NONCE, source=WRITER), *log[1:]
+    assert reasons(Circumstances(losses=[(220, 230)]), *acknowledged) == [None]
+
+
 def test_the_unlogged_last_write_of_a_killed_process_may_lose_its_intent() -> None:
     log = by_pk(190, 195, (2, NONCE)), by_pk(300, 305, ONE)
     lives = {WRITER: Life(0, ended=180, killed=True)}
