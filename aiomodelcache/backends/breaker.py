@@ -9,6 +9,7 @@ import inspect
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
@@ -25,6 +26,7 @@ from aiomodelcache.backends.protocol import (
 from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.observe.events import Breaker, Lookup, Observer, RoundTrip
+from aiomodelcache.observe.fleet import MAX_RECENT_WRITES, RecentWrite
 from aiomodelcache.observe.logs import LookupLog, lookup_logger
 from aiomodelcache.observe.observers import Observers
 from aiomodelcache.observe.stats import Stats, logger
@@ -60,6 +62,8 @@ class GuardedBackend:
         self._observers = observers
         self._logs_lookups: bool | None = None
         self.find_observers()
+        self.recent_writes = deque[RecentWrite](maxlen=MAX_RECENT_WRITES)
+        """The latest writes that were invalidated, the latest last."""
         self.has_undelivered = False
         """True while this process has undelivered invalidations. It must not read until they are delivered."""
         self._undelivered = set[object]()
@@ -89,6 +93,12 @@ class GuardedBackend:
             self._observers = (*self._observers, observer)
             self._logs_lookups = None
             self.find_observers()
+
+    def remove_observer(self, observer: Observer) -> None:
+        """Removes an observer. It is still told of the end of what has begun."""
+        self._observers = tuple(each for each in self._observers if each is not observer)
+        self._logs_lookups = None
+        self.find_observers()
 
     def set_undelivered(self, writer: object, undelivered: bool) -> None:
         """Records whether a writer has undelivered invalidations. Several writers may share the backend."""

@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import Context
+from time import time
 from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, ReplacedEntry
 from aiomodelcache.encoding.layout import DamagedEntry, new_token, stale_copy
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.observe.events import Stage
+from aiomodelcache.observe.fleet import RecentWrite
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.scopes.request import Scope
@@ -81,6 +84,20 @@ class Intent:
         """The writer's context, once the outcome of the write is known and if there are observers."""
         self.lock = asyncio.Lock()
 
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """The names of the models and classes of values that are written to."""
+        return tuple(dict.fromkeys([rows.counters.name for rows in self.rows.values()]))
+
+    @property
+    def whole(self) -> bool:
+        """True if everything about one of these models is affected."""
+        return any(rows.epoch_key in self.clears for rows in self.rows.values())
+
+    def as_recent(self, stage: Stage) -> RecentWrite:
+        """Returns what operators see of the write, now that it has come to this stage."""
+        return RecentWrite(time=time(), stage=stage, keys=len(self.clears), caches=self.caches, whole=self.whole)
+
     def add(self, rows: Versioned, clears: Iterable[Clear]) -> None:
         """Adds keys of one model. A later hint for a key replaces an earlier one.
 
@@ -148,7 +165,7 @@ class Intent:
             self._drop(scope)
 
     def _drop(self, scope: Scope) -> None:
-        if any(rows.epoch_key in self.clears for rows in self.rows.values()):
+        if self.whole:
             scope.clear()
         else:
             scope.drop(self.clears)

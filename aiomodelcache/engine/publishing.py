@@ -67,7 +67,9 @@ class StatsPublisher:
     def worker(self) -> Worker:
         """Returns this process with a copy of its present counters."""
         guarded = self._guarded
-        return self._worker.at(guarded.stats, breaker_open=guarded.failing, undelivered_keys=self._undelivered_keys())
+        writes = guarded.recent_writes.copy()  # in one step, because writers run in several threads
+        undelivered = self._undelivered_keys()
+        return self._worker.at(guarded.stats, breaker_open=guarded.failing, undelivered_keys=undelivered, writes=writes)
 
     async def fleet(self) -> Fleet:
         """Returns all processes that publish. Publishes this one first, if it does.

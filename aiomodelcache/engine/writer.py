@@ -180,6 +180,7 @@ class Writer:
             try:
                 await self._mark(intent, intent.clears)
                 await self._clear(intent)
+                self._guarded.recent_writes.append(intent.as_recent("cleared"))
             except asyncio.CancelledError:  # the mark may have arrived, and would leave the models uncached
                 self._tasks.start(self._withdraw(intent))
                 raise
@@ -227,10 +228,11 @@ class Writer:
             near.drop(keys)
 
     def _tell(self, stage: Stage, intent: Intent) -> None:
+        if stage != "announced":
+            self._guarded.recent_writes.append(intent.as_recent(stage))
         observers = self._guarded.observers
         if observers is not None:
-            caches = tuple(dict.fromkeys([rows.counters.name for rows in intent.rows.values()]))
-            observers.note(Write(stage=stage, keys=len(intent.clears), caches=caches), intent.context)
+            observers.note(Write(stage=stage, keys=len(intent.clears), caches=intent.caches), intent.context)
 
     # Undelivered intents -----------------------------------------------------------------------------
 

@@ -6,16 +6,36 @@ Pure: knows counters, not how they are published (see ``engine.publishing``).
 import os
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 
+from aiomodelcache.observe.events import Stage
 from aiomodelcache.observe.stats import Counters, NearCounters, Stats, VerifiedCounters
 
+MAX_RECENT_WRITES: Final = 20
+"""Maximum number of writes that a process remembers and publishes. Beyond it, the oldest are forgotten."""
 _COUNTS: Final = [each.name for each in fields(Counters) if each.name not in ("name", "warned")]
 _counts_of: Final = attrgetter(*_COUNTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentWrite:
+    """The end of the invalidation of one write or of one transaction, or a model that was cleared."""
+
+    time: float
+    """Seconds since the Unix epoch."""
+    stage: Stage
+    """The stage as in ``Write``. Writes that are only ``announced`` are not kept."""
+    keys: int
+    """The number of keys that the write affected."""
+    caches: tuple[str, ...]
+    """The names of the models and classes of values, as in ``Stats.by_cache``."""
+    whole: bool = False
+    """True if everything about one of these was invalidated, as by ``clear`` or a bulk write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +55,8 @@ class Worker:
     """True if its last request to the store failed, so that its lookups bypass the store."""
     undelivered_keys: int = 0
     """The number of keys whose invalidation it could not send yet."""
+    writes: tuple[RecentWrite, ...] = ()
+    """The latest writes that it has invalidated, at most ``MAX_RECENT_WRITES``, the latest last."""
 
     @classmethod
     def here(cls) -> "Worker":
@@ -42,11 +64,14 @@ class Worker:
         host, pid, microseconds = socket.gethostname(), os.getpid(), time.time_ns() // 1000
         return cls(name=f"{host}-{pid}-{microseconds:x}", host=host, pid=pid, started=microseconds / 1e6)
 
-    def at(self, stats: Stats, *, breaker_open: bool, undelivered_keys: int) -> "Worker":
+    def at(
+        self, stats: Stats, *, breaker_open: bool, undelivered_keys: int, writes: Iterable[RecentWrite] = ()
+    ) -> "Worker":
         """Returns the worker with a copy of its present counters."""
         by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
         copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
-        return replace(self, stats=copied, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
+        now = replace(self, stats=copied, writes=tuple(writes))
+        return replace(now, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
 
 
 @dataclass(frozen=True, slots=True)
