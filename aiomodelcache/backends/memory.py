@@ -9,6 +9,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
@@ -117,6 +118,25 @@ class MemoryBackend:
         for stamp in stamps:
             self._put(stamp, new_version(), math.inf, now)
         return [self._clear(clear, token, now) for clear in clears]
+
+    def recent(self, limit: int | None = None) -> list[bytes]:
+        """Returns the keys of entries without intents, at most ``limit``, the most recently used first."""
+        return list(islice(reversed(self._values), limit))
+
+    def life_left(self, key: bytes) -> float | None:
+        """Returns the seconds until a key expires; None for a key without an end, or that is not there."""
+        _, deadline = self._values.get(key) or self._intents.get(key) or (b"", math.inf)
+        return None if deadline == math.inf else max(0.0, deadline / 1000 - self._clock())
+
+    @property
+    def size(self) -> int:
+        """The approximate size of all entries in bytes."""
+        return self._size
+
+    @property
+    def limit(self) -> int:
+        """Maximum size of all entries in bytes. Beyond it, the least recently used ones are evicted."""
+        return self._limit
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         now = self._now()

@@ -6,14 +6,16 @@ from typing import Any
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.rates import HotKeys
 from aiomodelcache.inspection.store import Store
+from aiomodelcache.observe.events import safe_key
 
 
 class HottestKeys:
     """The hottest keys of one application, measured again and again."""
 
-    def __init__(self, store: Store, key_map: KeyMap, *, values: bool) -> None:
+    def __init__(self, store: Store, key_map: KeyMap, *, values: bool, digests: bool = False) -> None:
         self._store = store
         self._values = values
+        self._digests = digests
         self._key_map = key_map
         self._hot = HotKeys()
         self._scan: AsyncGenerator[list[bytes], None] | None = None
@@ -50,6 +52,18 @@ class HottestKeys:
         return place is not None and place.entry_set is not None
 
     def _data(self, key: bytes) -> dict[str, Any]:
-        place = self._key_map.place(key)
-        label = place.label if place is not None else None
-        return {"key": self._key_map.shown(key, values=self._values), "cache": label}
+        return key_data(self._key_map, key, values=self._values, digest=self._digests)
+
+    async def aclose(self) -> None:
+        """Ends the scan of all keys."""
+        scan, self._scan = self._scan, None
+        if scan is not None:
+            await scan.aclose()
+
+
+def key_data(key_map: KeyMap, key: bytes, *, values: bool, digest: bool) -> dict[str, Any]:
+    """Returns a key for people. ``digest``: with a digest, which tells keys apart whose values are not shown."""
+    place = key_map.place(key)
+    label = place.label if place is not None else None
+    data = {"key": key_map.shown(key, values=values), "cache": label}
+    return data | ({"digest": safe_key(b"", key)[1:9]} if digest else {})

@@ -58,6 +58,7 @@ class Rates:
         """Returns the rates for JSON. ``hit_ratio`` is None without any lookup."""
         hits = sum(each.hits for each in self.by_cache.values())
         lookups = sum(each.lookups for each in self.by_cache.values())
+        misses, seconds = lookups - hits, sum(each.seconds for each in self.by_cache.values())
         busy = [(name, each) for name, each in self.by_cache.items() if each.lookups]
         busy.sort(key=lambda pair: (-pair[1].seconds, -pair[1].lookups, pair[0]))
         return {
@@ -65,6 +66,7 @@ class Rates:
             "window": round(self.seconds, 3),
             "lookups": round(self.per_second(lookups), 1),
             "hit_ratio": round(hits / lookups, 4) if lookups else None,
+            "miss_ms": round(1000 * seconds / misses, 3) if misses else None,
             "statements": round(self.per_second(self.statements), 1),
             "round_trips": round(self.per_second(self.round_trips), 1),
             "backend_errors": self.errors,

@@ -1,5 +1,6 @@
-"""Workers and the server in a few numbers each."""
+"""Workers, cache classes and the server in a few numbers each."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aiomodelcache.observe.fleet import Worker
@@ -37,3 +38,32 @@ def worker_data(worker: Worker) -> dict[str, Any]:
         "undelivered_keys": worker.undelivered_keys,
         "by_cache": {name: [each.hits, each.misses] for name, each in worker.stats.by_cache.items()},
     }
+
+
+_COUNTS: Final = {
+    "hits": ("hits",),
+    "misses": ("misses",),
+    "fills": ("fills",),
+    "refused": ("refused", "unfillable"),
+    "stale": ("stale", "stale_if_error", "stale_if_slow"),
+    "unusable": ("repaired", "undecodable", "mismatched"),
+}
+"""Counts that are shown of a cache class, and the counters that each adds up."""
+
+
+def class_data(workers: Iterable[Worker], rates: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the counts of each cache class, added up over workers, by name, with its ``rates`` if it has any."""
+    totals: dict[str, dict[str, Any]] = {}
+    for worker in workers:
+        for name, counters in worker.stats.by_cache.items():
+            total = totals.setdefault(name, dict.fromkeys(_COUNTS, 0))
+            for count, attributes in _COUNTS.items():
+                total[count] += sum(getattr(counters, attribute) for attribute in attributes)
+    return [_class_data(name, totals[name], rates.get(name, {})) for name in sorted(totals)]
+
+
+def _class_data(name: str, total: dict[str, int], recent: Mapping[str, Any]) -> dict[str, Any]:
+    lookups = total["hits"] + total["misses"]
+    ratio = round(total["hits"] / lookups, 4) if lookups else None
+    rates = {"lookups": recent.get("lookups", 0.0), "miss_ms": recent.get("miss_ms")}
+    return {"cache": name, "hit_ratio": ratio, **rates, **total}

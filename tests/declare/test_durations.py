@@ -98,7 +98,7 @@ def test_settings_are_passed_by_name_and_known() -> None:
 
 def test_a_backend_takes_a_duration() -> None:
     for written in (0.2, "200ms", timedelta(seconds=0.2)):
-        assert RedisBackend("redis://localhost", socket_timeout=written)._connect.args[1] == 0.2
+        assert RedisBackend("redis://localhost", socket_timeout=written).connect.keywords["socket_timeout"] == 0.2
     with pytest.raises(CacheConfigurationError, match=rf"RedisBackend\.socket_timeout is '1': {REMEDY}"):
         RedisBackend("redis://localhost", socket_timeout="1")
 

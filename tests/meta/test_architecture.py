@@ -24,10 +24,11 @@ ORDER = {
     "explain session settings output",
     "testing": "isolation counting conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
-    "responses prometheus opentelemetry sentry registration asgi server_timing",
+    "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
+    "contrib.dashboard": "application stream feed observed lookups access http",
     "contrib.responses": "endpoints service lookups runs stored conditions requests fields",
-    "inspection": "hottest rates health survey stored store diagnosis explained clearing targets keyspace "
-    "declarations arguments summaries errors",
+    "inspection": "hottest rates health survey stored own_store store diagnosis explained clearing targets "
+    "keyspace declarations arguments summaries errors",
     "": "",
     "client": "",
     "views": "",
@@ -97,14 +98,19 @@ def running_code(node: ast.AST) -> Iterator[ast.AST]:
 def ordered(package: str, names: str) -> list[str]:
     """Returns the modules of a package, top to bottom, with those of its subpackages."""
     modules = [f"{package}.{name}" for name in names.split()]
-    return [module for name in modules for module in (ordered(name, ORDER[name]) if name in ORDER else [name])]
+    return [module for name in modules for module in (places_of(name) if name in ORDER else [name])]
 
 
-WITH_CODE = {"", "observe", "testing"}
+def places_of(package: str) -> list[str]:
+    """Returns the modules of a package, and the package itself above them if its ``__init__`` has code."""
+    return [*([package] if package in WITH_CODE else []), *ordered(package, ORDER[package])]
+
+
+WITH_CODE = {"", "observe", "testing", "contrib.dashboard"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""
-NESTED = {"backends.redis", "contrib.responses"}
+NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses"}
 """Packages that are one part of another one."""
 PLACES = [
     module

@@ -71,9 +71,9 @@ class RedisBackend:
         self, url_or_client: str | Redis | RedisCluster, *, socket_timeout: Duration = 0.5, batch_size: int = 1_000
     ) -> None:
         seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
-        self._connect = functools.partial(endpoint_of, url_or_client, seconds)
+        self.connect = functools.partial(endpoint_of, url_or_client, socket_timeout=seconds)
         self._batch_size = batch_size
-        self._endpoint: RedisEndpoint | None = self._connect()
+        self._endpoint: RedisEndpoint | None = self.connect()
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""
         self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
@@ -97,7 +97,7 @@ class RedisBackend:
             self._left, self._endpoint = self._endpoint, None  # kept: a parent's event loop would notice its collection
         if self._endpoint is None:
             # Not built in ``close``, because redis-py's locks are bound to the first event loop that uses them.
-            self._endpoint = self._connect()
+            self._endpoint = self.connect()
             self._endpoint.track(self._near)
         try:
             await self._load_scripts(self._endpoint)  # every node of a cluster answers
