@@ -12,7 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
+from aiomodelcache.backends.protocol import (
+    NOTHING_ALLOWED,
+    Clear,
+    Fill,
+    Lease,
+    Leased,
+    Marked,
+    ReadCallback,
+    ReplacedEntry,
+    Save,
+)
 from aiomodelcache.encoding.layout import (
     ABSENT,
     INTENT,
@@ -119,6 +129,29 @@ class MemoryBackend:
             self._put(stamp, new_version(), math.inf, now)
         return [self._clear(clear, token, now) for clear in clears]
 
+    async def mark_for_save(
+        self,
+        keys: Sequence[bytes],
+        token: bytes,
+        ttl_ms: int,
+        allow: Mapping[bytes, int] = NOTHING_ALLOWED,
+        versions: Sequence[bytes] = (),
+    ) -> Marked:
+        now = self._now()
+        replaced = await MemoryBackend.mark(self, keys, token, ttl_ms, allow)
+        return Marked(replaced, dict.fromkeys(keys, now), [self._version(key, now) for key in versions])
+
+    async def clear_and_save(
+        self, saves: Sequence[Save], clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()
+    ) -> list[bool]:
+        now = self._now()
+        same = {save.stamp for save in saves if self._get(save.stamp, now) == save.expected}
+        for stamp in dict.fromkeys([*stamps, *[save.stamp for save in saves]]):
+            self._put(stamp, new_version(), math.inf, now)
+        for clear in clears:
+            self._clear(clear, token, now)
+        return [self._save(save, token, now, same=save.stamp in same) for save in saves]
+
     def recent(self, limit: int | None = None) -> list[bytes]:
         """Returns the keys of entries without intents, at most ``limit``, the most recently used first."""
         return list(islice(reversed(self._values), limit))
@@ -178,6 +211,13 @@ class MemoryBackend:
             if until > now:
                 self._put(clear.key, clear.hint, until, now)
         return found
+
+    def _save(self, save: Save, token: bytes, now: int, *, same: bool) -> bool:
+        self._clear(
+            Clear(save.key, save.value, save.ttl_ms) if same and now < save.until_ms else Clear(save.key), token, now
+        )
+        value = self._get(save.key, now)
+        return value is not None and value == save.value
 
     def _get_intents(self, key: bytes, now: int) -> list[bytes]:
         """Returns the intents on ``key``, each as token and expiry. Empty if the key holds no intents."""

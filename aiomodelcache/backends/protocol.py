@@ -1,8 +1,9 @@
 """The contract between the cache and a store. Must not know any particular store.
 
-A backend keeps bytes under keys and offers six bulk operations. Each is one round trip, however many keys it takes. A
-backend knows the state byte and the token of an entry (see ``encoding.layout``), because it compares and sets by them.
-It never looks at fingerprints, epochs or payloads. Redis and memory are held to one conformance suite.
+A backend keeps bytes under keys and offers six bulk operations, and optionally more (the ``Supports...`` classes).
+Each is one round trip, however many keys it takes. A backend knows the state byte and the token of an entry (see
+``encoding.layout``), because it compares and sets by them. It never looks at fingerprints, epochs or payloads. Redis
+and memory are held to one conformance suite.
 
 Every operation raises ``BackendError`` when the store cannot be reached or refuses. The caller then does not know
 whether the operation took effect. A backend never resends a command, because a duplicated lease breaks the protocol.
@@ -166,6 +167,61 @@ class ReadsTogether(Protocol):
 def keys_read_together(backend: Backend) -> int:
     """Returns the number of keys that a backend reads at one moment, 1 if it does not say."""
     return int(getattr(backend, "keys_read_together", 1))
+
+
+class Marked(NamedTuple):
+    """The answer to ``mark_for_save``.
+
+    ``replaced``: as ``Backend.mark`` returns it. ``marked_ms``: the time of each mark, by the store's own clock.
+    ``versions``: the current value of each version key, read after the marks.
+    """
+
+    replaced: dict[bytes, ReplacedEntry]
+    marked_ms: dict[bytes, int]
+    versions: list[bytes | None]
+
+
+class Save(NamedTuple):
+    """A request to store the row that a writer has saved under ``key``, in place of the writer's intent.
+
+    ``value``: the entry, with a token of its own. ``until_ms``: the time by the store's own clock until which the
+    intent may be replaced. ``stamp``: the key of the model's stamp. ``expected``: the stamp as it was read before the
+    COMMIT.
+    """
+
+    key: bytes
+    value: bytes
+    ttl_ms: int
+    until_ms: int
+    stamp: bytes
+    expected: bytes
+
+
+class SupportsWriteThrough(Protocol):
+    """An optional extension of a backend, with which writers may store the rows that they save."""
+
+    async def mark_for_save(
+        self,
+        keys: Sequence[bytes],
+        token: bytes,
+        ttl_ms: int,
+        allow: Mapping[bytes, int] = NOTHING_ALLOWED,
+        versions: Sequence[bytes] = (),
+    ) -> Marked:
+        """Marks keys like ``Backend.mark``, then reads ``versions`` like ``Backend.lease``."""
+        ...
+
+    async def clear_and_save(
+        self, saves: Sequence[Save], clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()
+    ) -> list[bool]:
+        """Ends a write like ``Backend.clear``, and stores rows. Returns, for each of ``saves``, True if it was stored.
+
+        First gives every stamp a fresh version. Then withdraws the intents from the keys of ``clears`` and ``saves``.
+        A row is stored only if its stamp was the expected one at first and has not changed again since. Its key must
+        hold this token's intent and no other live one, and its ``until_ms`` must not be past. Otherwise its key is left
+        as by a ``Clear`` without a hint.
+        """
+        ...
 
 
 class SupportsTracking(Protocol):

@@ -17,10 +17,13 @@ from aiomodelcache.backends.protocol import (
     Fill,
     Lease,
     Leased,
+    Marked,
     ReadCallback,
     ReplacedEntry,
+    Save,
     SupportsStartRead,
     SupportsTracking,
+    SupportsWriteThrough,
     keys_read_together,
 )
 from aiomodelcache.encoding.layout import PREFIX_SIZE
@@ -40,6 +43,9 @@ class SignedBackend:
         self._verify = signer.verify
         if hasattr(backend, "start_read"):
             self.start_read = self._start_read
+        if hasattr(backend, "clear_and_save"):
+            self.mark_for_save = self._mark_for_save
+            self.clear_and_save = self._clear_and_save
 
     def __repr__(self) -> str:
         return f"<SignedBackend over {self.backend!r}>"
@@ -79,16 +85,39 @@ class SignedBackend:
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
-        replaced = await self.backend.mark(keys, token, ttl_ms, allow)
-        verified = {key: (self._verify(key, entry), until_ms) for key, (entry, until_ms) in replaced.items()}
-        return {key: ReplacedEntry(entry, until_ms) for key, (entry, until_ms) in verified.items() if entry is not None}
+        return self._verified_copies(await self.backend.mark(keys, token, ttl_ms, allow))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        signed = [clear._replace(hint=self._sign(clear.key, clear.hint)) for clear in clears]
-        return await self.backend.clear(signed, token, stamps)
+        return await self.backend.clear(self._signed(clears), token, stamps)
+
+    async def _mark_for_save(
+        self,
+        keys: Sequence[bytes],
+        token: bytes,
+        ttl_ms: int,
+        allow: Mapping[bytes, int] = NOTHING_ALLOWED,
+        versions: Sequence[bytes] = (),
+    ) -> Marked:
+        backend = cast("SupportsWriteThrough", self.backend)
+        marked = await backend.mark_for_save(keys, token, ttl_ms, allow, versions)
+        return marked._replace(replaced=self._verified_copies(marked.replaced))
+
+    async def _clear_and_save(
+        self, saves: Sequence[Save], clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()
+    ) -> list[bool]:
+        backend = cast("SupportsWriteThrough", self.backend)
+        signed = [save._replace(value=self._sign(save.key, save.value)) for save in saves]
+        return await backend.clear_and_save(signed, self._signed(clears), token, stamps)
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         return await self.backend.delete(keys)
+
+    def _signed(self, clears: Iterable[Clear]) -> list[Clear]:
+        return [clear._replace(hint=self._sign(clear.key, clear.hint)) for clear in clears]
+
+    def _verified_copies(self, replaced: Mapping[bytes, ReplacedEntry]) -> dict[bytes, ReplacedEntry]:
+        verified = {key: (self._verify(key, entry), until_ms) for key, (entry, until_ms) in replaced.items()}
+        return {key: ReplacedEntry(entry, until_ms) for key, (entry, until_ms) in verified.items() if entry is not None}
 
     def _verified(self, keys: Iterable[bytes], values: Iterable[bytes | None]) -> list[bytes | None]:
         return [

@@ -1,9 +1,9 @@
 """Counters of the SQL statements, transactions and round trips that a block of code sends."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from unittest.mock import patch
 
 from tortoise.backends.base.client import TransactionContextPooled
@@ -17,10 +17,12 @@ from aiomodelcache.backends.protocol import (
     Fill,
     Lease,
     Leased,
+    Marked,
     ReadCallback,
     ReplacedEntry,
     SupportsStartRead,
     SupportsTracking,
+    SupportsWriteThrough,
     keys_read_together,
 )
 from aiomodelcache.client import ModelCache
@@ -28,6 +30,8 @@ from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
+
+T = TypeVar("T")
 
 
 class CountingBackend:
@@ -112,6 +116,24 @@ class CountingBackend:
         self.operations.append("clear")
         self.keys.update(stamps)
         return await self.backend.clear(clears, token, stamps)
+
+    @property
+    def mark_for_save(self) -> Callable[..., Awaitable[Marked]]:
+        """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
+        return self._counted(cast("SupportsWriteThrough", self.backend).mark_for_save, keys_at=(0, 4))
+
+    @property
+    def clear_and_save(self) -> Callable[..., Awaitable[list[bool]]]:
+        """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
+        return self._counted(cast("SupportsWriteThrough", self.backend).clear_and_save, keys_at=(3,))
+
+    def _counted(self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...]) -> Callable[..., Awaitable[T]]:
+        async def counted(*arguments: Any) -> T:
+            self.operations.append(operation.__name__)
+            self.keys.update(*[arguments[at] for at in keys_at])
+            return await operation(*arguments)
+
+        return counted
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         self.operations.append("delete")

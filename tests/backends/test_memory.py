@@ -7,7 +7,6 @@ from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.testing.conformance import (
     MINUTE,
     SHORT,
-    BackendConformance,
     held,
     is_version,
     new_keys,
@@ -15,6 +14,7 @@ from aiomodelcache.testing.conformance import (
     put,
     writers,
 )
+from aiomodelcache.testing.write_through import WriteThroughConformance
 
 
 class Clock:
@@ -30,7 +30,7 @@ def clock() -> Clock:
     return Clock()
 
 
-class TestMemoryBackend(BackendConformance):
+class TestMemoryBackend(WriteThroughConformance):
     @pytest.fixture(autouse=True)
     def store(self, clock: Clock) -> None:
         self.clock = clock

@@ -18,7 +18,6 @@ from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.testing.conformance import (
     MINUTE,
-    BackendConformance,
     held,
     is_version,
     new_key,
@@ -28,13 +27,14 @@ from aiomodelcache.testing.conformance import (
     put,
     writers,
 )
+from aiomodelcache.testing.write_through import WriteThroughConformance
 from tests.support.servers import RedisServer
 
 from .opening import PATIENT, hurry, opened
 from .proxy import Proxy
 
 
-class TestRedisBackend(BackendConformance):
+class TestRedisBackend(WriteThroughConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url

@@ -15,7 +15,8 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.testing.conformance import MINUTE, BackendConformance, held, new_keys, new_token, new_value, put
+from aiomodelcache.testing.conformance import MINUTE, held, new_keys, new_token, new_value, put
+from aiomodelcache.testing.write_through import WriteThroughConformance
 from tests.support.servers import RedisServer
 from tests.support.servers.redis_cluster import Cluster, ClusterNode
 
@@ -36,7 +37,7 @@ async def backend(cluster: Cluster) -> AsyncIterator[RedisBackend]:
         yield backend
 
 
-class TestRedisBackendOnACluster(BackendConformance):
+class TestRedisBackendOnACluster(WriteThroughConformance):
     many = 2_000
 
     @pytest.fixture(autouse=True)

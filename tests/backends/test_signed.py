@@ -14,7 +14,6 @@ from aiomodelcache.encoding.layout import PREFIX_SIZE
 from aiomodelcache.encoding.signatures import SIGNATURE_SIZE, Signer
 from aiomodelcache.testing.conformance import (
     MINUTE,
-    BackendConformance,
     held,
     new_key,
     new_keys,
@@ -22,6 +21,7 @@ from aiomodelcache.testing.conformance import (
     new_value,
     put,
 )
+from aiomodelcache.testing.write_through import WriteThroughConformance
 
 from .opening import PATIENT
 from .test_memory import Clock
@@ -32,7 +32,7 @@ SECRETS = (b"the secret of these tests", b"the secret before")
 __all__ = ["cluster"]  # a fixture
 
 
-class TestSignedMemory(BackendConformance):
+class TestSignedMemory(WriteThroughConformance):
     @pytest.fixture(autouse=True)
     def store(self) -> None:
         self.clock = Clock()
@@ -46,7 +46,7 @@ class TestSignedMemory(BackendConformance):
         self.clock.seconds += seconds
 
 
-class TestSignedRedis(BackendConformance):
+class TestSignedRedis(WriteThroughConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url
@@ -57,7 +57,7 @@ class TestSignedRedis(BackendConformance):
         return backend
 
 
-class TestSignedCluster(BackendConformance):
+class TestSignedCluster(WriteThroughConformance):
     delivers_changes = False
 
     @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ ORDER = {
     "__main__": "",
     "cli": "main top doctor model_faults raw_sql usage advise advice statements check warm verify keys inspect writes "
     "explain session settings output",
-    "testing": "isolation counting conformance transactions",
+    "testing": "isolation counting write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",
@@ -49,7 +49,7 @@ ORDER = {
     "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema snapshots "
     "transactions tables connections relations outcomes changes frozen query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
-    "backends.redis": "backend clients scripts connection url incarnation errors",
+    "backends.redis": "backend saving commands clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "scopes": "tracking request bypass",
     "config": "",

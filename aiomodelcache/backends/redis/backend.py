@@ -12,30 +12,28 @@ Needs Redis 5. Expiry is by the server's clock only.
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from operator import eq
-from typing import Final, NoReturn, cast
+from typing import Final, cast
 
 import anyio
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     InvalidResponse,
-    NoScriptError,
-    RedisClusterException,
 )
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
+from aiomodelcache.backends.redis.commands import as_bytes, version_commands
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
-from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
+from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
-from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
+from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.layout import LEASE, new_version
 from aiomodelcache.encoding.messages import described
-from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.exceptions import CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
 """Maximum number of keys of one script, because the server serves no other client while a script runs.
@@ -44,7 +42,7 @@ Beyond it, further scripts are sent in the same round trip.
 """
 
 
-class RedisBackend:
+class RedisBackend(SavingCommands):
     """Entries in Redis, at a URL or through a client that the program already has.
 
     URLs are ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix://path``,
@@ -70,6 +68,7 @@ class RedisBackend:
     def __init__(
         self, url_or_client: str | Redis | RedisCluster, *, socket_timeout: Duration = 0.5, batch_size: int = 1_000
     ) -> None:
+        super().__init__()
         seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
         self.connect = functools.partial(endpoint_of, url_or_client, socket_timeout=seconds)
         self._batch_size = batch_size
@@ -84,8 +83,6 @@ class RedisBackend:
         self._can_start_read = type(self).read is RedisBackend.read
         """True if no subclass overrides ``read`` and must see all reads."""
         self._layout_unknown = False
-        """True if a cluster did not answer as expected. Its layout may have changed."""
-        self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
 
     def __repr__(self) -> str:
         return f"<RedisBackend at {self.where}>"
@@ -168,7 +165,7 @@ class RedisBackend:
 
     async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
         if endpoint.is_cluster:
-            return [_bytes(reply) for reply in await self._send([("GET", key) for key in keys])]
+            return [as_bytes(reply) for reply in await self._send([("GET", key) for key in keys])]
         size = self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = cast(
@@ -181,40 +178,11 @@ class RedisBackend:
         identity = (self._endpoint or self._raise_closed()).incarnation.current
         keys = [key for key, _ in leases]
         lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
-        version_commands: list[Command] = []
         made = [new_version(identity) for _ in versions]
-        for key, version in zip(versions, made, strict=True):
-            version_commands += ("SET", key, version, "NX"), ("GET", key)
-        leased, read = await self._send_in_order(lease_commands, version_commands)
+        leased, read = await self._send_in_order(lease_commands, version_commands(versions, made))
         return Leased(
-            list(map(_lease_value, self._by_key(keys, leased))),
-            await self._with_fresh_versions(versions, [_bytes(reply) for reply in read[1::2]], made),
+            list(map(_lease_value, self._by_key(keys, leased))), await self._with_fresh_versions(versions, read, made)
         )
-
-    async def _with_fresh_versions(
-        self, keys: Sequence[bytes], versions: list[bytes | None], made: Sequence[bytes]
-    ) -> list[bytes | None]:
-        """Replaces versions of other incarnations of the server by fresh ones.
-
-        Returns the current versions of all keys. One that this backend has ``made`` was absent before, as where the
-        database was swapped for an empty one.
-        """
-        endpoint = self._endpoint or self._raise_closed()
-        is_first = bool(endpoint.incarnation.current) and any(map(eq, versions, made))
-        if not (is_first or any(map(endpoint.incarnation.is_stale_version, versions))):
-            return versions
-        try:
-            await endpoint.check_identity()
-        except FAILURES as error:
-            raise self._failure(error) from cause(error)
-        stale = {
-            key: version
-            for key, version in zip(keys, versions, strict=True)
-            if endpoint.incarnation.is_stale_version(version)
-        }
-        renewals = [(version, new_version(endpoint.incarnation.current), 0) for version in stale.values()]
-        renewed = dict(zip(stale, map(_bytes, await self._run(self._lease, list(stale), renewals)), strict=True))
-        return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         replies = await self._run(self._fill, [fill.key for fill in fills], [fill[1:] for fill in fills])
@@ -223,10 +191,8 @@ class RedisBackend:
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
-        replies = await self._run(self._mark, keys, [(allow.get(key, 0),) for key in keys], (token, ttl_ms))
-        self._raise_any(replies)
-        replaced = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if reply != 1}
-        return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms) in replaced.items()}
+        [replies] = await self._send_in_order(self._mark_commands(keys, token, ttl_ms, allow))
+        return self._replaced_by_mark(keys, self._by_key(keys, replies))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
         identity = (self._endpoint or self._raise_closed()).incarnation.current
@@ -250,100 +216,7 @@ class RedisBackend:
         self._raise_any(replies)
         return sum(cast("list[int]", replies))
 
-    async def _run(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
-    ) -> list[object]:
-        [replies] = await self._send_in_order(self._commands(script, keys, arguments, shared))
-        return self._by_key(keys, replies)
-
-    def _commands(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
-    ) -> list[Command]:
-        return script.commands(keys, shared, arguments, self._keys_per_script)
-
-    def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
-        """Returns the replies of a script by key. Returns errors that concern one key, and raises others."""
-        size = self._keys_per_script
-        by_key: list[object] = []
-        for at, reply in zip(range(0, len(keys), size), replies, strict=True):
-            by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
-        self._raise_general(by_key)
-        return by_key
-
-    async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
-        """Runs the commands of each stage after those of all earlier stages.
-
-        Scripts that are missing from the server's script cache are loaded and run again, and so are the later stages,
-        which must therefore be idempotent. No other command is ever sent twice.
-        """
-        replies = await self._send_stages(stages)
-        for number, stage in enumerate(stages):
-            forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
-            if forgotten:
-                endpoint = self._endpoint or self._raise_closed()
-                try:
-                    await self._load_scripts(endpoint)
-                except FAILURES as error:
-                    raise self._failure(error) from cause(error)
-                again, *later = await self._send_stages([[stage[at] for at in forgotten], *stages[number + 1 :]])
-                self._raise_any(reply for reply in again if isinstance(reply, NoScriptError))
-                for at, reply in zip(forgotten, again, strict=True):
-                    replies[number][at] = reply
-                return [*replies[: number + 1], *later]
-        return replies
-
-    async def _send_stages(self, stages: Sequence[Sequence[Command]]) -> list[list[object]]:
-        if (self._endpoint or self._raise_closed()).is_cluster:
-            # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
-            # another node.
-            return [await self._send(stage) for stage in stages]
-        if len(stages) == 1:
-            return [await self._send(stages[0])]
-        replies = iter(await self._send([command for stage in stages for command in stage]))
-        return [[next(replies) for _ in stage] for stage in stages]
-
-    async def _send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[object]:
-        """Sends commands in one pipeline. Returns errors that concern one key, and raises others."""
-        endpoint = self._endpoint or self._raise_closed()
-        if not commands:
-            return []
-        try:
-            if self._layout_unknown and endpoint.rediscover is not None:
-                await endpoint.rediscover()
-            self._layout_unknown = False
-            replies = await endpoint.send(commands, read_only=read_only)
-        except FAILURES as error:
-            raise self._failure(error) from cause(error)
-        self._raise_general(replies)
-        return replies
-
-    async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
-        scripts = (self._lease, self._fill, self._mark, self._clear)
-        self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
-
-    def _raise_closed(self) -> NoReturn:
-        raise BackendError(f"The backend for Redis at {self.where} is closed: open it first.")
-
-    def _raise_any(self, replies: Iterable[object]) -> None:
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise self._failure(reply) from cause(reply)
-
-    def _raise_general(self, replies: Iterable[object]) -> None:
-        for reply in replies:
-            if isinstance(reply, Exception) and not concerns_one_key(reply):
-                raise self._failure(reply) from cause(reply)
-
-    def _failure(self, error: Exception) -> BackendError:
-        self._layout_unknown = True
-        origin = error.__cause__ if isinstance(error, RedisClusterException) else None
-        return BackendError(f"Redis at {self.where} {describe(origin or error)}")
-
 
 def _lease_value(reply: object) -> bytes | None:
     """Returns the value of a key after an attempt to lease it, or empty bytes if the server returned an error."""
     return b"" if isinstance(reply, Exception) else cast("bytes | None", reply)
-
-
-def _bytes(reply: object) -> bytes | None:
-    return reply if isinstance(reply, bytes) else None

@@ -21,20 +21,29 @@ class Script:
     sha: str
 
     def commands(
-        self, keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments], keys_per_command: int
+        self,
+        keys: Sequence[bytes],
+        shared: Arguments,
+        per_key: Sequence[Arguments],
+        keys_per_command: int,
+        *,
+        inline: bool = False,
     ) -> list[Command]:
         """Returns the commands that run the script on keys.
 
-        The arguments ``shared`` are the same for all keys. ``per_key`` holds the further arguments of each key.
+        The arguments ``shared`` are the same for all keys. ``per_key`` holds the further arguments of each key. With
+        ``inline``, the commands hold the text of the script, so that the server need not know it.
         """
+        head = ("EVAL", self.text) if inline else ("EVALSHA", self.sha)
         starts = range(0, len(keys), keys_per_command)
         return [
-            self._command(keys[at : at + keys_per_command], shared, per_key[at : at + keys_per_command])
+            (*head, *self._rest(keys[at : at + keys_per_command], shared, per_key[at : at + keys_per_command]))
             for at in starts
         ]
 
-    def _command(self, keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments]) -> Command:
-        return ("EVALSHA", self.sha, len(keys), *keys, *shared, *chain(*per_key))
+    @staticmethod
+    def _rest(keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments]) -> Command:
+        return (len(keys), *keys, *shared, *chain(*per_key))
 
 
 @functools.cache

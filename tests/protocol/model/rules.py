@@ -160,6 +160,8 @@ class Rules:
     """A saver takes the lease only if no other writer's intent stands."""
     saver_deadline: bool = True
     """A saver that took longer than a reader may take, from before its COMMIT to its lease, does not fill."""
+    saver_epoch_before_commit: bool = True
+    """A saver's entry has the epoch that was read before its COMMIT, not after it."""
     saver_reads_again: bool = True
     """A saver fills only if the stamp is its own when its lease stands."""
 

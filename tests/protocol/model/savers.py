@@ -1,25 +1,30 @@
-"""Write-through: a saver fills the row that it has saved, without asking the database again. Not built yet.
+"""Write-through: a saver fills the row that it has saved.
 
-The saver knows the whole row. It may fill only if no other writer has committed since. Another writer whose intent
+The model of ``Writer``, ``write.through`` and ``clear_and_save`` of the backends. The saver knows the whole row: in
+autocommit mode from the values that it has sent, in a transaction by reading its own row, locked, before the COMMIT. It
+may fill only if no other writer has committed since. Another writer whose intent
 stands when the saver clears is seen there, and one that comes later replaces the saver's lease. One that has come and
 gone has changed the stamp. So the saver reads the stamp before its COMMIT, and changes it after, if it is still the
 same. Then it replaces its own intent, if that is the only one, by a lease, reads the stamp once more, and fills. From
 before the COMMIT to that lease it takes no longer than a reader, as another writer's intent may expire meanwhile.
 
-Changing the stamp only if it is the same is a fill of the stamp's key: it compares all bytes of a version.
+Changing the stamp only if it is the same is a fill of the stamp's key: it compares all bytes of a version. A bulk write
+past the limit marks the epoch alone, so the saver's entry has the epoch that was read before the COMMIT.
 """
 
 from collections.abc import Iterator
 from functools import partial
 
-from tests.protocol.model import indexes
+from tests.protocol.model import epochs, indexes
 from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Process, System
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import (
+    EPOCH,
     INDEX,
     LEASE_TTL,
     ROW,
     STAMP,
+    Cell,
     Commit,
     Entry,
     Intents,
@@ -30,6 +35,7 @@ from tests.protocol.model.world import (
     at_rest,
     clear,
     crashed,
+    current,
     events,
     fill,
     finish,
@@ -42,34 +48,42 @@ from tests.protocol.model.world import (
 )
 
 
-def saver(me: str, rules: Rules) -> Body:
+def saver(me: str, rules: Rules, epoch_matters: bool) -> Body:
     """Saves the row in autocommit mode, and fills it."""
     yield mark(ROW, me)
     began = yield now
     stamp = yield read(STAMP)
+    epoch = (yield current(EPOCH)) if epoch_matters and rules.saver_epoch_before_commit else None
     committed = yield write(me)
     row = yield AtOnce(lambda world: world.row if committed else None)
     if not rules.saver_stamp_before_commit:
         stamp = yield read(STAMP)
-    yield from saved(me, rules, row, stamp, began)
+    if epoch_matters and not rules.saver_epoch_before_commit:
+        epoch = yield current(EPOCH)
+    yield from saved(me, rules, row, stamp, epoch, began)
 
 
-def transaction(me: str, rules: Rules) -> Body:
-    """Saves the row in a transaction, and fills it after the COMMIT."""
+def transaction(me: str, rules: Rules, epoch_matters: bool) -> Body:
+    """Saves the row in a transaction, and fills it after the COMMIT. Reads its own row last."""
     yield update(me)
-    row = yield AtOnce(lambda world: world.draft)
     yield mark(ROW, me)
     began = yield now
     stamp = yield read(STAMP)
+    epoch = (yield current(EPOCH)) if epoch_matters and rules.saver_epoch_before_commit else None
+    row = yield AtOnce(lambda world: world.draft)
     committed = yield finish(me)
     if not rules.saver_stamp_before_commit:
         stamp = yield read(STAMP)
-    yield from saved(me, rules, row if committed else None, stamp, began)
+    if epoch_matters and not rules.saver_epoch_before_commit:
+        epoch = yield current(EPOCH)
+    yield from saved(me, rules, row if committed else None, stamp, epoch, began)
 
 
-def saved(me: str, rules: Rules, row: Row | None, stamp: Version, began: int) -> Body:
+def saved(me: str, rules: Rules, row: Row | None, stamp: Version, epoch: Cell, began: int) -> Body:
     """Fills the row after the COMMIT, or clears the intent if nothing was written or another writer was there."""
     own = Lease((me, "saved"))
+    if isinstance(epoch, Intents) and rules.no_fill_while_marked:
+        row = None
     mine = yield change_stamp(stamp if rules.saver_compares_stamp else None)
     if row is None or mine is None:
         if mine is None:
@@ -77,7 +91,7 @@ def saved(me: str, rules: Rules, row: Row | None, stamp: Version, began: int) ->
         yield clear(ROW, me)
         return
     if not rules.saver_takes_lease:
-        yield clear(ROW, me, Entry(row, own.token))
+        yield clear(ROW, me, Entry(row, own.token, epoch))
         return
     left = yield leave_lease(me, own, alone=rules.saver_alone)
     if not left:
@@ -85,7 +99,7 @@ def saved(me: str, rules: Rules, row: Row | None, stamp: Version, began: int) ->
     in_time = yield AtOnce(lambda world: world.clock <= began + LEASE_TTL or not rules.saver_deadline)
     again = yield read(STAMP)
     same = again == mine or not rules.saver_reads_again
-    yield fill(ROW, own, Entry(row, own.token) if same and in_time else None)
+    yield fill(ROW, own, Entry(row, own.token, epoch) if same and in_time else None)
 
 
 def change_stamp(expected: Version | None) -> Operation:
@@ -123,19 +137,32 @@ def system(
     savers: int = 0,
     transactions: int = 0,
     writers: int = 0,
+    by_pk: tuple[int, ...] = (),
+    bulk: int = 0,
     crashes: int = 0,
     ticks: int = 0,
     warm: tuple[int, ...] = (INDEX,),
 ) -> System[World]:
-    """Returns a system of readers by slug, with or without a prediction, savers, and writers that fill nothing."""
-    row = Row(0)
+    """Returns a system of readers, savers, and writers that fill nothing.
+
+    Readers by slug have a prediction or none. Bulk writes mark the epoch alone, so they are tried beside readers by
+    primary key, by the number of their lookups.
+    """
+    row, epoch_matters = Row(0), bulk > 0
     processes = [
         *[Process(f"R{n}", partial(indexes.look_up, f"R{n}", rules, flag), True) for n, flag in enumerate(predicts)],
-        *[Process(f"S{n}", partial(saver, f"S{n}", rules), True) for n in range(savers)],
-        *[Process(f"T{n}", partial(transaction, f"T{n}", rules), True) for n in range(transactions)],
+        *[Process(f"S{n}", partial(saver, f"S{n}", rules, epoch_matters), True) for n in range(savers)],
+        *[Process(f"T{n}", partial(transaction, f"T{n}", rules, epoch_matters), True) for n in range(transactions)],
+        *[
+            Process(f"P{n}", partial(epochs.reader, f"P{n}", rules, many, n % 2 == 0), True)
+            for n, many in enumerate(by_pk)
+        ],
+        *[Process(f"B{n}", partial(epochs.bulk_write, f"B{n}", rules), True) for n in range(bulk)],
         *[Process(f"W{n}", partial(indexes.writer, f"W{n}", rules, ("a",)), True) for n in range(writers)],
     ]
     world = World((Commit(row, 0),), last_tick=ticks).put(STAMP, Version(1), serial=1)
+    if epoch_matters:
+        world = world.put(EPOCH, Version(2), serial=2)
     for key in warm:
-        world = world.put(key, Entry(row, ("first", key)))
+        world = world.put(key, Entry(row, ("first", key), world.cells[EPOCH]))
     return System(world, tuple(processes), events, crashed, at_rest, crashes)

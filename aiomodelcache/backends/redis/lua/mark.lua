@@ -1,16 +1,17 @@
 -- Adds the intent ARGV[1] to each key for ARGV[2] milliseconds. Removes expired intents, and any other value.
 -- One further argument per key: for how many milliseconds a replaced value or stale copy may be served. If it is above
 -- zero, the reply is the replaced entry and the time until which it may be served: that many milliseconds from now, or
--- when the entry would have expired, whichever is sooner. Otherwise the reply is 1.
+-- when the entry would have expired, whichever is sooner. Otherwise the reply is the time of the mark.
 -- If a key cannot be marked, its reply is the error if that concerns the key only. Any other error is returned alone.
 -- Layout: 'W', then for each writer 16 bytes of token and 13 digits of expiry. The key expires with its last intent.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local token, expiry = ARGV[1], now + tonumber(ARGV[2])
+local moment = string.format('%.0f', now)
 local mine = token .. string.format('%013.0f', expiry)
 local replies = {}
 for number, key in ipairs(KEYS) do
-  local intents, last, reply = 'W', expiry, 1
+  local intents, last, reply = 'W', expiry, moment
   local state = redis.pcall('GETRANGE', key, 0, 0)
   if state == 'W' then
     local value = redis.call('GET', key)
@@ -25,7 +26,7 @@ for number, key in ipairs(KEYS) do
     local allow = tonumber(ARGV[number + 2])
     local remaining = allow > 0 and redis.call('PTTL', key) or 0
     if remaining > 0 then
-      reply = {redis.call('GET', key), string.format('%.0f', now + math.min(remaining, allow))}
+      reply = {redis.call('GET', key), string.format('%.0f', now + math.min(remaining, allow)), moment}
     end
   end
   local stored = type(state) == 'table' and state  -- not a string: the SET would replace it

@@ -1,0 +1,172 @@
+"""Requests to a server: commands in stages, scripts by key, and what each reply means.
+
+Must not know what a backend's operations are: see ``backend`` and ``saving``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import eq
+from typing import NoReturn, cast
+
+from redis.exceptions import NoScriptError, RedisClusterException
+
+from aiomodelcache.backends.protocol import ReplacedEntry
+from aiomodelcache.backends.redis.clients import RedisEndpoint
+from aiomodelcache.backends.redis.connection import Command
+from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
+from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
+from aiomodelcache.encoding.layout import new_version
+from aiomodelcache.exceptions import BackendError
+
+
+class RedisCommands:
+    """The requests of one backend. Each is one round trip, or on a cluster one for each stage."""
+
+    where: str
+    _batch_size: int
+    _endpoint: RedisEndpoint | None
+    _keys_per_script: int
+    _layout_unknown: bool
+    """True if a cluster did not answer as expected. Its layout may have changed."""
+
+    def __init__(self) -> None:
+        self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
+        self._stamp, self._save = map(load_script, ("stamp", "save"))
+
+    def _mark_commands(
+        self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int]
+    ) -> list[Command]:
+        return self._commands(self._mark, keys, [(allow.get(key, 0),) for key in keys], (token, ttl_ms))
+
+    def _replaced_by_mark(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, ReplacedEntry]:
+        self._raise_any(replies)
+        found = {key: reply for key, reply in zip(keys, replies, strict=True) if isinstance(reply, list)}
+        replaced = cast("dict[bytes, list[bytes]]", found)
+        return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms, *_) in replaced.items()}
+
+    async def _with_fresh_versions(
+        self, keys: Sequence[bytes], read: Sequence[object], made: Sequence[bytes]
+    ) -> list[bytes | None]:
+        """Returns what ``version_commands`` have read, with fresh versions in place of other incarnations' ones.
+
+        One that this backend has ``made`` was absent before, as where the
+        database was swapped for an empty one.
+        """
+        endpoint = self._endpoint or self._raise_closed()
+        versions = [as_bytes(reply) for reply in read[1::2]]
+        is_first = bool(endpoint.incarnation.current) and any(map(eq, versions, made))
+        if not (is_first or any(map(endpoint.incarnation.is_stale_version, versions))):
+            return versions
+        try:
+            await endpoint.check_identity()
+        except FAILURES as error:
+            raise self._failure(error) from cause(error)
+        stale = {
+            key: version
+            for key, version in zip(keys, versions, strict=True)
+            if endpoint.incarnation.is_stale_version(version)
+        }
+        renewals = [(version, new_version(endpoint.incarnation.current), 0) for version in stale.values()]
+        renewed = dict(zip(stale, map(as_bytes, await self._run(self._lease, list(stale), renewals)), strict=True))
+        return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
+
+    async def _run(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
+    ) -> list[object]:
+        [replies] = await self._send_in_order(self._commands(script, keys, arguments, shared))
+        return self._by_key(keys, replies)
+
+    def _commands(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
+    ) -> list[Command]:
+        return script.commands(keys, shared, arguments, self._keys_per_script)
+
+    def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
+        """Returns the replies of a script by key. Returns errors that concern one key, and raises others."""
+        size = self._keys_per_script
+        by_key: list[object] = []
+        for at, reply in zip(range(0, len(keys), size), replies, strict=True):
+            by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
+        self._raise_general(by_key)
+        return by_key
+
+    async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
+        """Runs the commands of each stage after those of all earlier stages.
+
+        Scripts that are missing from the server's script cache are loaded and run again, and so are the later stages,
+        which must therefore be idempotent. No other command is ever sent twice.
+        """
+        replies = await self._send_stages(stages)
+        for number, stage in enumerate(stages):
+            forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
+            if forgotten:
+                endpoint = self._endpoint or self._raise_closed()
+                try:
+                    await self._load_scripts(endpoint)
+                except FAILURES as error:
+                    raise self._failure(error) from cause(error)
+                again, *later = await self._send_stages([[stage[at] for at in forgotten], *stages[number + 1 :]])
+                self._raise_any(reply for reply in again if isinstance(reply, NoScriptError))
+                for at, reply in zip(forgotten, again, strict=True):
+                    replies[number][at] = reply
+                return [*replies[: number + 1], *later]
+        return replies
+
+    async def _send_stages(self, stages: Sequence[Sequence[Command]]) -> list[list[object]]:
+        if (self._endpoint or self._raise_closed()).is_cluster:
+            # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
+            # another node.
+            return [await self._send(stage) for stage in stages]
+        if len(stages) == 1:
+            return [await self._send(stages[0])]
+        replies = iter(await self._send([command for stage in stages for command in stage]))
+        return [[next(replies) for _ in stage] for stage in stages]
+
+    async def _send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[object]:
+        """Sends commands in one pipeline. Returns errors that concern one key, and raises others."""
+        endpoint = self._endpoint or self._raise_closed()
+        if not commands:
+            return []
+        try:
+            if self._layout_unknown and endpoint.rediscover is not None:
+                await endpoint.rediscover()
+            self._layout_unknown = False
+            replies = await endpoint.send(commands, read_only=read_only)
+        except FAILURES as error:
+            raise self._failure(error) from cause(error)
+        self._raise_general(replies)
+        return replies
+
+    async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
+        scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save)
+        self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
+
+    def _raise_closed(self) -> NoReturn:
+        raise BackendError(f"The backend for Redis at {self.where} is closed: open it first.")
+
+    def _raise_any(self, replies: Iterable[object]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self._failure(reply) from cause(reply)
+
+    def _raise_general(self, replies: Iterable[object]) -> None:
+        for reply in replies:
+            if isinstance(reply, Exception) and not concerns_one_key(reply):
+                raise self._failure(reply) from cause(reply)
+
+    def _failure(self, error: Exception) -> BackendError:
+        self._layout_unknown = True
+        origin = error.__cause__ if isinstance(error, RedisClusterException) else None
+        return BackendError(f"Redis at {self.where} {describe(origin or error)}")
+
+
+def version_commands(keys: Sequence[bytes], made: Sequence[bytes]) -> list[Command]:
+    """Returns the commands that create absent versions and read all of them. Every second reply is a version."""
+    commands: list[Command] = []
+    for key, version in zip(keys, made, strict=True):
+        commands += ("SET", key, version, "NX"), ("GET", key)
+    return commands
+
+
+def as_bytes(reply: object) -> bytes | None:
+    """Returns a reply if it is a value, else None."""
+    return reply if isinstance(reply, bytes) else None
