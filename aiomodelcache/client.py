@@ -143,6 +143,7 @@ class ModelCache:
                 if self.config.inspect_columns:
                     await inspect_columns([entries.schema for entries in opened.models.values()])
                 opened.guarded.start_tracking()
+                _check_write_through(opened)
                 await opened.guarded.open(required=self.config.require_backend)
             except BaseException:
                 opened.guarded.stop_tracking()
@@ -313,6 +314,18 @@ class ModelCache:
         """Invalidates everything about all bound models, like ``clear``. Raises ``BackendError``."""
         opened = self.open_cache.writable()
         await clear_models(opened, opened.models)
+
+
+def _check_write_through(opened: OpenCache) -> None:
+    """Raises ``CacheConfigurationError`` if writers cannot store rows in the backend and are told to."""
+    if hasattr(opened.guarded.backend, "clear_and_save"):
+        return
+    for entries in opened.models.values():
+        if entries.rows.stored is not None:
+            raise CacheConfigurationError(
+                f"{entries.schema.name}: write_through needs a backend with mark_for_save and clear_and_save, which "
+                f"{opened.guarded.backend!r} has not: add them, or remove write_through."
+            )
 
 
 def _is_text(value: object) -> bool:

@@ -66,6 +66,7 @@ class Settings(TypedDict, total=False):
     guess_size: int
     memory_limit: int
     near: bool
+    write_through: bool
     near_memory_limit: int
     near_lag: Duration
     replica_lag: Duration | None
@@ -155,6 +156,11 @@ class CacheConfig:
     """Maximum size of a ``memory://`` backend, in bytes. Beyond it, the least recently used entries are evicted."""
     near: bool = False
     """True keeps entries in this process too, for classes that do not set ``near`` themselves. Needs Redis 6."""
+    write_through: bool = False
+    """True lets writers store the rows that they save, for models that do not set ``write_through`` themselves.
+
+    See [the guide](guide/write-through.md) for which rows these are.
+    """
     near_memory_limit: int = 16 * 1024 * 1024
     """Approximate maximum size of the entries kept in this process, in bytes.
 

@@ -226,6 +226,7 @@ class Views:
             if model in self._inspected:
                 schema, inspected = entries.schema, self._inspected[model].schema
                 schema.loose |= inspected.loose
+                schema.as_declared &= inspected.as_declared
                 if schema.dialect == inspected.dialect:
                     schema.integer_bounds = inspected.integer_bounds
         versions = TableVersions(bindings.models, written, tables, space)

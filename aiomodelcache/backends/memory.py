@@ -137,6 +137,7 @@ class MemoryBackend:
         allow: Mapping[bytes, int] = NOTHING_ALLOWED,
         versions: Sequence[bytes] = (),
     ) -> Marked:
+        """Marks keys, and reads versions (see ``SupportsWriteThrough``)."""
         now = self._now()
         replaced = await MemoryBackend.mark(self, keys, token, ttl_ms, allow)
         return Marked(replaced, dict.fromkeys(keys, now), [self._version(key, now) for key in versions])
@@ -144,6 +145,7 @@ class MemoryBackend:
     async def clear_and_save(
         self, saves: Sequence[Save], clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()
     ) -> list[bool]:
+        """Ends a write, and stores rows (see ``SupportsWriteThrough``)."""
         now = self._now()
         same = {save.stamp for save in saves if self._get(save.stamp, now) == save.expected}
         for stamp in dict.fromkeys([*stamps, *[save.stamp for save in saves]]):

@@ -33,6 +33,7 @@ from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.meta import column_attribute, is_relation
 from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.orm.stored_values import StoredRows
 
 
 class EntryFactory:
@@ -66,12 +67,30 @@ class EntryFactory:
         )
         rows.near = self._config.near if options.near is None else options.near
         keep_near(self._near, rows, rows.epoch_key, self._space)
+        self._set_write_through(rows, options)
         if options.invalidation is not InvalidationType.OFF if options.queries is None else options.queries:
             rows.table_key = self._space.table_key(schema.connection, schema.table)
             rows.queries_ignore = _ignored_columns(schema, options)
             if rows.queries_ignore:
                 rows.narrow_key = rows.table_key + NARROW_SUFFIX
         return rows
+
+    def _set_write_through(self, rows: RowEntries, options: Options) -> None:
+        wanted = self._config.write_through if options.write_through is None else options.write_through
+        if not wanted:
+            return
+        obstacle = ""
+        if rows.replicated:
+            obstacle = "with replica_lag, as its writers keep readers from filling a row until the replicas have it"
+        elif rows.policy.off:
+            obstacle = "with invalidation = OFF, as no writer marks the rows"
+        elif rows.schema.hides_rows:
+            obstacle = "with a manager that hides rows, as a writer does not know what that shows"
+        if not obstacle:
+            rows.stored = StoredRows(rows.schema)
+        elif options.write_through or rows.replicated:
+            origin = options.origin if options.write_through else "ModelCache"
+            raise CacheConfigurationError(f"{origin}.write_through has no effect {obstacle}: remove one.")
 
     def groups(self, entries: ModelEntries, options: Options) -> None:
         """Creates the versions of groups of rows, if the model declares them, so that writes mark them."""

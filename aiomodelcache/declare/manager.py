@@ -67,6 +67,7 @@ class ModelCacheManager(Generic[M]):
     allowtime: ClassVar[Duration | None] = None
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
+    write_through: ClassVar[bool | None] = None
     queries: ClassVar[bool | None] = None
     queries_ignore: ClassVar[Sequence[str]] = ()
     queries_by: ClassVar[Sequence[str]] = ()
@@ -102,10 +103,7 @@ class ModelCacheManager(Generic[M]):
         return type(self)(cast("Any", self._model), (self._cache or default_cache()).using(client))
 
     def get(self, **key: Any) -> GetQuery[M]:
-        """Returns a query for the one row with these values.
-
-        Awaiting it raises ``DoesNotExist`` or ``MultipleObjectsReturned``.
-        """
+        """Returns a query for the one row. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
         return GetQuery(self._model, key, self._cache)
 
     def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:

@@ -30,6 +30,7 @@ class Options:
     select_related: tuple[str, ...] = ()
     relation: str | None = None
     near: bool | None = None
+    write_through: bool | None = None
     queries: bool | None = None
     queries_ignore: tuple[str, ...] = ()
     queries_by: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ META_ATTRIBUTES: Final = frozenset(
         "allowtime",
         "order_by",
         "near",
+        "write_through",
         "queries",
         "queries_by",
         "queries_ignore",
@@ -69,6 +71,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "filter_key_fields_list",
     "cached_foreignkeys",
     "cached_manytomany",
+    "write_through",
     "queries",
     "queries_by",
     "queries_ignore",
@@ -135,7 +138,8 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         limit=limit,
         select_related=_names(origin, "select_related", attributes),
         relation=_relation(origin, attributes),
-        near=near_option(origin, attributes.get("near")),
+        near=flag_option(origin, "near", attributes.get("near")),
+        write_through=flag_option(origin, "write_through", attributes.get("write_through")),
         queries=_queries(origin, attributes),
         queries_ignore=_names(origin, "queries_ignore", attributes),
         queries_by=_names(origin, "queries_by", attributes),
@@ -161,6 +165,7 @@ def merged(first: Options, second: Options, origin: str) -> Options:
         allowtime=first.allowtime or second.allowtime,
         order_by=first.order_by or second.order_by,
         near=first.near if first.near is not None else second.near,
+        write_through=first.write_through if first.write_through is not None else second.write_through,
         queries=first.queries if first.queries is not None else second.queries,
         queries_ignore=first.queries_ignore or second.queries_ignore,
         queries_by=first.queries_by or second.queries_by,
@@ -184,11 +189,11 @@ def _is_version(value: object) -> bool:
     return isinstance(value, float | str)
 
 
-def near_option(origin: str, value: object) -> bool | None:
-    """Checks a declaration's ``near`` and returns it. Raises ``CacheConfigurationError``."""
+def flag_option(origin: str, name: str, value: object) -> bool | None:
+    """Checks a declaration's ``near`` or ``write_through`` and returns it. Raises ``CacheConfigurationError``."""
     if value is None or isinstance(value, bool):
         return value
-    raise CacheConfigurationError(f"{origin}.near is {shown(value)}: use True or False.")
+    raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: use True or False.")
 
 
 def _paged(origin: str, attributes: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.declare.options import near_option, version_option
+from aiomodelcache.declare.options import flag_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of
 from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.durations import Duration, parse_optional_duration
@@ -82,7 +82,7 @@ class ValueDeclaration:
         for name in ("timeout", "negative_timeout", "allowtime"):
             self._seconds(name)
         resilience = self._resilience()
-        if near_option(self.origin, self.near) and (resilience.errors or resilience.timeout_of):
+        if flag_option(self.origin, "near", self.near) and (resilience.errors or resilience.timeout_of):
             raise CacheConfigurationError(
                 f"{self.origin}: near keeps all values of a class for one timeout, so it does not go with "
                 "cache_errors, nor with a timeout that is a function: remove one of them."

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, ReplacedEntry
 from aiomodelcache.encoding.layout import DamagedEntry, new_token, stale_copy
+from aiomodelcache.engine.saves import RowSaves
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.events import Stage
@@ -57,7 +58,9 @@ class Intent:
         "refills",
         "replaced",
         "rows",
+        "saves",
         "scopes",
+        "stored",
         "tables",
         "token",
         "unknown",
@@ -75,6 +78,10 @@ class Intent:
         self.refills: dict[bytes, Refill] = {}
         """Lookups to start right after the write, by key."""
         self.rows: dict[bytes, Versioned] = {}
+        self.saves: RowSaves | None = None
+        """The rows that the writer may store, if there are any."""
+        self.stored: set[bytes] = set()
+        """The keys whose rows the writer has stored."""
         self.scopes: set[Scope] = set()
         self.tables: set[bytes] = set()
         """The keys of the versions of the tables that are written. They are among ``clears``."""

@@ -50,3 +50,12 @@ class OwnLoop:
         else:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(work)
+
+
+def has_running_loop() -> bool:
+    """Returns True in a thread whose event loop runs."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -19,7 +19,8 @@ from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReplacedEntr
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.intent import Intent, Versioned
-from aiomodelcache.engine.own_loop import OwnLoop
+from aiomodelcache.engine.own_loop import OwnLoop, has_running_loop
+from aiomodelcache.engine.saves import RowSaves
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import BackendError, CacheWriteError
@@ -90,7 +91,7 @@ class Writer:
             while keys := intent.clears.keys() - intent.marked:  # more may be added in the meantime
                 intent.marked |= keys
                 try:
-                    intent.replaced.update(await self._mark(intent, keys, intent.allowed))
+                    intent.replaced.update(await self._mark(intent, keys, intent.allowed, intent.saves))
                 except BackendError as error:
                     intent.marked -= keys  # marks that arrived in spite of the error expire
                     if self._config.on_write_error == "raise":
@@ -127,7 +128,7 @@ class Writer:
     def _refill(self, intent: Intent) -> None:
         if not self._closing:
             for key, (look_up, counters) in intent.refills.items():
-                if key in intent.clears:  # outside of any tenant no key is
+                if key in intent.clears and key not in intent.stored:  # outside of any tenant no key is
                     counters.reset += 1
                     self._background.start(look_up(self._predictions), counters)
 
@@ -135,6 +136,7 @@ class Writer:
         async with intent.lock:  # a mark may still be in flight
             intent.clears = {key: Clear(key) for key in intent.marked}
             intent.replaced.clear()
+            intent.saves = None
             try:
                 await self._clear(intent, linger=False)
             except BackendError:
@@ -157,7 +159,7 @@ class Writer:
             len(intent.clears),
             self._expiry,
         )
-        if not _has_running_loop():
+        if not has_running_loop():
             return  # the program ended during the write
         if intent.clears.keys() - intent.marked:
             self._keep_undelivered(intent)
@@ -188,13 +190,19 @@ class Writer:
                 intent.drop()
 
     async def _mark(
-        self, intent: Intent, keys: Iterable[bytes], allow: Mapping[bytes, int] = NOTHING_ALLOWED
+        self,
+        intent: Intent,
+        keys: Iterable[bytes],
+        allow: Mapping[bytes, int] = NOTHING_ALLOWED,
+        saves: RowSaves | None = None,
     ) -> dict[bytes, ReplacedEntry]:
         if not self._own_loop.is_here:
-            return await self._in_own_loop(partial(self._mark, intent, keys, allow))
+            return await self._in_own_loop(partial(self._mark, intent, keys, allow, saves))
+        marked, expiry_ms = list(keys), int(self._expiry * 1000)
         try:
-            marked = list(keys)
-            mark = self._guarded.backend.mark(marked, intent.token, int(self._expiry * 1000), allow)
+            if saves is not None:
+                return await saves.mark(self._guarded, marked, intent.token, expiry_ms, allow, intent.context)
+            mark = self._guarded.backend.mark(marked, intent.token, expiry_ms, allow)
             return await self._guarded.call(mark, len(marked), context=intent.context)
         finally:
             self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
@@ -207,8 +215,14 @@ class Writer:
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
         try:
-            clear = self._guarded.backend.clear(clears, intent.token, list(intent.rows))
-            await self._guarded.call(clear, len(clears), context=intent.context)
+            saves, intent.saves = intent.saves, None  # another attempt stores nothing
+            if saves is not None:
+                stamps, ttl = list(intent.rows), self._config.fill_ttl
+                await saves.clear(self._guarded, clears, intent.token, stamps, ttl, intent.context)
+                intent.stored = saves.stored
+            else:
+                clear = self._guarded.backend.clear(clears, intent.token, list(intent.rows))
+                await self._guarded.call(clear, len(clears), context=intent.context)
         finally:
             self._drop_near(intent.clears)  # again, because the mark may not have arrived
         if lag is not None and lingering:
@@ -241,6 +255,7 @@ class Writer:
         with self._lock:
             self._guarded.set_undelivered(self, True)
             self._guarded.stats.undelivered += 1
+            intent.saves = None
             intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
             self._undelivered.append(intent)
             self._undelivered_keys += len(intent.clears)
@@ -332,11 +347,3 @@ class Writer:
                 "until they expire",
                 lost,
             )
-
-
-def _has_running_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

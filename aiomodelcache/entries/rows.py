@@ -34,6 +34,7 @@ from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, mark_stale
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.orm.stored_values import StoredRows
 
 
 class RowEntries(KeyedEntries):
@@ -44,6 +45,8 @@ class RowEntries(KeyedEntries):
     """True: the absence of a row is an entry of its own, which the row's writer invalidates."""
     near = False
     """True if entries may be kept in this process."""
+    stored: StoredRows | None = None
+    """The rows as the database returns them after a write, if writers may store them; else None."""
     table_key: bytes | None = None
     """The key of the table's version, or None if nothing is derived from queries of the table."""
     narrow_key: bytes | None = None

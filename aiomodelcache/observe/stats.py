@@ -39,6 +39,12 @@ class Counters:
     """Index entries and results that led to a row which is gone or no longer matches, and were replaced."""
     unfillable: int = 0
     """Answers that cannot be stored: found through a loose collation, partial, or not encodable."""
+    written_through: int = 0
+    """Rows that their writers have stored right after the COMMIT, by ``write_through``."""
+    unknown_rows: int = 0
+    """Saved rows that their writers did not store, because they do not know them as the database has them."""
+    contended_rows: int = 0
+    """Saved rows that their writers did not store, because another writer intervened or the store refused."""
     undecodable: int = 0
     """Entries with bytes that this program cannot read: damaged, or not written by any cache."""
     mismatched: int = 0

@@ -65,8 +65,17 @@ async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
 
 def _tell(schema: ModelSchema, number: int, types: RealTypes | None) -> None:
     fields = meta_of(schema.model).fields_map
-    for name, column in columns_of(schema.model, filter(schema.keyable, schema.columns)).items():
-        real = types.get((number, column)) if types is not None else _UNKNOWN
+    real_types = {
+        name: types.get((number, column)) if types is not None else _UNKNOWN
+        for name, column in columns_of(schema.model, schema.columns).items()
+    }
+    schema.as_declared = frozenset(
+        name
+        for name, real in real_types.items()
+        if real is None or stores_as_declared(fields[name], schema.dialect, real)
+    )
+    for name in filter(schema.keyable, schema.columns):
+        real = real_types[name]
         if real is None:
             continue
         if not compares_as_declared(fields[name], schema.dialect, real):
@@ -110,6 +119,27 @@ def compares_as_declared(field: Any, dialect: str, real: RealType) -> bool:
     if name in _TEXTS and real_name in _TEXTS:
         return real.is_exact and _length(real_size) >= _length(size)
     return real.is_exact and name == real_name and (size == real_size or name == "int")
+
+
+def stores_as_declared(field: Any, dialect: str, real: RealType) -> bool:
+    """Returns True if a column of type ``real`` stores the same values as the declared type of ``field``."""
+    declared = str(field.get_for_dialect(dialect, "SQL_TYPE"))
+    if dialect == "sqlite":
+        return real is not _UNKNOWN and _affinity(declared) == _affinity(real.name)
+    return _stored_type(declared) == _stored_type(real.name)
+
+
+def _stored_type(sql_type: str) -> tuple[str, str]:
+    """Returns the name of a type without its synonyms, and its length or precision."""
+    name, _, rest = sql_type.lower().partition("(")
+    size, _, rest = rest.partition(")")
+    words = " ".join(f"{name} {rest}".split())
+    if words in ("bool", "boolean") or (words, size) == ("tinyint", "1"):
+        return "bool", ""
+    words = "int" if words == "integer" else words
+    if words in ("smallint", "int", "bigint"):
+        return words, ""  # the size is that of the display
+    return _SYNONYMS.get(words, words), size
 
 
 def _parsed(sql_type: str) -> tuple[str, str]:

@@ -79,6 +79,11 @@ def columns_of(model: type[Model], attributes: Iterable[str]) -> dict[str, str]:
     return {name: meta_of(model).fields_db_projection[name] for name in attributes}
 
 
+def column_names(model: type[Model]) -> list[str]:
+    """Returns the attributes of all columns."""
+    return list(meta_of(model).fields_db_projection)
+
+
 def is_relation(model: type[Model], field: str) -> bool:
     """Returns True if ``field`` is a relation of any kind."""
     return isinstance(meta_of(model).fields_map.get(field), RelationalField)

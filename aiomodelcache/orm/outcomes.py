@@ -47,6 +47,15 @@ def was_refused(error: BaseException) -> bool:
     return _COMPLETION_UNKNOWN not in states and any(state.startswith(_REFUSALS) for state in states)
 
 
+def ends_transaction(client: BaseDBAsyncClient, error: BaseException) -> bool:
+    """Returns True if a statement that failed has ended its transaction, which no earlier error had ended.
+
+    PostgreSQL answers the COMMIT of such a transaction by a rollback, without an error.
+    """
+    states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
+    return client.capabilities.dialect == "postgres" and "25P02" not in states
+
+
 def may_survive_rollback(client: BaseDBAsyncClient) -> bool:
     """Returns True if writes of a transaction may be in the database although it was rolled back, or a write failed.
 

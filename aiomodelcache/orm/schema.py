@@ -73,6 +73,8 @@ class ModelSchema:
         These are strings (case, accents, padding), on SQLite decimals that a float cannot tell apart, and columns whose
         real type is not the declared one.
         """
+        self.as_declared = self.columns
+        """The columns whose real type is the declared one, as far as known."""
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
         self.hides_rows = has_own_rows(model)

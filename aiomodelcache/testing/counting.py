@@ -37,8 +37,7 @@ T = TypeVar("T")
 class CountingBackend:
     """A ``Backend`` that wraps another one and counts each of its operations as a round trip.
 
-    ``open`` and ``close`` are passed on uncounted. Use it only with a backend that you create: ``assert_ops`` puts one
-    into an open cache by itself.
+    ``open`` and ``close`` are not counted. Use it with a backend that you create: ``assert_ops`` makes its own.
 
     >>> backend = CountingBackend(MemoryBackend())
     >>> async with ModelCache(backend), assert_ops(backend, redis=["read", "lease", "fill"]):
@@ -52,10 +51,7 @@ class CountingBackend:
         self.keys: set[bytes] = set()
         """Keys under which an operation may have written an entry."""
         self.blocks: int | None = None
-        """Number of blocks that use it, if ``count_ops`` has put it into an open cache, else None.
-
-        The last block takes it out again.
-        """
+        """Number of blocks that use it, if ``count_ops`` has put it into an open cache. The last removes it."""
 
     @property
     def keys_read_together(self) -> int:

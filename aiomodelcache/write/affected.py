@@ -139,6 +139,11 @@ def collect_result_keys(
     return all_known
 
 
+def written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
+    """Returns the columns that a save writes, or None for all. An iterator is not consumed: the statement needs it."""
+    return set(update_fields) if isinstance(update_fields, Collection) else None
+
+
 def key_snapshot(entries: ModelEntries, row: RowValues, changed: ChangedColumns) -> KeySnapshot:
     """Returns the values that a row's keys are made of. Equal snapshots mean equal keys: see ``same_keys``."""
     attributes = affected_entries(entries, changed).attributes

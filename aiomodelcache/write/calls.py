@@ -13,7 +13,7 @@ from tortoise.models import Model
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import StaleInstanceError
 from aiomodelcache.orm.frozen import refuse_frozen
-from aiomodelcache.orm.meta import is_saved, is_stale
+from aiomodelcache.orm.meta import RowValues, is_saved, is_stale
 from aiomodelcache.orm.outcomes import is_settled
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import KeySnapshot
@@ -28,6 +28,7 @@ class Write:
         "failed",
         "instance",
         "intents",
+        "sent",
         "snapshots",
         "unmoved",
         "unmoved_confirmed",
@@ -48,6 +49,8 @@ class Write:
         """The intents marked before the statement, until they are finished or abandoned. Empty in a transaction."""
         self.snapshots: dict[RowEntries, KeySnapshot] = {}
         """The key values of each model whose keys, and the hints to leave under them, were all known beforehand."""
+        self.sent: RowValues | None = None
+        """The values of all columns that the statement has written, if that is known."""
         self.failed = False
         """True once the call has raised. Listeners that still run mark nothing more."""
 

@@ -27,6 +27,8 @@ class Deferral:
         """
         if not intent.clears.keys() <= intent.marked:
             return False
+        if intent.saves is not None:
+            intent.saves.withdraw()  # others may write to the row until the end of the block
         intent.drop()  # from the requests' scopes, now and at the end
         self._intents.append((cache, intent))
         return True

@@ -5,7 +5,7 @@ registered once for each model, and looks up the open caches at each call. Torto
 beside other listeners that may raise.
 """
 
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import wraps
 from inspect import signature
@@ -38,6 +38,7 @@ from aiomodelcache.write.affected import (
     result_columns,
     same_keys,
     unknown_columns,
+    written_columns,
 )
 from aiomodelcache.write.calls import Write, current_write, intent_scope, refuse_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
@@ -49,6 +50,8 @@ from aiomodelcache.write.invalidated import (
     written_entries,
 )
 from aiomodelcache.write.many_to_many import install_unopened
+from aiomodelcache.write.sent import recording
+from aiomodelcache.write.through import expect_rows, offer_row
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
 from aiomodelcache.write.unmoved import checking, confirmed, expect_unmoved, prepare, without_unmoved
 from aiomodelcache.write.unopened import warn_if_unopened
@@ -68,7 +71,7 @@ async def _before_save(
 ) -> None:
     async def collect() -> None:
         with writing_on(using_db):
-            await _before(model, instance, using_db, _written_columns(update_fields), deleting=False)
+            await _before(model, instance, using_db, written_columns(update_fields), deleting=False)
 
     prepare(instance, using_db, collect)
     await collect()
@@ -81,7 +84,7 @@ async def _after_save(
     using_db: BaseDBAsyncClient,
     update_fields: Iterable[str] | None,
 ) -> None:
-    columns = None if created else _written_columns(update_fields)
+    columns = None if created else written_columns(update_fields)
     with writing_on(using_db):
         await _after(model, instance, using_db, columns, deleting=False, created=created)
 
@@ -149,11 +152,8 @@ def _wrap(
                     await method(self, *args, **kwargs)
                 else:
                     named["using_db"] = connection
-                    await (
-                        method(self, *args, **kwargs)
-                        if named is kwargs
-                        else method(*arguments.args, **arguments.kwargs)
-                    )
+                    called = ((self, *args), kwargs) if named is kwargs else (arguments.args, arguments.kwargs)
+                    await method(*called[0], **called[1])
 
         await run(call, self, client)
 
@@ -163,8 +163,7 @@ def _wrap(
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
     """Awaits a ``save`` or ``delete``, and in autocommit mode its outcome, even if the caller is cancelled.
 
-    A web server cancels a request whose client has gone. A statement that was cancelled with it would leave its row
-    uncached until the intent expires.
+    A web server cancels a request whose client has gone. A cancelled statement would leave its row uncached for long.
     """
     model = type(instance)
     is_captured = affected_caches(model, deleting=True)
@@ -197,6 +196,7 @@ async def _before(
             intent = transaction_intent(transaction, cache)
         else:
             intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
+            expect_rows(intent, cache, () if deleting else written.exact, instance, client, changed)
         unread = transaction is None and _columns_before(instance, changed, deleting=deleting)  # the row has moved
         collect_model_keys(intent, [*written.whole, *(written.exact if unread else ())])
         intent.add_tables(cache.versions.deleted_with(model) if deleting else ())
@@ -297,6 +297,8 @@ async def _after(
                     intents[cache].discard_hints()  # the hints are for other values
                 row = vars(instance) if deleting else await _written_values(entries, instance, client, changed)
                 collect_affected_keys(intents[cache], entries, row, changed, exists=not deleting)
+            if not deleting:
+                offer_row(intents[cache], cache, entries, instance, client, write.sent if write is not None else None)
             if old_columns:
                 collect_model_keys(intents[cache], [entries])  # unread, as the model's own ``save`` was bypassed
     except BaseException:
@@ -332,19 +334,16 @@ def connection_for(
 ) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     """Returns the connection for a save or delete, in a transaction if the affected keys can be read only there.
 
-    These are the rows that a delete cascades to, results under old values, and keys with values that the instance does
-    not know.
+    These are the rows that a delete cascades to, results under old values, and keys with values not known yet.
     """
     model = type(instance)
     client = client or write_client(model)
     is_whole = update_fields is None and not (deleting or inserting)
-    changed = expect_unmoved(instance) if is_whole else _written_columns(update_fields)
+    changed = expect_unmoved(instance) if is_whole else written_columns(update_fields)
     needed = bool(_columns_before(instance, changed, deleting=deleting) or (deleting and caches_cascading_from(model)))
-    if not (needed or deleting):
-        needed = any(unknown_columns(entries, vars(instance), changed) for _, entries in written_entries(model))
-    return checking(transaction(client) if needed else nullcontext(client), changed)
-
-
-def _written_columns(update_fields: Iterable[str] | None) -> Collection[str] | None:
-    """Returns the columns that a save writes, or None for all. An iterator is not consumed: the statement needs it."""
-    return set(update_fields) if isinstance(update_fields, Collection) else None
+    written = () if deleting else written_entries(model)
+    needed = needed or any(unknown_columns(entries, vars(instance), changed) for _, entries in written)
+    connection = transaction(client) if needed else nullcontext(client)
+    if any(entries.rows.stored is not None for _, entries in written):
+        connection = recording(connection)
+    return checking(connection, changed)

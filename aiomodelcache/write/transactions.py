@@ -14,6 +14,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.outcomes import may_survive_rollback, was_refused
 from aiomodelcache.orm.transactions import settled
 from aiomodelcache.write.deferred import current_deferral
+from aiomodelcache.write.own_rows import read_own_rows
 
 _ATTRIBUTE: Final = "_aiomodelcache_intents"
 
@@ -66,6 +67,11 @@ def _wrap(client: Any, intents: Intents) -> None:
 
     async def commit_until_clear() -> None:
         try:
+            await read_own_rows(client, intents.values())
+        except BaseException:
+            await rollback_and_clear()
+            raise
+        try:
             await commit()
         except BaseException as error:
             if _leaves_open(error):
@@ -103,6 +109,8 @@ async def _mark(intents: Intents) -> None:
 async def _finish_rolled_back(client: TransactionalDBClient, intents: Intents) -> None:
     """Withdraws the intents of a transaction that was rolled back, or clears its keys if writes may have survived."""
     may_survive = may_survive_rollback(client)
+    for intent in intents.values():
+        intent.saves = None
     if may_survive:
         for intent in intents.values():
             intent.discard_hints()

@@ -36,18 +36,19 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
-    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved calls affected "
-    "transactions deferred invalidated unopened uninvalidated",
+    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent calls "
+    "affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
     "cursors batch snapshots attributes base",
     "open_cache": "",
     "engine": "publishing derivation reader writer leases witness hits background sampling batch_read batching "
-    "patience observing loader run intent own_loop tasks",
+    "patience observing loader run intent saves own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base resilience policy",
-    "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual schema snapshots "
-    "transactions tables connections relations outcomes changes frozen query_state query_copies meta key_values fields",
+    "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual stored_values "
+    "schema snapshots transactions tables connections relations outcomes changes frozen query_state query_copies meta "
+    "key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend saving commands clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

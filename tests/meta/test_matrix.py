@@ -50,6 +50,7 @@ OF_DIALECTS = {
     "orm.snapshots",
     "orm.sql_tables",
     "orm.statements",
+    "orm.stored_values",
     "orm.tables",
     "orm.transactions",
     "query.lists",

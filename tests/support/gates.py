@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease, Leased, ReplacedEntry
+from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease, Leased, Marked, ReplacedEntry
 from aiomodelcache.testing import CountingBackend, Ops
 
 T = TypeVar("T")
@@ -114,6 +114,16 @@ class GatedBackend(CountingBackend):
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
         return await self._gates.through("clear", lambda: super(GatedBackend, self).clear(clears, token, stamps))
+
+    @property
+    def mark_for_save(self) -> Callable[..., Awaitable[Marked]]:
+        mark = super().mark_for_save
+        return lambda *args: self._gates.through("mark", lambda: mark(*args))
+
+    @property
+    def clear_and_save(self) -> Callable[..., Awaitable[list[bool]]]:
+        clear = super().clear_and_save
+        return lambda *args: self._gates.through("clear", lambda: clear(*args))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class SavingCommands(RedisCommands):
         allow: Mapping[bytes, int] = NOTHING_ALLOWED,
         versions: Sequence[bytes] = (),
     ) -> Marked:
+        """Marks keys, and reads versions (see ``SupportsWriteThrough``)."""
         identity = (self._endpoint or self._raise_closed()).incarnation.current
         made = [new_version(identity) for _ in versions]
         marked, read = await self._send_in_order(
@@ -39,6 +40,7 @@ class SavingCommands(RedisCommands):
     async def clear_and_save(
         self, saves: Sequence[Save], clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()
     ) -> list[bool]:
+        """Ends a write, and stores rows (see ``SupportsWriteThrough``)."""
         endpoint = self._endpoint or self._raise_closed()
         identity = endpoint.incarnation.current
         expected = {save.stamp: save.expected for save in saves}

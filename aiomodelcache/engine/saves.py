@@ -1,0 +1,138 @@
+"""The rows that a writer may store after its COMMIT, and what it must have read before (``write_through``).
+
+A writer does not know the order in which others have committed. So it stores a row only in place of its own intent, if
+that is the only one, if no other writer has changed the model's stamp since before its own COMMIT, and in time. The
+backend compares these (``clear_and_save``). Must not know where rows come from: see ``write.through``.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from contextvars import Context
+from typing import Any, NamedTuple, cast
+
+from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.protocol import Clear, ReplacedEntry, Save, SupportsWriteThrough
+from aiomodelcache.encoding.layout import VALUE, new_token
+from aiomodelcache.entries.base import is_version
+from aiomodelcache.entries.rows import RowEntries
+from aiomodelcache.observe.events import Fill, Refusal
+
+
+class SavedRow(NamedTuple):
+    """A row as its writer knows it: its bytes, or None if the writer does not know what the database has."""
+
+    rows: RowEntries
+    payload: bytes | None
+    pk: Any
+
+
+class _Versions(NamedTuple):
+    epoch: bytes | None
+    stamp: bytes | None
+
+
+class RowSaves:
+    """The rows that one write, or one transaction, may store."""
+
+    __slots__ = ("_marked_ms", "_models", "_versions", "rows", "stored")
+
+    def __init__(self) -> None:
+        self.rows: dict[bytes, SavedRow] = {}
+        """The rows that were saved, by key."""
+        self.stored: set[bytes] = set()
+        """The keys whose rows the backend has stored."""
+        self._models: dict[bytes, RowEntries] = {}
+        self._versions: dict[bytes, _Versions] = {}
+        self._marked_ms: dict[bytes, int] = {}
+
+    def expect(self, rows: RowEntries) -> None:
+        """Has the versions of a model read with the next mark."""
+        self._models[rows.stamp_key] = rows
+
+    def withdraw(self) -> None:
+        """Has no row stored: they are counted as unknown."""
+        self.rows = {key: saved._replace(payload=None) for key, saved in self.rows.items()}
+
+    async def mark(
+        self,
+        guarded: GuardedBackend,
+        keys: list[bytes],
+        token: bytes,
+        ttl_ms: int,
+        allow: Mapping[bytes, int],
+        context: Context | None,
+    ) -> dict[bytes, ReplacedEntry]:
+        """Marks keys, and reads the versions that were not read yet. Raises ``BackendError``."""
+        models = [rows for key, rows in self._models.items() if key not in self._versions]
+        versions = [key for rows in models for key in (rows.epoch_key, rows.stamp_key)]
+        mark = _backend(guarded).mark_for_save(keys, token, ttl_ms, allow, versions)
+        marked = await guarded.call(mark, len(keys) + len(versions), context=context)
+        self._marked_ms |= marked.marked_ms
+        for at, rows in enumerate(models):
+            self._versions[rows.stamp_key] = _Versions(*marked.versions[2 * at : 2 * at + 2])
+        return marked.replaced
+
+    async def clear(
+        self,
+        guarded: GuardedBackend,
+        clears: list[Clear],
+        token: bytes,
+        stamps: list[bytes],
+        fill_ttl: float,
+        context: Context | None,
+    ) -> None:
+        """Ends the write in one round trip, and stores what may be stored. Raises ``BackendError``.
+
+        ``clears``: all keys of the write. ``fill_ttl``: the seconds from a mark until which a row may be stored.
+        """
+        saves = self._requests({clear.key for clear in clears}, fill_ttl)
+        sent = {save.key for save in saves}
+        clears = [clear for clear in clears if clear.key not in sent]
+        stored: list[bool] | None = None
+        try:
+            if saves:
+                request = _backend(guarded).clear_and_save(saves, clears, token, stamps)
+                stored = await guarded.call(request, len(clears) + len(saves), context=context)
+            else:
+                await guarded.call(guarded.backend.clear(clears, token, stamps), len(clears), context=context)
+                stored = []
+        finally:
+            for note in self._finish(saves, stored):
+                if guarded.observers is not None:
+                    guarded.observers.note(note, context)
+
+    def _requests(self, cleared: Collection[bytes], fill_ttl: float) -> list[Save]:
+        found = [self._request(key, cleared, int(fill_ttl * 1000)) for key in self.rows]
+        return [save for save in found if save is not None]
+
+    def _request(self, key: bytes, cleared: Collection[bytes], fill_ttl_ms: int) -> Save | None:
+        rows, payload, _ = self.rows[key]
+        epoch, stamp = self._versions.get(rows.stamp_key, (None, None))
+        if payload is None or epoch is None or stamp is None or key not in self._marked_ms or key not in cleared:
+            return None
+        if not (is_version(epoch) and is_version(stamp)) or rows.epoch_key in cleared:  # all rows are affected
+            return None
+        entry = rows.entry(new_token(), epoch, payload)
+        until_ms = self._marked_ms[key] + fill_ttl_ms
+        return Save(key, entry, rows.lifetimes.of(VALUE), until_ms, rows.stamp_key, stamp)
+
+    def _finish(self, saves: Iterable[Save], stored: Iterable[bool] | None) -> list[Fill]:
+        """Counts the rows of the write. Returns a note for each. ``stored``: the backend's answers; None: it failed."""
+        sent = {save.key: len(save.value) for save in saves}
+        self.stored = {key for key, done in zip(sent, stored or (), strict=False) if done}
+        notes: list[Fill] = []
+        for key, (rows, payload, _) in self.rows.items():
+            reason: Refusal | None = None
+            if key in self.stored:
+                rows.counters.written_through += 1
+            elif payload is None or key not in self._marked_ms:
+                rows.counters.unknown_rows += 1
+                reason = "released"
+            else:
+                rows.counters.contended_rows += 1
+                reason = "fault" if stored is None else "replaced"
+            notes.append(Fill(cache=rows.counters.name, accepted=reason is None, reason=reason, size=sent.get(key, 0)))
+        return notes
+
+
+def _backend(guarded: GuardedBackend) -> SupportsWriteThrough:
+    return cast("SupportsWriteThrough", guarded.backend)

@@ -1,0 +1,90 @@
+"""The values that a save sends to the database, as they are at the moment of its statement.
+
+An instance may change while its statement is in flight, by another task or a listener. So the statement's connection
+copies the values when Tortoise has just made the statement of them.
+"""
+
+import functools
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from copy import copy
+from typing import Any, Final, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.models import Model
+
+from aiomodelcache.orm.meta import RowValues, column_names, pk_of
+from aiomodelcache.write.calls import current_write
+
+_NO_VALUE: Final = object()
+
+
+@asynccontextmanager
+async def recording(
+    connection: AbstractAsyncContextManager[BaseDBAsyncClient],
+) -> AsyncGenerator[BaseDBAsyncClient, None]:
+    """Returns a connection that notes in the current write what a save of all columns has sent."""
+    async with connection as client:
+        executor = client.executor_class
+        if not issubclass(executor, _RecordingExecutor):
+            client.executor_class = _recording_executor(cast("Any", executor))
+        yield client
+
+
+class _RecordingExecutor:
+    """An executor of Tortoise's that notes the values of one row, once the database has taken them."""
+
+    async def execute_insert(self: Any, instance: Any) -> None:
+        """See ``BaseExecutor.execute_insert``."""
+        sent = _SentValues(self.db, instance)
+        executor = copy(self)
+        executor.db = sent
+        await cast("Any", super(_RecordingExecutor, executor)).execute_insert(instance)
+        pk = pk_of(type(instance))
+        if sent.values is not None and sent.values[pk] is None:  # made by the database
+            sent.values[pk] = instance.pk
+        _note(instance, sent.values)
+
+    async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:
+        """See ``BaseExecutor.execute_update``."""
+        sent = _SentValues(self.db, instance)
+        executor = copy(self)
+        executor.db = sent
+        number = await cast("Any", super(_RecordingExecutor, executor)).execute_update(instance, update_fields)
+        _note(instance, sent.values if number == 1 and update_fields is None else None)
+        return cast("int", number)
+
+
+@functools.cache
+def _recording_executor(executor: type[Any]) -> type[Any]:
+    return type(executor.__name__, (_RecordingExecutor, executor), {"__module__": executor.__module__})
+
+
+def _note(instance: Model, values: RowValues | None) -> None:
+    write = current_write(instance)
+    if write is not None:
+        write.sent = values
+
+
+class _SentValues:
+    """A connection for one statement, which copies the instance's values when the statement is made."""
+
+    def __init__(self, client: Any, instance: Model) -> None:
+        self._client = client
+        self._instance = instance
+        self.values: RowValues | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def execute_query(self, sql: str, values: list[Any]) -> Any:
+        self._copy()
+        return await self._client.execute_query(sql, values)
+
+    async def execute_insert(self, sql: str, values: list[Any]) -> Any:
+        self._copy()
+        return await self._client.execute_insert(sql, values)
+
+    def _copy(self) -> None:
+        instance = self._instance
+        self.values = {name: getattr(instance, name, _NO_VALUE) for name in column_names(type(instance))}
