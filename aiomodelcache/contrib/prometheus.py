@@ -26,6 +26,8 @@ _BY_CACHE: Final[list[tuple[str, str, str, dict[str, str]]]] = [
     ("fills", "Entries stored.", "", {"": "fills"}),
     ("fills_refused", "Entries not stored, because a writer was in the way or the answer cannot be stored.", "reason",
      {"replaced": "refused", "unfillable": "unfillable"}),
+    ("rows_written_through", "Saved rows that writers have stored, or not.", "outcome",
+     {"stored": "written_through", "unknown": "unknown_rows", "contended": "contended_rows"}),
     ("stale_answers", "Answers from stale copies and from last good values.", "reason",
      {"allowtime": "stale", "failed": "stale_if_error", "slow": "stale_if_slow"}),
     ("refreshes", "Entries filled again in the background.", "outcome",

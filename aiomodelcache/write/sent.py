@@ -40,7 +40,7 @@ class _RecordingExecutor:
         executor = copy(self)
         executor.db = sent
         await cast("Any", super(_RecordingExecutor, executor)).execute_insert(instance)
-        pk = pk_of(type(instance))
+        pk = pk_of(cast("Any", type(instance)))
         if sent.values is not None and sent.values[pk] is None:  # made by the database
             sent.values[pk] = instance.pk
         _note(instance, sent.values)

@@ -39,9 +39,8 @@ class RedisCommands:
 
     def _replaced_by_mark(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, ReplacedEntry]:
         self._raise_any(replies)
-        found = {key: reply for key, reply in zip(keys, replies, strict=True) if isinstance(reply, list)}
-        replaced = cast("dict[bytes, list[bytes]]", found)
-        return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms, *_) in replaced.items()}
+        by_key = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if is_list(reply)}
+        return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms, _) in by_key.items()}
 
     async def _with_fresh_versions(
         self, keys: Sequence[bytes], read: Sequence[object], made: Sequence[bytes]
@@ -165,6 +164,11 @@ def version_commands(keys: Sequence[bytes], made: Sequence[bytes]) -> list[Comma
     for key, version in zip(keys, made, strict=True):
         commands += ("SET", key, version, "NX"), ("GET", key)
     return commands
+
+
+def is_list(reply: object) -> bool:
+    """Returns True if a reply is a list of replies."""
+    return isinstance(reply, list)
 
 
 def as_bytes(reply: object) -> bytes | None:

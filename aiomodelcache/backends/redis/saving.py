@@ -4,9 +4,10 @@ The steps are those of ``tests/protocol/model/savers.py``. On a single server th
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Marked, Save
-from aiomodelcache.backends.redis.commands import RedisCommands, as_bytes, version_commands
+from aiomodelcache.backends.redis.commands import RedisCommands, as_bytes, is_list, version_commands
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, new_version
 
@@ -30,10 +31,10 @@ class SavingCommands(RedisCommands):
         )
         replies = self._by_key(keys, marked)
         replaced = self._replaced_by_mark(keys, replies)
-        moments = [reply[-1] if isinstance(reply, list) else reply for reply in replies]
+        moments = [cast("list[bytes]", reply)[-1] if is_list(reply) else cast("bytes", reply) for reply in replies]
         return Marked(
             replaced,
-            {key: int(as_bytes(moment) or 0) for key, moment in zip(keys, moments, strict=True)},
+            dict(zip(keys, map(int, moments), strict=True)),
             await self._with_fresh_versions(versions, read, made),
         )
 
