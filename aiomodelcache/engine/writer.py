@@ -215,13 +215,14 @@ class Writer:
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
         try:
+            stamps = list(intent.rows)
             saves, intent.saves = intent.saves, None  # another attempt stores nothing
             if saves is not None:
-                stamps, ttl = list(intent.rows), self._config.fill_ttl
+                ttl = self._config.fill_ttl
                 await saves.clear(self._guarded, clears, intent.token, stamps, ttl, intent.context)
                 intent.stored = saves.stored
             else:
-                clear = self._guarded.backend.clear(clears, intent.token, list(intent.rows))
+                clear = self._guarded.backend.clear(clears, intent.token, stamps)
                 await self._guarded.call(clear, len(clears), context=intent.context)
         finally:
             self._drop_near(intent.clears)  # again, because the mark may not have arrived

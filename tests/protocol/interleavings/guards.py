@@ -320,6 +320,25 @@ GUARDS = {
         "if run.background:",
         "near its end, by name",
     ),
+    # Rows that writers store.
+    "a row is not stored if another writer has changed the stamp": Guard(
+        "backends.memory:MemoryBackend.clear_and_save",
+        "self._get(save.stamp, now) == save.expected",
+        "True",
+        "stored, three saves",
+    ),
+    "a row is not stored late": Guard(
+        "backends.memory:MemoryBackend._save",
+        "and now < save.until_ms",
+        "",
+        "stored, and a slow writer that crashed",
+    ),
+    "a row that an UPDATE did not find is not stored": Guard(
+        "write.sent:_note", "write.sent = values", "write.sent = {**vars(instance)}", "stored, save and delete"
+    ),
+    "a row has the epoch of before the COMMIT": Guard(
+        "entries.rows:RowEntries.hit", "entry[GUARD] != self._guard or ", "", "stored, past the limit"
+    ),
     # Derived results.
     "a derived result compares the tokens of what it was read from": Guard(
         "entries.derived:DerivedValue.is_current",

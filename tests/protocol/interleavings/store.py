@@ -1,10 +1,10 @@
 """A backend whose operations are steps of a schedule."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiomodelcache import BackendError, MemoryBackend
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReplacedEntry
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, Marked, ReplacedEntry, Save
 from aiomodelcache.entries.copies import COPY_SUFFIX
 from tests.protocol.interleavings.schedule import Scheduler
 
@@ -58,6 +58,13 @@ class ScheduledBackend:
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
         keys = [clear.key for clear in clears]
         return await self._send("clear", keys, lambda: self.backend.clear(clears, token, stamps))
+
+    async def mark_for_save(self, keys: Sequence[bytes], *arguments: Any) -> Marked:
+        return await self._send("mark", keys, lambda: self.backend.mark_for_save(keys, *arguments))
+
+    async def clear_and_save(self, saves: Sequence[Save], clears: Sequence[Clear], *arguments: Any) -> list[bool]:
+        keys = [*[save.key for save in saves], *[clear.key for clear in clears]]
+        return await self._send("clear", keys, lambda: self.backend.clear_and_save(saves, clears, *arguments))
 
     async def delete(self, keys: Sequence[bytes]) -> int:
         return await self._send("delete", keys, lambda: self.backend.delete(keys))
