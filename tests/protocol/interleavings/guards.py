@@ -353,7 +353,10 @@ GUARDS = {
         "derived by statement, saved",
     ),
     "an outer result depends on what the inner one was read from": Guard(
-        "plans.tracking:_Record._compute", "self._tracker.add(key, token)", "pass", "derived by result, cold"
+        "plans.tracking:_Record._compute",
+        "self._tracker.add_all(inner.dependencies)",
+        "pass",
+        "derived by result, cold",
     ),
     "a version stands for rows that were not stored": Guard(
         "plans.tracking:_Record.finish", "self._tracker.add_table(table)", "pass", "derived by list, cold"
