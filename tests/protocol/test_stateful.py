@@ -68,6 +68,7 @@ def test_the_caches_agree_with_the_database_after_any_writes(
     if cheap:
         assert world.answered_stale > 20
         assert world.reset > 20
+        assert world.written_through > 100
 
 
 class Break(NamedTuple):

@@ -19,7 +19,7 @@ from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import Backend, MemoryBackend, ModelCache, Page, RedisBackend, local_cache, open_cache
-from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.backends.protocol import Clear, Save
 from aiomodelcache.scopes.request import context_without_scope
 from aiomodelcache.testing import CountingBackend, count_ops
 from tests.support.models.stateful_models import (
@@ -79,6 +79,18 @@ class Store(CountingBackend):
             return [True for _ in clears]
         return await super().clear(clears, token, stamps)
 
+    @property
+    def clear_and_save(self) -> Callable[..., Awaitable[list[bool]]]:
+        clear_and_save = super().clear_and_save
+
+        async def clear(saves: Sequence[Save], *arguments: Any) -> list[bool]:
+            if self.losing:
+                self.losing = False
+                return [True for _ in saves]
+            return await clear_and_save(saves, *arguments)
+
+        return clear
+
 
 class World:
     """An event loop with an open Tortoise, and the store."""
@@ -97,8 +109,8 @@ class World:
         self.memory = MemoryBackend(clock=lambda: self.seconds) if backend_url == "memory://" else None
         store: Backend = self.memory or RedisBackend(backend_url)
         self.store = Store(store)
-        self.answered_stale = self.reset = 0
-        """The numbers of stale answers and of ``RESET`` refills of all caches."""
+        self.answered_stale = self.reset = self.written_through = 0
+        """The numbers of stale answers, of ``RESET`` refills, and of rows that writers stored, of all caches."""
 
     def now(self) -> float:
         """Returns the time of the store's clock in seconds."""
@@ -364,6 +376,7 @@ class Machine(RuleBasedStateMachine):
             counters = cache.stats.by_cache.values()
             self.world.answered_stale += sum(each.stale for each in counters)
             self.world.reset += sum(each.reset for each in counters)
+            self.world.written_through += sum(each.written_through for each in counters)
             await cache.close()
 
     @invariant()

@@ -61,6 +61,7 @@ class Item(Numbered):
         get_key_fields_list = [("number",)]
         filter_key_fields_list = [("team",)]
         cached_manytomany = ["labels"]
+        write_through = True
 
 
 class Eager(Numbered):
@@ -73,6 +74,7 @@ class Eager(Numbered):
         get_key_fields_list = [("number",)]
         filter_key_fields_list = [("team",)]
         invalidation = InvalidationType.RESET
+        write_through = True
 
 
 class Loose(Numbered):
