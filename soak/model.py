@@ -15,6 +15,13 @@ INSERT INTO weather VALUES (0);
 
 CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF NEW.version >= 1000000000 THEN  -- drawn by the writer, unless the row has had it before
+        IF TG_OP = 'INSERT' THEN
+            RETURN NEW;
+        ELSIF NEW.version <> OLD.version THEN
+            RETURN NEW;
+        END IF;
+    END IF;
     NEW.version := nextval('versions');
     RETURN NEW;
 END $$;
@@ -44,6 +51,8 @@ CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT OR UPDATE OR DELETE ON item
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle();
 """
 
+DRAW_VERSION = "SELECT 1000000000 + nextval('versions') AS version"
+"""Draws the version of a row before it is written, so that the writer knows the whole row."""
 SELECT_HISTORY = "SELECT transaction, pk, version, nonce, slug, team FROM history ORDER BY seq"
 
 
@@ -63,7 +72,7 @@ class Item(CachedModel):
     slug = fields.CharField(max_length=16, unique=True)
     team = fields.IntField(db_index=True)
     version = fields.IntField(default=0)
-    """Number of the state, counted over all rows. The database sets it."""
+    """Number of the state, counted over all rows. The database sets it, unless the writer has drawn one."""
     nonce = fields.BigIntField()
     """Number of the write."""
     folder: fields.ForeignKeyNullableRelation[Folder] = fields.ForeignKeyField("app.Folder", null=True)

@@ -12,7 +12,7 @@ from soak.checker import Checker, Finding, Violation, missed
 from soak.history import History, load_changes
 from soak.log import Kind, Outcome, beginnings, merged
 from soak.predicted import NONCE_SHIFT, Circumstances, Life, Predictions
-from soak.subjects import LIBRARY
+from soak.subjects import LIBRARY, WRITE_THROUGH
 
 
 @dataclass(slots=True)
@@ -126,6 +126,8 @@ def _lines(report: Report) -> Iterator[str]:
     )
     if run.near_lag:
         yield f"  near         {report.total('near_hits'):,} rounds of reading without a request; {_lateness(report)}"
+    if run.subject in WRITE_THROUGH:
+        yield f"  stored       {report.total('rows_stored'):,} rows by the writers that are left"
     yield f"  cancelled    {report.total('cancelled_reads'):,} reads, {report.total('cancelled_writes'):,} writes"
     example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
     yield f"  raised       {report.total('failed_reads'):,} reads, {report.total('failed_writes'):,} writes{example}"

@@ -17,7 +17,7 @@ from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
-from soak.subjects import NEAR
+from soak.subjects import NEAR, WRITE_THROUGH
 from soak.worker import HAS_EAGER_TASKS, Order
 from soak.world import World, slug_text
 from tests.support.servers import RedisServer
@@ -127,6 +127,7 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
             "intent_ttl": plan.intent_ttl,
             "on_write_error": policy,
             **({"near": True, "near_lag": plan.near_lag} if plan.subject in NEAR else {}),
+            "write_through": plan.subject in WRITE_THROUGH and slot % 2 == 0,
         },
         allowtime=plan.allowtime,
         skew=SKEWS[slot % len(SKEWS)],

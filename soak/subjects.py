@@ -21,8 +21,10 @@ from redis.backoff import NoBackoff
 
 from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.encoding.layout import LEASE
 from aiomodelcache.orm import transactions
 from soak.model import Item
 from soak.world import World, slug_text
@@ -34,10 +36,13 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near", "derived")
-"""Subjects that are the library: without and with entries kept near, and with answers derived by cached functions."""
+LIBRARY: Final = ("aiomodelcache", "near", "derived", "through")
+"""Subjects that are the library: without and with entries kept near, with answers derived by cached functions, and with
+rows that writers store."""
 NEAR: Final = ("near", "deaf")
 """Subjects that keep entries in each process."""
+WRITE_THROUGH: Final = ("through", "blind")
+"""Subjects whose writers store rows."""
 
 BATCHES: Final[tuple[int, ...]] = (1, 8, 64, 256, 512, 1_024)
 """Numbers of lookups in one batch. A reader picks one at random."""
@@ -101,8 +106,15 @@ class Subject(ABC):
         """Notifies the cache of a COMMIT."""
         return
 
+    draws_versions: ClassVar[bool] = False
+    """True if writers draw the versions of the rows that they save, so that they know the whole row."""
+
     def near_hits(self) -> int:
         """Returns the number of rounds of reading that sent no request."""
+        return 0
+
+    def rows_stored(self) -> int:
+        """Returns the number of rows that writers have stored."""
         return 0
 
     def arm(self, point: str, reached: Callable[[str], None]) -> None:
@@ -131,10 +143,16 @@ class PointedBackend:
         return getattr(self._backend, name)
 
     async def mark(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._mark(self._backend.mark, *args, **kwargs)
+
+    async def mark_for_save(self, *args: Any) -> Any:
+        return await self._mark(self._backend.mark_for_save, *args)
+
+    async def _mark(self, mark: Any, *args: Any, **kwargs: Any) -> Any:
         await self._subject.pass_point("before mark")
         start = time.monotonic_ns()
         try:
-            answer = await self._backend.mark(*args, **kwargs)
+            answer = await mark(*args, **kwargs)
         except BaseException:
             self._subject.on_mark_failed(start)
             raise
@@ -144,6 +162,10 @@ class PointedBackend:
     async def clear(self, *args: Any, **kwargs: Any) -> Any:
         await self._subject.pass_point("between COMMIT and clear")
         return await self._backend.clear(*args, **kwargs)
+
+    async def clear_and_save(self, *args: Any) -> Any:
+        await self._subject.pass_point("between COMMIT and clear")
+        return await self._backend.clear_and_save(*args)
 
 
 class WatchedBackend(GuardedBackend):
@@ -167,6 +189,8 @@ class WatchedBackend(GuardedBackend):
 class Library(Subject):
     """aiomodelcache as a subject."""
 
+    backend: ClassVar[type[PointedBackend]] = PointedBackend
+
     def __init__(
         self, url: str, world: World, chance: random.Random, config: CacheConfig, allowtime: float = 0
     ) -> None:
@@ -182,7 +206,7 @@ class Library(Subject):
         backend = RedisBackend(self.url, socket_timeout=self._config.socket_timeout)
         await backend.open()
         self._stack.push_async_callback(backend.close)
-        pointed: Any = PointedBackend(backend, self)
+        pointed: Any = self.backend(backend, self)
         self._cache = cache = await self._stack.enter_async_context(ModelCache(pointed, config=self._config))
         guarded: Any = cache.open_cache.guarded
         guarded.__class__ = WatchedBackend
@@ -190,6 +214,9 @@ class Library(Subject):
 
     def near_hits(self) -> int:
         return self._cache.stats.near.hits
+
+    def rows_stored(self) -> int:
+        return self._cache.stats.by_cache["Item"].written_through
 
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
         way = self.chance.random()
@@ -220,6 +247,29 @@ class Library(Subject):
 def seen(item: Item | None) -> Seen:
     """Returns the result of a lookup in the form of the log."""
     return ABSENT if item is None else (item.version, item.nonce)
+
+
+class Through(Library):
+    """The library with writers that store the rows that they save, in every second process."""
+
+    draws_versions = True
+
+
+class BlindBackend(PointedBackend):
+    """A backend that stores saved rows wherever it finds nothing, whether or not another writer was there."""
+
+    async def clear_and_save(self, saves: Any, clears: Any, token: bytes, stamps: Any = ()) -> Any:
+        await self.clear([*clears, *[Clear(save.key) for save in saves]], token, stamps)
+        own = LEASE + token
+        leased = await self._backend.lease([Lease(save.key) for save in saves], token, 1_000)
+        fills = [Fill(save.key, own, save.value, save.ttl_ms) for save in saves]
+        return await self._backend.fill(fills) if own in leased.values else [False for _ in saves]
+
+
+class Blind(Through):
+    """The library with writers that do not look for other writers."""
+
+    backend = BlindBackend
 
 
 class Deaf(Library):

@@ -29,13 +29,15 @@ from soak.derived import Derived, Forgetful, Timed, Torn
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
-from soak.subjects import LIBRARY, Deaf, Library, Subject, Unshielded
+from soak.subjects import LIBRARY, Blind, Deaf, Library, Subject, Through, Unshielded
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
 
 BY_NAME: Final[dict[str, type[Library]]] = {
     **dict.fromkeys(LIBRARY, Library),
     "derived": Derived,
+    "through": Through,
+    "blind": Blind,
     "torn": Torn,
     "timed": Timed,
     "forgetful": Forgetful,
@@ -146,6 +148,7 @@ class Worker:
                 say("ready")
                 await (self._rest(subject) if self.order.at_rest else self._work(subject))
                 self.tally.near_hits = subject.near_hits()
+                self.tally.rows_stored = subject.rows_stored()
             self.tally.leaked = await connections_in_use(connection)
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
+from tortoise.connection import get_connection
 from tortoise.exceptions import IntegrityError
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import CacheWriteError
 from soak.log import KEY_SHIFT, Kind, Log, Outcome
-from soak.model import Folder, Item
+from soak.model import DRAW_VERSION, Folder, Item
 from soak.patience import Cancelled, Patience
 from soak.predicted import NONCE_SHIFT
 from soak.subjects import Seen, Subject, seen
@@ -44,6 +45,8 @@ class Tally:
     last_error: str = ""
     near_hits: int = 0
     """Number of rounds of reading that sent no request."""
+    rows_stored: int = 0
+    """Number of rows that writers have stored."""
 
     def failed(self, error: BaseException, *, reading: bool) -> None:
         """Counts an operation that raised."""
@@ -298,7 +301,8 @@ class Writer:
         values = {"slug": item.slug, "team": item.team, "nonce": item.nonce, "folder_id": folder}
         way = self._chance.random()
         if way < 0.6:
-            await Item.create(id=item.id, **values)
+            await self._draw_version(item)
+            await Item.create(id=item.id, version=item.version, **values)
         elif way < 0.8:
             await Item.bulk_create([item])
         else:
@@ -310,8 +314,16 @@ class Writer:
     async def _save_as(self, write: Write, item: Item, *fields: str) -> None:
         """Saves a row. Half of the saves refuse a row that has been deleted meanwhile. The others do not tell."""
         force = self._chance.random() < 0.5
+        if not fields:
+            await self._draw_version(item)
         await item.save(update_fields=fields or None, force_update=force)
         write.changed |= force
+
+    async def _draw_version(self, item: Item) -> None:
+        if self._subject.draws_versions:
+            client: Any = get_connection("default")
+            [row] = await client.execute_query_dict(DRAW_VERSION)
+            item.version = row["version"]
 
     async def _save(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce

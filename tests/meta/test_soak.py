@@ -114,6 +114,27 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     assert result.checker.reads[Kind.TOGETHER], str(result)
 
 
+def test_rows_that_writers_store_are_never_stale_under_faults(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="through", duration=10, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.05)
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert result.total("rows_stored"), str(result)
+
+
+def test_writers_that_do_not_look_for_other_writers_are_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="blind", duration=6, processes=2, faults=("slow",), pace=0.1, world=TINY, write_pause=0.02)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert result.checker.violations.keys() <= {Violation.STALE, Violation.BACKWARDS, Violation.AT_REST}
+        if result.violations:
+            return
+    pytest.fail(str(result))
+
+
 def test_a_library_whose_snapshots_are_torn_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
