@@ -145,7 +145,7 @@ BREAKS = {
         "entries.derived:DerivedValue.is_current", "entry[:PREFIX_SIZE] != token", "False"
     ),
     "entries that answered a computation are not recorded": Break(
-        "plans.tracking:_Record.finish", "self._tracker.add(key, token)", "pass"
+        "plans.tracking:_Record.finish", "self._tracker.add_all(self._tokens)", "pass"
     ),
     "statements of a computation are not recorded": Break(
         "orm.observed:observe", "setattr(client, name, _wrap(client, getattr(client, name), count))", "pass"
