@@ -49,6 +49,7 @@ class PostCaches(ModelCacheManager[Post]):
     invalidation = InvalidationType.DYNAMIC
     allowtime = 5
     near = False
+    write_through = True
     paged = True
 
 
