@@ -220,22 +220,25 @@ class ResultEntries:
 
         0 if the value must not be stored: by the user's function of the result, or because that function failed.
         """
-        seconds = None
-        if type(value) is Raised:
-            seconds = self.resilience.errors[type(value.error)]
-        elif value is not None and self.resilience.timeout_of is not None:
-            try:
-                timeout = self.resilience.timeout_of(value)
-                seconds = None if timeout is None else parse_duration_or_zero(f"{self.name}: timeout", timeout)
-            except Exception as error:
-                self.counters.unfillable += 1
-                self.counters.warn_once(
-                    "timeout", "aiomodelcache: the timeout of a value of %s failed: %s", self.name, reason(error)
-                )
-                return 0
-        if seconds is None:
-            return self.lifetimes.of(ABSENT if value is None else VALUE)
+        try:
+            seconds = self.life(value)
+        except Exception as error:
+            self.counters.unfillable += 1
+            self.counters.warn_once(
+                "timeout", "aiomodelcache: the timeout of a value of %s failed: %s", self.name, reason(error)
+            )
+            return 0
         return self.lifetimes.jittered(seconds) if seconds else 0
+
+    def life(self, value: Any) -> float:
+        """Returns the lifetime of a value's entry, in seconds, without jitter. Raises what a user's function raises."""
+        if type(value) is Raised:
+            return self.resilience.errors[type(value.error)]
+        if value is not None and self.resilience.timeout_of is not None:
+            timeout = self.resilience.timeout_of(value)
+            if timeout is not None:
+                return parse_duration_or_zero(f"{self.name}: timeout", timeout)
+        return self.lifetimes.seconds(ABSENT if value is None else VALUE)
 
     def _reference(self, instance: Model) -> InstanceReference:
         entries = self.bound.get(type(instance))

@@ -1,7 +1,7 @@
 """``Event.cache.explain``: where a lookup would be answered from, and why. Reads the store, and writes nothing."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
@@ -21,7 +21,7 @@ from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
-from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.results import ResultEntries, references_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.open_cache import OpenCache
@@ -69,7 +69,10 @@ class EntryState:
     age: float | None = None
     """Seconds since the entry was built, by the clock of the process that built it."""
     expires_in: float | None = None
-    """Seconds until the entry expires. An estimate, because ``ttl_jitter`` spreads lifetimes."""
+    """Seconds until the entry expires. An estimate, because ``ttl_jitter`` spreads lifetimes.
+
+    None if a ``timeout`` of the value's own depends on instances in it, which are not examined.
+    """
     near: bool = False
     """True if this process keeps a near copy, which may answer without a request."""
 
@@ -131,10 +134,12 @@ async def explain_key(
     values: Values,
     key: bytes,
     path: RelationPath | None = None,
+    *,
+    counted: bool = True,
 ) -> Explanation:
     """Returns where the query of these values would be answered from, and why. ``key`` is the cache key of the values.
 
-    ``path``: the relations that the query follows from the rows with these values.
+    ``path``: the relations that the query follows from the rows with these values. ``counted``: count the requests.
     """
     tracker = current_tracker()
     if tracker is not None:
@@ -153,7 +158,7 @@ async def explain_key(
     elif unavailable is not None:
         reason = unavailable
     if reason is None:
-        examination = _Examination(cache)
+        examination = _Examination(cache, counted=counted)
         try:
             found = await examination.examine(entry_set, {key: values})
             if path is not None:
@@ -170,8 +175,9 @@ async def explain_key(
 class _Examination:
     """The entries that a lookup reads, examined in the lookup's order until one is no answer."""
 
-    def __init__(self, cache: OpenCache) -> None:
+    def __init__(self, cache: OpenCache, *, counted: bool) -> None:
         self._guarded = cache.guarded
+        self._counted = counted
         self._states: list[EntryState] = []
         self._failure: Reason | None = None
         """The reason of the first entry that is no answer."""
@@ -219,7 +225,7 @@ class _Examination:
 
     async def _compare_dependencies(self, value: Any) -> None:
         if isinstance(value, DerivedValue) and value.keys:
-            read = await self._guarded.call(self._guarded.backend.read(value.keys), len(value.keys))
+            read = await self._read_keys(value.keys)
             if not value.is_current(dict(zip(value.keys, read, strict=True))):
                 self._note("changed")
 
@@ -255,8 +261,12 @@ class _Examination:
     async def _read(self, entry_set: Any, keys: Iterable[bytes]) -> tuple[bytes | None, list[bytes | None]]:
         epoch_key = entry_set.epoch_key if entry_set.rows is None else entry_set.rows.epoch_key
         wanted = [epoch_key, *keys]
-        epoch, *entries = await self._guarded.call(self._guarded.backend.read(wanted), len(wanted))
+        epoch, *entries = await self._read_keys(wanted)
         return epoch, entries
+
+    async def _read_keys(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        reading = self._guarded.backend.read(keys)
+        return await (self._guarded.call(reading, len(keys)) if self._counted else reading)
 
     def _note(self, reason: Reason) -> None:
         if reason not in _ANSWERS and self._failure is None:
@@ -276,7 +286,23 @@ def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | Non
     if entry[:1] not in (VALUE, ABSENT) or state == "damaged":
         return EntryState(key=name, state=state)
     age = max(0.0, time.time() - created_ms(entry) / 1000)
-    return EntryState(key=name, state=state, age=age, expires_in=max(0.0, entry_set.lifetimes.seconds(entry[:1]) - age))
+    life = _life(entry_set, entry, epoch)
+    return EntryState(key=name, state=state, age=age, expires_in=None if life is None else max(0.0, life - age))
+
+
+def _life(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | None) -> float | None:
+    """Returns the lifetime of an entry in seconds. None if only its value with the instances in it would tell."""
+    if not isinstance(entry_set, ResultEntries):
+        return entry_set.lifetimes.seconds(entry[:1])
+    found: Any = entry_set.read(entry, epoch)
+    if isinstance(found, NoValue):
+        return entry_set.lifetimes.seconds(entry[:1])
+    value: Any = found.value if isinstance(found, DerivedValue) else found
+    try:
+        has_instances = entry_set.resilience.timeout_of is not None and any(True for _ in references_in(value))
+        return None if has_instances else entry_set.life(value)
+    except Exception:  # of the user's function
+        return None
 
 
 def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | None) -> State:

@@ -36,6 +36,7 @@ from tests.support.models.tagged_models import Post as TaggedPost
 from tests.support.models.tagged_models import Tag
 from tests.support.servers import RedisServer
 
+OFF = InvalidationType.OFF
 pytestmark = pytest.mark.only_on(
     "sqlite", because="an explanation asks the store, and a refresh queries the database as a lookup does"
 )
@@ -497,6 +498,48 @@ async def test_values_and_cached_functions_can_be_explained(
         assert (await squared.explain(3)).reason == "hit"
         await squared.invalidate(3)
         assert (await squared.explain(3)).reason == "transaction"
+
+
+class NoSuchQuote(Exception):
+    pass
+
+
+async def test_the_life_left_is_that_of_the_value(cache: ModelCache) -> None:
+    """A cached exception and a result may have a lifetime of their own, and None lives as long as an absence."""
+
+    @cached(cache_errors={NoSuchQuote: 7}, invalidation=OFF)
+    async def quote(number: int) -> int | None:
+        if number == 404:
+            raise NoSuchQuote
+        return None if number == 0 else number
+
+    @cached(timeout=lambda value: 20 if value == 2 else None, invalidation=OFF)
+    async def timed(number: int) -> int:
+        return number
+
+    @cached(timeout=lambda users: len(users[0].username), invalidation=OFF)
+    async def named() -> list[User]:
+        return [await User.create(username="kim")]
+
+    with pytest.raises(NoSuchQuote):
+        await quote(404)
+    for query in (quote.query(0), quote.query(1), timed.query(1), timed.query(2), named.query()):
+        await query
+    config = cache.config
+    lives = {
+        quote.query(404): 7,
+        quote.query(0): config.negative_timeout,
+        quote.query(1): config.timeout,
+        timed.query(1): config.timeout,
+        timed.query(2): 20,
+        named.query(): None,
+    }
+    for query, life in lives.items():
+        explanation = await query.explain()
+        assert explanation.reason == "hit", query
+        assert explanation.entry
+        left = explanation.entry.expires_in
+        assert left == (None if life is None else pytest.approx(life, abs=5)), query
 
 
 async def test_a_query_of_several_keys_is_not_explained(cache: ModelCache) -> None:
