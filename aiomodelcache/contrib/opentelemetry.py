@@ -31,6 +31,7 @@ SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """The bounds of the buckets of durations that the conventions advise for databases."""
 KEYS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """The bounds of the buckets of numbers of keys."""
+Attributes = dict[str, str | int | bool]
 SYSTEMS: Final = {"postgres": "postgresql", "mssql": "microsoft.sql_server", "oracle": "oracle.db"}
 """The conventions' names of databases, where they differ from Tortoise's dialects."""
 
@@ -64,6 +65,8 @@ class OpenTelemetryObserver(Observer):
         self._tracer: Any = self._trace.get_tracer(NAME, tracer_provider=tracer_provider)
         self._statements = statements
         self._spans: WeakKeyDictionary[Operation, Span] = WeakKeyDictionary()
+        self._attributes: WeakKeyDictionary[Operation, Attributes] = WeakKeyDictionary()
+        """The attributes of the operations in progress, because their metrics need them, too."""
         self._tokens: dict[Operation, Any] = {}
         meter: Any = metrics.get_meter(NAME, meter_provider=meter_provider)
 
@@ -95,11 +98,12 @@ class OpenTelemetryObserver(Observer):
     def begin(self, operation: Operation) -> None:
         """Starts a span."""
         lookups: tuple[Lookup, ...] = getattr(operation, "lookups", ())
+        name, attributes = _described(operation)
+        self._attributes[operation] = attributes
         if isinstance(operation, Statement) and not self._statements:
             for parent in map(self._spans.get, lookups[:1]):
                 self._make_current(operation, parent)
             return
-        name, attributes = _described(operation)
         kind = self._trace.SpanKind.CLIENT if "db.system.name" in attributes else self._trace.SpanKind.INTERNAL
         links = [
             self._trace.Link(span.get_span_context())
@@ -143,7 +147,7 @@ class OpenTelemetryObserver(Observer):
 
     def _measure(self, operation: Operation, error: dict[str, str]) -> None:
         seconds = operation.duration or 0.0
-        _, attributes = _described(operation)
+        attributes = self._attributes.pop(operation, {})
         own = {name: value for name, value in attributes.items() if name in _LABELS} | error
         if isinstance(operation, Lookup):
             own = {f"{NAME}.cache": operation.cache, f"{NAME}.outcome": operation.outcome or ""}
@@ -177,10 +181,10 @@ _DATABASE: Final = frozenset(
 )
 
 
-def _described(operation: Operation) -> tuple[str, dict[str, str | int | bool]]:
+def _described(operation: Operation) -> tuple[str, Attributes]:
     """Returns the name of an operation's span, and its attributes that are known at its beginning."""
     if isinstance(operation, Lookup):
-        attributes: dict[str, str | int | bool] = {
+        attributes: Attributes = {
             f"{NAME}.cache": operation.cache,
             f"{NAME}.kind": operation.kind,
             f"{NAME}.keys": len(operation.keys),
@@ -193,7 +197,7 @@ def _described(operation: Operation) -> tuple[str, dict[str, str | int | bool]]:
             return f"{NAME} {operation.command}", attributes
         name = "MGET" if operation.command == "read" else "EVALSHA"
         host, port = operation.peer
-        server: dict[str, str | int | bool] = {"server.address": host} if host else {}
+        server: Attributes = {"server.address": host} if host else {}
         server |= {"server.port": port} if port is not None else {}
         return name, attributes | server | {"db.system.name": "redis", "db.operation.name": name}
     if isinstance(operation, Statement):

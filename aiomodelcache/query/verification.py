@@ -93,10 +93,10 @@ def _difference(read: ReadEntry, rows: Sequence[RowValues]) -> list[str]:
 
 
 async def is_still_answered(cache: OpenCache, read: ReadEntry) -> bool:
-    """Returns True if a lookup would be answered by the very entry that was compared."""
+    """Returns True if a lookup would be answered by the very entry that was compared. Its requests are not counted."""
     entry_set = read.entry_set
     query = _EntryQuery(LocatedKey(cache, entry_set, read.values, read.key))
-    explanation = await explain_key(cache, query, entry_set, read.values, read.key)
+    explanation = await explain_key(cache, query, entry_set, read.values, read.key, counted=False)
     if explanation.source != "cache":
         return False
     entry, epoch = await cache.guarded.backend.read([read.key, entry_set.rows.epoch_key])

@@ -15,8 +15,9 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached
+from aiomodelcache.contrib import opentelemetry
 from aiomodelcache.contrib.opentelemetry import OpenTelemetryObserver
-from aiomodelcache.observe import Fill, NearChange, Verification
+from aiomodelcache.observe import Fill, NearChange, Operation, Verification
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
@@ -238,6 +239,33 @@ async def test_metrics_of_lookups_requests_statements_and_fills(event: Event, te
     found = [dict(found) for found in telemetry.points("db.client.operation.duration")]
     assert {"db.system.name": "sqlite", "db.operation.name": "SELECT", "db.collection.name": "event"} in found
     assert not any("title" in str(labels) or "404" in str(labels) for labels in found)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("statements", [True, False])
+async def test_an_operation_is_described_once(
+    database: BaseDBAsyncClient,
+    backend_url: str,
+    telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+    statements: bool,
+) -> None:
+    described: list[object] = []
+    describe = opentelemetry._described  # pyright: ignore[reportPrivateUsage]
+
+    def counted(operation: Operation) -> Any:
+        described.append(operation)
+        return describe(operation)
+
+    monkeypatch.setattr(opentelemetry, "_described", counted)
+    observer = OpenTelemetryObserver(
+        tracer_provider=telemetry.provider, meter_provider=telemetry.meters, statements=statements
+    )
+    async with ModelCache(backend_url, observers=[observer]):
+        user = await User.create(username="kim")
+        await User.cache.get(id=user.id)
+    assert len(described) == len(set(described)) >= 5
+    assert telemetry.total("aiomodelcache.statement.duration", model="User") == 1
 
 
 @ON_SQLITE

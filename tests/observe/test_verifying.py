@@ -235,6 +235,19 @@ async def test_comparisons_are_not_the_callers(cache: ModelCache, event: Event, 
     assert (cache.stats.round_trips, cache.stats.statements, rows.hits) == (before[0] + 1, before[1] + 1, before[2] + 1)
 
 
+async def test_only_the_invalidation_of_a_stale_entry_is_counted(
+    cache: ModelCache, event: Event, database: BaseDBAsyncClient
+) -> None:
+    await Event.cache.get(id=event.id)
+    await settled(cache)
+    with no_invalidation():
+        await Event.filter(id=event.id).update(title="behind")
+    before = cache.stats.round_trips, cache.stats.statements
+    await Event.cache.get(id=event.id)
+    assert (await settled(cache)).stale == 1
+    assert (cache.stats.round_trips, cache.stats.statements) == (before[0] + 2, before[1])  # the lookup, and a clear
+
+
 @pytest.mark.only_on("sqlite", because="the setting is above any database")
 async def test_without_the_setting_a_hit_makes_the_same_calls(
     database: BaseDBAsyncClient, backend: CountingBackend
