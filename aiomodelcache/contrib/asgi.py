@@ -6,7 +6,7 @@ Knows only the ASGI protocol, so it works with any framework.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from aiomodelcache.contrib.server_timing import RequestTiming, current_timing, watch_open_caches, with_timing
+from aiomodelcache.contrib.server_timing import begin_timing, current_timing, with_timing
 from aiomodelcache.scopes.request import current_scope, local_cache
 
 Message = MutableMapping[str, Any]
@@ -29,13 +29,14 @@ class LocalCacheMiddleware:
     ``server_timing=True`` adds the response header ``Server-Timing``, which the developer tools of browsers show: the
     hits and misses, round trips and SQL statements of the request until the response starts, with their milliseconds.
     It tells every client what was cached, so enable it where all clients may know. A hit then takes up to twice the
-    processor time.
+    processor time. ``request_scope=False`` leaves only this header.
     """
 
-    __slots__ = ("_app", "_server_timing")
+    __slots__ = ("_app", "_request_scope", "_server_timing")
 
-    def __init__(self, app: Application, *, server_timing: bool = False) -> None:
+    def __init__(self, app: Application, *, request_scope: bool = True, server_timing: bool = False) -> None:
         self._app = app
+        self._request_scope = request_scope
         self._server_timing = server_timing
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -47,6 +48,9 @@ class LocalCacheMiddleware:
             await self._scoped(scope, receive, send)
 
     async def _scoped(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if not self._request_scope:
+            await self._app(scope, receive, send)
+            return
         async with local_cache():
             local = current_scope()
 
@@ -58,15 +62,13 @@ class LocalCacheMiddleware:
             await self._app(scope, receive, send_outside)
 
     async def _timed(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        watch_open_caches()
-        timing = RequestTiming()
+        timing, token = begin_timing()
 
         async def send_timing(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": with_timing(message.get("headers", ()), timing)}
             await send(message)
 
-        token = current_timing.set(timing)
         try:
             await self._scoped(scope, receive, send_timing)
         finally:

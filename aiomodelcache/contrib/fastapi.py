@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def register_model_cache(
-    app: "FastAPI", url: Store, *, namespace: str = "", request_scope: bool = True, **settings: Unpack[Settings]
+    app: "FastAPI",
+    url: Store,
+    *,
+    namespace: str = "",
+    request_scope: bool = True,
+    server_timing: bool = False,
+    **settings: Unpack[Settings],
 ) -> ModelCache:
     """Opens a cache when the application has started, and closes it before the application stops.
 
@@ -27,7 +33,9 @@ def register_model_cache(
     >>> cache = register_model_cache(app, "redis://localhost:6379/0", namespace="shop")
     """
     settings.setdefault("not_found", not_found)
-    return starlette.register_model_cache(app, url, namespace=namespace, request_scope=request_scope, **settings)
+    return starlette.register_model_cache(
+        app, url, namespace=namespace, request_scope=request_scope, server_timing=server_timing, **settings
+    )
 
 
 def not_found(error: NotFoundError) -> Exception:

@@ -10,13 +10,20 @@ from aiomodelcache.exceptions import NotFoundError
 
 
 def register_model_cache(
-    app: Any, url: Store, *, namespace: str = "", request_scope: bool = True, **settings: Unpack[Settings]
+    app: Any,
+    url: Store,
+    *,
+    namespace: str = "",
+    request_scope: bool = True,
+    server_timing: bool = False,
+    **settings: Unpack[Settings],
 ) -> ModelCache:
     """Opens a cache before a ``Quart`` application serves, and closes it first when serving ends.
 
     Call it after the ``before_serving`` function that opens Tortoise. Quart runs ``after_serving`` functions in their
     order too, so the cache's comes first. Requests have a ``local_cache()`` until their response starts, unless
-    ``request_scope`` is False. ``get_or_404`` raises Werkzeug's ``NotFound``, unless ``not_found`` names another
+    ``request_scope`` is False. ``server_timing=True`` adds the response header ``Server-Timing``, as
+    ``LocalCacheMiddleware`` says. ``get_or_404`` raises Werkzeug's ``NotFound``, unless ``not_found`` names another
     exception. Settings are those of ``CacheConfig``, durations in seconds.
 
     Raises ``CacheConfigurationError`` for a wrong setting, and when serving begins for a wrong declaration or if
@@ -31,8 +38,8 @@ def register_model_cache(
 
     app.before_serving(open_model_cache)
     app.after_serving_funcs.insert(0, cache.close)
-    if request_scope:
-        app.asgi_app = LocalCacheMiddleware(app.asgi_app)
+    if request_scope or server_timing:
+        app.asgi_app = LocalCacheMiddleware(app.asgi_app, request_scope=request_scope, server_timing=server_timing)
     return cache
 
 

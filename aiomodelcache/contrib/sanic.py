@@ -5,18 +5,26 @@ from typing import Any, Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.contrib.registration import Store, make_cache, required
+from aiomodelcache.contrib.server_timing import begin_timing, current_timing, joined
 from aiomodelcache.exceptions import NotFoundError
 from aiomodelcache.scopes.request import local_cache
 
 
 def register_model_cache(
-    app: Any, url: Store, *, namespace: str = "", request_scope: bool = True, **settings: Unpack[Settings]
+    app: Any,
+    url: Store,
+    *,
+    namespace: str = "",
+    request_scope: bool = True,
+    server_timing: bool = False,
+    **settings: Unpack[Settings],
 ) -> ModelCache:
     """Opens a cache in each worker of a ``Sanic`` application before it serves, and closes it after it has served.
 
     Call it after Tortoise's ``register_tortoise``. Sanic runs the listeners of a stop in reverse order, so the cache
     closes before Tortoise. Requests have a ``local_cache()`` until their response starts, unless ``request_scope`` is
-    False. ``get_or_404`` raises Sanic's ``NotFound``, unless ``not_found`` names another exception. Settings are those
+    False. ``server_timing=True`` adds the response header ``Server-Timing``, as ``contrib.asgi.LocalCacheMiddleware``
+    says. ``get_or_404`` raises Sanic's ``NotFound``, unless ``not_found`` names another exception. Settings are those
     of ``CacheConfig``, durations in seconds.
 
     Raises ``CacheConfigurationError`` for a wrong setting, and when a worker starts for a wrong declaration or if
@@ -38,6 +46,10 @@ def register_model_cache(
     if request_scope:
         app.register_middleware(_begin_scope, "request", priority=_FIRST)
         app.register_middleware(_end_scope, "response", priority=-_FIRST)
+
+    if server_timing:
+        app.register_middleware(_begin_timing, "request", priority=_FIRST)
+        app.register_middleware(_end_timing, "response", priority=-_FIRST)
     return cache
 
 
@@ -56,6 +68,22 @@ async def _end_scope(request: Any, response: object) -> None:
     if scope is not None:
         del request.ctx.model_cache_scope  # the response of an exception handler runs the middleware again
         scope.__exit__(None, None, None)
+
+
+async def _begin_timing(request: Any) -> None:
+    request.ctx.model_cache_timing = begin_timing()
+
+
+async def _end_timing(request: Any, response: Any) -> None:
+    """Adds the header to a response that has not started yet."""
+    begun = getattr(request.ctx, "model_cache_timing", None)
+    if begun is not None:
+        del request.ctx.model_cache_timing
+        timing, token = begun
+        current_timing.reset(token)
+        value = joined(response.headers.get("server-timing"), timing)
+        if value:
+            response.headers["server-timing"] = value
 
 
 def not_found(error: NotFoundError) -> Exception:

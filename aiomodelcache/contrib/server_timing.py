@@ -6,7 +6,7 @@ callers says which request a lookup belongs to.
 
 from collections import Counter
 from collections.abc import Iterable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import Final
 
@@ -117,6 +117,18 @@ def watch_open_caches() -> None:
     """Has the observer of requests told of the lookups of all open caches. Idempotent."""
     for cache in open_caches.copy():
         cache.guarded.add_observer(_OBSERVER)
+
+
+def begin_timing() -> "tuple[RequestTiming, Token[RequestTiming | None]]":
+    """Begins the counts of a request in this task. Returns them, and the token that ends them."""
+    watch_open_caches()
+    timing = RequestTiming()
+    return timing, current_timing.set(timing)
+
+
+def joined(own: str | None, timing: RequestTiming) -> str:
+    """Returns the value of the header with the counts so far, after the one that the application has set."""
+    return ", ".join(filter(None, [own and own.strip(), timing.header().decode()]))
 
 
 def _timings(operation: Operation) -> Iterable[RequestTiming]:

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
 
 def register_model_cache(
-    app: "Starlette", url: Store, *, namespace: str = "", request_scope: bool = True, **settings: Unpack[Settings]
+    app: "Starlette",
+    url: Store,
+    *,
+    namespace: str = "",
+    request_scope: bool = True,
+    server_timing: bool = False,
+    **settings: Unpack[Settings],
 ) -> ModelCache:
     """Opens a cache when the application has started, and closes it before the application stops.
 
     The cache opens after the lifespan that the application has, so it may open Tortoise there, or with Tortoise's
     ``register_tortoise``, called before or after. Requests have a ``local_cache()``, unless ``request_scope`` is False.
+    ``server_timing=True`` adds the response header ``Server-Timing``, as ``LocalCacheMiddleware`` says.
     ``get_or_404`` raises Starlette's ``HTTPException``, unless ``not_found`` names another one. Settings are those of
     ``CacheConfig``, durations in seconds.
 
@@ -35,8 +42,8 @@ def register_model_cache(
     """
     cache = make_cache(url, namespace, not_found, settings)
     open_around(app, cache)
-    if request_scope:
-        app.add_middleware(LocalCacheMiddleware)
+    if request_scope or server_timing:
+        app.add_middleware(LocalCacheMiddleware, request_scope=request_scope, server_timing=server_timing)
     return cache
 
 

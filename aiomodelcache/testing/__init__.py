@@ -5,7 +5,8 @@
 import this package.
 """
 
-from aiomodelcache.testing.counting import CountingBackend, Ops, assert_ops, count_ops
+from aiomodelcache.testing.asserting import assert_ops
+from aiomodelcache.testing.counting import CountingBackend, Ops, count_ops
 from aiomodelcache.testing.isolation import isolated_cache
 from aiomodelcache.testing.transactions import transaction_as_autocommit
 

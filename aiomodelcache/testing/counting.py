@@ -1,8 +1,8 @@
 """Counters of the SQL statements, transactions and round trips that a block of code sends."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeVar, cast
 from unittest.mock import patch
 
@@ -26,7 +26,6 @@ from aiomodelcache.backends.protocol import (
     keys_read_together,
 )
 from aiomodelcache.client import ModelCache
-from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
@@ -199,44 +198,6 @@ def count_ops(cache: Counted | None = None) -> Generator[Ops, None, None]:
         ops = Ops(backend)
         with _recording(ops):
             yield ops
-
-
-@asynccontextmanager
-async def assert_ops(
-    cache: Counted | None = None,
-    *,
-    sql: int | None = None,
-    redis: int | Sequence[str] | None = None,
-    transactions: int | None = None,
-) -> AsyncGenerator[Ops, None]:
-    """Asserts the number of operations that the block sends. Yields the count so far. None means any number.
-
-    ``sql`` is the number of statements, and ``transactions`` the number of transactions begun. ``redis`` is for any
-    store: a number of round trips, or the operations in their order (``read``, ``lease``, ``fill``, ``mark``,
-    ``clear``, ``delete``). For ``cache``, and for the operations that are counted, see ``count_ops``.
-
-    Raises ``AssertionError`` with all operations seen, unless the block itself raises. Raises ``CacheNotOpen`` if
-    ``redis`` is set and no cache is open.
-
-    >>> async with assert_ops(redis=1, sql=0):
-    ...     await Event.cache.get(slug="pycon")
-    """
-    if redis is not None and cache is None and default_cache_or_none() is None:
-        raise CacheNotOpen(
-            "assert_ops(redis=...) counts the round trips of the default cache, and none is open: open a ModelCache "
-            "before the block, or pass the one to count as cache=."
-        )
-    with count_ops(cache) as ops:
-        yield ops
-    seen = ops.operations if isinstance(redis, Sequence) else len(ops.operations)
-    if (
-        (sql is not None and sql != len(ops.statements))
-        or (transactions is not None and transactions != ops.transactions)
-        or (redis is not None and seen != (list(redis) if isinstance(redis, Sequence) else redis))
-    ):
-        raise AssertionError(
-            f"Expected sql={sql}, redis={redis}, transactions={transactions} (None: any), but saw\n{ops}"
-        )
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +24,8 @@ SERVICES = Path(__file__).parent / "services"
 DECLARE = DOCS / "guide" / "declare.md"
 REDIS = '"redis://localhost:6379/0"'
 DATABASE = '"postgres://localhost/app"'
+NAMESPACE = 'namespace="shop"'
+JOBS = '"redis://localhost:6379/1"'
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class FrameworkServer(HttpServer):
     def __init__(self, framework: Framework, database: str, redis: str) -> None:
         super().__init__()
         self._framework = framework
-        self._urls = {REDIS: repr(redis), DATABASE: repr(database)}
+        self._replaced = {REDIS: repr(redis), DATABASE: repr(database), NAMESPACE: f"{NAMESPACE}, server_timing=True"}
 
     def ask(self) -> None:
         if "Traceback" in self.log():  # its supervisor would start workers again and again
@@ -58,14 +61,7 @@ class FrameworkServer(HttpServer):
         super().ask()
 
     def _prepare(self) -> None:
-        page = PAGES / f"{self._framework.name}.md"
-        found = [*program(DECLARE), *(block for block in blocks(page) if block.language == "python")]
-        for block in found:
-            if block.module is not None:
-                source = block.code
-                for old, new in self._urls.items():
-                    source = source.replace(old, new)
-                (self.folder / f"{block.module}.py").write_text(source, "utf-8")
+        write_modules(self._framework.name, self.folder, self._replaced)
         for source, target in (("probe", "probe"), (self._framework.name, "served")):
             (self.folder / f"{target}.py").write_text((SERVICES / f"{source}.py").read_text("utf-8"), "utf-8")
 
@@ -95,6 +91,61 @@ class FrameworkServer(HttpServer):
                 if len(answers) > 1:
                     return answers
         raise AssertionError(f"All of 400 requests were answered by one worker, {answers}")
+
+
+def write_modules(page: str, folder: Path, replaced: Mapping[str, str]) -> None:
+    """Writes the modules of a page and those of the guide into a folder, with other addresses of servers."""
+    for block in [*program(DECLARE), *blocks(PAGES / f"{page}.md")]:
+        if block.module is not None and block.language == "python":
+            source = block.code
+            for old, new in replaced.items():
+                source = source.replace(old, new)
+            (folder / f"{block.module}.py").write_text(source, "utf-8")
+
+
+class WorkerProcess(HttpServer):
+    """A worker that runs the program of a page by its library's own command. It is ready when its log says so."""
+
+    name = "worker"
+    probe = ""
+
+    def __init__(self, page: str, command: Sequence[str], ready: str, database: str, redis: str) -> None:
+        super().__init__()
+        self._page = page
+        self._line = command
+        self._ready = ready
+        jobs = repr(redis.partition("?")[0].removesuffix("/0") + "/1")
+        self._replaced = {REDIS: repr(redis), DATABASE: repr(database), JOBS: jobs}
+
+    def ask(self) -> None:
+        if self._ready not in self.log():
+            raise httpx.ConnectError(self.log())
+
+    def log(self) -> str:
+        """Returns what the worker has printed so far."""
+        return (self.folder / "log").read_text(errors="replace") if (self.folder / "log").exists() else ""
+
+    def _prepare(self) -> None:
+        write_modules(self._page, self.folder, self._replaced)
+
+    def _given(self) -> list[str]:
+        return [f"PYTHONPATH={ROOT}:{self.folder}", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"]
+
+    def _command(self) -> list[str | Path]:
+        return ["/usr/bin/env", "-C", self.folder, *self._given(), sys.executable, *self._line]
+
+    def send(self, code: str) -> None:
+        """Runs a program beside the worker, as a web application that sends it a job."""
+        program = ["/usr/bin/env", "-C", str(self.folder), *self._given(), sys.executable, "-c", code]
+        ran = subprocess.run(program, capture_output=True, text=True, check=False, timeout=120)
+        assert ran.returncode == 0, f"{ran.stderr}\n{self.log()}"
+
+    def stop(self) -> str:
+        """Has the worker end. Returns its log."""
+        assert self._process is not None
+        os.kill(self.pid, self._end_signal)
+        self._process.wait(timeout=30)
+        return self.log()
 
 
 def create_database(path: Path) -> str:

@@ -1,5 +1,7 @@
 """docs/frameworks: each page's application, served by two workers of the framework's own server, over HTTP."""
 
+import re
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -40,17 +42,17 @@ def framework(request: pytest.FixtureRequest) -> Framework:
 
 
 @pytest.fixture
-def server(framework: Framework, database: str, redis_server: RedisServer) -> Iterator[FrameworkServer]:
-    redis_server.flush()
-    with FrameworkServer(framework, database, redis_server.patient_url) as server:
+def server(framework: Framework, database: str, own_redis: RedisServer) -> Iterator[FrameworkServer]:
+    with FrameworkServer(framework, database, own_redis.patient_url) as server:
         yield server
 
 
-def test_a_service_of_two_workers(server: FrameworkServer, framework: Framework) -> None:
-    """One test for all, because a server takes seconds to start."""
+def test_a_service_of_two_workers(server: FrameworkServer, framework: Framework, own_redis: RedisServer) -> None:
+    """One test for all, because a server takes seconds to start. Redis is away for some requests, and comes back."""
     with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
         shown = client.get("/events/pycon")
         assert (shown.status_code, shown.json()["organizer"]) == (200, "kim"), server.log()
+        assert re.match(r'cache;desc="\d+ (hit|miss)', shown.headers["server-timing"])
 
         missing = client.get("/events/nope")
         assert missing.status_code == 404
@@ -65,17 +67,41 @@ def test_a_service_of_two_workers(server: FrameworkServer, framework: Framework)
             assert {answer["title"] for answer in after.values()} == {title}
             assert writer in after
 
-        counted = server.ask_workers("/probe")
-        again = server.ask_workers("/probe")
-        assert {pid: answer["statements"] for pid, answer in again.items()} == {
-            pid: answer["statements"] for pid, answer in counted.items()
-        }
+        assert_cached(server)
+        own_redis.kill()
+        for worker in server.ask_workers("/probe").values():
+            assert worker["title"] == f"{framework.name} two"
+        assert client.post(f"/rename/{framework.name} three").status_code < 300
+        own_redis.restart()
+        assert client.post(f"/rename/{framework.name} four").status_code < 300
+        for worker in server.ask_workers("/probe").values():
+            assert worker["title"] == f"{framework.name} four"
+        until_cached(server)
+        client.post(f"/rename/{framework.name} five")
+        for worker in server.ask_workers("/probe").values():
+            assert worker["title"] == f"{framework.name} five"
 
         assert client.get("/stream").text == "a scope: False"
     log = server.stop()
     assert log.count("Tortoise closed; a cache is open: False") >= 2, log
     assert "a cache is open: True" not in log, log
     assert "Traceback" not in log, log
+
+
+def statements(server: FrameworkServer) -> dict[int, int]:
+    """Returns the numbers of statements that the workers have sent so far."""
+    return {pid: answer["statements"] for pid, answer in server.ask_workers("/probe").items()}
+
+
+def assert_cached(server: FrameworkServer) -> None:
+    assert statements(server) == statements(server)
+
+
+def until_cached(server: FrameworkServer) -> None:
+    """Asks until the workers use Redis again. Each tries it once in a second."""
+    deadline = time.monotonic() + 30
+    while statements(server) != statements(server):
+        assert time.monotonic() < deadline, server.log()
 
 
 def test_every_page_is_served() -> None:

@@ -13,6 +13,8 @@ from aiomodelcache import CacheConfigurationError, ModelCache, NotFoundError
 from aiomodelcache.contrib import fastapi, starlette
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
 from aiomodelcache.open_cache import default_cache_or_none
+from aiomodelcache.scopes.request import current_scope
+from tests.support.in_process import client_of
 from tests.support.models.models import User
 
 CONFIG: dict[str, Any] = {
@@ -41,6 +43,24 @@ def tortoise_first(app: Any) -> None:
 def cache_first(app: Any) -> None:
     starlette.register_model_cache(app, "memory://")
     register_tortoise(app, **CONFIG)
+
+
+@no_store
+@pytest.mark.parametrize("scope", [True, False])
+@pytest.mark.parametrize("timing", [True, False])
+async def test_the_scope_and_the_header_are_independent(scope: bool, timing: bool) -> None:
+    app = FastAPI()
+    register_tortoise(app, **CONFIG)
+    fastapi.register_model_cache(app, "memory://", request_scope=scope, server_timing=timing)
+
+    @app.get("/")
+    async def scoped() -> bool:
+        return await User.cache.get_or_none(id=1) is None and current_scope() is not None
+
+    async with started(app), client_of(app) as client:
+        response = await client.get("/")
+    assert response.json() is scope
+    assert ("server-timing" in response.headers) is timing
 
 
 @no_store

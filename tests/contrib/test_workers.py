@@ -1,8 +1,7 @@
 """Taskiq, arq and FastStream: workers that open a cache after Tortoise and close it before, and the scope of a task."""
 
 import asyncio
-import sys
-import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from aiomodelcache.contrib import faststream as faststream_contrib
 from aiomodelcache.contrib.taskiq import ModelCacheMiddleware
 from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.scopes.request import current_scope
+from tests.contrib.serving import WorkerProcess, create_database
 from tests.support.models.models import User
-from tests.support.pages import DOCS, program
 from tests.support.servers import RedisServer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -139,14 +138,83 @@ async def test_faststream(job: Job, redis_server: RedisServer, scope: bool) -> N
     job.assert_in_order(shared=scope)
 
 
-@pytest.mark.parametrize("name", ["arq", "faststream", "taskiq"])
-def test_the_program_of_the_page_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("taskiq_redis" if name == "taskiq" else name)
-    monkeypatch.setitem(sys.modules, "events", types.SimpleNamespace(Event=User))
-    [block] = program(DOCS / "frameworks" / f"{name}.md")
-    names: dict[str, Any] = {"__name__": "worker"}
-    exec(compile(block.code, f"{name}.md", "exec"), names)
-    assert "close_event" in names
+COMMANDS = {
+    "arq": (
+        ("-m", "arq", "worker.WorkerSettings"),
+        "redis_version",
+        """
+    pool = await arq.create_pool(worker.WorkerSettings.redis_settings)
+    await pool.enqueue_job("close_event", "pycon")
+    await pool.close(close_connection_pool=True)
+""",
+    ),
+    "faststream": (
+        ("-m", "faststream", "run", "worker:app"),
+        "FastStream app started",
+        """
+    async with worker.broker:
+        await worker.broker.publish("pycon", list="closed")
+""",
+    ),
+    "taskiq": (
+        ("-m", "taskiq", "worker", "worker:broker"),
+        "Listening started",
+        """
+    await worker.broker.startup()
+    await worker.close_event.kiq("pycon")
+    await worker.broker.shutdown()
+""",
+    ),
+}
+"""The command of each library, a line that its worker logs when it is ready, and the code that sends a job."""
+SENDER = """
+import asyncio, {library} as {library}, worker
+from events import Event
+from aiomodelcache import ModelCache
+from aiomodelcache.testing import assert_ops
+
+async def send():{send}
+
+async def state():
+    return (await Event.cache.get(slug="pycon")).state
+
+async def send_and_see():
+    async with ModelCache({url!r}, namespace="shop"):
+        await Event.filter(slug="pycon").update(state="open")
+        assert await state() == "open"
+        with assert_ops(redis=1, sql=0):
+            assert await state() == "open"
+        await send()
+        async with asyncio.timeout(30):
+            while await state() == "open":
+                await asyncio.sleep(0.02)
+        assert await state() == "closed"
+
+async def main():
+    await worker.database.init_orm()
+    try:
+        await send_and_see()
+    finally:
+        await worker.database.close_orm()
+
+asyncio.run(main())
+"""
+"""A program that sends a job, and sees by a cache of its own that the job has written."""
+
+
+@pytest.mark.slow(because="it starts a worker")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_program_of_the_page_runs_by_its_own_command(name: str, own_redis: RedisServer, tmp_path: Path) -> None:
+    for module in (name, {"taskiq": "taskiq_redis", "faststream": "typer"}.get(name, name)):
+        pytest.importorskip(module)
+    command, ready, send = COMMANDS[name]
+    database = create_database(tmp_path / "app.sqlite3")
+    sender = SENDER.format(library=name, send=send, url=own_redis.patient_url)
+    with WorkerProcess(name, command, ready, database, own_redis.patient_url) as worker:
+        worker.send(sender)
+        worker.send(sender)
+        log = worker.stop()
+    assert "Traceback" not in log, log
 
 
 def test_settings_are_checked_at_once() -> None:

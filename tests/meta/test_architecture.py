@@ -22,7 +22,7 @@ ORDER = {
     "__main__": "",
     "cli": "main top doctor model_faults raw_sql usage advise advice statements check warm verify keys inspect writes "
     "explain session settings output",
-    "testing": "isolation counting write_through conformance transactions",
+    "testing": "isolation asserting counting write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",

@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock, create_autospec
 import pytest
 from tortoise import fields
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContextPooled
+from tortoise.context import TortoiseContext
 from tortoise.models import Model
 from tortoise.transactions import in_transaction
 
@@ -213,3 +214,47 @@ class TestLogging:
             logging.disable(logging.NOTSET)
         async with assert_ops(sql=1):
             await User.all()
+
+
+@pytest.mark.only_on("sqlite", because="it is about blocks")
+@pytest.mark.only_on("no store", because="its store is in memory")
+class TestWithoutAsync:
+    async def test_a_plain_block_asserts_like_an_async_one(self, database: BaseDBAsyncClient) -> None:
+        async with ModelCache("memory://"):
+            user = await User.create(username="kim")
+            with assert_ops(redis=["read", "lease", "fill"], sql=1) as ops:
+                await User.cache.get(id=user.id)
+            assert len(ops.statements) == 1
+            with pytest.raises(AssertionError, match=r"Expected sql=0, redis=None"), assert_ops(sql=0):
+                await User.filter(id=1)
+            with pytest.raises(ZeroDivisionError), assert_ops(sql=7):
+                raise ZeroDivisionError
+
+    async def test_one_assertion_may_be_used_again_and_nested(self, database: BaseDBAsyncClient) -> None:
+        once = assert_ops(sql=1)
+        for _ in range(2):
+            with once:
+                await User.all()
+        with assert_ops(sql=2):
+            await User.all()
+            async with once:
+                await User.all()
+
+    async def test_without_an_open_cache_round_trips_cannot_be_asserted(self) -> None:
+        with pytest.raises(CacheNotOpen, match="none is open"), assert_ops(redis=0):
+            pass
+
+
+def test_a_block_may_run_an_event_loop_of_its_own() -> None:
+    async def main() -> None:
+        async with TortoiseContext() as context:
+            await context.init(db_url="sqlite://:memory:", modules={"app": ["tests.support.models.models"]})
+            await context.generate_schemas()
+            async with ModelCache("memory://"):
+                user = await User.create(username="kim")
+                await User.cache.get(id=user.id)
+                await User.cache.get(id=user.id)
+
+    with assert_ops(transactions=0) as ops:
+        asyncio.run(main())
+    assert [each.split()[0] for each in ops.statements[-2:]] == ["INSERT", "SELECT"]

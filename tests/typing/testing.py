@@ -22,6 +22,8 @@ async def counts(cache: ModelCache) -> None:
         assert_type(ops.transactions, int)
     async with assert_ops(cache, redis=["read"]), assert_ops(cache=cache):
         pass
+    with assert_ops(sql=0) as ops, assert_ops(cache, redis=1) as other:
+        assert_type([ops, other], list[Ops])
     with count_ops() as ops, count_ops(cache) as other:
         assert_type([ops, other], list[Ops])
     backend = CountingBackend(MemoryBackend())
