@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ class Framework:
     not_found: str
     needs: Sequence[str] = ()
     """Modules that the command needs, beside the framework's."""
+    by_terminal: bool = False
+    """True if only Ctrl-C on its terminal, which all its processes get, ends the command."""
 
     @property
     def missing(self) -> list[str]:
@@ -73,7 +76,10 @@ class FrameworkServer(HttpServer):
     def stop(self) -> str:
         """Has the server end its workers, and returns its log."""
         assert self._process is not None
-        os.kill(self.pid, self._end_signal)  # not the workers, some of which would end without closing anything
+        if self._framework.by_terminal:
+            os.killpg(self.pid, signal.SIGINT)
+        else:
+            os.kill(self.pid, self._end_signal)  # not the workers, some of which would end without closing anything
         self._process.wait(timeout=30)
         return (self.folder / "log").read_text(errors="replace")
 

@@ -14,12 +14,13 @@ pytestmark = pytest.mark.slow(because="starts servers")
 
 HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "served:app")
 UVICORN = ("-m", "uvicorn", "served:app", "--port", "{port}", "--workers", "2")
+LITESTAR = ("-m", "litestar", "--app", "served:app", "run", "--port", "{port}", "--web-concurrency", "2")
 FRAMEWORKS = [
     Framework("fastapi", UVICORN, '{"detail":"', ["uvicorn"]),
     Framework("starlette", UVICORN, "Event", ["uvicorn"]),
     Framework("aiohttp", ("-m", "served", "{port}"), "Event"),
     Framework("quart", HYPERCORN, "<title>404 Not Found</title>", ["hypercorn"]),
-    Framework("litestar", UVICORN, '{"status_code":404,"detail":"', ["uvicorn"]),
+    Framework("litestar", LITESTAR, '{"status_code":404,"detail":"', ["uvicorn"], by_terminal=True),
     Framework("sanic", ("-m", "sanic", "served:app", "--port", "{port}", "--workers", "2"), "Event"),
     Framework("blacksheep", UVICORN, "Resource not found", ["uvicorn"]),
 ]

@@ -4,9 +4,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from tests.support.pages import DOCS, ROOT, blocks
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.servers.http import HttpServer
+from tests.support.servers.server import free_port
 
 TUTORIAL = DOCS / "tutorial.md"
 DEPLOY = DOCS / "guide" / "deploy.md"
@@ -143,6 +148,100 @@ def test_the_service_answers_as_the_tutorial_shows(
         log = (server.folder / "log").read_text()
     assert counted["hits"] > 0
     assert "Traceback" not in log
+
+
+# By a script ------------------------------------------------------------------------------------------------
+
+PRELUDE = """
+set -euo pipefail
+python() {
+    if [ "$*" = "-m venv .venv" ]; then
+        "$PYTHON" -m venv --without-pip .venv
+        packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        printf '%s\\n' "$PACKAGES" "$ROOT" > "$packages/tests.pth"
+        for name in pytest uvicorn; do
+            printf '#!%s/.venv/bin/python\\nimport runpy; runpy.run_module("%s", run_name="__main__")\\n' \\
+                "$PWD" "$name" > ".venv/bin/$name"
+            chmod +x ".venv/bin/$name"
+        done
+    else
+        command python "$@"
+    fi
+}
+pip() { printf '%s\\n' "$@" > ../pip.txt; }
+docker() { echo "$@" >> ../docker.txt; }
+curl() { command curl --silent --show-error --noproxy '*' "$@" >> ../answers.txt; echo >> ../answers.txt; }
+"""
+"""Functions in place of the programs that a test cannot run: the servers run already, and the packages are there."""
+SERVE = """
+uvicorn main:app --port "$PORT" > ../service.txt 2>&1 &
+service=$!
+trap 'kill $service; wait $service || true' EXIT
+until command curl --silent --noproxy '*' "localhost:$PORT/stats" > /dev/null; do
+    kill -0 $service
+    sleep 0.1
+done
+"""
+"""The command ``uvicorn main:app``, and the other terminal."""
+
+
+def script(replaced: Mapping[str, str]) -> str:
+    """Returns all blocks of the tutorial as a script, in their order."""
+    lines = [PRELUDE]
+    for block in blocks(TUTORIAL):
+        code = block.code
+        if named := _FILE.match(code):
+            lines.append(f"cat > {named[1]} << 'END OF FILE'\n{code}END OF FILE\n")
+        else:
+            assert block.language == "sh", code
+            for old, new in replaced.items():
+                code = code.replace(old, new)
+            lines.append(SERVE if code == "uvicorn main:app\n" else code)
+    return "\n".join(lines)
+
+
+@pytest.mark.slow(because="it runs a script with two runs of pytest and a service")
+def test_a_script_that_follows_the_tutorial_from_an_empty_folder(
+    tmp_path: Path, postgres_server: PostgresServer, own_redis: RedisServer
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("this machine has no curl")
+    port = free_port()
+    with postgres_server.database() as database, postgres_server.database() as of_tests:
+        replaced = {
+            "postgres://shop:secret@localhost:5432/shop_test": of_tests,
+            "postgres://shop:secret@localhost:5432/shop": database,
+            "redis://localhost:6379": own_redis.url.removesuffix("/0"),
+            "localhost:8000": f"localhost:{port}",
+        }
+        (tmp_path / "follow.sh").write_text(script(replaced), "utf-8")
+        kept = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+        packages = sysconfig.get_path("purelib")
+        given = {"PYTHON": sys.executable, "PACKAGES": packages, "ROOT": str(ROOT), "PORT": str(port)}
+        given |= {"PYTEST_ADDOPTS": "-p no:cacheprovider -W error", "PYTHONPATH": ""}
+        ran = subprocess.run(
+            ["bash", "follow.sh"],
+            cwd=tmp_path,
+            env=kept | given,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    log = (tmp_path / "service.txt").read_text() if (tmp_path / "service.txt").exists() else ""
+    assert ran.returncode == 0, ran.stdout + ran.stderr + log
+    assert ran.stdout.count("6 passed") == 2
+    answers = [json.loads(line) for line in (tmp_path / "answers.txt").read_text().splitlines()]
+    assert answers == [exchange.answer for exchange in exchanges()]
+    assert (tmp_path / "docker.txt").read_text().splitlines() == [
+        "compose up --detach",
+        "compose exec database createdb -U shop shop_test",
+    ]
+    verb, checkout, *others = (tmp_path / "pip.txt").read_text().splitlines()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert (verb, re.sub(r"\[.*", "", checkout)) == ("install", "../aiomodelcache")
+    assert set(re.findall(r"[a-z]+", checkout.partition("[")[2])) <= extras.keys()
+    assert all(find_spec(name) is not None for name in others)
 
 
 def composed(page: Path) -> dict[str, Any]:
