@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--near-lag", type=float, default=1.0, help="near_lag of near and deaf, in seconds")
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
+    parser.add_argument("--batches", default="", help="numbers of answers of one read, separated by commas")
     parser.add_argument("--cancel", action=BooleanOptionalAction, default=True, help="cancel requests at random")
     parser.add_argument(
         "--eager", action=BooleanOptionalAction, default=HAS_EAGER_TASKS, help="eager tasks in half of the processes"
@@ -66,6 +67,7 @@ def main() -> int:
                 world=SMALL if subject in NEAR else World(),
                 read_pause=options.read_pause,
                 write_pause=options.write_pause,
+                batches=tuple(map(int, filter(None, options.batches.split(",")))),
             )
             base = options.folder or Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-"))
             folder = base / subject

@@ -45,6 +45,8 @@ class Plan:
     writers: int = 8
     read_pause: float = 0.05
     write_pause: float = 0.1
+    batches: tuple[int, ...] = ()
+    """Numbers of answers of one read. Empty for those of the subject."""
     intent_ttl: float = 10.0
     allowtime: float = 0.0
     """Age that answers may have, in seconds, with DYNAMIC. Zero means none."""
@@ -135,6 +137,7 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
         writers=plan.writers,
         read_pause=plan.read_pause,
         write_pause=plan.write_pause,
+        batches=plan.batches,
         cancel=plan.cancel,
         stuck_after=plan.stuck_after,
         eager=plan.eager and (slot + 1) // 2 % 2 == 1,

@@ -76,6 +76,8 @@ class Order:
     writers: int = 8
     read_pause: float = 0.05
     write_pause: float = 0.1
+    batches: tuple[int, ...] = ()
+    """Numbers of answers of one read, drawn at random. Empty for those of the subject."""
     cancel: bool = False
     """True to cancel requests of every second task at random moments."""
     eager: bool = False
@@ -143,6 +145,7 @@ class Worker:
             )
             connection = context.connections.get("default")
             async with make_subject(self.order, self.world, self.chance) as subject:
+                subject.batches = self.order.batches or subject.batches
                 subject.on_undelivered, subject.on_mark_failed = self._undelivered, self._mark_failed
                 self._slow = SlowAnswers(connection, self.chance)
                 say("ready")
