@@ -164,15 +164,16 @@ $(VENV)/.bench: $(VENV)/.dev pyproject.toml
 	$(PIP) --group bench
 	@touch $@
 
-# For CI: the one server that PyPI does not have. Debian's "core" packages hold programs and no service,
-# so nothing is started. Without root, apt or network the tests that need it are skipped.
+# For CI: the programs that PyPI does not have. Debian's "core" packages hold programs and no service,
+# so nothing is started. Without root, apt or network the tests that need them are skipped.
 .PHONY: servers
 servers: $(VENV)/.dev
-	@$(BIN)/python -m tests.support.servers | grep -q mariadb || ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
+	@{ $(BIN)/python -m tests.support.servers | grep -q mariadb && command -v chromium >/dev/null; } \
+		|| ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ] || { \
 		apt-get update -q \
 		&& DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-			mariadb-server-core mariadb-client-core; \
-	} || echo "MariaDB could not be installed: its tests will be skipped." >&2
+			mariadb-server-core mariadb-client-core chromium; \
+	} || echo "MariaDB or chromium could not be installed: its tests will be skipped." >&2
 
 $(VENV)/.pip:
 	@python="$(INTERPRETER)"; \

@@ -2,7 +2,7 @@
 
 A server is started by the first test that asks for it. One that this machine does not have is a skip,
 or a failure if the environment variable ``AIOMODELCACHE_REQUIRE`` (``redis,postgres,mariadb``) names it. So is
-``index``, a package index from which the built package can be installed.
+``index``, a package index from which the built package can be installed, and ``chromium``, the browser.
 """
 
 import asyncio

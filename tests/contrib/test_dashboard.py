@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import re
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ from aiomodelcache.contrib.dashboard import Dashboard, feed, stream
 from aiomodelcache.contrib.dashboard.access import COOKIE
 from aiomodelcache.contrib.dashboard.http import CONTENT_SECURITY_POLICY, MAX_BODY
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.contrib.watching import HOSTILE, WatchedServer
 from tests.support.in_process import client_of
 from tests.support.models.models import User
 from tests.support.servers import RedisServer
@@ -32,7 +35,6 @@ pytestmark = pytest.mark.only_on("sqlite", because="operators see no database")
 
 STATIC = files("aiomodelcache.contrib.dashboard") / "static"
 PATHS = ["/", "/dashboard.css", "/dashboard.js", "/icon.svg", "/events", "/explain", "/inspect", "/clear", "/none"]
-HOSTILE = "<img src=x onerror=alert(1)>'\"&</script>"
 
 
 @asynccontextmanager
@@ -623,3 +625,53 @@ async def test_a_stream_ends_when_the_server_stops(cache: ModelCache) -> None:
             async with asyncio.timeout(stream.MAX_SECONDS / 3):
                 assert {name async for name, _ in received} <= {"state"}
                 await serving
+
+
+# Real workers --------------------------------------------------------------------------------------------------
+
+
+def hits_of(state: dict[str, Any], name: str) -> int:
+    return sum(each["hits"] for each in state["classes"] if each["cache"] == name)
+
+
+@pytest.mark.only_on("redis", because="it is what the workers share")
+@pytest.mark.slow(because="it starts processes")
+async def test_any_worker_shows_all_and_stops_while_it_is_watched(redis_server: RedisServer, tmp_path: Path) -> None:
+    redis_server.flush()
+    database = tmp_path / "shop.sqlite3"
+    with (
+        WatchedServer(redis_server.patient_url, database, debug=True) as first,
+        WatchedServer(redis_server.patient_url, database, debug=True) as second,
+    ):
+        await asyncio.to_thread(first.ask_for, "/fill")
+        async with httpx.AsyncClient(base_url=f"{second.url}/cache", trust_env=False) as client:
+            state = await state_when(client, lambda state: hits_of(state, "Listing") > 100)
+            assert {worker["pid"] for worker in state["workers"]} == {first.pid, second.pid}
+            assert [worker["pid"] for worker in state["workers"] if worker["own"]] == [second.pid]
+            assert {write["pid"] for write in state["writes"]} == {first.pid}
+
+            async with client.stream("GET", "/events") as response:
+                received = events(response)
+                assert (await anext(received))[0] == "config"
+                began = asyncio.get_running_loop().time()
+                os.kill(second.pid, signal.SIGTERM)
+                assert {name async for name, _ in received} <= {"state"}
+                await asyncio.to_thread(second.wait)
+                assert asyncio.get_running_loop().time() - began < stream.MAX_SECONDS / 2
+            assert "Application shutdown complete" in second.log()
+            assert "Traceback" not in second.log()
+
+
+@pytest.mark.only_on("redis", because="one store is enough")
+@pytest.mark.slow(because="it starts a process")
+async def test_no_value_gets_into_the_logs_of_the_server(redis_server: RedisServer, tmp_path: Path) -> None:
+    redis_server.flush()
+    with WatchedServer(redis_server.patient_url, tmp_path / "shop.sqlite3", debug=True, values=True) as server:
+        await asyncio.to_thread(server.ask_for, "/fill")
+        async with httpx.AsyncClient(base_url=f"{server.url}/cache", trust_env=False) as client:
+            for path in ("/explain", "/inspect"):
+                for arguments in ("slug=secret-1", "slug=secret-9999", "slug='secret", "id=secret"):
+                    await post(client, path, target="Listing", arguments=arguments)
+        log = (server.folder / "log").read_text()
+        assert "POST /cache/inspect" in log
+        assert "secret" not in log

@@ -16,11 +16,10 @@ from tortoise.context import TortoiseContext
 
 from aiomodelcache import ModelCache, cached
 from aiomodelcache.contrib.dashboard import Dashboard
+from tests.contrib.watching import HOSTILE
 from tests.support.models.shop_models import Latest, Listing, ListingCount, Mark, Rate, Seller, titles
 
 MODULE = "tests.support.models.shop_models"
-HOSTILE = "<img src=x onerror=alert(1)>'\"&</script>"
-"""A text that is markup wherever it is not escaped: the name of a cached function, and a value in keys and rows."""
 ROWS = 40
 
 
@@ -89,5 +88,6 @@ app = Starlette(
         Route("/work", work),
         Route("/counts", counts),
         Mount("/cache", Dashboard(cache, **settings)),
+        Mount("/readonly", Dashboard(cache, debug=True)),
     ],
 )

@@ -165,11 +165,11 @@ function showClasses() {
   byId("class-empty").textContent = classes.length ? `No class is called “${wanted}”.` : "Nothing has been looked up yet.";
 }
 
-/** Shows rows of text: columns are [title, function of a row], the first one by its name. */
+/** Shows rows: columns are [title, function of a row, class]. */
 function showTable(table, columns, rows) {
-  const head = make("thead", {}, make("tr", {}, ...columns.map(([title, , isText]) => make("th", { scope: "col", class: isText ? "text" : null }, title))));
-  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...columns.map(([, of, isText]) =>
-    make("td", { class: isText ? "text" : null }, of(row) ?? "–")))));
+  const head = make("thead", {}, make("tr", {}, ...columns.map(([title, , kind]) => make("th", { scope: "col", class: kind }, title))));
+  const body = make("tbody", {}, ...rows.map((row) => make("tr", {}, ...columns.map(([, of, kind]) =>
+    make("td", { class: kind }, of(row) ?? "–")))));
   table.replaceChildren(head, body);
 }
 
@@ -184,13 +184,13 @@ function showFleet(workers, complete, now) {
   byId("fleet-count").textContent = complete ? whole.format(workers.length) : "others unknown";
   showTable(byId("fleet-table"), [
     ["Process", (w) => `${w.host} ${w.pid}${w.own ? " (this one)" : ""}`],
-    ["State", stateOf, true],
+    ["State", stateOf, "text"],
     ["Up", (w) => duration(Math.max(0, now - w.started))],
     ["Hits", (w) => percent(w.hits + w.misses ? w.hits / (w.hits + w.misses) : null)],
-    ["Lookups", (w) => whole.format(w.hits + w.misses)],
-    ["Round trips", (w) => whole.format(w.round_trips)],
-    ["SQL", (w) => whole.format(w.statements)],
-    ["Store errors", (w) => whole.format(w.backend_errors)],
+    ["Lookups", (w) => whole.format(w.hits + w.misses), "minor"],
+    ["Round trips", (w) => whole.format(w.round_trips), "minor"],
+    ["SQL", (w) => whole.format(w.statements), "minor"],
+    ["Store errors", (w) => whole.format(w.backend_errors), "minor"],
   ], workers);
 }
 
@@ -230,7 +230,7 @@ function showStore(store, workers) {
 
 function showKeys(keys, values, store) {
   const observed = keys.length > 0 && "rate" in keys[0];
-  const highest = observed ? Math.max(...keys.map((each) => each.rate)) : 1;
+  const highest = Math.max(...keys.map((each) => each.rate ?? each.heat));
   byId("keys-source").textContent = !keys.length ? "" : observed ? "lookups of this process" : "sampled from the store";
   byId("keys").replaceChildren(...keys.map((each) => {
     const bar = make("span", { class: "bar", "aria-hidden": "true" });
@@ -302,18 +302,31 @@ function onState(state) {
   showWrites(state.writes);
 }
 
+let lost = 0;
+
+/** Notes that the connection is there. */
+function found() {
+  clearTimeout(lost);
+  lost = 0;
+}
+
 function connect() {
   const source = new EventSource("events");
   const later = (text) => {
     source.close();
+    found();
     setStatus("lost", text);
     setTimeout(connect, 3000);
   };
-  source.addEventListener("config", (event) => onConfig(JSON.parse(event.data)));
+  source.addEventListener("config", (event) => {
+    found();
+    onConfig(JSON.parse(event.data));
+  });
   source.addEventListener("state", (event) => onState(JSON.parse(event.data)));
   source.addEventListener("closed", () => later("Cache closed"));
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) later("Disconnected"); // else the browser asks again by itself
+    if (source.readyState === EventSource.CLOSED) later("Disconnected");
+    else lost ||= setTimeout(() => setStatus("lost", "Disconnected"), 2500); // the browser asks again by itself
   });
 }
 
@@ -354,11 +367,11 @@ function showAnswer(answer) {
   for (const [name, show] of [["age", duration], ["life_left", duration], ["size", size]]) shown.push([name.replace("_", " "), show(answer[name])]);
   const content = answer.content !== null && typeof answer.content === "object" ? Object.entries(answer.content) : null;
   if (!content && answer.content) shown.push(["content", answer.content]);
-  const dependency = [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, true], ["Key", key, true]];
+  const dependency = [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, "text"], ["Key", key, "text"]];
   byId("answer").replaceChildren(
     pairs(make("dl"), shown),
     ...(content ? [make("h3", {}, "Content"), pairs(make("dl"), content.map(([name, value]) => [name, String(value)]))] : []),
-    ...listed("Entries", [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, true], ["Age", (e) => duration(e.age)], ["Life left", (e) => duration(e.expires_in)], ["Key", key, true]], answer.entries),
+    ...listed("Entries", [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, "text"], ["Age", (e) => duration(e.age)], ["Life left", (e) => duration(e.expires_in)], ["Key", key, "text"]], answer.entries),
     ...listed("Writers", [["Token", (e) => e.token], ["Age", (e) => duration(e.age)], ["Life left", (e) => (e.live ? duration(e.expires_in) : "expired")]], answer.intents),
     ...listed("Depends on", dependency, answer.dependencies));
 }
