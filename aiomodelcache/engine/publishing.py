@@ -8,7 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Final
 
 import anyio
@@ -37,6 +37,8 @@ PUBLISHED_TTL: Final = 10.0
 """Seconds for which published counters are kept. A process that publishes nothing for so long is taken to be gone."""
 MAX_WORKERS: Final = 256
 """Maximum number of processes that publish in one namespace. Beyond it, further ones do not, and log a warning."""
+in_background: Final = ContextVar("aiomodelcache_publishing", default=False)
+"""True in the task that publishes again and again. Tests do not count its requests, which come at any time."""
 _GUARD: Final = bytes(FINGERPRINT_SIZE + TOKEN_SIZE)
 
 
@@ -113,6 +115,7 @@ class StatsPublisher:
                     await self._guarded.call(self._guarded.backend.fill([Fill(self._key, self._expected, b"", 1)]), 1)
 
     async def _run(self) -> None:
+        in_background.set(True)  # the task has a context of its own
         while True:
             with suppress(BackendError):  # counted and logged
                 await self.publish()

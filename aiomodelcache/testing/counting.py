@@ -26,6 +26,7 @@ from aiomodelcache.backends.protocol import (
     keys_read_together,
 )
 from aiomodelcache.client import ModelCache
+from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.open_cache import default_cache_or_none
 from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
@@ -36,7 +37,8 @@ T = TypeVar("T")
 class CountingBackend:
     """A ``Backend`` that wraps another one and counts each of its operations as a round trip.
 
-    ``open`` and ``close`` are not counted. Use it with a backend that you create: ``assert_ops`` makes its own.
+    ``open``, ``close`` and publications in the background are not counted. Use it with a backend that you create:
+    ``assert_ops`` makes its own.
 
     >>> backend = CountingBackend(MemoryBackend())
     >>> async with ModelCache(backend), assert_ops(backend, redis=["read", "lease", "fill"]):
@@ -81,6 +83,10 @@ class CountingBackend:
 
         return started
 
+    def _count(self, operation: str) -> None:
+        if not in_background.get():
+            self.operations.append(operation)
+
     async def open(self) -> None:
         await self.backend.open()
 
@@ -88,27 +94,27 @@ class CountingBackend:
         await self.backend.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        self.operations.append("read")
+        self._count("read")
         return await self.backend.read(keys)
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
-        self.operations.append("lease")
+        self._count("lease")
         self.keys.update([lease.key for lease in leases], versions)
         return await self.backend.lease(leases, token, ttl_ms, versions)
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        self.operations.append("fill")
+        self._count("fill")
         return await self.backend.fill(fills)
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
-        self.operations.append("mark")
+        self._count("mark")
         self.keys.update(keys)
         return await self.backend.mark(keys, token, ttl_ms, allow)
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        self.operations.append("clear")
+        self._count("clear")
         self.keys.update(stamps)
         return await self.backend.clear(clears, token, stamps)
 
@@ -124,14 +130,14 @@ class CountingBackend:
 
     def _counted(self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...]) -> Callable[..., Awaitable[T]]:
         async def counted(*arguments: Any) -> T:
-            self.operations.append(operation.__name__)
+            self._count(operation.__name__)
             self.keys.update(*[arguments[at] for at in keys_at])
             return await operation(*arguments)
 
         return counted
 
     async def delete(self, keys: Sequence[bytes]) -> int:
-        self.operations.append("delete")
+        self._count("delete")
         return await self.backend.delete(keys)
 
 

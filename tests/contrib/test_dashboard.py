@@ -22,6 +22,7 @@ from starlette.routing import Mount
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import CacheConfigurationError, ModelCache, ValueCache, cached
+from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.contrib.dashboard import Dashboard, feed, stream
 from aiomodelcache.contrib.dashboard.access import COOKIE
 from aiomodelcache.contrib.dashboard.http import CONTENT_SECURITY_POLICY, MAX_BODY
@@ -546,10 +547,31 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.fixture
+def kept_stores(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The stores that the dashboard connects to. They are kept, because the garbage collector would close them, too."""
+    kept: list[object] = []
+    store_of = feed.store_of
+
+    @asynccontextmanager
+    async def keeping(backend: Backend) -> AsyncIterator[Any]:
+        async with store_of(backend) as store:
+            kept.append(store)
+            yield store
+
+    monkeypatch.setattr(feed, "store_of", keeping)
+    return kept
+
+
 @pytest.mark.only_on("redis", because="memory has no connections")
 @pytest.mark.usefixtures("soon")
 async def test_nothing_is_left_when_the_last_watcher_leaves(
-    cache: ModelCache, client: httpx.AsyncClient, backend_url: str, redis_server: RedisServer, kim: User
+    cache: ModelCache,
+    client: httpx.AsyncClient,
+    kept_stores: list[object],
+    backend_url: str,
+    redis_server: RedisServer,
+    kim: User,
 ) -> None:
     await client.get("/")
     with redis_server.client() as redis:
@@ -565,6 +587,7 @@ async def test_nothing_is_left_when_the_last_watcher_leaves(
         await until(lambda: len(asyncio.all_tasks()) <= before)
         await until(lambda: len(redis.client_list()) <= connected)
     assert cache.open_cache.guarded.observers is None
+    assert len(kept_stores) == 3, "two watchers share one"
 
 
 @pytest.mark.usefixtures("soon")

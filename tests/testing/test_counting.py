@@ -14,6 +14,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.backends.protocol import Backend, Clear, Lease
+from aiomodelcache.engine import publishing
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
 from tests.support.models.models import User
 
@@ -258,3 +259,21 @@ def test_a_block_may_run_an_event_loop_of_its_own() -> None:
     with assert_ops(transactions=0) as ops:
         asyncio.run(main())
     assert [each.split()[0] for each in ops.statements[-2:]] == ["INSERT", "SELECT"]
+
+
+@pytest.mark.only_on("sqlite", because="counters depend on no database")
+@pytest.mark.only_on("memory", because="the test has a store of its own")
+async def test_counters_that_are_published_in_the_background_are_not_counted(
+    database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are sent at any time, so a count of a block would be another one every now and then."""
+    monkeypatch.setattr(publishing, "PUBLISH_INTERVAL", 0.0)
+    backend = CountingBackend(MemoryBackend())
+    async with ModelCache(backend, publish_stats=True) as cache:
+        await cache.fleet()
+        before = cache.stats.round_trips
+        async with assert_ops(redis=0):
+            while cache.stats.round_trips < before + 3:
+                await asyncio.sleep(0)
+        async with assert_ops(redis=["fill", "read"]):
+            await cache.fleet()
