@@ -23,7 +23,10 @@ def main() -> None:
                 folder = private.enter_context(tempfile.TemporaryDirectory())
                 os.environ["DATABASE_URL"] = f"sqlite://{folder}/releases.sqlite3"
                 print(f"SQLite, because PostgreSQL is missing: {missing}")
-        uvicorn.run("examples.releases.app:create_app", factory=True, port=int(os.environ.get("PORT", "8000")))
+        port = int(os.environ.get("PORT", "8000"))
+        for name, path in (("Service", "/projects"), ("Dashboard", "/cache/"), ("Metrics", "/metrics/")):
+            print(f"{name + ':':<11}http://127.0.0.1:{port}{path}", flush=True)
+        uvicorn.run("examples.releases.app:create_app", factory=True, port=port)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import msgspec
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
 from tortoise import Tortoise
 from tortoise.contrib.starlette import RegisterTortoise
 
 from aiomodelcache import ModelCache, NotFoundError
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
+from aiomodelcache.contrib.dashboard import Dashboard
+from aiomodelcache.contrib.prometheus import ModelCacheCollector, metrics_app
 from examples.releases import models
 from examples.releases.middleware import Costs
 from examples.releases.routes import routes
@@ -37,6 +41,9 @@ async def explain(request: Request, error: Exception) -> Response:
 
 def create_app() -> Starlette:
     settings = Settings.from_environment()
+    cache = ModelCache(settings.redis_url, namespace="releases", enabled=settings.cache)
+    registry, collector = CollectorRegistry(), ModelCacheCollector(cache)
+    registry.register(collector)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Shared], None]:
@@ -44,7 +51,7 @@ def create_app() -> Starlette:
             Redis.from_url(settings.redis_url) as redis,
             RegisterTortoise(app, db_url=settings.database_url, modules={"releases": [models.__name__]}),
             # The cache opens after Tortoise and closes before it.
-            ModelCache(settings.redis_url, namespace="releases", enabled=settings.cache),
+            cache,
         ):
             shared = Shared(redis, settings.lock_wait)
             async with shared.exclusive("schema", LOCK_TTL):  # a real service would run migrations instead
@@ -52,7 +59,12 @@ def create_app() -> Starlette:
             yield {"shared": shared}
 
     return Starlette(
-        routes=routes,
+        routes=[
+            *routes,
+            Mount("/metrics", metrics_app(collector, registry)),
+            # For requests of this machine alone. A real service passes authorize=.
+            Mount("/cache", Dashboard(cache, debug=True, allow_clear=True)),
+        ],
         lifespan=lifespan,
         middleware=[Middleware(Costs), Middleware(LocalCacheMiddleware)],
         exception_handlers=dict.fromkeys(STATUS, explain),

@@ -22,7 +22,6 @@ from starlette.routing import Mount
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import CacheConfigurationError, ModelCache, ValueCache, cached
-from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.contrib.dashboard import Dashboard, feed, stream
 from aiomodelcache.contrib.dashboard.access import COOKIE
 from aiomodelcache.contrib.dashboard.http import CONTENT_SECURITY_POLICY, MAX_BODY
@@ -548,19 +547,17 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def kept_stores(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The stores that the dashboard connects to. They are kept, because the garbage collector would close them, too."""
-    kept: list[object] = []
-    store_of = feed.store_of
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """All that is opened to watch a cache. It is kept, because the garbage collector would close its connections."""
+    found: list[object] = []
+    open_watched = feed._Watched.open
 
-    @asynccontextmanager
-    async def keeping(backend: Backend) -> AsyncIterator[Any]:
-        async with store_of(backend) as store:
-            kept.append(store)
-            yield store
+    async def keeping(cache: ModelCache, **settings: Any) -> Any:
+        found.append(await open_watched(cache, **settings))
+        return found[-1]
 
-    monkeypatch.setattr(feed, "store_of", keeping)
-    return kept
+    monkeypatch.setattr(feed._Watched, "open", keeping)
+    return found
 
 
 @pytest.mark.only_on("redis", because="memory has no connections")
@@ -568,7 +565,7 @@ def kept_stores(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 async def test_nothing_is_left_when_the_last_watcher_leaves(
     cache: ModelCache,
     client: httpx.AsyncClient,
-    kept_stores: list[object],
+    kept: list[object],
     backend_url: str,
     redis_server: RedisServer,
     kim: User,
@@ -587,7 +584,7 @@ async def test_nothing_is_left_when_the_last_watcher_leaves(
         await until(lambda: len(asyncio.all_tasks()) <= before)
         await until(lambda: len(redis.client_list()) <= connected)
     assert cache.open_cache.guarded.observers is None
-    assert len(kept_stores) == 3, "two watchers share one"
+    assert len(kept) == 3, "two watchers share one"
 
 
 @pytest.mark.usefixtures("soon")

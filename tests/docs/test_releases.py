@@ -178,6 +178,10 @@ def test_one_command_runs_the_service_on_servers_of_its_own() -> None:
             made = http.post("/organisations", json={"name": "Acme"}, headers={"X-Actor": "7"})
             assert (made.status_code, made.json()["slug"]) == (201, "acme")
             assert {path.name.split("-")[1] for path in folder.iterdir()} == {"redis", "postgres"}
+            printed = dict(re.findall(rf"^(\w+): +({server.url}/\S+)$", server.log(), re.MULTILINE))
+            assert printed.keys() == {"Service", "Dashboard", "Metrics"}
+            assert "<title>Model cache</title>" in http.get(printed["Dashboard"]).text
+            assert "aiomodelcache_fleet_complete 1.0" in http.get(printed["Metrics"]).text
         deadline = time.monotonic() + 60
         while any(folder.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)
