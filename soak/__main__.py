@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
     parser.add_argument("--batches", default="", help="numbers of answers of one read, separated by commas")
+    parser.add_argument("--verify", type=float, default=Plan().verify, help="fraction of entries compared by verify")
     parser.add_argument("--cancel", action=BooleanOptionalAction, default=True, help="cancel requests at random")
     parser.add_argument(
         "--eager", action=BooleanOptionalAction, default=HAS_EAGER_TASKS, help="eager tasks in half of the processes"
@@ -63,6 +64,7 @@ def main() -> int:
                 near_lag=options.near_lag,
                 on_write_error=options.on_write_error,
                 cancel=options.cancel,
+                verify=options.verify,
                 eager=options.eager and HAS_EAGER_TASKS,
                 world=SMALL if subject in NEAR else World(),
                 read_pause=options.read_pause,

@@ -206,6 +206,8 @@ class Checker:
         """End of the last record, by process."""
         self.late: list[tuple[Finding, int]] = []
         """Reads that lagged behind writes of other processes, each with its lag in nanoseconds."""
+        self.alarms: list[Record] = []
+        """Entries that ``verify`` called stale, each with the beginning of the read that judges it."""
         self._lag = lag
         self._rest_from = rest_from
         self._allowances = {int(kind): allowance for kind, allowance in (allowances or {}).items()}
@@ -232,6 +234,8 @@ class Checker:
             self._write(record)
         elif kind == Kind.DELETE:
             self._delete(record)
+        elif kind == Kind.ALARM:
+            self.alarms.append(record)
         else:
             windows = self.held.setdefault(record.source, {})
             windows[record.start] = NEVER if record.subject == UNENDED else record.end

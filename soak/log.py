@@ -14,6 +14,7 @@ SNAPSHOT   0                 as BY_PK, of the first read of a transaction and of
 TOGETHER   0                 as BY_PK, for rows that must have been in the database at one moment
 WRITE      nonce             outcome, earliest begin of its COMMIT, rows whose lists it affects
 DELETE     0                 outcome, earliest begin of its COMMIT, primary keys
+ALARM      its key           kind of the read that judges an alarm of ``verify``, 1 if the entry stayed the same
 HELD       0, or UNENDED     none: no invalidation was delivered from start to end (or on)
 =========  ================  ==================================================================
 
@@ -53,6 +54,7 @@ class Kind(IntEnum):
     HELD = 6
     SNAPSHOT = 7
     TOGETHER = 8
+    ALARM = 9
 
 
 class Outcome(IntEnum):

@@ -63,8 +63,26 @@ class Report:
 
     @property
     def violations(self) -> int:
-        """The number of violations that were not predicted, with stuck tasks and leaked connections."""
-        return self.checker.violations.total() - self.predicted.total() + self.total("stuck") + self.total("leaked")
+        """The number of violations that were not predicted, with false alarms, stuck tasks and leaked connections."""
+        unpredicted = self.checker.violations.total() - self.predicted.total()
+        return unpredicted + self.false_alarms + self.total("stuck") + self.total("leaked")
+
+    @property
+    def true_alarms(self) -> int:
+        """The number of alarms of ``verify`` whose entry the checker found to be stale, too."""
+        stale = {(finding.source, finding.start) for finding in self.checker.findings}
+        return sum((alarm.source, alarm.start) in stale for alarm in self.checker.alarms)
+
+    @property
+    def replaced_alarms(self) -> int:
+        """The number of alarms of ``verify`` whose entry was replaced before it could be judged, or is no item's."""
+        stale = {(finding.source, finding.start) for finding in self.checker.findings}
+        return sum((alarm.source, alarm.start) not in stale and not alarm.words[1] for alarm in self.checker.alarms)
+
+    @property
+    def false_alarms(self) -> int:
+        """The number of alarms of ``verify`` whose entry was not stale by the database's history."""
+        return len(self.checker.alarms) - self.true_alarms - self.replaced_alarms
 
     def total(self, name: str) -> int:
         """Returns the sum of one count over the processes that were not killed."""
@@ -128,6 +146,11 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  near         {report.total('near_hits'):,} rounds of reading without a request; {_lateness(report)}"
     if run.subject in WRITE_THROUGH:
         yield f"  stored       {report.total('rows_stored'):,} rows by the writers that are left"
+    if report.total("compared"):
+        yield (
+            f"  verified     {report.total('compared'):,} entries, {report.total('uncompared'):,} not comparable; "
+            f"{report.true_alarms:,} found stale, {report.replaced_alarms:,} replaced before they were judged"
+        )
     yield f"  cancelled    {report.total('cancelled_reads'):,} reads, {report.total('cancelled_writes'):,} writes"
     example = next((f", e.g. {tally['last_error']}" for tally in run.tallies if tally.get("last_error")), "")
     yield f"  raised       {report.total('failed_reads'):,} reads, {report.total('failed_writes'):,} writes{example}"
@@ -140,7 +163,11 @@ def _lines(report: Report) -> Iterator[str]:
         unpredicted[what] -= count
         yield f"  predicted    {count:>6,}  {what}: {reason}"
     stuck, leaked = report.total("stuck"), report.total("leaked")
-    remaining = {"tasks that waited for ever": stuck, "connections in use at the end": leaked}
+    remaining = {
+        "tasks that waited for ever": stuck,
+        "connections in use at the end": leaked,
+        "entries that verify called stale, and were not": report.false_alarms,
+    }
     for kind, count in [*sorted(unpredicted.items()), *remaining.items()]:
         if count:
             yield f"  VIOLATION    {count:>6,}  {kind}"

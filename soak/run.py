@@ -17,7 +17,7 @@ from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.report import Report, Run, report
-from soak.subjects import NEAR, WRITE_THROUGH
+from soak.subjects import NEAR, VERIFIED, WRITE_THROUGH
 from soak.worker import HAS_EAGER_TASKS, Order
 from soak.world import World, slug_text
 from tests.support.servers import RedisServer
@@ -57,6 +57,8 @@ class Plan:
     eager: bool = HAS_EAGER_TASKS
     """True to use ``asyncio.eager_task_factory`` in half of the processes."""
     stuck_after: float = 30.0
+    verify: float = 0.005
+    """Fraction of the entries read that are compared with the database, in half of the processes of the library."""
     on_write_error: str = "mixed"
     """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
 
@@ -130,6 +132,7 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
             "on_write_error": policy,
             **({"near": True, "near_lag": plan.near_lag} if plan.subject in NEAR else {}),
             "write_through": plan.subject in WRITE_THROUGH and slot % 2 == 0,
+            **({"verify": plan.verify} if plan.subject in VERIFIED and slot % 2 == 0 else {}),
         },
         allowtime=plan.allowtime,
         skew=SKEWS[slot % len(SKEWS)],

@@ -39,6 +39,8 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 LIBRARY: Final = ("aiomodelcache", "near", "derived", "through")
 """Subjects that are the library: without and with entries kept near, with answers derived by cached functions, and with
 rows that writers store."""
+VERIFIED: Final = (*LIBRARY, "unmarked")
+"""Subjects that compare entries with the database, in half of their processes."""
 NEAR: Final = ("near", "deaf")
 """Subjects that keep entries in each process."""
 WRITE_THROUGH: Final = ("through", "blind")
@@ -62,6 +64,8 @@ class Subject(ABC):
         """Callback for the state of invalidations: True if some cannot be delivered, False when all have been."""
         self.on_mark_failed: Callable[[int], None] = lambda start: None
         """Callback for an intent that could not be marked, with the start of the attempt."""
+        self.on_open: Callable[[ModelCache], None] = lambda cache: None
+        """Callback for the library's cache, when it has been opened."""
         self._armed: str | None = None
         self._reached: Callable[[str], None] = lambda point: None
         self._stack = AsyncExitStack()
@@ -116,6 +120,10 @@ class Subject(ABC):
     def rows_stored(self) -> int:
         """Returns the number of rows that writers have stored."""
         return 0
+
+    def verified(self) -> tuple[int, int]:
+        """Returns the numbers of entries that were compared with the database, and of failed comparisons."""
+        return 0, 0
 
     def arm(self, point: str, reached: Callable[[str], None]) -> None:
         """Makes the next write that comes to ``point`` wait there for ever."""
@@ -212,11 +220,17 @@ class Library(Subject):
         guarded.__class__ = WatchedBackend
         guarded.on_undelivered = lambda undelivered: self.on_undelivered(undelivered)
 
+        self.on_open(cache)
+
     def near_hits(self) -> int:
         return self._cache.stats.near.hits
 
     def rows_stored(self) -> int:
         return self._cache.stats.by_cache["Item"].written_through
+
+    def verified(self) -> tuple[int, int]:
+        counters = self._cache.stats.verified
+        return counters.compared, counters.failed
 
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
         way = self.chance.random()
@@ -270,6 +284,27 @@ class Blind(Through):
     """The library with writers that do not look for other writers."""
 
     backend = BlindBackend
+
+
+class Unmarked(Library):
+    """The library with a backend that forgets a twentieth of the invalidations, for ``verify`` to find."""
+
+    async def open(self) -> None:
+        await super().open()
+        backend: Any = self._cache.open_cache.guarded.backend
+        mark, clear = backend.mark, backend.clear
+
+        async def mark_most(keys: Sequence[bytes], token: bytes, *args: Any, **kwargs: Any) -> Any:
+            return {} if self._is_forgotten(token) else await mark(keys, token, *args, **kwargs)
+
+        async def clear_most(clears: Sequence[Any], token: bytes, *args: Any, **kwargs: Any) -> Any:
+            return [True] * len(clears) if self._is_forgotten(token) else await clear(clears, token, *args, **kwargs)
+
+        backend.mark, backend.clear = mark_most, clear_most
+
+    @staticmethod
+    def _is_forgotten(token: bytes) -> bool:
+        return token[-1] < 13
 
 
 class Deaf(Library):

@@ -25,11 +25,12 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheNotOpenWarning
 from aiomodelcache.config import CacheConfig
 from soak import subjects
+from soak.alarms import Alarms
 from soak.derived import Derived, Forgetful, Timed, Torn
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
-from soak.subjects import LIBRARY, Blind, Deaf, Library, Subject, Through, Unshielded
+from soak.subjects import LIBRARY, Blind, Deaf, Library, Subject, Through, Unmarked, Unshielded
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
 
@@ -43,6 +44,7 @@ BY_NAME: Final[dict[str, type[Library]]] = {
     "forgetful": Forgetful,
     "deaf": Deaf,
     "unshielded": Unshielded,
+    "unmarked": Unmarked,
 }
 """The library, the library without one of its guards, and cached functions without recorded dependencies."""
 CONTROLS: Final[dict[str, type[Subject]]] = {
@@ -144,7 +146,9 @@ class Worker:
                 }
             )
             connection = context.connections.get("default")
-            async with make_subject(self.order, self.world, self.chance) as subject:
+            made = make_subject(self.order, self.world, self.chance)
+            made.on_open = Alarms(made, self.log).watch
+            async with made as subject:
                 subject.batches = self.order.batches or subject.batches
                 subject.on_undelivered, subject.on_mark_failed = self._undelivered, self._mark_failed
                 self._slow = SlowAnswers(connection, self.chance)
@@ -152,6 +156,7 @@ class Worker:
                 await (self._rest(subject) if self.order.at_rest else self._work(subject))
                 self.tally.near_hits = subject.near_hits()
                 self.tally.rows_stored = subject.rows_stored()
+                self.tally.compared, self.tally.uncompared = subject.verified()
             self.tally.leaked = await connections_in_use(connection)
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))

@@ -47,6 +47,10 @@ class Tally:
     """Number of rounds of reading that sent no request."""
     rows_stored: int = 0
     """Number of rows that writers have stored."""
+    compared: int = 0
+    """Number of entries that ``verify`` has compared with the database."""
+    uncompared: int = 0
+    """Number of comparisons that failed."""
 
     def failed(self, error: BaseException, *, reading: bool) -> None:
         """Counts an operation that raised."""
@@ -115,20 +119,20 @@ class Reader:
         """Reads rows by primary key and logs their versions."""
         start = time.monotonic_ns()
         seen = await self._subject.by_pk(pks)
-        self._log.add(Kind.BY_PK, start, 0, _words(pks, seen))
+        self._log.add(Kind.BY_PK, start, 0, words_of(pks, seen))
 
     async def by_slug(self, slugs: list[int]) -> None:
         """Reads rows by slug and logs their versions."""
         start = time.monotonic_ns()
         seen = await self._subject.by_slug(slugs)
-        self._log.add(Kind.BY_SLUG, start, 0, _words(slugs, seen))
+        self._log.add(Kind.BY_SLUG, start, 0, words_of(slugs, seen))
 
     async def by_pair(self, pk: int) -> None:
         """Reads a row and its partner, and logs their versions as of one moment if the subject says that they are."""
         pks = sorted([pk, self._world.partner(pk)])
         start = time.monotonic_ns()
         seen, together = await self._subject.by_pair(pks)
-        self._log.add(Kind.TOGETHER if together else Kind.BY_PK, start, 0, _words(pks, seen))
+        self._log.add(Kind.TOGETHER if together else Kind.BY_PK, start, 0, words_of(pks, seen))
 
     async def by_team(self, teams: list[int]) -> None:
         """Reads lists and logs the versions of their rows."""
@@ -149,7 +153,8 @@ class Reader:
             await self.by_team(list(range(team, min(team + 10, world.teams))))
 
 
-def _words(keys: list[int], seen: list[Seen]) -> list[int]:
+def words_of(keys: list[int], seen: list[Seen]) -> list[int]:
+    """Returns the words of a record of lookups, each with its key and the row that it saw."""
     return [
         word for key, (version, nonce) in zip(keys, seen, strict=True) for word in (key << KEY_SHIFT | version, nonce)
     ]
@@ -174,13 +179,13 @@ async def hold_snapshots(
                 await connection.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 pks = list({world.pick(chance) for _ in range(20)})
                 found = await read(pks)
-                first = _words(pks, [seen(found.get(pk)) for pk in pks])
+                first = words_of(pks, [seen(found.get(pk)) for pk in pks])
                 log.add(Kind.BY_PK, start, 0, first)
                 for _ in range(5):
                     with anyio.move_on_after(chance.uniform(0, 2)):
                         await over.wait()
                     found = await read(pks)
-                    log.add(Kind.SNAPSHOT, start, 0, first + _words(pks, [seen(found.get(pk)) for pk in pks]))
+                    log.add(Kind.SNAPSHOT, start, 0, first + words_of(pks, [seen(found.get(pk)) for pk in pks]))
         except Exception as error:
             tally.failed(error, reading=True)
             await anyio.sleep(0.1)

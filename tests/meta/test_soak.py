@@ -61,6 +61,7 @@ def test_the_library_serves_nothing_stale_under_faults(
     plan = Plan(duration=20, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.1)
     result = run(plan, postgres_server, own_redis, tmp_path)
     assert result.violations == 0, str(result)
+    assert result.total("compared"), str(result)  # and none of them was called stale without being so
     assert result.reads > 500, str(result)  # an idle machine makes forty times as many
     assert result.changes > 20, str(result)
     assert result.checker.snapshots, str(result)
@@ -101,6 +102,18 @@ def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
     for folder in attempts(own_redis, tmp_path):
         result = run(plan, postgres_server, own_redis, folder)
         if result.checker.violations[Violation.LOST] and result.total("stuck") and result.total("leaked"):
+            return
+    pytest.fail(str(result))
+
+
+def test_verify_finds_the_stale_entries_of_a_library_that_forgets_to_mark(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="unmarked", duration=6, processes=2, faults=(), world=SMALL, write_pause=0.05, verify=0.05)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        assert result.false_alarms == 0, str(result)
+        if result.true_alarms and result.violations:
             return
     pytest.fail(str(result))
 

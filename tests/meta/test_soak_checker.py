@@ -4,6 +4,7 @@ import random
 import re
 import time
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from soak.checker import Checker, Violation
 from soak.history import Change, History, load_changes, save_changes
 from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, records
 from soak.predicted import LOST, NONCE_SHIFT, OUTLIVES, RETRY, SLOW, Circumstances, Life, Predictions
-from soak.report import earliest_beginnings
+from soak.report import Report, Run, earliest_beginnings
 
 # Nonce 10 creates row 7 as version 1 with slug 50 in team 3. Versions and transactions count up.
 CREATED = Change(1, 7, 1, 10, 50, 3)
@@ -62,6 +63,25 @@ def check(changes: Iterable[Change], *log: Record, rest_from: int = 1 << 62, all
     for record in sorted(log, key=lambda record: record.end):
         checker.feed(record)
     return checker
+
+
+def alarm(start: int, end: int, *, unchanged: bool = True) -> Record:
+    return Record(Kind.ALARM, start, end, 7, [Kind.BY_PK, int(unchanged)])
+
+
+def alarms(*log: Record) -> tuple[int, int, int, int]:
+    """Returns the numbers of true, replaced and false alarms, and of violations."""
+    run = Run("aiomodelcache", 1, 1, 0, 0, 1, 1 << 62, Circumstances(), {})
+    found = Report(run, check(ALL, *log), len(ALL), [], Counter())
+    return found.true_alarms, found.replaced_alarms, found.false_alarms, found.violations
+
+
+def test_an_alarm_is_true_if_the_read_that_judges_it_is_stale() -> None:
+    written = wrote(1, 10, 20)
+    assert alarms(written, by_pk(11, 12, ONE), alarm(11, 13)) == (1, 0, 0, 1)
+    assert alarms(written, by_pk(11, 12, TWO), alarm(11, 13)) == (0, 0, 1, 1)
+    assert alarms(written, by_pk(11, 12, TWO), alarm(11, 13, unchanged=False)) == (0, 1, 0, 0)
+    assert alarms(written, by_pk(11, 12, ONE), alarm(14, 15)) == (0, 0, 1, 2)
 
 
 def violations(*args: Record, changes: Sequence[Change] = ALL, rest_from: int = 1 << 62) -> list[Violation]:
