@@ -57,7 +57,7 @@ class Plan:
     eager: bool = HAS_EAGER_TASKS
     """True to use ``asyncio.eager_task_factory`` in half of the processes."""
     stuck_after: float = 30.0
-    verify: float = 0.005
+    verify: float = 0.05
     """Fraction of the entries read that are compared with the database, in half of the processes of the library."""
     on_write_error: str = "mixed"
     """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
