@@ -3,7 +3,7 @@
 import pytest
 
 from aiomodelcache import ModelCache
-from tests.support.application import Application
+from tests.support.application import MODULE, Application
 from tests.support.models.shop_models import Seller
 
 
@@ -38,6 +38,35 @@ def test_every_kind_of_lookup_is_explained(
     assert data["source"] == ("cache" if reason in ("hit", "negative") else "database")
     assert [entry["kind"] for entry in data["entries"]] == kinds
     assert "secret" not in str(data)
+
+
+WALK = """
+from tests.support.models.shop_models import Listing, Seller
+from aiomodelcache import RelatedInstanceCache
+
+class SellerOf(RelatedInstanceCache[Seller]):
+    model = Listing
+    key_fields = ("slug",)
+    relation = "seller"
+"""
+
+
+def test_a_walk_over_a_relation_is_explained_entry_by_entry(filled: Application) -> None:
+    (filled.folder / "walk.py").write_text(WALK)
+    filled.keys = {"imports": f'["{MODULE}", "walk"]'}
+    filled.configure()
+    filled.run("invalidate", "Seller", "id=1")
+    data = filled.process("explain", "SellerOf", "secret-1", "--json").data
+    assert (data["reason"], data["source"]) == ("missing", "database")
+    assert [(each["cache"], each["state"]) for each in data["entries"]] == [
+        ("Listing (slug)", "hit"),
+        ("Listing", "hit"),
+        ("Seller", "missing"),
+    ]
+    filled.do(read_seller)
+    data = filled.process("explain", "SellerOf", "secret-1", "--json").data
+    assert (data["reason"], data["source"]) == ("hit", "cache")
+    assert [each["kind"] for each in data["entries"]] == ["index", "row", "row"]
 
 
 async def read_seller(cache: ModelCache) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.application import ROOT, Application
+from aiomodelcache.cli.settings import KEYS
+from tests.support.application import MODULE, ROOT, Application
 
 
 def test_a_missing_setting_names_every_place_to_set_it(application: Application) -> None:
@@ -54,6 +55,26 @@ def test_options_override_the_environment_which_overrides_the_file(
     monkeypatch.setenv("AIOMODELCACHE_NAMESPACE", "other")
     assert filled.run(*arguments).data["key"].startswith("other:amc:")
     assert filled.run(*arguments, "--namespace", "third").data["key"].startswith("third:amc:")
+
+
+def test_every_setting_can_be_set_by_the_environment_alone(filled: Application) -> None:
+    """Without a file, as in a container."""
+    (filled.folder / "pyproject.toml").unlink()
+    (filled.folder / "caching.py").write_text(
+        "from aiomodelcache import CacheConfig\nCONFIG = CacheConfig(timeout=77)\n"
+    )
+    given = {
+        "AIOMODELCACHE_TORTOISE": f"{filled.settings_module}.TORTOISE_ORM",
+        "AIOMODELCACHE_URL": filled.redis.url,
+        "AIOMODELCACHE_NAMESPACE": "shop",
+        "AIOMODELCACHE_IMPORTS": f"json, {MODULE}",
+        "AIOMODELCACHE_CONFIG": "caching.CONFIG",
+    }
+    assert len(given) == len(KEYS)
+    assert "titles" in filled.process("check", **given).out
+    assert filled.process("explain", "titles", "1", "--json", **given).data["source"] == "cache"
+    [mark] = [row for row in filled.process("check", "--json", **given).data["caches"] if row["name"] == "Mark"]
+    assert mark["timeout"] == 77
 
 
 def test_the_file_is_found_from_a_folder_below(filled: Application) -> None:
