@@ -23,6 +23,7 @@ from soak.run import Plan, soak
 from soak.subjects import WatchedBackend
 from soak.worker import HAS_EAGER_TASKS
 from soak.world import SMALL, TINY
+from tests.support.effort import all_effort
 from tests.support.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.exhaustive(because="soaks for minutes under faults")
@@ -73,6 +74,7 @@ def test_the_library_serves_nothing_stale_under_faults(
     assert len(missing) <= faults.get("faults that a busy machine did not let happen", 0), (missing, str(result))
 
 
+@all_effort
 @pytest.mark.parametrize("subject", ["delete-after-commit"])
 def test_a_library_that_serves_stale_reads_is_caught(
     subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
@@ -95,6 +97,7 @@ def test_a_library_that_serves_stale_reads_is_caught(
     pytest.fail(str(result))
 
 
+@all_effort
 def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
     pytest.fail(str(result))
 
 
+@all_effort
 def test_verify_finds_the_stale_entries_of_a_library_that_forgets_to_mark(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -148,6 +152,7 @@ def test_writers_that_do_not_look_for_other_writers_are_caught(
     pytest.fail(str(result))
 
 
+@all_effort
 def test_a_library_whose_snapshots_are_torn_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -160,6 +165,7 @@ def test_a_library_whose_snapshots_are_torn_is_caught(
     pytest.fail("no snapshot was torn")
 
 
+@all_effort
 @pytest.mark.parametrize("subject", ["timed", "forgetful"])
 def test_cached_functions_without_recorded_dependencies_are_caught(
     subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
@@ -209,6 +215,7 @@ def test_near_cached_reads_lag_at_most_near_lag(
     pytest.fail(str(result))
 
 
+@all_effort
 def test_a_near_cache_without_invalidation_messages_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:

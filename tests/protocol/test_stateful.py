@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.databases import DatabaseUrl, tortoise_on
-from tests.support.effort import FULL
+from tests.support.effort import FULL, share
 from tests.support.state_machine import Machine, World
 
 pytestmark = [
@@ -160,7 +160,7 @@ BREAKS = {
 @pytest.mark.only_on("sqlite", because="the library is broken above any database")
 @pytest.mark.only_on("memory", because="the library is broken above any store, but for one break in this one")
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize("name", share(BREAKS))
 def test_the_state_machine_finds_each_break(db_url: DatabaseUrl, backend_url: str, name: str) -> None:
     """The machine finds most breaks within as many examples as the unbroken library passes above."""
     with BREAKS[name].applied(), pytest.raises(AssertionError) as found:

@@ -5,11 +5,16 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 FULL = os.environ.get("AIOMODELCACHE_EFFORT") == "full"
 """True if every case is tried."""
 SHARE = 1 if FULL else 10
+
+all_effort = pytest.mark.skipif(not FULL, reason="only `make exhaustive` runs it")
+"""The mark of tests that prove what other tests would find, or that take as long as all others of their file."""
 
 
 def share(cases: Iterable[T]) -> list[T]:

@@ -9,12 +9,13 @@ from tests.protocol.interleavings.guards import GUARDS
 from tests.protocol.interleavings.scenarios import SCENARIOS
 from tests.protocol.interleavings.schedule import all_within, cancelled_everywhere, failing_everywhere
 from tests.protocol.interleavings.stage import Stage, stage
+from tests.support.effort import share
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive(because="plays scenarios until one fails")]
 """A library without a guard may cause any warning."""
 
 
-@pytest.mark.parametrize("name", GUARDS)
+@pytest.mark.parametrize("name", share(GUARDS))
 async def test_some_schedule_fails_without_the_guard(name: str, tmp_path: Path) -> None:
     guard = GUARDS[name]
     with guard.removed():

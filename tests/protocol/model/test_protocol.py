@@ -8,6 +8,7 @@ import pytest
 from tests.protocol.model.engine import explore
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.variants import BROKEN, LARGE, SOUND, Broken, Shape
+from tests.support.effort import share
 
 pytestmark = pytest.mark.exhaustive(because="explores 2,560,000 states")
 
@@ -17,14 +18,14 @@ if os.environ.get("AIOMODELCACHE_MODEL") == "large":
     SHAPES += LARGE
 
 
-@pytest.mark.parametrize("shape", {str(shape): shape for shape in SHAPES}.values(), ids=str)
+@pytest.mark.parametrize("shape", share({str(shape): shape for shape in SHAPES}.values()), ids=str)
 def test_the_protocol_is_sound_in_every_shape(shape: Shape) -> None:
     exploration = explore(shape.system(Rules()))
     assert exploration.violation is None, f"\n{exploration}"
     assert exploration.complete
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.guard}-{broken.shape}")
+@pytest.mark.parametrize("broken", share(BROKEN), ids=lambda broken: f"{broken.guard}-{broken.shape}")
 def test_the_protocol_without_a_guard_has_a_violation(broken: Broken) -> None:
     exploration = explore(broken.system())
     print(f"Without {broken.guard}:\n{exploration}")
