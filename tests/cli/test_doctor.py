@@ -20,7 +20,7 @@ from tests.cli.middlemen import Rewrite, middleman, unchanged
 from tests.support.application import MODULE, Application
 from tests.support.databases import SQLiteDatabases
 from tests.support.models.shop_models import Listing, Seller
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import MariaDBServer, PostgresServer, RedisServer
 
 
 @pytest.fixture
@@ -392,6 +392,19 @@ def test_the_statement_for_postgres_lets_a_column_compare_exactly(
         assert len(found) == 2
         asyncio.run(execute(url, *found[0]["paste"]))
         assert faults(healthy, "collations", status=1) == []
+
+
+def test_texts_of_mariadb_have_no_statement_to_paste(healthy: Application, mariadb_server: MariaDBServer) -> None:
+    """No collation of it is surely exact, so the remedy is another key."""
+    healthy.modules = (MODULE, FAULTY)
+    with mariadb_server.database(MODULE, FAULTY) as url:
+        healthy.database = url
+        healthy.configure()
+        found = faults(healthy, "collations", status=1)
+    assert {each["text"].partition(" is not cached")[0] for each in found} == {"Named (name)", "NamedCount"}
+    assert {(each["remedy"], *each["paste"]) for each in found} == {
+        ("Look the rows up by a number, a UUID or a foreign key, and remove the key.",)
+    }
 
 
 SOURCE = '''
