@@ -17,6 +17,7 @@ ON_THEIR_OWN = {
     "test_advise.py": "statistics of PostgreSQL, an extension of which its server may lack",
     "test_architecture.py": "a program that shows that nothing is patched",
     "test_binding.py": "errors in declarations, which are found before anything is asked",
+    "test_compose.py": "the service of a Compose file, which is a process of its own on PostgreSQL and Redis",
     "test_doctor.py": "the command line, a process of its own on a server that has a fault",
     "test_frameworks.py": "frameworks, one of which may not be installable on a Python",
     "test_matrix.py": "this module",
@@ -27,6 +28,7 @@ ON_THEIR_OWN = {
     "test_shared_tables.py": "connections to one database and to several; the skip is about Tortoise, not a database",
     "test_starlette.py": "applications that open Tortoise themselves",
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
+    "test_terminals.py": "a terminal multiplexer, which a machine may lack",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
     "test_workers.py": "workers, which open Tortoise themselves",
 }
@@ -36,6 +38,7 @@ SKIPS = {"skip", "skipif"}
 DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORECASE)
 OF_DIALECTS = {
     "cli.advise",  # reads statistics that PostgreSQL alone has
+    "cli.model_faults",  # proposes a statement that PostgreSQL or SQLite accepts
     "contrib.opentelemetry",  # names the database in spans
     "contrib.sentry",
     "engine.derivation",

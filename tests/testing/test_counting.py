@@ -8,7 +8,6 @@ from unittest.mock import AsyncMock, create_autospec
 import pytest
 from tortoise import fields
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionContextPooled
-from tortoise.context import TortoiseContext
 from tortoise.models import Model
 from tortoise.transactions import in_transaction
 
@@ -16,6 +15,7 @@ from aiomodelcache import CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.backends.protocol import Backend, Clear, Lease
 from aiomodelcache.engine import publishing
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
+from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.models import User
 
 
@@ -246,15 +246,14 @@ class TestWithoutAsync:
             pass
 
 
-def test_a_block_may_run_an_event_loop_of_its_own() -> None:
+@pytest.mark.only_on("sqlite", because="it is about blocks")
+@pytest.mark.only_on("no store", because="its store is in memory")
+def test_a_block_may_run_an_event_loop_of_its_own(db_url: DatabaseUrl) -> None:
     async def main() -> None:
-        async with TortoiseContext() as context:
-            await context.init(db_url="sqlite://:memory:", modules={"app": ["tests.support.models.models"]})
-            await context.generate_schemas()
-            async with ModelCache("memory://"):
-                user = await User.create(username="kim")
-                await User.cache.get(id=user.id)
-                await User.cache.get(id=user.id)
+        async with tortoise_on(db_url, "tests.support.models.models"), ModelCache("memory://"):
+            user = await User.create(username="kim")
+            await User.cache.get(id=user.id)
+            await User.cache.get(id=user.id)
 
     with assert_ops(transactions=0) as ops:
         asyncio.run(main())
