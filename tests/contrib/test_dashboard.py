@@ -9,9 +9,11 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from contextvars import ContextVar
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -21,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache import CacheConfigurationError, ModelCache, ValueCache, cached
+from aiomodelcache import CacheConfigurationError, MemoryBackend, ModelCache, ValueCache, cached
 from aiomodelcache.contrib.dashboard import Dashboard, feed, stream
 from aiomodelcache.contrib.dashboard.access import COOKIE
 from aiomodelcache.contrib.dashboard.http import CONTENT_SECURITY_POLICY, MAX_BODY
@@ -237,8 +239,23 @@ async def test_without_a_slash_it_redirects_by_a_relative_path(cache: ModelCache
     dashboard = Dashboard(cache, debug=True)
     async with client_of(mounted) as client:
         response = await client.get("/app/cache")
-        assert (response.status_code, response.headers["Location"]) == (307, "cache/")
+        assert (response.status_code, response.headers["Location"]) == (307, "./cache/")
         assert (await client.get("/app/cache/")).status_code == 200
+
+
+@pytest.mark.parametrize("part", ["a; Domain=example.com", "a\r\nX-Own: 1", "javascript:alert(1)", "a, b"])
+async def test_a_part_of_the_path_that_clients_choose_stays_a_part_of_the_path(cache: ModelCache, part: str) -> None:
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        await dashboard(scope | {"root_path": f"/{part}"}, receive, send)
+
+    dashboard = Dashboard(cache, debug=True)
+    async with client_of(mounted) as client:
+        path = f"/{quote(part, safe='')}"
+        page, redirect = await client.get(f"{path}/"), await client.get(path)
+        assert "; Path=/; HttpOnly; SameSite=Strict" in page.headers["Set-Cookie"]
+        assert redirect.headers["Location"] == f".{path}/"
+        assert "X-Own" not in page.headers
+        assert "X-Own" not in redirect.headers
 
 
 async def test_other_methods_are_refused(client: httpx.AsyncClient) -> None:
@@ -535,6 +552,62 @@ async def test_findings_name_a_remedy(client: httpx.AsyncClient, backend_url: st
         assert (findings["eviction"]["level"], findings["role"]["level"]) == ("warning", "ok")
         assert findings["eviction"]["remedy"]
         assert findings["eviction"]["paste"]
+
+
+class Unlisted:
+    """A store that cannot list its keys: one of the user's own."""
+
+    def __init__(self) -> None:
+        self._store = MemoryBackend()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.only_on("memory", because="the test has a store of its own")
+@pytest.mark.usefixtures("soon")
+async def test_of_any_other_store_the_counters_are_shown(database: BaseDBAsyncClient, backend_url: str) -> None:
+    async with ModelCache(cast("Any", Unlisted())) as cache, served(cache) as client:
+        await User.create(id=1, username="kim")
+        await User.cache.get(id=1)
+        state = await state_when(client, lambda state: state["rates"])
+        assert (state["store"]["answers"], state["store"]["findings"], state["keys"]) == (True, [], [])
+        assert "Unlisted" in state["store"]["where"]
+        assert (await post(client, "/explain", target="User", arguments="id=1"))[1]["source"] == "cache"
+        status, answer = await post(client, "/inspect", target="User", arguments="id=1")
+        assert (status, answer["error"]) == (422, "This store cannot tell the lives of its keys, which inspect needs.")
+
+
+@pytest.mark.only_on("memory", because="tenants are above the store")
+async def test_with_tenants_a_lookup_is_that_of_the_requests_tenant(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant")
+
+    async def of_tenant(scope: Any, receive: Any, send: Any) -> None:
+        name = dict(scope["headers"]).get(b"x-tenant")
+        if name is not None:
+            tenant.set(name.decode())
+        await dashboard(scope, receive, send)
+
+    async with ModelCache("memory://", tenant=tenant.get) as cache:
+        await User.create(id=1, username="kim")
+        dashboard = Dashboard(cache, debug=True, allow_clear=True)
+        async with client_of(of_tenant) as client:
+            status, answer = await post(client, "/explain", target="User", arguments="id=1")
+            assert status == 422
+            assert "tenant" in answer["error"]
+            client.headers["X-Tenant"] = "acme"
+            assert (await post(client, "/explain", target="User", arguments="id=1"))[1]["source"] == "database"
+
+            async def look_up() -> None:
+                tenant.set("acme")
+                await User.cache.get(id=1)
+
+            await asyncio.create_task(look_up())
+            assert (await post(client, "/explain", target="User", arguments="id=1"))[1]["source"] == "cache"
+            client.headers["X-Tenant"] = "other"
+            assert (await post(client, "/explain", target="User", arguments="id=1"))[1]["source"] == "database"
 
 
 # Streams end -------------------------------------------------------------------------------------------------

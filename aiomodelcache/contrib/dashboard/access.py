@@ -2,6 +2,7 @@
 
 import hmac
 import inspect
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
@@ -19,6 +20,7 @@ Authorize = Callable[[Scope], "bool | Awaitable[bool]"]
 COOKIE: Final = "aiomodelcache_csrf"
 """The cookie that holds the token of a browser. Its requests that change something repeat the token in a header."""
 _TOKEN_BYTES: Final = 32
+_PLAIN_PATH: Final = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
 _REMEDY: Final = "pass Dashboard(cache, authorize=...), a function of the ASGI scope that returns True for operators"
 
@@ -79,9 +81,10 @@ def token_for(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
         return token, []
     token = secrets.token_hex(_TOKEN_BYTES)
     secure = "; Secure" if scope.get("scheme") == "https" else ""
-    path = str(scope.get("root_path", "")).rstrip("/") or "/"
+    path = str(scope.get("root_path", "")).rstrip("/")
+    path = path if _PLAIN_PATH.fullmatch(path) else "/"  # a part of the path may be the client's own text
     cookie = f"{COOKIE}={token}; Path={path}; HttpOnly; SameSite=Strict{secure}"
-    return token, [(b"set-cookie", cookie.encode("latin-1", "ignore"))]
+    return token, [(b"set-cookie", cookie.encode())]
 
 
 def check_origin(scope: Scope) -> None:

@@ -3,6 +3,7 @@
 from functools import cache as once
 from importlib.resources import files
 from typing import Any, Final
+from urllib.parse import quote
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.contrib.dashboard.access import Access, Authorize, check_origin, token_for
@@ -83,8 +84,8 @@ class Dashboard:
         if method not in ("GET", "HEAD"):
             raise Refused(405, "This path takes GET.")
         if path == "":  # relative links need the slash
-            last = scope["path"].rpartition("/")[2]
-            return Response(b"", status=307, headers=[(b"location", f"{last}/".encode())])
+            last = quote(scope["path"].rpartition("/")[2])
+            return Response(b"", status=307, headers=[(b"location", f"./{last}/".encode())])
         if path == "/":
             token, headers = token_for(scope)
             page = _file("index.html").replace(b"{csrf}", token.encode())

@@ -220,9 +220,9 @@ function showStore(store, workers) {
   const own = SERVER.map(([name, title, show]) => [title, name in store.server ? (show ?? String)(store.server[name]) : null]);
   pairs(byId("store-server"), [
     ["Breaker", open ? `open in ${open} of ${workers.length} processes` : "closed"],
-    ["Undelivered", undelivered ? `${whole.format(undelivered)} keys` : "none"], ...own]);
+    ["Undelivered", undelivered ? `${whole.format(undelivered)} keys` : "none"], ...(store.answers ? own : [])]);
   const order = { error: 0, warning: 1, ok: 2 };
-  const findings = [...store.findings].sort((a, b) => order[a.level] - order[b.level]);
+  const findings = (store.answers ? [...store.findings] : []).sort((a, b) => order[a.level] - order[b.level]);
   byId("findings").replaceChildren(...findings.map((each) => make("li", {}, badge(each.level, each.level),
     make("div", {}, `${each.subject}: ${each.text}`, each.remedy ? make("small", {}, each.remedy) : null,
       ...each.paste.map((line) => make("code", {}, line))))));
