@@ -27,7 +27,7 @@ async def inspect_command(session: Session, target: str, arguments: Sequence[str
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
         view = opened(cache)
         key = key_of(view, target, arguments, as_list=as_list)
-        data = await inspected(view, store, KeyMap(view), key, values=values)
+        data = await inspected(view, store, KeyMap(view), key, cache.fleet, values=values)
     _show(session, data)
 
 
@@ -35,7 +35,8 @@ def _show(session: Session, data: dict[str, Any]) -> None:
     output = session.output
 
     def show() -> None:
-        shown: list[tuple[str, object]] = [(name, data[name]) for name in ("key", "cache", "kind", "state", "token")]
+        names = "key", "cache", "kind", "state", "token", "owner"
+        shown: list[tuple[str, object]] = [(name, data[name]) for name in names]
         shown += [("age", duration(data["age"])), ("life left", duration(data["life_left"]))]
         shown += [("size", size(data["size"])), ("epoch", data["epoch"])]
         content = data["content"]
@@ -46,10 +47,15 @@ def _show(session: Session, data: dict[str, Any]) -> None:
         if data["intents"]:
             output.line()
             rows = [
-                [each["token"], duration(each["age"]), duration(each["expires_in"]) if each["live"] else "expired"]
+                [
+                    each["token"],
+                    each["owner"] or "unknown",
+                    duration(each["age"]),
+                    duration(each["expires_in"]) if each["live"] else "expired",
+                ]
                 for each in data["intents"]
             ]
-            output.table(("intent", "age", "life left"), rows)
+            output.table(("intent", "process", "age", "life left"), rows)
         if data["dependencies"]:
             output.line()
             rows = [[each["state"], each["cache"], each["key"]] for each in data["dependencies"]]

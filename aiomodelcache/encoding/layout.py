@@ -1,5 +1,7 @@
 """The bytes stored under a cache key: one state byte, a 16-byte random token, and a part that depends on the state.
 
+The first four bytes of a token are those of the process that made it.
+
 Pure: no I/O, no clock, no models. Times are arguments.
 
 =====  ============================================  ==========================================
@@ -59,9 +61,28 @@ class DamagedEntry(SafeError):
     """The error for bytes that are not those that were stored."""
 
 
+_PROCESS_SIZE: Final = 4
+_process = b""
+
+
+def process_mark() -> bytes:
+    """Returns the random bytes with which all tokens of this process begin, so that operators can find their owner."""
+    return _process
+
+
+def _mark_process() -> None:
+    global _process
+    _process = os.urandom(_PROCESS_SIZE)
+
+
+_mark_process()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_mark_process)
+
+
 def new_token() -> bytes:
-    """Returns 16 random bytes. Every attempt to lease, mark or bump takes a new token."""
-    return os.urandom(TOKEN_SIZE)
+    """Returns 16 random bytes, the first ones those of the process. Every attempt to lease, mark or bump takes one."""
+    return _process + os.urandom(TOKEN_SIZE - _PROCESS_SIZE)
 
 
 def new_version(incarnation: bytes = b"") -> bytes:

@@ -25,6 +25,7 @@ from aiomodelcache.encoding.layout import (
     DamagedEntry,
     new_token,
     pack,
+    process_mark,
     unpack,
 )
 from aiomodelcache.exceptions import BackendError
@@ -55,7 +56,7 @@ class StatsPublisher:
         self._guarded = guarded
         self._keys = published_keys(namespace)
         self._undelivered_keys = undelivered_keys
-        self._worker = Worker.here()
+        self._worker = Worker.here(process_mark().hex())
         self._token = new_token()
         self._key = b""
         """The key that this process publishes under. Empty before the first publication."""

@@ -1,6 +1,6 @@
 """The bytes under a key, decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 from aiomodelcache.declare.values import BaseValueQuery
@@ -15,6 +15,7 @@ from aiomodelcache.inspection.explained import dependencies_of, key_bytes
 from aiomodelcache.inspection.keyspace import KeyMap, Place
 from aiomodelcache.inspection.store import Store
 from aiomodelcache.inspection.targets import find_target, query_of
+from aiomodelcache.observe.fleet import Fleet
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.explain import state_of
 from aiomodelcache.query.lookups import LookupQuery
@@ -32,10 +33,19 @@ def key_of(cache: OpenCache, target: str, arguments: Sequence[str], *, as_list: 
     return cast("BaseValueQuery[Any]", query).locate(cache)[1]
 
 
-async def inspected(cache: OpenCache, store: Store, key_map: KeyMap, key: bytes, *, values: bool) -> dict[str, Any]:
+async def inspected(
+    cache: OpenCache,
+    store: Store,
+    key_map: KeyMap,
+    key: bytes,
+    fleet: Callable[[], Awaitable[Fleet]],
+    *,
+    values: bool,
+) -> dict[str, Any]:
     """Returns the entry under a key: its state, age and life, and what it holds. Raises ``CommandError``.
 
-    Reads the store only, and changes nothing. ``values``: also shows values of columns and arguments.
+    Reads the store only, and changes nothing. ``fleet`` knows the processes whose leases and intents these are.
+    ``values``: also shows values of columns and arguments.
     """
     place = key_map.place(key)
     if place is None:
@@ -55,6 +65,7 @@ async def inspected(cache: OpenCache, store: Store, key_map: KeyMap, key: bytes,
         "cache": place.label,
         "kind": place.kind,
         "state": "missing",
+        "owner": None,
         "token": entry[1:PREFIX_SIZE].hex() if entry and not is_intent(entry) else None,
         "age": None,
         "life_left": left,
@@ -70,8 +81,9 @@ async def inspected(cache: OpenCache, store: Store, key_map: KeyMap, key: bytes,
     elif entry is not None:
         data["state"] = "version" if is_version(entry) else "written" if is_intent(entry) else "damaged"
     if is_intent(entry):
-        data["intents"] = _intents(cast("bytes", entry), await store.clock(), cache.config.intent_ttl)
+        data["intents"] = _intents(cast("bytes", entry), await store.clock(), cache.config.intent_ttl, await fleet())
     elif is_lease(entry):
+        data["owner"] = _owner(cast("bytes", entry)[1:PREFIX_SIZE], await fleet())
         data["age"] = None if left is None else max(0.0, cache.config.fill_ttl - left)
     elif entry and place.entry_set is not None and entry[:1] in _ENTRY_STATES:
         data["epoch"] = _epoch(entry[EPOCH], epoch)
@@ -92,15 +104,22 @@ def _epoch(own: bytes, current: bytes | None) -> str:
     return f"{own.hex()} ({'current' if same else 'of before a clear'})"
 
 
-def _intents(entry: bytes, now: float, ttl: float) -> list[dict[str, Any]]:
+def _intents(entry: bytes, now: float, ttl: float, fleet: Fleet) -> list[dict[str, Any]]:
     """Returns the intents of writers under a key. The age supposes that the writers have this ``intent_ttl``."""
     found: list[dict[str, Any]] = []
     for at in range(1, len(entry), INTENT_SIZE):
         expires = int(entry[at + TOKEN_SIZE : at + INTENT_SIZE]) / 1000
         left = expires - now
-        token = entry[at : at + TOKEN_SIZE].hex()
-        found.append({"token": token, "age": max(0.0, ttl - left), "expires_in": max(0.0, left), "live": left > 0})
+        token = entry[at : at + TOKEN_SIZE]
+        times = {"age": max(0.0, ttl - left), "expires_in": max(0.0, left), "live": left > 0}
+        found.append({"token": token.hex(), "owner": _owner(token, fleet)} | times)
     return found
+
+
+def _owner(token: bytes, fleet: Fleet) -> str | None:
+    """Returns the name of the process that made a token, or None if that has ended or does not publish itself."""
+    made = (worker.name for worker in fleet.workers if worker.tokens and token.hex().startswith(worker.tokens))
+    return next(made, None)
 
 
 def _content(place: Place, content: Any, *, values: bool) -> Any:

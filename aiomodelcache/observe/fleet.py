@@ -49,6 +49,8 @@ class Worker:
     """The process identifier on that host."""
     started: float
     """The time at which the cache was opened, in seconds since the Unix epoch."""
+    tokens: str = ""
+    """The beginning of the tokens of its leases and intents, in hexadecimal. All caches of a process share it."""
     stats: Stats = field(default_factory=Stats)
     """Its counters, as in ``ModelCache.stats``."""
     breaker_open: bool = False
@@ -59,10 +61,11 @@ class Worker:
     """The latest writes that it has invalidated, at most ``MAX_RECENT_WRITES``, the latest last."""
 
     @classmethod
-    def here(cls) -> "Worker":
+    def here(cls, tokens: str) -> "Worker":
         """Returns a worker for a cache that opens now in this process, with counters of zero."""
         host, pid, microseconds = socket.gethostname(), os.getpid(), time.time_ns() // 1000
-        return cls(name=f"{host}-{pid}-{microseconds:x}", host=host, pid=pid, started=microseconds / 1e6)
+        name = f"{host}-{pid}-{microseconds:x}"
+        return cls(name=name, host=host, pid=pid, started=microseconds / 1e6, tokens=tokens)
 
     def at(
         self, stats: Stats, *, breaker_open: bool, undelivered_keys: int, writes: Iterable[RecentWrite] = ()

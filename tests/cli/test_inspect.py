@@ -1,5 +1,7 @@
 """``aiomodelcache inspect``."""
 
+import asyncio
+
 from aiomodelcache import ModelCache
 from aiomodelcache.backends.protocol import Lease
 from aiomodelcache.encoding.layout import new_token
@@ -47,6 +49,21 @@ def test_lists_results_absences_and_derived_values_are_decoded(filled: Applicati
     derived = filled.run("inspect", "titles", "1", "--json").data
     assert derived["content"] == "<list> of 5"
     assert {each["state"] for each in derived["dependencies"]} == {"unchanged"}
+
+
+def test_intents_and_leases_name_the_process_that_made_them(filled: Application) -> None:
+    async def inspected(cache: ModelCache) -> tuple[list[str | None], str]:
+        await cache.fleet()  # publishes this process
+        key, leased = ROW.encode(), ROW.replace("i1", "i77")
+        await cache.backend.mark([key], new_token(), 20_000)
+        await cache.backend.mark([key], b"of a process that has ended"[:16], 20_000)
+        await cache.backend.lease([Lease(leased.encode())], new_token(), 20_000)
+        shown = [await asyncio.to_thread(filled.process, "inspect", each, "--json") for each in (ROW, leased)]
+        owners = [each["owner"] for each in shown[0].data["intents"]] + [shown[1].data["owner"]]
+        return owners, cache.worker.name
+
+    owners, name = filled.do(inspected, publish_stats=True)
+    assert owners == [name, None, name]
 
 
 def test_the_intents_of_writers_are_listed_with_their_age(filled: Application) -> None:

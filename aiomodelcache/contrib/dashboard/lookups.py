@@ -62,7 +62,7 @@ async def inspect(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, 
         async with store_of(cache.backend) as store:
             if store is None:
                 raise CommandError("This store cannot tell the lives of its keys, which inspect needs.")
-            return await inspected(view, store, KeyMap(view), key, values=values)
+            return await inspected(view, store, KeyMap(view), key, cache.fleet, values=values)
     except Exception as error:
         raise _refusal(error) from error
 

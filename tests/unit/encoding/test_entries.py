@@ -2,6 +2,8 @@
 
 import datetime as dt
 import struct
+import subprocess
+import sys
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -306,3 +308,28 @@ def test_the_format_version_is_part_of_every_fingerprint(monkeypatch: pytest.Mon
 
 def test_the_bytes_of_keys_never_change() -> None:
     assert [keys.encode([value]) for value in KEYS] == GOLDEN_KEYS
+
+
+# Tokens -----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_begin_with_the_mark_of_their_process_and_are_all_different() -> None:
+    tokens = {layout.new_token() for _ in range(1_000)}
+    assert len(tokens) == 1_000
+    assert {(len(token), token[:4]) for token in tokens} == {(16, layout.process_mark())}
+
+
+def test_a_forked_process_has_a_mark_of_its_own() -> None:
+    program = """
+import os
+from aiomodelcache.encoding.layout import process_mark
+read, write = os.pipe()
+if os.fork() == 0:
+    os.write(write, process_mark())
+    os._exit(0)
+os.wait()
+theirs = os.read(read, 16)
+print(len(theirs), theirs != process_mark())
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["4", "True"]

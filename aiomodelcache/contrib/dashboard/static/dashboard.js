@@ -372,7 +372,7 @@ function showAnswer(answer) {
     pairs(make("dl"), shown),
     ...(content ? [make("h3", {}, "Content"), pairs(make("dl"), content.map(([name, value]) => [name, String(value)]))] : []),
     ...listed("Entries", [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, "text"], ["Age", (e) => duration(e.age)], ["Life left", (e) => duration(e.expires_in)], ["Key", key, "text"]], answer.entries),
-    ...listed("Writers", [["Token", (e) => e.token], ["Age", (e) => duration(e.age)], ["Life left", (e) => (e.live ? duration(e.expires_in) : "expired")]], answer.intents),
+    ...listed("Writers", [["Token", (e) => e.token], ["Process", (e) => e.owner ?? "unknown"], ["Age", (e) => duration(e.age)], ["Life left", (e) => (e.live ? duration(e.expires_in) : "expired")]], answer.intents),
     ...listed("Depends on", dependency, answer.dependencies));
 }
 
