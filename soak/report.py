@@ -144,6 +144,8 @@ def _lines(report: Report) -> Iterator[str]:
     )
     if run.near_lag:
         yield f"  near         {report.total('near_hits'):,} rounds of reading without a request; {_lateness(report)}"
+    if not_modified := report.total("not_modified"):
+        yield f"  responses    {not_modified:,} answers were a 304, in processes that lived to the end"
     if run.subject in WRITE_THROUGH:
         yield f"  stored       {report.total('rows_stored'):,} rows by the writers that are left"
     if report.total("compared"):

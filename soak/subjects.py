@@ -36,9 +36,9 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near", "derived", "through")
-"""Subjects that are the library: without and with entries kept near, with answers derived by cached functions, and with
-rows that writers store."""
+LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through")
+"""Subjects that are the library: without and with entries kept near, with answers derived by cached functions, with
+whole responses, and with rows that writers store."""
 VERIFIED: Final = (*LIBRARY, "unmarked")
 """Subjects that compare entries with the database, in half of their processes."""
 NEAR: Final = ("near", "deaf")
@@ -124,6 +124,10 @@ class Subject(ABC):
     def verified(self) -> tuple[int, int]:
         """Returns the numbers of entries that were compared with the database, and of failed comparisons."""
         return 0, 0
+
+    def not_modified(self) -> int:
+        """Returns the number of answers that a client had already."""
+        return 0
 
     def arm(self, point: str, reached: Callable[[str], None]) -> None:
         """Makes the next write that comes to ``point`` wait there for ever."""

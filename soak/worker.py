@@ -30,6 +30,7 @@ from soak.derived import Derived, Forgetful, Timed, Torn
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
+from soak.responses import Agreeing, Responses
 from soak.subjects import LIBRARY, Blind, Deaf, Library, Subject, Through, Unmarked, Unshielded
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
@@ -37,6 +38,8 @@ from soak.world import World
 BY_NAME: Final[dict[str, type[Library]]] = {
     **dict.fromkeys(LIBRARY, Library),
     "derived": Derived,
+    "responses": Responses,
+    "agreeing": Agreeing,
     "through": Through,
     "blind": Blind,
     "torn": Torn,
@@ -157,6 +160,7 @@ class Worker:
                 self.tally.near_hits = subject.near_hits()
                 self.tally.rows_stored = subject.rows_stored()
                 self.tally.compared, self.tally.uncompared = subject.verified()
+                self.tally.not_modified = subject.not_modified()
             self.tally.leaked = await connections_in_use(connection)
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))

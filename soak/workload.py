@@ -45,6 +45,8 @@ class Tally:
     last_error: str = ""
     near_hits: int = 0
     """Number of rounds of reading that sent no request."""
+    not_modified: int = 0
+    """Number of answers that a client of responses had already."""
     rows_stored: int = 0
     """Number of rows that writers have stored."""
     compared: int = 0

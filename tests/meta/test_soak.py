@@ -131,6 +131,27 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     assert result.checker.reads[Kind.TOGETHER], str(result)
 
 
+def test_cached_responses_are_never_stale_under_faults(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="responses", duration=10, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert result.checker.reads[Kind.TOGETHER], str(result)
+    assert result.total("not_modified"), str(result)
+
+
+def test_a_304_for_a_body_that_is_not_current_is_caught(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(subject="agreeing", duration=5, processes=2, faults=(), world=TINY, write_pause=0.05, read_pause=0.01)
+    for folder in attempts(own_redis, tmp_path):
+        result = run(plan, postgres_server, own_redis, folder)
+        if result.violations:
+            return
+    pytest.fail(str(result))
+
+
 def test_rows_that_writers_store_are_never_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -406,6 +406,49 @@ async def test_a_statement_of_the_writer_that_fails_fails_the_transaction(
     assert (await Account.cache.get(pk=1)).balance == 1
 
 
+@pytest.mark.only_on("postgres", because="only PostgreSQL turns a COMMIT into a ROLLBACK without an error")
+async def test_rows_that_were_read_before_an_error_has_ended_the_transaction_are_not_stored(
+    database: BaseDBAsyncClient, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = own_rows.fetch
+
+    async def fail_between(schema: Any, query: Any) -> Any:
+        if schema.model is Ticket:
+            with suppress(BaseORMException):  # of another task on the same connection
+                await query._db.execute_query("SELECT 1 / 0")
+        return await fetch(schema, query)
+
+    monkeypatch.setattr(own_rows, "fetch", fail_between)
+    async with in_transaction():
+        await Account.create(id=1, email="a@example.org")
+        await Ticket.create(id=1)
+    assert await Account.get_or_none(id=1) is None
+    assert await Account.cache.get_or_none(pk=1) is None
+    assert (counted(cache), counted(cache, "Ticket")) == ((0, 1, 0), (0, 1, 0))
+
+
+@pytest.mark.only_on("postgres", because="only PostgreSQL gives a savepoint's locks back")
+async def test_a_row_that_another_writer_has_changed_is_not_stored_from_an_old_snapshot(
+    database: BaseDBAsyncClient, cache: ModelCache, outside: Outside
+) -> None:
+    await Account.create(id=1, email="a@example.org", balance=1)
+
+    async def save_in_vain() -> None:
+        async with in_transaction() as transaction:
+            await transaction.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            row = await Account.get(id=1)
+            with suppress(LookupError):
+                async with in_transaction():
+                    row.visits = 2
+                    await row.save()
+                    raise LookupError
+            await outside(change_balance(1, 7))
+
+    with pytest.raises(Exception, match="could not serialize"):  # the snapshot is too old to lock the row
+        await save_in_vain()
+    assert (await Account.cache.get(pk=1)).balance == 7
+
+
 @pytest.mark.only_on("sqlite", because="it has triggers that roll back")
 async def test_a_transaction_that_a_trigger_has_rolled_back_stores_what_is_there(
     database: BaseDBAsyncClient, cache: ModelCache
