@@ -77,7 +77,7 @@ class Derivations:
         with tracking(tracker):
             await self.depend_on(tracker, derived.depends_on)
             value = await function()
-        if not tracker.dependencies and self._activity() != before:
+        if not tracker.dependencies and tracker.refusal is None and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
             if self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared):
                 derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)

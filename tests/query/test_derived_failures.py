@@ -231,7 +231,9 @@ async def test_an_instance_and_what_stands_beside_it_are_of_one_moment(
     assert [row.level, level] == [5, 5]
 
 
-async def test_the_mark_of_a_writer_that_died_is_waited_for_once(cache: ModelCache, backend: CountingBackend) -> None:
+async def test_the_mark_of_a_writer_that_died_is_waited_for_once(
+    cache: ModelCache, backend: CountingBackend, caplog: pytest.LogCaptureFixture
+) -> None:
     """Not at each statement, and not at each computation."""
 
     @cached
@@ -245,6 +247,7 @@ async def test_the_mark_of_a_writer_that_died_is_waited_for_once(cache: ModelCac
     async with assert_ops(backend, sql=3, redis=None) as ops:
         assert await numbers() == [1, 0, 0]
     assert ops.operations.count("lease") <= 2, "that of the result, and one more look at the version"
+    assert "has read nothing" not in caplog.text, "the statements were recorded, and their version is not there"
     await backend.backend.clear([Clear(key)], b"w" * 16)
     await numbers()
     async with assert_ops(backend, sql=0):
