@@ -31,7 +31,7 @@ WRITE_PAUSE: Final = 0.02
 """Expected seconds between two writes of a process."""
 PATIENCE: Final = 60.0
 """Seconds to wait for Redis, so that a busy machine is no fault. An invalidation that is sent later would be stale."""
-PATIENT: Final = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+PATIENT: Final[dict[str, Any]] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
 _source: Any = None
 
 

@@ -26,7 +26,7 @@ ORDER = {
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",
-    "contrib.responses": "endpoints service lookups runs stored conditions requests fields",
+    "contrib.responses": "endpoints service lookups runs stored conditions requests plain fields",
     "inspection": "hottest rates health survey stored own_store store diagnosis explained clearing targets "
     "keyspace declarations arguments summaries errors",
     "": "",

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 from tortoise.models import Model
 
 from aiomodelcache.contrib.registration import required
+from aiomodelcache.contrib.responses.plain import is_plain
 from aiomodelcache.contrib.responses.requests import Request
 from aiomodelcache.contrib.responses.runs import Receive, Send
 from aiomodelcache.contrib.responses.service import ResponseCache
@@ -96,6 +97,8 @@ def keyable(value: Any) -> Any:
     Raises ``TypeError`` for an object that cannot be one.
     """
     kind = cast("Any", type(value))
+    if is_plain(value):
+        return value
     if isinstance(value, _made_by_frameworks()) or (kind.__module__, kind.__name__) == _SCOPES:
         return None
     if isinstance(value, Model):
