@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.shared_memory import SharedMemory
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from tortoise.context import TortoiseContext
@@ -83,10 +83,11 @@ class Known:
     def __init__(self, name: str | None = None) -> None:
         self._memory = SharedMemory(name, create=name is None, size=NUMBERS * 8)
         self.name = self._memory.name
-        self._counts = self._memory.buf.cast("q")
+        self._counts = cast("Any", self._memory.buf).cast("q")
 
     def __getitem__(self, number: int) -> int:
-        return self._counts[number]
+        count: int = self._counts[number]
+        return count
 
     def __setitem__(self, number: int, count: int) -> None:
         self._counts[number] = count
