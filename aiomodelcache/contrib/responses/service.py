@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiomodelcache.contrib.responses.conditions import evaluate, without_content
 from aiomodelcache.contrib.responses.fields import Fields, names_in
 from aiomodelcache.contrib.responses.lookups import Call, Found, ResponseQuery
-from aiomodelcache.contrib.responses.plain import is_plain
+from aiomodelcache.contrib.responses.plain import are_plain
 from aiomodelcache.contrib.responses.requests import Request, Scope
 from aiomodelcache.contrib.responses.runs import Application, Message, Receive, Run, Send
 from aiomodelcache.contrib.responses.stored import (
@@ -103,8 +103,7 @@ class ResponseCache:
             known = names
             target = repr((request.uri(), request.varying(known)))  # one text, because encoding its parts takes longer
             mark = target if extra is None else f"{target} {extra!r}"
-            is_text = extra is None or (type(extra) is list and all(map(is_plain, extra)))
-            key = mark if is_text else (target, extra)
+            key: Any = mark if extra is None or are_plain(extra) else (target, extra)
             if self._unshared.get(mark, 0.0) > time.monotonic():
                 break
             call = Call(request, application, tasks, known, mark)
