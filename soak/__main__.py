@@ -10,7 +10,7 @@ from pathlib import Path
 
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
-from soak.subjects import LIBRARY, NEAR
+from soak.subjects import LIBRARY, REPEATING
 from soak.worker import HAS_EAGER_TASKS, SUBJECTS
 from soak.world import SMALL, World
 from tests.support.servers import PostgresServer, RedisServer
@@ -66,7 +66,7 @@ def main() -> int:
                 cancel=options.cancel,
                 verify=options.verify,
                 eager=options.eager and HAS_EAGER_TASKS,
-                world=SMALL if subject in NEAR else World(),
+                world=SMALL if subject in REPEATING else World(),
                 read_pause=options.read_pause,
                 write_pause=options.write_pause,
                 batches=tuple(map(int, filter(None, options.batches.split(",")))),

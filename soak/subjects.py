@@ -43,6 +43,8 @@ VERIFIED: Final = (*LIBRARY, "unmarked")
 """Subjects that compare entries with the database, in half of their processes."""
 NEAR: Final = ("near", "deaf")
 """Subjects that keep entries in each process."""
+REPEATING: Final = (*NEAR, "responses", "agreeing")
+"""Subjects whose clients must ask for the same things again. They have few rows."""
 WRITE_THROUGH: Final = ("through", "blind")
 """Subjects whose writers store rows."""
 
