@@ -32,6 +32,7 @@ from tests.protocol.model.computations import (
 )
 from tests.protocol.model.computing import read_row, reader, unchanged
 from tests.protocol.model.engine import AtOnce, Body, Operation, Outcome, Process, System
+from tests.protocol.model.responses import client
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import (
     DERIVED,
@@ -205,6 +206,7 @@ def system(
     *,
     recipe: str,
     look_ups: tuple[int, ...] = (),
+    clients: tuple[int, ...] = (),
     row_readers: int = 0,
     refreshers: int = 0,
     writers: tuple[str, ...] = (),
@@ -226,7 +228,7 @@ def system(
     ticks: int = 0,
     warm: bool = True,
 ) -> System[World]:
-    """Returns a system of readers, by the number of their lookups, and writers, by the rows that they write.
+    """Returns a system of readers and clients, by the number of their lookups, and writers, by the rows they write.
 
     Only writers crash. A reader that crashes is like one that goes on after all others have ended.
     """
@@ -234,6 +236,9 @@ def system(
     processes = [
         Process(f"R{n}", partial(reader, f"R{n}", rules, number, computation, together))
         for n, number in enumerate(look_ups)
+    ]
+    processes += [
+        Process(f"Q{n}", partial(client, f"Q{n}", rules, number, computation)) for n, number in enumerate(clients)
     ]
     kinds = (("W", writer, writers), ("T", transaction, transactions), ("B", writer, bulk), ("I", writer, ignored))
     for letter, body, names in kinds:

@@ -149,6 +149,12 @@ class Rules:
     refresh_keeps_equal: bool = True
     """A refresh keeps the entry's token only if it has found the same row, so that a difference changes the token."""
 
+    # Responses
+    not_modified_validated: bool = True
+    """A 304 is said only of an entry whose dependencies are unchanged. The same validator is not enough."""
+    validator_of_content: bool = True
+    """A validator differs with the content, so that a 304 is said only if the client's body is the same."""
+
     # Write-through
     saver_compares_stamp: bool = True
     """A saver changes the stamp, and fills, only if the stamp is the same as before its COMMIT."""
