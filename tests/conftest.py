@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -61,6 +62,8 @@ class EagerLoops:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell, in the background; programs of tests inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--eager"):
         config.pluginmanager.register(EagerLoops())
     if config.getoption("--observe"):

@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -129,7 +130,8 @@ def test_a_terminal_is_redrawn_in_place(service: Application) -> None:
             received += os.read(own, 65536)
         running.send_signal(signal.SIGINT)
         with suppress(OSError):  # the end of a terminal whose process has ended
-            while os.read(own, 65536):
+            until = time.monotonic() + LIMIT
+            while os.read(own, 65536) and time.monotonic() < until:
                 pass
         assert running.wait(LIMIT) == 130
     os.close(own)
