@@ -39,13 +39,20 @@ STYLES: Final = {
 """The colours of words on a terminal."""
 
 
+class _Console(Console):
+    """A console that leaves it to the command what happens if nothing reads it any more. Rich ends it with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # called where the error is handled; click ends other commands
+
+
 class Output:
     """The output of one command. ``as_json``: print the data itself, and nothing for people."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         is_terminal = sys.stdout.isatty()
-        self.console = Console(highlight=False, width=None if is_terminal else PIPED_WIDTH)
+        self.console = _Console(highlight=False, width=None if is_terminal else PIPED_WIDTH)
         self.is_terminal = is_terminal and not as_json
 
     def emit(self, data: Any, show: Callable[[], None]) -> None:

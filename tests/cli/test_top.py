@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -118,6 +119,26 @@ def test_it_ends_quietly_if_nothing_reads_it(service: Application) -> None:
         running.stdout.close()
         assert running.wait(LIMIT) == 0
         assert running.stderr.read() == b""
+
+
+def test_a_closed_pipe_is_left_to_the_command_even_if_rich_meets_it() -> None:
+    """Rich writes what is long at once."""
+    program = """
+import errno, os, sys
+from aiomodelcache.cli.output import Output
+output = Output(as_json=False)
+try:
+    output.line("x" * 1_000_000)
+except BrokenPipeError as error:
+    os._exit(7 if error.errno == errno.EPIPE else 1)
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ran = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (ran.returncode, ran.stderr) == (7, b"")
 
 
 def test_a_terminal_is_redrawn_in_place(service: Application) -> None:
