@@ -61,7 +61,7 @@ class Worker:
     """The latest writes that it has invalidated, at most ``MAX_RECENT_WRITES``, the latest last."""
 
     @classmethod
-    def here(cls, tokens: str) -> "Worker":
+    def here(cls, tokens: str = "") -> "Worker":
         """Returns a worker for a cache that opens now in this process, with counters of zero."""
         host, pid, microseconds = socket.gethostname(), os.getpid(), time.time_ns() // 1000
         name = f"{host}-{pid}-{microseconds:x}"

@@ -44,6 +44,7 @@ async def serve(cache: ModelCache) -> None:
     await User.cache.get(name="kim")
     await (await Event.cache.get(id=1)).tags
     await EventCount(1)
+    await cache.fleet()  # publishes the counters now
     print("ready", flush=True)
     number = 0
     while True:

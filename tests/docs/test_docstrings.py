@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from tortoise.expressions import F
 from tortoise.transactions import in_transaction
 
@@ -62,6 +63,7 @@ def names() -> Iterator[dict[str, Any]]:
     names |= {"Lease": Lease, "Fill": Fill, "in_transaction": in_transaction, "MyBackend": MemoryBackend}
     names |= {"Observer": observe.Observer, "Operation": observe.Operation, "Statement": observe.Statement}
     names |= {"Starlette": Starlette, "Middleware": Middleware, "routes": []}
+    names |= {"app": Starlette(), "Request": Request}
     names |= dict.fromkeys(("ask_the_exchange", "ask_the_directory", "ask_billing"), answer_of_a_service)
     yield names
     names.clear()
