@@ -10,14 +10,13 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount
 from tortoise import Tortoise
 from tortoise.contrib.starlette import RegisterTortoise
 
-from aiomodelcache import ModelCache, NotFoundError
-from aiomodelcache.contrib.asgi import LocalCacheMiddleware
+from aiomodelcache import NotFoundError
 from aiomodelcache.contrib.dashboard import Dashboard
 from aiomodelcache.contrib.prometheus import ModelCacheCollector, metrics_app
+from aiomodelcache.contrib.starlette import register_model_cache
 from examples.releases import models
 from examples.releases.middleware import Costs
 from examples.releases.routes import routes
@@ -41,31 +40,36 @@ async def explain(request: Request, error: Exception) -> Response:
 
 def create_app() -> Starlette:
     settings = Settings.from_environment()
-    cache = ModelCache(settings.redis_url, namespace="releases", enabled=settings.cache)
-    registry, collector = CollectorRegistry(), ModelCacheCollector(cache)
-    registry.register(collector)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, Shared], None]:
         async with (
             Redis.from_url(settings.redis_url) as redis,
             RegisterTortoise(app, db_url=settings.database_url, modules={"releases": [models.__name__]}),
-            # The cache opens after Tortoise and closes before it.
-            cache,
         ):
             shared = Shared(redis, settings.lock_wait)
             async with shared.exclusive("schema", LOCK_TTL):  # a real service would run migrations instead
                 await Tortoise.generate_schemas()
             yield {"shared": shared}
 
-    return Starlette(
-        routes=[
-            *routes,
-            Mount("/metrics", metrics_app(collector, registry)),
-            # For requests of this machine alone. A real service passes authorize=.
-            Mount("/cache", Dashboard(cache, debug=True, allow_clear=True)),
-        ],
+    app = Starlette(
+        routes=routes,
         lifespan=lifespan,
-        middleware=[Middleware(Costs), Middleware(LocalCacheMiddleware)],
+        middleware=[Middleware(Costs)],
         exception_handlers=dict.fromkeys(STATUS, explain),
     )
+    # The cache opens after Tortoise and closes before it. Each request has a scope, and says in a header what it cost.
+    cache = register_model_cache(
+        app,
+        settings.redis_url,
+        namespace="releases",
+        enabled=settings.cache,
+        not_found=NotFoundError,  # answered by ``explain``
+        server_timing=True,
+    )
+    registry, collector = CollectorRegistry(), ModelCacheCollector(cache)
+    registry.register(collector)
+    app.mount("/metrics", metrics_app(collector, registry))
+    # For requests of this machine alone. A real service passes authorize=.
+    app.mount("/cache", Dashboard(cache, debug=True, allow_clear=True))
+    return app

@@ -177,6 +177,7 @@ def test_one_command_runs_the_service_on_servers_of_its_own() -> None:
         ):
             made = http.post("/organisations", json={"name": "Acme"}, headers={"X-Actor": "7"})
             assert (made.status_code, made.json()["slug"]) == (201, "acme")
+            assert made.headers["server-timing"].startswith("store;")
             assert {path.name.split("-")[1] for path in folder.iterdir()} == {"redis", "postgres"}
             printed = dict(re.findall(rf"^(\w+): +({server.url}/\S+)$", server.log(), re.MULTILINE))
             assert printed.keys() == {"Service", "Dashboard", "Metrics"}
