@@ -122,7 +122,7 @@ def test_it_ends_quietly_if_nothing_reads_it(service: Application) -> None:
 
 
 def test_a_closed_pipe_is_left_to_the_command_even_if_rich_meets_it() -> None:
-    """Rich writes what is long at once."""
+    """Rich writes a long text at once."""
     program = """
 import errno, os, sys
 from aiomodelcache.cli.output import Output
