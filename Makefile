@@ -63,7 +63,7 @@ test: $(VENV)/.dev $(if $(CI),servers)
 else
 EVERYTHING := test
 endif
-# Measuring takes a third of the time of all tests, so only `make check` does.
+# Measuring doubles the time of the measured tests, so only `make check` does it.
 check: COVERAGE = $() --cov --cov-report=term-missing:skip-covered
 check $(EVERYTHING): $(VENV)/.dev $(if $(CI),servers)
 	@static=0; tests=0; \

@@ -9,6 +9,7 @@ import click
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.output import Output, duration, size
 from aiomodelcache.cli.session import Session, command
+from aiomodelcache.encoding.keys import key_text
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.keyspace import KeyMap
@@ -17,7 +18,6 @@ from aiomodelcache.inspection.summaries import SERVER, worker_data
 from aiomodelcache.inspection.survey import Found, Total, survey, totals
 from aiomodelcache.inspection.targets import Target, find_target
 from aiomodelcache.observe.fleet import Worker
-from aiomodelcache.query.explain import key_text
 
 LIMIT: Final = 1_000
 """Maximum number of keys that ``keys --values`` lists by default. Further keys are counted."""

@@ -10,6 +10,7 @@ from tortoise.models import Model
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare, declared
 from aiomodelcache.durations import Duration
+from aiomodelcache.encoding.keys import key_text
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.orm.connections import named_client
@@ -103,7 +104,7 @@ class ModelCacheManager(Generic[M]):
         return type(self)(cast("Any", self._model), (self._cache or default_cache()).using(client))
 
     def get(self, **key: Any) -> GetQuery[M]:
-        """Returns a query for the one row. Awaited, raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
+        """Returns a query for the one row with these values. Raises ``DoesNotExist`` or ``MultipleObjectsReturned``."""
         return GetQuery(self._model, key, self._cache)
 
     def get_or_none(self, **key: Any) -> GetOrNoneQuery[M]:
@@ -177,8 +178,9 @@ class ModelCacheManager(Generic[M]):
         are declared for both ``get`` and ``filter``, their values mean ``get``. Raises ``CacheNotRegistered``,
         ``CacheNotOpen`` and, for a bad value, ``ValueError``.
         """
-        cache = cache.usable() if (cache := self._cache or default_cache()).tenanted else cache
-        return self._lookup(cache, query, key).locate(cache).key.decode("utf-8", "surrogatepass")
+        cache = self._cache or default_cache()
+        cache = cache.usable() if cache.tenanted else cache
+        return key_text(self._lookup(cache, query, key).locate(cache).key)
 
     @overload
     async def explain(self, query: LookupQuery[Any] | ManyToManyRelation[Any], /) -> "Explanation": ...
@@ -201,9 +203,9 @@ class ModelCacheManager(Generic[M]):
         Reads the entries that the lookup would read, in one or two round trips, and two more for each relation that it
         follows. Changes nothing: it sends no SQL and fills no entry.
         """
-        cache = (self._cache or default_cache()).usable()
         from aiomodelcache.query.explain import explain
 
+        cache = (self._cache or default_cache()).usable()
         lookup = list_query(query, cache) if isinstance(query, ManyToManyRelation) else query
         return await explain(cache, self._lookup(cache, lookup, key))
 
@@ -253,8 +255,7 @@ class ModelCacheManager(Generic[M]):
         >>> for event in events:
         ...     Event.cache.set_related(event, "organizer", owners[event.organizer_id])
 
-        Raises ``TypeError`` for a row of another model, and ``ValueError`` for a row that the instance does not
-        refer to.
+        Raises ``TypeError`` for a row of another model, ``ValueError`` for one that the instance does not refer to.
         """
         set_related(self._cache or default_cache(), self._model, instance, relation, row)
 
@@ -295,8 +296,7 @@ class ModelCacheManager(Generic[M]):
     async def clear(self) -> None:
         """Invalidates all entries of this model in all processes, in O(1). Raises ``BackendError``.
 
-        Inside a transaction it takes effect at COMMIT. If the backend cannot be reached then, the invalidation is kept
-        and sent later.
+        Inside a transaction it takes effect at COMMIT. If the backend is away then, the invalidation is sent later.
         """
         await clear_models((self._cache or default_cache()).writable(), [self._model])
 

@@ -185,3 +185,8 @@ def _encode_subclass(value: Any) -> bytes:
         f"A value of type {type(value).__qualname__} cannot be part of a cache key: "
         "use a number, a string, a date, a UUID, an enum member, or a tuple of these."
     )
+
+
+def key_text(key: bytes) -> str:
+    """Returns a key as ``redis-cli`` shows it."""
+    return key.decode("utf-8", "surrogatepass")

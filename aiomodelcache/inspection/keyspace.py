@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aiomodelcache.encoding.keys import encode_value, prefix
+from aiomodelcache.encoding.keys import encode_value, key_text, prefix
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import find_by_prefix
@@ -15,7 +15,6 @@ from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.inspection.declarations import functions_and_values
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.query.explain import key_text
 
 _TYPES: Final = {
     "i": "int", "s": "str", "n": "None", "b": "bool", "u": "UUID", "d": "Decimal", "f": "float", "x": "bytes",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
+from aiomodelcache.encoding.keys import key_text
 from aiomodelcache.encoding.layout import (
     ABSENT,
     FINGERPRINT,
@@ -331,8 +332,3 @@ def _is_error(entry_set: EntrySet | ResultEntries, entry: bytes) -> bool:
     """Returns True if an entry holds an exception as its result."""
     errors = entry_set.errors if isinstance(entry_set, ResultEntries) else None
     return errors is not None and entry[FINGERPRINT] == errors.fingerprint
-
-
-def key_text(key: bytes) -> str:
-    """Returns a key as ``redis-cli`` shows it."""
-    return key.decode("utf-8", "surrogatepass")

@@ -47,8 +47,7 @@ class RedisCommands:
     ) -> list[bytes | None]:
         """Returns what ``version_commands`` have read, with fresh versions in place of other incarnations' ones.
 
-        One that this backend has ``made`` was absent before, as where the
-        database was swapped for an empty one.
+        One that this backend has ``made`` was absent before, as where the database was swapped for an empty one.
         """
         endpoint = self._endpoint or self._raise_closed()
         versions = [as_bytes(reply) for reply in read[1::2]]
