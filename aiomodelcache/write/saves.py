@@ -343,7 +343,7 @@ def connection_for(
     needed = bool(_columns_before(instance, changed, deleting=deleting) or (deleting and caches_cascading_from(model)))
     written = () if deleting else written_entries(model)
     needed = needed or any(unknown_columns(entries, vars(instance), changed) for _, entries in written)
-    connection = transaction(client) if needed else nullcontext(client)
+    connection: Any = transaction(client) if needed else nullcontext(client)
     if any(entries.rows.stored is not None for _, entries in written):
         connection = recording(connection)
     return checking(connection, changed)

@@ -4,10 +4,8 @@ An instance may change while its statement is in flight, by another task or a li
 copies the values when Tortoise has just made the statement of them.
 """
 
-import functools
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from copy import copy
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -15,20 +13,16 @@ from tortoise.models import Model
 
 from aiomodelcache.orm.meta import RowValues, column_names, pk_of
 from aiomodelcache.write.calls import current_write
+from aiomodelcache.write.executors import StatementConnection, extended, on_connection
 
 _NO_VALUE: Final = object()
 
 
-@asynccontextmanager
-async def recording(
+def recording(
     connection: AbstractAsyncContextManager[BaseDBAsyncClient],
-) -> AsyncGenerator[BaseDBAsyncClient, None]:
+) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     """Returns a connection that notes in the current write what a save of all columns has sent."""
-    async with connection as client:
-        executor = client.executor_class
-        if not issubclass(executor, _RecordingExecutor):
-            client.executor_class = _recording_executor(cast("Any", executor))
-        yield client
+    return extended(connection, _RecordingExecutor)
 
 
 class _RecordingExecutor:
@@ -37,9 +31,7 @@ class _RecordingExecutor:
     async def execute_insert(self: Any, instance: Any) -> None:
         """See ``BaseExecutor.execute_insert``."""
         sent = _SentValues(self.db, instance)
-        executor = copy(self)
-        executor.db = sent
-        await cast("Any", super(_RecordingExecutor, executor)).execute_insert(instance)
+        await cast("Any", super(_RecordingExecutor, on_connection(self, sent))).execute_insert(instance)
         pk = pk_of(cast("Any", type(instance)))
         if sent.values is not None and sent.values[pk] is None:  # made by the database
             sent.values[pk] = instance.pk
@@ -48,16 +40,10 @@ class _RecordingExecutor:
     async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:
         """See ``BaseExecutor.execute_update``."""
         sent = _SentValues(self.db, instance)
-        executor = copy(self)
-        executor.db = sent
-        number = await cast("Any", super(_RecordingExecutor, executor)).execute_update(instance, update_fields)
+        executor: Any = super(_RecordingExecutor, on_connection(self, sent))
+        number = await executor.execute_update(instance, update_fields)
         _note(instance, sent.values if number == 1 and update_fields is None else None)
         return cast("int", number)
-
-
-@functools.cache
-def _recording_executor(executor: type[Any]) -> type[Any]:
-    return type(executor.__name__, (_RecordingExecutor, executor), {"__module__": executor.__module__})
 
 
 def _note(instance: Model, values: RowValues | None) -> None:
@@ -66,16 +52,10 @@ def _note(instance: Model, values: RowValues | None) -> None:
         write.sent = values
 
 
-class _SentValues:
+class _SentValues(StatementConnection):
     """A connection for one statement, which copies the instance's values when the statement is made."""
 
-    def __init__(self, client: Any, instance: Model) -> None:
-        self._client = client
-        self._instance = instance
-        self.values: RowValues | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+    values: RowValues | None = None
 
     async def execute_query(self, sql: str, values: list[Any]) -> Any:
         self._copy()

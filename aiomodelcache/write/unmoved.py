@@ -5,10 +5,8 @@ moves it back. So the UPDATE itself names the expected values in its WHERE. If t
 it has not, nothing was written: the writer marks every key and sends Tortoise's own UPDATE.
 """
 
-import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from copy import copy
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -22,6 +20,7 @@ from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
 from aiomodelcache.orm.statements import equality
 from aiomodelcache.write.affected import AllBut, ChangedColumns
 from aiomodelcache.write.calls import Write, current_write
+from aiomodelcache.write.executors import StatementConnection, extended, on_connection
 from aiomodelcache.write.invalidated import written_entries
 
 
@@ -94,18 +93,7 @@ def checking(
     connection: AbstractAsyncContextManager[BaseDBAsyncClient], changed: ChangedColumns
 ) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
     """Returns a connection whose UPDATE checks unmoved columns, if there are any."""
-    return _checking(connection) if isinstance(changed, AllBut) else connection
-
-
-@asynccontextmanager
-async def _checking(
-    connection: AbstractAsyncContextManager[BaseDBAsyncClient],
-) -> AsyncGenerator[BaseDBAsyncClient, None]:
-    async with connection as client:
-        executor = client.executor_class
-        if not issubclass(executor, _CheckingExecutor):
-            client.executor_class = _checking_executor(cast("Any", executor))
-        yield client
+    return extended(connection, _CheckingExecutor) if isinstance(changed, AllBut) else connection
 
 
 class _CheckingExecutor:
@@ -116,9 +104,9 @@ class _CheckingExecutor:
         write = current_write(instance)
         if write is not None and write.unmoved:
             if update_fields is None and write.unmoved.isdisjoint(changed_attributes(instance)):
-                executor = copy(self)
-                executor.db = _ConditionalConnection(self.db, instance, write.unmoved)
-                number = await cast("Any", super(_CheckingExecutor, executor)).execute_update(instance, None)
+                conditional = _ConditionalConnection(self.db, instance, write.unmoved)
+                executor: Any = super(_CheckingExecutor, on_connection(self, conditional))
+                number = await executor.execute_update(instance, None)
                 if number:
                     write.unmoved_confirmed = True
                     return cast("int", number)
@@ -126,21 +114,12 @@ class _CheckingExecutor:
         return cast("int", await cast("Any", super()).execute_update(instance, update_fields))
 
 
-@functools.cache
-def _checking_executor(executor: type[Any]) -> type[Any]:
-    return type(executor.__name__, (_CheckingExecutor, executor), {"__module__": executor.__module__})
-
-
-class _ConditionalConnection:
+class _ConditionalConnection(StatementConnection):
     """A connection for one UPDATE, which is executed only if the row has the instance's values of these columns."""
 
     def __init__(self, client: Any, instance: Model, columns: Iterable[str]) -> None:
-        self._client = client
-        self._instance = instance
+        super().__init__(client, instance)
         self._columns = sorted(columns)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
 
     async def execute_query(self, sql: str, values: list[Any]) -> Any:
         conditions, parameters = equality(self._instance, self._client, self._columns, at=len(values))
