@@ -5,7 +5,7 @@ that is the only one, if no other writer has changed the model's stamp since bef
 backend compares these (``clear_and_save``). Must not know where rows come from: see ``write.through``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextvars import Context
 from typing import Any, NamedTuple, cast
 
@@ -33,13 +33,11 @@ class _Versions(NamedTuple):
 class RowSaves:
     """The rows that one write, or one transaction, may store."""
 
-    __slots__ = ("_marked_ms", "_models", "_versions", "rows", "stored")
+    __slots__ = ("_marked_ms", "_models", "_versions", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[bytes, SavedRow] = {}
         """The rows that were saved, by key."""
-        self.stored: set[bytes] = set()
-        """The keys whose rows the backend has stored."""
         self._models: dict[bytes, RowEntries] = {}
         self._versions: dict[bytes, _Versions] = {}
         self._marked_ms: dict[bytes, int] = {}
@@ -79,26 +77,28 @@ class RowSaves:
         stamps: list[bytes],
         fill_ttl: float,
         context: Context | None,
-    ) -> None:
-        """Ends the write in one round trip, and stores what may be stored. Raises ``BackendError``.
+    ) -> set[bytes]:
+        """Ends the write in one round trip. Returns the keys whose rows it has stored. Raises ``BackendError``.
 
         ``clears``: all keys of the write. ``fill_ttl``: the seconds from a mark until which a row may be stored.
         """
         saves = self._requests({clear.key for clear in clears}, fill_ttl)
-        sent = {save.key for save in saves}
-        clears = [clear for clear in clears if clear.key not in sent]
-        stored: list[bool] | None = None
+        sizes = {save.key: len(save.value) for save in saves}
+        clears = [clear for clear in clears if clear.key not in sizes]
+        stored: set[bytes] | None = None
         try:
             if saves:
                 request = _backend(guarded).clear_and_save(saves, clears, token, stamps)
-                stored = await guarded.call(request, len(clears) + len(saves), context=context)
+                answers = await guarded.call(request, len(clears) + len(saves), context=context)
+                stored = {key for key, done in zip(sizes, answers, strict=True) if done}
             else:
                 await guarded.call(guarded.backend.clear(clears, token, stamps), len(clears), context=context)
-                stored = []
+                stored = set()
         finally:
-            for note in self._finish(saves, stored):
+            for note in self._finish(sizes, stored):
                 if guarded.observers is not None:
                     guarded.observers.note(note, context)
+        return stored or set()
 
     def _requests(self, cleared: Collection[bytes], fill_ttl: float) -> list[Save]:
         found = [self._request(key, cleared, int(fill_ttl * 1000)) for key in self.rows]
@@ -115,14 +115,12 @@ class RowSaves:
         until_ms = self._marked_ms[key] + fill_ttl_ms
         return Save(key, entry, rows.lifetimes.of(VALUE), until_ms, rows.stamp_key, stamp)
 
-    def _finish(self, saves: Iterable[Save], stored: Iterable[bool] | None) -> list[Fill]:
-        """Counts the rows of the write. Returns a note for each. ``stored``: the backend's answers; None: it failed."""
-        sent = {save.key: len(save.value) for save in saves}
-        self.stored = {key for key, done in zip(sent, stored or (), strict=False) if done}
+    def _finish(self, sizes: Mapping[bytes, int], stored: Collection[bytes] | None) -> list[Fill]:
+        """Counts the rows of the write. Returns a note for each. ``stored``: the keys; None: the backend failed."""
         notes: list[Fill] = []
         for key, (rows, payload, _) in self.rows.items():
             reason: Refusal | None = None
-            if key in self.stored:
+            if stored is not None and key in stored:
                 rows.counters.written_through += 1
             elif payload is None or key not in self._marked_ms:
                 rows.counters.unknown_rows += 1
@@ -130,7 +128,7 @@ class RowSaves:
             else:
                 rows.counters.contended_rows += 1
                 reason = "fault" if stored is None else "replaced"
-            notes.append(Fill(cache=rows.counters.name, accepted=reason is None, reason=reason, size=sent.get(key, 0)))
+            notes.append(Fill(cache=rows.counters.name, accepted=reason is None, reason=reason, size=sizes.get(key, 0)))
         return notes
 
 

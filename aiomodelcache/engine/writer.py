@@ -219,8 +219,7 @@ class Writer:
             saves, intent.saves = intent.saves, None  # another attempt stores nothing
             if saves is not None:
                 ttl = self._config.fill_ttl
-                await saves.clear(self._guarded, clears, intent.token, stamps, ttl, intent.context)
-                intent.stored = saves.stored
+                intent.stored = await saves.clear(self._guarded, clears, intent.token, stamps, ttl, intent.context)
             else:
                 clear = self._guarded.backend.clear(clears, intent.token, stamps)
                 await self._guarded.call(clear, len(clears), context=intent.context)
