@@ -48,12 +48,17 @@ def run(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) 
         return asyncio.run(soak(plan, database, redis, folder))
 
 
-def attempts(redis: RedisServer, folder: Path) -> Iterator[Path]:
-    """Yields folders for up to five soaks, in one of which an event must happen. Slow machines may need several."""
+def soaks(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) -> Iterator[Report]:
+    """Yields up to five soaks, in folders by number, until the test has seen what must happen in one of them.
+
+    Slow machines may need several. Fails after the last one.
+    """
     for number in range(5):
         redis.flush()
         (folder / str(number)).mkdir()
-        yield folder / str(number)
+        result = run(plan, postgres, redis, folder / str(number))
+        yield result
+    pytest.fail(str(result))
 
 
 def test_the_library_serves_nothing_stale_under_faults(
@@ -89,12 +94,10 @@ def test_a_library_that_serves_stale_reads_is_caught(
         intent_ttl=0.1,
         write_pause=0.05,
     )
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert result.predicted.total() == 0, str(result)
         if result.violations:
             return
-    pytest.fail(str(result))
 
 
 @all_effort
@@ -102,11 +105,9 @@ def test_a_library_whose_transactions_do_not_survive_a_cancellation_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="unshielded", duration=6, processes=2, faults=(), world=SMALL, intent_ttl=0.1, write_pause=0.02)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         if result.checker.violations[Violation.LOST] and result.total("stuck") and result.total("leaked"):
             return
-    pytest.fail(str(result))
 
 
 @all_effort
@@ -114,12 +115,10 @@ def test_verify_finds_the_stale_entries_of_a_library_that_forgets_to_mark(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="unmarked", duration=6, processes=2, faults=(), world=SMALL, write_pause=0.05, verify=0.05)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert result.false_alarms == 0, str(result)
         if result.true_alarms and result.violations:
             return
-    pytest.fail(str(result))
 
 
 def test_results_of_cached_functions_are_never_stale_under_faults(
@@ -145,11 +144,9 @@ def test_a_304_for_a_body_that_is_not_current_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="agreeing", duration=5, processes=2, faults=(), world=TINY, write_pause=0.05, read_pause=0.01)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         if result.violations:
             return
-    pytest.fail(str(result))
 
 
 def test_rows_that_writers_store_are_never_stale_under_faults(
@@ -165,12 +162,10 @@ def test_writers_that_do_not_look_for_other_writers_are_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="blind", duration=6, processes=2, faults=("slow",), pace=0.1, world=TINY, write_pause=0.02)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert result.checker.violations.keys() <= {Violation.STALE, Violation.BACKWARDS, Violation.AT_REST}
         if result.violations:
             return
-    pytest.fail(str(result))
 
 
 @all_effort
@@ -178,12 +173,10 @@ def test_a_library_whose_snapshots_are_torn_is_caught(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="torn", duration=6, processes=2, faults=(), world=TINY, write_pause=0.02, read_pause=0.01)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert set(result.checker.violations) <= {Violation.TORN}, str(result)
         if result.violations:
             return
-    pytest.fail("no snapshot was torn")
 
 
 @all_effort
@@ -193,25 +186,23 @@ def test_cached_functions_without_recorded_dependencies_are_caught(
 ) -> None:
     """A timeout alone, and an invalidation by hand that forgets the lists."""
     plan = Plan(subject=subject, duration=5, processes=2, faults=(), world=SMALL, write_pause=0.05)
-    for folder in attempts(own_redis, tmp_path):
-        if run(plan, postgres_server, own_redis, folder).violations:
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
+        if result.violations:
             return
-    pytest.fail(f"{subject} was never stale")
 
 
 def test_stale_copies_are_served_within_allowtime_only(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(duration=6, processes=2, faults=("slow",), pace=0.1, world=SMALL, intent_ttl=1, allowtime=0.5)
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for number, result in enumerate(soaks(plan, postgres_server, own_redis, tmp_path)):
         assert result.violations == 0, str(result)
+        folder = tmp_path / str(number)
         strict = Run.load(folder)
         strict.allowtime = 0
         strict.save(folder)
         if report(folder).violations:  # stale copies were served, and the strict check finds them
             return
-    pytest.fail(str(result))
 
 
 def test_near_cached_reads_lag_at_most_near_lag(
@@ -228,12 +219,10 @@ def test_near_cached_reads_lag_at_most_near_lag(
         near_lag=0.5,
         read_pause=0.005,
     )
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert result.violations == 0, str(result)
         if sum(tally["near_hits"] for tally in result.run.tallies) > 0:
             return
-    pytest.fail(str(result))
 
 
 @all_effort
@@ -243,11 +232,9 @@ def test_a_near_cache_without_invalidation_messages_is_caught(
     plan = Plan(
         subject="deaf", duration=8, processes=2, faults=(), world=SMALL, intent_ttl=0.1, near_lag=0.2, read_pause=0.005
     )
-    for folder in attempts(own_redis, tmp_path):
-        result = run(plan, postgres_server, own_redis, folder)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
         if result.violations:
             return
-    pytest.fail(str(result))
 
 
 async def cancelled_and_swallowed() -> None:
