@@ -70,6 +70,9 @@ class Settings(TypedDict, total=False):
     near_memory_limit: int
     near_lag: Duration
     replica_lag: Duration | None
+    relay_lag: Duration
+    relay: bool
+    on_relay_loss: Literal["bypass", "serve"]
     untracked_reads: Literal["warn", "error", "ignore"]
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     secret: bytes | Sequence[bytes] | None
@@ -178,6 +181,18 @@ class CacheConfig:
     Tortoise router names (``db_for_read``). A row written less than this time ago is read from the primary. A replica
     that lags longer may leave old rows in the cache.
     """
+    relay_lag: float = 10.0
+    """The longest time after which a write by another program is seen, of models with ``relay = True``.
+
+    Must be the same in all processes, those of relays included.
+    """
+    relay: bool = False
+    """True runs a relay in this process, too. Of several relays, one at a time does the work."""
+    on_relay_loss: Literal["bypass", "serve"] = "bypass"
+    """The handling of lookups of models with ``relay = True`` while no relay lives.
+
+    "bypass" reads the database. "serve" answers as before, counts these answers, and logs a warning.
+    """
     untracked_reads: Literal["warn", "error", "ignore"] = "warn"
     """The handling of a computation that reads what no dependency can be recorded for, like a table without a model.
 
@@ -271,7 +286,11 @@ def secrets_of(value: object) -> list[bytes]:
     return found if all(isinstance(secret, bytes) and len(secret) >= MIN_SECRET for secret in found) else []
 
 
-_CHOICES: Final = {"on_write_error": ("retry", "raise"), "untracked_reads": ("warn", "error", "ignore")}
+_CHOICES: Final = {
+    "on_write_error": ("retry", "raise"),
+    "on_relay_loss": ("bypass", "serve"),
+    "untracked_reads": ("warn", "error", "ignore"),
+}
 
 
 def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:

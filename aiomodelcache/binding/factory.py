@@ -68,6 +68,11 @@ class EntryFactory:
         rows.near = self._config.near if options.near is None else options.near
         keep_near(self._near, rows, rows.epoch_key, self._space)
         self._set_write_through(rows, options)
+        rows.relayed = options.relay is True
+        if rows.relayed and rows.policy.off:
+            raise CacheConfigurationError(
+                f"{options.origin}.relay has no effect with invalidation = OFF, as no write invalidates: remove one."
+            )
         if options.invalidation is not InvalidationType.OFF if options.queries is None else options.queries:
             rows.table_key = self._space.table_key(schema.connection, schema.table)
             rows.queries_ignore = _ignored_columns(schema, options)

@@ -31,6 +31,7 @@ class Options:
     relation: str | None = None
     near: bool | None = None
     write_through: bool | None = None
+    relay: bool | None = None
     queries: bool | None = None
     queries_ignore: tuple[str, ...] = ()
     queries_by: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ META_ATTRIBUTES: Final = frozenset(
         "order_by",
         "near",
         "write_through",
+        "relay",
         "queries",
         "queries_by",
         "queries_ignore",
@@ -72,6 +74,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "cached_foreignkeys",
     "cached_manytomany",
     "write_through",
+    "relay",
     "queries",
     "queries_by",
     "queries_ignore",
@@ -140,6 +143,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         relation=_relation(origin, attributes),
         near=flag_option(origin, "near", attributes.get("near")),
         write_through=flag_option(origin, "write_through", attributes.get("write_through")),
+        relay=flag_option(origin, "relay", attributes.get("relay")),
         queries=_queries(origin, attributes),
         queries_ignore=_names(origin, "queries_ignore", attributes),
         queries_by=_names(origin, "queries_by", attributes),
@@ -166,6 +170,7 @@ def merged(first: Options, second: Options, origin: str) -> Options:
         order_by=first.order_by or second.order_by,
         near=first.near if first.near is not None else second.near,
         write_through=first.write_through if first.write_through is not None else second.write_through,
+        relay=first.relay if first.relay is not None else second.relay,
         queries=first.queries if first.queries is not None else second.queries,
         queries_ignore=first.queries_ignore or second.queries_ignore,
         queries_by=first.queries_by or second.queries_by,
@@ -190,7 +195,7 @@ def _is_version(value: object) -> bool:
 
 
 def flag_option(origin: str, name: str, value: object) -> bool | None:
-    """Checks a declaration's ``near`` or ``write_through`` and returns it. Raises ``CacheConfigurationError``."""
+    """Checks a ``near``, ``write_through`` or ``relay`` and returns it. Raises ``CacheConfigurationError``."""
     if value is None or isinstance(value, bool):
         return value
     raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: use True or False.")

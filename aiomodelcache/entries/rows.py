@@ -53,6 +53,8 @@ class RowEntries(KeyedEntries):
     """The key of the version that writes of the columns in ``queries_ignore`` alone leave as it is."""
     link_keys: Sequence[bytes] = ()
     """The keys of the versions of through tables that link these rows."""
+    relayed = False
+    """True if writes by other programs are seen within ``relay_lag``, or the entries are not used."""
     queries_ignore: frozenset[str] = frozenset()
     """The attributes whose writes alone leave the narrow version as it is."""
 

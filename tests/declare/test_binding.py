@@ -295,9 +295,14 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
             {"get_key_fields": [("slug",)]},
             "Event.CacheMeta.get_key_fields is not a setting of the cache. It may set: allowtime, cached_foreignkeys, "
             "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
-            "order_by, paged, queries, queries_by, queries_ignore, timeout, version, write_through.",
+            "order_by, paged, queries, queries_by, queries_ignore, relay, timeout, version, write_through.",
         ),
         ({"paged": 1}, "Event.CacheMeta.paged is 1: use True or False."),
+        ({"relay": "yes"}, "Event.CacheMeta.relay is 'yes': use True or False."),
+        (
+            {"relay": True, "invalidation": InvalidationType.OFF},
+            "Event.CacheMeta.relay has no effect with invalidation = OFF, as no write invalidates: remove one.",
+        ),
         # Invalid orders of lists.
         (
             {"filter_key_fields_list": [("organizer",)], "order_by": ["-nope"]},
@@ -429,11 +434,13 @@ async def test_cache_meta_and_manager_are_merged(db_url: DatabaseUrl, backend_ur
         get_key_fields_list = [("email",)]
         filter_key_fields_list = [("name", "team")]
         timeout = 60
+        relay = True
 
         def colleagues(self, account: Account) -> Any:
             return self.filter(team=account.team)
 
-    async with tortoise_with(Account, url=db_url), ModelCache(backend_url):
+    async with tortoise_with(Account, url=db_url), ModelCache(backend_url) as cache:
+        assert cache.open_cache.entries_of(Account).rows.relayed
         assert repr(Account.cache) == ("<Account.cache: get (id), (name), (email); filter (team), (name, team)>")
         kim = await Account.create(name="kim", email="k@x", team=1)
         await Account.create(name="ann", email="a@x", team=1)
@@ -929,6 +936,9 @@ async def test_tables_of_one_name_in_two_schemas_are_kept_apart(db_url: Database
         ({"ttl_jitter": -0.1}, "CacheConfig.ttl_jitter is -0.1: it must be a fraction below 1."),
         ({"enabled": "no"}, "CacheConfig.enabled is 'no': use True or False."),
         ({"on_write_error": "ignore"}, 'CacheConfig.on_write_error is \'ignore\': use "retry" or "raise".'),
+        ({"relay_lag": 0}, "CacheConfig.relay_lag is 0: it must be above zero."),
+        ({"relay": 1}, "CacheConfig.relay is 1: use True or False."),
+        ({"on_relay_loss": "wait"}, 'CacheConfig.on_relay_loss is \'wait\': use "bypass" or "serve".'),
     ],
 )
 def test_a_wrong_setting_is_an_error_with_its_remedy(settings: dict[str, Any], message: str) -> None:
