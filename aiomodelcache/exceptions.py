@@ -11,7 +11,8 @@
     ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
     ├── StaleInstanceError          a full save() of an instance that a stale copy answered
     ├── ReadOnlyInstanceError       a change of an instance that was looked up as read-only
-    └── TenantError                 a lookup that depends on its context in a way that the cache does not know
+    ├── TenantError                 a lookup that depends on its context in a way that the cache does not know
+    └── RelayError                  writes of other programs cannot be captured as declared
 
 A lookup that matches no row, or too many rows, raises Tortoise's own ``DoesNotExist`` or ``MultipleObjectsReturned``.
 ``get_or_404`` raises ``NotFoundError``, a ``DoesNotExist`` for web frameworks.
@@ -76,6 +77,13 @@ class TenantError(CacheError):
     """A refused lookup, because cached rows could be those of another tenant.
 
     It has no tenant, or its rows depend on a context that ``ModelCache(tenant=...)`` does not tell apart.
+    """
+
+
+class RelayError(CacheError):
+    """Writes of other programs cannot be captured: triggers are missing or out of date, or the database is a replica.
+
+    The message names the remedy. Meanwhile, readers do not believe entries of models with ``relay = True``.
     """
 
 

@@ -4,7 +4,7 @@ Knows fields, columns and managers. ``relations`` and ``schema`` build on it.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
 from pypika_tortoise.enums import Order
@@ -117,6 +117,12 @@ def table_of(model: type[Model]) -> str:
     return str(meta_of(model).db_table)
 
 
+def schema_of(model: type[Model]) -> str | None:
+    """Returns the schema of PostgreSQL, or the database of MySQL, that a model names."""
+    schema: str | None = meta_of(model).schema
+    return schema or None
+
+
 def unique_keys(model: type[Model]) -> set[frozenset[str]]:
     """Returns the sets of attributes whose values belong to at most one row: single ones, and ``unique_together``."""
     together = [frozenset(attributes_of(model, names)) for names in meta_of(model).unique_together]
@@ -142,6 +148,13 @@ def python_values(model: type[Model], row: Mapping[str, Any], columns: Mapping[s
     """Returns the values of a driver's row by attribute, converted as Tortoise would convert them."""
     fields = meta_of(model).fields_map
     return {name: fields[name].to_python_value(row[column]) for name, column in columns.items()}
+
+
+def value_converters(model: type[Model], attributes: Iterable[str]) -> dict[str, Callable[[Any], Any] | None]:
+    """Returns the conversions that ``values()`` of a queryset applies to what the driver returns; None for none."""
+    meta = meta_of(model)
+    native = {name for _, name, _ in meta.db_native_fields}
+    return {name: None if name in native else meta.fields_map[name].to_python_value for name in attributes}
 
 
 def is_partial(instance: Model) -> bool:

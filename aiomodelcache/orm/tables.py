@@ -26,13 +26,13 @@ def models_by_table(
 
 
 def _table_id(model: type[Model], client: BaseDBAsyncClient) -> tuple[Any, ...]:
-    meta, dialect, database = meta_of(model), client.capabilities.dialect, _database_id(client)
+    meta, dialect, database = meta_of(model), client.capabilities.dialect, database_id(client)
     default = {"postgres": getattr(client, "schema", None) or "public", "mysql": getattr(client, "database", None)}
     names = meta.schema or default.get(dialect), meta.db_table
     return (*database, *(names if dialect == "postgres" else [str(name).lower() for name in names]))
 
 
-def _database_id(client: BaseDBAsyncClient) -> tuple[Any, ...]:
+def database_id(client: BaseDBAsyncClient) -> tuple[Any, ...]:
     """Returns the address of a database, which is equal for all connections to it."""
     connection: Any = client
     filename = getattr(connection, "filename", None)

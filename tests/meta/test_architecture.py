@@ -36,6 +36,7 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
+    "relay": "captured",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "

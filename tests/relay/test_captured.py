@@ -1,0 +1,71 @@
+"""Which tables and columns are captured, and what identifies them."""
+
+from dataclasses import replace
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.context import TortoiseContext
+
+from aiomodelcache import CacheConfigurationError, ModelCache
+from aiomodelcache.relay.captured import captured_tables, coverage_fingerprint
+from tests.support.models.relay_models import Branch, Reading, Seat, Spelling, Typed, Venue
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.relay_models"),
+    pytest.mark.only_on("sqlite", because="declarations are the same on every database"),
+    pytest.mark.only_on("memory", because="no store is asked"),
+]
+
+
+async def test_tables_of_relayed_models_and_their_through_tables_are_captured(
+    database: BaseDBAsyncClient, cache: ModelCache
+) -> None:
+    [(connection, tables)] = captured_tables(cache.open_cache).items()
+    assert connection == database.connection_name
+    found = {table.name: (table.pk, table.columns, table.models) for table in tables}
+    assert found.pop("typed")[2] == (Typed,)
+    assert found == {
+        "branch": ("id", ("id",), (Branch,)),
+        "reading": ("id", ("id", "region"), (Reading,)),
+        "seat": ("id", ("code", "id", "patron_id", "venue_id"), (Seat,)),
+        "seat_label": ("", ("label_id", "seat_id"), ()),
+        "spelling": ("word", ("word",), (Spelling,)),
+        "venue": ("id", ("id",), (Venue,)),
+    }
+    typed = next(table for table in tables if table.table == "typed")
+    assert "character_column" in typed.columns
+    assert "char" not in typed.columns
+
+
+async def test_the_fingerprint_is_of_all_that_is_captured(cache: ModelCache) -> None:
+    [tables] = captured_tables(cache.open_cache).values()
+    whole = coverage_fingerprint(tables)
+    assert len(whole) == 16
+    assert int(whole, 16)
+    assert coverage_fingerprint(tables[::-1]) == whole
+    assert coverage_fingerprint([replace(table, connection="other", models=()) for table in tables]) == whole
+    others = [
+        tables[1:],
+        [*tables[1:], replace(tables[0], columns=(*tables[0].columns, "more"))],
+        [*tables[1:], replace(tables[0], schema="other")],
+        [*tables[1:], replace(tables[0], table="other")],
+    ]
+    assert len({whole, *map(coverage_fingerprint, others)}) == 5
+
+
+@pytest.mark.models("tests.support.models.models")
+async def test_without_relayed_models_nothing_is_captured(cache: ModelCache) -> None:
+    assert captured_tables(cache.open_cache) == {}
+
+
+async def test_two_connections_to_one_database_are_refused(database: BaseDBAsyncClient) -> None:
+    url = f"sqlite://{database.filename}"  # type: ignore[attr-defined]
+    apps = {
+        "app": {"models": ["tests.support.models.relay_models"], "default_connection": "one"},
+        "schemas": {"models": ["tests.support.models.relay_schema_models"], "default_connection": "two"},
+    }
+    async with TortoiseContext() as context:
+        await context.init(config={"connections": {"one": url, "two": url}, "apps": apps})
+        async with ModelCache("memory://", inspect_columns=False) as cache:
+            with pytest.raises(CacheConfigurationError, match="use two connections to one database"):
+                captured_tables(cache.open_cache)
