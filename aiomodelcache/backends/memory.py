@@ -25,6 +25,7 @@ from aiomodelcache.backends.protocol import (
 )
 from aiomodelcache.encoding.layout import (
     ABSENT,
+    CLAIM,
     INTENT,
     INTENT_SIZE,
     LEASE,
@@ -153,6 +154,22 @@ class MemoryBackend:
         for clear in clears:
             self._clear(clear, token, now)
         return [self._save(save, token, now, same=save.stamp in same) for save in saves]
+
+    async def clock(self) -> int:
+        """Returns the time of the clock, in milliseconds (see ``SupportsClaims``)."""
+        return self._now()
+
+    async def claim(self, key: bytes, until_ms: int) -> None:
+        """Keeps a key until a time (see ``SupportsClaims``)."""
+        now = self._now()
+        _, deadline = self._values.get(key, (b"", 0.0))
+        if until_ms > max(now, deadline):
+            self._put(key, CLAIM, until_ms, now)
+
+    async def remaining(self, keys: Sequence[bytes]) -> list[int]:
+        """Returns the milliseconds that claims have left (see ``SupportsClaims``)."""
+        now = self._now()
+        return [max(0, int(self._values.get(key, (b"", 0.0))[1]) - now) for key in keys]
 
     def recent(self, limit: int | None = None) -> list[bytes]:
         """Returns the keys of entries without intents, at most ``limit``, the most recently used first."""

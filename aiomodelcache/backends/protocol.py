@@ -224,6 +224,31 @@ class SupportsWriteThrough(Protocol):
         ...
 
 
+class SupportsClaims(Protocol):
+    """An optional extension of a backend, with which entries are believed only while a claim about them lives.
+
+    A claim is a key that ends at a time by the store's own clock. A claim that the store loses ends early.
+    """
+
+    async def clock(self) -> int:
+        """Returns the time by the store's own clock, in milliseconds.
+
+        A store of several servers returns the earliest time of all, so that a claim never lives too long.
+        """
+        ...
+
+    async def claim(self, key: bytes, until_ms: int) -> None:
+        """Makes ``key`` live until ``until_ms`` by the store's own clock, or longer if it is claimed for longer.
+
+        Does nothing if that time is past. Raises ``BackendError`` if the store refuses.
+        """
+        ...
+
+    async def remaining(self, keys: Sequence[bytes]) -> list[int]:
+        """Returns the milliseconds that each claim has left, or 0 for a key without a claim."""
+        ...
+
+
 class SupportsTracking(Protocol):
     """An optional extension of a backend, with which entries may be kept near, in this process."""
 

@@ -21,6 +21,7 @@ from aiomodelcache.backends.protocol import (
     ReadCallback,
     ReplacedEntry,
     Save,
+    SupportsClaims,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
@@ -46,6 +47,9 @@ class SignedBackend:
         if hasattr(backend, "clear_and_save"):
             self.mark_for_save = self._mark_for_save
             self.clear_and_save = self._clear_and_save
+        if hasattr(backend, "claim"):  # claims are not signed: a false one reveals nothing, and entries are
+            claiming = cast("SupportsClaims", backend)
+            self.clock, self.claim, self.remaining = claiming.clock, claiming.claim, claiming.remaining
 
     def __repr__(self) -> str:
         return f"<SignedBackend over {self.backend!r}>"

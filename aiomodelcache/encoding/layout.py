@@ -16,6 +16,7 @@ state  layout after the state byte                    meaning
 ``W``  (token 16, expiry 13 digits) per writer        writers' intents: readers neither use nor fill it
 ``E``  16 bytes: random ones, after the server's      a version: a model's epoch or write stamp
        incarnation if the backend has one
+``C``  nothing                                       a claim: it says something while it lives
 =====  ============================================  ==========================================
 
 ``checksum`` is the CRC-32 of all bytes after it, seeded with the state byte. It detects changed or truncated bytes
@@ -38,6 +39,7 @@ STALE: Final = b"S"
 LEASE: Final = b"L"
 INTENT: Final = b"W"
 VERSION: Final = b"E"
+CLAIM: Final = b"C"
 
 TOKEN_SIZE: Final = 16
 PREFIX_SIZE: Final = 1 + TOKEN_SIZE

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 from aiomodelcache.declare.values import BaseValueQuery
-from aiomodelcache.encoding.layout import EPOCH, INTENT_SIZE, PREFIX_SIZE, TOKEN_SIZE, is_intent, is_lease
+from aiomodelcache.encoding.layout import CLAIM, EPOCH, INTENT_SIZE, PREFIX_SIZE, TOKEN_SIZE, is_intent, is_lease
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import ANY_EPOCH, NoValue, is_version
 from aiomodelcache.entries.derived import DerivedValue
@@ -79,7 +79,7 @@ async def inspected(
         state = state_of(place.entry_set, key, entry, epoch)
         data["state"], data["age"] = state.state, state.age
     elif entry is not None:
-        data["state"] = "version" if is_version(entry) else "written" if is_intent(entry) else "damaged"
+        data["state"] = _state(entry)
     if is_intent(entry):
         data["intents"] = _intents(cast("bytes", entry), await store.clock(), cache.config.intent_ttl, await fleet())
     elif is_lease(entry):
@@ -92,6 +92,13 @@ async def inspected(
         if isinstance(content, DerivedValue):
             data["dependencies"] = await dependencies_of(cache, content, key_map, values=values)
     return data
+
+
+def _state(entry: bytes) -> str:
+    """Returns the state of what holds no answer."""
+    if is_version(entry):
+        return "version"
+    return "written" if is_intent(entry) else "claimed" if entry == CLAIM else "damaged"
 
 
 def _epoch(own: bytes, current: bytes | None) -> str:

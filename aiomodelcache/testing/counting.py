@@ -20,6 +20,7 @@ from aiomodelcache.backends.protocol import (
     Marked,
     ReadCallback,
     ReplacedEntry,
+    SupportsClaims,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
@@ -128,7 +129,30 @@ class CountingBackend:
         """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
         return self._counted(cast("SupportsWriteThrough", self.backend).clear_and_save, keys_at=(3,))
 
-    def _counted(self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...]) -> Callable[..., Awaitable[T]]:
+    @property
+    def clock(self) -> Callable[[], Awaitable[int]]:
+        """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
+        return self._counted(cast("SupportsClaims", self.backend).clock)
+
+    @property
+    def claim(self) -> Callable[[bytes, int], Awaitable[None]]:
+        """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
+        claim = self._counted(cast("SupportsClaims", self.backend).claim)
+
+        async def counted(key: bytes, until_ms: int) -> None:
+            self.keys.add(key)
+            await claim(key, until_ms)
+
+        return counted
+
+    @property
+    def remaining(self) -> Callable[[Sequence[bytes]], Awaitable[list[int]]]:
+        """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
+        return self._counted(cast("SupportsClaims", self.backend).remaining)
+
+    def _counted(
+        self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...] = ()
+    ) -> Callable[..., Awaitable[T]]:
         async def counted(*arguments: Any) -> T:
             self._count(operation.__name__)
             self.keys.update(*[arguments[at] for at in keys_at])

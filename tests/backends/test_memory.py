@@ -4,6 +4,7 @@ import pytest
 
 from aiomodelcache.backends.memory import ENTRY_OVERHEAD, MemoryBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
+from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import (
     MINUTE,
     SHORT,
@@ -30,7 +31,7 @@ def clock() -> Clock:
     return Clock()
 
 
-class TestMemoryBackend(WriteThroughConformance):
+class TestMemoryBackend(WriteThroughConformance, ClaimConformance):
     @pytest.fixture(autouse=True)
     def store(self, clock: Clock) -> None:
         self.clock = clock

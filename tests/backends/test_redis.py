@@ -16,6 +16,7 @@ from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import (
     MINUTE,
     held,
@@ -34,7 +35,7 @@ from .opening import PATIENT, hurry, opened
 from .proxy import Proxy
 
 
-class TestRedisBackend(WriteThroughConformance):
+class TestRedisBackend(WriteThroughConformance, ClaimConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url

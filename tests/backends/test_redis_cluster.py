@@ -15,6 +15,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.stats import Stats
+from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import MINUTE, held, new_keys, new_token, new_value, put
 from aiomodelcache.testing.write_through import WriteThroughConformance
 from tests.support.servers import RedisServer
@@ -37,7 +38,7 @@ async def backend(cluster: Cluster) -> AsyncIterator[RedisBackend]:
         yield backend
 
 
-class TestRedisBackendOnACluster(WriteThroughConformance):
+class TestRedisBackendOnACluster(WriteThroughConformance, ClaimConformance):
     many = 2_000
 
     @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.signed import SignedBackend
 from aiomodelcache.encoding.layout import PREFIX_SIZE
 from aiomodelcache.encoding.signatures import SIGNATURE_SIZE, Signer
+from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import (
     MINUTE,
     held,
@@ -32,7 +33,7 @@ SECRETS = (b"the secret of these tests", b"the secret before")
 __all__ = ["cluster"]  # a fixture
 
 
-class TestSignedMemory(WriteThroughConformance):
+class TestSignedMemory(WriteThroughConformance, ClaimConformance):
     @pytest.fixture(autouse=True)
     def store(self) -> None:
         self.clock = Clock()
@@ -46,7 +47,7 @@ class TestSignedMemory(WriteThroughConformance):
         self.clock.seconds += seconds
 
 
-class TestSignedRedis(WriteThroughConformance):
+class TestSignedRedis(WriteThroughConformance, ClaimConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url
@@ -57,7 +58,7 @@ class TestSignedRedis(WriteThroughConformance):
         return backend
 
 
-class TestSignedCluster(WriteThroughConformance):
+class TestSignedCluster(WriteThroughConformance, ClaimConformance):
     delivers_changes = False
 
     @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from redis.exceptions import (
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
+from aiomodelcache.backends.redis.claims import ClaimCommands
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.commands import as_bytes, version_commands
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
@@ -42,7 +43,7 @@ Beyond it, further scripts are sent in the same round trip.
 """
 
 
-class RedisBackend(SavingCommands):
+class RedisBackend(SavingCommands, ClaimCommands):
     """Entries in Redis, at a URL or through a client that the program already has.
 
     URLs are ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix://path``,
