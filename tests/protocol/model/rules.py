@@ -181,6 +181,42 @@ class Rules:
     group_needs_epoch: bool = True
     """Who depends on a group's version depends on the epoch, too, since a bulk write names no groups."""
 
+    # Relays
+    relay_lives: bool = True
+    """Entries answer only while a relay is known to live."""
+    relay_looked_at_reply: bool = True
+    """The countdown is looked at when the reply is there, since the request may have been delayed."""
+    relay_known_when_sent: bool = True
+    """A reply is judged by the countdown that was known when its request was sent. A relay may have returned since."""
+    relay_counts_from_question: bool = True
+    """The remaining life is counted from before the question, not from the answer."""
+    relay_return_drops_near: bool = True
+    """When a relay returns, the process drops what it keeps, since messages about it may be on their way."""
+    relay_invalidates_first: bool = True
+    """A relay deletes lines after it has invalidated what they name, not before."""
+    relay_claims_from_start: bool = True
+    """A claim ends a while after the relay has read the clock, not after it has claimed."""
+    relay_clock_first: bool = True
+    """A relay reads the clock before it selects the lines, not after it."""
+    relay_deletes_seen: bool = True
+    """A relay deletes the lines that it has seen, not all up to the highest: ids are committed in any order."""
+    relay_claims_all: bool = True
+    """A relay claims to live only if it has left no lines out."""
+    relay_leaves_intents: bool = True
+    """A relay's clear leaves the intents of writers, which are about to commit."""
+    relay_clears_version: bool = True
+    """A relay clears the table's version, too, on which derived entries depend."""
+    relay_stamps: bool = True
+    """A relay changes the stamp, as a writer does, since readers with late leases compare it."""
+    relay_stamps_before_clear: bool = True
+    """A relay changes the stamp before it clears, not after it."""
+    relay_bumps_epoch: bool = True
+    """A relay clears the epoch if the catalogue shows a change that no trigger has seen."""
+    relay_catalogue_after_clock: bool = True
+    """A relay looks at the catalogue after it has read the clock."""
+    relay_begins_anew: bool = True
+    """A relay that starts clears the epoch, since it does not know the catalogue of the last one."""
+
     # Nested derived entries
     inner_needs_passed_on: bool = True
     """The outer entry depends on all that the inner one depends on. Its token alone says nothing of rows."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import derived, epochs, groups, indexes, near, rows, savers, stale
+from tests.protocol.model import derived, epochs, groups, indexes, near, relays, rows, savers, stale
 from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
@@ -66,6 +66,10 @@ def _groups(**options: Any) -> Shape:
 
 def _savers(**options: Any) -> Shape:
     return Shape(savers.system, options)
+
+
+def _relays(**options: Any) -> Shape:
+    return Shape(relays.system, options)
 
 
 SOUND = [
@@ -133,6 +137,18 @@ SOUND = [
     _groups(look_ups=(2, 1), writers=1),
     _groups(look_ups=(2,), writers=1, bulk=1),
     _groups(look_ups=(2,), writers=1, crashes=1, evictions=1, ticks=3),
+    _relays(drains=(2,), look_ups=(1,), outsiders=(1,), questions=1, crashes=1),
+    _relays(drains=(1, 1), look_ups=(1,), outsiders=(1,), questions=1, ticks=1),
+    _relays(drains=(2,), look_ups=(2,), outsiders=(1,), fills=True, ticks=2),
+    _relays(drains=(1,), look_ups=(1,), outsiders=(1,), writers=1, crashes=1, ticks=2),
+    _relays(drains=(1,), look_ups=(2,), outsiders=(1,), questions=1, derived=True, ticks=2),
+    _relays(drains=(1,), look_ups=(1,), writers=1, derived=True, ticks=1),
+    _relays(drains=(1,), look_ups=(1,), outsiders=(1,), late=1, ticks=1),
+    _relays(drains=(1,), look_ups=(2,), attached=1, questions=1, ticks=2),
+    _relays(drains=(2,), look_ups=(1,), attached=1, remembers=True),
+    _relays(drains=(2,), look_ups=(1,), transactions=1, others=1, ticks=2),
+    _relays(drains=(2,), look_ups=(1,), outsiders=(2,), limit=1, questions=1, ticks=2),
+    _relays(drains=(1,), near=(2,), outsiders=(1,), questions=1),
 ]
 """Shapes that every run of the tests explores."""
 
@@ -166,6 +182,12 @@ LARGE = [
     _savers(savers=2, by_pk=(1,), bulk=1, warm=()),
     _groups(look_ups=(2, 1), writers=2),
     _groups(look_ups=(1, 1), writers=1, bulk=1),
+    _relays(drains=(2, 1), look_ups=(2,), outsiders=(2,), questions=1, crashes=1),
+    _relays(drains=(2,), look_ups=(1, 1), outsiders=(1,), writers=1, questions=1, crashes=1),
+    _relays(drains=(2,), look_ups=(2,), outsiders=(1,), writers=1, derived=True, questions=1),
+    _relays(drains=(1, 1), look_ups=(1,), outsiders=(1,), late=1, questions=1, ticks=2),
+    _relays(drains=(2,), near=(2,), outsiders=(1,), questions=2),
+    _relays(drains=(1, 1), look_ups=(1,), attached=1, outsiders=(1,), questions=2, crashes=1),
 ]
 """Shapes that take minutes and some GB of memory each."""
 
@@ -180,6 +202,10 @@ _SLOW_LATE = _derived("late row", look_ups=(1,), writers=("a",), row_readers=1, 
 _CAPPED = _derived("rows", cap=1, look_ups=(2,), writers=("a, b",), warm=False)
 
 _SAVERS = _savers(predicts=(True,), savers=2)
+_OUTSIDE = _relays(drains=(1,), look_ups=(1,), outsiders=(1,), questions=1, crashes=1)
+_LATE_OUTSIDE = _relays(drains=(1,), outsiders=(1,), late=1, ticks=1)
+_LIMITED = _relays(drains=(1,), look_ups=(1,), outsiders=(1,), others=1, limit=1, questions=1)
+_ATTACHED = _relays(drains=(1,), look_ups=(1,), attached=1, questions=1)
 
 BROKEN = [
     Broken("lease", _ONE_OF_EACH, STALE),
@@ -266,4 +292,21 @@ BROKEN = [
     Broken("group_entered_marked", _groups(look_ups=(2,), writers=1, start=None), STALE),
     Broken("group_left_locked", _groups(look_ups=(2,), writers=2, start="b", slugs=("a", "b")), STALE),
     Broken("group_needs_epoch", _groups(look_ups=(2,), bulk=1), STALE),
+    Broken("relay_lives", _OUTSIDE, STALE),
+    Broken("relay_looked_at_reply", _OUTSIDE, STALE),
+    Broken("relay_known_when_sent", _OUTSIDE, STALE),
+    Broken("relay_counts_from_question", _OUTSIDE, STALE),
+    Broken("relay_return_drops_near", _relays(drains=(1,), near=(1,), outsiders=(1,), questions=1), STALE),
+    Broken("relay_invalidates_first", _OUTSIDE, STALE_AT_REST),
+    Broken("relay_claims_from_start", _OUTSIDE, STALE),
+    Broken("relay_clock_first", _OUTSIDE, STALE),
+    Broken("relay_deletes_seen", _relays(drains=(1,), transactions=1, others=1), STALE_AT_REST),
+    Broken("relay_claims_all", _LIMITED, STALE),
+    Broken("relay_leaves_intents", _relays(drains=(1,), look_ups=(2,), outsiders=(1,), writers=1, ticks=1), STALE),
+    Broken("relay_clears_version", _relays(drains=(1,), outsiders=(1,), derived=True, ticks=1), STALE_AT_REST),
+    Broken("relay_stamps", _LATE_OUTSIDE, STALE_AT_REST),
+    Broken("relay_stamps_before_clear", _LATE_OUTSIDE, STALE_AT_REST),
+    Broken("relay_bumps_epoch", _ATTACHED, STALE),
+    Broken("relay_catalogue_after_clock", _relays(**_ATTACHED.options, remembers=True), STALE),
+    Broken("relay_begins_anew", _ATTACHED, STALE),
 ]
