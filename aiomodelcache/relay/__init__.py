@@ -1,5 +1,6 @@
 """Writes of other programs: captured by triggers, seen by a relay within ``relay_lag``.
 
-Nothing that ``import aiomodelcache`` imports imports this package. Must not know how lookups proceed. Holds
-``captured`` (which tables and columns).
+Nothing that ``import aiomodelcache`` imports imports this package. Must not know how lookups proceed. Top to bottom:
+``source`` (what a relay drains), ``postgres_lines``, ``mysql_lines``, ``sqlite_lines`` (the change table of each
+database), ``lines``, ``triggers`` (a package: what fills the change table), ``captured`` (which tables and columns).
 """

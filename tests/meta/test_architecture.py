@@ -36,7 +36,8 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
-    "relay": "captured",
+    "relay": "source postgres_lines mysql_lines sqlite_lines lines triggers captured",
+    "relay.triggers": "installation postgres mysql cascades sqlite definitions",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
@@ -112,7 +113,7 @@ WITH_CODE = {"", "observe", "testing", "contrib.dashboard"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""
-NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses"}
+NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses", "relay.triggers"}
 """Packages that are one part of another one."""
 PLACES = [
     module

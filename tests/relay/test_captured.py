@@ -1,4 +1,4 @@
-"""Which tables and columns are captured, and what identifies them."""
+"""The captured tables and columns, and their fingerprint."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ async def test_two_connections_to_one_database_are_refused(database: BaseDBAsync
     url = f"sqlite://{database.filename}"  # type: ignore[attr-defined]
     apps = {
         "app": {"models": ["tests.support.models.relay_models"], "default_connection": "one"},
-        "schemas": {"models": ["tests.support.models.relay_schema_models"], "default_connection": "two"},
+        "elsewhere": {"models": ["tests.support.models.relay_elsewhere_models"], "default_connection": "two"},
     }
     async with TortoiseContext() as context:
         await context.init(config={"connections": {"one": url, "two": url}, "apps": apps})

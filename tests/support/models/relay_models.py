@@ -104,7 +104,7 @@ class Typed(CachedModel):
 
     id = fields.BigIntField(primary_key=True, generated=False)
     small = fields.SmallIntField(null=True)
-    integer = fields.IntField(null=True)
+    medium = fields.IntField(null=True)
     big = fields.BigIntField(null=True)
     flag = fields.BooleanField(null=True)
     char = fields.CharField(max_length=80, null=True, source_field="character_column")
@@ -123,7 +123,7 @@ class Typed(CachedModel):
 
     class CacheMeta:
         filter_key_fields_list = [
-            ("small",), ("integer",), ("big",), ("flag",), ("char",), ("text",), ("number",), ("price",), ("ref",),
+            ("small",), ("medium",), ("big",), ("flag",), ("char",), ("text",), ("number",), ("price",), ("ref",),
             ("day",), ("moment",), ("clock",), ("span",), ("level",), ("hue",), ("mood",), ("point",),
         ]  # fmt: skip
         relay = True

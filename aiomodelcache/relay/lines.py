@@ -1,0 +1,34 @@
+"""A line of the change table, before its values are those of fields."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+POLL_INTERVAL: Final = 0.05
+"""Seconds between two looks at a change table whose database does not notify."""
+
+Values = Sequence[Any]
+"""The values of a captured table's columns, in the order of ``CapturedTable.columns``, as the driver returns them."""
+Pairs = Sequence[tuple[Values | None, Values | None]]
+"""The old and the new values of rows."""
+
+
+class Line(NamedTuple):
+    """A line of the change table."""
+
+    id: int
+    source: str
+    """The name of the captured table."""
+    pairs: Pairs | None
+    """None: the line names the whole table."""
+
+
+def paired(olds: Sequence[Values], news: Sequence[Values], pk: int | None) -> Pairs:
+    """Returns the rows of one statement, whose old and new values are in no order, joined by the primary key.
+
+    ``pk``: the place of the primary key's column, or None if there is none.
+    """
+    if pk is None or not olds or not news:
+        return [*[(old, None) for old in olds], *[(None, new) for new in news]]
+    left = {new[pk]: new for new in news}
+    pairs: list[tuple[Values | None, Values | None]] = [(old, left.pop(old[pk], None)) for old in olds]
+    return [*pairs, *[(None, new) for new in left.values()]]

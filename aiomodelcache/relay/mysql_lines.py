@@ -1,0 +1,182 @@
+"""Lines of the change table of MariaDB and MySQL. Their values are texts, read as the driver reads the columns."""
+
+import asyncio
+import datetime
+import json
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import OperationalError
+
+from aiomodelcache.exceptions import RelayError
+from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.lines import POLL_INTERVAL, Line, Pairs, Values
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, literal, select
+from aiomodelcache.relay.triggers.mysql import Database, column_types, is_exact
+
+RESTART_TOLERANCE: Final = 2
+"""Seconds by which the start of the same run of a server may appear to differ, as it is told in whole seconds."""
+
+_Reader = Callable[[Any], Any]
+_TIME: Final = re.compile(r"(-?)(\d+):(\d\d):(\d\d)(?:\.(\d{1,6}))?")
+_SERVER: Final = """
+    SELECT VERSION() AS version, @@global.read_only AS is_read_only, @@hostname AS host, @@port AS port,
+        @@server_id AS id, UNIX_TIMESTAMP() AS now
+"""
+_GUARD: Final = """
+    SELECT 'coverage' AS kind, '' AS name, CAST(fingerprint AS CHAR) AS state FROM {coverage}
+  UNION ALL
+    SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, MD5(action_statement))
+    FROM information_schema.triggers WHERE ({triggers})
+  UNION ALL
+    SELECT 'column', CONCAT(table_name, '.', column_name), column_type FROM information_schema.columns
+    WHERE ({columns})
+  UNION ALL
+    SELECT 'table', CONCAT(CAST(table_id AS CHAR), ''), name FROM information_schema.{innodb} WHERE ({names})
+"""
+
+_FILENAME: Final = "CONVERT(CAST(CONVERT({} USING filename) AS BINARY) USING utf8mb3)"
+"""InnoDB spells the names of tables as those of files."""
+
+
+class MySQLLines:
+    """The change table of a MariaDB or MySQL database."""
+
+    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
+        self._client = client
+        self._all = tables
+        self._tables = {table.name: table for table in tables}
+        self._types: dict[str, Mapping[str, str]] | None = None
+        """The types of columns by table. None: not read yet."""
+        self._database: Database | None = None
+        self._started = 0
+
+    async def guard(self) -> Hashable:
+        """Returns what identifies the server's run, the triggers, the columns and InnoDB's tables.
+
+        Raises ``RelayError`` for a replica, and if the numbers of tables cannot be read.
+        """
+        [server] = await select(self._client, _SERVER)
+        if int(server["is_read_only"]):
+            raise RelayError(
+                f"{self._client.connection_name}: the database is read-only, like a replica, so lines cannot be "
+                "deleted: connect the relay to the primary."
+            )
+        [uptime] = await select(self._client, "SHOW GLOBAL STATUS LIKE 'Uptime'")
+        started = int(server["now"]) - int(uptime["Value"])
+        if abs(started - self._started) > RESTART_TOLERANCE:
+            self._started = started
+        rows = await self._catalogue(str(server["version"]))
+        run = str(server["host"]), int(server["port"]), int(server["id"]), self._started
+        return run, tuple(sorted((str(row["kind"]), str(row["name"]), str(row["state"])) for row in rows))
+
+    async def _catalogue(self, version: str) -> Any:
+        if self._database is None:
+            self._database = await Database.of(self._client)
+        places = [self._database.place(table) for table in self._all]
+        innodb = "INNODB_SYS_TABLES" if "mariadb" in version.lower() else "INNODB_TABLES"
+        names = [
+            f"CONCAT({_FILENAME.format(literal(db))}, '/', {_FILENAME.format(literal(name))})" for db, name in places
+        ]
+        matches = [f"name = {each} OR name LIKE CONCAT({each}, '#%')" for each in names]
+        statement = _GUARD.format(
+            coverage=COVERAGE,
+            triggers=" OR ".join(
+                f"event_object_schema = {literal(db)} AND event_object_table = {literal(name)} "
+                f"AND trigger_name LIKE {literal(PREFIX + '%')}"
+                for db, name in places
+            ),
+            columns=" OR ".join(
+                f"table_schema = {literal(db)} AND table_name = {literal(name)}" for db, name in places
+            ),
+            innodb=innodb,
+            names=" OR ".join(matches),
+        )
+        try:
+            return await select(self._client, statement)
+        except OperationalError as error:
+            if "PROCESS" not in str(error):
+                raise
+            raise RelayError(
+                f"{self._client.connection_name}: a TRUNCATE is seen by the number of its table, which this user may "
+                "not read: GRANT PROCESS ON *.* TO the relay's user."
+            ) from error
+
+    def reset(self) -> None:
+        """Forgets the types of columns."""
+        self._types = None
+
+    async def read(self, limit: int) -> list[Line]:
+        """Returns up to ``limit`` lines, by number."""
+        rows = await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
+        if rows and self._types is None:
+            types = await column_types(self._client, await Database.of(self._client), self._all)
+            database = await Database.of(self._client)
+            self._types = {table.name: types[database.place(table)] for table in self._all}
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """Deletes lines."""
+        client: Any = self._client
+        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))})")
+
+    async def wait(self, timeout: float) -> None:
+        """Waits until the next poll is due."""
+        await asyncio.sleep(min(timeout, POLL_INTERVAL))
+
+    async def close(self) -> None:
+        """Does nothing: no connection was opened."""
+
+    def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
+        table = self._tables.get(str(row["source"]))
+        if table is None or self._types is None or not is_exact(table, self._types[table.name]):
+            return None
+        op = str(row["op"])
+        needed = [name for name, ops in (("old", "UD"), ("new", "UI")) if op in ops]
+        if not needed or any(row[name] is None for name in needed):
+            return None
+        try:
+            old, new = [_values(table, self._types[table.name], row[name]) for name in ("old", "new")]
+        except (ValueError, ArithmeticError, TypeError):
+            return None
+        return [(old, new)]
+
+
+def _values(table: CapturedTable, types: Mapping[str, str], text: str | None) -> Values | None:
+    """Returns the values of a row as the driver would. Raises ``ValueError``."""
+    if text is None:
+        return None
+    values: list[Any] = json.loads(text)
+    readers: list[_Reader] = [_READERS.get(types[column], _text) for column in table.columns]
+    return [None if value is None else read(value) for read, value in zip(readers, values, strict=True)]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _time(value: str) -> datetime.timedelta:
+    match = _TIME.fullmatch(value)
+    if match is None:
+        raise ValueError(value)
+    sign, hours, minutes, seconds, fraction = match.groups(default="")
+    span = datetime.timedelta(
+        hours=int(hours), minutes=int(minutes), seconds=int(seconds), microseconds=int(fraction.ljust(6, "0"))
+    )
+    return -span if sign else span
+
+
+_READERS: Final[dict[str, _Reader]] = {
+    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "year"), int),
+    **dict.fromkeys(("float", "double"), float),
+    "decimal": Decimal,
+    "date": datetime.date.fromisoformat,
+    "datetime": datetime.datetime.fromisoformat,
+    "time": _time,
+}
+"""The functions that read a value's text as the driver does, by type. Other types are texts."""

@@ -1,0 +1,158 @@
+"""The changes of other programs, read from the change table that triggers fill.
+
+``TriggerSource`` is what a relay drains: one for each connection. It turns lines into rows by attribute, with the very
+values that a queryset's ``values()`` returns. A line that cannot be turned exactly stands for the whole table.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import OperationalError
+
+from aiomodelcache.orm.meta import RowValues, column_attribute, value_converters
+from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.lines import Line, Pairs, Values
+from aiomodelcache.relay.mysql_lines import MySQLLines
+from aiomodelcache.relay.postgres_lines import PostgresLines
+from aiomodelcache.relay.sqlite_lines import SQLiteLines
+from aiomodelcache.relay.triggers.installation import check_installation, dialect_of
+
+Rows = Sequence[tuple[RowValues | None, RowValues | None]]
+
+
+class Change(NamedTuple):
+    """A write of another program, or of this one: all rows of one table that a statement or a trigger has named."""
+
+    id: int
+    """Identifies the line for ``TriggerSource.delete``."""
+    table: CapturedTable
+    rows: Rows | None
+    """The old and the new values of each row; None for a row that is new or gone. None: everything of the table.
+
+    Values are by attribute of the table's first model, or by column for a through table. An update that changes primary
+    keys appears as rows that are gone and rows that are new.
+    """
+
+
+class Lines(Protocol):
+    """The change table of one database, as drivers return it."""
+
+    async def guard(self) -> Hashable:
+        """Returns a value that changes if the database may have changed rows without a line. Raises ``RelayError``."""
+        ...
+
+    def reset(self) -> None:
+        """Forgets what was learned of the catalogue and of the lines that are gone."""
+        ...
+
+    async def read(self, limit: int) -> list[Line]:
+        """Returns up to ``limit`` lines."""
+        ...
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """Deletes lines."""
+        ...
+
+    async def wait(self, timeout: float) -> None:
+        """Waits until there may be lines, at most ``timeout`` seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Closes what was opened for waiting."""
+        ...
+
+
+_LINES: Final[dict[str, Callable[[BaseDBAsyncClient, Sequence[CapturedTable]], Lines]]] = {
+    "postgres": PostgresLines,
+    "mysql": MySQLLines,
+    "sqlite": SQLiteLines,
+}
+
+
+class TriggerSource:
+    """The changes of one connection's captured tables.
+
+    No method opens a transaction that outlives it, so a source that hangs blocks no writer. Two sources at once are
+    safe: both may return a line, and deleting it twice does nothing.
+    """
+
+    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
+        dialect_of(client)
+        self._client = client
+        self._tables = tables
+        self._by_source = {table.name: _Table(table) for table in tables}
+        self._lines = _LINES[client.capabilities.dialect](client, tables)
+        self._verified: Hashable = None
+
+    async def check(self) -> Hashable:
+        """Returns what identifies the state of the catalogue and of the server.
+
+        If it is unequal to that of the last drain, rows may have changed without a line: by ATTACH PARTITION, a
+        rewriting ALTER TABLE, a restore, a failover, TRUNCATE on MySQL. Raises ``RelayError`` if triggers are missing
+        or out of date, and if the database is a replica or recovers.
+        """
+        try:
+            guard = await self._lines.guard()
+        except OperationalError:
+            await check_installation(self._client, self._tables)  # names the missing object
+            raise
+        if guard != self._verified:
+            self._verified = None
+            self._lines.reset()
+            await check_installation(self._client, self._tables)
+            self._verified = guard
+        return guard
+
+    async def changes(self, limit: int) -> list[Change]:
+        """Returns up to ``limit`` changes, the oldest first as far as their order is known."""
+        lines = await self._lines.read(limit)
+        unknown = [line.id for line in lines if line.source not in self._by_source]
+        if unknown:  # of declarations before the installed ones
+            await self._lines.delete(unknown)
+        return [
+            Change(line.id, table.captured, table.rows(line.pairs))
+            for line in lines
+            if (table := self._by_source.get(line.source)) is not None
+        ]
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """Deletes the lines of changes that have been dealt with."""
+        if ids:
+            await self._lines.delete(ids)
+
+    async def wait(self, timeout: float) -> None:
+        """Waits for a notification, or until the next poll is due, at most ``timeout`` seconds."""
+        await self._lines.wait(timeout)
+
+    async def close(self) -> None:
+        """Closes the connection that waits for notifications."""
+        await self._lines.close()
+
+
+class _Table:
+    """Turns the values of a captured table's columns into rows by attribute."""
+
+    def __init__(self, captured: CapturedTable) -> None:
+        self.captured = captured
+        self._names: Sequence[str] = captured.columns
+        self._converters: Sequence[Callable[[Any], Any] | None] = [None] * len(captured.columns)
+        if captured.models:
+            model = captured.models[0]
+            self._names = [column_attribute(model, column) or column for column in captured.columns]
+            self._converters = [*value_converters(model, self._names).values()]
+
+    def rows(self, pairs: Pairs | None) -> Rows | None:
+        """Returns the rows of a line; None if one of its values is not certain."""
+        if pairs is None:
+            return None
+        try:
+            return [(self._row(old), self._row(new)) for old, new in pairs]
+        except Exception:  # of a user's own field, too
+            return None
+
+    def _row(self, values: Values | None) -> RowValues | None:
+        if values is None:
+            return None
+        converted = zip(self._names, self._converters, values, strict=True)
+        return {name: value if convert is None else convert(value) for name, convert, value in converted}

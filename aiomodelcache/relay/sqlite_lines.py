@@ -1,0 +1,62 @@
+"""Lines of SQLite's change table, which hold the values as the captured columns do."""
+
+import asyncio
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.lines import POLL_INTERVAL, Line, Pairs
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, select
+from aiomodelcache.relay.triggers.sqlite import new_columns, old_columns
+
+
+class SQLiteLines:
+    """The change table of a SQLite database."""
+
+    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
+        self._client = client
+        self._tables = {table.name: table for table in tables}
+
+    async def guard(self) -> Hashable:
+        """Returns what identifies the file, its schema and the installed coverage."""
+        [version] = await select(self._client, "PRAGMA schema_version")
+        coverage = await select(self._client, f"SELECT fingerprint FROM {COVERAGE}")
+        client: Any = self._client
+        file: tuple[int, ...] = ()
+        with suppress(OSError):  # a database in memory
+            found = os.stat(client.filename)
+            file = found.st_dev, found.st_ino
+        return file, int(version["schema_version"]), *[str(row["fingerprint"]) for row in coverage]
+
+    def reset(self) -> None:
+        """Does nothing: nothing is remembered."""
+
+    async def read(self, limit: int) -> list[Line]:
+        """Returns up to ``limit`` lines, by number."""
+        rows = await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        """Deletes lines, in one short transaction."""
+        client: Any = self._client
+        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))})")
+
+    async def wait(self, timeout: float) -> None:
+        """Waits until the next poll is due."""
+        await asyncio.sleep(min(timeout, POLL_INTERVAL))
+
+    async def close(self) -> None:
+        """Does nothing: no connection was opened."""
+
+    def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
+        table = self._tables.get(str(row["source"]))
+        if table is None:
+            return None
+        number = len(table.columns)
+        old = [row[name] for name in old_columns(number)] if row["op"] in "UD" else None
+        new = [row[name] for name in new_columns(number)] if row["op"] in "UI" else None
+        return [(old, new)]

@@ -1,0 +1,101 @@
+"""Parts that the triggers of all databases share: names, quoting, and objects with the state that they must have."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.relay.captured import CapturedTable
+
+PREFIX: Final = "aiomodelcache_"
+"""The beginning of the names of all tables, functions and triggers that are installed."""
+CHANGES: Final = f"{PREFIX}changes"
+"""The table of captured lines."""
+COVERAGE: Final = f"{PREFIX}coverage"
+"""The table that holds the fingerprint of the installed coverage, in one row."""
+MAX_ROWS: Final = 10_000
+"""Maximum number of rows that a statement's line lists on PostgreSQL. Beyond it, the line names the whole table."""
+_TAG_SIZE: Final = 4
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Definition(NamedTuple):
+    """A table, function or trigger of the installation."""
+
+    kind: str
+    """``table``, ``function`` or ``trigger``."""
+    on: str
+    """The table that a trigger is on, as the database names it; empty for a table or function."""
+    name: str
+    state: str
+    """The state that the installed object must have, such as a digest of its text."""
+    create: tuple[str, ...]
+    """The statements that create the object, or replace an earlier one."""
+    source: str = ""
+    """The name of the captured table that the object is for."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The table and the name, which identify an object in the catalogue."""
+        return self.on, self.name
+
+
+class Dialect(Protocol):
+    """The part of the triggers that each database has for itself."""
+
+    async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
+        """Returns the objects that capture the tables' writes, in the order of their creation.
+
+        Raises ``RelayError`` for a table that cannot be captured.
+        """
+        ...
+
+    async def installed(self, client: BaseDBAsyncClient) -> dict[tuple[str, str], str]:
+        """Returns the state of each installed object by ``Definition.place``."""
+        ...
+
+    def drop(self, place: tuple[str, str]) -> str:
+        """Returns the statement that drops an installed object."""
+        ...
+
+    async def run(self, client: BaseDBAsyncClient, statements: Sequence[str]) -> None:
+        """Runs the statements of an installation, as far as possible in one transaction."""
+        ...
+
+
+def tag(name: str) -> str:
+    """Returns 8 hexadecimal digits that stand for a table in the names of its triggers."""
+    return hashlib.blake2b(name.encode(), digest_size=_TAG_SIZE).hexdigest()
+
+
+def digest(text: str) -> str:
+    """Returns the digest of an object's text that databases compute as ``md5(text)``."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def literal(text: str) -> str:
+    """Returns a text as a literal of standard SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted(*names: str | None) -> str:
+    """Returns a name in double quotes, after that of its schema unless this is None."""
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names if name is not None)
+
+
+def backquoted(*names: str | None) -> str:
+    """Returns a name as ``quoted`` does, in the quotes of MySQL."""
+    return ".".join("`" + name.replace("`", "``") + "`" for name in names if name is not None)
+
+
+def store_coverage(table: str, fingerprint: str) -> tuple[str, ...]:
+    """Returns the statements that note the installed coverage."""
+    return f"DELETE FROM {table}", f"INSERT INTO {table} (fingerprint) VALUES ({literal(fingerprint)})"
+
+
+async def select(client: Any, statement: str, values: list[Any] | None = None) -> Rows:
+    """Returns the rows of a statement by the names of their columns."""
+    rows: Rows = await client.execute_query_dict(statement, *([values] if values else []))
+    return rows

@@ -1,0 +1,260 @@
+"""Triggers of MariaDB and MySQL: one line for each row, as these databases have no triggers of statements.
+
+A trigger runs as its definer, so writers need no privilege on the change table. It does not fire for rows that a
+foreign key deletes or changes: triggers of the parents name these, see ``cascades``. TRUNCATE fires none either. It
+gives the table another number, which the relay looks at in each drain.
+
+A renamed column makes writes fail until the triggers are made anew, as with any trigger of these databases that names
+it: remove the triggers before the migration and install them after it.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.exceptions import RelayError
+from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.triggers.cascades import CascadeLine, ForeignKeyRow, cascade_lines
+from aiomodelcache.relay.triggers.definitions import (
+    CHANGES,
+    COVERAGE,
+    PREFIX,
+    Definition,
+    Rows,
+    backquoted,
+    digest,
+    literal,
+    select,
+    tag,
+)
+
+EXACT_TYPES: Final = frozenset(
+    [
+        *("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "float", "double", "year"),
+        *("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum", "uuid"),
+        *("date", "datetime", "time"),
+    ]
+)
+"""The types of columns whose values lines hold exactly. A line of a table with another one names the whole table."""
+
+_COLUMNS: Final = """
+    SELECT c.table_schema AS db, c.table_name AS tab, c.column_name AS name, c.data_type AS type, t.engine AS engine
+    FROM information_schema.columns c JOIN information_schema.tables t
+    ON t.table_schema = c.table_schema AND t.table_name = c.table_name
+    WHERE t.table_type = 'BASE TABLE' AND ({})
+"""
+_FOREIGN_KEYS: Final = """
+    SELECT k.table_schema AS db, k.table_name AS tab, k.constraint_name AS name, k.column_name AS col,
+        k.referenced_table_schema AS parent_db, k.referenced_table_name AS parent,
+        k.referenced_column_name AS parent_col, r.delete_rule AS on_delete, r.update_rule AS on_update
+    FROM information_schema.key_column_usage k JOIN information_schema.referential_constraints r
+    ON r.constraint_schema = k.constraint_schema AND r.constraint_name = k.constraint_name
+        AND r.table_name = k.table_name
+    WHERE k.referenced_table_name IS NOT NULL AND k.table_schema NOT IN ('mysql', 'sys')
+    ORDER BY k.table_schema, k.table_name, k.constraint_name, k.ordinal_position
+"""
+_TRIGGERS: Final = f"""
+    SELECT event_object_schema AS db, event_object_table AS tab, trigger_name AS name,
+        MD5(action_statement) AS state
+    FROM information_schema.triggers WHERE trigger_name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!'
+"""
+_OWN_TABLES: Final = (
+    "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = DATABASE() "
+    f"AND table_name IN ('{CHANGES}', '{COVERAGE}')"
+)
+_EVENTS: Final = {"insert": "I", "update": "U", "delete": "D"}
+
+TableName = tuple[str, str]
+"""The database and the name of a table, as the server spells them."""
+
+
+class MySQLTriggers:
+    """The triggers of MariaDB and MySQL."""
+
+    async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
+        """Returns the objects that capture the tables' writes. Raises ``RelayError``."""
+        database = await Database.of(client)
+        types = await column_types(client, database, tables)
+        changes = backquoted(database.name, CHANGES)
+        found = _own_tables(changes, backquoted(database.name, COVERAGE))
+        captured: dict[TableName, CapturedTable] = {}
+        for table in tables:
+            place = database.place(table)
+            captured[place] = table
+            values = {row: _values(table, types[place], row) for row in ("OLD", "NEW")}
+            for event, letter in _EVENTS.items():
+                old = values["OLD"] if letter != "I" else "NULL"
+                new = values["NEW"] if letter != "D" else "NULL"
+                line = f"VALUES ({literal(table.name)}, '{letter}', {old}, {new})"
+                body = f"INSERT INTO {changes} (source, op, old, new) {line}"
+                found.append(_trigger(database, place, event, "AFTER", body, table.name))
+        lines: dict[tuple[TableName, str], list[str]] = defaultdict(list)
+        for each in cascade_lines(await _foreign_keys(client), captured):
+            lines[each.parent, each.event].append(_cascade(changes, each, captured, types))
+        for (parent, event), statements in sorted(lines.items()):
+            body = f"BEGIN {'; '.join(statements)}; END"
+            found.append(_trigger(database, parent, event, "BEFORE", body, ".".join(parent)))
+        return found
+
+    async def installed(self, client: BaseDBAsyncClient) -> dict[tuple[str, str], str]:
+        """Returns the state of each installed object of the connection's database."""
+        triggers = await select(client, _TRIGGERS)
+        mark = (await Database.of(client)).mark
+        found = {
+            (backquoted(str(row["db"]), str(row["tab"])), str(row["name"])): str(row["state"])
+            for row in triggers
+            if str(row["name"]).endswith(mark)
+        }
+        return found | {("", str(row["name"])): "table" for row in await select(client, _OWN_TABLES)}
+
+    def drop(self, place: tuple[str, str]) -> str:
+        """Returns the statement that drops an installed object."""
+        on, name = place
+        if not on:
+            return f"DROP TABLE IF EXISTS {backquoted(name)}"
+        return f"DROP TRIGGER IF EXISTS {on.partition('`.`')[0]}`.{backquoted(name)}"
+
+    async def run(self, client: BaseDBAsyncClient, statements: Sequence[str]) -> None:
+        """Runs the statements one by one on one connection. Each of them commits.
+
+        The triggers keep the mode of the session that creates them, so it is none that makes conversions fail.
+        """
+        pool: Any = client
+        async with pool.acquire_connection() as connection, connection.cursor() as cursor:
+            await cursor.execute("SELECT @@SESSION.sql_mode, @@SESSION.sql_notes")
+            [[mode, notes]] = await cursor.fetchall()
+            await cursor.execute("SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION', sql_notes = 0")
+            try:
+                for statement in statements:
+                    await cursor.execute(statement)
+            finally:
+                await cursor.execute(f"SET SESSION sql_mode = {literal(mode)}, sql_notes = {notes}")
+
+
+class Database(NamedTuple):
+    """The connection's database."""
+
+    name: str
+    folds: bool
+    """True if the server spells all names of tables in lower case."""
+
+    @classmethod
+    async def of(cls, client: BaseDBAsyncClient) -> "Database":
+        """Returns the database of a connection."""
+        [row] = await select(client, "SELECT DATABASE() AS db, @@lower_case_table_names AS folds")
+        return cls(str(row["db"]), int(row["folds"]) == 1)
+
+    def place(self, table: CapturedTable) -> TableName:
+        """Returns the database and the name of a captured table."""
+        place = table.schema or self.name, table.table
+        return (place[0].lower(), place[1].lower()) if self.folds else place
+
+    @property
+    def mark(self) -> str:
+        """The end of the names of triggers that write into this database's change table."""
+        return f"_{tag(self.name)}"
+
+
+async def column_types(
+    client: BaseDBAsyncClient, database: Database, tables: Sequence[CapturedTable]
+) -> dict[TableName, dict[str, str]]:
+    """Returns the types of the captured tables' columns. Raises ``RelayError`` for a table that cannot be captured."""
+    places = map(database.place, tables)
+    conditions = [f"(c.table_schema = {literal(db)} AND c.table_name = {literal(name)})" for db, name in places]
+    rows = await select(client, _COLUMNS.format(" OR ".join(conditions)))
+    found: dict[TableName, dict[str, str]] = defaultdict(dict)
+    engines: dict[TableName, str] = {}
+    for row in rows:
+        place = str(row["db"]), str(row["tab"])
+        found[place][str(row["name"])] = str(row["type"]).lower()
+        engines[place] = str(row["engine"])
+    for table in tables:
+        place = database.place(table)
+        if place not in found:
+            raise RelayError(f"{table.name} does not exist, or is a view: create the table before its triggers.")
+        if engines[place].lower() != "innodb":
+            raise RelayError(
+                f"{table.name} is a table of {engines[place]}, whose writes survive a rollback that removes their "
+                f"lines: ALTER TABLE {backquoted(table.schema, table.table)} ENGINE = InnoDB."
+            )
+        missing = set(table.columns) - set(found[place])
+        if missing:
+            raise RelayError(f"{table.name} has no column {sorted(missing)[0]}: migrate the table before its triggers.")
+    return found
+
+
+def is_exact(table: CapturedTable, types: Mapping[str, str]) -> bool:
+    """Returns True if lines can hold the values of all captured columns exactly."""
+    return all(types[column] in EXACT_TYPES for column in table.columns)
+
+
+def _own_tables(changes: str, coverage: str) -> list[Definition]:
+    create = (
+        f"CREATE TABLE IF NOT EXISTS {changes} (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, "
+        "source VARCHAR(200) NOT NULL, op CHAR(1) NOT NULL, old LONGTEXT, new LONGTEXT) "
+        "ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    )
+    note = f"CREATE TABLE IF NOT EXISTS {coverage} (fingerprint CHAR(16)) ENGINE = InnoDB"
+    return [
+        Definition("table", "", CHANGES, "table", (create,)),
+        Definition("table", "", COVERAGE, "table", (note,)),
+    ]
+
+
+def _trigger(database: Database, place: TableName, event: str, when: str, body: str, source: str) -> Definition:
+    on = backquoted(*place)
+    name = f"{PREFIX}{tag('.'.join(place))}_{'cascade_' * (when == 'BEFORE')}{event}{database.mark}"
+    drop = f"DROP TRIGGER IF EXISTS {backquoted(place[0], name)}"
+    create = f"CREATE TRIGGER {backquoted(place[0], name)} {when} {event.upper()} ON {on} FOR EACH ROW {body}"
+    return Definition("trigger", on, name, digest(body), (drop, create), source)
+
+
+def _values(table: CapturedTable, types: Mapping[str, str], row: str, nulls: Sequence[str] = ()) -> str:
+    """Returns the expression for the captured values of a row; NULL if they cannot be exact."""
+    if not is_exact(table, types):
+        return "NULL"
+    return f"JSON_ARRAY({', '.join(_value(column, types, row, nulls) for column in table.columns)})"
+
+
+def _value(column: str, types: Mapping[str, str], row: str, nulls: Sequence[str]) -> str:
+    name = f"{row}.{backquoted(column)}"
+    if column in nulls:
+        return "NULL"
+    # Other types become texts, because JSON of MariaDB has neither dates nor decimals.
+    return name if types[column].endswith("int") else f"CAST({name} AS CHAR CHARACTER SET utf8mb4)"
+
+
+def _cascade(
+    changes: str,
+    line: CascadeLine,
+    captured: Mapping[TableName, CapturedTable],
+    types: Mapping[TableName, Mapping[str, str]],
+) -> str:
+    """Returns the statement that writes the lines of a captured table whose rows a change of a parent changes."""
+    table = captured[line.child]
+    source = literal(table.name)
+    insert = f"INSERT INTO {changes} (source, op, old, new) SELECT"
+    if line.whole or not is_exact(table, types[line.child]):
+        return f"{insert} {source}, 'A', NULL, NULL FROM DUAL WHERE EXISTS (SELECT 1 {line.rows})"
+    old = _values(table, types[line.child], line.alias)
+    if line.nulled:
+        new = _values(table, types[line.child], line.alias, line.nulled)
+        return f"{insert} {source}, 'U', {old}, {new} {line.rows}"
+    return f"{insert} {source}, 'D', {old}, NULL {line.rows}"
+
+
+async def _foreign_keys(client: BaseDBAsyncClient) -> list[ForeignKeyRow]:
+    rows: Rows = await select(client, _FOREIGN_KEYS)
+    found: dict[tuple[str, str, str], ForeignKeyRow] = {}
+    for row in rows:
+        child = str(row["db"]), str(row["tab"])
+        parent = str(row["parent_db"]), str(row["parent"])
+        key = found.setdefault(
+            (*child, str(row["name"])),
+            ForeignKeyRow(child, parent, [], [], str(row["on_delete"]).upper(), str(row["on_update"]).upper()),
+        )
+        cast("list[str]", key.columns).append(str(row["col"]))
+        cast("list[str]", key.parent_columns).append(str(row["parent_col"]))
+    return list(found.values())

@@ -1,0 +1,312 @@
+"""Triggers: the writes that they see, and their installation."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache
+from aiomodelcache.exceptions import RelayError
+from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
+from aiomodelcache.relay.source import Change, TriggerSource
+from aiomodelcache.relay.triggers.installation import (
+    check_installation,
+    install,
+    installation_state,
+    installation_statements,
+    remove,
+)
+from tests.relay import cells
+from tests.relay.cells import ALL, CELLS, CHECK, FAILS, PARTITION_TABLES, PARTITIONS, RESET, SCHEMA_CELLS, STOPS, Cell
+from tests.relay.outside import Run, other_program
+from tests.support.databases import DatabaseUrl
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.relay_models"),
+    pytest.mark.only_on("memory", because="triggers know no store"),
+]
+
+KEYS = {
+    "seat": ("id", "code"),
+    "venue": ("id",),
+    "branch": ("id",),
+    "reading": ("id", "region"),
+    "seat_label": ("seat_id", "label_id"),
+}
+"""The attributes that stand for a row."""
+
+
+def tables_of(cache: ModelCache) -> list[CapturedTable]:
+    [tables] = captured_tables(cache.open_cache).values()
+    return tables
+
+
+@pytest.fixture
+def tables(cache: ModelCache) -> list[CapturedTable]:
+    """The captured tables."""
+    return tables_of(cache)
+
+
+def seen(changes: Iterable[Change]) -> set[tuple[Any, ...]]:
+    """Returns the changes in the form of the cells."""
+    found: set[tuple[Any, ...]] = set()
+    for change in changes:
+        name = change.table.table
+        if change.rows is None:
+            found.add((name, "*"))
+        for old, new in change.rows or ():
+            found.add((name, *[row and tuple([row[key] for key in KEYS[name]]) for row in (old, new)]))
+    return found
+
+
+async def drained(source: TriggerSource) -> list[Change]:
+    """Returns all changes, and deletes them."""
+    changes = await source.changes(100_000)
+    await source.delete([change.id for change in changes])
+    return changes
+
+
+async def run_all(run: Run, statements: Sequence[str]) -> None:
+    for statement in statements:
+        await run(statement)
+
+
+async def outcome(source: TriggerSource, run: Run, cell: Cell, dialect: str, folder: Path) -> str:
+    """Returns an empty text if a cell's writes are seen as it says, or else how they are seen."""
+    await drained(source)
+    before = await source.check()
+    how, failed = cell.how[dialect], False
+    try:
+        await run_all(run, [statement.replace("{folder}", str(folder)) for statement in cell.statements[dialect]])
+    except Exception as error:  # of any driver
+        if how != FAILS:
+            return f"the write fails: {error!r}"
+        failed = True
+    try:
+        guard, stops = await source.check(), False
+    except RelayError:
+        guard, stops = before, True
+    found = seen(await drained(source))
+    problems = [
+        (failed != (how == FAILS), "the write does not fail"),
+        (stops != (how in (STOPS, FAILS)), f"the check raises: {stops}"),
+        (found != cell.seen.get(dialect, set()), f"seen: {found}"),
+        (how == CHECK and guard == before, "the check is the same"),
+    ]
+    return "; ".join(text for is_wrong, text in problems if is_wrong)
+
+
+async def test_every_cell_of_the_table_is_as_it_says(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], tmp_path: Path
+) -> None:
+    dialect, wrong = db_url.dialect, {}
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        for cell in [*CELLS, *SCHEMA_CELLS]:
+            if dialect in cell.statements:
+                await install(database, tables)
+                await run_all(run, RESET)
+                if cell is SCHEMA_CELLS[-1] and dialect != "postgres":
+                    [trigger, *_] = [
+                        each for each in (await installation_state(database, tables)).objects if each.kind == "trigger"
+                    ]
+                    await run(f"DROP TRIGGER {trigger.name}")
+                    with pytest.raises(RelayError, match=f"{trigger.name} on .* is missing"):
+                        await source.check()
+                    continue
+                if problem := await outcome(source, run, cell, dialect, tmp_path):
+                    wrong[cell.what] = problem
+                await run_all(run, cell.undo)
+    await source.close()
+    assert wrong == {}
+
+
+@pytest.mark.only_on("postgres", because="the others have no partitions or no triggers of statements")
+async def test_partitions_and_children(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], tmp_path: Path
+) -> None:
+    wrong = {}
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        await run_all(run, PARTITION_TABLES)
+        for cell in PARTITIONS:
+            await install(database, tables)
+            if problem := await outcome(source, run, cell, "postgres", tmp_path):
+                wrong[cell.what] = problem
+            await run_all(run, cell.undo)
+    await source.close()
+    assert wrong == {}
+
+
+@pytest.mark.only_on("sqlite", because="a page is compared with the cells")
+def test_the_page_has_the_table_of_the_cells(db_url: DatabaseUrl) -> None:
+    page = cells.PAGE.read_text("utf-8")
+    assert page.partition(cells.BEGIN)[2].partition(cells.END)[0] == cells.table()
+    tested = [cell for cell in [*CELLS, *PARTITIONS, *SCHEMA_CELLS] for dialect in ALL if dialect in cell.how]
+    assert len(tested) > 40
+
+
+CATALOGUES = {
+    "postgres": [
+        "SELECT oid, relname, relkind, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+        "SELECT oid, proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+        "SELECT oid, tgname, tgenabled FROM pg_trigger",
+        "SELECT attrelid, attname, atttypid FROM pg_attribute WHERE attnum > 0",
+        "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_'",
+        "SELECT oid, typname FROM pg_type",
+    ],
+    "mariadb": [
+        "SELECT table_name, table_type, engine FROM information_schema.tables WHERE table_schema = DATABASE()",
+        "SELECT trigger_name FROM information_schema.triggers",
+        "SELECT routine_name FROM information_schema.routines WHERE routine_schema = DATABASE()",
+    ],
+    # SQLite never drops the table that counts for AUTOINCREMENT.
+    "sqlite": ["SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name <> 'sqlite_sequence'"],
+}
+
+
+async def catalogue(run: Run, dialect: str) -> list[list[str]]:
+    return [sorted(str(tuple(row)) for row in await run(statement)) for statement in CATALOGUES[dialect]]
+
+
+async def test_removing_leaves_nothing_and_installing_twice_changes_nothing(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    async with other_program(db_url) as run:
+        bare = await catalogue(run, db_url.dialect)
+        with pytest.raises(RelayError, match="no triggers are installed: run `aiomodelcache triggers install`"):
+            await check_installation(database, tables)
+        assert await install(database, tables)
+        source = TriggerSource(database, tables)
+        guard, installed = await source.check(), await catalogue(run, db_url.dialect)
+        assert installed != bare
+        assert await install(database, tables) == []
+        assert (await source.check(), await catalogue(run, db_url.dialect)) == (guard, installed)
+        state = await installation_state(database, tables)
+        assert state.is_current
+        assert state.installed == coverage_fingerprint(tables)
+        await remove(database)
+        assert await catalogue(run, db_url.dialect) == bare
+        assert await remove(database) == []
+        for _ in range(2):
+            for statement in await installation_statements(database, tables):
+                await run(statement)
+        await check_installation(database, tables)
+        await source.close()
+
+
+async def test_triggers_of_other_declarations_are_out_of_date(
+    database: BaseDBAsyncClient, tables: list[CapturedTable]
+) -> None:
+    fewer = [table for table in tables if table.table != "reading"]
+    await install(database, fewer)
+    source = TriggerSource(database, tables)
+    with pytest.raises(RelayError, match=r"is missing, and \d more: run `aiomodelcache triggers install`"):
+        await source.check()
+    made = await install(database, tables)
+    assert {each.source for each in made if each.kind == "trigger"} == {"reading"}
+    await source.check()
+    with pytest.raises(RelayError, match="installed for other declarations"):
+        await check_installation(database, fewer)
+    await install(database, fewer)
+    with pytest.raises(RelayError, match="missing"):
+        await source.check()
+    await source.close()
+
+
+@pytest.mark.only_on("postgres", "mariadb", because="SQLite has no users")
+async def test_a_writer_needs_no_right_on_the_change_table(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """Row security of the written table hides no change. Names of the writer's schemas have no effect."""
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as administrator:
+        await run_all(administrator, RESET)
+        await drained(source)
+        writer = f"relay_{database.database}"  # type: ignore[attr-defined]
+        if db_url.dialect == "postgres":
+            statements = [
+                f"CREATE ROLE {writer} LOGIN",
+                f"GRANT USAGE ON SCHEMA public TO {writer}",
+                f"GRANT SELECT, UPDATE ON seat TO {writer}",
+                "ALTER TABLE seat ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY own ON seat USING (id = 1) WITH CHECK (true)",
+                f"CREATE SCHEMA {writer} AUTHORIZATION {writer}",
+            ]
+        else:
+            name = database.database  # type: ignore[attr-defined]
+            statements = [f"CREATE USER {writer}", f"GRANT SELECT, UPDATE ON {name}.seat TO {writer}"]
+        await run_all(administrator, statements)
+        try:
+            async with other_program(db_url, writer) as run:
+                if db_url.dialect == "postgres":
+                    await run_all(run, [
+                        f"CREATE FUNCTION {writer}.jsonb_agg(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb'",
+                        f"CREATE TABLE {writer}.aiomodelcache_changes (source text, old jsonb, new jsonb)",
+                        f"SET search_path = {writer}, public, pg_catalog",
+                    ])  # fmt: skip
+                await run("UPDATE seat SET code = 'x' WHERE id = 1")
+                for statement in ("SELECT * FROM {}", "DELETE FROM {}", "INSERT INTO {} (source) VALUES ('x')"):
+                    changes = (
+                        "public.aiomodelcache_changes" if db_url.dialect == "postgres" else "aiomodelcache_changes"
+                    )
+                    with pytest.raises(Exception, match="denied"):
+                        await run(statement.format(changes))
+            assert seen(await drained(source)) == {("seat", (1, "a"), (1, "x"))}
+        finally:
+            await source.close()
+            if db_url.dialect == "postgres":
+                await run_all(administrator, [f"DROP OWNED BY {writer} CASCADE", f"DROP ROLE {writer}"])
+            else:
+                await administrator(f"DROP USER {writer}")
+
+
+@pytest.mark.only_on("mariadb", because="other databases tell of TRUNCATE, or have none")
+async def test_a_relay_that_cannot_see_truncate_refuses(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    await install(database, tables)
+    name = database.database  # type: ignore[attr-defined]
+    user = f"relay_{name}"
+    async with other_program(db_url) as administrator:
+        await run_all(administrator, [f"CREATE USER {user}", f"GRANT ALL ON {name}.* TO {user}"])
+        before = database.user  # type: ignore[attr-defined]
+        source = TriggerSource(database, tables)
+        await database.close()
+        database.user = user  # type: ignore[attr-defined]
+        try:
+            with pytest.raises(RelayError, match=r"GRANT PROCESS ON \*\.\*"):
+                await source.check()
+        finally:
+            await database.close()
+            database.user = before  # type: ignore[attr-defined]
+            await administrator(f"DROP USER {user}")
+
+
+@pytest.mark.models("tests.support.models.relay_schema_models")
+@pytest.mark.no_tables
+@pytest.mark.only_on("postgres", because="the others have no schemas")
+async def test_tables_in_schemas_and_of_odd_names(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, cache: ModelCache
+) -> None:
+    tables = tables_of(cache)
+    async with other_program(db_url) as run:
+        await run_all(run, [
+            "CREATE SCHEMA north", 'CREATE SCHEMA "So""uth"',
+            "CREATE TABLE north.house (id int PRIMARY KEY, number int UNIQUE)",
+            """CREATE TABLE "So""uth".house (id int PRIMARY KEY, "num""b'er" int UNIQUE, "xid" int)""",
+        ])  # fmt: skip
+        await install(database, tables)
+        source = TriggerSource(database, tables)
+        await run("INSERT INTO north.house VALUES (1, 10)")
+        await run('INSERT INTO "So""uth".house VALUES (2, 20, 3)')
+        changes = await drained(source)
+        await source.close()
+        assert {(change.table.name, str(change.rows)) for change in changes} == {
+            ("north.house", "[(None, {'id': 1, 'number': 10})]"),
+            ('So"uth.house', "[(None, {'id': 2, 'number': 20, 'place': 3})]"),
+        }
