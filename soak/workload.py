@@ -208,7 +208,7 @@ class Write:
     vain: bool = False
     """True if an acknowledged delete may have found no row."""
     listed: set[int] = field(default_factory=set)
-    """Rows whose lists the write has invalidated."""
+    """Rows whose lists the write has invalidated, of their team. A save that does not move a row leaves them alone."""
     written: bool = True
     """True if rows carry the nonce of the write."""
     changed: bool = False
@@ -335,7 +335,7 @@ class Writer:
     async def _save(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
         await self._save_as(write, item)
-        await self._did(write, item.id, listed=True)
+        await self._did(write, item.id)
 
     async def _save_nonce(self, write: Write, item: Item) -> None:
         item.nonce = write.nonce
@@ -370,7 +370,7 @@ class Writer:
             await self._save_as(write, item, "slug", "nonce")
         else:
             write.changed |= bool(await Item.filter(id=item.id).update(slug=item.slug, nonce=item.nonce))
-        await self._did(write, item.id, listed=way < 0.4)
+        await self._did(write, item.id)
 
     async def _move_team(self, write: Write, item: Item) -> None:
         item.team = self._chance.choice(self._world.teams_of(item.id))
