@@ -34,7 +34,7 @@ MAX_DURATION: Final = 100 * CACHE_TIME_YEAR
 """Maximum of every duration, in seconds. Beyond it, the setting or declaration is refused."""
 
 _REMEDY: Final = "write seconds, a timedelta, or text like 30s, 5m, 2h, 1d"
-_TEXT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_TEXT: Final = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)"
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": CACHE_TIME_M, "h": CACHE_TIME_H, "d": CACHE_TIME_DAY}
 
 
@@ -86,5 +86,5 @@ def _seconds(value: Any) -> float | None:
         return None if math.isnan(number) else number
     if issubclass(kind, datetime.timedelta):
         return datetime.timedelta.total_seconds(value)
-    match = _TEXT.fullmatch(value) if issubclass(kind, str) else None
+    match = re.fullmatch(_TEXT, value) if issubclass(kind, str) else None
     return float(match[1]) * _UNITS[match[2]] if match else None

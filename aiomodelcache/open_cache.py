@@ -10,10 +10,10 @@ import os
 import threading
 from asyncio import get_running_loop
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache as once
 from typing import Any, Final
 
+import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
@@ -41,8 +41,7 @@ from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.scopes.bypass import BypassFlag
 
 
-@dataclass(slots=True, eq=False)
-class OpenCache:
+class OpenCache(msgspec.Struct, eq=False, kw_only=True):
     """The part of an open ``ModelCache`` that lookups and writes use."""
 
     config: CacheConfig
@@ -63,23 +62,23 @@ class OpenCache:
     cascades: CascadeGraph
     versions: TableVersions
     derivations: Derivations
-    store: object = field(repr=False)  # a URL may hold a password
+    store: object
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
-    many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
+    many_to_many: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
     """All many-to-many lists."""
-    values: dict[object, ResultEntries] = field(default_factory=dict[object, ResultEntries])
+    values: dict[object, ResultEntries] = msgspec.field(default_factory=dict[object, ResultEntries])
     """Classes and functions whose values depend on no model -> their entries. Filled at first use."""
-    queries: dict[type[Model], ResultEntries] = field(default_factory=dict[type[Model], ResultEntries])
+    queries: dict[type[Model], ResultEntries] = msgspec.field(default_factory=dict[type[Model], ResultEntries])
     """Model -> the entries of its ad-hoc queries. Filled at first use."""
-    managers: dict[type[Model], Any] = field(default_factory=dict[type[Model], Any])
+    managers: dict[type[Model], Any] = msgspec.field(default_factory=dict[type[Model], Any])
     """Model -> its manager on the default cache. Filled at first use."""
-    connections: list[ModelSchema] = field(init=False)
+    connections: list[ModelSchema] = msgspec.field(default_factory=list[ModelSchema])
     """The schema of one model of each connection."""
-    prefixes: frozenset[bytes] = field(init=False)
+    prefixes: frozenset[bytes] = frozenset()
     """The beginnings of the keys of all entries that depend on models."""
     inherited: bool = False
     """True in a forked child, for a cache that its parent has opened."""
-    views: "dict[str, OpenCache]" = field(default_factory=dict[str, "OpenCache"])
+    views: "dict[str, OpenCache]" = msgspec.field(default_factory=dict[str, "OpenCache"])
     """The views of other connections, by the connection's name."""
     make_view: "Callable[[BaseDBAsyncClient], OpenCache] | None" = None
     """Opens a view of another connection. None for such a view itself."""
@@ -89,6 +88,9 @@ class OpenCache:
     closed: bool = False
     direct: bool = True
     """True if every caller of the event loop may use the cache itself: it is open and has no tenants."""
+
+    def __repr__(self) -> str:
+        return f"<OpenCache of {len(self.models)} models>"  # not the store, whose URL may hold a password
 
     def __hash__(self) -> int:
         return hash(self.writer)

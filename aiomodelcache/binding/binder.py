@@ -5,9 +5,9 @@ Configuration errors are raised here. Each names the class, the attribute and th
 
 import gc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
@@ -35,17 +35,16 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 
 
-@dataclass(slots=True)
-class Bindings:
+class Bindings(msgspec.Struct):
     """The models, cache classes and relations that are bound to one open cache."""
 
-    models: dict[type[Model], ModelEntries] = field(default_factory=dict[type[Model], ModelEntries])
-    classes: dict[type, EntrySet | ResultEntries | RelationPath] = field(
+    models: dict[type[Model], ModelEntries] = msgspec.field(default_factory=dict[type[Model], ModelEntries])
+    classes: dict[type, EntrySet | ResultEntries | RelationPath] = msgspec.field(
         default_factory=dict[type, EntrySet | ResultEntries | RelationPath]
     )
-    foreign_keys: list[tuple[type[Model], str]] = field(default_factory=list[tuple[type[Model], str]])
-    many_to_many: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
-    lifetimes: list[Lifetimes] = field(default_factory=list[Lifetimes])
+    foreign_keys: list[tuple[type[Model], str]] = msgspec.field(default_factory=list[tuple[type[Model], str]])
+    many_to_many: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
+    lifetimes: list[Lifetimes] = msgspec.field(default_factory=list[Lifetimes])
 
 
 def bind(
@@ -313,7 +312,9 @@ class _Binder:
             if candidate not in self._bindings.models and ModelSchema.table_of(candidate) == relation.table:
                 self._bind_model(candidate, Options(origin=candidate.__name__), None)
         new_list = self._lists[model, name] = self._factory.many_to_many(
-            entries, relation, replace(self._model_options[model], origin=where, order_by=(), limit=None)
+            entries,
+            relation,
+            msgspec.structs.replace(self._model_options[model], origin=where, order_by=(), limit=None),
         )
         self._bindings.many_to_many.append(new_list)
         return new_list

@@ -2,17 +2,16 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, TypeGuard, cast
+
+import msgspec
 
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.durations import parse_optional_duration
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one declaration, checked for form. ``origin`` names the declaration in errors."""
 
     origin: str
@@ -109,6 +108,8 @@ def manager_attributes(manager: type) -> dict[str, Any]:
     classes = [cls for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.")]
     own = {name for cls in classes for name in vars(cls) if not name.startswith("__")}  # comparing takes its time
     for name in sorted(own - META_ATTRIBUTES):
+        from difflib import get_close_matches  # few managers have attributes of their own
+
         meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
         if meant:
             raise CacheConfigurationError(f"{manager.__name__}.{name} is not a setting of the cache: use {meant[0]}.")

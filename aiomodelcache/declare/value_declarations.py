@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from inspect import Parameter
 from typing import Any, Final, cast
 
+import msgspec
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
@@ -39,8 +39,7 @@ BULK_SIGNATURE: Final = inspect.Signature(
 """The arguments of a value that ``get_values`` computes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ValueDeclaration:
+class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Name and settings of a kind of cached value.
 
     ``name`` is unique, because the keys in the store begin with it. ``origin`` names the declaration in errors.
@@ -65,17 +64,17 @@ class ValueDeclaration:
     cache_errors: Mapping[type[Exception], Duration] | None
     returns: Callable[[], Any]
     """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
-    _defaults: tuple[Any, ...] | None = field(init=False)
+    _defaults: tuple[Any, ...] | None = None
     """The defaults of all parameters, ``Parameter.empty`` for none. None if some cannot be passed by position."""
-    _required: int = field(init=False)
+    _required: int = 0
     """The number of parameters without a default."""
 
     def __post_init__(self) -> None:
         parameters = self.signature.parameters.values()
         defaults = tuple([each.default for each in parameters])
         positional = all(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
-        object.__setattr__(self, "_defaults", defaults if positional else None)
-        object.__setattr__(self, "_required", sum(default is Parameter.empty for default in defaults))
+        msgspec.structs.force_setattr(self, "_defaults", defaults if positional else None)
+        msgspec.structs.force_setattr(self, "_required", sum(default is Parameter.empty for default in defaults))
 
     def check(self) -> None:
         """Checks the settings. Raises ``CacheConfigurationError`` for one that is out of range."""

@@ -9,9 +9,7 @@ from typing import Final
 
 import msgspec
 
-_MSGSPEC: Final = re.compile(
-    r"(Expected `[\w |.-]+`(, got `[\w |.-]+`)?|Invalid [A-Za-z0-9]+)( - at `\$(\[(\d+|\.\.\.)\])*`)?"
-)
+_MSGSPEC: Final = r"(Expected `[\w |.-]+`(, got `[\w |.-]+`)?|Invalid [A-Za-z0-9]+)( - at `\$(\[(\d+|\.\.\.)\])*`)?"
 """The messages of msgspec that name types and positions alone."""
 
 
@@ -31,7 +29,7 @@ def described(value: object) -> str:
 def reason(error: BaseException) -> str:
     """Returns the text of an error if it holds no value, else the name of its class."""
     text = str(error) if isinstance(error, SafeError | msgspec.ValidationError) else ""
-    return text if isinstance(error, SafeError) or _MSGSPEC.fullmatch(text) else type(error).__qualname__
+    return text if isinstance(error, SafeError) or re.fullmatch(_MSGSPEC, text) else type(error).__qualname__
 
 
 def cause(error: BaseException) -> BaseException:

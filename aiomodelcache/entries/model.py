@@ -1,8 +1,9 @@
 """All entries of one model in one open cache: its rows, and the keys of its lookups."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import msgspec
 
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
@@ -66,8 +67,7 @@ class AffectedEntries(NamedTuple):
     """The columns whose old values are needed to invalidate the results that the row no longer belongs to."""
 
 
-@dataclass(slots=True)
-class ModelEntries:
+class ModelEntries(msgspec.Struct, eq=False):
     """All entries of one model in one open cache: its rows, its indexes and its results.
 
     ``gets`` and ``filters`` map the names of a key's attributes to its entries. ``indexes`` are all indexes that writes
@@ -78,22 +78,22 @@ class ModelEntries:
     rows: RowEntries
     manager: type | None = None
     """The ``ModelCacheManager`` class that was declared for the model."""
-    gets: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
-    filters: dict[Names, EntrySet] = field(default_factory=dict[Names, EntrySet])
-    indexes: list[IndexEntries] = field(default_factory=list[IndexEntries])
-    results: list[DependentEntries] = field(default_factory=list[DependentEntries])
+    gets: dict[Names, EntrySet] = msgspec.field(default_factory=dict[Names, EntrySet])
+    filters: dict[Names, EntrySet] = msgspec.field(default_factory=dict[Names, EntrySet])
+    indexes: list[IndexEntries] = msgspec.field(default_factory=list[IndexEntries])
+    results: list[DependentEntries] = msgspec.field(default_factory=list[DependentEntries])
     """The results that are computed from rows, and what else a row's new and old values invalidate."""
     groups: GroupVersions | None = None
     """The versions of groups of rows, if the model declares them. They are among ``results``."""
-    owned: list[ManyToManyEntries] = field(default_factory=list[ManyToManyEntries])
+    owned: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
     """The many-to-many lists by this model's primary key."""
-    names: dict[str, str] = field(default_factory=dict[str, str])
+    names: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     """The attribute that each name of a lookup's argument stands for."""
-    affected: dict[tuple[Hashable, bool], AffectedEntries] = field(
+    affected: dict[tuple[Hashable, bool], AffectedEntries] = msgspec.field(
         default_factory=dict[tuple[Hashable, bool], AffectedEntries]
     )
     """The affected entries by written columns, computed on first use. They depend on the declarations only."""
-    _matches: dict[tuple[str, ...], KeyMatch] = field(default_factory=dict[tuple[str, ...], KeyMatch])
+    _matches: dict[tuple[str, ...], KeyMatch] = msgspec.field(default_factory=dict[tuple[str, ...], KeyMatch])
 
     @property
     def off(self) -> bool:

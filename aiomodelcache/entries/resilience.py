@@ -1,9 +1,9 @@
 """The settings of results whose computation may fail, and the exceptions that count as failures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 from tortoise.exceptions import NotExistOrMultiple
 
 from aiomodelcache.exceptions import CacheError
@@ -12,8 +12,7 @@ SLIDING_PART: Final = 0.5
 """The last part of a sliding value's life. A hit in it extends the life; one before it sends no request for that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resilience:
+class Resilience(msgspec.Struct, frozen=True):
     """The settings of a class of results for computations that fail, and for the lives of its results."""
 
     stale_if_error: float = 0.0
@@ -24,7 +23,7 @@ class Resilience:
     """True if a hit in the last half of a value's life extends the life."""
     timeout_of: Callable[[Any], Any] | None = None
     """A function of a result that returns its lifetime as a duration, None for the default, or 0 for "do not store"."""
-    errors: Mapping[type[Exception], float] = field(default_factory=dict[type[Exception], float])
+    errors: Mapping[type[Exception], float] = msgspec.field(default_factory=dict[type[Exception], float])
     """Types of exceptions that are stored like values, and for how many seconds."""
 
 

@@ -19,8 +19,6 @@ from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
 from aiomodelcache.encoding.messages import cause, described, reason
-from aiomodelcache.encoding.shapes import ANY
-from aiomodelcache.encoding.typed import TypedCodec, codec_of
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec, is_surely_plain
 from aiomodelcache.entries.base import (
     Miss,
@@ -108,9 +106,14 @@ class ResultEntries:
         self.epoch_key = rows.epoch_key if rows is not None else space.epoch_key(connection, *shape)
         self.stamp_key = rows.stamp_key if rows is not None else space.stamp_key(connection, *shape)
         self.spans_tenants = space.tenant == b""
-        self.codec, result_type = codec_of(returns) if codec is None else (codec, ANY)
-        self.fingerprint = fingerprint("result", type(codec).__qualname__, version, result_type.text)
-        self.may_refer = not isinstance(self.codec, TypedCodec)
+        own, text, typed = type(codec).__qualname__, "", False
+        if codec is None:
+            from aiomodelcache.encoding.typed import codec_of  # takes long to import
+
+            codec, (text, typed) = codec_of(returns)
+        self.codec = codec
+        self.fingerprint = fingerprint("result", own, version, text)
+        self.may_refer = not typed
         """True if stored values may hold ``InstanceReference``s."""
         self.lifetimes = lifetimes
         self.policy = policy

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any, Final
 
@@ -22,8 +22,7 @@ _COUNTS: Final = [each.name for each in fields(Counters) if each.name not in ("n
 _counts_of: Final = attrgetter(*_COUNTS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecentWrite:
+class RecentWrite(msgspec.Struct, frozen=True, kw_only=True):
     """The end of the invalidation of one write or of one transaction, or a model that was cleared."""
 
     time: float
@@ -38,8 +37,7 @@ class RecentWrite:
     """True if everything about one of these was invalidated, as by ``clear`` or a bulk write."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """The counters of one process: of one ``ModelCache`` from open to close, at one moment."""
 
     name: str
@@ -51,7 +49,7 @@ class Worker:
     """The time at which the cache was opened, in seconds since the Unix epoch."""
     tokens: str = ""
     """The beginning of the tokens of its leases and intents, in hexadecimal. All caches of a process share it."""
-    stats: Stats = field(default_factory=Stats)
+    stats: Stats = msgspec.field(default_factory=Stats)
     """Its counters, as in ``ModelCache.stats``."""
     breaker_open: bool = False
     """True if its last request to the store failed, so that its lookups bypass the store."""
@@ -73,12 +71,16 @@ class Worker:
         """Returns the worker with a copy of its present counters."""
         by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
         copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
-        now = replace(self, stats=copied, writes=tuple(writes))
-        return replace(now, breaker_open=breaker_open, undelivered_keys=undelivered_keys)
+        return msgspec.structs.replace(
+            self,
+            stats=copied,
+            writes=tuple(writes),
+            breaker_open=breaker_open,
+            undelivered_keys=undelivered_keys,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(msgspec.Struct, frozen=True):
     """The processes that publish their counters."""
 
     own: Worker
@@ -100,7 +102,7 @@ def encode_worker(worker: Worker) -> bytes:
     by_cache = {
         name: {count: value for count, value in each.items() if value} for name, each in _by_cache(stats).items()
     }
-    values = {each.name: getattr(worker, each.name) for each in fields(worker)}
+    values = msgspec.structs.asdict(worker)
     parts = {"near": _nonzero(stats.near), "verified": _nonzero(stats.verified), "by_cache": by_cache}
     values["stats"] = {**_nonzero(stats), **parts}
     return msgspec.json.encode(values)

@@ -48,8 +48,7 @@ _BASES: Final = (bool, int, float, str, bytes, decimal.Decimal, datetime.timedel
 _COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
 _OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
 """Names that a class derived from ``Function`` may define. With others, its SQL is part of the key."""
-_CLOCKS: Final = re.compile(
-    r"""
+_CLOCKS: Final = r"""(?xi)
       (?<!["`.\w])
       (?: (?: now | sysdate | curdate | curtime | clock_timestamp | statement_timestamp | transaction_timestamp
             | timeofday
@@ -60,19 +59,14 @@ _CLOCKS: Final = re.compile(
           ) \b (?! ["`] )
       )
     | 'now'
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-"""SQL functions that return another moment each time."""
-_CHANCE: Final = re.compile(
-    r"""
+    """
+"""SQL functions that return another moment each time. ``re`` compiles it at the first use, because that takes long."""
+_CHANCE: Final = r"""(?xi)
       (?<!["`.\w])
       (?: rand | random | randomblob | random_normal | uuid | uuid_short | gen_random_uuid | uuid_generate_v\w+
         | uuidv\w+ | nextval
       ) \s* \(
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
+    """
 """SQL functions that return another value each time."""
 
 
@@ -205,8 +199,8 @@ class _Reading:
 
     def _refuse_unstable(self, text: str) -> None:
         """Raises ``QueryNotCacheable`` for SQL with a function whose value differs each time."""
-        chance = _CHANCE.search(text)
-        clock = None if self._clocks else _CLOCKS.search(text)
+        chance = re.search(_CHANCE, text)
+        clock = None if self._clocks else re.search(_CLOCKS, text)
         found = chance or clock
         if found is not None:
             name = found[0].strip(" ('").upper()

@@ -12,8 +12,7 @@ from typing import Final, NamedTuple
 UNKNOWN: Final = "?"
 """Stands for a table whose name cannot be read."""
 
-_TOKEN: Final = re.compile(
-    r"""
+_TOKEN: Final = r"""(?xs)
       (?P<text>'(?:[^']|'')*')
     | --(?=\s)[^\n]*|/\*(?!M?!)(?:(?!/\*).)*?\*/    # comments, but not those that MySQL executes, or nested ones
     | (?P<hash>\#)(?:>>?|-)?                       # operators of PostgreSQL; a comment on MySQL
@@ -21,9 +20,8 @@ _TOKEN: Final = re.compile(
     | 0[xX][0-9a-fA-F]+(?![\w$])|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w$])
     | (?P<mark>[(),.;*\[\]])
     | (?P<unsure>--|/\*|['"`]|\d|\$(?:[^\W\d]\w*)?\$)  # ends that are missing, names like 1st, texts of PostgreSQL
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
+"""A token of SQL. ``re`` compiles it at the first use, because that takes long."""
 _TEXT: Final = "''"
 """Stands for any text."""
 _BEFORE_TABLE: Final = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN"})
@@ -70,7 +68,7 @@ class _Statement:
         self._words: list[str] = []
         """The same, in upper case where they are no quoted names."""
         self._names: dict[str, int] = {}
-        for match in _TOKEN.finditer(sql):
+        for match in re.finditer(_TOKEN, sql):
             text = match["name"] or match["mark"] or (_TEXT if match["text"] else None)
             is_comment = match["hash"] and (dialect == "mysql" or len(match[0]) == 1)
             is_escaped = "\\" in (match["text"] or "") and not self._is_escape(match["text"])

@@ -4,10 +4,10 @@ A part reads the list's entry and its own rows. ``plans.lists`` knows how they a
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
+import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
@@ -201,8 +201,7 @@ class RowsQuery(PartQuery[list[M]], Generic[M]):
 # Pages -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Page(Generic[M]):
+class Page(msgspec.Struct, Generic[M], frozen=True):
     """A page of a list.
 
     >>> page = await Event.cache.filter(organizer=7).page(2, size=20)

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiomodelcache import (
@@ -134,7 +135,7 @@ PLACES: list[tuple[type, str, str]] = [
 
 def declare(monkeypatch: pytest.MonkeyPatch, cls: Any, attribute: str, value: Any) -> None:
     if cls is Answer:
-        declaration = replace(Answer._declared, timeout=value)
+        declaration = msgspec.structs.replace(Answer._declared, timeout=value)
         monkeypatch.setattr(Answer, "_declared", declaration)
     else:
         meta = type("CacheMeta", (), {"timeout": value})

@@ -34,7 +34,7 @@ ORDER = {
     "views": "",
     "verifier": "",
     "binding": "binder paths factory class_options",
-    "declare": "related targets cached model queryset_types values value_declarations manager classes bulk_results "
+    "declare": "related targets cached model captured queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
     "relay": "source postgres_lines mysql_lines sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
 import anyio
+import msgspec
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.contrib.dashboard.observed import LookupObserver
@@ -191,4 +192,4 @@ def _writes(fleet: Fleet) -> list[dict[str, Any]]:
     """Returns the latest writes of all processes, the latest first."""
     found = [(write, worker) for worker in fleet.workers for write in worker.writes]
     found.sort(key=lambda pair: -pair[0].time)
-    return [asdict(write) | {"host": by.host, "pid": by.pid} for write, by in found[:MAX_RECENT_WRITES]]
+    return [msgspec.structs.asdict(write) | {"host": by.host, "pid": by.pid} for write, by in found[:MAX_RECENT_WRITES]]
