@@ -118,12 +118,15 @@ class Writer:
 
     async def _withdraw(self, intent: Intent) -> None:
         try:
-            await self._clear(intent)
+            await self.deliver(intent)
         except (BackendError, asyncio.CancelledError):  # if cancelled, the cache is closing and tries once more
             self._keep_undelivered(intent)
-        else:
-            self._tell("cleared", intent)
-            self._own_loop.call(partial(self._refill, intent))
+
+    async def deliver(self, intent: Intent) -> None:
+        """Clears the keys of writes that are committed. Raises ``BackendError`` if the store did not take all."""
+        await self._clear(intent)
+        self._tell("cleared", intent)
+        self._own_loop.call(partial(self._refill, intent))
 
     def _refill(self, intent: Intent) -> None:
         if not self._closing:
@@ -338,12 +341,9 @@ class Writer:
                         unmarked.discard(intent)
         finally:
             self._closed = True
-            self._log_loss(len(self._undelivered) + len(unmarked))
-
-    def _log_loss(self, lost: int) -> None:
-        if lost:
-            logger.error(
-                "aiomodelcache: closed with %d invalidations undelivered; entries of these rows may be stale "
-                "until they expire",
-                lost,
-            )
+            if lost := len(self._undelivered) + len(unmarked):
+                logger.error(
+                    "aiomodelcache: closed with %d invalidations undelivered; entries of these rows may be stale "
+                    "until they expire",
+                    lost,
+                )

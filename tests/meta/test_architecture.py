@@ -36,7 +36,7 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model captured queryset_types values value_declarations manager classes bulk_results "
     "annotations resilience options registry",
-    "relay": "source postgres_lines mysql_lines sqlite_lines lines triggers captured",
+    "relay": "liveness source postgres_lines mysql_lines sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
