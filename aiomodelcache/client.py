@@ -145,6 +145,8 @@ class ModelCache:
                 opened.guarded.start_tracking()
                 _check_write_through(opened)
                 await opened.guarded.open(required=self.config.require_backend)
+                if self._views.relays is not None:
+                    await self._views.relays.start()
             except BaseException:
                 opened.guarded.stop_tracking()
                 raise

@@ -6,6 +6,7 @@ Runs in the background of the process, for no caller: the comparisons count in `
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from time import monotonic
 from typing import Final, Literal
 
 from aiomodelcache.backends.protocol import Clear
@@ -77,10 +78,11 @@ class Verifier:
             return
         read = ReadEntry(entry_set, values, key, entry, epoch)
         [differs] = await differences(view, [read])
+        compared = monotonic()
         if not differs:
             outcome: Literal["same", "stale", "changed"] = "same"
         else:
-            outcome = "stale" if await is_still_answered(view, read) else "changed"
+            outcome = "stale" if await is_still_answered(view, read, compared) else "changed"
         self._counters.compared += 1
         self._counters.changed += outcome == "changed"
         if outcome == "stale":

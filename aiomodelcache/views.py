@@ -44,6 +44,7 @@ from aiomodelcache.plans.requests import ComputeValue, Load
 from aiomodelcache.scopes.bypass import BypassFlag
 
 if TYPE_CHECKING:
+    from aiomodelcache.relay.watch import RelayWatch
     from aiomodelcache.verifier import Verifier
 
 OWN_VARIABLES: Final = "aiomodelcache_"
@@ -73,6 +74,8 @@ class Views:
         self._guarded = guarded
         self._bypass = bypass
         self._predictions = Predictions(config.guess_size)
+        self.relays: RelayWatch | None = None
+        """The relays that the cache depends on, or None if no model has ``relay = True``."""
         self._verifier: Verifier | None = None
         if config.verify:
             from aiomodelcache import verifier
@@ -89,6 +92,10 @@ class Views:
             self._refuse_contexts(self.root)
         else:
             self.root.find_tenant, self.root.direct = self._find, False
+        if config.enabled and any(entries.rows.relayed for entries in self.root.models.values()):
+            from aiomodelcache.relay import watch  # few caches have relayed models
+
+            self.relays = watch.RelayWatch(self.root)
 
     def all(self) -> list[OpenCache]:
         """Returns all views. The first one is for callers without a tenant."""
@@ -122,6 +129,8 @@ class Views:
             for view in views:
                 view.end()
             stack.push_async_callback(self.publisher.close)
+            if self.relays is not None:
+                stack.push_async_callback(self.relays.close)
             for writer in dict.fromkeys(view.writer for view in views):  # the last step but one
                 stack.push_async_callback(writer.close)
             for view in views:
@@ -261,6 +270,8 @@ class Views:
         if self._verifier is not None:
             self._verifier.watch(view)
         guarded.near.tick = self._refresh_thresholds
+        if self.relays is not None:
+            self.relays.cover(view, connected=client is not None)
         if client is None:
             view.make_view = partial(self._open_connection, view, callers, check)
         return view

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final, cast
 
 import click
@@ -141,11 +142,12 @@ async def compare(
             verified.leave_out("the key does not tell its values")
             continue
         read[ReadEntry(entry_set, asked, found.key, found.entry, found.epoch)] = found.place
-    for (each, place), differs in zip(read.items(), await differences(view, list(read)), strict=True):
+    differing, compared_at = await differences(view, list(read)), monotonic()
+    for (each, place), differs in zip(read.items(), differing, strict=True):
         verified.compared += 1
         if not differs:
             continue
-        if await is_still_answered(view, each):
+        if await is_still_answered(view, each, compared_at):
             key = key_map.shown(each.key, values=values)
             verified.stale.append({"key": key, "cache": place.label, "kind": place.kind, "differs": differs})
         else:

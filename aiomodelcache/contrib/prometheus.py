@@ -42,6 +42,8 @@ _BY_WORKER: Final = [
     ("statements", "SQL statements of lookups.", "statements"),
     ("backend_errors", "Requests to the store that failed.", "backend_errors"),
     ("bypassed_reads", "Rounds of reading that went to the database because the store was failing.", "bypassed"),
+    ("relay_bypassed", "Lookups that read the database because no relay lived.", "relay_bypassed"),
+    ("relay_served", "Lookups that were answered although no relay lived.", "relay_served"),
     ("undelivered", "Invalidations that could not be sent at once.", "undelivered"),
     ("unknown_outcomes", "Writes of which it is not known whether they were committed.", "unknown_outcomes"),
     ("uninvalidated_writes", "Writes in no_invalidation blocks.", "uninvalidated"),

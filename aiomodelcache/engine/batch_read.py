@@ -95,7 +95,9 @@ class ReadBatcher:
             callback = partial(
                 self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.on else [])
             )
-            if self._failures_before != self._guarded.failures:  # failed in the meantime, and would only fail again
+            if not keys:  # the lookups have gone on without the store
+                callback([])
+            elif self._failures_before != self._guarded.failures:  # failed in the meantime, and would only fail again
                 callback(None)
             elif not self._guarded.start_read(keys, callback, partial(_lookups, requests)):
                 self._tasks.start(self._read(keys, callback, requests))

@@ -5,13 +5,14 @@ proceed: ``start`` is handed in.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
 from aiomodelcache.engine.observing import note_read
+from aiomodelcache.engine.relayed import Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, resolve
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.observe.events import Lookup
@@ -30,7 +31,14 @@ class StartPlan(Protocol):
     """A function that starts a plan. ``first``: the answer to the plan's first ``Read``, if already yielded."""
 
     def __call__(
-        self, plan: Plan[Any], done: DoneCallback, *, only_cache: bool, first: Any = None, operation: Lookup | None
+        self,
+        plan: Plan[Any],
+        done: DoneCallback,
+        *,
+        only_cache: bool,
+        first: Any = None,
+        operation: Lookup | None,
+        relay_lost: bool = False,
     ) -> None: ...
 
 
@@ -40,7 +48,9 @@ class PendingLookups:
     One object for all lookups of a tick, because each pending object adds GC pressure.
     """
 
-    __slots__ = ("context", "lookups", "only_cache", "resolve", "waiters")
+    __slots__ = ("claims", "context", "lookups", "only_cache", "resolve", "waiters")
+    claims: Claims
+    """The claims of relays that were known before the read, if there are relayed tables."""
 
     def __init__(
         self, context: Any, resolve: Callable[[Any, Any, BaseException | None], None], *, only_cache: bool = False
@@ -66,6 +76,8 @@ class HitPath:
         self._near = guarded.near
         self._reads = reads
         self._start = start
+        self.relayed: Relayed | None = None
+        """The tables whose entries answer only while a relay lives, or None if there are none."""
         self._in_flight: set[PendingLookups] = set()
         self._joinable: PendingLookups | None = None
         """The lookups of this tick that callers await one by one, while more lookups can join them."""
@@ -106,7 +118,7 @@ class HitPath:
             return NoValue.MISS
         keys: dict[bytes, None] = {}
         lookup.collect_keys(context, keys)
-        entries = self._near.find(keys)
+        entries = self._find_near(keys)
         result = NoValue.MISS if entries is None else lookup.try_hit(context, entries)
         if result is not NoValue.MISS:
             self._near.counters.hits += 1
@@ -135,7 +147,7 @@ class HitPath:
             return True
         keys: dict[bytes, None] = {}
         lookup.collect_keys(pending.context, keys)
-        entries = self._near.find(keys) if self._near.on else None
+        entries = self._find_near(keys) if self._near.on else None
         if entries is None:
             return False
         self._near.counters.hits += 1
@@ -149,11 +161,16 @@ class HitPath:
         if pending is self._joinable:
             self._joinable = None
         context = pending.context
+        if self.relayed is not None:
+            pending.claims = self.relayed.claims
+            self._part_with_lost(pending, self.relayed)
         for lookup in pending.lookups:
             lookup.collect_keys(context, wanted)
 
     def _answer(self, pending: PendingLookups, entries: EntriesByKey) -> Iterator[None]:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
+        if self.relayed is not None and not self.relayed.serves:
+            self._part_with_lost(pending, self.relayed)
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
         for number, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):
             if number % size == 0:
@@ -184,3 +201,27 @@ class HitPath:
             note_read(operation, keys, first, near=operation.outcome == "near")
         done = partial(pending.resolve, waiter)
         self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)
+
+    def _find_near(self, keys: Collection[bytes]) -> EntriesByKey | None:
+        """Returns the near entries under these keys if all are kept and may answer, else None."""
+        entries = self._near.find(keys)
+        if entries is None or self.relayed is None or not self.relayed.refuses(keys, self.relayed.claims):
+            return entries
+        return None
+
+    def _part_with_lost(self, pending: PendingLookups, relayed: Relayed) -> None:
+        """Starts the plans of lookups whose entries must not answer, as no relay lives. The others stay pending."""
+        if not relayed.expired(pending.claims):
+            return
+        pairs = list(zip(pending.lookups, pending.waiters, strict=True))
+        pending.lookups, pending.waiters = [], []
+        for lookup, waiter in pairs:
+            keys: dict[bytes, None] = {}
+            lookup.collect_keys(pending.context, keys)
+            if relayed.refuses(keys, pending.claims):
+                plan, done = lookup.start_plan(pending.context), partial(pending.resolve, waiter)
+                operation = lookup.lookup_event
+                self._start(plan, done, only_cache=pending.only_cache, operation=operation, relay_lost=True)
+            else:
+                pending.lookups.append(lookup)
+                pending.waiters.append(waiter)

@@ -6,11 +6,10 @@ and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -19,6 +18,7 @@ from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
 from aiomodelcache.engine.batching import Coalescer, TickBatcher
+from aiomodelcache.engine.computations import Computations
 from aiomodelcache.engine.hits import HitPath
 from aiomodelcache.engine.leases import Leases, group_requests
 from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
@@ -27,18 +27,17 @@ from aiomodelcache.engine.observing import (
     note_database,
     note_fills,
     note_read,
-    observe_computation,
     observe_refresh,
     observe_statement,
     operations_of,
 )
-from aiomodelcache.engine.patience import Waiting
+from aiomodelcache.engine.relayed import RELAY_LOST, Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.sampling import SampledReads, Sampler
-from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.engine.tasks import CLOSED_MESSAGE, BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
-from aiomodelcache.exceptions import CacheError, CacheNotOpen
+from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.observe.events import Lookup
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import (
@@ -52,10 +51,9 @@ from aiomodelcache.plans.requests import (
     Wait,
 )
 from aiomodelcache.plans.steps import answer_without_store
-from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag
+from aiomodelcache.scopes.bypass import BypassFlag
 
 T = TypeVar("T")
-CLOSED_MESSAGE: Final = "The cache was closed before this lookup was answered."
 
 
 class Reader:
@@ -74,7 +72,6 @@ class Reader:
         """Raises an exception in a context in which the database must not be queried for these lookups."""
         self._guarded = guarded
         self._near = guarded.near
-        self._bypass = bypass
         self._config = config
         self._tasks = tasks
         self._running: set[RunningPlan] = set()
@@ -82,11 +79,13 @@ class Reader:
         self._near.tick = self.background.refresh_thresholds
         self._reads = ReadBatcher(guarded, tasks, self.background.refresh_thresholds)
         self.hits = HitPath(guarded, self._reads, self.start)
+        self.relayed: Relayed | None = None
+        """The tables whose entries answer only while a relay lives, or None if there are none."""
         self._check_caller: CheckCaller | None = None
         self._leases = Leases(guarded, config, tasks, self._advance)
         self._loads: TickBatcher[tuple[RunningPlan, Load]] = TickBatcher(self._load, tasks)
         self._statements = Coalescer(self._load_source, tasks)
-        self._computations: TickBatcher[tuple[RunningPlan, ComputeValue]] = TickBatcher(self._compute, tasks)
+        self._computations = Computations(guarded, tasks, bypass, self._advance, self.check_context)
         tasks.on_failure = self.fail
 
     @property
@@ -102,13 +101,23 @@ class Reader:
         """Calls ``chosen`` with the key of this fraction of the entries that are read from now on."""
         reads = SampledReads(self._guarded, self._tasks, self.background.refresh_thresholds)
         reads.sampler = Sampler(fraction, chosen)
-        self._reads, self.hits = reads, HitPath(self._guarded, reads, self.start)
+        self._reads = reads
+        self._use(HitPath(self._guarded, reads, self.start))
+
+    def believe_while(self, relayed: Relayed) -> None:
+        """Believes the entries of relayed tables only while a relay lives."""
+        self.relayed = self.hits.relayed = relayed
+
+    def _use(self, hits: HitPath) -> None:
+        self.hits = hits
+        hits.relayed = self.relayed
 
     def compare_callers(self, check: CheckCaller) -> None:
         """Calls ``check`` with the context of a lookup's caller before each query of the database."""
         self._check_caller = check
-        self.hits = WitnessedHits(self._guarded, self._reads, self.start)
-        self.hits.check = check
+        hits = WitnessedHits(self._guarded, self._reads, self.start)
+        hits.check = check
+        self._use(hits)
 
     def of_caller(self, plan: Plan[T]) -> Plan[T]:
         """Returns a plan of the caller, that compares the caller's context if callers are compared."""
@@ -126,16 +135,19 @@ class Reader:
         near: bool = True,
         first: Any = None,
         operation: Lookup | None = None,
+        relay_lost: bool = False,
     ) -> None:
         """Runs a plan together with all other plans of this tick. ``done`` is called with its outcome.
 
         ``only_cache``: without the database. ``bypass``: without the store. ``near``: near entries may answer.
         ``first``: the answer to the plan's first request, if the plan has yielded it already. ``operation``: the lookup
-        as observers are told of it.
+        as observers are told of it. ``relay_lost``: without the store, as no relay lives.
         """
         run = RunningPlan(plan, done, only_cache, bypass)
         run.near = near
         run.operation = operation
+        if relay_lost:
+            self._lose(run)
         self._running.add(run)
         self._advance(run, first)
 
@@ -162,7 +174,8 @@ class Reader:
                         answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
                     try:
-                        answer = ComputedValue(await self._observed(request.compute(client), operations))
+                        computation = self._computations.observed(request.compute(client), operations)
+                        answer = ComputedValue(await computation)
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 else:
@@ -177,11 +190,15 @@ class Reader:
             request = run.plan.send(answer) if failure is None else run.plan.throw(failure)
             while True:
                 if type(request) is Read:
-                    if not run.bypass and self._guarded.allow_read():
+                    relayed = self.relayed
+                    if relayed is not None and self._is_lost(run, request.keys, relayed.claims):
+                        pass
+                    elif not run.bypass and self._guarded.allow_read():
                         entries = self._near.find(request.keys) if self._near.on and run.near else None
                         if entries is None:
                             keys = request.keys
-                            self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys), run)
+                            claims = None if relayed is None or relayed.serves else relayed.claims
+                            self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys, claims), run)
                             return
                         self._near.counters.hits += 1
                         values = [entries[key] for key in request.keys]
@@ -189,9 +206,10 @@ class Reader:
                             note_read(run.operation, request.keys, values, near=True)
                         request = run.plan.send(values)
                         continue
-                    self._guarded.stats.bypassed += 1
-                    if run.operation is not None:
-                        note_bypass(run.operation, self._guarded.unavailable_reason or "disabled")
+                    else:
+                        self._guarded.stats.bypassed += 1
+                        if run.operation is not None:
+                            note_bypass(run.operation, self._guarded.unavailable_reason or "disabled")
                 elif type(request) is Spawn:
                     if run.only_cache:  # a refresh would query the database
                         request.plan.close()
@@ -205,7 +223,7 @@ class Reader:
                     return
                 elif type(request) is ComputeValue:
                     run.near = False
-                    self._computations.add((run, request))
+                    self._computations.compute.add((run, request))
                     return
                 elif type(request) is Wait:
                     if run.operation is not None:
@@ -231,13 +249,30 @@ class Reader:
         except Exception as error:
             self._end(run, None, error)
 
-    def _resume(self, run: RunningPlan, keys: list[bytes], entries: EntriesByKey) -> Iterator[None]:
-        """Gives a plan the entries that were read."""
+    def _resume(
+        self, run: RunningPlan, keys: list[bytes], claims: Claims | None, entries: EntriesByKey
+    ) -> Iterator[None]:
+        """Gives a plan the entries that were read. ``claims``: those that were known before, if they matter."""
+        if claims is not None and self._is_lost(run, keys, claims):
+            self._advance(run, [None] * len(keys))
+            return iter(())
         values = [entries[key] for key in keys]
         if run.operation is not None:
             note_read(run.operation, keys, values)
         self._advance(run, values)
         return iter(())
+
+    def _is_lost(self, run: RunningPlan, keys: list[bytes], claims: Claims) -> bool:
+        """Returns True if a plan must not believe entries, as no relay lives. It goes on as without a store then."""
+        if not run.bypass and self.relayed is not None and self.relayed.refuses(keys, claims):
+            self._lose(run)
+        return run.relay_lost
+
+    def _lose(self, run: RunningPlan) -> None:
+        run.bypass = run.relay_lost = True
+        self._guarded.stats.relay_bypassed += 1
+        if run.operation is not None:
+            note_bypass(run.operation, RELAY_LOST)
 
     def _end(self, run: RunningPlan, result: Any, error: Exception | None) -> None:
         if run in self._running:  # else it has failed in the meantime
@@ -254,10 +289,6 @@ class Reader:
     def close(self) -> None:
         """Fails the lookups that are still in flight when the cache has closed."""
         self.fail(CacheNotOpen(CLOSED_MESSAGE))
-
-    def _cancellation(self, work: str) -> CacheError:
-        """Returns the error of a lookup whose work was cancelled, by the cache that closes or by other code."""
-        return CacheNotOpen(CLOSED_MESSAGE) if self._tasks.ended else CacheError(f"The {work} was cancelled.")
 
     # The database --------------------------------------------------------------------------------
 
@@ -288,7 +319,7 @@ class Reader:
             return
         except BaseException:  # cancelled, by the driver or because the cache closes
             for run, _ in group:
-                self._advance(run, None, self._cancellation("statement"))
+                self._advance(run, None, self._tasks.cancellation("statement"))
             raise
         for run, request in group:
             self._advance(run, {key: answers[key] for key in request.wanted})
@@ -311,31 +342,6 @@ class Reader:
             return await load(entry_set, wanted, client, stats, size, only_pks=only_pks, observe=observe)
         finally:
             entry_set.counters.seconds += perf_counter() - started
-
-    def _observed(self, computation: Awaitable[Any], operations: tuple[Lookup, ...]) -> Awaitable[Any]:
-        observers = self._guarded.observers
-        return observe_computation(observers, operations, computation) if observers and operations else computation
-
-    async def _compute(self, requests: list[tuple[RunningPlan, ComputeValue]]) -> None:
-        for bypass in (False, True):
-            same_mode = [(run, request) for run, request in requests if run.bypass is bypass]
-            for group in group_requests(same_mode, lambda request: request.key).values():
-                self._tasks.start(self._compute_once(group, bypass))
-
-    async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
-        waiting = Waiting([run for run, _ in group], self._advance, group[0][1].patience)
-        try:
-            self.check_context()
-            with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too
-                operations = tuple(operations_of(run for run, _ in group))
-                returned = await self._observed(group[0][1].compute(None), operations)
-        except Exception as error:
-            waiting.fail(error)
-        except BaseException:  # cancelled, by the user's own code or because the cache closes
-            waiting.fail(self._cancellation("computation"))
-            raise
-        else:
-            waiting.resolve(returned)
 
 
 def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:

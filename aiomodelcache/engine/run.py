@@ -21,7 +21,7 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan")
+    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan", "relay_lost")
 
     def __init__(
         self,
@@ -36,12 +36,19 @@ class RunningPlan:
         self.only_cache = only_cache
         self.bypass = bypass
         """True if the plan runs as if there were no store."""
+        self.relay_lost = False
+        """True if that is so because no relay lives. Lookups inside its computations judge by themselves."""
         self.near = True
         """False once the plan has queried the database. Near entries may then be older than its answer."""
         self.background = background
         """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
         self.operation: Lookup | None = None
         """The lookup as observers are told of it, or None if there are no observers."""
+
+    @property
+    def bypasses_inside(self) -> bool:
+        """True if lookups inside the plan's computations run as if there were no store."""
+        return self.bypass and not self.relay_lost
 
     @property
     def operations(self) -> Sequence[Lookup]:

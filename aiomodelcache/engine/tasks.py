@@ -7,7 +7,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
+from aiomodelcache.exceptions import CacheError, CacheNotOpen
+
 T = TypeVar("T")
+
+CLOSED_MESSAGE: Final = "The cache was closed before this lookup was answered."
 
 CANCEL_GRACE: Final = 10.0
 """Maximum seconds that cancelled tasks may take to end. Beyond it, closing goes on without them."""
@@ -41,6 +45,10 @@ class BackgroundTasks:
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = 0
         self._all_done: asyncio.Future[None] | None = None
+
+    def cancellation(self, work: str) -> CacheError:
+        """Returns the error of a lookup whose work was cancelled, by the cache that closes or by other code."""
+        return CacheNotOpen(CLOSED_MESSAGE) if self.ended else CacheError(f"The {work} was cancelled.")
 
     @property
     def busy(self) -> bool:

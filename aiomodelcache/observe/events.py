@@ -63,8 +63,8 @@ class Lookup(Operation, eq=False, kw_only=True):
     ``scope``       a surrounding ``local_cache()`` answered
     ``waited``      another lookup filled the entry meanwhile
     ``miss``        the database answered, or the value was computed
-    ``bypass``      the store was not used: ``reason`` is ``transaction``, ``disabled``, ``unreachable`` or
-                    ``undelivered``
+    ``bypass``      the store was not used: ``reason`` is ``transaction``, ``disabled``, ``unreachable``,
+                    ``undelivered`` or ``relay lost``
     ``fault``       a request to the store failed, so the database answered
     ``error``       an exception, before any of these
     ``cancelled``   the caller was cancelled before any of these

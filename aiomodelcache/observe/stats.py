@@ -107,6 +107,10 @@ class Stats:
     """Round trips that failed. Their lookups and writes continued without the cache."""
     bypassed: int = 0
     """Rounds of reading that went straight to the database because the server was failing."""
+    relay_bypassed: int = 0
+    """Lookups of models with ``relay = True`` that read the database because no relay lived."""
+    relay_served: int = 0
+    """Lookups of models with ``relay = True`` that were answered although no relay lived: ``on_relay_loss="serve"``."""
     undelivered: int = 0
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0

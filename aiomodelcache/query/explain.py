@@ -36,7 +36,9 @@ from aiomodelcache.scopes.tracking import current_tracker
 
 State = Literal["hit", "negative", "missing", "leased", "written", "cleared", "other version", "damaged", "stale"]
 Reason = (
-    State | Literal["moved", "changed", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
+    State
+    | Literal["moved", "changed", "uncacheable", "scope", "transaction", "disabled", "unreachable", "undelivered"]
+    | Literal["relay lost"]
 )
 
 _ANSWERS: Final = ("hit", "negative", "stale")
@@ -100,6 +102,7 @@ class Explanation:
     ``disabled``     ``enabled=False``, or inside ``cache.disabled()``
     ``unreachable``  the store does not answer, and reads bypass it for ``breaker_cooldown``
     ``undelivered``  this process has invalidations that could not be delivered yet
+    ``relay lost``   no relay lives, so writes by other programs to a model with ``relay = True`` are not seen
     ===============  ======================================================================================
     """
 
@@ -178,6 +181,7 @@ class _Examination:
 
     def __init__(self, cache: OpenCache, *, counted: bool) -> None:
         self._guarded = cache.guarded
+        self._relayed = cache.reader.relayed
         self._counted = counted
         self._states: list[EntryState] = []
         self._failure: Reason | None = None
@@ -266,8 +270,13 @@ class _Examination:
         return epoch, entries
 
     async def _read_keys(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        relayed = self._relayed
+        claims = None if relayed is None else relayed.claims
         reading = self._guarded.backend.read(keys)
-        return await (self._guarded.call(reading, len(keys)) if self._counted else reading)
+        entries = await (self._guarded.call(reading, len(keys)) if self._counted else reading)
+        if relayed is not None and claims is not None and not relayed.serves and relayed.is_lost(keys, claims):
+            self._note("relay lost")
+        return entries
 
     def _note(self, reason: Reason) -> None:
         if reason not in _ANSWERS and self._failure is None:

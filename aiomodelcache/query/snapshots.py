@@ -2,7 +2,7 @@
 
 A lookup's answer is unchanged for as long as the entries that answered hold the same tokens. So if all tokens are the
 same after the last answer, all answers were true at that moment. Otherwise the lookups are made again. If writers leave
-no such moment, a transaction gives one.
+no such moment, a transaction gives one. Of relayed tables only a transaction can.
 """
 
 from collections.abc import Awaitable, Callable
@@ -32,6 +32,8 @@ async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -
         known = frozenset(caller.versions if caller is not None else ())
         with tracking(tracker):
             answer = await look_up()
+        if cache.reader.relayed is not None and cache.reader.relayed.covers({*tracker.dependencies, *tracker.used}):
+            break  # no token tells of another program's write before its relay does
         if await cache.derivations.is_unchanged(tracker):
             if caller is not None:
                 caller.use(tracker.used, known)

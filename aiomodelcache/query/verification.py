@@ -4,7 +4,9 @@ An entry is read, then its rows in the database, then the entry again. It is sta
 answered, and has the same token: a writer would have marked or replaced it meanwhile.
 """
 
+import asyncio
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.models import Model
@@ -92,9 +94,16 @@ def _difference(read: ReadEntry, rows: Sequence[RowValues]) -> list[str]:
     return [] if same else ["the rows, or their order"]
 
 
-async def is_still_answered(cache: OpenCache, read: ReadEntry) -> bool:
-    """Returns True if a lookup would be answered by the very entry that was compared. Its requests are not counted."""
+async def is_still_answered(cache: OpenCache, read: ReadEntry, compared: float) -> bool:
+    """Returns True if a lookup would be answered by the very entry that was compared. Its requests are not counted.
+
+    ``compared``: the time of the comparison, by ``time.monotonic``. An entry of a relayed table may be old for
+    ``relay_lag``, so this waits until that time has passed.
+    """
     entry_set = read.entry_set
+    relayed = cache.reader.relayed
+    if relayed is not None and relayed.covers((read.key, entry_set.rows.epoch_key)):
+        await asyncio.sleep(max(0.0, compared + cache.config.relay_lag - monotonic()))
     query = _EntryQuery(LocatedKey(cache, entry_set, read.values, read.key))
     explanation = await explain_key(cache, query, entry_set, read.values, read.key, counted=False)
     if explanation.source != "cache":

@@ -170,6 +170,7 @@ def test_every_block_that_is_not_run_has_a_reason() -> None:
         ("deploy.md", "| `breaker_cooldown` | {config.breaker_cooldown:g} s |"),
         ("deploy.md", '| `on_write_error` | `"{config.on_write_error}"` |'),
         ("deploy.md", "| `undelivered_limit` | {config.undelivered_limit:,} |"),
+        ("deploy.md", "| `relay_lag` | {config.relay_lag:g} s |"),
     ],
 )
 def test_the_guide_states_the_defaults_of_the_settings(page: str, said: str) -> None:

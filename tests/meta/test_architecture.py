@@ -34,17 +34,17 @@ ORDER = {
     "views": "",
     "verifier": "",
     "binding": "binder paths factory class_options",
-    "declare": "related targets cached model captured queryset_types values value_declarations manager classes bulk_results "
-    "annotations resilience options registry",
-    "relay": "liveness source postgres_lines mysql_lines sqlite_lines lines triggers captured",
+    "declare": "related targets cached model captured queryset_types values value_declarations manager classes "
+    "bulk_results annotations resilience options registry",
+    "relay": "watch liveness source postgres_lines mysql_lines sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
     "cursors batch snapshots attributes base",
     "open_cache": "",
-    "engine": "publishing derivation reader writer leases witness hits background sampling batch_read batching "
-    "patience observing loader run intent saves own_loop tasks",
+    "engine": "publishing derivation reader writer computations leases witness hits background sampling batch_read "
+    "batching patience observing loader run intent saves relayed own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base resilience policy",

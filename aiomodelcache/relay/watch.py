@@ -1,0 +1,115 @@
+"""The relays that live, as an open cache knows: it asks the store when it opens, and then again and again.
+
+Must not know what relays do. ``engine.relayed`` counts the lives down, and says which entries depend on them.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from contextvars import Context
+from typing import Final, cast
+
+import anyio
+
+from aiomodelcache.backends.protocol import SupportsClaims
+from aiomodelcache.engine.publishing import in_background
+from aiomodelcache.engine.relayed import Relayed, UnwatchedRelayed
+from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.relay.captured import CapturedTable, captured_tables
+from aiomodelcache.relay.liveness import liveness_keys
+
+ASKED_IN_A_LIFE: Final = 4
+"""Number of times that the store is asked in ``relay_lag``."""
+MAX_INTERVAL: Final = 1.0
+"""Maximum seconds between two questions while a relay is lost."""
+
+
+class RelayWatch:
+    """The relays of one open cache, as far as this process knows."""
+
+    def __init__(self, opened: OpenCache) -> None:
+        """Raises ``CacheConfigurationError`` if the backend has no claims."""
+        tables = captured_tables(opened)
+        self._guarded = guarded = opened.guarded
+        if not hasattr(guarded.backend, "remaining"):
+            models = [model.__name__ for each in tables.values() for table in each for model in table.models]
+            raise CacheConfigurationError(
+                f"CacheMeta.relay of {', '.join(models)} needs a backend with clock, claim and remaining, which "
+                f"{guarded.backend!r} has not: add them, or remove relay."
+            )
+        self.keys = liveness_keys(opened)
+        """The key that lives while a relay of each connection does."""
+        self.relayed = Relayed(
+            *_dependents(opened, tables),
+            opened.stats,
+            serves=opened.config.on_relay_loss == "serve",
+            on_return=guarded.near.drop_all,
+        )
+        self._interval = opened.config.relay_lag / ASKED_IN_A_LIFE
+        self._own = opened.config.relay
+        self._task: asyncio.Task[None] | None = None
+        opened.reader.believe_while(self.relayed)
+
+    def cover(self, view: OpenCache, *, connected: bool) -> None:
+        """Believes the entries of a view only while a relay lives. ``connected``: the view is of another connection.
+
+        No relay watches such a connection, so entries of relayed models on it never answer.
+        """
+        if not connected:
+            view.reader.believe_while(self.relayed)
+            return
+        tables = captured_tables(view)
+        view.reader.believe_while(UnwatchedRelayed(*_dependents(view, tables), view.stats, serves=self.relayed.serves))
+
+    async def ask(self, *, report: bool = True) -> None:
+        """Asks how long the relays live. If that fails, it is counted and logged, and the countdowns go on."""
+        relayed, backend = self.relayed, cast("SupportsClaims", self._guarded.backend)
+        asked = relayed.clock()
+        with suppress(BackendError):
+            remaining = await self._guarded.call(backend.remaining([*self.keys.values()]), len(self.keys))
+            relayed.learn(asked, dict(zip(self.keys, remaining, strict=True)))
+        if report:
+            relayed.report()
+
+    async def start(self) -> None:
+        """Asks at once, and from now on in a task of its own."""
+        await self.ask(report=not self._own)  # a relay of this process starts only now
+        self._task = asyncio.Task(self._run(), loop=asyncio.get_running_loop(), context=Context())
+
+    async def close(self) -> None:
+        """Ends the task. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        in_background.set(True)  # the task has a context of its own
+        while True:
+            relayed = self.relayed
+            lost = relayed.expired(relayed.claims)
+            await asyncio.sleep(min(self._interval, MAX_INTERVAL) if lost else self._interval)
+            await self.ask()
+
+
+def _dependents(
+    opened: OpenCache, tables: Mapping[str, Iterable[CapturedTable]]
+) -> tuple[list[str], dict[bytes, frozenset[str]], list[tuple[bytes, str]]]:
+    """Returns the connections, the keys that are about captured tables, and the beginnings of others that are."""
+    keys: dict[bytes, frozenset[str]] = {}
+    beginnings: list[tuple[bytes, str]] = []
+    for connection, captured in tables.items():
+        for table in captured:
+            version = opened.space.table_key(connection, table.name)
+            for key in (opened.space.epoch_key(connection, table.name), version):  # tenants share them
+                keys[key] = keys.get(key, frozenset()) | {connection}
+            beginnings.append((version + b":", connection))  # the narrow version, and those of groups
+        names = {table.name for table in captured}
+        beginnings += [
+            (through.prefix, connection)
+            for through in opened.many_to_many
+            if through.owner.connection == connection and through.relation.table in names
+        ]
+    return [*tables], keys, beginnings
