@@ -9,6 +9,7 @@ from aiomodelcache.cli.explain import explain_command
 from aiomodelcache.cli.inspect import inspect_command
 from aiomodelcache.cli.keys import keys_command, stats_command
 from aiomodelcache.cli.top import top_command
+from aiomodelcache.cli.triggers import triggers_command
 from aiomodelcache.cli.verify import verify_command
 from aiomodelcache.cli.warm import warm_command
 from aiomodelcache.cli.writes import clear_command, invalidate_command, refresh_command
@@ -39,5 +40,6 @@ for each in (
     verify_command,
     advise_command,
     top_command,
+    triggers_command,
 ):
     commands.add_command(each)

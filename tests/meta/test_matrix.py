@@ -39,6 +39,7 @@ DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORE
 OF_DIALECTS = {
     "cli.advise",  # reads statistics that PostgreSQL alone has
     "cli.model_faults",  # proposes a statement that PostgreSQL or SQLite accepts
+    "cli.triggers",
     "contrib.opentelemetry",  # names the database in spans
     "contrib.sentry",
     "engine.derivation",

@@ -39,3 +39,13 @@ class Event(CachedModel):
         filter_key_fields_list = [("organizer",), ("public",)]
         cached_foreignkeys = ["organizer"]
         cached_manytomany = ["tags"]
+
+
+class Fee(CachedModel):
+    """A fee, which another program may change."""
+
+    id = fields.IntField(primary_key=True)
+    amount = fields.IntField(default=0)
+
+    class CacheMeta:
+        relay = True

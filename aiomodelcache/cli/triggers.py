@@ -1,0 +1,144 @@
+"""``aiomodelcache triggers``: what captures the writes of other programs, in the databases of relayed models."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.inspection.errors import CommandError
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
+from aiomodelcache.relay.triggers import installation
+
+Connections = Mapping[str, tuple[BaseDBAsyncClient, list[CapturedTable]]]
+
+
+@click.group("triggers", short_help="Install or remove what captures writes of other programs.")
+def triggers_command() -> None:
+    """Triggers that note the writes of all programs, for models with `relay = True`. A relay reads the notes.
+
+    install and remove change the databases. The user needs the right to create triggers, functions and tables.
+    """
+
+
+@command("sql", short_help="Print the statements that install runs.")
+async def sql_command(session: Session) -> None:
+    """Prints the statements of an installation, for a migration. Reads the catalogue, and changes nothing.
+
+    The statements may be run again.
+    """
+    found: dict[str, list[str]] = {}
+    async with _connections(session) as connections:
+        for name, (client, tables) in connections.items():
+            found[name] = await installation.installation_statements(client, tables)
+
+    def show() -> None:
+        for name, statements in found.items():
+            click.echo(f"-- connection {name}")
+            for statement in statements:
+                click.echo(f"{statement};")
+
+    session.output.emit({"statements": found}, show)
+
+
+@command("install", short_help="Create triggers that are missing or out of date.")
+async def install_command(session: Session) -> None:
+    """Creates the change table and the triggers, replaces those that are out of date, and drops those of no use.
+
+    A second time does nothing. On PostgreSQL and SQLite, all is done or nothing.
+    """
+    rows: list[dict[str, Any]] = []
+    async with _connections(session) as connections:
+        for name, (client, tables) in connections.items():
+            made = await installation.install(client, tables)
+            counts = {**Counter(each.kind for each in made)}
+            rows.append({"connection": name, "created": counts, "fingerprint": coverage_fingerprint(tables)})
+
+    def show() -> None:
+        for row in rows:
+            counts: dict[str, int] = row["created"]
+            made = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in sorted(counts.items()))
+            session.output.line("ok", f"{row['connection']}: {f'created {made}' if made else 'nothing to do'}")
+
+    session.output.emit({"connections": rows}, show)
+
+
+@command("status", short_help="Compare the installed triggers with the declarations.")
+async def status_command(session: Session) -> int:
+    """Compares the installation with the declarations. Ends with status 1 if something is missing or out of date."""
+    found: dict[str, installation.InstallationState] = {}
+    async with _connections(session) as connections:
+        for name, (client, tables) in connections.items():
+            found[name] = await installation.installation_state(client, tables)
+    data = {
+        name: {
+            "ok": state.is_current,
+            "fingerprint": state.fingerprint,
+            "installed": state.installed,
+            "objects": [each._asdict() for each in state.objects],
+        }
+        for name, state in found.items()
+    }
+    is_current = all(state.is_current for state in found.values())
+
+    def show() -> None:
+        columns = ("connection", "table", "objects", "state")
+        session.output.table(columns, [row for name, state in found.items() for row in _summary(name, state)])
+        for name, state in found.items():
+            if state.is_current:
+                session.output.line("ok", f"{name}: the triggers are those of the declarations")
+            else:
+                session.output.line("error", f"{name}: the triggers are missing or out of date")
+        if not is_current:
+            session.output.line("   ", f"To correct it, {installation.INSTALL}.")
+
+    session.output.emit({"ok": is_current, "connections": data}, show)
+    return 0 if is_current else FOUND
+
+
+@command("remove", short_help="Drop everything that was installed.")
+async def remove_command(session: Session) -> None:
+    """Drops the triggers, functions and tables, on all connections of cached models. Leaves nothing behind.
+
+    Stop the relays before, and remove `relay = True`: models that have it are not read from the cache without a relay.
+    """
+    removed: dict[str, list[str]] = {}
+    async with session.declarations() as cache:
+        for schema in cache.open_cache.connections:
+            if schema.client.capabilities.dialect in installation.DIALECTS:
+                found = await installation.remove(schema.client)
+                removed[schema.connection] = [f"{name} on {on}" if on else name for on, name in found]
+
+    def show() -> None:
+        for name, objects in removed.items():
+            session.output.line("ok", f"{name}: dropped {len(objects)} object{'s' * (len(objects) != 1)}")
+
+    session.output.emit({"removed": removed}, show)
+
+
+for each in (sql_command, install_command, status_command, remove_command):
+    triggers_command.add_command(each)
+
+
+@asynccontextmanager
+async def _connections(session: Session) -> AsyncIterator[Connections]:
+    """Yields the connections with captured tables. Raises ``CommandError`` if there is none."""
+    async with session.declarations() as cache:
+        found = captured_tables(cache.open_cache)
+        if not found:
+            raise CommandError("No model has relay = True: set it in the CacheMeta of models that others write.")
+        yield {name: (_client(cache.open_cache, name), tables) for name, tables in found.items()}
+
+
+def _client(cache: OpenCache, connection: str) -> BaseDBAsyncClient:
+    return next(schema.client for schema in cache.connections if schema.connection == connection)
+
+
+def _summary(name: str, state: installation.InstallationState) -> list[tuple[str, str, int, str]]:
+    """Returns the states of a connection's objects, counted by table."""
+    counts = Counter((each.source, each.state) for each in state.objects)
+    return [(name, table, number, word) for (table, word), number in sorted(counts.items())]

@@ -1,0 +1,58 @@
+"""``aiomodelcache triggers``."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support.application import Application
+from tests.support.databases import SQLiteDatabases
+
+MODULE = "tests.support.models.relay_models"
+
+
+@pytest.fixture
+def relayed(application: Application, tmp_path: Path, sqlite_databases: SQLiteDatabases) -> Application:
+    """An application with relayed models."""
+    application.modules = (MODULE,)
+    application.database = sqlite_databases.create(tmp_path / "relayed.sqlite3", MODULE)
+    application.keys = {"imports": "", "url": ""}
+    application.configure()
+    return application
+
+
+def test_status_names_what_is_missing_until_it_is_installed(relayed: Application) -> None:
+    ran = relayed.process("triggers", "status", status=1)
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert lines[0] == ["connection", "table", "objects", "state"]
+    assert ["default", "seat", "5", "missing"] in lines
+    assert "error default: the triggers are missing or out of date" in ran.out
+    assert "To correct it, run `aiomodelcache triggers install`." in ran.out
+    assert "2 tables" in relayed.process("triggers", "install").out
+    assert relayed.run("triggers", "install").out == "ok default: nothing to do\n"
+    ran = relayed.process("triggers", "status")
+    assert ran.out.endswith("ok default: the triggers are those of the declarations\n")
+    data = relayed.run("triggers", "status", "--json").data
+    connection = data["connections"]["default"]
+    assert data["ok"] is connection["ok"] is True
+    assert connection["fingerprint"] == connection["installed"]
+    assert {each["state"] for each in connection["objects"]} == {"ok"}
+    removed = relayed.run("triggers", "remove", "--json").data["removed"]["default"]
+    assert "aiomodelcache_changes" in removed
+    assert relayed.run("triggers", "remove").out == "ok default: dropped 0 objects\n"
+
+
+def test_the_statements_are_what_a_migration_needs(relayed: Application, tmp_path: Path) -> None:
+    script = relayed.process("triggers", "sql").out
+    assert script.startswith("-- connection default\n")
+    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+        connection.executescript(script)
+        connection.executescript(script)
+    relayed.run("triggers", "status")
+    assert list(relayed.run("triggers", "sql", "--json").data["statements"]) == ["default"]
+
+
+def test_without_relayed_models_there_is_nothing_to_install(application: Application) -> None:
+    for name in ("sql", "install", "status"):
+        ran = application.run("triggers", name, status=2)
+        assert "No model has relay = True" in ran.err
