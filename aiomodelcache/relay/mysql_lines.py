@@ -27,7 +27,7 @@ _SERVER: Final = """
         @@server_id AS id, UNIX_TIMESTAMP() AS now
 """
 _GUARD: Final = """
-    SELECT 'coverage' AS kind, '' AS name, CAST(fingerprint AS CHAR) AS state FROM {coverage}
+    SELECT 'coverage' AS kind, '' AS name, CONCAT_WS(' ', fingerprint, owner) AS state FROM {coverage}
   UNION ALL
     SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, MD5(action_statement))
     FROM information_schema.triggers WHERE ({triggers})
@@ -118,10 +118,10 @@ class MySQLLines:
             self._types = {table.name: types[database.place(table)] for table in self._all}
         return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
 
-    async def delete(self, ids: Sequence[int]) -> None:
+    async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines."""
         client: Any = self._client
-        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))})")
+        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
 
     async def wait(self, timeout: float) -> None:
         """Waits until the next poll is due."""

@@ -35,7 +35,7 @@ _GUARD: Final = f"""
     )
     SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|',
         extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-        (SELECT string_agg(fingerprint, ' ') FROM {COVERAGE}),
+        (SELECT string_agg(concat_ws(' ', fingerprint, owner), ' ') FROM {COVERAGE}),
         (SELECT string_agg(concat_ws(' ', oid, relfilenode, relkind), ',' ORDER BY oid)
             FROM pg_catalog.pg_class JOIN captured ON oid = relation),
         (SELECT string_agg(concat_ws(' ', t.oid, t.xmin, tgenabled), ',' ORDER BY t.oid)
@@ -58,7 +58,7 @@ _LINES: Final = f"""
     ) line ON true ORDER BY xid, id
 """
 _WANTED: Final = "unnest({0}::bigint[], {1}::bigint[]) AS wanted (wanted_xid, wanted_id)"
-_DELETE: Final = f"DELETE FROM {CHANGES} USING {_WANTED} WHERE xid = wanted_xid AND id = wanted_id"
+_DELETE: Final = f"DELETE FROM {CHANGES} USING {_WANTED} WHERE xid = wanted_xid AND id = wanted_id AND {{2}}"
 _HALF: Final = f"""
     SELECT id, {{is_old}} AS is_old, item @> {literal(f'["{MISSING}"]')}::jsonb AS is_missing, {{values}}
     FROM wanted JOIN {CHANGES} ON xid = wanted_xid AND id = wanted_id, LATERAL jsonb_array_elements({{half}}) item
@@ -121,14 +121,16 @@ class PostgresLines:
             pairs |= await self._pairs(source, ids)
         return [Line(int(row["id"]), str(row["source"]), pairs.get(int(row["id"]))) for row in rows]
 
-    async def delete(self, ids: Sequence[int]) -> None:
+    async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines. The watermark moves on when none of those that were last read is left."""
         known = [each for each in ids if each in self._xids]
         if known:
-            await self._client.execute_query(_DELETE.format(*self._marks), self._wanted(known))
+            await self._client.execute_query(_DELETE.format(*self._marks, condition), self._wanted(known))
         other = [each for each in ids if each not in self._xids]
         if other:  # read by another source, or before the last read
-            await self._client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, other))})")
+            await self._client.execute_query(
+                f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, other))}) AND {condition}"
+            )
         for each in known:
             del self._xids[each]
         if not self._xids:

@@ -16,6 +16,7 @@ from aiomodelcache.relay.lines import Line, Pairs, Values
 from aiomodelcache.relay.mysql_lines import MySQLLines
 from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.sqlite_lines import SQLiteLines
+from aiomodelcache.relay.triggers.definitions import COVERAGE, literal, select
 from aiomodelcache.relay.triggers.installation import check_installation, dialect_of
 
 Rows = Sequence[tuple[RowValues | None, RowValues | None]]
@@ -50,8 +51,8 @@ class Lines(Protocol):
         """Returns up to ``limit`` lines."""
         ...
 
-    async def delete(self, ids: Sequence[int]) -> None:
-        """Deletes lines."""
+    async def delete(self, ids: Sequence[int], condition: str) -> None:
+        """Deletes lines if the condition holds, which is SQL."""
         ...
 
     async def wait(self, timeout: float) -> None:
@@ -84,6 +85,8 @@ class TriggerSource:
         self._by_source = {table.name: _Table(table) for table in tables}
         self._lines = _LINES[client.capabilities.dialect](client, tables)
         self._verified: Hashable = None
+        self.owner: str | None = None
+        """The cache that lines are drained for, as far as it is known."""
 
     async def check(self) -> Hashable:
         """Returns what identifies the state of the catalogue and of the server.
@@ -107,19 +110,42 @@ class TriggerSource:
     async def changes(self, limit: int) -> list[Change]:
         """Returns up to ``limit`` changes, the oldest first as far as their order is known."""
         lines = await self._lines.read(limit)
-        unknown = [line.id for line in lines if line.source not in self._by_source]
-        if unknown:  # of declarations before the installed ones
-            await self._lines.delete(unknown)
         return [
             Change(line.id, table.captured, table.rows(line.pairs))
             for line in lines
-            if (table := self._by_source.get(line.source)) is not None
+            for table in [self._by_source.get(line.source) or self._undeclared(line.source)]
         ]
 
+    def _undeclared(self, name: str) -> "_Table":
+        """Returns a table of former declarations. Nothing depends on it, but its lines have to be deleted."""
+        return _Table(CapturedTable(self._client.connection_name, None, name, "", (), ()))
+
     async def delete(self, ids: Sequence[int]) -> None:
-        """Deletes the lines of changes that have been dealt with."""
+        """Deletes the lines of changes that have been dealt with, unless ``owner`` is not the owner any more.
+
+        A relay that hung may wake up when lines are drained for another cache. That cache needs them.
+        """
         if ids:
-            await self._lines.delete(ids)
+            owner = self.owner
+            held = f"EXISTS (SELECT 1 FROM {COVERAGE} WHERE owner = {literal(owner)})" if owner is not None else "1 = 1"
+            await self._lines.delete(ids, held)
+
+    async def find_owner(self) -> str | None:
+        """Returns the cache that lines are drained for, or None if there is none yet. Remembers it as ``owner``."""
+        rows = await select(self._client, f"SELECT owner FROM {COVERAGE}")
+        self.owner = str(rows[0]["owner"]) if rows and rows[0]["owner"] is not None else None
+        return self.owner
+
+    async def is_owned(self) -> bool:
+        """Returns True if ``owner`` is still the owner."""
+        found = await select(self._client, f"SELECT 1 FROM {COVERAGE} WHERE owner = {literal(self.owner or '')}")
+        return bool(found)
+
+    async def set_owner(self, owner: str) -> None:
+        """Has lines drained for another cache. ``check`` returns another value from now on."""
+        client: Any = self._client
+        await client.execute_query(f"UPDATE {COVERAGE} SET owner = {literal(owner)}")
+        self.owner = owner
 
     async def wait(self, timeout: float) -> None:
         """Waits for a notification, or until the next poll is due, at most ``timeout`` seconds."""

@@ -24,13 +24,13 @@ class SQLiteLines:
     async def guard(self) -> Hashable:
         """Returns what identifies the file, its schema and the installed coverage."""
         [version] = await select(self._client, "PRAGMA schema_version")
-        coverage = await select(self._client, f"SELECT fingerprint FROM {COVERAGE}")
+        coverage = await select(self._client, f"SELECT fingerprint, owner FROM {COVERAGE}")
         client: Any = self._client
         file: tuple[int, ...] = ()
         with suppress(OSError):  # a database in memory
             found = os.stat(client.filename)
             file = found.st_dev, found.st_ino
-        return file, int(version["schema_version"]), *[str(row["fingerprint"]) for row in coverage]
+        return file, int(version["schema_version"]), *[(str(row["fingerprint"]), str(row["owner"])) for row in coverage]
 
     def reset(self) -> None:
         """Does nothing: nothing is remembered."""
@@ -40,10 +40,10 @@ class SQLiteLines:
         rows = await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
         return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
 
-    async def delete(self, ids: Sequence[int]) -> None:
+    async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines, in one short transaction."""
         client: Any = self._client
-        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))})")
+        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
 
     async def wait(self, timeout: float) -> None:
         """Waits until the next poll is due."""

@@ -151,11 +151,12 @@ async def test_a_text_as_primary_key_and_lines_of_unknown_tables(
     async with other_program(db_url) as run:
         await run("INSERT INTO spelling (word, size) VALUES ('a''b', 1)")
         await run("INSERT INTO reading (id, region) VALUES (1, 1)")
-        [change] = await other.changes(10)
+        change, undeclared = await other.changes(10)
         assert change.rows == [(None, {"word": "a'b"})]
-        [again] = await source.changes(10)
-        assert again == change
-        await source.delete([change.id])
+        assert (undeclared.table.name, undeclared.table.models, undeclared.rows) == ("reading", (), None)
+        again, declared = await source.changes(10)
+        assert (again, declared.id) == (change, undeclared.id)
+        await source.delete([change.id, declared.id])
         await other.delete([change.id])
         assert await source.changes(10) == []
         await run("UPDATE spelling SET word = 'c'")
@@ -164,6 +165,31 @@ async def test_a_text_as_primary_key_and_lines_of_unknown_tables(
         assert pairs == gone_and_new if db_url.dialect == "postgres" else [({"word": "a'b"}, {"word": "c"})]
     await source.close()
     await other.close()
+
+
+async def test_lines_are_deleted_for_their_owner_alone(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    await install(database, tables)
+    first, second = TriggerSource(database, tables), TriggerSource(database, tables)
+    assert await first.find_owner() is None
+    guard = await first.check()
+    await first.set_owner("a1")
+    assert await second.find_owner() == "a1"
+    await second.set_owner("b1")
+    assert guard != await first.check()
+    assert not await first.is_owned()
+    async with other_program(db_url) as run:
+        await run("INSERT INTO spelling (word, size) VALUES ('a', 1)")
+    [change] = await first.changes(10)
+    await first.delete([change.id])
+    assert await second.changes(10) == [change]
+    await second.delete([change.id])
+    assert await first.changes(10) == []
+    await install(database, tables)
+    assert await second.is_owned(), "an installation that changes nothing leaves the owner"
+    await first.close()
+    await second.close()
 
 
 async def test_a_limit_leaves_lines_and_deleting_some_loses_none(

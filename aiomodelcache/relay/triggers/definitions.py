@@ -13,7 +13,7 @@ PREFIX: Final = "aiomodelcache_"
 CHANGES: Final = f"{PREFIX}changes"
 """The table of captured lines."""
 COVERAGE: Final = f"{PREFIX}coverage"
-"""The table that holds the fingerprint of the installed coverage, in one row."""
+"""The table of one row: the fingerprint of the installed coverage, and the cache that lines are drained for."""
 MAX_ROWS: Final = 10_000
 """Maximum number of rows that a statement's line lists on PostgreSQL. Beyond it, the line names the whole table."""
 _TAG_SIZE: Final = 4

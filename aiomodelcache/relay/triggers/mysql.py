@@ -196,7 +196,7 @@ def _own_tables(changes: str, coverage: str) -> list[Definition]:
         "source VARCHAR(200) NOT NULL, op CHAR(1) NOT NULL, old LONGTEXT, new LONGTEXT) "
         "ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
-    note = f"CREATE TABLE IF NOT EXISTS {coverage} (fingerprint CHAR(16)) ENGINE = InnoDB"
+    note = f"CREATE TABLE IF NOT EXISTS {coverage} (fingerprint CHAR(16), owner CHAR(64)) ENGINE = InnoDB"
     return [
         Definition("table", "", CHANGES, "table", (create,)),
         Definition("table", "", COVERAGE, "table", (note,)),

@@ -182,10 +182,10 @@ def _own_tables(schema: str) -> list[Definition]:
         "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)",
         f"REVOKE ALL ON TABLE {changes} FROM PUBLIC",
     )
-    coverage = quoted(schema, COVERAGE)
+    note = f"CREATE TABLE IF NOT EXISTS {quoted(schema, COVERAGE)} (fingerprint text, owner text)"
     return [
         Definition("table", "", CHANGES, "table", create),
-        Definition("table", "", COVERAGE, "table", (f"CREATE TABLE IF NOT EXISTS {coverage} (fingerprint text)",)),
+        Definition("table", "", COVERAGE, "table", (note,)),
     ]
 
 

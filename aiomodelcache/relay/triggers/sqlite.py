@@ -79,7 +79,7 @@ def new_columns(number: int) -> list[str]:
 def _own_tables(width: int) -> list[Definition]:
     values = ", ".join([*old_columns(width), *new_columns(width)])
     changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {values})"
-    coverage = f"CREATE TABLE {COVERAGE} (fingerprint)"
+    coverage = f"CREATE TABLE {COVERAGE} (fingerprint, owner)"
     return [
         Definition("table", "", name, digest(create), (f"DROP TABLE IF EXISTS {name}", create))
         for name, create in ((CHANGES, changes), (COVERAGE, coverage))
