@@ -36,7 +36,8 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model captured queryset_types values value_declarations manager classes "
     "bulk_results annotations resilience options registry",
-    "relay": "watch liveness source postgres_lines mysql_lines sqlite_lines lines triggers captured",
+    "relay": "health relay election ownership invalidation watch liveness status source postgres_lines mysql_lines "
+    "sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
     "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
@@ -109,7 +110,7 @@ def places_of(package: str) -> list[str]:
     return [*([package] if package in WITH_CODE else []), *ordered(package, ORDER[package])]
 
 
-WITH_CODE = {"", "observe", "testing", "contrib.dashboard"}
+WITH_CODE = {"", "observe", "relay", "testing", "contrib.dashboard"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""

@@ -1,0 +1,308 @@
+"""The relay: drains the changes of other programs, invalidates what they name, and claims that nothing was left out.
+
+The steps of a drain, in this order:
+
+1. ``t0`` is the store's clock.
+2. The catalogue is checked.
+3. The lines are selected.
+4. What they name is invalidated.
+5. The lines are deleted, by their ids.
+6. If nothing was left out, the claim lives until ``t0`` + ``relay_lag``.
+
+No step holds a lock in the database. A relay may end between any two of them, and two relays may drain at once. Between
+two claims, drains are steps 3 to 5 alone.
+"""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import anyio
+
+from aiomodelcache.backends.protocol import SupportsClaims
+from aiomodelcache.encoding.messages import reason
+from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
+from aiomodelcache.observe.stats import logger
+from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.connections import named_client
+from aiomodelcache.relay.captured import CapturedTable, captured_tables
+from aiomodelcache.relay.election import Election
+from aiomodelcache.relay.invalidation import Invalidator
+from aiomodelcache.relay.liveness import liveness_keys
+from aiomodelcache.relay.ownership import Ownership
+from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.status import RelayStatus
+
+if TYPE_CHECKING:
+    from aiomodelcache.client import ModelCache
+
+LINES_PER_DRAIN: Final = 1_000
+"""Maximum number of lines of one drain. Beyond it, the next drain follows at once, and nothing is claimed before it."""
+MAX_LINES: Final = 50_000
+"""Maximum number of lines, one after another, that are invalidated by key. Beyond it, whole models are."""
+CLAIMS_PER_LAG: Final = 10
+"""Claims that are made within ``relay_lag``, so that readers see the end of a relay late, and a new one takes over."""
+MIN_BACKOFF: Final = 0.05
+MAX_BACKOFF: Final = 2.0
+"""Seconds to wait after a failed drain, at first and at most. Each failure doubles it."""
+CLOSE_LIMIT: Final = 2.0
+"""Maximum seconds for closing the source and resigning, when a relay ends. Beyond it, it ends without."""
+_UNCAPTURED: Final = b"writes were not captured"
+CHECKED_TTL: Final = 30 * 24 * 3600 * 1000
+"""Milliseconds for which the store keeps what the catalogue was. After it, a relay that starts clears the models."""
+
+
+class Relay:
+    """Invalidates what other programs write to the tables of models with ``relay = True``.
+
+    ``cache`` is an open ``ModelCache``, whose declarations say what to invalidate. Any number of relays may run at
+    once, in any processes. One of them drains each connection, and another one takes over when that ends.
+
+    >>> async with ModelCache("redis://localhost:6379/0") as cache:
+    ...     await Relay(cache).run()
+
+    Raises ``CacheConfigurationError`` if no model has ``relay = True``.
+    """
+
+    def __init__(self, cache: "ModelCache | OpenCache") -> None:
+        opened = cache if isinstance(cache, OpenCache) else cache.open_cache
+        tables = captured_tables(opened)
+        if not tables:
+            raise CacheConfigurationError(
+                "There is nothing to relay: set relay = True in the CacheMeta of the models whose tables other "
+                "programs write to."
+            )
+        keys = liveness_keys(opened)
+        self.drains = [Drain(opened, connection, tables[connection], keys[connection]) for connection in tables]
+        """The drains, one for each connection."""
+
+    @property
+    def statuses(self) -> list[RelayStatus]:
+        """The state on each connection, which changes while the relay runs."""
+        return [drain.status for drain in self.drains]
+
+    async def health(self) -> dict[str, Any]:
+        """Returns the state for operators. ``ok`` is True while all claims live, whichever relay has made them.
+
+        ``claim_left``: the seconds that each has left, or None if the store does not answer.
+        """
+        connections: list[dict[str, Any]] = []
+        for drain in self.drains:
+            try:
+                left: float | None = await drain.claim_left() / 1000
+            except BackendError:
+                left = None
+            connections.append({**drain.status.data(), "claim_left": left})
+        return {"ok": all(each["claim_left"] for each in connections), "connections": connections}
+
+    async def drain(self) -> None:
+        """Drains all present lines, whether or not another relay leads, and claims it.
+
+        Raises ``RelayError``, ``BackendError``, and the errors of the database's driver. No line is lost then.
+        """
+        for drain in self.drains:
+            try:
+                while not await drain.drain():
+                    pass
+            finally:
+                await drain.close()
+
+    async def run(self) -> None:
+        """Drains until ``stop`` is called. Failures are logged, and tried again. Cancelling it loses no change."""
+        async with anyio.create_task_group() as tasks:
+            for drain in self.drains:
+                tasks.start_soon(drain.run)
+
+    def stop(self) -> None:
+        """Lets ``run`` return after the drains in progress. Idempotent."""
+        for drain in self.drains:
+            drain.stop()
+
+
+class Drain:
+    """The drains of one connection."""
+
+    def __init__(self, cache: OpenCache, connection: str, tables: Sequence[CapturedTable], liveness_key: bytes) -> None:
+        self.status = RelayStatus(connection=connection, tables=len(tables))
+        self.liveness_key = liveness_key
+        self._cache = cache
+        self._tables = tables
+        self._lag = cache.config.relay_lag
+        self._election = Election(cache.guarded, liveness_key, self._lag)
+        self._invalidator = Invalidator(cache)
+        self._ownership = Ownership(cache.guarded, connection, liveness_key)
+        self._source: TriggerSource | None = None
+        self._checked: bytes | None = None
+        """The digest of what the catalogue was when the last claim was made. None before the first one."""
+        self._claim_at = 0.0
+        """When the next claim is due, by the monotonic clock."""
+        self._backlog = 0
+        """Number of lines since a drain has left nothing out."""
+        self._stopping = False
+        self._pause: anyio.CancelScope | None = None
+
+    # The loop --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drains until ``stop`` is called."""
+        backoff = MIN_BACKOFF
+        try:
+            while not self._stopping:
+                try:
+                    await self._turn()
+                except Exception as error:  # of any driver; the lines are still there
+                    self._record_failure(error)
+                    await self.close(resign=not isinstance(error, RelayError))  # another relay would fail, too
+                    await self._wait(backoff)
+                    backoff = min(2 * backoff, MAX_BACKOFF)
+                else:
+                    backoff = MIN_BACKOFF
+        finally:
+            with anyio.move_on_after(CLOSE_LIMIT, shield=True):
+                await self.close()
+
+    def stop(self) -> None:
+        """Lets ``run`` return after the drain in progress."""
+        self._stopping = True
+        if self._pause is not None:
+            self._pause.cancel()
+
+    async def _turn(self) -> None:
+        """Drains once and waits for more to do; or waits for the end of the relay that leads."""
+        self.status.leading = await self._election.lead()
+        if not self.status.leading:
+            self._record_success()
+            await self._wait(self._election.interval)
+        elif await self.drain():
+            self._record_success()
+            with anyio.CancelScope() as self._pause:
+                if not self._stopping:
+                    await self.source.wait(max(0.0, self._claim_at - monotonic()))
+
+    async def _wait(self, seconds: float) -> None:
+        with anyio.CancelScope() as self._pause:
+            if not self._stopping:
+                await anyio.sleep(seconds)
+
+    async def close(self, *, resign: bool = True) -> None:
+        """Closes the source, and with ``resign`` lets another relay lead. The next drain opens a source again.
+
+        A failure is logged, because there is nothing to close then.
+        """
+        source, self._source = self._source, None
+        self.claim_at_once()
+        self.status.leading = False
+        for end in [*([source.close] if source is not None else []), *([self._election.resign] if resign else [])]:
+            try:
+                await end()
+            except Exception as error:  # the server is away
+                logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
+
+    def _record_failure(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, CacheError) else reason(error)
+        failing, self.status.failing = self.status.failing, text
+        if failing is None:
+            self.status.outages += 1
+            logger.warning("aiomodelcache: the relay of %s does not drain for now: %s", self.status.connection, text)
+
+    def _record_success(self) -> None:
+        failing, self.status.failing = self.status.failing, None
+        if failing is not None:
+            logger.warning("aiomodelcache: the relay of %s works again", self.status.connection)
+
+    # One drain -------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> TriggerSource:
+        """The source of changes, made at first use."""
+        if self._source is None:
+            self._source = TriggerSource(named_client(self.status.connection), self._tables)
+        return self._source
+
+    async def drain(self) -> bool:
+        """Invalidates what was written, and claims it if a claim is due. Returns True if nothing was left out.
+
+        Raises ``BackendError``, ``RelayError``, and the errors of the database's driver. Then no line is lost.
+        """
+        source, started, began = self.source, monotonic(), time()
+        due = started >= self._claim_at
+        t0 = await self._clock() if due else 0
+        checked = await self._check() if due else b""
+        changes = await source.changes(LINES_PER_DRAIN)
+        if due:
+            await self._ownership.confirm(source)
+        self._backlog += len(changes)
+        whole = self._backlog > MAX_LINES
+        if changes:
+            await self._invalidator.invalidate(changes, whole=whole)
+            await source.delete([change.id for change in changes])
+        self.status.drains += 1
+        self.status.lines += len(changes)
+        self.status.cleared += whole
+        if len(changes) >= LINES_PER_DRAIN:
+            return False
+        self._backlog = 0
+        if due:
+            await self._confirm(checked, t0)
+            await self._claim(self.liveness_key, t0 + int(self._lag * 1000))
+            self._claim_at = started + self._lag / CLAIMS_PER_LAG
+            self.status.claims += 1
+        self.status.last_drain = began
+        return True
+
+    def claim_at_once(self) -> None:
+        """Lets the next drain claim, even if the last claim was made right now."""
+        self._claim_at = 0.0
+
+    async def _check(self) -> bytes:
+        """Returns a digest of what the catalogue is. Raises ``RelayError`` if writes are not captured."""
+        source = self.source
+        try:
+            checked, former = _digest(await source.check()), b""
+            if checked != self._checked or source.owner is None:
+                while checked != former:  # two relays may take over at once
+                    await self._ownership.require(source)
+                    checked, former = _digest(await source.check()), checked
+            return checked
+        except RelayError:
+            self._checked = _UNCAPTURED  # whatever the catalogue is next time
+            raise
+
+    async def _confirm(self, checked: bytes, t0: int) -> None:
+        """Clears the models if the catalogue is not what it was: writes may not have been captured in between.
+
+        The store keeps what it was, so that a relay that starts need not clear them.
+        """
+        if checked == self._checked:
+            return
+        key = self.liveness_key + b":" + checked
+        if self._checked is not None or not (await self._remaining(key)):
+            await self._invalidator.invalidate_all(self._tables)
+            self.status.cleared += 1
+        await self._claim(key, t0 + CHECKED_TTL)
+        self._checked = checked
+
+    # The store -------------------------------------------------------------------------------------
+
+    @property
+    def _store(self) -> SupportsClaims:
+        return cast("SupportsClaims", self._cache.guarded.backend)
+
+    async def claim_left(self) -> int:
+        """Returns the milliseconds that the claim has left, whichever relay has made it. Raises ``BackendError``."""
+        return await self._remaining(self.liveness_key)
+
+    async def _clock(self) -> int:
+        return await self._cache.guarded.call(self._store.clock())
+
+    async def _claim(self, key: bytes, until_ms: int) -> None:
+        await self._cache.guarded.call(self._store.claim(key, until_ms), 1)
+
+    async def _remaining(self, key: bytes) -> int:
+        [left] = await self._cache.guarded.call(self._store.remaining([key]), 1)
+        return left
+
+
+def _digest(checked: Hashable) -> bytes:
+    return hashlib.blake2b(repr(checked).encode(), digest_size=8).hexdigest().encode()

@@ -1,0 +1,42 @@
+"""The state of a relay, as operators see it. Pure: the relay sets it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(slots=True, kw_only=True)
+class RelayStatus:
+    """The state of a relay on one connection. Counts only grow."""
+
+    connection: str
+    """The alias of the connection in Tortoise's configuration."""
+    tables: int
+    """The number of tables whose writes are captured."""
+    leading: bool = False
+    """True if this relay drains. Else another one does, and this one takes over when that ends."""
+    failing: str | None = None
+    """The reason why it does not drain now, although no other relay does; None if it does."""
+    drains: int = 0
+    """Drains that ended."""
+    lines: int = 0
+    """Lines of the change table that were invalidated and deleted."""
+    claims: int = 0
+    """Claims that nothing was left out."""
+    cleared: int = 0
+    """Times that everything about the models was invalidated: the catalogue had changed, or too many lines were left.
+    """
+    outages: int = 0
+    """Times that draining began to fail."""
+    last_drain: float | None = None
+    """The time at which the last drain began that left nothing out, in seconds since the Unix epoch."""
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the last drain began that left nothing out. None before the first one."""
+        return None if self.last_drain is None else max(0.0, time.time() - self.last_drain)
+
+    def data(self) -> Mapping[str, Any]:
+        """Returns the state for JSON, with ``lag``."""
+        return {**asdict(self), "lag": self.lag}

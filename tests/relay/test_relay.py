@@ -1,0 +1,631 @@
+"""The relay end to end: another program writes with a driver of its own, the relay drains, the next lookup is fresh."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import BackendError, ModelCache
+from aiomodelcache.backends.protocol import Backend
+from aiomodelcache.exceptions import CacheConfigurationError, RelayError
+from aiomodelcache.relay import Relay
+from aiomodelcache.relay import relay as relay_module
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.relay import Drain
+from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.triggers.installation import install
+from aiomodelcache.testing import CountingBackend, count_ops
+from tests.relay.outside import other_program
+from tests.support.databases import DatabaseUrl
+from tests.support.gates import PATIENCE
+from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, titles
+from tests.support.servers import RedisServer
+
+pytestmark = pytest.mark.models("tests.support.models.relayed_models")
+
+
+Outside = Callable[..., Awaitable[None]]
+AUTHORS, ARTICLES, LABELS = range(1, 4), range(1, 8), range(1, 4)
+SLUGS = [f"s{number}" for number in range(1, 8)]
+
+
+async def create_rows() -> None:
+    """Two authors with two articles each, two labels, of which one is hidden, and their links."""
+    await Author.bulk_create([Author(id=1, name="kim"), Author(id=2, name="ann")])
+    await Label.bulk_create([Label(id=1, name="red"), Label(id=2, name="blue", hidden=True)])
+    await Article.bulk_create(
+        [
+            Article(id=number, slug=f"s{number}", title=f"t{number}", author_id=1 + number // 3)
+            for number in (1, 2, 3, 4)
+        ]
+    )
+    await Note.create(id=1, text="note")
+    for number in (1, 2, 3):
+        article = await Article.get(id=number)
+        await article.labels.add(await Label.get(id=1))
+
+
+def columns_of(row: Any) -> Any:
+    return None if row is None else {name: getattr(row, name) for name in row._meta.db_fields}
+
+
+async def answers() -> dict[str, Any]:
+    """The answers of every kind of lookup of these rows."""
+    found: dict[str, Any] = {}
+    for number in AUTHORS:
+        found[f"author {number}"] = columns_of(await Author.cache.get_or_none(id=number))
+        found[f"by author {number}"] = [columns_of(row) for row in await Article.cache.filter(author=number)]
+        found[f"t1 by author {number}"] = [
+            columns_of(row) for row in await Article.cache.filter(author=number, title="t1")
+        ]
+        found[f"page by author {number}"] = [columns_of(row) for row in await Article.cache.filter(author=number)[1:2]]
+        found[f"count of author {number}"] = await ArticleCount(number)
+        found[f"newest of author {number}"] = [columns_of(row) for row in await Newest(number)]
+        found[f"titles of author {number}"] = await titles(number)
+        query = Article.filter(author_id=number, views__gt=5).order_by("id")
+        found[f"viewed of author {number}"] = [columns_of(row) for row in await Article.cache.query(query)]
+    for name in ("kim", "ann", "new"):
+        found[f"author {name}"] = columns_of(await Author.cache.get_or_none(name=name))
+    for number in ARTICLES:
+        article = await Article.cache.get_or_none(id=number)
+        found[f"article {number}"] = columns_of(article)
+        if article is not None:
+            found[f"labels of {number}"] = sorted([row.id for row in await article.labels])
+            author = await article.author
+            found[f"author of {number}"] = columns_of(author)
+    for slug in SLUGS:
+        found[f"article {slug}"] = columns_of(await Article.cache.get_or_none(slug=slug))
+    for number in LABELS:
+        found[f"label {number}"] = columns_of(await Label.cache.get_or_none(id=number))
+    found["all"] = [columns_of(row) for row in await Article.cache.filter()]
+    found["sum"] = await Article.cache.query(Article.filter(views__gte=0).count())
+    found["labelled"] = sorted(await Article.cache.query(Article.filter(labels__id=1).values_list("id", flat=True)))
+    return found
+
+
+async def believe(cache: ModelCache) -> None:
+    """Lets the cache learn of the claims at once. It asks the store now and then."""
+    relays = cache._views.relays
+    assert relays is not None
+    await relays.ask()
+
+
+@asynccontextmanager
+async def relaying(cache: ModelCache) -> AsyncIterator[Drain]:
+    """The drain of a relay whose steps the test makes."""
+    relay = Relay(cache)
+    [drain] = relay.drains
+    yield drain
+    await drain.close()
+
+
+@pytest.fixture
+async def triggers(cache: ModelCache, database: BaseDBAsyncClient) -> None:
+    """The triggers of the models' tables."""
+    await install(database, captured_tables(cache.open_cache)[database.connection_name])
+
+
+@pytest.fixture
+async def outside(db_url: DatabaseUrl, triggers: None) -> AsyncIterator[Outside]:
+    """Another program, which executes statements one after another, each in a transaction of its own."""
+    async with other_program(db_url) as run:
+
+        async def execute(*statements: str) -> None:
+            for statement in statements:
+                await run(statement)
+
+        yield execute
+
+
+@pytest.fixture
+async def drain(cache: ModelCache, triggers: None) -> AsyncIterator[Drain]:
+    async with relaying(cache) as drain:
+        await drain.drain()
+        await believe(cache)
+        yield drain
+
+
+async def fresh(cache: ModelCache) -> dict[str, Any]:
+    """The answers of the database."""
+    with cache.disabled():
+        return await answers()
+
+
+INSERT = "INSERT INTO article (id, slug, title, views, author_id) VALUES (5, 's5', 't1', 9, 1)"
+WRITES = {
+    "insert": [INSERT],
+    "update of a row": ["UPDATE article SET views = views + 10 WHERE id = 1"],
+    "update of a list's key": ["UPDATE article SET author_id = 2 WHERE id = 1"],
+    "update of half of a list's key": ["UPDATE article SET title = 't1' WHERE id = 3"],
+    "update of a unique key": ["UPDATE article SET slug = 's6' WHERE id = 2"],
+    "update of all rows": ["UPDATE article SET views = 7, title = 't1'"],
+    "delete": ["DELETE FROM article_label WHERE article_id = 1", "DELETE FROM article WHERE id = 1"],
+    "delete of all": ["DELETE FROM article_label", "DELETE FROM article"],
+    "change of a primary key": ["UPDATE article SET id = 6 WHERE id = 4"],
+    "link": ["INSERT INTO article_label (article_id, label_id) VALUES (4, 1)"],
+    "unlink": ["DELETE FROM article_label WHERE article_id = 2"],
+    "move of a link": ["UPDATE article_label SET article_id = 4 WHERE article_id = 1"],
+    "hidden row shown": [
+        "INSERT INTO article_label (article_id, label_id) VALUES (1, 2)",
+        "UPDATE label SET hidden = FALSE WHERE id = 2",
+    ],
+    "shown row hidden": ["UPDATE label SET hidden = TRUE WHERE id = 1"],
+    "cascade": ["DELETE FROM author WHERE id = 1"],
+    "first row of a kind": ["INSERT INTO author (id, name) VALUES (3, 'new')"],
+    "rename": ["UPDATE author SET name = 'new' WHERE id = 1"],
+    "several": [INSERT, "UPDATE author SET name = 'new' WHERE id = 2", "UPDATE article SET author_id = 2 WHERE id = 5"],
+}
+
+
+async def test_lookups_are_fresh_after_a_drain(cache: ModelCache, drain: Drain, outside: Outside) -> None:
+    await create_rows()
+    await drain.drain()
+    for name, statements in WRITES.items():
+        await believe(cache)
+        before = await answers()
+        assert await answers() == before
+        await outside(*statements)
+        expected = await fresh(cache)
+        assert expected != before, name
+        assert await answers() != expected, f"{name}: nothing was cached, so that the test shows nothing"
+        assert await drain.drain()
+        assert await answers() == expected, name
+        await outside("DELETE FROM article_label", "DELETE FROM article", "DELETE FROM label", "DELETE FROM author")
+        await Note.all().delete()
+        await drain.drain()
+        await create_rows()
+        await drain.drain()
+
+
+# Two relays, and relays that end ----------------------------------------------------------------------------
+
+on_postgres = pytest.mark.only_on("postgres", because="the steps are the same on every database")
+on_redis = pytest.mark.only_on("redis", because="the steps are the same on every store")
+
+
+class Killed(BaseException):
+    """The end of a relay's process."""
+
+
+STEPS = ["clock", "check", "changes", "deliver", "delete", "remaining", "claim"]
+
+
+@contextmanager
+def killed(drain: Drain, backend: CountingBackend, step: str, *, before: bool) -> Iterator[None]:
+    """Ends a drain before or after the first call of one of its steps."""
+    patch = pytest.MonkeyPatch()
+    writer, source = drain._cache.writer, drain.source
+    owner: Any = {"deliver": writer, "check": source, "changes": source, "delete": source}.get(step, backend.backend)
+    original: Callable[..., Awaitable[Any]] = getattr(owner, step)
+
+    async def end(*arguments: Any, **keywords: Any) -> Any:
+        if step == "claim" and arguments[0] != drain.liveness_key:
+            return await original(*arguments)
+        if not before:
+            await original(*arguments, **keywords)
+        raise Killed
+
+    patch.setattr(owner, step, end)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+@on_postgres
+@on_redis
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_relay_that_ends_at_any_step_loses_no_line(
+    cache: ModelCache, backend: CountingBackend, drain: Drain, outside: Outside, step: str, before: bool
+) -> None:
+    await create_rows()
+    await drain.drain()
+    old = await answers()
+    assert await answers() == old
+    await backend.delete([drain.liveness_key])
+    async with relaying(cache) as first, relaying(cache) as second:
+        await outside("UPDATE article SET author_id = 2, title = 'new' WHERE id = 1", INSERT)
+        with killed(first, backend, step, before=before), pytest.raises(Killed):
+            await first.drain()
+        assert bool(await first.claim_left()) is (step == "claim" and not before)
+        assert await second.drain()
+        assert await answers() == await fresh(cache) != old
+        assert await second.claim_left() > 0
+        assert await second.source.changes(10) == []
+
+
+@on_postgres
+@on_redis
+async def test_two_relays_at_once(cache: ModelCache, drain: Drain, outside: Outside) -> None:
+    await create_rows()
+    async with relaying(cache) as other:
+        for number in range(10):
+            await answers()
+            await outside(f"UPDATE article SET title = 'x{number}', author_id = 3 - author_id WHERE id < 4")
+            await asyncio.gather(drain.drain(), other.drain())
+            assert await answers() == await fresh(cache)
+    assert await drain.source.changes(10) == []
+
+
+@on_postgres
+@on_redis
+async def test_a_frozen_relay_blocks_no_writer(cache: ModelCache, drain: Drain, outside: Outside) -> None:
+    await create_rows()
+    for step in ("deliver", "delete"):
+        reached, go_on = asyncio.Event(), asyncio.Event()
+        owner: Any = {"deliver": cache.open_cache.writer, "delete": drain.source}[step]
+        original = getattr(owner, step)
+
+        async def wait(*arguments: Any, original: Any = original) -> Any:
+            reached.set()  # noqa: B023
+            await go_on.wait()  # noqa: B023
+            return await original(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, step, wait)
+            await outside("UPDATE article SET views = views + 1")
+            frozen = asyncio.create_task(drain.drain())
+            await reached.wait()
+            async with asyncio.timeout(5):
+                await outside("UPDATE article SET views = views + 1", "DELETE FROM article WHERE id = 4")
+            go_on.set()
+            assert await frozen
+    await drain.drain()
+    assert await answers() == await fresh(cache)
+
+
+# Claims ------------------------------------------------------------------------------------------------------
+
+
+@on_postgres
+@on_redis
+async def test_a_claim_lasts_for_the_lag_from_before_the_lines_were_selected(
+    cache: ModelCache, backend: CountingBackend, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lag = int(1000 * cache.config.relay_lag)
+    assert lag - 5_000 < await drain.claim_left() <= lag
+    calls: list[tuple[str, Any]] = []
+    for owner, name in ((backend.backend, "clock"), (drain.source, "changes"), (backend.backend, "claim")):
+        original = getattr(owner, name)
+
+        async def noted(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            answer = await original(*arguments)
+            calls.append((name, arguments[1] if name == "claim" else answer))
+            return answer
+
+        monkeypatch.setattr(owner, name, noted)
+    drain.claim_at_once()
+    assert await drain.drain()
+    assert [name for name, _ in calls] == ["clock", "changes", "claim"]
+    assert calls[2][1] == calls[0][1] + lag
+
+
+@on_postgres
+@on_redis
+async def test_nothing_is_claimed_while_lines_are_left_out(
+    cache: ModelCache, drain: Drain, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_rows()
+    await drain.drain()
+    before = await answers()
+    assert await answers() == before
+    monkeypatch.setattr(relay_module, "LINES_PER_DRAIN", 2)
+    for number in (1, 2, 3, 4):
+        await outside(f"UPDATE article SET title = 'x' WHERE id = {number}")
+    await cache.backend.delete([drain.liveness_key])
+    drain.claim_at_once()
+    assert not await drain.drain()
+    assert await drain.claim_left() == 0
+    assert not await drain.drain()
+    assert await drain.claim_left() == 0
+    assert await drain.drain()
+    assert await drain.claim_left() > 0
+    assert await answers() == await fresh(cache) != before
+
+
+@on_postgres
+@on_redis
+async def test_past_many_lines_whole_models_are_invalidated(
+    cache: ModelCache, drain: Drain, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_rows()
+    await drain.drain()
+    monkeypatch.setattr(relay_module, "LINES_PER_DRAIN", 2)
+    monkeypatch.setattr(relay_module, "MAX_LINES", 2)
+    await answers()
+    note = await Note.cache.get(id=1)
+    cleared = drain.status.cleared
+    for number in (1, 2, 3, 4):
+        await outside(f"UPDATE article SET title = 'x', author_id = 2 WHERE id = {number}")
+    while not await drain.drain():
+        pass
+    assert drain.status.cleared == cleared + 2, "two drains came after the second line"
+    assert await answers() == await fresh(cache)
+    with count_ops(cache) as ops:
+        assert await Note.cache.get(id=1) == note
+    assert ops.statements == []
+
+
+@on_postgres
+@on_redis
+async def test_a_change_of_the_catalogue_clears_the_models_once(cache: ModelCache, drain: Drain, database: Any) -> None:
+    await create_rows()
+    await drain.drain()
+    await answers()
+    cleared = drain.status.cleared
+    drain.claim_at_once()
+    await drain.drain()
+    assert drain.status.cleared == cleared
+    # With the triggers off for a moment, no line tells of the write.
+    await database.execute_script(
+        "ALTER TABLE article DISABLE TRIGGER ALL; UPDATE article SET title = 'unseen' WHERE id = 1"
+    )
+    drain.claim_at_once()
+    with pytest.raises(RelayError, match="aiomodelcache triggers install"):
+        await drain.drain()
+    await install(database, captured_tables(cache.open_cache)["postgres"])
+    drain.claim_at_once()
+    await drain.drain()
+    assert drain.status.cleared == cleared + 1
+    assert await answers() == await fresh(cache)
+    async with relaying(cache) as second:  # what the catalogue was is in the store
+        await second.drain()
+        assert second.status.cleared == 0
+
+
+# Costs -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_drain_costs(cache: ModelCache, drain: Drain, outside: Outside, db_url: DatabaseUrl) -> None:
+    """A drain that claims checks the catalogue and the owner, and asks the store twice. Others send one SELECT."""
+    await create_rows()
+    await drain.drain()
+    with count_ops(cache) as ops:
+        assert await drain.drain()
+    assert (len(ops.statements), ops.operations) == (1, [])
+    drain.claim_at_once()
+    with count_ops(cache) as ops:
+        assert await drain.drain()
+    checks = {"sqlite": 3, "postgres": 2, "mariadb": 4}[db_url.dialect]
+    assert (len(ops.statements), ops.operations) == (1 + checks, ["clock", "claim"])
+    await outside("UPDATE author SET name = 'new' WHERE id = 1")
+    with count_ops(cache) as ops:
+        assert await drain.drain()
+    reads = 2 if db_url.dialect == "postgres" else 1
+    assert (len(ops.statements), ops.operations) == (reads + 1, ["clear"]), "the lines, their values, and the DELETE"
+    assert drain.status.lines > 0
+
+
+# The loop ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(cache: ModelCache) -> AsyncIterator[Relay]:
+    """A relay that runs until the block ends."""
+    relay = Relay(cache)
+    task = asyncio.create_task(relay.run())
+    try:
+        yield relay
+    finally:
+        relay.stop()
+        async with asyncio.timeout(PATIENCE):
+            await task
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_running_relay_makes_lookups_fresh(cache: ModelCache, outside: Outside) -> None:
+    await create_rows()
+    async with running(cache) as relay:
+        for statement in (INSERT, "UPDATE article SET author_id = 2 WHERE id = 1", "DELETE FROM author WHERE id = 1"):
+            await answers()
+            await outside(statement)
+            expected = await fresh(cache)
+
+            async def are_fresh(expected: dict[str, Any] = expected) -> bool:
+                return await answers() == expected
+
+            await until(are_fresh)
+        health = await relay.health()
+        assert health["ok"]
+        [connection] = health["connections"]
+        assert connection["leading"]
+        assert connection["failing"] is None
+        assert 0 <= connection["lag"] < PATIENCE
+        assert 0 < connection["claim_left"] <= cache.config.relay_lag
+
+
+@on_postgres
+@on_redis
+async def test_a_failure_is_logged_once_and_tried_again(
+    cache: ModelCache, outside: Outside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_rows()
+    failures = 3
+    original = TriggerSource.changes
+
+    async def fail(source: TriggerSource, limit: int) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError("the database is away, with a secret value")
+        return await original(source, limit)
+
+    async with running(cache) as relay:
+        [status] = relay.statuses
+
+        async def has_drained() -> bool:
+            return status.drains > 0
+
+        await until(has_drained)
+        caplog.clear()
+        monkeypatch.setattr(TriggerSource, "changes", fail)
+        await outside("UPDATE author SET name = 'new' WHERE id = 1")
+
+        async def has_recovered() -> bool:
+            return status.outages == 1 and status.failing is None and await Author.cache.exists(name="new")
+
+        await until(has_recovered)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "aiomodelcache: the relay of postgres does not drain for now: OSError",
+        "aiomodelcache: the relay of postgres works again",
+    ]
+
+
+@on_postgres
+@pytest.mark.only_on("memory", because="the store is a Redis of the test's own")
+async def test_a_store_that_is_away_keeps_the_lines(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer
+) -> None:
+    async with ModelCache(own_redis.url, socket_timeout=0.5, breaker_cooldown=0.05) as cache:
+        await install(database, captured_tables(cache.open_cache)["postgres"])
+        await create_rows()
+        async with relaying(cache) as drain, other_program(db_url) as run:
+            await drain.drain()
+            await believe(cache)
+            before = await answers()
+            await run("UPDATE article SET author_id = 2")
+            own_redis.stop()
+            for _ in range(2):
+                with pytest.raises(BackendError):
+                    await drain.drain()
+            assert len(await drain.source.changes(10)) == 1
+            own_redis.cont()
+
+            async def has_drained() -> bool:
+                try:
+                    return await drain.drain()
+                except BackendError:
+                    return False
+
+            await until(has_drained)
+            assert await answers() == await fresh(cache) != before
+            assert await drain.source.changes(10) == []
+
+
+@on_postgres
+@on_redis
+async def test_one_of_two_relays_leads_and_the_other_takes_over(
+    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl
+) -> None:
+    async with ModelCache(backend, relay_lag=1.2) as cache, other_program(db_url) as run:
+        await install(database, captured_tables(cache.open_cache)["postgres"])
+        await create_rows()
+        async with running(cache) as second, AsyncExitStack() as stack:
+            first = await stack.enter_async_context(running(cache))
+
+            async def leads() -> bool:
+                return first.statuses[0].leading or second.statuses[0].leading
+
+            await until(leads)
+            await asyncio.sleep(0.5)  # more than the time between two attempts to lead
+            leading = [relay.statuses[0].leading for relay in (first, second)]
+            assert sorted(leading) == [False, True]
+            (first if leading[0] else second).stop()
+            other = (second if leading[0] else first).statuses[0]
+
+            async def takes_over() -> bool:
+                return other.leading and other.drains > 0
+
+            await until(takes_over)
+            await believe(cache)
+            await Author.cache.get(id=1)
+            await run("UPDATE author SET name = 'new' WHERE id = 1")
+
+            async def is_fresh() -> bool:
+                return (await Author.cache.get(id=1)).name == "new"
+
+            await until(is_fresh)
+
+
+@on_postgres
+async def test_a_relay_needs_models(database: BaseDBAsyncClient, backend: Backend) -> None:
+    models: list[Any] = [Author, Article, Label]
+    with pytest.MonkeyPatch.context() as patch:
+        for model in models:
+            patch.setattr(model.CacheMeta, "relay", False)
+        async with ModelCache(backend) as cache:
+            with pytest.raises(CacheConfigurationError, match="relay = True"):
+                Relay(cache)
+
+
+# Another cache -----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def held(owner: Any, step: str) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Holds a method before its call. Yields the event that it is reached, and the one that lets it go on."""
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    original = getattr(owner, step)
+
+    async def wait(*arguments: Any) -> Any:
+        reached.set()
+        await go_on.wait()
+        return await original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, step, wait)
+        yield reached, go_on
+
+
+@on_postgres
+@on_redis
+async def test_two_caches_never_lose_lines_to_each_other(
+    cache: ModelCache, backend: CountingBackend, drain: Drain, outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    await create_rows()
+    await drain.drain()
+    before = await answers()
+    async with ModelCache(backend, namespace="other") as other, relaying(other) as second:
+        assert await second.drain()
+        assert "takes postgres over" in caplog.text
+        await outside("UPDATE article SET author_id = 2, title = 'new'")
+        drain.claim_at_once()
+        with pytest.raises(RelayError, match="another cache"):
+            await drain.drain()
+        assert await second.drain()
+        assert await second.source.changes(10) == []
+        assert await answers() == before, "the line was drained for the other cache"
+        drain._ownership._not_before = 0.0
+        assert await drain.drain()
+        assert await answers() == await fresh(cache) != before
+        second.claim_at_once()
+        with pytest.raises(RelayError):
+            await second.drain()
+
+
+@on_postgres
+@on_redis
+@pytest.mark.parametrize("step", ["changes", "delete"])
+async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_from_it(
+    cache: ModelCache, backend: CountingBackend, drain: Drain, outside: Outside, step: str
+) -> None:
+    await create_rows()
+    await drain.drain()
+    async with ModelCache(backend, namespace="other") as other, relaying(other) as second:
+        await backend.delete([drain.liveness_key])
+        drain.claim_at_once()
+        await outside("UPDATE article SET title = 'new' WHERE id = 1")
+        async with held(drain.source, step) as (reached, go_on):
+            hung = asyncio.create_task(drain.drain())
+            await reached.wait()
+            if step == "changes":  # the line is gone when the first relay looks for it
+                assert await second.drain()
+            else:
+                await second._check()
+            go_on.set()
+            if step == "changes":
+                with pytest.raises(RelayError):
+                    await hung
+                assert await drain.claim_left() == 0
+            else:
+                await hung
+                assert len(await second.source.changes(10)) == 1
