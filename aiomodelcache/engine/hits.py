@@ -5,7 +5,7 @@ proceed: ``start`` is handed in.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, cast
 
@@ -118,8 +118,10 @@ class HitPath:
             return NoValue.MISS
         keys: dict[bytes, None] = {}
         lookup.collect_keys(context, keys)
-        entries = self._find_near(keys)
-        result = NoValue.MISS if entries is None else lookup.try_hit(context, entries)
+        entries = self._near.find(keys)
+        if entries is None or (self.relayed is not None and self.relayed.refuses(keys, self.relayed.claims)):
+            return NoValue.MISS
+        result = lookup.try_hit(context, entries)
         if result is not NoValue.MISS:
             self._near.counters.hits += 1
         return result
@@ -147,8 +149,8 @@ class HitPath:
             return True
         keys: dict[bytes, None] = {}
         lookup.collect_keys(pending.context, keys)
-        entries = self._find_near(keys) if self._near.on else None
-        if entries is None:
+        entries = self._near.find(keys) if self._near.on else None
+        if entries is None or (self.relayed is not None and self.relayed.refuses(keys, self.relayed.claims)):
             return False
         self._near.counters.hits += 1
         if lookup.lookup_event is not None:
@@ -161,16 +163,19 @@ class HitPath:
         if pending is self._joinable:
             self._joinable = None
         context = pending.context
-        if self.relayed is not None:
-            pending.claims = self.relayed.claims
-            self._part_with_lost(pending, self.relayed)
+        relayed = self.relayed
+        if relayed is not None:
+            claims = pending.claims = relayed.claims
+            if relayed.clock() >= claims.until:  # as ``expired``, written out
+                self._part_with_lost(pending, relayed)
         for lookup in pending.lookups:
             lookup.collect_keys(context, wanted)
 
     def _answer(self, pending: PendingLookups, entries: EntriesByKey) -> Iterator[None]:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
-        if self.relayed is not None and not self.relayed.serves:
-            self._part_with_lost(pending, self.relayed)
+        relayed = self.relayed
+        if relayed is not None and relayed.clock() >= pending.claims.until and not relayed.serves:
+            self._part_with_lost(pending, relayed)
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
         for number, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):
             if number % size == 0:
@@ -202,17 +207,8 @@ class HitPath:
         done = partial(pending.resolve, waiter)
         self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)
 
-    def _find_near(self, keys: Collection[bytes]) -> EntriesByKey | None:
-        """Returns the near entries under these keys if all are kept and may answer, else None."""
-        entries = self._near.find(keys)
-        if entries is None or self.relayed is None or not self.relayed.refuses(keys, self.relayed.claims):
-            return entries
-        return None
-
     def _part_with_lost(self, pending: PendingLookups, relayed: Relayed) -> None:
         """Starts the plans of lookups whose entries must not answer, as no relay lives. The others stay pending."""
-        if not relayed.expired(pending.claims):
-            return
         pairs = list(zip(pending.lookups, pending.waiters, strict=True))
         pending.lookups, pending.waiters = [], []
         for lookup, waiter in pairs:

@@ -90,7 +90,7 @@ class Relayed:
         return any(self._connections_of(key) for key in keys)
 
     def expired(self, claims: Claims) -> bool:
-        """Returns True if a relay may be lost. Fast, as it is asked for every read."""
+        """Returns True if a relay is lost, of whatever connection."""
         return self.clock() >= claims.until
 
     def is_lost(self, keys: Iterable[bytes], claims: Claims) -> bool:
