@@ -23,6 +23,9 @@ from soak.log import KEY_SHIFT, LOW, UNENDED, Kind, Outcome, Record
 MAX_FINDINGS: Final = 1_000_000
 """Maximum number of violations that are kept. Beyond it, they are only counted."""
 
+MAX_ABSENCES: Final = 1_000
+"""Maximum number of absences that are remembered for each process, until its next alarm."""
+
 
 class Violation(StrEnum):
     """Kinds of violations: by a read and, the last one, by a write."""
@@ -59,6 +62,14 @@ class Finding(NamedTuple):
     instead: "Finding | None" = None
     """Other explanation, if only a read that found nothing proves that ``floor`` was seen. It is the finding that the
     absence itself would be, if it was a late read of the state before."""
+
+
+class Absence(NamedTuple):
+    """The state of a row or a slug that a read must have seen if it rightly found nothing."""
+
+    key: int
+    by_slug: bool
+    position: int
 
 
 class Written(NamedTuple):
@@ -208,6 +219,10 @@ class Checker:
         """Reads that lagged behind writes of other processes, each with its lag in nanoseconds."""
         self.alarms: list[Record] = []
         """Entries that ``verify`` called stale, each with the beginning of the read that judges it."""
+        self.alarmed_absences: dict[tuple[int, int], Absence] = {}
+        """Absences that such reads found, by process and beginning of the read."""
+        self._absences: dict[int, dict[int, Absence]] = {}
+        """The latest absences that a process found, by the beginning of the read."""
         self._lag = lag
         self._rest_from = rest_from
         self._allowances = {int(kind): allowance for kind, allowance in (allowances or {}).items()}
@@ -236,6 +251,9 @@ class Checker:
             self._delete(record)
         elif kind == Kind.ALARM:
             self.alarms.append(record)
+            absence = self._absences.get(record.source, {}).get(record.start)
+            if absence is not None:
+                self.alarmed_absences[record.source, record.start] = absence
         else:
             windows = self.held.setdefault(record.source, {})
             windows[record.start] = NEVER if record.subject == UNENDED else record.end
@@ -363,6 +381,10 @@ class Checker:
             track.absences[position] = Finding(
                 Violation.STALE, read.kind, key, read.start, read.end, before, floor, by_slug, read.source, unlisted
             )
+        latest = self._absences.setdefault(read.source, {})
+        latest[read.start] = Absence(key, by_slug, position)
+        if len(latest) > MAX_ABSENCES:
+            del latest[next(iter(latest))]
         self._saw(track, read, position)
 
     def _acknowledge(self, track: Track, write: Record, position: int) -> None:

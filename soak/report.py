@@ -5,6 +5,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Run:
         return cls(circumstances=Circumstances(losses=losses, lives=lives, **circumstances), **facts)
 
 
-@dataclass(slots=True)
+@dataclass
 class Report:
     """A run, and the findings of the checker in its logs."""
 
@@ -70,14 +71,24 @@ class Report:
     @property
     def true_alarms(self) -> int:
         """The number of alarms of ``verify`` whose entry the checker found to be stale, too."""
-        stale = {(finding.source, finding.start) for finding in self.checker.findings}
-        return sum((alarm.source, alarm.start) in stale for alarm in self.checker.alarms)
+        return sum((alarm.source, alarm.start) in self._stale for alarm in self.checker.alarms)
 
     @property
     def replaced_alarms(self) -> int:
         """The number of alarms of ``verify`` whose entry was replaced before it could be judged, or is no item's."""
-        stale = {(finding.source, finding.start) for finding in self.checker.findings}
+        stale = self._stale
         return sum((alarm.source, alarm.start) not in stale and not alarm.words[1] for alarm in self.checker.alarms)
+
+    @cached_property
+    def _stale(self) -> set[tuple[int, int]]:
+        """The process and the beginning of each stale read.
+
+        An absence is one, too, if a later read shows that the row was not deleted in the meantime.
+        """
+        findings = self.checker.findings
+        later = {(finding.key, finding.by_slug, finding.floor) for finding in findings if finding.instead is not None}
+        absences = {read for read, absence in self.checker.alarmed_absences.items() if absence in later}
+        return absences | {(finding.source, finding.start) for finding in findings}
 
     @property
     def false_alarms(self) -> int:

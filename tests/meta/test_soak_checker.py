@@ -84,6 +84,14 @@ def test_an_alarm_is_true_if_the_read_that_judges_it_is_stale() -> None:
     assert alarms(written, by_pk(11, 12, ONE), alarm(14, 15)) == (0, 0, 1, 2)
 
 
+def test_an_alarm_about_an_absence_is_true_if_a_later_read_still_finds_the_row() -> None:
+    """Alone, the absence could be that of the row after its delete, whose time is not known."""
+    written, earlier, judging = wrote(1, 10, 30), by_pk(11, 12, NOTHING), [by_pk(13, 14, NOTHING), alarm(13, 15)]
+    assert alarms(written, earlier, *judging, by_pk(16, 17, THREE)) == (1, 0, 0, 1)
+    assert alarms(written, earlier, *judging) == (0, 0, 1, 1)
+    assert alarms(written, earlier, *judging, by_slug(16, 17, 50, NOTHING)) == (0, 0, 1, 1)
+
+
 def violations(*args: Record, changes: Sequence[Change] = ALL, rest_from: int = 1 << 62) -> list[Violation]:
     return [finding.what for finding in check(changes, *args, rest_from=rest_from).findings]
 
