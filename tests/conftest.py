@@ -27,6 +27,7 @@ from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
 from tests.support import groups, matrix, measuring
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
+from tests.support.effort import FULL
 from tests.support.gates import Outside
 from tests.support.observing import Observed
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
@@ -96,7 +97,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on = metafunc.config.getoption("on")
     left = {fixture: matrix.narrowed(names, on) for fixture, names in values.items()}
     if len(left) == 2:
-        pairs = matrix.pairs(left["db_url"], left["backend_url"], every=every)
+        whole = FULL or on is not None
+        pairs = matrix.pairs(left["db_url"], left["backend_url"], every=every and whole)
+        if not whole and not every:
+            pairs = matrix.tried(pairs, definition.nodeid)
         metafunc.parametrize(("db_url", "backend_url"), pairs, indirect=True)
         return
     for fixture, names in left.items():

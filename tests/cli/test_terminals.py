@@ -15,6 +15,7 @@ import pytest
 from aiomodelcache.cli.main import commands
 from tests.cli.test_top import serving
 from tests.support.application import LIMIT, Application
+from tests.support.effort import share
 
 pytestmark = pytest.mark.slow(because="it runs each command as a process, twice")
 
@@ -102,7 +103,7 @@ def tmux(service: Application, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def test_every_command_has_colours_on_a_terminal_and_none_in_a_pipe(service: Application, tmux: Tmux) -> None:
     assert {*COMMANDS} == {*commands.commands}
-    for name, given in COMMANDS.items():
+    for name, given in share(COMMANDS.items(), one_in=3):
         arguments = (name, *given)
         with ThreadPoolExecutor(max_workers=1) as thread:
             pipe = thread.submit(service.process, *arguments)

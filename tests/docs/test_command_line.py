@@ -7,6 +7,7 @@ import pytest
 
 from aiomodelcache.cli.main import commands
 from tests.docs.command_line import BLOCK, PAGE, outputs, shop
+from tests.support.effort import all_effort
 from tests.support.servers import RedisServer
 
 NORMALISED = (
@@ -43,6 +44,7 @@ def test_every_option_of_a_command_is_on_the_page() -> None:
     assert missing == []
 
 
+@all_effort
 @pytest.mark.slow(because="it runs seventeen processes one after the other")
 def test_the_outputs_on_the_page_are_those_of_the_commands(tmp_path: Path, own_redis: RedisServer) -> None:
     """The numbers, and so the number of lines, may differ. ``python -m tests.docs.command_line`` writes the outputs."""

@@ -2,15 +2,17 @@
 
 import argparse
 import ast
+import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.matrix import needed_by, pairs, parse_on, runs_on, wants_every_pair
+from tests.support.matrix import needed_by, pairs, parse_on, runs_on, tried, wants_every_pair
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
@@ -194,6 +196,16 @@ def test_each_database_and_each_store_is_tried(databases: list[str], stores: lis
     assert len(set(pairs(databases, stores, every=True))) == len(databases) * len(stores)
 
 
+def test_the_name_of_a_test_decides_on_which_two_pairs_it_is_tried() -> None:
+    ordinary = pairs(ALL["db_url"], ALL["backend_url"])
+    found = [tuple(tried(ordinary, f"test_{number}")) for number in range(100)]
+    assert Counter(found).keys() == {(ordinary[0], ordinary[1]), (ordinary[0], ordinary[2])}
+    assert all(count > 30 for count in Counter(found).values())
+    both = pairs(["sqlite"], ALL["backend_url"])
+    assert {tuple(tried(both, f"test_{number}")) for number in range(100)} == {(both[0],), (both[1],)}
+    assert tried(ordinary[1:2], "test") == ordinary[1:2]
+
+
 def test_every_pair_has_a_reason() -> None:
     assert not wants_every_pair([])
     assert wants_every_pair([pytest.mark.every_pair(because="a reason").mark])
@@ -219,22 +231,26 @@ MODULES = {
 }
 
 
-def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str) -> str:
+def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str, effort: str = "") -> str:
     """Returns the output of pytest that collects one test for each mark and its arguments."""
     for name, (mark, arguments) in modules.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"
         (folder / f"test_{name}.py").write_text(source)
     always = ["-qq", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--collect-only"]
     command = [sys.executable, "-m", "pytest", *always, *options, folder]
-    return subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False).stdout
+    environment = os.environ | {"AIOMODELCACHE_EFFORT": effort}
+    return subprocess.run(
+        command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False
+    ).stdout
 
 
-@pytest.mark.slow(because="runs pytest in a process of its own")
-def test_pytest_collects_by_the_marks(tmp_path: Path) -> None:
-    output = collect(tmp_path, MODULES)
+@pytest.mark.slow(because="runs pytest in processes of its own")
+@pytest.mark.parametrize(("effort", "pairs", "every"), [("", 2, 3), ("full", 3, 6)])
+def test_pytest_collects_by_the_marks(effort: str, pairs: int, every: int, tmp_path: Path) -> None:
+    output = collect(tmp_path, MODULES, effort=effort)
     for line in (
-        "test_everything.py: 3\n",
-        "test_every_pair.py: 6\n",
+        f"test_everything.py: {pairs}\n",
+        f"test_every_pair.py: {every}\n",
         "test_a_store.py: 3\n",
         "test_no_reason.py::test_it: only_on('redis',) needs a reason",
         "test_nothing_said.py::test_it: it has a database",

@@ -17,8 +17,8 @@ all_effort = pytest.mark.skipif(not FULL, reason="only `make exhaustive` runs it
 """The mark of tests that prove what other tests would find, or that take as long as all others of their file."""
 
 
-def share(cases: Iterable[T]) -> list[T]:
+def share(cases: Iterable[T], *, one_in: int = 10) -> list[T]:
     """Returns the cases to try, in order: all, or a tenth. It is the same tenth in each run, and has the first case."""
     every = list(cases)
-    chosen = random.Random(len(every)).sample(range(1, len(every)), (len(every) - 1) // SHARE) if every else []
+    chosen = random.Random(len(every)).sample(range(1, len(every)), (len(every) - 1) // one_in) if every else []
     return every if FULL else [every[index] for index in [0, *sorted(chosen)][: len(every)]]

@@ -8,6 +8,10 @@ six pairs, by the mark ``every_pair``:
 
 >>> pytestmark = pytest.mark.every_pair(because="a feature has one test that sees all of it")
 
+``make test`` has fifteen minutes. There a test runs on two of its pairs, one with SQLite and one with a server, and on
+three of six. Its name decides which, so half of all tests run on PostgreSQL and half on MariaDB, the same in each run.
+``make exhaustive`` runs all pairs, and so does ``--on``.
+
 What the library does differently by database is in few modules, which ``tests/meta/test_matrix.py`` names. A test
 of anything else may run on SQLite alone, and a test of the database alone needs no store. Both say so:
 
@@ -22,6 +26,7 @@ Only these marks select: pytest refuses a second parametrisation of ``db_url`` o
 
 import argparse
 import itertools
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pytest
@@ -88,6 +93,12 @@ def pairs(databases: Sequence[str], stores: Sequence[str], *, every: bool = Fals
     if every or len(databases) == 1 or len(stores) == 1:
         return list(itertools.product(databases, stores))
     return [(databases[0], store) for store in stores[:-1]] + [(database, stores[-1]) for database in databases[1:]]
+
+
+def tried(found: Sequence[tuple[str, str]], name: str) -> list[tuple[str, str]]:
+    """Returns the pairs on which ``make test`` runs the test of this name: one with SQLite and one with a server."""
+    kinds = [[pair for pair in found if (pair[0] == "sqlite") is wanted] for wanted in (True, False)]
+    return [kind[zlib.crc32(name.encode()) % len(kind)] for kind in kinds if kind]
 
 
 def wants_every_pair(marks: Iterable[pytest.Mark]) -> bool:

@@ -20,6 +20,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.effort import share
 from tests.support.gates import GatedBackend, Gates, Moment, Outside, awaited, gated_sql, until_it_waits
 from tests.support.models.bulk_models import Account, Book, Order, Profile, Status
 from tests.support.oracle import Oracle
@@ -253,7 +254,7 @@ async def test_a_bulk_write_invalidates_exactly_its_rows_when_another_writer_cha
 
     The rows that the other writer changed are in the cache again by then.
     """
-    for name, race in RACES.items():
+    for name, race in RACES.items() if "sqlite" in database.connection_name else share(RACES.items(), one_in=4):
         if not race.mariadb and database.connection_name == "mariadb":
             continue  # MariaDB refuses the statement that Tortoise sends for `on_conflict`
         await populate_all()
