@@ -1,10 +1,15 @@
 """A line of the change table, before its values are those of fields."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 POLL_INTERVAL: Final = 0.05
 """Seconds between two looks at a change table whose database does not notify."""
+CHECK_INTERVAL: Final = 0.5
+"""The longest wait in seconds of such a database, so that the catalogue is compared again."""
+MAX_READ_ROWS: Final = 50_000
+"""Maximum number of rows that one read returns. Beyond it, further lines name their whole tables."""
 
 Values = Sequence[Any]
 """The values of a captured table's columns, in the order of ``CapturedTable.columns``, as the driver returns them."""
@@ -32,3 +37,13 @@ def paired(olds: Sequence[Values], news: Sequence[Values], pk: int | None) -> Pa
     left = {new[pk]: new for new in news}
     pairs: list[tuple[Values | None, Values | None]] = [(old, left.pop(old[pk], None)) for old in olds]
     return [*pairs, *[(None, new) for new in left.values()]]
+
+
+async def poll(has_lines: Callable[[], Awaitable[bool]], timeout: float) -> None:
+    """Waits until there are lines, at most ``timeout`` seconds."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + min(timeout, CHECK_INTERVAL)
+    while (left := end - loop.time()) > 0:
+        await asyncio.sleep(min(left, POLL_INTERVAL))
+        if await has_lines():
+            return

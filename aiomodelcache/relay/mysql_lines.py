@@ -1,6 +1,5 @@
 """Lines of the change table of MariaDB and MySQL. Their values are texts, read as the driver reads the columns."""
 
-import asyncio
 import datetime
 import json
 import re
@@ -13,7 +12,7 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import POLL_INTERVAL, Line, Pairs, Values
+from aiomodelcache.relay.lines import Line, Pairs, Values, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, literal, select
 from aiomodelcache.relay.triggers.mysql import Database, column_types, is_exact
 
@@ -31,6 +30,9 @@ _GUARD: Final = """
   UNION ALL
     SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, MD5(action_statement))
     FROM information_schema.triggers WHERE ({triggers})
+  UNION ALL
+    SELECT 'key', CONCAT(table_name, '.', constraint_name), CONCAT(referenced_table_name, delete_rule, update_rule)
+    FROM information_schema.referential_constraints WHERE constraint_schema IN ({databases})
   UNION ALL
     SELECT 'column', CONCAT(table_name, '.', column_name), column_type FROM information_schema.columns
     WHERE ({columns})
@@ -78,8 +80,9 @@ class MySQLLines:
             self._database = await Database.of(self._client)
         places = [self._database.place(table) for table in self._all]
         innodb = "INNODB_SYS_TABLES" if "mariadb" in version.lower() else "INNODB_TABLES"
+        stored = [*places, (self._database.name, CHANGES)]
         names = [
-            f"CONCAT({_FILENAME.format(literal(db))}, '/', {_FILENAME.format(literal(name))})" for db, name in places
+            f"CONCAT({_FILENAME.format(literal(db))}, '/', {_FILENAME.format(literal(name))})" for db, name in stored
         ]
         matches = [f"name = {each} OR name LIKE CONCAT({each}, '#%')" for each in names]
         statement = _GUARD.format(
@@ -92,6 +95,7 @@ class MySQLLines:
             columns=" OR ".join(
                 f"table_schema = {literal(db)} AND table_name = {literal(name)}" for db, name in places
             ),
+            databases=", ".join({literal(db) for db, _ in places}),
             innodb=innodb,
             names=" OR ".join(matches),
         )
@@ -124,11 +128,14 @@ class MySQLLines:
         await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
 
     async def wait(self, timeout: float) -> None:
-        """Waits until the next poll is due."""
-        await asyncio.sleep(min(timeout, POLL_INTERVAL))
+        """Waits until there are lines, or until the catalogue is to be compared again."""
+        await poll(self._has_lines, timeout)
 
     async def close(self) -> None:
         """Does nothing: no connection was opened."""
+
+    async def _has_lines(self) -> bool:
+        return bool(await select(self._client, f"SELECT 1 FROM {CHANGES} LIMIT 1"))
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

@@ -18,7 +18,7 @@ from tortoise.exceptions import BaseORMException
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import POLL_INTERVAL, Line, Pairs, paired
+from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, paired, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, Rows, literal, select
 from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, MISSING, relation_name
 
@@ -53,7 +53,7 @@ _LINES: Final = f"""
     SELECT horizon, line.* FROM (
         SELECT pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) AS horizon
     ) now LEFT JOIN LATERAL (
-        SELECT id, xid, source, old IS NULL AND new IS NULL AS whole FROM {CHANGES}
+        SELECT id, xid, source, size FROM {CHANGES}
         WHERE xid >= {{0}} ORDER BY xid, id LIMIT {{1}}
     ) line ON true ORDER BY xid, id
 """
@@ -88,7 +88,8 @@ class PostgresLines:
 
     async def guard(self) -> Hashable:
         """Returns what identifies the server's run and the catalogue. Raises ``RelayError`` for a replica."""
-        names = ", ".join(f"({literal(relation_name(table))})" for table in self._tables.values())
+        relations = [*map(relation_name, self._tables.values()), CHANGES]
+        names = ", ".join(f"({literal(relation)})" for relation in relations)
         [row] = await select(self._client, _GUARD.format(names))
         if row["recovers"]:
             raise RelayError(
@@ -113,8 +114,10 @@ class PostgresLines:
         if not rows:
             self._watermark = self._next_watermark
         by_source: defaultdict[str, list[int]] = defaultdict(list)
+        left = MAX_READ_ROWS
         for row in rows:
-            if not row["whole"]:
+            left -= int(row["size"] or 0)
+            if row["size"] is not None and left >= 0:
                 by_source[str(row["source"])].append(int(row["id"]))
         pairs: dict[int, Pairs] = {}
         for source, ids in by_source.items():
@@ -138,11 +141,16 @@ class PostgresLines:
 
     async def wait(self, timeout: float) -> None:
         """Waits for a notification, or until the next poll is due."""
-        await self._listener.wait(timeout)
+        if not await self._listener.wait(timeout):
+            await poll(self._has_lines, timeout)
 
     async def close(self) -> None:
         """Closes the connection that listens."""
         await self._listener.close()
+
+    async def _has_lines(self) -> bool:
+        statement = f"SELECT 1 AS found FROM {CHANGES} WHERE xid >= {self._marks[0]} LIMIT 1"
+        return bool(await select(self._client, statement, [self._watermark]))
 
     async def _pairs(self, source: str, ids: Collection[int]) -> dict[int, Pairs]:
         """Returns the values of a table's lines. Those that cannot be read exactly are left out."""
@@ -201,13 +209,15 @@ class _Listener:
         """Forgets the notifications of lines that are about to be read."""
         self._notified.clear()
 
-    async def wait(self, timeout: float) -> None:
-        """Waits for a notification, or until the next poll is due."""
+    async def wait(self, timeout: float) -> bool:
+        """Waits for a notification, or until the next look is due. Returns False if there is no connection."""
         await self._listen()
-        interval = NOTIFIED_INTERVAL if self._connection is not None else POLL_INTERVAL
+        if self._connection is None:
+            return False
         with suppress(TimeoutError):
-            async with asyncio.timeout(min(timeout, interval)):
+            async with asyncio.timeout(min(timeout, NOTIFIED_INTERVAL)):
                 await self._notified.wait()
+        return True
 
     async def close(self) -> None:
         """Closes the connection."""

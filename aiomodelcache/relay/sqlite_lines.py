@@ -1,6 +1,5 @@
 """Lines of SQLite's change table, which hold the values as the captured columns do."""
 
-import asyncio
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -9,7 +8,7 @@ from typing import Any
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import POLL_INTERVAL, Line, Pairs
+from aiomodelcache.relay.lines import Line, Pairs, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, select
 from aiomodelcache.relay.triggers.sqlite import new_columns, old_columns
 
@@ -46,11 +45,14 @@ class SQLiteLines:
         await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
 
     async def wait(self, timeout: float) -> None:
-        """Waits until the next poll is due."""
-        await asyncio.sleep(min(timeout, POLL_INTERVAL))
+        """Waits until there are lines, or until the catalogue is to be compared again."""
+        await poll(self._has_lines, timeout)
 
     async def close(self) -> None:
         """Does nothing: no connection was opened."""
+
+    async def _has_lines(self) -> bool:
+        return bool(await select(self._client, f"SELECT 1 FROM {CHANGES} LIMIT 1"))
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

@@ -221,6 +221,18 @@ SCHEMA_CELLS: Final = [
         {"postgres": CHECK, "mariadb": CHECK},
     ),
     Cell(
+        "any write after a new unique index or cascade, until the triggers are installed again",
+        {
+            "mariadb": [
+                "CREATE TABLE region (id INT PRIMARY KEY) AS SELECT 1 AS id",
+                "ALTER TABLE reading ADD CONSTRAINT made FOREIGN KEY (region) REFERENCES region (id) ON DELETE CASCADE",
+            ],
+            "sqlite": ["CREATE UNIQUE INDEX made ON reading (region)"],
+        },
+        {"mariadb": STOPS, "sqlite": STOPS},
+        undo=[],
+    ),
+    Cell(
         "a trigger that is disabled or dropped",
         {
             "postgres": ["ALTER TABLE seat DISABLE TRIGGER ALL"],

@@ -16,6 +16,7 @@ from aiomodelcache.relay.triggers.installation import install
 from tests.relay.outside import other_program
 from tests.relay.test_triggers import drained, tables_of
 from tests.support.databases import DatabaseUrl
+from tests.support.models.relay_elsewhere_models import Elsewhere
 from tests.support.models.relay_models import Spelling, Typed
 
 pytestmark = [
@@ -72,6 +73,7 @@ def shown(row: dict[str, Any]) -> list[str]:
     return [f"{name}: {type(value).__module__}.{type(value).__name__} {value!r}" for name, value in sorted(row.items())]
 
 
+@pytest.mark.every_pair(because="each database has types of its own")
 async def test_values_are_those_that_the_database_returns(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
 ) -> None:
@@ -127,6 +129,7 @@ INEXACT = {
 }
 
 
+@pytest.mark.every_pair(because="each database has types of its own")
 async def test_a_value_that_cannot_be_exact_stands_for_the_whole_table(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
 ) -> None:
@@ -285,3 +288,51 @@ async def test_a_commit_ends_the_wait(
             while not lines._listener._connection.is_closed():
                 await asyncio.sleep(0.01)
     await source.close()
+
+
+@pytest.mark.only_on("postgres", because="only a line of PostgreSQL holds several rows")
+async def test_one_read_returns_a_bounded_number_of_rows(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Further lines name their tables, which costs no memory and loses nothing."""
+    monkeypatch.setattr("aiomodelcache.relay.postgres_lines.MAX_READ_ROWS", 5)
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        await run("INSERT INTO reading (id, region) VALUES (1, 0), (2, 0), (3, 0), (4, 0)")
+        await run("INSERT INTO reading (id, region) VALUES (5, 0), (6, 0)")
+        first, second = await drained(source)
+    assert len(first.rows or ()) == 4
+    assert second.rows is None
+    await source.close()
+
+
+@pytest.mark.models("tests.support.models.relay_elsewhere_models")
+async def test_tortoise_is_told_the_same_with_triggers(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """Generated keys are those of the row and not of the line. SQLite counts lines as changed rows."""
+    await install(database, tables)
+    made = [await Elsewhere.create() for _ in range(2)]
+    await Elsewhere.filter(id=2).delete()  # a line more than rows
+    made.append(await Elsewhere.create())
+    assert [each.id for each in made] == [1, 2, 3]
+    assert await Elsewhere.filter(id=1).update(size=1) == (2 if db_url.dialect == "sqlite" else 1)
+    assert await Elsewhere.filter(id=1).delete() == (2 if db_url.dialect == "sqlite" else 1)
+
+
+@pytest.mark.only_on("postgres", because="only PostgreSQL notifies")
+async def test_one_of_several_open_transactions_notifies(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """NOTIFY takes a lock that all databases share, so the others only leave their lines."""
+    await install(database, tables)
+    async with other_program(db_url) as one, other_program(db_url) as two:
+        for number, run in enumerate((one, two)):
+            await run("BEGIN")
+            await run(f"INSERT INTO reading (id, region) VALUES ({number}, 0)")
+        held = "SELECT pid = pg_backend_pid() AS own FROM pg_locks WHERE locktype = 'advisory'"
+        assert [row["own"] for row in await one(held)] == [True]
+        assert [row["own"] for row in await two(held)] == [False]
+        await one("COMMIT")
+        await two("COMMIT")

@@ -98,6 +98,7 @@ async def outcome(source: TriggerSource, run: Run, cell: Cell, dialect: str, fol
     return "; ".join(text for is_wrong, text in problems if is_wrong)
 
 
+@pytest.mark.every_pair(because="each database has triggers of its own")
 async def test_every_cell_of_the_table_is_as_it_says(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ async def catalogue(run: Run, dialect: str) -> list[list[str]]:
     return [sorted(str(tuple(row)) for row in await run(statement)) for statement in CATALOGUES[dialect]]
 
 
+@pytest.mark.every_pair(because="each database has triggers of its own")
 async def test_removing_leaves_nothing_and_installing_twice_changes_nothing(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
 ) -> None:
@@ -218,6 +220,7 @@ async def test_triggers_of_other_declarations_are_out_of_date(
 
 
 @pytest.mark.only_on("postgres", "mariadb", because="SQLite has no users")
+@pytest.mark.every_pair(because="each database has triggers of its own")
 async def test_a_writer_needs_no_right_on_the_change_table(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
 ) -> None:
@@ -250,6 +253,10 @@ async def test_a_writer_needs_no_right_on_the_change_table(
                         f"SET search_path = {writer}, public, pg_catalog",
                     ])  # fmt: skip
                 await run("UPDATE seat SET code = 'x' WHERE id = 1")
+                if db_url.dialect == "postgres":
+                    rights = "SELECT proname FROM pg_proc WHERE proname LIKE 'aiomodelcache_%' AND {}"
+                    assert await run(rights.format("NOT has_function_privilege(oid, 'EXECUTE')"))
+                    assert not await run(rights.format("has_function_privilege(oid, 'EXECUTE')"))
                 for statement in ("SELECT * FROM {}", "DELETE FROM {}", "INSERT INTO {} (source) VALUES ('x')"):
                     changes = (
                         "public.aiomodelcache_changes" if db_url.dialect == "postgres" else "aiomodelcache_changes"
@@ -310,3 +317,64 @@ async def test_tables_in_schemas_and_of_odd_names(
             ("north.house", "[(None, {'id': 1, 'number': 10})]"),
             ('So"uth.house', "[(None, {'id': 2, 'number': 20, 'place': 3})]"),
         }
+
+
+@pytest.mark.only_on("postgres", "mariadb", because="SQLite shows the text of a table")
+async def test_a_change_table_of_another_format_is_made_anew(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    comment = {"postgres": "COMMENT ON TABLE {} IS 'format 0'", "mariadb": "ALTER TABLE {} COMMENT = 'format 0'"}
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        await run("INSERT INTO reading (id, region) VALUES (1, 1)")
+        await run(comment[db_url.dialect].format("aiomodelcache_changes"))
+    with pytest.raises(RelayError, match="aiomodelcache_changes is changed"):
+        await source.check()
+    assert [each.name for each in await install(database, tables)] == ["aiomodelcache_changes"]
+    await source.check()
+    assert await source.changes(10) == []
+    await source.close()
+
+
+async def test_a_change_table_that_is_emptied_by_hand_is_noticed(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    before = await source.check()
+    async with other_program(db_url) as run:
+        statement = "DROP TABLE" if db_url.dialect == "sqlite" else "TRUNCATE"
+        await run(f"{statement} aiomodelcache_changes")
+    if db_url.dialect == "sqlite":
+        with pytest.raises(RelayError, match="aiomodelcache_changes is missing"):
+            await source.check()
+    else:
+        assert await source.check() != before
+    await source.close()
+
+
+@pytest.mark.only_on("sqlite", because="only SQLite lets a table choose how REPLACE compares")
+async def test_replaced_rows_are_found_as_the_index_finds_them(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """An index that ignores case, a table without row ids, a text for an integer, a partial index."""
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        await run_all(run, [
+            "DROP TABLE spelling",
+            "CREATE TABLE spelling (word TEXT COLLATE NOCASE PRIMARY KEY, size INT UNIQUE, part INT) WITHOUT ROWID",
+            "CREATE UNIQUE INDEX parts ON spelling (part) WHERE part > 0",
+            "CREATE UNIQUE INDEX odd ON spelling (word || size)",
+        ])  # fmt: skip
+        await install(database, tables)
+        await run_all(run, [
+            "INSERT INTO spelling VALUES ('a', 1, 5)",
+            "INSERT OR REPLACE INTO spelling VALUES ('A', 2, 6)",
+            "INSERT OR REPLACE INTO spelling VALUES ('b', '2', 7)",
+            "INSERT OR REPLACE INTO spelling VALUES ('c', 3, 7)",
+        ])  # fmt: skip
+        gone = [old["word"] for change in await drained(source) for old, new in change.rows or () if old and not new]
+        assert gone == ["a", "A", "b"]
+        assert [row[0] for row in await run("SELECT word FROM spelling")] == ["c"]
+    await source.close()

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.captured import FORMAT, CapturedTable
 
 PREFIX: Final = "aiomodelcache_"
 """The beginning of the names of all tables, functions and triggers that are installed."""
@@ -14,6 +14,8 @@ CHANGES: Final = f"{PREFIX}changes"
 """The table of captured lines."""
 COVERAGE: Final = f"{PREFIX}coverage"
 """The table of one row: the fingerprint of the installed coverage, and the cache that lines are drained for."""
+TABLE_STATE: Final = f"format {FORMAT}"
+"""The comment on installed tables, and their state."""
 MAX_ROWS: Final = 10_000
 """Maximum number of rows that a statement's line lists on PostgreSQL. Beyond it, the line names the whole table."""
 _TAG_SIZE: Final = 4

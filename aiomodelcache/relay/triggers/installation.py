@@ -93,6 +93,7 @@ async def install(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) ->
         return []
     # Where each statement commits by itself, nothing is trusted before the last one.
     unsure = [f"DELETE FROM {COVERAGE}"] if ("", COVERAGE) in installed else []
+    unsure += [dialect.drop(each.place) for each in made if each.kind == "table" and each.place in installed]
     statements = [*unsure, *[statement for each in made for statement in each.create], *map(dialect.drop, superfluous)]
     await dialect.run(client, [*statements, *store_coverage(COVERAGE, fingerprint)])
     return made

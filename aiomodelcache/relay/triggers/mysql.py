@@ -21,6 +21,7 @@ from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
     PREFIX,
+    TABLE_STATE,
     Definition,
     Rows,
     backquoted,
@@ -61,7 +62,7 @@ _TRIGGERS: Final = f"""
     FROM information_schema.triggers WHERE trigger_name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!'
 """
 _OWN_TABLES: Final = (
-    "SELECT table_name AS name FROM information_schema.tables WHERE table_schema = DATABASE() "
+    "SELECT table_name AS name, table_comment AS state FROM information_schema.tables WHERE table_schema = DATABASE() "
     f"AND table_name IN ('{CHANGES}', '{COVERAGE}')"
 )
 _EVENTS: Final = {"insert": "I", "update": "U", "delete": "D"}
@@ -107,7 +108,7 @@ class MySQLTriggers:
             for row in triggers
             if str(row["name"]).endswith(mark)
         }
-        return found | {("", str(row["name"])): "table" for row in await select(client, _OWN_TABLES)}
+        return found | {("", str(row["name"])): str(row["state"]) for row in await select(client, _OWN_TABLES)}
 
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
@@ -191,15 +192,15 @@ def is_exact(table: CapturedTable, types: Mapping[str, str]) -> bool:
 
 
 def _own_tables(changes: str, coverage: str) -> list[Definition]:
-    create = (
-        f"CREATE TABLE IF NOT EXISTS {changes} (id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, "
-        "source VARCHAR(200) NOT NULL, op CHAR(1) NOT NULL, old LONGTEXT, new LONGTEXT) "
-        "ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    columns = (
+        "(id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, source VARCHAR(200) NOT NULL, op CHAR(1) NOT NULL, "
+        "old LONGTEXT, new LONGTEXT) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
-    note = f"CREATE TABLE IF NOT EXISTS {coverage} (fingerprint CHAR(16), owner CHAR(64)) ENGINE = InnoDB"
+    tables = ((CHANGES, changes, columns), (COVERAGE, coverage, "(fingerprint CHAR(16), owner CHAR(64))"))
+    settings = f"ENGINE = InnoDB COMMENT = {literal(TABLE_STATE)}"
     return [
-        Definition("table", "", CHANGES, "table", (create,)),
-        Definition("table", "", COVERAGE, "table", (note,)),
+        Definition("table", "", name, TABLE_STATE, (f"CREATE TABLE IF NOT EXISTS {place} {columns} {settings}",))
+        for name, place, columns in tables
     ]
 
 

@@ -27,6 +27,7 @@ from aiomodelcache.relay.triggers.definitions import (
     COVERAGE,
     MAX_ROWS,
     PREFIX,
+    TABLE_STATE,
     Definition,
     Rows,
     digest,
@@ -85,7 +86,7 @@ _INSTALLED: Final = f"""
     WHERE tgname LIKE '{PREFIX}%' AND NOT tgisinternal
       AND pronamespace = pg_catalog.to_regnamespace(current_schema())
   UNION ALL
-    SELECT '', relname::text, 'table' FROM pg_catalog.pg_class
+    SELECT '', relname::text, coalesce(pg_catalog.obj_description(oid, 'pg_class'), '') FROM pg_catalog.pg_class
     WHERE relname IN ('{CHANGES}', '{COVERAGE}') AND relnamespace = pg_catalog.to_regnamespace(current_schema())
 """
 """Everything of an installation in the connection's schema."""
@@ -175,18 +176,21 @@ def _captured_below(
 
 
 def _own_tables(schema: str) -> list[Definition]:
-    changes = quoted(schema, CHANGES)
-    create = (
-        f"CREATE TABLE IF NOT EXISTS {changes} (xid bigint NOT NULL DEFAULT pg_catalog.txid_current(), "
-        "id bigint GENERATED ALWAYS AS IDENTITY, source text NOT NULL, old jsonb, new jsonb, PRIMARY KEY (xid, id)) "
-        "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)",
-        f"REVOKE ALL ON TABLE {changes} FROM PUBLIC",
+    changes = (
+        "(xid bigint NOT NULL DEFAULT pg_catalog.txid_current(), id bigint GENERATED ALWAYS AS IDENTITY, "
+        "source text NOT NULL, size integer, old jsonb, new jsonb, PRIMARY KEY (xid, id)) "
+        "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)"
     )
-    note = f"CREATE TABLE IF NOT EXISTS {quoted(schema, COVERAGE)} (fingerprint text, owner text)"
-    return [
-        Definition("table", "", CHANGES, "table", create),
-        Definition("table", "", COVERAGE, "table", (note,)),
-    ]
+    found: list[Definition] = []
+    for name, columns in ((CHANGES, changes), (COVERAGE, "(fingerprint text, owner text)")):
+        place = quoted(schema, name)
+        create = (
+            f"CREATE TABLE IF NOT EXISTS {place} {columns}",
+            f"REVOKE ALL ON TABLE {place} FROM PUBLIC",
+            f"COMMENT ON TABLE {place} IS {literal(TABLE_STATE)}",
+        )
+        found.append(Definition("table", "", name, TABLE_STATE, create))
+    return found
 
 
 def _function(schema: str, name: str, body: str) -> str:
@@ -242,7 +246,13 @@ BEGIN
         aiomodelcache_olds := NULL;
         aiomodelcache_news := NULL;
     END;
-    INSERT INTO {changes} (source, old, new) VALUES ({source}, aiomodelcache_olds, aiomodelcache_news);
+    INSERT INTO {changes} (source, size, old, new) VALUES (
+        {source},
+        nullif(coalesce(jsonb_array_length(aiomodelcache_olds), 0)
+            + coalesce(jsonb_array_length(aiomodelcache_news), 0), 0),
+        aiomodelcache_olds,
+        aiomodelcache_news
+    );
 {also}    IF current_setting('max_prepared_transactions') = '0' AND pg_try_advisory_xact_lock({NOTIFY_LOCK}) THEN
         PERFORM pg_notify('{CHANNEL}', '');
     END IF;

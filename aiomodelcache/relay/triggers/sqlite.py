@@ -31,7 +31,7 @@ _UNIQUE: Final = """
     ORDER BY i.name, x.seqno
 """
 _INSTALLED: Final = f"""
-    SELECT CASE type WHEN 'table' THEN '' ELSE tbl_name END AS place, name, sql FROM sqlite_master
+    SELECT CASE type WHEN 'table' THEN '' ELSE lower(tbl_name) END AS place, name, sql FROM sqlite_master
     WHERE name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!' AND type IN ('table', 'trigger')
 """
 
@@ -130,7 +130,7 @@ def _triggers(table: CapturedTable, unique: Sequence[Sequence[tuple[str, str]]])
         on = quoted(table.table)
         create = f"CREATE TRIGGER {quoted(name)} {when} ON {on} FOR EACH ROW BEGIN {body} END"
         drop = f"DROP TRIGGER IF EXISTS {quoted(name)}"
-        return Definition("trigger", table.table, name, digest(create), (drop, create), table.name)
+        return Definition("trigger", table.table.lower(), name, digest(create), (drop, create), table.name)
 
     found = [
         trigger("insert", "AFTER INSERT", line("I", news, ["NEW"])),

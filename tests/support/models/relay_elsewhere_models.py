@@ -1,4 +1,4 @@
-"""A relayed model of another app, on another connection."""
+"""A relayed model with a generated key, on a connection of its own."""
 
 from tortoise import fields
 
@@ -7,6 +7,7 @@ from aiomodelcache import CachedModel
 
 class Elsewhere(CachedModel):
     id = fields.IntField(primary_key=True)
+    size = fields.IntField(default=0)
 
     class CacheMeta:
         relay = True
