@@ -156,6 +156,8 @@ class ModelCache:
         register(opened)
         if self._publishes:
             self._views.publisher.start()
+        if self._views.relay is not None:
+            opened.tasks.start(self._views.relay.run())
         return self
 
     def _make_open_cache(self) -> OpenCache:

@@ -44,6 +44,7 @@ from aiomodelcache.plans.requests import ComputeValue, Load
 from aiomodelcache.scopes.bypass import BypassFlag
 
 if TYPE_CHECKING:
+    from aiomodelcache.relay.relay import Relay
     from aiomodelcache.relay.watch import RelayWatch
     from aiomodelcache.verifier import Verifier
 
@@ -96,6 +97,12 @@ class Views:
             from aiomodelcache.relay import watch  # few caches have relayed models
 
             self.relays = watch.RelayWatch(self.root)
+        self.relay: Relay | None = None
+        """The relay that this process runs, or None."""
+        if config.relay:
+            from aiomodelcache.relay import relay
+
+            self.relay = relay.Relay(self.root)
 
     def all(self) -> list[OpenCache]:
         """Returns all views. The first one is for callers without a tenant."""
@@ -114,6 +121,8 @@ class Views:
         """Waits for lookups and invalidations in flight, at most ``lease_ttl`` seconds. Then closes all of them."""
         if self._verifier is not None:
             self._verifier.stop()
+        if self.relay is not None:
+            self.relay.stop()
         now, views = self.root.loop.time, self.all()
         until = now() + self._config.lease_ttl
 

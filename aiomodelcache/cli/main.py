@@ -8,6 +8,7 @@ from aiomodelcache.cli.doctor import doctor_command
 from aiomodelcache.cli.explain import explain_command
 from aiomodelcache.cli.inspect import inspect_command
 from aiomodelcache.cli.keys import keys_command, stats_command
+from aiomodelcache.cli.relay import relay_command
 from aiomodelcache.cli.top import top_command
 from aiomodelcache.cli.triggers import triggers_command
 from aiomodelcache.cli.verify import verify_command
@@ -41,5 +42,6 @@ for each in (
     advise_command,
     top_command,
     triggers_command,
+    relay_command,
 ):
     commands.add_command(each)

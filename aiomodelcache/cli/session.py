@@ -67,7 +67,8 @@ class Session:
     @asynccontextmanager
     async def cache(self) -> AsyncGenerator[ModelCache, None]:
         """Opens the application's cache. Raises ``BackendError`` if the store does not answer."""
-        config = replace(self.settings.cache_config(), require_backend=True, near=False, publish_stats=False)
+        own: dict[str, Any] = {"require_backend": True, "near": False, "publish_stats": False, "relay": False}
+        config = replace(self.settings.cache_config(), **own)
         url = self.settings.store_url()
         async with self.tortoise(), ModelCache(url, config=config, namespace=self.settings.namespace) as cache:
             yield cache

@@ -22,6 +22,7 @@ import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
 from aiomodelcache.encoding.messages import reason
+from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.open_cache import OpenCache
@@ -146,6 +147,7 @@ class Drain:
 
     async def run(self) -> None:
         """Drains until ``stop`` is called."""
+        in_background.set(True)  # the task has a context of its own
         backoff = MIN_BACKOFF
         try:
             while not self._stopping:

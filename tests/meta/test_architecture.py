@@ -20,7 +20,7 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main top triggers doctor model_faults raw_sql usage advise advice statements check warm verify keys "
+    "cli": "main top relay triggers doctor model_faults raw_sql usage advise advice statements check warm verify keys "
     "inspect writes explain session settings output",
     "testing": "isolation asserting counting claims write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "

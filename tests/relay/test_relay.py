@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -629,3 +630,75 @@ async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_fro
             else:
                 await hung
                 assert len(await second.source.changes(10)) == 1
+
+
+# In a cache, with tenants, with replicas -----------------------------------------------------------------------
+
+
+async def test_a_cache_runs_a_relay_from_open_to_close(
+    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl
+) -> None:
+    async with ModelCache(backend) as cache:
+        await install(database, captured_tables(cache.open_cache)[database.connection_name])
+        await create_rows()
+    before = asyncio.all_tasks()
+    async with ModelCache(backend, relay=True, relay_lag=2) as cache, other_program(db_url) as run:
+
+        async def is_cached() -> bool:
+            with count_ops(cache) as ops:
+                await Author.cache.get(id=1)
+            return not ops.statements
+
+        await until(is_cached)
+        await run("UPDATE author SET name = 'new' WHERE id = 1")
+
+        async def is_fresh() -> bool:
+            return (await Author.cache.get(id=1)).name == "new"
+
+        await until(is_fresh)
+        await until(is_cached)
+    assert asyncio.all_tasks() == before
+
+
+@on_postgres
+@on_redis
+async def test_a_change_is_seen_by_every_tenant(
+    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl
+) -> None:
+    tenant: ContextVar[int | None] = ContextVar("tenant", default=None)
+    async with ModelCache(backend, tenant=tenant.get) as cache, other_program(db_url) as run:
+        await install(database, captured_tables(cache.open_cache)["postgres"])
+        async with relaying(cache) as drain:
+            await drain.drain()
+            await believe(cache)
+            await Author.create(id=1, name="kim")
+            await drain.drain()
+            for number in (1, 2):
+                tenant.set(number)
+                assert (await Author.cache.get(id=1)).name == "kim"
+            tenant.set(None)
+            await run("UPDATE author SET name = 'new' WHERE id = 1")
+            await drain.drain()
+            for number in (1, 2):
+                tenant.set(number)
+                assert (await Author.cache.get(id=1)).name == "new"
+
+
+@on_postgres
+@on_redis
+async def test_rows_stay_marked_while_replicas_may_lag(
+    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl
+) -> None:
+    async with ModelCache(backend, replica_lag=600) as cache, other_program(db_url) as run:
+        await install(database, captured_tables(cache.open_cache)["postgres"])
+        async with relaying(cache) as drain:
+            await drain.drain()
+            await believe(cache)
+            await run("INSERT INTO author (id, name) VALUES (1, 'kim')")
+            await drain.drain()
+            rows = cache.open_cache.models[Author].rows
+            [entry] = await backend.read([rows.key(1)])
+            assert entry is not None
+            assert entry[:1] == b"W"
+            [left] = await backend.backend.remaining([rows.key(1)])  # type: ignore[attr-defined]
+            assert 590_000 < left <= 600_000

@@ -1,0 +1,75 @@
+"""``aiomodelcache relay``: invalidates what other programs write, until it is told to end."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+import click
+
+from aiomodelcache.cli.session import Session, command
+from aiomodelcache.inspection.errors import CommandError
+from aiomodelcache.relay.health import health_server
+from aiomodelcache.relay.relay import Relay
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@command("relay", short_help="Invalidate what other programs write.")
+@click.option("--source", type=click.Choice(["triggers"]), default="triggers", show_default=True, help="What it reads.")
+@click.option("--once", is_flag=True, help="Drain all present lines, and end.")
+@click.option("--health", metavar="[HOST:]PORT", help="Serve the health over HTTP, and metrics under /metrics.")
+async def relay_command(session: Session, source: str, once: bool, health: str | None) -> None:
+    """Invalidates the rows of models with relay = True that other programs write, until SIGTERM or Ctrl-C.
+
+    Install the triggers first (aiomodelcache triggers install). Any number of relays may run: one of them works, and
+    another one takes over when it ends. If a server does not answer, the relay tries again.
+    """
+    async with session.cache() as cache, AsyncExitStack() as stack:
+        relay = Relay(cache)
+        if once:
+            await relay.drain()
+            _show(session, relay)
+            return
+        logging.getLogger("aiomodelcache").setLevel(logging.WARNING)  # outages
+        if health is not None:
+            host, port = _address(health)
+            served = await stack.enter_async_context(health_server(relay, host, port))
+            _announce(session, f"health at http://{host}:{served}/")
+        for status in relay.statuses:
+            _announce(session, f"{_number(status.tables, 'table')} of {status.connection}, until SIGTERM")
+        for number in _SIGNALS:
+            with suppress(NotImplementedError):  # on Windows
+                asyncio.get_running_loop().add_signal_handler(number, relay.stop)
+        await relay.run()
+
+    _show(session, relay)
+
+
+def _announce(session: Session, text: str) -> None:
+    if not session.output.as_json:
+        session.output.line("ok", text)
+        sys.stdout.flush()
+
+
+def _show(session: Session, relay: Relay) -> None:
+    def show() -> None:
+        for status in relay.statuses:
+            lines, tables = _number(status.lines, "line"), _number(status.tables, "table")
+            session.output.line("ok", f"invalidated {lines} of {tables} of {status.connection}")
+
+    session.output.emit({"connections": [dict(status.data()) for status in relay.statuses]}, show)
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _address(health: str) -> tuple[str, int]:
+    """Returns the host and the port of ``--health``. Raises ``CommandError``."""
+    host, _, port = health.rpartition(":")
+    if not port.isdecimal() or int(port) > 65_535:
+        raise CommandError(f"--health is {health}: it must be a port, like 8080, or a host and a port.")
+    return host.strip("[]") or "127.0.0.1", int(port)

@@ -1,0 +1,106 @@
+"""Measures how long after its COMMIT another program's write is invalidated: ``python -m benchmarks.relays``.
+
+On private servers, as the tests have them. The relay runs in a task of the process that waits, as in an application. A
+write is invalidated when the key of its row is gone from the store, which is read all the time on a connection of its
+own. Writes follow one another at random moments, so that a poll is due at any of them.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from typing import Any
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, ModelCache
+from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.relay import Relay
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.postgres_lines import PostgresLines
+from aiomodelcache.relay.triggers.installation import install
+from tests.relay.outside import other_program
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer
+
+WRITES = 400
+"""Number of writes that are measured for each way of noticing them."""
+PAUSE = 0.1
+"""Maximum seconds between two writes."""
+
+
+class Price(CachedModel):
+    """A row that another program writes."""
+
+    id = fields.IntField(primary_key=True)
+    amount = fields.IntField(default=0)
+
+    class CacheMeta:
+        relay = True
+
+
+async def lateness(url: DatabaseUrl, redis_url: str) -> list[float]:
+    """Returns the milliseconds from the COMMIT of each write until its row is invalidated."""
+    found: list[float] = []
+    reader = RedisBackend(redis_url)
+    await reader.open()
+    async with (
+        tortoise_on(url, __name__, create=False) as client,
+        ModelCache(redis_url, namespace=url.dialect) as cache,
+        other_program(url) as run,
+    ):
+        await client.execute_script("DROP TABLE IF EXISTS price")
+        await client.execute_script("CREATE TABLE price (id INT PRIMARY KEY, amount INT NOT NULL)")
+        await install(client, captured_tables(cache.open_cache)[client.connection_name])
+        await run("INSERT INTO price (id, amount) VALUES (1, 0)")
+        relay = Relay(cache)
+        task = asyncio.create_task(relay.run())
+        key = cache.open_cache.models[Price].rows.key(1)
+        while not relay.statuses[0].claims:
+            await asyncio.sleep(0.01)
+        relays: Any = cache._views.relays
+        await relays.ask()
+        for _ in range(WRITES):
+            await asyncio.sleep(random.random() * PAUSE)
+            await Price.cache.get(id=1)
+            await run("UPDATE price SET amount = amount + 1 WHERE id = 1")
+            committed = time.perf_counter()
+            while (await reader.read([key])) != [None]:
+                pass
+            found.append(1000 * (time.perf_counter() - committed))
+        relay.stop()
+        await task
+    await reader.close()
+    return found
+
+
+def shown(name: str, found: list[float]) -> str:
+    """Returns the percentiles of a measurement."""
+    centiles = statistics.quantiles(found, n=100)
+    return f"{name:24} p50 {centiles[49]:6.1f} ms   p99 {centiles[98]:6.1f} ms   max {max(found):6.1f} ms"
+
+
+async def measure(server: DatabaseServer, name: str, redis_url: str) -> None:
+    """Measures on one server, and prints the result."""
+    dialect = "postgres" if isinstance(server, PostgresServer) else "mariadb"
+    print(shown(name, await lateness(DatabaseUrl(server.url, dialect), redis_url)), flush=True)
+
+
+def main() -> None:
+    """Measures PostgreSQL with and without notifications, and MariaDB, which has none."""
+    with RedisServer() as redis, PostgresServer() as postgres, MariaDBServer() as mariadb:
+        asyncio.run(measure(postgres, "PostgreSQL, NOTIFY", redis.url))
+        listener: Any = PostgresLines
+        original = listener.__init__
+
+        def polling(lines: Any, *arguments: Any) -> None:
+            original(lines, *arguments)
+            lines._listener._retry_at = float("inf")
+
+        listener.__init__ = polling
+        asyncio.run(measure(postgres, "PostgreSQL, polling", redis.url))
+        asyncio.run(measure(mariadb, "MariaDB, polling", redis.url))
+
+
+if __name__ == "__main__":
+    main()
