@@ -20,7 +20,7 @@ from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, paired, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, Rows, literal, select
-from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, MISSING, relation_name
+from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, relation_name
 
 NOTIFIED_INTERVAL: Final = 0.2
 """Seconds between two looks at the change table while notifications arrive: not every transaction notifies."""
@@ -60,7 +60,7 @@ _LINES: Final = f"""
 _WANTED: Final = "unnest({0}::bigint[], {1}::bigint[]) AS wanted (wanted_xid, wanted_id)"
 _DELETE: Final = f"DELETE FROM {CHANGES} USING {_WANTED} WHERE xid = wanted_xid AND id = wanted_id AND {{2}}"
 _HALF: Final = f"""
-    SELECT id, {{is_old}} AS is_old, item @> {literal(f'["{MISSING}"]')}::jsonb AS is_missing, {{values}}
+    SELECT id, {{is_old}} AS is_old, {{values}}
     FROM wanted JOIN {CHANGES} ON xid = wanted_xid AND id = wanted_id, LATERAL jsonb_array_elements({{half}}) item
 """
 _TYPES: Final = """
@@ -183,15 +183,12 @@ class PostgresLines:
 
 
 def _joined(table: CapturedTable, ids: Collection[int], rows: Rows) -> dict[int, Pairs]:
-    """Returns the rows of each line, without lines with a value of a column that was not there."""
+    """Returns the rows of each line."""
     width = range(len(table.columns))
     pk = table.columns.index(table.pk) if table.pk else None
     halves: dict[int, tuple[list[list[Any]], list[list[Any]]]] = {each: ([], []) for each in ids}
     for row in rows:
-        if row["is_missing"]:
-            halves.pop(int(row["id"]), None)
-        elif int(row["id"]) in halves:
-            halves[int(row["id"])][0 if row["is_old"] else 1].append([row[f"c{at}"] for at in width])
+        halves[int(row["id"])][0 if row["is_old"] else 1].append([row[f"c{at}"] for at in width])
     # A line without rows has been deleted by another relay meanwhile.
     return {each: paired(olds, news, pk) for each, (olds, news) in halves.items()}
 

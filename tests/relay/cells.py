@@ -225,7 +225,10 @@ SCHEMA_CELLS: Final = [
         {
             "mariadb": [
                 "CREATE TABLE region (id INT PRIMARY KEY) AS SELECT 1 AS id",
-                "ALTER TABLE reading ADD CONSTRAINT made FOREIGN KEY (region) REFERENCES region (id) ON DELETE CASCADE",
+                "SET foreign_key_checks = 0",  # without it, the table would be copied, and get another number
+                "ALTER TABLE reading ADD CONSTRAINT made FOREIGN KEY (region) REFERENCES region (id) "
+                "ON DELETE CASCADE, ALGORITHM = INPLACE",
+                "SET foreign_key_checks = 1",
             ],
             "sqlite": ["CREATE UNIQUE INDEX made ON reading (region)"],
         },

@@ -2,9 +2,8 @@
 
 Rules of the generated function, which runs inside every user's write:
 
-1. A missing column never makes it fail. Columns are named without their table, so a renamed one is found in a row of
-   marks, ``MISSING``, and the reader takes the line for the whole table. Other columns of the row are not converted.
-2. An error while values are converted is caught: the line names the whole table.
+1. No error of the values makes it fail. It is caught, and the line names the whole table. So it is after RENAME COLUMN.
+2. It converts the captured columns only. Others may be large, or of types whose conversion is the user's own code.
 3. It runs as its owner, with all settings pinned that the text of a value depends on. So writers need no privilege on
    the change table.
 4. It notifies only if no other open transaction does, because NOTIFY takes a lock that all databases of the server
@@ -41,8 +40,6 @@ CHANNEL: Final = "aiomodelcache"
 """The channel of notifications."""
 NOTIFY_LOCK: Final = 0x61696F6D63
 """The advisory lock of the transaction that will notify."""
-MISSING: Final = "aiomodelcache: no such column"
-"""Stands in a line for the value of a column that the table did not have."""
 MAX_COLUMNS: Final = 90
 """Maximum number of captured columns of a table, because functions take 100 arguments. Beyond it, lines name none."""
 LOCK_TIMEOUT: Final = "5s"
@@ -208,7 +205,6 @@ def _body(schema: str, table: CapturedTable, below: Sequence[CapturedTable]) -> 
     columns = table.columns if exact else table.columns[:1]
     also = "".join(f"    INSERT INTO {changes} (source) VALUES ({literal(other.name)});\n" for other in below)
     return f"""
-#variable_conflict use_column
 DECLARE
     aiomodelcache_count bigint := 0;
     aiomodelcache_olds jsonb;
@@ -229,17 +225,19 @@ BEGIN
             NULL;
         ELSIF TG_LEVEL = 'ROW' THEN
             IF TG_OP <> 'INSERT' THEN
-                aiomodelcache_olds := {_row_values("OLD", columns)};
+                aiomodelcache_olds := jsonb_build_array({_values("OLD", columns)});
             END IF;
             IF TG_OP <> 'DELETE' THEN
-                aiomodelcache_news := {_row_values("NEW", columns)};
+                aiomodelcache_news := jsonb_build_array({_values("NEW", columns)});
             END IF;
         ELSE
             IF TG_OP <> 'INSERT' THEN
-                {_statement_values("aiomodelcache_old", "aiomodelcache_olds", columns)}
+                SELECT jsonb_agg({_values("aiomodelcache_row", columns)}) INTO aiomodelcache_olds
+                FROM aiomodelcache_old aiomodelcache_row;
             END IF;
             IF TG_OP <> 'DELETE' THEN
-                {_statement_values("aiomodelcache_new", "aiomodelcache_news", columns)}
+                SELECT jsonb_agg({_values("aiomodelcache_row", columns)}) INTO aiomodelcache_news
+                FROM aiomodelcache_new aiomodelcache_row;
             END IF;
         END IF;
     EXCEPTION WHEN OTHERS THEN
@@ -261,20 +259,8 @@ END
 """
 
 
-def _row_values(record: str, columns: Sequence[str]) -> str:
-    missing = f"to_jsonb({literal(MISSING)}::text)"
-    values = ", ".join(f"coalesce(to_jsonb({record}) -> {literal(column)}, {missing})" for column in columns)
-    return f"jsonb_build_array(jsonb_build_array({values}))"
-
-
-def _statement_values(transition: str, variable: str, columns: Sequence[str]) -> str:
-    names = ", ".join(quoted(column) for column in columns)
-    marks = ", ".join(f"{literal(MISSING)}::text AS {quoted(column)}" for column in columns)
-    return (
-        f"SELECT jsonb_agg(aiomodelcache_values) INTO {variable} FROM (SELECT {marks}) aiomodelcache_marks, "
-        f"{transition} aiomodelcache_row, LATERAL (SELECT jsonb_build_array({names}) AS aiomodelcache_values "
-        "FROM (SELECT aiomodelcache_row.*) aiomodelcache_columns) aiomodelcache_named;"
-    )
+def _values(row: str, columns: Sequence[str]) -> str:
+    return f"jsonb_build_array({', '.join(f'{row}.{quoted(column)}' for column in columns)})"
 
 
 _EVENTS: Final = {
