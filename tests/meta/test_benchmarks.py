@@ -55,6 +55,17 @@ def test_responses_are_measured_and_compared_with_the_rendered_page() -> None:
     assert done.stdout.count("| 304 |") == 3
 
 
+def test_writes_are_measured_without_and_with_triggers() -> None:
+    run = ["benchmarks.triggers", "--database", "sqlite", "--rounds", "1", "--rows", "10"]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines() if "of 10 rows" in line] == [
+        "| `INSERT` of 10 rows",
+        "| `UPDATE` of 10 rows",
+        "| `DELETE` of 10 rows",
+    ]
+
+
 def test_two_runs_can_be_compared(results: Results, folder: Path) -> None:
     results.save(folder / "again.json")
     lines = compare(Results.load(folder / "again.json"), results).splitlines()

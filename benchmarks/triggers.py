@@ -1,0 +1,156 @@
+"""``python -m benchmarks.triggers``: the time of a write by a bare driver, without and with the triggers of a relay.
+
+Two tables of the same columns are written in turn, one of them captured. Each statement commits by itself. The servers
+wait for no disk, which makes the share of a trigger appear larger than it is where a COMMIT does.
+"""
+
+import argparse
+import asyncio
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+from tortoise import fields
+
+from aiomodelcache import CachedModel, ModelCache
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.triggers.installation import install
+from benchmarks.samples import ratios
+from tests.relay.outside import other_program
+from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.servers import MariaDBServer, PostgresServer, ServerMissing
+
+DATABASES: Final = ("postgres", "mariadb", "sqlite")
+SINGLE: Final = 100
+"""Number of statements of one sample that write one row each."""
+
+Run = Callable[[str], Awaitable[Any]]
+
+
+class Shipment(CachedModel):
+    """A row of the captured table."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    code = fields.CharField(max_length=40, unique=True)
+    owner = fields.IntField()
+    state = fields.IntField(default=0)
+    text = fields.TextField()
+
+    class CacheMeta:
+        get_key_fields_list = [("code",)]
+        filter_key_fields_list = [("owner",)]
+        relay = True
+
+
+class PlainShipment(CachedModel):
+    """The same row in a table that is not captured."""
+
+    id = fields.IntField(primary_key=True, generated=False)
+    code = fields.CharField(max_length=40, unique=True)
+    owner = fields.IntField()
+    state = fields.IntField(default=0)
+    text = fields.TextField()
+
+
+BARE: Final = "plainshipment"
+CAPTURED: Final = "shipment"
+
+
+def insert_of(table: str, first: int, count: int) -> str:
+    """Returns the statement that inserts rows."""
+    rows = ", ".join(
+        f"({number}, 'c{number}', {number % 50}, 0, '{'x' * 200}')" for number in range(first, first + count)
+    )
+    return f"INSERT INTO {table} (id, code, owner, state, text) VALUES {rows}"
+
+
+def statements(table: str, many: int) -> Iterator[tuple[str, list[str]]]:
+    """Yields the kinds of writes and the statements of a sample, which leave the table empty."""
+    single = range(SINGLE)
+    yield "`INSERT` of a row", [insert_of(table, number, 1) for number in single]
+    yield "`UPDATE` of a row", [f"UPDATE {table} SET state = state + 1 WHERE id = {number}" for number in single]
+    yield "`DELETE` of a row", [f"DELETE FROM {table} WHERE id = {number}" for number in single]
+    yield f"`INSERT` of {many:,} rows", [insert_of(table, 0, many)]
+    yield f"`UPDATE` of {many:,} rows", [f"UPDATE {table} SET state = state + 1"]
+    yield f"`DELETE` of {many:,} rows", [f"DELETE FROM {table}"]
+
+
+async def sampled(run: Run, many: int, *, captured_first: bool) -> dict[str, tuple[float, float]]:
+    """Returns the seconds of each kind of write without and with triggers: the medians of statements sent in turn."""
+    found: dict[str, tuple[float, float]] = {}
+    for (kind, bare), (_, captured) in zip(statements(BARE, many), statements(CAPTURED, many), strict=True):
+        times: tuple[list[float], list[float]] = ([], [])
+        for pair in zip(bare, captured, strict=True):
+            for at in (1, 0) if captured_first else (0, 1):
+                began = time.perf_counter()
+                await run(pair[at])
+                times[at].append(time.perf_counter() - began)
+        found[kind] = statistics.median(times[0]), statistics.median(times[1])
+    return found
+
+
+async def measured(url: DatabaseUrl, rounds: int, many: int) -> dict[str, list[tuple[float, float]]]:
+    """Returns the seconds without and with triggers, of each kind of write and round."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    async with tortoise_on(url, "benchmarks.triggers") as client, ModelCache("memory://") as cache:
+        [tables] = captured_tables(cache.open_cache).values()
+        await install(client, tables)
+        source = TriggerSource(client, tables)
+        async with other_program(url) as run:
+            for number in range(rounds + 1):  # the first one warms up
+                gc.collect()
+                times = await sampled(run, many, captured_first=bool(number % 2))
+                while changes := await source.changes(1_000):  # a relay keeps the table small
+                    await source.delete([change.id for change in changes])
+                if number:
+                    for kind, seconds in times.items():
+                        found.setdefault(kind, []).append(seconds)
+        await source.close()
+    return found
+
+
+@contextmanager
+def database(name: str) -> Iterator[DatabaseUrl]:
+    """Starts a server. Raises ``ServerMissing``."""
+    with ExitStack() as stack:
+        if name == "sqlite":
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            yield DatabaseUrl(f"sqlite://{folder}/shipments.sqlite3?synchronous=OFF", name)
+            return
+        server = PostgresServer() if name == "postgres" else MariaDBServer()
+        server.start()
+        stack.callback(server.close)
+        yield DatabaseUrl(stack.enter_context(server.database()), name)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table for each database."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.triggers", description=__doc__)
+    parser.add_argument("--database", action="append", choices=DATABASES, help="may be repeated; default: all")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rows", type=int, default=1_000, help="rows of a statement that writes many")
+    options = parser.parse_args(arguments)
+    for name in options.database or DATABASES:
+        try:
+            with database(name) as url:
+                found = asyncio.run(measured(url, options.rounds, options.rows))
+        except ServerMissing as error:
+            print(f"skipped: {name}: {error}", file=sys.stderr)
+            continue
+        print(f"| {name} | bare, µs | with triggers, µs | times |\n|---|---:|---:|---:|")
+        for kind, pairs in found.items():
+            bare, captured = zip(*pairs, strict=True)
+            ratio = ratios(captured, bare)
+            middle = statistics.median(bare) * 1e6, statistics.median(captured) * 1e6
+            print(f"| {kind} | {middle[0]:,.0f} | {middle[1]:,.0f} | {ratio.median:.2f} |")
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
