@@ -339,6 +339,42 @@ GUARDS = {
     "a row has the epoch of before the COMMIT": Guard(
         "entries.rows:RowEntries.hit", "entry[GUARD] != self._guard or ", "", "stored, past the limit"
     ),
+    # Writes by other programs.
+    "entries answer only while a relay lives": Guard(
+        "engine.relayed:Relayed.refuses", "return lost and not self.serves", "return False", "outside, and no relay"
+    ),
+    "derived results answer only while a relay lives": Guard(
+        "relay.watch:_dependents",
+        "for key in (opened.space.epoch_key(connection, table.name), version):",
+        "for key in (opened.space.epoch_key(connection, table.name),):",
+        "outside, and values derived without a relay",
+    ),
+    "a relay invalidates before it deletes": Guard(
+        "relay.relay:Drain.drain",
+        "await self._invalidator.invalidate(changes, whole=whole)\n        await source.delete("
+        "[change.id for change in changes])",
+        "await source.delete([change.id for change in changes])\n        await self._invalidator.invalidate(changes)",
+        "outside, by id",
+    ),
+    "a relay that has left out a line claims nothing": Guard(
+        "relay.relay:Drain.drain",
+        "if len(changes) >= LINES_PER_DRAIN:\n        return False",
+        "",
+        "outside, and more than one drain",
+    ),
+    "a relay reads the clock before the lines": Guard(
+        "relay.relay:Drain.drain",
+        "await self._claim(self.liveness_key, t0 +",
+        "await self._claim(self.liveness_key, await self._clock() +",
+        "outside, and a relay that comes late",
+    ),
+    "a relay changes the stamp": Guard("engine.writer:Writer._clear", "list(intent.rows)", "[]", "outside, by name"),
+    "a relay clears the version of the table": Guard(
+        "engine.intent:Intent.add_tables",
+        "self.clears.update({key: Clear(key) for key in keys})",
+        "pass",
+        "outside, and values derived from it",
+    ),
     # Derived results.
     "a derived result compares the tokens of what it was read from": Guard(
         "entries.derived:DerivedValue.is_current",

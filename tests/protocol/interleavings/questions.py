@@ -46,6 +46,8 @@ class World:
     """The maximum age of an answer in seconds."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The settings of both caches."""
+    modules: tuple[str, ...] = ()
+    """Modules with models beside those of all worlds."""
 
     def tables(self) -> list[tuple[str, tuple[str, ...]]]:
         """Returns each table with its columns."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tortoise.connection import get_connections
 from tortoise.context import TortoiseContext
 from tortoise.transactions import in_transaction
 
@@ -15,6 +16,9 @@ from aiomodelcache.backends import breaker
 from aiomodelcache.engine import background, leases
 from aiomodelcache.entries import base, policy
 from aiomodelcache.open_cache import open_caches
+from aiomodelcache.relay import relay
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.triggers.installation import install
 from tests.protocol.interleavings.database import CONNECTION, Pool, PooledClient, Replica
 from tests.protocol.interleavings.questions import ARTISTS, Question, State, World, columns_of
 from tests.protocol.interleavings.schedule import Actor, Choose, Fail, Mishap, Run, Scheduler
@@ -49,6 +53,12 @@ class Stage:
         self.far: ModelCache
         """The cache of another process: it reads from the same store, and does not hear of writes here."""
         self.replica: Replica | None = None
+        self.relays: list[relay.Drain] = []
+        """The relays, if other programs write. Each actor that drains takes another one."""
+        self._outside: set[int] = set()
+        """The places in the history of writes by other programs."""
+        self._strict = False
+        """True if all of them must be seen, because a relay has drained them."""
         self._watching = pool.connect()
         self._watching.execute("PRAGMA foreign_keys=OFF")
         pool.committed = self._note
@@ -65,7 +75,13 @@ class Stage:
     def now(self, question: Question | None = None) -> int:
         """The oldest that a lookup which begins now may be answered from, as a place in the history."""
         known = list(enumerate(self.times)) if question is None or not question.by_hand else self.told
-        return max([place for place, time in known if time <= self.clock.now - self.world.allowance], default=0)
+        return max([place for place, time in known if time <= self.clock.now - self._allowance(place)], default=0)
+
+    def _allowance(self, place: int) -> float:
+        """The time after which a commit must be seen."""
+        if place in self._outside and not self._strict:
+            return self.near.config.relay_lag
+        return self.world.allowance
 
     def tell(self, place: int) -> None:
         """Says that caches were told of what had been committed at that place in the history."""
@@ -86,6 +102,33 @@ class Stage:
     def artist(self, pk: int, **changes: Any) -> Any:
         """The same of the first model."""
         return self.instance(self.model, pk, **changes)
+
+    async def write_outside(self, sql: str) -> None:
+        """Another program's write, on a connection of its own."""
+
+        async def write() -> None:
+            if self._watching.execute(sql).rowcount:
+                self._note()
+                self._outside.add(len(self.history) - 1)
+
+        await self.scheduler.step(f"another program: {sql.split(maxsplit=1)[0]}", write, lambda: not self.pool.writing)
+
+    async def drain(self, number: int = 0) -> bool:
+        """Lets a relay drain once, and claim."""
+        self.relays[number].claim_at_once()
+        return await self.relays[number].drain()
+
+    async def ask(self) -> None:
+        """Lets both processes ask how long a relay lives."""
+        for cache in (self.near, self.far):
+            watch = cache._views.relays
+            assert watch is not None
+            await watch.ask()
+
+    async def _catch_up_with_others(self) -> None:
+        while not await self.drain():
+            pass
+        await self.ask()
 
     def replicate(self) -> None:
         """All that is committed arrives at the replica."""
@@ -141,7 +184,10 @@ class Stage:
             self._watching.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", rows)
         self.history, self.times, self.told = [], [], []
         self._note()
+        self._outside, self._strict = set(), False
         self.store.forget()
+        if self.relays:
+            await self._catch_up_with_others()
         if self.replica is not None:
             self.replica.forget()
         for cache in (self.near, self.far):
@@ -149,7 +195,10 @@ class Stage:
             cache.open_cache.reader.background.forget_attempts()
 
     def _note(self) -> None:
-        self.history.append(tuple([self._rows_of(*table) for table in self.world.tables()]))
+        state = tuple([self._rows_of(*table) for table in self.world.tables()])
+        if self.relays and self.history and state == self.history[-1]:  # a relay has deleted lines
+            return
+        self.history.append(state)
         self.times.append(self.clock.now)
 
     def _rows_of(self, table: str, columns: tuple[str, ...]) -> tuple[tuple[Any, ...], ...]:
@@ -183,6 +232,10 @@ class Stage:
         left = self.store.states()
         assert set(left) <= set(may_leave), f"left in the store: {left}"
         await self._check_answers()
+        if self.relays:
+            self._strict = True
+            await self._catch_up_with_others()
+            await self._check_answers()
         if left or self.world.allowance:
             config = self.near.config
             expiry = config.intent_ttl + config.lease_ttl + (config.replica_lag or 0)
@@ -221,6 +274,18 @@ class Router:
         return CONNECTION
 
 
+async def _relay(made: Stage) -> None:
+    """Installs triggers, makes two relays, and lets processes ask for their lives only when a scenario says so."""
+    for cache in (made.near, made.far):
+        watch = cache._views.relays
+        assert watch is not None
+        await watch.close()
+        watch.relayed.clock = made.clock.monotonic
+    [(connection, tables)] = captured_tables(made.far.open_cache).items()
+    await install(get_connections().get(connection), tables)
+    made.relays = [relay.Relay(made.far).drains[0] for _ in range(2)]
+
+
 def _connection(path: Path) -> dict[str, Any]:
     return {"engine": "tests.protocol.interleavings.database", "credentials": {"file_path": str(path)}}
 
@@ -235,7 +300,7 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
         await context.init(
             config={
                 "connections": {name: _connection(folder / f"{name}.db") for name in names},
-                "apps": {"app": {"models": MODELS, "default_connection": CONNECTION}},
+                "apps": {"app": {"models": [*MODELS, *world.modules], "default_connection": CONNECTION}},
                 "routers": [Router] if lag else [],
             }
         )
@@ -262,6 +327,9 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
                 patches.enter_context(patch.object(module, "time", clock))
             async with ModelCache(store, **settings) as made.near, ModelCache(store, **settings) as made.far:
                 open_caches.remove(made.far.open_cache)
+                if any(entries.rows.relayed for entries in made.near.open_cache.models.values()):
+                    await _relay(made)
+                    patches.enter_context(patch.object(relay, "LINES_PER_DRAIN", 2))
                 with patch.object(asyncio.get_running_loop(), "time", clock.monotonic):
                     yield made
         made._watching.close()

@@ -69,6 +69,15 @@ class ScheduledBackend:
     async def delete(self, keys: Sequence[bytes]) -> int:
         return await self._send("delete", keys, lambda: self.backend.delete(keys))
 
+    async def clock(self) -> int:
+        return await self._send("clock", [], lambda: self.backend.clock())
+
+    async def claim(self, key: bytes, until_ms: int) -> None:
+        await self._send("claim", [key], lambda: self.backend.claim(key, until_ms))
+
+    async def remaining(self, keys: Sequence[bytes]) -> list[int]:
+        return await self._send("remaining", keys, lambda: self.backend.remaining(keys))
+
     async def _send(self, operation: str, keys: Sequence[bytes], send: Callable[[], Awaitable[T]]) -> T:
         def failing() -> BackendError:
             self.missed |= operation in ("mark", "clear")
@@ -79,5 +88,5 @@ class ScheduledBackend:
 
 
 def is_meant_to_stay(key: bytes, value: bytes) -> bool:
-    """Returns True for a value, an absence, a version, and the copy of a last good value."""
-    return value[:1] in b"VNE" or (value[:1] == b"S" and key.endswith(COPY_SUFFIX))
+    """Returns True for a value, an absence, a version, a claim, and the copy of a last good value."""
+    return value[:1] in b"VNEC" or (value[:1] == b"S" and key.endswith(COPY_SUFFIX))
