@@ -98,6 +98,8 @@ def _state(entry: bytes) -> str:
     """Returns the state of what holds no answer."""
     if is_version(entry):
         return "version"
+    if is_lease(entry):
+        return "leased"
     return "written" if is_intent(entry) else "claimed" if entry == CLAIM else "damaged"
 
 

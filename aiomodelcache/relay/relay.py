@@ -47,6 +47,8 @@ CLAIMS_PER_LAG: Final = 10
 MIN_BACKOFF: Final = 0.05
 MAX_BACKOFF: Final = 2.0
 """Seconds to wait after a failed drain, at first and at most. Each failure doubles it."""
+DRAIN_LIMIT: Final = 30.0
+"""Maximum seconds of one drain. Beyond it, the relay takes its connection for dead, and tries again."""
 CLOSE_LIMIT: Final = 2.0
 """Maximum seconds for closing the source and resigning, when a relay ends. Beyond it, it ends without."""
 _UNCAPTURED: Final = b"writes were not captured"
@@ -176,7 +178,10 @@ class Drain:
         if not self.status.leading:
             self._record_success()
             await self._wait(self._election.interval)
-        elif await self.drain():
+            return
+        with anyio.fail_after(DRAIN_LIMIT):
+            left_nothing_out = await self.drain()
+        if left_nothing_out:
             self._record_success()
             with anyio.CancelScope() as self._pause:
                 if not self._stopping:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -20,10 +21,10 @@ from aiomodelcache.relay.source import TriggerSource
 from aiomodelcache.relay.triggers.installation import install
 from aiomodelcache.testing import CountingBackend, count_ops
 from tests.relay.outside import other_program
-from tests.support.databases import DatabaseUrl
+from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.gates import PATIENCE
 from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, titles
-from tests.support.servers import RedisServer
+from tests.support.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.models("tests.support.models.relayed_models")
 
@@ -47,6 +48,8 @@ async def create_rows() -> None:
     for number in (1, 2, 3):
         article = await Article.get(id=number)
         await article.labels.add(await Label.get(id=1))
+    # Tortoise does not find the hidden label.
+    await Article._meta.db.execute_script("INSERT INTO article_label (article_id, label_id) VALUES (1, 2)")
 
 
 def columns_of(row: Any) -> Any:
@@ -149,10 +152,7 @@ WRITES = {
     "link": ["INSERT INTO article_label (article_id, label_id) VALUES (4, 1)"],
     "unlink": ["DELETE FROM article_label WHERE article_id = 2"],
     "move of a link": ["UPDATE article_label SET article_id = 4 WHERE article_id = 1"],
-    "hidden row shown": [
-        "INSERT INTO article_label (article_id, label_id) VALUES (1, 2)",
-        "UPDATE label SET hidden = FALSE WHERE id = 2",
-    ],
+    "hidden row shown": ["UPDATE label SET hidden = FALSE WHERE id = 2"],
     "shown row hidden": ["UPDATE label SET hidden = TRUE WHERE id = 1"],
     "cascade": ["DELETE FROM author WHERE id = 1"],
     "first row of a kind": ["INSERT INTO author (id, name) VALUES (3, 'new')"],
@@ -378,6 +378,21 @@ async def test_a_change_of_the_catalogue_clears_the_models_once(cache: ModelCach
         assert second.status.cleared == 0
 
 
+@on_postgres
+@on_redis
+async def test_writes_that_were_not_captured_clear_the_models_whatever_the_catalogue_is(
+    cache: ModelCache, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleared = drain.status.cleared
+    with monkeypatch.context() as patch:
+        patch.setattr(drain.source, "check", AsyncMock(side_effect=RelayError("no triggers are installed")))
+        drain.claim_at_once()
+        with pytest.raises(RelayError):
+            await drain.drain()
+    assert await drain.drain()
+    assert drain.status.cleared == cleared + 1
+
+
 # Costs -------------------------------------------------------------------------------------------------------
 
 
@@ -446,8 +461,9 @@ async def test_a_running_relay_makes_lookups_fresh(cache: ModelCache, outside: O
 
 @on_postgres
 @on_redis
+@pytest.mark.parametrize("hangs", [False, True], ids=["fails", "hangs"])
 async def test_a_failure_is_logged_once_and_tried_again(
-    cache: ModelCache, outside: Outside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    cache: ModelCache, outside: Outside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hangs: bool
 ) -> None:
     await create_rows()
     failures = 3
@@ -455,10 +471,12 @@ async def test_a_failure_is_logged_once_and_tried_again(
 
     async def fail(source: TriggerSource, limit: int) -> Any:
         nonlocal failures
-        if failures:
-            failures -= 1
-            raise OSError("the database is away, with a secret value")
-        return await original(source, limit)
+        if not failures:
+            return await original(source, limit)
+        failures -= 1
+        if hangs:
+            await asyncio.sleep(PATIENCE)
+        raise OSError("the database is away, with a secret value")
 
     async with running(cache) as relay:
         [status] = relay.statuses
@@ -469,16 +487,50 @@ async def test_a_failure_is_logged_once_and_tried_again(
         await until(has_drained)
         caplog.clear()
         monkeypatch.setattr(TriggerSource, "changes", fail)
+        monkeypatch.setattr(relay_module, "DRAIN_LIMIT", 0.2 if hangs else PATIENCE)
+
+        async def has_failed() -> bool:
+            return not failures
+
+        await until(has_failed)
+        monkeypatch.setattr(relay_module, "DRAIN_LIMIT", PATIENCE)
         await outside("UPDATE author SET name = 'new' WHERE id = 1")
 
         async def has_recovered() -> bool:
-            return status.outages == 1 and status.failing is None and await Author.cache.exists(name="new")
+            return status.failing is None and await Author.cache.exists(name="new")
 
         await until(has_recovered)
+        assert status.outages == 1
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "aiomodelcache: the relay of postgres does not drain for now: OSError",
+        f"aiomodelcache: the relay of postgres does not drain for now: {'TimeoutError' if hangs else 'OSError'}",
         "aiomodelcache: the relay of postgres works again",
     ]
+
+
+@on_redis
+async def test_a_server_that_is_restarted_is_used_again(backend: CountingBackend, own_postgres: PostgresServer) -> None:
+    url = DatabaseUrl(own_postgres.url, "postgres")
+    async with tortoise_on(url, "tests.support.models.relayed_models") as client, ModelCache(backend) as cache:
+        await install(client, captured_tables(cache.open_cache)["postgres"])
+        await create_rows()
+        async with running(cache) as relay:
+            [status] = relay.statuses
+
+            async def has_claimed() -> bool:
+                return status.claims > 0 and status.failing is None
+
+            await until(has_claimed)
+            cleared = status.cleared
+            own_postgres.stop()
+            own_postgres.restart()
+            async with other_program(url) as run:
+                await run("UPDATE author SET name = 'new' WHERE id = 1")
+
+            async def has_recovered() -> bool:
+                return status.cleared > cleared and (await answers())["author 1"]["name"] == "new"
+
+            await until(has_recovered)
+            assert await answers() == await fresh(cache)
 
 
 @on_postgres
@@ -595,12 +647,21 @@ async def test_two_caches_never_lose_lines_to_each_other(
         assert await second.drain()
         assert await second.source.changes(10) == []
         assert await answers() == before, "the line was drained for the other cache"
-        drain._ownership._not_before = 0.0
-        assert await drain.drain()
-        assert await answers() == await fresh(cache) != before
+        async with relaying(cache) as third:  # one that starts takes over at once
+            assert await third.drain()
+        after = await answers()
+        assert after == await fresh(cache) != before
         second.claim_at_once()
         with pytest.raises(RelayError):
             await second.drain()
+        second._ownership._not_before = 0.0
+        assert await second.drain()
+        await outside("UPDATE article SET title = 'newest'")
+        assert await second.drain()
+        drain._ownership._not_before = 0.0
+        drain.claim_at_once()
+        assert await drain.drain()
+        assert await answers() == await fresh(cache) != after
 
 
 @on_postgres
