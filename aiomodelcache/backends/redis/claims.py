@@ -18,13 +18,14 @@ class ClaimCommands(RedisCommands):
         """Returns the time of the server, or the earliest of a cluster's primaries (see ``SupportsClaims``)."""
         endpoint = self._endpoint or self._raise_closed()
         if not endpoint.is_cluster:
-            [reply] = await self._send([("TIME",)])
-            return _milliseconds(reply)
+            [moment] = await self._send([("TIME",)])
+            return _milliseconds(moment)
         try:
-            replies: Any = await cast("Any", endpoint.client).execute_command("TIME", target_nodes="primaries")
+            reply: Any = await cast("Any", endpoint.client).execute_command("TIME", target_nodes="primaries")
         except FAILURES as error:
             raise self._failure(error) from cause(error)
-        return min(map(_milliseconds, replies.values() if isinstance(replies, dict) else [replies]))
+        replies: list[Any] = [*reply.values()] if hasattr(reply, "values") else [reply]
+        return min(map(_milliseconds, replies))  # redis-py names the nodes if there are several
 
     async def claim(self, key: bytes, until_ms: int) -> None:
         """Keeps a key until a time (see ``SupportsClaims``)."""
