@@ -23,7 +23,7 @@ from aiomodelcache.testing import CountingBackend, count_ops
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.gates import PATIENCE
-from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, titles
+from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, article_titles
 from tests.support.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.models("tests.support.models.relayed_models")
@@ -68,7 +68,7 @@ async def answers() -> dict[str, Any]:
         found[f"page by author {number}"] = [columns_of(row) for row in await Article.cache.filter(author=number)[1:2]]
         found[f"count of author {number}"] = await ArticleCount(number)
         found[f"newest of author {number}"] = [columns_of(row) for row in await Newest(number)]
-        found[f"titles of author {number}"] = await titles(number)
+        found[f"titles of author {number}"] = await article_titles(number)
         query = Article.filter(author_id=number, views__gt=5).order_by("id")
         found[f"viewed of author {number}"] = [columns_of(row) for row in await Article.cache.query(query)]
     for name in ("kim", "ann", "new"):

@@ -81,7 +81,7 @@ class ArticleCount(QuerysetCountCache):
 
 
 @cached
-async def titles(author: int) -> list[str]:
+async def article_titles(author: int) -> list[str]:
     """The titles of an author's articles: a derived entry that depends on a lookup and on a statement."""
     found = await Author.cache.get_or_none(id=author)
     return [found.name if found else "", *[row.title for row in await Article.filter(author_id=author).order_by("id")]]
