@@ -46,20 +46,21 @@ class RelayWatch:
             serves=opened.config.on_relay_loss == "serve",
             on_return=guarded.near.drop_all,
         )
+        self._tables = {(table.connection, table.name) for each in tables.values() for table in each}
         self._interval = opened.config.relay_lag / ASKED_IN_A_LIFE
         self._own = opened.config.relay
         self._task: asyncio.Task[None] | None = None
         opened.reader.believe_while(self.relayed)
 
     def cover(self, view: OpenCache, *, connected: bool) -> None:
-        """Believes the entries of a view only while a relay lives. ``connected``: the view is of another connection.
+        """Believes the entries of a view only while a relay lives. ``connected``: the view is of one named connection.
 
-        No relay watches such a connection, so entries of relayed models on it never answer.
+        If that is not the models' own, no relay watches it, so entries of relayed models on it never answer.
         """
-        if not connected:
+        tables = captured_tables(view) if connected else {}
+        if all((table.connection, table.name) in self._tables for each in tables.values() for table in each):
             view.reader.believe_while(self.relayed)
             return
-        tables = captured_tables(view)
         view.reader.believe_while(UnwatchedRelayed(*_dependents(view, tables), view.stats, serves=self.relayed.serves))
 
     async def ask(self, *, report: bool = True) -> None:

@@ -26,6 +26,9 @@ from aiomodelcache.backends.protocol import SupportsClaims
 from aiomodelcache.engine.relayed import Relayed
 from aiomodelcache.observe import Lookup, Observer, Operation
 from aiomodelcache.observe.stats import Stats
+from aiomodelcache.relay import Relay
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.triggers.installation import install
 from aiomodelcache.relay.watch import RelayWatch
 from aiomodelcache.testing import assert_ops, count_ops
 from tests.support.gates import GatedBackend, until
@@ -364,15 +367,64 @@ async def test_entries_of_other_connections_never_answer(bound: Bound, again: Ba
     await Tag.cache.using(again).get(id=1)
     async with assert_ops(sql=0, redis=["read"]):
         await Tag.cache.using(again).get(id=1)
+    own = Author.cache.using(bound.database)
+    await own.get(id=1)
+    async with assert_ops(sql=0, redis=["read"]):
+        await own.get(id=1)
+    bound.die()
+    async with assert_ops(sql=1, redis=0):
+        await own.get(id=1)
 
 
 @ON_SQLITE
 async def test_tenants_share_the_relay(database: BaseDBAsyncClient, backend_url: str) -> None:
     async with opened(database, backend_url, tenant=lambda: "acme") as bound:
         before = [await answered_by_cache(look_up) for look_up in KINDS]
+        author = await Author.get(id=1)
+        assert len(list(await author.tags)) == 1
         await bound.write("UPDATE author SET name = 'new'")
+        await bound.write("DELETE FROM author_tag")
         bound.die()
         assert [await look_up() for look_up in KINDS] == [renewed(answer) for answer in before]
+        assert len(list(await author.tags)) == 0
+
+
+# A relay of its own --------------------------------------------------------------------------------------
+
+
+async def test_no_answer_is_older_than_the_bound_when_the_relay_has_ended(
+    database: BaseDBAsyncClient, backend_url: str
+) -> None:
+    """The real relay, and the real time: no lookup that begins later than the bound is answered by the old entry."""
+    lag = 1.5
+    async with ModelCache(backend_url, relay_lag=lag, socket_timeout=30) as cache:
+        [(_, tables)] = captured_tables(cache.open_cache).items()
+        await install(database, tables)
+        await create_rows()
+        relay, watch = Relay(cache), cache._views.relays
+        assert watch is not None
+        await relay.drain()
+        await watch.ask()
+        kinds = [by_pk, by_slug, by_query, names_of_team]
+        before = [await answered_by_cache(look_up) for look_up in kinds]
+        await relay.drain()
+        await watch.ask()
+        await database.execute_query("UPDATE author SET name = 'new'")
+        committed, kept, late = monotonic(), 0, set(kinds)
+        while late:
+            for look_up, old in zip(kinds, before, strict=True):
+                began = monotonic()
+                if await look_up() != old:
+                    late.discard(look_up)
+                else:
+                    kept += 1
+                    assert began <= committed + lag
+            await asyncio.sleep(0.01)
+        assert kept, "nothing was cached, so that the test shows nothing"
+
+        await relay.drain()  # which comes back
+        await watch.ask()
+        assert [await answered_by_cache(look_up) for look_up in kinds] == [renewed(answer) for answer in before]
 
 
 # Late replies --------------------------------------------------------------------------------------------
