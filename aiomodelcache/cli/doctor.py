@@ -16,7 +16,7 @@ from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.cli.usage import of_usage
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.inspection.diagnosis import Finding, Namespaces
-from aiomodelcache.inspection.health import database_findings, server_findings
+from aiomodelcache.inspection.health import database_findings, relay_findings, server_findings
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.catalogue import inspect_columns
@@ -128,7 +128,7 @@ async def _store(session: Session, tables: dict[str, str], *, near: bool) -> lis
 
 
 async def _usage(session: Session) -> list[Finding]:
-    """Judges the counters of the processes by the time that a round trip takes."""
+    """Judges the relays, and the counters of the processes by the time that a round trip takes."""
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
         workers = (await cache.fleet()).others
         times: list[float] = []
@@ -136,4 +136,4 @@ async def _usage(session: Session) -> list[Finding]:
             start = time.perf_counter()
             await store.clock()
             times.append(time.perf_counter() - start)
-        return of_usage(cache.open_cache, workers, median(times))
+        return [*relay_findings(cache.open_cache), *of_usage(cache.open_cache, workers, median(times))]

@@ -75,8 +75,7 @@ class Relayed:
 
     def report(self) -> None:
         """Logs which relays were lost or came back since the last call."""
-        now = self.clock()
-        lost = {name for name, until in self.claims.by_connection.items() if until <= now}
+        lost = self.lost_connections()
         for name in sorted(lost - self._lost):
             effect = "their entries answer all the same" if self.serves else "their lookups read the database"
             text = "aiomodelcache: no relay lives for the models with relay = True on %s, so %s: %s"
@@ -84,6 +83,11 @@ class Relayed:
         for name in sorted(self._lost - lost):
             logger.info("aiomodelcache: a relay lives for the models on %s again", name)
         self._lost = lost
+
+    def lost_connections(self) -> set[str]:
+        """Returns the connections of which no relay lives now."""
+        now = self.clock()
+        return {name for name, until in self.claims.by_connection.items() if until <= now}
 
     def covers(self, keys: Iterable[bytes]) -> bool:
         """Returns True if any of these keys depends on a relayed table."""

@@ -51,3 +51,17 @@ async def server_findings(store: Store, *, near: bool) -> list[Finding]:
         text = "the server does not permit INFO to this user, so entries from before a restart would be used"
         return [*findings, Finding("error", "INFO", text, "Permit it:", ("ACL SETUSER <name> +info",))]
     return findings + of_server(info, await store.config("save"), near=near)
+
+
+def relay_findings(cache: OpenCache) -> list[Finding]:
+    """Returns whether a relay lives for each connection with relayed models, as the cache knows. No I/O."""
+    relayed = cache.reader.relayed
+    if relayed is None:
+        return []
+    lost = sorted(relayed.lost_connections())
+    if not lost:
+        return [Finding("ok", "relay", f"one lives for {', '.join(sorted(relayed.claims.by_connection))}")]
+    effect = "answered by entries of any age" if relayed.serves else "read from the database"
+    text = f"none lives for {', '.join(lost)}, so that models with relay = True are {effect}"
+    remedy = "Install the triggers of these declarations, and run a relay with them:"
+    return [Finding("error", "relay", text, remedy, ("aiomodelcache triggers install", "aiomodelcache relay"))]

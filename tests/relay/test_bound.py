@@ -24,6 +24,7 @@ from aiomodelcache import (
 )
 from aiomodelcache.backends.protocol import SupportsClaims
 from aiomodelcache.engine.relayed import Relayed
+from aiomodelcache.inspection.health import relay_findings
 from aiomodelcache.observe import Lookup, Observer, Operation
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.relay import Relay
@@ -588,6 +589,16 @@ async def test_an_explanation_names_the_lost_relay(bound: Bound) -> None:
     assert explanation.entry.state == "hit"
     assert (await name_by_sql.explain(1)).reason == "relay lost"
     assert (await Tag.cache.explain(id=1)).reason == "missing"
+
+
+@ON_SQLITE
+async def test_doctor_names_the_lost_relay(bound: Bound) -> None:
+    cache = bound.cache.open_cache
+    assert [(each.level, each.text) for each in relay_findings(cache)] == [("ok", "one lives for sqlite")]
+    bound.die()
+    [finding] = relay_findings(cache)
+    text = "none lives for sqlite, so that models with relay = True are read from the database"
+    assert (finding.level, finding.subject, finding.text) == ("error", "relay", text)
 
 
 @ON_SQLITE
