@@ -1,7 +1,7 @@
 """``aiomodelcache triggers``: what captures the writes of other programs, in the databases of relayed models."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -125,7 +125,7 @@ for each in (sql_command, install_command, status_command, remove_command):
 
 
 @asynccontextmanager
-async def _connections(session: Session) -> AsyncIterator[Connections]:
+async def _connections(session: Session) -> AsyncGenerator[Connections, None]:
     """Yields the connections with captured tables. Raises ``CommandError`` if there is none."""
     async with session.declarations() as cache:
         found = captured_tables(cache.open_cache)

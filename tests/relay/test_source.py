@@ -8,6 +8,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
+from aiomodelcache.exceptions import RelayError
 from aiomodelcache.orm.meta import column_names
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.relay.captured import CapturedTable
@@ -15,9 +16,10 @@ from aiomodelcache.relay.source import TriggerSource
 from aiomodelcache.relay.triggers.installation import install
 from tests.relay.outside import other_program
 from tests.relay.test_triggers import drained, tables_of
-from tests.support.databases import DatabaseUrl
+from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.relay_elsewhere_models import Elsewhere
 from tests.support.models.relay_models import Spelling, Typed
+from tests.support.servers import PostgresServer
 
 pytestmark = [
     pytest.mark.models("tests.support.models.relay_models"),
@@ -335,3 +337,55 @@ async def test_one_of_several_open_transactions_notifies(
         assert [row["own"] for row in await two(held)] == [False]
         await one("COMMIT")
         await two("COMMIT")
+
+
+@pytest.mark.slow(because="it starts a server of its own three times")
+@pytest.mark.only_on("postgres", because="it needs a server that is stopped and promoted")
+async def test_a_restart_a_replica_a_promotion_and_prepared_transactions(own_postgres: PostgresServer) -> None:
+    """A replica is refused. A restart and a promotion are noticed. Triggers do not keep transactions from preparing."""
+    module = "tests.support.models.relay_elsewhere_models"
+    with own_postgres.database(module) as url:
+        async with tortoise_on(DatabaseUrl(url, "postgres"), module, create=False) as client:
+            async with ModelCache("memory://") as cache:
+                tables = tables_of(cache)
+            await install(client, tables)
+            source = TriggerSource(client, tables)
+            states = [await source.check()]
+            own_postgres.execute("ALTER SYSTEM SET max_prepared_transactions = 2")
+            await client.close()
+            own_postgres.stop()
+            own_postgres.restart()
+            states.append(await source.check())
+            async with other_program(url) as run:
+                for statement in ("BEGIN", "INSERT INTO elsewhere (size) VALUES (7)", "PREPARE TRANSACTION 'one'"):
+                    await run(statement)
+                assert await source.changes(10) == []
+                await run("COMMIT PREPARED 'one'")
+                assert [change.rows for change in await drained(source)] == [[(None, {"id": 1})]]
+            await client.close()
+            own_postgres.stop()
+            (own_postgres.folder / "data" / "standby.signal").touch()
+            own_postgres.restart()
+            with pytest.raises(RelayError, match="is a replica or recovers"):
+                await source.check()
+            own_postgres.execute("SELECT pg_promote()")
+            states.append(await source.check())
+            assert len(set(states)) == 3
+            await source.close()
+
+
+@pytest.mark.only_on("mariadb", because="only MariaDB and MySQL have read-only servers")
+async def test_a_read_only_server_is_refused(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        await run("SET GLOBAL read_only = 1")
+        try:
+            with pytest.raises(RelayError, match="is read-only, like a replica"):
+                await source.check()
+        finally:
+            await run("SET GLOBAL read_only = 0")
+    await source.check()
+    await source.close()
