@@ -9,6 +9,8 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheConfigurationError, ModelCache
 from aiomodelcache.relay.captured import captured_tables, coverage_fingerprint
 from tests.support.models.relay_models import Branch, Reading, Seat, Spelling, Typed, Venue
+from tests.support.models.shared_models import Place
+from tests.support.models.sharing_models import PlaceCard
 
 pytestmark = [
     pytest.mark.models("tests.support.models.relay_models"),
@@ -66,6 +68,21 @@ async def test_two_connections_to_one_database_are_refused(database: BaseDBAsync
     }
     async with TortoiseContext() as context:
         await context.init(config={"connections": {"one": url, "two": url}, "apps": apps})
-        async with ModelCache("memory://", inspect_columns=False) as cache:
-            with pytest.raises(CacheConfigurationError, match="use two connections to one database"):
-                captured_tables(cache.open_cache)
+        with pytest.raises(CacheConfigurationError, match="use two connections to one database"):
+            await ModelCache("memory://", inspect_columns=False).open()
+
+
+@pytest.mark.models("tests.support.models.shared_models", "tests.support.models.sharing_models")
+@pytest.mark.tables("tests.support.models.shared_models")
+async def test_a_table_of_several_models_has_the_columns_of_all_their_keys(cache: ModelCache) -> None:
+    """Also if the relayed model has fewer keys than others. The through table of its relation comes along."""
+    cache.open_cache.models[PlaceCard].rows.relayed = True
+    [[place]] = captured_tables(cache.open_cache).values()
+    assert (place.models, place.columns) == ((PlaceCard,), ("city", "id", "number"))
+    cache.open_cache.models[Place].rows.relayed = True
+    [tables] = captured_tables(cache.open_cache).values()
+    found = {table.table: (set(table.models), table.columns) for table in tables}
+    assert found == {
+        "place": ({Place, PlaceCard}, ("city", "id", "number")),
+        "place_label": (set(), ("label_id", "place_id")),
+    }
