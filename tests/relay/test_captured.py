@@ -64,7 +64,7 @@ async def test_two_connections_to_one_database_are_refused(database: BaseDBAsync
     url = f"sqlite://{database.filename}"  # type: ignore[attr-defined]
     apps = {
         "app": {"models": ["tests.support.models.relay_models"], "default_connection": "one"},
-        "elsewhere": {"models": ["tests.support.models.relay_elsewhere_models"], "default_connection": "two"},
+        "apart": {"models": ["tests.support.models.relay_apart_models"], "default_connection": "two"},
     }
     async with TortoiseContext() as context:
         await context.init(config={"connections": {"one": url, "two": url}, "apps": apps})

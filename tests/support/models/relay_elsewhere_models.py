@@ -1,4 +1,4 @@
-"""A relayed model with a generated key, on a connection of its own."""
+"""A relayed model with a generated key."""
 
 from tortoise import fields
 
