@@ -3,32 +3,49 @@
 Another cache is one with another store, another namespace, or other keys, as during a deployment. What it drains is
 lost to this one. So a relay that takes over clears its models, and deletes lines only while its own cache is the owner.
 Each takeover has a name of its own, by which every relay notices it as a change of the catalogue.
+
+Of two caches of one store and namespace, such as two releases, the newer one takes over and keeps the database as long
+as it has a relay. Of others it is not known whether they have one.
 """
 
 import hashlib
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.protocol import SupportsClaims
+from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.relay.source import TriggerSource
 
 HOLD_OFF: Final = 60.0
-"""Seconds for which a relay that lost its database to another cache leaves it alone. Then it takes over again."""
+"""Seconds for which a relay that lost its database leaves it alone if it cannot know whether the other one lives.
+
+A relay that owns its database is known to live for so long, unless it ends by itself.
+"""
+REMEMBERED: Final = 30 * 24 * 3600 * 1000
+"""Milliseconds for which the store remembers when a cache had its first relay. After it, the cache counts as new."""
 _DIGEST_SIZE: Final = 8
+_NAME: Final = slice(2 * _DIGEST_SIZE)
+_AGE: Final = slice(_NAME.stop, _NAME.stop + 13)
+"""The place of the time until which the store remembers the cache. That of a newer cache is later."""
+_CACHE: Final = slice(_AGE.stop)
 
 
 class Ownership:
     """The claim of one cache to the lines of one connection."""
 
-    def __init__(self, guarded: GuardedBackend, connection: str, liveness_key: bytes) -> None:
+    def __init__(self, guarded: GuardedBackend, space: KeySpace, connection: str, liveness_key: bytes) -> None:
         self._guarded = guarded
+        self._space = space
         self._connection = connection
         self._key = liveness_key
-        self._owned = False
+        self._owned = ""
+        """The owner that this cache is, or was until another one took over."""
         self._not_before = 0.0
+        self._announce_at = 0.0
 
     async def require(self, source: TriggerSource) -> None:
         """Has lines drained for this cache.
@@ -37,18 +54,16 @@ class Ownership:
         """
         own = await self._name()
         found = await source.find_owner()
-        if found is not None and found.startswith(own):
-            self._owned = True
-            return
-        if self._owned:
-            self._owned = False
-            self._not_before = monotonic() + HOLD_OFF
-        if found is not None:
-            if monotonic() < self._not_before:
-                raise self._lost()
-            logger.warning("aiomodelcache: the relay takes %s over from that of another cache", self._connection)
-        await source.set_owner(f"{own}{new_token().hex()}")
-        self._owned = True
+        if found is None or found[_NAME] != own[_NAME]:
+            if self._owned:
+                self._owned, self._not_before = "", monotonic() + HOLD_OFF
+            if found is not None:
+                if not await self._may_replace(found, own):
+                    raise self._lost()
+                logger.warning("aiomodelcache: the relay takes %s over from that of another cache", self._connection)
+            found = f"{own}{new_token().hex()[:16]}"
+            await source.set_owner(found)
+        self._owned = found
 
     async def confirm(self, source: TriggerSource) -> None:
         """Raises ``RelayError`` if lines may have been drained for another cache since ``require``.
@@ -58,14 +73,46 @@ class Ownership:
         if not await source.is_owned():
             raise self._lost()
 
+    async def announce(self, now_ms: int) -> None:
+        """Tells other caches of this store and namespace that the owner has a relay. Raises ``BackendError``."""
+        now = monotonic()
+        if now >= self._announce_at:
+            key = self._alive_key(self._owned)
+            await self._guarded.call(self._store.claim(key, now_ms + int(1000 * HOLD_OFF)), 1)
+            self._announce_at = now + HOLD_OFF / 3
+
+    async def release(self) -> None:
+        """Tells them that this relay ends. Another one of the same cache says so again. Raises ``BackendError``."""
+        if self._owned and self._announce_at:
+            self._announce_at = 0.0
+            await self._guarded.call(self._guarded.backend.delete([self._alive_key(self._owned)]), 1)
+
+    async def _may_replace(self, found: str, own: str) -> bool:
+        [alive] = await self._guarded.call(self._store.remaining([self._alive_key(found)]), 1)
+        return own[_AGE] > found[_AGE] if alive else monotonic() >= self._not_before
+
+    def _alive_key(self, owner: str) -> bytes:
+        return self._space.relay_key("owner", owner[_CACHE])
+
     def _lost(self) -> RelayError:
         return RelayError(
             f"{self._connection}: a relay of another cache drains this database: one with another store or namespace, "
-            "or of another release. Stop it: lines can be drained for one cache only."
+            "or of a newer release. Stop it: lines can be drained for one cache only."
         )
 
     async def _name(self) -> str:
-        """Returns the beginning of the names of this cache's takeovers: a digest of its keys and of its store."""
+        """Returns a digest of this cache's keys and of its store, and until when the store remembers the cache."""
+        known = self._key + b":known"
         leased = self._guarded.backend.lease([], new_token(), 1, [self._key + b":store"])
         [store] = (await self._guarded.call(leased, 1)).versions
-        return hashlib.blake2b(self._key + (store or b""), digest_size=_DIGEST_SIZE).hexdigest()
+        now = await self._guarded.call(self._store.clock())
+        [left] = await self._guarded.call(self._store.remaining([known]), 1)
+        if not left:
+            left = REMEMBERED
+            await self._guarded.call(self._store.claim(known, now + left), 1)
+        digest = hashlib.blake2b(self._key + (store or b""), digest_size=_DIGEST_SIZE).hexdigest()
+        return f"{digest}{now + left:013d}"
+
+    @property
+    def _store(self) -> SupportsClaims:
+        return cast("SupportsClaims", self._guarded.backend)

@@ -109,7 +109,7 @@ class Relay:
                 while not await drain.drain():
                     pass
             finally:
-                await drain.close()
+                await drain.close(resign=False)
 
     async def run(self) -> None:
         """Drains until ``stop`` is called. Failures are logged, and tried again. Cancelling it loses no change."""
@@ -134,7 +134,7 @@ class Drain:
         self._lag = cache.config.relay_lag
         self._election = Election(cache.guarded, liveness_key, self._lag)
         self._invalidator = Invalidator(cache)
-        self._ownership = Ownership(cache.guarded, connection, liveness_key)
+        self._ownership = Ownership(cache.guarded, cache.space, connection, liveness_key)
         self._source: TriggerSource | None = None
         self._checked: bytes | None = None
         """The digest of what the catalogue was when the last claim was made. None before the first one."""
@@ -200,7 +200,8 @@ class Drain:
         source, self._source = self._source, None
         self.claim_at_once()
         self.status.leading = False
-        for end in [*([source.close] if source is not None else []), *([self._election.resign] if resign else [])]:
+        ends = [source.close] if source is not None else []
+        for end in [*ends, self._ownership.release, self._election.resign] if resign else ends:
             try:
                 await end()
             except Exception as error:  # the server is away
@@ -252,6 +253,7 @@ class Drain:
         self._backlog = 0
         if due:
             await self._confirm(checked, t0)
+            await self._ownership.announce(t0)
             await self._claim(self.liveness_key, t0 + int(self._lag * 1000))
             self._claim_at = started + self._lag / CLAIMS_PER_LAG
             self.status.claims += 1

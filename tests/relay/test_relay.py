@@ -666,6 +666,36 @@ async def test_two_caches_never_lose_lines_to_each_other(
 
 @on_postgres
 @on_redis
+async def test_the_newer_of_two_releases_drains_as_long_as_it_has_a_relay(
+    cache: ModelCache, backend: CountingBackend, drain: Drain
+) -> None:
+    async with ModelCache(backend) as newer:
+        newer.open_cache.many_to_many.pop()  # another list than before
+        async with relaying(newer) as second:
+            assert await second.drain()
+            drain._ownership._not_before = 0.0
+            drain.claim_at_once()
+            with pytest.raises(RelayError, match="newer release"):
+                await drain.drain()
+            async with relaying(cache) as another:  # of a process that has just become the leader
+                with pytest.raises(RelayError):
+                    await another.drain()
+            drain._ownership._not_before = 0.0
+            with pytest.raises(RelayError):
+                await drain.drain()
+            async with relaying(newer) as third:
+                assert await third.drain()
+                assert third.status.cleared == 0
+            assert await second.drain()
+            second.claim_at_once()
+            second._ownership._announce_at = 0.0
+            assert await second.drain()
+        assert await drain.drain()
+        assert drain.status.failing is None
+
+
+@on_postgres
+@on_redis
 @pytest.mark.parametrize("step", ["changes", "delete"])
 async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_from_it(
     cache: ModelCache, backend: CountingBackend, drain: Drain, outside: Outside, step: str
