@@ -21,6 +21,8 @@ from aiomodelcache.relay.liveness import liveness_keys
 
 ASKED_IN_A_LIFE: Final = 4
 """Number of times that the store is asked in ``relay_lag``."""
+MIN_INTERVAL: Final = 0.05
+"""Minimum seconds between two questions. With a shorter ``relay_lag``, entries are believed for a part of the time."""
 MAX_INTERVAL: Final = 1.0
 """Maximum seconds between two questions while a relay is lost."""
 
@@ -47,7 +49,7 @@ class RelayWatch:
             on_return=guarded.near.drop_all,
         )
         self._tables = {(table.connection, table.name) for each in tables.values() for table in each}
-        self._interval = opened.config.relay_lag / ASKED_IN_A_LIFE
+        self._interval = max(MIN_INTERVAL, opened.config.relay_lag / ASKED_IN_A_LIFE)
         self._own = opened.config.relay
         self._task: asyncio.Task[None] | None = None
         opened.reader.believe_while(self.relayed)

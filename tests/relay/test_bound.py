@@ -45,7 +45,7 @@ from tests.support.models.bound_models import (
     author_and_tag,
     name_by_cache,
     name_by_sql,
-    nested,
+    nested_name,
     tag_by_sql,
 )
 
@@ -214,7 +214,7 @@ async def by_instances() -> Any:
 KINDS: list[Callable[[], Awaitable[Any]]] = [
     by_pk, by_slug, by_team, by_ordered_list, all_rows, slice_of_list, page_of_list, by_many, by_batch, by_foreign_key,
     by_relation, by_prefetch, by_query, by_query_of_group, by_values, names_of_team, by_instances,
-    lambda: name_by_sql(1), lambda: name_by_cache(1), lambda: nested(1),
+    lambda: name_by_sql(1), lambda: name_by_cache(1), lambda: nested_name(1),
 ]  # fmt: skip
 """Lookups that show the name of an author."""
 
@@ -306,10 +306,10 @@ async def test_a_lookup_with_a_relay_costs_what_it_costs_without(bound: Bound) -
 
 @ON_SQLITE
 async def test_lookups_inside_a_computation_judge_by_themselves(bound: Bound) -> None:
-    await answered_by_cache(lambda: nested(1))
+    await answered_by_cache(lambda: nested_name(1))
     bound.die()
     async with assert_ops(sql=1, redis=["read"]):  # the author's row, and the tag from the store
-        await nested(1)
+        await nested_name(1)
 
 
 @ON_SQLITE

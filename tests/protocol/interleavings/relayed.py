@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from aiomodelcache import BackendError
 from tests.protocol.interleavings.questions import EVERYTHING, LookUp, World
-from tests.protocol.interleavings.relayed_models import RelayedArtist, by_lookup, by_statement
+from tests.protocol.interleavings.relayed_models import RelayedArtist, relayed_by_lookup, relayed_by_statement
 from tests.protocol.interleavings.roles import (
     BY_ID,
     BY_NAME,
@@ -27,8 +27,8 @@ from tests.protocol.interleavings.values import Number, fans
 
 LAG = 10.0
 SETTINGS = {"relay_lag": LAG, "bulk_limit": 10}
-LOOKUP = Number("relayed, derived by lookup", 1, by_lookup.query, fans, column=0)
-STATEMENT = Number("relayed, derived by statement", 1, by_statement.query, fans)
+LOOKUP = Number("relayed, derived by lookup", 1, relayed_by_lookup.query, fans, column=0)
+STATEMENT = Number("relayed, derived by statement", 1, relayed_by_statement.query, fans)
 MODULES = ("tests.protocol.interleavings.relayed_models",)
 RELAYED = World((RelayedArtist,), EVERYTHING, settings=SETTINGS, modules=MODULES)
 DERIVED = World((RelayedArtist,), [*EVERYTHING, LOOKUP, STATEMENT], settings=SETTINGS, modules=MODULES)

@@ -23,12 +23,12 @@ class RelayedArtist(CachedModel):
 
 
 @cached
-async def by_statement(rank: int) -> int:
+async def relayed_by_statement(rank: int) -> int:
     found: Any = await RelayedArtist.filter(rank=rank).values_list("followers", flat=True)
     return sum(found)
 
 
 @cached
-async def by_lookup(pk: int) -> int:
+async def relayed_by_lookup(pk: int) -> int:
     row = await RelayedArtist.cache.get_or_none(id=pk)
     return 0 if row is None else row.followers

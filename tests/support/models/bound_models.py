@@ -103,7 +103,7 @@ async def name_by_cache(pk: int) -> str:
 
 
 @cached
-async def nested(pk: int) -> str:
+async def nested_name(pk: int) -> str:
     """Depends on another value, and on a row without ``relay``."""
     tag = await Tag.cache.get(id=1)
     return f"{await name_by_cache(pk)} {tag.name}"
