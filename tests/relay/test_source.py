@@ -339,6 +339,41 @@ async def test_one_of_several_open_transactions_notifies(
         await two("COMMIT")
 
 
+async def assert_replicated(server: PostgresServer, url: str, module: str, source: TriggerSource) -> None:
+    """Has another database replicate into this one, whose worker fires no triggers of statements."""
+    with server.database(module) as origin:
+        async with other_program(url) as run, other_program(origin) as elsewhere:
+            await elsewhere("CREATE PUBLICATION sent FOR TABLE elsewhere")
+            await elsewhere("SELECT pg_create_logical_replication_slot('sent', 'pgoutput')")
+            place = f"host={server.folder} port={server.port} user=postgres dbname={origin.rpartition('/')[2]}"
+            options = "(create_slot = false, slot_name = 'sent', copy_data = false)"
+            await run(f"CREATE SUBSCRIPTION received CONNECTION '{place}' PUBLICATION sent WITH {options}")
+            seen: list[Any] = []
+            for statement in (
+                "INSERT INTO elsewhere (id, size) VALUES (5, 0), (6, 0)",
+                "UPDATE elsewhere SET id = 7 WHERE id = 6",
+                "DELETE FROM elsewhere WHERE id = 5",
+                "TRUNCATE elsewhere",
+            ):
+                await elsewhere(statement)
+                while not (changes := await drained(source)):
+                    await source.wait(1.0)
+                seen += [change.rows for change in changes]
+            assert seen[:4] == [
+                [(None, {"id": 5})],
+                [(None, {"id": 6})],
+                [({"id": 6}, None), (None, {"id": 7})],
+                [({"id": 5}, None)],
+            ]
+            assert seen[4:] == [None]
+            await run("ALTER SUBSCRIPTION received DISABLE")
+            await run("ALTER SUBSCRIPTION received SET (slot_name = NONE)")
+            await run("DROP SUBSCRIPTION received")
+            while await elsewhere("SELECT 1 FROM pg_replication_slots WHERE active"):
+                await source.wait(0.05)
+            await elsewhere("SELECT pg_drop_replication_slot('sent')")
+
+
 @pytest.mark.slow(because="it starts a server of its own three times")
 @pytest.mark.only_on("postgres", because="it needs a server that is stopped and promoted")
 async def test_a_restart_a_replica_a_promotion_and_prepared_transactions(own_postgres: PostgresServer) -> None:
@@ -351,7 +386,9 @@ async def test_a_restart_a_replica_a_promotion_and_prepared_transactions(own_pos
             await install(client, tables)
             source = TriggerSource(client, tables)
             states = [await source.check()]
-            own_postgres.execute("ALTER SYSTEM SET max_prepared_transactions = 2")
+            own_postgres.execute(
+                "ALTER SYSTEM SET max_prepared_transactions = 2", "ALTER SYSTEM SET wal_level = logical"
+            )
             await client.close()
             own_postgres.stop()
             own_postgres.restart()
@@ -362,6 +399,8 @@ async def test_a_restart_a_replica_a_promotion_and_prepared_transactions(own_pos
                 assert await source.changes(10) == []
                 await run("COMMIT PREPARED 'one'")
                 assert [change.rows for change in await drained(source)] == [[(None, {"id": 1})]]
+            async with asyncio.timeout(20.0):
+                await assert_replicated(own_postgres, url, module, source)
             await client.close()
             own_postgres.stop()
             (own_postgres.folder / "data" / "standby.signal").touch()
