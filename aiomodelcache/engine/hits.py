@@ -175,6 +175,8 @@ class HitPath:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
         relayed = self.relayed
         if relayed is not None and relayed.clock() >= pending.claims.until and not relayed.serves:
+            if pending not in self._in_flight:  # failed in the meantime
+                return
             self._part_with_lost(pending, relayed)
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
         for number, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):

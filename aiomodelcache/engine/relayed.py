@@ -79,7 +79,7 @@ class Relayed:
         for name in sorted(lost - self._lost):
             effect = "their entries answer all the same" if self.serves else "their lookups read the database"
             text = "aiomodelcache: no relay lives for the models with relay = True on %s, so %s: %s"
-            logger.warning(text, name, effect, "run `aiomodelcache relay`")
+            logger.warning(text, name, effect, "run `aiomodelcache relay` of this release")
         for name in sorted(self._lost - lost):
             logger.info("aiomodelcache: a relay lives for the models on %s again", name)
         self._lost = lost
