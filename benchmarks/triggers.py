@@ -7,12 +7,13 @@ wait for no disk, which makes the share of a trigger appear larger than it is wh
 import argparse
 import asyncio
 import gc
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from tortoise import fields
@@ -29,6 +30,8 @@ from tests.support.servers import MariaDBServer, PostgresServer, ServerMissing
 DATABASES: Final = ("postgres", "mariadb", "sqlite")
 SINGLE: Final = 100
 """Number of statements of one sample that write one row each."""
+WRITERS: Final = 16
+"""Number of writers at once. SQLite has one at a time."""
 
 Run = Callable[[str], Awaitable[Any]]
 
@@ -81,6 +84,25 @@ def statements(table: str, many: int) -> Iterator[tuple[str, list[str]]]:
     yield f"`DELETE` of {many:,} rows", [f"DELETE FROM {table}"]
 
 
+@asynccontextmanager
+async def writer(url: DatabaseUrl) -> AsyncIterator[Run]:
+    """Connects a bare driver. That of SQLite works in this thread, as changing threads takes longer than a write."""
+    if url.dialect != "sqlite":
+        async with other_program(url) as run:
+            yield run
+        return
+    connection = sqlite3.connect(url.removeprefix("sqlite://").partition("?")[0], isolation_level=None)
+    connection.execute("PRAGMA synchronous = OFF")
+
+    async def execute(statement: str) -> None:
+        connection.execute(statement)
+
+    try:
+        yield execute
+    finally:
+        connection.close()
+
+
 async def sampled(run: Run, many: int, *, captured_first: bool) -> dict[str, tuple[float, float]]:
     """Returns the seconds of each kind of write without and with triggers: the medians of statements sent in turn."""
     found: dict[str, tuple[float, float]] = {}
@@ -95,6 +117,24 @@ async def sampled(run: Run, many: int, *, captured_first: bool) -> dict[str, tup
     return found
 
 
+async def sampled_at_once(runs: Sequence[Run], *, captured_first: bool) -> tuple[float, float]:
+    """Returns the seconds for each write of writers at once, each of its own row, without and with triggers."""
+    times = [0.0, 0.0]
+    for at in (1, 0) if captured_first else (0, 1):
+        table = (BARE, CAPTURED)[at]
+        await runs[0](insert_of(table, 0, len(runs)))
+
+        async def write(number: int, run: Run, table: str = table) -> None:
+            for _ in range(SINGLE):
+                await run(f"UPDATE {table} SET state = state + 1 WHERE id = {number}")
+
+        began = time.perf_counter()
+        await asyncio.gather(*[write(number, run) for number, run in enumerate(runs)])
+        times[at] = (time.perf_counter() - began) / SINGLE / len(runs)
+        await runs[0](f"DELETE FROM {table}")
+    return times[0], times[1]
+
+
 async def measured(url: DatabaseUrl, rounds: int, many: int) -> dict[str, list[tuple[float, float]]]:
     """Returns the seconds without and with triggers, of each kind of write and round."""
     found: dict[str, list[tuple[float, float]]] = {}
@@ -102,10 +142,16 @@ async def measured(url: DatabaseUrl, rounds: int, many: int) -> dict[str, list[t
         [tables] = captured_tables(cache.open_cache).values()
         await install(client, tables)
         source = TriggerSource(client, tables)
-        async with other_program(url) as run:
+        async with AsyncExitStack() as stack:
+            run, *others = [
+                await stack.enter_async_context(writer(url)) for _ in range(1 if url.dialect == "sqlite" else WRITERS)
+            ]
             for number in range(rounds + 1):  # the first one warms up
                 gc.collect()
                 times = await sampled(run, many, captured_first=bool(number % 2))
+                if others:
+                    at_once = await sampled_at_once([run, *others], captured_first=bool(number % 2))
+                    times[f"`UPDATE` by each of {WRITERS} writers"] = at_once
                 while changes := await source.changes(1_000):  # a relay keeps the table small
                     await source.delete([change.id for change in changes])
                 if number:
