@@ -21,7 +21,7 @@ from aiomodelcache.relay.triggers.installation import (
 from tests.relay import cells
 from tests.relay.cells import ALL, CELLS, CHECK, FAILS, PARTITION_TABLES, PARTITIONS, RESET, SCHEMA_CELLS, STOPS, Cell
 from tests.relay.outside import Run, other_program
-from tests.support.databases import DatabaseUrl
+from tests.support.databases import DatabaseUrl, tortoise_on
 
 pytestmark = [
     pytest.mark.models("tests.support.models.relay_models"),
@@ -308,15 +308,23 @@ async def test_tables_in_schemas_and_of_odd_names(
             """CREATE TABLE "So""uth".house (id int PRIMARY KEY, "num""b'er" int UNIQUE, "xid" int)""",
         ])  # fmt: skip
         await install(database, tables)
-        source = TriggerSource(database, tables)
-        await run("INSERT INTO north.house VALUES (1, 10)")
-        await run('INSERT INTO "So""uth".house VALUES (2, 20, 3)')
-        changes = await drained(source)
-        await source.close()
-        assert {(change.table.name, str(change.rows)) for change in changes} == {
-            ("north.house", "[(None, {'id': 1, 'number': 10})]"),
-            ('So"uth.house', "[(None, {'id': 2, 'number': 20, 'place': 3})]"),
-        }
+        module = "tests.support.models.relay_schema_models"
+        north = DatabaseUrl(f"{db_url}?schema=north", "postgres")
+        async with tortoise_on(north, module, create=False) as other:
+            await install(other, tables)  # of another application, whose change table is in this schema
+            await run("INSERT INTO north.house VALUES (1, 10)")
+            await run('INSERT INTO "So""uth".house VALUES (2, 20, 3)')
+            for client in (database, other):
+                source = TriggerSource(client, tables)
+                await source.check()
+                changes = await drained(source)
+                await source.close()
+                assert {(change.table.name, str(change.rows)) for change in changes} == {
+                    ("north.house", "[(None, {'id': 1, 'number': 10})]"),
+                    ('So"uth.house', "[(None, {'id': 2, 'number': 20, 'place': 3})]"),
+                }
+            await remove(other)
+        await check_installation(database, tables)
 
 
 @pytest.mark.only_on("postgres", "mariadb", because="SQLite shows the text of a table")

@@ -107,7 +107,7 @@ class PostgresTriggers:
             _check(table, own)
             below = _captured_below(table, own, rows, tables)
             body = _body(schema, table, below)
-            name = f"{PREFIX}{tag(table.name)}"
+            name = f"{PREFIX}{tag(f'{schema}:{table.name}')}"  # applications of other schemas have their own
             function = _function(schema, name, body)
             revoke = f"REVOKE ALL ON FUNCTION {quoted(schema, name)}() FROM PUBLIC"
             found.append(Definition("function", "", name, f"{digest(body)}true", (function, revoke), table.name))
