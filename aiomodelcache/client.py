@@ -27,7 +27,7 @@ from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.attributes import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
 from aiomodelcache.views import Views
-from aiomodelcache.write import many_to_many, querysets, saves
+from aiomodelcache.write import many_to_many, methods, querysets, saves
 from aiomodelcache.write.manual import clear_models, invalidate_tags
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class ModelCache:
                 saves.listen(model)
                 querysets.track(model)
                 if not issubclass(model, CachedModel):
-                    saves.wrap_methods(model)
+                    methods.wrap_methods(model)
                 if model in opened.written:
                     indexes = [index for entries in opened.written[model].exact for index in entries.indexes]
                     watch(model, [name for index in indexes for name in index.watched])

@@ -9,7 +9,7 @@ from weakref import WeakSet
 from tortoise.models import Model
 
 from aiomodelcache.orm.meta import is_abstract
-from aiomodelcache.write import querysets, saves
+from aiomodelcache.write import methods, querysets
 from aiomodelcache.write.unopened import cached_models
 
 declared: Final[WeakSet[type]] = WeakSet()
@@ -36,7 +36,7 @@ def watch(model: type[Model]) -> None:
         cached_models.add(model)
         querysets.track(model)
         if not hasattr(model, CACHED):
-            saves.wrap_methods(model)
+            methods.wrap_methods(model)
 
 
 def module_of(declaration: Any) -> str:

@@ -7,10 +7,7 @@ beside other listeners that may raise.
 
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from functools import wraps
-from inspect import signature
-from typing import Any, Final, cast
-from weakref import WeakSet
+from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -19,9 +16,9 @@ from tortoise.signals import Signals
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.changes import forget_changes, noting
+from aiomodelcache.orm.changes import forget_changes
 from aiomodelcache.orm.connections import outermost, write_client
-from aiomodelcache.orm.meta import RowValues, is_saved, mark_fresh, pk_of
+from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
 from aiomodelcache.orm.outcomes import may_survive_rollback
 from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.statements import lock_by_pk
@@ -40,7 +37,7 @@ from aiomodelcache.write.affected import (
     unknown_columns,
     written_columns,
 )
-from aiomodelcache.write.calls import Write, current_write, intent_scope, refuse_write
+from aiomodelcache.write.calls import Write, current_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.invalidated import (
     affected_caches,
@@ -97,67 +94,6 @@ async def _before_delete(model: type[Model], instance: Model, using_db: BaseDBAs
 async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsyncClient) -> None:
     with writing_on(using_db):
         await _after(model, instance, using_db, None, deleting=True)
-
-
-# Methods ------------------------------------------------------------------------------------------------
-
-
-_wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
-
-
-def wrap_methods(model: type[Model]) -> None:
-    """Wraps methods of a model that is no ``CachedModel``, which does the same itself. Idempotent."""
-    for name in ("save", "delete", "refresh_from_db"):
-        method = getattr(model, name)
-        if method not in _wrapped:
-            refreshing = name == "refresh_from_db"
-            method = _wrap_refresh(method) if refreshing else _wrap(method, deleting=name == "delete")
-            _wrapped.add(method)
-            setattr(model, name, method)
-    cast("Any", model).__setattr__ = noting(cast("Any", model).__setattr__)
-
-
-def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
-    @wraps(method)
-    async def refresh_from_db(self: Model, fields: Iterable[str] | None = None, *args: Any, **kwargs: Any) -> None:
-        refuse_write(self, action="refresh_from_db()")
-        await method(self, fields, *args, **kwargs)
-        if not fields:
-            mark_fresh(self)
-            forget_changes(self)
-
-    return refresh_from_db
-
-
-def _wrap(
-    method: Callable[..., Coroutine[Any, Any, None]], *, deleting: bool
-) -> Callable[..., Coroutine[Any, Any, None]]:
-    parameters = signature(method)
-
-    @wraps(method)
-    async def captured(self: Model, *args: Any, **kwargs: Any) -> None:
-        arguments = parameters.bind(self, *args, **kwargs)
-        named = arguments.arguments if "using_db" in parameters.parameters else kwargs
-        client, fields = named.get("using_db"), named.get("update_fields")
-        refuse_write(self, fields, action="delete()" if deleting else "save()")
-        updating = bool(named.get("force_update"))
-        inserting = bool(named.get("force_create"))
-
-        async def call() -> None:
-            async with (
-                intent_scope(self, updating=updating),
-                connection_for(self, client, fields, deleting=deleting, inserting=inserting) as connection,
-            ):
-                if named is kwargs and client is None:  # the method takes the transaction from its context
-                    await method(self, *args, **kwargs)
-                else:
-                    named["using_db"] = connection
-                    called = ((self, *args), kwargs) if named is kwargs else (arguments.args, arguments.kwargs)
-                    await method(*called[0], **called[1])
-
-        await run(call, self, client)
-
-    return captured
 
 
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:

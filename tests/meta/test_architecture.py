@@ -39,7 +39,7 @@ ORDER = {
     "relay": "health relay election ownership invalidation watch liveness status source postgres_lines mysql_lines "
     "sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
-    "write": "querysets bulk_queries saves many_to_many bulk_rows manual cascades update unmoved through sent "
+    "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unmoved through sent "
     "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
     "cursors batch snapshots attributes base",
