@@ -23,6 +23,7 @@ from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, re
 from aiomodelcache.orm.catalogue import inspect_columns
 from aiomodelcache.orm.changes import watch
 from aiomodelcache.orm.connections import bound_models
+from aiomodelcache.orm.unchanged_rows import refuse_other_types
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.attributes import explain_result_attributes
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
@@ -142,6 +143,7 @@ class ModelCache:
             try:
                 if self.config.inspect_columns:
                     await inspect_columns([entries.schema for entries in opened.models.values()])
+                refuse_other_types(entries.rows.unchanged for entries in opened.models.values())
                 opened.guarded.start_tracking()
                 _check_write_through(opened)
                 await opened.guarded.open(required=self.config.require_backend)
@@ -188,6 +190,8 @@ class ModelCache:
                 if model in opened.written:
                     indexes = [index for entries in opened.written[model].exact for index in entries.indexes]
                     watch(model, [name for index in indexes for name in index.watched])
+                    for entries in opened.written[model].exact:
+                        watch(model, entries.rows.unchanged.columns if entries.rows.unchanged is not None else ())
         for model in bound_models():
             many_to_many.install(model, opened)
         for model in opened.models:

@@ -34,6 +34,7 @@ from aiomodelcache.orm.meta import column_attribute, is_relation
 from aiomodelcache.orm.relations import ManyToMany
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.stored_values import StoredRows
+from aiomodelcache.orm.unchanged_rows import UnchangedRows
 
 
 class EntryFactory:
@@ -68,6 +69,8 @@ class EntryFactory:
         rows.near = self._config.near if options.near is None else options.near
         keep_near(self._near, rows, rows.epoch_key, self._space)
         self._set_write_through(rows, options)
+        if options.keep_unchanged:
+            rows.unchanged = UnchangedRows(schema, options.origin)
         rows.relayed = options.relay is True
         if rows.relayed and rows.policy.off:
             raise CacheConfigurationError(

@@ -69,6 +69,7 @@ class ModelCacheManager(Generic[M]):
     order_by: ClassVar[Sequence[str]] = ()
     near: ClassVar[bool | None] = None
     write_through: ClassVar[bool | None] = None
+    keep_unchanged: ClassVar[bool | None] = None
     relay: ClassVar[bool | None] = None
     queries: ClassVar[bool | None] = None
     queries_ignore: ClassVar[Sequence[str]] = ()

@@ -30,6 +30,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     relation: str | None = None
     near: bool | None = None
     write_through: bool | None = None
+    keep_unchanged: bool | None = None
     relay: bool | None = None
     queries: bool | None = None
     queries_ignore: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ META_ATTRIBUTES: Final = frozenset(
         "order_by",
         "near",
         "write_through",
+        "keep_unchanged",
         "relay",
         "queries",
         "queries_by",
@@ -73,6 +75,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "cached_foreignkeys",
     "cached_manytomany",
     "write_through",
+    "keep_unchanged",
     "relay",
     "queries",
     "queries_by",
@@ -144,6 +147,7 @@ def parse(origin: str, attributes: dict[str, Any]) -> Options:
         relation=_relation(origin, attributes),
         near=flag_option(origin, "near", attributes.get("near")),
         write_through=flag_option(origin, "write_through", attributes.get("write_through")),
+        keep_unchanged=flag_option(origin, "keep_unchanged", attributes.get("keep_unchanged")),
         relay=flag_option(origin, "relay", attributes.get("relay")),
         queries=_queries(origin, attributes),
         queries_ignore=_names(origin, "queries_ignore", attributes),
@@ -171,6 +175,7 @@ def merged(first: Options, second: Options, origin: str) -> Options:
         order_by=first.order_by or second.order_by,
         near=first.near if first.near is not None else second.near,
         write_through=first.write_through if first.write_through is not None else second.write_through,
+        keep_unchanged=first.keep_unchanged if first.keep_unchanged is not None else second.keep_unchanged,
         relay=first.relay if first.relay is not None else second.relay,
         queries=first.queries if first.queries is not None else second.queries,
         queries_ignore=first.queries_ignore or second.queries_ignore,
@@ -196,7 +201,7 @@ def _is_version(value: object) -> bool:
 
 
 def flag_option(origin: str, name: str, value: object) -> bool | None:
-    """Checks a ``near``, ``write_through`` or ``relay`` and returns it. Raises ``CacheConfigurationError``."""
+    """Checks a setting that is True or False and returns it. Raises ``CacheConfigurationError``."""
     if value is None or isinstance(value, bool):
         return value
     raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: use True or False.")

@@ -208,7 +208,7 @@ class Writer:
             mark = self._guarded.backend.mark(marked, intent.token, expiry_ms, allow)
             return await self._guarded.call(mark, len(marked), context=intent.context)
         finally:
-            self._drop_near(keys)  # without waiting for the server's invalidation of this process's own write
+            self.drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 
     async def _clear(self, intent: Intent, *, linger: bool = True) -> None:
         if not self._own_loop.is_here:
@@ -227,7 +227,7 @@ class Writer:
                 clear = self._guarded.backend.clear(clears, intent.token, stamps)
                 await self._guarded.call(clear, len(clears), context=intent.context)
         finally:
-            self._drop_near(intent.clears)  # again, because the mark may not have arrived
+            self.drop_near(intent.clears)  # again, because the mark may not have arrived
         if lag is not None and lingering:
             # These marks expire when every replica has the write.
             mark = self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000))
@@ -239,7 +239,7 @@ class Writer:
             raise BackendError("Earlier invalidations are not delivered yet.")
         return await self._own_loop.run(request)
 
-    def _drop_near(self, keys: Iterable[bytes]) -> None:
+    def drop_near(self, keys: Iterable[bytes]) -> None:
         near = self._guarded.near
         if near.wanted:
             near.drop(keys)

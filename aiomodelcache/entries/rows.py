@@ -35,6 +35,7 @@ from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, mark_stale
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.stored_values import StoredRows
+from aiomodelcache.orm.unchanged_rows import UnchangedRows
 
 
 class RowEntries(KeyedEntries):
@@ -47,6 +48,8 @@ class RowEntries(KeyedEntries):
     """True if entries may be kept in this process."""
     stored: StoredRows | None = None
     """The rows as the database returns them after a write, if writers may store them; else None."""
+    unchanged: UnchangedRows | None = None
+    """The comparison of rows with instances, if saves that change nothing keep the entries; else None."""
     table_key: bytes | None = None
     """The key of the table's version, or None if nothing is derived from queries of the table."""
     narrow_key: bytes | None = None

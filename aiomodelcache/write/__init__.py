@@ -3,6 +3,6 @@
 Owns signals, querysets, many-to-many relations, transactions and manual invalidation. Must not know how intents are
 sent: ``engine`` does that.
 Top to bottom: ``querysets``, ``bulk_queries``, ``methods``, ``saves``, ``many_to_many``, ``bulk_rows``, ``manual``,
-``cascades``, ``update``, ``unmoved``, ``through``, ``sent``, ``executors``, ``calls``, ``affected``, ``transactions``,
-``own_rows``, ``deferred``, ``invalidated``, ``unopened``, ``uninvalidated``.
+``cascades``, ``update``, ``unchanged``, ``unmoved``, ``through``, ``sent``, ``executors``, ``calls``, ``affected``,
+``transactions``, ``own_rows``, ``deferred``, ``invalidated``, ``unopened``, ``uninvalidated``.
 """

@@ -28,6 +28,8 @@ class Write:
         "failed",
         "instance",
         "intents",
+        "is_unchanged",
+        "may_be_unchanged",
         "sent",
         "snapshots",
         "unmoved",
@@ -41,6 +43,10 @@ class Write:
         """Columns whose values the row is expected to have already. The UPDATE checks that: see ``write.unmoved``."""
         self.unmoved_confirmed = False
         """True once the UPDATE has found that the row had these values."""
+        self.may_be_unchanged = False
+        """True if nothing is marked, because the row seems to have all values already: see ``write.unchanged``."""
+        self.is_unchanged = False
+        """True once the database has confirmed that, so that no UPDATE was sent."""
         self.collect: Callable[[], Awaitable[None]] | None = None
         """Collects and marks the keys of the write, again."""
         self.updating = updating
@@ -55,8 +61,8 @@ class Write:
         """True once the call has raised. Listeners that still run mark nothing more."""
 
     async def expect_a_move(self) -> None:
-        """Marks the keys that were left out because of ``unmoved``: the row has other values, or was deleted."""
-        self.unmoved = frozenset()
+        """Marks the keys that were left out so far: the row has other values than expected, or was deleted."""
+        self.unmoved, self.may_be_unchanged = frozenset(), False
         if self.collect is not None:
             await self.collect()
 

@@ -50,6 +50,7 @@ from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.sent import recording
 from aiomodelcache.write.through import expect_rows, offer_row
 from aiomodelcache.write.transactions import finish_intents, transaction_intent
+from aiomodelcache.write.unchanged import comparing, drop_local_copies, expect_unchanged, only_if_comparing
 from aiomodelcache.write.unmoved import checking, confirmed, expect_unmoved, prepare, without_unmoved
 from aiomodelcache.write.unopened import warn_if_unopened
 
@@ -71,6 +72,7 @@ async def _before_save(
             await _before(model, instance, using_db, written_columns(update_fields), deleting=False)
 
     prepare(instance, using_db, collect)
+    only_if_comparing(instance, using_db)
     await collect()
 
 
@@ -123,7 +125,7 @@ async def _before(
     The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
     write, transaction = current_write(instance), outermost(client)
-    if write is None and transaction is None:
+    if write.may_be_unchanged if write is not None else transaction is None:
         return
     changed = without_unmoved(write, changed)
     rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
@@ -213,6 +215,9 @@ async def _after(
     """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
     affected = affected_caches(model, deleting=deleting)
     write = current_write(instance)
+    if write is not None and write.is_unchanged and not created:
+        drop_local_copies(instance, affected, changed)
+        return
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     changed = changed if created else confirmed(write, changed)
     transaction = outermost(client)
@@ -274,12 +279,14 @@ def connection_for(
     """
     model = type(instance)
     client = client or write_client(model)
-    is_whole = update_fields is None and not (deleting or inserting)
+    written = () if deleting else written_entries(model)
+    keeps = not inserting and any(entries.rows.unchanged is not None for _, entries in written)
+    is_unchanged = keeps and expect_unchanged(instance, update_fields)
+    is_whole = update_fields is None and not (deleting or inserting or is_unchanged)
     changed = expect_unmoved(instance) if is_whole else written_columns(update_fields)
     needed = bool(_columns_before(instance, changed, deleting=deleting) or (deleting and caches_cascading_from(model)))
-    written = () if deleting else written_entries(model)
     needed = needed or any(unknown_columns(entries, vars(instance), changed) for _, entries in written)
     connection: Any = transaction(client) if needed else nullcontext(client)
     if any(entries.rows.stored is not None for _, entries in written):
         connection = recording(connection)
-    return checking(connection, changed)
+    return comparing(connection) if is_unchanged else checking(connection, changed)

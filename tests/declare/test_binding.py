@@ -294,10 +294,12 @@ A_LIST_OF_NAMES = 'it must be a list of field names, like ["organizer"].'
         (
             {"get_key_fields": [("slug",)]},
             "Event.CacheMeta.get_key_fields is not a setting of the cache. It may set: allowtime, cached_foreignkeys, "
-            "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, near, negative_timeout, "
-            "order_by, paged, queries, queries_by, queries_ignore, relay, timeout, version, write_through.",
+            "cached_manytomany, filter_key_fields_list, get_key_fields_list, invalidation, keep_unchanged, near, "
+            "negative_timeout, order_by, paged, queries, queries_by, queries_ignore, relay, timeout, version, "
+            "write_through.",
         ),
         ({"paged": 1}, "Event.CacheMeta.paged is 1: use True or False."),
+        ({"keep_unchanged": "yes"}, "Event.CacheMeta.keep_unchanged is 'yes': use True or False."),
         ({"relay": "yes"}, "Event.CacheMeta.relay is 'yes': use True or False."),
         (
             {"relay": True, "invalidation": InvalidationType.OFF},

@@ -39,8 +39,8 @@ ORDER = {
     "relay": "health relay election ownership invalidation watch liveness status source postgres_lines mysql_lines "
     "sqlite_lines lines triggers captured",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
-    "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unmoved through sent "
-    "executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
+    "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unchanged unmoved "
+    "through sent executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups lists parts "
     "cursors batch snapshots attributes base",
     "open_cache": "",
@@ -50,8 +50,8 @@ ORDER = {
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base resilience policy",
     "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual stored_values "
-    "schema snapshots transactions tables connections relations outcomes changes frozen query_state query_copies meta "
-    "key_values fields",
+    "unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen query_state "
+    "query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend saving claims commands clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

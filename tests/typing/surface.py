@@ -50,6 +50,7 @@ class PostCaches(ModelCacheManager[Post]):
     allowtime = 5
     near = False
     write_through = True
+    keep_unchanged = True
     relay = True
     paged = True
 

@@ -375,6 +375,16 @@ GUARDS = {
         "pass",
         "outside, and values derived from it",
     ),
+    # Saves that change nothing.
+    "a save that changes nothing asks the database": Guard(
+        "write.unchanged:_is_unchanged",
+        "bool(names) and await has_values(instance, executor, names)",
+        "True",
+        "kept, by id",
+    ),
+    "a save that seemed to change nothing marks its keys": Guard(
+        "write.unchanged:_is_unchanged", "await write.expect_a_move()", "write.may_be_unchanged = False", "kept, by id"
+    ),
     # Derived results.
     "a derived result compares the tokens of what it was read from": Guard(
         "entries.derived:DerivedValue.is_current",

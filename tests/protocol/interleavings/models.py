@@ -53,6 +53,23 @@ class RefilledArtist(CachedModel):
         invalidation = InvalidationType.RESET
 
 
+class KeptArtist(CachedModel):
+    """An artist whose unchanged saves keep its entries."""
+
+    id = fields.IntField(primary_key=True)
+    name = fields.CharField(max_length=64, unique=True)
+    rank = fields.IntField(null=True)
+    followers = fields.IntField(default=0)
+
+    class Meta:
+        table = "kept"
+
+    class CacheMeta:
+        get_key_fields_list = [("name",)]
+        filter_key_fields_list = [("rank",)]
+        keep_unchanged = True
+
+
 class RankedArtist(CachedModel):
     """An artist with computed results."""
 

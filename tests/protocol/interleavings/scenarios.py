@@ -1,6 +1,6 @@
 """The scenarios: small sets of concurrent actors. Most races need one row, one reader and one writer."""
 
-from tests.protocol.interleavings import derived, linked, relayed, through, times, values
+from tests.protocol.interleavings import derived, kept, linked, relayed, through, times, values
 from tests.protocol.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf, Unstored
 from tests.protocol.interleavings.roles import (
     BY_ID,
@@ -184,5 +184,5 @@ SCENARIOS: dict[str, Scenario] = {
         A, {"reader": far(BY_ID), "writer": first(save(followers=1), save(followers=2))}, both, world=REFILLED
     ),
 }
-SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS | times.SCENARIOS)
+SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS | times.SCENARIOS | kept.SCENARIOS)
 SCENARIOS.update(derived.SCENARIOS | through.SCENARIOS | relayed.SCENARIOS)

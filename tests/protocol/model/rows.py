@@ -24,6 +24,7 @@ from tests.protocol.model.world import (
     fill,
     finish,
     lease,
+    lock_if,
     mark,
     read,
     returned,
@@ -31,6 +32,7 @@ from tests.protocol.model.world import (
     select_on_replica,
     update,
     write,
+    write_back,
 )
 
 JOINED = "joined"
@@ -140,6 +142,22 @@ def writer(me: str, rules: Rules, replicas: bool) -> Body:
     yield from ending(me, rules, committed, replicas)
 
 
+def unchanged_writer(me: str, rules: Rules, replicas: bool) -> Body:
+    """Saves all columns of an instance that was loaded as the first version and not changed since.
+
+    The row may be another version by now, and is given the first one back.
+    """
+    first = Row(0)
+    if not rules.check_unchanged:
+        yield write_back(me, first)
+        return
+    unchanged = yield lock_if(first)
+    if not unchanged:
+        yield mark(ROW, me, alone=not rules.intent_set)
+        committed = yield write_back(me, first)
+        yield from ending(me, rules, committed, replicas)
+
+
 def transaction(me: str, rules: Rules, replicas: bool) -> Body:
     """Writes and reads the row in a transaction."""
     yield update(me)
@@ -182,6 +200,7 @@ def system(
     look_ups: tuple[int, ...] = (),
     writers: int = 0,
     transactions: int = 0,
+    unchanged: int = 0,
     survivors: int = 0,
     snapshots: int = 0,
     one_process: bool = False,
@@ -194,6 +213,7 @@ def system(
     kinds: list[tuple[str, int, Any]] = [
         ("W", writers, partial(writer, replicas=replicas)),
         ("T", transactions, partial(transaction, replicas=replicas)),
+        ("U", unchanged, partial(unchanged_writer, replicas=replicas)),
         ("D", survivors, partial(survivor, replicas=replicas)),
         ("S", snapshots, transaction_reader),
     ]

@@ -39,6 +39,9 @@ class Rules:
     no_hint_on_rows: bool = True
     """A clear leaves no value on a row's key."""
 
+    check_unchanged: bool = True
+    """A save that marks nothing asks the database whether the row has all of its values already."""
+
     # Indexes
     outlive_readers: bool = True
     """An intent outlives the last moment for its COMMIT by the time that a reader with a late lease may take."""

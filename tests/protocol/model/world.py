@@ -285,6 +285,30 @@ def write(writer: str, slug: str | None = "a", *, acknowledged: bool = True) -> 
     return run
 
 
+def lock_if(row: Row) -> Operation:
+    """Answers whether the row is this version, which is then acknowledged. Waits for other writers."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        if world.lock is None:
+            same = world.row == row
+            after = world._replace(floor=len(world.history) - 1) if same else world
+            yield Outcome(f"SELECT FOR UPDATE WHERE row = {row}: {'found' if same else 'no row'}", same, after)
+
+    return run
+
+
+def write_back(writer: str, row: Row) -> Operation:
+    """Writes an earlier version of the row, in one statement in autocommit mode."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        if world.lock is None:
+            if in_time(world, writer):
+                yield committed(world, row)
+            yield Outcome("refused by the database", False, world)
+
+    return run
+
+
 def acknowledge() -> Operation:
     """Acknowledges all commits so far, including those without an intent."""
 
