@@ -6,6 +6,8 @@ Each takeover has a name of its own, by which every relay notices it as a change
 
 Of two caches of one store and namespace, such as two releases, the newer one takes over and keeps the database as long
 as it has a relay. Of others it is not known whether they have one.
+
+``tests/relay/test_owners.py`` tries every order of these steps.
 """
 
 import hashlib
