@@ -184,12 +184,12 @@ LARGE = [
     _savers(savers=2, by_pk=(1,), bulk=1, warm=()),
     _groups(look_ups=(2, 1), writers=2),
     _groups(look_ups=(1, 1), writers=1, bulk=1),
-    _relays(drains=(2, 1), look_ups=(2,), outsiders=(2,), questions=1, crashes=1),
-    _relays(drains=(2,), look_ups=(1, 1), outsiders=(1,), writers=1, questions=1, crashes=1),
-    _relays(drains=(2,), look_ups=(2,), outsiders=(1,), writers=1, derived=True, questions=1),
-    _relays(drains=(1, 1), look_ups=(1,), outsiders=(1,), late=1, questions=1, ticks=2),
+    _relays(drains=(1, 1), look_ups=(1,), outsiders=(1,), questions=1, crashes=1, ticks=2),
+    _relays(drains=(1,), look_ups=(1,), outsiders=(1,), questions=1, late=1, ticks=2),
     _relays(drains=(2,), near=(2,), outsiders=(1,), questions=2),
-    _relays(drains=(1, 1), look_ups=(1,), attached=1, outsiders=(1,), questions=2, crashes=1),
+    _relays(drains=(1,), look_ups=(2,), outsiders=(1,), writers=1, derived=True, ticks=1),
+    _relays(drains=(1,), look_ups=(1,), outsiders=(1,), writers=1, questions=1, crashes=1, ticks=2),
+    _relays(drains=(1, 1), look_ups=(1,), attached=1, questions=1, ticks=2),
 ]
 """Shapes that take minutes and some GB of memory each."""
 
