@@ -47,7 +47,7 @@ def checked_and_written(backend: CountingBackend, *, transactions: int | None = 
 
 
 @cached
-async def titles() -> list[str]:
+async def unchanged_titles() -> list[str]:
     return [card.title for card in await Card.all().order_by("id")]
 
 
@@ -78,7 +78,7 @@ async def warm() -> None:
         await Card.cache.get_or_none(id=1)
         await Card.cache.get_or_none(number=1)
         await Card.cache.filter(owner=1)
-        await titles()
+        await unchanged_titles()
 
 
 async def assert_kept(backend: CountingBackend) -> None:
@@ -91,7 +91,7 @@ async def check() -> None:
     """Asserts that every lookup agrees with the database."""
     rows = await QuerySet(Card).order_by("id")
     for _ in range(2):
-        assert await titles() == [row.title for row in rows]
+        assert await unchanged_titles() == [row.title for row in rows]
         assert [row.id for row in await Card.cache.filter(owner=1)] == [row.id for row in rows if row.owner == 1]
         for key in ({"id": 1}, {"number": 1}):
             found, row = await Card.cache.get_or_none(**key), await QuerySet(Card).get_or_none(**key)
