@@ -9,6 +9,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.context import TortoiseContext
 
 from aiomodelcache import BackendError, ModelCache
 from aiomodelcache.backends.protocol import Backend
@@ -23,6 +24,7 @@ from aiomodelcache.testing import CountingBackend, count_ops
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.gates import PATIENCE
+from tests.support.models.relayed_afar_models import Distance
 from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, article_titles
 from tests.support.servers import PostgresServer, RedisServer
 
@@ -793,3 +795,44 @@ async def test_rows_stay_marked_while_replicas_may_lag(
             assert entry[:1] == b"W"
             [left] = await backend.backend.remaining([rows.key(1)])  # type: ignore[attr-defined]
             assert 590_000 < left <= 600_000
+
+
+@on_redis
+@pytest.mark.only_on("sqlite", because="the databases differ by name alone")
+async def test_each_database_is_drained_and_claimed_by_itself(
+    backend: CountingBackend, db_url: DatabaseUrl, other_url: DatabaseUrl
+) -> None:
+    config = {
+        "connections": {"here": str(db_url), "there": str(other_url)},
+        "apps": {
+            "app": {"models": ["tests.support.models.relayed_models"], "default_connection": "here"},
+            "afar": {"models": ["tests.support.models.relayed_afar_models"], "default_connection": "there"},
+        },
+    }
+    async with TortoiseContext() as context:
+        await context.init(config=config)
+        await context.generate_schemas()
+        await Author.create(id=1, name="kim")
+        await Distance.create(id=1, size=1)
+        async with ModelCache(backend) as cache:
+            for name, tables in captured_tables(cache.open_cache).items():
+                await install(context.connections.get(name), tables)
+            relay = Relay(cache)
+            assert [status.connection for status in relay.statuses] == ["here", "there"]
+            await relay.drain()
+            await believe(cache)
+            for _ in range(2):
+                assert (await Author.cache.get(id=1)).name == "kim"
+                assert (await Distance.cache.get(id=1)).size == 1
+            async with other_program(db_url) as here, other_program(other_url) as there:
+                await here("UPDATE author SET name = 'new'")
+                await there("UPDATE distance SET size = 2")
+                assert (await Author.cache.get(id=1)).name == "kim"
+                await there("DROP TABLE aiomodelcache_coverage")
+                with pytest.raises(RelayError, match=r"^there: no triggers are installed"):
+                    await relay.drain()
+            assert [status.lines for status in relay.statuses] == [1, 0]
+            assert (await Author.cache.get(id=1)).name == "new"
+            assert (await Distance.cache.get(id=1)).size == 1, "its claim still lives"
+            health = await relay.health()
+            assert health["ok"]
