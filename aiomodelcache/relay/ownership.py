@@ -29,8 +29,10 @@ A relay that owns its database is known to live for so long, unless it ends by i
 """
 REMEMBERED: Final = 30 * 24 * 3600 * 1000
 """Milliseconds for which the store remembers when a cache had its first relay. After it, the cache counts as new."""
-_DIGEST_SIZE: Final = 8
-_NAME: Final = slice(2 * _DIGEST_SIZE)
+_DECLARED: Final = slice(16)
+"""The place of a digest of the cache's keys in the name of an owner."""
+_NAME: Final = slice(_DECLARED.stop + 8)
+"""The same with a digest of its store, which is another one after a restart or a failover."""
 _AGE: Final = slice(_NAME.stop, _NAME.stop + 13)
 """The place of the time until which the store remembers the cache. That of a newer cache is later."""
 _CACHE: Final = slice(_AGE.stop)
@@ -62,7 +64,11 @@ class Ownership:
             if found is not None:
                 if not await self._may_replace(found, own):
                     raise self._lost()
-                logger.warning("aiomodelcache: the relay takes %s over from that of another cache", self._connection)
+                logger.warning(
+                    "aiomodelcache: the relay takes %s over, whose lines were drained for another cache, or before the "
+                    "store was restarted",
+                    self._connection,
+                )
             found = f"{own}{new_token().hex()[:16]}"
             await source.set_owner(found)
         self._owned = found
@@ -91,7 +97,10 @@ class Ownership:
 
     async def _may_replace(self, found: str, own: str) -> bool:
         [alive] = await self._guarded.call(self._store.remaining([self._alive_key(found)]), 1)
-        return own[_AGE] > found[_AGE] if alive else monotonic() >= self._not_before
+        if not alive:
+            return monotonic() >= self._not_before
+        # The same cache in this store has had a relay before the store was restarted.
+        return own[_DECLARED] == found[_DECLARED] or own[_AGE] > found[_AGE]
 
     def _alive_key(self, owner: str) -> bytes:
         return self._space.relay_key("owner", owner[_CACHE])
@@ -103,7 +112,7 @@ class Ownership:
         )
 
     async def _name(self) -> str:
-        """Returns a digest of this cache's keys and of its store, and until when the store remembers the cache."""
+        """Returns digests of this cache's keys and of its store, and until when the store remembers the cache."""
         known = self._key + b":known"
         leased = self._guarded.backend.lease([], new_token(), 1, [self._key + b":store"])
         [store] = (await self._guarded.call(leased, 1)).versions
@@ -112,9 +121,12 @@ class Ownership:
         if not left:
             left = REMEMBERED
             await self._guarded.call(self._store.claim(known, now + left), 1)
-        digest = hashlib.blake2b(self._key + (store or b""), digest_size=_DIGEST_SIZE).hexdigest()
-        return f"{digest}{now + left:013d}"
+        return f"{_digest(self._key, 8)}{_digest(store or b'', 4)}{now + left:013d}"
 
     @property
     def _store(self) -> SupportsClaims:
         return cast("SupportsClaims", self._guarded.backend)
+
+
+def _digest(part: bytes, size: int) -> str:
+    return hashlib.blake2b(part, digest_size=size).hexdigest()

@@ -698,6 +698,19 @@ async def test_the_newer_of_two_releases_drains_as_long_as_it_has_a_relay(
 
 @on_postgres
 @on_redis
+async def test_a_store_that_was_restarted_is_still_the_same_cache(
+    cache: ModelCache, backend: CountingBackend, drain: Drain
+) -> None:
+    await backend.delete([drain.liveness_key + b":store"])  # a version, which does not survive a restart
+    async with relaying(cache) as another:
+        assert await another.drain()
+        assert another.status.cleared == 1
+        drain.claim_at_once()
+        assert await drain.drain()
+
+
+@on_postgres
+@on_redis
 @pytest.mark.parametrize("step", ["changes", "delete"])
 async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_from_it(
     cache: ModelCache, backend: CountingBackend, drain: Drain, outside: Outside, step: str
