@@ -37,6 +37,18 @@ async def test_the_master_is_found(service: Service) -> None:
         assert client.get(key) == b"value"
 
 
+async def test_claims_are_made_at_the_master_by_its_clock(service: Service) -> None:
+    key = new_key()
+    async with opened(service.url) as backend:
+        now = await backend.clock()
+        await backend.claim(key, now + MINUTE)
+        [left] = await backend.remaining([key])
+    with service.master.client() as client:
+        seconds, _ = client.time()
+        assert now / 1000 <= seconds + 1 < now / 1000 + 60
+        assert 0 < client.pttl(key) <= left <= MINUTE
+
+
 async def test_an_unknown_service_is_an_error_at_opening(service: Service) -> None:
     backend = RedisBackend(service.url.replace("/cache", "/cash"), socket_timeout=PATIENT)
     with pytest.raises(BackendError, match=r"cannot be reached: No master found for 'cash'$"):
