@@ -62,8 +62,10 @@ class Relay:
     ``cache`` is an open ``ModelCache``, whose declarations say what to invalidate. Any number of relays may run at
     once, in any processes. One of them drains each connection, and another one takes over when that ends.
 
-    >>> async with ModelCache("redis://localhost:6379/0") as cache:
-    ...     await Relay(cache).run()
+    In a program of its own, that is::
+
+        async with ModelCache("redis://localhost:6379/0") as cache:
+            await Relay(cache).run()
 
     Raises ``CacheConfigurationError`` if no model has ``relay = True``.
     """

@@ -263,7 +263,7 @@ SETTINGS = {field.name: field.type for field in fields(CacheConfig) if field.typ
 def is_right(name: str, value: Any) -> bool:
     """Returns True if a value is valid for a setting or attribute, judged by its name, independently of the library."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in ("near", "paged", "queries") or SETTINGS.get(name) is bool:
+    if name in ("keep_unchanged", "near", "paged", "queries", "relay", "write_through") or SETTINGS.get(name) is bool:
         return isinstance(value, bool)
     if name == "verify":
         return number and 0 <= value <= 1

@@ -59,6 +59,7 @@ OF_DIALECTS = {
     "orm.stored_values",
     "orm.tables",
     "orm.transactions",
+    "orm.unchanged_rows",
     "query.lists",
     "query.parts",
     "relay.mysql_lines",
