@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
+import msgspec
 from tortoise.fields.relational import ReverseRelation
 from tortoise.models import Model
 
@@ -33,6 +34,8 @@ def _items(value: Any) -> Iterable[Any]:
         return list(value.related_objects) if value._fetched else []
     if issubclass(kind, dict | list | tuple | set | frozenset):
         return list(value.values() if issubclass(kind, dict) else value)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value).values()
     return [getattr(value, field.name) for field in fields(value)] if is_dataclass(value) else []
 
 
