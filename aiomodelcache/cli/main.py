@@ -3,6 +3,7 @@
 import click
 
 from aiomodelcache.cli.advise import advise_command
+from aiomodelcache.cli.audit import audit_command
 from aiomodelcache.cli.check import check_command
 from aiomodelcache.cli.doctor import doctor_command
 from aiomodelcache.cli.explain import explain_command
@@ -39,6 +40,7 @@ for each in (
     warm_command,
     doctor_command,
     verify_command,
+    audit_command,
     advise_command,
     top_command,
     triggers_command,

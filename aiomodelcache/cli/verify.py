@@ -83,10 +83,10 @@ async def verify_command(session: Session, target: str | None, number: int | Non
             output.table(names, [[e["cache"], e["kind"], ", ".join(e["differs"]), e["key"]] for e in verified.stale])
             output.line()
             text = f"{len(verified.stale)} of {verified.compared} entries are stale"
-            output.line("error", f"{text}, so at most {_percent(verified.bound)} of all (95 % confidence)")
+            output.line("error", f"{text}, so at most {percent(verified.bound)} of all (95 % confidence)")
         else:
             text = f"{verified.compared} entries agree with the database"
-            bound = f", so fewer than {_percent(verified.bound)} of all are stale (95 % confidence)"
+            bound = f", so fewer than {percent(verified.bound)} of all are stale (95 % confidence)"
             output.line("ok", text + (bound if verified.compared else ""))
         for reason, number in sorted(verified.not_compared.items()):
             output.line(f"{number} not compared: {reason}")
@@ -116,7 +116,7 @@ def _chance(found: int, number: int, fraction: float) -> float:
     return total
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     """Returns a fraction above zero in percent, rounded up to two digits, because it is a bound."""
     unit = 10.0 ** (math.floor(math.log10(100 * fraction)) - 1)
     return f"{math.ceil(100 * fraction / unit - 1e-6) * unit:.3g} %"

@@ -14,6 +14,7 @@ from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.diagnosis import Route
+from aiomodelcache.inspection.errors import CommandError
 
 SCAN_COUNT: Final = 1_000
 """Number of keys that the server looks at in one step of a scan. It serves no other client meanwhile."""
@@ -81,6 +82,22 @@ class Store:
         except (TimeoutError, RedisError, OSError) as error:
             raise self._failure(error) from error
         yield chunk
+
+    async def values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Returns the strings under keys; None for a key that is not there. Raises ``BackendError``.
+
+        Raises ``CommandError`` if a key holds something else, such as a hash.
+        """
+        replies = await self._send([("GET", key) for key in keys]) if keys else []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                if "WRONGTYPE" in str(reply):
+                    raise CommandError(
+                        f"Redis at {self.where} holds no string under a key of this pattern: write a function that "
+                        "reads it, and name the function instead."
+                    )
+                raise self._failure(reply) from reply
+        return replies
 
     async def life_left(self, keys: Sequence[bytes]) -> list[float | None]:
         """Returns the seconds until each key expires; None for a key without an end, or that is not there."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "advise": ("--published",),
     "doctor": (),
     "verify": (),
+    "audit": ("Seller", "tests.support.models.shop_models:seller_copy"),
     "top": ("--once",),
 }
 """The arguments of each command."""

@@ -131,6 +131,8 @@ def outputs(page: str, made: Shop) -> Iterator[tuple[re.Match[str], str]]:
         elif command == "verify":
             made.stop()
             made.work("behind")
+        elif command == "audit":
+            made.work("orders")
         run = arguments + (" --once" if command == "top" else "")
         yield block, made.output(run)
 

@@ -1,18 +1,23 @@
-"""The work of the application ``shop``: ``fill``, ``serve``, ``trace`` (logs requests), ``behind`` (the cache).
+"""The work of the application ``shop``: ``fill``, ``serve``, ``trace`` (logs requests), ``behind`` (the cache),
+``orders`` (in another cache).
 
 Started as ``python -m tests.docs.shop_work WORK REDIS_URL``.
 """
 
 import asyncio
 import dataclasses
+import datetime
 import json
 import logging
+import pickle
 import sys
 
 import anyio
-from shop.models import Event, Tag, User
+from redis.asyncio import Redis
+from shop.models import Event, Order, Tag, User
 from shop.settings import TORTOISE_ORM
 from shop.views import EventCount, Latest, Rate, titles
+from tortoise import timezone
 from tortoise.connection import get_connection
 from tortoise.context import TortoiseContext
 
@@ -83,6 +88,17 @@ async def behind(cache: ModelCache) -> None:
     await get_connection("default").execute_script("UPDATE event SET title = 'changed' WHERE id = 1")
 
 
+async def orders(cache: ModelCache) -> None:
+    """Pickles orders into Redis, as a cache made by hand does, and writes three of them without deleting their keys."""
+    async with Redis.from_url(sys.argv[2]) as redis:
+        for number in range(1, 251):
+            order = await Order.create(id=number, total=number)
+            if number <= 240:
+                await redis.set(f"order:{number}", pickle.dumps(order))
+    for number in (3, 70, 120):
+        await Order.filter(id=number).update(total=0, updated=timezone.now() - datetime.timedelta(minutes=number))
+
+
 async def main(what: str, url: str) -> None:
     """Does one of these in the application."""
     async with TortoiseContext() as context:
@@ -90,7 +106,8 @@ async def main(what: str, url: str) -> None:
         if what == "fill":
             await context.generate_schemas()
         async with ModelCache(url, namespace="shop") as cache:
-            await {"fill": fill, "serve": serve, "trace": trace, "behind": behind}[what](cache)
+            works = {"fill": fill, "serve": serve, "trace": trace, "behind": behind, "orders": orders}
+            await works[what](cache)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_every_option_of_a_command_is_on_the_page() -> None:
 
 
 @all_effort
-@pytest.mark.slow(because="it runs seventeen processes one after the other")
+@pytest.mark.slow(because="it runs nineteen processes one after the other")
 def test_the_outputs_on_the_page_are_those_of_the_commands(tmp_path: Path, own_redis: RedisServer) -> None:
     """The numbers, and so the number of lines, may differ. ``python -m tests.docs.command_line`` writes the outputs."""
     with shop(tmp_path, own_redis) as made:

@@ -20,15 +20,15 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main top relay triggers doctor model_faults raw_sql usage advise advice statements check warm verify keys "
-    "inspect writes explain session settings output",
+    "cli": "main top relay triggers doctor model_faults raw_sql usage advise advice statements check warm audit verify "
+    "keys inspect writes explain session settings output",
     "testing": "isolation asserting counting claims write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",
     "contrib.responses": "endpoints service lookups runs stored conditions requests plain fields",
-    "inspection": "hottest rates health survey stored own_store store diagnosis explained clearing targets "
-    "keyspace declarations arguments summaries errors",
+    "inspection": "hottest rates health survey stored audit foreign_caches own_store store diagnosis explained "
+    "clearing targets keyspace declarations arguments summaries errors",
     "": "",
     "client": "",
     "views": "",
@@ -49,9 +49,9 @@ ORDER = {
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base resilience policy",
-    "orm": "catalogue observed query_filters sql_tables statements hydrate select keyset contextual stored_values "
-    "unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen query_state "
-    "query_copies meta key_values fields",
+    "orm": "samples catalogue observed query_filters sql_tables statements hydrate select keyset contextual "
+    "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
+    "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
     "backends.redis": "backend saving claims commands clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",

@@ -52,6 +52,7 @@ OF_DIALECTS = {
     "orm.key_values",
     "orm.keyset",
     "orm.outcomes",
+    "orm.samples",
     "orm.schema",
     "orm.snapshots",
     "orm.sql_tables",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tortoise import fields
+from tortoise.models import Model
 
 from aiomodelcache import CachedModel
 
@@ -49,3 +50,11 @@ class Fee(CachedModel):
 
     class CacheMeta:
         relay = True
+
+
+class Order(Model):
+    """An order, which another cache holds."""
+
+    id = fields.IntField(primary_key=True)
+    total = fields.IntField(default=0)
+    updated = fields.DatetimeField(auto_now=True)

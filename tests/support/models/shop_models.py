@@ -3,6 +3,7 @@
 from typing import Any
 
 from tortoise import fields
+from tortoise.models import Model
 
 from aiomodelcache import CachedModel, QuerysetCache, QuerysetCountCache, ValueCache, cached
 
@@ -42,6 +43,19 @@ class Listing(CachedModel):
         cached_manytomany = ["marks"]
 
 
+class Order(Model):
+    """A row that this library does not cache."""
+
+    id = fields.IntField(primary_key=True)
+    title = fields.CharField(max_length=40, default="")
+    price = fields.DecimalField(max_digits=8, decimal_places=2, default=0)
+    seller: Any = fields.ForeignKeyField("app.Seller", related_name="orders", null=True)
+    updated = fields.DatetimeField(auto_now=True)
+
+    class Meta:
+        table = "shop_order"
+
+
 class Latest(QuerysetCache[Listing]):
     model = Listing
     key_fields = ("seller",)
@@ -63,3 +77,8 @@ async def titles(seller: int) -> list[str]:
 class Rate(ValueCache[int]):
     async def get_value(self, base: str, times: int = 1) -> int:
         return 7 * times
+
+
+async def seller_copy(pk: int) -> dict[str, Any]:
+    """Returns the columns of a seller as a cache of another library would."""
+    return {"id": pk, "name": "kim"}
