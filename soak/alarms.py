@@ -44,7 +44,7 @@ class Alarms:
             self._add(kind, start, key, rows)
             start = time.monotonic_ns()
             self._add(kind, start, key, await self._looked_up(kind, key))
-        unchanged = kind and await is_still_answered(view, read)
+        unchanged = kind and await is_still_answered(view, read, time.monotonic())
         self._log.add(Kind.ALARM, start, key, [kind, int(bool(unchanged))])
         await report(view, read, differs)
 
