@@ -93,7 +93,8 @@ async def test_no_lookup_fails_that_had_a_value(
                 answered += len(answers)
         with pytest.raises((OSError, DBConnectionError)):  # nothing is known of this guest
             await Visits(99)
-        assert sum(each.stale_if_error for each in cache.stats.by_cache.values()) >= answered > 100
+        counters = cache.stats.by_cache.values()  # a busy machine may be slower than the soft timeout of some
+        assert sum(each.stale_if_error + each.stale_if_slow for each in counters) >= answered > 100
 
         own_postgres.restart()
         page_now = ["g0 in Rome", "g0 in Oslo"]

@@ -98,7 +98,7 @@ class Break(NamedTuple):
 
 
 BREAKS = {
-    "writes are not cleared": Break("engine.writer:Writer._withdraw", "await self._clear(intent)", "pass"),
+    "writes are not cleared": Break("engine.writer:Writer.deliver", "await self._clear(intent)", "pass"),
     "transactions are not cleared": Break(
         "write.transactions:_wrap",
         "            raise\n        await finish_intents(intents, committed=True)",
