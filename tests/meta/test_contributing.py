@@ -87,7 +87,7 @@ def test_make_test_ignores_a_name_in_the_environment() -> None:
 
 
 def test_make_test_runs_a_folder_in_several_processes() -> None:
-    assert "-n auto" in pytest_line(planned("test", "T=tests/query"))
+    assert "--dist loadfile" in pytest_line(planned("test", "T=tests/query"))
 
 
 def test_make_test_without_a_name_runs_everything() -> None:

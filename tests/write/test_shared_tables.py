@@ -16,6 +16,7 @@ from aiomodelcache import MemoryBackend, ModelCache
 from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl, create_tables, tortoise_on
+from tests.support.effort import share
 from tests.support.models.shared_models import Label, Place, PlacesOfCity, Review, Visit
 from tests.support.models.sharing_models import (
     BarePlace,
@@ -170,7 +171,7 @@ CHANGES: dict[str, Callable[[Any, Any], Awaitable[object]]] = {
 @pytest.mark.only_on("sqlite", because="the next test makes each change on every database")
 @pytest.mark.only_on("memory", because="the next test makes each change in every store")
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("model", [*ALIKE, *OTHERS], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", share([*ALIKE, *OTHERS], one_in=2), ids=lambda model: model.__name__)
 async def test_a_change_through_any_model_of_a_table_is_seen_through_all(
     cache: ModelCache, rows: None, model: Any, change: str
 ) -> None:
@@ -213,7 +214,7 @@ CREATIONS: dict[str, Callable[[Any, dict[str, int]], Awaitable[object]]] = {
 @pytest.mark.only_on("sqlite", because="the next test makes each creation on every database")
 @pytest.mark.only_on("memory", because="the next test makes each creation in every store")
 @pytest.mark.parametrize("creation", CREATIONS)
-@pytest.mark.parametrize("model", [*ALIKE, RenamedPlace], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", share([*ALIKE, RenamedPlace], one_in=2), ids=lambda model: model.__name__)
 async def test_a_row_created_through_any_model_of_a_table_is_seen_through_all(
     cache: ModelCache, rows: None, model: Any, creation: str
 ) -> None:
