@@ -130,6 +130,7 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     assert result.checker.reads[Kind.TOGETHER], str(result)
 
 
+@all_effort
 def test_cached_responses_are_never_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_304_for_a_body_that_is_not_current_is_caught(
             return
 
 
+@all_effort
 def test_rows_that_writers_store_are_never_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
