@@ -1,8 +1,12 @@
-"""A line of the change table, before its values are those of fields."""
+"""A line of the change table, before its values are those of fields, and what change tables have in common."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
+
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache.relay.triggers.definitions import CHANGES, select
 
 POLL_INTERVAL: Final = 0.05
 """Seconds between two looks at a change table whose database does not notify."""
@@ -47,3 +51,33 @@ async def poll(has_lines: Callable[[], Awaitable[bool]], timeout: float) -> None
         await asyncio.sleep(min(left, POLL_INTERVAL))
         if await has_lines():
             return
+
+
+async def delete_lines(client: Any, ids: Sequence[int], condition: str) -> None:
+    """Deletes lines by their numbers if the condition holds, which is SQL."""
+    await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
+
+
+class PolledLines:
+    """The change table of a database that does not notify."""
+
+    def __init__(self, client: BaseDBAsyncClient) -> None:
+        self._client = client
+
+    async def rows(self, limit: int) -> Any:
+        """Returns up to ``limit`` rows of the table, by number."""
+        return await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
+
+    async def delete(self, ids: Sequence[int], condition: str) -> None:
+        """Deletes lines, in one short transaction."""
+        await delete_lines(self._client, ids, condition)
+
+    async def wait(self, timeout: float) -> None:
+        """Waits until there are lines, or until the catalogue is to be compared again."""
+        await poll(self._has_lines, timeout)
+
+    async def close(self) -> None:
+        """Does nothing: no connection was opened."""
+
+    async def _has_lines(self) -> bool:
+        return bool(await select(self._client, f"SELECT 1 FROM {CHANGES} LIMIT 1"))

@@ -12,7 +12,7 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line, Pairs, Values, poll
+from aiomodelcache.relay.lines import Line, Pairs, PolledLines, Values
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, literal, select
 from aiomodelcache.relay.triggers.mysql import Database, column_types, is_exact
 
@@ -44,11 +44,11 @@ _FILENAME: Final = "CONVERT(CAST(CONVERT({} USING filename) AS BINARY) USING utf
 """InnoDB spells the names of tables as those of files."""
 
 
-class MySQLLines:
+class MySQLLines(PolledLines):
     """The change table of a MariaDB or MySQL database."""
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        self._client = client
+        super().__init__(client)
         self._all = tables
         self._tables = {table.name: table for table in tables}
         self._types: dict[str, Mapping[str, str]] | None = None
@@ -76,11 +76,10 @@ class MySQLLines:
         return run, tuple(sorted((str(row["kind"]), str(row["name"]), str(row["state"])) for row in rows))
 
     async def _catalogue(self, version: str) -> Any:
-        if self._database is None:
-            self._database = await Database.of(self._client)
-        places = [self._database.place(table) for table in self._all]
+        database = await self._own_database()
+        places = [database.place(table) for table in self._all]
         innodb = "INNODB_SYS_TABLES" if "mariadb" in version.lower() else "INNODB_TABLES"
-        stored = [*places, (self._database.name, CHANGES)]
+        stored = [*places, (database.name, CHANGES)]
         names = [
             f"CONCAT({_FILENAME.format(literal(db))}, '/', {_FILENAME.format(literal(name))})" for db, name in stored
         ]
@@ -109,33 +108,23 @@ class MySQLLines:
                 "not read: GRANT PROCESS ON *.* TO the relay's user."
             ) from error
 
+    async def _own_database(self) -> Database:
+        if self._database is None:
+            self._database = await Database.of(self._client)
+        return self._database
+
     def reset(self) -> None:
         """Forgets the types of columns."""
         self._types = None
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
-        rows = await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
+        rows = await self.rows(limit)
         if rows and self._types is None:
-            types = await column_types(self._client, await Database.of(self._client), self._all)
-            database = await Database.of(self._client)
+            database = await self._own_database()
+            types = await column_types(self._client, database, self._all)
             self._types = {table.name: types[database.place(table)] for table in self._all}
         return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
-
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
-        """Deletes lines."""
-        client: Any = self._client
-        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
-
-    async def wait(self, timeout: float) -> None:
-        """Waits until there are lines, or until the catalogue is to be compared again."""
-        await poll(self._has_lines, timeout)
-
-    async def close(self) -> None:
-        """Does nothing: no connection was opened."""
-
-    async def _has_lines(self) -> bool:
-        return bool(await select(self._client, f"SELECT 1 FROM {CHANGES} LIMIT 1"))
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

@@ -18,7 +18,7 @@ from tortoise.exceptions import BaseORMException
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, paired, poll
+from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, delete_lines, paired, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, Rows, literal, select
 from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, relation_name
 
@@ -131,9 +131,7 @@ class PostgresLines:
             await self._client.execute_query(_DELETE.format(*self._marks, condition), self._wanted(known))
         other = [each for each in ids if each not in self._xids]
         if other:  # read by another source, or before the last read
-            await self._client.execute_query(
-                f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, other))}) AND {condition}"
-            )
+            await delete_lines(self._client, other, condition)
         for each in known:
             del self._xids[each]
         if not self._xids:

@@ -8,16 +8,16 @@ from typing import Any
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line, Pairs, poll
-from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, select
+from aiomodelcache.relay.lines import Line, Pairs, PolledLines
+from aiomodelcache.relay.triggers.definitions import COVERAGE, select
 from aiomodelcache.relay.triggers.sqlite import new_columns, old_columns
 
 
-class SQLiteLines:
+class SQLiteLines(PolledLines):
     """The change table of a SQLite database."""
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        self._client = client
+        super().__init__(client)
         self._tables = {table.name: table for table in tables}
 
     async def guard(self) -> Hashable:
@@ -36,23 +36,7 @@ class SQLiteLines:
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
-        rows = await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
-
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
-        """Deletes lines, in one short transaction."""
-        client: Any = self._client
-        await client.execute_query(f"DELETE FROM {CHANGES} WHERE id IN ({', '.join(map(str, ids))}) AND {condition}")
-
-    async def wait(self, timeout: float) -> None:
-        """Waits until there are lines, or until the catalogue is to be compared again."""
-        await poll(self._has_lines, timeout)
-
-    async def close(self) -> None:
-        """Does nothing: no connection was opened."""
-
-    async def _has_lines(self) -> bool:
-        return bool(await select(self._client, f"SELECT 1 FROM {CHANGES} LIMIT 1"))
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in await self.rows(limit)]
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))
