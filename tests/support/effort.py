@@ -1,4 +1,4 @@
-"""The part of all cases that an exhaustive test tries: a tenth, or all of them in ``make exhaustive``."""
+"""The part of all cases that a test tries: a tenth or more, or all of them in ``make exhaustive``."""
 
 import os
 import random
@@ -18,7 +18,7 @@ all_effort = pytest.mark.skipif(not FULL, reason="only `make exhaustive` runs it
 
 
 def share(cases: Iterable[T], *, one_in: int = 10) -> list[T]:
-    """Returns the cases to try, in order: all, or a tenth. It is the same tenth in each run, and has the first case."""
+    """Returns the cases to try, in order: all, or one in so many, the same in each run, the first one among them."""
     every = list(cases)
     chosen = random.Random(len(every)).sample(range(1, len(every)), (len(every) - 1) // one_in) if every else []
     return every if FULL else [every[index] for index in [0, *sorted(chosen)][: len(every)]]
