@@ -5,7 +5,7 @@ transaction. A relay reads the store's clock, selects the lines, invalidates wha
 live until ``RELAY_LAG`` after the time that it read first. A process asks how long the claim lives, counts it down by
 its own clock, and believes what the store has executed only while it lives.
 
-Writers that use the cache mark their keys as ever. Their writes are lines, too.
+Writers that use the cache mark their keys as before. Their writes are lines, too.
 """
 
 from collections.abc import Iterator
