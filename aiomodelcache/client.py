@@ -11,7 +11,7 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.signed import SignedBackend
-from aiomodelcache.config import CacheConfig, Settings, secrets_of
+from aiomodelcache.config import CacheConfig, Settings
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.targets import Target, targets_of
@@ -26,6 +26,7 @@ from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.unchanged_rows import refuse_other_types
 from aiomodelcache.query import foreign_keys
 from aiomodelcache.query.attributes import explain_result_attributes
+from aiomodelcache.requirements import secrets_of
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
 from aiomodelcache.views import Views
 from aiomodelcache.write import many_to_many, methods, querysets, saves

@@ -1,12 +1,10 @@
 """Settings of a cache, and the kinds of invalidation."""
 
 import enum
-import inspect
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypedDict, TypeGuard, Unpack
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 from tortoise.exceptions import DoesNotExist
 from tortoise.models import Model
@@ -14,9 +12,7 @@ from tortoise.models import Model
 from aiomodelcache.durations import CACHE_TIME_H, CACHE_TIME_M, Duration, parse_duration, parse_duration_or_zero
 from aiomodelcache.exceptions import CacheConfigurationError, NotFoundError, shown
 from aiomodelcache.observe.events import Observer
-
-MIN_SECRET: Final = 16
-"""Minimum length of a secret, in bytes."""
+from aiomodelcache.requirements import unmet_requirement
 
 
 class InvalidationType(enum.Enum):
@@ -241,7 +237,7 @@ class CacheConfig:
             if setting.name in _DURATIONS and not (value is None and setting.name == "replica_lag"):
                 parse = parse_duration_or_zero if setting.name == "lease_wait" else parse_duration
                 value = parse(f"CacheConfig.{setting.name}", value)
-            requirement = _unmet_requirement(setting.name, setting.type, value)
+            requirement = None if setting.name in _DURATIONS else unmet_requirement(setting.name, setting.type, value)
             if requirement:
                 text = shown(value) if setting.repr else "wrong"
                 raise CacheConfigurationError(f"CacheConfig.{setting.name} is {text}: {requirement}.")
@@ -274,75 +270,3 @@ _DURATIONS: Final = frozenset(
     name for name, kind in Settings.__annotations__.items() if kind in (Duration, Duration | None)
 )
 """Names of the settings that are durations."""
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def secrets_of(value: object) -> list[bytes]:
-    """Returns the secrets in the value of ``CacheConfig.secret``. Returns none if one of them is not valid."""
-    found: list[Any] = [*value] if isinstance(value, list | tuple) else [value]
-    return found if all(isinstance(secret, bytes) and len(secret) >= MIN_SECRET for secret in found) else []
-
-
-_CHOICES: Final = {
-    "on_write_error": ("retry", "raise"),
-    "on_relay_loss": ("bypass", "serve"),
-    "untracked_reads": ("warn", "error", "ignore"),
-}
-
-
-def _unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
-    """Returns the requirement that a setting's value does not meet; None if it meets all."""
-    if name == "not_found":
-        return _not_found_error(value)
-    if name == "tenant":
-        callable_now = callable(value) and not inspect.iscoroutinefunction(value)
-        return None if value is None or callable_now else "use a function without arguments, like a variable's get"
-    if name == "observers":
-        return _observers_error(value)
-    if name in _DURATIONS or (name == "secret" and value is None):
-        return None
-    if name == "secret":
-        example = "like secrets.token_bytes(32), or a list of such"
-        return None if secrets_of(value) else f"it must be {MIN_SECRET} bytes or more, {example}"
-    if name in _CHOICES:
-        is_text = issubclass(type(value), str)  # isinstance() believes a mock
-        *others, last = [f'"{choice}"' for choice in _CHOICES[name]]
-        return None if is_text and str.__str__(value) in _CHOICES[name] else f"use {', '.join(others)} or {last}"
-    if kind is bool:
-        return None if isinstance(value, bool) else "use True or False"
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-        return "it must be a whole number"
-    if name == "verify":
-        return None if _is_number(value) and 0 <= value <= 1 else "it must be a fraction, from 0 to 1"
-    if name in ("ttl_jitter", "refresh_ahead"):
-        return None if _is_number(value) and 0 <= value < 1 else "it must be a fraction below 1"
-    if value < (0 if name == "guess_size" else 1):
-        return f"it must be {'zero or above' if name == 'guess_size' else 'a number above zero'}"
-    return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
-
-
-def _observers_error(value: Any) -> str | None:
-    """Returns the requirement that a value of ``observers`` does not meet; None if it meets all."""
-    found: list[Any] = [*value] if isinstance(value, list | tuple) else [None]
-    methods = ("begin", "end", "note")
-    complete = all(not isinstance(each, type) and all(hasattr(each, name) for name in methods) for each in found)
-    return None if complete else "it must be a list of instances of aiomodelcache.observe.Observer"
-
-
-def _not_found_error(value: Any) -> str | None:
-    """Returns the requirement that a value of ``not_found`` does not meet; None if it meets all."""
-    is_class = isinstance(value, type)
-    if not callable(value) or (is_class and not issubclass(value, Exception)):
-        return "use a class of exceptions, or a function of the NotFoundError that returns one"
-    try:
-        if not is_class:
-            inspect.signature(value).bind(NotFoundError("no row"))
-        elif not issubclass(value, DoesNotExist):
-            value()
-    except TypeError as error:
-        kind = "it cannot be made without arguments" if is_class else "it must take one argument, the NotFoundError"
-        return f"{kind} ({error}): use a function like lambda error: MyError(404, str(error))"
-    return None

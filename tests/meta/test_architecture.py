@@ -57,6 +57,7 @@ ORDER = {
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "scopes": "tracking request bypass",
     "config": "",
+    "requirements": "",
     "observe": "fleet logs observers events stats",
     "durations": "",
     "exceptions": "",
