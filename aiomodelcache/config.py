@@ -50,6 +50,7 @@ class Settings(TypedDict, total=False):
     ttl_jitter: float
     refresh_ahead: float
     lease_ttl: Duration
+    load_ttl: Duration
     compute_ttl: Duration
     lease_wait: Duration
     intent_ttl: Duration
@@ -114,10 +115,13 @@ class CacheConfig:
     refresh_ahead: float = 0.1
     """The last fraction of an entry's life, in which a hit refreshes the entry in the background. 0: never."""
     lease_ttl: float = 5.0
-    """The time that a reader has to fill a key. A slower reader returns its answer, but does not store it.
+    """The life of a reader's lease on a key that it is filling, extended while the reader's statement runs.
 
-    At most ``intent_ttl`` is used. Must be the same in all processes that share a store.
+    A row that a lookup by another key finds is stored if the statement took no longer. At most ``intent_ttl`` is used.
+    Must be the same in all processes that share a store.
     """
+    load_ttl: float = 60.0
+    """The longest time for which leases are extended. A slower reader returns its answer, but does not store it."""
     compute_ttl: float = 60.0
     """The time that a reader has to fill a computed result, whose method may take longer than a statement."""
     lease_wait: float = 0.4

@@ -40,6 +40,7 @@ _BY_CACHE: Final[list[tuple[str, str, str, dict[str, str]]]] = [
 _BY_WORKER: Final = [
     ("round_trips", "Requests to the store, those that publish counters included.", "round_trips"),
     ("statements", "SQL statements of lookups.", "statements"),
+    ("extended_leases", "Extensions of leases whose statements were slow.", "extended_leases"),
     ("backend_errors", "Requests to the store that failed.", "backend_errors"),
     ("bypassed_reads", "Rounds of reading that went to the database because the store was failing.", "bypassed"),
     ("relay_bypassed", "Lookups that read the database because no relay lived.", "relay_bypassed"),

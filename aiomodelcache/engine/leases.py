@@ -4,6 +4,7 @@ Must not know how plans proceed: ``advance`` is handed in.
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -15,6 +16,7 @@ from aiomodelcache.backends.protocol import Fill, Lease
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
 from aiomodelcache.engine.batching import TickBatcher
+from aiomodelcache.engine.lease_extensions import LeaseExtensions
 from aiomodelcache.engine.observing import note_fills, operations_of
 from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
@@ -48,9 +50,14 @@ class Leases:
         """Keys that other processes are filling, for which plans of this process wait."""
         self._timed_out: dict[bytes, bytes] = {}
         """Keys and leases of other processes that were waited for without a fill."""
+        self._extensions = LeaseExtensions(guarded, config, tasks, self._flights)
         self.acquire: TickBatcher[tuple[RunningPlan, AcquireLeases]] = TickBatcher(self._acquire, tasks)
         self.store: TickBatcher[tuple[RunningPlan, Store]] = TickBatcher(self._store, tasks)
         self.wait: TickBatcher[tuple[RunningPlan, Wait]] = TickBatcher(self._wait, tasks)
+
+    def late_deadline(self) -> float:
+        """Returns the monotonic time until which rows may be leased that a statement finds which is sent now."""
+        return time.monotonic() + self._config.fill_ttl
 
     def end_flights(self, keys: Iterable[bytes]) -> None:
         """Wakes the plans that wait for this process to fill these keys."""
@@ -60,20 +67,18 @@ class Leases:
                 flight.set_result(None)
 
     async def _acquire(self, requests: list[tuple[RunningPlan, AcquireLeases]]) -> None:
-        now, default_ttl = time.monotonic(), self._config.fill_ttl
         for (deadline, ttl), group in group_requests(
-            requests,
-            lambda request: (request.deadline or now + (request.ttl or default_ttl), request.ttl or default_ttl),
+            requests, lambda request: (math.inf if request.deadline is None else request.deadline, request.ttl)
         ).items():
             self._tasks.start(self._lease(Attempt(new_token(), deadline), ttl, group))
 
-    async def _lease(self, attempt: Attempt, ttl: float, group: list[tuple[RunningPlan, AcquireLeases]]) -> None:
+    async def _lease(self, attempt: Attempt, ttl: float | None, group: list[tuple[RunningPlan, AcquireLeases]]) -> None:
         leases = {key: Lease(key, replacing) for _, request in group for key, replacing in request.keys}
         versions = list(dict.fromkeys([key for _, request in group for key in request.versions]))
         values: dict[bytes, bytes | None] = dict.fromkeys(leases, b"")
         stamps: dict[bytes, bytes | None] = dict.fromkeys(versions)
         if time.monotonic() < attempt.deadline:
-            ttl_ms = int(ttl * 1000)
+            ttl_ms = int((ttl or self._config.fill_ttl) * 1000)
             try:
                 leased = await self._guarded.call(
                     self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions),
@@ -90,14 +95,16 @@ class Leases:
         # If a writer has removed an earlier lease on a granted key, the earlier fill will be refused: wake its waiters.
         self.end_flights(granted)
         self._flights.update(dict.fromkeys(granted))
+        if granted and ttl is None and attempt.deadline == math.inf:
+            self._extensions.add(attempt.token, granted)
         for run, request in group:
             held = [values[key] for key, _ in request.keys]
             self._advance(run, LeaseResult(attempt, held, [stamps[key] for key in request.versions]))
 
     async def _store(self, requests: list[tuple[RunningPlan, Store]]) -> None:
         now = time.monotonic()
-        # After the deadline the reader's lease may have expired, and a writer may have marked and cleared the key in
-        # the meantime. The reader must not fill then.
+        # After the deadline of a late lease, an intent may have expired that a writer had before its COMMIT, which the
+        # reader's statement has not seen. The reader must not fill then.
         fills = {
             (key, attempt.token): Fill(key, attempt.replaces or LEASE + attempt.token, value, ttl_ms)
             for _, request in requests
@@ -130,7 +137,7 @@ class Leases:
     async def _wait(self, requests: list[tuple[RunningPlan, Wait]]) -> None:
         """Lets plans wait until keys are no longer leased.
 
-        Waits for fills of this process, for at most ``timeout`` or ``lease_ttl`` seconds, and only briefly for fills of
+        Waits for fills of this process, for at most ``timeout`` or ``load_ttl`` seconds, and only briefly for fills of
         other processes. One poll serves all plans that wait for the same keys of other processes. A lease whose wait
         has timed out is not waited for again, because its reader may be dead.
         """
@@ -138,7 +145,7 @@ class Leases:
         new: dict[bytes, bytes] = {}
         for run, request in requests:
             futures = [self._flight(key) for key in request.keys if key in self._flights]
-            timeout = (request.timeout or self._config.lease_ttl) if futures else None
+            timeout = (request.timeout or self._config.load_ttl) if futures else None
             if not futures:
                 leases = dict(zip(request.keys, request.leases, strict=True))
                 waiting = {key: lease for key, lease in leases.items() if self._timed_out.get(key) != lease}

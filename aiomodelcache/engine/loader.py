@@ -146,11 +146,14 @@ async def load(
     client: BaseDBAsyncClient,
     stats: Stats,
     batch_size: int,
+    deadline: Callable[[], float] = float,
     *,
     only_pks: bool = False,
     observe: ObserveStatement | None = None,
 ) -> dict[bytes, Answer]:
     """Returns the rows for each key of ``wanted``. Raises what the database raises.
+
+    ``deadline`` is called before each statement, for its answers. By default their rows cannot be leased.
 
     Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
     show which value a row answers: with a limit, or where the database compares loosely.
@@ -162,16 +165,19 @@ async def load(
         step = 1
     key_of = _key_getter(entry_set, wanted)
     for start in range(0, len(keys), step):
-        chunk = keys[start : start + step]
+        chunk, until = keys[start : start + step], deadline()
         select = _select(entry_set, [wanted[key] for key in chunk], client, stats, only_pks=only_pks)
         rows = await (select if observe is None else observe(len(chunk), select))
         answers.update(
-            _single(key_of, chunk[0], rows) if len(chunk) == 1 else _group_rows(entry_set, key_of, chunk, rows)
+            _single(key_of, chunk[0], rows, until)
+            if len(chunk) == 1
+            else _group_rows(entry_set, key_of, chunk, rows, until)
         )
     for key in [key for key in keys if key not in answers]:
+        until = deadline()
         select = _select(entry_set, [wanted[key]], client, stats, only_pks=only_pks)
         rows = await (select if observe is None else observe(1, select))
-        answers.update(_single(key_of, key, rows))
+        answers.update(_single(key_of, key, rows, until))
     return answers
 
 
@@ -203,8 +209,8 @@ _KeyGetter = Callable[[Any], bytes | None]
 """Returns the key of a lookup that a row answers. None, or another key, if the row was found by a loose comparison."""
 
 
-def _single(key_of: _KeyGetter, key: bytes, rows: Rows) -> dict[bytes, Answer]:
-    return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)))}
+def _single(key_of: _KeyGetter, key: bytes, rows: Rows, deadline: float) -> dict[bytes, Answer]:
+    return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)), deadline)}
 
 
 def _group_rows(
@@ -212,6 +218,7 @@ def _group_rows(
     key_of: _KeyGetter,
     keys: Sequence[bytes],
     rows: Rows,
+    deadline: float,
 ) -> dict[bytes, Answer]:
     """Groups the rows of one statement by the key that each row answers.
 
@@ -228,7 +235,9 @@ def _group_rows(
             group.append(row)
     uncertain = unexpected or (entry_set.compares_loosely and bool(rows))
     groups = ((key, rows_by_key[key]) for key in keys)
-    return {key: Answer(group, True) for key, group in groups if not uncertain or (group and entry_set.unique)}
+    return {
+        key: Answer(group, True, deadline) for key, group in groups if not uncertain or (group and entry_set.unique)
+    }
 
 
 def _key_getter(entry_set: RowEntries | IndexEntries, wanted: Mapping[bytes, Values]) -> _KeyGetter:

@@ -339,7 +339,8 @@ class Reader:
             observe = partial(observe_statement, observers, entry_set.schema, client, operations)
         stats, size, started = self._guarded.stats, self._config.batch_size, perf_counter()
         try:
-            return await load(entry_set, wanted, client, stats, size, only_pks=only_pks, observe=observe)
+            until = self._leases.late_deadline
+            return await load(entry_set, wanted, client, stats, size, until, only_pks=only_pks, observe=observe)
         finally:
             entry_set.counters.seconds += perf_counter() - started
 

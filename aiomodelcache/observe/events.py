@@ -169,9 +169,10 @@ class Fill(Note, frozen=True, kw_only=True):
     reason: Refusal | None = None
     """The reason for which it was not stored, else None.
 
-    ``replaced``: a writer or another reader was in the way, or the lease had expired in the store. ``late``: the reader
-    took longer than ``lease_ttl``. ``fault``: the request failed. ``bypass``: the store must not be used by now.
-    ``released``: there is nothing to store, because the answer cannot be stored or the database failed.
+    ``replaced``: a writer or another reader was in the way, or the lease had expired in the store. ``late``: the row's
+    key was not known before the statement, which took longer than ``lease_ttl``. ``fault``: the request failed.
+    ``bypass``: the store must not be used by now. ``released``: there is nothing to store, because the answer cannot be
+    stored or the database failed.
     """
     size: int = 0
     """Bytes of the entry."""

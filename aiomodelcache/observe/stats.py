@@ -111,6 +111,8 @@ class Stats:
     """Lookups of models with ``relay = True`` that read the database because no relay lived."""
     relay_served: int = 0
     """Lookups of models with ``relay = True`` that were answered although no relay lived: ``on_relay_loss="serve"``."""
+    extended_leases: int = 0
+    """Times that a lease was extended because its statement took longer than half of ``lease_ttl``."""
     undelivered: int = 0
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0

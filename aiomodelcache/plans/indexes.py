@@ -283,7 +283,8 @@ def _index_fills(
                 payload = row_payload(rows, loaded)
                 if payload is not None:
                     payloads[rows.key(loaded.values[rows.schema.pk])] = payload
-        late = yield from acquire_late_leases(rows, payloads, attempt.deadline, epoch, stamp)
+        deadline = min(answers[key].deadline for key in granted)
+        late = yield from acquire_late_leases(rows, payloads, deadline, epoch, stamp)
         for key, (own, unchanged) in late.items():
             entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
             fills.append((own, key, entry, rows.lifetimes.of(VALUE)))

@@ -41,7 +41,7 @@ def refresh_request(
     """Returns the request to refresh an entry that was an answer.
 
     ``versions``: the version keys that ``reload`` reads from ``LeaseResult``. ``ttl``: maximum seconds that the refresh
-    may take; None for the default, ``lease_ttl``.
+    may take; None for the default, ``load_ttl``.
     """
     if entry[:1] == STALE:
         entry_set.counters.stale += 1

@@ -30,7 +30,7 @@ class Read(NamedTuple):
 class Wait(NamedTuple):
     """A request to wait briefly for keys that other readers are filling under these leases. Answer: None.
 
-    ``timeout``: maximum seconds to wait for a reader of this process; None for the default, ``lease_ttl``.
+    ``timeout``: maximum seconds to wait for a reader of this process; None for the default, ``load_ttl``.
     """
 
     keys: list[bytes]
@@ -40,6 +40,8 @@ class Wait(NamedTuple):
 
 class Attempt(NamedTuple):
     """One reader's attempt at filling keys: its token, and the monotonic time at which it must give up.
+
+    The time is infinite if the reader had its leases before its statement: then the leases alone decide.
 
     ``replaces``: the first bytes of the entry to replace, if that is not this attempt's own lease.
     """
@@ -56,14 +58,14 @@ class AcquireLeases(NamedTuple):
 
     Answer: ``LeaseResult``, with a token that no other ``AcquireLeases`` had. If a token were reused, a delayed fill
     could be accepted under a lease that was taken later. ``deadline``: the deadline of the attempt that this request
-    continues.
+    continues, or of the rows to lease that a statement has found (``Answer.deadline``).
     """
 
     keys: list[tuple[bytes, bytes]]
     versions: list[bytes]
     deadline: float | None = None
     ttl: float | None = None
-    """Maximum seconds that a fresh attempt may take; None for the default, ``lease_ttl``."""
+    """The life of the leases in seconds; None for the default, ``lease_ttl``, which is extended up to ``load_ttl``."""
 
 
 class LeaseResult(NamedTuple):
@@ -96,10 +98,12 @@ class Answer(NamedTuple):
     """The rows that the database returned for one set of values, in order.
 
     ``exact``: True if each row has these very values, not values that the database merely compares as equal.
+    ``deadline``: the monotonic time until which the rows may be leased.
     """
 
     rows: list[Loaded]
     exact: bool
+    deadline: float = 0.0
 
 
 class Load(NamedTuple):

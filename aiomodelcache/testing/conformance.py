@@ -411,6 +411,22 @@ class BackendConformance:
         assert await backend.fill([Fill(key, b"L" + token, new_value(), MINUTE)]) == [False]
         assert await held(backend, key) is None
 
+    async def test_a_fill_with_the_lease_itself_extends_it(self, backend: Backend) -> None:
+        mine, theirs, marked, _gone, other = keys = new_keys(5)
+        token, writer = new_token(), new_token()
+        own = b"L" + token
+        await backend.lease([Lease(mine), Lease(marked), Lease(other)], token, SHORT)
+        await backend.lease([Lease(theirs)], new_token(), MINUTE)
+        await backend.mark([marked], writer, MINUTE)
+        extended = await backend.fill([Fill(key, own, own, MINUTE) for key in keys[:4]])
+        assert extended == [True, False, False, False]
+        await self.expires(backend, other)
+        [held_now, *_, marked_now, gone_now] = await backend.read(keys[:4])
+        assert held_now == own
+        assert writers(marked_now).keys() == {writer}
+        assert gone_now is None
+        assert await backend.fill([Fill(mine, own, new_value(), MINUTE)]) == [True]
+
     async def test_a_filled_value_expires(self, backend: Backend) -> None:
         key = new_key()
         await put(backend, key, new_value(), SHORT)

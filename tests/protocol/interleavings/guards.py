@@ -65,6 +65,14 @@ GUARDS = {
     "a slow reader does not fill": Guard(
         "engine.leases:Leases._store", "if now < attempt.deadline", "", "a writer that crashed"
     ),
+    "a lease is extended, and not taken again": Guard(
+        "engine.lease_extensions:LeaseExtensions._check",
+        "self._tasks.start(self._extend(fills))",
+        "from aiomodelcache.backends.protocol import Lease\n"
+        "            lease = self._guarded.backend.lease([Lease(fill.key) for fill in fills], own[1:], ttl_ms)\n"
+        "            self._tasks.start(lease)",
+        "slow, by id",
+    ),
     "every lease has its own token": Guard(
         "engine.leases:Leases._acquire",
         "Attempt(new_token(), deadline)",

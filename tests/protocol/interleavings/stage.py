@@ -13,7 +13,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
 from aiomodelcache.backends import breaker
-from aiomodelcache.engine import background, leases
+from aiomodelcache.engine import background, lease_extensions, leases
 from aiomodelcache.entries import base, policy
 from aiomodelcache.open_cache import open_caches
 from aiomodelcache.relay import relay
@@ -323,7 +323,7 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
         }
         settings.update(world.settings)
         with ExitStack() as patches:
-            for module in (background, leases, breaker, base, policy):
+            for module in (background, leases, lease_extensions, breaker, base, policy):
                 patches.enter_context(patch.object(module, "time", clock))
             async with ModelCache(store, **settings) as made.near, ModelCache(store, **settings) as made.far:
                 open_caches.remove(made.far.open_cache)

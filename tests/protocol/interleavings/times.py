@@ -1,4 +1,4 @@
-"""Scenarios that depend on time: replicas that lag, and entries near the end of their lifetime."""
+"""Scenarios that depend on time: replicas that lag, entries near their end, and statements longer than a lease."""
 
 from tests.protocol.interleavings.models import Artist
 from tests.protocol.interleavings.questions import EVERYTHING, LookUp, World
@@ -9,9 +9,11 @@ from tests.protocol.interleavings.roles import (
     NONE,
     TWO,
     A,
+    Role,
     Scenario,
     both,
     clear_model,
+    crash_after_commit,
     create,
     delete,
     far,
@@ -31,6 +33,11 @@ REPLICATED = World((Artist,), EVERYTHING, settings={"replica_lag": LAG, "lease_t
 OLD = 3_300
 """The age of an entry in seconds that is refilled by a hit. Entries live for 3,600 seconds."""
 OLD_ABSENCE = 56
+
+
+def beside_a_slow_statement(writer: Role) -> Role:
+    """Returns a role that writes while a reader's statement outlasts its lease, which is extended meanwhile."""
+    return first(seconds(1.1), writer, seconds(1.1, 1.1))
 
 
 async def replicate(stage: Stage) -> None:
@@ -72,6 +79,37 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "replica, by name": Scenario(
         A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": first(save(name="b"), seconds(3))}, world=REPLICATED
+    ),
+    # Slow statements.
+    "slow, by id": Scenario(
+        A, {"reader": far(BY_ID, BY_ID), "writer": beside_a_slow_statement(save(followers=1))}, may_leave="L"
+    ),
+    "slow, by id in the same process": Scenario(
+        A,
+        {"one": near(BY_ID), "two": near(BY_ID), "writer": beside_a_slow_statement(save(followers=1))},
+        may_leave="L",
+    ),
+    "slow, by name": Scenario(
+        A, {"reader": far(BY_NAME, BY_ID), "writer": beside_a_slow_statement(save(followers=1))}, may_leave="L"
+    ),
+    "slow, by rank": Scenario(
+        A, {"reader": far(BY_RANK), "writer": beside_a_slow_statement(save(rank=2))}, may_leave="L"
+    ),
+    "slow, an absence": Scenario(
+        NONE, {"reader": far(BY_NAME, BY_ID), "writer": beside_a_slow_statement(create())}, may_leave="L"
+    ),
+    "slow, past the limit": Scenario(
+        TWO, {"reader": far(BY_ID), "writer": beside_a_slow_statement(update_where(followers=1))}, may_leave="L"
+    ),
+    "slow, near its end": Scenario(
+        A,
+        {"reader": far(BY_ID, BY_ID), "writer": beside_a_slow_statement(save(followers=1))},
+        both,
+        may_leave="L",
+        age=OLD,
+    ),
+    "slow, and a writer that crashed": Scenario(
+        A, {"reader": near(BY_NAME), "writer": crash_after_commit(slow=27, then=7, followers=1)}, may_leave="LW"
     ),
     # Near the end of the lifetime.
     "near its end": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": save(followers=1)}, both, age=OLD),

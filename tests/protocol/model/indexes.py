@@ -28,6 +28,7 @@ from tests.protocol.model.world import (
     clear,
     crashed,
     events,
+    extend,
     fill,
     finish,
     lease,
@@ -41,8 +42,10 @@ from tests.protocol.model.world import (
     write,
 )
 
+_deadline = AtOnce(lambda world: world.clock + LEASE_TTL)
 
-def look_up(me: str, rules: Rules, predicts: bool) -> Body:
+
+def look_up(me: str, rules: Rules, predicts: bool, slow: bool = False) -> Body:
     """Makes the lookup ``get(slug="a")``."""
     row: Any = None
     if predicts:
@@ -66,7 +69,7 @@ def look_up(me: str, rules: Rules, predicts: bool) -> Body:
         replaced = index
     else:
         replaced = None
-    found = yield from load_index(me, rules, replaced)
+    found = yield from load_index(me, rules, replaced, slow)
     yield returned(began, found, by_slug)
 
 
@@ -86,20 +89,25 @@ def load_row(token: Any) -> Body:
     return row
 
 
-def load_index(me: str, rules: Rules, replaced: Entry | None) -> Body:
-    """Loads the row by its slug, and fills index and row from one statement."""
+def load_index(me: str, rules: Rules, replaced: Entry | None, slow: bool) -> Body:
+    """Loads the row by its slug, and fills index and row from one statement.
+
+    The index entry has its lease since before the statement, so it is filled however long that took.
+    """
     token = (me, "index")
     own = Lease(token)
-    deadline = yield AtOnce(lambda world: world.clock + LEASE_TTL)
     held = yield lease(INDEX, token, replaced)
     if held == own:
         stamp = yield read(STAMP)
+        deadline = yield _deadline
         row = yield select_by_slug()
+        if slow:
+            yield extend(INDEX, token, compares=rules.extension_compares)
+        if not rules.deadline_before_sql:
+            deadline = yield _deadline
         if row is not None:
             yield from fill_late(me, rules, row, stamp, deadline)
-        late = yield now
-        if late <= deadline or not rules.deadline:
-            yield fill(INDEX, own, Entry(row, token))
+        yield fill(INDEX, own, Entry(row, token))
         return row
     if isinstance(held, Lease | Entry):
         index = yield read(INDEX)
@@ -225,16 +233,18 @@ def system(
     slugs: tuple[str | None, ...] = ("a", "b", None),
     start: str | None = "a",
     warm: tuple[int, ...] = (),
+    slow: bool = False,
     crashes: int = 0,
     ticks: int = 0,
 ) -> System[World]:
     """Returns a system of readers, with or without a prediction, and writers.
 
-    ``warm`` are the keys that are filled at the beginning.
+    ``warm`` are the keys that are filled at the beginning. If ``slow``, readers extend their leases.
     """
     row = None if start is None else Row(0, start)
     processes = [
-        Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted), True) for n, predicted in enumerate(predicts)
+        Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted, slow), True)
+        for n, predicted in enumerate(predicts)
     ]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules, slugs), True) for n in range(writers)]
     processes += [Process(f"P{n}", partial(plain_writer, f"P{n}", rules), True) for n in range(plain)]

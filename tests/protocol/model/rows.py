@@ -21,6 +21,7 @@ from tests.protocol.model.world import (
     clear,
     crashed,
     events,
+    extend,
     fill,
     finish,
     lease,
@@ -38,13 +39,13 @@ from tests.protocol.model.world import (
 JOINED = "joined"
 
 
-def reader(me: str, rules: Rules, look_ups: int, one_process: bool, replicas: bool) -> Body:
+def reader(me: str, rules: Rules, look_ups: int, one_process: bool, replicas: bool, slow: bool) -> Body:
     """Looks the row up repeatedly."""
     for number in range(look_ups):
-        yield from look_up((me, number), rules, one_process, replicas)
+        yield from look_up((me, number), rules, one_process, replicas, slow)
 
 
-def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body:
+def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool, slow: bool) -> Body:
     began, found = yield beginning(read(ROW) if rules.join_by_reading else reading_or_joining())
     if isinstance(found, Entry):
         yield returned(began, found.row)
@@ -62,6 +63,8 @@ def look_up(token: Any, rules: Rules, one_process: bool, replicas: bool) -> Body
             row = yield select_on_replica()
         else:
             row = yield select(lag=not rules.primary)
+        if slow:
+            yield extend(ROW, token, compares=rules.extension_compares)
         yield filling(fill(ROW, own if rules.lease else None, Entry(row, token)), row, rules, one_process)
     elif isinstance(held, Lease | Entry):
         if isinstance(held, Lease):
@@ -205,11 +208,15 @@ def system(
     snapshots: int = 0,
     one_process: bool = False,
     replicas: bool = False,
+    slow: bool = False,
     crashes: int = 0,
     ticks: int = 0,
     warm: bool = False,
 ) -> System[World]:
-    """Returns a system of readers, by the number of their lookups, and writers with and without transactions."""
+    """Returns a system of readers, by the number of their lookups, and writers with and without transactions.
+
+    If ``slow``, statements take so long that readers extend their leases meanwhile.
+    """
     kinds: list[tuple[str, int, Any]] = [
         ("W", writers, partial(writer, replicas=replicas)),
         ("T", transactions, partial(transaction, replicas=replicas)),
@@ -218,7 +225,7 @@ def system(
         ("S", snapshots, transaction_reader),
     ]
     processes = [
-        Process(f"R{n}", partial(reader, f"R{n}", rules, number, one_process, replicas), not one_process)
+        Process(f"R{n}", partial(reader, f"R{n}", rules, number, one_process, replicas, slow), not one_process)
         for n, number in enumerate(look_ups)
     ]
     for letter, number, body in kinds:

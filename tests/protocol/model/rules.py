@@ -20,8 +20,12 @@ class Rules:
     """A waiter of another reader's load reads the store afterwards, instead of taking that load's result."""
     always_land: bool = True
     """The waiters of a fill are woken even if the fill fails."""
+    extension_compares: bool = True
+    """A reader whose statement is slow extends its own lease only. It does not take the lease again."""
     deadline: bool = True
-    """A reader that took longer than its lease does not fill."""
+    """A reader whose statement took longer than ``LEASE_TTL`` does not fill the rows that it learned from it."""
+    deadline_before_sql: bool = True
+    """That time is counted from before the statement, not from its end."""
 
     # Writers
     mark: bool = True

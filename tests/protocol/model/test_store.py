@@ -46,13 +46,18 @@ class Twins:
         known = self.random.choice([cell, Lease(("other", 0)), Entry(Row(0), ("other", 0)), None])
         value = self.random.choice([None, Entry(Row(self.serial), mine)])
         writer = f"W{self.random.randrange(3)}"
-        match self.random.choice(["lease", "fill", "mark", "clear", "current"]):
+        match self.random.choice(["lease", "extend", "fill", "mark", "clear", "current"]):
             case "lease":
                 replacing = known if isinstance(known, Entry) else None
                 held = self.run(model.lease(ROW, mine, replacing))
                 lease = protocol.Lease(key, entry(replacing)[:17])
                 leased = await self.backend.lease([lease], token(mine), 1_000)
                 assert (leased.values[0] == b"L" + token(mine)) == (held == Lease(mine))
+            case "extend":
+                own = known if isinstance(known, Lease) else Lease(("other", 0))
+                stands = self.run(model.extend(ROW, own.token))
+                extension = protocol.Fill(key, b"L" + token(own.token), b"L" + token(own.token), 1_000)
+                assert await self.backend.fill([extension]) == [stands]
             case "fill":
                 expected = known if isinstance(known, Lease | Entry) else Lease(("other", 0))
                 done = self.run(model.fill(ROW, expected, value))

@@ -152,6 +152,20 @@ def lease(key: int, token: Any, replacing: Entry | None = None, *, resent: bool 
     return run
 
 
+def extend(key: int, token: Any, *, compares: bool = True) -> Operation:
+    """Extends the life of a lease. A lease expires at any moment anyway, so one that stands stays as it is.
+
+    If not ``compares``, puts the lease in place of whatever the key holds.
+    """
+
+    def run(world: World) -> Iterator[Outcome]:
+        stands = world.cells[key] == Lease(token)
+        label = f"extend the lease of {KEYS[key]}: {'done' if stands else 'refused' if compares else 'taken again'}"
+        yield Outcome(label, stands, world if stands or compares else world.put(key, Lease(token)))
+
+    return run
+
+
 def fill(key: int, expected: Lease | Entry | None, entry: Entry | None) -> Operation:
     """Replaces the expected content, by its token, or any content if none is expected. Answers True if it did."""
 

@@ -399,7 +399,7 @@ class TestRowsByIndex:
             assert by_name.counters.repaired == number
             steps.take(None)
             assert steps.request == Load(by_name, {by_name.key(("Can",)): ("Can",)})
-            steps.answer({by_name.key(("Can",)): Answer([], True)})
+            steps.answer({by_name.key(("Can",)): Answer([], True, 99.0)})
             assert [fill[2][:1] for fill in stored(steps)] == [ABSENT]
 
     def test_missing_rows_of_an_index_entry_are_loaded_by_primary_key(
@@ -409,7 +409,7 @@ class TestRowsByIndex:
         steps.answer([EPOCH, None, value(rows, artist(2)), OTHERS_LEASE])
         steps.take(None, OTHERS_LEASE)
         assert steps.request == Load(rows, {rows.key(1): (1,)})
-        steps.answer({rows.key(1): Answer([loaded(rows, artist(1))], True)})
+        steps.answer({rows.key(1): Answer([loaded(rows, artist(1))], True, 99.0)})
         steps.answer([True])
         assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that other readers fill are looked up again"
         steps.answer([EPOCH, value(rows, artist(3))])
@@ -423,7 +423,7 @@ class TestRowsByIndex:
         steps = find(by_name, "Can").answer([EPOCH, None])
         assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_key, rows.stamp_key])
         attempt = steps.take(None)
-        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.stamp_key], 99.0)
         late = steps.take_late(None)
         row, pointer = stored(steps)
@@ -440,7 +440,7 @@ class TestRowsByIndex:
             predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             attempt = steps.take(None, versions=[EPOCH, before])
-            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
             late = steps.take_late(None, stamp=after)
             row, pointer = stored(steps)
             assert row[:3] == (late, rows.key(7), b"")
@@ -455,7 +455,7 @@ class TestRowsByIndex:
             predictions.clear()
             steps = find(by_name, "Can").answer([EPOCH, None])
             steps.take(None)
-            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+            steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
             steps.take_late(held)
             assert [fill[1] for fill in stored(steps)] == [by_name.key(("Can",))]
 
@@ -465,7 +465,7 @@ class TestRowsByIndex:
         outdated = value(rows, artist(7), epoch=new_version())
         steps = find(by_rank, 1).answer([EPOCH, None])
         steps.take(None)
-        steps.answer({by_rank.key((1,)): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True)})
+        steps.answer({by_rank.key((1,)): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True, 99.0)})
         first = steps.take_late(outdated, None)
         assert steps.request == AcquireLeases([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
         second = steps.take_late(None, stamp=new_version())
@@ -482,18 +482,18 @@ class TestRowsByIndex:
         assert steps.request == Read([rows.epoch_key, key])
         steps.answer([EPOCH, OTHERS_LEASE])
         assert steps.request == Load(by_name, {by_name.key(("Can",)): ("Can",)})
-        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert steps.request is None, "neither index nor row is filled"
         assert [values_of(row) for row in steps.result] == [artist(7)]
 
     def test_under_intents_nothing_is_filled(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
         steps = find(by_name, "Can").answer([EPOCH, INTENTS])
         steps.take(INTENTS)
-        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert steps.request is None
         steps = find(by_name, "Can").answer([INTENTS, None])
         attempt = steps.take(None, versions=[INTENTS, STAMP])
-        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert [fill[:3] for fill in stored(steps)] == [(attempt, by_name.key(("Can",)), b"")]
 
     def test_a_failed_load_releases_the_lease(self, rows: RowEntries, by_name: IndexEntries, find: Any) -> None:
@@ -507,8 +507,8 @@ class TestRowsByIndex:
     def test_several_rows_of_a_unique_key_or_a_loose_match_are_not_stored_in_the_index(
         self, rows: RowEntries, by_name: IndexEntries, find: Any
     ) -> None:
-        several = Answer([loaded(rows, artist(7)), loaded(rows, artist(8))], True)
-        loose = Answer([loaded(rows, artist(7, "CAN"))], False)
+        several = Answer([loaded(rows, artist(7)), loaded(rows, artist(8))], True, 99.0)
+        loose = Answer([loaded(rows, artist(7, "CAN"))], False, 99.0)
         for number, answer in enumerate((several, loose), 1):
             steps = find(by_name, "Can").answer([EPOCH, None])
             attempt = steps.take(None)
@@ -528,7 +528,7 @@ class TestRowsByIndex:
         unique = index_of(artists.gets, "name")
         steps = find(unique, None).answer([EPOCH, None])
         assert steps.request == Load(unique, {unique.key((None,)): (None,)})
-        steps.answer({unique.key((None,)): Answer([], True)})
+        steps.answer({unique.key((None,)): Answer([], True, 99.0)})
         assert (steps.request, unique.counters.unfillable) == (None, 1)
         assert isinstance(find(index_of(artists.filters, "rank"), None).answer([EPOCH, None]).request, AcquireLeases)
 
@@ -558,7 +558,7 @@ class TestManyIndexKeys:
         steps.answer([EPOCH, value(rows, artist(2, "b"))])
         steps.take(None, OTHERS_LEASE)
         assert steps.request == Load(by_name, {by_name.key(("c",)): ("c",)})
-        steps.answer({by_name.key(("c",)): Answer([loaded(rows, artist(3, "c"))], True)})
+        steps.answer({by_name.key(("c",)): Answer([loaded(rows, artist(3, "c"))], True, 99.0)})
         steps.take_late(None)
         steps.answer([True, True])
         assert steps.request == Wait([keys["d"]], [OTHERS_LEASE])
@@ -585,7 +585,7 @@ class TestRefresh:
         assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_key])
         attempt = steps.take(None)
         assert steps.request == Load(rows, {rows.key(7): (7,)})
-        steps.answer({rows.key(7): Answer([loaded(rows, artist(7, rank=2))], True)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7, rank=2))], True, 99.0)})
         (by, key, entry, _), election = stored(steps)
         assert (by, key) == (attempt._replace(replaces=old[:PREFIX_SIZE]), rows.key(7))
         assert rows.read(entry, EPOCH) == artist(7, rank=2)
@@ -597,7 +597,7 @@ class TestRefresh:
     def test_a_refresh_is_refused_if_the_key_holds_another_entry(self, rows: RowEntries) -> None:
         _, steps = self._spawned(rows)
         steps.take(None)
-        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True)})
+        steps.answer({rows.key(7): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert steps.answer([False, True]).result is True
         assert (rows.counters.refreshed, rows.counters.refused) == (0, 1)
 
@@ -709,7 +709,9 @@ class World:
                 yield
                 kind = "pk" if isinstance(entry_set, RowEntries) else entry_set.attributes[0]
                 found = {key: self.expected(kind, values[0], self.table) for key, values in wanted.items()}
-                return {key: Answer([loaded(self.rows, row) for row in some], True) for key, some in found.items()}
+                return {
+                    key: Answer([loaded(self.rows, row) for row in some], True, 99.0) for key, some in found.items()
+                }
             case Store(fills):
                 accepted: list[bool] = []
                 for attempt, key, entry, lives in fills:
