@@ -66,6 +66,7 @@ class Settings(TypedDict, total=False):
     write_through: bool
     near_memory_limit: int
     near_lag: Duration
+    decoded_memory_limit: int
     replica_lag: Duration | None
     relay_lag: Duration
     relay: bool
@@ -173,6 +174,11 @@ class CacheConfig:
     """The longest time that an answer kept in this process may lag behind another process's last acknowledged write.
 
     The limit holds under every failure of the network, the server and this process. Usually the lag is one message.
+    """
+    decoded_memory_limit: int = 16 * 1024 * 1024
+    """Approximate maximum size of the rows, and answers of queries, that this process keeps decoded, in bytes.
+
+    They are not decoded again if the same bytes are read again. 0 keeps none.
     """
     replica_lag: float | None = None
     """The longest time that a database replica may lag behind. None: all reads go to the primary.

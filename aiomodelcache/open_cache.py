@@ -26,6 +26,7 @@ from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.decoded import Decoded
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
@@ -51,6 +52,7 @@ class OpenCache(msgspec.Struct, eq=False, kw_only=True):
     reader: Reader
     writer: Writer
     predictions: Predictions
+    decoded: Decoded
     tasks: BackgroundTasks
     loop: asyncio.AbstractEventLoop
     models: dict[type[Model], ModelEntries]

@@ -27,6 +27,7 @@ _CHOICES: Final = {
     "on_relay_loss": ("bypass", "serve"),
     "untracked_reads": ("warn", "error", "ignore"),
 }
+_MAY_BE_ZERO: Final = ("guess_size", "decoded_memory_limit")
 
 
 def unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
@@ -55,8 +56,8 @@ def unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
         return None if _is_number(value) and 0 <= value <= 1 else "it must be a fraction, from 0 to 1"
     if name in ("ttl_jitter", "refresh_ahead"):
         return None if _is_number(value) and 0 <= value < 1 else "it must be a fraction below 1"
-    if value < (0 if name == "guess_size" else 1):
-        return f"it must be {'zero or above' if name == 'guess_size' else 'a number above zero'}"
+    if value < (name not in _MAY_BE_ZERO):
+        return f"it must be {'zero or above' if name in _MAY_BE_ZERO else 'a number above zero'}"
     return None if value <= sys.maxsize else f"it must be at most {sys.maxsize}"
 
 

@@ -28,6 +28,7 @@ from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
+from aiomodelcache.entries.decoded import Decoded
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.predictions import Predictions
@@ -75,6 +76,7 @@ class Views:
         self._guarded = guarded
         self._bypass = bypass
         self._predictions = Predictions(config.guess_size)
+        self._decoded = Decoded(config.decoded_memory_limit, guarded.stats.decoded)
         self.relays: RelayWatch | None = None
         """The relays that the cache depends on, or None if no model has ``relay = True``."""
         self._verifier: Verifier | None = None
@@ -241,6 +243,7 @@ class Views:
         written = entries_by_writer(bindings.models, tables)
         self.foreign_keys = bindings.foreign_keys
         for model, entries in bindings.models.items():
+            entries.rows.decoded = self._decoded
             if model in self._inspected:
                 schema, inspected = entries.schema, self._inspected[model].schema
                 schema.loose |= inspected.loose
@@ -259,6 +262,7 @@ class Views:
             reader=reader,
             writer=writer or Writer(guarded, config, tasks, reader.background, self._predictions),
             predictions=self._predictions,
+            decoded=self._decoded,
             tasks=tasks,
             loop=asyncio.get_running_loop(),
             models=bindings.models,
@@ -275,7 +279,7 @@ class Views:
         )
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
-                result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart)
+                result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart, self._decoded)
         if self._verifier is not None:
             self._verifier.watch(view)
         guarded.near.tick = self._refresh_thresholds

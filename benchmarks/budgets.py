@@ -54,11 +54,11 @@ def _against_fastest_peer(case: cases.Case) -> Callable[[PlaceResults], Summary 
     return measure
 
 
-def _cpu(case: cases.Case) -> Callable[[PlaceResults], Summary | None]:
+def _cpu(case: cases.Case, who: str = Own.name) -> Callable[[PlaceResults], Summary | None]:
     """Returns the microseconds of CPU time of one operation of this library."""
 
     def measure(results: PlaceResults) -> Summary | None:
-        samples = results.cpu.get(case.name, {}).get(Own.name)
+        samples = results.cpu.get(case.name, {}).get(who)
         return Summary.of([sample * 1e6 for sample in samples]) if samples else None
 
     return measure
@@ -99,13 +99,13 @@ BUDGETS: Final = [
     Budget(
         "gather of 100 hits / gather of 100 raw GETs", 1 / 5, _ratio(_own(cases.GATHER_100), _raw(cases.GATHER_100))
     ),
-    Budget(
-        "BatchCacheQuery of 100, per hit / raw MGET per key", 3.5, _ratio(_own(cases.TOGETHER), _raw(cases.TOGETHER))
-    ),
+    Budget("BatchCacheQuery of 100, per hit / raw MGET per key", 3, _ratio(_own(cases.TOGETHER), _raw(cases.TOGETHER))),
     Budget("lookup by slug / lookup by pk", 1.15, _ratio(_own(cases.SLUG), _own(cases.SINGLE))),
     Budget("fastest peer / hit, 100 gathered", 3, _against_fastest_peer(cases.GATHER_100), at_least=True),
-    Budget("hit in local_cache() / hit from Redis", 1 / 40, _ratio(_own(cases.SCOPE), _own(cases.SINGLE))),
+    Budget("list of 50 / list of 50 by hand", 0.75, _ratio(_own(cases.LIST), (cases.LIST.name, ByHand.name))),
+    Budget("hit in local_cache() / hit from Redis", 1 / 45, _ratio(_own(cases.SCOPE), _own(cases.SINGLE))),
     Budget("near hit / hit from Redis", 1 / 15, _ratio((cases.NEAR.name, Near.name), _own(cases.SINGLE))),
+    Budget("near hit, CPU µs", 4, _cpu(cases.NEAR, Near.name)),
     Budget(
         "100 misses, gathered / bare filter(slug__in=...)",
         1.6,

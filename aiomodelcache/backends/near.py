@@ -123,6 +123,19 @@ class Near:
             entries.move_to_end(key)
         return found
 
+    def find_two(self, first: bytes, second: bytes) -> tuple[bytes, bytes] | None:
+        """Returns the values of two keys as ``find`` does, at less cost."""
+        now = monotonic()
+        if now >= self._ping_at and not self._is_trusted(now):
+            return None
+        entries = self._entries
+        one, two = entries.get(first), entries.get(second)
+        if one is None or two is None or one[1] <= now or two[1] <= now:
+            return None
+        entries.move_to_end(first)
+        entries.move_to_end(second)
+        return one[0], two[0]
+
     def holds(self, key: bytes) -> bool:
         """Returns True if ``find`` would find this key."""
         kept = self._entries.get(key)

@@ -58,10 +58,14 @@ _BY_WORKER: Final = [
     ("near_invalidated", "Entries kept in the process that were removed because they changed.", "near.invalidated"),
     ("near_evicted", "Entries kept in the process that were removed for want of room.", "near.evicted"),
     ("near_dropped", "Removals of all entries kept in the process.", "near.dropped"),
+    ("decoded_hits", "Rows and answers of queries that had been decoded before.", "decoded.hits"),
+    ("decoded_kept", "Rows and answers of queries that were kept decoded.", "decoded.kept"),
+    ("decoded_evicted", "Rows and answers kept decoded that were removed for want of room.", "decoded.evicted"),
 ]
 """Name, help, and the attribute of ``Stats``."""
 _GAUGES: Final[list[tuple[str, str, Callable[[Worker], float]]]] = [
     ("near_bytes", "Approximate size of the entries kept in the process.", attrgetter("stats.near.bytes")),
+    ("decoded_bytes", "Approximate size of the rows and answers kept decoded.", attrgetter("stats.decoded.bytes")),
     ("breaker_open", "1 if the last request to the store failed.", attrgetter("breaker_open")),
     ("undelivered_keys", "Keys whose invalidation is kept for later.", attrgetter("undelivered_keys")),
     ("worker_start_time_seconds", "Time at which the worker opened its cache.", attrgetter("started")),

@@ -28,8 +28,9 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.paths import RelationPath, follow_path
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import instance_of
+from aiomodelcache.query.computed import computed
 from aiomodelcache.query.lists import ListMethods
-from aiomodelcache.query.lookups import LookupQuery, computed, exactly_one, row_key
+from aiomodelcache.query.lookups import LookupQuery, exactly_one, row_key
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.write.manual import invalidate_entries
 

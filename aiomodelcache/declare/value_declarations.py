@@ -185,7 +185,7 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
             cache.guarded.start_tracking()
             if isinstance(entries, ByValueEntries):
-                entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart)
+                entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart, cache.decoded)
         return entries
 
     def _label(self, cache: OpenCache) -> str:

@@ -30,8 +30,8 @@ from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_at, result_hit
 from aiomodelcache.query.base import CacheQuery
+from aiomodelcache.query.computed import computed
 from aiomodelcache.query.dependencies import fresh
-from aiomodelcache.query.lookups import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import current_tracker, tracking
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions

@@ -9,6 +9,7 @@ stored: encoding it raises ``EncodeError``.
 import datetime
 import decimal
 import re
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from types import GenericAlias
@@ -16,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from aiomodelcache.encoding.codec import DecodeError, EncodeError
+from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
 from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
 from aiomodelcache.encoding.values import encoder, read_extension
 
@@ -35,8 +36,42 @@ class Column(NamedTuple):
     dump: Callable[[Any], Any] | None = None
     load: Callable[[Any], Any] | None = None
     is_lossless: Callable[[Any], bool] | None = None
+    is_frozen: bool = False
+    """True if what ``load`` returns is immutable and depends on its argument alone."""
 
 
+class SharedRow:
+    """A decoded row of which any number of dicts can be made, at less cost than by decoding it again.
+
+    The dicts share the values that cannot be changed. Each has values of its own in the other columns.
+    """
+
+    __slots__ = ("_anew", "_values")
+
+    def __init__(self, values: dict[str, Any], anew: Sequence[tuple[str, Callable[[bytes], Any], bytes]]) -> None:
+        self._values = values
+        self._anew = anew
+        """The columns that are decoded for each dict, with their decoders and their bytes."""
+
+    def copy(self) -> dict[str, Any]:
+        """Returns a new dict of all columns. Raises what a user's own ``load`` raises."""
+        values = self._values.copy()
+        for name, decode, data in self._anew:
+            values[name] = decode(data)
+        return values
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Adds values to every dict that is made from now on."""
+        self._values.update(values)
+
+    @property
+    def size(self) -> int:
+        """The approximate bytes that the row takes in memory."""
+        parts = [self._values, *self._values.values(), *[data for _, _, data in self._anew]]
+        return sum(map(sys.getsizeof, parts)) + _ANEW_SIZE * len(self._anew)
+
+
+_ANEW_SIZE: Final = 64
 _ARRAY_32: Final = b"\xdd"
 """The first byte of a msgpack array whose number of items follows in four bytes."""
 _as_dict: Final = msgspec.structs.asdict
@@ -58,6 +93,7 @@ class RowCodec:
             forbid_unknown_fields=True,
             gc=False,
         )
+        self._anew = [(at, column, _decoder_of(column)) for at, column in enumerate(columns) if not _is_frozen(column)]
         self._read: Callable[[bytes], Any] = msgspec.msgpack.Decoder(row, ext_hook=read_extension).decode
         array: Any = GenericAlias(list, (row,))
         self._read_all: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(array, ext_hook=read_extension).decode
@@ -111,6 +147,15 @@ class RowCodec:
                 if value is not None:
                     values[name] = load(value)
         return decoded
+
+    def decode_shared(self, data: bytes) -> SharedRow:
+        """Decodes a row to be handed out many times. Raises the exceptions of ``decode_unsafely``."""
+        values = self.decode_unsafely(data)
+        columns = [each for each in self._anew if each[1].load is not None or type(values[each[1].name]) not in FROZEN]
+        raw = _read_raw(data) if columns else []
+        anew = [(column.name, decode, bytes(raw[at])) for at, column, decode in columns if bytes(raw[at]) != _NIL]
+        values.update(dict.fromkeys([name for name, _, _ in anew]))
+        return SharedRow(values, anew)
 
     def _column_name(self, position: re.Match[str]) -> str:
         """Returns the name of a column that a message of msgspec names by its position."""
@@ -172,6 +217,21 @@ def _is_lossless(column: Column) -> Callable[[Any], bool]:
     return lambda value: False
 
 
+def _is_frozen(column: Column) -> bool:
+    return column.is_frozen or (column.load is None and column.type in NATIVE)
+
+
+def _decoder_of(column: Column) -> Callable[[bytes], Any]:
+    """Returns a function that decodes the bytes of one value, which is not None."""
+    decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(column.type, ext_hook=read_extension).decode
+    load = column.load
+    return decode if load is None else lambda data: load(decode(data))
+
+
+_read_raw: Final[Callable[[bytes], list[msgspec.Raw]]] = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_NIL: Final = b"\xc0"
+FROZEN: Final = NATIVE | {type(None)}
+"""Types whose values cannot be changed."""
 _HASHABLE_TYPES: Final = frozenset({int, str, bytes, bool, uuid.UUID, datetime.date, datetime.timedelta})
 _LOSSLESS_TYPES: Final = frozenset({int, float, str, bytes, bool, decimal.Decimal, uuid.UUID, datetime.date})
 """Types whose values msgspec either decodes exactly or refuses to encode."""

@@ -15,7 +15,9 @@ from aiomodelcache.engine.observing import note_read
 from aiomodelcache.engine.relayed import Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, resolve
 from aiomodelcache.entries.base import NoValue
+from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.events import Lookup
+from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.plans.requests import FastLookup, Plan, Read
 
 SLICING_THRESHOLD: Final = 128
@@ -125,6 +127,19 @@ class HitPath:
         if result is not NoValue.MISS:
             self._near.counters.hits += 1
         return result
+
+    def find_near_row(self, rows: RowEntries, key: bytes, pk: Any) -> RowValues | None:
+        """Returns the row with this key as ``RowEntries.hit`` does, if near entries hold it, else None.
+
+        If any table is relayed, ``find_near`` answers.
+        """
+        found = self._near.find_two(rows.epoch_key, key)
+        if found is None or self.relayed is not None or not self._guarded.healthy:
+            return None
+        row = rows.hit(found[1], found[0], pk)
+        if row is not None:
+            self._near.counters.hits += 1
+        return row
 
     def fail(self, error: Exception) -> None:
         """Fails every lookup that is still in flight."""

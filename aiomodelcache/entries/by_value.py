@@ -5,14 +5,17 @@ from their own rows.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from aiomodelcache.encoding.codec import EncodeError
+from aiomodelcache.encoding.layout import HEADER, unpack
 from aiomodelcache.encoding.messages import cause, reason
 from aiomodelcache.entries.base import NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.derived import DerivedEntries
-from aiomodelcache.entries.instances import PLAIN, InstanceCodec, OtherSchema
+from aiomodelcache.entries.instances import PLAIN, WITH_INSTANCES, InstanceCodec, OtherSchema, SharedValue
 from aiomodelcache.entries.raised import Raised
+
+_WITH_INSTANCES: Final = WITH_INSTANCES[0]
 
 
 class ByValueEntries(DerivedEntries):
@@ -30,6 +33,24 @@ class ByValueEntries(DerivedEntries):
     def decode(self, content: bytes) -> Any:
         """Returns the value of its bytes. Raises ``OtherSchema``, or anything for damaged bytes."""
         return self._instances.decode(content)
+
+    def find_shared(self, entry: bytes, header: bytes, start: int) -> Any:
+        decoded = self.decoded
+        if entry[HEADER.stop + start] != _WITH_INSTANCES or not decoded.fits(entry):
+            return None
+        kept = decoded.find(header)
+        if kept is None or kept.entry != entry:
+            shared = self._instances.decode_shared(unpack(entry)[start:])
+            kept = decoded.keep(header, entry, self._instances, b"", shared, shared.size)
+        elif kept.owner is not self._instances:
+            return None
+        else:
+            kept.used = True
+            decoded.counters.hits += 1
+        return kept.content
+
+    def copy_of(self, shared: SharedValue) -> Any:
+        return self._instances.copy_of(shared)
 
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
         try:

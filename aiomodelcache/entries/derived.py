@@ -11,6 +11,7 @@ import msgspec
 from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX_SIZE, unpack
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
+from aiomodelcache.entries.decoded import NOTHING_DECODED, Decoded
 from aiomodelcache.entries.predictions import Prediction
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.versions import TableVersions
@@ -82,10 +83,14 @@ class DerivedEntries(ResultEntries):
         """Runs a function and records what its result is derived from. Set when the cache is open."""
         self.reads_apart: Callable[[], bool]
         """Returns True if an entry and its dependencies, as they are being delivered, may not be of one moment."""
+        self.decoded = NOTHING_DECODED
+        """The entries that the cache keeps decoded."""
 
-    def tracked_in(self, versions: TableVersions, track: "Track", reads_apart: Callable[[], bool]) -> None:
+    def tracked_in(
+        self, versions: TableVersions, track: "Track", reads_apart: Callable[[], bool], decoded: Decoded
+    ) -> None:
         """Sets the tables that values may depend on, and the functions that record dependencies and tell of reads."""
-        self.all_tables, self.track, self.reads_apart = versions.all, track, reads_apart
+        self.all_tables, self.track, self.reads_apart, self.decoded = versions.all, track, reads_apart, decoded
 
     @property
     def tables(self) -> set[bytes] | None:
@@ -130,8 +135,10 @@ class DerivedEntries(ResultEntries):
         """
         if entry[GUARD] != self.fingerprint + epoch[1:] or not isinstance(known, KnownDependencies):
             return NoValue.MISS
-        payload = unpack(entry)
-        if entry[HEADER] != known.header:
+        header = entry[HEADER]
+        shared = self.find_shared(entry, header, known.start) if header == known.header else None
+        payload = unpack(entry) if shared is None else b""
+        if header != known.header:
             if self.may_be_younger(entry, known):
                 return NoValue.MISS
             keys, tokens, start = _split(payload)
@@ -142,7 +149,18 @@ class DerivedEntries(ResultEntries):
             read = entries.get(key)
             if read is None or read[:PREFIX_SIZE] != token:
                 return NoValue.MISS
-        return self.decode(payload[known.start :])
+        return self.decode(payload[known.start :]) if shared is None else self.copy_of(shared)
+
+    def find_shared(self, entry: bytes, header: bytes, start: int) -> Any:
+        """Returns the value of an entry that was read before, decoded for ``copy_of``, or None if it is not kept so.
+
+        ``header``: that of the entry. ``start``: where the value begins in its payload. Raises for damaged bytes.
+        """
+        return None
+
+    def copy_of(self, shared: Any) -> Any:
+        """Returns the value of what ``find_shared`` has returned."""
+        raise NotImplementedError
 
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> DerivedValue:
         keys, tokens, start = _split(payload)

@@ -14,13 +14,13 @@ from tortoise.fields.relational import ReverseRelation
 from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
-from aiomodelcache.encoding.rows import RowCodec
+from aiomodelcache.encoding.rows import RowCodec, SharedRow
 from aiomodelcache.encoding.values import StoredInstance, StoredMember, ValueCodec
 from aiomodelcache.entries.base import fingerprint
 from aiomodelcache.entries.results import map_nested, references_in
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import bound_models
-from aiomodelcache.orm.hydrate import instances_of
+from aiomodelcache.orm.hydrate import adopt_all
 from aiomodelcache.orm.meta import enum_fields, full_name, is_partial, is_saved
 from aiomodelcache.orm.relations import plural_relations, single_relations
 from aiomodelcache.orm.schema import ModelSchema
@@ -52,7 +52,8 @@ class _Stored(msgspec.Struct, array_like=True, gc=False):
 
 PLAIN: Final = b"p"
 """The first byte of a value without instances."""
-_WITH_INSTANCES: Final = b"i"
+WITH_INSTANCES: Final = b"i"
+"""The first byte of a value with instances."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(_Stored).decode
 
@@ -77,13 +78,23 @@ class _Kind(NamedTuple):
     codec: RowCodec
     header: tuple[str, bytes, list[str] | None]
 
-    def instances(self, rows: list[bytes]) -> list[Model]:
-        """Returns the instances of these rows."""
-        found = instances_of(self.parts.schema, self.codec.decode_all(rows))
-        if self.columns is not None:
-            for instance in found:
-                vars(instance)["_partial"] = True
-        return found
+    @property
+    def loaded(self) -> dict[str, Any]:
+        """The attributes that the instances have alike, beside columns."""
+        return {**self.parts.schema.loaded, "_partial": self.columns is not None}
+
+
+class SharedValue(NamedTuple):
+    """A decoded value with instances in it, of which any number of copies can be made."""
+
+    runs: list[tuple[_Kind, list[SharedRow]]]
+    rest: _Stored
+    """All but the rows."""
+
+    @property
+    def size(self) -> int:
+        """The approximate bytes that the rows take in memory."""
+        return sum(row.size for _, rows in self.runs for row in rows)
 
 
 class InstanceCodec:
@@ -113,7 +124,7 @@ class InstanceCodec:
             if not graph.marked:
                 return PLAIN + content
         graph.finish()
-        return _WITH_INSTANCES + _encode(
+        return WITH_INSTANCES + _encode(
             _Stored([kind.header for kind in graph.kinds], graph.runs, graph.extras, numbers, content)
         )
 
@@ -121,13 +132,43 @@ class InstanceCodec:
         """Returns the value. Raises ``OtherSchema``, or anything for bytes that this program did not store."""
         if data[:1] == PLAIN:
             return self._codec.decode(data[1:])
-        if data[:1] != _WITH_INSTANCES or not self._may_hold:
+        stored, runs = self._opened(data)
+        instances: list[Model] = []
+        for kind, rows in runs:
+            decoded, loaded = kind.codec.decode_all(rows), kind.loaded
+            for values in decoded:
+                values.update(loaded)
+            instances += adopt_all(kind.parts.schema, decoded)
+        return self._completed(stored, instances)
+
+    def decode_shared(self, data: bytes) -> SharedValue:
+        """Decodes a value with instances in it to be handed out many times. Raises the exceptions of ``decode``."""
+        stored, runs = self._opened(data)
+        shared = [(kind, list(map(kind.codec.decode_shared, rows))) for kind, rows in runs]
+        for kind, rows in shared:
+            attributes: dict[str, Any] = {**kind.loaded, "_await_when_save": None}
+            for row in rows:
+                row.add(attributes)
+        stored.runs.clear()
+        return SharedValue(shared, stored)
+
+    def copy_of(self, shared: SharedValue) -> Any:
+        """Returns a value as ``decode`` does."""
+        instances: list[Model] = []
+        for kind, rows in shared.runs:
+            instances += adopt_all(kind.parts.schema, [row.copy() for row in rows])
+        return self._completed(shared.rest, instances)
+
+    def _opened(self, data: bytes) -> tuple[_Stored, list[tuple[_Kind, list[bytes]]]]:
+        """Returns a stored value with instances in it, and the rows of consecutive instances of one kind."""
+        if data[:1] != WITH_INSTANCES or not self._may_hold:
             raise DecodeError("it does not begin like a value")
         stored = _decode(data[1:])
         kinds = [self._kind_named(*header) for header in stored.kinds]
-        instances: list[Model] = []
-        for at, rows in stored.runs:
-            instances += kinds[at].instances(rows)
+        return stored, [(kinds[at], rows) for at, rows in stored.runs]
+
+    def _completed(self, stored: _Stored, instances: list[Model]) -> Any:
+        """Returns the value, made of its instances."""
         for number, plurals, singles, others in stored.extras:
             _attach(instances[number], self.parts_of(type(instances[number])), plurals, singles, instances)
             if others:

@@ -30,6 +30,7 @@ from aiomodelcache.entries.base import (
     fingerprint,
     now_ms,
 )
+from aiomodelcache.entries.decoded import NOTHING_DECODED
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, mark_stale
@@ -46,6 +47,8 @@ class RowEntries(KeyedEntries):
     """True: the absence of a row is an entry of its own, which the row's writer invalidates."""
     near = False
     """True if entries may be kept in this process."""
+    decoded = NOTHING_DECODED
+    """The entries that the cache keeps decoded."""
     stored: StoredRows | None = None
     """The rows as the database returns them after a write, if writers may store them; else None."""
     unchanged: UnchangedRows | None = None
@@ -80,7 +83,7 @@ class RowEntries(KeyedEntries):
         self._pk = schema.pk
         self._epoch: bytes | None = None
         self._guard = b""
-        """The fingerprint and epoch of current entries, for the epoch in ``_epoch``."""
+        """The fingerprint and epoch of current entries, for the epoch in ``_epoch``. No other rows hold this object."""
         self.rows = self
         self.replicated = replicated
         """True if misses may be read from a replica. Then writes stay marked for as long as the replica may lag."""
@@ -122,20 +125,76 @@ class RowEntries(KeyedEntries):
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """Returns the row if the bytes are a current entry of it that is not due, else None.
 
-        ``read`` tells the other cases apart. Every hit takes this path, so its steps are written out.
+        The row has the attributes ``ModelSchema.loaded``, too. ``read`` tells the other cases apart. Every hit takes
+        this path, so its steps are written out.
         """
         if entry is None or epoch is None:
             return None
         if epoch is not self._epoch:
-            self._epoch, self._guard = epoch, self.fingerprint + epoch[1:]
-        if entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
-            return None
+            self._see_epoch(epoch)
+        decoded = self.decoded
+        kept = decoded.find(entry)
         try:
-            row = self._decode(unpack(entry))
+            if kept is not None and kept.guard is self._guard:
+                if kept.created <= self.lifetimes.due:
+                    return None
+                row: RowValues = kept.content.copy()
+                kept.used = True
+                decoded.counters.hits += 1
+            elif entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
+                return None
+            else:
+                payload = unpack(entry)
+                row = self._decode(payload)
+                row.update(self.schema.loaded)
+                if decoded.was_seen(entry):
+                    self._keep(entry, payload)
             is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
             return row if is_row else None
         except Exception:  # damaged, or hostile
             return None
+
+    def hits(self, entries: Iterable[bytes | None], epoch: bytes | None, pks: Iterable[Any]) -> list[RowValues] | None:
+        """Returns the rows as ``hit`` does, at less cost for each, or None if one of them is no hit."""
+        decoded = self.decoded
+        if epoch is None:
+            return None
+        if epoch is not self._epoch:
+            self._see_epoch(epoch)
+        guard, due, find = self._guard, self.lifetimes.due, decoded.find
+        name, by_value = self._pk, self.compares_by_value
+        rows: list[RowValues] = []
+        number = 0
+        try:
+            for entry, pk in zip(entries, pks, strict=True):
+                kept = find(entry)
+                if kept is None or kept.guard is not guard:
+                    row = self.hit(entry, epoch, pk)
+                    if row is None:
+                        return None
+                else:
+                    row = kept.content.copy()
+                    is_row = row[name] == pk if by_value else self.is_row(row, pk)
+                    if kept.created <= due or not is_row:
+                        return None
+                    kept.used = True
+                    number += 1
+                rows.append(row)
+        except Exception:  # a user's own class
+            return None
+        decoded.counters.hits += number
+        return rows
+
+    def _see_epoch(self, epoch: bytes) -> None:
+        if epoch != self._epoch:
+            self._guard = self.fingerprint + epoch[1:]
+        self._epoch = epoch
+
+    def _keep(self, entry: bytes, payload: bytes) -> None:
+        """Keeps a row decoded, with room for all attributes of an instance."""
+        row = self.schema.codec.decode_shared(payload)
+        row.add({**self.schema.loaded, "_await_when_save": None})
+        self.decoded.keep(entry, entry, self, self._guard, row, row.size)
 
     def same_pks(self, pks: list[Any], others: list[Any]) -> bool:
         """Returns True if both lists have the same primary keys, in the same order."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from aiomodelcache.observe.events import Stage
-from aiomodelcache.observe.stats import Counters, NearCounters, Stats, VerifiedCounters
+from aiomodelcache.observe.stats import Counters, Stats
 
 MAX_RECENT_WRITES: Final = 20
 """Maximum number of writes that a process remembers and publishes. Beyond it, the oldest are forgotten."""
@@ -70,7 +70,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     ) -> "Worker":
         """Returns the worker with a copy of its present counters."""
         by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
-        copied = replace(stats, near=replace(stats.near), verified=replace(stats.verified), by_cache=by_cache)
+        near, decoded, verified = replace(stats.near), replace(stats.decoded), replace(stats.verified)
+        copied = replace(stats, near=near, decoded=decoded, verified=verified, by_cache=by_cache)
         return msgspec.structs.replace(
             self,
             stats=copied,
@@ -103,8 +104,8 @@ def encode_worker(worker: Worker) -> bytes:
         name: {count: value for count, value in each.items() if value} for name, each in _by_cache(stats).items()
     }
     values = msgspec.structs.asdict(worker)
-    parts = {"near": _nonzero(stats.near), "verified": _nonzero(stats.verified), "by_cache": by_cache}
-    values["stats"] = {**_nonzero(stats), **parts}
+    parts = {name: _nonzero(getattr(stats, name)) for name in ("near", "decoded", "verified")}
+    values["stats"] = {**_nonzero(stats), **parts, "by_cache": by_cache}
     return msgspec.json.encode(values)
 
 
@@ -124,6 +125,6 @@ def _by_cache(stats: Stats) -> dict[str, dict[str, Any]]:
     return {name: dict(zip(_COUNTS, _counts_of(each), strict=True)) for name, each in list(stats.by_cache.items())}
 
 
-def _nonzero(counters: Stats | NearCounters | VerifiedCounters) -> dict[str, int]:
+def _nonzero(counters: Any) -> dict[str, int]:
     found = {each.name: getattr(counters, each.name) for each in fields(counters)}
     return {name: value for name, value in found.items() if isinstance(value, int) and value}

@@ -80,6 +80,20 @@ class NearCounters:
 
 
 @dataclass(slots=True)
+class DecodedCounters:
+    """Counts of the rows, and answers of queries, that are kept decoded. All but ``bytes`` only grow."""
+
+    hits: int = 0
+    """Those that were not decoded because the same bytes had been decoded before."""
+    kept: int = 0
+    """Those that were kept, when the same bytes were read for the second time."""
+    evicted: int = 0
+    """Those that were removed to stay within ``decoded_memory_limit``."""
+    bytes: int = 0
+    """The approximate size of those that are kept now."""
+
+
+@dataclass(slots=True)
 class VerifiedCounters:
     """Counts of the entries that ``ModelCache(verify=...)`` has compared with the database. All only grow."""
 
@@ -123,6 +137,8 @@ class Stats:
     """Writes in ``no_invalidation`` blocks, after which old entries may stay in the cache."""
     near: NearCounters = field(default_factory=NearCounters)
     """Counts of the entries kept in this process."""
+    decoded: DecodedCounters = field(default_factory=DecodedCounters)
+    """Counts of the rows, and answers of queries, that are kept decoded."""
     verified: VerifiedCounters = field(default_factory=VerifiedCounters)
     """Counts of the entries that were compared with the database, by the setting ``verify``."""
     by_cache: dict[str, Counters] = field(default_factory=dict[str, Counters])

@@ -27,18 +27,18 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
     if isinstance(field, data_fields.JSONField):
         return _json_column(name, field, model)
     if is_enum(field):
-        return Column(name, Any, _dump_member, field.enum_type)
+        return Column(name, Any, _dump_member, field.enum_type, is_frozen=True)
     if not converts_like_tortoise(field):
         return Column(name, Any, partial(_dump_custom, field, model), field.to_python_value)
     if isinstance(field, data_fields.DatetimeField):
         return _datetime_column(name)
     if isinstance(field, data_fields.TimeField):
-        return Column(name, str | int, _dump_time, _load_time)
+        return Column(name, str | int, _dump_time, _load_time, is_frozen=True)
     kind = field.field_type
     if kind in (uuid.UUID, list) and type(client).__module__.startswith("tortoise.backends.asyncpg"):
         driver: Any = importlib.import_module("asyncpg.pgproto.pgproto")  # the driver has its own UUID class
         if kind is uuid.UUID:
-            return Column(name, bytes, None, driver.UUID, is_a(driver.UUID))
+            return Column(name, bytes, None, driver.UUID, is_a(driver.UUID), is_frozen=True)
         return Column(name, Any, partial(_dump_array, driver.UUID), partial(_load_array, driver.UUID))
     if kind in NATIVE:
         return Column(name, kind)
@@ -108,8 +108,8 @@ def _datetime_column(name: str) -> Column:
         return Column(name, datetime.datetime)
     zone = get_default_timezone()
     if zone == parse_timezone("UTC"):
-        return Column(name, datetime.datetime, None, partial(_in_utc, zone), partial(_is_in_zone, zone))
-    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone))
+        return Column(name, datetime.datetime, None, partial(_in_utc, zone), partial(_is_in_zone, zone), is_frozen=True)
+    return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), is_frozen=True)
 
 
 def _in_utc(zone: datetime.tzinfo, value: datetime.datetime) -> datetime.datetime:

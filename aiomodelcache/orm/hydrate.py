@@ -5,7 +5,9 @@ Tortoise would convert them, by the model's own fields. Every other query is lef
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Final, cast
 
 from tortoise.backends.base.executor import BaseExecutor
@@ -18,6 +20,8 @@ from aiomodelcache.orm.schema import ModelSchema
 
 _queryset: Final[Any] = QuerySet
 _model: Final[Any] = Model
+_new: Final = object.__new__
+_assign: Final = object.__setattr__
 _executor: Final[Any] = BaseExecutor
 _CHUNK_SIZE: Final = 1_000
 """The number of rows that are converted before the event loop runs other tasks."""
@@ -90,16 +94,26 @@ async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
 
 def instances_of(schema: ModelSchema, rows: Iterable[dict[str, Any]]) -> list[Model]:
     """Returns the instances of rows as ``ModelSchema.instance`` does, at less cost for each."""
-    model, custom, new, assign = schema.model, schema.custom_generated_pk, object.__new__, object.__setattr__
-    instances: list[Model] = []
+    loaded, complete = schema.loaded, list(rows)
+    for values in complete:
+        values.update(loaded)
+    return adopt_all(schema, complete)
+
+
+def adopt(schema: ModelSchema, values: dict[str, Any]) -> Model:
+    """Returns an instance whose ``__dict__`` is ``values``: all columns, and ``ModelSchema.loaded``."""
+    values["_await_when_save"] = {}
+    instance = _new(schema.model)
+    _assign(instance, "__dict__", values)
+    return instance
+
+
+def adopt_all(schema: ModelSchema, rows: list[dict[str, Any]]) -> list[Model]:
+    """Returns the instances of rows as ``adopt`` does, at less cost for each."""
     for values in rows:
-        values["_partial"] = False
-        values["_saved_in_db"] = True
-        values["_custom_generated_pk"] = custom
         values["_await_when_save"] = {}
-        instance = new(model)
-        assign(instance, "__dict__", values)
-        instances.append(instance)
+    instances = list(map(_new, repeat(schema.model, len(rows))))
+    deque(map(_assign, instances, repeat("__dict__"), rows), maxlen=0)
     return instances
 
 

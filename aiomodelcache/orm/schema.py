@@ -82,7 +82,9 @@ class ModelSchema:
         identity = self.pk, full_name(model) if self.hides_rows else ""
         self.fingerprint = repr([identity, *map(self._shape, columns)]).encode()
         """Identifies the meaning of entries. Models of one table with the same fingerprint share their entries."""
-        self.custom_generated_pk: bool = meta.db_pk_column not in meta.generated_db_fields
+        custom_generated_pk = meta.db_pk_column not in meta.generated_db_fields
+        self.loaded = {"_partial": False, "_saved_in_db": True, "_custom_generated_pk": custom_generated_pk}
+        """The attributes that loaded instances have alike, beside columns."""
         converted = (data_fields.DecimalField, data_fields.DatetimeField)
         self._converted = frozenset(name for name, field in meta.fields_map.items() if isinstance(field, converted))
         """The columns that may store a value other than the one written."""
@@ -270,9 +272,7 @@ class ModelSchema:
 
     def instance(self, values: dict[str, Any]) -> Model:
         """Returns an instance as if loaded from the database; ``values`` becomes its ``__dict__``."""
-        values["_partial"] = False
-        values["_saved_in_db"] = True
-        values["_custom_generated_pk"] = self.custom_generated_pk
+        values.update(self.loaded)
         values["_await_when_save"] = {}
         instance = object.__new__(self.model)
         object.__setattr__(instance, "__dict__", values)

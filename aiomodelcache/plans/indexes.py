@@ -93,19 +93,16 @@ def index_hit(
     epoch = entries[rows.epoch_key]
     if not index.hit(entries[key], epoch, prediction):
         return None
-    hit, wanted = rows.hit, list(zip(index.attributes, values, strict=True)) if index.compares_by_value else []
-    answer: list[RowValues] = []
+    answer = rows.hits(map(entries.get, prediction.keys), epoch, prediction.pks)
+    if answer is None:
+        return None
+    if not index.compares_by_value:
+        return answer if index.confirms(prediction.pks, answer, values) else None
     try:
-        for pk, row_key in zip(prediction.pks, prediction.keys, strict=True):
-            row = hit(entries.get(row_key), epoch, pk)
-            if row is None:
-                return None
-            for attribute, value in wanted:
+        for attribute, value in zip(index.attributes, values, strict=True):
+            for row in answer:
                 if row[attribute] != value:
                     return None
-            answer.append(row)
-        if not index.compares_by_value and not index.confirms(prediction.pks, answer, values):
-            return None
     except Exception:  # a decimal that signals, a user's own class
         return None
     return answer

@@ -5,7 +5,6 @@ ones in one statement.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import repeat
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -18,6 +17,7 @@ from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.orm.hydrate import adopt_all
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.indexes import index_hit, rows_by_index
 from aiomodelcache.plans.requests import FastLookup, Plan
@@ -145,19 +145,16 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         _, entry_set, wanted, names = self.locate(cache)
         if not entry_set.unique:
             return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found)
-        hits: Iterable[RowValues | None]
+        rows: list[RowValues] | None
         if isinstance(entry_set, RowEntries):
-            entries, epoch = map(found.__getitem__, wanted), found[entry_set.epoch_key]
-            hits = map(entry_set.hit, entries, repeat(epoch), names)
+            rows = entry_set.hits(map(found.__getitem__, wanted), found[entry_set.epoch_key], names)
         else:
             predict = cache.predictions.predict
-            found_rows = [index_hit(entry_set, values, key, predict(key), found) for key, values in wanted.items()]
-            hits = [rows[0] if rows else None for rows in found_rows]
-        answer: list[Any] = []
-        for row in hits:
-            if row is None:
-                return NoValue.MISS
-            answer.append(entry_set.schema.instance(row))
+            lists = [index_hit(entry_set, values, key, predict(key), found) for key, values in wanted.items()]
+            rows = [each[0] for each in lists if each]
+        if rows is None or len(rows) < len(wanted):
+            return NoValue.MISS
+        answer: list[Any] = adopt_all(entry_set.schema, rows)
         entry_set.counters.hits += len(answer)
         if entry_set is not entry_set.rows:
             entry_set.rows.counters.hits += len(answer)
@@ -181,8 +178,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             lists.append(rows)
         index.counters.hits += len(lists)
         index.rows.counters.hits += sum(map(len, lists))
-        make = index.schema.instance
-        return self._finish_lists(wanted, names, [[make(row) for row in rows] for rows in lists])
+        return self._finish_lists(wanted, names, [adopt_all(index.schema, rows) for rows in lists])
 
     def _finish_lists(self, keys: Iterable[bytes], names: Iterable[Any], lists: Iterable[list[Any]]) -> Any:
         """Returns the result, made of the rows that were found by each key and value."""

@@ -13,23 +13,21 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
-from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
-from aiomodelcache.entries.results import Compute, ResultEntries, map_nested
+from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
-from aiomodelcache.orm.meta import Values
-from aiomodelcache.orm.relations import unstored_parts
+from aiomodelcache.orm.hydrate import adopt, adopt_all
+from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.lists import part_of_list
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.plans.requests import FastLookup, Plan
-from aiomodelcache.plans.results import instance_of, result_at
+from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import row_by_pk
-from aiomodelcache.plans.steps import with_refusal
 from aiomodelcache.query.base import CacheQuery, T
 from aiomodelcache.query.lists import OrderableList
 from aiomodelcache.query.parts import LocatedList, Slice
@@ -131,9 +129,14 @@ class LookupQuery(CacheQuery[T]):
             return NoValue.MISS
         if self._cache is not cache:
             self._locate(cache)
-        if not self._entry_set.near:
+        entry_set, hits = self._entry_set, cache.reader.hits
+        if not entry_set.near:
             return NoValue.MISS
-        return cast("T | Miss", cache.reader.hits.find_near(self, cache))
+        if isinstance(entry_set, RowEntries):
+            row = hits.find_near_row(entry_set, self._key, self._values[0])
+            if row is not None:
+                return self._finish_row(entry_set, row)
+        return cast("T | Miss", hits.find_near(self, cache))
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
         if not self._has_fast_path:
@@ -157,28 +160,27 @@ class LookupQuery(CacheQuery[T]):
         entry_set, key = self._entry_set, self._key
         if isinstance(entry_set, RowEntries):
             row = entry_set.hit(found[key], found[entry_set.epoch_key], self._values[0])
-            if row is None:
-                return NoValue.MISS
-            entry_set.counters.hits += 1
-            return self.finish((entry_set.schema.instance(row) if self.builds_instances else row,))
+            return NoValue.MISS if row is None else self._finish_row(entry_set, row)
         rows = index_hit(entry_set, self._values, key, cache.predictions.predict(key), found)
         if not rows:
             return NoValue.MISS
         entry_set.counters.hits += 1
         entry_set.rows.counters.hits += len(rows)
-        return self.finish([entry_set.schema.instance(row) for row in rows] if self.builds_instances else rows)
+        return self.finish(adopt_all(entry_set.schema, rows) if self.builds_instances else rows)
+
+    def _finish_row(self, rows: RowEntries, row: RowValues) -> T:
+        rows.counters.hits += 1
+        return self.finish((adopt(rows.schema, row) if self.builds_instances else row,))
 
     def start_plan(self, cache: OpenCache, /) -> Plan[T]:
         return self.plan(cache, None)
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         _, entry_set, values, key = self.locate(cache)
-        generation = 0
-        if scope is not None:
-            known = scope.recall(key)
-            if known is not None:
-                return self.finish(known)
-            generation = scope.generation
+        known = scope.recall(key) if scope is not None else None
+        if known is not None:
+            return self.finish(known)
+        generation = scope.generation if scope is not None else 0
         if isinstance(entry_set, RowEntries):
             found = yield from row_by_pk(entry_set, values[0], key)
         else:
@@ -313,34 +315,6 @@ class CountQuery(NumberQuery[int]):
 
     def finish(self, found: Sequence[Any]) -> int:
         return len(found)
-
-
-def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compute, scope: Scope | None) -> Plan[Any]:
-    """Answers a computed result from the request's scope, from the cache, or by computing it."""
-    if scope is None:
-        return (yield from result_at(result, key, compute, cache.predictions))
-    known = scope.recall(key)
-    if known is not None:
-        return known[0]
-    generation = scope.generation
-    value, refused = yield from with_refusal(result_at(result, key, compute, cache.predictions))
-    if refused:  # a write that changes it may not be noticed
-        return value
-    row_keys: list[bytes] = []
-
-    def own(instance: Model) -> Model:
-        entries = cache.models.get(type(instance))
-        schema = entries.rows.schema if entries is not None else None
-        if entries is None or schema is None or schema.pk not in vars(instance):
-            return instance
-        row_keys.append(entries.rows.key(instance.pk))
-        if unstored_parts(instance, schema.columns):  # annotations and the like, which the scope's own lacks
-            return instance
-        return cast("Model", scope.own(row_keys[-1], instance, generation))
-
-    value = map_nested(value, Model, own)
-    scope.keep_result(key, value, row_keys, generation, derived=isinstance(result, DerivedEntries))
-    return value
 
 
 def exactly_one(model: type[Model], found: Sequence[Any]) -> Any:

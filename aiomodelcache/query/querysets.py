@@ -24,7 +24,7 @@ from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
-from aiomodelcache.query.lookups import computed
+from aiomodelcache.query.computed import computed
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
 
@@ -234,6 +234,6 @@ def query_entries(cache: OpenCache, model: type[Model]) -> QueryEntries:
             lease_ttl=config.compute_ttl,
             counters=cache.stats.of(label),
         )
-        created.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart)
+        created.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart, cache.decoded)
         cache.guarded.start_tracking()
     return cast("QueryEntries", entries)

@@ -93,7 +93,7 @@ async def test_every_counter_is_exported(collector: ModelCacheCollector, cache: 
     numbers = iter(range(1, 1000))
     expected: set[float] = set()
     stats = cache.stats
-    for owner in (stats, stats.near, stats.verified, stats.of("Planted")):
+    for owner in (stats, stats.near, stats.decoded, stats.verified, stats.of("Planted")):
         for name in type(owner).__slots__:  # type: ignore[attr-defined]
             if isinstance(getattr(owner, name), int | float) and not (owner is stats.near and name == "refused"):
                 number = next(numbers) * 1_000_000

@@ -273,7 +273,7 @@ def is_right(name: str, value: Any) -> bool:
         value, number = value.total_seconds(), True
     if name == "lease_wait":
         return number and 0 <= value < 10**10 and not 0 < value < 0.001
-    if name == "guess_size":
+    if name in ("guess_size", "decoded_memory_limit"):
         return number and isinstance(value, int) and 0 <= value <= sys.maxsize
     if name in ("bulk_limit", "undelivered_limit", "batch_size", "memory_limit", "near_memory_limit", "limit"):
         return isinstance(value, int) and number and 0 < value <= sys.maxsize

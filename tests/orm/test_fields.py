@@ -61,17 +61,35 @@ def assert_same_row(found: Model, expected: Model) -> None:
     assert hash(found) == hash(expected)
     assert_same(vars(found), vars(expected), type(found).__name__)
     for name, value in vars(found).items():
-        assert not isinstance(value, dict | list) or value is not vars(expected)[name]
+        assert not isinstance(value, dict | list | Tag) or value is not vars(expected)[name]
+
+
+def destroy(row: Model) -> None:
+    """Changes everything that an instance holds."""
+    for value in vars(row).values():
+        if isinstance(value, dict | list):
+            value.clear()
+        elif isinstance(value, Tag):
+            value.text = "changed"
+    vars(row).clear()
 
 
 async def assert_cached(cache: ModelCache, backend: CountingBackend, row: Model) -> Model:
-    """Asserts that a row is the same from the lookup that fills, from a concurrent lookup, and from the cache."""
+    """Asserts that a row is the same from the lookup that fills, from a concurrent lookup, and from the cache.
+
+    Also if it is kept decoded, and a caller has changed what it was given.
+    """
     model: Any = type(row)
     expected = await model.get(pk=row.pk)
     first, concurrent = await asyncio.gather(model.cache.get(pk=row.pk), model.cache.get(pk=row.pk))
     async with assert_ops(backend, sql=0):
         cached = await model.cache.get(pk=row.pk)
-    for found, other in itertools.combinations((expected, first, concurrent, cached), 2):
+    decoded_before = cache.stats.decoded.hits
+    for _ in range(2):
+        destroy(await model.cache.get(pk=row.pk))
+    kept = [await model.cache.get(pk=row.pk), *await model.cache.get_many([row.pk])]
+    assert cache.stats.decoded.hits == decoded_before + 3
+    for found, other in itertools.combinations((expected, first, concurrent, cached, *kept), 2):
         assert_same_row(found, other)
     counters = cache.stats.of(model.__name__)
     assert (counters.unfillable, counters.undecodable, counters.mismatched) == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.contrib.sqlite.functions import Random
 from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned
 from tortoise.expressions import F, Q, RawSQL, Subquery
+from tortoise.fields.relational import ReverseRelation
 from tortoise.functions import Count, Lower, Max
 from tortoise.models import Model
 from tortoise.query_utils import Prefetch
@@ -136,6 +138,30 @@ async def test_an_answer_is_what_the_queryset_would_give_now(
         now = await outcome(make())
         assert await outcome(manager.query(make())) == now, write
         assert await outcome(manager.query(make())) == now, write
+
+
+def destroy(value: Any) -> None:
+    """Changes everything that an answer holds."""
+    parts = vars(value) if isinstance(value, Model) else value
+    if isinstance(value, ReverseRelation):
+        parts = value.related_objects
+    if isinstance(parts, dict | list):
+        for part in list(parts.values() if isinstance(parts, dict) else parts):
+            destroy(part)
+        parts.clear()
+
+
+@pytest.mark.parametrize("name", QUERIES)
+async def test_an_answer_that_is_kept_decoded_is_the_same(name: str, cache: ModelCache) -> None:
+    """Also if a caller has changed what it was given."""
+    make, manager = QUERIES[name], model_of(name).cache
+    expected = await outcome(make())
+    for _ in range(5):
+        assert await outcome(manager.query(make())) == expected
+        with suppress(MultipleObjectsReturned, DoesNotExist):
+            destroy(await manager.query(make()))
+    has_instances = "Happening" in repr(expected) or "Organizer" in repr(expected)
+    assert (cache.stats.decoded.hits > 0) is (has_instances and name not in ("get of several", "get of none"))
 
 
 async def test_a_miss_sends_the_statements_of_tortoise_alone(cache: ModelCache, backend: CountingBackend) -> None:

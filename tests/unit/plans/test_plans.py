@@ -26,11 +26,12 @@ from aiomodelcache.encoding.layout import (
     stale_copy,
 )
 from aiomodelcache.engine.loader import LoadedRow
+from aiomodelcache.entries.decoded import Decoded
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.observe.stats import Stats
+from aiomodelcache.observe.stats import DecodedCounters, Stats
 from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.plans.indexes import index_hit, rows_at, rows_by_index
 from aiomodelcache.plans.refresh import ELECTION_SUFFIX
@@ -87,6 +88,11 @@ def by_rank(artists: ModelEntries) -> IndexEntries:
 @pytest.fixture
 def predictions() -> Predictions:
     return Predictions(100)
+
+
+@pytest.fixture(autouse=True)
+def _decoded(rows: RowEntries) -> None:
+    rows.decoded = Decoded(1 << 20, DecodedCounters())
 
 
 def index_of(table: dict[frozenset[str], Any], *names: str) -> IndexEntries:
@@ -865,9 +871,12 @@ class TestHits:
     def test_only_a_usable_row_entry_is_a_hit(self, rows: RowEntries, epoch: bytes | None) -> None:
         before = dataclasses.replace(rows.counters)
         for name, entry in self.entries(rows).items():
-            hit = rows.hit(entry, epoch, 7)
-            assert hit == (artist(7) if name == "good" and epoch else None), name
+            for _ in range(4):  # from the third time on it is kept decoded
+                for hit in (rows.hit(entry, epoch, 7), *(rows.hits([entry], epoch, [7]) or [None])):
+                    found = hit and values_of(hit)
+                    assert found == (artist(7) if name == "good" and epoch else None), name
         assert rows.counters == before
+        assert (rows.decoded.counters.hits > 0) is (epoch is not None)
         rows.lifetimes.due = b"\xff" * 8
         assert rows.hit(value(rows, artist(7)), epoch, 7) is None, "a due entry takes the plan, which refreshes it"
 
@@ -882,7 +891,10 @@ class TestHits:
             entry: bytes | None, row: bytes | None, name: str = "Can", prediction: Prediction = prediction
         ) -> list[RowValues] | None:
             found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
-            return index_hit(by_name, (name,), key, prediction, found)
+            hits = [index_hit(by_name, (name,), key, prediction, found) for _ in range(4)]
+            answers = [answer and list(map(values_of, answer)) for answer in hits]
+            assert answers == answers[:1] * 4
+            return answers[0]
 
         leading, elsewhere = (by_name.entry(b"t" * 16, EPOCH, [pk]) for pk in (7, 8))
         for name, entry in self.entries(rows).items():
