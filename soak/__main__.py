@@ -8,6 +8,7 @@ import tempfile
 from argparse import BooleanOptionalAction
 from pathlib import Path
 
+from soak.relay_faults import RELAY_FAULTS
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
 from soak.subjects import LIBRARY, REPEATING
@@ -24,11 +25,16 @@ def main() -> int:
     parser.add_argument("--control-duration", type=float, default=60, help="seconds for each of the others")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", default=",".join(FAULTS), help="names of faults, separated by commas; may be empty")
+    known = ", ".join((*FAULTS, *RELAY_FAULTS))
+    parser.add_argument("--faults", help=f"names of faults, separated by commas; all by default; may be empty: {known}")
     parser.add_argument("--pace", type=float, default=1.0, help="below one, faults come faster")
     parser.add_argument("--on-write-error", default="mixed", choices=("mixed", "retry", "raise"))
     parser.add_argument("--allowtime", type=float, default=0, help="allowtime in seconds; above zero with DYNAMIC")
     parser.add_argument("--near-lag", type=float, default=1.0, help="near_lag of near and deaf, in seconds")
+    parser.add_argument("--relay-lag", type=float, default=Plan().relay_lag, help="relay_lag, in seconds")
+    parser.add_argument("--relays", type=int, default=Plan().relays, help="number of relays")
+    parser.add_argument("--writers", type=int, default=Plan().writers, help="tasks of each process that write")
+    parser.add_argument("--outside", type=int, default=Plan().outside, help="connections of other programs that write")
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
     parser.add_argument("--batches", default="", help="numbers of answers of one read, separated by commas")
@@ -58,10 +64,14 @@ def main() -> int:
                 duration=options.duration if library or options.subject != "all" else options.control_duration,
                 processes=options.processes,
                 seed=options.seed,
-                faults=tuple(filter(None, options.faults.split(","))),
+                faults=None if options.faults is None else tuple(filter(None, options.faults.split(","))),
                 pace=options.pace,
                 allowtime=options.allowtime,
                 near_lag=options.near_lag,
+                relay_lag=options.relay_lag,
+                relays=options.relays,
+                outside=options.outside,
+                writers=options.writers,
                 on_write_error=options.on_write_error,
                 cancel=options.cancel,
                 verify=options.verify,

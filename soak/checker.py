@@ -9,9 +9,10 @@ the memory in the writes.
 The checker does not know caches or faults: ``predicted`` decides which findings were to be expected.
 """
 
+from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import combinations
 from operator import itemgetter
@@ -36,6 +37,7 @@ class Violation(StrEnum):
     """The read found a row under a slug or in a team that this version of the row does not have."""
     STALE = "older than an acknowledged write"
     BACKWARDS = "older than what was read before"
+    LATE = "older than the bound for writes by other programs allows"
     AT_REST = "not the database's at rest"
     UNREPEATABLE = "changed within a snapshot"
     TORN = "of two moments"
@@ -109,17 +111,26 @@ class Floor:
         return self.times[bisect_right(self.positions, position)]
 
 
-class Own(NamedTuple):
-    """Floors of the writes and reads of one process."""
+class Floors(NamedTuple):
+    """Floors of some writes, and of the reads that matter beside them."""
 
     acknowledged: Floor
     seen: Floor
 
 
+class Level(NamedTuple):
+    """Floors that a read must not be below, as they were at a time."""
+
+    floors: Floors
+    time: int
+    violation: Violation | None = None
+    """The violation of a read below them. None: ``STALE`` or ``BACKWARDS``."""
+
+
 class Track:
     """Timeline of one row or one slug, with its floors."""
 
-    __slots__ = ("absences", "acknowledged", "own", "seen", "timeline")
+    __slots__ = ("absences", "acknowledged", "all", "inside", "own", "seen", "timeline")
 
     def __init__(self, timeline: Timeline | None) -> None:
         if timeline is None:
@@ -128,50 +139,45 @@ class Track:
         self.timeline = timeline
         self.acknowledged = Floor()
         self.seen = Floor()
+        self.all = Floors(self.acknowledged, self.seen)
+        self.inside = Floors(Floor(), Floor())
+        """Floors of the writes by the library, only if reads may lag behind those by other programs."""
         self.absences: dict[int, Finding] = {}
         """Findings by position, for positions that only reads which found nothing have seen. Each is the finding that
         such a read would be if it was a late read of the state before."""
-        self.own: dict[int, Own] = {}
+        self.own: dict[int, Floors] = {}
         """Floors by process, only if reads may lag behind the writes of other processes."""
 
-    def of(self, source: int) -> Own:
+    def of(self, source: int) -> Floors:
         """Returns the floors of the writes and reads of one process."""
-        return self.own.setdefault(source, Own(Floor(), Floor()))
+        return self.own.setdefault(source, Floors(Floor(), Floor()))
 
-    def below(
-        self, start: int, position: int, own: Own | None = None, own_start: int = 0
-    ) -> tuple[Violation, int] | None:
-        """Returns the violation and the floor if a read that began at ``start`` must not see ``position``, else None.
+    def is_below(self, position: int) -> bool:
+        """Returns True if a position is below any floor, whenever this rose."""
+        return position < self.acknowledged.positions[-1] or position < self.seen.positions[-1]
 
-        ``own_start`` replaces ``start`` for the writes and reads of the read's own process.
-        """
-        if own is not None:
-            for floors, violation in ((own.acknowledged, Violation.STALE), (own.seen, Violation.BACKWARDS)):
-                if position < floors.positions[-1] and position < (least := floors.at(own_start)):
-                    return violation, least
-        if position < self.acknowledged.positions[-1] and position < (floor := self.acknowledged.at(start)):
-            return Violation.STALE, floor
-        if position < self.seen.positions[-1] and position < (floor := self.seen.at(start)):
-            return Violation.BACKWARDS, floor
+    def below(self, position: int, levels: Iterable[Level]) -> tuple[Violation, int] | None:
+        """Returns the violation and the floor if a read must not see ``position``, else None."""
+        for floors, time, violation in levels:
+            if position < (floor := floors.acknowledged.at(time)):
+                return violation or Violation.STALE, floor
+            if position < (floor := floors.seen.at(time)):
+                return violation or Violation.BACKWARDS, floor
         return None
 
-    def without(
-        self, start: int, end: int, value: int, own: Own | None = None, own_start: int = 0
-    ) -> tuple[int, Violation | None, int]:
+    def without(self, end: int, value: int, levels: Iterable[Level]) -> tuple[int, Violation | None, int]:
         """Returns the earliest position that a read may have seen if it did not find ``value`` (-1: any value).
 
         If there is no such position, returns the last one before, the violation, and a floor. From this floor on, the
         value was always there until the end of the read.
         """
         position = 0
-        floors = [(self.acknowledged, Violation.STALE, start), (self.seen, Violation.BACKWARDS, start)]
-        if own is not None:
-            floors += (own.acknowledged, Violation.STALE, own_start), (own.seen, Violation.BACKWARDS, own_start)
-        for floor, violation, since in floors:
-            at = max(position, floor.at(since))
-            position = self.timeline.gaps[at] if value == -1 else self.timeline.without(value, at)
-            if position == NEVER or self.timeline.begun[position] > end:
-                return self.timeline.before(value, at), violation, at
+        for floors, time, violation in levels:
+            for floor, what in ((floors.acknowledged, Violation.STALE), (floors.seen, Violation.BACKWARDS)):
+                at = max(position, floor.at(time))
+                position = self.timeline.gaps[at] if value == -1 else self.timeline.without(value, at)
+                if position == NEVER or self.timeline.begun[position] > end:
+                    return self.timeline.before(value, at), violation or what, at
         return position, None, position
 
 
@@ -181,6 +187,8 @@ class Checker:
     ``allowances`` (nanoseconds, by kind of read) is the age that a read may have, for caches with an ``allowtime``.
     ``lag`` (nanoseconds) is the time by which a read may lag behind the operations of other processes, as with
     ``near``. It must not lag behind those of its own process. ``late`` lists the reads that lagged, each with its lag.
+    ``bound`` (nanoseconds) is the time by which a read may lag behind writes of other programs. It must not lag behind
+    those of the library. ``lateness`` has the lags. After ``bound`` and ``lag`` together, no write may be missed.
     Reads that begin at ``rest_from`` or later must see the final states.
     """
 
@@ -191,6 +199,7 @@ class Checker:
         rest_from: int = NEVER,
         allowances: Mapping[Kind, int] | None = None,
         lag: int = 0,
+        bound: int = 0,
     ) -> None:
         self.history = history
         self.findings: list[Finding] = []
@@ -217,6 +226,9 @@ class Checker:
         """End of the last record, by process."""
         self.late: list[tuple[Finding, int]] = []
         """Reads that lagged behind writes of other processes, each with its lag in nanoseconds."""
+        self.lateness = array("q")
+        """Nanoseconds from the acknowledgement of another program's write to the begin of each answer without it."""
+        self.bound = bound
         self.alarms: list[Record] = []
         """Entries that ``verify`` called stale, each with the beginning of the read that judges it."""
         self.alarmed_absences: dict[tuple[int, int], Absence] = {}
@@ -316,7 +328,7 @@ class Checker:
         for pk in self._members.get(team, ()):
             if pk not in listed:
                 track = self._rows[pk]
-                position, violation, floor = track.without(start - self._lag, read.end, team, *self._own(track, read))
+                position, violation, floor = track.without(read.end, team, self._levels(track, read, start))
                 if violation is not None:
                     self._violate(violation, read, pk, position, floor, unlisted=True)
                 elif read.start >= self._rest_from and track.timeline.values[-1] == team:
@@ -349,15 +361,28 @@ class Checker:
             if first.setdefault(pk, (word, nonce)) != (word, nonce):
                 self._violate(Violation.UNREPEATABLE, read, pk, 0, 0)
 
-    def _own(self, track: Track, read: Record) -> tuple[Own | None, int]:
-        return (track.own.get(read.source), read.start) if self._lag else (None, 0)
+    def _levels(self, track: Track, read: Record, start: int) -> list[Level]:
+        """Returns the floors for a read that began at ``start``, less what its kind is allowed."""
+        whole = Level(track.all, start - self._lag - self.bound)
+        own = [Level(track.own[read.source], read.start)] if self._lag and read.source in track.own else []
+        if not self.bound:
+            return [*own, whole]
+        return [whole._replace(violation=Violation.LATE), *own, Level(track.inside, start - self._lag)]
 
     def _saw(self, track: Track, read: Record, position: int) -> None:
         for writer in track.timeline.writers[track.seen.positions[-1] + 1 : position + 1]:
             self.seen.setdefault(writer, read.end)
         track.seen.rise(read.end, position)
+        if self.bound:
+            position = track.timeline.inside[position]
+            track.inside.seen.rise(read.end, position)
         if self._lag:
             track.of(read.source).seen.rise(read.end, position)
+
+    def _note_lateness(self, track: Track, read: Record, position: int) -> None:
+        """Notes how long ago the first write was acknowledged that a rightly late read did not see."""
+        if position < track.acknowledged.at(read.start):
+            self.lateness.append(read.start - track.acknowledged.passed(position))
 
     def _saw_absence(
         self,
@@ -375,6 +400,12 @@ class Checker:
 
         If no other read has seen this position, the read may instead have been a late read of the state before.
         """
+        if self.bound and position < track.acknowledged.at(read.start):
+            newest, violation, _ = track.without(
+                read.end, value, [Level(Floors(track.acknowledged, Floor()), read.start)]
+            )
+            if violation is not None:
+                self._note_lateness(track, read, newest)
         floor = max(track.acknowledged.at(start), track.seen.at(start))
         if position > max(floor, track.seen.positions[-1]):
             before = track.timeline.before(value, floor)
@@ -390,6 +421,9 @@ class Checker:
     def _acknowledge(self, track: Track, write: Record, position: int) -> None:
         track.absences.pop(position, None)
         track.acknowledged.rise(write.end, position)
+        if self.bound:
+            position = track.timeline.inside[position]
+            track.inside.acknowledged.rise(write.end, position)
         if self._lag:
             track.of(write.source).acknowledged.rise(write.end, position)
 
@@ -403,7 +437,7 @@ class Checker:
 
     def _judge(self, read: Record, start: int, track: Track, key: int, position: int, *, by_slug: bool) -> bool:
         """Judges a read that saw ``position``. Returns True if the history allows the read."""
-        below = track.below(start - self._lag, position, *self._own(track, read))
+        below = track.below(position, self._levels(track, read, start)) if track.is_below(position) else None
         if track.timeline.begun[position] > read.end:
             self._violate(Violation.UNCOMMITTED, read, key, position, position, by_slug=by_slug)
         elif below is not None:
@@ -411,7 +445,10 @@ class Checker:
         elif read.start >= self._rest_from and position != track.timeline.last:
             self._violate(Violation.AT_REST, read, key, position, track.timeline.last, by_slug=by_slug)
         else:
-            if self._lag and position < (floor := track.acknowledged.at(read.start)):
+            if self.bound:
+                if not by_slug:  # the row of a slug is judged, too
+                    self._note_lateness(track, read, position)
+            elif self._lag and position < (floor := track.acknowledged.at(read.start)):
                 late = Finding(
                     Violation.STALE, read.kind, key, read.start, read.end, position, floor, by_slug, read.source
                 )
@@ -423,7 +460,7 @@ class Checker:
     def _judge_absence(self, read: Record, start: int, track: Track, key: int, *, by_slug: bool) -> None:
         """Judges a read that found nothing."""
         self.absences += 1
-        position, violation, floor = track.without(start - self._lag, read.end, -1, *self._own(track, read))
+        position, violation, floor = track.without(read.end, -1, self._levels(track, read, start))
         if violation is not None:
             self._violate(violation, read, key, position, floor, by_slug=by_slug)
         elif read.start >= self._rest_from and track.timeline.values[-1] != -1:

@@ -8,16 +8,21 @@ slugs are unique. States are numbered by *position*, from 0, "not there yet".
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate, combinations
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, NamedTuple
 
 NEVER: Final = 1 << 62
 """Position of a state that never comes."""
+OUTSIDE: Final = 1 << 52
+"""Lowest nonce of a write by another program, which the library does not notice."""
 
 
 class Change(NamedTuple):
-    """One change of one row, as the trigger saw it. ``version`` is 0 if the row was deleted."""
+    """One change of one row, as the trigger saw it.
+
+    ``version`` is 0 if the row was deleted. ``nonce`` is 0 then, unless another program has deleted it.
+    """
 
     transaction: int
     pk: int
@@ -44,13 +49,15 @@ class Timeline:
 
     values: list[int] = field(default_factory=lambda: [-1])
     writers: list[int] = field(default_factory=lambda: [0])
-    """Nonces of the writes that made the states, or minus the row's primary key for a delete."""
+    """Nonces of the writes that made the states, or minus the row's primary key for a delete by the library."""
     changes: list[int] = field(default_factory=list)
     """Next position with another value."""
     gaps: list[int] = field(default_factory=list)
     """First position with no value, from this one on."""
     begun: list[int] = field(default_factory=list)
     """Earliest time at which each state may have been committed, as far as it is known."""
+    inside: list[int] = field(default_factory=list)
+    """Last position, up to this one, that is not of a write by another program."""
     transaction: int = 0
 
     def put(self, transaction: int, value: int, writer: int) -> int:
@@ -67,6 +74,7 @@ class Timeline:
         """Computes the earliest begin of each state, and the next changes and gaps."""
         self.begun = list(accumulate([commits.get(writer, 0) for writer in self.writers], max))
         size = len(self.values)
+        self.inside = list(accumulate([at * (writer < OUTSIDE) for at, writer in enumerate(self.writers)], max))
         self.changes, self.gaps = [NEVER] * size, [NEVER] * size
         for position in range(size - 1, -1, -1):
             if position + 1 < size:
@@ -108,7 +116,10 @@ class History:
         self.teams: dict[int, set[int]] = {}
         """Rows that were ever in a team, by team."""
         self.shared: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        """Positions of two rows that one transaction wrote, in order, by their primary keys, the lower one first."""
+        """Positions of two rows that one transaction wrote, in order, by their primary keys, which are neighbours.
+
+        Only of neighbours is it asked whether a read saw them together, and a transaction may have written all rows.
+        """
         self.nonces: set[int] = set()
         """Writes that changed a row, by nonce."""
         current: dict[int, Change] = {}
@@ -118,8 +129,9 @@ class History:
             current[change.pk] = change
             written.setdefault(change.transaction, {})[change.pk] = self.rows[change.pk].last
         for positions in written.values():
-            for first, second in combinations(sorted(positions), 2):
-                self.shared.setdefault((first, second), []).append((positions[first], positions[second]))
+            for first in positions:
+                if (second := first + 1) in positions:
+                    self.shared.setdefault((first, second), []).append((positions[first], positions[second]))
         for pairs in self.shared.values():
             pairs.sort()
         for timeline in (*self.rows.values(), *self.slugs.values()):
@@ -134,9 +146,11 @@ class History:
         if last is not None and last.transaction == transaction:
             self.places.pop(last.version, None)  # no other transaction could ever see it
         if last is not None and last.version and (not version or last.slug != slug):
-            self._hold(last.slug, transaction, -1, nonce if version else -pk)
+            self._hold(last.slug, transaction, -1, nonce or -pk)
         if not version:
-            row.put(transaction, -1, -pk)
+            position = row.put(transaction, -1, nonce or -pk)
+            if nonce:
+                self.rows_of.setdefault(nonce, []).append((pk, position))
             return
         holding = self.slugs.setdefault(slug, Timeline())
         if last is None or not last.version or last.slug != slug:

@@ -1,4 +1,7 @@
-"""``Item``: the table under test, and the triggers that record its changes. ``Folder``: deletes cascade to items."""
+"""``Item``: the table under test, and the triggers that record its changes. ``Folder``: deletes cascade to items.
+
+Subjects set ``CacheMeta`` before the cache is opened: ``allowtime``, and ``relay`` if other programs write.
+"""
 
 from tortoise import fields
 
@@ -27,12 +30,17 @@ BEGIN
 END $$;
 CREATE TRIGGER bump BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION bump();
 
+-- The nonce of a delete by another program, which sets it. Rows that are gone hold none.
+CREATE FUNCTION outside_nonce() RETURNS bigint LANGUAGE sql AS $$
+    SELECT coalesce(nullif(current_setting('soak.nonce', true), ''), '0')::bigint
+$$;
+
 -- AFTER, because then the row is locked, and the statement no longer waits for the former owner of the slug.
 CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
         INSERT INTO history (transaction, pk, version, nonce, slug, team)
-        VALUES (txid_current(), OLD.id, 0, 0, OLD.slug, OLD.team);
+        VALUES (txid_current(), OLD.id, 0, outside_nonce(), OLD.slug, OLD.team);
     ELSE
         INSERT INTO history (transaction, pk, version, nonce, slug, team)
         VALUES (txid_current(), NEW.id, NEW.version, NEW.nonce, NEW.slug, NEW.team);
@@ -40,6 +48,14 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER remember AFTER INSERT OR UPDATE OR DELETE ON item FOR EACH ROW EXECUTE FUNCTION remember();
+
+CREATE FUNCTION remember_all() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO history (transaction, pk, version, nonce, slug, team)
+    SELECT txid_current(), id, 0, outside_nonce(), slug, team FROM item;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER remember_all BEFORE TRUNCATE ON item FOR EACH STATEMENT EXECUTE FUNCTION remember_all();
 
 -- A slow COMMIT: deferred triggers run inside it.
 CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -87,6 +103,7 @@ class Item(CachedModel):
         filter_key_fields_list = [("team",)]
         invalidation = InvalidationType.UNSET
         allowtime: float | None = None
+        relay = False
 
 
 def change(row: tuple[int, int, int, int, str, int]) -> Change:

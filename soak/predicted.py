@@ -3,6 +3,8 @@
 An old value can come back only if *each* write that the reader missed was kept from invalidating it. So a finding is
 explained only if each of these writes met a condition that the document names, while it ran. The log of the faults has
 the times in which Redis lost data. The records have the times in which a process could not deliver invalidations.
+
+With a relay, nothing excuses a read that misses a write after the bound, because the relay sees all writes.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from soak.checker import Checker, Finding, Violation, Written, missed
-from soak.history import NEVER
+from soak.history import NEVER, OUTSIDE
 from soak.log import Outcome
 
 NONCE_SHIFT: Final = 32
@@ -23,9 +25,13 @@ OUTLIVES: Final = 1_000_000_000
 
 LOST: Final = "an intent was lost between mark and clear (What remains, 2)"
 SLOW: Final = "the write took longer than intent_ttl (What remains, 3)"
+WITHIN: Final = "another program's write, within relay_lag"
 RETRY: Final = 'on_write_error="retry" while Redis was away for the writer (What remains, 4)'
 
 Window = tuple[int, int]
+_INEXCUSABLE: Final = frozenset(
+    [Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE, Violation.LOST, Violation.LATE]
+)
 
 
 @dataclass(slots=True)
@@ -65,7 +71,7 @@ class Predictions:
 
     def explain(self, finding: Finding) -> str | None:
         """Returns the reason for which a finding was to be expected, or None."""
-        if finding.what in (Violation.UNCOMMITTED, Violation.OLD_KEY, Violation.UNREPEATABLE, Violation.LOST):
+        if finding.what in _INEXCUSABLE or (self._checker.bound and finding.what is Violation.AT_REST):
             return None
         reasons = [self._reason(finding, writer) for writer in missed(self._checker, finding)]
         if reasons and None not in reasons:
@@ -82,6 +88,8 @@ class Predictions:
 
     def _reason(self, finding: Finding, writer: int) -> str | None:
         candidates: Iterable[Written | None]
+        if writer >= OUTSIDE:
+            return WITHIN  # the checker has compared the time
         if writer > 0:
             candidates = [self._checker.written.get(writer) or self._unlogged_as(writer)]
         else:

@@ -22,20 +22,21 @@ REPLY_TIMEOUT: Final = 120.0
 class Process:
     """One process that carries out an order."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, module: str) -> None:
         self.order = order
+        self.module = module
         self.life = Life(time.monotonic_ns(), on_write_error=order.settings.get("on_write_error", "retry"))
         self.tally: dict[str, Any] = {}
         self._process: asyncio.subprocess.Process
 
     @classmethod
-    async def start(cls, order: Order) -> "Process":
-        """Starts a process and waits until it works."""
-        self = cls(order)
+    async def start(cls, order: Order, module: str = "soak.worker") -> "Process":
+        """Starts a process of a module and waits until it works."""
+        self = cls(order, module)
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "soak.worker",
+            module,
             json.dumps(asdict(order)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -67,13 +68,24 @@ class Process:
                     return rest
         raise EOFError(f"process {self.order.number} ended with {await self._process.wait()} and without {message!r}")
 
+    def freeze(self) -> None:
+        """Stops the process until ``thaw``."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets the process go on."""
+        self._signal(signal.SIGCONT)
+
     async def kill(self) -> None:
         """Kills the process, also in a scope that is cancelled."""
-        if self._process.returncode is None:
-            self._process.send_signal(signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         with anyio.CancelScope(shield=True):
             await self._process.wait()
         self.life.ended, self.life.killed = time.monotonic_ns(), True
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
 
     async def finish(self) -> None:
         """Asks the process to end, and waits for its end. Raises ``TimeoutError`` or ``EOFError``."""

@@ -1,4 +1,4 @@
-"""``BadNetwork``: a TCP proxy between the processes and Redis that delays, loses, cuts and repeats data.
+"""``BadNetwork``: a TCP proxy between the processes and a server that delays, loses, cuts and repeats data.
 
 It does everything that TCP can do to a client: a reply ends in the middle by a reset; a request is executed and its
 reply is lost; a request arrives after its sender has given up. TCP repeats nothing, and the library sends nothing
@@ -52,9 +52,14 @@ class BadNetwork:
         self._stack: AsyncExitStack
 
     @property
+    def port(self) -> int:
+        """The port of the proxy."""
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
     def url(self) -> str:
         """The URL of Redis through the proxy."""
-        return f"redis://{HOST}:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://{HOST}:{self.port}/0"
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from soak.checker import Checker, Finding, Violation, missed
-from soak.history import History, load_changes
+from soak.history import OUTSIDE, History, load_changes
 from soak.log import Kind, Outcome, beginnings, merged
 from soak.predicted import NONCE_SHIFT, Circumstances, Life, Predictions
 from soak.subjects import LIBRARY, WRITE_THROUGH
+
+CLOCKS: Final = 0.02
+"""Seconds by which the store's clock and that of the logs may differ over ``relay_lag``."""
 
 
 @dataclass(slots=True)
@@ -31,6 +34,10 @@ class Run:
     faults: dict[str, int]
     tallies: list[dict[str, Any]] = field(default_factory=list)
     """Counts of the processes that were not killed."""
+    relay_lag: float = 0.0
+    """The bound for writes of other programs. Zero if none write."""
+    relays: list[dict[str, int]] = field(default_factory=list)
+    """Counts of the relays that were not killed."""
 
     def save(self, folder: Path) -> None:
         """Saves the facts in a folder."""
@@ -112,7 +119,8 @@ def report(folder: Path) -> Report:
     begun = beginnings(path for _, path in paths)
     earliest = earliest_beginnings({change.nonce for change in changes if change.version} - begun.keys(), begun)
     history = History(changes, earliest | {nonce: commit for nonce, (_, commit) in begun.items()})
-    checker = Checker(history, rest_from=run.rest_from, allowances=allowances, lag=int(run.near_lag * 1e9))
+    lag, bound = int(run.near_lag * 1e9), int((run.relay_lag + CLOCKS) * 1e9) if run.relay_lag else 0
+    checker = Checker(history, rest_from=run.rest_from, allowances=allowances, lag=lag, bound=bound)
     for record in merged(paths):
         checker.feed(record)
     unexplained: list[Finding] = []
@@ -154,7 +162,10 @@ def _lines(report: Report) -> Iterator[str]:
         f"{outcomes[Outcome.UNKNOWN]:,} unknown; {report.changes:,} row changes committed"
     )
     if run.near_lag:
-        yield f"  near         {report.total('near_hits'):,} rounds of reading without a request; {_lateness(report)}"
+        late = "" if run.relay_lag else f"; {_lateness(report)}"
+        yield f"  near         {report.total('near_hits'):,} rounds of reading without a request{late}"
+    if run.relay_lag:
+        yield from _relayed(report)
     if not_modified := report.total("not_modified"):
         yield f"  responses    {not_modified:,} answers were a 304, in processes that lived to the end"
     if run.subject in WRITE_THROUGH:
@@ -195,11 +206,32 @@ def _lines(report: Report) -> Iterator[str]:
 def _lateness(report: Report) -> str:
     """Returns the distribution of the lags of late answers that have no other reason, as text."""
     predictions = Predictions(report.checker, report.run.circumstances)
-    lags = sorted(lag / 1e6 for late, lag in report.checker.late if predictions.explain(late) is None)
-    if not lags:
+    return _distribution(lag for late, lag in report.checker.late if predictions.explain(late) is None)
+
+
+def _relayed(report: Report) -> Iterator[str]:
+    """Yields what other programs wrote, how late that was seen, and what the relays did."""
+    run, checker = report.run, report.checker
+    written = [write.outcome for nonce, write in checker.written.items() if nonce >= OUTSIDE]
+    acknowledged = len(written) - written.count(Outcome.REFUSED) - written.count(Outcome.UNKNOWN)
+    yield f"  outside      {len(written):,} writes by other programs, {acknowledged:,} acknowledged"
+    yield f"               relay_lag {run.relay_lag:g} s; {_distribution(checker.lateness)}"
+    hits, bypassed = report.total("hits"), report.total("relay_bypassed")
+    yield f"               {hits:,} lookups were hits, {bypassed:,} read the database as no relay lived"
+    counts = Counter[str]()
+    for relay in run.relays:
+        counts.update(relay)
+    shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    yield f"  relays       {shown}, of the {len(run.relays)} that are left"
+
+
+def _distribution(lags: Iterable[int]) -> str:
+    """Returns the distribution of lags in nanoseconds as text."""
+    sorted_lags = sorted(lags)
+    if not sorted_lags:
         return "no answer was late"
-    median, late, latest = (lags[int(len(lags) * share)] for share in (0.5, 0.99, 1 - 1e-9))
+    median, late, latest = (sorted_lags[int(len(sorted_lags) * share)] / 1e6 for share in (0.5, 0.99, 1 - 1e-9))
     return (
-        f"{len(lags):,} answers older than what others had acknowledged: "
+        f"{len(sorted_lags):,} answers older than what others had acknowledged: "
         f"by {median:.1f} ms (median), {late:.1f} ms (99 %), {latest:.1f} ms (most)"
     )

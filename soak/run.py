@@ -3,21 +3,25 @@
 import random
 import time
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 from tortoise.context import TortoiseContext
 
-from aiomodelcache import writes_without_cache
+from aiomodelcache import ModelCache, writes_without_cache
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.triggers.installation import install
 from soak.faults import Faults, connect
 from soak.history import save_changes
 from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
+from soak.outside import FIRST_NUMBER
 from soak.processes import Process
 from soak.proxy import BadNetwork
+from soak.relay_faults import RELAY_FAULTS, Relays
 from soak.report import Report, Run, report
-from soak.subjects import NEAR, VERIFIED, WRITE_THROUGH
+from soak.subjects import NEAR, RELAYED, VERIFIED, WRITE_THROUGH
 from soak.worker import HAS_EAGER_TASKS, Order
 from soak.world import World, slug_text
 from tests.support.servers import RedisServer
@@ -37,7 +41,8 @@ class Plan:
     duration: float = 60.0
     processes: int = 4
     seed: int = 1
-    faults: tuple[str, ...] = FAULTS
+    faults: tuple[str, ...] | None = None
+    """Names of faults. None for all that the subject can have."""
     pace: float = 1.0
     """Factor of the intervals between faults. Below one, faults come faster."""
     world: World = field(default_factory=World)
@@ -52,10 +57,17 @@ class Plan:
     """Age that answers may have, in seconds, with DYNAMIC. Zero means none."""
     near_lag: float = 1.0
     """Seconds by which subjects that keep entries near may lag behind other processes."""
+    relay_lag: float = 3.0
+    """The bound for writes of other programs, in seconds, of subjects that have relays."""
+    relays: int = 2
+    outside: int = 4
+    """Number of connections of other programs that write."""
     cancel: bool = True
     """True to cancel requests of every second task at random moments."""
     eager: bool = HAS_EAGER_TASKS
     """True to use ``asyncio.eager_task_factory`` in half of the processes."""
+    snapshot_pause: float | None = None
+    """Maximum seconds between two reads of a long transaction. None for what the subject's TRUNCATE can wait for."""
     stuck_after: float = 30.0
     verify: float = 0.05
     """Fraction of the entries read that are compared with the database, in half of the processes of the library."""
@@ -68,7 +80,8 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
 
     Keeps logs and history in ``folder``, which exists.
     """
-    await _create_rows(database, plan.world)
+    relayed = plan.subject in RELAYED
+    await _create_rows(database, plan.world, relayed=relayed)
     chance = random.Random(f"{plan.seed}/faults")
     async with AsyncExitStack() as stack:
         connection = await connect(database)
@@ -76,30 +89,40 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
         network = await stack.enter_async_context(BadNetwork(redis.port, random.Random(f"{plan.seed}/network")))
         orders = [_order(plan, slot, database, redis, network, folder) for slot in range(plan.processes)]
         processes: list[Process] = []
+        others: list[Process] = []
         stack.push_async_callback(_kill_all, processes)
+        stack.push_async_callback(_kill_all, others)
+        relays = Relays(replace(orders[0], number=1, skew=0.0), plan.relays * relayed, plan.relay_lag, chance)
+        await stack.enter_async_context(relays)
         async with anyio.create_task_group() as starting:
             for order in orders:
                 starting.start_soon(_start, order, processes)
+            if relayed:
+                order = replace(orders[0], number=FIRST_NUMBER, writers=plan.outside)
+                starting.start_soon(_start, order, others, "soak.outside")
         faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
+        faults.schedule |= relays.schedule
         start = time.monotonic()
-        await faults.run(plan.faults, plan.duration)
+        await faults.run(_faults(plan), plan.duration)
         await anyio.sleep(2)  # the processes work on, without faults
         async with anyio.create_task_group() as finishing:
-            for process in processes:
+            for process in (*processes, *others):
                 finishing.start_soon(process.finish)
         seconds = time.monotonic() - start
-        await anyio.sleep(max(plan.intent_ttl, plan.allowtime))
+        await anyio.sleep(max(plan.intent_ttl, plan.allowtime, plan.relay_lag * relayed))
         rest_from = time.monotonic_ns()
         resting = await Process.start(Order(**{**asdict(orders[0]), "number": 1_000_000, "at_rest": True}))
-        all_processes = [*faults.ended, *processes, resting]
+        all_processes = [*faults.ended, *processes, *others, resting]
         await resting.finish()
+        relay_tallies = await relays.finish()
+        faults.counts.update(relays.counts)
         changes = [change(tuple(row)) for row in await connection.fetch(SELECT_HISTORY)]
     save_changes(folder / "history", changes)
     faults.circumstances.lives = {process.order.number: process.life for process in all_processes}
     faults.circumstances.intent_ttl = int(plan.intent_ttl * 1e9)
-    tallies = [process.tally for process in processes]
+    tallies = [process.tally for process in (*processes, *others)]
     faults.counts.update({f"network: {fate}": count for fate, count in network.fates.items()})
-    workers = [process.order for process in all_processes[:-1]]
+    workers = [process.order for process in (*faults.ended, *processes)]
     faults.counts["processes whose clock is wrong"] = sum(order.skew != 0 for order in workers)
     faults.counts["processes with eager tasks"] = sum(order.eager for order in workers)
     Run(
@@ -108,11 +131,13 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
         seed=plan.seed,
         allowtime=plan.allowtime,
         near_lag=plan.near_lag if plan.subject in NEAR else 0.0,
+        relay_lag=plan.relay_lag if relayed else 0.0,
         seconds=seconds,
         rest_from=rest_from,
         circumstances=faults.circumstances,
         faults=dict(faults.counts),
         tallies=tallies,
+        relays=relay_tallies,
     ).save(folder)
     return report(folder)
 
@@ -132,6 +157,8 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
             "on_write_error": policy,
             **({"near": True, "near_lag": plan.near_lag} if plan.subject in NEAR else {}),
             "write_through": plan.subject in WRITE_THROUGH and slot % 2 == 0,
+            **({"relay_lag": plan.relay_lag, "bulk_limit": plan.world.rows // 2} if plan.subject in RELAYED else {}),
+            **({"on_relay_loss": "serve"} if plan.subject == "notified" else {}),
             **({"verify": plan.verify} if plan.subject in VERIFIED and slot % 2 == 0 else {}),
         },
         allowtime=plan.allowtime,
@@ -142,19 +169,34 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
         write_pause=plan.write_pause,
         batches=plan.batches,
         cancel=plan.cancel,
+        snapshot_pause=plan.snapshot_pause or (0.2 if plan.subject in RELAYED else 2.0),
         stuck_after=plan.stuck_after,
         eager=plan.eager and (slot + 1) // 2 % 2 == 1,
         world=asdict(plan.world),
     )
 
 
-async def _create_rows(database: str, world: World) -> None:
+def _faults(plan: Plan) -> tuple[str, ...]:
+    if plan.faults is not None:
+        return plan.faults
+    return (*FAULTS, *RELAY_FAULTS) if plan.subject in RELAYED else FAULTS
+
+
+async def _create_rows(database: str, world: World, *, relayed: bool) -> None:
     async with TortoiseContext() as context:
         await context.init(db_url=database, modules={"app": ["soak.model"]})
         await context.generate_schemas()
         connection: Any = await connect(database)
         await connection.execute(TRIGGERS)
         await connection.close()
+        if relayed:
+            Item.CacheMeta.relay = True
+            try:
+                async with ModelCache("memory://") as cache:
+                    for tables in captured_tables(cache.open_cache).values():
+                        await install(context.connections.get("default"), tables)
+            finally:
+                Item.CacheMeta.relay = False
         with writes_without_cache():
             await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
             await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)
@@ -165,8 +207,8 @@ def _first(world: World, pk: int) -> Item:
     return Item(id=pk, slug=slug, team=team, nonce=pk, folder_id=world.folder_of(pk))
 
 
-async def _start(order: Order, processes: list[Process]) -> None:
-    processes.append(await Process.start(order))
+async def _start(order: Order, processes: list[Process], module: str = "soak.worker") -> None:
+    processes.append(await Process.start(order, module))
 
 
 async def _kill_all(processes: list[Process]) -> None:

@@ -36,14 +36,16 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through")
+LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through", "relayed", "relayed-near")
 """Subjects that are the library: without and with entries kept near, with answers derived by cached functions, with
-whole responses, and with rows that writers store."""
-VERIFIED: Final = (*LIBRARY, "unmarked")
+whole responses, with rows that writers store, and with other programs that write, without and with entries near."""
+RELAYED: Final = ("relayed", "relayed-near", "notified", "hasty")
+"""Subjects with other programs that write, and with relays."""
+VERIFIED: Final = ("aiomodelcache", "near", "derived", "responses", "through", "unmarked")
 """Subjects that compare entries with the database, in half of their processes."""
-NEAR: Final = ("near", "deaf")
+NEAR: Final = ("near", "deaf", "relayed-near")
 """Subjects that keep entries in each process."""
-REPEATING: Final = (*NEAR, "responses", "agreeing")
+REPEATING: Final = (*NEAR, "responses", "agreeing", "notified", "hasty")
 """Subjects whose clients must ask for the same things again. They have few rows."""
 WRITE_THROUGH: Final = ("through", "blind")
 """Subjects whose writers store rows."""
@@ -125,6 +127,10 @@ class Subject(ABC):
 
     def verified(self) -> tuple[int, int]:
         """Returns the numbers of entries that were compared with the database, and of failed comparisons."""
+        return 0, 0
+
+    def relayed(self) -> tuple[int, int]:
+        """Returns the numbers of lookups that the cache answered, and of those that no relay allowed it to answer."""
         return 0, 0
 
     def not_modified(self) -> int:
@@ -238,6 +244,10 @@ class Library(Subject):
         counters = self._cache.stats.verified
         return counters.compared, counters.failed
 
+    def relayed(self) -> tuple[int, int]:
+        stats = self._cache.stats
+        return sum(counters.hits for counters in stats.by_cache.values()), stats.relay_bypassed
+
     async def by_pk(self, pks: Sequence[int]) -> list[Seen]:
         way = self.chance.random()
         if way < 0.7 or len(pks) > 64:
@@ -267,6 +277,16 @@ class Library(Subject):
 def seen(item: Item | None) -> Seen:
     """Returns the result of a lookup in the form of the log."""
     return ABSENT if item is None else (item.version, item.nonce)
+
+
+class Relayed(Library):
+    """The library with a relay for the writes of other programs. The controls differ in their relays."""
+
+    def __init__(
+        self, url: str, world: World, chance: random.Random, config: CacheConfig, allowtime: float = 0
+    ) -> None:
+        super().__init__(url, world, chance, config, allowtime)
+        Item.CacheMeta.relay = True
 
 
 class Through(Library):

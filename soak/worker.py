@@ -12,7 +12,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -31,7 +31,18 @@ from soak.log import UNENDED, Kind, Log
 from soak.model import Item
 from soak.patience import Endless, Patience
 from soak.responses import Agreeing, Responses
-from soak.subjects import LIBRARY, Blind, Deaf, Library, Subject, Through, Unmarked, Unshielded
+from soak.subjects import (
+    LIBRARY,
+    RELAYED,
+    Blind,
+    Deaf,
+    Library,
+    Relayed,
+    Subject,
+    Through,
+    Unmarked,
+    Unshielded,
+)
 from soak.workload import Reader, Tally, Writer, hold_snapshots
 from soak.world import World
 
@@ -48,6 +59,7 @@ BY_NAME: Final[dict[str, type[Library]]] = {
     "deaf": Deaf,
     "unshielded": Unshielded,
     "unmarked": Unmarked,
+    **dict.fromkeys(RELAYED, Relayed),
 }
 """The library, the library without one of its guards, and cached functions without recorded dependencies."""
 CONTROLS: Final[dict[str, type[Subject]]] = {
@@ -87,11 +99,15 @@ class Order:
     """True to cancel requests of every second task at random moments."""
     eager: bool = False
     """True to use ``asyncio.eager_task_factory``."""
+    snapshot_pause: float = 2.0
+    """Maximum seconds between two reads of a long transaction."""
     stuck_after: float = 30.0
     """Maximum seconds of a request after the end of the faults. Beyond it, its task counts as stuck."""
     world: dict[str, int] = field(default_factory=dict)
     at_rest: bool = False
     """True to read all rows twice and end, instead."""
+    leads: bool = False
+    """True to have a relay drain although another one does."""
 
 
 def make_subject(order: Order, world: World, chance: random.Random) -> Subject:
@@ -161,6 +177,7 @@ class Worker:
                 self.tally.rows_stored = subject.rows_stored()
                 self.tally.compared, self.tally.uncompared = subject.verified()
                 self.tally.not_modified = subject.not_modified()
+                self.tally.hits, self.tally.relay_bypassed = subject.relayed()
             self.tally.leaked = await connections_in_use(connection)
         self.log.close()
         say("tally " + json.dumps(asdict(self.tally)))
@@ -184,7 +201,8 @@ class Worker:
                 patience = self._patience(number)
                 writer = Writer(subject, world, next(chances), self.log, self.tally, patience, order.number, counter)
                 tasks.start_soon(self._to_its_end, writer.run, order.write_pause, over)
-            tasks.start_soon(hold_snapshots, read, world, next(chances), self.log, self.tally, over)
+            hold = partial(hold_snapshots, pause=order.snapshot_pause)
+            tasks.start_soon(hold, read, world, next(chances), self.log, self.tally, over)
             await self._obey(subject)
             over.set()
             # A scope cancels again and again, because clients of servers may swallow a cancellation.
@@ -204,11 +222,8 @@ class Worker:
             raise
 
     async def _obey(self, subject: Subject) -> None:
-        lines = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-        while line := (await lines.readline()).decode():
-            command, _, argument = line.strip().partition(" ")
+        async for line in commands():
+            command, _, argument = line.partition(" ")
             if command == "hold":
                 subject.arm(argument, self._reached)
             elif command == "slow":
@@ -240,6 +255,15 @@ async def connections_in_use(connection: Any) -> int:
         while pool.get_size() > pool.get_idle_size():
             await anyio.sleep(0.05)
     return int(pool.get_size() - pool.get_idle_size())
+
+
+async def commands() -> AsyncIterator[str]:
+    """Yields the lines that the process that started this one sends."""
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := (await lines.readline()).decode():
+        yield line.strip()
 
 
 def say(line: str) -> None:

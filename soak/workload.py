@@ -53,6 +53,10 @@ class Tally:
     """Number of entries that ``verify`` has compared with the database."""
     uncompared: int = 0
     """Number of comparisons that failed."""
+    hits: int = 0
+    """Number of lookups of rows and lists that the cache answered."""
+    relay_bypassed: int = 0
+    """Number of lookups that read the database because no relay lived."""
 
     def failed(self, error: BaseException, *, reading: bool) -> None:
         """Counts an operation that raised."""
@@ -169,8 +173,10 @@ async def hold_snapshots(
     log: Log,
     tally: Tally,
     over: anyio.Event,
+    *,
+    pause: float = 2.0,
 ) -> None:
-    """Keeps one transaction after the other open for long, each with a snapshot of its begin.
+    """Keeps one transaction after the other open for up to five times ``pause``, each with a snapshot of its begin.
 
     Rows in a snapshot are rightly old. They must stay the same to the end, and must not get into the cache.
     """
@@ -184,7 +190,7 @@ async def hold_snapshots(
                 first = words_of(pks, [seen(found.get(pk)) for pk in pks])
                 log.add(Kind.BY_PK, start, 0, first)
                 for _ in range(5):
-                    with anyio.move_on_after(chance.uniform(0, 2)):
+                    with anyio.move_on_after(chance.uniform(0, pause)):
                         await over.wait()
                     found = await read(pks)
                     log.add(Kind.SNAPSHOT, start, 0, first + words_of(pks, [seen(found.get(pk)) for pk in pks]))

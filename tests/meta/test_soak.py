@@ -18,12 +18,13 @@ from soak.checker import Violation
 from soak.log import Kind
 from soak.patience import Patience
 from soak.proxy import BadNetwork
+from soak.relay_faults import RELAY_FAULTS
 from soak.report import Report, Run, report
 from soak.run import Plan, soak
 from soak.subjects import WatchedBackend
 from soak.worker import HAS_EAGER_TASKS
 from soak.world import SMALL, TINY
-from tests.support.effort import all_effort
+from tests.support.effort import FULL, all_effort
 from tests.support.servers import PostgresServer, RedisServer
 
 pytestmark = pytest.mark.exhaustive(because="soaks for minutes under faults")
@@ -40,6 +41,13 @@ COUNTED = (
     "slow SQL",
     "slow COMMITs",
     "processes whose clock is wrong",
+)
+RELAY_COUNTED = (
+    "relay: kill -9, ",
+    "relay: SIGSTOP",
+    "relay: two drain at once",
+    "relay: cut off from ",
+    "relay: bad network",
 )
 
 
@@ -239,6 +247,53 @@ def test_a_near_cache_without_invalidation_messages_is_caught(
     )
     for result in soaks(plan, postgres_server, own_redis, tmp_path):
         if result.violations:
+            return
+
+
+def test_writes_of_other_programs_are_seen_within_the_bound_under_faults(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """Also writes of the library are never missed for longer, even where "What remains" says that they may be."""
+    plan = Plan(
+        subject="relayed", duration=15 if FULL else 4, processes=2, faults=None if FULL else RELAY_FAULTS, pace=0.2,
+        world=SMALL, intent_ttl=2, write_pause=0.2, relay_lag=1,
+    )  # fmt: skip
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert result.total("hits"), str(result)
+    assert result.checker.lateness, str(result)
+    assert sum(relay["lines"] for relay in result.run.relays), str(result)
+    missing = [fault for fault in RELAY_COUNTED if not any(name.startswith(fault) for name in result.run.faults)]
+    assert missing == [], str(result)
+    assert "writes by other programs" in str(result)
+
+
+@all_effort
+def test_writes_of_other_programs_are_seen_within_the_bound_and_near_lag(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="relayed-near", duration=10, processes=2, pace=0.2, world=SMALL, intent_ttl=2, relay_lag=1,
+        near_lag=0.5, read_pause=0.005, write_pause=1.0,
+    )  # fmt: skip
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
+        assert result.violations == 0, str(result)
+        if result.total("near_hits"):
+            return
+
+
+@all_effort
+@pytest.mark.parametrize("subject", ["notified", "hasty"])
+def test_relays_without_a_bound_are_caught(
+    subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    """NOTIFY alone, and a relay that deletes lines before it invalidates what they name."""
+    plan = Plan(
+        subject=subject, duration=20, processes=1, faults=("relay-kill",), pace=0.05, world=SMALL, relay_lag=1,
+        writers=1, write_pause=0.3, read_pause=0.02,
+    )  # fmt: skip
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
+        if result.checker.violations[Violation.LATE]:
             return
 
 

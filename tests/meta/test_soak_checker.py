@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from soak.checker import Checker, Violation
-from soak.history import Change, History, load_changes, save_changes
+from soak.history import OUTSIDE, Change, History, load_changes, save_changes
 from soak.log import KEY_SHIFT, UNENDED, Kind, Log, Outcome, Record, merged, records
-from soak.predicted import LOST, NONCE_SHIFT, OUTLIVES, RETRY, SLOW, Circumstances, Life, Predictions
+from soak.predicted import LOST, NONCE_SHIFT, OUTLIVES, RETRY, SLOW, WITHIN, Circumstances, Life, Predictions
 from soak.report import Report, Run, earliest_beginnings
 
 # Nonce 10 creates row 7 as version 1 with slug 50 in team 3. Versions and transactions count up.
@@ -624,3 +624,104 @@ def test_reads_may_not_lag_behind_writes_of_the_same_process() -> None:
 def test_reads_of_the_same_process_may_not_go_backwards() -> None:
     checker = lagging(100, of(1, by_pk(10, 20, TWO)), of(2, by_pk(30, 40, ONE)), of(1, by_pk(50, 60, ONE)))
     assert [(finding.what, finding.source) for finding in checker.findings] == [(Violation.BACKWARDS, 1)]
+
+
+# Writes of other programs ------------------------------------------------------------------------------------
+
+# Another program updates row 7 and moves it, the library updates it, and another program deletes it.
+TOUCHED_OUTSIDE = Change(2, 7, 2, OUTSIDE + 2, 50, 3)
+MOVED_OUTSIDE = Change(3, 7, 3, OUTSIDE + 3, 51, 4)
+SAVED = Change(4, 7, 4, 40, 51, 4)
+DELETED_OUTSIDE = Change(5, 7, 0, OUTSIDE + 5, 51, 4)
+MIXED = (CREATED, TOUCHED_OUTSIDE, MOVED_OUTSIDE, SAVED, DELETED_OUTSIDE)
+TOUCHED, ELSEWHERE, SAVED_ROW = (2, OUTSIDE + 2), (3, OUTSIDE + 3), (4, 40)
+
+
+def bounded(*log: Record, changes: Sequence[Change] = MIXED, lag: int = 0) -> tuple[list[Violation], list[int]]:
+    """Returns the violations, and the lags of the late answers that a bound of 100 allows."""
+    checker = Checker(History(changes, {}), bound=100, lag=lag)
+    for record in log:
+        checker.feed(record)
+    return [finding.what for finding in checker.findings], list(checker.lateness)
+
+
+def explanations_of(checker: Checker, *losses: tuple[int, int]) -> list[str | None]:
+    return [*map(Predictions(checker, Circumstances(losses=[*losses])).explain, checker.findings)]
+
+
+def outside(start: int, end: int, number: int) -> Record:
+    return wrote(start, end, OUTSIDE + number, source=OUTSIDE >> NONCE_SHIFT)
+
+
+def test_reads_may_lag_behind_writes_of_other_programs_by_the_bound() -> None:
+    written = outside(100, 200, 2)
+    assert bounded(written, by_pk(201, 210, ONE), by_pk(300, 310, ONE)) == ([], [1, 100])
+    assert bounded(written, by_pk(301, 310, ONE)) == ([Violation.LATE], [])
+    assert bounded(written, by_pk(301, 310, TOUCHED)) == ([], [])
+
+
+def test_reads_may_not_lag_behind_writes_of_the_library() -> None:
+    written = outside(100, 200, 2), outside(210, 220, 3), wrote(230, 240, 40)
+    assert bounded(*written, by_pk(241, 250, SAVED_ROW)) == ([], [])
+    for older in (ONE, TOUCHED, ELSEWHERE):
+        assert bounded(*written, by_pk(241, 250, older)) == ([Violation.STALE], [])
+    assert bounded(wrote(1, 2, 10), by_pk(3, 4, NOTHING), changes=MIXED[:4]) == ([Violation.STALE], [])
+
+
+def test_what_a_read_saw_of_another_program_may_be_missed_within_the_bound() -> None:
+    seen = by_pk(10, 20, TOUCHED)
+    assert bounded(seen, by_pk(21, 30, ONE), by_pk(120, 130, ONE)) == ([], [])
+    assert bounded(seen, by_pk(121, 130, ONE)) == ([Violation.LATE], [])
+    assert bounded(by_pk(10, 20, SAVED_ROW), by_pk(21, 30, ELSEWHERE)) == ([Violation.BACKWARDS], [])
+
+
+def by_slug_51(start: int, end: int, seen: tuple[int, int]) -> Record:
+    return by_slug(start, end, 51, seen)
+
+
+def test_a_delete_by_another_program_is_seen_within_the_bound() -> None:
+    gone = wrote(1, 2, 40), outside(100, 200, 5)
+    for read in (by_pk, by_slug_51):
+        assert bounded(*gone, read(290, 295, SAVED_ROW)) == ([], [90])
+        assert bounded(*gone, read(301, 305, SAVED_ROW)) == ([Violation.LATE], [])
+        assert bounded(*gone, read(301, 305, NOTHING)) == ([], [])
+        changes = [*MIXED[:4], DELETED._replace(transaction=6)]
+        by_library = wrote(1, 2, 40), deleted(5, 10, 7)
+        assert bounded(*by_library, read(11, 12, SAVED_ROW), changes=changes) == ([Violation.STALE], [])
+
+
+def test_a_row_of_another_program_may_be_absent_within_the_bound() -> None:
+    made = [CREATED._replace(nonce=OUTSIDE + 1)]
+    for absent in (by_pk(0, 0, NOTHING), by_slug(0, 0, 50, NOTHING), by_team(0, 0, 3)):
+        early, late, too_late = [absent._replace(start=start, end=start + 9) for start in (150, 210, 301)]
+        assert bounded(outside(1, 200, 1), early, late, changes=made) == ([], [10])
+        assert bounded(outside(1, 200, 1), too_late, changes=made) == ([Violation.LATE], [])
+
+
+def test_a_list_may_lack_what_another_program_moved_there_although_the_library_has_saved_the_row_since() -> None:
+    """A save that moves no row leaves lists alone. Only a write of another program was missed, so it is excused."""
+    checker = Checker(History(MIXED[:4], {}), bound=100)
+    for record in (outside(100, 200, 3), wrote(210, 220, 40), by_team(221, 230, 4), by_team(301, 310, 4)):
+        checker.feed(record)
+    assert [finding.what for finding in checker.findings] == [Violation.STALE, Violation.LATE]
+    assert explanations_of(checker) == [WITHIN, None]
+
+
+def test_nothing_excuses_a_read_after_the_bound() -> None:
+    """A write that Redis lost is healed by a relay, so that only reads within the bound may miss it."""
+    for bound, expected in ((0, [LOST, LOST]), (100, [LOST, None])):
+        checker = Checker(History(ALL, {}), bound=bound, rest_from=400)
+        written = wrote(100, 200, 20, outcome=Outcome.UNKNOWN)
+        for record in (written, by_pk(201, 202, TWO), by_pk(210, 220, ONE), by_pk(303, 310, ONE)):
+            checker.feed(record)
+        assert explanations_of(checker, (150, 160)) == expected
+
+
+def test_the_bound_and_the_lag_of_near_caches_add_up() -> None:
+    written = outside(100, 200, 2)
+    assert bounded(written, by_pk(350, 360, ONE), lag=50) == ([], [150])
+    assert bounded(written, by_pk(351, 360, ONE), lag=50) == ([Violation.LATE], [])
+    saved = wrote(230, 240, 40, source=2)
+    assert bounded(saved, of(1, by_pk(290, 300, ELSEWHERE)), lag=50)[0] == []
+    assert bounded(saved, of(1, by_pk(291, 300, ELSEWHERE)), lag=50)[0] == [Violation.STALE]
+    assert bounded(saved, of(2, by_pk(241, 250, ELSEWHERE)), lag=50)[0] == [Violation.STALE]
