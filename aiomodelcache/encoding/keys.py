@@ -22,7 +22,7 @@ from aiomodelcache.encoding.messages import SafeTypeError
 
 _MAX_LENGTH: Final = 160
 """Maximum length of the encoded values in a key, in bytes. A longer text is replaced by its digest."""
-_INT_LIMIT: Final = 2**63
+INT_LIMIT: Final = 2**63
 """Bound of the integers that ``encode_single`` formats at once: their text is always within ``_MAX_LENGTH``."""
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
@@ -83,7 +83,7 @@ def encode(values: Iterable[Any]) -> bytes:
 
 def encode_single(value: Any) -> bytes:
     """Returns the same as ``encode((value,))``, but faster, because every hit calls it."""
-    if type(value) is int and -_INT_LIMIT < value < _INT_LIMIT:
+    if type(value) is int and -INT_LIMIT < value < INT_LIMIT:
         return b"i%d" % value
     return _shortened(_text(value) if type(value) is str else encode_value(value))
 

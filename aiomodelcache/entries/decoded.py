@@ -14,9 +14,8 @@ from typing import Any, Final, cast
 from aiomodelcache.encoding.layout import CREATED
 from aiomodelcache.observe.stats import DecodedCounters
 
-_SLOTS: Final = 1 << 14
-"""Maximum number of entries that are remembered as read once. Those whose hashes end alike replace each other."""
-_MASK: Final = _SLOTS - 1
+_PLACES: Final = (1 << 14) - 1
+"""The last place for hashes of entries that were read once. The last bits of a hash name its place."""
 _OVERHEAD: Final = 320
 """Approximate bytes that kept content takes in addition to itself and its entry."""
 _LARGEST: Final = 64
@@ -52,20 +51,18 @@ class Decoded:
     def __init__(self, limit: int, counters: DecodedCounters) -> None:
         self._limit = limit
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
-        self._seen = array("q", bytes(8 * _SLOTS if limit else 0))
+        self._seen = array("q", bytes(8 * (_PLACES + 1)))
         self.counters = counters
         self.find: Callable[[bytes | None], Kept | None] = cast("Any", self._kept.get if limit else _find_nothing)
         """Returns the content kept under a key, or None. Its owner or its guard must still be compared."""
 
-    def was_seen(self, entry: bytes) -> bool:
-        """Returns True if the entry fits and was read before, as far as remembered. Remembers it from now on."""
-        if len(entry) * _LARGEST > self._limit:
-            return False
+    def to_keep(self, entry: bytes) -> bool:
+        """Returns True if the entry was read before, as far as remembered, and fits. Remembers it from now on."""
         digest = hash(entry)
-        at = digest & _MASK
+        at = digest & _PLACES
         seen = self._seen[at]
         if seen == digest:
-            return True
+            return len(entry) * _LARGEST <= self._limit
         if not seen or getrandbits(1):  # by chance: two entries read in turn would replace each other for ever
             self._seen[at] = digest
         return False

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from aiomodelcache.encoding.keys import INT_LIMIT
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
@@ -38,6 +39,13 @@ def _make_place(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str,
     if len(names) == 1:
         [name], [attribute] = names, attributes
         (identity, max_length), key_of_one = entry_set.schema.identity_type(attribute), entry_set.key_of_one
+        prefix = entry_set.prefix
+
+        def place_int(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+            value = arguments[name]
+            if type(value) is int and -INT_LIMIT < value < INT_LIMIT:  # as ``place_one``, written out
+                return (value,), prefix + b"i%d" % value
+            return place_one(arguments)
 
         def place_one(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
             value = arguments[name]
@@ -45,7 +53,7 @@ def _make_place(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str,
                 value = normalise(attribute, value)
             return (value,), key_of_one(value)
 
-        return place_one
+        return place_int if identity is int and int in entry_set.schema.encodable_types(attribute) else place_one
 
     def place(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
         values = tuple(map(normalise, attributes, map(arguments.__getitem__, names)))
@@ -93,7 +101,8 @@ class ModelEntries(msgspec.Struct, eq=False):
         default_factory=dict[tuple[Hashable, bool], AffectedEntries]
     )
     """The affected entries by written columns, computed on first use. They depend on the declarations only."""
-    _matches: dict[tuple[str, ...], KeyMatch] = msgspec.field(default_factory=dict[tuple[str, ...], KeyMatch])
+    matches: dict[tuple[str, ...], KeyMatch] = msgspec.field(default_factory=dict[tuple[str, ...], KeyMatch])
+    """The keys that lookups have named so far, by the kind of lookup and the names of its arguments."""
 
     @property
     def off(self) -> bool:
@@ -103,9 +112,9 @@ class ModelEntries(msgspec.Struct, eq=False):
 
     def find(self, kind: str, names: Iterable[str]) -> KeyMatch:
         """Returns the key that these names of arguments select. Raises ``CacheNotRegistered``."""
-        match = self._matches.get((kind, *names))
+        match = self.matches.get((kind, *names))
         if match is None:
-            match = self._matches[kind, *names] = self._find(kind, list(names))
+            match = self.matches[kind, *names] = self._find(kind, list(names))
         return match
 
     def kind(self, names: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from aiomodelcache.encoding import keys
-from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
@@ -15,10 +14,10 @@ from aiomodelcache.encoding.layout import (
     GUARD,
     STALE,
     VALUE,
-    DamagedEntry,
     pack,
     unpack,
 )
+from aiomodelcache.encoding.rows import SharedRow
 from aiomodelcache.entries.base import (
     VALUE_BYTE,
     Absent,
@@ -81,6 +80,9 @@ class RowEntries(KeyedEntries):
         self.policy = policy
         self._decode = schema.codec.decode_unsafely
         self._pk = schema.pk
+        self._loaded = schema.loaded
+        self._attributes = {**schema.loaded, "_await_when_save": None}
+        """The attributes of an instance beside columns."""
         self._epoch: bytes | None = None
         self._guard = b""
         """The fingerprint and epoch of current entries, for the epoch in ``_epoch``. No other rows hold this object."""
@@ -131,7 +133,9 @@ class RowEntries(KeyedEntries):
         if entry is None or epoch is None:
             return None
         if epoch is not self._epoch:
-            self._see_epoch(epoch)
+            if epoch != self._epoch:
+                self._guard = self.fingerprint + epoch[1:]
+            self._epoch = epoch
         decoded = self.decoded
         kept = decoded.find(entry)
         try:
@@ -146,8 +150,8 @@ class RowEntries(KeyedEntries):
             else:
                 payload = unpack(entry)
                 row = self._decode(payload)
-                row.update(self.schema.loaded)
-                if decoded.was_seen(entry):
+                row.update(self._loaded)
+                if decoded.to_keep(entry):
                     self._keep(entry, payload)
             is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
             return row if is_row else None
@@ -160,7 +164,9 @@ class RowEntries(KeyedEntries):
         if epoch is None:
             return None
         if epoch is not self._epoch:
-            self._see_epoch(epoch)
+            if epoch != self._epoch:
+                self._guard = self.fingerprint + epoch[1:]
+            self._epoch = epoch
         guard, due, find = self._guard, self.lifetimes.due, decoded.find
         name, by_value = self._pk, self.compares_by_value
         rows: list[RowValues] = []
@@ -185,15 +191,16 @@ class RowEntries(KeyedEntries):
         decoded.counters.hits += number
         return rows
 
-    def _see_epoch(self, epoch: bytes) -> None:
-        if epoch != self._epoch:
-            self._guard = self.fingerprint + epoch[1:]
-        self._epoch = epoch
+    def _columns_of(self, shared: SharedRow) -> RowValues:
+        row = shared.copy()
+        for name in self._attributes:
+            del row[name]
+        return row
 
     def _keep(self, entry: bytes, payload: bytes) -> None:
         """Keeps a row decoded, with room for all attributes of an instance."""
         row = self.schema.codec.decode_shared(payload)
-        row.add({**self.schema.loaded, "_await_when_save": None})
+        row.add(self._attributes)
         self.decoded.keep(entry, entry, self, self._guard, row, row.size)
 
     def same_pks(self, pks: list[Any], others: list[Any]) -> bool:
@@ -204,9 +211,18 @@ class RowEntries(KeyedEntries):
         """Returns the row that an entry holds, an absence, or a miss if the bytes are no current entry."""
         if entry is None or epoch is None:
             return NoValue.MISS
-        if entry[GUARD] != self.fingerprint + epoch[1:]:
+        if epoch is not self._epoch:
+            if epoch != self._epoch:
+                self._guard = self.fingerprint + epoch[1:]
+            self._epoch = epoch
+        if entry[GUARD] != self._guard:
             return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
         try:
+            kept = self.decoded.find(entry)
+            if kept is not None and kept.guard is self._guard:
+                kept.used = True
+                self.decoded.counters.hits += 1
+                return self._columns_of(kept.content)
             state, payload = entry[:1], unpack(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
@@ -214,8 +230,10 @@ class RowEntries(KeyedEntries):
                 row = self.schema.codec.decode(payload)
                 if entry[:1] == STALE:
                     mark_stale(row)
+                elif self.decoded.to_keep(entry):
+                    self._keep(entry, payload)
                 return row
-        except (DamagedEntry, DecodeError) as error:
+        except Exception as error:  # also of a user's own field
             return count_undecodable(self.counters, self.schema.name, error)
         return NoValue.ABSENT if state == ABSENT else NoValue.MISS
 

@@ -20,7 +20,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache_or_none
 from aiomodelcache.orm.hydrate import adopt, adopt_all
-from aiomodelcache.orm.meta import RowValues, Values
+from aiomodelcache.orm.meta import Values
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.lists import part_of_list
@@ -135,7 +135,8 @@ class LookupQuery(CacheQuery[T]):
         if isinstance(entry_set, RowEntries):
             row = hits.find_near_row(entry_set, self._key, self._values[0])
             if row is not None:
-                return self._finish_row(entry_set, row)
+                entry_set.counters.hits += 1
+                return self.finish((adopt(entry_set.schema, row) if self.builds_instances else row,))
         return cast("T | Miss", hits.find_near(self, cache))
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
@@ -160,17 +161,16 @@ class LookupQuery(CacheQuery[T]):
         entry_set, key = self._entry_set, self._key
         if isinstance(entry_set, RowEntries):
             row = entry_set.hit(found[key], found[entry_set.epoch_key], self._values[0])
-            return NoValue.MISS if row is None else self._finish_row(entry_set, row)
+            if row is None:
+                return NoValue.MISS
+            entry_set.counters.hits += 1
+            return self.finish((adopt(entry_set.schema, row) if self.builds_instances else row,))
         rows = index_hit(entry_set, self._values, key, cache.predictions.predict(key), found)
         if not rows:
             return NoValue.MISS
         entry_set.counters.hits += 1
         entry_set.rows.counters.hits += len(rows)
         return self.finish(adopt_all(entry_set.schema, rows) if self.builds_instances else rows)
-
-    def _finish_row(self, rows: RowEntries, row: RowValues) -> T:
-        rows.counters.hits += 1
-        return self.finish((adopt(rows.schema, row) if self.builds_instances else row,))
 
     def start_plan(self, cache: OpenCache, /) -> Plan[T]:
         return self.plan(cache, None)
@@ -225,9 +225,10 @@ class FieldsQuery(LookupQuery[T]):
 
     def _locate(self, cache: OpenCache) -> None:
         entries = cache.models.get(self._model) or cache.entries_of(self._model)
-        match = entries.find(self.kind, self._filters)
-        self._values, self._key = match.place(self._filters)
-        self._entry_set, self._cache = match.entry_set, cache
+        filters = self._filters
+        entry_set, _, place = entries.matches.get((self.kind, *filters)) or entries.find(self.kind, filters)
+        self._values, self._key = place(filters)
+        self._entry_set, self._cache = entry_set, cache
 
     def __repr__(self) -> str:
         filters = ", ".join(f"{name}={described(value)}" for name, value in self._filters.items())

@@ -10,7 +10,8 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheConfig
 from aiomodelcache.binding.binder import bind
 from aiomodelcache.encoding.keys import KeySpace
-from aiomodelcache.encoding.layout import new_token, new_version
+from aiomodelcache.encoding.layout import new_token, new_version, unpack
+from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.decoded import Decoded
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import DecodedCounters, Stats
@@ -36,7 +37,7 @@ class TestDecoded:
         found = kept.find(data)
         if found is not None:
             found.used = True
-        elif kept.was_seen(data):
+        elif kept.to_keep(data):
             kept.keep(data, data, self, GUARD, number, size)
         return found is not None
 
@@ -84,7 +85,7 @@ class TestDecoded:
         kept = decoded(64 * 1_000)
         for length, fits in ((1_000, True), (1_001, False)):
             data = b"x" * length
-            assert [kept.was_seen(data), kept.was_seen(data)] == [False, fits]
+            assert [kept.to_keep(data), kept.to_keep(data)] == [False, fits]
             assert kept.fits(data) == fits
 
     def test_a_limit_of_zero_keeps_nothing(self) -> None:
@@ -132,10 +133,12 @@ def columns_of(row: Any) -> Any:
 class TestRows:
     def test_a_kept_row_answers_as_a_decoded_one(self, rows: RowEntries) -> None:
         one, two = product(rows, 1), product(rows, 2)
+        expected = rows.schema.codec.decode(unpack(one))
         for _ in range(4):
-            for found in (rows.hit(one, EPOCH, 1), *(rows.hits([one], EPOCH, [1]) or [None])):
-                assert columns_of(found) == columns_of(rows.read(one, EPOCH))
-                assert found is not None
+            assert rows.read(one, EPOCH) == expected
+            for found in (rows.hit(one, EPOCH, 1), *(rows.hits([one], EPOCH, [1]) or [None]), rows.read(one, EPOCH)):
+                assert isinstance(found, dict)
+                assert columns_of(found) == expected
                 found["details"]["sizes"].clear()
                 found["title"] = found["created"] = None
             assert rows.hit(one, EPOCH, 2) is None
@@ -148,6 +151,8 @@ class TestRows:
             other_epoch = new_version()
             assert rows.hit(one, other_epoch, 1) is None
             assert rows.hits([one], other_epoch, [1]) is None
+            assert rows.read(one, other_epoch) is NoValue.MISS
+            assert rows.read(one[:-1] + b"?", EPOCH) is NoValue.MISS
         assert rows.decoded.counters.hits >= 4
         rows.lifetimes.due = b"\xff" * 8
         assert rows.hit(one, EPOCH, 1) is None
