@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -273,9 +274,7 @@ class Views:
             written=written,
             cascades=CascadeGraph(written, tables, config.bulk_limit),
             versions=versions,
-            derivations=Derivations(
-                guarded, self._bypass, config, versions, partial(_activity, bindings.models, observed)
-            ),
+            derivations=Derivations(guarded, self._bypass, config, versions, _activity_of(bindings.models, observed)),
         )
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
@@ -302,10 +301,11 @@ class Views:
         return found
 
 
-def _activity(models: Mapping[type[Model], ModelEntries], observed: Sequence[StatementCount]) -> int:
-    """Returns a number that grows with each statement and with each lookup of a cached row."""
-    lookups = sum(entries.rows.counters.hits + entries.rows.counters.misses for entries in models.values())
-    return lookups + sum(count.number for count in observed)
+def _activity_of(models: Mapping[type[Model], ModelEntries], observed: Sequence[StatementCount]) -> Callable[[], int]:
+    """Returns a function whose result grows with each statement and with each lookup of a cached row."""
+    counters = [entries.rows.counters for entries in models.values()]
+    hits, misses, number = map(attrgetter, ("hits", "misses", "number"))
+    return lambda: sum(map(hits, counters)) + sum(map(misses, counters)) + sum(map(number, observed))
 
 
 class _TenantView(NamedTuple):

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -33,13 +33,15 @@ from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.computed import computed
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.scopes.tracking import current_tracker, tracking
+from aiomodelcache.scopes.tracking import TrackingBlock, current_tracker
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 if TYPE_CHECKING:
     from aiomodelcache.query.explain import Explanation
 
 T = TypeVar("T")
+_PLAIN_TYPES: Final = frozenset({int, str, bool, float, bytes, type(None)})
+"""Types of arguments that hold no instances."""
 
 
 class BaseValueQuery(CacheQuery[T]):
@@ -124,7 +126,9 @@ class BaseValueQuery(CacheQuery[T]):
         if current_tracker() is None or cast("Any", type(call)) is not partial:
             return await call()
         args, kwargs = await self._depend_on_arguments(cache, call.args, call.keywords)
-        with nullcontext() if self._declaration.records else tracking(None):
+        if self._declaration.records:
+            return await call.func(*args, **kwargs)
+        with TrackingBlock(None):
             return await call.func(*args, **kwargs)
 
     async def _depend_on_arguments(
@@ -137,9 +141,10 @@ class BaseValueQuery(CacheQuery[T]):
         tracker = current_tracker()
         if tracker is None:
             return args, kwargs
-        tags = self._declaration.tags_of(args, kwargs)
-        await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
-        if not self._declaration.records:
+        if self._declaration.tags:
+            tags = self._declaration.tags_of(args, kwargs)
+            await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
+        if not self._declaration.records or _PLAIN_TYPES.issuperset(map(type, (*args, *kwargs.values()))):
             return args, kwargs
         current = {name: await fresh(value) for name, value in kwargs.items()}
         return tuple([await fresh(value) for value in args]), current
@@ -201,8 +206,7 @@ class _LocatedValue:
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
         wanted[self._result.epoch_key] = wanted[self._key] = None
-        for predicted in cache.predictions.predict(self._key).keys:
-            wanted[predicted] = None
+        wanted.update(dict.fromkeys(cache.predictions.predict(self._key).keys))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
         return result_hit(self._result, self._key, cache.predictions.predict(self._key), found)
@@ -314,7 +318,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     async def _get_all(self, cache: OpenCache, bulk: BulkMethod, arguments: list[tuple[Any, ...]]) -> Any:
         """Computes the values for each of these arguments."""
         current = [(await self._depend_on_arguments(cache, args, {}))[0] for args in arguments]
-        with nullcontext() if self._declaration.records else tracking(None):
+        with nullcontext() if self._declaration.records else TrackingBlock(None):
             return await bulk.call(current)
 
     def key(self, *args: Any, **kwargs: Any) -> Any:

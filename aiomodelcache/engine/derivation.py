@@ -14,12 +14,12 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import is_intent, new_token
 from aiomodelcache.entries.base import is_version
-from aiomodelcache.entries.derived import MAX_DEPENDENCIES, DerivedEntries, DerivedValue
+from aiomodelcache.entries.derived import MANY_DEPENDENCIES, MAX_DEPENDENCIES, DerivedEntries, DerivedValue
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
 from aiomodelcache.scopes.bypass import BypassFlag
-from aiomodelcache.scopes.tracking import Tracked, Tracker, tracking
+from aiomodelcache.scopes.tracking import Tracked, Tracker, TrackingBlock
 
 FIRST_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
@@ -74,8 +74,9 @@ class Derivations:
         tracker, before = self.tracker(derived.name, versions), self._activity()
         if derived.rows is not None:
             tracker.declared, tracker.exempt = True, derived.rows.table_key
-        with tracking(tracker):
-            await self.depend_on(tracker, derived.depends_on)
+        with TrackingBlock(tracker):
+            if derived.depends_on:
+                await self.depend_on(tracker, derived.depends_on)
             value = await function()
         if not tracker.dependencies and tracker.refusal is None and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
@@ -89,10 +90,13 @@ class Derivations:
             tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
             self._report(derived, tracker)
+        if len(tracker.dependencies) > MANY_DEPENDENCIES:
+            tracker.needed |= tracker.used
         if len(tracker.dependencies) > MAX_DEPENDENCIES:
             self._versions.collapse(tracker, MAX_DEPENDENCIES)
-        tracker.dependencies = dict(sorted(tracker.dependencies.items()))  # so that equal results have equal bytes
-        derived.tables = (derived.tables or set()) | tracker.used
+        tracker.sort()  # so that equal results have equal bytes
+        if derived.tables is None or not tracker.needed <= derived.tables:
+            derived.tables = (derived.tables or set()) | tracker.needed
         return Tracked(value, tracker)
 
     async def is_unchanged(self, tracker: Tracker) -> bool:

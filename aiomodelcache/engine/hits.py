@@ -212,12 +212,12 @@ class HitPath:
         if result is not NoValue.MISS:
             pending.resolve(waiter, result, None)
             return
-        plan, first = lookup.start_plan(pending.context), None
+        plan = lookup.start_plan(pending.context)
         keys = cast("Read", plan.send(None)).keys
-        if entries.keys() >= set(keys):
-            first = [entries[key] for key in keys]
-        else:  # the prediction has changed since the keys were collected
-            plan = lookup.start_plan(pending.context)
+        try:
+            first = list(map(entries.__getitem__, keys))
+        except KeyError:  # the prediction has changed since the keys were collected
+            plan, first = lookup.start_plan(pending.context), None
         operation = lookup.lookup_event
         if operation is not None and first is not None:
             note_read(operation, keys, first, near=operation.outcome == "near")

@@ -18,6 +18,8 @@ from aiomodelcache.entries.versions import TableVersions
 
 MAX_DEPENDENCIES: Final = 64
 """Number of dependencies beyond which the entries of a model are replaced by the version of its table."""
+MANY_DEPENDENCIES: Final = 48
+"""Number of dependencies beyond which later computations read the versions that could replace entries, too."""
 
 _encode_dependencies = msgspec.msgpack.Encoder().encode
 _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
@@ -27,13 +29,17 @@ _LENGTH_SIZE: Final = 4
 class KnownDependencies(Prediction):
     """The keys to read together with a result: its dependencies first, as they were when it was read last.
 
+    Then those of the rows that it refers to.
+
     Also remembers the tokens of one entry, so that a hit of the same entry need not decode them.
     """
 
-    __slots__ = ("header", "seen", "start", "tokens")
+    __slots__ = ("header", "number", "seen", "start", "tokens")
 
-    def __init__(self, keys: list[bytes]) -> None:
+    def __init__(self, keys: list[bytes], number: int | None = None) -> None:
         super().__init__([], keys)
+        self.number = len(keys) if number is None else number
+        """The number of dependencies."""
         self.header = b""
         self.seen = b""
         """The header of the last entry that was read."""
@@ -94,7 +100,10 @@ class DerivedEntries(ResultEntries):
 
     @property
     def tables(self) -> set[bytes] | None:
-        """The table versions that computations have needed in this process. None before the first one."""
+        """The table versions that computations have needed in this process. None before the first one.
+
+        Versions that would only stand for entries, if these were too many, are among them once there were many.
+        """
         return self._needed[0] if self._needed else None
 
     @tables.setter

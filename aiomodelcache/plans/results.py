@@ -63,7 +63,7 @@ def _find_or_compute(
 ) -> Plan[Any]:
     prediction = predictions.predict(key)
     epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
-    if not forced:
+    if not forced and entry is not None:
         found = dict(zip(prediction.keys, prefetched, strict=True))
         if isinstance(result, DerivedEntries) and result.may_be_younger(entry, prediction):
             found = {}
@@ -159,8 +159,12 @@ def _keep(
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
     if granted and computed.tracker is not None:
-        keys = dict.fromkeys([*computed.tracker.dependencies, *predictions.predict(key).keys])
-        predictions.learn_keys(key, KnownDependencies(list(keys)))
+        keys, known = list(computed.tracker.dependencies), predictions.predict(key)
+        if not isinstance(known, KnownDependencies):
+            predictions.learn_keys(key, KnownDependencies(keys))
+        elif known.keys[: known.number] != keys:
+            rows = known.keys[known.number :]
+            predictions.learn_keys(key, KnownDependencies(list(dict.fromkeys([*keys, *rows])), len(keys)))
     return computed.take()
 
 
@@ -265,7 +269,7 @@ def _read_value(
         value = map_nested(value, InstanceReference, instances.__getitem__)
     known = predictions.predict(key)
     if known.keys != list(wanted):
-        known = KnownDependencies(list(wanted))
+        known = KnownDependencies(list(wanted), len(derived.keys) if derived is not None else 0)
         predictions.learn_keys(key, known)
     if entry is not None and derived is not None and isinstance(known, KnownDependencies):
         known.seen = entry[HEADER]

@@ -5,9 +5,10 @@ for as long as all entries that answered hold the same tokens. Rows that were lo
 For them stands the version of their table, if it was read before the statement.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final, cast
 
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
 from aiomodelcache.entries.base import NoValue, is_version
@@ -26,67 +27,102 @@ from aiomodelcache.plans.requests import (
     T,
 )
 from aiomodelcache.plans.steps import intercepted
-from aiomodelcache.scopes.tracking import Tracker
+from aiomodelcache.scopes.tracking import CHANGED, Tracker
 
 _TOKENS = (VALUE, ABSENT, VERSION)
-_TOKEN_BYTES = b"".join(_TOKENS)
+_TOKEN_STATES: Final = frozenset(b"".join(_TOKENS))
+_CANCELLED: Final = "a lookup was cancelled"
+_prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(slice(PREFIX_SIZE)))
+_first_byte: Final[Callable[[bytes], int]] = itemgetter(0)
 
 
-def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
+def _never() -> bool:
+    return False
+
+
+def tracked(
+    plan: Plan[T], tracker: Tracker, versions: TableVersions, cancelled: Callable[[], bool] = _never
+) -> Plan[T]:
     """Runs a plan and adds what answered it to a tracker, also if it raises.
 
-    A plan that is given up never counts as finished, so the tracker's result is not stored.
+    A plan that is given up never counts as finished, so the tracker's result is not stored. ``cancelled``: returns True
+    if the caller has given up its lookup. What it has done instead then depends on the time.
     """
     record = _Record(tracker, versions)
     tracker.unfinished += 1
     try:
         answer = yield from intercepted(plan, record.answer)
     except Exception:
-        record.finish()
+        record.finish(cancelled=cancelled())
         raise
-    record.finish()
+    record.finish(cancelled=cancelled())
     return answer
 
 
 class TrackedLookup:
     """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
 
-    __slots__ = ("_known", "_lookup", "_tracker", "_versions", "collect_keys", "lookup_event")
+    __slots__ = ("_cancelled", "_known", "_lookup", "_tracker", "_versions", "collect_keys", "lookup_event")
 
-    def __init__(self, lookup: FastLookup, tracker: Tracker, versions: TableVersions) -> None:
+    def __init__(
+        self,
+        lookup: FastLookup,
+        tracker: Tracker,
+        versions: TableVersions,
+        cancelled: Callable[[], bool] = _never,
+    ) -> None:
         self._lookup = lookup
         self._tracker = tracker
         self._versions = versions
+        self._cancelled = cancelled
         self._known = len(tracker.versions)  # none is ever removed, so that the first ones are those known now
         tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
         self.lookup_event = lookup.lookup_event
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
-        result = None
         try:
             result = self._lookup.try_hit(context, entries)
-        finally:  # an exception is a result, too
-            self._record(context, entries, answered=result is not NoValue.MISS)
+        except Exception:  # a result, too
+            self._record(context, entries)
+            raise
+        if result is NoValue.MISS:
+            self._use(context)
+        else:
+            self._record(context, entries)
         return result
 
-    def _record(self, context: Any, entries: Mapping[bytes, bytes | None], *, answered: bool) -> None:
+    def _record(self, context: Any, entries: Mapping[bytes, bytes | None]) -> None:
+        tracker, read = self._tracker, self._use(context)
+        try:
+            tokens = list(map(_prefix, map(entries.__getitem__, read)))
+            are_tokens = _TOKEN_STATES.issuperset(map(_first_byte, tokens))
+        except (LookupError, TypeError):  # nothing was read for a key
+            tokens, are_tokens = [], False
+        if are_tokens:
+            tracker.add_all(dict(zip(read, tokens, strict=True)))
+        else:
+            found = {key: entry[:PREFIX_SIZE] for key in read if (entry := entries.get(key))}
+            tracker.add_all({key: token for key, token in found.items() if token[0] in _TOKEN_STATES})
+        tracker.unfinished -= 1
+        if self._cancelled():
+            tracker.refuse(_CANCELLED)
+
+    def _use(self, context: Any) -> Mapping[bytes, None]:
+        """Notes the tables whose entries were read. Returns the keys of all that was read."""
         read: dict[bytes, None] = {}
         self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
         tracker, by_epoch = self._tracker, self._versions.by_epoch
-        known: Collection[bytes] = tracker.versions
+        epochs, known = by_epoch.keys() & read.keys(), tracker.versions
         if len(known) != self._known:
-            known = frozenset(islice(known, self._known))
-        tracker.use([by_epoch[key] for key in read if key in by_epoch], known)
-        tracker.unfinished -= answered
-        if answered:
-            get = entries.get
-            found = {key: entry[:PREFIX_SIZE] for key in read if (entry := get(key)) and entry[0] in _TOKEN_BYTES}
-            tracker.add_all(found)
+            tracker.use([by_epoch[key] for key in epochs], frozenset(islice(known, self._known)))
+        elif not epochs <= tracker.dependencies.keys():  # else the lookup that has added them has noted their tables
+            tracker.use([by_epoch[key] for key in epochs], known)
+        return read
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
         self._tracker.unfinished -= 1  # the plan counts itself
-        return tracked(self._lookup.start_plan(context), self._tracker, self._versions)
+        return tracked(self._lookup.start_plan(context), self._tracker, self._versions, self._cancelled)
 
 
 class _Record:
@@ -131,7 +167,7 @@ class _Record:
         if value is not None and state in _TOKENS:
             token = value[:PREFIX_SIZE]
             if self._tokens.setdefault(key, token) != token:
-                self._tracker.refuse("something that it was read from changed meanwhile")
+                self._tracker.refuse(CHANGED)
         elif state == STALE:
             self._tracker.unrecorded("a stale copy answered")
 
@@ -205,9 +241,11 @@ class _Record:
                 self._see(key, entry)
         return stored
 
-    def finish(self) -> None:
+    def finish(self, *, cancelled: bool) -> None:
         """Adds what the plan has read to the tracker, when the plan has ended."""
         self._tracker.unfinished -= 1
+        if cancelled:
+            self._tracker.refuse(_CANCELLED)
         for key, tables in self._loaded.items():
             self._tokens.pop(key, None)
             for table in tables:

@@ -134,13 +134,14 @@ class CacheQuery(Generic[T]):
     def _start_tracked(self, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[T]":
         """Starts the lookup of a tracked computation. What a request's scope or near entries hold has no token."""
         future: asyncio.Future[T] = cache.loop.create_future()
-        future.add_done_callback(partial(_refuse_cancelled, tracker))
         lookup = None if cache.guarded.near.on else self.fast_lookup(cache)
         if lookup is not None:
-            cache.reader.hits.start_lookup(TrackedLookup(lookup, tracker, cache.versions), cache, future)
+            cache.reader.hits.start_lookup(
+                TrackedLookup(lookup, tracker, cache.versions, future.cancelled), cache, future
+            )
             return future
         plan = cache.reader.of_caller(self.plan(cache, None))
-        plan = tracked(plan, tracker, cache.versions)
+        plan = tracked(plan, tracker, cache.versions, future.cancelled)
         cache.reader.start(plan, partial(resolve, future), near=False, operation=self.lookup_event)
         return future
 
@@ -317,11 +318,6 @@ class ObservedQuery(CacheQuery[T]):
         if self._lookup.outcome is None:  # it has asked for nothing
             self._lookup.outcome = "scope" if scope is not None else "hit"
         return result
-
-
-def _refuse_cancelled(tracker: Tracker, future: "asyncio.Future[Any]") -> None:
-    if future.cancelled():
-        tracker.refuse("a lookup was cancelled")
 
 
 def _without_waiting(known: T) -> Generator[Any, None, T]:

@@ -154,6 +154,9 @@ class _Outcomes:
                     self.resolve(name, None, error)
             await self._finished
         except BaseException as error:
+            tracker = current_tracker()
+            if tracker is not None:
+                tracker.refuse("a batch of lookups was cancelled")
             self._end(error)
             raise
         if self._observed:

@@ -136,7 +136,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
         _, entry_set, keys, _ = self.locate(cache)
         wanted[entry_set.epoch_key] = None
-        wanted.update(dict.fromkeys(keys))
+        wanted.update(cast("Any", keys))  # whose values nothing reads
         if not isinstance(entry_set, RowEntries):
             predict = cache.predictions.predict
             wanted.update(dict.fromkeys([row for key in keys for row in predict(key).keys]))

@@ -27,7 +27,7 @@ class Declared:
             if key in tracker.versions:
                 tracker.add_table(key)
             else:
-                tracker.used.add(key)  # the next computation reads it before it begins
+                tracker.needed.add(key)  # the next computation reads it before it begins
                 tracker.pending.add(key)
 
     def _keys(self) -> set[bytes]:

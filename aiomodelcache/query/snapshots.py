@@ -13,7 +13,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache.exceptions import CacheError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.transactions import snapshot_transaction
-from aiomodelcache.scopes.tracking import Tracker, current_tracker, tracking
+from aiomodelcache.scopes.tracking import Tracker, TrackingBlock, current_tracker
 
 T = TypeVar("T")
 
@@ -30,15 +30,15 @@ async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -
     for _ in range(ATTEMPTS if cache.guarded.healthy else 0):
         tracker = cache.derivations.tracker()
         known = frozenset(caller.versions if caller is not None else ())
-        with tracking(tracker):
+        with TrackingBlock(tracker):
             answer = await look_up()
         if cache.reader.relayed is not None and cache.reader.relayed.covers({*tracker.dependencies, *tracker.used}):
             break  # no token tells of another program's write before its relay does
         if await cache.derivations.is_unchanged(tracker):
             if caller is not None:
                 caller.use(tracker.used, known)
-                for key, token in tracker.dependencies.items():
-                    caller.add(key, token)
+                caller.needed |= tracker.needed
+                caller.add_all(tracker.dependencies)
             return answer
     if caller is not None:
         caller.refuse("a snapshot was read in a transaction")

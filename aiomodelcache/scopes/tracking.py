@@ -4,13 +4,14 @@ Knows keys and tokens, not their meaning. A context variable holds the tracker, 
 share it. Tasks that outlive the computation have no tracker any more.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple
 
 BeforeStatement = Callable[["Tracker", Any, str], Awaitable[None]]
 """A function of a tracker, a connection and SQL, to await before the statement is sent."""
+
+CHANGED: Final = "something that it was read from changed meanwhile"
 
 
 class Tracker:
@@ -24,6 +25,7 @@ class Tracker:
         "groups",
         "late",
         "name",
+        "needed",
         "over",
         "owner",
         "pending",
@@ -61,7 +63,9 @@ class Tracker:
         self.pending: set[bytes] = set()
         """Table versions that were declared and not read yet."""
         self.used: set[bytes] = set()
-        """The keys of the table versions that were needed."""
+        """The keys of the versions of tables whose entries were read."""
+        self.needed: set[bytes] = set()
+        """The keys of the table versions that the result depends on, or would if they had been read in time."""
         self.dependencies: dict[bytes, bytes] = {}
         self.versions: dict[bytes, bytes] = dict(versions)
         """Table versions that were read before the tables were, by key. They may become dependencies."""
@@ -80,22 +84,27 @@ class Tracker:
     def add(self, key: bytes, token: bytes) -> None:
         """Adds a dependency. If it was another one before, it was changed while the result was computed."""
         if self.dependencies.setdefault(key, token) != token:
-            self.refuse("something that it was read from changed meanwhile")
+            self.refuse(CHANGED)
 
     def add_all(self, tokens: Mapping[bytes, bytes]) -> None:
         """Adds dependencies, each as ``add`` does."""
-        if self.dependencies.keys().isdisjoint(tokens):
-            self.dependencies.update(tokens)
-        else:
-            for key, token in tokens.items():
-                self.add(key, token)
+        known = self.dependencies
+        for key in known.keys() & tokens.keys():
+            if known[key] != tokens[key]:
+                self.refuse(CHANGED)
+        known.update(tokens)
+
+    def sort(self) -> None:
+        """Sorts the dependencies by key."""
+        keys = sorted(self.dependencies)
+        self.dependencies = dict(zip(keys, map(self.dependencies.__getitem__, keys), strict=True))
 
     def add_table(self, key: bytes | None) -> None:
         """Adds the version of a table that was read. It must have been read before the table was."""
         if key is None:
             self.unrecorded("a table was read whose writes are not noticed")
         else:
-            self.used.add(key)
+            self.needed.add(key)
             self.add_version(key)
 
     def add_version(self, key: bytes) -> None:
@@ -109,7 +118,7 @@ class Tracker:
     def use(self, tables: Collection[bytes], known: Collection[bytes]) -> None:
         """Notes that entries of tables were read. ``known``: the versions of tables that were known before."""
         self.used.update(tables)
-        self.late.update(key for key in tables if key not in known)
+        self.late.update(set(tables).difference(known))
 
     def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Stores table versions that have just been read. A version that was known before stays."""
@@ -144,13 +153,19 @@ def current_tracker() -> Tracker | None:
     return None if tracker is None or tracker.over else tracker
 
 
-@contextmanager
-def tracking(tracker: Tracker | None) -> Generator[None]:
+class TrackingBlock:
     """A block whose reads the tracker records. None: whose reads no tracker records."""
-    token = _current.set(tracker)
-    try:
-        yield
-    finally:
-        if tracker is not None:
-            tracker.over = True
-        _current.reset(token)
+
+    __slots__ = ("_token", "_tracker")
+    _token: Token[Tracker | None]
+
+    def __init__(self, tracker: Tracker | None) -> None:
+        self._tracker = tracker
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._tracker)
+
+    def __exit__(self, *_: object) -> None:
+        if self._tracker is not None:
+            self._tracker.over = True
+        _current.reset(self._token)

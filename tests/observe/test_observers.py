@@ -2,14 +2,9 @@
 
 import asyncio
 import cProfile
-import linecache
 import logging
 import pstats
-import re
-import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,6 +15,7 @@ from aiomodelcache.observe import Fill, Lookup, Note, Observer, Operation, Round
 from aiomodelcache.testing import CountingBackend
 from tests.observe.recorder import Recorder, request
 from tests.support.databases import DatabaseUrl
+from tests.support.instructions import instructions
 from tests.support.models.models import Event, User
 from tests.support.second_loop import SecondLoop, second_loop
 
@@ -143,30 +139,8 @@ async def test_a_hit_without_observers_calls_nothing_of_theirs(
         assert [place for place in calls if place[0] == "engine/observing.py"] == []
 
 
-async def instructions(work: Callable[[], Any]) -> tuple[int, int]:
-    """Returns the instructions of Python that 20 runs take, and those on lines of this package about observers."""
-    found: Counter[tuple[str, int]] = Counter()
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_lineno:
-            found[frame.f_code.co_filename, frame.f_lineno] += 1
-        return trace
-
-    await work()
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        for _ in range(20):
-            await work()
-    finally:
-        sys.settrace(before)
-    theirs = [
-        count
-        for (file, line), count in found.items()
-        if "/aiomodelcache/" in file and re.search("observ|lookup_event|operation", linecache.getline(file, line))
-    ]
-    return found.total(), sum(theirs)
+OF_OBSERVERS = "observ|lookup_event|operation"
+"""A pattern of lines about observers."""
 
 
 async def test_observers_cost_a_hundredth_of_a_hit_if_there_are_none(
@@ -175,10 +149,10 @@ async def test_observers_cost_a_hundredth_of_a_hit_if_there_are_none(
     """If there is one that does nothing, a hit takes much more: that is why the counters are no observer."""
     async with ModelCache(backend_url):
         user = await User.create(username="kim")
-        everything, theirs = await instructions(lambda: User.cache.get(id=user.id).resolve())
+        everything, theirs = await instructions(lambda: User.cache.get(id=user.id).resolve(), OF_OBSERVERS)
     assert 0 < theirs < everything / 100
     async with ModelCache(backend_url, observers=[Observer()]):
-        observed, _ = await instructions(lambda: User.cache.get(id=user.id).resolve())
+        observed, _ = await instructions(lambda: User.cache.get(id=user.id).resolve(), OF_OBSERVERS)
     assert observed > everything * 1.05
     print(f"{everything / 20:.0f} instructions, {theirs / 20:.0f} for observers, {observed / 20:.0f} with one")
 

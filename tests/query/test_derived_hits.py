@@ -56,6 +56,22 @@ async def test_a_value_that_looks_nested_is_walked_once_and_then_needs_no_plan(c
     assert await query == ["other" + "Ü" * 150]
 
 
+async def test_dependencies_of_former_results_are_not_read_any_more(cache: ModelCache) -> None:
+    @cached
+    async def newest() -> list[int]:
+        return [row.level for row in await Happening.cache.get_many([row.id for row in await Happening.all()])]
+
+    query, opened = newest.query(), cache.open_cache
+    for number in range(4, 14):
+        await query
+        await Happening.all().delete()
+        await Happening.create(id=number, slug=f"h{number}", level=number, organizer_id=1)
+        assert await query == [number]
+        assert await query == [number]
+    _, key = query.locate(opened)
+    assert len(opened.predictions.predict(key).keys) == 3, "the row, its epoch and the version of its table"
+
+
 async def test_an_entry_with_other_dependencies_than_the_known_ones_takes_the_plan(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
