@@ -59,7 +59,7 @@ class Ownership:
         own = await self._name()
         found = await source.find_owner()
         if found is None or found[_NAME] != own[_NAME]:
-            if self._owned:
+            if self._owned not in ("", found):  # if it is found, the store was restarted, and no other cache is there
                 self._owned, self._not_before = "", monotonic() + HOLD_OFF
             if found is not None:
                 if not await self._may_replace(found, own):

@@ -710,6 +710,31 @@ async def test_a_store_that_was_restarted_is_still_the_same_cache(
 
 
 @on_postgres
+@pytest.mark.only_on("memory", because="the store is a Redis of the test's own")
+async def test_a_store_that_comes_back_empty_is_claimed_at_once_by_a_relay_that_is_alone(
+    database: BaseDBAsyncClient, own_redis: RedisServer
+) -> None:
+    """The store has forgotten that the relay lives. No other relay has taken the database over."""
+    async with ModelCache(own_redis.patient_url, breaker_cooldown=0.05) as cache:
+        await install(database, captured_tables(cache.open_cache)["postgres"])
+        async with running(cache) as relay:
+            [status] = relay.statuses
+
+            async def has_claimed() -> bool:
+                return status.failing is None and await relay.drains[0].claim_left() > 0
+
+            async def fails() -> bool:
+                return status.failing is not None
+
+            await until(has_claimed)
+            own_redis.kill()
+            relay.drains[0].claim_at_once()
+            await until(fails)
+            own_redis.restart()
+            await until(has_claimed)
+
+
+@on_postgres
 @on_redis
 @pytest.mark.parametrize("step", ["changes", "delete"])
 async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_from_it(
