@@ -120,7 +120,7 @@ class MySQLLines(PolledLines):
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
         rows = await self.rows(limit)
-        if rows and self._types is None:
+        if self._types is None and any(row["op"] != "A" for row in rows):
             database = await self._own_database()
             types = await column_types(self._client, database, self._all)
             self._types = {table.name: types[database.place(table)] for table in self._all}

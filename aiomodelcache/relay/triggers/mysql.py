@@ -4,8 +4,8 @@ A trigger runs as its definer, so writers need no privilege on the change table.
 foreign key deletes or changes: triggers of the parents name these, see ``cascades``. TRUNCATE fires none either. It
 gives the table another number, which the relay looks at in each drain.
 
-A renamed column makes writes fail until the triggers are made anew, as with any trigger of these databases that names
-it: remove the triggers before the migration and install them after it.
+A column or table that a trigger names may be renamed or dropped later. The trigger catches the error, because a user's
+write must not fail, and its line names the whole table. So it is until the triggers are made anew.
 """
 
 from collections import defaultdict
@@ -67,6 +67,9 @@ _OWN_TABLES: Final = (
 )
 _EVENTS: Final = {"insert": "I", "update": "U", "delete": "D"}
 
+_GONE: Final = "1054, 1146"
+"""The errors of columns and tables that are gone. Others are not caught, as they may have ended the transaction."""
+
 TableName = tuple[str, str]
 """The database and the name of a table, as the server spells them."""
 
@@ -88,8 +91,9 @@ class MySQLTriggers:
             for event, letter in _EVENTS.items():
                 old = values["OLD"] if letter != "I" else "NULL"
                 new = values["NEW"] if letter != "D" else "NULL"
-                line = f"VALUES ({literal(table.name)}, '{letter}', {old}, {new})"
-                body = f"INSERT INTO {changes} (source, op, old, new) {line}"
+                line = f"INSERT INTO {changes} (source, op, old, new) "
+                line += f"VALUES ({literal(table.name)}, '{letter}', {old}, {new})"
+                body = _never_failing(changes, table.name, line)
                 found.append(_trigger(database, place, event, "AFTER", body, table.name))
         lines: dict[tuple[TableName, str], list[str]] = defaultdict(list)
         for each in cascade_lines(await _foreign_keys(client), captured):
@@ -212,6 +216,12 @@ def _trigger(database: Database, place: TableName, event: str, when: str, body: 
     return Definition("trigger", on, name, digest(body), (drop, create), source)
 
 
+def _never_failing(changes: str, source: str, line: str) -> str:
+    """Returns the block that writes a line, or one that names the whole table if a column or table is gone."""
+    whole = f"INSERT INTO {changes} (source, op) VALUES ({literal(source)}, 'A')"
+    return f"BEGIN DECLARE EXIT HANDLER FOR {_GONE} {whole}; {line}; END"
+
+
 def _values(table: CapturedTable, types: Mapping[str, str], row: str, nulls: Sequence[str] = ()) -> str:
     """Returns the expression for the captured values of a row; NULL if they cannot be exact."""
     if not is_exact(table, types):
@@ -233,17 +243,19 @@ def _cascade(
     captured: Mapping[TableName, CapturedTable],
     types: Mapping[TableName, Mapping[str, str]],
 ) -> str:
-    """Returns the statement that writes the lines of a captured table whose rows a change of a parent changes."""
+    """Returns the block that writes the lines of a captured table whose rows a change of a parent changes."""
     table = captured[line.child]
     source = literal(table.name)
-    insert = f"INSERT INTO {changes} (source, op, old, new) SELECT"
-    if line.whole or not is_exact(table, types[line.child]):
-        return f"{insert} {source}, 'A', NULL, NULL FROM DUAL WHERE EXISTS (SELECT 1 {line.rows})"
     old = _values(table, types[line.child], line.alias)
-    if line.nulled:
+    if line.whole or not is_exact(table, types[line.child]):
+        selected = f"'A', NULL, NULL FROM DUAL WHERE EXISTS (SELECT 1 {line.rows})"
+    elif line.nulled:
         new = _values(table, types[line.child], line.alias, line.nulled)
-        return f"{insert} {source}, 'U', {old}, {new} {line.rows}"
-    return f"{insert} {source}, 'D', {old}, NULL {line.rows}"
+        selected = f"'U', {old}, {new} {line.rows}"
+    else:
+        selected = f"'D', {old}, NULL {line.rows}"
+    insert = f"INSERT INTO {changes} (source, op, old, new) SELECT {source}, {selected}"
+    return _never_failing(changes, table.name, insert)
 
 
 async def _foreign_keys(client: BaseDBAsyncClient) -> list[ForeignKeyRow]:
