@@ -51,6 +51,9 @@ class Settings(TypedDict, total=False):
     refresh_ahead: float
     lease_ttl: Duration
     load_ttl: Duration
+    load_limit: int | None
+    load_wait: Duration
+    on_overload: Literal["raise", "proceed"]
     compute_ttl: Duration
     lease_wait: Duration
     intent_ttl: Duration
@@ -123,6 +126,19 @@ class CacheConfig:
     """
     load_ttl: float = 60.0
     """The longest time for which leases are extended. A slower reader returns its answer, but does not store it."""
+    load_limit: int | None = 64
+    """Maximum number of statements of lookups in flight on one database connection of this process. None: no limit.
+
+    The number in force is shown by ``cache.stats.load_limits``. It falls when statements take longer than usual, and
+    rises again. Lookups that miss wait beyond it, and those of one key share the next statement.
+    """
+    load_wait: float = 30.0
+    """The time that a lookup waits for a statement in flight to end. See ``on_overload``."""
+    on_overload: Literal["raise", "proceed"] = "raise"
+    """The handling of a lookup that has waited for ``load_wait``.
+
+    "raise" raises ``DatabaseOverloaded``. "proceed" sends the statement beyond the limit.
+    """
     compute_ttl: float = 60.0
     """The time that a reader has to fill a computed result, whose method may take longer than a statement."""
     lease_wait: float = 0.4

@@ -11,6 +11,7 @@
     ├── CacheWriteError             a write was refused because its rows could not be marked in the cache
     ├── StaleInstanceError          a full save() of an instance that a stale copy answered
     ├── ReadOnlyInstanceError       a change of an instance that was looked up as read-only
+    ├── DatabaseOverloaded          a lookup that missed has waited too long for the database to have room
     ├── TenantError                 a lookup that depends on its context in a way that the cache does not know
     └── RelayError                  writes of other programs cannot be captured as declared
 
@@ -71,6 +72,13 @@ class StaleInstanceError(CacheError):
 
 class ReadOnlyInstanceError(CacheError):
     """A refused change, save or delete of an instance that was looked up with ``options(read_only=True)``."""
+
+
+class DatabaseOverloaded(CacheError):
+    """A lookup that missed and has waited ``load_wait`` seconds, because too many statements were in flight.
+
+    Raised only with ``on_overload="raise"``, the default. What the cache holds is still answered.
+    """
 
 
 class TenantError(CacheError):

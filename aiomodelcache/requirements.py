@@ -24,6 +24,7 @@ def secrets_of(value: object) -> list[bytes]:
 
 _CHOICES: Final = {
     "on_write_error": ("retry", "raise"),
+    "on_overload": ("raise", "proceed"),
     "on_relay_loss": ("bypass", "serve"),
     "untracked_reads": ("warn", "error", "ignore"),
 }
@@ -39,6 +40,8 @@ def unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
         return None if value is None or callable_now else "use a function without arguments, like a variable's get"
     if name == "observers":
         return _observers_error(value)
+    if name == "load_limit" and value is None:
+        return None
     if name == "secret":
         if value is None:
             return None
@@ -50,7 +53,7 @@ def unmet_requirement(name: str, kind: Any, value: Any) -> str | None:
         return None if is_text and str.__str__(value) in _CHOICES[name] else f"use {', '.join(others)} or {last}"
     if kind is bool:
         return None if isinstance(value, bool) else "use True or False"
-    if kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+    if kind in (int, int | None) and (isinstance(value, bool) or not isinstance(value, int)):
         return "it must be a whole number"
     if name == "verify":
         return None if _is_number(value) and 0 <= value <= 1 else "it must be a fraction, from 0 to 1"

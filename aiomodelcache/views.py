@@ -23,9 +23,11 @@ from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.derivation import Derivations
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.engine.reader import Reader
+from aiomodelcache.engine.statements import Waiter
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
 from aiomodelcache.entries.cascades import CascadeGraph
@@ -78,6 +80,7 @@ class Views:
         self._bypass = bypass
         self._predictions = Predictions(config.guess_size)
         self._decoded = Decoded(config.decoded_memory_limit, guarded.stats.decoded)
+        self._admissions: Admissions[Waiter] = Admissions(config, guarded.stats)
         self.relays: RelayWatch | None = None
         """The relays that the cache depends on, or None if no model has ``relay = True``."""
         self._verifier: Verifier | None = None
@@ -254,7 +257,7 @@ class Views:
         versions = TableVersions(bindings.models, written, tables, space)
         observed = [observe(root_client(each)) for each in get_connections().all()]
         tasks = BackgroundTasks(callers)
-        reader = Reader(guarded, config, tasks, self._bypass, bindings.lifetimes, check)
+        reader = Reader(guarded, config, tasks, self._bypass, self._admissions, bindings.lifetimes, check)
         view = OpenCache(
             config=config,
             stats=guarded.stats,

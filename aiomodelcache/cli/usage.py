@@ -17,11 +17,28 @@ MIN_LOOKUPS: Final = 1_000
 """Number of lookups in all processes below which nothing is judged, and of a class below which its cost is not."""
 TRIPS_OF_MISS: Final = 2
 """Round trips that a miss needs beyond the read that a hit needs, too."""
+FEW_STATEMENTS: Final = 4
+"""Number of statements in flight below which the limit of a connection is named: its database is overloaded."""
 SUBJECTS: Final = ("unused", "costs")
 
 
 def of_usage(cache: OpenCache, workers: Sequence[Worker], round_trip: float) -> list[Finding]:
     """Returns the faults that the counters of all processes show. ``round_trip``: the seconds of one, measured."""
+    overloaded = sum(worker.stats.overloaded_loads for worker in workers)
+    found = [_of_overload(overloaded, workers)] if overloaded else []
+    return [*found, *_of_lookups(cache, workers, round_trip)]
+
+
+def _of_overload(overloaded: int, workers: Sequence[Worker]) -> Finding:
+    limits = {name for worker in workers for name, limit in worker.stats.load_limits.items() if limit < FEW_STATEMENTS}
+    text = f"{overloaded} lookups of {_processes(workers)} have waited for a statement for longer than load_wait"
+    text += f"; {', '.join(sorted(limits))} is given fewer than {FEW_STATEMENTS} at once" if limits else ""
+    return Finding(
+        "error", "overload", text, "Give the database more room, or fill the cache at deploy:", ("aiomodelcache warm",)
+    )
+
+
+def _of_lookups(cache: OpenCache, workers: Sequence[Worker], round_trip: float) -> list[Finding]:
     if not workers:
         text, remedy = "not known, because no process publishes its counters", "To let doctor judge, open the cache by:"
         return [Finding("ok", each, text, remedy, ("ModelCache(url, publish_stats=True)",)) for each in SUBJECTS]

@@ -41,6 +41,12 @@ _BY_WORKER: Final = [
     ("round_trips", "Requests to the store, those that publish counters included.", "round_trips"),
     ("statements", "SQL statements of lookups.", "statements"),
     ("extended_leases", "Extensions of leases whose statements were slow.", "extended_leases"),
+    (
+        "queued_loads",
+        "Loads that waited, because as many statements were in flight as the database bears.",
+        "queued_loads",
+    ),
+    ("overloaded_loads", "Loads that waited for longer than load_wait.", "overloaded_loads"),
     ("backend_errors", "Requests to the store that failed.", "backend_errors"),
     ("bypassed_reads", "Rounds of reading that went to the database because the store was failing.", "bypassed"),
     ("relay_bypassed", "Lookups that read the database because no relay lived.", "relay_bypassed"),
@@ -145,6 +151,13 @@ class ModelCacheCollector:
             for worker in workers:
                 family.add_metric([worker.name], value_of(worker))
             yield family
+        family = self._gauge(
+            f"{NAME}_load_limit", "Statements of lookups that may be in flight.", labels=["worker", "connection"]
+        )
+        for worker in workers:
+            for connection, limit in worker.stats.load_limits.items():
+                family.add_metric([worker.name, connection], limit)
+        yield family
         complete = self._gauge(f"{NAME}_fleet_complete", "1 if the other workers' counts were read.", labels=[])
         if fleet is not None:
             complete.add_metric([], fleet.complete)

@@ -50,6 +50,8 @@ class Leases:
         """Keys that other processes are filling, for which plans of this process wait."""
         self._timed_out: dict[bytes, bytes] = {}
         """Keys and leases of other processes that were waited for without a fill."""
+        self.saturated: Callable[[], bool] = lambda: False
+        """Returns True if loads wait for the database. Plans then wait on for other processes, and not for it."""
         self._extensions = LeaseExtensions(guarded, config, tasks, self._flights)
         self.acquire: TickBatcher[tuple[RunningPlan, AcquireLeases]] = TickBatcher(self._acquire, tasks)
         self.store: TickBatcher[tuple[RunningPlan, Store]] = TickBatcher(self._store, tasks)
@@ -165,16 +167,22 @@ class Leases:
         self._advance(run, None)
 
     async def _watch(self, leases: dict[bytes, bytes]) -> None:
-        """Polls until other processes have filled these keys, for at most ``lease_wait`` seconds."""
+        """Polls until other processes have filled these keys, for at most ``lease_wait`` seconds.
+
+        While loads wait for the database, for at most ``load_wait`` seconds.
+        """
         keys: list[bytes] = list(leases)
         timeout = self._config.lease_wait
         held: dict[bytes, bytes | None] = {}
         try:
-            until = time.monotonic() + timeout
+            now = time.monotonic()
+            until, latest = now + timeout, now + self._config.load_wait
             delay = min(timeout / 8, FIRST_POLL_DELAY)
             while keys and (remaining := until - time.monotonic()) > 0 and self._guarded.allow_read():
                 await asyncio.sleep(min(remaining, delay * random.uniform(0.5, 1.5)))
-                delay *= 2
+                delay = min(delay * 2, timeout)
+                if self.saturated():
+                    until = min(latest, max(until, time.monotonic() + timeout))
                 values = await self._guarded.call(self._guarded.backend.read(keys), len(keys))
                 held = dict(zip(keys, values, strict=True))
                 self._unwatch(key for key in held if not is_lease(held[key]))

@@ -5,41 +5,36 @@ all ``Store``s one pipeline. A single lookup, a gather and a batch are the same 
 and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from time import perf_counter
 from typing import Any, TypeVar
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
+from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
-from aiomodelcache.engine.batching import Coalescer, TickBatcher
 from aiomodelcache.engine.computations import Computations
 from aiomodelcache.engine.hits import HitPath
-from aiomodelcache.engine.leases import Leases, group_requests
-from aiomodelcache.engine.loader import ComputedValue, can_share_statement, load
+from aiomodelcache.engine.leases import Leases
+from aiomodelcache.engine.loader import ComputedValue
 from aiomodelcache.engine.observing import (
     note_bypass,
-    note_database,
     note_fills,
     note_read,
     observe_refresh,
-    observe_statement,
-    operations_of,
 )
 from aiomodelcache.engine.relayed import RELAY_LOST, Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.sampling import SampledReads, Sampler
+from aiomodelcache.engine.statements import Statements, Waiter
 from aiomodelcache.engine.tasks import CLOSED_MESSAGE, BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.observe.events import Lookup
-from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     ComputeValue,
@@ -65,6 +60,7 @@ class Reader:
         config: CacheConfig,
         tasks: BackgroundTasks,
         bypass: BypassFlag,
+        admissions: Admissions[Waiter],
         lifetimes: Iterable[Lifetimes] = (),
         check_context: Callable[[], None] | None = None,
     ) -> None:
@@ -83,8 +79,10 @@ class Reader:
         """The tables whose entries answer only while a relay lives, or None if there are none."""
         self._check_caller: CheckCaller | None = None
         self._leases = Leases(guarded, config, tasks, self._advance)
-        self._loads: TickBatcher[tuple[RunningPlan, Load]] = TickBatcher(self._load, tasks)
-        self._statements = Coalescer(self._load_source, tasks)
+        self._leases.saturated = admissions.saturated
+        self._statements = Statements(
+            guarded, config, tasks, self._advance, self.check_context, self._leases.late_deadline, admissions
+        )
         self._computations = Computations(guarded, tasks, bypass, self._advance, self.check_context)
         tasks.on_failure = self.fail
 
@@ -167,7 +165,7 @@ class Reader:
                 request = plan.send(answer)
                 if isinstance(request, Load):
                     try:
-                        answer = await self._select(
+                        answer = await self._statements.select(
                             request.entry_set, request.wanted, client, operations, only_pks=request.only_pks
                         )
                     except Exception as error:
@@ -219,7 +217,7 @@ class Reader:
                     raise NotCached
                 elif type(request) is Load:
                     run.near = False
-                    self._loads.add((run, request))
+                    self._statements.load.add((run, request))
                     return
                 elif type(request) is ComputeValue:
                     run.near = False
@@ -289,60 +287,6 @@ class Reader:
     def close(self) -> None:
         """Fails the lookups that are still in flight when the cache has closed."""
         self.fail(CacheNotOpen(CLOSED_MESSAGE))
-
-    # The database --------------------------------------------------------------------------------
-
-    async def _load(self, requests: list[tuple[RunningPlan, Load]]) -> None:
-        for target, group in group_requests(
-            requests, lambda request: (request.entry_set, request.replica, request.only_pks)
-        ).items():
-            if can_share_statement(target[0]):
-                self._statements.add(target, group)
-            else:
-                self._tasks.start(self._load_source(target, group))
-
-    async def _load_source(self, target: tuple[Any, bool, bool], group: list[tuple[RunningPlan, Load]]) -> None:
-        entry_set, replica, only_pks = target
-        wanted = {key: values for _, request in group for key, values in request.wanted.items()}
-        try:
-            self.check_context()
-            client = entry_set.schema.replica() if replica else entry_set.schema.client
-            operations = tuple(operations_of(run for run, _ in group))
-            answers = await self._select(entry_set, wanted, client, operations, only_pks=only_pks)
-        except Exception as error:
-            if len(group) == 1:
-                self._advance(group[0][0], None, error)
-                return
-            # Alone, so that one lookup's bad value does not fail the others. At once, so that a slow failure delays
-            # the lookups only once.
-            await asyncio.gather(*[self._load_source(target, [pair]) for pair in group])
-            return
-        except BaseException:  # cancelled, by the driver or because the cache closes
-            for run, _ in group:
-                self._advance(run, None, self._tasks.cancellation("statement"))
-            raise
-        for run, request in group:
-            self._advance(run, {key: answers[key] for key in request.wanted})
-
-    async def _select(
-        self,
-        entry_set: Any,
-        wanted: Mapping[bytes, Values],
-        client: BaseDBAsyncClient,
-        operations: tuple[Lookup, ...],
-        *,
-        only_pks: bool,
-    ) -> dict[bytes, Any]:
-        observers, observe = self._guarded.observers, None
-        if observers is not None and operations:
-            note_database(operations)
-            observe = partial(observe_statement, observers, entry_set.schema, client, operations)
-        stats, size, started = self._guarded.stats, self._config.batch_size, perf_counter()
-        try:
-            until = self._leases.late_deadline
-            return await load(entry_set, wanted, client, stats, size, until, only_pks=only_pks, observe=observe)
-        finally:
-            entry_set.counters.seconds += perf_counter() - started
 
 
 def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:

@@ -201,6 +201,17 @@ class Breaker(Note, frozen=True, kw_only=True):
     """The error that opened it."""
 
 
+class Overload(Note, frozen=True, kw_only=True):
+    """Lookups that missed have waited for longer than ``load_wait``, because too many statements were in flight."""
+
+    connection: str
+    """The name of the database connection."""
+    lookups: int
+    """The number of lookups."""
+    limit: int
+    """The number of statements that may be in flight."""
+
+
 class NearChange(Note, frozen=True, kw_only=True):
     """Entries kept in this process were removed, or the server refused to report changes.
 

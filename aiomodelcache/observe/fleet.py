@@ -71,7 +71,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         """Returns the worker with a copy of its present counters."""
         by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
         near, decoded, verified = replace(stats.near), replace(stats.decoded), replace(stats.verified)
-        copied = replace(stats, near=near, decoded=decoded, verified=verified, by_cache=by_cache)
+        parts: dict[str, Any] = {"near": near, "decoded": decoded, "verified": verified, "by_cache": by_cache}
+        copied = replace(stats, **parts, load_limits={**stats.load_limits})
         return msgspec.structs.replace(
             self,
             stats=copied,
@@ -104,8 +105,9 @@ def encode_worker(worker: Worker) -> bytes:
         name: {count: value for count, value in each.items() if value} for name, each in _by_cache(stats).items()
     }
     values = msgspec.structs.asdict(worker)
-    parts = {name: _nonzero(getattr(stats, name)) for name in ("near", "decoded", "verified")}
-    values["stats"] = {**_nonzero(stats), **parts, "by_cache": by_cache}
+    parts: dict[str, Any] = {name: _nonzero(getattr(stats, name)) for name in ("near", "decoded", "verified")}
+    parts |= {"by_cache": by_cache, "load_limits": stats.load_limits}
+    values["stats"] = {**_nonzero(stats), **parts}
     return msgspec.json.encode(values)
 
 

@@ -127,6 +127,12 @@ class Stats:
     """Lookups of models with ``relay = True`` that were answered although no relay lived: ``on_relay_loss="serve"``."""
     extended_leases: int = 0
     """Times that a lease was extended because its statement took longer than half of ``lease_ttl``."""
+    queued_loads: int = 0
+    """Loads of lookups that missed and waited, because as many statements were in flight as the database bears."""
+    overloaded_loads: int = 0
+    """Loads that waited for longer than ``load_wait``: see ``on_overload``."""
+    load_limits: dict[str, int] = field(default_factory=dict[str, int])
+    """The number of statements of lookups that may be in flight now, by the name of the database connection."""
     undelivered: int = 0
     """Invalidations that could not be sent at once and were kept for later."""
     unknown_outcomes: int = 0

@@ -164,7 +164,7 @@ async def test_loads_that_can_share_a_statement_wait_for_the_one_in_flight(
         gate = sql.hold("SELECT")
         lookups = [asyncio.create_task(cache_class(1).resolve())]
         await gate.reached()
-        waiting: dict[Any, list[Any]] = cache.open_cache.reader._statements._waiting
+        waiting: dict[Any, list[Any]] = cache.open_cache.reader._statements.coalescer._waiting
         for number in (2, 3, 4):
             lookups.append(asyncio.create_task(cache_class(number).resolve()))
             await until(lambda: sum(map(len, waiting.values())) + cache.stats.statements - before == len(lookups))

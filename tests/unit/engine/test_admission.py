@@ -1,0 +1,149 @@
+"""``Admission``: batches wait for statements in flight, in order, and take in what comes meanwhile."""
+
+import asyncio
+import time
+
+import pytest
+
+from aiomodelcache import CacheConfig
+from aiomodelcache.engine.admission import Admission, Admissions
+from aiomodelcache.engine.load_limit import INITIAL_LIMIT, LoadLimit
+from aiomodelcache.observe.stats import Stats
+from tests.support.gates import PATIENCE, until
+
+
+class Loads:
+    """Calls of ``enter`` in tasks, and the items that were admitted, in order."""
+
+    def __init__(self, limit: int | None, patience: float = PATIENCE) -> None:
+        self.stats = Stats()
+        self.admission: Admission[int] = Admission(
+            "default", None if limit is None else LoadLimit(limit), patience, self.stats
+        )
+        self.admitted: list[list[int]] = []
+        self.late: list[int] = []
+
+    async def start(self, key: str, *items: int) -> asyncio.Task[bool]:
+        task = asyncio.create_task(self._enter(key, [*items]))
+        await asyncio.sleep(0)
+        return task
+
+    async def _enter(self, key: str, items: list[int]) -> bool:
+        entered = await self.admission.enter(key, items, self.late.extend)
+        if entered:
+            self.admitted.append(items)
+        return entered
+
+    async def leave(self) -> None:
+        self.admission.leave()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+async def test_batches_beyond_the_limit_wait_in_order() -> None:
+    loads = Loads(2)
+    tasks = [await loads.start(key, number) for number, key in enumerate("abcd")]
+    assert loads.admitted == [[0], [1]]
+    assert loads.admission.saturated
+    await loads.leave()
+    await loads.leave()
+    assert loads.admitted == [[0], [1], [2], [3]]
+    assert await asyncio.gather(*tasks) == [True] * 4
+    assert loads.admission.in_flight == 2
+    assert loads.stats.queued_loads == 2
+
+
+async def test_a_batch_that_waits_takes_in_what_comes_meanwhile() -> None:
+    loads = Loads(1)
+    await loads.start("a", 0)
+    first, other, second = await loads.start("a", 1), await loads.start("b", 2), await loads.start("a", 3, 4)
+    assert await second is False
+    await loads.leave()
+    assert await first
+    assert loads.admitted == [[0], [1, 3, 4]]
+    await loads.leave()
+    assert await other
+    assert loads.admitted[2:] == [[2]]
+
+
+async def test_nothing_overtakes_a_batch_that_waits() -> None:
+    loads = Loads(1)
+    await loads.start("a", 0)
+    await loads.start("b", 1)
+    loads.admission.in_flight -= 1  # as if there were room, and the batch had not been told yet
+    await loads.start("c", 2)
+    assert loads.admitted == [[0]]
+
+
+async def test_each_item_has_its_own_patience() -> None:
+    loads = Loads(1, patience=0.1)
+    await loads.start("a", 0)
+    task = await loads.start("a", 1, 2)
+    began = time.monotonic()
+    await until(lambda: time.monotonic() > began + 0.06)
+    await loads.start("a", 3)
+    await until(lambda: loads.late)
+    assert loads.late == [1, 2]
+    assert time.monotonic() >= began + 0.1
+    await loads.leave()
+    assert await task
+    assert loads.admitted == [[0], [3]]
+    assert loads.stats.overloaded_loads == 2
+
+
+async def test_a_batch_without_patience_leaves_nothing_behind() -> None:
+    loads = Loads(1, patience=0.01)
+    await loads.start("a", 0)
+    assert await (await loads.start("a", 1)) is False
+    assert loads.late == [1]
+    await loads.leave()
+    assert loads.admission.in_flight == 0
+    assert not loads.admission.saturated
+    assert await (await loads.start("a", 2))
+
+
+@pytest.mark.parametrize("admitted", [False, True], ids=["waiting", "admitted"])
+async def test_a_cancelled_batch_takes_no_place(admitted: bool) -> None:
+    loads = Loads(1)
+    await loads.start("a", 0)
+    task = await loads.start("b", 1)
+    if admitted:
+        loads.admission.leave()
+        assert loads.admission.in_flight == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    if not admitted:
+        await loads.leave()
+    assert loads.admission.in_flight == 0
+    assert not loads.admission.saturated
+
+
+async def test_there_may_be_no_limit() -> None:
+    loads = Loads(None)
+    for number in range(1_000):
+        await loads.start("a", number)
+    assert len(loads.admitted) == 1_000
+    assert not loads.admission.saturated
+    assert loads.stats.load_limits == {}
+    await loads.leave()
+    assert loads.admission.in_flight == 999
+
+
+async def test_the_limit_in_force_is_shown() -> None:
+    loads = Loads(64)
+    assert loads.stats.load_limits == {"default": INITIAL_LIMIT}
+    for number in (1, 2):
+        await loads.start("a", 0)
+        loads.admission.leave(("a", 1, 0.1, number))
+    assert loads.stats.load_limits == {"default": INITIAL_LIMIT + 1}
+
+
+def test_a_new_limit_is_made_for_each_connection() -> None:
+    class Client:
+        connection_name = "default"
+
+    admissions: Admissions[int] = Admissions(CacheConfig(load_limit=None), Stats())
+    one, two = Client(), Client()
+    assert admissions.of(one) is admissions.of(one) is not admissions.of(two)  # type: ignore[arg-type]
+    assert admissions.of(one).limit is None  # type: ignore[arg-type]
+    assert not admissions.saturated()
