@@ -42,7 +42,7 @@ ORDER = {
     "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unchanged unmoved "
     "through sent executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
-    "lists parts cursors batch snapshots attributes base",
+    "lists parts cursors batch snapshots attributes base recording",
     "open_cache": "",
     "engine": "publishing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader run intent saves "
