@@ -179,6 +179,7 @@ class Drain:
         self.status.leading = await self._election.lead()
         if not self.status.leading:
             self._record_success()
+            self.status.waiting_since = None
             await self._wait(self._election.interval)
             return
         with anyio.fail_after(DRAIN_LIMIT):
@@ -242,6 +243,8 @@ class Drain:
         changes = await source.changes(LINES_PER_DRAIN)
         if due:
             await self._ownership.confirm(source)
+        if changes:
+            self.status.waiting_since = time() - source.oldest
         self._backlog += len(changes)
         whole = self._backlog > MAX_LINES
         if changes:
@@ -253,6 +256,7 @@ class Drain:
         if len(changes) >= LINES_PER_DRAIN:
             return False
         self._backlog = 0
+        self.status.waiting_since = None
         if due:
             await self._confirm(checked, t0)
             await self._ownership.announce(t0)

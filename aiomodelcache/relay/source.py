@@ -87,6 +87,8 @@ class TriggerSource:
         self._verified: Hashable = None
         self.owner: str | None = None
         """The cache that lines are drained for, as far as it is known."""
+        self.oldest = 0.0
+        """Seconds since the oldest of the changes that were last returned was written."""
 
     async def check(self) -> Hashable:
         """Returns what identifies the state of the catalogue and of the server.
@@ -110,6 +112,7 @@ class TriggerSource:
     async def changes(self, limit: int) -> list[Change]:
         """Returns up to ``limit`` changes, the oldest first as far as their order is known."""
         lines = await self._lines.read(limit)
+        self.oldest = max((line.age for line in lines), default=0.0)
         return [
             Change(line.id, table.captured, table.rows(line.pairs))
             for line in lines
