@@ -50,7 +50,7 @@ ORDER = {
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base decoded resilience policy",
-    "orm": "samples catalogue observed query_filters sql_tables statements hydrate select keyset contextual "
+    "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
