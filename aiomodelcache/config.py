@@ -73,6 +73,8 @@ class Settings(TypedDict, total=False):
     replica_lag: Duration | None
     relay_lag: Duration
     relay: bool
+    relay_source: Literal["triggers", "pgoutput"]
+    relay_slot_limit: int
     on_relay_loss: Literal["bypass", "serve"]
     untracked_reads: Literal["warn", "error", "ignore"]
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
@@ -210,6 +212,16 @@ class CacheConfig:
     """
     relay: bool = False
     """True runs a relay in this process, too. Of several relays, one at a time does the work."""
+    relay_source: Literal["triggers", "pgoutput"] = "triggers"
+    """What a relay reads on PostgreSQL: the lines that triggers write, or what the server decodes of its WAL.
+
+    "pgoutput" needs ``aiomodelcache[pgoutput]``. On other databases, a relay reads the lines of triggers.
+    """
+    relay_slot_limit: int = 10 * 1024**3
+    """Maximum size of the WAL, in bytes, that PostgreSQL keeps for a relay with the source "pgoutput".
+
+    Beyond it, the relay gives it up, creates its slot anew, and invalidates all its models.
+    """
     on_relay_loss: Literal["bypass", "serve"] = "bypass"
     """The handling of lookups of models with ``relay = True`` while no relay lives.
 

@@ -26,6 +26,7 @@ _CHOICES: Final = {
     "on_write_error": ("retry", "raise"),
     "on_overload": ("raise", "proceed"),
     "on_relay_loss": ("bypass", "serve"),
+    "relay_source": ("triggers", "pgoutput"),
     "untracked_reads": ("warn", "error", "ignore"),
 }
 _MAY_BE_ZERO: Final = ("guess_size", "decoded_memory_limit")

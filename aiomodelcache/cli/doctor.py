@@ -17,6 +17,7 @@ from aiomodelcache.cli.usage import of_usage
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.inspection.diagnosis import Finding, Namespaces
 from aiomodelcache.inspection.health import database_findings, relay_findings, server_findings
+from aiomodelcache.inspection.replication import replication_findings
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.catalogue import inspect_columns
@@ -136,4 +137,5 @@ async def _usage(session: Session) -> list[Finding]:
             start = time.perf_counter()
             await store.clock()
             times.append(time.perf_counter() - start)
-        return [*relay_findings(cache.open_cache), *of_usage(cache.open_cache, workers, median(times))]
+        relays = [*relay_findings(cache.open_cache), *await replication_findings(cache.open_cache)]
+        return [*relays, *of_usage(cache.open_cache, workers, median(times))]

@@ -9,6 +9,7 @@ from aiomodelcache.cli.doctor import doctor_command
 from aiomodelcache.cli.explain import explain_command
 from aiomodelcache.cli.inspect import inspect_command
 from aiomodelcache.cli.keys import keys_command, stats_command
+from aiomodelcache.cli.publication import publication_command
 from aiomodelcache.cli.relay import relay_command
 from aiomodelcache.cli.top import top_command
 from aiomodelcache.cli.triggers import triggers_command
@@ -45,5 +46,6 @@ for each in (
     top_command,
     triggers_command,
     relay_command,
+    publication_command,
 ):
     commands.add_command(each)

@@ -5,11 +5,12 @@ import logging
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Final, Literal
 
 import click
 
 from aiomodelcache.cli.session import Session, command
+from aiomodelcache.config import Settings
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.relay.health import health_server
 from aiomodelcache.relay.relay import Relay
@@ -18,16 +19,24 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @command("relay", short_help="Invalidate what other programs write.")
-@click.option("--source", type=click.Choice(["triggers"]), default="triggers", show_default=True, help="What it reads.")
+@click.option(
+    "--source",
+    type=click.Choice(["triggers", "pgoutput"]),
+    help="What it reads on PostgreSQL: the lines of triggers, or the WAL. By default, relay_source of the config.",
+)
 @click.option("--once", is_flag=True, help="Drain all present lines, and end.")
 @click.option("--health", metavar="[HOST:]PORT", help="Serve the health over HTTP, and metrics under /metrics.")
-async def relay_command(session: Session, source: str, once: bool, health: str | None) -> None:
+async def relay_command(
+    session: Session, source: Literal["triggers", "pgoutput"] | None, once: bool, health: str | None
+) -> None:
     """Invalidates the rows of models with relay = True that other programs write, until SIGTERM or Ctrl-C.
 
-    Install the triggers first (aiomodelcache triggers install). Any number of relays may run: one of them works, and
-    another one takes over when it ends. If a server does not answer, the relay tries again.
+    Install first what it reads (aiomodelcache triggers install, or aiomodelcache publication install). Any number of
+    relays may run: one of them works, and another one takes over when it ends. If a server does not answer, the relay
+    tries again.
     """
-    async with session.cache() as cache, AsyncExitStack() as stack:
+    own: Settings = {} if source is None else {"relay_source": source}
+    async with session.cache(own) as cache, AsyncExitStack() as stack:
         relay = Relay(cache)
         if once:
             await relay.drain()

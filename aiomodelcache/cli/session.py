@@ -16,6 +16,7 @@ from tortoise.exceptions import BaseORMException, DBConnectionError, Operational
 from aiomodelcache.cli.output import Output
 from aiomodelcache.cli.settings import CommandSettings, read_settings
 from aiomodelcache.client import ModelCache
+from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
@@ -65,9 +66,13 @@ class Session:
             yield cache
 
     @asynccontextmanager
-    async def cache(self) -> AsyncGenerator[ModelCache, None]:
-        """Opens the application's cache. Raises ``BackendError`` if the store does not answer."""
+    async def cache(self, settings: Settings | None = None) -> AsyncGenerator[ModelCache, None]:
+        """Opens the application's cache, with some settings of the command's own.
+
+        Raises ``BackendError`` if the store does not answer.
+        """
         own: dict[str, Any] = {"require_backend": True, "near": False, "publish_stats": False, "relay": False}
+        own |= settings or {}
         config = replace(self.settings.cache_config(), **own)
         url = self.settings.store_url()
         async with self.tortoise(), ModelCache(url, config=config, namespace=self.settings.namespace) as cache:

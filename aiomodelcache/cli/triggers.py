@@ -13,6 +13,7 @@ from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
 from aiomodelcache.relay.triggers import installation
+from aiomodelcache.relay.triggers.definitions import INSTALL, Dialect
 
 Connections = Mapping[str, tuple[BaseDBAsyncClient, list[CapturedTable]]]
 
@@ -31,10 +32,15 @@ async def sql_command(session: Session) -> None:
 
     The statements may be run again.
     """
+    await show_statements(session)
+
+
+async def show_statements(session: Session, dialect: Dialect | None = None) -> None:
+    """Prints the statements of an installation. ``dialect``: what is installed; None: triggers."""
     found: dict[str, list[str]] = {}
-    async with _connections(session) as connections:
+    async with captured_connections(session, dialect) as connections:
         for name, (client, tables) in connections.items():
-            found[name] = await installation.installation_statements(client, tables)
+            found[name] = await installation.installation_statements(client, tables, dialect)
 
     def show() -> None:
         for name, statements in found.items():
@@ -51,10 +57,15 @@ async def install_command(session: Session) -> None:
 
     A second time does nothing. On PostgreSQL and SQLite, all is done or nothing.
     """
+    await install_and_show(session)
+
+
+async def install_and_show(session: Session, dialect: Dialect | None = None) -> None:
+    """Installs on all connections, and shows what was created."""
     rows: list[dict[str, Any]] = []
-    async with _connections(session) as connections:
+    async with captured_connections(session, dialect) as connections:
         for name, (client, tables) in connections.items():
-            made = await installation.install(client, tables)
+            made = await installation.install(client, tables, dialect)
             counts = {**Counter(each.kind for each in made)}
             rows.append({"connection": name, "created": counts, "fingerprint": coverage_fingerprint(tables)})
 
@@ -71,30 +82,22 @@ async def install_command(session: Session) -> None:
 async def status_command(session: Session) -> int:
     """Compares the installation with the declarations. Ends with status 1 if something is missing or out of date."""
     found: dict[str, installation.InstallationState] = {}
-    async with _connections(session) as connections:
+    async with captured_connections(session) as connections:
         for name, (client, tables) in connections.items():
             found[name] = await installation.installation_state(client, tables)
-    data = {
-        name: {
-            "ok": state.is_current,
-            "fingerprint": state.fingerprint,
-            "installed": state.installed,
-            "objects": [each._asdict() for each in state.objects],
-        }
-        for name, state in found.items()
-    }
+    data = {name: state_data(state) for name, state in found.items()}
     is_current = all(state.is_current for state in found.values())
 
     def show() -> None:
         columns = ("connection", "table", "objects", "state")
-        session.output.table(columns, [row for name, state in found.items() for row in _summary(name, state)])
+        session.output.table(columns, [row for name, state in found.items() for row in state_rows(name, state)])
         for name, state in found.items():
             if state.is_current:
                 session.output.line("ok", f"{name}: the triggers are those of the declarations")
             else:
                 session.output.line("error", f"{name}: the triggers are missing or out of date")
         if not is_current:
-            session.output.line("   ", f"To correct it, {installation.INSTALL}.")
+            session.output.line("   ", f"To correct it, {INSTALL}.")
 
     session.output.emit({"ok": is_current, "connections": data}, show)
     return 0 if is_current else FOUND
@@ -125,20 +128,42 @@ for each in (sql_command, install_command, status_command, remove_command):
 
 
 @asynccontextmanager
-async def _connections(session: Session) -> AsyncGenerator[Connections, None]:
-    """Yields the connections with captured tables. Raises ``CommandError`` if there is none."""
+async def captured_connections(session: Session, dialect: Dialect | None = None) -> AsyncGenerator[Connections, None]:
+    """Yields the connections with captured tables. With a dialect, those of its database.
+
+    Raises ``CommandError`` if there is none.
+    """
     async with session.declarations() as cache:
         found = captured_tables(cache.open_cache)
         if not found:
             raise CommandError("No model has relay = True: set it in the CacheMeta of models that others write.")
-        yield {name: (_client(cache.open_cache, name), tables) for name, tables in found.items()}
+        clients = {name: _client(cache.open_cache, name) for name in found}
+        fit = {name for name in found if dialect is None or fits(clients[name], dialect)}
+        if not fit:
+            raise CommandError("No model with relay = True is in a PostgreSQL database, which alone has publications.")
+        yield {name: (clients[name], found[name]) for name in sorted(fit)}
+
+
+def fits(client: BaseDBAsyncClient, dialect: Dialect) -> bool:
+    """Returns True if a dialect is of the database of a connection."""
+    return isinstance(dialect, type(installation.DIALECTS.get(client.capabilities.dialect)))
 
 
 def _client(cache: OpenCache, connection: str) -> BaseDBAsyncClient:
     return next(schema.client for schema in cache.connections if schema.connection == connection)
 
 
-def _summary(name: str, state: installation.InstallationState) -> list[tuple[str, str, int, str]]:
+def state_data(state: installation.InstallationState) -> dict[str, Any]:
+    """Returns the state of an installation for JSON."""
+    return {
+        "ok": state.is_current,
+        "fingerprint": state.fingerprint,
+        "installed": state.installed,
+        "objects": [each._asdict() for each in state.objects],
+    }
+
+
+def state_rows(name: str, state: installation.InstallationState) -> list[tuple[str, str, int, str]]:
     """Returns the states of a connection's objects, counted by table."""
     counts = Counter((each.source, each.state) for each in state.objects)
     return [(name, table, number, word) for (table, word), number in sorted(counts.items())]

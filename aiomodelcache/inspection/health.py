@@ -63,5 +63,6 @@ def relay_findings(cache: OpenCache) -> list[Finding]:
         return [Finding("ok", "relay", f"one lives for {', '.join(sorted(relayed.claims.by_connection))}")]
     effect = "answered by entries of any age" if relayed.serves else "read from the database"
     text = f"none lives for {', '.join(lost)}, so that models with relay = True are {effect}"
-    remedy = "Install the triggers of these declarations, and run a relay with them:"
-    return [Finding("error", "relay", text, remedy, ("aiomodelcache triggers install", "aiomodelcache relay"))]
+    remedy = "Install what captures the writes of these declarations, and run a relay with them:"
+    what = "publication" if cache.config.relay_source == "pgoutput" else "triggers"
+    return [Finding("error", "relay", text, remedy, (f"aiomodelcache {what} install", "aiomodelcache relay"))]

@@ -20,7 +20,7 @@ from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.observe.stats import logger
-from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.source import Source
 
 HOLD_OFF: Final = 60.0
 """Seconds for which a relay that lost its database leaves it alone if it cannot know whether the other one lives.
@@ -51,7 +51,7 @@ class Ownership:
         self._not_before = 0.0
         self._announce_at = 0.0
 
-    async def require(self, source: TriggerSource) -> None:
+    async def require(self, source: Source) -> None:
         """Has lines drained for this cache.
 
         Raises ``RelayError`` while they are drained for another one, and ``BackendError``.
@@ -73,7 +73,7 @@ class Ownership:
             await source.set_owner(found)
         self._owned = found
 
-    async def confirm(self, source: TriggerSource) -> None:
+    async def confirm(self, source: Source) -> None:
         """Raises ``RelayError`` if lines may have been drained for another cache since ``require``.
 
         Called when the lines have been read: those that are not among them must have been drained for this cache.

@@ -27,24 +27,30 @@ NOTIFIED_INTERVAL: Final = 0.2
 LISTEN_AGAIN: Final = 5.0
 """Seconds until a connection for notifications is tried again that could not be opened."""
 
-_GUARD: Final = f"""
+CAPTURED: Final = """
     WITH RECURSIVE captured (relation) AS (
-        SELECT pg_catalog.to_regclass(name)::oid FROM (VALUES {{}}) wanted (name)
+        SELECT pg_catalog.to_regclass(name)::oid FROM (VALUES {}) wanted (name)
       UNION
         SELECT inhrelid FROM captured JOIN pg_catalog.pg_inherits ON inhparent = relation
     )
-    SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|',
+"""
+"""The captured tables, with their partitions and children."""
+SHAPE: Final = """
         extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
-        (SELECT string_agg(concat_ws(' ', fingerprint, owner), ' ') FROM {COVERAGE}),
-        (SELECT string_agg(concat_ws(' ', oid, relfilenode, relkind), ',' ORDER BY oid)
+        (SELECT string_agg(concat_ws(' ', oid, relfilenode, relkind, relpersistence, relreplident), ',' ORDER BY oid)
             FROM pg_catalog.pg_class JOIN captured ON oid = relation),
-        (SELECT string_agg(concat_ws(' ', t.oid, t.xmin, tgenabled), ',' ORDER BY t.oid)
-            FROM pg_catalog.pg_trigger t JOIN captured ON tgrelid = relation WHERE tgname LIKE '{PREFIX}%'),
         (SELECT string_agg(concat_ws(' ', inhparent, inhrelid, i.xmin), ',' ORDER BY inhparent, inhrelid)
             FROM pg_catalog.pg_inherits i JOIN captured ON inhparent = relation),
         (SELECT string_agg(concat_ws(' ', attrelid, attnum, attname, atttypid, atttypmod), ','
                 ORDER BY attrelid, attnum)
-            FROM pg_catalog.pg_attribute JOIN captured ON attrelid = relation WHERE attnum > 0 AND NOT attisdropped),
+            FROM pg_catalog.pg_attribute JOIN captured ON attrelid = relation WHERE attnum > 0 AND NOT attisdropped)
+"""
+"""The server's run, and the shape of the captured tables."""
+_GUARD: Final = f"""{CAPTURED}
+    SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|', {SHAPE},
+        (SELECT string_agg(concat_ws(' ', fingerprint, owner), ' ') FROM {COVERAGE}),
+        (SELECT string_agg(concat_ws(' ', t.oid, t.xmin, tgenabled), ',' ORDER BY t.oid)
+            FROM pg_catalog.pg_trigger t JOIN captured ON tgrelid = relation WHERE tgname LIKE '{PREFIX}%'),
         (SELECT string_agg(concat_ws(' ', p.oid, p.xmin), ',' ORDER BY p.oid) FROM pg_catalog.pg_proc p
             WHERE proname LIKE '{PREFIX}%' AND pronamespace = pg_catalog.to_regnamespace(current_schema()))
     )) AS guard
@@ -53,7 +59,7 @@ _LINES: Final = f"""
     SELECT horizon, line.* FROM (
         SELECT pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) AS horizon
     ) now LEFT JOIN LATERAL (
-        SELECT id, xid, source, size, extract(epoch FROM pg_catalog.clock_timestamp() - written) AS age FROM {CHANGES}
+        SELECT id, xid, source, size FROM {CHANGES}
         WHERE xid >= {{0}} ORDER BY xid, id LIMIT {{1}}
     ) line ON true ORDER BY xid, id
 """
@@ -74,8 +80,7 @@ class PostgresLines:
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         self._client: Any = client
-        is_asyncpg = type(client).__module__.startswith("tortoise.backends.asyncpg")
-        self._marks = ("$1", "$2") if is_asyncpg else ("%s", "%s")
+        self._marks = placeholders(client)
         """The driver's placeholders of two parameters."""
         self._tables = {table.name: table for table in tables}
         self._listener = _Listener(client)
@@ -122,11 +127,7 @@ class PostgresLines:
         pairs: dict[int, Pairs] = {}
         for source, ids in by_source.items():
             pairs |= await self._pairs(source, ids)
-        ids = [int(row["id"]) for row in rows]
-        return [
-            Line(each, str(row["source"]), pairs.get(each), float(row["age"]))
-            for each, row in zip(ids, rows, strict=True)
-        ]
+        return [Line(int(row["id"]), str(row["source"]), pairs.get(int(row["id"]))) for row in rows]
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines. The watermark moves on when none of those that were last read is left."""
@@ -171,17 +172,31 @@ class PostgresLines:
 
     async def _expressions(self, table: CapturedTable) -> str | None:
         if table.name not in self._values:
-            rows = await select(self._client, _TYPES.format(literal(relation_name(table))))
-            types = {str(row["name"]): str(row["type"]) for row in rows}
-            is_exact = types.keys() >= set(table.columns) and len(table.columns) <= MAX_COLUMNS
-            columns = table.columns if is_exact else ()
-            values = [f"(item ->> {at})::{types[column]} AS c{at}" for at, column in enumerate(columns)]
-            self._values[table.name] = ", ".join(values) or None
+            is_exact = len(table.columns) <= MAX_COLUMNS
+            self._values[table.name] = await cast_values(self._client, table) if is_exact else None
         return self._values[table.name]
 
     def _wanted(self, ids: Collection[int]) -> list[Any]:
         """Returns the transactions and the ids of lines, as parameters."""
         return [[self._xids[each] for each in ids], list(ids)]
+
+
+def placeholders(client: BaseDBAsyncClient) -> tuple[str, str]:
+    """Returns the driver's placeholders of two parameters."""
+    is_asyncpg = type(client).__module__.startswith("tortoise.backends.asyncpg")
+    return ("$1", "$2") if is_asyncpg else ("%s", "%s")
+
+
+async def cast_values(client: BaseDBAsyncClient, table: CapturedTable) -> str | None:
+    """Returns the expressions that turn texts in the JSON array ``item`` into the values of a table's captured columns.
+
+    None if a column is missing.
+    """
+    rows = await select(client, _TYPES.format(literal(relation_name(table))))
+    types = {str(row["name"]): str(row["type"]) for row in rows}
+    if not types.keys() >= set(table.columns):
+        return None
+    return ", ".join(f"(item ->> {at})::{types[column]} AS c{at}" for at, column in enumerate(table.columns))
 
 
 def _joined(table: CapturedTable, ids: Collection[int], rows: Rows) -> dict[int, Pairs]:

@@ -7,7 +7,7 @@ The steps of a drain, in this order:
 3. The lines are selected.
 4. What they name is invalidated.
 5. The lines are deleted, by their ids.
-6. If nothing was left out, the claim lives until ``t0`` + ``relay_lag``.
+6. If nothing was left out, the claim lives until ``t0`` + ``relay_lag``. Else further drains repeat steps 3 to 5.
 
 No step holds a lock in the database. A relay may end between any two of them, and two relays may drain at once. Between
 two claims, drains are steps 3 to 5 alone.
@@ -16,7 +16,7 @@ two claims, drains are steps 3 to 5 alone.
 import hashlib
 from collections.abc import Hashable, Sequence
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import anyio
 
@@ -32,7 +32,7 @@ from aiomodelcache.relay.election import Election
 from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.liveness import liveness_keys
 from aiomodelcache.relay.ownership import Ownership
-from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.source import Source, source_of
 from aiomodelcache.relay.status import RelayStatus
 
 if TYPE_CHECKING:
@@ -125,6 +125,19 @@ class Relay:
             drain.stop()
 
 
+class _Claim(NamedTuple):
+    """A claim that is due, until nothing is left out."""
+
+    started: float
+    """When it was begun, by the monotonic clock."""
+    began: float
+    """The same by the clock of the machine."""
+    t0: int
+    """The same by the store's clock, in milliseconds."""
+    checked: bytes
+    """The digest of the catalogue."""
+
+
 class Drain:
     """The drains of one connection."""
 
@@ -137,7 +150,8 @@ class Drain:
         self._election = Election(cache.guarded, liveness_key, self._lag)
         self._invalidator = Invalidator(cache)
         self._ownership = Ownership(cache.guarded, cache.space, connection, liveness_key)
-        self._source: TriggerSource | None = None
+        self._source: Source | None = None
+        self._due: _Claim | None = None
         self._checked: bytes | None = None
         """The digest of what the catalogue was when the last claim was made. None before the first one."""
         self._claim_at = 0.0
@@ -160,6 +174,7 @@ class Drain:
                 except Exception as error:  # of any driver; the lines are still there
                     self._record_failure(error)
                     await self.close(resign=not isinstance(error, RelayError))  # another relay would fail, too
+                    await self._relieve()
                     await self._wait(backoff)
                     backoff = min(2 * backoff, MAX_BACKOFF)
                 else:
@@ -178,12 +193,15 @@ class Drain:
         """Drains once and waits for more to do; or waits for the end of the relay that leads."""
         self.status.leading = await self._election.lead()
         if not self.status.leading:
+            if self._source is not None:
+                await self.close(resign=False)  # the relay that leads may need what it holds
             self._record_success()
-            self.status.waiting_since = None
             await self._wait(self._election.interval)
             return
         with anyio.fail_after(DRAIN_LIMIT):
             left_nothing_out = await self.drain()
+        if self._due is not None and monotonic() > self._due.started + self._lag:
+            self._record_failure(RelayError("what was written longer ago than relay_lag is still being drained"))
         if left_nothing_out:
             self._record_success()
             with anyio.CancelScope() as self._pause:
@@ -210,6 +228,14 @@ class Drain:
             except Exception as error:  # the server is away
                 logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
 
+    async def _relieve(self) -> None:
+        """Frees what the database keeps for this relay, if that is too much."""
+        try:
+            with anyio.fail_after(DRAIN_LIMIT):
+                await self.source.relieve()
+        except Exception as error:  # the server is away
+            logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
+
     def _record_failure(self, error: Exception) -> None:
         text = str(error) if isinstance(error, CacheError) else reason(error)
         failing, self.status.failing = self.status.failing, text
@@ -225,10 +251,10 @@ class Drain:
     # One drain -------------------------------------------------------------------------------------
 
     @property
-    def source(self) -> TriggerSource:
+    def source(self) -> Source:
         """The source of changes, made at first use."""
         if self._source is None:
-            self._source = TriggerSource(named_client(self.status.connection), self._tables)
+            self._source = source_of(named_client(self.status.connection), self._tables, self._cache.config)
         return self._source
 
     async def drain(self) -> bool:
@@ -236,15 +262,14 @@ class Drain:
 
         Raises ``BackendError``, ``RelayError``, and the errors of the database's driver. Then no line is lost.
         """
-        source, started, began = self.source, monotonic(), time()
-        due = started >= self._claim_at
-        t0 = await self._clock() if due else 0
-        checked = await self._check() if due else b""
+        source, began = self.source, time()
+        if self._due is None and monotonic() >= self._claim_at:
+            self._due = _Claim(monotonic(), began, await self._clock(), await self._check())
+            await source.begin()
+        due = self._due
         changes = await source.changes(LINES_PER_DRAIN)
-        if due:
+        if due is not None:
             await self._ownership.confirm(source)
-        if changes:
-            self.status.waiting_since = time() - source.oldest
         self._backlog += len(changes)
         whole = self._backlog > MAX_LINES
         if changes:
@@ -253,22 +278,21 @@ class Drain:
         self.status.drains += 1
         self.status.lines += len(changes)
         self.status.cleared += whole
-        if len(changes) >= LINES_PER_DRAIN:
+        if source.left_out:
             return False
         self._backlog = 0
-        self.status.waiting_since = None
-        if due:
-            await self._confirm(checked, t0)
-            await self._ownership.announce(t0)
-            await self._claim(self.liveness_key, t0 + int(self._lag * 1000))
-            self._claim_at = started + self._lag / CLAIMS_PER_LAG
+        if due is not None:
+            await self._confirm(due.checked, due.t0)
+            await self._ownership.announce(due.t0)
+            await self._claim(self.liveness_key, due.t0 + int(self._lag * 1000))
+            self._due, self._claim_at = None, due.started + self._lag / CLAIMS_PER_LAG
             self.status.claims += 1
-        self.status.last_drain = began
+        self.status.last_drain = began if due is None else due.began
         return True
 
     def claim_at_once(self) -> None:
-        """Lets the next drain claim, even if the last claim was made right now."""
-        self._claim_at = 0.0
+        """Lets the next drain begin a claim, even if the last claim was made right now."""
+        self._due, self._claim_at = None, 0.0
 
     async def _check(self) -> bytes:
         """Returns a digest of what the catalogue is. Raises ``RelayError`` if writes are not captured."""

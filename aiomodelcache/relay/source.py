@@ -1,7 +1,8 @@
-"""The changes of other programs, read from the change table that triggers fill.
+"""The changes of other programs: what a relay drains, one source for each connection.
 
-``TriggerSource`` is what a relay drains: one for each connection. It turns lines into rows by attribute, with the very
-values that a queryset's ``values()`` returns. A line that cannot be turned exactly stands for the whole table.
+``TriggerSource`` reads the change table that triggers fill, and ``StreamSource`` what PostgreSQL decodes of its WAL.
+Both turn lines into rows by attribute, with the very values that a queryset's ``values()`` returns. A line that cannot
+be turned exactly stands for the whole table.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -10,13 +11,16 @@ from typing import Any, Final, NamedTuple, Protocol
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import OperationalError
 
+from aiomodelcache.config import CacheConfig
 from aiomodelcache.orm.meta import RowValues, column_attribute, value_converters
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import Line, Pairs, Values
 from aiomodelcache.relay.mysql_lines import MySQLLines
 from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.sqlite_lines import SQLiteLines
-from aiomodelcache.relay.triggers.definitions import COVERAGE, literal, select
+from aiomodelcache.relay.stream.lines import StreamLines
+from aiomodelcache.relay.stream.publication import PUBLICATION
+from aiomodelcache.relay.triggers.definitions import Dialect, literal, select
 from aiomodelcache.relay.triggers.installation import check_installation, dialect_of
 
 Rows = Sequence[tuple[RowValues | None, RowValues | None]]
@@ -26,7 +30,7 @@ class Change(NamedTuple):
     """A write of another program, or of this one: all rows of one table that a statement or a trigger has named."""
 
     id: int
-    """Identifies the line for ``TriggerSource.delete``."""
+    """Identifies the line for ``Source.delete``."""
     table: CapturedTable
     rows: Rows | None
     """The old and the new values of each row; None for a row that is new or gone. None: everything of the table.
@@ -37,7 +41,7 @@ class Change(NamedTuple):
 
 
 class Lines(Protocol):
-    """The change table of one database, as drivers return it."""
+    """The change table of one database, or the like of it, as drivers return it."""
 
     async def guard(self) -> Hashable:
         """Returns a value that changes if the database may have changed rows without a line. Raises ``RelayError``."""
@@ -71,24 +75,27 @@ _LINES: Final[dict[str, Callable[[BaseDBAsyncClient, Sequence[CapturedTable]], L
 }
 
 
-class TriggerSource:
+class Source:
     """The changes of one connection's captured tables.
 
     No method opens a transaction that outlives it, so a source that hangs blocks no writer. Two sources at once are
     safe: both may return a line, and deleting it twice does nothing.
     """
 
-    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        dialect_of(client)
+    def __init__(
+        self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], lines: Lines, dialect: Dialect
+    ) -> None:
         self._client = client
         self._tables = tables
         self._by_source = {table.name: _Table(table) for table in tables}
-        self._lines = _LINES[client.capabilities.dialect](client, tables)
+        self._lines = lines
+        self._dialect = dialect
         self._verified: Hashable = None
         self.owner: str | None = None
         """The cache that lines are drained for, as far as it is known."""
-        self.oldest = 0.0
-        """Seconds since the oldest of the changes that were last returned was written."""
+        self.left_out = True
+        """False if everything that was committed before the last ``begin`` was among the last ``changes``, or deleted.
+        """
 
     async def check(self) -> Hashable:
         """Returns what identifies the state of the catalogue and of the server.
@@ -100,19 +107,25 @@ class TriggerSource:
         try:
             guard = await self._lines.guard()
         except OperationalError:
-            await check_installation(self._client, self._tables)  # names the missing object
+            await self._check_installation()  # names the missing object
             raise
         if guard != self._verified:
             self._verified = None
             self._lines.reset()
-            await check_installation(self._client, self._tables)
+            await self._check_installation()
             self._verified = guard
         return guard
 
+    async def _check_installation(self) -> None:
+        await check_installation(self._client, self._tables, self._dialect)
+
+    async def begin(self) -> None:
+        """Begins to find out whether something is left out, by the ``changes`` that follow. Raises ``RelayError``."""
+
     async def changes(self, limit: int) -> list[Change]:
-        """Returns up to ``limit`` changes, the oldest first as far as their order is known."""
+        """Returns up to ``limit`` changes, the oldest first as far as their order is known. Sets ``left_out``."""
         lines = await self._lines.read(limit)
-        self.oldest = max((line.age for line in lines), default=0.0)
+        self.left_out = len(lines) >= limit
         return [
             Change(line.id, table.captured, table.rows(line.pairs))
             for line in lines
@@ -129,25 +142,30 @@ class TriggerSource:
         A relay that hung may wake up when lines are drained for another cache. That cache needs them.
         """
         if ids:
-            owner = self.owner
-            held = f"EXISTS (SELECT 1 FROM {COVERAGE} WHERE owner = {literal(owner)})" if owner is not None else "1 = 1"
-            await self._lines.delete(ids, held)
+            await self._lines.delete(ids, self._held)
+
+    @property
+    def _held(self) -> str:
+        """The condition that ``owner`` is still the owner, as SQL."""
+        if self.owner is None:
+            return "1 = 1"
+        return f"EXISTS (SELECT 1 FROM {self._dialect.coverage} WHERE owner = {literal(self.owner)})"
 
     async def find_owner(self) -> str | None:
         """Returns the cache that lines are drained for, or None if there is none yet. Remembers it as ``owner``."""
-        rows = await select(self._client, f"SELECT owner FROM {COVERAGE}")
+        rows = await select(self._client, f"SELECT owner FROM {self._dialect.coverage}")
         self.owner = str(rows[0]["owner"]) if rows and rows[0]["owner"] is not None else None
         return self.owner
 
     async def is_owned(self) -> bool:
         """Returns True if ``owner`` is still the owner."""
-        found = await select(self._client, f"SELECT 1 FROM {COVERAGE} WHERE owner = {literal(self.owner or '')}")
-        return bool(found)
+        condition = f"owner = {literal(self.owner or '')}"
+        return bool(await select(self._client, f"SELECT 1 FROM {self._dialect.coverage} WHERE {condition}"))
 
     async def set_owner(self, owner: str) -> None:
         """Has lines drained for another cache. ``check`` returns another value from now on."""
         client: Any = self._client
-        await client.execute_query(f"UPDATE {COVERAGE} SET owner = {literal(owner)}")
+        await client.execute_query(f"UPDATE {self._dialect.coverage} SET owner = {literal(owner)}")
         self.owner = owner
 
     async def wait(self, timeout: float) -> None:
@@ -155,8 +173,59 @@ class TriggerSource:
         await self._lines.wait(timeout)
 
     async def close(self) -> None:
-        """Closes the connection that waits for notifications."""
+        """Closes the connection that waits for notifications, or for what is sent."""
         await self._lines.close()
+
+    async def relieve(self) -> None:
+        """Frees what the database keeps for a relay that cannot drain, if it is too much.
+
+        The next ``check`` returns another value then.
+        """
+
+
+class TriggerSource(Source):
+    """The changes that triggers note in the change table."""
+
+    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
+        dialect = dialect_of(client)
+        super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect)
+
+
+class StreamSource(Source):
+    """The changes that PostgreSQL decodes of its WAL. ``limit``: the bytes that it may keep for the relay."""
+
+    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], limit: int) -> None:
+        self._stream = StreamLines(client, tables, limit)
+        super().__init__(client, tables, self._stream, PUBLICATION)
+
+    async def check(self) -> Hashable:
+        """Returns the same as other sources. A slot that may lack changes is created anew, which changes the state."""
+        guard = await super().check()
+        if self._stream.fault is not None:
+            await self._stream.renew(self._stream.fault)
+            guard = await super().check()
+        return guard
+
+    async def begin(self) -> None:
+        """Has a message of its own follow all changes that are committed by now."""
+        await self._stream.mark(self._held)
+
+    async def changes(self, limit: int) -> list[Change]:
+        """Returns up to ``limit`` changes. Of a row that several captured tables have, one for each."""
+        found = await super().changes(limit)
+        self.left_out = self._stream.left_out or len(found) >= limit
+        return found
+
+    async def relieve(self) -> None:
+        """Drops the slot if it keeps more of the WAL than it may."""
+        await self._stream.relieve()
+
+
+def source_of(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], config: CacheConfig) -> Source:
+    """Returns the source that is configured. On other databases than PostgreSQL, triggers are the only one."""
+    if config.relay_source == "pgoutput" and client.capabilities.dialect == "postgres":
+        return StreamSource(client, tables, config.relay_slot_limit)
+    return TriggerSource(client, tables)
 
 
 class _Table:

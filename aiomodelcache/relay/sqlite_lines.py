@@ -17,7 +17,7 @@ class SQLiteLines(PolledLines):
     """The change table of a SQLite database."""
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        super().__init__(client, "(julianday('now') - written) * 86400")
+        super().__init__(client)
         self._tables = {table.name: table for table in tables}
 
     async def guard(self) -> Hashable:
@@ -36,8 +36,7 @@ class SQLiteLines(PolledLines):
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
-        rows = await self.rows(limit)
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in await self.rows(limit)]
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

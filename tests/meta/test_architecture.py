@@ -20,15 +20,15 @@ PACKAGE = Path(aiomodelcache.__file__).parent
 
 ORDER = {
     "__main__": "",
-    "cli": "main top relay triggers doctor model_faults raw_sql usage advise advice statements check warm audit verify "
-    "keys inspect writes explain session settings output",
+    "cli": "main top relay publication triggers doctor model_faults raw_sql usage advise advice statements check warm "
+    "audit verify keys inspect writes explain session settings output",
     "testing": "isolation asserting counting claims write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",
     "contrib.responses": "endpoints service lookups runs stored conditions requests plain fields",
-    "inspection": "hottest rates health survey stored audit foreign_caches own_store store diagnosis explained "
-    "clearing targets keyspace declarations arguments summaries errors",
+    "inspection": "hottest rates health replication survey stored audit foreign_caches own_store store diagnosis "
+    "explained clearing targets keyspace declarations arguments summaries errors",
     "": "",
     "client": "",
     "views": "",
@@ -36,13 +36,14 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model captured queryset_types values value_declarations manager classes "
     "bulk_results annotations resilience options registry",
-    "relay": "health relay election ownership invalidation watch liveness status source postgres_lines mysql_lines "
-    "sqlite_lines lines triggers captured",
+    "relay": "health relay election ownership invalidation watch liveness status source stream postgres_lines "
+    "mysql_lines sqlite_lines lines triggers captured",
+    "relay.stream": "lines rows slot publication identity replication messages",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
     "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unchanged unmoved "
     "through sent executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
-    "lists parts cursors batch snapshots attributes base recording",
+    "lists parts cursors batch snapshots attributes base",
     "open_cache": "",
     "engine": "publishing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader run intent saves "
@@ -50,7 +51,7 @@ ORDER = {
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base decoded resilience policy",
-    "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
+    "orm": "samples catalogue observed query_filters sql_tables statements hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
@@ -116,7 +117,7 @@ WITH_CODE = {"", "observe", "relay", "testing", "contrib.dashboard"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""
-NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses", "relay.triggers"}
+NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses", "relay.stream", "relay.triggers"}
 """Packages that are one part of another one."""
 PLACES = [
     module

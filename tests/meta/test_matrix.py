@@ -23,6 +23,7 @@ ON_THEIR_OWN = {
     "test_doctor.py": "the command line, a process of its own on a server that has a fault",
     "test_frameworks.py": "frameworks, one of which may not be installable on a Python",
     "test_matrix.py": "this module",
+    "test_publication.py": "the command line, a process of its own on PostgreSQL",
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
     "test_response_keys.py": "many examples of one test, which share a database",
@@ -41,11 +42,13 @@ DIALECTS = re.compile("dialect|sqlite|asyncpg|postgres|mysql|mariadb", re.IGNORE
 OF_DIALECTS = {
     "cli.advise",  # reads statistics that PostgreSQL alone has
     "cli.model_faults",  # proposes a statement that PostgreSQL or SQLite accepts
+    "cli.relay",
     "cli.triggers",
     "contrib.opentelemetry",  # names the database in spans
     "contrib.sentry",
     "engine.derivation",
     "engine.observing",
+    "inspection.replication",  # examines PostgreSQL's slots
     "observe.events",
     "orm.catalogue",
     "orm.fields",
@@ -67,6 +70,12 @@ OF_DIALECTS = {
     "relay.postgres_lines",
     "relay.source",
     "relay.sqlite_lines",
+    "relay.stream.identity",  # logical decoding is PostgreSQL's
+    "relay.stream.lines",
+    "relay.stream.publication",
+    "relay.stream.replication",
+    "relay.stream.rows",
+    "relay.stream.slot",
     "relay.triggers.definitions",
     "relay.triggers.installation",
     "relay.triggers.mysql",

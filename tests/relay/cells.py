@@ -19,7 +19,14 @@ STOPS = "not used²"
 NONE = "-"
 NO_LINE = "no line"
 
-DIALECTS: Final = {"postgres": "PostgreSQL", "mariadb": "MariaDB, MySQL", "sqlite": "SQLite"}
+STREAM: Final = "pgoutput"
+"""The name of logical decoding, which is no other database than PostgreSQL."""
+DIALECTS: Final = {
+    "postgres": "PostgreSQL",
+    "mariadb": "MariaDB, MySQL",
+    "sqlite": "SQLite",
+    STREAM: "PostgreSQL by `pgoutput`",
+}
 ALL: Final = tuple(DIALECTS)
 
 RESET: Final = [
@@ -53,6 +60,10 @@ class Cell:
     seen: Mapping[str, Seen] = field(default_factory=dict[str, Seen])
     undo: Sequence[str] = ()
 
+    def on(self, dialect: str) -> Sequence[str]:
+        """The statements of a database; none if it has no such write."""
+        return self.statements.get(dialect) or self.statements.get("postgres" if dialect == STREAM else "", ())
+
     def cell(self, dialect: str) -> str:
         """The text in the table."""
         return self.how.get(dialect, NONE)
@@ -85,6 +96,7 @@ CELLS: Final = [
             "postgres": {seat(C, None), seat(None, (8, "c"))},
             "mariadb": {seat(C, (8, "c"))},
             "sqlite": {seat(C, (8, "c"))},
+            STREAM: {seat(C, (8, "c"))},
         },
     ),
     same("`DELETE`", ROWS, {seat(C, None)}, "DELETE FROM seat WHERE id = 3"),
@@ -100,6 +112,7 @@ CELLS: Final = [
             "postgres": {seat(A, (1, "y"))},
             "mariadb": {seat(A, (1, "y"))},
             "sqlite": {seat(A, (1, "y")), seat(A, None)},
+            STREAM: {seat(A, (1, "y"))},
         },
     ),
     Cell(
@@ -123,7 +136,7 @@ CELLS: Final = [
         "CREATE TEMP VIEW seats AS SELECT id, code FROM seat",
         "UPDATE seats SET code = 'v' WHERE id = 3",
         "DROP VIEW seats",
-        on=["postgres"],
+        on=["postgres", STREAM],
     ),
     Cell(
         "`COPY`, `LOAD DATA`",
@@ -134,8 +147,8 @@ CELLS: Final = [
                 f"LOAD DATA INFILE '{_FILE}' INTO TABLE seat (id, code, price)",
             ],
         },
-        {"postgres": ROWS, "mariadb": ROWS},
-        {"postgres": {seat(None, (9, "z"))}, "mariadb": {seat(None, (9, "z"))}},
+        dict.fromkeys(["postgres", "mariadb", STREAM], ROWS),
+        {name: {seat(None, (9, "z"))} for name in ("postgres", "mariadb", STREAM)},
     ),
     same(
         "a link of a many-to-many relation",
@@ -153,8 +166,9 @@ CELLS: Final = [
     Cell(
         "`ON DELETE CASCADE` within one table",
         dict.fromkeys(ALL, ("DELETE FROM branch WHERE id = 1",)),
-        {"postgres": ROWS, "mariadb": TABLE, "sqlite": ROWS},
+        {"postgres": ROWS, "mariadb": TABLE, "sqlite": ROWS, STREAM: ROWS},
         {
+            STREAM: {("branch", (1,), None), ("branch", (2,), None), ("branch", (3,), None)},
             "postgres": {("branch", (1,), None), ("branch", (2,), None), ("branch", (3,), None)},
             "mariadb": {("branch", (1,), None), ("branch", "*")},
             "sqlite": {("branch", (1,), None), ("branch", (2,), None), ("branch", (3,), None)},
@@ -163,8 +177,8 @@ CELLS: Final = [
     Cell(
         "more than 10,000 rows in one statement",
         {"postgres": ["INSERT INTO reading SELECT 100 + i, 1 FROM generate_series(1, 10001) i"]},
-        {"postgres": TABLE, "mariadb": ROWS, "sqlite": ROWS},
-        {"postgres": {("reading", "*")}},
+        {"postgres": TABLE, "mariadb": ROWS, "sqlite": ROWS, STREAM: ROWS},
+        {"postgres": {("reading", "*")}, STREAM: {("reading", None, (100 + i, 1)) for i in range(1, 10_002)}},
     ),
     same(
         "a rollback, a statement that changes no row",
@@ -179,8 +193,8 @@ CELLS: Final = [
     Cell(
         "`TRUNCATE`",
         {"postgres": ["TRUNCATE reading"], "mariadb": ["TRUNCATE reading"]},
-        {"postgres": TABLE, "mariadb": CHECK},
-        {"postgres": {("reading", "*")}},
+        {"postgres": TABLE, "mariadb": CHECK, STREAM: TABLE},
+        {"postgres": {("reading", "*")}, STREAM: {("reading", "*")}},
     ),
     Cell(
         "workers of logical replication, `session_replication_role = replica`",
@@ -194,8 +208,11 @@ CELLS: Final = [
                 "RESET session_replication_role",
             ]
         },
-        {"postgres": ROWS},
-        {"postgres": {seat(A, (1, "x")), seat(None, (9, "z")), seat(C, None), ("reading", "*")}},
+        dict.fromkeys(["postgres", STREAM], ROWS),
+        {
+            name: {seat(A, (1, "x")), seat(None, (9, "z")), seat(C, None), ("reading", "*")}
+            for name in ("postgres", STREAM)
+        },
     ),
 ]
 """Writes that leave the schema as it is."""
@@ -207,8 +224,8 @@ SCHEMA_CELLS: Final = [
     Cell(
         "a write after `RENAME COLUMN` of a key",
         dict.fromkeys(ALL, _RENAME),
-        {"postgres": TABLE, "mariadb": STOPS, "sqlite": STOPS},
-        {"postgres": {("seat", "*")}, "mariadb": {("seat", "*")}, "sqlite": {seat(A, A)}},
+        {"postgres": TABLE, "mariadb": STOPS, "sqlite": STOPS, STREAM: TABLE},
+        {"postgres": {("seat", "*")}, "mariadb": {("seat", "*")}, "sqlite": {seat(A, A)}, STREAM: {("seat", "*")}},
         undo=_RENAME_BACK,
     ),
     Cell(
@@ -217,7 +234,43 @@ SCHEMA_CELLS: Final = [
             "postgres": ["ALTER TABLE seat ALTER COLUMN price TYPE bigint USING price + 1"],
             "mariadb": ["ALTER TABLE seat MODIFY COLUMN price BIGINT NOT NULL"],
         },
-        {"postgres": CHECK, "mariadb": CHECK},
+        {"postgres": CHECK, "mariadb": CHECK, STREAM: CHECK},
+    ),
+    Cell(
+        "a key that is a generated column",
+        {
+            "postgres": [
+                "ALTER TABLE reading DROP COLUMN region",
+                "ALTER TABLE reading ADD COLUMN region int GENERATED ALWAYS AS (id % 2) STORED",
+                "INSERT INTO reading (id) VALUES (5)",
+            ]
+        },
+        {"postgres": ROWS, STREAM: TABLE},
+        {"postgres": {("reading", None, (5, 1))}, STREAM: {("reading", "*")}},
+        undo=["ALTER TABLE reading DROP COLUMN region", "ALTER TABLE reading ADD COLUMN region int NOT NULL DEFAULT 0"],
+    ),
+    Cell(
+        "`UPDATE` and `DELETE`, with a replica identity that lacks a key",
+        {STREAM: ["ALTER TABLE seat REPLICA IDENTITY DEFAULT", "UPDATE seat SET price = 7 WHERE id = 1"]},
+        {STREAM: TABLE},
+        {STREAM: {("seat", "*")}},
+        undo=["ALTER TABLE seat REPLICA IDENTITY FULL"],
+    ),
+    Cell(
+        "`UPDATE` and `DELETE`, without any replica identity",
+        {STREAM: ["ALTER TABLE seat REPLICA IDENTITY NOTHING"]},
+        {STREAM: STOPS},
+        undo=["ALTER TABLE seat REPLICA IDENTITY FULL"],
+    ),
+    Cell(
+        "a table that is taken out of the publication, or filtered there",
+        {STREAM: ["ALTER PUBLICATION {publication} DROP TABLE seat"]},
+        {STREAM: STOPS},
+    ),
+    Cell(
+        "a slot that is dropped, or dropped and created again",
+        {STREAM: ["{drop slot}", "UPDATE seat SET code = 'x' WHERE id = 1"]},
+        {STREAM: CHECK},
     ),
     Cell(
         "any write after a new unique index or cascade, until the triggers are installed again",
@@ -241,7 +294,7 @@ SCHEMA_CELLS: Final = [
             "mariadb": ["SELECT trigger_name FROM information_schema.triggers"],
             "sqlite": [],
         },
-        dict.fromkeys(ALL, STOPS),
+        dict.fromkeys(["postgres", "mariadb", "sqlite"], STOPS),
     ),
 ]
 """Changes of the schema, after each of which the triggers are installed again."""
@@ -269,25 +322,31 @@ PARTITIONS: Final = [
     Cell(
         "rows of partitions, by the table's name",
         {"postgres": ["UPDATE reading SET region = 2 WHERE id = 1"]},
-        {"postgres": ROWS},
-        {"postgres": {("reading", (1, 1), (1, 2))}},
+        {"postgres": ROWS, STREAM: ROWS},
+        {"postgres": {("reading", (1, 1), (1, 2))}, STREAM: {("reading", (1, 1), None), ("reading", None, (1, 2))}},
     ),
     Cell(
         "rows of partitions and of `INHERITS`, by the partition's own name",
         {"postgres": ["INSERT INTO reading_1 VALUES (5, 1)", "UPDATE venue_old SET name = 'x'"]},
-        {"postgres": ROWS},
-        {"postgres": {("reading", None, (5, 1)), ("venue", (77,), (77,))}},
+        dict.fromkeys(["postgres", STREAM], ROWS),
+        {name: {("reading", None, (5, 1)), ("venue", (77,), (77,))} for name in ("postgres", STREAM)},
     ),
     Cell(
         "`DETACH PARTITION`",
         {"postgres": ["ALTER TABLE reading DETACH PARTITION reading_2"]},
-        {"postgres": CHECK},
+        {"postgres": CHECK, STREAM: CHECK},
         undo=["DROP TABLE reading_2"],
     ),
     Cell(
         "`ATTACH PARTITION`, a new partition, until the triggers are installed again",
         {"postgres": ["CREATE TABLE reading_3 PARTITION OF reading FOR VALUES IN (3)"]},
-        {"postgres": STOPS},
+        {"postgres": STOPS, STREAM: CHECK},
+        undo=["DROP TABLE reading_3"],
+    ),
+    Cell(
+        "a new child by `INHERITS`, until the triggers or the publication are installed again",
+        {"postgres": ["CREATE TABLE venue_new (LIKE venue INCLUDING ALL) INHERITS (venue)"]},
+        {"postgres": STOPS, STREAM: STOPS},
     ),
 ]
 """Writes of partitioned tables, with ``PARTITION_TABLES``."""

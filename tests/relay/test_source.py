@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from time import time
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from aiomodelcache.orm.select import select_values
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.source import TriggerSource
 from aiomodelcache.relay.triggers.installation import install
+from tests.relay.capture import TriggerCapture
 from tests.relay.outside import other_program
 from tests.relay.test_triggers import drained, tables_of
 from tests.support.databases import DatabaseUrl, tortoise_on
@@ -78,11 +78,11 @@ def shown(row: dict[str, Any]) -> list[str]:
 
 @pytest.mark.every_pair(because="each database has types of its own")
 async def test_values_are_those_that_the_database_returns(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
     """Every type that a key can have: written by another program, compared after INSERT, UPDATE and DELETE."""
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     rows = [(column, literal) for column, literals in LITERALS.items() for literal in literals]
     async with other_program(db_url) as run:
         statements = [
@@ -134,14 +134,14 @@ INEXACT = {
 
 @pytest.mark.every_pair(because="each database has types of its own")
 async def test_a_value_that_cannot_be_exact_stands_for_the_whole_table(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     async with other_program(db_url) as run:
         for number, (alter, literal) in enumerate(INEXACT[db_url.dialect]):
             await run(alter)
-            await install(database, tables)
+            await capture.install(database, tables)
             await source.check()
             await run(f"INSERT INTO typed (id, point) VALUES ({number}, {literal})")
             assert [(change.table.table, change.rows) for change in await drained(source)] == [("typed", None)]
@@ -149,11 +149,11 @@ async def test_a_value_that_cannot_be_exact_stands_for_the_whole_table(
 
 
 async def test_a_text_as_primary_key_and_lines_of_unknown_tables(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
+    await capture.install(database, tables)
     spelling = next(table for table in tables if table.models == (Spelling,))
-    source, other = TriggerSource(database, tables), TriggerSource(database, [spelling])
+    source, other = capture.source(database, tables), capture.source(database, [spelling])
     async with other_program(db_url) as run:
         await run("INSERT INTO spelling (word, size) VALUES ('a''b', 1)")
         await run("INSERT INTO reading (id, region) VALUES (1, 1)")
@@ -174,10 +174,10 @@ async def test_a_text_as_primary_key_and_lines_of_unknown_tables(
 
 
 async def test_lines_are_deleted_for_their_owner_alone(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
-    first, second = TriggerSource(database, tables), TriggerSource(database, tables)
+    await capture.install(database, tables)
+    first, second = capture.source(database, tables), capture.source(database, tables)
     assert await first.find_owner() is None
     guard = await first.check()
     await first.set_owner("a1")
@@ -191,18 +191,18 @@ async def test_lines_are_deleted_for_their_owner_alone(
     await first.delete([change.id])
     assert await second.changes(10) == [change]
     await second.delete([change.id])
-    assert await first.changes(10) == []
-    await install(database, tables)
+    assert await second.changes(10) == []
+    await capture.install(database, tables)
     assert await second.is_owned(), "an installation that changes nothing leaves the owner"
     await first.close()
     await second.close()
 
 
 async def test_a_limit_leaves_lines_and_deleting_some_loses_none(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     async with other_program(db_url) as run:
         for number in range(5):
             await run(f"INSERT INTO reading (id, region) VALUES ({number}, 0)")
@@ -217,34 +217,12 @@ async def test_a_limit_leaves_lines_and_deleting_some_loses_none(
     await source.close()
 
 
-@pytest.mark.every_pair(because="each database has a clock of its own")
-async def test_the_age_of_the_oldest_line_is_known(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
-) -> None:
-    """Whatever the time zone of the writer's session, and that of the database."""
-    await install(database, tables)
-    source = TriggerSource(database, tables)
-    async with other_program(db_url) as run:
-        for statement in SESSIONS[db_url.dialect]:
-            await run(statement)
-        before = time()
-        await run("INSERT INTO reading (id, region) VALUES (1, 0)")
-        await asyncio.sleep(0.3)
-        await run("INSERT INTO reading (id, region) VALUES (2, 0)")
-    assert await source.changes(10)
-    assert 0.29 < source.oldest < time() - before + 0.01
-    await drained(source)
-    assert await source.changes(10) == []
-    assert source.oldest == 0
-    await source.close()
-
-
 @pytest.mark.only_on("postgres", because="the watermark is PostgreSQL's")
 async def test_the_watermark_loses_no_line_of_a_transaction_that_commits_late(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     async with other_program(db_url) as late, other_program(db_url) as run:
         await late("BEGIN")
         await late("INSERT INTO reading (id, region) VALUES (1, 0)")
@@ -259,11 +237,11 @@ async def test_the_watermark_loses_no_line_of_a_transaction_that_commits_late(
 
 @pytest.mark.only_on("postgres", because="the watermark is PostgreSQL's")
 async def test_an_empty_drain_passes_no_dead_lines(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
     """A long snapshot keeps the lines that were deleted. The pages that an empty read touches are counted."""
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     lines: Any = source._lines
     async with other_program(db_url) as reader, other_program(db_url) as run:
         await reader("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -287,13 +265,17 @@ async def test_an_empty_drain_passes_no_dead_lines(
 
 @pytest.mark.only_on("postgres", because="only PostgreSQL notifies")
 async def test_a_commit_ends_the_wait(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], monkeypatch: pytest.MonkeyPatch
+    database: BaseDBAsyncClient,
+    db_url: DatabaseUrl,
+    tables: list[CapturedTable],
+    monkeypatch: pytest.MonkeyPatch,
+    capture: TriggerCapture,
 ) -> None:
     """Only a transaction that wrote a captured table notifies. A lost connection is made anew."""
     monkeypatch.setattr("aiomodelcache.relay.postgres_lines.NOTIFIED_INTERVAL", 30.0)
     monkeypatch.setattr("aiomodelcache.relay.postgres_lines.LISTEN_AGAIN", 0.0)
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     lines: Any = source._lines
     async with other_program(db_url) as run:
         for _ in range(2):
@@ -316,12 +298,16 @@ async def test_a_commit_ends_the_wait(
 
 @pytest.mark.only_on("postgres", because="only a line of PostgreSQL holds several rows")
 async def test_one_read_returns_a_bounded_number_of_rows(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], monkeypatch: pytest.MonkeyPatch
+    database: BaseDBAsyncClient,
+    db_url: DatabaseUrl,
+    tables: list[CapturedTable],
+    monkeypatch: pytest.MonkeyPatch,
+    capture: TriggerCapture,
 ) -> None:
     """Further lines name their tables, which costs no memory and loses nothing."""
     monkeypatch.setattr("aiomodelcache.relay.postgres_lines.MAX_READ_ROWS", 5)
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     async with other_program(db_url) as run:
         await run("INSERT INTO reading (id, region) VALUES (1, 0), (2, 0), (3, 0), (4, 0)")
         await run("INSERT INTO reading (id, region) VALUES (5, 0), (6, 0)")
@@ -333,10 +319,10 @@ async def test_one_read_returns_a_bounded_number_of_rows(
 
 @pytest.mark.models("tests.support.models.relay_elsewhere_models")
 async def test_tortoise_is_told_the_same_with_triggers(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
     """Generated keys are those of the row and not of the line. SQLite counts lines as changed rows."""
-    await install(database, tables)
+    await capture.install(database, tables)
     made = [await Elsewhere.create() for _ in range(2)]
     await Elsewhere.filter(id=2).delete()  # a line more than rows
     made.append(await Elsewhere.create())
@@ -347,10 +333,10 @@ async def test_tortoise_is_told_the_same_with_triggers(
 
 @pytest.mark.only_on("postgres", because="only PostgreSQL notifies")
 async def test_one_of_several_open_transactions_notifies(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
     """NOTIFY takes a lock that all databases share, so the others only leave their lines."""
-    await install(database, tables)
+    await capture.install(database, tables)
     async with other_program(db_url) as one, other_program(db_url) as two:
         for number, run in enumerate((one, two)):
             await run("BEGIN")
@@ -438,10 +424,10 @@ async def test_a_restart_a_replica_a_promotion_and_prepared_transactions(own_pos
 
 @pytest.mark.only_on("mariadb", because="only MariaDB and MySQL have read-only servers")
 async def test_a_read_only_server_is_refused(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], capture: TriggerCapture
 ) -> None:
-    await install(database, tables)
-    source = TriggerSource(database, tables)
+    await capture.install(database, tables)
+    source = capture.source(database, tables)
     async with other_program(db_url) as run:
         await run("SET GLOBAL read_only = 1")
         try:

@@ -10,7 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import ModelCache
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
-from aiomodelcache.relay.source import Change, TriggerSource
+from aiomodelcache.relay.source import Change, Source, TriggerSource
 from aiomodelcache.relay.triggers.installation import (
     check_installation,
     install,
@@ -61,7 +61,7 @@ def seen(changes: Iterable[Change]) -> set[tuple[Any, ...]]:
     return found
 
 
-async def drained(source: TriggerSource) -> list[Change]:
+async def drained(source: Source) -> list[Change]:
     """Returns all changes, and deletes them."""
     changes = await source.changes(100_000)
     await source.delete([change.id for change in changes])
@@ -73,13 +73,13 @@ async def run_all(run: Run, statements: Sequence[str]) -> None:
         await run(statement)
 
 
-async def outcome(source: TriggerSource, run: Run, cell: Cell, dialect: str, folder: Path) -> str:
+async def outcome(source: Source, run: Run, cell: Cell, dialect: str, folder: Path) -> str:
     """Returns an empty text if a cell's writes are seen as it says, or else how they are seen."""
     await drained(source)
     before = await source.check()
     how = cell.how[dialect]
     try:
-        await run_all(run, [statement.replace("{folder}", str(folder)) for statement in cell.statements[dialect]])
+        await run_all(run, [statement.replace("{folder}", str(folder)) for statement in cell.on(dialect)])
     except Exception as error:  # of any driver
         return f"the write fails: {error!r}"
     try:

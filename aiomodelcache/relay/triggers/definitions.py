@@ -18,6 +18,8 @@ TABLE_STATE: Final = f"format {FORMAT}"
 """The comment on installed tables, and their state."""
 MAX_ROWS: Final = 10_000
 """Maximum number of rows that a statement's line lists on PostgreSQL. Beyond it, the line names the whole table."""
+INSTALL: Final = "run `aiomodelcache triggers install`"
+"""The remedy for triggers that are missing or out of date."""
 _TAG_SIZE: Final = 4
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,6 +48,13 @@ class Definition(NamedTuple):
 
 class Dialect(Protocol):
     """The part of the triggers that each database has for itself."""
+
+    coverage: str
+    """The table of the installed coverage."""
+    missing: str
+    """The text of the error that nothing is installed."""
+    remedy: str
+    """What to run if the installation is missing or out of date."""
 
     async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
         """Returns the objects that capture the tables' writes, in the order of their creation.

@@ -8,7 +8,7 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable, coverage_fingerprint
-from aiomodelcache.relay.triggers.definitions import COVERAGE, Definition, Dialect, select, store_coverage
+from aiomodelcache.relay.triggers.definitions import Definition, Dialect, select, store_coverage
 from aiomodelcache.relay.triggers.mysql import MySQLTriggers
 from aiomodelcache.relay.triggers.postgres import PostgresTriggers
 from aiomodelcache.relay.triggers.sqlite import SQLiteTriggers
@@ -21,8 +21,6 @@ DIALECTS: Final[dict[str, Dialect]] = {
 """The databases whose writes can be captured, by dialect."""
 _LAST: Final = {"trigger": 0, "function": 1, "table": 2}
 """The order in which objects are dropped."""
-INSTALL: Final = "run `aiomodelcache triggers install`"
-"""The remedy for triggers that are missing or out of date."""
 
 
 class ObjectState(NamedTuple):
@@ -71,46 +69,53 @@ def dialect_of(client: BaseDBAsyncClient) -> Dialect:
     return found
 
 
-async def installation_statements(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[str]:
+async def installation_statements(
+    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
+) -> list[str]:
     """Returns all statements of an installation, which may be run again. Raises ``RelayError``."""
-    wanted = await dialect_of(client).wanted(client, tables)
+    dialect = dialect or dialect_of(client)
+    wanted = await dialect.wanted(client, tables)
     statements = [statement for each in wanted for statement in each.create]
-    return [*statements, *store_coverage(COVERAGE, coverage_fingerprint(tables))]
+    return [*statements, *store_coverage(dialect.coverage, coverage_fingerprint(tables))]
 
 
-async def install(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
+async def install(
+    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
+) -> list[Definition]:
     """Creates objects that are missing or out of date, and drops superfluous ones. Idempotent.
 
     Returns the objects that it has created. Raises ``RelayError`` for a table that cannot be captured, and the
     database's error if it refuses a statement.
     """
-    dialect = dialect_of(client)
+    dialect = dialect or dialect_of(client)
     wanted, installed = await dialect.wanted(client, tables), await dialect.installed(client)
     fingerprint = coverage_fingerprint(tables)
     made = [each for each in wanted if installed.get(each.place) != each.state]
     superfluous = sorted(set(installed) - {each.place for each in wanted}, key=_drop_order)
-    if not made and not superfluous and await _coverage(client) == fingerprint:
+    if not made and not superfluous and await _coverage(client, dialect) == fingerprint:
         return []
     # Where each statement commits by itself, nothing is trusted before the last one.
-    unsure = [f"DELETE FROM {COVERAGE}"] if ("", COVERAGE) in installed else []
+    unsure = [f"DELETE FROM {dialect.coverage}"] if ("", dialect.coverage) in installed else []
     unsure += [dialect.drop(each.place) for each in made if each.kind == "table" and each.place in installed]
     statements = [*unsure, *[statement for each in made for statement in each.create], *map(dialect.drop, superfluous)]
-    await dialect.run(client, [*statements, *store_coverage(COVERAGE, fingerprint)])
+    await dialect.run(client, [*statements, *store_coverage(dialect.coverage, fingerprint)])
     return made
 
 
-async def remove(client: BaseDBAsyncClient) -> list[tuple[str, str]]:
+async def remove(client: BaseDBAsyncClient, dialect: Dialect | None = None) -> list[tuple[str, str]]:
     """Drops everything that was installed. Returns the table and the name of each object. Idempotent."""
-    dialect = dialect_of(client)
+    dialect = dialect or dialect_of(client)
     found = sorted(await dialect.installed(client), key=_drop_order)
     if found:
         await dialect.run(client, list(map(dialect.drop, found)))
     return found
 
 
-async def installation_state(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> InstallationState:
+async def installation_state(
+    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
+) -> InstallationState:
     """Compares the installation with the declarations. Raises ``RelayError`` for a table that cannot be captured."""
-    dialect = dialect_of(client)
+    dialect = dialect or dialect_of(client)
     wanted, installed = await dialect.wanted(client, tables), await dialect.installed(client)
     objects: list[ObjectState] = []
     for each in wanted:
@@ -118,32 +123,35 @@ async def installation_state(client: BaseDBAsyncClient, tables: Sequence[Capture
         state = "missing" if found is None else "ok" if found == each.state else "changed"
         objects.append(ObjectState(each.kind, each.source, each.on, each.name, state))
     objects += [ObjectState("trigger" if on else "", "", on, name, "superfluous") for on, name in sorted(installed)]
-    return InstallationState(coverage_fingerprint(tables), await _coverage(client), objects)
+    return InstallationState(coverage_fingerprint(tables), await _coverage(client, dialect), objects)
 
 
-async def check_installation(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-    """Raises ``RelayError`` unless the installed triggers capture all that is declared."""
-    state = await installation_state(client, tables)
+async def check_installation(
+    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
+) -> None:
+    """Raises ``RelayError`` unless what is installed captures all that is declared."""
+    dialect = dialect or dialect_of(client)
+    state = await installation_state(client, tables, dialect)
     connection = client.connection_name
     if state.installed is None:
-        raise RelayError(f"{connection}: no triggers are installed: {INSTALL}.")
+        raise RelayError(f"{connection}: {dialect.missing}: {dialect.remedy}.")
     if state.wrong:
         wrong, each = state.wrong, state.wrong[0]
         raise RelayError(
             f"{connection}: the {each.kind or 'object'} {each.name}{f' on {each.on}' * bool(each.on)} is {each.state}"
-            f"{f', and {len(wrong) - 1} more' * (len(wrong) > 1)}: {INSTALL}."
+            f"{f', and {len(wrong) - 1} more' * (len(wrong) > 1)}: {dialect.remedy}."
         )
     if state.fingerprint != state.installed:
         raise RelayError(
-            f"{connection}: the triggers were installed for other declarations ({state.installed}, and these are "
-            f"{state.fingerprint}): {INSTALL} of the release that runs."
+            f"{connection}: it was installed for other declarations ({state.installed}, and these are "
+            f"{state.fingerprint}): {dialect.remedy} of the release that runs."
         )
 
 
-async def _coverage(client: Any) -> str | None:
+async def _coverage(client: Any, dialect: Dialect) -> str | None:
     """Returns the fingerprint of the installed coverage, or None."""
     try:
-        rows = await select(client, f"SELECT fingerprint FROM {COVERAGE}")
+        rows = await select(client, f"SELECT fingerprint FROM {dialect.coverage}")
     except OperationalError:  # no such table
         return None
     return cast("str", rows[0]["fingerprint"]) if rows else None

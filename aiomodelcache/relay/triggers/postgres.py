@@ -24,6 +24,7 @@ from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
+    INSTALL,
     MAX_ROWS,
     PREFIX,
     TABLE_STATE,
@@ -60,7 +61,7 @@ _TABLES: Final = """
         SELECT name, inhrelid FROM captured JOIN pg_catalog.pg_inherits ON inhparent = relation
     )
     SELECT name, relation::bigint, relkind::text, relpersistence::text, inhparent IS NULL AS is_root,
-        pg_catalog.quote_ident(nspname) || '.' || pg_catalog.quote_ident(relname) AS place
+        relispartition, pg_catalog.quote_ident(nspname) || '.' || pg_catalog.quote_ident(relname) AS place
     FROM captured LEFT JOIN pg_catalog.pg_class ON pg_class.oid = relation
     LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     LEFT JOIN LATERAL (
@@ -92,19 +93,18 @@ _INSTALLED: Final = f"""
 class PostgresTriggers:
     """The triggers of PostgreSQL."""
 
+    coverage = COVERAGE
+    missing = "no triggers are installed"
+    remedy = INSTALL
+
     async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
         """Returns the objects that capture the tables' writes. Raises ``RelayError``."""
-        [row] = await select(client, "SELECT current_schema()::text AS schema")
-        if row["schema"] is None:
-            raise RelayError(
-                "No schema of the connection's search_path exists: create one, or set another search_path."
-            )
-        schema = str(row["schema"])
+        schema = await current_schema(client)
         found = [*_own_tables(schema)]
         rows = await captured_relations(client, tables)
         for table in tables:
             own = [each for each in rows if each["name"] == relation_name(table)]
-            _check(table, own)
+            check_relations(table, own)
             below = _captured_below(table, own, rows, tables)
             body = _body(schema, table, below)
             name = f"{PREFIX}{tag(f'{schema}:{table.name}')}"  # applications of other schemas have their own
@@ -138,8 +138,19 @@ class PostgresTriggers:
                 await own.execute_script(statement)
 
 
+async def current_schema(client: BaseDBAsyncClient) -> str:
+    """Returns the schema in which the connection creates tables. Raises ``RelayError`` if there is none."""
+    [row] = await select(client, "SELECT current_schema()::text AS schema")
+    if row["schema"] is None:
+        raise RelayError("No schema of the connection's search_path exists: create one, or set another search_path.")
+    return str(row["schema"])
+
+
 async def captured_relations(client: BaseDBAsyncClient, tables: Iterable[CapturedTable]) -> Rows:
-    """Returns each table with its partitions and children: name, relation, relkind, relpersistence, place, is_root."""
+    """Returns each table with its partitions and children.
+
+    The columns: name, relation, relkind, relpersistence, place, is_root, relispartition.
+    """
     names = ", ".join(f"({literal(relation_name(table))})" for table in tables)
     return await select(client, _TABLES.format(names))
 
@@ -149,7 +160,8 @@ def relation_name(table: CapturedTable) -> str:
     return quoted(table.schema, table.table)
 
 
-def _check(table: CapturedTable, rows: Rows) -> None:
+def check_relations(table: CapturedTable, rows: Rows) -> None:
+    """Raises ``RelayError`` if a table does not exist, or if it or a partition is of another kind."""
     kinds = {str(row["relkind"]) for row in rows if row["relkind"] is not None}
     if not kinds:
         raise RelayError(f"The table {table.name} does not exist: create it before its triggers.")
@@ -175,8 +187,7 @@ def _captured_below(
 def _own_tables(schema: str) -> list[Definition]:
     changes = (
         "(xid bigint NOT NULL DEFAULT pg_catalog.txid_current(), id bigint GENERATED ALWAYS AS IDENTITY, "
-        "source text NOT NULL, size integer, old jsonb, new jsonb, "
-        "written timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), PRIMARY KEY (xid, id)) "
+        "source text NOT NULL, size integer, old jsonb, new jsonb, PRIMARY KEY (xid, id)) "
         "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)"
     )
     found: list[Definition] = []

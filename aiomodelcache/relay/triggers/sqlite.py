@@ -16,6 +16,7 @@ from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
+    INSTALL,
     PREFIX,
     Definition,
     digest,
@@ -38,6 +39,10 @@ _INSTALLED: Final = f"""
 
 class SQLiteTriggers:
     """The triggers of SQLite."""
+
+    coverage = COVERAGE
+    missing = "no triggers are installed"
+    remedy = INSTALL
 
     async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
         """Returns the objects that capture the tables' writes. Raises ``RelayError``."""
@@ -78,8 +83,7 @@ def new_columns(number: int) -> list[str]:
 
 def _own_tables(width: int) -> list[Definition]:
     values = ", ".join([*old_columns(width), *new_columns(width)])
-    written = "written DEFAULT (julianday('now'))"
-    changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {written}, {values})"
+    changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {values})"
     coverage = f"CREATE TABLE {COVERAGE} (fingerprint, owner)"
     return [
         Definition("table", "", name, digest(create), (f"DROP TABLE IF EXISTS {name}", create))

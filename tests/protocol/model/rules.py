@@ -224,6 +224,20 @@ class Rules:
     relay_begins_anew: bool = True
     """A relay that starts clears the epoch, since it does not know the catalogue of the last one."""
 
+    # Relays that read a replication slot
+    stream_waits_for_mark: bool = True
+    """A relay claims when it has received its own message, not when nothing more has arrived."""
+    stream_marks_after_clock: bool = True
+    """A relay writes its message after it has read the clock, not before it."""
+    stream_confirms_invalidated: bool = True
+    """A relay confirms what it has invalidated, not what it has received."""
+    stream_knows_slot: bool = True
+    """A relay does not trust a slot that is further than recorded: another program has created it again."""
+    stream_looks_when_reading: bool = True
+    """A relay looks at the slot when it reads it, as another program may have created it again since it looked."""
+    stream_clears_for_new_slot: bool = True
+    """A relay clears the epoch if the slot is a new one."""
+
     # Nested derived entries
     inner_needs_passed_on: bool = True
     """The outer entry depends on all that the inner one depends on. Its token alone says nothing of rows."""

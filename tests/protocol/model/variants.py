@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import derived, epochs, groups, indexes, near, relays, rows, savers, stale
+from tests.protocol.model import derived, epochs, groups, indexes, near, relays, rows, savers, stale, streams
 from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
@@ -70,6 +70,10 @@ def _savers(**options: Any) -> Shape:
 
 def _relays(**options: Any) -> Shape:
     return Shape(relays.system, options)
+
+
+def _streams(**options: Any) -> Shape:
+    return Shape(streams.system, options)
 
 
 SOUND = [
@@ -154,6 +158,10 @@ SOUND = [
     _relays(drains=(2,), look_ups=(1,), transactions=1, others=1, ticks=2),
     _relays(drains=(2,), look_ups=(1,), outsiders=(2,), limit=1, questions=1, ticks=2),
     _relays(drains=(1,), near=(2,), outsiders=(1,), questions=1),
+    _streams(drains=(2,), look_ups=(1,), outsiders=(1,), remembers=True, ticks=2),
+    _streams(drains=(1,), look_ups=(1,), outsiders=(1,), administrators=1, remembers=True, ticks=2),
+    _streams(drains=(1, 1), look_ups=(1,), outsiders=(1,), crashes=1, remembers=True, ticks=1),
+    _streams(drains=(2,), outsiders=(1,), administrators=1, crashes=1, ticks=1),
 ]
 """Shapes that every run of the tests explores."""
 
@@ -211,6 +219,8 @@ _SAVERS = _savers(predicts=(True,), savers=2)
 _OUTSIDE = _relays(drains=(1,), look_ups=(1,), outsiders=(1,), questions=1, crashes=1)
 _LATE_OUTSIDE = _relays(drains=(1,), outsiders=(1,), late=1, ticks=1)
 _LIMITED = _relays(drains=(1,), look_ups=(1,), outsiders=(1,), others=1, limit=1, questions=1)
+_STREAMED = _streams(drains=(1,), look_ups=(1,), outsiders=(1,), questions=1, remembers=True, ticks=2)
+_RECREATED = _streams(**_STREAMED.options, administrators=1)
 _ATTACHED = _relays(drains=(1,), look_ups=(1,), attached=1, questions=1)
 
 BROKEN = [
@@ -319,4 +329,10 @@ BROKEN = [
     Broken("relay_bumps_epoch", _ATTACHED, STALE),
     Broken("relay_catalogue_after_clock", _relays(**_ATTACHED.options, remembers=True), STALE),
     Broken("relay_begins_anew", _ATTACHED, STALE),
+    Broken("stream_waits_for_mark", _STREAMED, STALE),
+    Broken("stream_marks_after_clock", _STREAMED, STALE),
+    Broken("stream_confirms_invalidated", _streams(drains=(1,), outsiders=(1,), crashes=1), STALE_AT_REST),
+    Broken("stream_knows_slot", _RECREATED, STALE),
+    Broken("stream_looks_when_reading", _RECREATED, STALE),
+    Broken("stream_clears_for_new_slot", _streams(drains=(1,), outsiders=(1,), administrators=1), STALE_AT_REST),
 ]

@@ -34,7 +34,7 @@ _DROP_SCHEMAS = """
 """
 # Not pg_class, which TRUNCATE changes.
 _CATALOGS = ("pg_attribute", "pg_constraint", "pg_depend", "pg_namespace", "pg_trigger")
-_DEFINED = "SELECT " + ", ".join(
+_DEFINED = "SELECT (SELECT count(*) FROM pg_class WHERE relreplident IN ('f', 'i')), " + ", ".join(
     f"(SELECT count(*) || ' ' || max(xmin::text::bigint) FROM {catalog})" for catalog in _CATALOGS
 )
 # Only what has been written: for each table that it empties, TRUNCATE makes new files.
@@ -133,6 +133,8 @@ class PostgresServer(DatabaseServer):
             "port": self.port,
             "unix_socket_directories": self.folder,
             "max_connections": 100,
+            "wal_level": "logical",
+            "max_replication_slots": 50,
             "shared_buffers": "16MB",
             "fsync": "off",
             "synchronous_commit": "off",
