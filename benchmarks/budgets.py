@@ -97,6 +97,12 @@ BUDGETS: Final = [
     Budget("single hit by pk / raw GET", 1.35, _ratio(_own(cases.SINGLE), _raw(cases.SINGLE))),
     Budget("gather of 100 hits, per hit / raw MGET per key", 6, _ratio(_own(cases.GATHER_100), _raw(cases.TOGETHER))),
     Budget(
+        "gather of 100 as futures, per hit / raw MGET per key", 4.5, _ratio(_own(cases.FUTURES), _raw(cases.TOGETHER))
+    ),
+    Budget(
+        "gather of 100 as futures / gather of 100 raw GETs", 1 / 5, _ratio(_own(cases.FUTURES), _raw(cases.GATHER_100))
+    ),
+    Budget(
         "gather of 100 hits / gather of 100 raw GETs", 1 / 5, _ratio(_own(cases.GATHER_100), _raw(cases.GATHER_100))
     ),
     Budget("BatchCacheQuery of 100, per hit / raw MGET per key", 3, _ratio(_own(cases.TOGETHER), _raw(cases.TOGETHER))),

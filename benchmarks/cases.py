@@ -139,6 +139,9 @@ SINGLE: Final = Case("hit by pk, one after the other", "get", 1, _one_hit, [_ONE
 SLUG: Final = Case("hit by slug, one after the other", "get_by_slug", 1, _one_slug, [_ONE])
 GATHERS: Final = [_gather(list(range(101, 101 + count))) for count in (1, 10, 100, 1_000)]
 GATHER_100: Final = GATHERS[2]
+FUTURES: Final = Case(
+    "gather of 100 hits, as futures", "gather_futures", 100, lambda who: who.gather_futures(HUNDRED), HUNDRED
+)
 SAME: Final = Case("the same key 100 times", "gather", 100, lambda who: who.gather([_ONE] * 100), [_ONE] * 100)
 TOGETHER: Final = Case("100 hits together", "together", 100, lambda who: who.together(HUNDRED), HUNDRED, ordered=False)
 MANY_BY_PK: Final = Case("100 hits, get_many", "get_many", 100, lambda who: who.get_many(HUNDRED), HUNDRED)
@@ -202,6 +205,7 @@ CASES: Final = [
     SINGLE,
     SLUG,
     *GATHERS,
+    FUTURES,
     SAME,
     TOGETHER,
     MANY_BY_PK,

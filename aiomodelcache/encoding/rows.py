@@ -72,6 +72,8 @@ class SharedRow:
 
 
 _ANEW_SIZE: Final = 64
+_MAX_PROVEN: Final = 256
+"""Maximum number of remembered types of rows of one codec. Beyond it, others are checked value by value."""
 _ARRAY_32: Final = b"\xdd"
 """The first byte of a msgpack array whose number of items follows in four bytes."""
 _as_dict: Final = msgspec.structs.asdict
@@ -83,6 +85,10 @@ class RowCodec:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._names = tuple(column.name for column in columns)
         self._columns = [(column.name, _is_lossless(column), column.dump) for column in columns]
+        self._by_value = [each for each in self._columns if not isinstance(each[1], TypePredicate)]
+        """The columns of which more than the type of a value says whether it comes back unchanged."""
+        self._proven: set[tuple[type, ...]] = set()
+        """Types of rows whose other columns come back unchanged."""
         self._dumps = [(at, dump) for at, dump in enumerate(column.dump for column in columns) if dump is not None]
         self._loads = [(column.name, column.load) for column in columns if column.load is not None]
         # A struct becomes a dict at less cost than a tuple: decoding and conversion are one call each.
@@ -101,17 +107,20 @@ class RowCodec:
     def encode(self, values: dict[str, Any]) -> bytes:
         """Returns the bytes of this codec's columns in ``values``. Raises ``EncodeError``."""
         try:
-            row = [values[name] for name in self._names]
+            row = list(map(values.__getitem__, self._names))
+            shape = tuple(map(type, row))
             for at, convert in self._dumps:
                 if row[at] is not None:
                     row[at] = convert(row[at])
             data = encoder.encode(row)
             unproven = [
                 (name, dump)
-                for name, is_lossless, dump in self._columns
+                for name, is_lossless, dump in (self._by_value if shape in self._proven else self._columns)
                 if (value := values[name]) is not None and not is_lossless(value)
             ]
-            if unproven:
+            if not unproven and len(self._proven) < _MAX_PROVEN:
+                self._proven.add(shape)
+            elif unproven:
                 decoded = self.decode_unsafely(data)
                 for name, dump in unproven:
                     _check_round_trip(name, values[name], decoded[name], dump)
@@ -204,17 +213,28 @@ class KeysCodec:
         return pks
 
 
-def is_a(kind: type) -> Callable[[Any], bool]:
-    """Returns a predicate that is True for values of exactly this type."""
-    return lambda value: type(value) is kind
+class TypePredicate:
+    """A predicate that is True for values of exactly one type, or for every value if that is None."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: type | None) -> None:
+        self._kind = kind
+
+    def __call__(self, value: Any) -> bool:
+        return self._kind is None or type(value) is self._kind
+
+
+class _NoType:
+    """A type without values."""
 
 
 def _is_lossless(column: Column) -> Callable[[Any], bool]:
     if column.is_lossless is not None:
         return column.is_lossless
     if column.dump is column.load is None and column.type in _LOSSLESS_TYPES:
-        return is_a(column.type)
-    return lambda value: False
+        return TypePredicate(column.type)
+    return TypePredicate(_NoType)
 
 
 def _is_frozen(column: Column) -> bool:

@@ -8,7 +8,7 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
@@ -76,8 +76,12 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     if kind in _NESTING and not levels:
         raise SafeTypeError(TOO_DEEP)
     if kind is list:
+        if _is_flat(value):
+            return value
         return [item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for item in value]
     if kind is dict and _STR_ONLY.issuperset(map(type, value)):
+        if _is_flat(value.values()):
+            return value
         return {
             key: item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for key, item in value.items()
         }
@@ -93,6 +97,17 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     return msgspec.msgpack.Ext(code, _SCALARS[code][1](value))
 
 
+def _is_flat(items: Collection[Any]) -> bool:
+    """Returns True for items that msgpack takes as they are. Some others may be such, too."""
+    kinds = set(map(type, items))
+    if int not in kinds:
+        return kinds <= _UNAMBIGUOUS
+    if not kinds <= _LEAVES:
+        return False
+    numbers = items if len(kinds) == 1 else [item for item in items if type(item) is int]
+    return bool(min(numbers) >= -(2**63) and max(numbers) < 2**64)
+
+
 def read_extension(code: int, data: memoryview) -> Any:
     """Returns the value of one msgpack extension."""
     if code in _COLLECTIONS:
@@ -103,6 +118,7 @@ def read_extension(code: int, data: memoryview) -> Any:
 TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
 _untyped: Final = msgspec.msgpack.Decoder(ext_hook=read_extension)
 _UNAMBIGUOUS: Final = frozenset({type(None), bool, str, float, bytes})
+_LEAVES: Final = _UNAMBIGUOUS | {int}
 _STR_ONLY: Final = frozenset({str})
 _SCALARS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
     1: (int, lambda value: b"%d" % value, lambda data: int(data.decode())),

@@ -19,6 +19,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.hydrate import fetch
 from aiomodelcache.orm.meta import RowValues, Values, is_partial
+from aiomodelcache.orm.remembered import fetch_by_values
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.requests import Answer
 from aiomodelcache.scopes.tracking import Tracked, Tracker
@@ -190,6 +191,11 @@ async def _select(
     only_pks: bool,
 ) -> Rows:
     schema = entry_set.schema
+    stats.statements += 1
+    if not only_pks and entry_set.limit is None and not isinstance(entry_set, ManyToManyEntries):
+        found = await fetch_by_values(schema, client, entry_set.attributes, wanted, entry_set.order_by)
+        if found is not None:
+            return [LoadedRow(schema, instance) for instance in found]
     if isinstance(entry_set, ManyToManyEntries):
         query = entry_set.select(client, wanted)
     else:
@@ -198,10 +204,9 @@ async def _select(
         query = query.order_by(*entry_set.order_by)
     if entry_set.limit is not None:
         query = query.limit(entry_set.limit)
-    stats.statements += 1
     if only_pks:
-        found = await query.values(*dict.fromkeys([schema.pk, *entry_set.attributes]))
-        return [LoadedPk(values[schema.pk], values) for values in found]
+        columns = await query.values(*dict.fromkeys([schema.pk, *entry_set.attributes]))
+        return [LoadedPk(values[schema.pk], values) for values in columns]
     return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
 
 

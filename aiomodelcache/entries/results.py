@@ -290,8 +290,12 @@ def map_nested(
     if not levels:
         return value
     if container in _CONTAINERS:
+        if _LEAVES.issuperset(map(type, value)):
+            return container(value)
         return container([map_nested(item, kind, convert, levels - 1) for item in value])
     if container is dict:
+        if _LEAVES.issuperset(map(type, value)) and _LEAVES.issuperset(map(type, value.values())):
+            return dict(value)
         return {
             map_nested(key, kind, convert, levels - 1): map_nested(item, kind, convert, levels - 1)
             for key, item in value.items()

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from functools import partial
 from operator import methodcaller
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields import data as data_fields
@@ -18,7 +18,7 @@ from tortoise.models import Model
 from tortoise.timezone import get_default_timezone, get_use_tz, parse_timezone
 
 from aiomodelcache.encoding.codec import NATIVE
-from aiomodelcache.encoding.rows import Column, is_a
+from aiomodelcache.encoding.rows import Column, TypePredicate
 from aiomodelcache.encoding.values import to_msgpack
 
 
@@ -38,7 +38,7 @@ def column_of(name: str, field: Any, model: type[Model], client: BaseDBAsyncClie
     if kind in (uuid.UUID, list) and type(client).__module__.startswith("tortoise.backends.asyncpg"):
         driver: Any = importlib.import_module("asyncpg.pgproto.pgproto")  # the driver has its own UUID class
         if kind is uuid.UUID:
-            return Column(name, bytes, None, driver.UUID, is_a(driver.UUID), is_frozen=True)
+            return Column(name, bytes, None, driver.UUID, TypePredicate(driver.UUID), is_frozen=True)
         return Column(name, Any, partial(_dump_array, driver.UUID), partial(_load_array, driver.UUID))
     if kind in NATIVE:
         return Column(name, kind)
@@ -61,7 +61,7 @@ def converts_like_tortoise(field: Field[Any]) -> bool:
 
 def _json_column(name: str, field: Any, model: type[Model]) -> Column:
     if _encodes_like_tortoise(field) and not hasattr(field.field_type, "model_dump") and converts_like_tortoise(field):
-        return Column(name, Any, to_msgpack, is_lossless=_is_document)
+        return Column(name, Any, to_msgpack, is_lossless=_DOCUMENT)
     return Column(name, str, partial(_dump_custom, field, model), field.to_python_value)
 
 
@@ -123,9 +123,8 @@ def _is_in_zone(zone: datetime.tzinfo, value: Any) -> bool:
     return type(value) is datetime.datetime and value.tzinfo is zone
 
 
-def _is_document(value: Any) -> bool:
-    """Returns True for every value, because ``to_msgpack`` refuses values that it cannot write exactly."""
-    return True
+_DOCUMENT: Final = TypePredicate(None)
+"""True for every value, because ``to_msgpack`` refuses values that it cannot write exactly."""
 
 
 def _dump_time(value: datetime.time | datetime.timedelta) -> str | int:

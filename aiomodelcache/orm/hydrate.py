@@ -78,12 +78,22 @@ A new release of Tortoise may add others, which only Tortoise can interpret. The
 async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
     """Returns the instances that a query for the schema's model selects. Raises the database's errors."""
     select: Any = query
-    client = select._db
-    if select.model is not schema.model or not (_is_plain(select) and _is_built_by_tortoise(schema.model, client)):
+    if not is_plain_select(schema, query):
         return await query
     select._make_query()
-    _, rows = await client.execute_query(*select.query.get_parameterized_sql())
-    convert = _row_converter(schema.model)
+    sql, parameters = select.query.get_parameterized_sql()
+    return await fetch_rows(schema, select._db, sql, parameters, row_converter(schema.model))
+
+
+RowConverter = Callable[[Any], dict[str, Any]]
+"""A function that converts a row of the driver to its values by attribute."""
+
+
+async def fetch_rows(
+    schema: ModelSchema, client: Any, sql: str, parameters: list[Any], convert: RowConverter
+) -> list[Model]:
+    """Returns the instances of the rows that a statement selects. Raises the database's errors."""
+    _, rows = await client.execute_query(sql, parameters)
     instances: list[Model] = []
     for start in range(0, len(rows), _CHUNK_SIZE):
         if start:
@@ -117,6 +127,12 @@ def adopt_all(schema: ModelSchema, rows: list[dict[str, Any]]) -> list[Model]:
     return instances
 
 
+def is_plain_select(schema: ModelSchema, query: QuerySet[Any]) -> bool:
+    """Returns True for a query for rows of the schema's model alone, whose instances Tortoise would build."""
+    select: Any = query
+    return select.model is schema.model and _is_plain(select) and is_built_by_tortoise(schema.model, select._db)
+
+
 def _is_plain(query: Any) -> bool:
     """Returns True for a query for rows of one model alone, of a class that does not override its execution."""
     kind = cast("Any", type(query))
@@ -125,7 +141,7 @@ def _is_plain(query: Any) -> bool:
     return _has_known_slots and not overridden and not any(getattr(query, name) for name in _UNSUPPORTED)
 
 
-def _is_built_by_tortoise(model: Any, client: Any) -> bool:
+def is_built_by_tortoise(model: Any, client: Any) -> bool:
     """Returns True if neither the model nor the client overrides how Tortoise builds instances from rows."""
     return (
         model._init_from_db.__func__ is _model._init_from_db.__func__
@@ -135,7 +151,7 @@ def _is_built_by_tortoise(model: Any, client: Any) -> bool:
     )
 
 
-def _row_converter(model: type[Model]) -> Callable[[Any], dict[str, Any]]:
+def row_converter(model: type[Model]) -> RowConverter:
     """Returns a function that converts a row of the driver to its values by attribute."""
     meta = meta_of(model)
     native = [(name, key) for key, name, _ in meta.db_native_fields]

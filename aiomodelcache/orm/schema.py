@@ -101,6 +101,7 @@ class ModelSchema:
         self._connections_by_name = connections.get
         """Returns the connections of the context by name. In a transaction, one of them is the transaction's client."""
         self._normalisers: dict[str, Callable[[Any], Any]] = {}
+        self.remembered: dict[Any, Any] = {}  # the statements of ``orm.remembered``
 
     @staticmethod
     def table_of(model: type[Model]) -> str:

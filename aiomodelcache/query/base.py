@@ -20,7 +20,7 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.frozen import freeze
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.steps import bypassing, storing
-from aiomodelcache.plans.tracking import TrackedLookup, tracked
+from aiomodelcache.query.recording import start_tracked, tracker_of
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import Scope, current_scope
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
@@ -63,7 +63,7 @@ class CacheQuery(Generic[T]):
         client = self.transaction(cache)
         tracker = current_tracker()
         if tracker is not None:
-            tracker = self.tracker_of(cache, tracker, client)
+            tracker = tracker_of(cache, tracker, client)
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client, self.lookup_event).__await__()
         blocks = open_blocks()
@@ -89,6 +89,51 @@ class CacheQuery(Generic[T]):
             plan = cache.reader.of_caller(self.plan(cache, scope))
             cache.reader.start(plan, partial(resolve, future), bypass=bypassed, operation=self.lookup_event)
         return future.__await__()
+
+    def as_future(self) -> "asyncio.Future[T]":
+        """Starts the lookup now, in the context of the caller, and returns a future with its outcome.
+
+        >>> events = await asyncio.gather(*[Event.cache.get(id=pk).as_future() for pk in pks])
+
+        ``gather`` and the like make a task of each query, which takes as long as the lookup itself. They take a future
+        as it is. Each call starts a lookup of its own, whose exceptions are those of the future.
+
+        Raises ``RuntimeError`` if no event loop runs.
+        """
+        loop = get_running_loop()
+        try:
+            started = self._start()
+        except Exception as error:
+            started = loop.create_future()
+            started.set_exception(error)
+        return loop.create_task(self.resolve()) if started is None else started
+
+    def _start(self) -> "asyncio.Future[T] | None":
+        """Starts the lookup as ``__await__`` does, and returns its future, or None if a task must make it."""
+        if type(self).__await__ is not CacheQuery.__await__:
+            return None
+        cache = self.open_cache()
+        client, bypassed = self.transaction(cache), cache.bypass.off
+        if client is not None or cache.guarded.observers is not None or (open_blocks() and not bypassed):
+            return None
+        tracker = current_tracker()
+        if tracker is not None:
+            tracker = tracker_of(cache, tracker, client)
+        if tracker is not None:
+            return self._start_tracked(cache, tracker)
+        future: asyncio.Future[T] = cache.loop.create_future()
+        scope = None if bypassed else current_scope()
+        known = self.recall(cache, scope) if scope is not None else None
+        if known is not None:
+            future.set_result(known)
+            return future
+        lookup = None if bypassed or scope is not None else self.fast_lookup(cache)
+        if lookup is not None:
+            cache.reader.hits.start_lookup(lookup, cache, future)
+        else:
+            plan = cache.reader.of_caller(self.plan(cache, scope))
+            cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
+        return future
 
     def options(
         self, *, timeout: Duration | None = None, fill: bool = True, cache: bool = True, read_only: bool = False
@@ -119,31 +164,10 @@ class CacheQuery(Generic[T]):
             return self
         return OptionsQuery(self, CallOptions(fill=False, cache=not any(each.bypass for each in found)))
 
-    def tracker_of(self, cache: OpenCache, tracker: Tracker, client: BaseDBAsyncClient | None) -> Tracker | None:
-        """Returns the tracker that records this lookup, or None if no entry of its store answers the lookup."""
-        if client is not None:
-            tracker.unrecorded("it reads in a transaction")
-        elif cache.bypass.off:
-            tracker.unrecorded("it bypasses the cache")
-        elif cache.guarded is not tracker.owner:
-            tracker.unrecorded("it reads another cache")
-        else:
-            return tracker
-        return None
-
     def _start_tracked(self, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[T]":
         """Starts the lookup of a tracked computation. What a request's scope or near entries hold has no token."""
-        future: asyncio.Future[T] = cache.loop.create_future()
         lookup = None if cache.guarded.near.on else self.fast_lookup(cache)
-        if lookup is not None:
-            cache.reader.hits.start_lookup(
-                TrackedLookup(lookup, tracker, cache.versions, future.cancelled), cache, future
-            )
-            return future
-        plan = cache.reader.of_caller(self.plan(cache, None))
-        plan = tracked(plan, tracker, cache.versions, future.cancelled)
-        cache.reader.start(plan, partial(resolve, future), near=False, operation=self.lookup_event)
-        return future
+        return start_tracked(cache, tracker, lookup, partial(self.plan, cache, None), self.lookup_event)
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
         """Returns the result that the request's scope holds, or None if only the plan can tell."""

@@ -18,7 +18,7 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import database_id
 from aiomodelcache.write.affected import affected_columns
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The format of captured lines. A change makes triggers of earlier releases out of date."""
 
 _FINGERPRINT_SIZE: Final = 8

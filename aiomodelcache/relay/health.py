@@ -16,6 +16,7 @@ REQUEST_LIMIT: Final = 5.0
 _METRICS: Final = {
     "claim_left": ("gauge", "claim_left_seconds", "Seconds for which readers believe the cache if no drain follows"),
     "lag": ("gauge", "lag_seconds", "Seconds since the last drain of this relay began that left nothing out"),
+    "oldest": ("gauge", "oldest_seconds", "Age of the oldest line that is read and not yet invalidated, or 0"),
     "leading": ("gauge", "leading", "1 if this relay drains, 0 if another one does"),
     "drains": ("counter", "drains_total", "Drains that ended"),
     "lines": ("counter", "lines_total", "Lines of the change table that were invalidated"),

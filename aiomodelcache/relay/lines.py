@@ -29,6 +29,8 @@ class Line(NamedTuple):
     """The name of the captured table."""
     pairs: Pairs | None
     """None: the line names the whole table."""
+    age: float
+    """Seconds since the line was written, by the database's clock."""
 
 
 def paired(olds: Sequence[Values], news: Sequence[Values], pk: int | None) -> Pairs:
@@ -61,12 +63,15 @@ async def delete_lines(client: Any, ids: Sequence[int], condition: str) -> None:
 class PolledLines:
     """The change table of a database that does not notify."""
 
-    def __init__(self, client: BaseDBAsyncClient) -> None:
+    def __init__(self, client: BaseDBAsyncClient, age: str) -> None:
         self._client = client
+        self._age = age
+        """The expression of SQL for the age of a line."""
 
     async def rows(self, limit: int) -> Any:
-        """Returns up to ``limit`` rows of the table, by number."""
-        return await select(self._client, f"SELECT * FROM {CHANGES} ORDER BY id LIMIT {limit}")
+        """Returns up to ``limit`` rows of the table, by number, each with its ``age``."""
+        statement = f"SELECT {CHANGES}.*, {self._age} AS age FROM {CHANGES} ORDER BY id LIMIT {limit}"
+        return await select(self._client, statement)
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines, in one short transaction."""

@@ -48,7 +48,7 @@ class MySQLLines(PolledLines):
     """The change table of a MariaDB or MySQL database."""
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        super().__init__(client)
+        super().__init__(client, "TIMESTAMPDIFF(MICROSECOND, written, CURRENT_TIMESTAMP(3)) / 1000000")
         self._all = tables
         self._tables = {table.name: table for table in tables}
         self._types: dict[str, Mapping[str, str]] | None = None
@@ -124,7 +124,7 @@ class MySQLLines(PolledLines):
             database = await self._own_database()
             types = await column_types(self._client, database, self._all)
             self._types = {table.name: types[database.place(table)] for table in self._all}
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in rows]
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

@@ -59,7 +59,7 @@ _LINES: Final = f"""
     SELECT horizon, line.* FROM (
         SELECT pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot()) AS horizon
     ) now LEFT JOIN LATERAL (
-        SELECT id, xid, source, size FROM {CHANGES}
+        SELECT id, xid, source, size, extract(epoch FROM pg_catalog.clock_timestamp() - written) AS age FROM {CHANGES}
         WHERE xid >= {{0}} ORDER BY xid, id LIMIT {{1}}
     ) line ON true ORDER BY xid, id
 """
@@ -127,7 +127,11 @@ class PostgresLines:
         pairs: dict[int, Pairs] = {}
         for source, ids in by_source.items():
             pairs |= await self._pairs(source, ids)
-        return [Line(int(row["id"]), str(row["source"]), pairs.get(int(row["id"]))) for row in rows]
+        ids = [int(row["id"]) for row in rows]
+        return [
+            Line(each, str(row["source"]), pairs.get(each), float(row["age"]))
+            for each, row in zip(ids, rows, strict=True)
+        ]
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines. The watermark moves on when none of those that were last read is left."""

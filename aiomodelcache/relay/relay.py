@@ -196,6 +196,7 @@ class Drain:
             if self._source is not None:
                 await self.close(resign=False)  # the relay that leads may need what it holds
             self._record_success()
+            self.status.waiting_since = None
             await self._wait(self._election.interval)
             return
         with anyio.fail_after(DRAIN_LIMIT):
@@ -270,6 +271,8 @@ class Drain:
         changes = await source.changes(LINES_PER_DRAIN)
         if due is not None:
             await self._ownership.confirm(source)
+        if changes:
+            self.status.waiting_since = time() - source.oldest
         self._backlog += len(changes)
         whole = self._backlog > MAX_LINES
         if changes:
@@ -281,6 +284,7 @@ class Drain:
         if source.left_out:
             return False
         self._backlog = 0
+        self.status.waiting_since = None
         if due is not None:
             await self._confirm(due.checked, due.t0)
             await self._ownership.announce(due.t0)

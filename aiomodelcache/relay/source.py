@@ -93,6 +93,8 @@ class Source:
         self._verified: Hashable = None
         self.owner: str | None = None
         """The cache that lines are drained for, as far as it is known."""
+        self.oldest = 0.0
+        """Seconds since the oldest of the changes that were last returned was written."""
         self.left_out = True
         """False if everything that was committed before the last ``begin`` was among the last ``changes``, or deleted.
         """
@@ -125,6 +127,7 @@ class Source:
     async def changes(self, limit: int) -> list[Change]:
         """Returns up to ``limit`` changes, the oldest first as far as their order is known. Sets ``left_out``."""
         lines = await self._lines.read(limit)
+        self.oldest = max((line.age for line in lines), default=0.0)
         self.left_out = len(lines) >= limit
         return [
             Change(line.id, table.captured, table.rows(line.pairs))

@@ -17,7 +17,7 @@ class SQLiteLines(PolledLines):
     """The change table of a SQLite database."""
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
-        super().__init__(client)
+        super().__init__(client, "(julianday('now') - written) * 86400")
         self._tables = {table.name: table for table in tables}
 
     async def guard(self) -> Hashable:
@@ -36,7 +36,8 @@ class SQLiteLines(PolledLines):
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row)) for row in await self.rows(limit)]
+        rows = await self.rows(limit)
+        return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

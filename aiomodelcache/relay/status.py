@@ -32,11 +32,19 @@ class RelayStatus:
     last_drain: float | None = None
     """The time at which the last drain began that left nothing out, in seconds since the Unix epoch."""
 
+    waiting_since: float | None = None
+    """The time at which the oldest line was written that was read and not yet deleted. None if there is none."""
+
+    @property
+    def oldest(self) -> float:
+        """Seconds since the oldest line was written that was read and not yet deleted. Zero if there is none."""
+        return 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
+
     @property
     def lag(self) -> float | None:
         """Seconds since the last drain began that left nothing out. None before the first one."""
         return None if self.last_drain is None else max(0.0, time.time() - self.last_drain)
 
     def data(self) -> Mapping[str, Any]:
-        """Returns the state for JSON, with ``lag``."""
-        return {**asdict(self), "lag": self.lag}
+        """Returns the state for JSON, with ``lag`` and ``oldest``."""
+        return {**asdict(self), "lag": self.lag, "oldest": self.oldest}

@@ -43,6 +43,10 @@ class Contestant:
         """Returns many products, each looked up by a task of its own, like those of concurrent requests."""
         return await asyncio.gather(*[self.get(pk) for pk in pks])
 
+    async def gather_futures(self, pks: Sequence[int]) -> list[Any]:
+        """Returns many products, each looked up on its own and without a task."""
+        raise NotImplementedError
+
     async def together(self, pks: Sequence[int]) -> list[Any]:
         """Returns many products in the contestant's own best way."""
         raise NotImplementedError

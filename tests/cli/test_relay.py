@@ -89,6 +89,7 @@ def test_the_process_relays_until_sigterm_and_shows_its_health(relayed: Applicat
         status, metrics = answer(f"{url}metrics")
         assert status == 200
         assert 'aiomodelcache_relay_lines_total{connection="default"} 1' in metrics
+        assert 'aiomodelcache_relay_oldest_seconds{connection="default"} 0' in metrics
         relayed.redis.flush()
         running.send_signal(signal.SIGTERM)
         assert running.wait(LIMIT) == 0

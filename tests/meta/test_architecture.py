@@ -43,7 +43,7 @@ ORDER = {
     "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unchanged unmoved "
     "through sent executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
-    "lists parts cursors batch snapshots attributes base",
+    "lists parts cursors batch snapshots attributes base recording",
     "open_cache": "",
     "engine": "publishing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader run intent saves "
@@ -51,7 +51,7 @@ ORDER = {
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions rows raised base decoded resilience policy",
-    "orm": "samples catalogue observed query_filters sql_tables statements hydrate select keyset contextual "
+    "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",

@@ -88,7 +88,7 @@ async def test_values_of_another_type_are_converted_as_tortoise_converts_them(
     meta: Any = meta_of(Author)
     monkeypatch.setattr(meta, "db_native_fields", [])
     monkeypatch.setattr(meta, "db_default_fields", [("born", "born", meta.fields_map["born"])])
-    convert = hydrate._row_converter(Author)
+    convert = hydrate.row_converter(Author)
     assert [convert({"born": stored}) for stored in (None, "7", 8)] == [{"born": None}, {"born": 7}, {"born": 8}]
 
 

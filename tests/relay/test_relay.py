@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from time import time
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -556,12 +557,17 @@ async def test_a_store_that_is_away_keeps_the_lines(
         async with relaying(cache) as drain, other_program(db_url) as run:
             await drain.drain()
             await believe(cache)
-            before = await answers()
+            before, began = await answers(), time()
             await run("UPDATE article SET author_id = 2")
             own_redis.stop()
+            assert drain.status.oldest == 0
             for _ in range(2):
                 with pytest.raises(BackendError):
                     await drain.drain()
+                waiting_since = drain.status.waiting_since
+                assert waiting_since is not None
+                assert began - 1 < waiting_since < began + PATIENCE
+            assert 0 < drain.status.oldest <= drain.status.data()["oldest"]
             assert sum(len(change.rows or ()) for change in await drain.source.changes(10)) == 4
             own_redis.cont()
 
@@ -572,6 +578,7 @@ async def test_a_store_that_is_away_keeps_the_lines(
                     return False
 
             await until(has_drained)
+            assert drain.status.oldest == 0
             assert await answers() == await fresh(cache) != before
             assert await drain.source.changes(10) == []
 
@@ -796,6 +803,7 @@ async def test_a_cache_runs_a_relay_from_open_to_close(
             return not ops.statements
 
         await until(is_cached)
+        assert (await Relay(cache).health())["ok"], "the relay of the cache has claimed"
         await run("UPDATE author SET name = 'new' WHERE id = 1")
 
         async def is_fresh() -> bool:

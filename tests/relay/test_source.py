@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from time import time
 from typing import Any
 
 import pytest
@@ -214,6 +215,28 @@ async def test_a_limit_leaves_lines_and_deleting_some_loses_none(
     assert len(left) == 3
     await source.delete([change.id for change in left])
     assert await source.changes(10) == []
+    await source.close()
+
+
+@pytest.mark.every_pair(because="each database has a clock of its own")
+async def test_the_age_of_the_oldest_line_is_known(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """Whatever the time zone of the writer's session, and that of the database."""
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    async with other_program(db_url) as run:
+        for statement in SESSIONS[db_url.dialect]:
+            await run(statement)
+        before = time()
+        await run("INSERT INTO reading (id, region) VALUES (1, 0)")
+        await asyncio.sleep(0.3)
+        await run("INSERT INTO reading (id, region) VALUES (2, 0)")
+    assert await source.changes(10)
+    assert 0.29 < source.oldest < time() - before + 0.01
+    await drained(source)
+    assert await source.changes(10) == []
+    assert source.oldest == 0
     await source.close()
 
 

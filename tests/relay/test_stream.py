@@ -2,15 +2,17 @@
 """The relay on logical decoding: the tests that are about any source, with this one, and its own."""
 
 import asyncio
+from time import time
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
-from aiomodelcache.exceptions import RelayError
+from aiomodelcache.exceptions import BackendError, RelayError
 from aiomodelcache.relay.relay import Drain
-from aiomodelcache.relay.stream.replication import ReplicationStream, load_driver
+from aiomodelcache.relay.stream.replication import ReplicationStream, Sent, load_driver
 from aiomodelcache.relay.stream.slot import slot_name, slot_state
 from aiomodelcache.testing import CountingBackend, count_ops
 from tests.relay.capture import StreamCapture
@@ -34,7 +36,6 @@ from tests.relay.test_relay import (
     test_a_relay_that_ends_at_any_step_loses_no_line,
     test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_from_it,
     test_a_running_relay_makes_lookups_fresh,
-    test_a_store_that_is_away_keeps_the_lines,
     test_a_store_that_was_restarted_is_still_the_same_cache,
     test_lookups_are_fresh_after_a_drain,
     test_nothing_is_claimed_while_lines_are_left_out,
@@ -47,6 +48,7 @@ from tests.relay.test_relay import (
     until,
 )
 from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.gates import PATIENCE
 from tests.support.models.relayed_models import Author
 from tests.support.servers import PostgresServer
 
@@ -176,6 +178,29 @@ async def test_a_slot_that_keeps_too_much_is_given_up(
         assert await answers() == await fresh(cache)
 
 
+async def test_what_a_store_that_is_away_has_not_taken_is_sent_again(
+    cache: ModelCache, drain: Drain, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_rows()
+    assert await drain.drain()
+    before = await answers()
+    await outside("UPDATE article SET author_id = 2")
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.open_cache.writer, "deliver", AsyncMock(side_effect=BackendError("away")))
+        with pytest.raises(BackendError):
+            await drain.drain()
+        waiting_since = drain.status.waiting_since
+        assert waiting_since is not None
+        assert 0 <= time() - waiting_since < PATIENCE
+        with pytest.raises(BackendError):  # it holds the changes, or else
+            await drain.drain()
+        await drain.close()  # the slot does
+        with pytest.raises(BackendError):
+            await drain.drain()
+    assert await drain.drain()
+    assert await answers() == await fresh(cache) != before
+
+
 async def test_what_a_server_never_sends_clears_the_models(
     cache: ModelCache,
     drain: Drain,
@@ -188,9 +213,9 @@ async def test_what_a_server_never_sends_clears_the_models(
     cleared = drain.status.cleared
     original = ReplicationStream.read
 
-    def damaged(stream: ReplicationStream) -> bytes | None:
-        data = original(stream)
-        return b"U" + data[1:7] if data is not None and data[:1] == b"U" else data
+    def damaged(stream: ReplicationStream) -> Sent | None:
+        sent = original(stream)
+        return sent._replace(data=sent.data[:7]) if sent is not None and sent.data[:1] == b"U" else sent
 
     await outside("UPDATE article SET title = 'new', author_id = 2 WHERE id = 1")
     with monkeypatch.context() as patch:

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -29,7 +30,7 @@ from aiomodelcache.relay.stream.messages import (
     parse,
 )
 from aiomodelcache.relay.stream.publication import STREAM, publication_name
-from aiomodelcache.relay.stream.replication import ReplicationFailure, ReplicationStream
+from aiomodelcache.relay.stream.replication import ReplicationFailure, ReplicationStream, Sent
 from aiomodelcache.relay.stream.rows import Received, ReceivedRows
 from aiomodelcache.relay.stream.slot import (
     SlotState,
@@ -101,6 +102,8 @@ class StreamLines:
         self._relations: dict[int, Relation] = {}
         self._last = 0
         """The last id: the position of the transaction's COMMIT, and a number. It is the same when it is sent again."""
+        self._committed = 0.0
+        """The time of the last transaction's COMMIT, by the monotonic clock."""
         self._commits: deque[tuple[int, int]] = deque()
         """The transactions that were received: the last id at their end, and their position."""
         self._position = 0
@@ -248,10 +251,10 @@ class StreamLines:
         """Takes what has arrived, until there are ``limit`` changes."""
         try:
             for number in itertools.count(1):
-                data = stream.read() if len(self._held) < limit else None
-                if data is None:
+                sent = stream.read() if len(self._held) < limit else None
+                if sent is None:
                     return
-                self._take(data)
+                self._take(sent)
                 if number % MESSAGES_PER_TURN == 0:
                     await asyncio.sleep(0)
         except ReplicationFailure as error:
@@ -260,10 +263,11 @@ class StreamLines:
             text = f"{self._client.connection_name}: the slot has sent {error}"
             await self._fail(ReplicationFailure(text, is_lasting=True))
 
-    def _take(self, data: bytes) -> None:
-        match parse(data):
-            case Begin(lsn):
+    def _take(self, sent: Sent) -> None:
+        match parse(sent.data):
+            case Begin(lsn, time):
                 self._last = lsn << 32
+                self._committed = monotonic() - max(0.0, sent.time - time)
             case Relation() as relation:
                 self._relations[relation.id] = relation
             case RowChange() as change:
@@ -283,7 +287,7 @@ class StreamLines:
         if number not in self._relations:
             raise MalformedMessage("a change of a table that it has not described")
         self._last += 1
-        self._held[self._last] = Received(change, self._relations[number])
+        self._held[self._last] = Received(change, self._relations[number], self._committed)
 
     def _advance(self) -> None:
         """Moves the position on to the last transaction before the first line that is not deleted."""

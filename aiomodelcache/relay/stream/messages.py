@@ -42,6 +42,8 @@ class Begin(NamedTuple):
 
     lsn: int
     """The position of its COMMIT in the WAL, by which it is identified."""
+    time: float
+    """The time of its COMMIT by the server's clock, in seconds since the Unix epoch."""
 
 
 class Commit(NamedTuple):
@@ -140,6 +142,8 @@ class _Bytes:
         return self.take(end - self.at + 1)[:-1].decode("utf-8", "surrogateescape")
 
 
+_EPOCH: Final = 946_684_800
+"""The beginning of PostgreSQL's time, in seconds since the Unix epoch."""
 _INT8: Final = struct.Struct("!B")
 _INT16: Final = struct.Struct("!h")
 _INT32: Final = struct.Struct("!i")
@@ -148,9 +152,9 @@ _INT64: Final = struct.Struct("!Q")
 
 
 def _begin(found: _Bytes) -> Begin:
-    lsn = found.number(_INT64)
-    found.take(_INT64.size + _OID.size)  # the time and the number of the transaction
-    return Begin(lsn)
+    lsn, time = found.number(_INT64), found.number(_INT64)
+    found.take(_OID.size)  # the number of the transaction
+    return Begin(lsn, _EPOCH + time / 1e6)
 
 
 def _commit(found: _Bytes) -> Commit:

@@ -6,7 +6,7 @@ import inspect
 import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -45,6 +45,14 @@ def load_driver() -> Any:
         ) from error
 
 
+class Sent(NamedTuple):
+    """A message."""
+
+    data: bytes
+    time: float
+    """The time at which it was sent, by the server's clock."""
+
+
 class ReplicationStream:
     """What a slot sends."""
 
@@ -76,11 +84,11 @@ class ReplicationStream:
             self._cursor.start_replication(slot_name=slot, options=options, status_interval=_NEVER)
             await self._settle()
 
-    def read(self) -> bytes | None:
+    def read(self) -> Sent | None:
         """Returns the next message, or None if it has not arrived. Raises ``ReplicationFailure``."""
         with _failures(self._name):
             message = self._cursor.read_message()
-        return None if message is None else message.payload
+        return None if message is None else Sent(message.payload, message.send_time.timestamp())
 
     async def wait(self, timeout: float) -> bool:
         """Waits until something has arrived, at most ``timeout`` seconds. Returns False if nothing has."""

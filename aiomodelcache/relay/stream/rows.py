@@ -6,6 +6,7 @@ A value is a text in the server's format. The database itself turns it into the 
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from time import monotonic
 from typing import Any, NamedTuple
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -29,6 +30,8 @@ class Received(NamedTuple):
     change: RowChange | None
     """None: the table was emptied."""
     relation: Relation
+    committed: float
+    """The time of the COMMIT, by the monotonic clock."""
 
 
 class ReceivedRows:
@@ -63,7 +66,11 @@ class ReceivedRows:
         values: dict[str, Iterator[Values] | None] = {}
         for name, rows in wanted.items():
             values[name] = await self._cast(self._tables[name], rows) if rows else None
-        return [Line(number, table.name, _pairs(texts, values[table.name])) for number, table, texts in found]
+        now = monotonic()
+        return [
+            Line(number, table.name, _pairs(texts, values[table.name]), now - received[number].committed)
+            for number, table, texts in found
+        ]
 
     async def _place(self, numbers: Iterable[int]) -> None:
         """Reads which captured tables relations belong to, if one is unknown."""
@@ -92,12 +99,12 @@ class ReceivedRows:
 
 def _texts(table: CapturedTable, received: Received) -> _Pair | None:
     """Returns the old and the new texts; None if the change does not tell all of them."""
-    change, columns = received
-    at = {column.name: number for number, column in enumerate(columns.columns)}
+    change, columns = received.change, received.relation.columns
+    at = {column.name: number for number, column in enumerate(columns)}
     if change is None or not at.keys() >= set(table.columns):
         return None
     places = [at[column] for column in table.columns]
-    if change.kind != "I" and not all(columns.columns[place].is_identity for place in places):
+    if change.kind != "I" and not all(columns[place].is_identity for place in places):
         return None
     try:
         old = None if change.old is None else [change.old[place] for place in places]

@@ -203,7 +203,8 @@ def is_exact(table: CapturedTable, types: Mapping[str, str]) -> bool:
 def _own_tables(changes: str, coverage: str) -> list[Definition]:
     columns = (
         "(id BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY, source VARCHAR(200) NOT NULL, op CHAR(1) NOT NULL, "
-        "old LONGTEXT, new LONGTEXT) DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        "old LONGTEXT, new LONGTEXT, written TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)) "
+        "DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
     tables = ((CHANGES, changes, columns), (COVERAGE, coverage, "(fingerprint CHAR(16), owner CHAR(64))"))
     settings = f"ENGINE = InnoDB COMMENT = {literal(TABLE_STATE)}"

@@ -187,7 +187,8 @@ def _captured_below(
 def _own_tables(schema: str) -> list[Definition]:
     changes = (
         "(xid bigint NOT NULL DEFAULT pg_catalog.txid_current(), id bigint GENERATED ALWAYS AS IDENTITY, "
-        "source text NOT NULL, size integer, old jsonb, new jsonb, PRIMARY KEY (xid, id)) "
+        "source text NOT NULL, size integer, old jsonb, new jsonb, "
+        "written timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), PRIMARY KEY (xid, id)) "
         "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)"
     )
     found: list[Definition] = []

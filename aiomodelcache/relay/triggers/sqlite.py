@@ -83,7 +83,8 @@ def new_columns(number: int) -> list[str]:
 
 def _own_tables(width: int) -> list[Definition]:
     values = ", ".join([*old_columns(width), *new_columns(width)])
-    changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {values})"
+    written = "written DEFAULT (julianday('now'))"
+    changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {written}, {values})"
     coverage = f"CREATE TABLE {COVERAGE} (fingerprint, owner)"
     return [
         Definition("table", "", name, digest(create), (f"DROP TABLE IF EXISTS {name}", create))
