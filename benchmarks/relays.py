@@ -1,4 +1,7 @@
-"""Measures how long after its COMMIT another program's write is invalidated: ``python -m benchmarks.relays``.
+"""Measures what relays need: ``python -m benchmarks.relays``.
+
+First, how long after its COMMIT another program's write is invalidated. Then, on PostgreSQL, the time of a drain that
+finds no line while a long snapshot keeps many deleted lines from being vacuumed, with the watermark and without it.
 
 On private servers, as the tests have them. The relay runs in a task of the process that waits, as in an application. A
 write is invalidated when the key of its row is gone from the store, which is read all the time on a connection of its
@@ -18,6 +21,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.relay import Relay
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.postgres_lines import PostgresLines
+from aiomodelcache.relay.source import TriggerSource
 from aiomodelcache.relay.triggers.installation import install
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
@@ -27,6 +31,9 @@ WRITES = 400
 """Number of writes that are measured for each way of noticing them."""
 PAUSE = 0.1
 """Maximum seconds between two writes."""
+DEAD_LINES = 400_000
+DRAINS = 40
+"""Number of empty drains that are measured."""
 
 
 class Price(CachedModel):
@@ -74,6 +81,35 @@ async def lateness(url: DatabaseUrl, redis_url: str) -> list[float]:
     return found
 
 
+async def empty_drains(url: DatabaseUrl) -> tuple[list[float], list[float]]:
+    """Returns the milliseconds of drains that find no line among many dead ones: with the watermark, and without."""
+    found: tuple[list[float], list[float]] = [], []
+    async with (
+        tortoise_on(url, __name__) as client,
+        ModelCache("memory://") as cache,
+        other_program(url) as snapshot,
+        other_program(url) as run,
+    ):
+        tables = captured_tables(cache.open_cache)[client.connection_name]
+        await install(client, tables)
+        source = TriggerSource(client, tables)
+        await source.check()
+        await snapshot("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await snapshot("SELECT 1")
+        await run(f"INSERT INTO aiomodelcache_changes (source) SELECT 'price' FROM generate_series(1, {DEAD_LINES})")
+        while changes := await source.changes(20_000):
+            await source.delete([change.id for change in changes])
+        lines: Any = source._lines
+        watermark = lines._watermark
+        for _ in range(DRAINS):
+            for times, start in zip(found, (watermark, 0), strict=True):
+                lines._watermark, began = start, time.perf_counter()
+                assert not await source.changes(1_000)
+                times.append(1000 * (time.perf_counter() - began))
+        await source.close()
+    return found
+
+
 def shown(name: str, found: list[float]) -> str:
     """Returns the percentiles of a measurement."""
     centiles = statistics.quantiles(found, n=100)
@@ -87,7 +123,7 @@ async def measure(server: DatabaseServer, name: str, redis_url: str) -> None:
 
 
 def main() -> None:
-    """Measures PostgreSQL with and without notifications, and MariaDB, which has none."""
+    """Measures PostgreSQL with and without notifications, and MariaDB, which has none; then empty drains."""
     with RedisServer() as redis, PostgresServer() as postgres, MariaDBServer() as mariadb:
         asyncio.run(measure(postgres, "PostgreSQL, NOTIFY", redis.url))
         listener: Any = PostgresLines
@@ -100,6 +136,10 @@ def main() -> None:
         listener.__init__ = polling
         asyncio.run(measure(postgres, "PostgreSQL, polling", redis.url))
         asyncio.run(measure(mariadb, "MariaDB, polling", redis.url))
+        with postgres.database() as url:
+            with_watermark, without = asyncio.run(empty_drains(DatabaseUrl(url, "postgres")))
+        print(shown("empty drain", with_watermark))
+        print(shown("without the watermark", without))
 
 
 if __name__ == "__main__":
