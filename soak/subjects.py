@@ -41,7 +41,7 @@ LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through", "r
 whole responses, with rows that writers store, and with other programs that write, without and with entries near."""
 RELAYED: Final = ("relayed", "relayed-near", "notified", "hasty")
 """Subjects with other programs that write, and with relays."""
-VERIFIED: Final = ("aiomodelcache", "near", "derived", "responses", "through", "unmarked")
+VERIFIED: Final = (*LIBRARY, "unmarked")
 """Subjects that compare entries with the database, in half of their processes."""
 NEAR: Final = ("near", "deaf", "relayed-near")
 """Subjects that keep entries in each process."""

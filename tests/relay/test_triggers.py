@@ -292,6 +292,56 @@ async def test_a_writer_needs_no_right_on_the_change_table(
                 await administrator(f"DROP USER {writer}")
 
 
+RIGHTS = {
+    "postgres": [
+        "CREATE ROLE {user} LOGIN",
+        "GRANT USAGE ON SCHEMA public TO {user}",
+        "GRANT SELECT, DELETE ON aiomodelcache_changes TO {user}",
+        "GRANT SELECT, UPDATE ON aiomodelcache_coverage TO {user}",
+    ],
+    "mariadb": [
+        "CREATE USER {user}",
+        "GRANT SELECT, DELETE ON {name}.aiomodelcache_changes TO {user}",
+        "GRANT SELECT, UPDATE ON {name}.aiomodelcache_coverage TO {user}",
+        "GRANT TRIGGER, REFERENCES ON {name}.* TO {user}",
+        "GRANT PROCESS ON *.* TO {user}",
+    ],
+}
+"""The rights that the guide asks for a relay's user."""
+
+
+@pytest.mark.only_on("postgres", "mariadb", because="SQLite has no users")
+@pytest.mark.every_pair(because="each database has rights of its own")
+async def test_a_relay_needs_no_other_rights(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    await install(database, tables)
+    name = database.database  # type: ignore[attr-defined]
+    user, module = f"drains_{name}", "tests.support.models.relay_models"
+    own_url = DatabaseUrl(str(db_url).replace(f"{database.user}@", f"{user}@", 1), db_url.dialect)  # type: ignore[attr-defined]
+    async with other_program(db_url) as administrator:
+        await run_all(administrator, RESET)
+        await drained(TriggerSource(database, tables))
+        await run_all(administrator, [each.format(user=user, name=name) for each in RIGHTS[db_url.dialect]])
+        try:
+            async with tortoise_on(own_url, module, create=False) as client:
+                source = TriggerSource(client, tables)
+                await source.check()
+                await source.set_owner("a")
+                await administrator("UPDATE seat SET code = 'x' WHERE id = 1")
+                assert await source.is_owned()
+                assert seen(await drained(source)) == {("seat", (1, "a"), (1, "x"))}
+                assert await source.changes(10) == []
+                with pytest.raises(Exception, match="denied"):
+                    await client.execute_query("SELECT code FROM seat")
+                await source.close()
+        finally:
+            if db_url.dialect == "postgres":
+                await run_all(administrator, [f"DROP OWNED BY {user}", f"DROP ROLE {user}"])
+            else:
+                await administrator(f"DROP USER {user}")
+
+
 @pytest.mark.only_on("mariadb", because="other databases tell of TRUNCATE, or have none")
 async def test_a_relay_that_cannot_see_truncate_refuses(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
