@@ -127,6 +127,18 @@ def steps(world: World, broken: str) -> Iterator[World | None]:
         yield world._replace(now=world.now + 1)
 
 
+def can_fail(world: World) -> bool:
+    """Returns False if no later hit can be too old: no read is left for it, or no commit is early enough."""
+    early, latest = LAST_TICK - BOUND, len(world.history) - 1
+    next_write = world.now if world.writes else LAST_TICK
+    for entry, reads in zip(world.entries, world.reads, strict=True):
+        if reads > 1 and next_write < early:
+            return True
+        if reads and entry is not None and (world.history[entry + 1] if entry < latest else next_write) < early:
+            return True
+    return False
+
+
 def is_safe(start: World, broken: str = "") -> bool:
     """Returns False if some interleaving has a hit that is too old."""
     seen, pending = {start}, deque([start])
@@ -134,7 +146,7 @@ def is_safe(start: World, broken: str = "") -> bool:
         for after in steps(pending.popleft(), broken):
             if after is None:
                 return False
-            if after not in seen:
+            if after not in seen and can_fail(after):
                 seen.add(after)
                 pending.append(after)
     return True
