@@ -79,6 +79,7 @@ class Settings(TypedDict, total=False):
     untracked_reads: Literal["warn", "error", "ignore"]
     tenant: Callable[[], str | int | bytes | uuid.UUID | None] | None
     secret: bytes | Sequence[bytes] | None
+    adopt_rows: bool
     verify: float
     not_found: NotFound
     observers: Sequence[Observer]
@@ -246,6 +247,12 @@ class CacheConfig:
 
     An entry without a valid signature is a miss, so that a program that can write to the store cannot make up answers.
     Of several secrets, the first signs, and each verifies.
+    """
+    adopt_rows: bool = False
+    """True lets rows that another release has stored answer, if they have all columns of this release's model.
+
+    So a release that removes columns starts with a warm cache, and processes of the last release use what those of a
+    release with more columns store. Costs one to three requests when the cache opens.
     """
     verify: float = 0.0
     """The fraction of the entries read that are compared with the database, in the background. 0: none.

@@ -27,6 +27,7 @@ from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.derivation import Derivations
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.engine.reader import Reader
+from aiomodelcache.engine.shape_sharing import share_shapes
 from aiomodelcache.engine.statements import Waiter
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.engine.writer import Writer
@@ -282,6 +283,8 @@ class Views:
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):
                 result.tracked_in(versions, view.derivations.compute, view.reader.reads_apart, self._decoded)
+        if config.adopt_rows:
+            share_shapes(guarded, tasks, [entries.rows for entries in bindings.models.values()], space)
         if self._verifier is not None:
             self._verifier.watch(view)
         guarded.near.tick = self._refresh_thresholds

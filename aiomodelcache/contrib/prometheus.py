@@ -33,6 +33,7 @@ _BY_CACHE: Final[list[tuple[str, str, str, dict[str, str]]]] = [
     ("refreshes", "Entries filled again in the background.", "outcome",
      {"replaced": "refreshed", "after_write": "reset", "failed": "unrefreshed"}),
     ("lives_extended", "Entries whose life a hit extended.", "", {"": "extended"}),
+    ("rows_adopted", "Rows answered by entries of another release.", "", {"": "adopted"}),
     ("entries_unusable", "Entries that did not answer although they were there.", "reason",
      {"moved": "repaired", "damaged": "undecodable", "other_version": "mismatched"}),
 ]  # fmt: skip

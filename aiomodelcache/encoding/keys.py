@@ -63,6 +63,10 @@ class KeySpace(NamedTuple):
         """Returns the key of the epoch of a table or of a class of values, which all tenants share."""
         return prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]
 
+    def shapes_key(self, connection: str, table: str) -> bytes:
+        """Returns the key of the columns of row entries of one table, which all tenants share."""
+        return prefix(self.namespace, "c", connection if self.tenant is None else "*", table)[:-1]
+
     def relay_key(self, connection: str, fingerprint: str) -> bytes:
         """Returns the key that lives while a relay covers what this fingerprint stands for. All tenants share it."""
         return prefix(self.namespace, "l", connection, fingerprint)[:-1]

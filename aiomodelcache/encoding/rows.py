@@ -83,6 +83,7 @@ class RowCodec:
     """The codec of rows with these columns. A row is a dict of values by column name."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
+        self.columns = columns
         self._names = tuple(column.name for column in columns)
         self._columns = [(column.name, _is_lossless(column), column.dump) for column in columns]
         self._by_value = [each for each in self._columns if not isinstance(each[1], TypePredicate)]

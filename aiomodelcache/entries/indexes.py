@@ -84,7 +84,10 @@ class IndexEntries(KeyedEntries):
         if not unique:
             shape.append(",".join(order_by) + (f"[{limit}]" if limit is not None else ""))
         self.prefix = space.prefix("i", connection, schema.table, *shape)
-        self.fingerprint = fingerprint("index", schema.fingerprint, version, unique)
+        columns = [schema.shapes.get(name) for name in dict.fromkeys((schema.pk, *attributes, *self.ordering))]
+        # Other columns matter only to a manager that may hide rows by them.
+        meaning = schema.fingerprint if schema.hides_rows else repr([schema.identity, *columns])
+        self.fingerprint = fingerprint("index", meaning, version, unique)
         self.lifetimes = lifetimes
         self._encodable = schema.encodable_types(attributes[0]) if attributes else frozenset[type]()
         self.compares_by_value = schema.compares_like_keys(attributes)

@@ -31,6 +31,7 @@ from aiomodelcache.entries.base import (
 )
 from aiomodelcache.entries.decoded import NOTHING_DECODED
 from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.shapes import StoredShapes
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, mark_stale
 from aiomodelcache.orm.schema import ModelSchema
@@ -52,6 +53,8 @@ class RowEntries(KeyedEntries):
     """The rows as the database returns them after a write, if writers may store them; else None."""
     unchanged: UnchangedRows | None = None
     """The comparison of rows with instances, if saves that change nothing keep the entries; else None."""
+    shapes: StoredShapes | None = None
+    """The columns of entries of other releases, if they may answer (``adopt_rows``); else None."""
     table_key: bytes | None = None
     """The key of the table's version, or None if nothing is derived from queries of the table."""
     narrow_key: bytes | None = None
@@ -77,6 +80,7 @@ class RowEntries(KeyedEntries):
         replicated: bool = False,
     ) -> None:
         self.schema = schema
+        self.version = version
         self.policy = policy
         self._decode = schema.codec.decode_unsafely
         self._pk = schema.pk
@@ -216,7 +220,11 @@ class RowEntries(KeyedEntries):
                 self._guard = self.fingerprint + epoch[1:]
             self._epoch = epoch
         if entry[GUARD] != self._guard:
-            return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
+            adopted = None if self.shapes is None else self.shapes.answer(entry, epoch)
+            if adopted is None:
+                return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
+            self.counters.adopted += 1
+            return adopted
         try:
             kept = self.decoded.find(entry)
             if kept is not None and kept.guard is self._guard:

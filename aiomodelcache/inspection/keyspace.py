@@ -68,6 +68,8 @@ class KeyMap:
         self._by_prefix.setdefault(tags, Place("tag version", "tags", "tags", tags))
         workers = prefix(cache.space.namespace, "f")
         self._by_prefix.setdefault(workers, Place("counters", "workers", "counters of workers", workers))
+        shapes = prefix(cache.space.namespace, "c")
+        self._by_prefix.setdefault(shapes, Place("columns", "releases", "columns of releases", shapes))
         relays = prefix(cache.space.namespace, "l")
         self._by_prefix.setdefault(relays, Place("claim", "relays", "claims of relays", relays))
         self.beginning = prefix(cache.space.namespace, "")[: -len(b"::")]

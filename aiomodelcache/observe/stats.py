@@ -47,6 +47,8 @@ class Counters:
     """Saved rows that their writers did not store, because another writer intervened or the store refused."""
     undecodable: int = 0
     """Entries with bytes that this program cannot read: damaged, or not written by any cache."""
+    adopted: int = 0
+    """Rows answered by entries of another release of this program, whose model has more columns."""
     mismatched: int = 0
     """Entries of another version of this program or its schema, or of a row that the key does not name."""
     name: str = field(default="", repr=False, compare=False)

@@ -66,21 +66,21 @@ class ModelSchema:
         self.ordering = default_ordering(model)
         columns = [self._column(name, field) for name, field in self._stored_fields().items()]
         self.column_names = tuple(column.name for column in columns)
-        self.columns = frozenset(self.column_names)
+        self.columns = self.as_declared = frozenset(self.column_names)
+        """The columns. Those whose real type is the declared one, as far as known, are ``as_declared``."""
         self.loose = {name for name, field in self._stored_fields().items() if compares_loosely(field, self.dialect)}
         """The columns in which the database may treat different values as equal, or store another one than written.
 
         These are strings (case, accents, padding), on SQLite decimals that a float cannot tell apart, and columns whose
         real type is not the declared one.
         """
-        self.as_declared = self.columns
-        """The columns whose real type is the declared one, as far as known."""
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
         self.hides_rows = has_own_rows(model)
         """True if the model's own manager may hide rows. Then a change of any column may hide or show a row."""
-        identity = self.pk, full_name(model) if self.hides_rows else ""
-        self.fingerprint = repr([identity, *map(self._shape, columns)]).encode()
+        self.identity = self.pk, full_name(model) if self.hides_rows else ""
+        self.shapes = {column.name: self._shape(column) for column in columns}
+        self.fingerprint = repr([self.identity, *self.shapes.values()]).encode()
         """Identifies the meaning of entries. Models of one table with the same fingerprint share their entries."""
         custom_generated_pk = meta.db_pk_column not in meta.generated_db_fields
         self.loaded = {"_partial": False, "_saved_in_db": True, "_custom_generated_pk": custom_generated_pk}

@@ -45,12 +45,12 @@ ORDER = {
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
     "lists parts cursors batch snapshots attributes base recording",
     "open_cache": "",
-    "engine": "publishing derivation reader writer statements admission load_limit computations leases "
+    "engine": "publishing shape_sharing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader run intent saves "
     "relayed own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
-    "many_to_many indexes results predictions rows raised base decoded resilience policy",
+    "many_to_many indexes results predictions rows shapes raised base decoded resilience policy",
     "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
