@@ -32,6 +32,7 @@ def main() -> int:
     parser.add_argument("--allowtime", type=float, default=0, help="allowtime in seconds; above zero with DYNAMIC")
     parser.add_argument("--near-lag", type=float, default=1.0, help="near_lag of near and deaf, in seconds")
     parser.add_argument("--relay-lag", type=float, default=Plan().relay_lag, help="relay_lag, in seconds")
+    parser.add_argument("--relay-source", default=Plan().relay_source, choices=("triggers", "pgoutput"))
     parser.add_argument("--relays", type=int, default=Plan().relays, help="number of relays")
     parser.add_argument("--writers", type=int, default=Plan().writers, help="tasks of each process that write")
     parser.add_argument("--outside", type=int, default=Plan().outside, help="connections of other programs that write")
@@ -69,6 +70,7 @@ def main() -> int:
                 allowtime=options.allowtime,
                 near_lag=options.near_lag,
                 relay_lag=options.relay_lag,
+                relay_source=options.relay_source,
                 relays=options.relays,
                 outside=options.outside,
                 writers=options.writers,

@@ -26,7 +26,7 @@ from aiomodelcache.relay import Relay
 from aiomodelcache.relay.election import Election
 from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.relay import Drain
-from aiomodelcache.relay.source import Change, TriggerSource
+from aiomodelcache.relay.source import Change, Source
 from soak.model import Item
 from soak.worker import Order, commands, loop_factory, say
 
@@ -42,7 +42,7 @@ class Points:
 
     def __init__(self) -> None:
         self.armed = ""
-        owners: list[Any] = [Invalidator, TriggerSource, Drain]
+        owners: list[Any] = [Invalidator, Source, Drain]
         for owner, name, point in zip(owners, ("invalidate", "delete", "_claim"), POINTS, strict=True):
             setattr(owner, name, self._pointed(getattr(owner, name), point))
 
@@ -59,10 +59,10 @@ class Points:
 
 def delete_first() -> None:
     """Makes the relays of this process delete lines when they have read them."""
-    source: Any = TriggerSource
+    source: Any = Source
     changes = source.changes
 
-    async def delete_then_return(self: TriggerSource, limit: int) -> list[Change]:
+    async def delete_then_return(self: Source, limit: int) -> list[Change]:
         found: list[Change] = await changes(self, limit)
         await self.delete([change.id for change in found])
         return found
@@ -72,7 +72,7 @@ def delete_first() -> None:
 
 def forget_what_came_before() -> None:
     """Makes the relays of this process begin with the lines that come after they have connected."""
-    source: Any = TriggerSource
+    source: Any = Source
     changes = source.changes
 
     async def forget_then_return(self: Any, limit: int) -> list[Change]:

@@ -12,6 +12,7 @@ from tortoise.context import TortoiseContext
 
 from aiomodelcache import ModelCache, writes_without_cache
 from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.stream.publication import PUBLICATION
 from aiomodelcache.relay.triggers.installation import install
 from soak.faults import Faults, connect
 from soak.history import save_changes
@@ -59,6 +60,8 @@ class Plan:
     """Seconds by which subjects that keep entries near may lag behind other processes."""
     relay_lag: float = 3.0
     """The bound for writes of other programs, in seconds, of subjects that have relays."""
+    relay_source: str = "triggers"
+    """What relays read: the lines of ``triggers``, or what PostgreSQL decodes of its WAL (``pgoutput``)."""
     relays: int = 2
     outside: int = 4
     """Number of connections of other programs that write."""
@@ -81,7 +84,9 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
     Keeps logs and history in ``folder``, which exists.
     """
     relayed = plan.subject in RELAYED
-    await _create_rows(database, plan.world, relayed=relayed)
+    await _create_rows(database, plan.world)
+    if relayed:
+        await _capture(database, plan.relay_source)
     chance = random.Random(f"{plan.seed}/faults")
     async with AsyncExitStack() as stack:
         connection = await connect(database)
@@ -157,8 +162,7 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
             "on_write_error": policy,
             **({"near": True, "near_lag": plan.near_lag} if plan.subject in NEAR else {}),
             "write_through": plan.subject in WRITE_THROUGH and slot % 2 == 0,
-            **({"relay_lag": plan.relay_lag, "bulk_limit": plan.world.rows // 2} if plan.subject in RELAYED else {}),
-            **({"on_relay_loss": "serve"} if plan.subject == "notified" else {}),
+            **(_relayed_settings(plan) if plan.subject in RELAYED else {}),
             **({"verify": plan.verify} if plan.subject in VERIFIED and slot % 2 == 0 else {}),
         },
         allowtime=plan.allowtime,
@@ -176,30 +180,46 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
     )
 
 
+def _relayed_settings(plan: Plan) -> dict[str, Any]:
+    loss = "serve" if plan.subject == "notified" else "bypass"
+    lag, source, limit = plan.relay_lag, plan.relay_source, plan.world.rows // 2
+    return {"relay_lag": lag, "relay_source": source, "on_relay_loss": loss, "bulk_limit": limit}
+
+
 def _faults(plan: Plan) -> tuple[str, ...]:
     if plan.faults is not None:
         return plan.faults
     return (*FAULTS, *RELAY_FAULTS) if plan.subject in RELAYED else FAULTS
 
 
-async def _create_rows(database: str, world: World, *, relayed: bool) -> None:
+async def _create_rows(database: str, world: World) -> None:
     async with TortoiseContext() as context:
         await context.init(db_url=database, modules={"app": ["soak.model"]})
         await context.generate_schemas()
         connection: Any = await connect(database)
         await connection.execute(TRIGGERS)
         await connection.close()
-        if relayed:
-            Item.CacheMeta.relay = True
-            try:
-                async with ModelCache("memory://") as cache:
-                    for tables in captured_tables(cache.open_cache).values():
-                        await install(context.connections.get("default"), tables)
-            finally:
-                Item.CacheMeta.relay = False
         with writes_without_cache():
             await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
             await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)
+
+
+async def _capture(database: str, source: str) -> None:
+    """Installs what captures the writes of other programs."""
+    async with TortoiseContext() as context:
+        await context.init(db_url=database, modules={"app": ["soak.model"]})
+        client: Any = context.connections.get("default")
+        Item.CacheMeta.relay = True
+        try:
+            async with ModelCache("memory://") as cache:
+                [tables] = captured_tables(cache.open_cache).values()
+        finally:
+            Item.CacheMeta.relay = False
+        if source == "pgoutput":
+            await client.execute_script("ALTER TABLE item REPLICA IDENTITY FULL")
+            await install(client, tables, PUBLICATION)
+        else:
+            await install(client, tables)
 
 
 def _first(world: World, pk: int) -> Item:

@@ -269,6 +269,20 @@ def test_writes_of_other_programs_are_seen_within_the_bound_under_faults(
 
 
 @all_effort
+def test_writes_of_other_programs_are_seen_within_the_bound_by_logical_decoding(
+    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    plan = Plan(
+        subject="relayed", relay_source="pgoutput", duration=15, processes=2, pace=0.2, world=SMALL, intent_ttl=2,
+        write_pause=0.2, relay_lag=2,
+    )  # fmt: skip
+    result = run(plan, postgres_server, own_redis, tmp_path)
+    assert result.violations == 0, str(result)
+    assert result.total("hits"), str(result)
+    assert sum(relay["lines"] for relay in result.run.relays), str(result)
+
+
+@all_effort
 def test_writes_of_other_programs_are_seen_within_the_bound_and_near_lag(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
