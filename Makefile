@@ -53,7 +53,7 @@ SUBMAKE = $(MAKE) --no-print-directory
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --durations=10
 # Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one. Tests wait
 # for servers and processes for a third of their time, so there is one worker more than there are processors.
-# Files are begun in the order of tests/conftest.py, which has the exhaustive ones last.
+# Tests are begun in the order of tests/conftest.py, which has the exhaustive ones last.
 WORKERS := -n $$(( $$(getconf _NPROCESSORS_ONLN || echo 2) + 1 )) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
@@ -70,7 +70,7 @@ check $(EVERYTHING): $(VENV)/.dev $(if $(CI),servers)
 	@static=0; tests=0; \
 	$(SUBMAKE) --keep-going lint types || static=$$?; \
 	$(if $(CI),$(REQUIRE);) \
-	$(PYTEST) $(WORKERS)$(COVERAGE) || tests=$$?; \
+	$(PYTEST) --part $(WORKERS)$(COVERAGE) || tests=$$?; \
 	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
 	exit $$(( static ? static : tests ))
 
@@ -104,7 +104,7 @@ matrix:
 
 .PHONY: sqlite
 sqlite: $(VENV)/.dev
-	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --on sqlite,memory,redis $(EAGER) $(WORKERS)
+	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --part --on sqlite,memory,redis $(EAGER) $(WORKERS)
 
 # The wheel and the sdist of a release: see RELEASING.md.
 .PHONY: dist

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -27,7 +27,7 @@ from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
 from tests.support import groups, matrix, measuring
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
-from tests.support.effort import FULL
+from tests.support.effort import FULL, part_of
 from tests.support.gates import Outside
 from tests.support.observing import Observed
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
@@ -43,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="run only tests that need no other database or store than these, e.g. sqlite,memory",
     )
+    parser.addoption("--part", action="store_true", help="try a quarter of the cases of a test that has many")
     parser.addoption("--eager", action="store_true", help="use asyncio's eager task factory (Python 3.12 or newer)")
     parser.addoption("--observe", action="store_true", help="give every cache an observer, which checks its events")
 
@@ -84,6 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", groups.MARK)
     groups.Groups.register(config)
     measuring.Measuring.register(config)
+    gc.disable()  # while tests are collected, which leaves little garbage
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -108,24 +110,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts exhaustive tests last, and deselects those that need a database or a store that ``--on`` does not name."""
+    """Puts exhaustive tests last, and deselects what ``--on`` and ``--part`` leave out."""
     items.sort(key=groups.is_exhaustive)
     on = config.getoption("on")
-    if on is None:
-        return
-    selected, deselected = [], []
-    for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        needed = matrix.needed_by(getattr(item, "fixturenames", ()), parameters)
-        (selected if needed <= on else deselected).append(item)
-    config.hook.pytest_deselected(items=deselected)
-    items[:] = selected
+    selected = items if on is None else [item for item in items if needed_by(item) <= on]
+    part = part_of(selected) if config.getoption("part") else set(selected)
+    config.hook.pytest_deselected(items=[item for item in items if item not in part])
+    items[:] = [item for item in items if item in part]
+
+
+def needed_by(item: pytest.Item) -> set[str]:
+    """Returns the databases and stores that a test needs."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return matrix.needed_by(getattr(item, "fixturenames", ()), parameters)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.InGroups | None:
+    return groups.InGroups(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:
     """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

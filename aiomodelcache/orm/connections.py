@@ -7,6 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClie
 from tortoise.connection import get_connection
 from tortoise.context import get_current_context
 from tortoise.models import Model
+from tortoise.router import router
 
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.meta import meta_of
@@ -71,6 +72,8 @@ _ROUTER_CALLS: Final = 32
 def primaries(models: Iterable[type[Model]]) -> dict[str, BaseDBAsyncClient]:
     """Returns the primary of each replica that a router names for these models, by the replica's name."""
     found: dict[str, BaseDBAsyncClient] = {}
+    if not cast("Any", router)._routers:
+        return found
     for model in models:
         primary = router_client(model, for_write=True)
         names = {router_client(model, for_write=False).connection_name for _ in range(_ROUTER_CALLS)}

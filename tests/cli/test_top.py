@@ -22,6 +22,7 @@ from aiomodelcache.inspection.store import MAX_WATCHED, connected
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.application import LIMIT, Application
+from tests.support.effort import share
 from tests.support.servers import RedisServer
 
 SERVICE = """
@@ -199,7 +200,7 @@ def test_the_key_that_is_read_most_is_the_hottest(own_redis: RedisServer, policy
     assert missing is None
 
 
-@pytest.mark.parametrize("policy", ["allkeys-lru", "noeviction"])
+@pytest.mark.parametrize("policy", share(["allkeys-lru", "noeviction"]))
 def test_watched_reads_are_counted_without_lfu(service: Application, policy: str) -> None:
     """The service reads one slug as often as a row that never exists again, and the slug's row as often as both."""
     with service.redis.client() as client:
@@ -207,7 +208,7 @@ def test_watched_reads_are_counted_without_lfu(service: Application, policy: str
         client.config_set("maxmemory-policy", policy)
     try:
         data = service.process("top", "--once", "--watch", "0.5", "--json", "--values").data
-        shown = service.process("top", "--once", "--watch", "0.2").out
+        shown = service.run("top", "--once", "--watch", "0.2").out
     finally:
         with service.redis.client() as client:
             client.config_set("maxmemory-policy", before)

@@ -98,7 +98,7 @@ async def served(app: Any, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=30) as client:
                 yield client
         finally:
             server.should_exit = True

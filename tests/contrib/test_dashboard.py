@@ -717,7 +717,7 @@ async def test_a_stream_ends_when_the_server_stops(cache: ModelCache) -> None:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/events"
-        async with httpx.AsyncClient(trust_env=False) as client, client.stream("GET", url) as response:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client, client.stream("GET", url) as response:
             received = events(response)
             assert (await anext(received))[0] == "config"
             server.should_exit = True
@@ -743,7 +743,7 @@ async def test_any_worker_shows_all_and_stops_while_it_is_watched(redis_server: 
         WatchedServer(redis_server.patient_url, database, debug=True) as second,
     ):
         await asyncio.to_thread(first.ask_for, "/fill")
-        async with httpx.AsyncClient(base_url=f"{second.url}/cache", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"{second.url}/cache", trust_env=False, verify=False) as client:
             state = await state_when(client, lambda state: hits_of(state, "Listing") > 100)
             assert {worker["pid"] for worker in state["workers"]} == {first.pid, second.pid}
             assert [worker["pid"] for worker in state["workers"] if worker["own"]] == [second.pid]
@@ -767,7 +767,7 @@ async def test_no_value_gets_into_the_logs_of_the_server(redis_server: RedisServ
     redis_server.flush()
     with WatchedServer(redis_server.patient_url, tmp_path / "shop.sqlite3", debug=True, values=True) as server:
         await asyncio.to_thread(server.ask_for, "/fill")
-        async with httpx.AsyncClient(base_url=f"{server.url}/cache", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"{server.url}/cache", trust_env=False, verify=False) as client:
             for path in ("/explain", "/inspect"):
                 for arguments in ("slug=secret-1", "slug=secret-9999", "slug='secret", "id=secret"):
                     await post(client, path, target="Listing", arguments=arguments)

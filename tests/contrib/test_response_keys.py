@@ -125,6 +125,7 @@ def opened() -> Iterator[asyncio.Runner]:
         runner.run(stack.aclose())
 
 
+@pytest.mark.exhaustive(because="tries many pairs of requests")
 @pytest.mark.parametrize("at_once", [False, True])
 def test_no_request_gets_the_response_of_another(at_once: bool) -> None:
     with opened() as runner:

@@ -204,6 +204,7 @@ async def raised_by(call: Callable[[], Any]) -> BaseException | None:
     return None
 
 
+@pytest.mark.exhaustive(because="every argument of every public function")
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_no_error_about_an_argument_holds_a_value(cache: ModelCache, mistake: str) -> None:
     person = await fill_tables()

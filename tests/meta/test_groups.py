@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
-from tests.support.groups import Groups
+from tests.support.groups import Groups, scopes_of
 from tests.support.measuring import Measuring, measured_ones
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,11 @@ def test_coverage_is_paused_for_other_tests_only() -> None:
             assert Coverage.current() is current
     finally:
         coverage.stop()
+
+
+def test_exhaustive_tests_of_a_file_are_given_to_workers_apart_from_its_others() -> None:
+    scopes = scopes_of(["a.py::one[1]", "a.py::one[2]", "b.py::two", "a.py::three[1]", "a.py::three[2]", "a.py::four"])
+    assert list(scopes.values()) == ["a.py", "a.py", "b.py", "a.py::three", "a.py::three", "a.py::four"]
 
 
 def test_a_test_is_counted_once() -> None:

@@ -247,7 +247,8 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str, ef
     for name, (mark, arguments) in modules.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"
         (folder / f"test_{name}.py").write_text(source)
-    always = ["-qq", "-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml", "--collect-only"]
+    plugins = ["tests.conftest", *(f"no:{name}" for name in ("cacheprovider", "hypothesispytest", "anyio", "xdist"))]
+    always = ["-qq", *(word for name in plugins for word in ("-p", name)), "-c", "pyproject.toml", "--collect-only"]
     command = [sys.executable, "-m", "pytest", *always, *options, folder]
     environment = os.environ | {"AIOMODELCACHE_EFFORT": effort}
     return subprocess.run(

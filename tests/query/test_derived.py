@@ -230,6 +230,7 @@ async def outcome(read: Callable[[], Awaitable[Any]]) -> Any:
         return type(error)
 
 
+@pytest.mark.exhaustive(because="computes every result again after each of all writes")
 @pytest.mark.parametrize("read", READS, ids=lambda read: read.__name__)
 async def test_a_result_is_what_would_be_computed_now(
     read: Callable[[], Awaitable[Any]], cache: ModelCache, backend: CountingBackend, db_url: DatabaseUrl

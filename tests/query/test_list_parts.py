@@ -260,6 +260,7 @@ async def test_rows_that_the_database_deletes_along_leave_parts(cache: ModelCach
     assert await Post.cache.filter(thread=1).first() is None
 
 
+@pytest.mark.exhaustive(because="tries many orders of writes and reads")
 @pytest.mark.slow(because="makes and compares two hundred pages")
 @pytest.mark.parametrize("model", [Talk, Post])
 async def test_parts_are_those_of_the_database_after_any_writes(cache: ModelCache, model: Any) -> None:
@@ -400,6 +401,7 @@ class TestMovedMeanwhile:
         assert await Post.cache.count(thread=1) == 10
 
 
+@pytest.mark.exhaustive(because="tries many orders of writes and reads")
 @pytest.mark.slow(because="makes a hundred and twenty writes beside readers")
 @pytest.mark.parametrize("model", [Talk, Post])
 async def test_no_part_is_older_than_the_last_acknowledged_write(cache: ModelCache, model: Any) -> None:

@@ -329,6 +329,7 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 
 
 class TestWrites:
+    @pytest.mark.exhaustive(because="every way of writing")
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     async def test_every_write_is_seen_from_both_sides(
         self, cache: ModelCache, backend: CountingBackend, write: Callable[..., Awaitable[None]]

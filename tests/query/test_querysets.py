@@ -121,6 +121,7 @@ def model_of(name: str) -> Any:
     )
 
 
+@pytest.mark.exhaustive(because="asks every queryset again after each of all writes")
 @pytest.mark.parametrize("name", QUERIES)
 async def test_an_answer_is_what_the_queryset_would_give_now(
     name: str, cache: ModelCache, backend: CountingBackend

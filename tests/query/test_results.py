@@ -285,6 +285,7 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 
 
 class TestWrites:
+    @pytest.mark.exhaustive(because="every way of writing, with every kind of result")
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     async def test_writes_invalidate_the_results_that_a_row_leaves_and_joins(
         self, cache: ModelCache, backend: CountingBackend, write: Callable[[Member, Member], Awaitable[None]]

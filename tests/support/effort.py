@@ -1,8 +1,14 @@
-"""The part of all cases that a test tries: a tenth or more, or all of them in ``make exhaustive``."""
+"""The part of all cases that a test tries: a tenth or more, or all of them in ``make exhaustive``.
+
+Some tests choose this part by ``share``. Of others that have a database and many cases, ``make test`` and
+``make matrix`` try a quarter, with the option ``--part``. Without it, as in ``make test T=tests/query``, all are tried.
+"""
 
 import os
 import random
-from collections.abc import Iterable
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import pytest
@@ -22,3 +28,26 @@ def share(cases: Iterable[T], *, one_in: int = 10) -> list[T]:
     every = list(cases)
     chosen = random.Random(len(every)).sample(range(1, len(every)), (len(every) - 1) // one_in) if every else []
     return every if FULL else [every[index] for index in [0, *sorted(chosen)][: len(every)]]
+
+
+LEAST = 4
+"""Number of cases of one test that are tried at least with ``--part``."""
+PART = 4
+"""Of more cases than that, ``--part`` has one in so many tried."""
+
+
+def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Returns the tests that ``--part`` runs, which are the same in each run.
+
+    Of the cases of a test that has a database, these are four, or a quarter if that is more. Its name decides which.
+    """
+    kept = set(items)
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if "db_url" in getattr(item, "fixturenames", ()):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for name, every in cases.items():
+        left_out = len(every) - max(LEAST, -(-len(every) // PART))
+        if left_out > 0:
+            kept.difference_update(random.Random(zlib.crc32(name.encode())).sample(every, left_out))
+    return kept

@@ -7,9 +7,11 @@ of what can be wrong is known before it begins, and each can be run alone::
 """
 
 import dataclasses
+import itertools
 from typing import Self
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 NAME = "exhaustive"
 MARK = "exhaustive(because): tries every order or many; run after all other tests, and left out by `make quick`"
@@ -62,3 +64,28 @@ class Groups:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self.exhaustive.tests and self.others.tests:
             terminalreporter.write_line(f"Tests: {self.others}; then exhaustive ones: {self.exhaustive}")
+
+
+class InGroups(LoadFileScheduling):
+    """Gives the tests of a file to one worker together. Its exhaustive ones are given apart, each function's together.
+
+    ``pytest_collection_modifyitems`` puts exhaustive tests last. So they are those of a file that has been left before.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self._scopes[nodeid]
+
+    def schedule(self) -> None:
+        if self.collection is None:
+            self._scopes = scopes_of(next(iter(self.registered_collections.values())))
+        super().schedule()
+
+
+def scopes_of(nodeids: list[str]) -> dict[str, str]:
+    """Returns a name for each test, which is the same for those that one worker is given together."""
+    scopes: dict[str, str] = {}
+    left: set[str] = set()
+    for file, tests in itertools.groupby(nodeids, lambda nodeid: nodeid.partition("::")[0]):
+        scopes.update((test, test.partition("[")[0] if file in left else file) for test in tests)
+        left.add(file)
+    return scopes

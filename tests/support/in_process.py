@@ -18,7 +18,7 @@ async def client_of(app: Any) -> AsyncGenerator[httpx.AsyncClient, None]:
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=30) as client:
             yield client
         server.should_exit = True
         await serving

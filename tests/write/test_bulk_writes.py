@@ -160,6 +160,7 @@ async def rows_of(model: type[Model]) -> dict[Any, dict[str, Any]]:
     return {row[meta_of(model).pk_attr]: row for row in rows}
 
 
+@pytest.mark.exhaustive(because="tries many writes")
 @pytest.mark.slow(because="makes many kinds of writes")
 @pytest.mark.parametrize("writes", [UPDATES, DELETES], ids=["update", "delete"])
 async def test_a_bulk_write_invalidates_exactly_the_rows_that_it_changes(

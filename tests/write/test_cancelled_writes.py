@@ -144,6 +144,7 @@ async def request(write: Callable[[], Awaitable[Any]], name: str, acknowledged: 
     return cancelled
 
 
+@pytest.mark.exhaustive(because="each write is cancelled at every step")
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(
     ("step", "moment"),
@@ -386,6 +387,7 @@ class TestDerivedResults:
             await Organizer.create(id=1, name="kim")
             await Happening.create(id=1, slug="h1", organizer_id=1)
 
+    @pytest.mark.exhaustive(because="each write is cancelled at every step")
     @pytest.mark.parametrize("write", DERIVED)
     @pytest.mark.parametrize("step", ["mark", "clear", "statement", "commit"])
     @pytest.mark.parametrize("moment", ["before", "after"])

@@ -181,6 +181,7 @@ class TestSQLite(Snapshots):
     pass
 
 
+@pytest.mark.exhaustive(because="every write, seen by transactions of every age")
 @pytest.mark.only_on("postgres", because="these are its levels, of which the first shows no older state")
 @pytest.mark.only_on("redis", because="SQLite is tested with either store")
 @pytest.mark.parametrize("level", [None, "REPEATABLE READ", "SERIALIZABLE"])
@@ -188,6 +189,7 @@ class TestPostgres(Snapshots):
     pass
 
 
+@pytest.mark.exhaustive(because="every write, seen by transactions of every age")
 @pytest.mark.only_on("mariadb", because="these are its levels: the default is REPEATABLE READ")
 @pytest.mark.only_on("redis", because="SQLite is tested with either store")
 @pytest.mark.parametrize("level", [None, "SERIALIZABLE"])

@@ -168,6 +168,7 @@ CHANGES: dict[str, Callable[[Any, Any], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.exhaustive(because="every way of writing, by every model of a table")
 @pytest.mark.only_on("sqlite", because="the next test makes each change on every database")
 @pytest.mark.only_on("memory", because="the next test makes each change in every store")
 @pytest.mark.parametrize("change", CHANGES)
@@ -178,6 +179,7 @@ async def test_a_change_through_any_model_of_a_table_is_seen_through_all(
     await change_and_check(cache, model, change)
 
 
+@pytest.mark.exhaustive(because="every way of writing, by every model of a table")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("model", [PlainPlace, RenamedPlace], ids=lambda model: model.__name__)
 async def test_a_change_through_a_model_alike_and_another_is_seen_on_every_database(
@@ -221,6 +223,7 @@ async def test_a_row_created_through_any_model_of_a_table_is_seen_through_all(
     await create_and_check(cache, model, creation)
 
 
+@pytest.mark.exhaustive(because="every way of writing, by every model of a table")
 @pytest.mark.parametrize("creation", CREATIONS)
 @pytest.mark.parametrize("model", [PlainPlace, RenamedPlace], ids=lambda model: model.__name__)
 async def test_a_row_created_through_a_model_alike_and_another_is_seen_on_every_database(
@@ -235,6 +238,7 @@ async def create_and_check(cache: ModelCache, model: Any, creation: str) -> None
     await assert_current(cache)
 
 
+@pytest.mark.exhaustive(because="every way of writing, by every model of a table")
 @pytest.mark.parametrize(
     "write",
     [

@@ -215,6 +215,7 @@ CHANGES: dict[str, list[Any]] = {
 """Values that another writer gives the row, by column, some of which collations hold to be equal to the row's own."""
 
 
+@pytest.mark.exhaustive(because="every way of saving, over every change")
 @pytest.mark.parametrize("within", ["autocommit", "transaction"])
 @pytest.mark.parametrize("column", CHANGES)
 async def test_a_save_over_another_writers_row_invalidates(

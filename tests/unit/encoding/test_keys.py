@@ -204,6 +204,7 @@ nested = st.recursive(
 )
 
 
+@pytest.mark.exhaustive(because="tries many values")
 @pytest.mark.slow(because="tries many values")
 @steady
 @given(st.lists(nested, max_size=3))

@@ -794,6 +794,7 @@ CHANGES = {
 EVERYTHING = [("pk", 7), ("pk", 8), ("name", "Can"), ("name", "Faust"), ("rank", 1), ("rank", 2)]
 
 
+@pytest.mark.exhaustive(because="tries every order of the steps")
 @pytest.mark.slow(because="tries every interleaving")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
