@@ -1,4 +1,7 @@
-"""Exhaustive tests run after all others, have a reason, and are counted apart. The coverage of others is measured."""
+"""Exhaustive tests run after all others, have a reason, and are counted apart. The coverage of others is measured.
+
+A whole run tries a part of many cases.
+"""
 
 import re
 import subprocess
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from coverage import Coverage
 
+from tests.support.effort import part_of
 from tests.support.groups import Groups, scopes_of
 from tests.support.measuring import Measuring, measured_ones
 
@@ -52,10 +56,11 @@ def test_an_exhaustive_test_has_a_reason(tmp_path: Path) -> None:
 
 
 class Item:
-    """A collected test, as far as ``measured_ones`` looks at it."""
+    """A collected test, as far as ``measured_ones`` and ``part_of`` look at it."""
 
-    def __init__(self, nodeid: str, *, exhaustive: bool = False, **params: object) -> None:
+    def __init__(self, nodeid: str, *fixturenames: str, exhaustive: bool = False, **params: object) -> None:
         self.nodeid = nodeid
+        self.fixturenames = fixturenames
         self.callspec = SimpleNamespace(params=params)
         self._exhaustive = pytest.mark.exhaustive(because="a reason").mark if exhaustive else None
 
@@ -92,6 +97,26 @@ def test_coverage_is_paused_for_other_tests_only() -> None:
 def test_exhaustive_tests_of_a_file_are_given_to_workers_apart_from_its_others() -> None:
     scopes = scopes_of(["a.py::one[1]", "a.py::one[2]", "b.py::two", "a.py::three[1]", "a.py::three[2]", "a.py::four"])
     assert list(scopes.values()) == ["a.py", "a.py", "b.py", "a.py::three", "a.py::three", "a.py::four"]
+
+
+def test_a_quarter_of_many_cases_is_tried_and_every_one_of_few() -> None:
+    many = [Item(f"a.py::many[{number}-sqlite]", "db_url") for number in range(40)]
+    few = [Item(f"a.py::few[{number}-sqlite]", "db_url") for number in range(4)]
+    pure = [Item(f"b.py::pure[{number}]") for number in range(40)]
+    items: list[Any] = [*many, *few, *pure]
+    kept = part_of(items)
+    assert len(kept.intersection(many)) == 10
+    assert kept.issuperset([*few, *pure])
+    assert part_of(items) == kept
+
+
+@pytest.mark.slow(because="runs pytest in processes of its own")
+@pytest.mark.parametrize(("options", "collected"), [([], "10 tests collected"), (["--part"], "4/10 tests collected")])
+def test_only_a_whole_run_leaves_out_cases(options: list[str], collected: str, tmp_path: Path) -> None:
+    marks = [f"only_on({name!r}, because='a reason')" for name in ("sqlite", "memory")]
+    lines = [f"@pytest.mark.{mark}\n" for mark in (*marks, "parametrize('number', range(10))")]
+    source = f"{''.join(lines)}def test_a(db_url, number): ...\n"
+    assert collected in run_pytest(tmp_path, {"a": source}, "--collect-only", *options)
 
 
 def test_a_test_is_counted_once() -> None:

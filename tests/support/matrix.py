@@ -9,7 +9,8 @@ six pairs, by the mark ``every_pair``:
 >>> pytestmark = pytest.mark.every_pair(because="a feature has one test that sees all of it")
 
 ``make test`` has fifteen minutes. There a test runs on two of its pairs, one with SQLite and one with a server, and on
-three of six. Its name decides which, so half of all tests run on PostgreSQL and half on MariaDB, the same in each run.
+three of six; and of many cases of one test a quarter is tried (``effort.py``). Its name decides
+which, so half of all tests run on PostgreSQL and half on MariaDB, the same in each run.
 ``make exhaustive`` runs all pairs, and so does ``--on``.
 
 What the library does differently by database is in few modules, which ``tests/meta/test_matrix.py`` names. A test
