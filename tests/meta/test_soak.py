@@ -133,9 +133,10 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="derived", duration=6, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
-    result = run(plan, postgres_server, own_redis, tmp_path)
-    assert result.violations == 0, str(result)
-    assert result.checker.reads[Kind.TOGETHER], str(result)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
+        assert result.violations == 0, str(result)
+        if result.checker.reads[Kind.TOGETHER]:
+            return
 
 
 @all_effort
@@ -143,10 +144,10 @@ def test_cached_responses_are_never_stale_under_faults(
     postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     plan = Plan(subject="responses", duration=6, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
-    result = run(plan, postgres_server, own_redis, tmp_path)
-    assert result.violations == 0, str(result)
-    assert result.checker.reads[Kind.TOGETHER], str(result)
-    assert result.total("not_modified"), str(result)
+    for result in soaks(plan, postgres_server, own_redis, tmp_path):
+        assert result.violations == 0, str(result)
+        if result.checker.reads[Kind.TOGETHER] and result.total("not_modified"):
+            return
 
 
 @all_effort

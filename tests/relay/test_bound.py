@@ -52,7 +52,7 @@ from tests.support.models.bound_models import (
 pytestmark = pytest.mark.models("tests.support.models.bound_models")
 
 LAG = 600.0
-"""A ``relay_lag`` that is long enough for no question to be asked in the background."""
+"""The ``relay_lag`` of the tests, in seconds of their clock."""
 ON_SQLITE = pytest.mark.only_on("sqlite", because="the database plays no part in it")
 
 
@@ -117,6 +117,7 @@ async def opened(database: BaseDBAsyncClient, url: str, **settings: Any) -> Asyn
             bound = Bound(cache, store, database)
             await create_rows()
             await bound.live()
+            await bound.watch.close()  # from here on the store is asked by the test alone
             yield bound
     finally:
         await store.close()
@@ -662,7 +663,9 @@ async def test_relays_are_asked_for_now_and_then_while_the_cache_is_open(
     database: BaseDBAsyncClient, backend_url: str
 ) -> None:
     async with opened(database, backend_url, relay_lag=0.2) as bound:
-        first = bound.relayed.claims
-        await until(lambda: bound.relayed.claims is not first)
-        watch = bound.watch
+        watch, first = bound.watch, bound.relayed.claims
+        await watch.start()  # which asks once itself
+        second = watch.relayed.claims
+        assert second is not first
+        await until(lambda: watch.relayed.claims is not second)
     assert watch._task is None
