@@ -61,6 +61,7 @@ def assert_shows_no_password(message: str) -> None:
 @settings(max_examples=1_000, deadline=None)
 @example("redis+sentinel://user:{}@one:1,two/service/0", "6543/Qx7", str)
 @example("redis://user:{}@localhost:1", "6543?Qx7", str)
+@example("unix://user:{}@/tmp/no.sock", "@/Qx7", str)
 def test_no_message_about_a_url_shows_its_password(url: str, password: str, escape: Callable[[str], str]) -> None:
     assume(escape is quote_all or "&" not in password or "?" not in url)  # an & that is not escaped begins an option
     complete = url.format(escape(password))

@@ -42,7 +42,7 @@ class Url:
         transport, _, kind = (scheme if separator else "").lower().partition("+")
         netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
         tail = rest[len(netloc) :]
-        if transport != "unix" and "@" in _OPTIONS_WITH_AT.sub("", tail):
+        if (transport != "unix" or "@" in netloc) and "@" in _OPTIONS_WITH_AT.sub("", tail):
             raise ValueError("an @ follows the host; in a name or password, write / ? # @ as %2F %3F %23 %40")
         parts = urlsplit(f"//{tail}")  # without the hosts: urlsplit does not accept several
         user, at, hosts = netloc.rpartition("@")
