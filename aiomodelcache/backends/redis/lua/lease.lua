@@ -22,7 +22,9 @@ for number, key in ipairs(KEYS) do
   local reply = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'WRONGTYPE', 1, true) or string.find(failure, 'OOM', 1, true)) then
-    return reply  -- such as READONLY of a former master: clients look for it at the top of a reply only
+    -- Such as READONLY of a former master. Clients look for it at the beginning of a reply, and for no error in a list.
+    reply.err = string.gsub(reply.err, '^@user_script: %d+: %-', '')  -- before Redis 7
+    return reply
   end
   replies[number] = reply
 end

@@ -34,7 +34,9 @@ for number, key in ipairs(KEYS) do
   local key_error = stored.err
     and (string.find(stored.err, 'WRONGTYPE', 1, true) or string.find(stored.err, 'OOM', 1, true))
   if stored.err and not key_error then
-    return stored  -- such as READONLY of a former master: clients look for it at the top of a reply only
+    -- Such as READONLY of a former master. Clients look for it at the beginning of a reply, and for no error in a list.
+    stored.err = string.gsub(stored.err, '^@user_script: %d+: %-', '')  -- before Redis 7
+    return stored
   end
   replies[number] = key_error and stored or reply
 end
