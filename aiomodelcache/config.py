@@ -178,7 +178,7 @@ class CacheConfig:
     memory_limit: int = 64 * 1024 * 1024
     """Maximum size of a ``memory://`` backend, in bytes. Beyond it, the least recently used entries are evicted."""
     near: bool = False
-    """True keeps entries in this process too, for classes that do not set ``near`` themselves. Needs Redis 6."""
+    """True keeps entries in this process too, for classes that do not set ``near`` themselves. Needs Redis 6.2.7."""
     write_through: bool = False
     """True lets writers store the rows that they save, for models that do not set ``write_through`` themselves.
 

@@ -192,6 +192,14 @@ def redis_server() -> Iterator[RedisServer]:
     yield from run(RedisServer())
 
 
+@pytest.fixture
+def near_server(redis_server: RedisServer) -> RedisServer:
+    """The run's Redis, if near caching works with it: one of the servers of ``make servers-matrix`` is too old."""
+    if redis_server.version() < [6, 2, 7]:
+        pytest.skip("near caching needs Redis 6.2.7")
+    return redis_server
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The run's PostgreSQL."""

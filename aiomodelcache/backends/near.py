@@ -239,7 +239,7 @@ class Near:
         if not self.counters.refused:
             logger.warning(
                 "aiomodelcache: nothing is kept near, because the server does not allow HELLO 3 and CLIENT TRACKING "
-                "(since Redis 6; permissions +hello and +client|tracking): %s",
+                "(since Redis 6.2.7; permissions +hello and +client|tracking): %s",
                 reason,
             )
         self.counters.refused += 1

@@ -36,6 +36,8 @@ class Proxy:
         self.cut_at: int | None = None
         """Number of bytes of ``requests`` to forward before ``rest`` is set."""
         self.rest = asyncio.Event()
+        self.edit: Callable[[bytes], bytes] = bytes
+        """Changes what the server sends."""
         self.target = port
         """The port that new connections lead to."""
         self._news = asyncio.Event()
@@ -137,5 +139,5 @@ class Proxy:
                     return
                 continue
             await self.answering.wait()
-            writer.write(data)
+            writer.write(self.edit(data))
             await writer.drain()

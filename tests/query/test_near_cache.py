@@ -4,9 +4,10 @@ The other process is a second cache with connections of its own. Only the server
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -34,11 +35,13 @@ from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.testing import CountingBackend, assert_ops, count_ops
 from tests.backends.opening import PATIENT
 from tests.backends.proxy import Proxy
+from tests.backends.service import Service
 from tests.support.gates import PATIENCE, GatedBackend, until
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
 pytestmark = [
+    pytest.mark.usefixtures("near_server"),
     pytest.mark.only_on("redis", because="near entries need a server that reports changes"),
     pytest.mark.only_on("sqlite", because="near entries are bytes of a store"),
 ]
@@ -386,6 +389,38 @@ async def test_a_restart_of_the_server_leaves_no_old_row_near(
                 assert (await Event.cache.get(id=event.id)).title == "new"
 
 
+@pytest.mark.slow(because="a sentinel fails over")
+@pytest.mark.parametrize("killed", [False, True], ids=["demoted", "killed"])
+async def test_a_failover_leaves_no_old_row_near(
+    database: BaseDBAsyncClient, redis_server: RedisServer, backend_url: str, killed: bool
+) -> None:
+    """The replica has missed the last write, so its entry is old, and the next write is announced to it alone."""
+    event = await create_event()
+    with ExitStack() as stack:
+        service = Service(stack)
+        async with caches(service.url, breaker_cooldown=0.02) as (cache, backend, other):
+            await near_soon(lambda: Event.cache.get(id=event.id), backend)
+            service.replicated()
+            service.cut_replica_off()
+            await rename_in_other_process(other, event, "new")
+            await until(lambda: cache.stats.near.invalidated)
+            await near_again(event, backend)
+            if killed:
+                service.master.kill()
+            service.fail_over()
+            await until(lambda: not cache.open_cache.guarded.near.on)
+            await until(cache.open_cache.guarded.allow_read)
+            await near_again(event, backend)
+            assert (await Event.cache.get(id=event.id)).title == "new"
+            await rename_in_other_process(other, event, "newer")
+            await until(lambda: not other.open_cache.guarded.has_undelivered)
+            await near_again(event, backend)
+            assert (await Event.cache.get(id=event.id)).title == "newer"
+            with service.replica.client() as client:
+                assert cache.open_cache.guarded.near.on
+                assert client.info("stats")["tracking_total_keys"]
+
+
 async def test_near_entries_are_not_trusted_longer_than_the_lag_of_a_frozen_server(
     database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str
 ) -> None:
@@ -540,7 +575,7 @@ async def test_a_server_that_refuses_tracking_turns_near_caching_off(
 ) -> None:
     event = await create_event()
     with own_redis.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-client|tracking")
+        client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all", "-client")
     url = own_redis.url.replace("redis://", "redis://app:secret@")
     async with caches(url) as (cache, backend, _):
         for _ in range(3):
@@ -550,6 +585,24 @@ async def test_a_server_that_refuses_tracking_turns_near_caching_off(
         assert cache.stats.near.refused == 1
         assert not cache.open_cache.guarded.near.on
     assert "nothing is kept near" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("version", "refused"), [("6.0.20", 1), ("6.2.6", 1), ("6.2.7", 0), ("7.0.0", 0), ("10.0.0", 0)]
+)
+async def test_a_server_that_sends_messages_in_the_middle_of_replies_turns_near_caching_off(
+    database: BaseDBAsyncClient, own_redis: RedisServer, backend_url: str, version: str, refused: int
+) -> None:
+    event = await create_event()
+    async with Proxy(own_redis.port) as proxy:
+        other = b"$%d\r\n%b\r\n" % (len(version), version.encode())
+        proxy.edit = lambda data: re.sub(rb"\$\d+\r\n\d+\.\d+\.\d+\r\n", other, data)
+        async with caches(proxy.url) as (cache, backend, _):
+            for _ in range(3):
+                await Event.cache.get(id=event.id)
+            async with assert_ops(backend, redis=refused, sql=0):
+                await Event.cache.get(id=event.id)
+            assert cache.stats.near.refused == refused
 
 
 async def test_relation_paths_are_kept_near(database: BaseDBAsyncClient, backend_url: str) -> None:

@@ -109,8 +109,8 @@ class RedisBackend(SavingCommands, ClaimCommands):
         """Reports every change of what ``read`` returns to ``near`` from now on, or to no ``Near`` if it is None.
 
         Raises ``CacheConfigurationError`` for a cluster, for a client that was passed in, and for a URL that configures
-        a pool. Also raises it if another cache tracks this backend. If the server refuses (it is older than Redis 6, or
-        does not permit tracking), ``near`` records the refusal.
+        a pool. Also raises it if another cache tracks this backend. If the server refuses (it is older than
+        Redis 6.2.7, or does not permit tracking), ``near`` records the refusal.
         """
         if near is not None and self._near is not None:
             raise CacheConfigurationError(

