@@ -61,6 +61,7 @@ class Cluster:
                 for slot in slots:
                     client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", holder)
 
-    def keys(self, node: int, count: int) -> list[bytes]:
+    def keys(self, node: int, count: int, beginning: bytes = b"") -> list[bytes]:
         """Returns new keys that belong to a node."""
-        return [key for key in new_keys(20 * count) if key_slot(key) // (SLOTS // 2) == node][:count]
+        candidates = [beginning + key for key in new_keys(20 * count)]
+        return [key for key in candidates if key_slot(key) // (SLOTS // 2) == node][:count]
