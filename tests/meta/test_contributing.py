@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
-TARGETS = set(re.findall(r"^([a-z]+)(?: [a-z]+)*:(?!=)", MAKEFILE, re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+)(?: [a-z]+)*:(?!=)", MAKEFILE, re.MULTILINE))
 FOLDERS = ("aiomodelcache", "tests", "docs", ".")
 FROM_MAKE = {"CI", "MAKEFLAGS", "MAKELEVEL", "PYTHON"}
 """Environment variables that make may set for these tests, which the tested make must not inherit."""
@@ -41,15 +41,17 @@ def pytest_line(output: str) -> str:
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "RELEASING.md", ".pre-commit-config.yaml"])
 def test_documented_make_commands_are_targets_of_the_makefile(document: str) -> None:
-    named = [command.split() for command in re.findall(r"(?:^ *|`)make ((?:[a-z]+ ?)+)", text(document), re.MULTILINE)]
+    named = [command.split() for command in re.findall(r"(?:^ *|`)make ((?:[a-z-]+ ?)+)", text(document), re.MULTILINE)]
     assert named
     assert {word for words in named for word in words} - TARGETS == set()
 
 
 def test_make_without_a_target_lists_the_documented_commands() -> None:
-    listed = set(re.findall(r'@echo "make (\w+)', MAKEFILE))
+    listed = set(re.findall(r'@echo "make ([\w-]+)', MAKEFILE))
     assert listed <= TARGETS
-    assert {word for words in re.findall(r"`make (\w+)", text("CONTRIBUTING.md")) for word in words.split()} <= listed
+    assert {
+        word for words in re.findall(r"`make ([\w-]+)", text("CONTRIBUTING.md")) for word in words.split()
+    } <= listed
 
 
 @pytest.mark.parametrize("document", ["CONTRIBUTING.md", "RELEASING.md", ".pre-commit-config.yaml"])

@@ -18,7 +18,17 @@ from tortoise.models import Model
 
 from tests import conftest
 from tests.support.databases import DatabaseUrl, tortoise_on
-from tests.support.servers import MariaDBServer, PostgresServer, RedisServer, ServerFailed, ServerMissing, server
+from tests.support.servers import (
+    MariaDBServer,
+    PostgresServer,
+    RedisServer,
+    ServerFailed,
+    ServerMissing,
+    editions,
+    server,
+)
+from tests.support.servers import redis as redis_module
+from tests.support.servers.editions import Edition
 from tests.support.servers.programs import find_program
 
 DEFAULT_PORTS = {3306, 5432, 6379}
@@ -196,6 +206,58 @@ class TestEnd:
             time.sleep(0.02)
         assert not listening(int(port))
         assert not Path(folder).exists()
+
+
+class TestEditions:
+    """``make servers-matrix``: a server that is missing, wrong or broken is a failure, and never a skip."""
+
+    @pytest.fixture
+    def wheels(self, tmp_path: Path) -> Path:
+        for edition, version in (("redis", "Redis server v=9.3.1"), ("other", "Redis server v=19.3.1")):
+            program = tmp_path / edition / "redis-server"
+            program.parent.mkdir()
+            program.write_text(f"#!/bin/sh\necho {version} sha=0\n")
+        return tmp_path
+
+    def test_a_program_must_be_of_the_version_that_its_edition_names(self, wheels: Path) -> None:
+        found = Edition("Redis 9", "redis/*-server").program(wheels)
+        assert editions.version_of(found) == "Redis 9.3.1"
+        assert Edition("Redis 9.3", "redis/*-server").program(wheels) == found
+        for name, wheel in (("Redis 9", "other/*"), ("Valkey 9", "redis/*"), ("Redis 9", "none/*")):
+            with pytest.raises(ServerMissing, match=r"none/|9\.3\.1"):
+                Edition(name, wheel).program(wheels)
+
+    @pytest.mark.parametrize(
+        ("outcome", "wheel", "status"), [("pass", "redis/*", 0), ("fail", "redis/*", 1), ("pass", "none/*", 1)]
+    )
+    def test_all_must_be_there_and_pass(
+        self,
+        wheels: Path,
+        outcome: str,
+        wheel: str,
+        status: int,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        program = wheels / "redis" / "redis-server"
+        test = wheels / "test_it.py"
+        test.write_text(
+            f"import os, pytest\ndef test_it(): assert os.environ['AIOMODELCACHE_REDIS'] == '{program}'; "
+            f"{'pass' if outcome == 'pass' else 'pytest.fail()'}"
+        )
+        monkeypatch.setattr(editions, "EDITIONS", (Edition("Redis 9", wheel),))
+        assert editions.main(wheels, ["-p", "no:cacheprovider", str(test)]) == status
+        last = capfd.readouterr().out.splitlines()[-1]
+        assert last.startswith("Redis 9")
+        assert ("passed" in last) is (status == 0)
+
+    def test_the_named_program_is_the_one_that_runs(self, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = Edition("Redis 9", "redis/*").program(wheels)
+        monkeypatch.setenv(redis_module.PROGRAM, str(program))
+        assert RedisServer.program() == program
+        monkeypatch.setenv(redis_module.PROGRAM, "/no/such")
+        with pytest.raises(ServerMissing):
+            RedisServer.program()
 
 
 class TestMissing:
