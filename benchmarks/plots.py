@@ -29,17 +29,17 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 def draw_contention(lines: dict[str, list[tuple[float, float]]], path: Path) -> Path:
     """Draws hit ratios by the number of writes per second."""
-    figure, axes = _figure("writes to the table per second", "share of reads that are hits")
+    drawing, axes = figure("writes to the table per second", "share of reads that are hits")
     axes.set(yscale="linear", ylim=(0, 1.02))
     axes.axhline(0.5, color="grey", linewidth=0.5)
     for name, points in lines.items():
         axes.plot([rate for rate, _ in points], [ratio for _, ratio in points], **_style(name))
-    return _save(figure, axes, path)
+    return save(drawing, axes, path)
 
 
 def _gathers(place: PlaceResults, path: Path) -> Path:
     """Draws the cost of a hit by the number of lookups awaited together."""
-    figure, axes = _figure("hits awaited together", "µs per hit")
+    drawing, axes = figure("hits awaited together", "µs per hit")
     for name in NAMES:
         points = [
             (case.count, Summary.of(place.seconds[case.name][name]))
@@ -48,12 +48,12 @@ def _gathers(place: PlaceResults, path: Path) -> Path:
         ]
         if points:
             axes.plot([count for count, _ in points], [summary.median * 1e6 for _, summary in points], **_style(name))
-    return _save(figure, axes, path)
+    return save(drawing, axes, path)
 
 
 def _loads(place: PlaceResults, path: Path) -> Path:
     """Draws requests per second by the number of concurrent requests."""
-    figure, axes = _figure("concurrent requests", "requests per second")
+    drawing, axes = figure("concurrent requests", "requests per second")
     for name in NAMES:
         by_concurrency: dict[int, list[float]] = {}
         for load in place.loads:
@@ -63,10 +63,10 @@ def _loads(place: PlaceResults, path: Path) -> Path:
             axes.plot(
                 list(by_concurrency), [statistics.median(rates) for rates in by_concurrency.values()], **_style(name)
             )
-    return _save(figure, axes, path)
+    return save(drawing, axes, path)
 
 
-def _figure(x: str, y: str) -> tuple[Any, Any]:
+def figure(x: str, y: str) -> tuple[Any, Any]:
     figure: Any = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
@@ -78,7 +78,7 @@ def _style(name: str) -> dict[str, Any]:
     return {"label": name, "marker": "o", "markersize": 3, "linewidth": 2.5 if name.startswith(Own.name) else 1}
 
 
-def _save(figure: Any, axes: Any, path: Path) -> Path:
+def save(figure: Any, axes: Any, path: Path) -> Path:
     axes.legend(fontsize="small", frameon=False)
     with rc_context({"svg.hashsalt": "aiomodelcache", "svg.fonttype": "none"}):  # the same figures make the same file
         figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,8 @@
+"""A fleet of processes on paper: which part is saturated first, at how many lookups a second, and why.
+
+``python -m benchmarks.fleet`` prints the tables of ``docs/scale.md``, ``--plots FOLDER`` draws its plots, and
+``--measure`` measures the costs again. Nothing here is a measurement of a fleet: formulas and one small simulation turn
+costs that were measured on one machine into loads. Plain Python, without servers except for ``--measure``.
+
+From below: ``costs`` and ``popularity``; ``nodes``, ``balance``, ``near``, ``writes`` and ``cold``; ``report``.
+"""
