@@ -545,3 +545,18 @@ def test_costs_are_judged_by_the_time_that_hits_save(
         return [each.level for each in usage.of_usage(cache.open_cache, workers, 0.0002) if each.subject == "costs"]
 
     assert healthy.do(judge) == (["warning"] if costly else ["ok"])
+
+
+@pytest.mark.parametrize(("limit", "named"), [(1, True), (40, False)])
+def test_lookups_that_waited_too_long_for_the_database_are_an_error(
+    healthy: Application, limit: int, named: bool
+) -> None:
+    workers = published(Rate=Counters(hits=5_000), titles=Counters(hits=5_000))
+    workers[0].stats.overloaded_loads, workers[0].stats.load_limits = 7, {"default": limit}
+
+    async def judge(cache: ModelCache) -> list[str]:
+        found = usage.of_usage(cache.open_cache, workers, 0.0002)
+        return [f"{each.level} {each.text}" for each in found if each.subject == "overload"]
+
+    text = "error 7 lookups of 1 process have waited for a statement for longer than load_wait"
+    assert healthy.do(judge) == [text + ("; default is given fewer than 4 at once" if named else "")]

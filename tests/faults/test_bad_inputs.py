@@ -254,6 +254,8 @@ async def test_arguments_that_are_no_values_of_keys(cache: ModelCache) -> None:
 
 SETTINGS = {field.name: field.type for field in fields(CacheConfig) if field.type in (bool, int, float)} | {
     "on_write_error": str,
+    "on_overload": str,
+    "load_limit": int,
     "replica_lag": float,
     "not_found": type,
 }
@@ -275,13 +277,15 @@ def is_right(name: str, value: Any) -> bool:
         return number and 0 <= value < 10**10 and not 0 < value < 0.001
     if name in ("guess_size", "decoded_memory_limit"):
         return number and isinstance(value, int) and 0 <= value <= sys.maxsize
-    if name in ("bulk_limit", "undelivered_limit", "batch_size", "memory_limit", "near_memory_limit", "limit"):
+    if name == "load_limit" and value is None:
+        return True
+    if name in ("batch_size", "limit") or name.endswith("_limit"):
         return isinstance(value, int) and number and 0 < value <= sys.maxsize
     if name == "not_found":
         return value is len
     if name == "version":
         return isinstance(value, str | float | tuple) or (isinstance(value, int) and value < 10**100)
-    if name in ("on_write_error", "invalidation", "allowtime", "model", "codec"):
+    if name in ("on_write_error", "on_overload", "invalidation", "allowtime", "model", "codec"):
         return False
     if name.endswith("_key_fields_list") and type(value) is list and [type(each) for each in value] == [list]:
         return not value[0]  # the key of no fields
@@ -290,7 +294,7 @@ def is_right(name: str, value: Any) -> bool:
     return number and 0.001 <= value < 10**10
 
 
-NULLABLE = {"replica_lag"}
+NULLABLE = {"replica_lag", "load_limit"}
 """Settings of ``CacheConfig`` that may be None, as each attribute of a declaration may."""
 
 

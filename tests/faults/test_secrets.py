@@ -376,7 +376,7 @@ async def test_no_log_of_a_failed_refresh_holds_a_value(
     async def failing(*args: Any, **kwargs: Any) -> Any:
         raise OperationalError(f"no such column: {SECRET}")
 
-    monkeypatch.setattr("aiomodelcache.engine.reader.load", failing)
+    monkeypatch.setattr("aiomodelcache.engine.statements.load", failing)
     for entries in cache.open_cache.models.values():
         entries.rows.lifetimes.due = b"\xff" * 8
     await Person.cache.get(code=SECRET)

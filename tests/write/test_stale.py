@@ -512,7 +512,7 @@ class TestRefreshing:
             raise OSError("no database")
 
         with monkeypatch.context() as patched:
-            patched.setattr("aiomodelcache.engine.reader.load", failing)
+            patched.setattr("aiomodelcache.engine.statements.load", failing)
             assert (await row(1)).votes == 0
             await until_idle(cache)
             assert (await row(1)).votes == 0
