@@ -114,6 +114,24 @@ async def test_a_damaged_entry_with_a_known_header_is_not_used(cache: ModelCache
     assert result_hit(result, key, known, found | {key: entry[:-1]}) is NoValue.MISS
 
 
+async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kept(cache: ModelCache) -> None:
+    """All bytes are compared, not only the header with its token and checksum."""
+    query, opened = Happening.cache.query(Happening.all().order_by("id")), cache.open_cache
+    for _ in range(4):
+        answer = await query
+    assert cache.stats.decoded.hits == 1
+    result, key = query.locate(opened)
+    known = opened.predictions.predict(key)
+    keys = [result.epoch_key, key, *known.keys]
+    found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
+    assert [row.slug for row in result_hit(result, key, known, found)] == [row.slug for row in answer]
+    entry = found[key]
+    assert entry is not None
+    for changed in (entry[:-1] + bytes([entry[-1] ^ 1]), entry[:-1], entry + b"?"):
+        assert result_hit(result, key, known, {**found, key: changed}) is NoValue.MISS
+    assert cache.stats.decoded.hits == 2
+
+
 @pytest.mark.parametrize("kind", ["get", "filter", "get_many"])
 async def test_a_tracked_hit_depends_on_the_rows_that_answered_although_others_were_predicted(
     cache: ModelCache, kind: str

@@ -151,6 +151,8 @@ async def test_a_cached_function_depends_on_it(cache: ModelCache) -> None:
 
     for _ in range(3):
         assert await names() == ["user1", "user2"]
+    [counters] = [each for name, each in cache.stats.by_cache.items() if "names" in name]
+    assert counters.hits == 2
     user = await User.get(id=2)
     user.username = "changed"
     await user.save()
