@@ -5,13 +5,15 @@ from their own rows.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from aiomodelcache.encoding.codec import EncodeError
-from aiomodelcache.encoding.layout import HEADER, unpack
+from aiomodelcache.encoding.layout import GUARD, HEADER, unpack
 from aiomodelcache.encoding.messages import cause, reason
-from aiomodelcache.entries.base import NoValue, count_mismatched, fingerprint
-from aiomodelcache.entries.derived import DerivedEntries
+from aiomodelcache.entries.base import VALUE_BYTE, NoValue, count_mismatched, fingerprint
+from aiomodelcache.entries.decoded import Kept
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, split
 from aiomodelcache.entries.instances import PLAIN, WITH_INSTANCES, InstanceCodec, OtherSchema, SharedValue
 from aiomodelcache.entries.raised import Raised
 
@@ -34,20 +36,43 @@ class ByValueEntries(DerivedEntries):
         """Returns the value of its bytes. Raises ``OtherSchema``, or anything for damaged bytes."""
         return self._instances.decode(content)
 
+    def read(self, entry: bytes | None, epoch: bytes | None) -> Any:
+        if not entry or not epoch or entry[0] != VALUE_BYTE or entry[GUARD] != self.fingerprint + epoch[1:]:
+            return super().read(entry, epoch)
+        header = entry[HEADER]
+        with suppress(Exception):  # of a user's own field, which ``read`` meets again and counts
+            kept = self._find_kept(entry, header)
+            if kept is not None:
+                content: DerivedValue = kept.content
+                return content._replace(value=self.copy_of(content.value))
+        found = super().read(entry, epoch)
+        if type(found) is DerivedValue and entry[HEADER.stop + found.start] == _WITH_INSTANCES:
+            with suppress(Exception):
+                if self.decoded.fits(entry) and self.decoded.to_keep(header):
+                    self._keep(entry, header)
+        return found
+
     def find_shared(self, entry: bytes, header: bytes, start: int) -> Any:
-        decoded = self.decoded
-        if entry[HEADER.stop + start] != _WITH_INSTANCES or not decoded.fits(entry):
+        if entry[HEADER.stop + start] != _WITH_INSTANCES or not self.decoded.fits(entry):
             return None
-        kept = decoded.find(header)
-        if kept is None or kept.entry != entry:
-            shared = self._instances.decode_shared(unpack(entry)[start:])
-            kept = decoded.keep(header, entry, self._instances, b"", shared, shared.size)
-        elif kept.owner is not self._instances:
+        kept = self._find_kept(entry, header)
+        return (self._keep(entry, header) if kept is None else kept).content.value
+
+    def _find_kept(self, entry: bytes, header: bytes) -> Kept | None:
+        kept = self.decoded.find(header)
+        if kept is None or kept.owner is not self._instances or kept.entry != entry:
             return None
-        else:
-            kept.used = True
-            decoded.counters.hits += 1
-        return kept.content
+        kept.used = True
+        self.decoded.counters.hits += 1
+        return kept
+
+    def _keep(self, entry: bytes, header: bytes) -> Kept:
+        """Keeps the value of an entry decoded. Raises for damaged bytes."""
+        payload = unpack(entry)
+        keys, tokens, start = split(payload)
+        shared = self._instances.decode_shared(payload[start:])
+        content = DerivedValue(keys, tokens, shared, start)
+        return self.decoded.keep(header, entry, self._instances, b"", content, shared.size)
 
     def copy_of(self, shared: SharedValue) -> Any:
         return self._instances.copy_of(shared)

@@ -150,7 +150,7 @@ class DerivedEntries(ResultEntries):
         if header != known.header:
             if self.may_be_younger(entry, known):
                 return NoValue.MISS
-            keys, tokens, start = _split(payload)
+            keys, tokens, start = split(payload)
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS
             known.remember(entry, tokens, start)
@@ -172,11 +172,11 @@ class DerivedEntries(ResultEntries):
         raise NotImplementedError
 
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> DerivedValue:
-        keys, tokens, start = _split(payload)
+        keys, tokens, start = split(payload)
         return DerivedValue(keys, tokens, decode(payload[start:]), start)
 
 
-def _split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:
+def split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:
     """Returns the keys and the tokens of the dependencies, and where the value begins. Raises for damaged bytes."""
     start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
     pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])
