@@ -58,6 +58,8 @@ _PAYLOAD: Final = slice(CREATED.stop, None)
 HEADER: Final = slice(CREATED.stop)
 """The place of all but the payload. Entries with the same header are the same, as it holds a token and a checksum."""
 
+_HEADER_SIZE: Final = CREATED.stop
+
 
 class DamagedEntry(SafeError):
     """The error for bytes that are not those that were stored."""
@@ -119,7 +121,7 @@ def stale_copy(entry: bytes) -> bytes:
 
 def unpack(entry: bytes) -> bytes:
     """Returns the payload of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``."""
-    if len(entry) < HEADER.stop or crc32(entry[_BODY], entry[0]) != int.from_bytes(entry[_CHECKSUM]):
+    if len(entry) < _HEADER_SIZE or crc32(entry[_BODY], entry[0]).to_bytes(4) != entry[_CHECKSUM]:
         raise DamagedEntry("its checksum is wrong")
     return entry[_PAYLOAD]
 

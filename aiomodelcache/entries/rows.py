@@ -4,6 +4,7 @@ Turns primary keys into keys and bytes into column values. Pure except for count
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiomodelcache.encoding import keys
@@ -142,25 +143,36 @@ class RowEntries(KeyedEntries):
             self._epoch = epoch
         decoded = self.decoded
         kept = decoded.find(entry)
+        row: RowValues | None
         try:
-            if kept is not None and kept.guard is self._guard:
-                if kept.created <= self.lifetimes.due:
+            if kept is None or kept.guard is not self._guard:
+                row = self._decoded_now(entry)
+                if row is None:
                     return None
-                row: RowValues = kept.content.copy()
-                kept.used = True
-                decoded.counters.hits += 1
-            elif entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
+            elif kept.created <= self.lifetimes.due:
                 return None
             else:
-                payload = unpack(entry)
-                row = self._decode(payload)
-                row.update(self._loaded)
-                if decoded.to_keep(entry):
-                    self._keep(entry, payload)
+                row = kept.content.copy()
+                kept.used = True
+                decoded.counters.hits += 1
             is_row = row[self._pk] == pk if self.compares_by_value else self.is_row(row, pk)
             return row if is_row else None
         except Exception:  # damaged, or hostile
             return None
+
+    def _decoded_now(self, entry: bytes) -> RowValues | None:
+        """Returns the row of an entry that is not kept, or None if it is not current, or is due.
+
+        Raises an exception for damaged bytes.
+        """
+        if entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
+            return None
+        payload = unpack(entry)
+        row = self._decode(payload)
+        row.update(self._loaded)
+        if self.decoded.to_keep(entry):
+            self._keep(entry, payload)
+        return row
 
     def hits(self, entries: Iterable[bytes | None], epoch: bytes | None, pks: Iterable[Any]) -> list[RowValues] | None:
         """Returns the rows as ``hit`` does, at less cost for each, or None if one of them is no hit."""
@@ -179,16 +191,17 @@ class RowEntries(KeyedEntries):
             for entry, pk in zip(entries, pks, strict=True):
                 kept = find(entry)
                 if kept is None or kept.guard is not guard:
-                    row = self.hit(entry, epoch, pk)
+                    row = None if entry is None else self._decoded_now(entry)
                     if row is None:
                         return None
+                elif kept.created <= due:
+                    return None
                 else:
                     row = kept.content.copy()
-                    is_row = row[name] == pk if by_value else self.is_row(row, pk)
-                    if kept.created <= due or not is_row:
-                        return None
                     kept.used = True
                     number += 1
+                if not (row[name] == pk if by_value else self.is_row(row, pk)):
+                    return None
                 rows.append(row)
         except Exception:  # a user's own class
             return None
@@ -202,10 +215,11 @@ class RowEntries(KeyedEntries):
         return row
 
     def _keep(self, entry: bytes, payload: bytes) -> None:
-        """Keeps a row decoded, with room for all attributes of an instance."""
-        row = self.schema.codec.decode_shared(payload)
-        row.add(self._attributes)
-        self.decoded.keep(entry, entry, self, self._guard, row, row.size)
+        """Keeps a row decoded, with room for all attributes of an instance. Does not raise."""
+        with suppress(Exception):
+            row = self.schema.codec.decode_shared(payload)
+            row.add(self._attributes)
+            self.decoded.keep(entry, entry, self, self._guard, row, row.size)
 
     def same_pks(self, pks: list[Any], others: list[Any]) -> bool:
         """Returns True if both lists have the same primary keys, in the same order."""

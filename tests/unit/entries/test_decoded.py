@@ -20,6 +20,8 @@ from benchmarks.models import Product
 
 EPOCH = new_version()
 GUARD = b"guard"
+TOKEN = new_token()
+"""The token of all entries, as of rows that are filled together."""
 
 
 def entry(number: int, length: int = 300) -> bytes:
@@ -123,7 +125,7 @@ def product(rows: RowEntries, pk: int, *, epoch: bytes = EPOCH, **changed: Any) 
     columns["created"] = columns["created"].replace(
         tzinfo=rows.schema.codec.decode(rows.schema.codec.encode(columns))["created"].tzinfo
     )
-    return rows.entry(new_token(), epoch, rows.schema.codec.encode(columns))
+    return rows.entry(TOKEN, epoch, rows.schema.codec.encode(columns))
 
 
 def columns_of(row: Any) -> Any:
@@ -150,6 +152,8 @@ class TestRows:
             assert rows.read(one, None) is NoValue.MISS
             assert rows.hit(one[:-1] + b"?", EPOCH, 1) is None
             assert rows.hits([one[:-1]], EPOCH, [1]) is None
+            assert rows.hits([one[:-1] + b"?", two], EPOCH, [1, 2]) is None
+            assert rows.hits([b""], EPOCH, [1]) is None
             assert rows.read(one[:-1] + b"?", EPOCH) is NoValue.MISS
             assert rows.hits([one, None], EPOCH, [1, 2]) is None
             assert turn < 3 or rows.decoded.counters.hits >= hits + 6, "both rows are kept"
