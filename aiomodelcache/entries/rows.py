@@ -143,12 +143,13 @@ class RowEntries(KeyedEntries):
             self._epoch = epoch
         decoded = self.decoded
         kept = decoded.find(entry)
-        row: RowValues | None
+        row: RowValues
         try:
             if kept is None or kept.guard is not self._guard:
-                row = self._decoded_now(entry)
-                if row is None:
+                decoded_now = self._decoded_now(entry)
+                if decoded_now is None:
                     return None
+                row = decoded_now
             elif kept.created <= self.lifetimes.due:
                 return None
             else:

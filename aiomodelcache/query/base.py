@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -96,9 +96,8 @@ class CacheQuery(Generic[T]):
         >>> events = await asyncio.gather(*[Event.cache.get(id=pk).as_future() for pk in pks])
 
         ``gather`` and the like make a task of each query, which takes as long as the lookup itself. They take a future
-        as it is. Each call starts a lookup of its own, whose exceptions are those of the future.
-
-        Raises ``RuntimeError`` if no event loop runs.
+        as it is. Each call starts a lookup of its own, whose exceptions are those of the future. Raises
+        ``RuntimeError`` if no event loop runs.
         """
         loop = get_running_loop()
         try:
@@ -110,11 +109,10 @@ class CacheQuery(Generic[T]):
 
     def _start(self) -> "asyncio.Future[T] | None":
         """Starts the lookup as ``__await__`` does, and returns its future, or None if a task must make it."""
-        if type(self).__await__ is not CacheQuery.__await__:
-            return None
-        cache = self.open_cache()
+        cache, kind = self.open_cache(), cast("Any", type(self))
         client, bypassed = self.transaction(cache), cache.bypass.off
-        if client is not None or cache.guarded.observers is not None or (open_blocks() and not bypassed):
+        by_task = kind.__await__ is not _await or (open_blocks() and not bypassed)
+        if by_task or client is not None or cache.guarded.observers is not None:
             return None
         tracker = current_tracker()
         if tracker is not None:
@@ -197,6 +195,9 @@ class CacheQuery(Generic[T]):
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         """Returns the plan that makes the lookup. Its errors are raised when the plan runs."""
         raise NotImplementedError
+
+
+_await: Final = cast("Any", CacheQuery).__await__
 
 
 class CallOptions(NamedTuple):
