@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from functools import partial
-from typing import Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import (
@@ -32,6 +32,8 @@ from aiomodelcache.observe.observers import Observers
 from aiomodelcache.observe.stats import Stats, logger
 
 T = TypeVar("T")
+_COMMANDS: Final = {"lease_timed": "lease", "fill_late": "fill"}
+"""The names by which observers know requests of optional extensions, which do the same in one step more."""
 FindLookups = Callable[[], Iterable[Lookup]]
 """Returns the lookups for which a request is sent. Called only if there are observers."""
 GuardedReadCallback = Callable[[Sequence[bytes | None] | None], None]
@@ -206,7 +208,8 @@ class GuardedBackend:
             if not self._opened:
                 await self._open_for(operation)
             if self.observers is not None:
-                trip = self._round_trip(getattr(operation, "__name__", "request"), keys, lookups, context)
+                name = getattr(operation, "__name__", "request").lstrip("_")
+                trip = self._round_trip(_COMMANDS.get(name, name), keys, lookups, context)
                 operation = self.observers.around(trip, operation)
             result = await operation
         except Exception as error:

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 
 from aiomodelcache.backends.near import Near
@@ -16,12 +16,14 @@ from aiomodelcache.backends.protocol import (
     NOTHING_ALLOWED,
     Clear,
     Fill,
+    LateFill,
     Lease,
     Leased,
     Marked,
     ReadCallback,
     ReplacedEntry,
     Save,
+    TimedLease,
 )
 from aiomodelcache.encoding.layout import (
     ABSENT,
@@ -110,6 +112,26 @@ class MemoryBackend:
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         now = self._now()
         return [self._fill(fill, now) for fill in fills]
+
+    @property
+    def lease_timed(self) -> Callable[[Sequence[Lease], bytes, int, Sequence[bytes]], Awaitable[TimedLease]]:
+        """Leases, and returns the time of the clock (see ``SupportsLateFills``).
+
+        Raises ``AttributeError`` if a subclass overrides ``lease`` or ``fill`` and must see all leases and fills.
+        """
+        if type(self).lease is not MemoryBackend.lease or type(self).fill is not MemoryBackend.fill:
+            raise AttributeError("lease_timed")
+        return self._lease_timed
+
+    async def _lease_timed(
+        self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes]
+    ) -> TimedLease:
+        return TimedLease(await self.lease(leases, token, ttl_ms, versions), self._now())
+
+    async def fill_late(self, fills: Sequence[Fill], late: Sequence[LateFill]) -> tuple[list[bool], list[bytes | None]]:
+        """Fills, and stores rows (see ``SupportsLateFills``)."""
+        now = self._now()
+        return [self._fill(fill, now) for fill in fills], [self._fill_late(each, now) for each in late]
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
@@ -218,6 +240,14 @@ class MemoryBackend:
         if fill.value:
             return self._put(fill.key, fill.value, now + fill.ttl_ms, now)
         return self._drop(fill.key)
+
+    def _fill_late(self, late: LateFill, now: int) -> bytes | None:
+        if self._get(late.stamp, now) != late.expected or now >= late.until_ms:
+            return b""
+        value = self._get(late.key, now)
+        if (value or b"")[: PREFIX_SIZE if late.replacing else None] != late.replacing:
+            return value or b""
+        return None if self._put(late.key, late.value, now + late.ttl_ms, now) else b""
 
     def _clear(self, clear: Clear, token: bytes, now: int) -> bool:
         intents = self._get_intents(clear.key, now)

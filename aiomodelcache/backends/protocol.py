@@ -224,6 +224,53 @@ class SupportsWriteThrough(Protocol):
         ...
 
 
+class TimedLease(NamedTuple):
+    """The answer to ``lease_timed``. ``now_ms``: a time by the store's own clock, after the leases were taken."""
+
+    leased: Leased
+    now_ms: int
+
+
+class LateFill(NamedTuple):
+    """A request to store a row that was read without a lease of its own.
+
+    If ``replacing`` is empty, the key must be absent. Otherwise its value must begin with ``replacing``, a state and a
+    token. ``stamp``: the key of the model's stamp. ``expected``: the stamp as it was read before the row was.
+    ``until_ms``: the time by the store's own clock until which the row may be stored.
+    """
+
+    key: bytes
+    replacing: bytes
+    value: bytes
+    ttl_ms: int
+    stamp: bytes
+    expected: bytes
+    until_ms: int
+
+
+class SupportsLateFills(Protocol):
+    """An optional extension of a backend, with which a row that an index leads to is stored without a lease.
+
+    It needs a store that compares a stamp, and the time, at the same moment as it stores a row.
+    """
+
+    async def lease_timed(
+        self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes]
+    ) -> TimedLease:
+        """Does the same as ``Backend.lease``, and returns the time by the store's own clock."""
+        ...
+
+    async def fill_late(self, fills: Sequence[Fill], late: Sequence[LateFill]) -> tuple[list[bool], list[bytes | None]]:
+        """Does the same as ``Backend.fill``, and stores rows.
+
+        Each row is stored only if, at the same moment, its stamp is the expected one, its ``until_ms`` is not past, and
+        its key may be replaced. Returns for each of ``late`` None if it was stored, else the value that its key holds.
+        That is ``b""`` if the stamp or the time forbids it, or where ``lease`` would return it. No two of ``late`` have
+        both the same key and the same value.
+        """
+        ...
+
+
 class SupportsClaims(Protocol):
     """An optional extension of a backend, with which entries are believed only while a claim about them lives.
 

@@ -15,6 +15,7 @@ from aiomodelcache.backends.protocol import (
     Backend,
     Clear,
     Fill,
+    LateFill,
     Lease,
     Leased,
     Marked,
@@ -22,9 +23,11 @@ from aiomodelcache.backends.protocol import (
     ReplacedEntry,
     Save,
     SupportsClaims,
+    SupportsLateFills,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
+    TimedLease,
     keys_read_together,
 )
 from aiomodelcache.encoding.layout import PREFIX_SIZE
@@ -47,6 +50,8 @@ class SignedBackend:
         if hasattr(backend, "clear_and_save"):
             self.mark_for_save = self._mark_for_save
             self.clear_and_save = self._clear_and_save
+        if hasattr(backend, "lease_timed"):
+            self.lease_timed, self.fill_late = self._lease_timed, self._fill_late
         if hasattr(backend, "claim"):  # claims are not signed: a false one reveals nothing, and entries are
             claiming = cast("SupportsClaims", backend)
             self.clock, self.claim, self.remaining = claiming.clock, claiming.claim, claiming.remaining
@@ -85,6 +90,21 @@ class SignedBackend:
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         return await self.backend.fill([fill._replace(value=self._sign(fill.key, fill.value)) for fill in fills])
+
+    async def _lease_timed(
+        self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes]
+    ) -> TimedLease:
+        timed = await cast("SupportsLateFills", self.backend).lease_timed(leases, token, ttl_ms, versions)
+        values = self._verified([lease.key for lease in leases], timed.leased.values)
+        return timed._replace(leased=timed.leased._replace(values=values))
+
+    async def _fill_late(
+        self, fills: Sequence[Fill], late: Sequence[LateFill]
+    ) -> tuple[list[bool], list[bytes | None]]:
+        signed = [fill._replace(value=self._sign(fill.key, fill.value)) for fill in fills]
+        rows = [each._replace(value=self._sign(each.key, each.value)) for each in late]
+        filled, held = await cast("SupportsLateFills", self.backend).fill_late(signed, rows)
+        return filled, self._verified([each.key for each in late], held)
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED

@@ -9,15 +9,16 @@ import random
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
-from typing import Any, Final, TypeVar
+from itertools import islice
+from typing import Any, Final, TypeVar, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
-from aiomodelcache.backends.protocol import Fill, Lease
+from aiomodelcache.backends.protocol import Fill, LateFill, Lease, SupportsLateFills
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
 from aiomodelcache.engine.batching import TickBatcher
 from aiomodelcache.engine.lease_extensions import LeaseExtensions
-from aiomodelcache.engine.observing import note_fills, operations_of
+from aiomodelcache.engine.observing import note_fills, note_late_fills, operations_of
 from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
@@ -79,17 +80,24 @@ class Leases:
         versions = list(dict.fromkeys([key for _, request in group for key in request.versions]))
         values: dict[bytes, bytes | None] = dict.fromkeys(leases, b"")
         stamps: dict[bytes, bytes | None] = dict.fromkeys(versions)
+        late_until_ms, late_deadline = 0, self.late_deadline()
         if time.monotonic() < attempt.deadline:
-            ttl_ms = int((ttl or self._config.fill_ttl) * 1000)
+            ttl_ms, backend = int((ttl or self._config.fill_ttl) * 1000), self._guarded.backend
+            leases_of_indexes = attempt.deadline == math.inf and any(len(request.versions) > 1 for _, request in group)
+            timed = leases_of_indexes and hasattr(backend, "lease_timed")
+            lease = cast("SupportsLateFills", backend).lease_timed if timed else backend.lease
             try:
-                leased = await self._guarded.call(
-                    self._guarded.backend.lease(list(leases.values()), attempt.token, ttl_ms, versions),
+                leased: Any = await self._guarded.call(
+                    lease(list(leases.values()), attempt.token, ttl_ms, versions),
                     len(leases) + len(versions),
                     partial(_lookups, group),
                 )
             except BackendError:
                 pass
             else:
+                if timed:
+                    leased, now_ms = leased
+                    late_until_ms = now_ms + int(self._config.fill_ttl * 1000)
                 values = dict(zip(leases, leased.values, strict=True))
                 stamps = dict(zip(versions, leased.versions, strict=True))
         own = LEASE + attempt.token
@@ -101,7 +109,8 @@ class Leases:
             self._extensions.add(attempt.token, granted)
         for run, request in group:
             held = [values[key] for key, _ in request.keys]
-            self._advance(run, LeaseResult(attempt, held, [stamps[key] for key in request.versions]))
+            read = [stamps[key] for key in request.versions]
+            self._advance(run, LeaseResult(attempt, held, read, late_until_ms, late_deadline))
 
     async def _store(self, requests: list[tuple[RunningPlan, Store]]) -> None:
         now = time.monotonic()
@@ -113,21 +122,33 @@ class Leases:
             for attempt, key, value, ttl_ms in request.fills
             if now < attempt.deadline
         }
+        late = [each for _, request in requests for each in request.late]
         stored: dict[tuple[bytes, bytes], bool] = {}
+        held: list[bytes | None] = [b""] * len(late)
         try:
-            if fills:
-                fill = self._guarded.backend.fill(list(fills.values()))
-                accepted = await self._guarded.call(fill, len(fills), partial(_lookups, requests))
+            if fills or late:
+                accepted, held = await self._guarded.call(
+                    self._fill(list(fills.values()), late), len(fills) + len(late), partial(_lookups, requests)
+                )
                 stored = dict(zip(fills, accepted, strict=True))
         except BackendError:
             pass
+        of_late = iter(held)
+        held_by = [list(islice(of_late, len(request.late))) for _, request in requests]
         if self._guarded.observers is not None:
-            for run, request in requests:
+            for (run, request), own in zip(requests, held_by, strict=True):
                 if run.operation is not None:
                     note_fills(self._guarded.observers, run.operation, request.fills, fills, stored)
-        for run, request in requests:
+                    note_late_fills(self._guarded.observers, run.operation, request.late, own)
+        for (run, request), own in zip(requests, held_by, strict=True):
             self.end_flights(key for attempt, key, _, _ in request.fills if not attempt.replaces)
-            self._advance(run, [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills])
+            filled = [stored.get((key, attempt.token), False) for attempt, key, _, _ in request.fills]
+            self._advance(run, [*filled, *own])
+
+    async def _fill(self, fills: list[Fill], late: list[LateFill]) -> tuple[list[bool], list[bytes | None]]:
+        if late:
+            return await cast("SupportsLateFills", self._guarded.backend).fill_late(fills, late)
+        return await self._guarded.backend.fill(fills), []
 
     def _flight(self, key: bytes) -> asyncio.Future[None]:
         """Returns a future that is resolved when this process has filled a key, or has given up."""

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, Protocol
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from aiomodelcache.backends.protocol import LateFill
 from aiomodelcache.encoding.layout import ABSENT, STALE
 from aiomodelcache.engine.run import NotCached, RunningPlan
 from aiomodelcache.entries.base import NoValue
@@ -151,6 +152,18 @@ def note_fills(
             reason = "late" if place not in sent else "replaced" if place in stored else "fault"
         fill = Fill(cache=operation.cache, accepted=reason is None, reason=reason, size=len(value))
         observers.note(fill, operation.context)
+
+
+def note_late_fills(
+    observers: Observers, operation: Lookup, planned: Iterable[LateFill], held: Iterable[bytes | None]
+) -> None:
+    """Tells the observers which rows were stored without a lease, and which were not as a writer came in between."""
+    for each, value in zip(planned, held, strict=True):
+        if not value:
+            stored = value is None
+            reason: Refusal | None = None if stored else "released"
+            fill = Fill(cache=operation.cache, accepted=stored, reason=reason, size=len(each.value) if stored else 0)
+            observers.note(fill, operation.context)
 
 
 async def observe_statement(

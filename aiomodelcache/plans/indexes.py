@@ -18,7 +18,7 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
-from aiomodelcache.plans.late_leases import acquire_late_leases
+from aiomodelcache.plans.late_leases import acquire_late_leases, can_store_at_once, payloads_of, store_at_once
 from aiomodelcache.plans.refresh import refresh_request
 from aiomodelcache.plans.requests import (
     AcquireLeases,
@@ -37,7 +37,6 @@ from aiomodelcache.plans.rows import (
     load_rows,
     refresh_due_rows,
     row_by_pk,
-    row_payload,
     rows_by_pk,
     values_of,
 )
@@ -252,8 +251,13 @@ def load_index(
     if fill:
         index.counters.unfillable += len(misses) - len(leasable)
     if granted and acquired is not None:
-        fills = yield from _index_fills(index, granted, answers, acquired.attempt, acquired.versions, predictions)
-        yield from store(index, fills)
+        found = [answers[key] for key in granted]
+        if can_store_at_once(acquired, found):
+            pointers = _pointers(index, granted, answers, acquired.attempt, acquired.versions[0], predictions)
+            yield from store_at_once(index, pointers, payloads_of(rows, found), acquired)
+        else:
+            fills = yield from _index_fills(index, granted, answers, acquired.attempt, acquired.versions, predictions)
+            yield from store(index, fills)
     return pending
 
 
@@ -274,17 +278,26 @@ def _index_fills(
     epoch, stamp = versions
     fills: list[PlannedFill] = []
     if epoch is not None and is_version(epoch):
-        payloads: dict[bytes, bytes] = {}
-        for key in granted:
-            for loaded in answers[key].rows:
-                payload = row_payload(rows, loaded)
-                if payload is not None:
-                    payloads[rows.key(loaded.values[rows.schema.pk])] = payload
+        payloads = payloads_of(rows, [answers[key] for key in granted])
         deadline = min(answers[key].deadline for key in granted)
         late = yield from acquire_late_leases(rows, payloads, deadline, epoch, stamp)
         for key, (own, unchanged) in late.items():
             entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
             fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
+    return [*fills, *_pointers(index, granted, answers, attempt, epoch, predictions)]
+
+
+def _pointers(
+    index: IndexEntries,
+    granted: Wanted,
+    answers: dict[bytes, Answer],
+    attempt: Attempt,
+    epoch: bytes | None,
+    predictions: Predictions,
+) -> list[PlannedFill]:
+    """Returns the fills of an index."""
+    rows = index.rows
+    fills: list[PlannedFill] = []
     for key in granted:
         entry = _index_entry(index, answers[key], attempt.token, epoch)
         if entry[:1] == VALUE:

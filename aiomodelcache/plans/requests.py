@@ -9,9 +9,10 @@ A plan needs no error handling for the store. When the store cannot be used, eve
 ``AcquireLeases`` is refused and every ``Store`` is rejected. The plan then amounts to the plain query.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from aiomodelcache.backends.protocol import LateFill
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.results import Compute
 from aiomodelcache.entries.rows import RowEntries
@@ -77,6 +78,10 @@ class LeaseResult(NamedTuple):
     attempt: Attempt
     values: list[bytes | None]
     versions: list[bytes | None]
+    late_until_ms: int = 0
+    """The time by the store's clock until which rows may be stored without a lease; 0 if the store cannot do that."""
+    late_deadline: float = 0.0
+    """The same by the monotonic clock of this process."""
 
 
 class Loaded(Protocol):
@@ -125,10 +130,13 @@ PlannedFill = tuple[Attempt, bytes, bytes, int]
 class Store(NamedTuple):
     """A request to replace each attempt's lease by its value, or to delete the lease if the value is empty.
 
-    Answer: for each fill, True if it was stored.
+    Answer: for each fill, True if it was stored. Then for each of ``late`` None if it was stored, else the value that
+    its key holds, or ``b""`` if that does not matter.
     """
 
     fills: list[PlannedFill]
+    late: Sequence[LateFill] = ()
+    """Rows to store without a lease, each with a token of its own."""
 
 
 class Spawn(NamedTuple):

@@ -100,7 +100,7 @@ def answer_without_store(request: Request) -> Any:
     if isinstance(request, AcquireLeases):
         return LeaseResult(Attempt(b"", 0.0), [b""] * len(request.keys), [None] * len(request.versions))
     if isinstance(request, Store):
-        return [False] * len(request.fills)
+        return [False] * len(request.fills) + [b""] * len(request.late)
     return None
 
 
@@ -140,7 +140,8 @@ def storing(plan: Plan[T], *, fill: bool, max_ttl_ms: int | None) -> Plan[T]:
         if not fill and isinstance(request, AcquireLeases | Store | Spawn):
             return answer_without_store(request)
         if max_ttl_ms is not None and isinstance(request, Store):
-            request = Store([(*fill[:3], min(fill[3], max_ttl_ms)) for fill in request.fills])
+            late = [each._replace(ttl_ms=min(each.ttl_ms, max_ttl_ms)) for each in request.late]
+            request = Store([(*fill[:3], min(fill[3], max_ttl_ms)) for fill in request.fills], late)
         return (yield request)
 
     return intercepted(plan, answer)

@@ -234,12 +234,15 @@ class _Record:
         return computed
 
     def _store(self, request: Store) -> Plan[object]:
-        stored: list[bool] = yield request
-        for (_, key, entry, _), accepted in zip(request.fills, stored, strict=True):
-            if accepted and entry:
+        answer: list[bool | bytes | None] = yield request
+        stored = [entry[1:3] for entry, accepted in zip(request.fills, answer, strict=False) if accepted]
+        late = zip(request.late, answer[len(request.fills) :], strict=True)
+        stored += [(each.key, each.value) for each, held in late if held is None]
+        for key, entry in stored:
+            if entry:
                 self._loaded.pop(key, None)
                 self._see(key, entry)
-        return stored
+        return answer
 
     def finish(self, *, cancelled: bool) -> None:
         """Adds what the plan has read to the tracker, when the plan has ended."""

@@ -21,9 +21,11 @@ from aiomodelcache.backends.protocol import (
     ReadCallback,
     ReplacedEntry,
     SupportsClaims,
+    SupportsLateFills,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
+    TimedLease,
     keys_read_together,
 )
 from aiomodelcache.client import ModelCache
@@ -67,10 +69,7 @@ class CountingBackend:
 
     @property
     def start_read(self) -> Callable[[Sequence[bytes], ReadCallback], bool]:
-        """The method ``start_read`` of the backend, counted as ``read``.
-
-        Raises ``AttributeError`` if the backend has none, or if a subclass overrides ``read``.
-        """
+        """The same, counted as ``read``. A subclass that overrides ``read`` has none."""
         if type(self).read is not CountingBackend.read:
             raise AttributeError("start_read")
         start = cast("SupportsStartRead", self.backend).start_read
@@ -120,6 +119,18 @@ class CountingBackend:
         return await self.backend.clear(clears, token, stamps)
 
     @property
+    def lease_timed(self) -> Callable[..., Awaitable[TimedLease]]:
+        """The same, counted as ``lease``. A subclass that overrides ``lease`` or ``fill`` has none."""
+        if type(self).lease is not CountingBackend.lease or type(self).fill is not CountingBackend.fill:
+            raise AttributeError("lease_timed")
+        return self._counted(cast("SupportsLateFills", self.backend).lease_timed, keys_at=(0, 3), name="lease")
+
+    @property
+    def fill_late(self) -> Callable[..., Awaitable[tuple[list[bool], list[bytes | None]]]]:
+        """The same, counted as ``fill``."""
+        return self._counted(cast("SupportsLateFills", self.backend).fill_late, keys_at=(0, 1), name="fill")
+
+    @property
     def mark_for_save(self) -> Callable[..., Awaitable[Marked]]:
         """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
         return self._counted(cast("SupportsWriteThrough", self.backend).mark_for_save, keys_at=(0, 4))
@@ -151,11 +162,11 @@ class CountingBackend:
         return self._counted(cast("SupportsClaims", self.backend).remaining)
 
     def _counted(
-        self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...] = ()
+        self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...] = (), name: str = ""
     ) -> Callable[..., Awaitable[T]]:
         async def counted(*arguments: Any) -> T:
-            self._count(operation.__name__)
-            self.keys.update(*[arguments[at] for at in keys_at])
+            self._count(name or operation.__name__)
+            self.keys.update([getattr(each, "key", each) for at in keys_at for each in arguments[at]])
             return await operation(*arguments)
 
         return counted

@@ -15,6 +15,7 @@ from aiomodelcache.testing.conformance import (
     put,
     writers,
 )
+from aiomodelcache.testing.late_fills import LateFillConformance
 from aiomodelcache.testing.write_through import WriteThroughConformance
 
 
@@ -31,7 +32,7 @@ def clock() -> Clock:
     return Clock()
 
 
-class TestMemoryBackend(WriteThroughConformance, ClaimConformance):
+class TestMemoryBackend(WriteThroughConformance, ClaimConformance, LateFillConformance):
     @pytest.fixture(autouse=True)
     def store(self, clock: Clock) -> None:
         self.clock = clock

@@ -28,6 +28,7 @@ from aiomodelcache.testing.conformance import (
     put,
     writers,
 )
+from aiomodelcache.testing.late_fills import LateFillConformance
 from aiomodelcache.testing.write_through import WriteThroughConformance
 from tests.support.servers import RedisServer
 
@@ -35,7 +36,7 @@ from .opening import PATIENT, hurry, opened
 from .proxy import Proxy
 
 
-class TestRedisBackend(WriteThroughConformance, ClaimConformance):
+class TestRedisBackend(WriteThroughConformance, ClaimConformance, LateFillConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url

@@ -51,6 +51,11 @@ class TestRedisBackendOnACluster(WriteThroughConformance, ClaimConformance):
         return backend
 
 
+async def test_a_cluster_stores_no_rows_without_leases(backend: RedisBackend) -> None:
+    """A row and the stamp of its model may be on different nodes."""
+    assert not hasattr(backend, "lease_timed")
+
+
 class Journal:
     """The commands that a node receives, and when, as MONITOR shows them."""
 

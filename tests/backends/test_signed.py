@@ -22,6 +22,7 @@ from aiomodelcache.testing.conformance import (
     new_value,
     put,
 )
+from aiomodelcache.testing.late_fills import LateFillConformance
 from aiomodelcache.testing.write_through import WriteThroughConformance
 
 from .opening import PATIENT
@@ -33,7 +34,7 @@ SECRETS = (b"the secret of these tests", b"the secret before")
 __all__ = ["cluster"]  # a fixture
 
 
-class TestSignedMemory(WriteThroughConformance, ClaimConformance):
+class TestSignedMemory(WriteThroughConformance, ClaimConformance, LateFillConformance):
     @pytest.fixture(autouse=True)
     def store(self) -> None:
         self.clock = Clock()
@@ -47,7 +48,7 @@ class TestSignedMemory(WriteThroughConformance, ClaimConformance):
         self.clock.seconds += seconds
 
 
-class TestSignedRedis(WriteThroughConformance, ClaimConformance):
+class TestSignedRedis(WriteThroughConformance, ClaimConformance, LateFillConformance):
     @pytest.fixture(autouse=True)
     def store(self, redis_url: str) -> None:
         self.url = redis_url

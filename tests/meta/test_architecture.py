@@ -22,7 +22,7 @@ ORDER = {
     "__main__": "",
     "cli": "main top relay publication triggers doctor model_faults raw_sql usage advise advice statements check warm "
     "audit verify keys inspect writes explain session settings output",
-    "testing": "isolation asserting counting claims write_through conformance transactions",
+    "testing": "isolation asserting counting claims late_fills write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
     "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
     "contrib.dashboard": "application stream feed observed lookups access http",
@@ -55,7 +55,7 @@ ORDER = {
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
-    "backends.redis": "backend saving claims commands clients scripts connection url incarnation errors",
+    "backends.redis": "backend leasing saving claims commands clients scripts connection url incarnation errors",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "scopes": "tracking request bypass",
     "config": "",

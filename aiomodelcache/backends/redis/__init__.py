@@ -1,5 +1,5 @@
 """The store in Redis: a single server, behind Sentinel, or a Cluster.
 
-Top to bottom: ``backend``, ``saving`` (rows that writers store), ``claims``, ``commands``, ``clients``, ``scripts``
-(with ``lua/``), ``connection``, ``url``, ``incarnation``, ``errors``.
+Top to bottom: ``backend``, ``leasing`` (what readers fill), ``saving`` (rows that writers store), ``claims``,
+``commands``, ``clients``, ``scripts`` (with ``lua/``), ``connection``, ``url``, ``incarnation``, ``errors``.
 """

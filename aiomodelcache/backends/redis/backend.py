@@ -23,16 +23,17 @@ from redis.exceptions import (
 )
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, ReadCallback, ReplacedEntry
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.claims import ClaimCommands
 from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
-from aiomodelcache.backends.redis.commands import as_bytes, version_commands
+from aiomodelcache.backends.redis.commands import as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
-from aiomodelcache.encoding.layout import LEASE, new_version
+from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError
 
@@ -43,7 +44,7 @@ Beyond it, further scripts are sent in the same round trip.
 """
 
 
-class RedisBackend(SavingCommands, ClaimCommands):
+class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     """Entries in Redis, at a URL or through a client that the program already has.
 
     URLs are ``redis://[user:password@]host[:port][/database]``, ``rediss://`` for TLS, ``unix://path``,
@@ -174,21 +175,6 @@ class RedisBackend(SavingCommands, ClaimCommands):
         )
         return endpoint.incarnation.mask_stale_versions([value for values in replies for value in values])
 
-    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
-        own = LEASE + token
-        identity = (self._endpoint or self._raise_closed()).incarnation.current
-        keys = [key for key, _ in leases]
-        lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
-        made = [new_version(identity) for _ in versions]
-        leased, read = await self._send_in_order(lease_commands, version_commands(versions, made))
-        return Leased(
-            list(map(_lease_value, self._by_key(keys, leased))), await self._with_fresh_versions(versions, read, made)
-        )
-
-    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        replies = await self._run(self._fill, [fill.key for fill in fills], [fill[1:] for fill in fills])
-        return [reply == 1 for reply in replies]
-
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
@@ -216,8 +202,3 @@ class RedisBackend(SavingCommands, ClaimCommands):
         replies = await self._send([("UNLINK", *chunk) for chunk in chunks])
         self._raise_any(replies)
         return sum(cast("list[int]", replies))
-
-
-def _lease_value(reply: object) -> bytes | None:
-    """Returns the value of a key after an attempt to lease it, or empty bytes if the server returned an error."""
-    return b"" if isinstance(reply, Exception) else cast("bytes | None", reply)

@@ -30,7 +30,7 @@ class RedisCommands:
 
     def __init__(self) -> None:
         self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
-        self._stamp, self._save = map(load_script, ("stamp", "save"))
+        self._stamp, self._save, self._late = map(load_script, ("stamp", "save", "late"))
 
     def _mark_commands(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int]
@@ -135,7 +135,7 @@ class RedisCommands:
         return replies
 
     async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
-        scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save)
+        scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save, self._late)
         self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
     def _raise_closed(self) -> NoReturn:

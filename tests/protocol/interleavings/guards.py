@@ -62,6 +62,24 @@ GUARDS = {
     "a late lease compares the stamp": Guard(
         "plans.late_leases:acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
     ),
+    "a row that is stored at once compares the stamp": Guard(
+        "backends.memory:MemoryBackend._fill_late",
+        "self._get(late.stamp, now) != late.expected or ",
+        "",
+        "at once: save, by name elsewhere",
+    ),
+    "a row that is stored at once replaces no intent": Guard(
+        "backends.memory:MemoryBackend._fill_late",
+        '(value or b"")[: PREFIX_SIZE if late.replacing else None] != late.replacing',
+        "False",
+        "at once: save, by name and id",
+    ),
+    "a row that is stored at once is stored in time": Guard(
+        "backends.memory:MemoryBackend._fill_late",
+        " or now >= late.until_ms",
+        "",
+        "at once: a writer that crashed",
+    ),
     "a slow reader does not fill": Guard(
         "engine.leases:Leases._store", "if now < attempt.deadline", "", "a writer that crashed"
     ),

@@ -48,6 +48,8 @@ class World:
     """The settings of both caches."""
     modules: tuple[str, ...] = ()
     """Modules with models beside those of all worlds."""
+    at_once: bool = False
+    """True if the store stores rows without late leases."""
 
     def tables(self) -> list[tuple[str, tuple[str, ...]]]:
         """Returns each table with its columns."""

@@ -1,7 +1,17 @@
 """The scenarios: small sets of concurrent actors. Most races need one row, one reader and one writer."""
 
 from tests.protocol.interleavings import derived, kept, linked, relayed, through, times, values
-from tests.protocol.interleavings.questions import DATED, RANKED, REFILLED, LookUp, RankingOf, Unstored
+from tests.protocol.interleavings.models import Artist
+from tests.protocol.interleavings.questions import (
+    DATED,
+    EVERYTHING,
+    RANKED,
+    REFILLED,
+    LookUp,
+    RankingOf,
+    Unstored,
+    World,
+)
 from tests.protocol.interleavings.roles import (
     BY_ID,
     BY_NAME,
@@ -184,5 +194,24 @@ SCENARIOS: dict[str, Scenario] = {
         A, {"reader": far(BY_ID), "writer": first(save(followers=1), save(followers=2))}, both, world=REFILLED
     ),
 }
+AT_ONCE = World((Artist,), EVERYTHING, at_once=True)
+SCENARIOS |= {
+    f"at once: {name}": SCENARIOS[name]._replace(world=AT_ONCE)
+    for name in (
+        "save, by name elsewhere",
+        "re-key, by name elsewhere",
+        "delete, by rank elsewhere",
+        "create over an absence, elsewhere",
+        "one tick",
+        "readers of two processes",
+        "re-key and delete",
+        "past the limit, by name",
+        "a writer that crashed",
+        "a slow writer that crashed",
+    )
+}
+SCENARIOS["at once: save, by name and id"] = Scenario(
+    A, {"reader": far(BY_NAME, BY_ID), "writer": save(followers=1)}, world=AT_ONCE
+)
 SCENARIOS.update(linked.SCENARIOS | values.SCENARIOS | times.SCENARIOS | kept.SCENARIOS)
 SCENARIOS.update(derived.SCENARIOS | through.SCENARIOS | relayed.SCENARIOS)

@@ -308,6 +308,7 @@ async def stage(folder: Path, world: World = ARTISTS) -> AsyncIterator[Stage]:
         client: Any = context.connections.get(CONNECTION)
         assert isinstance(client, PooledClient)
         store = ScheduledBackend(scheduler)
+        store.at_once = world.at_once
         made = Stage(world, scheduler, client.pool, store)
         if lag:
             replica: Any = context.connections.get("replica")

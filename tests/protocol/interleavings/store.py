@@ -4,7 +4,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiomodelcache import BackendError, MemoryBackend
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Lease, Leased, Marked, ReplacedEntry, Save
+from aiomodelcache.backends.protocol import (
+    NOTHING_ALLOWED,
+    Clear,
+    Fill,
+    LateFill,
+    Lease,
+    Leased,
+    Marked,
+    ReplacedEntry,
+    Save,
+    TimedLease,
+)
 from aiomodelcache.entries.copies import COPY_SUFFIX
 from tests.protocol.interleavings.schedule import Scheduler
 
@@ -21,6 +32,8 @@ class ScheduledBackend:
         self.backend = MemoryBackend(clock=scheduler.clock.monotonic)
         self.missed = False
         """True if an operation of a writer has failed."""
+        self.at_once = False
+        """True if rows can be stored without late leases."""
 
     def forget(self) -> None:
         """Deletes all entries."""
@@ -49,6 +62,20 @@ class ScheduledBackend:
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
         return await self._send("fill", [fill.key for fill in fills], lambda: self.backend.fill(fills))
+
+    @property
+    def lease_timed(self) -> Any:
+        if not self.at_once:
+            raise AttributeError("lease_timed")
+        return self._lease_timed
+
+    async def _lease_timed(self, leases: Sequence[Lease], *arguments: Any) -> TimedLease:
+        keys = [lease.key for lease in leases]
+        return await self._send("lease", keys, lambda: self.backend.lease_timed(leases, *arguments))
+
+    async def fill_late(self, fills: Sequence[Fill], late: Sequence[LateFill]) -> Any:
+        keys = [each.key for each in (*fills, *late)]
+        return await self._send("fill", keys, lambda: self.backend.fill_late(fills, late))
 
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED

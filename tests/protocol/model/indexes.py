@@ -30,6 +30,7 @@ from tests.protocol.model.world import (
     events,
     extend,
     fill,
+    fill_absent,
     finish,
     lease,
     mark,
@@ -45,7 +46,7 @@ from tests.protocol.model.world import (
 _deadline = AtOnce(lambda world: world.clock + LEASE_TTL)
 
 
-def look_up(me: str, rules: Rules, predicts: bool, slow: bool = False) -> Body:
+def look_up(me: str, rules: Rules, predicts: bool, slow: bool = False, at_once: bool = False) -> Body:
     """Makes the lookup ``get(slug="a")``."""
     row: Any = None
     if predicts:
@@ -69,7 +70,7 @@ def look_up(me: str, rules: Rules, predicts: bool, slow: bool = False) -> Body:
         replaced = index
     else:
         replaced = None
-    found = yield from load_index(me, rules, replaced, slow)
+    found = yield from load_index(me, rules, replaced, slow, at_once)
     yield returned(began, found, by_slug)
 
 
@@ -89,7 +90,7 @@ def load_row(token: Any) -> Body:
     return row
 
 
-def load_index(me: str, rules: Rules, replaced: Entry | None, slow: bool) -> Body:
+def load_index(me: str, rules: Rules, replaced: Entry | None, slow: bool, at_once: bool) -> Body:
     """Loads the row by its slug, and fills index and row from one statement.
 
     The index entry has its lease since before the statement, so it is filled however long that took.
@@ -106,7 +107,7 @@ def load_index(me: str, rules: Rules, replaced: Entry | None, slow: bool) -> Bod
         if not rules.deadline_before_sql:
             deadline = yield _deadline
         if row is not None:
-            yield from fill_late(me, rules, row, stamp, deadline)
+            yield from (fill_at_once if at_once else fill_late)(me, rules, row, stamp, deadline)
         yield fill(INDEX, own, Entry(row, token))
         return row
     if isinstance(held, Lease | Entry):
@@ -138,6 +139,23 @@ def fill_late(me: str, rules: Rules, row: Row, stamp: Version, deadline: int) ->
     if late <= deadline or not rules.deadline:
         unchanged = again == stamp or not rules.stamp
         yield fill(ROW, own, Entry(row, own.token) if unchanged else None)
+
+
+def fill_at_once(me: str, rules: Rules, row: Row, stamp: Version, deadline: int) -> Body:
+    """Does the same in one step, without a lease, as a single server can."""
+    entry = Entry(row, (me if rules.token_per_lease else "tick", "row"))
+    if not rules.stamp_at_once:
+        again = yield read(STAMP)
+        if again != stamp:
+            return
+    until = deadline if rules.deadline else None
+    if not rules.deadline_at_once:
+        late = yield now
+        if late > deadline:
+            return
+        until = None
+    compared = stamp if rules.stamp and rules.stamp_at_once else None
+    yield fill_absent(ROW, entry, stamp=compared, until=until, overwrites=not rules.row_absent_at_once)
 
 
 def select_by_slug() -> Operation:
@@ -234,16 +252,18 @@ def system(
     start: str | None = "a",
     warm: tuple[int, ...] = (),
     slow: bool = False,
+    at_once: int = 0,
     crashes: int = 0,
     ticks: int = 0,
 ) -> System[World]:
     """Returns a system of readers, with or without a prediction, and writers.
 
     ``warm`` are the keys that are filled at the beginning. If ``slow``, readers extend their leases.
+    The first readers, ``at_once`` of them, store rows without a late lease.
     """
     row = None if start is None else Row(0, start)
     processes = [
-        Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted, slow), True)
+        Process(f"R{n}", partial(look_up, f"R{n}", rules, predicted, slow, n < at_once), True)
         for n, predicted in enumerate(predicts)
     ]
     processes += [Process(f"W{n}", partial(writer, f"W{n}", rules, slugs), True) for n in range(writers)]

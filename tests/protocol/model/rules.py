@@ -57,6 +57,12 @@ class Rules:
     """A positive index entry answers only if the row that it leads to has the values asked for."""
     stamp: bool = True
     """A reader with a late lease fills only if the stamp is the same as before the SQL."""
+    stamp_at_once: bool = True
+    """A reader that stores a row without a lease compares the stamp at the same moment, not before it."""
+    deadline_at_once: bool = True
+    """Such a reader compares the time at that moment, by the store's clock, since the request may arrive late."""
+    row_absent_at_once: bool = True
+    """A reader that stores a row without a lease stores it only if the key holds nothing."""
     stamp_before_clear: bool = True
     """A writer changes the stamp before it clears, not after it."""
     stamp_after_lease: bool = True

@@ -94,6 +94,10 @@ SOUND = [
     _indexes(predicts=(False,), writers=1, transactions=1, slugs=("a", None)),
     _indexes(predicts=(False,), writers=1, crashes=1, ticks=3),
     _indexes(predicts=(False,), writers=1, slow=True, crashes=1, ticks=3),
+    _indexes(predicts=(False, True), writers=1, at_once=1),
+    _indexes(predicts=(False, False), transactions=1, start=None, at_once=2),
+    _indexes(predicts=(False,), writers=1, transactions=1, slugs=("a", None), at_once=1),
+    _indexes(predicts=(False,), writers=1, crashes=1, ticks=3, at_once=1),
     _indexes(predicts=(True,), plain=1, writers=1, slugs=("b",)),
     _indexes(predicts=(False,), plain=1, writers=1, slugs=("b", None)),
     _indexes(predicts=(False,), plain=1, transactions=1, slugs=("b",), warm=(INDEX, ROW)),
@@ -208,6 +212,8 @@ LARGE = [
 _ONE_OF_EACH = _rows(look_ups=(1, 1), writers=1, transactions=1)
 _ONE_PROCESS = _rows(look_ups=(1, 1), writers=1, one_process=True)
 _TWO_BY_SLUG = _indexes(predicts=(False, False), writers=1)
+_AT_ONCE = _indexes(predicts=(False, False), writers=1, at_once=2)
+_SLOW_AT_ONCE = _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=3, at_once=1)
 _SLOW_WRITER = _indexes(predicts=(False,), writers=1, slugs=("a",), crashes=1, ticks=3)
 _TWO_STALE = _stale(look_ups=(1, 1), writers=1)
 _QUERY = _derived("query", look_ups=(2,), writers=("a, b",))
@@ -243,6 +249,12 @@ BROKEN = [
     Broken("check_unmoved", _indexes(predicts=(False,), plain=1, start="b", warm=(INDEX,)), STALE),
     Broken("check_row", _TWO_BY_SLUG, OLD_KEY),
     Broken("stamp", _TWO_BY_SLUG, STALE),
+    Broken("stamp", _AT_ONCE, STALE),
+    Broken("stamp_at_once", _AT_ONCE, STALE),
+    Broken("row_absent_at_once", _AT_ONCE, STALE),
+    Broken("deadline", _SLOW_AT_ONCE, STALE_AT_REST),
+    Broken("deadline_at_once", _SLOW_AT_ONCE, STALE_AT_REST),
+    Broken("stamp_before_clear", _AT_ONCE, STALE),
     Broken("stamp_before_clear", _TWO_BY_SLUG, STALE),
     Broken("stamp_after_lease", _TWO_BY_SLUG, STALE),
     Broken("token_per_lease", _indexes(predicts=(False, False), transactions=1, slugs=("a",)), STALE_AT_REST),

@@ -178,6 +178,23 @@ def fill(key: int, expected: Lease | Entry | None, entry: Entry | None) -> Opera
     return run
 
 
+def fill_absent(
+    key: int, entry: Entry, *, stamp: Version | None, until: int | None, overwrites: bool = False
+) -> Operation:
+    """Fills a key that holds nothing, if at the same moment the stamp is this one, and the time is not past.
+
+    Neither is compared if it is None. If it ``overwrites``, fills the key whatever that holds. Answers True if it did.
+    """
+
+    def run(world: World) -> Iterator[Outcome]:
+        same = (stamp is None or world.cells[STAMP] == stamp) and (until is None or world.clock <= until)
+        done = same and (overwrites or world.cells[key] is None)
+        label = f"fill {KEYS[key]} with {entry}, if absent"
+        yield Outcome(f"{label}: {'done' if done else 'refused'}", done, world.put(key, entry) if done else world)
+
+    return run
+
+
 def mark(key: int, writer: str, *, alone: bool = False, ttl: int = INTENT_TTL + LEASE_TTL) -> Operation:
     """Marks a key. Answers with the value that the intent replaced, or None.
 

@@ -1,0 +1,91 @@
+"""The operations of readers that fill: leases, fills, and late fills (``SupportsLateFills``).
+
+The step of a late fill is ``fill_at_once`` of ``tests/protocol/model/indexes.py``. A cluster cannot make it, because a
+row and the stamp of its model may be on different nodes.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
+from typing import cast
+
+from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, TimedLease
+from aiomodelcache.backends.redis.commands import RedisCommands, version_commands
+from aiomodelcache.backends.redis.connection import Command
+from aiomodelcache.backends.redis.scripts import Arguments
+from aiomodelcache.encoding.layout import LEASE, new_version
+
+
+class LeasingCommands(RedisCommands):
+    """The operations of readers that fill, for ``RedisBackend``."""
+
+    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
+        leased, _ = await self._lease_and_read(leases, token, ttl_ms, versions)
+        return leased
+
+    async def fill(self, fills: Sequence[Fill]) -> list[bool]:
+        [replies] = await self._send_in_order(self._fill_commands(fills))
+        return self._filled(fills, replies)
+
+    @property
+    def lease_timed(self) -> Callable[[Sequence[Lease], bytes, int, Sequence[bytes]], Awaitable[TimedLease]]:
+        """Leases, and reads the clock (see ``SupportsLateFills``).
+
+        Raises ``AttributeError`` on a cluster, or if a subclass overrides ``lease`` or ``fill`` and must see all.
+        """
+        kind, own = type(self), LeasingCommands
+        overridden = kind.lease is not own.lease or kind.fill is not own.fill
+        if overridden or (self._endpoint is not None and self._endpoint.is_cluster):
+            raise AttributeError("lease_timed")
+        return self._lease_timed
+
+    async def _lease_timed(
+        self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes]
+    ) -> TimedLease:
+        leased, [time] = await self._lease_and_read(leases, token, ttl_ms, versions, ("TIME",))
+        self._raise_any([time])
+        seconds, microseconds = map(int, cast("list[bytes]", time))
+        return TimedLease(leased, seconds * 1000 + microseconds // 1000)
+
+    async def fill_late(self, fills: Sequence[Fill], late: Sequence[LateFill]) -> tuple[list[bool], list[bytes | None]]:
+        """Fills, and stores rows (see ``SupportsLateFills``)."""
+        groups: dict[tuple[bytes, bytes, int], list[LateFill]] = {}
+        for each in late:
+            groups.setdefault((each.stamp, each.expected, each.until_ms), []).append(each)
+        commands: list[Command] = []
+        for (stamp, expected, until_ms), group in groups.items():
+            for start in range(0, len(group), self._keys_per_script):
+                part = group[start : start + self._keys_per_script]
+                arguments: list[Arguments] = [(each.replacing, each.value, each.ttl_ms) for each in part]
+                keys = stamp, *[each.key for each in part]
+                commands.append(("EVALSHA", self._late.sha, len(keys), *keys, expected, until_ms, *chain(*arguments)))
+        filled, stored = await self._send_in_order(self._fill_commands(fills), commands)
+        self._raise_any(stored)
+        replies = chain(*cast("list[list[object]]", stored))
+        by_key = {(each.key, each.value): reply for each, reply in zip(chain(*groups.values()), replies, strict=True)}
+        held = [by_key[each.key, each.value] for each in late]
+        return self._filled(fills, filled), [None if reply == 1 else cast("bytes", reply) for reply in held]
+
+    async def _lease_and_read(
+        self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes], *others: Command
+    ) -> tuple[Leased, list[object]]:
+        """Leases, then reads the versions, and returns the replies to other commands."""
+        own = LEASE + token
+        identity = (self._endpoint or self._raise_closed()).incarnation.current
+        keys = [key for key, _ in leases]
+        lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
+        made = [new_version(identity) for _ in versions]
+        leased, read = await self._send_in_order(lease_commands, [*version_commands(versions, made), *others])
+        number = 2 * len(versions)
+        values = list(map(_lease_value, self._by_key(keys, leased)))
+        return Leased(values, await self._with_fresh_versions(versions, read[:number], made)), read[number:]
+
+    def _fill_commands(self, fills: Sequence[Fill]) -> list[Command]:
+        return self._commands(self._fill, [fill.key for fill in fills], [fill[1:] for fill in fills])
+
+    def _filled(self, fills: Sequence[Fill], replies: Sequence[object]) -> list[bool]:
+        return [reply == 1 for reply in self._by_key([fill.key for fill in fills], replies)]
+
+
+def _lease_value(reply: object) -> bytes | None:
+    """Returns the value of a key after an attempt to lease it, or empty bytes if the server returned an error."""
+    return b"" if isinstance(reply, Exception) else cast("bytes | None", reply)
