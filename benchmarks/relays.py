@@ -12,7 +12,7 @@ import asyncio
 import random
 import statistics
 import time
-from typing import Any
+from typing import Any, Literal
 
 from tortoise import fields
 
@@ -22,10 +22,13 @@ from aiomodelcache.relay import Relay
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.stream.publication import PUBLICATION
 from aiomodelcache.relay.triggers.installation import install
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer
+
+Source = Literal["triggers", "pgoutput"]
 
 WRITES = 400
 """Number of writes that are measured for each way of noticing them."""
@@ -46,19 +49,22 @@ class Price(CachedModel):
         relay = True
 
 
-async def lateness(url: DatabaseUrl, redis_url: str) -> list[float]:
+async def lateness(url: DatabaseUrl, redis_url: str, source: Source) -> list[float]:
     """Returns the milliseconds from the COMMIT of each write until its row is invalidated."""
     found: list[float] = []
     reader = RedisBackend(redis_url)
     await reader.open()
     async with (
         tortoise_on(url, __name__, create=False) as client,
-        ModelCache(redis_url, namespace=url.dialect) as cache,
+        ModelCache(redis_url, namespace=f"{url.dialect} {source}", relay_source=source) as cache,
         other_program(url) as run,
     ):
         await client.execute_script("DROP TABLE IF EXISTS price")
         await client.execute_script("CREATE TABLE price (id INT PRIMARY KEY, amount INT NOT NULL)")
-        await install(client, captured_tables(cache.open_cache)[client.connection_name])
+        tables = captured_tables(cache.open_cache)[client.connection_name]
+        await install(client, tables, PUBLICATION if source == "pgoutput" else None)
+        if url.dialect == "postgres":
+            await run("SET synchronous_commit = on")  # what is not flushed is not sent
         await run("INSERT INTO price (id, amount) VALUES (1, 0)")
         relay = Relay(cache)
         task = asyncio.create_task(relay.run())
@@ -116,15 +122,16 @@ def shown(name: str, found: list[float]) -> str:
     return f"{name:24} p50 {centiles[49]:6.1f} ms   p99 {centiles[98]:6.1f} ms   max {max(found):6.1f} ms"
 
 
-async def measure(server: DatabaseServer, name: str, redis_url: str) -> None:
+async def measure(server: DatabaseServer, name: str, redis_url: str, source: Source = "triggers") -> None:
     """Measures on one server, and prints the result."""
     dialect = "postgres" if isinstance(server, PostgresServer) else "mariadb"
-    print(shown(name, await lateness(DatabaseUrl(server.url, dialect), redis_url)), flush=True)
+    print(shown(name, await lateness(DatabaseUrl(server.url, dialect), redis_url, source)), flush=True)
 
 
 def main() -> None:
-    """Measures PostgreSQL with and without notifications, and MariaDB, which has none; then empty drains."""
+    """Measures PostgreSQL by its WAL, with and without notifications, and MariaDB; then empty drains."""
     with RedisServer() as redis, PostgresServer() as postgres, MariaDBServer() as mariadb:
+        asyncio.run(measure(postgres, "PostgreSQL, pgoutput", redis.url, "pgoutput"))
         asyncio.run(measure(postgres, "PostgreSQL, NOTIFY", redis.url))
         listener: Any = PostgresLines
         original = listener.__init__

@@ -1,7 +1,8 @@
 """``python -m benchmarks.triggers``: the time of a write by a bare driver, without and with the triggers of a relay.
 
 Two tables of the same columns are written in turn, one of them captured. Each statement commits by itself. The servers
-wait for no disk, which makes the share of a trigger appear larger than it is where a COMMIT does.
+wait for no disk, which makes the share of a trigger appear larger than it is where a COMMIT does. With ``--database
+pgoutput``, the table is not captured by triggers, but published with REPLICA IDENTITY FULL, and PostgreSQL decodes it.
 """
 
 import argparse
@@ -17,17 +18,19 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from typing import Any, Final
 
 from tortoise import fields
+from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import CachedModel, ModelCache
-from aiomodelcache.relay.captured import captured_tables
-from aiomodelcache.relay.source import TriggerSource
+from aiomodelcache.relay.captured import CapturedTable, captured_tables
+from aiomodelcache.relay.source import Source, StreamSource, TriggerSource
+from aiomodelcache.relay.stream.publication import PUBLICATION
 from aiomodelcache.relay.triggers.installation import install
 from benchmarks.samples import ratios
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.servers import MariaDBServer, PostgresServer, ServerMissing
 
-DATABASES: Final = ("postgres", "mariadb", "sqlite")
+DATABASES: Final = ("postgres", "mariadb", "sqlite", "pgoutput")
 SINGLE: Final = 100
 """Number of statements of one sample that write one row each."""
 WRITERS: Final = 16
@@ -135,13 +138,24 @@ async def sampled_at_once(runs: Sequence[Run], *, captured_first: bool) -> tuple
     return times[0], times[1]
 
 
-async def measured(url: DatabaseUrl, rounds: int, many: int) -> dict[str, list[tuple[float, float]]]:
+async def captured_by(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], *, decoded: bool) -> Source:
+    """Installs what captures the writes, and returns what reads them."""
+    if not decoded:
+        await install(client, tables)
+        return TriggerSource(client, tables)
+    await client.execute_script(f"ALTER TABLE {CAPTURED} REPLICA IDENTITY FULL")
+    await install(client, tables, PUBLICATION)
+    source = StreamSource(client, tables, 1024**3)
+    await source.check()
+    return source
+
+
+async def measured(url: DatabaseUrl, rounds: int, many: int, *, decoded: bool) -> dict[str, list[tuple[float, float]]]:
     """Returns the seconds without and with triggers, of each kind of write and round."""
     found: dict[str, list[tuple[float, float]]] = {}
     async with tortoise_on(url, "benchmarks.triggers") as client, ModelCache("memory://") as cache:
         [tables] = captured_tables(cache.open_cache).values()
-        await install(client, tables)
-        source = TriggerSource(client, tables)
+        source = await captured_by(client, tables, decoded=decoded)
         async with AsyncExitStack() as stack:
             run, *others = [
                 await stack.enter_async_context(writer(url)) for _ in range(1 if url.dialect == "sqlite" else WRITERS)
@@ -152,6 +166,7 @@ async def measured(url: DatabaseUrl, rounds: int, many: int) -> dict[str, list[t
                 if others:
                     at_once = await sampled_at_once([run, *others], captured_first=bool(number % 2))
                     times[f"`UPDATE` by each of {WRITERS} writers"] = at_once
+                await source.begin()
                 while changes := await source.changes(1_000):  # a relay keeps the table small
                     await source.delete([change.id for change in changes])
                 if number:
@@ -169,10 +184,10 @@ def database(name: str) -> Iterator[DatabaseUrl]:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             yield DatabaseUrl(f"sqlite://{folder}/shipments.sqlite3?synchronous=OFF", name)
             return
-        server = PostgresServer() if name == "postgres" else MariaDBServer()
+        server = MariaDBServer() if name == "mariadb" else PostgresServer()
         server.start()
         stack.callback(server.close)
-        yield DatabaseUrl(stack.enter_context(server.database()), name)
+        yield DatabaseUrl(stack.enter_context(server.database()), server.name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -185,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.database or DATABASES:
         try:
             with database(name) as url:
-                found = asyncio.run(measured(url, options.rounds, options.rows))
+                found = asyncio.run(measured(url, options.rounds, options.rows, decoded=name == "pgoutput"))
         except ServerMissing as error:
             print(f"skipped: {name}: {error}", file=sys.stderr)
             continue

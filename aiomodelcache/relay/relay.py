@@ -50,7 +50,7 @@ MAX_BACKOFF: Final = 2.0
 DRAIN_LIMIT: Final = 30.0
 """Maximum seconds of one drain. Beyond it, the relay takes its connection for dead, and tries again."""
 CLOSE_LIMIT: Final = 2.0
-"""Maximum seconds for closing the source and resigning, when a relay ends. Beyond it, it ends without."""
+"""Maximum seconds for closing the source and resigning, and for freeing WAL. Beyond it, the relay goes on without."""
 _UNCAPTURED: Final = b"writes were not captured"
 CHECKED_TTL: Final = 30 * 24 * 3600 * 1000
 """Milliseconds for which the store keeps what the catalogue was. After it, a relay that starts clears the models."""
@@ -126,16 +126,13 @@ class Relay:
 
 
 class _Claim(NamedTuple):
-    """A claim that is due, until nothing is left out."""
+    """A claim that is due: when it was begun, by three clocks, and the digest of the catalogue."""
 
     started: float
-    """When it was begun, by the monotonic clock."""
+    """By the monotonic clock. ``began``: by that of the machine. ``t0``: by the store's, in milliseconds."""
     began: float
-    """The same by the clock of the machine."""
     t0: int
-    """The same by the store's clock, in milliseconds."""
     checked: bytes
-    """The digest of the catalogue."""
 
 
 class Drain:
@@ -232,7 +229,7 @@ class Drain:
     async def _relieve(self) -> None:
         """Frees what the database keeps for this relay, if that is too much."""
         try:
-            with anyio.fail_after(DRAIN_LIMIT):
+            with anyio.fail_after(CLOSE_LIMIT):
                 await self.source.relieve()
         except Exception as error:  # the server is away
             logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
@@ -265,8 +262,9 @@ class Drain:
         """
         source, began = self.source, time()
         if self._due is None and monotonic() >= self._claim_at:
-            self._due = _Claim(monotonic(), began, await self._clock(), await self._check())
+            begun = _Claim(monotonic(), began, await self._clock(), await self._check())
             await source.begin()
+            self._due = begun
         due = self._due
         changes = await source.changes(LINES_PER_DRAIN)
         if due is not None:

@@ -1,5 +1,8 @@
 """``aiomodelcache publication``, and a relay that reads what it installs."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +78,28 @@ def test_the_doctor_examines_the_slot_and_the_identities(relayed: Application) -
     assert "ALTER SYSTEM SET max_slot_wal_keep_size" in ran.out
     assert "each UPDATE and DELETE of public.author invalidates the whole table" in ran.out
     assert "ALTER TABLE public.author REPLICA IDENTITY FULL" in ran.out
+
+
+def test_a_relay_that_ends_frees_the_slot_for_the_next_one(relayed: Application) -> None:
+    executed(relayed, "ALTER TABLE article_label REPLICA IDENTITY FULL")
+    relayed.run("publication", "install")
+    arguments = [sys.executable, "-u", "-m", "aiomodelcache", "relay", "--source", "pgoutput"]
+    with subprocess.Popen(
+        arguments, cwd=relayed.folder, env=relayed.environment, stdout=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        try:
+            assert running.stdout.readline() == "ok 4 tables of default, until SIGTERM\n"
+            executed(relayed, "INSERT INTO author (id, name) VALUES (1, 'kim')")
+            while "a relay reads it" not in relayed.run("publication", "status").out:
+                time.sleep(0.05)
+            assert "cannot be dropped" in relayed.run("publication", "remove", status=2).err
+            running.terminate()
+            assert running.stdout.read().startswith("ok invalidated ")
+            assert running.wait() == 0
+        finally:
+            running.kill()
+    assert "no relay reads it" in relayed.run("publication", "status").out
 
 
 def test_the_statements_are_what_a_migration_needs(relayed: Application) -> None:

@@ -192,12 +192,31 @@ async def test_what_a_store_that_is_away_has_not_taken_is_sent_again(
         waiting_since = drain.status.waiting_since
         assert waiting_since is not None
         assert 0 <= time() - waiting_since < PATIENCE
-        with pytest.raises(BackendError):  # it holds the changes, or else
+        drain.claim_at_once()  # so that it confirms what is dealt with
+        with pytest.raises(BackendError):
             await drain.drain()
         await drain.close()  # the slot does
         with pytest.raises(BackendError):
             await drain.drain()
     assert await drain.drain()
+    assert await answers() == await fresh(cache) != before
+
+
+async def test_nothing_is_claimed_before_all_has_arrived(
+    cache: ModelCache, drain: Drain, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create_rows()
+    assert await drain.drain()
+    before = await answers()
+    await cache.backend.delete([drain.liveness_key])
+    await outside("UPDATE article SET author_id = 2")
+    monkeypatch.setattr("aiomodelcache.relay.stream.lines.PATIENCE", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplicationStream, "read", lambda _: None)
+        assert not await drain.drain()
+        assert await drain.claim_left() == 0
+    assert await drain.drain()
+    assert await drain.claim_left() > 0
     assert await answers() == await fresh(cache) != before
 
 
@@ -298,6 +317,30 @@ async def test_a_commit_ends_the_wait(cache: ModelCache, drain: Drain, outside: 
     assert not waiting.done()
     await outside("UPDATE author SET name = 'new' WHERE id = 1")
     await asyncio.wait_for(waiting, 10.0)
+
+
+async def test_a_backlog_that_is_older_than_the_bound_is_told(
+    database: BaseDBAsyncClient, backend: CountingBackend, capture: StreamCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while PostgreSQL decodes a very large transaction. The connection stays, so that it goes on."""
+    async with ModelCache(backend, relay_lag=0.3, **capture.settings) as cache:
+        await capture.install_for(database, cache)
+        async with running(cache) as relay:
+            [status] = relay.statuses
+
+            async def is_late() -> bool:
+                return status.failing == "what was written longer ago than relay_lag is still being drained"
+
+            async def works() -> bool:
+                return status.claims > claims and status.failing is None
+
+            with monkeypatch.context() as patch:
+                patch.setattr("aiomodelcache.relay.stream.lines.PREFIX", "not received yet")
+                await until(is_late)
+                claims = status.claims
+                assert status.outages == 1
+                relay.drains[0].claim_at_once()
+            await until(works)
 
 
 async def test_without_the_driver_it_says_what_to_install(

@@ -384,13 +384,13 @@ GUARDS = {
     ),
     "a relay that has left out a line claims nothing": Guard(
         "relay.relay:Drain.drain",
-        "if len(changes) >= LINES_PER_DRAIN:\n        return False",
+        "if source.left_out:\n        return False",
         "",
         "outside, and more than one drain",
     ),
     "a relay reads the clock before the lines": Guard(
         "relay.relay:Drain.drain",
-        "await self._claim(self.liveness_key, t0 +",
+        "await self._claim(self.liveness_key, due.t0 +",
         "await self._claim(self.liveness_key, await self._clock() +",
         "outside, and a relay that comes late",
     ),
