@@ -325,7 +325,9 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
     except DamagedEntry:
         return "damaged"
     if entry[FINGERPRINT] != entry_set.fingerprint and not _is_error(entry_set, entry):
-        return "other version"
+        shapes = entry_set.shapes if isinstance(entry_set, RowEntries) else None
+        if shapes is None or epoch is None or shapes.answer(entry, epoch) is None:
+            return "other version"
     found: Any = entry_set.read(entry, epoch)
     if found is not NoValue.MISS:
         return "stale" if entry[:1] == STALE else "negative" if found is NoValue.ABSENT else "hit"

@@ -112,6 +112,9 @@ class Release:
 
         await self._own(save())
 
+    async def explained(self) -> str | None:
+        return (await self._own(self._rows.explain(id=1))).reason
+
     async def clear(self) -> None:
         await self._own(self._rows.clear())
 
@@ -171,6 +174,7 @@ async def test_a_release_without_a_column_reads_the_rows_of_the_last_one(table: 
         async with release(table, backend, model_of(some("rank", "name"))) as after:
             assert await after.row() == {"id": 1, "rank": 7, "name": "kim"}
             assert (after.statements, after.adopted) == (0, 1)
+            assert await after.explained() == "hit"
             assert "mismatched" not in after.cache.stats.of("Released").warned
 
 
