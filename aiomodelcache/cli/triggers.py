@@ -38,15 +38,15 @@ async def sql_command(session: Session) -> None:
 async def show_statements(session: Session, dialect: Dialect | None = None) -> None:
     """Prints the statements of an installation. ``dialect``: what is installed; None: triggers."""
     found: dict[str, list[str]] = {}
+    scripts: dict[str, str] = {}
     async with captured_connections(session, dialect) as connections:
         for name, (client, tables) in connections.items():
             found[name] = await installation.installation_statements(client, tables, dialect)
+            scripts[name] = installation.script_of(client, found[name])
 
     def show() -> None:
-        for name, statements in found.items():
-            click.echo(f"-- connection {name}")
-            for statement in statements:
-                click.echo(f"{statement};")
+        for name, script in scripts.items():
+            click.echo(f"-- connection {name}\n{script}", nl=False)
 
     session.output.emit({"statements": found}, show)
 

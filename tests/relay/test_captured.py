@@ -55,6 +55,12 @@ async def test_the_fingerprint_is_of_all_that_is_captured(cache: ModelCache) -> 
     assert len({whole, *map(coverage_fingerprint, others)}) == 5
 
 
+@pytest.mark.models("tests.support.models.relay_base_models")
+async def test_all_models_of_a_base_are_captured(cache: ModelCache) -> None:
+    [tables] = captured_tables(cache.open_cache).values()
+    assert {table.name: table.columns for table in tables} == {"crate": ("id",), "box": ("code", "id")}
+
+
 @pytest.mark.models("tests.support.models.models")
 async def test_without_relayed_models_nothing_is_captured(cache: ModelCache) -> None:
     assert captured_tables(cache.open_cache) == {}

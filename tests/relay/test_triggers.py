@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -17,11 +18,13 @@ from aiomodelcache.relay.triggers.installation import (
     installation_state,
     installation_statements,
     remove,
+    script_of,
 )
 from tests.relay import cells
 from tests.relay.cells import ALL, CELLS, CHECK, PARTITION_TABLES, PARTITIONS, RESET, SCHEMA_CELLS, STOPS, Cell
 from tests.relay.outside import Run, other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
+from tests.support.servers.programs import find_program
 
 pytestmark = [
     pytest.mark.models("tests.support.models.relay_models"),
@@ -219,6 +222,18 @@ async def test_removing_leaves_nothing_and_installing_twice_changes_nothing(
                 await run(statement)
         await check_installation(database, tables)
         await source.close()
+
+
+@pytest.mark.only_on("mariadb", because="only its program ends a statement inside of a trigger")
+async def test_a_script_is_what_the_program_of_the_database_reads(
+    database: BaseDBAsyncClient, tables: list[CapturedTable]
+) -> None:
+    client: Any = database
+    script = script_of(database, await installation_statements(database, tables))
+    place = [f"--host={client.host}", f"--port={client.port}", f"--user={client.user}", client.database]
+    program = find_program(["mariadb", "mysql"])
+    await anyio.run_process([str(program), "--no-defaults", "--protocol=tcp", *place], input=script.encode())
+    await check_installation(database, tables)
 
 
 async def test_triggers_of_other_declarations_are_out_of_date(

@@ -1,6 +1,6 @@
 """Installs the triggers of one connection, compares them with the declarations, and removes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -77,6 +77,17 @@ async def installation_statements(
     wanted = await dialect.wanted(client, tables)
     statements = [statement for each in wanted for statement in each.create]
     return [*statements, *store_coverage(dialect.coverage, coverage_fingerprint(tables))]
+
+
+def script_of(client: BaseDBAsyncClient, statements: Iterable[str]) -> str:
+    """Returns statements as a script for the program of the database, such as ``psql`` or ``mariadb``.
+
+    That of MariaDB and MySQL ends a statement at its first semicolon, unless it is told another end.
+    """
+    has_ends = client.capabilities.dialect == "mysql"
+    return "".join(
+        f"DELIMITER //\n{each}//\nDELIMITER ;\n" if has_ends and ";" in each else f"{each};\n" for each in statements
+    )
 
 
 async def install(
