@@ -1,7 +1,7 @@
 """A relay of a soak: ``python -m soak.relay JSON``. It works until it is told to stop, or killed.
 
-It obeys lines on its standard input: ``hold POINT`` (the next drain waits there), ``quit``. It prints ``ready``,
-``held POINT`` and, at its end, ``tally`` with its counts.
+It obeys lines on its standard input: ``hold POINT`` (the next drain waits there, until the next line), ``quit``. It
+prints ``ready``, ``held POINT`` and, at its end, ``tally`` with its counts.
 
 The controls are relays without one of their rules: ``hasty`` deletes lines before it invalidates what they name, and
 ``notified`` hears only of writes while it listens, as with NOTIFY alone. An order with ``leads`` has the relay
@@ -41,17 +41,23 @@ class Points:
     """The points of the relays of this process."""
 
     def __init__(self) -> None:
-        self.armed = ""
+        self._armed = ""
+        self._released = anyio.Event()
         owners: list[Any] = [Invalidator, Source, Drain]
         for owner, name, point in zip(owners, ("invalidate", "delete", "_claim"), POINTS, strict=True):
             setattr(owner, name, self._pointed(getattr(owner, name), point))
 
+    def arm(self, point: str) -> None:
+        """Makes the next drain that comes to ``point`` wait there, and those that wait go on."""
+        self._armed = point
+        self._released.set()
+
     def _pointed(self, step: Callable[..., Awaitable[Any]], point: str) -> Callable[..., Awaitable[Any]]:
         async def wait_then_go_on(*args: Any, **kwargs: Any) -> Any:
-            if self.armed == point:
-                self.armed = ""
+            if self._armed == point:
+                self._armed, self._released = "", anyio.Event()
                 say(f"held {point}")
-                await anyio.sleep_forever()
+                await self._released.wait()
             return await step(*args, **kwargs)
 
         return wait_then_go_on
@@ -115,7 +121,8 @@ async def run(order: Order) -> None:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(relay.run)
                 async for line in commands():
-                    command, _, points.armed = line.partition(" ")
+                    command, _, point = line.partition(" ")
+                    points.arm(point if command == "hold" else "")
                     if command == "quit":
                         break
                 relay.stop()

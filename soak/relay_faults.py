@@ -106,19 +106,30 @@ class Relays:
     # Faults -----------------------------------------------------------------------------------------
 
     async def _kill(self) -> None:
-        relay = self._drawn()
-        point = self._chance.choice([POINTS[0], *POINTS, "anywhere"])
-        if point != "anywhere":
-            relay.process.tell(f"hold {point}")
-            try:
-                await relay.process.wait_for("held", self._lag)
-                await self._sleep(0, 0.5)
-            except TimeoutError:
-                point = "anywhere"  # another relay leads, or nothing was written
+        # A relay that deletes lines first loses them only here.
+        points = POINTS[:1] if self._order.subject == "hasty" else [*POINTS, "anywhere"]
+        relay, point = self._drawn(), self._chance.choice(points)
+        held = None if point == "anywhere" else await self._hold(point)
+        if held is None:
+            point = "anywhere"
+        else:
+            relay = held
+            await self._sleep(0, 0.5)
         await relay.process.kill()
         self.counts[f"relay: kill -9, {point}"] += 1
         await self._sleep(0, 1.5)
         relay.process = await self._start(relay.process.order)
+
+    async def _hold(self, point: str) -> _Relay | None:
+        """Returns a relay that waits at a point, or None if nothing was written, or none leads."""
+        for relay in self._chance.sample(self._relays, len(self._relays)):
+            relay.process.tell(f"hold {point}")
+            try:
+                await relay.process.wait_for("held", self._lag)
+                return relay
+            except TimeoutError:
+                relay.process.tell("go on")
+        return None
 
     async def _freeze(self) -> None:
         relay = self._drawn()
