@@ -269,11 +269,10 @@ class Drain:
         changes = await source.changes(LINES_PER_DRAIN)
         if due is not None:
             await self._ownership.confirm(source)
-        if changes:
-            self.status.waiting_since = time() - source.oldest
         self._backlog += len(changes)
         whole = self._backlog > MAX_LINES
         if changes:
+            self.status.waiting_since = time() - source.oldest
             await self._invalidator.invalidate(changes, whole=whole)
             await source.delete([change.id for change in changes])
         self.status.drains += 1
