@@ -227,10 +227,11 @@ class Drain:
                 logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
 
     async def _relieve(self) -> None:
-        """Frees what the database keeps for this relay, if that is too much."""
+        """Frees what the database keeps for this relay, if that is too much. Finds out how long lines have waited."""
         try:
             with anyio.fail_after(CLOSE_LIMIT):
                 await self.source.relieve()
+                self.status.waiting_since = await self.source.waiting_since()
         except Exception as error:  # the server is away
             logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
 
@@ -280,8 +281,7 @@ class Drain:
         self.status.cleared += whole
         if source.left_out:
             return False
-        self._backlog = 0
-        self.status.waiting_since = None
+        self._backlog, self.status.waiting_since = 0, None
         if due is not None:
             await self._confirm(due.checked, due.t0)
             await self._ownership.announce(due.t0)

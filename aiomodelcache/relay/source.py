@@ -6,6 +6,7 @@ be turned exactly stands for the whole table.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from time import time
 from typing import Any, Final, NamedTuple, Protocol
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -185,6 +186,10 @@ class Source:
         The next ``check`` returns another value then.
         """
 
+    async def waiting_since(self) -> float | None:
+        """Returns the time since the Unix epoch at which the oldest line was written; None if none can be seen."""
+        return None
+
 
 class TriggerSource(Source):
     """The changes that triggers note in the change table."""
@@ -192,6 +197,11 @@ class TriggerSource(Source):
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         dialect = dialect_of(client)
         super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect)
+
+    async def waiting_since(self) -> float | None:
+        """See ``Source``."""
+        lines = await self._lines.read(1)
+        return time() - lines[0].age if lines else None
 
 
 class StreamSource(Source):
