@@ -339,8 +339,15 @@ PARTITIONS: Final = [
     ),
     Cell(
         "`ATTACH PARTITION`, a new partition, until the triggers are installed again",
-        {"postgres": ["CREATE TABLE reading_3 PARTITION OF reading FOR VALUES IN (3)"]},
+        {
+            "postgres": ["CREATE TABLE reading_3 PARTITION OF reading FOR VALUES IN (3)"],
+            STREAM: [
+                "CREATE TABLE reading_3 PARTITION OF reading FOR VALUES IN (3)",
+                "INSERT INTO reading VALUES (9, 3)",
+            ],
+        },
         {"postgres": STOPS, STREAM: CHECK},
+        {STREAM: {("reading", None, (9, 3))}},
         undo=["DROP TABLE reading_3"],
     ),
     Cell(

@@ -343,6 +343,33 @@ async def test_a_backlog_that_is_older_than_the_bound_is_told(
             await until(works)
 
 
+async def test_the_rights_that_a_relay_needs(
+    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl, captured: None
+) -> None:
+    user = f"reader_{database.database}"  # type: ignore[attr-defined]
+    async with other_program(db_url) as run:
+        await run(f"CREATE ROLE {user} LOGIN REPLICATION")
+        try:
+            await run(f"GRANT SELECT, UPDATE ON aiomodelcache_stream TO {user}")
+            await run(f"GRANT SELECT ON article_label TO {user}")  # whose lists a hidden label may be in
+            await create_rows()
+            url = DatabaseUrl(db_url.replace("postgres@", f"{user}@"), "postgres")
+            module = "tests.support.models.relayed_models"
+            async with tortoise_on(url, module, create=False), ModelCache(backend, **StreamCapture.settings) as cache:
+                async with relaying(cache) as drain:
+                    await drain.drain()
+                    await run("UPDATE author SET name = 'new' WHERE id = 1")
+                    assert await drain.drain()
+                    assert drain.status.lines > 0
+                await run(f"ALTER ROLE {user} NOREPLICATION")
+                async with relaying(cache) as drain:
+                    with pytest.raises(RelayError):
+                        await drain.drain()
+        finally:
+            await run(f"DROP OWNED BY {user}")
+            await run(f"DROP ROLE {user}")
+
+
 async def test_without_the_driver_it_says_what_to_install(
     cache: ModelCache,
     captured: None,
