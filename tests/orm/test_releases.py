@@ -225,8 +225,9 @@ async def test_clearing_the_model_of_either_release_clears_that_of_both(table: P
         release(table, backend, model_of(some("rank"))) as narrow,
     ):
         for clears in (wide, narrow):
-            await wide.row()
+            await wide.refresh(1)
             await clears.clear()
+            await clears.row(2)  # a new epoch
             statements = narrow.statements
             await narrow.row()
             assert (narrow.statements, narrow.adopted) == (statements + 1, 0)

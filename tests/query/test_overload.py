@@ -119,6 +119,11 @@ async def test_a_shared_statement_asks_for_no_more_values_than_batch_size(
         lookups += [await started(AlbumById(number)) for number in range(1, 41)]
         await until(lambda: len(cache.open_cache.reader._leases._flights) == 41)
         await settled()
+        statements.end(1)
+        await until(lambda: lookups[0].done() and statements.in_flight)
+        statements.end(1)
+        await until(lambda: sum(lookup.done() for lookup in lookups) > 1)  # without the others
+        assert sum(lookup.done() for lookup in lookups) <= 11
         statements.end_all()
         assert len(await asyncio.gather(*lookups)) == 41
         assert 5 <= cache.stats.statements <= 7
