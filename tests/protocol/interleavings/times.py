@@ -30,6 +30,7 @@ from tests.protocol.interleavings.values_models import FollowersSliding
 
 LAG = 2.0
 REPLICATED = World((Artist,), EVERYTHING, settings={"replica_lag": LAG, "lease_ttl": 10.0})
+LIMITED = World((Artist,), EVERYTHING, settings={"load_limit": 1})
 OLD = 3_300
 """The age of an entry in seconds that is refilled by a hit. Entries live for 3,600 seconds."""
 OLD_ABSENCE = 56
@@ -110,6 +111,23 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "slow, and a writer that crashed": Scenario(
         A, {"reader": near(BY_NAME), "writer": crash_after_commit(slow=27, then=7, followers=1)}, may_leave="LW"
+    ),
+    # Statements that wait for each other, under leases that were taken before.
+    "limited, by id and name": Scenario(
+        A,
+        {"one": near(BY_ID), "two": near(BY_NAME), "writer": save(followers=1)},
+        world=LIMITED,
+    ),
+    "limited, by name and rank": Scenario(
+        TWO,
+        {"one": far(BY_NAME), "two": far(BY_RANK), "writer": save(name="c", rank=2)},
+        world=LIMITED,
+    ),
+    "limited, and slow": Scenario(
+        A,
+        {"one": far(BY_NAME), "two": far(BY_RANK, BY_ID), "writer": beside_a_slow_statement(save(followers=1))},
+        world=LIMITED,
+        may_leave="L",
     ),
     # Near the end of the lifetime.
     "near its end": Scenario(A, {"reader": far(BY_ID, BY_ID), "writer": save(followers=1)}, both, age=OLD),
