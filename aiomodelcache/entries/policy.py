@@ -21,12 +21,13 @@ class Lifetimes:
     life and is refreshed. Stale copies are always due. ``age`` moves ``due`` forward, so that a hit needs no clock.
     """
 
-    __slots__ = ("_absence_due", "_ahead", "_jitter", "_negative", "_positive", "due")
+    __slots__ = ("_absence_due", "_ahead", "_negative", "_positive", "_shortest", "_span", "due")
 
     def __init__(self, positive: float, negative: float, jitter: float, ahead: float = 0.0) -> None:
         self._positive = positive
         self._negative = negative
-        self._jitter = jitter
+        self._shortest, self._span = 1 - jitter, 2 * jitter
+        """The shortest life, and the difference to the longest one, as fractions of the life without jitter."""
         self._ahead = ahead
         self.due = self._absence_due = _NEVER
 
@@ -40,8 +41,7 @@ class Lifetimes:
 
     def jittered(self, seconds: float) -> int:
         """Returns a lifetime in milliseconds, with jitter."""
-        jitter = 1 + self._jitter * (2 * random.random() - 1)
-        return max(1, int(seconds * 1000 * jitter))
+        return int(seconds * 1000 * (self._shortest + self._span * random.random())) or 1
 
     def age(self) -> None:
         """Moves ``due`` to the value for the present time. Does nothing if entries are not refreshed ahead."""
@@ -49,7 +49,7 @@ class Lifetimes:
             self.due, self._absence_due = self._threshold(self._positive), self._threshold(self._negative)
 
     def _threshold(self, seconds: float) -> bytes:
-        shortest = seconds * (1 - self._jitter)  # an entry does not contain its expiry, so assume the earliest
+        shortest = seconds * self._shortest  # an entry does not contain its expiry, so assume the earliest
         return max(0, int(time.time() * 1000) - int(shortest * (1 - self._ahead) * 1000)).to_bytes(8)
 
     def is_due(self, entry: bytes) -> bool:

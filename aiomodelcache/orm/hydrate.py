@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import repeat
+from operator import itemgetter
 from typing import Any, Final, cast
 
 from tortoise.backends.base.executor import BaseExecutor
@@ -154,12 +155,13 @@ def is_built_by_tortoise(model: Any, client: Any) -> bool:
 def row_converter(model: type[Model]) -> RowConverter:
     """Returns a function that converts a row of the driver to its values by attribute."""
     meta = meta_of(model)
-    native = [(name, key) for key, name, _ in meta.db_native_fields]
+    names, keys = [name for _, name, _ in meta.db_native_fields], [key for key, _, _ in meta.db_native_fields]
+    native: Callable[[Any], Iterable[Any]] = itemgetter(*keys) if len(keys) > 1 else lambda row: [row[k] for k in keys]
     default = [(name, key, field.field_type) for key, name, field in meta.db_default_fields]
     others = [(name, key, field.to_python_value) for key, name, field in meta.db_complex_fields]
 
     def convert(row: Any) -> dict[str, Any]:
-        values = {name: row[key] for name, key in native}
+        values = dict(zip(names, native(row), strict=True))
         for name, key, kind in default:
             value = row[key]
             values[name] = None if value is None else kind(value)

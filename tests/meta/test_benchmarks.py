@@ -55,6 +55,13 @@ def test_responses_are_measured_and_compared_with_the_rendered_page() -> None:
     assert done.stdout.count("| 304 |") == 3
 
 
+def test_misses_are_compared_with_bare_queries() -> None:
+    run = ["benchmarks.misses", "--database", "sqlite", "--rounds", "1"]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of the bare query's") == 6
+
+
 def test_writes_are_measured_without_and_with_triggers() -> None:
     run = ["benchmarks.triggers", "--database", "sqlite", "--rounds", "1", "--rows", "10"]
     done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)

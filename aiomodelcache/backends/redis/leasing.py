@@ -72,7 +72,10 @@ class LeasingCommands(RedisCommands):
         own = LEASE + token
         identity = (self._endpoint or self._raise_closed()).incarnation.current
         keys = [key for key, _ in leases]
-        lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
+        if any(lease.replacing for lease in leases):
+            lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
+        else:
+            lease_commands = self._commands(self._lease, keys, (), (own, ttl_ms))
         made = [new_version(identity) for _ in versions]
         leased, read = await self._send_in_order(lease_commands, [*version_commands(versions, made), *others])
         number = 2 * len(versions)

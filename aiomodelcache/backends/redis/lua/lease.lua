@@ -1,5 +1,6 @@
 -- Leases each key. Three arguments per key: the expected bytes, the lease, and its lifetime in milliseconds (0: never
 -- expires). The lease replaces a value that begins with the expected bytes. If these are empty, the key must be absent.
+-- Two arguments in all, a lease and its lifetime, stand for these and for no expected bytes, for every key.
 -- Returns what each key holds afterwards, or the error if it concerns that key only. Any other error is returned alone.
 -- Expected bytes shorter than state and token (17 bytes) must equal the whole value.
 local function lease(key, expected, value, ttl)
@@ -17,9 +18,14 @@ local function lease(key, expected, value, ttl)
   end
   return redis.pcall('GET', key)
 end
-local replies = {}
+local replies, shared = {}, #ARGV == 2
 for number, key in ipairs(KEYS) do
-  local reply = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
+  local reply
+  if shared then
+    reply = lease(key, '', ARGV[1], ARGV[2])
+  else
+    reply = lease(key, ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3])
+  end
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'WRONGTYPE', 1, true) or string.find(failure, 'OOM', 1, true)) then
     -- Such as READONLY of a former master. Clients look for it at the beginning of a reply, and for no error in a list.
