@@ -7,7 +7,7 @@ Must not know rows and values.
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from random import getrandbits
+from random import Random
 from sys import getsizeof
 from typing import Any, Final, cast
 
@@ -20,6 +20,9 @@ _OVERHEAD: Final = 320
 """Approximate bytes that kept content takes in addition to itself and its entry."""
 _LARGEST: Final = 64
 """An entry of more than one part in so many of the limit is not kept. Decoded, it may take several times as much."""
+
+_random_bits: Final = Random().getrandbits
+"""Random bits that leave the sequences of a seeded application alone."""
 
 
 class Kept:
@@ -63,7 +66,7 @@ class Decoded:
         seen = self._seen[at]
         if seen == digest:
             return len(entry) * _LARGEST <= self._limit
-        if not seen or getrandbits(1):  # by chance: two entries read in turn would replace each other for ever
+        if not seen or _random_bits(1):  # by chance: two entries read in turn would replace each other for ever
             self._seen[at] = digest
         return False
 
