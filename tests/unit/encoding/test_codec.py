@@ -150,7 +150,7 @@ SHARED = [
 
 
 @pytest.mark.slow(because="tries many values")
-@settings(steady, max_examples=100)
+@settings(steady, max_examples=50)
 @given(rows, st.none() | text, st.booleans())
 def test_copies_of_a_shared_row_are_what_decoding_returns(row: dict[str, Any], own: str | None, word: bool) -> None:
     """They share nothing that can be changed."""
