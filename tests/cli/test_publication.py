@@ -48,13 +48,13 @@ def test_it_says_what_is_missing_and_a_relay_reads_what_is_installed(relayed: Ap
     assert "run `aiomodelcache publication install`" in relayed.run(*once, status=2).err
     assert relayed.run("publication", "install").out == "ok default: created 1 publication, 1 table\n"
     assert relayed.run("publication", "install").out == "ok default: nothing to do\n"
-    ran = relayed.process("publication", "status")
+    ran = relayed.run("publication", "status")
     assert "ok default: the publication is that of the declarations" in ran.out
     assert "there is no slot, until a relay has started" in ran.out
     assert "each UPDATE and DELETE of public.article invalidates the whole table" in ran.out
     assert "To correct it, run ALTER TABLE public.article REPLICA IDENTITY FULL." in ran.out
     assert "author" not in ran.out.partition("slot")[2]
-    assert relayed.process(*once).out == "ok invalidated 0 lines of 4 tables of default\n"
+    assert relayed.run(*once).out == "ok invalidated 0 lines of 4 tables of default\n"
     executed(relayed, "INSERT INTO author (id, name) VALUES (1, 'kim')", "UPDATE author SET name = 'ann'")
     assert relayed.run(*once).out == "ok invalidated 2 lines of 4 tables of default\n"
     assert "MB of WAL, and no relay reads it" in relayed.run("publication", "status").out

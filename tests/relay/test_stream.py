@@ -350,6 +350,7 @@ async def test_the_rights_that_a_relay_needs(
     async with other_program(db_url) as run:
         await run(f"CREATE ROLE {user} LOGIN REPLICATION")
         try:
+            await run(f"GRANT USAGE ON SCHEMA public TO {user}")  # a test before may have created the schema anew
             await run(f"GRANT SELECT, UPDATE ON aiomodelcache_stream TO {user}")
             await run(f"GRANT SELECT ON article_label TO {user}")  # whose lists a hidden label may be in
             await create_rows()
@@ -432,6 +433,16 @@ async def test_a_restart_prepared_transactions_a_promotion_and_lost_wal(
         own_postgres.execute("SELECT pg_promote()")
         await assert_seen("UPDATE author SET name = 'promoted' WHERE id = 1")
         cleared = drain.status.cleared
+        own_postgres.execute("ALTER SYSTEM SET wal_sender_timeout = '400ms'", "SELECT pg_reload_conf()")
+        await drain.close()
+        assert await drain.drain()
+        reader = "SELECT active_pid FROM pg_replication_slots"
+        async with other_program(url) as run:
+            [before] = await run(reader)
+            await drain.source.wait(1.5)  # it answers meanwhile
+            assert await drain.drain()
+            assert [before] == await run(reader)
+        assert drain.status.cleared == cleared
         await drain.close()
         own_postgres.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'", "SELECT pg_reload_conf()")
         lose = ["SELECT pg_switch_wal()", "CREATE TABLE more ()", "CHECKPOINT", "DROP TABLE more"]

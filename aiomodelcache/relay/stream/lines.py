@@ -156,7 +156,10 @@ class StreamLines:
             raise RelayError(f"{self._client.connection_name}: the slot is another relay's, or a new one.")
         self._mark, self.left_out = token.encode(), True
         if self._stream is not None and self._position:
-            self._stream.confirm(self._position)
+            try:
+                self._stream.confirm(self._position)
+            except ReplicationFailure:  # another relay reads the slot by now
+                await self.close()
 
     # Reading ---------------------------------------------------------------------------------------
 
