@@ -64,7 +64,7 @@ async def lateness(url: DatabaseUrl, redis_url: str, source: Source) -> list[flo
         tables = captured_tables(cache.open_cache)[client.connection_name]
         await install(client, tables, PUBLICATION if source == "pgoutput" else None)
         if url.dialect == "postgres":
-            await run("SET synchronous_commit = on")  # what is not flushed is not sent
+            await run("SET synchronous_commit = on")  # only flushed changes are sent
         await run("INSERT INTO price (id, amount) VALUES (1, 0)")
         relay = Relay(cache)
         task = asyncio.create_task(relay.run())

@@ -21,7 +21,7 @@ from aiomodelcache.relay.triggers import installation
 
 @click.group("publication", short_help="Install or remove what a relay by logical decoding reads.")
 def publication_command() -> None:
-    """What PostgreSQL sends of the tables of models with `relay = True`, to a relay with `--source pgoutput`.
+    """The changes that PostgreSQL sends to a relay with `--source pgoutput`, of the tables of models with `relay`.
 
     Nothing runs in the transactions of those who write. The user needs the right to create publications in the
     database, and must own the tables.

@@ -36,7 +36,7 @@ async def sql_command(session: Session) -> None:
 
 
 async def show_statements(session: Session, dialect: Dialect | None = None) -> None:
-    """Prints the statements of an installation. ``dialect``: what is installed; None: triggers."""
+    """Prints the statements of an installation. ``dialect``: the kind of installation; None: triggers."""
     found: dict[str, list[str]] = {}
     scripts: dict[str, str] = {}
     async with captured_connections(session, dialect) as connections:

@@ -1,4 +1,4 @@
-"""What a relay by logical decoding needs of PostgreSQL: the slot and the replica identities, as findings."""
+"""Findings about the slot and the replica identities, which a relay by logical decoding needs of PostgreSQL."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress

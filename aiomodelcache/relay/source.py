@@ -177,7 +177,7 @@ class Source:
         await self._lines.wait(timeout)
 
     async def close(self) -> None:
-        """Closes the connection that waits for notifications, or for what is sent."""
+        """Closes the connection that waits for notifications, or for messages."""
         await self._lines.close()
 
     async def relieve(self) -> None:

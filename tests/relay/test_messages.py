@@ -94,7 +94,7 @@ def test_a_changed_byte_is_a_message_or_refused(message: bytes, data: st.DataObj
     except MalformedMessage:
         return
     if changed != message and found == RECORDED[message]:
-        assert chr(message[0]) in "BCRMTYO", "it was in what is not told"
+        assert chr(message[0]) in "BCRMTYO", "it was in a part that is left out"
 
 
 @given(st.lists(st.none() | st.just(UNSENT) | st.binary(max_size=20), max_size=20))

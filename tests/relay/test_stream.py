@@ -192,7 +192,7 @@ async def test_what_a_store_that_is_away_has_not_taken_is_sent_again(
         waiting_since = drain.status.waiting_since
         assert waiting_since is not None
         assert 0 <= time() - waiting_since < PATIENCE
-        drain.claim_at_once()  # so that it confirms what is dealt with
+        drain.claim_at_once()  # so that it confirms the changes that it has seen
         with pytest.raises(BackendError):
             await drain.drain()
         await drain.close()  # the slot does

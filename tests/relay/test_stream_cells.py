@@ -26,7 +26,7 @@ END $$"""
 
 
 def outside(run: Run) -> Run:
-    """Runs the statements of cells, with the names of what is installed."""
+    """Runs the statements of cells, with the names of the installation."""
     names = {"{publication}": publication_name("public"), "{drop slot}": DROP_SLOT}
 
     async def execute(statement: str) -> object:

@@ -40,9 +40,9 @@ class Identity(NamedTuple):
     place: str
     """The table or the partition."""
     effect: Literal["each row", "the whole table", "fails"]
-    """What an UPDATE or a DELETE of a row invalidates. Or PostgreSQL refuses it."""
+    """The entries that an UPDATE or a DELETE of a row invalidates, or its refusal by PostgreSQL."""
     remedy: str
-    """What to run for "each row". Empty if that is the case."""
+    """The statement to run for "each row". Empty if that is the case."""
 
 
 async def identities(client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Identity]:

@@ -144,7 +144,7 @@ class StreamLines:
         return await slot_state(self._client, self._slot)
 
     async def mark(self, condition: str) -> None:
-        """Confirms what is deleted, and writes a message into the WAL if the condition holds, which is SQL.
+        """Confirms the deleted lines, and writes a message into the WAL if the condition holds, which is SQL.
 
         Raises ``RelayError`` if it does not, or if the slot is another one by now.
         """

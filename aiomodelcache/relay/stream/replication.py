@@ -18,7 +18,7 @@ _NEVER: Final = 10**6
 _SETTINGS: Final = "-c datestyle=ISO,MDY -c intervalstyle=postgres -c extra_float_digits=3 -c timezone=UTC"
 """The settings that the text of a value depends on."""
 _PASSING: Final = ("08", "28", "53", "57")
-"""Classes of errors that have another cause than what is in the slot: the connection, the user, and the server."""
+"""Classes of errors that have another cause than the content of the slot: the connection, the user, and the server."""
 _PASSING_CODES: Final = (None, "42501", "55006")
 """Other such errors: those of the client, missing rights, and a slot that another connection reads."""
 IN_USE: Final = "55006"
@@ -26,7 +26,7 @@ IN_USE: Final = "55006"
 
 
 class ReplicationFailure(RelayError):
-    """The stream has ended. ``is_lasting``: it would end there again, as what is in the slot cannot be decoded."""
+    """The stream has ended. ``is_lasting``: it would end there again, as the content of the slot cannot be decoded."""
 
     def __init__(self, text: str, *, is_lasting: bool, is_in_use: bool = False) -> None:
         super().__init__(text)
@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 
 class ReplicationStream:
-    """What a slot sends."""
+    """The messages that a slot sends."""
 
     def __init__(self, connection: Any, connection_name: str) -> None:
         self._connection = connection

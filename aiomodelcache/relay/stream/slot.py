@@ -66,7 +66,7 @@ class SlotState(NamedTuple):
         if self.is_lost:
             return "the server has removed WAL that the slot needs"
         if position is None:
-            return "it is not recorded what is in the slot"
+            return "the content of the slot is not recorded"
         if self.confirmed > position:
             return "another program has dropped and recreated the slot, or moved it on"
         if self.kept > limit:

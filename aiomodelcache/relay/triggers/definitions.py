@@ -54,7 +54,7 @@ class Dialect(Protocol):
     missing: str
     """The text of the error that nothing is installed."""
     remedy: str
-    """What to run if the installation is missing or out of date."""
+    """The command to run if the installation is missing or out of date."""
 
     async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
         """Returns the objects that capture the tables' writes, in the order of their creation.

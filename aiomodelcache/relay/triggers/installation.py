@@ -140,7 +140,7 @@ async def installation_state(
 async def check_installation(
     client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
 ) -> None:
-    """Raises ``RelayError`` unless what is installed captures all that is declared."""
+    """Raises ``RelayError`` unless the installation captures all that is declared."""
     dialect = dialect or dialect_of(client)
     state = await installation_state(client, tables, dialect)
     connection = client.connection_name

@@ -175,7 +175,7 @@ def marking(mark: Any, name: int, position: int) -> Operation:
 
 
 def confirming(mark: Any, position: int) -> Operation:
-    """Confirms what is recorded, on the connection that was opened in an earlier drain."""
+    """Confirms the recorded changes, on the connection that was opened in an earlier drain."""
 
     def run(world: World) -> Iterator[Outcome]:
         side = world.side
