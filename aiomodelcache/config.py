@@ -214,7 +214,7 @@ class CacheConfig:
     relay: bool = False
     """True runs a relay in this process, too. Of several relays, one at a time does the work."""
     relay_source: Literal["triggers", "pgoutput"] = "triggers"
-    """The source of a relay on PostgreSQL: the lines that triggers write, or changes that the server decodes from its WAL.
+    """The source of a relay on PostgreSQL: lines that triggers write, or changes that the server decodes from its WAL.
 
     "pgoutput" needs ``aiomodelcache[pgoutput]``. On other databases, a relay reads the lines of triggers.
     """
