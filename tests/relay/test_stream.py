@@ -15,7 +15,7 @@ from aiomodelcache.relay.relay import Drain
 from aiomodelcache.relay.stream.replication import ReplicationStream, Sent, load_driver
 from aiomodelcache.relay.stream.slot import slot_name, slot_state
 from aiomodelcache.testing import CountingBackend, count_ops
-from tests.relay.capture import StreamCapture
+from tests.relay.capture import StreamCapture, drop_slots
 from tests.relay.outside import other_program
 from tests.relay.test_relay import (
     Outside,
@@ -341,6 +341,38 @@ async def test_a_backlog_that_is_older_than_the_bound_is_told(
                 assert status.outages == 1
                 relay.drains[0].claim_at_once()
             await until(works)
+
+
+async def test_a_new_slot_waits_for_the_transactions_that_have_written(
+    cache: ModelCache,
+    captured: None,
+    database: BaseDBAsyncClient,
+    db_url: DatabaseUrl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their changes would be sent in part. An attempt that takes too long leaves no slot behind."""
+    await create_rows()
+    await drop_slots(database)
+    monkeypatch.setattr("aiomodelcache.relay.relay.DRAIN_LIMIT", 0.5)
+    async with other_program(db_url) as writer, running(cache) as relay:
+        [status] = relay.statuses
+
+        async def fails() -> bool:
+            return status.failing == "TimeoutError"
+
+        async def works() -> bool:
+            return status.claims > 0 and status.failing is None
+
+        await writer("BEGIN")
+        await writer("UPDATE author SET name = 'new' WHERE id = 1")
+        await until(fails)
+        assert status.claims == 0
+        monkeypatch.setattr("aiomodelcache.relay.relay.DRAIN_LIMIT", PATIENCE)
+        await writer("COMMIT")
+        await until(works)
+        await believe(cache)
+        await answers()
+        assert await answers() == await fresh(cache)
 
 
 async def test_the_rights_that_a_relay_needs(
