@@ -36,7 +36,7 @@ async def tour(board: Board, backend: Backend) -> None:
 
 
 async def one_event(board: Board) -> None:
-    with board.step("get(slug=...), cold", redis=4, sql=1) as step:
+    with board.step("get(slug=...), cold", redis=3, sql=1) as step:
         cold = await Event.cache.get(slug="python-meetup-lisbon-2026")
         step.show(cold.title, right=cold.slug == "python-meetup-lisbon-2026")
     with board.step("get(slug=...), warm", redis=1, sql=0) as step:
