@@ -90,10 +90,10 @@ class CacheQuery(Generic[T]):
             cache.reader.start(plan, partial(resolve, future), bypass=bypassed, operation=self.lookup_event)
         return future.__await__()
 
-    def as_future(self) -> "asyncio.Future[T]":
+    def start(self) -> "asyncio.Future[T]":
         """Starts the lookup now, in the context of the caller, and returns a future with its outcome.
 
-        >>> events = await asyncio.gather(*[Event.cache.get(id=pk).as_future() for pk in pks])
+        >>> events = await asyncio.gather(*[Event.cache.get(id=pk).start() for pk in pks])
 
         ``gather`` and the like make a task of each query, which takes as long as the lookup itself. They take a future
         as it is. Each call starts a lookup of its own, whose exceptions are those of the future. Raises

@@ -57,7 +57,7 @@ class Own(Contestant):
         return await asyncio.gather(*[Product.cache.get(id=pk) for pk in pks])
 
     async def gather_futures(self, pks: Sequence[int]) -> list[Any]:
-        return await asyncio.gather(*[Product.cache.get(id=pk).as_future() for pk in pks])
+        return await asyncio.gather(*[Product.cache.get(id=pk).start() for pk in pks])
 
     async def together(self, pks: Sequence[int]) -> list[Any]:
         return list((await BatchCacheQuery({pk: Product.cache.get(id=pk) for pk in pks})).values())

@@ -1,4 +1,4 @@
-"""``query.as_future()``: lookups that have begun, which ``gather`` and the like take as they are."""
+"""``query.start()``: lookups that have begun, which ``gather`` and the like take as they are."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ async def rows(database: BaseDBAsyncClient) -> None:
 
 
 def users() -> list["asyncio.Future[User]"]:
-    return [User.cache.get(id=number).as_future() for number in range(1, 11)]
+    return [User.cache.get(id=number).start() for number in range(1, 11)]
 
 
 async def test_a_gather_shares_one_round_trip_and_makes_no_task(cache: ModelCache, backend: CountingBackend) -> None:
@@ -41,16 +41,16 @@ async def test_a_gather_shares_one_round_trip_and_makes_no_task(cache: ModelCach
 async def test_each_call_starts_a_lookup_of_its_own(cache: ModelCache, backend: CountingBackend) -> None:
     query = User.cache.get(id=1)
     for _ in range(2):
-        first, second, third = await asyncio.gather(query.as_future(), query.as_future(), query)
+        first, second, third = await asyncio.gather(query.start(), query.start(), query)
         assert len({id(first), id(second), id(third)}) == 3
-    future = query.as_future()
+    future = query.start()
     assert await future is await future
     async with assert_ops(backend, sql=0, redis=["read"]):
         await query
 
 
 async def test_it_starts_at_once(cache: ModelCache, backend: CountingBackend) -> None:
-    future = User.cache.get(id=1).as_future()
+    future = User.cache.get(id=1).start()
     while not future.done():
         await asyncio.sleep(0.001)
     assert future.result().username == "user1"
@@ -72,32 +72,30 @@ async def test_it_has_the_outcome_of_the_query(name: str, cache: ModelCache) -> 
     query = QUERIES[name]
     expected = await query()
     for _ in range(3):
-        assert await query().as_future() == expected
+        assert await query().start() == expected
         with cache.disabled():
-            assert await query().as_future() == expected
+            assert await query().start() == expected
         with cache.without_fill():
-            assert await query().as_future() == expected
+            assert await query().start() == expected
         async with local_cache():
-            assert await query().as_future() == expected
-            assert await query().as_future() == expected
+            assert await query().start() == expected
+            assert await query().start() == expected
 
 
 async def test_exceptions_are_those_of_the_future(cache: ModelCache) -> None:
     absent, wrong, present = User.cache.get(id=77), User.cache.get(id="seven"), User.cache.get(id=1)
     for _ in range(2):
-        outcomes = await asyncio.gather(
-            absent.as_future(), wrong.as_future(), present.as_future(), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(absent.start(), wrong.start(), present.start(), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [DoesNotExist, ValueError, User]
     await cache.close()
-    future = present.as_future()
+    future = present.start()
     with pytest.raises(CacheNotOpen):
         await future
 
 
 async def test_it_needs_an_event_loop(cache: ModelCache) -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
-        await asyncio.to_thread(User.cache.get(id=1).as_future)
+        await asyncio.to_thread(User.cache.get(id=1).start)
 
 
 async def test_a_cancelled_one_leaves_the_others_alone(cache: ModelCache) -> None:
@@ -118,9 +116,9 @@ async def test_the_functions_of_asyncio_take_it(cache: ModelCache) -> None:
         done, pending = await asyncio.wait(users())
         assert (len(done), pending) == (10, set())
         assert {(await future).id for future in asyncio.as_completed(users())} == set(range(1, 11))
-        assert (await asyncio.wait_for(User.cache.get(id=1).as_future(), 10)).id == 1
-        assert (await asyncio.shield(User.cache.get(id=1).as_future())).id == 1
-        future = User.cache.get(id=1).as_future()
+        assert (await asyncio.wait_for(User.cache.get(id=1).start(), 10)).id == 1
+        assert (await asyncio.shield(User.cache.get(id=1).start())).id == 1
+        future = User.cache.get(id=1).start()
         assert asyncio.ensure_future(future) is future
         await future
 
@@ -130,14 +128,14 @@ async def test_in_a_transaction_the_database_answers(cache: ModelCache, backend:
     async with in_transaction():
         await User.filter(id=1).update(username="changed")
         async with assert_ops(backend, redis=0, sql=1):
-            assert (await User.cache.get(id=1).as_future()).username == "changed"
+            assert (await User.cache.get(id=1).start()).username == "changed"
 
 
 async def test_a_scope_remembers_it(cache: ModelCache, backend: CountingBackend) -> None:
     async with local_cache():
-        first = await User.cache.get(id=1).as_future()
+        first = await User.cache.get(id=1).start()
         async with assert_ops(backend, redis=0, sql=0):
-            again = User.cache.get(id=1).as_future()
+            again = User.cache.get(id=1).start()
             assert again.done()
             assert await again is first
             assert await User.cache.get(id=1) is first
@@ -146,7 +144,7 @@ async def test_a_scope_remembers_it(cache: ModelCache, backend: CountingBackend)
 async def test_a_cached_function_depends_on_it(cache: ModelCache) -> None:
     @cached
     async def names() -> list[str]:
-        found = await asyncio.gather(*[User.cache.get(id=number).as_future() for number in (1, 2)])
+        found = await asyncio.gather(*[User.cache.get(id=number).start() for number in (1, 2)])
         return [user.username for user in found]
 
     for _ in range(3):
@@ -171,14 +169,14 @@ async def test_observers_are_told_of_it(database: BaseDBAsyncClient, backend_url
     ended = Ended()
     async with ModelCache(backend_url, observers=[ended]):
         for _ in range(2):
-            await User.cache.get(id=1).as_future()
+            await User.cache.get(id=1).start()
     assert ended.outcomes == ["miss", "hit"]
 
 
 async def test_near_entries_answer_it(database: BaseDBAsyncClient, backend_url: str) -> None:
     async with ModelCache(backend_url, near=True) as cache:
         for _ in range(4):
-            found = await User.cache.get(id=1).as_future()
+            found = await User.cache.get(id=1).start()
             assert found.username == "user1"
         assert cache.stats.near.hits == (0 if backend_url == "memory://" else 2)
 
@@ -190,5 +188,5 @@ async def test_a_query_class_of_ones_own_is_awaited(cache: ModelCache) -> None:
             user.username = user.username.upper()
             return user
 
-    assert (await Shouted(User, {"id": 1}).as_future()).username == "USER1"
-    assert (await Event.cache.get_or_none(slug="x").as_future()) is None
+    assert (await Shouted(User, {"id": 1}).start()).username == "USER1"
+    assert (await Event.cache.get_or_none(slug="x").start()) is None

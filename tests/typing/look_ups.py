@@ -59,9 +59,9 @@ async def through_the_manager() -> None:
     assert_type(Event.cache, ModelCacheManager[Event])
     assert_type(await Event.cache.get(slug="pycon"), Event)
     assert_type(await Event.cache.get(slug="pycon").resolve(), Event)
-    assert_type(Event.cache.get(slug="pycon").as_future(), asyncio.Future[Event])
+    assert_type(Event.cache.get(slug="pycon").start(), asyncio.Future[Event])
     assert_type(
-        await asyncio.gather(Event.cache.get(id=1).as_future(), Event.cache.count(state="open").as_future()),
+        await asyncio.gather(Event.cache.get(id=1).start(), Event.cache.count(state="open").start()),
         tuple[Event, int],
     )
     assert_type(await Event.cache.get_or_none(slug="pycon"), Event | None)
