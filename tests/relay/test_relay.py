@@ -474,9 +474,12 @@ async def test_a_running_relay_makes_lookups_fresh(cache: ModelCache, outside: O
                 return await answers() == expected
 
             await until(are_fresh)
-        health = await relay.health()
-        assert health["ok"]
-        [connection] = health["connections"]
+
+        async def is_ok() -> bool:  # a claim may end for a moment on a busy machine
+            return bool((await relay.health())["ok"])
+
+        await until(is_ok)
+        [connection] = (await relay.health())["connections"]
         assert connection["leading"]
         assert connection["failing"] is None
         assert 0 <= connection["lag"] < PATIENCE
