@@ -49,7 +49,7 @@ class Scenario:
 
 @dataclass
 class Interval:
-    """What one interval of time has seen."""
+    """The counts of one interval of time."""
 
     ends: float
     lookups: int = 0

@@ -61,7 +61,7 @@ class Plan:
     relay_lag: float = 3.0
     """The bound for writes of other programs, in seconds, of subjects that have relays."""
     relay_source: str = "triggers"
-    """What relays read: the lines of ``triggers``, or what PostgreSQL decodes of its WAL (``pgoutput``)."""
+    """The source of relays: lines of ``triggers``, or changes that PostgreSQL decodes from its WAL (``pgoutput``)."""
     relays: int = 2
     outside: int = 4
     """Number of connections of other programs that write."""

@@ -161,6 +161,14 @@ class RowEntries(KeyedEntries):
         except Exception:  # damaged, or hostile
             return None
 
+    def _guard_of(self, epoch: bytes) -> bytes:
+        """Returns the fingerprint and epoch of current entries, the same object while the epoch stays."""
+        if epoch is not self._epoch:
+            if epoch != self._epoch:
+                self._guard = self.fingerprint + epoch[1:]
+            self._epoch = epoch
+        return self._guard
+
     def _decoded_now(self, entry: bytes) -> RowValues | None:
         """Returns the row of an entry that is not kept, or None if it is not current, or is due.
 
@@ -180,11 +188,7 @@ class RowEntries(KeyedEntries):
         decoded = self.decoded
         if epoch is None:
             return None
-        if epoch is not self._epoch:
-            if epoch != self._epoch:
-                self._guard = self.fingerprint + epoch[1:]
-            self._epoch = epoch
-        guard, due, find = self._guard, self.lifetimes.due, decoded.find
+        guard, due, find = self._guard_of(epoch), self.lifetimes.due, decoded.find
         name, by_value = self._pk, self.compares_by_value
         rows: list[RowValues] = []
         number = 0
@@ -230,11 +234,8 @@ class RowEntries(KeyedEntries):
         """Returns the row that an entry holds, an absence, or a miss if the bytes are no current entry."""
         if entry is None or epoch is None:
             return NoValue.MISS
-        if epoch is not self._epoch:
-            if epoch != self._epoch:
-                self._guard = self.fingerprint + epoch[1:]
-            self._epoch = epoch
-        if entry[GUARD] != self._guard:
+        guard = self._guard_of(epoch)
+        if entry[GUARD] != guard:
             adopted = None if self.shapes is None else self.shapes.answer(entry, epoch)
             if adopted is None:
                 return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
@@ -242,7 +243,7 @@ class RowEntries(KeyedEntries):
             return adopted
         try:
             kept = self.decoded.find(entry)
-            if kept is not None and kept.guard is self._guard:
+            if kept is not None and kept.guard is guard:
                 kept.used = True
                 self.decoded.counters.hits += 1
                 return self._columns_of(kept.content)

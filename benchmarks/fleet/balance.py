@@ -1,4 +1,4 @@
-"""How evenly hash slots spread a model over the nodes of a Cluster, without and with partitions.
+"""The spread of a model over the nodes of a Cluster by hash slots, without and with partitions.
 
 A partition of a model is a tag in its keys, so all keys of a partition have one slot. A tag that is chosen puts the
 slots of a model's partitions at equal distances; a tag that is the partition's name puts them anywhere.

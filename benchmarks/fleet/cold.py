@@ -23,7 +23,7 @@ GIVE_UP = 30.0
 
 @dataclass(slots=True)
 class _Batch:
-    """What was sent to the database in one step: rows that will be stored, by class, and repeated reads."""
+    """The rows asked of the database in one step: those that will be stored, by class, and repeated reads."""
 
     since: float
     share: list[float]

@@ -1,4 +1,4 @@
-"""What one request costs, measured, and what the simulated fleet is, assumed.
+"""The measured costs of one request, and the assumed size of the simulated fleet.
 
 All measured figures are those of ``python -m benchmarks.fleet --measure`` on the machine of ``docs/performance.md``:
 Redis 7.0, over the loopback interface, so without the interrupts of a network card.

@@ -1,4 +1,4 @@
-"""How many lookups a process answers from its near cache, which keeps what was used last (Che's approximation)."""
+"""The share of lookups that a process answers from its near cache, an LRU (by Che's approximation)."""
 
 import math
 

@@ -110,7 +110,7 @@ def near_caches() -> str:
 
 
 def balanced() -> str:
-    """How uneven the nodes are, by the number of partitions of a model."""
+    """Returns the imbalance of the nodes by the number of partitions of a model."""
     rows = [
         ["no tags, as today", *[_uneven(balance.traffic(None, count, FLEET.entries)) for count in NODES[1:]]],
         [

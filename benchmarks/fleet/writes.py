@@ -1,4 +1,4 @@
-"""What writes cost readers: rows that are being written are read from the database."""
+"""The cost of writes for readers: rows that are being written are read from the database."""
 
 import math
 

@@ -32,7 +32,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "guide" / "deploy.md").read_text("u
 KEYS = "~shop:amc:*"
 """The keys of the page's application."""
 OWN_NAME = "client|setinfo"
-"""How redis-py says its name to Redis 7.2 and newer. It ignores a refusal."""
+"""The command by which redis-py names itself to Redis 7.2 and newer. It ignores a refusal."""
 
 
 def documented() -> Mapping[str, list[str]]:

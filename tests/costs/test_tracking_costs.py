@@ -1,4 +1,4 @@
-"""What recording dependencies costs a miss, and what it costs other lookups, in instructions of Python."""
+"""The cost of recording dependencies, for a miss and for other lookups, in instructions of Python."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -33,7 +33,7 @@ def share(cases: Iterable[T], *, one_in: int = 10) -> list[T]:
 LEAST = 4
 """Number of cases of one test that are tried at least with ``--part``."""
 PART = 4
-"""Of more cases than that, ``--part`` has one in so many tried."""
+"""With ``--part``, one case in so many is tried, if there are more than ``LEAST``."""
 
 
 def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:

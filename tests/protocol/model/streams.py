@@ -39,7 +39,7 @@ from tests.protocol.model.world import (
 CHANGE = "change"
 """An event of the WAL: a change of the row. Others are the relays' own messages."""
 CREATED = "slot created"
-"""What creating a slot adds to the WAL."""
+"""The record that creating a slot adds to the WAL."""
 
 
 class Side(NamedTuple):
