@@ -65,7 +65,7 @@ class Decoded:
         at = digest & _PLACES
         seen = self._seen[at]
         if seen == digest:
-            return len(entry) * _LARGEST <= self._limit
+            return self.fits(entry)
         if not seen or _random_bits(1):  # by chance: two entries read in turn would replace each other for ever
             self._seen[at] = digest
         return False
