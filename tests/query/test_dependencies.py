@@ -8,9 +8,10 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached, writes_without_cache
-from aiomodelcache.backends.protocol import Fill, Lease, Leased
+from aiomodelcache.backends.protocol import Fill
 from aiomodelcache.entries.derived import MAX_DEPENDENCIES
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.gates import GatedBackend
 from tests.support.models.derived_models import Happening, Label, Organizer
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
@@ -23,24 +24,6 @@ async def rows(database: BaseDBAsyncClient) -> None:
     with writes_without_cache():
         await Organizer.bulk_create([Organizer(id=number, name=f"o{number}") for number in MANY])
         await Happening.bulk_create([Happening(id=number, slug=f"h{number}", organizer_id=1) for number in MANY])
-
-
-class HeldLeases:
-    """Holds one request for leases, after ``passing`` others, until it is released."""
-
-    def __init__(self, backend: CountingBackend, passing: int = 1) -> None:
-        self.reached, self.released = asyncio.Event(), asyncio.Event()
-        self._passing = passing
-        self._lease = backend.lease
-        backend.lease = self.lease  # type: ignore[method-assign]
-
-    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
-        if leases:
-            self._passing -= 1
-            if self._passing == -1:
-                self.reached.set()
-                await self.released.wait()
-        return await self._lease(leases, token, ttl_ms, versions)
 
 
 class TestManyRows:
@@ -145,27 +128,27 @@ class TestEpochs:
         async def levels() -> Any:
             return [row.level for row in await Happening.cache.get_many([1, 2])]
 
-        async with ModelCache(backend, bulk_limit=1):
+        async with ModelCache(store := GatedBackend(backend.backend), bulk_limit=1):
             await Happening.cache.get(id=1)
-            held = HeldLeases(backend)
+            lease_of_row = store.hold("lease", skip=1)
             computing = asyncio.create_task(levels())
-            await held.reached.wait()  # row 1 was read; row 2 is not leased yet
+            await lease_of_row.reached()  # row 1 was read; row 2 is not leased yet
             await Happening.filter(id__lte=50).update(level=5)
-            held.released.set()
+            lease_of_row.open()
             assert await computing == [0, 5]
             assert await levels() == [5, 5]
 
     async def test_rows_of_two_epochs_are_no_snapshot(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
-        async with ModelCache(backend, bulk_limit=1):
+        async with ModelCache(store := GatedBackend(backend.backend), bulk_limit=1):
             await Happening.cache.get(id=1)
-            held = HeldLeases(backend, passing=0)
+            lease_of_row = store.hold("lease")
             query = BatchCacheQuery(both=Happening.cache.get_many([1, 2]))
             answering = asyncio.create_task(query.get(snapshot=True))
-            await held.reached.wait()
+            await lease_of_row.reached()
             await Happening.filter(id__lte=50).update(level=5)
-            held.released.set()
+            lease_of_row.open()
             assert [row.level for row in (await answering)["both"]] == [5, 5]
 
 
