@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from tortoise.models import Model
 from tortoise.signals import Signals
 
+from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.results import ResultEntries
@@ -67,6 +68,8 @@ def _shared_tables(cache: OpenCache) -> Iterator[Finding]:
 
 
 def _signals(model: type[Model]) -> Iterator[Finding]:
+    if issubclass(model, CachedModel):  # its own methods call the cache
+        return
     listeners: Any = cast("Any", model)._listeners
     for signal in _SIGNALS:
         heard = listeners.get(signal, {}).get(model, [])

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.signals import Signals
 
 from aiomodelcache.orm.changes import forget_changes, noting
 from aiomodelcache.orm.meta import mark_fresh
+from aiomodelcache.orm.outcomes import after_statement, before_statement
 from aiomodelcache.write import calls, saves
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class CapturedWrites(_Base):
         Raises ``StaleInstanceError`` for all columns of an instance that a stale copy answered, and
         ``ReadOnlyInstanceError``.
         """
-        # An iterator can be read only once, but both the listeners and the statement read it.
+        # An iterator can be read only once, but the hooks, the listeners and the statement read it.
         fields = None if update_fields is None else list(update_fields)
         calls.refuse_write(self, fields)
         save = super().save
@@ -71,3 +73,37 @@ class CapturedWrites(_Base):
                 await delete(client)
 
         await saves.run(captured, self, using_db)
+
+    # Tortoise calls these hooks, which call listeners, each as a task in a `gather`. The cache is no listener of these
+    # models: a task and three turns of the event loop cost more than its own work.
+
+    @before_statement
+    async def _pre_save(
+        self, using_db: BaseDBAsyncClient | None = None, update_fields: Iterable[str] | None = None
+    ) -> None:
+        if saves.has_listeners(self, Signals.pre_save):
+            await super()._pre_save(using_db, update_fields)
+        await saves.before_save(self, using_db, update_fields)
+
+    @after_statement
+    async def _post_save(
+        self,
+        using_db: BaseDBAsyncClient | None = None,
+        created: bool = False,
+        update_fields: Iterable[str] | None = None,
+    ) -> None:
+        await saves.after_save(self, created, using_db, update_fields)
+        if saves.has_listeners(self, Signals.post_save):
+            await super()._post_save(using_db, created, update_fields)
+
+    @before_statement
+    async def _pre_delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
+        if saves.has_listeners(self, Signals.pre_delete):
+            await super()._pre_delete(using_db)
+        await saves.before_delete(self, using_db)
+
+    @after_statement
+    async def _post_delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
+        await saves.after_delete(self, using_db)
+        if saves.has_listeners(self, Signals.post_delete):
+            await super()._post_delete(using_db)

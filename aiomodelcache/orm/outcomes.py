@@ -1,15 +1,36 @@
 """Outcomes of writes that raised an exception or were rolled back: nothing was written, or that is not certain."""
 
+from collections.abc import Callable
 from traceback import walk_tb
-from typing import Any, Final, cast
+from types import CodeType
+from typing import Any, Final, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import BaseORMException, IntegrityError
 from tortoise.models import Model
 
-_PRE_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._pre_save, Model._pre_delete)]  # pyright: ignore
-_POST_CODE: Final = [cast("Any", hook).__code__ for hook in (Model._post_save, Model._post_delete)]  # pyright: ignore
+Hook = TypeVar("Hook", bound=Callable[..., Any])
 
+_PRE_CODE: Final[set[CodeType]] = set()
+_POST_CODE: Final[set[CodeType]] = set()
+
+
+def before_statement(hook: Hook) -> Hook:
+    """Notes that a method runs before the statement of a save or delete, so that its errors mean that none was sent."""
+    _PRE_CODE.add(cast("Any", hook).__code__)
+    return hook
+
+
+def after_statement(hook: Hook) -> Hook:
+    """Notes that a method runs after the statement of a save or delete, so that its errors leave the row written."""
+    _POST_CODE.add(cast("Any", hook).__code__)
+    return hook
+
+
+for _hook in (Model._pre_save, Model._pre_delete):  # pyright: ignore[reportPrivateUsage]
+    before_statement(_hook)
+for _hook in (Model._post_save, Model._post_delete):  # pyright: ignore[reportPrivateUsage]
+    after_statement(_hook)
 
 _REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
 """SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,

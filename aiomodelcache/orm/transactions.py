@@ -6,7 +6,7 @@ exit stops half-way if it is cancelled. Here the context is reset, and the conne
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final, cast
 
@@ -145,14 +145,28 @@ class SafeTransaction:
         await to_its_end(self._connection.give_back(intact=intact), cancelled=cancelled)
 
 
-async def settled(work: Awaitable[Any]) -> None:
+async def settled(work: Coroutine[Any, Any, Any]) -> None:
     """Awaits a write, and if the caller is cancelled, its outcome for at most ``SETTLE_LIMIT`` seconds.
 
     Then raises the cancellation, if there was one, or what the write raised. Past the limit the write is cancelled.
     """
-    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def notify(_: object = None) -> None:
+        if not done.done():  # the waiter may have been cancelled
+            done.set_result(None)
+
+    async def run() -> None:
+        try:
+            await work
+        finally:
+            notify()  # one turn of the event loop earlier than a callback of the task
+
+    task = loop.create_task(run())
+    task.add_done_callback(notify)  # a task that is cancelled before it begins runs nothing
     try:
-        await asyncio.wait([task])
+        await done
     except asyncio.CancelledError:
         with suppress(BaseException):
             await to_its_end(task, SETTLE_LIMIT, cancelled=True)

@@ -4,7 +4,7 @@ The context says on which connection a write is made, and in which tenant.
 """
 
 from asyncio import get_running_loop
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
@@ -20,6 +20,9 @@ from aiomodelcache.open_cache import OpenCache, open_caches
 from aiomodelcache.orm.connections import root_client, write_client
 from aiomodelcache.orm.relations import through_table
 from aiomodelcache.write.uninvalidated import skips_invalidation
+
+Affected = Sequence[tuple[OpenCache, WrittenEntries]]
+"""Open caches, each with the entries that a write affects in it."""
 
 _written_on: Final[ContextVar[BaseDBAsyncClient | None]] = ContextVar("aiomodelcache_written_on", default=None)
 
@@ -102,16 +105,22 @@ def affected_caches(model: type[Model], *, deleting: bool) -> list[tuple[OpenCac
     return [*written_caches(model), *((cache, NOTHING) for cache in others if model not in cache.written)]
 
 
-def caches_hiding_rows(
-    model: type[Model], written: Iterable[tuple[OpenCache, WrittenEntries]] | None = None
-) -> list[OpenCache]:
+def is_affecting(model: type[Model]) -> bool:
+    """Returns True if a write or a delete through the model affects entries of any open cache."""
+    return any(
+        model in cache.written or cache.cascades.affects(model) or cache.versions.deleted_with(model)
+        for cache in invalidated_caches()
+    )
+
+
+def caches_hiding_rows(model: type[Model], written: Affected | None = None) -> list[OpenCache]:
     """Returns the open caches in which changing a row may bring it back into lists that do not hold it.
 
     These are the caches in which a manager hides rows of the table, which is at an end of many-to-many lists.
     """
     if written is None:
         written = written_caches(model)
-    return [cache for cache, affected in written if cache.cascades.lists_of(model) and affected.hides_rows]
+    return [cache for cache, affected in written if affected.hides_rows and cache.cascades.lists_of(model)]
 
 
 def lists_over(cache: OpenCache, relation: Any) -> list[tuple[ManyToManyEntries, bool]]:

@@ -1,13 +1,13 @@
-"""Captures ``save()`` and ``delete()`` by Tortoise's signals: collects the affected keys, marks and clears them.
+"""Captures ``save()`` and ``delete()``: collects the affected keys, marks them before the statement, then clears them.
 
-Tortoise keys listeners by exact class and cannot remove them. So one set of functions serves all models: it is
-registered once for each model, and looks up the open caches at each call. Tortoise runs listeners as separate tasks,
-beside other listeners that may raise.
+A ``CachedModel`` calls these functions itself. Of other models they are listeners of Tortoise's signals, which runs
+listeners as separate tasks, beside others that may raise. Tortoise keys listeners by exact class and cannot remove
+them. So one set of functions serves all models, and looks up the open caches at each call.
 """
 
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -40,11 +40,13 @@ from aiomodelcache.write.affected import (
 from aiomodelcache.write.calls import Write, current_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.invalidated import (
+    Affected,
     affected_caches,
     caches_cascading_from,
     caches_hiding_rows,
+    is_affecting,
     writing_on,
-    written_entries,
+    written_caches,
 )
 from aiomodelcache.write.many_to_many import install_unopened
 from aiomodelcache.write.sent import recording
@@ -54,9 +56,11 @@ from aiomodelcache.write.unchanged import comparing, drop_local_copies, expect_u
 from aiomodelcache.write.unmoved import checking, confirmed, expect_unmoved, prepare, without_unmoved
 from aiomodelcache.write.unopened import warn_if_unopened
 
+_WAIT_FOR_LISTENERS: Final[Any] = cast("Any", Model)._wait_for_listeners
+
 
 def listen(model: type[Model]) -> None:
-    """Registers the listeners for a model's signals. Idempotent."""
+    """Registers the listeners for the signals of a model that is no ``CachedModel``. Idempotent."""
     register = cast("Any", model).register_listener
     register(Signals.pre_save, _before_save)
     register(Signals.post_save, _after_save)
@@ -64,38 +68,56 @@ def listen(model: type[Model]) -> None:
     register(Signals.post_delete, _after_delete)
 
 
-async def _before_save(
-    model: type[Model], instance: Model, using_db: BaseDBAsyncClient, update_fields: Iterable[str] | None
-) -> None:
-    async def collect() -> None:
-        with writing_on(using_db):
-            await _before(model, instance, using_db, written_columns(update_fields), deleting=False)
+async def _before_save(model: type[Model], instance: Model, *arguments: Any) -> None:
+    await before_save(instance, *arguments)
 
-    prepare(instance, using_db, collect)
-    only_if_comparing(instance, using_db)
+
+async def _after_save(model: type[Model], instance: Model, *arguments: Any) -> None:
+    await after_save(instance, *arguments)
+
+
+async def _before_delete(model: type[Model], instance: Model, client: Any) -> None:
+    await before_delete(instance, client)
+
+
+async def _after_delete(model: type[Model], instance: Model, client: Any) -> None:
+    await after_delete(instance, client)
+
+
+def has_listeners(instance: Model, signal: Signals) -> bool:
+    """Returns True if Tortoise has listeners to call for an instance, or the model looks for them in its own way."""
+    model: Any = type(instance)
+    return bool(model._listeners.get(signal, {}).get(model)) or model._wait_for_listeners is not _WAIT_FOR_LISTENERS
+
+
+async def before_save(instance: Model, client: Any, update_fields: Iterable[str] | None) -> None:
+    """Collects and marks the keys of a save, as far as they are known before its statement."""
+
+    async def collect() -> None:
+        with writing_on(client):
+            await _before(instance, client, written_columns(update_fields), deleting=False)
+
+    prepare(instance, client, collect)
+    only_if_comparing(instance, client)
     await collect()
 
 
-async def _after_save(
-    model: type[Model],
-    instance: Model,
-    created: bool,
-    using_db: BaseDBAsyncClient,
-    update_fields: Iterable[str] | None,
-) -> None:
-    columns = None if created else written_columns(update_fields)
-    with writing_on(using_db):
-        await _after(model, instance, using_db, columns, deleting=False, created=created)
+async def after_save(instance: Model, created: bool, client: Any, update_fields: Iterable[str] | None) -> None:
+    """Collects the other keys of a save, and clears all of them."""
+    with writing_on(client):
+        await _after(instance, client, None if created else written_columns(update_fields), created=created)
 
 
-async def _before_delete(model: type[Model], instance: Model, using_db: BaseDBAsyncClient) -> None:
-    with writing_on(using_db):
-        await _before(model, instance, using_db, None, deleting=True)
+async def before_delete(instance: Model, client: Any) -> None:
+    """Collects and marks the keys of a delete."""
+    with writing_on(client):
+        await _before(instance, client, None, deleting=True)
 
 
-async def _after_delete(model: type[Model], instance: Model, using_db: BaseDBAsyncClient) -> None:
-    with writing_on(using_db):
-        await _after(model, instance, using_db, None, deleting=True)
+async def after_delete(instance: Model, client: Any) -> None:
+    """Clears the keys of a delete."""
+    with writing_on(client):
+        await _after(instance, client, None, deleting=True)
 
 
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
@@ -104,7 +126,7 @@ async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, cl
     A web server cancels a request whose client has gone. A cancelled statement would leave its row uncached for long.
     """
     model = type(instance)
-    is_captured = affected_caches(model, deleting=True)
+    is_captured = is_affecting(model)
     if not is_captured:
         warn_if_unopened(model)
         install_unopened(model)
@@ -117,9 +139,7 @@ async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, cl
 # Before and after ------------------------------------------------------------------------------------
 
 
-async def _before(
-    model: type[Model], instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
-) -> None:
+async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool) -> None:
     """Collects the keys known before the statement. In autocommit mode, marks them; a transaction marks at COMMIT.
 
     The rows that a delete cascades to are selected now, because they are gone afterwards.
@@ -127,22 +147,26 @@ async def _before(
     write, transaction = current_write(instance), outermost(client)
     if write.may_be_unchanged if write is not None else transaction is None:
         return
-    changed = without_unmoved(write, changed)
-    rows = await _lock_row(instance, client, changed, deleting=deleting) if transaction is not None else []
-    for cache, written in affected_caches(model, deleting=deleting):
+    changed, model = without_unmoved(write, changed), type(instance)
+    affected = affected_caches(model, deleting=deleting)
+    wanted = _columns_before(instance, affected, changed, deleting=deleting)
+    rows = await _lock_row(instance, client, wanted) if wanted and transaction is not None else []
+    for cache, written in affected:
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
         else:
             intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
             expect_rows(intent, cache, () if deleting else written.exact, instance, client, changed)
-        unread = transaction is None and _columns_before(instance, changed, deleting=deleting)  # the row has moved
-        collect_model_keys(intent, [*written.whole, *(written.exact if unread else ())])
-        intent.add_tables(cache.versions.deleted_with(model) if deleting else ())
-        for entries in written.exact:
+        collect_model_keys(intent, written.whole)
+        if wanted and transaction is None:  # the row has moved
+            collect_model_keys(intent, written.exact)
+        if deleting:
+            intent.add_tables(cache.versions.deleted_with(model))
+        for entries in written.exact if transaction is not None else ():
             for row in rows:
                 collect_stored_key(intent, entries, row, deleted=deleting)
                 collect_result_keys(intent, entries, row, None if deleting else changed)
-            if transaction is not None and may_survive_rollback(client):  # the statement may give no answer
+            if may_survive_rollback(client):  # the statement may give no answer
                 collect_affected_keys(intent, entries, vars(instance), changed, exists=not deleting, final=False)
         if deleting and rows:
             await collect_cascade(intent, cache.cascades, model, rows, client)
@@ -169,50 +193,49 @@ def _new_intent(
     return intent
 
 
-async def _lock_row(
-    instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool
-) -> list[RowValues]:
-    """Locks the row, and returns its values before the write. Returns nothing if no result or cascade needs them.
+async def _lock_row(instance: Model, client: BaseDBAsyncClient, wanted: list[str]) -> list[RowValues]:
+    """Locks the row, and returns its values before the write.
 
     The instance may hold other values than the row. While the row is locked, references to it cannot be added or
     removed.
     """
     model = type(instance)
-    wanted = _columns_before(instance, changed, deleting=deleting)
-    return [*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])] if wanted else []
+    return [*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]
 
 
-def _columns_before(instance: Model, changed: ChangedColumns, *, deleting: bool) -> list[str]:
+def _columns_before(instance: Model, affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
-    columns, write = _old_value_columns(type(instance), changed, deleting=deleting), current_write(instance)
-    exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
-    return columns if exists else []
+    if not (deleting or is_saved(instance) or changed is not None):
+        write = current_write(instance)
+        if write is None or not write.updating:
+            return []
+    return _old_value_columns(type(instance), affected, changed, deleting=deleting)
 
 
-def _old_value_columns(model: type[Model], changed: ChangedColumns, *, deleting: bool) -> list[str]:
+def _old_value_columns(model: type[Model], affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """Returns the attributes whose old values determine affected keys, for a row that exists before the write.
 
     The database may hold another primary key than the instance's own to be equal to it.
     """
-    written = written_entries(model)
-    loose_keys = [entries.schema.pk for _, entries in written if entries.rows.compares_loosely]
+    exact = [entries for _, written in affected for entries in written.exact]
+    loose_keys = [entries.schema.pk for entries in exact if entries.rows.compares_loosely]
     if not deleting:
-        wanted = [name for _, entries in written for name in affected_entries(entries, changed).old_value_columns]
-        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model)]
+        wanted = [name for entries in exact for name in affected_entries(entries, changed).old_value_columns]
+        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model, affected)]
     cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return cascade_columns + loose_keys + [name for _, entries in written for name in result_columns(entries)]
+    return cascade_columns + loose_keys + [name for entries in exact for name in result_columns(entries)]
 
 
 async def _after(
-    model: type[Model],
     instance: Model,
     client: BaseDBAsyncClient,
     changed: ChangedColumns,
     *,
-    deleting: bool,
+    deleting: bool = False,
     created: bool = False,
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
+    model = type(instance)
     affected = affected_caches(model, deleting=deleting)
     write = current_write(instance)
     if write is not None and write.is_unchanged and not created:
@@ -228,8 +251,10 @@ async def _after(
     exact = [(cache, entries) for cache, written in affected for entries in written.exact]
     for cache, written in affected:
         collect_model_keys(intents[cache], written.whole)
-        intents[cache].add_tables(cache.versions.deleted_with(model) if deleting else ())
-    old_columns = _old_value_columns(model, changed, deleting=deleting) if transaction is None and not created else []
+        if deleting:
+            intents[cache].add_tables(cache.versions.deleted_with(model))
+    is_unread = transaction is None and not created
+    old_columns = _old_value_columns(model, affected, changed, deleting=deleting) if is_unread else []
     try:
         for cache, entries in exact:
             snapshot = key_snapshot(entries, vars(instance), changed)
@@ -279,14 +304,20 @@ def connection_for(
     """
     model = type(instance)
     client = client or write_client(model)
-    written = () if deleting else written_entries(model)
-    keeps = not inserting and any(entries.rows.unchanged is not None for _, entries in written)
-    is_unchanged = keeps and expect_unchanged(instance, update_fields)
+    affected = written_caches(model)
+    exact = [] if deleting else [entries for _, written in affected for entries in written.exact]
+    keeps = not inserting and any(entries.rows.unchanged is not None for entries in exact)
+    is_unchanged = keeps and expect_unchanged(instance, exact, update_fields)
     is_whole = update_fields is None and not (deleting or inserting or is_unchanged)
-    changed = expect_unmoved(instance) if is_whole else written_columns(update_fields)
-    needed = bool(_columns_before(instance, changed, deleting=deleting) or (deleting and caches_cascading_from(model)))
-    needed = needed or any(unknown_columns(entries, vars(instance), changed) for _, entries in written)
+    changed = expect_unmoved(instance, exact) if is_whole else written_columns(update_fields)
+    needed = bool(_columns_before(instance, affected, changed, deleting=deleting)) or (
+        bool(caches_cascading_from(model)) if deleting else _has_unknown_keys(exact, instance, changed)
+    )
     connection: Any = transaction(client) if needed else nullcontext(client)
-    if any(entries.rows.stored is not None for _, entries in written):
+    if any(entries.rows.stored is not None for entries in exact):
         connection = recording(connection)
     return comparing(connection) if is_unchanged else checking(connection, changed)
+
+
+def _has_unknown_keys(exact: Iterable[ModelEntries], instance: Model, changed: ChangedColumns) -> bool:
+    return any(unknown_columns(entries, vars(instance), changed) for entries in exact)

@@ -15,6 +15,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.engine.intent import Intent
+from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.tables import WrittenEntries
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.changes import changed_attributes, forget_changes
@@ -27,13 +28,15 @@ from aiomodelcache.write.executors import extended
 from aiomodelcache.write.invalidated import written_entries
 
 
-def _seemingly_unchanged(instance: Model, update_fields: Iterable[str] | None) -> list[str]:
+def _seemingly_unchanged(
+    instance: Model, written: Iterable[ModelEntries], update_fields: Iterable[str] | None
+) -> list[str]:
     """Returns the attributes that a save writes, if none was changed and all can be compared; else nothing."""
     if not is_saved(instance) or is_partial(instance) or instance.pk is None:
         return []
     if not isinstance(update_fields, Collection | None):  # an iterator, which the statement needs
         return []
-    for _, entries in written_entries(type(instance)):
+    for entries in written:
         rows = entries.rows.unchanged
         if rows is not None and entries.schema.model is type(instance):
             names = rows.compared(instance, update_fields)
@@ -41,11 +44,11 @@ def _seemingly_unchanged(instance: Model, update_fields: Iterable[str] | None) -
     return []
 
 
-def expect_unchanged(instance: Model, update_fields: Iterable[str] | None) -> bool:
+def expect_unchanged(instance: Model, written: Iterable[ModelEntries], update_fields: Iterable[str] | None) -> bool:
     """Makes the current write of an instance mark nothing beforehand, if it seems to change nothing."""
     write = current_write(instance)
     if write is not None:
-        write.may_be_unchanged = bool(_seemingly_unchanged(instance, update_fields))
+        write.may_be_unchanged = bool(_seemingly_unchanged(instance, written, update_fields))
     return write is not None and write.may_be_unchanged
 
 
@@ -69,7 +72,8 @@ async def _is_unchanged(instance: Model, executor: Any, update_fields: Iterable[
     write = current_write(instance)
     if write is None or not write.may_be_unchanged:
         return False
-    names = _seemingly_unchanged(instance, update_fields)  # a listener may just have changed the instance
+    written = [entries for _, entries in written_entries(type(instance))]
+    names = _seemingly_unchanged(instance, written, update_fields)  # a listener may just have changed the instance
     write.is_unchanged = bool(names) and await has_values(instance, executor, names)
     if not write.is_unchanged:
         await write.expect_a_move()

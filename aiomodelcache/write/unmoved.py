@@ -5,7 +5,7 @@ moves it back. So the UPDATE itself names the expected values in its WHERE. If t
 it has not, nothing was written: the writer marks every key and sends Tortoise's own UPDATE.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
@@ -21,10 +21,9 @@ from aiomodelcache.orm.statements import equality
 from aiomodelcache.write.affected import AllBut, ChangedColumns
 from aiomodelcache.write.calls import Write, current_write
 from aiomodelcache.write.executors import StatementConnection, extended, on_connection
-from aiomodelcache.write.invalidated import written_entries
 
 
-def _unmoved_columns(instance: Model) -> frozenset[str]:
+def _unmoved_columns(instance: Model, written: Sequence[ModelEntries]) -> frozenset[str]:
     """Returns the columns of those indexes in which a save of all columns seems to leave the row where it is."""
     if not is_saved(instance) or is_partial(instance):
         return frozenset()
@@ -32,14 +31,14 @@ def _unmoved_columns(instance: Model) -> frozenset[str]:
     model = type(instance)
     names = [
         name
-        for _, entries in written_entries(model)
+        for entries in written
         if not entries.schema.hides_rows
         for index in entries.indexes
         if changed.isdisjoint(index.watched) and _comparable(index, instance)
         for name in index.watched
     ]
     columns = frozenset(names) - {pk_of(model)}
-    if not columns and any(_is_unordered(entries, instance) for _, entries in written_entries(model)):
+    if not columns and any(_is_unordered(entries, instance) for entries in written):
         return frozenset({pk_of(model)})  # the UPDATE compares it anyway
     return columns
 
@@ -62,11 +61,11 @@ def _comparable(index: IndexEntries, instance: Model) -> bool:
     )
 
 
-def expect_unmoved(instance: Model) -> AllBut | None:
+def expect_unmoved(instance: Model, written: Sequence[ModelEntries]) -> AllBut | None:
     """Makes the current write of all columns of an instance expect unmoved columns, and returns what it changes."""
     write = current_write(instance)
     if write is not None:
-        write.unmoved = _unmoved_columns(instance)
+        write.unmoved = _unmoved_columns(instance, written)
     return AllBut(write.unmoved) if write is not None and write.unmoved else None
 
 

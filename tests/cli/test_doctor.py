@@ -327,18 +327,28 @@ def test_overridden_signals_are_found(faulty: Application) -> None:
 
 
 def test_listeners_that_were_removed_are_an_error(healthy: Application) -> None:
-    """The application's module replaces Tortoise's listeners when it is imported, which is before the cache opens."""
+    """The application's module replaces Tortoise's listeners when it is imported, which is before the cache opens.
+
+    A ``CachedModel`` needs none, so the model is a plain one with a manager.
+    """
     (healthy.folder / "lost.py").write_text(LOST)
     healthy.keys = {"imports": f'["{MODULE}", "lost"]'}
     healthy.configure()
     ran = healthy.process("doctor", status=1)
-    assert "error signals: pre_save of Mark does not reach the cache, so its writes leave old entries" in ran.out
-    assert "        @pre_save(Mark)\n" in ran.out
+    assert "error signals: pre_save of Order does not reach the cache, so its writes leave old entries" in ran.out
+    assert "        @pre_save(Order)\n" in ran.out
 
 
 LOST = """
-from tests.support.models.shop_models import Mark
-Mark.register_listener = classmethod(lambda cls, signal, listener: None)
+from aiomodelcache import ModelCacheManager
+from tests.support.models.shop_models import Order
+
+
+class Orders(ModelCacheManager[Order]):
+    model = Order
+
+
+Order.register_listener = classmethod(lambda cls, signal, listener: None)
 """
 
 

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import pytest
@@ -407,25 +408,88 @@ class TestListeners:
     async def test_a_listener_that_raises_during_the_mark_leaves_no_intent(
         self, database: BaseDBAsyncClient, backend: CountingBackend
     ) -> None:
-        """With two caches open, the mark of the second one has not begun yet and is not sent."""
+        """With two caches open, the mark of the second one has not begun yet and is not sent.
+
+        The model is a plain one, in whose saves the cache is a listener among others.
+        """
         gated, other = GatedBackend(backend), GatedBackend(MemoryBackend())
         async with ModelCache(gated) as cache, ModelCache(other) as second:
-            book = await Book.create(isbn=1)
-            with listening(Book, Signals.pre_save, raise_listener_error):
+            note = await Note.create(number=1)
+            with listening(Note, Signals.pre_save, raise_listener_error):
                 gate = gated.hold("mark")
                 async with asyncio.TaskGroup() as group:
-                    saving = group.create_task(_expect_error(ListenerError, book.save()))
+                    saving = group.create_task(_expect_error(ListenerError, note.save()))
                     await gate.reached()
                     for _ in range(10):  # the write fails meanwhile
                         await asyncio.sleep(0)
                     gate.open()
             await saving
-            assert await states(cache, Book.cache.get(id=book.id)) == "."
+            assert await states(cache, Note.cache.get(id=note.id)) == "."
             assert other.operations.count("mark") == 1  # the mark of `create`
-            book.title = "new"
-            await book.save()
+            note.text = "new"
+            await note.save()
             for opened in (cache, second):
-                assert (await opened.manager(Book).get(isbn=1)).title == "new"
+                assert (await opened.manager(Note).get(number=1)).text == "new"
+
+    async def test_a_listener_that_raises_before_the_mark_sends_none(
+        self, cache: ModelCache, backend: CountingBackend
+    ) -> None:
+        book = await Book.create(isbn=1)
+        for signal, write in ((Signals.pre_save, book.save), (Signals.pre_delete, book.delete)):
+            with listening(Book, signal, raise_listener_error):
+                async with assert_ops(backend, sql=0, redis=[]):
+                    await _expect_error(ListenerError, write())
+
+    async def test_listeners_are_called_in_the_order_of_tortoise(self, cache: ModelCache) -> None:
+        """Before the statement and after it, with Tortoise's arguments, and after the row is invalidated."""
+        heard: list[tuple[Any, ...]] = []
+
+        def hear(name: str) -> Any:
+            async def listener(model: type[Model], instance: Book, *arguments: Any) -> None:
+                shown = [each for each in arguments if not isinstance(each, BaseDBAsyncClient)]
+                heard.append((name, model, *shown, await Book.cache.exists(isbn=1)))
+                if instance.pk is not None and await Book.filter(id=instance.pk).exists():
+                    heard.append((instance.title, (await Book.cache.get(id=instance.pk)).title))
+
+            return listener
+
+        with ExitStack() as listeners:
+            for signal in Signals:
+                listeners.enter_context(listening(Book, signal, hear(signal.name)))
+            book = await Book.create(isbn=1)
+            assert heard == [("pre_save", Book, None, False), ("post_save", Book, True, None, True), ("", "")]
+            heard.clear()
+            book.title = "new"
+            await book.save(update_fields=["title"])
+            assert heard == [
+                ("pre_save", Book, ["title"], True),
+                ("new", ""),
+                ("post_save", Book, False, ["title"], True),
+                ("new", "new"),
+            ]
+            heard.clear()
+            await book.delete()
+            assert heard == [("pre_delete", Book, True), ("new", "new"), ("post_delete", Book, False)]
+
+    async def test_a_model_that_finds_its_listeners_itself_is_asked_for_them(
+        self, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tortoise finds listeners by the exact class, so applications override the method that calls them."""
+        heard: list[Signals] = []
+
+        async def wait_for_listeners(self: Book, signal: Signals, *arguments: Any) -> None:
+            heard.append(signal)
+
+        monkeypatch.setattr(Book, "_wait_for_listeners", wait_for_listeners)
+        book = await Book.create(isbn=1)
+        await book.delete()
+        assert heard == [Signals.pre_save, Signals.post_save, Signals.pre_delete, Signals.post_delete]
+
+    async def test_the_cache_is_no_listener_of_a_cached_model(self, cache: ModelCache) -> None:
+        """Each listener costs a task. Of a plain model the cache is one."""
+        for signal in Signals:
+            assert not Model._listeners[signal].get(Book)  # type: ignore[index]
+            assert len(Model._listeners[signal][Note]) == 1  # type: ignore[index]
 
     async def test_a_key_that_a_listener_changes_is_invalidated(
         self, cache: ModelCache, backend: CountingBackend
