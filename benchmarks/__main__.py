@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.asgi.run import CONCURRENCY, run_asgi
 from benchmarks.cases import CASES
 from benchmarks.compare import compare
 from benchmarks.contention import RATES, SHORTEST, run_contention
@@ -36,6 +37,9 @@ class Mode:
     """Seconds for one load."""
     concurrencies: tuple[int, ...]
     stampedes: int
+    page_rounds: int
+    page: float
+    """Seconds for one load of a kind of page."""
     write_rates: tuple[float, ...] = RATES
     """Writes per second of the simulated contention."""
     contention: float = SHORTEST
@@ -52,12 +56,32 @@ MODES: Final = {
         load=0.0,
         concurrencies=(1, 10),
         stampedes=1,
+        page_rounds=1,
+        page=0.0,
         write_rates=(1.0, 1_000.0),
         contention=0.5,
         largest=200,
     ),
-    "quick": Mode(rounds=11, sample=0.02, load_rounds=3, load=1.0, concurrencies=CONCURRENCIES, stampedes=5),
-    "full": Mode(rounds=31, sample=0.05, load_rounds=5, load=3.0, concurrencies=CONCURRENCIES, stampedes=20),
+    "quick": Mode(
+        rounds=11,
+        sample=0.02,
+        load_rounds=3,
+        load=1.0,
+        concurrencies=CONCURRENCIES,
+        stampedes=5,
+        page_rounds=5,
+        page=1.0,
+    ),
+    "full": Mode(
+        rounds=31,
+        sample=0.05,
+        load_rounds=5,
+        load=3.0,
+        concurrencies=CONCURRENCIES,
+        stampedes=20,
+        page_rounds=11,
+        page=2.0,
+    ),
 }
 
 
@@ -105,6 +129,9 @@ def run(arguments: argparse.Namespace) -> Results:
                 with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
                     print(f"measuring: {place}", file=sys.stderr)
                     results.places.append(runner.run(measure(place, mode, arguments.case)))
+                    if database == "postgres" and not arguments.case:  # where rows can be far from the process
+                        pages = run_asgi(place, CONCURRENCY, mode.page_rounds, mode.page)
+                        results.places[-1].pages = asyncio.run(pages)
                 save()
             except (ServerMissing, ImportError) as error:
                 print(f"skipped: {loop}, {database}: {error}", file=sys.stderr)

@@ -1,10 +1,53 @@
-"""``compare``: the differences in speed between two runs."""
+"""Differences in speed: ``compare`` of two runs, ``paired`` of two versions that were measured in the same run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from benchmarks.contestants import Near, Own, RawRedis
 from benchmarks.results import Results
-from benchmarks.samples import Summary
+from benchmarks.samples import Summary, ratios
+from benchmarks.tables import aligned
+
+
+@dataclass
+class Pair:
+    """Samples of one case of two versions, taken in turn."""
+
+    case: str
+    base: list[float] = field(default_factory=list[float])
+    head: list[float] = field(default_factory=list[float])
+    """Seconds of CPU time of one operation, one sample per round."""
+    instructions: tuple[float, float] | None = None
+    """Instructions of Python of one operation, of both versions."""
+
+    @property
+    def of_minima(self) -> float:
+        """The ratio of the two minima. Other load only ever adds to a sample."""
+        return min(self.head) / min(self.base)
+
+    @property
+    def of_rounds(self) -> float:
+        """The median of the ratios of all rounds."""
+        return ratios(self.head, self.base).median
+
+    def slower(self, percent: float) -> bool:
+        """Returns True if both ratios say so. Noise seldom moves both the same way, a slower version always does."""
+        return min(self.of_minima, self.of_rounds) > 1 + percent / 100
+
+
+def paired(pairs: Iterable[Pair], percent: float) -> tuple[str, list[str]]:
+    """Returns a table and the names of the cases that are slower by more than ``percent``."""
+    found = [pair for pair in pairs if pair.base]
+    slower = [pair.case for pair in found if pair.slower(percent)]
+    rows = [["case", "base µs", "head µs", "of minima", "of rounds", "instructions", ""]]
+    for pair in found:
+        before, after = min(pair.base), min(pair.head)
+        counted = f"{pair.instructions[1] / pair.instructions[0]:.3f}" if pair.instructions else ""
+        verdict = "SLOWER" if pair.case in slower else ""
+        figures = [f"{before * 1e6:.1f}", f"{after * 1e6:.1f}", f"{pair.of_minima:.3f}", f"{pair.of_rounds:.3f}"]
+        rows.append([pair.case, *figures, counted, verdict])
+    end = f"Slower by more than {percent:g} %: {', '.join(slower) or 'none'}."
+    return "\n".join([*aligned(rows), "", end]), slower
 
 
 def compare(old: Results, new: Results) -> str:

@@ -1,12 +1,15 @@
 """Plots of a run, small enough for the documentation. Only this module needs matplotlib."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from benchmarks.asgi.pages import PAGES
+from benchmarks.asgi.table import figures_of
 from benchmarks.cases import GATHERS
 from benchmarks.contestants import ALL, Own
 from benchmarks.results import PlaceResults, Results
@@ -22,6 +25,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
     drawn = [_gathers(place, folder / "gather.svg")]
     if place.loads:
         drawn.append(_loads(place, folder / "concurrency.svg"))
+    if any(place.pages for place in results.places):
+        drawn.append(draw_pages(results.places, folder / "pages.svg"))
     if results.contention:
         drawn.append(draw_contention(results.contention, folder / "contention.svg"))
     return drawn
@@ -34,6 +39,24 @@ def draw_contention(lines: dict[str, list[tuple[float, float]]], path: Path) -> 
     axes.axhline(0.5, color="grey", linewidth=0.5)
     for name, points in lines.items():
         axes.plot([rate for rate, _ in points], [ratio for _, ratio in points], **_style(name))
+    return save(drawing, axes, path)
+
+
+def draw_pages(places: Sequence[PlaceResults], path: Path) -> Path:
+    """Draws requests per second of each kind of page, with a lighter bar behind for the second event loop."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = [place for place in places if place.pages][:2]
+    names = [name for name in NAMES if any(record["contestant"] == name for record in measured[0].pages)]
+    drawing, axes = figure("", "requests per second")
+    axes.set(xscale="linear", yscale="linear", xticks=range(len(PAGES)), xticklabels=list(PAGES))
+    axes.grid(visible=False, axis="x")
+    width = 0.8 / len(names)
+    for at, name in enumerate(names):
+        places_of_bars = [kind + (at - (len(names) - 1) / 2) * width for kind in range(len(PAGES))]
+        for place, alpha in zip(measured, (1.0, 0.4), strict=False):
+            heights = [statistics.median(figures_of(place.pages, page, name, "per second")) for page in PAGES]
+            label = name if place is measured[0] else None
+            axes.bar(places_of_bars, heights, width * 0.9, color=f"C{at}", alpha=alpha, label=label)
     return save(drawing, axes, path)
 
 

@@ -25,6 +25,8 @@ class PlaceResults:
     """CPU time of this process in seconds, in the same form."""
     loads: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """Figures of concurrent requests. See the module ``loads``."""
+    pages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Figures of pages of a server process. See the package ``asgi``."""
     sizes: dict[str, float] = field(default_factory=dict[str, float])
     """Bytes of one row. See the module ``sizes``."""
     stampede: dict[str, float] = field(default_factory=dict[str, float])

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from benchmarks.asgi import table as pages
 from benchmarks.budgets import BUDGETS
 from benchmarks.contention import half
 from benchmarks.contestants import ALL, Own
@@ -20,21 +21,24 @@ def tables(results: Results) -> str:
             "Share of reads that the store alone answers, by writes per second (simulated, see `contention`):",
             "",
         ]
-        lines += _aligned(_contention(results.contention))
+        lines += aligned(_contention(results.contention))
     for place in results.places:
         lines += ["", f"## {place.loop} loop, {place.database}", ""]
         lines += [
             "Microseconds per operation, median ± half of the middle half; in brackets: times aiomodelcache's.",
             "",
         ]
-        lines += _aligned(_cases(place))
+        lines += aligned(_cases(place))
         if place.loads:
-            lines += ["", "Concurrent requests, 5 % of them writes:", "", *_aligned(_loads(place))]
+            lines += ["", "Concurrent requests, 5 % of them writes:", "", *aligned(_loads(place))]
+        if place.pages:
+            lines += ["", f"Pages of a server process, {place.pages[0]['concurrency']} requests at a time:", ""]
+            lines += aligned(pages.rows(place.pages))
         others = {"Bytes of one row": place.sizes, "Stampede": place.stampede, "Growth": place.growth}
         for title, figures in others.items():
             if figures:
                 lines += ["", f"{title}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items())]
-        lines += ["", *_aligned(_budgets(place))]
+        lines += ["", *aligned(_budgets(place))]
     return "\n".join(lines)
 
 
@@ -92,7 +96,7 @@ def _budgets(place: PlaceResults) -> Iterator[list[str]]:
             yield [budget.text, limit, f"{ratio.median:.3g}", f"{ratio.p25:.3g} to {ratio.p75:.3g}", verdict, also]
 
 
-def _aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     """Returns the lines of a Markdown table whose columns are aligned as plain text."""
     header, *body = [list(row) for row in rows]
     widths = [max(len(row[at]) for row in (header, *body)) for at in range(len(header))]

@@ -8,6 +8,7 @@ from aiocache.serializers import PickleSerializer
 
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.tortoise_alone import page_of
 from benchmarks.models import PlainProduct
 from benchmarks.places import MANY_CONNECTIONS, Place
 from tests.support.servers.server import HOST
@@ -41,7 +42,11 @@ class AiocacheRedis(Contestant):
         async def products_by_owner(owner: int) -> list[PlainProduct]:
             return await PlainProduct.filter(owner=owner).order_by("id")
 
-        self._functions: list[Any] = [product_by_pk, product_by_slug, products_by_owner]
+        @cached(**settings, key_builder=lambda function, number: f"page:{number}")
+        async def page(number: int) -> list[dict[str, Any]]:
+            return await page_of(number)
+
+        self._functions: list[Any] = [product_by_pk, product_by_slug, products_by_owner, page]
         self._cache = self._functions[0].cache
 
     async def close(self) -> None:
@@ -61,6 +66,13 @@ class AiocacheRedis(Contestant):
     async def products_of(self, owner: int) -> list[Any]:
         found: list[Any] = await self._functions[2](owner)
         return found
+
+    async def page(self, number: int) -> Any:
+        """Returns the page as it was cached. Writes do not invalidate it."""
+        return await self._functions[3](number)
+
+    async def forget_page(self, number: int) -> None:
+        await self._cache.delete(f"page:{number}")
 
     async def save(self, product: Any) -> None:
         await product.save()

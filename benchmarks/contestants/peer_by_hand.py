@@ -8,6 +8,7 @@ import redis.asyncio as redis
 
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.tortoise_alone import page_of
 from benchmarks.models import PlainProduct
 from benchmarks.places import MANY_CONNECTIONS, Place
 
@@ -64,9 +65,7 @@ class ByHand(Contestant):
         found = await self._redis.get(f"page:{number}")
         if found is not None:
             return pickle.loads(found)
-        products = await PlainProduct.filter(id__in=data.page_of(number)).prefetch_related("owner")
-        rows = {product.id: data.page_row(vars(product), product.owner.name) for product in products}
-        page = [rows[pk] for pk in data.page_of(number)]
+        page = await page_of(number)
         await self._redis.set(f"page:{number}", pickle.dumps(page), ex=3600)
         return page
 

@@ -7,6 +7,7 @@ from cashews import Cache
 
 from benchmarks import data
 from benchmarks.contestants.contestant import Contestant
+from benchmarks.contestants.tortoise_alone import page_of
 from benchmarks.models import PlainProduct
 from benchmarks.places import Place
 
@@ -34,7 +35,11 @@ class CashewsRedis(Contestant):
         async def products_by_owner(owner: int) -> list[PlainProduct]:
             return await PlainProduct.filter(owner=owner).order_by("id")
 
-        self._by_pk, self._by_slug, self._by_owner = product_by_pk, product_by_slug, products_by_owner
+        @cache(ttl="1h", key="page:{number}")
+        async def page(number: int) -> list[dict[str, Any]]:
+            return await page_of(number)
+
+        self._by_pk, self._by_slug, self._by_owner, self._page = product_by_pk, product_by_slug, products_by_owner, page
         await cache.init()
 
     async def close(self) -> None:
@@ -51,6 +56,13 @@ class CashewsRedis(Contestant):
 
     async def products_of(self, owner: int) -> list[Any]:
         return await self._by_owner(owner)
+
+    async def page(self, number: int) -> Any:
+        """Returns the page as it was cached. Writes do not invalidate it."""
+        return await self._page(number)
+
+    async def forget_page(self, number: int) -> None:
+        await self._cache.delete(f"page:{number}")
 
     async def save(self, product: Any) -> None:
         await product.save()

@@ -9,6 +9,13 @@ from benchmarks.contestants.contestant import Contestant
 from benchmarks.models import PlainProduct
 
 
+async def page_of(number: int) -> list[dict[str, Any]]:
+    """Computes a page from its products and their owners."""
+    products = await PlainProduct.filter(id__in=data.page_of(number)).prefetch_related("owner")
+    rows = {product.id: data.page_row(vars(product), product.owner.name) for product in products}
+    return [rows[pk] for pk in data.page_of(number)]
+
+
 class TortoiseAlone(Contestant):
     name = "Tortoise alone"
 
@@ -41,9 +48,7 @@ class TortoiseAlone(Contestant):
         return [product.owner.region.name for product in products]
 
     async def page(self, number: int) -> Any:
-        products = await PlainProduct.filter(id__in=data.page_of(number)).prefetch_related("owner")
-        rows = {product.id: data.page_row(vars(product), product.owner.name) for product in products}
-        return [rows[pk] for pk in data.page_of(number)]
+        return await page_of(number)
 
     async def forget_page(self, number: int) -> None:
         pass

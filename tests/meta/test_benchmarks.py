@@ -1,11 +1,16 @@
 """The benchmarks run every case once, and compare each contestant's answers with the catalogue."""
 
+import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from benchmarks.asgi.load import Requested, ask_all, load
+from benchmarks.asgi.pages import PAGES
 from benchmarks.budgets import BUDGETS
 from benchmarks.cases import CASES
 from benchmarks.compare import compare
@@ -53,6 +58,56 @@ def test_responses_are_measured_and_compared_with_the_rendered_page() -> None:
     done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| 304 |") == 3
+
+
+@pytest.mark.slow(because="starts a server process for each contestant")
+def test_pages_of_server_processes_are_measured(redis_url: str, folder: Path) -> None:
+    """Without the dependencies of the benchmarks, three contestants take part."""
+    shown = ["--loop", "default", "--database", "sqlite", "--rounds", "1", "--seconds", "0", "--concurrency", "5"]
+    run = ["benchmarks.asgi", *shown, "--json", str(folder / "pages.json")]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    [place] = Results.load(folder / "pages.json").places
+    measured = {(record["page"], record["contestant"]) for record in place.pages}
+    own = {"aiomodelcache", "Tortoise alone", "by hand, pickle"}
+    assert measured >= {(page, name) for page in PAGES for name in own}
+    assert all(record["per second"] > 0 and record["cpu"] > 0 for record in place.pages)
+    assert all(page in done.stdout for page in PAGES)
+
+
+@asynccontextmanager
+async def answering(*parts: bytes) -> AsyncIterator[int]:
+    """Runs a server that answers each request with these parts, one by one. Yields its port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0.01)  # so that they arrive apart
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        yield listening.sockets[0].getsockname()[1]
+
+
+async def test_a_response_may_arrive_in_parts() -> None:
+    page = Requested.of("/", b"content")
+    async with answering(b"HTTP/1.1 200 OK\r\nContent-Le", b"ngth: 7\r\n\r\ncon", b"tent") as port:
+        await ask_all(port, [page] * 3, 2)
+        figures = await load(port, [page], concurrency=2, seconds=0, seed=1)
+    assert figures["requests"] == 2
+
+
+@pytest.mark.parametrize(
+    ("head", "body"), [(b"HTTP/1.1 200 OK", b"another"), (b"HTTP/1.1 500 Internal Server Error", b"content")]
+)
+async def test_a_wrong_response_ends_the_load(head: bytes, body: bytes) -> None:
+    async with answering(head + b"\r\nContent-Length: 7\r\n\r\n" + body) as port:
+        with pytest.raises(AssertionError, match="was answered by"):
+            await load(port, [Requested.of("/", b"content")], concurrency=2, seconds=0, seed=1)
 
 
 def test_misses_are_compared_with_bare_queries() -> None:

@@ -1,0 +1,31 @@
+"""The table of pages, and the figures of its plot."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.asgi.pages import PAGES
+from benchmarks.contestants import TortoiseAlone
+from benchmarks.samples import ratios
+
+Records = Sequence[dict[str, Any]]
+
+
+def figures_of(records: Records, page: str, contestant: str, name: str) -> list[float]:
+    """Returns one figure of all rounds."""
+    return [record[name] for record in records if (record["page"], record["contestant"]) == (page, contestant)]
+
+
+def rows(records: Records) -> Iterator[list[str]]:
+    """Yields the rows of a table. A ratio is the median of the ratios of all rounds."""
+    names = list(dict.fromkeys(record["contestant"] for record in records))
+    base = TortoiseAlone.name if TortoiseAlone.name in names else names[0]
+    yield ["page", "", "requests/s", f"to {base}", "p50 ms", "p99 ms", "CPU µs each", f"to {base}", "load's core"]
+    for page in PAGES:
+        of_base = {key: figures_of(records, page, base, key) for key in ("per second", "cpu")}
+        for name in names:
+            figures = {key: figures_of(records, page, name, key) for key in ("per second", "p50", "p99", "cpu", "load")}
+            rate, p50, p99, cpu, load = map(statistics.median, figures.values())
+            times, of_cpu = [f"{ratios(figures[key], samples).median:.2f}" for key, samples in of_base.items()]
+            late = f"{p50 * 1e3:.1f}", f"{p99 * 1e3:.1f}"
+            yield [page, name, f"{rate:,.0f}", times, *late, f"{cpu * 1e6:.0f}", of_cpu, f"{load:.0%}"]
