@@ -27,6 +27,7 @@ help:
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
 	@echo "make servers-matrix  run the tests of stores on Redis 6.2, 7 and 8, and on Valkey 8 and 9"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
+	@echo "make bench-guard  compare the speed of this checkout with BASE, and fail if it is slower by more than 5 %"
 	@echo "make docs    build the documentation into build/docs, warnings being errors"
 	@echo "make lint    ruff only"
 	@echo "make types   mypy and pyright only"
@@ -133,6 +134,11 @@ BENCH ?= quick
 .PHONY: bench
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --json .bench/last.json $(BENCH)
+
+# BASE and HEAD are commits or folders. By default: where this branch left main, and this checkout as it is.
+.PHONY: bench-guard
+bench-guard: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.guard $(if $(BASE),--base $(BASE)) $(if $(HEAD),--head $(HEAD)) $(GUARD)
 
 .PHONY: docs
 docs: $(VENV)/.dev
