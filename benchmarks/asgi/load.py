@@ -72,27 +72,43 @@ class Connection(asyncio.Protocol):
         if not self.done.done():
             self.done.set_exception(AssertionError(f"The server closed a connection: {error}"))
 
+    def close(self) -> None:
+        """Gives up what is left. Does nothing at the end of the requests."""
+        self.done.cancel()
+        self._transport.close()
 
-async def _connect(port: int, requests: Iterator[Requested]) -> Connection:
-    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(requests), HOST, port)
-    return connection
+
+async def _send(port: int, requests: Iterator[Requested], concurrency: int, patience: float) -> list[Connection]:
+    """Sends all requests over several connections. Returns the connections."""
+    loop = asyncio.get_running_loop()
+    connections: list[Connection] = []
+    try:
+        async with asyncio.timeout(patience):
+            for _ in range(concurrency):
+                _, connection = await loop.create_connection(lambda: Connection(requests), HOST, port)
+                connections.append(connection)
+            await asyncio.gather(*[connection.done for connection in connections])
+    finally:
+        for connection in connections:
+            connection.close()
+    return connections
 
 
 async def ask(port: int, request: Requested) -> bytes:
     """Sends one request. Returns the body of the response."""
-    return await asyncio.wait_for((await _connect(port, iter([request]))).done, PATIENCE)
+    [connection] = await _send(port, iter([request]), 1, PATIENCE)
+    return connection.done.result()
 
 
 async def ask_all(port: int, requests: Sequence[Requested], concurrency: int) -> None:
     """Sends each request once and checks the responses."""
-    left = iter(requests)
-    await asyncio.gather(*[(await _connect(port, left)).done for _ in range(concurrency)])
+    await _send(port, iter(requests), concurrency, 10 * PATIENCE)
 
 
 async def load(
     port: int, requests: Sequence[Requested], concurrency: int, seconds: float, seed: int
 ) -> Mapping[str, float]:
-    """Sends random requests, ``concurrency`` at a time. Each connection sends one at least.
+    """Sends random requests, ``concurrency`` at a time, and as many at least.
 
     Returns requests per second, seconds of latency, and the share of a core that the load itself took.
     """
@@ -100,14 +116,12 @@ async def load(
     chance = random.Random(seed)
 
     def until_the_end() -> Iterator[Requested]:
-        yield chance.choice(requests)
+        yield from chance.choices(requests, k=concurrency)
         while time.perf_counter() < ends:
             yield chance.choice(requests)
 
     began, worked = time.perf_counter(), time.process_time()
-    connections = [await _connect(port, until_the_end()) for _ in range(concurrency)]
-    async with asyncio.timeout(seconds + PATIENCE):
-        await asyncio.gather(*[connection.done for connection in connections])
+    connections = await _send(port, until_the_end(), concurrency, seconds + PATIENCE)
     elapsed = time.perf_counter() - began
     latencies = sorted(latency for connection in connections for latency in connection.latencies)
     return {

@@ -78,9 +78,10 @@ def test_pages_of_server_processes_are_measured(redis_url: str, folder: Path) ->
 @asynccontextmanager
 async def answering(*parts: bytes) -> AsyncIterator[int]:
     """Runs a server that answers each request with these parts, one by one. Yields its port."""
+    answers: list[asyncio.Task[None]] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 await reader.readuntil(b"\r\n\r\n")
                 for part in parts:
@@ -88,9 +89,15 @@ async def answering(*parts: bytes) -> AsyncIterator[int]:
                     await writer.drain()
                     await asyncio.sleep(0.01)  # so that they arrive apart
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers.append(asyncio.create_task(answer(reader, writer)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
         yield listening.sockets[0].getsockname()[1]
+        await asyncio.gather(*answers)
 
 
 async def test_a_response_may_arrive_in_parts() -> None:
