@@ -49,6 +49,14 @@ def test_exhaustive_tests_are_last(workers: list[str], tmp_path: Path) -> None:
     assert re.findall(r"^FAILED \S*::(\w+)", end, re.MULTILINE) == ["test_b", "test_c"]
 
 
+@pytest.mark.slow(because="runs pytest in processes of its own")
+def test_a_test_that_ends_its_worker_fails_once_and_no_other_is_lost(tmp_path: Path) -> None:
+    modules = {"a": "import os\ndef test_a(): ...\ndef test_b(): os._exit(1)\ndef test_c(): ...\n"}
+    told = run_pytest(tmp_path, modules, "-n", "1", "--dist", "loadfile", "--no-loadscope-reorder")
+    assert re.findall(r"^FAILED \S*::(\w+) - worker", told, re.MULTILINE) == ["test_b"]
+    assert "1 failed, 2 passed" in told
+
+
 @pytest.mark.slow(because="runs pytest in a process of its own")
 def test_an_exhaustive_test_has_a_reason(tmp_path: Path) -> None:
     told = run_pytest(tmp_path, {"a": "@pytest.mark.exhaustive\ndef test_a(): ...\n"}, "--collect-only")

@@ -15,7 +15,7 @@ from aiomodelcache.testing import CountingBackend
 from tests.support.gates import Gate, awaited, gated_sql, until
 from tests.support.models.models import Event, User
 
-LEASE_TTL = 0.2
+LEASE_TTL = 0.6
 ON_ONE = pytest.mark.only_on("sqlite", because="the store decides")
 
 

@@ -12,6 +12,7 @@ from typing import Self
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 NAME = "exhaustive"
 MARK = "exhaustive(because): tries every order or many; run after all other tests, and left out by `make quick`"
@@ -37,6 +38,8 @@ class Group:
 
     def add(self, report: pytest.TestReport) -> None:
         """Counts one of a test's three reports."""
+        if report.start == 0.0:  # made for a worker that ended in this test
+            return
         self.tests += report.when == "setup"
         self.begin, self.end = min(self.begin, report.start), max(self.end, report.stop)
 
@@ -79,6 +82,17 @@ class InGroups(LoadFileScheduling):
         if self.collection is None:
             self._scopes = scopes_of(next(iter(self.registered_collections.values())))
         super().schedule()
+        for node in self.nodes:  # again: a worker that was given one test waits to be told that none follows
+            self._reschedule(node)
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Removes a worker. A test in which it has ended is not run again: it would end the next worker, too."""
+        left = [(unit, test) for unit in self.assigned_work[node].values() for test, done in unit.items() if not done]
+        if left:
+            unit, test = left[0]
+            unit[test] = True
+        super().remove_node(node)
+        return left[0][1] if left else None
 
 
 def scopes_of(nodeids: list[str]) -> dict[str, str]:
