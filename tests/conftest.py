@@ -6,7 +6,9 @@ or a failure if the environment variable ``AIOMODELCACHE_REQUIRE`` (``redis,post
 """
 
 import asyncio
+import functools
 import gc
+import importlib.metadata
 import logging
 import os
 import signal
@@ -31,6 +33,9 @@ from tests.support.effort import FULL, part_of
 from tests.support.gates import Outside
 from tests.support.observing import Observed
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
+
+# redis-py looks for its own version on disk whenever it makes a connection, which is a sixth of a short test's time.
+importlib.metadata.version = functools.cache(importlib.metadata.version)
 
 ServerT = TypeVar("ServerT", bound=Server)
 EXIT_STATUS = pytest.StashKey[int]()
@@ -83,6 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", matrix.EVERY_PAIR)
     config.addinivalue_line("markers", matrix.SLOW)
     config.addinivalue_line("markers", groups.MARK)
+    config.addinivalue_line("markers", groups.LONG)
     groups.Groups.register(config)
     measuring.Measuring.register(config)
     gc.disable()  # while tests are collected, which leaves little garbage
@@ -110,8 +116,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts exhaustive tests last, and deselects what ``--on`` and ``--part`` leave out."""
-    items.sort(key=groups.is_exhaustive)
+    """Puts exhaustive tests last and long ones first, and deselects what ``--on`` and ``--part`` leave out."""
+    items[:] = groups.in_order(items)
     on = config.getoption("on")
     selected = items if on is None else [item for item in items if needed_by(item) <= on]
     part = part_of(selected) if config.getoption("part") else set(selected)

@@ -200,6 +200,7 @@ def test_the_key_that_is_read_most_is_the_hottest(own_redis: RedisServer, policy
     assert missing is None
 
 
+@pytest.mark.long(because="watches a service")
 @pytest.mark.parametrize("policy", share(["allkeys-lru", "noeviction"]))
 def test_watched_reads_are_counted_without_lfu(service: Application, policy: str) -> None:
     """The service reads one slug as often as a row that never exists again, and the slug's row as often as both."""

@@ -38,6 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow(because="builds the documentation")
+@pytest.mark.long(because="builds the documentation")
 def test_the_documentation_builds_without_a_warning(built: Path) -> None:
     assert (built / "index.html").is_file()
 

@@ -1,4 +1,4 @@
-"""Exhaustive tests run after all others, have a reason, and are counted apart. The coverage of others is measured.
+"""Exhaustive tests run after all others, and long ones first in their group. The coverage of others is measured.
 
 A whole run tries a part of many cases.
 """
@@ -21,8 +21,11 @@ ROOT = Path(__file__).parents[2]
 MODULES = {
     "a": "@pytest.mark.exhaustive(because='a reason')\ndef test_a(): ...\n",
     "b": "def test_b(): assert False\n",
-    "c": "pytestmark = pytest.mark.exhaustive(because='another reason')\ndef test_c(): assert False\n",
-    "d": "def test_d(): ...\n",
+    "c": (
+        "pytestmark = [pytest.mark.exhaustive(because='another reason'), pytest.mark.long(because='a reason')]\n"
+        "def test_c(): assert False\n"
+    ),
+    "d": "def test_d(): ...\n@pytest.mark.long(because='a reason')\ndef test_e(): ...\n",
 }
 """Sources of test modules by their names."""
 
@@ -40,12 +43,12 @@ def run_pytest(folder: Path, modules: dict[str, str], *options: str) -> str:
 
 @pytest.mark.slow(because="runs pytest in processes of its own")
 @pytest.mark.parametrize("workers", [[], ["-n", "1", "--dist", "loadfile", "--no-loadscope-reorder"]])
-def test_exhaustive_tests_are_last(workers: list[str], tmp_path: Path) -> None:
+def test_exhaustive_tests_are_last_and_long_ones_first(workers: list[str], tmp_path: Path) -> None:
     told = run_pytest(tmp_path, MODULES, "-v", "--durations=10", *workers)
     course, end = told.split("= slowest", 1)
     finished = re.findall(r"test_(\w)\.py::test_\w (?:PASSED|FAILED)|(?:PASSED|FAILED) \S*test_(\w)\.py::", course)
-    assert ["".join(names) for names in finished] == ["b", "d", "a", "c"]
-    assert re.search(r"Tests: 2 in \d+ s; then exhaustive ones: 2 in \d+ s", end)
+    assert ["".join(names) for names in finished] == ["d", "d", "b", "c", "a"]
+    assert re.search(r"Tests: 3 in \d+ s; then exhaustive ones: 2 in \d+ s", end)
     assert re.findall(r"^FAILED \S*::(\w+)", end, re.MULTILINE) == ["test_b", "test_c"]
 
 
@@ -58,9 +61,10 @@ def test_a_test_that_ends_its_worker_fails_once_and_no_other_is_lost(tmp_path: P
 
 
 @pytest.mark.slow(because="runs pytest in a process of its own")
-def test_an_exhaustive_test_has_a_reason(tmp_path: Path) -> None:
-    told = run_pytest(tmp_path, {"a": "@pytest.mark.exhaustive\ndef test_a(): ...\n"}, "--collect-only")
-    assert "test_a.py::test_a: exhaustive needs a reason" in told
+@pytest.mark.parametrize("mark", ["exhaustive", "long"], ids=["last", "first"])
+def test_a_mark_has_a_reason(mark: str, tmp_path: Path) -> None:
+    told = run_pytest(tmp_path, {"a": f"@pytest.mark.{mark}\ndef test_a(): ...\n"}, "--collect-only")
+    assert f"test_a.py::test_a: {mark} needs a reason" in told
 
 
 class Item:

@@ -27,7 +27,10 @@ from soak.world import SMALL, TINY
 from tests.support.effort import FULL, all_effort
 from tests.support.servers import PostgresServer, RedisServer
 
-pytestmark = pytest.mark.exhaustive(because="soaks for minutes under faults")
+pytestmark = [
+    pytest.mark.exhaustive(because="soaks for minutes under faults"),
+    pytest.mark.long(because="soaks under faults"),
+]
 
 COUNTED = (
     "kill -9, ",

@@ -23,6 +23,7 @@ from tests.support.state_machine import Machine, World
 
 pytestmark = [
     pytest.mark.exhaustive(because="takes hundreds of random steps"),
+    pytest.mark.long(because="takes hundreds of random steps"),
     pytest.mark.every_pair(because="what a random step meets is not known before"),
 ]
 

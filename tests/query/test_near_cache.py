@@ -390,6 +390,7 @@ async def test_a_restart_of_the_server_leaves_no_old_row_near(
 
 
 @pytest.mark.slow(because="a sentinel fails over")
+@pytest.mark.long(because="a sentinel fails over")
 @pytest.mark.parametrize("killed", [False, True], ids=["demoted", "killed"])
 async def test_a_failover_leaves_no_old_row_near(
     database: BaseDBAsyncClient, redis_server: RedisServer, backend_url: str, killed: bool

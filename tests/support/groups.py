@@ -4,10 +4,15 @@ A test that tries everything has the mark ``exhaustive``, with its reason. Its g
 of what can be wrong is known before it begins, and each can be run alone::
 
     make test T="tests -m exhaustive"
+
+A test that takes more than eight seconds has the mark ``long``, with its reason. It is begun before the others of its
+group, together with those that the same worker is given. Otherwise one worker would still be busy with it at the end,
+alone.
 """
 
 import dataclasses
 import itertools
+from collections.abc import Iterable
 from typing import Self
 
 import pytest
@@ -16,16 +21,30 @@ from xdist.workermanage import WorkerController
 
 NAME = "exhaustive"
 MARK = "exhaustive(because): tries every order or many; run after all other tests, and left out by `make quick`"
+LONG = "long(because): takes more than eight seconds, so it is begun before the other tests of its group"
+
+
+def has_mark(item: pytest.Item, name: str) -> bool:
+    """Returns whether the test has the mark. Raises ``UsageError`` if the mark has no reason."""
+    mark = item.get_closest_marker(name)
+    if mark is None:
+        return False
+    if mark.args or mark.kwargs.keys() != {"because"} or " " not in str(mark.kwargs["because"]).strip():
+        raise pytest.UsageError(f"{item.nodeid}: {name} needs a reason: because=...")
+    return True
 
 
 def is_exhaustive(item: pytest.Item) -> bool:
     """Returns whether the test is of the last group. Raises ``UsageError`` if its mark has no reason."""
-    mark = item.get_closest_marker(NAME)
-    if mark is None:
-        return False
-    if mark.args or mark.kwargs.keys() != {"because"} or " " not in str(mark.kwargs["because"]).strip():
-        raise pytest.UsageError(f"{item.nodeid}: {NAME} needs a reason: because=...")
-    return True
+    return has_mark(item, NAME)
+
+
+def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Returns the tests in the order in which they are begun, by their groups and their ``long`` marks."""
+    grouped = sorted(items, key=is_exhaustive)
+    scopes = scopes_of([item.nodeid for item in grouped])
+    long = {scopes[item.nodeid] for item in grouped if has_mark(item, "long")}
+    return sorted(grouped, key=lambda item: (is_exhaustive(item), scopes[item.nodeid] not in long))
 
 
 @dataclasses.dataclass(slots=True)
