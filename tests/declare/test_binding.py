@@ -3,7 +3,7 @@
 import gc
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any
@@ -37,15 +37,6 @@ from tests.support.databases import DatabaseUrl
 of_declarations = pytest.mark.only_on("sqlite", because="declarations depend on no database")
 
 numbers = itertools.count()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection() -> Iterator[None]:
-    """Excludes existing objects from garbage collection, because opening a cache may collect garbage."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @asynccontextmanager

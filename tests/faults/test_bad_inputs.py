@@ -337,19 +337,16 @@ DECLARATIONS: list[tuple[type, str, str]] = [
 @pytest.mark.exhaustive(because="opens thousands of caches")
 async def test_attributes_of_declarations(database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
-    gc.freeze()  # opening a cache may collect garbage
-    try:
-        for cls, origin, name in DECLARATIONS:
-            for value in share(ALL):
-                with monkeypatch.context() as patch:
-                    patch.setattr(cls, name, value, raising=False)
-                    cache = ModelCache(MemoryBackend())
-                    outcome = await call(cache.open)
-                    await cache.close()
-                model = origin.partition(".")[0]
-                judged(name, value, outcome, f"{origin}.{name} ", f"{model}: {name} ", f"{origin}: {name} ")
-    finally:
-        gc.unfreeze()
+    gc.freeze()  # opening a cache may collect garbage; unfreezing would undo what conftest.py froze
+    for cls, origin, name in DECLARATIONS:
+        for value in share(ALL):
+            with monkeypatch.context() as patch:
+                patch.setattr(cls, name, value, raising=False)
+                cache = ModelCache(MemoryBackend())
+                outcome = await call(cache.open)
+                await cache.close()
+            model = origin.partition(".")[0]
+            judged(name, value, outcome, f"{origin}.{name} ", f"{model}: {name} ", f"{origin}: {name} ")
 
 
 @without_store
