@@ -33,7 +33,7 @@ from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.computed import computed
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.scopes.request import Scope
-from aiomodelcache.scopes.tracking import TrackingBlock, current_tracker
+from aiomodelcache.scopes.tracking import Tracker, TrackingBlock, current_tracker
 from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
 
 if TYPE_CHECKING:
@@ -123,24 +123,22 @@ class BaseValueQuery(CacheQuery[T]):
 
     async def _compute_tracked(self, cache: OpenCache) -> Any:
         call: Any = self._compute
-        if current_tracker() is None or cast("Any", type(call)) is not partial:
+        tracker = current_tracker()
+        if tracker is None or cast("Any", type(call)) is not partial:
             return await call()
-        args, kwargs = await self._depend_on_arguments(cache, call.args, call.keywords)
+        args, kwargs = await self._depend_on_arguments(cache, tracker, call.args, call.keywords)
         if self._declaration.records:
             return await call.func(*args, **kwargs)
         with TrackingBlock(None):
             return await call.func(*args, **kwargs)
 
     async def _depend_on_arguments(
-        self, cache: OpenCache, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, cache: OpenCache, tracker: Tracker, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Adds the tags of a call to the tracker. Returns the arguments, with the rows of instances as they are now.
 
         The caller's instances may be older.
         """
-        tracker = current_tracker()
-        if tracker is None:
-            return args, kwargs
         if self._declaration.tags:
             tags = self._declaration.tags_of(args, kwargs)
             await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
@@ -317,9 +315,11 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
 
     async def _get_all(self, cache: OpenCache, bulk: BulkMethod, arguments: list[tuple[Any, ...]]) -> Any:
         """Computes the values for each of these arguments."""
-        current = [(await self._depend_on_arguments(cache, args, {}))[0] for args in arguments]
+        tracker = current_tracker()
+        if tracker is not None:
+            arguments = [(await self._depend_on_arguments(cache, tracker, args, {}))[0] for args in arguments]
         with nullcontext() if self._declaration.records else TrackingBlock(None):
-            return await bulk.call(current)
+            return await bulk.call(arguments)
 
     def key(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the key of the value for the arguments of ``get_value``: by default all of them.

@@ -78,7 +78,8 @@ class Derivations:
             if derived.depends_on:
                 await self.depend_on(tracker, derived.depends_on)
             value = await function()
-        if not tracker.dependencies and tracker.refusal is None and self._activity() != before:
+        dependencies = tracker.dependencies
+        if not dependencies and tracker.refusal is None and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
             if self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared):
                 derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)
@@ -90,13 +91,14 @@ class Derivations:
             tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
             self._report(derived, tracker)
-        if len(tracker.dependencies) > MANY_DEPENDENCIES:
+        if len(dependencies) > MANY_DEPENDENCIES:
             tracker.needed |= tracker.used
-        if len(tracker.dependencies) > MAX_DEPENDENCIES:
+        if len(dependencies) > MAX_DEPENDENCIES:
             self._versions.collapse(tracker, MAX_DEPENDENCIES)
         tracker.sort()  # so that equal results have equal bytes
-        if derived.tables is None or not tracker.needed <= derived.tables:
-            derived.tables = (derived.tables or set()) | tracker.needed
+        tables = derived.tables
+        if tables is None or not tracker.needed <= tables:
+            derived.tables = (tables or set()) | tracker.needed
         return Tracked(value, tracker)
 
     async def is_unchanged(self, tracker: Tracker) -> bool:

@@ -113,8 +113,8 @@ class DerivedEntries(ResultEntries):
     @property
     def tables_to_read(self) -> Sequence[bytes]:
         """The table versions to read before a computation: those that were needed before, or all of a small schema."""
-        if self.tables is not None:
-            return [*self.tables]
+        if (tables := self.tables) is not None:
+            return [*tables]
         return self.all_tables if len(self.all_tables) <= MAX_DEPENDENCIES else self.depends_on
 
     def may_be_younger(self, entry: bytes | None, known: Prediction) -> bool:

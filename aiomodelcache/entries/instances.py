@@ -17,7 +17,7 @@ from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.rows import RowCodec, SharedRow
 from aiomodelcache.encoding.values import StoredInstance, StoredMember, ValueCodec
 from aiomodelcache.entries.base import fingerprint
-from aiomodelcache.entries.results import map_nested, references_in
+from aiomodelcache.entries.results import is_flat, map_nested, references_in
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.hydrate import adopt_all
@@ -112,7 +112,7 @@ class InstanceCodec:
 
     def encode(self, value: Any) -> bytes:
         """Returns the bytes of a value. Raises ``EncodeError``, or what the codec of the value raises."""
-        if not self._may_hold:
+        if not self._may_hold or is_flat(value):
             return PLAIN + self._codec.encode(value)
         graph = _Graph(self.kind_of, self._member)
         numbers: list[int] | None = None

@@ -303,6 +303,12 @@ def map_nested(
     return value
 
 
+def is_flat(value: Any) -> bool:
+    """Returns True for numbers, text and the like, and for lists and the like of nothing else."""
+    container: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
+    return container in _LEAVES or (container in _CONTAINERS and _LEAVES.issuperset(map(type, value)))
+
+
 def references_in(value: Any, levels: int = MAX_NESTING) -> Iterator[InstanceReference]:
     """Yields the references to instances in a stored value. Raises ``DecodeError`` if it is nested too deep."""
     kind = cast("Any", type(value))

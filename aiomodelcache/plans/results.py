@@ -159,7 +159,7 @@ def _keep(
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
     if granted and computed.tracker is not None:
-        keys, known = list(computed.tracker.dependencies), predictions.predict(key)
+        keys, known = list(computed.tracker.dependencies), predictions.get(key)
         if not isinstance(known, KnownDependencies):
             predictions.learn_keys(key, KnownDependencies(keys))
         elif known.keys[: known.number] != keys:

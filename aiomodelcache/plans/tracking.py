@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, VERSION
 from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.versions import TableVersions
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.plans.requests import (
     AcquireLeases,
     Computed,
@@ -29,11 +30,10 @@ from aiomodelcache.plans.requests import (
 from aiomodelcache.plans.steps import intercepted
 from aiomodelcache.scopes.tracking import CHANGED, Tracker
 
-_TOKENS = (VALUE, ABSENT, VERSION)
-_TOKEN_STATES: Final = frozenset(b"".join(_TOKENS))
+_TOKENS: Final = (VALUE, ABSENT, VERSION)
+_TOKEN_STATES: Final = b"".join(_TOKENS)
 _CANCELLED: Final = "a lookup was cancelled"
 _prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(slice(PREFIX_SIZE)))
-_first_byte: Final[Callable[[bytes], int]] = itemgetter(0)
 
 
 def _never() -> bool:
@@ -62,7 +62,7 @@ def tracked(
 class TrackedLookup:
     """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
 
-    __slots__ = ("_cancelled", "_known", "_lookup", "_tracker", "_versions", "collect_keys", "lookup_event")
+    __slots__ = ("_cancelled", "_hits", "_lookup", "collect_keys")
 
     def __init__(
         self,
@@ -71,58 +71,92 @@ class TrackedLookup:
         versions: TableVersions,
         cancelled: Callable[[], bool] = _never,
     ) -> None:
+        hits: Any = tracker.hits
+        self._hits: TrackedHits = hits if hits and hits.versions is versions else TrackedHits(tracker, versions)
         self._lookup = lookup
-        self._tracker = tracker
-        self._versions = versions
         self._cancelled = cancelled
-        self._known = len(tracker.versions)  # none is ever removed, so that the first ones are those known now
         tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
-        self.lookup_event = lookup.lookup_event
+
+    @property
+    def lookup_event(self) -> Lookup | None:
+        return self._lookup.lookup_event
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
+        result = None
         try:
             result = self._lookup.try_hit(context, entries)
-        except Exception:  # a result, too
-            self._record(context, entries)
-            raise
-        if result is NoValue.MISS:
-            self._use(context)
-        else:
-            self._record(context, entries)
+        finally:  # an exception is a result, too
+            hits = self._hits
+            if hits.entries is not entries:
+                hits.turn_to(entries)
+            if result is NoValue.MISS:
+                self.collect_keys(context, hits.missed)
+            else:
+                self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
+                hits.tracker.unfinished -= 1
+                if self._cancelled():
+                    hits.tracker.refuse(_CANCELLED)
         return result
 
-    def _record(self, context: Any, entries: Mapping[bytes, bytes | None]) -> None:
-        tracker, read = self._tracker, self._use(context)
-        try:
-            tokens = list(map(_prefix, map(entries.__getitem__, read)))
-            are_tokens = _TOKEN_STATES.issuperset(map(_first_byte, tokens))
-        except (LookupError, TypeError):  # nothing was read for a key
-            tokens, are_tokens = [], False
-        if are_tokens:
-            tracker.add_all(dict(zip(read, tokens, strict=True)))
-        else:
-            found = {key: entry[:PREFIX_SIZE] for key in read if (entry := entries.get(key))}
-            tracker.add_all({key: token for key, token in found.items() if token[0] in _TOKEN_STATES})
-        tracker.unfinished -= 1
-        if self._cancelled():
-            tracker.refuse(_CANCELLED)
-
-    def _use(self, context: Any) -> Mapping[bytes, None]:
-        """Notes the tables whose entries were read. Returns the keys of all that was read."""
-        read: dict[bytes, None] = {}
-        self._lookup.collect_keys(context, read)  # again: the prediction may have changed since they were read
-        tracker, by_epoch = self._tracker, self._versions.by_epoch
-        epochs, known = by_epoch.keys() & read.keys(), tracker.versions
-        if len(known) != self._known:
-            tracker.use([by_epoch[key] for key in epochs], frozenset(islice(known, self._known)))
-        elif not epochs <= tracker.dependencies.keys():  # else the lookup that has added them has noted their tables
-            tracker.use([by_epoch[key] for key in epochs], known)
-        return read
-
     def start_plan(self, context: Any, /) -> Plan[Any]:
-        self._tracker.unfinished -= 1  # the plan counts itself
-        return tracked(self._lookup.start_plan(context), self._tracker, self._versions, self._cancelled)
+        hits = self._hits
+        hits.tracker.unfinished -= 1  # the plan counts itself
+        return tracked(self._lookup.start_plan(context), hits.tracker, hits.versions, self._cancelled)
+
+
+class TrackedHits:
+    """The entries that answered lookups without a plan, which began when the tracker knew the same table versions.
+
+    The tracker learns it of all of them at once, which costs less for each lookup.
+    """
+
+    __slots__ = ("_known", "_read", "_tokens", "entries", "keys", "missed", "tracker", "versions")
+
+    def __init__(self, tracker: Tracker, versions: TableVersions) -> None:
+        self._known = len(tracker.versions)  # none is ever removed, so that the first ones are those known now
+        self._read: list[bytes] = []
+        self._tokens: list[bytes] = []
+        """The tokens of the keys in ``_read``, of former reads."""
+        self.entries: Mapping[bytes, bytes | None] = {}
+        """The values of the latest read."""
+        self.keys: dict[bytes, None] = {}
+        """The keys that answered, of the latest read."""
+        self.missed: dict[bytes, None] = {}
+        """The keys that did not. Their tables count as used all the same."""
+        self.tracker = tracker
+        self.versions = versions
+        tracker.note(self)
+
+    def turn_to(self, entries: Mapping[bytes, bytes | None]) -> None:
+        """Goes on with another read. Keeps only the tokens of the former one."""
+        keys: Iterable[bytes] = self.keys
+        if keys:
+            try:
+                tokens = list(map(_prefix, map(self.entries.__getitem__, keys)))
+            except (LookupError, TypeError):  # nothing was read for a key
+                found = {key: entry[:PREFIX_SIZE] for key in keys if (entry := self.entries.get(key))}
+                keys, tokens = found, list(found.values())
+            self._read += keys
+            self._tokens += tokens
+            self.keys = {}
+        self.entries = entries
+
+    def settle(self) -> None:
+        """Adds what answered to the tracker. Idempotent."""
+        self.turn_to({})
+        read, tokens, tracker = self._read, self._tokens, self.tracker
+        by_epoch, known = self.versions.by_epoch, tracker.versions
+        tables = [by_epoch[key] for key in by_epoch.keys() & {*read, *self.missed}]
+        tracker.use(tables, known if len(known) == self._known else frozenset(islice(known, self._known)))
+        joined = b"".join(tokens)
+        if len(joined) != PREFIX_SIZE * len(tokens) or joined[::PREFIX_SIZE].strip(_TOKEN_STATES):
+            pairs = [(key, token) for key, token in zip(read, tokens, strict=True) if token[:1] in _TOKENS]
+            read, tokens = [key for key, _ in pairs], [token for _, token in pairs]
+        found = dict(zip(read, tokens, strict=True))
+        if len(found) < len(read) and list(map(found.__getitem__, read)) != tokens:
+            tracker.refuse(CHANGED)
+        tracker.add_all(found)
 
 
 class _Record:

@@ -20,10 +20,10 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.frozen import freeze
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.steps import bypassing, storing
-from aiomodelcache.query.recording import start_tracked, tracker_of
+from aiomodelcache.query.recording import note_unrecorded, start_tracked
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import Scope, current_scope
-from aiomodelcache.scopes.tracking import Tracker, current_tracker
+from aiomodelcache.scopes.tracking import current_tracker
 
 T = TypeVar("T")
 
@@ -60,18 +60,18 @@ class CacheQuery(Generic[T]):
         cache = self.open_cache()
         if cache.guarded.observers is not None and self.lookup_event is None:
             return ObservedQuery(self, cache).__await__()
-        client = self.transaction(cache)
+        client, blocks = self.transaction(cache), open_blocks()
+        bypassed = cache.bypass.off_in(blocks)
         tracker = current_tracker()
-        if tracker is not None:
-            tracker = tracker_of(cache, tracker, client)
+        if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):
+            note_unrecorded(tracker, client, bypassed=bypassed)
+            tracker = None
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client, self.lookup_event).__await__()
-        blocks = open_blocks()
-        bypassed = cache.bypass.off_in(blocks)
         if blocks and not bypassed and (restricted := self.restricted(cache)) is not self:
             return restricted.__await__()
         if tracker is not None:
-            return self._start_tracked(cache, tracker).__await__()
+            return start_tracked(self, cache, tracker).__await__()
         scope = None if bypassed else current_scope()
         if scope is not None:
             known = self.recall(cache, scope)
@@ -115,10 +115,11 @@ class CacheQuery(Generic[T]):
         if by_task or client is not None or cache.guarded.observers is not None:
             return None
         tracker = current_tracker()
+        if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):
+            note_unrecorded(tracker, client, bypassed=bypassed)
+            tracker = None
         if tracker is not None:
-            tracker = tracker_of(cache, tracker, client)
-        if tracker is not None:
-            return self._start_tracked(cache, tracker)
+            return start_tracked(self, cache, tracker)
         future: asyncio.Future[T] = cache.loop.create_future()
         scope = None if bypassed else current_scope()
         known = self.recall(cache, scope) if scope is not None else None
@@ -161,11 +162,6 @@ class CacheQuery(Generic[T]):
         if not found:
             return self
         return OptionsQuery(self, CallOptions(fill=False, cache=not any(each.bypass for each in found)))
-
-    def _start_tracked(self, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[T]":
-        """Starts the lookup of a tracked computation. What a request's scope or near entries hold has no token."""
-        lookup = None if cache.guarded.near.on else self.fast_lookup(cache)
-        return start_tracked(cache, tracker, lookup, partial(self.plan, cache, None), self.lookup_event)
 
     def recall(self, cache: OpenCache, scope: Scope) -> T | None:
         """Returns the result that the request's scope holds, or None if only the plan can tell."""

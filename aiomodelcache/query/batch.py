@@ -14,7 +14,7 @@ from aiomodelcache.engine.run import NotCached
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.query.base import CacheQuery, ObservedQuery
-from aiomodelcache.query.recording import tracker_of
+from aiomodelcache.query.recording import note_unrecorded
 from aiomodelcache.query.snapshots import at_one_moment
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import current_scope
@@ -186,7 +186,10 @@ class _Outcomes:
                 query.begin()
             try:
                 client = query.transaction(cache) if in_transaction else None
-                tracker = caller_tracker and tracker_of(cache, caller_tracker, client)
+                tracker = caller_tracker
+                if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):
+                    note_unrecorded(tracker, client, bypassed=bypassed)
+                    tracker = None
                 direct = scope is None if tracker is None else not cache.guarded.near.on
                 lookup = query.fast_lookup(cache) if direct and client is None and not bypassed else None
                 if lookup is not None and tracker is not None:

@@ -6,10 +6,19 @@ share it. Tasks that outlive the computation have no tracker any more.
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar, Token
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 BeforeStatement = Callable[["Tracker", Any, str], Awaitable[None]]
 """A function of a tracker, a connection and SQL, to await before the statement is sent."""
+
+
+class Unsettled(Protocol):
+    """Entries that were read, and are no dependencies yet."""
+
+    def settle(self) -> None:
+        """Adds it to the dependencies. Idempotent."""
+        ...
+
 
 CHANGED: Final = "something that it was read from changed meanwhile"
 
@@ -18,11 +27,13 @@ class Tracker:
     """The keys in the store that one computation depends on, each with the first bytes that its value had."""
 
     __slots__ = (
+        "_dependencies",
+        "_unsettled",
         "before_statement",
         "declared",
-        "dependencies",
         "exempt",
         "groups",
+        "hits",
         "late",
         "name",
         "needed",
@@ -66,7 +77,11 @@ class Tracker:
         """The keys of the versions of tables whose entries were read."""
         self.needed: set[bytes] = set()
         """The keys of the table versions that the result depends on, or would if they had been read in time."""
-        self.dependencies: dict[bytes, bytes] = {}
+        self._dependencies: dict[bytes, bytes] = {}
+        self.hits: Unsettled | None = None
+        """What answers lookups that begin now, or None if a table version was learnt since."""
+        self._unsettled: list[Unsettled] = []
+        """What has answered lookups, as far as it may be no dependency yet."""
         self.versions: dict[bytes, bytes] = dict(versions)
         """Table versions that were read before the tables were, by key. They may become dependencies."""
         self.late: set[bytes] = set()
@@ -81,14 +96,30 @@ class Tracker:
         """The first reason for which a read could not be recorded."""
         self.over = False
 
+    @property
+    def dependencies(self) -> dict[bytes, bytes]:
+        """The tokens of all that was read, by key."""
+        for hits in self._unsettled:
+            hits.settle()
+        return self._dependencies
+
+    def end(self) -> None:
+        """Ends the record. Later reads are no dependencies."""
+        self._dependencies, self._unsettled, self.over = self.dependencies, [], True
+
+    def note(self, hits: Unsettled) -> None:
+        """Notes what will have answered lookups that begin now."""
+        self.hits = hits
+        self._unsettled.append(hits)
+
     def add(self, key: bytes, token: bytes) -> None:
         """Adds a dependency. If it was another one before, it was changed while the result was computed."""
-        if self.dependencies.setdefault(key, token) != token:
+        if self._dependencies.setdefault(key, token) != token:
             self.refuse(CHANGED)
 
     def add_all(self, tokens: Mapping[bytes, bytes]) -> None:
         """Adds dependencies, each as ``add`` does."""
-        known = self.dependencies
+        known = self._dependencies
         for key in known.keys() & tokens.keys():
             if known[key] != tokens[key]:
                 self.refuse(CHANGED)
@@ -96,8 +127,9 @@ class Tracker:
 
     def sort(self) -> None:
         """Sorts the dependencies by key."""
-        keys = sorted(self.dependencies)
-        self.dependencies = dict(zip(keys, map(self.dependencies.__getitem__, keys), strict=True))
+        unsorted = self.dependencies
+        keys = sorted(unsorted)
+        self._dependencies = dict(zip(keys, map(unsorted.__getitem__, keys), strict=True))
 
     def add_table(self, key: bytes | None) -> None:
         """Adds the version of a table that was read. It must have been read before the table was."""
@@ -122,6 +154,7 @@ class Tracker:
 
     def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Stores table versions that have just been read. A version that was known before stays."""
+        self.hits = None
         for key, token in versions:
             if token is not None:
                 self.versions.setdefault(key, token)
@@ -167,5 +200,5 @@ class TrackingBlock:
 
     def __exit__(self, *_: object) -> None:
         if self._tracker is not None:
-            self._tracker.over = True
+            self._tracker.end()
         _current.reset(self._token)

@@ -64,13 +64,9 @@ computations: dict[str, Callable[[], Awaitable[list[Any]]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("computation", "limit"),
-    [("page", 1.1), ("one_statement", 1.1), ("one_lookup", 1.1), ("twenty_lookups", 1.2), ("twenty_gathered", 1.25)],
-)
+@pytest.mark.parametrize("computation", computations)
 @pytest.mark.only_on("redis", because="its instructions are part of a miss, too")
-async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, limit: float, cache: ModelCache) -> None:
-    """Lookups one by one cost more: each has a record of its own."""
+async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, cache: ModelCache) -> None:
     store = cache.open_cache.guarded.backend
 
     async def miss_instructions(function: CachedFunction[[str], list[Any]]) -> int:
@@ -91,7 +87,7 @@ async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, limit: fl
 
     with_tracker, without = await miss_instructions(tracked), await miss_instructions(untracked)
     print(f"{with_tracker / without:.3f}")
-    assert 1 < with_tracker / without < limit
+    assert 1 < with_tracker / without < 1.1
 
 
 @pytest.mark.only_on("memory", because="a lookup is tracked or not before the store is asked")

@@ -11,8 +11,9 @@ from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.derived import KnownDependencies
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.results import result_hit
-from aiomodelcache.plans.tracking import TrackedLookup
+from aiomodelcache.plans.tracking import TrackedHits, TrackedLookup
 from aiomodelcache.query.dependencies import table_key_of
+from aiomodelcache.scopes.tracking import CHANGED
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.derived_models import Happening, Organizer
 
@@ -180,3 +181,69 @@ async def test_a_table_version_that_is_learnt_while_a_read_is_in_flight_does_not
         assert lookup.try_hit(opened, dict.fromkeys(keys)) is NoValue.MISS
         assert tracker.dependencies == before
     assert tracker.late == {table_key_of(opened, Happening)}
+
+
+async def test_lookups_that_end_in_any_order_are_all_recorded(cache: ModelCache) -> None:
+    """The first one began before a table version was learnt, and its answer comes last. Two reads answer in turn."""
+    queries, opened = [Happening.cache.get(id=number) for number in (1, 2, 3, 1)], cache.open_cache
+    for query in queries:
+        await query
+    tracker = opened.derivations.tracker()
+    early, late = queries[:2], queries[2:]
+    lookups = [TrackedLookup(query.fast_lookup(opened), tracker, opened.versions) for query in early]
+    await opened.derivations.depend_on(tracker, [table_key_of(opened, Organizer)])
+    lookups += [TrackedLookup(query.fast_lookup(opened), tracker, opened.versions) for query in late]
+    keys: dict[bytes, None] = {}
+    for lookup in lookups:
+        lookup.collect_keys(opened, keys)
+    reads = [dict(zip(keys, await opened.guarded.backend.read(list(keys)), strict=True)) for _ in range(2)]
+    for at, read in ((2, 0), (0, 1), (3, 1), (1, 0)):
+        assert (await queries[at]) == lookups[at].try_hit(opened, reads[read])
+    expected = {key: entry[:17] for key, entry in reads[0].items() if entry is not None}
+    assert tracker.dependencies.items() > expected.items()
+    assert len(expected) == 4
+    assert (tracker.refusal, tracker.unfinished, len(tracker.late)) == (None, 0, 1)
+
+
+async def test_two_reads_with_other_tokens_of_one_entry_refuse_the_result(cache: ModelCache) -> None:
+    query, opened = Happening.cache.get(id=1), cache.open_cache
+    await query
+    tracker = opened.derivations.tracker()
+    lookups = [TrackedLookup(query.fast_lookup(opened), tracker, opened.versions) for _ in range(2)]
+    keys: dict[bytes, None] = {}
+    lookups[0].collect_keys(opened, keys)
+    for lookup in lookups:
+        found = dict(zip(keys, await opened.guarded.backend.read(list(keys)), strict=True))
+        assert lookup.try_hit(opened, found).slug in ("h1", "other")
+        await Happening.filter(id=1).update(slug="other")
+        await query
+    assert tracker.dependencies
+    assert tracker.refusal == CHANGED
+
+
+async def test_a_table_version_stands_for_rows_of_lookups_that_begin_after_it_was_learnt(cache: ModelCache) -> None:
+    opened = cache.open_cache
+    tracker = opened.derivations.tracker()
+    TrackedLookup(Organizer.cache.get(id=1).fast_lookup(opened), tracker, opened.versions)
+    await opened.derivations.depend_on(tracker, [table_key_of(opened, Happening)])
+    query = Happening.cache.get(id=1)
+    await query
+    lookup = TrackedLookup(query.fast_lookup(opened), tracker, opened.versions)
+    keys: dict[bytes, None] = {}
+    lookup.collect_keys(opened, keys)
+    lookup.try_hit(opened, dict(zip(keys, await opened.guarded.backend.read(list(keys)), strict=True)))
+    assert keys.keys() < tracker.dependencies.keys()
+    assert not tracker.late
+
+
+async def test_only_tokens_become_dependencies(cache: ModelCache) -> None:
+    """Nor does what a key held that another reader was filling, or that a writer had marked."""
+    opened = cache.open_cache
+    tracker = opened.derivations.tracker()
+    hits = TrackedHits(tracker, opened.versions)
+    value, lease, intent = b"V" + bytes(60), b"L" + bytes(16), b"W" + bytes(29)
+    for entries in ({b"a": value, b"b": lease}, {b"c": None, b"d": intent, b"e": value}, {b"b": value}):
+        hits.turn_to(entries)
+        hits.keys.update(dict.fromkeys([*entries, b"f"] if b"c" in entries else entries))
+    assert tracker.dependencies == dict.fromkeys((b"a", b"b", b"e"), value[:17])
+    assert tracker.refusal is None

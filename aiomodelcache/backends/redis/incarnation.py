@@ -126,9 +126,15 @@ class ServerIncarnation:
         return value is not None and value[:1] == VERSION and not value.startswith(self._current_prefix)
 
     def mask_stale_versions(self, values: list[bytes | None]) -> list[bytes | None]:
-        """Replaces versions of other incarnations by None. Written out, because every hit runs it."""
+        """Replaces versions of other incarnations by None. Written out, because every hit runs it.
+
+        Returns the same list if there are none.
+        """
         now = self._current_prefix
-        return [None if value and value[0] == _VERSION and not value.startswith(now) else value for value in values]
+        for value in filter(None, values):
+            if value[0] == _VERSION and not value.startswith(now):
+                return [None if self.is_stale_version(each) else each for each in values]
+        return values
 
 
 def _abort(connection: Any) -> None:
