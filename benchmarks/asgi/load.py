@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
             self.done.set_exception(AssertionError(f"The server closed a connection: {error}"))
 
     def close(self) -> None:
-        """Gives up what is left. Does nothing at the end of the requests."""
+        """Gives up the rest. Does nothing at the end of the requests."""
         self.done.cancel()
         self._transport.close()
 
