@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 
 from redis.exceptions import NoPermissionError, RedisError
 
-from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
+from aiomodelcache.backends.redis.clients import Endpoint, endpoint_of
+from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.diagnosis import Route
@@ -56,9 +57,8 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 class Store:
     """The server behind the URL of the cache."""
 
-    def __init__(self, endpoint: RedisEndpoint) -> None:
+    def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._client: Any = endpoint.client
         self.where = endpoint.where
 
     @property
@@ -72,13 +72,19 @@ class Store:
         pattern = re.sub(rb"([\[\]*?^\\])", rb"\\\1", beginning) + b"*"
         chunk: list[bytes] = []
         try:
-            async for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
-                if key not in seen:
-                    seen.add(key)
-                    chunk.append(key)
-                if len(chunk) >= SCAN_COUNT:
-                    yield chunk
-                    chunk = []
+            for send in await self._endpoint.servers():
+                cursor: bytes | None = None
+                while cursor != b"0":
+                    [reply] = await send([("SCAN", cursor or b"0", "MATCH", pattern, "COUNT", SCAN_COUNT)])
+                    if isinstance(reply, Exception):
+                        raise reply
+                    cursor, keys = cast("tuple[bytes, list[bytes]]", reply)
+                    new = set(keys) - seen
+                    seen |= new
+                    chunk += new
+                    if len(chunk) >= SCAN_COUNT:
+                        yield chunk
+                        chunk = []
         except (TimeoutError, RedisError, OSError) as error:
             raise self._failure(error) from error
         yield chunk
@@ -126,9 +132,9 @@ class Store:
         The server sends this connection a copy of each command meanwhile. None for a Cluster, and if MONITOR is not
         permitted. Raises ``BackendError``.
         """
-        if self.is_cluster:
+        if isinstance(self._endpoint, ClusterEndpoint):
             return None
-        pool = self._client.connection_pool
+        pool = cast("Any", self._endpoint.client).connection_pool
         connection: Any = None
         reads = Reads()
         try:
@@ -153,23 +159,14 @@ class Store:
         return reads
 
     async def clock(self) -> float:
-        """Returns the server's time, in seconds since the Unix epoch."""
-        if self.is_cluster:
-            reply: Any = _of_one_node(await self._ask("time"))
-            return float(reply[0]) + float(reply[1]) / 1_000_000
-        [reply] = await self._send([("TIME",)])
-        seconds, micro = cast("list[bytes]", reply)
+        """Returns the server's time, or that of any node of a Cluster, in seconds since the Unix epoch."""
+        seconds, micro = cast("list[bytes]", await self._ask("TIME"))
         return int(seconds) + int(micro) / 1_000_000
 
     async def info(self) -> dict[str, str]:
         """Returns what INFO says, of any node of a cluster. Raises ``BackendError`` if INFO is not permitted."""
-        if self.is_cluster:
-            found: Any = _of_one_node(await self._ask("info"))
-            return {str(name): str(value) for name, value in found.items()}
-        [reply] = await self._send([("INFO",)])
-        if isinstance(reply, Exception):
-            raise self._failure(reply) from reply
-        lines = [line.partition(":") for line in cast("bytes", reply).decode("utf-8", "replace").splitlines()]
+        info = cast("bytes", await self._ask("INFO"))
+        lines = [line.partition(":") for line in info.decode("utf-8", "replace").splitlines()]
         return {name: value for name, colon, value in lines if colon}
 
     async def config(self, name: str) -> str | None:
@@ -181,6 +178,8 @@ class Store:
 
     async def route(self) -> Route | None:
         """Returns the way to the server, as its two ends see it. None for a Cluster, and for a URL with a pool."""
+        if isinstance(self._endpoint, ClusterEndpoint):
+            return None
         connections = self._endpoint.reading, self._endpoint.writing
         if connections[0] is None or connections[1] is None:
             return None
@@ -196,10 +195,14 @@ class Store:
         return Route(connections[0].own_address(), _address(seen), (first, second), (first_later, second_later))
 
     async def _ask(self, name: str) -> Any:
+        """Returns the reply of a server to a command without arguments."""
         try:
-            return await getattr(self._client, name)()
+            [reply], *_ = await self._endpoint.send_to_each([(name,)])
+            if isinstance(reply, Exception):
+                raise reply
         except (TimeoutError, RedisError, OSError) as error:
             raise self._failure(error) from error
+        return reply
 
     async def _send(self, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
         try:
@@ -215,12 +218,6 @@ def _address(reply: Any) -> str | None:
     """Returns the address of a connection in the reply to CLIENT INFO, which is unknown before Redis 6.2."""
     found = re.search(rb"(?:^| )addr=(\S+)", reply) if isinstance(reply, bytes) else None
     return found[1].decode() if found is not None else None
-
-
-def _of_one_node(reply: Any) -> Any:
-    """Returns the reply of one node of a cluster, where redis-py returns those of all nodes by their names."""
-    values: list[Any] = list(cast("dict[str, Any]", reply).values()) if hasattr(reply, "values") else [reply]
-    return values[0] if type(values[0]) in (dict, list, tuple) else reply
 
 
 @asynccontextmanager

@@ -516,7 +516,7 @@ async def test_the_database_of_the_url_is_used(redis_server: RedisServer, backen
         ("redis://one,two", "several hosts"),
         ("unix://", "path"),
         ("unix://relative/path", "path"),
-        ("redis+cluster://localhost/1", "db"),
+        ("redis+cluster://localhost/1", "database 0 only"),
         ("redis+cluster://localhost?colour=red", "colour"),
         ("redis+sentinel://localhost", "name-of-the-service"),
         ("redis+sentinel://localhost/service/events", "database"),

@@ -222,6 +222,7 @@ async def test_a_cancelled_operation_leaves_no_reply_behind(
     proxy = proxies[cluster.nodes[0].port]
     async with opened(client) as backend:
         await put(backend, slow, b"slow")
+        assert await backend.read([quick, slow]) == [None, b"slow"]  # connects
         proxy.answering.clear()
         seen = len(proxy.requests)
         reading = asyncio.create_task(backend.read([quick, slow]))

@@ -55,7 +55,9 @@ ORDER = {
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker signed redis memory protocol near",
-    "backends.redis": "backend leasing saving claims commands clients scripts connection url incarnation errors",
+    "backends.redis": "backend leasing saving claims commands clients cluster scripts connection url incarnation "
+    "errors",
+    "backends.redis.cluster": "endpoint requests topology tasks node slots",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
     "scopes": "tracking request bypass",
     "config": "",
@@ -117,7 +119,14 @@ WITH_CODE = {"", "observe", "relay", "testing", "contrib.dashboard"}
 """Packages whose ``__init__`` defines public names."""
 PACKAGES = {package for package, names in ORDER.items() if names} - WITH_CODE
 """Packages whose ``__init__`` is a floor plan without code."""
-NESTED = {"backends.redis", "contrib.dashboard", "contrib.responses", "relay.stream", "relay.triggers"}
+NESTED = {
+    "backends.redis",
+    "backends.redis.cluster",
+    "contrib.dashboard",
+    "contrib.responses",
+    "relay.stream",
+    "relay.triggers",
+}
 """Packages that are one part of another one."""
 PLACES = [
     module

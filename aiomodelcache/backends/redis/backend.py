@@ -11,29 +11,27 @@ Needs Redis 5. Expiry is by the server's clock only.
 """
 
 import asyncio
-import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, cast
 
 import anyio
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import (
-    InvalidResponse,
-)
+from redis.exceptions import InvalidResponse
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.claims import ClaimCommands
-from aiomodelcache.backends.redis.clients import RedisEndpoint, endpoint_of
+from aiomodelcache.backends.redis.clients import Endpoint, RedisEndpoint, endpoint_of
+from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.commands import as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
-from aiomodelcache.backends.redis.errors import FAILURES, cause
+from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
-from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError
 
@@ -72,19 +70,18 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     ) -> None:
         super().__init__()
         seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
-        self.connect = functools.partial(endpoint_of, url_or_client, socket_timeout=seconds)
+        self.connect = partial(endpoint_of, url_or_client, socket_timeout=seconds)
         self._batch_size = batch_size
-        self._endpoint: RedisEndpoint | None = self.connect()
+        self._endpoint: Endpoint | None = self.connect()
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""
         self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
-        self._left: RedisEndpoint | None = None
+        self._left: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._near: Near | None = None
         self._can_start_read = type(self).read is RedisBackend.read
         """True if no subclass overrides ``read`` and must see all reads."""
-        self._layout_unknown = False
 
     def __repr__(self) -> str:
         return f"<RedisBackend at {self.where}>"
@@ -131,7 +128,9 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         endpoint = self._endpoint or self._raise_closed()
-        if endpoint.is_cluster or not 0 < len(keys) <= self._batch_size:
+        if isinstance(endpoint, ClusterEndpoint):
+            return await self._read_on_nodes(endpoint, keys)
+        if not 0 < len(keys) <= self._batch_size:
             return await self._read_many(endpoint, keys)
         try:
             [values] = await endpoint.send([("MGET", *keys)], read_only=True)
@@ -144,6 +143,11 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
         """Starts a read on the connection for reads, if there is one (see ``SupportsStartRead``)."""
         endpoint = self._endpoint
+        if isinstance(endpoint, ClusterEndpoint):
+            if self._can_start_read and keys:
+                endpoint.start_read(keys, partial(self._on_values, callback))
+                return True
+            return False
         if (
             endpoint is None
             or endpoint.reading is None
@@ -151,7 +155,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         ):
             return False
         return endpoint.reading.start(
-            pack([("MGET", *keys)]), 1, functools.partial(self._on_replies, endpoint.incarnation, callback)
+            pack([("MGET", *keys)]), 1, partial(self._on_replies, endpoint.incarnation, callback)
         )
 
     def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
@@ -165,9 +169,24 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
                 )
             )
 
+    async def _read_on_nodes(self, endpoint: ClusterEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
+        read: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        if not keys:
+            return []
+        endpoint.start_read(keys, partial(self._on_values, partial(_resolve, read)))
+        return await read
+
+    def _on_values(self, callback: ReadCallback, values: Replies) -> None:
+        """Passes on what a Cluster's nodes have answered."""
+        if any(isinstance(value, Exception) for value in values):
+            for value in values:
+                if isinstance(value, Exception) and not concerns_one_key(value):
+                    callback(self._failure(value))
+                    return
+            values = list(map(as_bytes, values))
+        callback(values)
+
     async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
-        if endpoint.is_cluster:
-            return [as_bytes(reply) for reply in await self._send([("GET", key) for key in keys])]
         size = self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = cast(
@@ -182,12 +201,11 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         return self._replaced_by_mark(keys, self._by_key(keys, replies))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
-        identity = (self._endpoint or self._raise_closed()).incarnation.current
         stamp_commands: list[Command] = []
-        for key in stamps:
+        for key, version in zip(stamps, self._new_versions(stamps), strict=True):
             # A server that is out of memory refuses the SET. The stamp is absent then, which is as good as fresh: the
             # next reader creates one. With the old stamp, a late lease could fill an old row.
-            stamp_commands += ("UNLINK", key), ("SET", key, new_version(identity))
+            stamp_commands += ("UNLINK", key), ("SET", key, version)
         keys = [clear.key for clear in clears]
         clear_commands = self._commands(self._clear, keys, [clear[1:] for clear in clears], (token,))
         stamped, cleared = await self._send_in_order(stamp_commands, clear_commands)
@@ -202,3 +220,12 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         replies = await self._send([("UNLINK", *chunk) for chunk in chunks])
         self._raise_any(replies)
         return sum(cast("list[int]", replies))
+
+
+def _resolve(read: "asyncio.Future[list[bytes | None]]", values: list[bytes | None] | Exception) -> None:
+    if read.done():  # the caller was cancelled
+        return
+    if isinstance(values, Exception):
+        read.set_exception(values)
+    else:
+        read.set_result(values)

@@ -15,17 +15,14 @@ class ClaimCommands(RedisCommands):
     """The operations of claims, for ``RedisBackend``."""
 
     async def clock(self) -> int:
-        """Returns the time of the server, or the earliest of a cluster's primaries (see ``SupportsClaims``)."""
-        endpoint = self._endpoint or self._raise_closed()
-        if not endpoint.is_cluster:
-            [moment] = await self._send([("TIME",)])
-            return _milliseconds(moment)
+        """Returns the time of the server, or the earliest of a Cluster's nodes that answer (see ``SupportsClaims``)."""
         try:
-            reply: Any = await cast("Any", endpoint.client).execute_command("TIME", target_nodes="primaries")
+            replies = await (self._endpoint or self._raise_closed()).send_to_each([("TIME",)])
         except FAILURES as error:
             raise self._failure(error) from cause(error)
-        replies: list[Any] = [*reply.values()] if hasattr(reply, "values") else [reply]
-        return min(map(_milliseconds, replies))  # redis-py names the nodes if there are several
+        moments = [moment for [moment] in replies]
+        self._raise_any(moments)
+        return min(map(_milliseconds, moments))
 
     async def claim(self, key: bytes, until_ms: int) -> None:
         """Keeps a key until a time (see ``SupportsClaims``)."""

@@ -4,25 +4,25 @@ Owns the settings of redis-py that have to be made or overridden, for one server
 6 to 8. Must not know which commands are sent, or why.
 
 By default redis-py resends a command when the connection broke before the reply came. The server may have run the
-command, and a lease or a fill that runs twice breaks the protocol. A cluster's MOVED and ASK are safe, because a
-command with that answer did not run.
+command, and a lease or a fill that runs twice breaks the protocol.
 """
 
 import copy
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, cast
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, SSLConnection
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluster, SSLConnection
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
+from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
+from aiomodelcache.backends.redis.cluster.slots import Address
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
@@ -34,13 +34,27 @@ MAX_CONNECTIONS: Final = 50
 Beyond it, commands wait for a free connection, for at most ``socket_timeout`` seconds.
 """
 UNLIMITED_CONNECTIONS: Final = 2**31 - 1
-"""Maximum number of connections through Sentinel, and to each node of a cluster, in effect unlimited.
+"""Maximum number of connections through Sentinel, in effect unlimited.
 
 There, redis-py cannot wait for a free connection and would fail instead.
 """
 
 _POOLED: Final = {"max_connections", "timeout", "health_check_interval"}
 """The options by which a URL configures redis-py's pool. If a URL has one of them, commands use that pool."""
+
+
+_OF_CLUSTER_CLIENTS: Final = {
+    "cluster_error_retry_attempts",
+    "dynamic_startup_nodes",
+    "load_balancing_strategy",
+    "max_connections",
+    "read_from_replicas",
+    "redis_connect_func",  # for reads from replicas
+    "reinitialize_steps",
+    "require_full_coverage",
+    "response_callbacks",
+}
+"""The options of redis-py's client of Clusters that are not for connections. They are ignored."""
 
 
 class Pipeline(Protocol):
@@ -58,8 +72,6 @@ class Client(Protocol):
 
     def pipeline(self, transaction: bool = ...) -> Pipeline: ...
 
-    async def script_load(self, script: str) -> object: ...
-
 
 class Closable(Protocol):
     """A resource of an endpoint that is closed with it."""
@@ -69,21 +81,17 @@ class Closable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RedisEndpoint:
-    """A client, the address that it leads to, and the resources that the backend must close."""
+    """A client of one server, the address that it leads to, and the resources that the backend must close."""
 
+    is_cluster: ClassVar = False
     client: Client
     where: str
     """The server without its password, for messages."""
     incarnation: ServerIncarnation
     owned: tuple[Closable, ...]
-    rediscover: Callable[[], Awaitable[None]] | None = None
-    """Reads the layout of a cluster again; None for other servers.
-
-    Needed after a failure, since redis-py does so only where it may resend the command.
-    """
     reading: ReconnectingConnection | None = None
     writing: ReconnectingConnection | None = None
-    """Faster connections to the same server than the client's, if it is a single one.
+    """Faster connections to the same server than the client's.
 
     Reads have one of their own (``reading``), so that a bulk write does not delay them.
     """
@@ -94,15 +102,14 @@ class RedisEndpoint:
             self.reading.near = near
         elif near is not None:
             raise CacheConfigurationError(
-                f"near needs a connection of its own to Redis at {self.where}. It works neither with a cluster, nor "
-                f"with a client that you pass in, nor with a URL that sets {', '.join(sorted(_POOLED))}: "
+                f"near needs a connection of its own to Redis at {self.where}. It works neither with a client "
+                f"that you pass in, nor with a URL that sets {', '.join(sorted(_POOLED))}: "
                 "pass a redis:// or redis+sentinel:// URL without these, or remove near."
             )
 
-    @property
-    def is_cluster(self) -> bool:
-        """True if the endpoint is a Redis Cluster."""
-        return self.rediscover is not None
+    def incarnation_of(self, key: bytes) -> ServerIncarnation:
+        """Returns the incarnation of the server that holds a key."""
+        return self.incarnation
 
     async def send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[Any]:
         """Sends commands in one round trip. Returns all replies, errors of the server among them.
@@ -112,7 +119,7 @@ class RedisEndpoint:
         connection = self.reading if read_only else self.writing
         if connection is not None:
             return await connection.send(pack(commands), len(commands))
-        if len(commands) == 1 and not self.is_cluster:
+        if len(commands) == 1:
             try:
                 return [await self.client.execute_command(*commands[0])]
             except ResponseError as error:
@@ -122,14 +129,20 @@ class RedisEndpoint:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
 
+    async def servers(self) -> list[Callable[[Sequence[Command]], Awaitable[list[Any]]]]:
+        """Returns a function for each server, of which there is one, that sends commands to it."""
+        return [self.send]
+
+    async def send_to_each(self, commands: Sequence[Command]) -> list[list[Any]]:
+        """Sends commands to every server, of which there is one."""
+        return [await self.send(commands)]
+
     async def load_scripts(self, texts: Iterable[str]) -> list[Any]:
-        """Loads scripts into the script cache of the server, or of every node. Returns replies as ``send`` does."""
-        if self.is_cluster:
-            return [await self.client.script_load(text) for text in texts]
+        """Loads scripts into the script cache of the server. Returns replies as ``send`` does."""
         return await self.send([("SCRIPT", "LOAD", text) for text in texts])
 
-    async def check_identity(self) -> None:
-        """Asks the server for its identity again. Not for clusters."""
+    async def check_identity(self, keys: Iterable[bytes]) -> None:
+        """Asks the server that holds these keys for its identity again."""
         if self.writing is not None:
             self.incarnation.check_identity(await self.writing.send(pack(IDENTIFY), len(IDENTIFY)))
             return
@@ -146,7 +159,10 @@ class RedisEndpoint:
             await resource.aclose()
 
 
-def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> RedisEndpoint:
+Endpoint: TypeAlias = RedisEndpoint | ClusterEndpoint
+
+
+def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> Endpoint:
     """Builds the endpoint for a URL, or for a client that the program passes in. No I/O.
 
     Raises ``CacheConfigurationError``.
@@ -154,7 +170,7 @@ def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> Re
     if isinstance(source, Redis):
         return _client_endpoint(source, socket_timeout)
     if isinstance(source, RedisCluster):
-        return _cluster_endpoint(_cluster_like(source, socket_timeout))
+        return _cluster_like(source, socket_timeout)
     if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all typed
         kind = type(source)
         raise CacheConfigurationError(
@@ -163,13 +179,13 @@ def endpoint_of(source: str | Redis | RedisCluster, socket_timeout: float) -> Re
         )
     try:
         return _endpoint_of_url(Url.split(source), socket_timeout)
-    except (ValueError, TypeError, RedisError, RedisClusterException) as error:
+    except (ValueError, TypeError, RedisError) as error:
         raise CacheConfigurationError(
             f"{masked(source)!r} is not a URL of Redis: {str(error).rstrip('.')}. It must begin with {SCHEMES}."
         ) from error
 
 
-def _endpoint_of_url(url: Url, socket_timeout: float) -> RedisEndpoint:
+def _endpoint_of_url(url: Url, socket_timeout: float) -> Endpoint:
     match url.transport, url.kind:
         case "unix", "":
             return _server_endpoint(url.path, url.socket_options(socket_timeout))
@@ -180,9 +196,9 @@ def _endpoint_of_url(url: Url, socket_timeout: float) -> RedisEndpoint:
             options = url.options(socket_timeout, url.path.strip("/"))
             return _server_endpoint(f"{host}:{port}", options | {"host": host, "port": port})
         case (("redis" | "rediss"), "cluster"):
-            options = url.options(socket_timeout, url.path.strip("/"))
-            nodes = [ClusterNode(host, port) for host, port in url.addresses(6379)]
-            return _cluster_endpoint(_new_cluster(nodes, options))
+            if url.path.strip("/") not in ("", "0"):
+                raise ValueError("a Cluster has database 0 only")
+            return _cluster_endpoint(url.addresses(6379), url.options(socket_timeout, ""))
         case (("redis" | "rediss"), "sentinel"):
             service, _, database = url.path.strip("/").partition("/")
             if not service:
@@ -237,24 +253,17 @@ def _sentinel_endpoint(addresses: list[tuple[str, int]], service: str, options: 
     return _with_own_connections(RedisEndpoint(client, where, incarnation, owned=(client, *sentinel.sentinels)))
 
 
-def _new_cluster(nodes: list[ClusterNode], options: Mapping[str, Any]) -> RedisCluster:
-    options = dict(options)
-    options["ssl"] = options.pop("connection_class", None) is SSLConnection
-    options.setdefault("max_connections", UNLIMITED_CONNECTIONS)
-    for name in ("retry_on_error", "retry_on_timeout", "read_from_replicas", "load_balancing_strategy"):
-        options.pop(name, None)
-    return RedisCluster(startup_nodes=nodes, **options)
+def _cluster_endpoint(
+    startup: Iterable[Address], options: Mapping[str, Any], remap: Callable[[Address], Address] | None = None
+) -> ClusterEndpoint:
+    """Builds the endpoint of a Cluster. Ignores options of redis-py's own client, which is not used."""
+    kept = {name: value for name, value in options.items() if name not in _OF_CLUSTER_CLIENTS}
+    settings = ConnectionSettings(kept.pop("connection_class", None) or Connection, kept)
+    return ClusterEndpoint(startup, settings, remap or _as_it_is)
 
 
-def _cluster_endpoint(cluster: RedisCluster) -> RedisEndpoint:
-    where = f"{','.join(cluster.nodes_manager.startup_nodes)} (cluster)"
-    return RedisEndpoint(
-        cast("Client", cluster),
-        where,
-        ServerIncarnation(where),
-        owned=(cluster,),
-        rediscover=cluster.nodes_manager.initialize,
-    )
+def _as_it_is(address: Address) -> Address:
+    return address
 
 
 def _client_endpoint(client: Any, socket_timeout: float) -> RedisEndpoint:
@@ -296,14 +305,8 @@ def _pool_like(pool: Any, options: dict[str, Any]) -> Any:
     return _pool(options | {"max_connections": min(pool.max_connections, MAX_CONNECTIONS)})
 
 
-def _cluster_like(cluster: RedisCluster, socket_timeout: float) -> RedisCluster:
-    """Builds a cluster client like another one, which may resend commands or read from replicas."""
+def _cluster_like(cluster: RedisCluster, socket_timeout: float) -> ClusterEndpoint:
+    """Builds an endpoint with the settings of a client, which may resend commands or read from replicas."""
     manager = cluster.nodes_manager
-    accepted = inspect.signature(RedisCluster).parameters.keys() | {"connection_class"}
-    accepted -= {"host", "port", "driver_info", "lib_name", "lib_version"}
-    options = _options_like(cluster.connection_kwargs, socket_timeout)
-    return _new_cluster(
-        [ClusterNode(node.host, node.port) for node in manager.startup_nodes.values()],
-        {name: value for name, value in options.items() if name in accepted}
-        | {"require_full_coverage": manager.require_full_coverage, "address_remap": manager.address_remap},
-    )
+    startup = [(node.host, int(node.port)) for node in manager.startup_nodes.values()]
+    return _cluster_endpoint(startup, _options_like(cluster.connection_kwargs, socket_timeout), manager.address_remap)

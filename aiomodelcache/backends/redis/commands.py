@@ -4,13 +4,13 @@ Must not know what a backend's operations are: see ``backend`` and ``saving``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import eq
+from itertools import repeat
 from typing import NoReturn, cast
 
-from redis.exceptions import NoScriptError, RedisClusterException
+from redis.exceptions import NoScriptError
 
 from aiomodelcache.backends.protocol import ReplacedEntry
-from aiomodelcache.backends.redis.clients import RedisEndpoint
+from aiomodelcache.backends.redis.clients import Endpoint
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
@@ -23,10 +23,8 @@ class RedisCommands:
 
     where: str
     _batch_size: int
-    _endpoint: RedisEndpoint | None
+    _endpoint: Endpoint | None
     _keys_per_script: int
-    _layout_unknown: bool
-    """True if a cluster did not answer as expected. Its layout may have changed."""
 
     def __init__(self) -> None:
         self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
@@ -42,6 +40,11 @@ class RedisCommands:
         by_key = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if is_list(reply)}
         return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms, _) in by_key.items()}
 
+    def _new_versions(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Returns a new version for each key, with the identity of the server that holds the key."""
+        endpoint = self._endpoint or self._raise_closed()
+        return [new_version(endpoint.incarnation_of(key).current) for key in keys]
+
     async def _with_fresh_versions(
         self, keys: Sequence[bytes], read: Sequence[object], made: Sequence[bytes]
     ) -> list[bytes | None]:
@@ -51,19 +54,24 @@ class RedisCommands:
         """
         endpoint = self._endpoint or self._raise_closed()
         versions = [as_bytes(reply) for reply in read[1::2]]
-        is_first = bool(endpoint.incarnation.current) and any(map(eq, versions, made))
-        if not (is_first or any(map(endpoint.incarnation.is_stale_version, versions))):
+        doubtful = [
+            key
+            for key, version, own in zip(keys, versions, made, strict=True)
+            if (incarnation := endpoint.incarnation_of(key)).is_stale_version(version)
+            or (version == own and incarnation.current)
+        ]
+        if not doubtful:
             return versions
         try:
-            await endpoint.check_identity()
+            await endpoint.check_identity(doubtful)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
         stale = {
             key: version
             for key, version in zip(keys, versions, strict=True)
-            if endpoint.incarnation.is_stale_version(version)
+            if endpoint.incarnation_of(key).is_stale_version(version)
         }
-        renewals = [(version, new_version(endpoint.incarnation.current), 0) for version in stale.values()]
+        renewals = list(zip(stale.values(), self._new_versions(stale), repeat(0)))
         renewed = dict(zip(stale, map(as_bytes, await self._run(self._lease, list(stale), renewals)), strict=True))
         return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
@@ -125,16 +133,13 @@ class RedisCommands:
         if not commands:
             return []
         try:
-            if self._layout_unknown and endpoint.rediscover is not None:
-                await endpoint.rediscover()
-            self._layout_unknown = False
             replies = await endpoint.send(commands, read_only=read_only)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
         self._raise_general(replies)
         return replies
 
-    async def _load_scripts(self, endpoint: RedisEndpoint) -> None:
+    async def _load_scripts(self, endpoint: Endpoint) -> None:
         scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save, self._late)
         self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
@@ -152,9 +157,7 @@ class RedisCommands:
                 raise self._failure(reply) from cause(reply)
 
     def _failure(self, error: Exception) -> BackendError:
-        self._layout_unknown = True
-        origin = error.__cause__ if isinstance(error, RedisClusterException) else None
-        return BackendError(f"Redis at {self.where} {describe(origin or error)}")
+        return BackendError(f"Redis at {self.where} {describe(error)}")
 
 
 def version_commands(keys: Sequence[bytes], made: Sequence[bytes]) -> list[Command]:

@@ -130,6 +130,8 @@ class PipelinedConnection(asyncio.Protocol):
                     callback(replies)
         except (RedisError, IndexError) as error:  # bytes that are not Redis protocol, or a reply without a request
             self._fail(ConnectionError(f"Unexpected reply: {error}"))
+        except ValueError:  # redis-py reads the addresses in MOVED and ASK
+            self._fail(ConnectionError("Unexpected reply: a redirection without an address"))
 
     async def track(self, near: Near) -> None:
         """Asks the server to report every change of the entries read here to ``near``. The server may refuse."""
@@ -199,6 +201,11 @@ class ReconnectingConnection:
         self._current: PipelinedConnection | None = None
         self._tracked_by: Near | None = None
         self._connecting: asyncio.Task[PipelinedConnection] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True if a request can be sent without connecting first."""
+        return self._current is not None and self._current.lost is None
 
     async def send(self, request: bytes, count: int) -> Replies:
         """Sends a request of ``count`` commands and returns as many replies, errors of the server among them.

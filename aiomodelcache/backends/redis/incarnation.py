@@ -136,6 +136,17 @@ class ServerIncarnation:
                 return [None if self.is_stale_version(each) else each for each in values]
         return values
 
+    def mask_replies(self, replies: list[Any]) -> list[Any]:
+        """Replaces versions of other incarnations by None in replies to GET and MGET, errors among them."""
+        return [
+            self.mask_stale_versions(cast("list[bytes | None]", reply))
+            if isinstance(reply, list)
+            else None
+            if isinstance(reply, bytes) and self.is_stale_version(reply)
+            else reply
+            for reply in replies
+        ]
+
 
 def _abort(connection: Any) -> None:
     """Closes a connection at once. Requests that wait for a reply on it fail."""

@@ -12,7 +12,7 @@ from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, Timed
 from aiomodelcache.backends.redis.commands import RedisCommands, version_commands
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.scripts import Arguments
-from aiomodelcache.encoding.layout import LEASE, new_version
+from aiomodelcache.encoding.layout import LEASE
 
 
 class LeasingCommands(RedisCommands):
@@ -70,13 +70,12 @@ class LeasingCommands(RedisCommands):
     ) -> tuple[Leased, list[object]]:
         """Leases, then reads the versions, and returns the replies to other commands."""
         own = LEASE + token
-        identity = (self._endpoint or self._raise_closed()).incarnation.current
         keys = [key for key, _ in leases]
         if any(lease.replacing for lease in leases):
             lease_commands = self._commands(self._lease, keys, [(replacing, own, ttl_ms) for _, replacing in leases])
         else:
             lease_commands = self._commands(self._lease, keys, (), (own, ttl_ms))
-        made = [new_version(identity) for _ in versions]
+        made = self._new_versions(versions)
         leased, read = await self._send_in_order(lease_commands, [*version_commands(versions, made), *others])
         number = 2 * len(versions)
         values = list(map(_lease_value, self._by_key(keys, leased)))

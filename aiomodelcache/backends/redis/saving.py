@@ -9,7 +9,7 @@ from typing import cast
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Marked, Save
 from aiomodelcache.backends.redis.commands import RedisCommands, as_bytes, is_list, version_commands
 from aiomodelcache.backends.redis.connection import Command
-from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, new_version
+from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE
 
 
 class SavingCommands(RedisCommands):
@@ -24,8 +24,7 @@ class SavingCommands(RedisCommands):
         versions: Sequence[bytes] = (),
     ) -> Marked:
         """Marks keys, and reads versions (see ``SupportsWriteThrough``)."""
-        identity = (self._endpoint or self._raise_closed()).incarnation.current
-        made = [new_version(identity) for _ in versions]
+        made = self._new_versions(versions)
         marked, read = await self._send_in_order(
             self._mark_commands(keys, token, ttl_ms, allow), version_commands(versions, made)
         )
@@ -43,10 +42,13 @@ class SavingCommands(RedisCommands):
     ) -> list[bool]:
         """Ends a write, and stores rows (see ``SupportsWriteThrough``)."""
         endpoint = self._endpoint or self._raise_closed()
-        identity = endpoint.incarnation.current
         expected = {save.stamp: save.expected for save in saves}
-        own = {stamp: new_version(identity) for stamp in dict.fromkeys([*stamps, *expected])}
-        others = [(expected.get(stamp, b""), version, new_version(identity)) for stamp, version in own.items()]
+        changed = list(dict.fromkeys([*stamps, *expected]))
+        own = dict(zip(changed, self._new_versions(changed), strict=True))
+        others = [
+            (expected.get(stamp, b""), version, other)
+            for (stamp, version), other in zip(own.items(), self._new_versions(own), strict=True)
+        ]
         # Sent with its text, because a script that the server lacks is sent again: after the clear, that is too late.
         stamp_commands = self._stamp.commands([*own], (), others, self._keys_per_script, inline=True)
         leases = [LEASE + save.value[1:PREFIX_SIZE] for save in saves]

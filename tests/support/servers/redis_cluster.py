@@ -1,8 +1,9 @@
-"""A Redis Cluster of two private nodes."""
+"""A Redis Cluster of private nodes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from redis.crc import key_slot
 
@@ -11,6 +12,8 @@ from aiomodelcache.testing.conformance import new_keys
 from .redis import RedisServer
 
 SLOTS = 16_384
+PATIENCE = 60
+"""Seconds to wait for the nodes to agree."""
 
 
 class ClusterNode(RedisServer):
@@ -19,49 +22,124 @@ class ClusterNode(RedisServer):
     def _command(self) -> list[str | Path]:
         # A busy machine may be silent for a while, which is not a failure.
         settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000"]
+        settings += ["--cluster-require-full-coverage", "no"]
+        settings += ["--repl-diskless-sync-delay", "0"]
         return [*super()._command(), *settings]
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    def run(self, *command: str | bytes | int) -> Any:
+        """Runs a command on this node."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    @property
+    def id(self) -> str:
+        """The name by which the other nodes know this one."""
+        found = self.run("CLUSTER", "MYID")
+        return found.decode() if isinstance(found, bytes) else str(found)
+
 
 class Cluster:
-    """Two nodes: the first holds the lower half of the slots, the second the upper."""
+    """Nodes that share the slots, in their order and as evenly as possible.
 
-    def __init__(self, nodes: list[ClusterNode]) -> None:
+    ``spares``: nodes without slots. ``replicas``: one for each node, or none.
+    """
+
+    def __init__(
+        self, nodes: list[ClusterNode], *, spares: Sequence[ClusterNode] = (), replicas: Sequence[ClusterNode] = ()
+    ) -> None:
         self.nodes = nodes
+        self.replicas = list(replicas)
+        self.spares = list(spares)
+        self._all = [*nodes, *spares, *replicas]
         self.url = f"redis+cluster://{','.join(node.address for node in nodes)}"
-        middle = SLOTS // 2
-        for node, slots in zip(nodes, [range(middle), range(middle, SLOTS)], strict=True):
-            with node.client() as client:
-                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
-        with nodes[0].client() as client:
-            client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
-        deadline = time.monotonic() + 60
-        while not all(map(self._is_ready, nodes)):
-            assert time.monotonic() < deadline, "the nodes did not find each other"
-            time.sleep(0.02)
+        for number, node in enumerate(nodes):
+            slots = [slot for slot in range(SLOTS) if self._place(slot) == number]
+            node.run("CLUSTER", "ADDSLOTS", *slots)
+            node.run("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in self._all[1:]:
+            nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.port)
+        until(lambda: all(map(self._knows_all, self._all)))
+        for node, replica in zip(nodes, replicas, strict=False):
+            replica.run("CLUSTER", "REPLICATE", node.id)
+        until(lambda: all(map(self._is_ready, self._all)))
+        until(lambda: all(each.run("INFO", "replication")["master_link_status"] == "up" for each in replicas))
 
-    @staticmethod
-    def _is_ready(node: ClusterNode) -> bool:
-        with node.client() as client:
-            known = len(client.execute_command("CLUSTER", "SLOTS"))
-            return known == 2 and b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+    def _place(self, slot: int) -> int:
+        return slot * len(self.nodes) // SLOTS
 
-    def give(self, slots: list[int], node: int, tell: Sequence[int] = (0, 1)) -> None:
+    def _knows_all(self, node: ClusterNode) -> bool:
+        listed = node.run("CLUSTER", "NODES")
+        return listed.count(b"\n") == len(self._all) and b"handshake" not in listed
+
+    def _is_ready(self, node: ClusterNode) -> bool:
+        ranges = node.run("CLUSTER", "SLOTS")
+        known = sum(len(each) - 2 for each in ranges) == len(self.nodes) + len(self.replicas)
+        return known and b"cluster_state:ok" in node.run("CLUSTER", "INFO")
+
+    def give(self, slots: list[int], node: int, tell: Sequence[int] | None = None) -> None:
         """Assigns slots to a node, as far as the nodes ``tell`` know."""
+        tell = range(len(self.nodes)) if tell is None else tell
         for each in tell:
             self.nodes[each].flush()  # a slot with keys cannot be given away
-        with self.nodes[node].client() as client:
-            client.execute_command("CLUSTER", "BUMPEPOCH")  # so that the other nodes accept it
-            holder = client.execute_command("CLUSTER", "MYID")
+        self.nodes[node].run("CLUSTER", "BUMPEPOCH")  # so that the other nodes accept it
+        holder = self.nodes[node].id
         for each in tell:
-            with self.nodes[each].client() as client:
-                for slot in slots:
-                    client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", holder)
+            for slot in slots:
+                self.nodes[each].run("CLUSTER", "SETSLOT", slot, "NODE", holder)
 
     def keys(self, node: int, count: int, beginning: bytes = b"") -> list[bytes]:
-        """Returns new keys that belong to a node."""
-        candidates = [beginning + key for key in new_keys(20 * count)]
-        return [key for key in candidates if key_slot(key) // (SLOTS // 2) == node][:count]
+        """Returns new keys that belong to a node, and that can be tags in other keys."""
+        candidates = new_keys(20 * count)
+        while {*b"{}"} & {*candidates[0]}:
+            candidates = new_keys(20 * count)
+        return [key for key in (beginning + key for key in candidates) if self._place(key_slot(key)) == node][:count]
+
+
+class Moving:
+    """A slot that moves from one node to another, key by key. Entered with ``with``."""
+
+    def __init__(self, slot: int, giver: ClusterNode, taker: ClusterNode) -> None:
+        self.slot = slot
+        self.giver = giver
+        self.taker = taker
+
+    def __enter__(self) -> "Moving":
+        self.taker.run("CLUSTER", "SETSLOT", self.slot, "IMPORTING", self.giver.id)
+        self.giver.run("CLUSTER", "SETSLOT", self.slot, "MIGRATING", self.taker.id)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in (self.giver, self.taker):
+            node.run("CLUSTER", "SETSLOT", self.slot, "STABLE")
+
+    def move(self, *keys: bytes) -> None:
+        """Moves keys, which must exist."""
+        for key in keys:
+            assert self.try_to_move(key)
+
+    def try_to_move(self, key: bytes) -> bool:
+        """Moves a key, if it is still there."""
+        return bool(self.giver.run("MIGRATE", "127.0.0.1", self.taker.port, key, 0, 5_000) == b"OK")
+
+    def keys(self, node: ClusterNode) -> list[bytes]:
+        """Returns the keys of the slot that a node has."""
+        found: list[bytes] = node.run("CLUSTER", "GETKEYSINSLOT", self.slot, 1_000)
+        return found
+
+    def end(self, *others: ClusterNode) -> None:
+        """Gives the slot to the taker, and tells the other nodes."""
+        holder = self.taker.id
+        for node in (self.taker, self.giver, *others):
+            node.run("CLUSTER", "SETSLOT", self.slot, "NODE", holder)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits until servers agree, which they do not announce."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the nodes did not agree"
+        time.sleep(0.02)

@@ -1,0 +1,79 @@
+"""One node of a Cluster: its connections and its incarnation. Must not know which slots it serves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from aiomodelcache.backends.redis.cluster.slots import Address, name_of
+from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, Replies, pack
+from aiomodelcache.backends.redis.errors import FAILURES
+from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """Makes connections as redis-py does: TLS, names and passwords, timeouts. They resend nothing."""
+
+    connection_class: Callable[..., Any]
+    options: Mapping[str, Any]
+
+    @property
+    def timeout(self) -> float:
+        """Maximum seconds to wait for a reply."""
+        return float(self.options["socket_timeout"])
+
+    def connection(self, address: Address, incarnation: ServerIncarnation) -> Any:
+        """Returns a connection to a node that is not connected yet. Raises ``TypeError`` if an option is unknown."""
+        host, port = address
+        return self.connection_class(
+            **self.options, host=host, port=port, redis_connect_func=incarnation.on_connect(None)
+        )
+
+
+class Node:
+    """A node that serves slots, or that is asked for them."""
+
+    __slots__ = ("address", "asked", "failing", "incarnation", "name", "reading", "writing")
+
+    def __init__(self, address: Address, settings: ConnectionSettings) -> None:
+        self.address = address
+        self.name = name_of(address)
+        self.incarnation = ServerIncarnation(self.name)
+        make = partial(settings.connection, address, self.incarnation)
+        self.reading, self.writing = ReconnectingConnection(make), ReconnectingConnection(make)
+        self.failing = False
+        """True if the last request failed. Its slots may have another node by now."""
+        self.asked = False
+        """True if a slot that moves to this node has been asked for here since the topology was read."""
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name}>"
+
+    async def send(self, commands: Sequence[Command]) -> Replies:
+        """Sends commands in one request. Returns the replies, errors of the server among them."""
+        try:
+            replies = await self.writing.send(pack(commands), len(commands))
+        except FAILURES:
+            self.failing = True
+            raise
+        self.failing = False
+        return replies
+
+    async def check_identity(self) -> None:
+        """Asks the node for its identity again."""
+        self.incarnation.check_identity(await self.send(IDENTIFY))
+
+    async def retire(self) -> None:
+        """Disconnects when all requests so far are answered."""
+        for connection in (self.reading, self.writing):
+            if connection.is_open:
+                with suppress(*FAILURES):
+                    await connection.send(pack([("TIME",)]), 1)  # PING needs a permission more
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Disconnects."""
+        await self.reading.aclose()
+        await self.writing.aclose()

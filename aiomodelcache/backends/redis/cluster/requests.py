@@ -1,0 +1,220 @@
+"""Requests to several nodes at once: split by node, redirected, and put together again.
+
+A command that a node redirects (MOVED, ASK) or refuses for now (TRYAGAIN, CLUSTERDOWN, NOSCRIPT) did not run, so it is
+sent again. No other command is ever sent twice. Must not know what commands mean, beyond their keys.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Final, cast
+
+from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedError, NoScriptError, TryAgainError
+
+from aiomodelcache.backends.redis.cluster.node import Node
+from aiomodelcache.backends.redis.cluster.slots import address_in, slot_of_command
+from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
+from aiomodelcache.backends.redis.cluster.topology import Topology
+from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
+from aiomodelcache.backends.redis.errors import FAILURES
+
+MAX_ROUNDS: Final = 16
+"""Maximum number of times that a command is sent again. Beyond it, the last refusal is its reply."""
+MOVES_AT_ONCE: Final = 3
+"""Number of redirections that a command follows without a delay. Beyond it, the nodes do not agree yet."""
+FIRST_DELAY: Final = 0.005
+"""Seconds before a command that was refused for now is sent again. Doubled each time, until ``timeout`` is over."""
+_NOT_RUN: Final = (MovedError, AskError, TryAgainError, ClusterDownError, NoScriptError)
+"""The replies to commands that did not run."""
+_ASKING: Final = pack([("ASKING",)])
+
+
+class Request:
+    """Commands to several nodes, and their replies in the same order."""
+
+    __slots__ = ("commands", "nodes", "on_done", "pending", "reading", "refused", "repeated", "replies")
+
+    def __init__(
+        self, commands: Sequence[Command], on_done: "Callable[[Request], None]", *, reading: bool = False
+    ) -> None:
+        self.commands = commands
+        self.nodes: list[Node | None] = []
+        """The node that each command was sent to last."""
+        self.replies: Replies = [None] * len(commands)
+        """Values and errors. A command that was not answered has the exception of the connection."""
+        self.reading = reading
+        """True for reads. Versions that another incarnation of the node has made are None in the replies then."""
+        self.refused: list[int] = []
+        """The positions of the commands that were not run."""
+        self.repeated = False
+        """True if commands that were not run are sent again."""
+        self.pending = 0
+        """The number of nodes that have not answered."""
+        self.on_done = on_done
+
+
+class Requests:
+    """Requests to the nodes of one Cluster."""
+
+    def __init__(self, topology: Topology, timeout: float, tasks: ClusterTasks) -> None:
+        self.scripts: Sequence[str] = ()
+        """The scripts that are loaded into a node that lacks one of them."""
+        self._topology = topology
+        self._timeout = timeout
+        self._tasks = tasks
+
+    async def send(self, commands: Sequence[Command], *, reading: bool = False) -> Replies:
+        """Sends commands in one request to each node. Returns the replies in order, exceptions among them."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        request = Request(commands, partial(_resolve, done), reading=reading)
+        self.start(request, list(map(slot_of_command, commands)))
+        await done
+        return request.replies
+
+    def start(self, request: Request, slots: Sequence[int]) -> None:
+        """Sends a request at once to every node, and calls ``request.on_done`` when all have answered.
+
+        ``slots``: those of the commands. If a node is unknown or failing, the topology is read first.
+        """
+        by_slot = self._topology.slots
+        request.nodes = [by_slot[slot] for slot in slots]
+        for node in request.nodes:
+            if node is None or node.failing:
+                self._topology.when_read(partial(self._start_located, request, slots))
+                return
+        self._send(request, range(len(slots)))
+
+    def _start_located(self, request: Request, slots: Sequence[int]) -> None:
+        """Sends a request as far as its nodes are known now."""
+        by_slot = self._topology.slots
+        request.nodes = [by_slot[slot] for slot in slots]
+        located = [at for at, node in enumerate(request.nodes) if node is not None]
+        if len(located) < len(slots):
+            request.replies = [self._topology.failure()] * len(slots)
+        if located:
+            self._send(request, located)
+        else:
+            request.on_done(request)
+
+    def _send(self, request: Request, positions: Iterable[int], asked: Collection[int] = ()) -> None:
+        """Sends the commands at these positions, those in ``asked`` after ASKING."""
+        groups: dict[Node, list[int]] = {}
+        for at in positions:
+            groups.setdefault(cast("Node", request.nodes[at]), []).append(at)
+        request.pending = len(groups)
+        for node, group in groups.items():
+            connection = node.reading if request.reading else node.writing
+            packed, count = pack([request.commands[at] for at in group]), len(group)
+            if asked:
+                packed = b"".join([_ASKING * (at in asked) + pack([request.commands[at]]) for at in group])
+                count += sum(at in asked for at in group)
+            on_replies = partial(self._on_replies, request, node, group, asked)
+            if not connection.start(packed, count, on_replies):
+                self._tasks.start(connection.send(packed, count)).add_done_callback(partial(_on_sent, on_replies))
+
+    def _on_replies(
+        self, request: Request, node: Node, group: list[int], asked: Collection[int], replies: Replies | Exception
+    ) -> None:
+        if isinstance(replies, Exception):
+            node.failing = True
+            self._topology.refresh_soon()
+            replies = [replies] * len(group)
+        else:
+            node.failing = False
+            if asked:
+                replies = _without_asking(group, asked, replies)
+            if request.reading:
+                replies = node.incarnation.mask_replies(replies)
+        for at, reply in zip(group, replies, strict=True):
+            request.replies[at] = reply
+            if isinstance(reply, _NOT_RUN):
+                request.refused.append(at)
+        request.pending -= 1
+        if not request.pending:
+            if request.refused and not request.repeated:
+                request.repeated = True
+                on_done = partial(_call, request.on_done, request)
+                self._tasks.start(self._repeat(request)).add_done_callback(on_done)
+            else:
+                request.on_done(request)
+
+    async def _repeat(self, request: Request) -> None:
+        """Sends the commands that were not run until they are, for a limited number of times."""
+        until, delay = time.monotonic() + self._timeout, FIRST_DELAY
+        asked: set[int] = set()
+        for number in range(MAX_ROUNDS):
+            refused, request.refused = request.refused, []
+            waits = number >= MOVES_AT_ONCE or any(
+                isinstance(request.replies[at], TryAgainError | ClusterDownError) for at in refused
+            )
+            again = [at for at in refused if await self._redirect(request, at, asked)]
+            if not again or (waits and time.monotonic() + delay > until):
+                return
+            if waits:
+                await asyncio.sleep(delay)
+                delay *= 2
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            request.on_done = partial(_resolve, over)
+            self._send(request, again, asked)
+            await over
+
+    async def _redirect(self, request: Request, at: int, asked: set[int]) -> bool:
+        """Finds the node for a command that was not run. Returns False if the command has its final reply."""
+        command, node, reply = request.commands[at], cast("Node", request.nodes[at]), request.replies[at]
+        if isinstance(reply, NoScriptError):
+            return await self._load_scripts(request, at, node)
+        asked.discard(at)
+        if isinstance(reply, MovedError):
+            request.nodes[at] = self._topology.move(reply, node)
+        elif isinstance(reply, ClusterDownError):
+            self._topology.refresh_soon()
+            request.nodes[at] = self._topology.slots[slot_of_command(command)] or node
+        elif command[0] == "MGET":  # the keys of a slot that moves may be on either node
+            keys = cast("Sequence[bytes]", command[1:])
+            request.replies[at] = await self.send([("GET", key) for key in keys], reading=True)
+            return False
+        elif isinstance(reply, AskError):
+            request.nodes[at] = asking = self._topology.node_at(*address_in(reply), node)
+            asking.asked = True
+            asked.add(at)
+        return True
+
+    async def _load_scripts(self, request: Request, at: int, node: Node) -> bool:
+        try:
+            replies = await node.send([("SCRIPT", "LOAD", text) for text in self.scripts])
+        except FAILURES as error:
+            replies = [error]
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        request.replies[at] = [*errors, request.replies[at]][0]
+        return not errors
+
+
+def _on_sent(on_replies: ReplyCallback, sending: "asyncio.Task[Replies]") -> None:
+    if sending.cancelled():
+        on_replies(ConnectionError("Connection closed."))
+    else:
+        error = sending.exception()
+        on_replies(error if isinstance(error, Exception) else sending.result())
+
+
+def _without_asking(group: Sequence[int], asked: Collection[int], replies: Replies) -> Replies:
+    """Returns the replies without those to ASKING. An error of ASKING stands in place of the command's reply."""
+    found: Replies = []
+    rest = iter(replies)
+    for at in group:
+        reply = next(rest)
+        if at in asked:
+            own = next(rest)
+            reply = reply if isinstance(reply, Exception) else own
+        found.append(reply)
+    return found
+
+
+def _resolve(future: "asyncio.Future[None]", _: Request) -> None:
+    if not future.done():  # the caller may have been cancelled
+        future.set_result(None)
+
+
+def _call(on_done: Callable[[Request], None], request: Request, _: object) -> None:
+    on_done(request)

@@ -1,0 +1,380 @@
+"""Slots that move between the nodes of a Cluster, nodes that end and come back, and the requests that nodes get."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+
+import pytest
+from redis.asyncio import RedisCluster
+from redis.crc import key_slot
+
+from aiomodelcache.backends.protocol import Clear, Fill, Lease
+from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.backends.redis.connection import pack
+from aiomodelcache.exceptions import BackendError
+from aiomodelcache.inspection.store import connected
+from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put
+from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving
+
+from .opening import PATIENT, opened
+from .proxy import Proxy
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
+    # ``redis_server`` skips where there is no Redis.
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ClusterNode()) for _ in range(4)]
+        yield Cluster(nodes[:3], spares=nodes[3:])
+
+
+@pytest.fixture
+def spare(cluster: Cluster) -> ClusterNode:
+    """A node without slots, whose address no client knows."""
+    return cluster.spares[0]
+
+
+@pytest.fixture
+async def backend(cluster: Cluster) -> AsyncIterator[RedisBackend]:
+    async with opened(cluster.url) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def proxies(cluster: Cluster) -> AsyncIterator[list[Proxy]]:
+    """A proxy in front of each node with slots."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Proxy(node.port)) for node in cluster.nodes]
+
+
+@pytest.fixture
+async def observed(cluster: Cluster, proxies: list[Proxy]) -> AsyncIterator[RedisBackend]:
+    """A backend that connects through the proxies."""
+    async with watched(cluster, proxies) as backend:
+        yield backend
+
+
+@contextlib.asynccontextmanager
+async def watched(
+    cluster: Cluster, proxies: list[Proxy], socket_timeout: float = PATIENT
+) -> AsyncIterator[RedisBackend]:
+    ports = {node.port: proxy.port for node, proxy in zip(cluster.nodes, proxies, strict=True)}
+    client = RedisCluster(
+        "127.0.0.1",
+        cluster.nodes[0].port,
+        address_remap=lambda address: ("127.0.0.1", ports.get(address[1], address[1])),
+        socket_timeout=socket_timeout,
+    )
+    async with opened(client) as backend:
+        yield backend
+    await client.aclose()
+
+
+def in_one_slot(key: bytes, count: int) -> list[bytes]:
+    """Returns keys that share the slot of a key."""
+    return [b"{%b}:%d" % (key, number) for number in range(count)]
+
+
+# Requests
+
+
+async def test_a_read_is_one_request_to_each_node_concerned(
+    cluster: Cluster, observed: RedisBackend, proxies: list[Proxy]
+) -> None:
+    [one], [other] = cluster.keys(0, 1), cluster.keys(2, 1)
+    await observed.read([one, other])  # connects
+    together = in_one_slot(one, 2)
+    before = [len(proxy.requests) for proxy in proxies]
+    assert await observed.read([together[0], other, together[1]]) == [None, None, None]
+    sent = [bytes(proxy.requests[at:]) for proxy, at in zip(proxies, before, strict=True)]
+    assert sent == [pack([("MGET", *together)]), b"", pack([("GET", other)])]
+
+
+async def test_reads_start_without_a_task(cluster: Cluster, backend: RedisBackend) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 2)]
+    await backend.read(keys)
+    tasks = asyncio.all_tasks()
+    read: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    assert backend.start_read(keys, read.set_result)
+    assert asyncio.all_tasks() == tasks
+    assert await read == [None] * 6
+    assert not backend.start_read([], read.set_result)
+
+
+async def test_replies_keep_their_order(cluster: Cluster, backend: RedisBackend) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 20)]
+    keys += in_one_slot(keys[0], 10)
+    values = {key: new_value() for key in keys}
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items()])
+    shuffled = sorted(keys, key=hash)
+    assert await backend.read(shuffled) == [values[key] for key in shuffled]
+    assert await backend.delete(shuffled) == len(keys)
+
+
+async def test_the_command_line_sees_the_keys_of_all_nodes(cluster: Cluster, backend: RedisBackend) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 5, b"scanned:")]
+    for key in keys:
+        await put(backend, key, b"value")
+    async with connected(cluster.url) as store:
+        assert {key async for chunk in store.scan(b"scanned:") for key in chunk} == set(keys)
+        assert await store.values([*keys, new_key()]) == [b"value"] * 15 + [None]
+        assert None not in await store.life_left(keys)
+        assert await store.clock() > 1e9
+        assert (await store.info())["cluster_enabled"] == "1"
+        assert await store.heat(keys[:1]) == [None]
+        assert await store.route() is await store.watch_reads(0.01) is None
+
+
+# Slots that move
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "absent"])
+async def test_keys_are_found_on_both_nodes_while_their_slot_moves(
+    cluster: Cluster, spare: ClusterNode, backend: RedisBackend, there: bool
+) -> None:
+    [tag] = cluster.keys(1, 1)
+    keys = in_one_slot(tag, 6)
+    values = [new_value() if there or number % 2 else None for number in range(6)]
+    for key, value in zip(keys, values, strict=True):
+        if value is not None:
+            await put(backend, key, value)
+    with Moving(key_slot(tag), cluster.nodes[1], spare) as moving:
+        moving.move(*[key for key, value in zip(keys[:3], values, strict=False) if value is not None])
+        assert await backend.read(keys) == values
+        assert await backend.read(keys[:1]) == values[:1]
+        assert await backend.delete(keys) == 6 - values.count(None)
+
+
+async def test_scripts_follow_keys_to_a_node_that_does_not_know_the_scripts(
+    cluster: Cluster, spare: ClusterNode, backend: RedisBackend
+) -> None:
+    [key] = cluster.keys(1, 1)
+    token, value = new_token(), new_value()
+    spare.run("SCRIPT", "FLUSH")
+    with Moving(key_slot(key), cluster.nodes[1], spare):
+        leased = await backend.lease([Lease(key)], token, MINUTE, [b"{%b}:version" % key])
+        assert leased.values == [b"L" + token]
+        assert leased.versions[0] is not None
+        assert await backend.fill([Fill(key, b"L" + token, value, MINUTE)]) == [True]
+        assert await held(backend, key) == value
+        await backend.mark([key], token, MINUTE)
+        assert await backend.clear([Clear(key)], token, [b"{%b}:stamp" % key]) == [True]
+        assert spare.run("DBSIZE") == 2
+        spare.flush()
+
+
+async def test_a_slot_that_no_node_serves_is_waited_for(cluster: Cluster) -> None:
+    [key], [other] = cluster.keys(0, 1), cluster.keys(1, 1)
+    slot = key_slot(key)
+    async with opened(cluster.url, socket_timeout=0.5) as impatient, opened(cluster.url) as patient:
+        for node in cluster.nodes:
+            node.run("CLUSTER", "DELSLOTS", slot)
+        try:
+            with pytest.raises(BackendError, match="answered with an error"):
+                await impatient.read([key])
+            assert await impatient.read([other]) == [None]
+            waiting = asyncio.create_task(patient.read([key]))
+            done, _ = await asyncio.wait([waiting], timeout=0.1)
+            assert not done
+        finally:
+            for node in cluster.nodes:
+                if node is cluster.nodes[0]:
+                    node.run("CLUSTER", "ADDSLOTS", slot)
+        assert await waiting == [None]
+
+
+# Nodes that end
+
+
+@pytest.fixture
+def mortal(redis_server: RedisServer) -> Iterator[Cluster]:
+    """A Cluster whose nodes may be killed."""
+    with ExitStack() as stack:
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(3)])
+
+
+@pytest.mark.slow(because="starts a Cluster")
+async def test_nothing_is_lost_or_old_while_a_slot_moves_under_load(mortal: Cluster) -> None:
+    _, giver, taker = mortal.nodes
+    [tag] = mortal.keys(1, 1)
+    keys = in_one_slot(tag, 30)
+    written = {key: new_value() for key in keys}
+    moved = asyncio.Event()
+
+    async def write(backend: RedisBackend, own: list[bytes]) -> None:
+        count = 0
+        while not moved.is_set() or count < 3:
+            for key in own:
+                token = new_token()
+                await backend.mark([key], token, MINUTE)
+                assert await backend.clear([Clear(key)], token) == [True]
+                assert await backend.read([key]) == [None]
+                written[key] = new_value()
+                await put(backend, key, written[key])
+                assert await backend.read([key]) == [written[key]]
+            count += 1
+
+    async with opened(mortal.url) as backend:
+        for key, value in written.items():
+            await put(backend, key, value)
+        with Moving(key_slot(tag), giver, taker) as moving:
+            writing = [asyncio.create_task(write(backend, keys[at::5])) for at in range(5)]
+            try:
+                while len(moving.keys(taker)) < len(keys):
+                    for key in moving.keys(giver)[:2]:
+                        await asyncio.to_thread(moving.try_to_move, key)
+                    await asyncio.sleep(0.01)
+                moving.end(mortal.nodes[0])
+            finally:
+                moved.set()
+                await asyncio.gather(*writing)
+        assert await backend.read(keys) == list(written.values())
+        assert len(moving.keys(taker)) == len(keys)
+
+
+@pytest.mark.slow(because="starts a Cluster")
+async def test_a_cluster_opens_without_one_of_its_nodes_and_uses_it_later(mortal: Cluster) -> None:
+    lost, [healthy] = mortal.keys(1, 2), mortal.keys(0, 1)
+    mortal.nodes[1].kill()
+    async with opened(mortal.url) as backend:
+        await put(backend, healthy, b"value")
+        assert await held(backend, healthy) == b"value"
+        with pytest.raises(BackendError, match="cannot be reached"):
+            await backend.read(lost)
+        assert await backend.clock() > 0
+        mortal.nodes[1].restart()
+        await put(backend, lost[0], b"value")
+        assert await backend.read([*lost, healthy]) == [b"value", None, b"value"]
+
+
+@pytest.mark.slow(because="starts a Cluster with replicas")
+async def test_a_replica_that_is_promoted_is_found(redis_server: RedisServer) -> None:
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ClusterNode()) for _ in range(4)]
+        cluster = Cluster([*nodes[:3]], replicas=nodes[3:])
+        [key], [other] = cluster.keys(0, 1), cluster.keys(1, 1)
+        async with opened(cluster.url) as backend:
+            await put(backend, key, b"value")
+            assert await backend.read([key, other]) == [b"value", None]
+            [made] = (await backend.lease([], new_token(), MINUTE, [b"{%b}:epoch" % key])).versions
+            cluster.nodes[0].run("WAIT", 1, 10_000)
+            cluster.nodes[0].kill()
+            nodes[3].run("CLUSTER", "FAILOVER", "TAKEOVER")
+            read: list[bytes | None] = []
+            while not read:
+                with contextlib.suppress(BackendError):
+                    read = await backend.read([key, other, b"{%b}:epoch" % key])
+                await asyncio.sleep(0.05)
+            # The version is of another incarnation of the node.
+            assert read == [b"value", None, None]
+            [again] = (await backend.lease([], new_token(), MINUTE, [b"{%b}:epoch" % key])).versions
+            assert again != made
+            assert await held(backend, b"{%b}:epoch" % key) == again
+
+
+# Cancelled callers
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "not connected"])
+async def test_a_cancelled_operation_leaves_nothing_behind(
+    cluster: Cluster, proxies: list[Proxy], turns: int, connected: bool
+) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 2)]
+    async with watched(cluster, proxies) as backend:
+        if connected:
+            await backend.read(keys)
+        for operation in (backend.read(keys), backend.mark(keys, new_token(), MINUTE), backend.delete(keys)):
+            task = asyncio.create_task(operation)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        assert await backend.delete(keys) in (0, 6)
+        values = dict.fromkeys(keys, b"value")
+        for key in keys:
+            await put(backend, key, b"value")
+        assert await backend.read(keys) == list(values.values())
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["connected", "not connected"])
+async def test_closing_ends_requests_in_flight(cluster: Cluster, proxies: list[Proxy], connected: bool) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 1)]
+    async with watched(cluster, proxies) as backend:
+        if connected:
+            await backend.read(keys)
+        for proxy in proxies:
+            proxy.answering.clear()
+        reading = asyncio.create_task(backend.read(keys))
+        deleting = asyncio.create_task(backend.delete(keys))
+        await asyncio.sleep(0.01)
+        await backend.close()
+        for task in (reading, deleting):
+            with pytest.raises(BackendError):
+                await task
+        with pytest.raises(BackendError, match="is closed"):
+            await backend.read(keys)
+
+
+async def test_a_read_that_is_given_up_in_time_does_not_delay_the_next(cluster: Cluster, proxies: list[Proxy]) -> None:
+    [slow], [quick] = cluster.keys(0, 1), cluster.keys(1, 1)
+    async with watched(cluster, proxies) as backend:
+        await backend.read([slow, quick])
+        proxies[0].answering.clear()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(backend.read([slow, quick]), 0.05)
+        assert await asyncio.wait_for(backend.read([quick]), PATIENT) == [None]
+        proxies[0].answering.set()
+        assert await backend.read([slow]) == [None]
+
+
+# Replies that are not what nodes send
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"*1\r\n*0\r\n",
+        b"*1\r\n*2\r\n:0\r\n:16383\r\n",
+        b"*1\r\n*3\r\n:0\r\n:16383\r\n$1\r\nx\r\n",
+        b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\nx\r\n$1\r\ny\r\n",
+        b"$3\r\nfoo\r\n",
+        b"*0\r\n",
+        b":1\r\n",
+        b"-MOVED here\r\n",
+        b"-ERR no\r\n",
+    ],
+)
+async def test_nonsense_in_place_of_the_topology_is_an_error_at_opening(cluster: Cluster, reply: bytes) -> None:
+    asked = pack([("CLUSTER", "SLOTS")])
+
+    async with Proxy(cluster.nodes[0].port) as proxy:
+
+        def edit(data: bytes) -> bytes:
+            return reply if proxy.requests.endswith(asked) else data
+
+        proxy.edit = edit
+        backend = RedisBackend(proxy.url.replace("redis:", "redis+cluster:"), socket_timeout=PATIENT)
+        with pytest.raises(BackendError, match=r"^Redis at "):
+            await backend.open()
+
+
+async def test_a_redirection_without_an_address_loses_the_connection_only(
+    cluster: Cluster, observed: RedisBackend, proxies: list[Proxy]
+) -> None:
+    key = cluster.keys(0, 1)[0]
+    await observed.read([key])
+    proxies[0].edit = lambda data: b"-ASK nowhere\r\n"
+    with pytest.raises(BackendError, match="redirection without an address"):
+        await observed.read([key])
+    proxies[0].edit = bytes
+    assert await observed.read([key]) == [None]
+
+
+@pytest.mark.parametrize("option", ["reinitialize_steps=0", "require_full_coverage=no", "max_connections=5"])
+async def test_options_of_redis_pys_own_client_are_ignored(cluster: Cluster, option: str) -> None:
+    async with opened(f"{cluster.url}?{option}") as backend:
+        assert await backend.read([new_key()]) == [None]
