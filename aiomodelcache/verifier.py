@@ -72,7 +72,7 @@ class Verifier:
         if values is None or view.in_transaction:
             self._counters.skipped += 1
             return
-        entry, epoch = await view.guarded.backend.read([key, entry_set.rows.epoch_key])
+        entry, epoch = await view.guarded.backend.read([key, entry_set.epoch_of(key)])
         if entry is None or state_of(entry_set, key, entry, epoch).state not in ANSWERED:
             self._counters.changed += 1
             return

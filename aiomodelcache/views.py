@@ -19,6 +19,7 @@ from tortoise.connection import get_connections
 from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.protocol import partitions
 from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
@@ -94,7 +95,8 @@ class Views:
         self._inspected: Mapping[type[Model], ModelEntries] = {}
         """The models whose real columns are inspected when the cache opens. All views are taken to have the same."""
         tenant = None if config.tenant is None else _OUTSIDE
-        self.root = self._open(KeySpace(namespace, tenant), CallerContext(copy_context()))
+        self._partitions = partitions(guarded.backend)
+        self.root = self._open(KeySpace(namespace, tenant, self._partitions), CallerContext(copy_context()))
         self._inspected = self.root.models
         if config.tenant is None:
             self._refuse_contexts(self.root)
@@ -194,7 +196,9 @@ class Views:
                 )
 
         callers = CallerContext(copy_context())
-        return _TenantView(self._open(KeySpace(self._namespace, encode_tenant(tenant)), callers, check), callers)
+        return _TenantView(
+            self._open(KeySpace(self._namespace, encode_tenant(tenant), self._partitions), callers, check), callers
+        )
 
     def _drop_idle(self, kept: tuple[type, Tenant]) -> None:
         """Drops the views used least recently, if there are too many, and if nothing is in flight on them."""

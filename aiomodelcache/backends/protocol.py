@@ -169,6 +169,18 @@ def keys_read_together(backend: Backend) -> int:
     return int(getattr(backend, "keys_read_together", 1))
 
 
+class Partitioned(Protocol):
+    """An optional extension of a backend of several nodes, among which the keys of each model are divided."""
+
+    partitions: int
+    """The number of parts of a model's keys. The keys of a part have the same hash tag, so one node holds them."""
+
+
+def partitions(backend: Backend) -> int:
+    """Returns the number of parts into which a backend has the keys of each model divided, 1 if it does not say."""
+    return int(getattr(backend, "partitions", 1))
+
+
 class Marked(NamedTuple):
     """The answer to ``mark_for_save``.
 

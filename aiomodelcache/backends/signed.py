@@ -29,6 +29,7 @@ from aiomodelcache.backends.protocol import (
     SupportsWriteThrough,
     TimedLease,
     keys_read_together,
+    partitions,
 )
 from aiomodelcache.encoding.layout import PREFIX_SIZE
 from aiomodelcache.encoding.signatures import Signer
@@ -63,6 +64,11 @@ class SignedBackend:
     def keys_read_together(self) -> int:
         """The number of the other backend (see ``ReadsTogether``)."""
         return keys_read_together(self.backend)
+
+    @property
+    def partitions(self) -> int:
+        """The number of the other backend (see ``Partitioned``)."""
+        return partitions(self.backend)
 
     @property
     def track(self) -> Callable[[Near | None], None]:

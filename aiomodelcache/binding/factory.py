@@ -24,6 +24,7 @@ from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
+from aiomodelcache.entries.partitioned import PartitionedRows
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.resilience import SLIDING_PART
 from aiomodelcache.entries.results import ResultEntries
@@ -55,7 +56,8 @@ class EntryFactory:
 
     def rows(self, schema: ModelSchema, options: Options) -> RowEntries:
         """Creates the rows of a model."""
-        rows = RowEntries(
+        kind = RowEntries if self._space.partitions == 1 else PartitionedRows
+        rows = kind(
             schema,
             connection=schema.connection,
             space=self._space,
@@ -67,7 +69,7 @@ class EntryFactory:
             replicated=self._config.replica_lag is not None,
         )
         rows.near = self._config.near if options.near is None else options.near
-        keep_near(self._near, rows, rows.epoch_key, self._space)
+        keep_near(self._near, rows, self._space)
         self._set_write_through(rows, options)
         if options.keep_unchanged:
             rows.unchanged = UnchangedRows(schema, options.origin)
@@ -152,7 +154,7 @@ class EntryFactory:
                 f"set near = True in {schema.name}.CacheMeta, or remove it here."
             )
         index.near = entries.rows.near if options.near is None else options.near
-        keep_near(self._near, index, entries.rows.epoch_key, self._space)
+        keep_near(self._near, index, self._space)
         entries.indexes.append(index)
         if (options.paged or not attributes) and not unique and not index.policy.off:
             index.exact = True
@@ -180,7 +182,7 @@ class EntryFactory:
             counters=self._stats.of(f"{self._label(owner.schema.model)}.{relation.name}"),
         )
         entry_set.near = related.rows.near and owner.rows.near
-        keep_near(self._near, entry_set, related.rows.epoch_key, self._space)
+        keep_near(self._near, entry_set, self._space)
         owner.owned.append(entry_set)
         if related.rows not in owner.rows.linked:
             owner.rows.linked.append(related.rows)
@@ -229,7 +231,7 @@ class EntryFactory:
             counters=self._stats.of(self._label(query)),
         )
         result.near = entries.rows.near if options.near is None else options.near
-        keep_near(self._near, result, result.epoch_key, self._space)
+        keep_near(self._near, result, self._space)
         result.compute_for = partial(query.computing, result)
         keep(result, resilience)
         entries.results.append(result)

@@ -182,7 +182,7 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             )
             keep(entries, resilience)
             entries.near = (config.near if self.near is None else self.near) and not varies
-            keep_near(cache.guarded.near, entries, entries.epoch_key, cache.space)
+            keep_near(cache.guarded.near, entries, cache.space)
             cache.guarded.start_tracking()
             if isinstance(entries, ByValueEntries):
                 entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart, cache.decoded)

@@ -194,20 +194,21 @@ class _Refresh(CacheQuery[T]):
 class _LocatedValue:
     """One await of a query, with the key of its arguments as they are now."""
 
-    __slots__ = ("_key", "_query", "_result")
+    __slots__ = ("_epoch_key", "_key", "_query", "_result")
     lookup_event: None = None
 
     def __init__(self, query: BaseValueQuery[Any], result: ResultEntries, key: bytes) -> None:
         self._query = query
         self._result = result
         self._key = key
+        self._epoch_key = result.epoch_of(key)
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        wanted[self._result.epoch_key] = wanted[self._key] = None
+        wanted[self._epoch_key] = wanted[self._key] = None
         wanted.update(dict.fromkeys(cache.predictions.predict(self._key).keys))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        return result_hit(self._result, self._key, cache.predictions.predict(self._key), found)
+        return result_hit(self._result, self._key, found[self._epoch_key], cache.predictions.predict(self._key), found)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self._query.plan(cache, None)

@@ -2,5 +2,5 @@
 
 Must not know models, servers or clocks.
 Top to bottom: ``rows``, ``typed``, ``same``, ``shapes``, ``pydantic_models``, ``values``, ``codec``, ``signatures``,
-``layout``, ``keys``, ``messages``.
+``layout``, ``partitions``, ``keys``, ``messages``.
 """

@@ -32,8 +32,8 @@ NARROW_SUFFIX: Final = b":-"
 
 def prefix(namespace: str, kind: str, *parts: str) -> bytes:
     """Returns the common beginning of all keys of one kind, colon included, e.g. ``amc:r:default:event:``."""
-    head = [_escape(namespace.encode())] if namespace else []
-    return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode()) for part in parts), b""])
+    head = [_escape(namespace.encode(), b"{")] if namespace else []
+    return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode(), b"{") for part in parts), b""])
 
 
 class KeySpace(NamedTuple):
@@ -42,6 +42,8 @@ class KeySpace(NamedTuple):
     namespace: str = ""
     tenant: bytes | None = None
     """The tenant as ``encode_tenant`` returns it. Empty outside of any tenant, None without tenants."""
+    partitions: int = 1
+    """The number of parts into which the keys of a model are divided, see ``encoding.partitions``."""
 
     def prefix(self, kind: str, *parts: str) -> bytes:
         """Returns the common beginning of all keys of one kind, tenant and colon included."""
@@ -74,7 +76,7 @@ class KeySpace(NamedTuple):
 
 def encode_tenant(tenant: str | int | bytes | uuid.UUID) -> bytes:
     """Returns the part of a key that names a tenant, like ``@sacme:``. No encoded value begins like this."""
-    return b"@" + encode_single(tenant) + b":"
+    return b"@" + encode_single(tenant).replace(b"{", b"%7B") + b":"
 
 
 def encode(values: Iterable[Any]) -> bytes:

@@ -128,12 +128,12 @@ class HitPath:
             self._near.counters.hits += 1
         return result
 
-    def find_near_row(self, rows: RowEntries, key: bytes, pk: Any) -> RowValues | None:
+    def find_near_row(self, rows: RowEntries, epoch_key: bytes, key: bytes, pk: Any) -> RowValues | None:
         """Returns the row with this key as ``RowEntries.hit`` does, if near entries hold it, else None.
 
         If any table is relayed, ``find_near`` answers.
         """
-        found = self._near.find_two(rows.epoch_key, key)
+        found = self._near.find_two(epoch_key, key)
         if found is None or self.relayed is not None or not self._guarded.healthy:
             return None
         row = rows.hit(found[1], found[0], pk)

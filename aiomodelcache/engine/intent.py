@@ -1,13 +1,14 @@
 """An intent: one write, or the writes of one transaction, as one open cache announces them."""
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import Context
 from time import time
 from typing import Any, Protocol
 
 from aiomodelcache.backends.protocol import Clear, ReplacedEntry
 from aiomodelcache.encoding.layout import DamagedEntry, new_token, stale_copy
+from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.engine.saves import RowSaves
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
@@ -22,10 +23,11 @@ Refill = tuple[Callable[[Predictions], Plan[Any]], Counters]
 
 
 class Versioned(Protocol):
-    """An entry set with an epoch and a stamp: the rows of a model, or a class of values."""
+    """An entry set with epochs and stamps: the rows of a model, or a class of values."""
 
-    epoch_key: bytes
-    stamp_key: bytes
+    prefix: bytes
+    partitions: Partitions
+    """The epochs and stamps."""
     counters: Counters
     spans_tenants: bool
     """True outside of any tenant of a cache that has tenants."""
@@ -60,6 +62,7 @@ class Intent:
         "rows",
         "saves",
         "scopes",
+        "stamps",
         "stored",
         "tables",
         "token",
@@ -78,6 +81,9 @@ class Intent:
         self.refills: dict[bytes, Refill] = {}
         """Lookups to start right after the write, by key."""
         self.rows: dict[bytes, Versioned] = {}
+        """The models and classes of values, by the names of their partitions."""
+        self.stamps: dict[bytes, None] = {}
+        """The keys of the stamps of the partitions with rows that are written."""
         self.saves: RowSaves | None = None
         """The rows that the writer may store, if there are any."""
         self.stored: set[bytes] = set()
@@ -99,7 +105,7 @@ class Intent:
     @property
     def whole(self) -> bool:
         """True if everything about one of these models is affected."""
-        return any(rows.epoch_key in self.clears for rows in self.rows.values())
+        return any(rows.partitions.epochs[0] in self.clears for rows in self.rows.values())
 
     def as_recent(self, stage: Stage) -> RecentWrite:
         """Returns what operators see of the write, now that it has come to this stage."""
@@ -113,11 +119,13 @@ class Intent:
         if rows.spans_tenants:
             self.add_model(rows)
         else:
-            self._add(rows, clears)
+            added = {clear.key: clear for clear in clears}
+            self._add(rows, added, rows.partitions.stamps_of(key for key in added if key.startswith(rows.prefix)))
 
-    def _add(self, rows: Versioned, clears: Iterable[Clear]) -> None:
-        self.rows[rows.stamp_key] = rows
-        self.clears.update({clear.key: clear for clear in clears})
+    def _add(self, rows: Versioned, clears: Mapping[bytes, Clear], stamps: Iterable[bytes]) -> None:
+        self.rows[rows.partitions.name] = rows
+        self.stamps.update(dict.fromkeys(stamps))
+        self.clears.update(clears)
 
     def discard_hints(self) -> None:
         """Removes the hints of all keys added so far."""
@@ -142,7 +150,8 @@ class Intent:
         Clearing leaves them absent, until a reader creates new ones.
         """
         for versioned in (rows, *rows.linked):
-            self._add(versioned, [Clear(versioned.epoch_key)])
+            partitions = versioned.partitions
+            self._add(versioned, {epoch: Clear(epoch) for epoch in partitions.epochs}, partitions.stamps)
             self.add_tables_of(versioned)
 
     def add_tables_of(self, rows: Versioned) -> None:
@@ -157,7 +166,10 @@ class Intent:
     def row_keys(self) -> set[bytes]:
         """Returns the keys of single rows, and the epochs of models whose rows are all affected."""
         models = [rows for rows in self.rows.values() if isinstance(rows, RowEntries)]
-        prefixes, epochs = tuple(rows.prefix for rows in models), {rows.epoch_key for rows in models}
+        prefixes, epochs = (
+            tuple(rows.prefix for rows in models),
+            {key for rows in models for key in rows.partitions.epochs},
+        )
         return {key for key in self.clears if key in epochs or key.startswith(prefixes)}
 
     def drop_from(self, scope: Scope | None) -> None:

@@ -43,8 +43,8 @@ class RowSaves:
         self._marked_ms: dict[bytes, int] = {}
 
     def expect(self, rows: RowEntries) -> None:
-        """Has the versions of a model read with the next mark."""
-        self._models[rows.stamp_key] = rows
+        """Has the versions of a model's rows read with their mark."""
+        self._models[rows.prefix] = rows
 
     def withdraw(self) -> None:
         """Has no row stored: they are counted as unknown."""
@@ -60,13 +60,19 @@ class RowSaves:
         context: Context | None,
     ) -> dict[bytes, ReplacedEntry]:
         """Marks keys, and reads the versions that were not read yet. Raises ``BackendError``."""
-        models = [rows for key, rows in self._models.items() if key not in self._versions]
-        versions = [key for rows in models for key in (rows.epoch_key, rows.stamp_key)]
+        epochs = {
+            rows.partitions.stamp_of(key): rows.epoch_of(key)
+            for prefix, rows in self._models.items()
+            for key in keys
+            if key.startswith(prefix)
+        }
+        epochs = {stamp: epoch for stamp, epoch in epochs.items() if stamp not in self._versions}
+        versions = [*epochs, *epochs.values()]
         mark = _backend(guarded).mark_for_save(keys, token, ttl_ms, allow, versions)
         marked = await guarded.call(mark, len(keys) + len(versions), context=context)
         self._marked_ms |= marked.marked_ms
-        for at, rows in enumerate(models):
-            self._versions[rows.stamp_key] = _Versions(*marked.versions[2 * at : 2 * at + 2])
+        for at, stamp in enumerate(epochs):
+            self._versions[stamp] = _Versions(marked.versions[at + len(epochs)], marked.versions[at])
         return marked.replaced
 
     async def clear(
@@ -106,14 +112,15 @@ class RowSaves:
 
     def _request(self, key: bytes, cleared: Collection[bytes], fill_ttl_ms: int) -> Save | None:
         rows, payload, _ = self.rows[key]
-        epoch, stamp = self._versions.get(rows.stamp_key, (None, None))
+        stamp_key = rows.partitions.stamp_of(key)
+        epoch, stamp = self._versions.get(stamp_key, (None, None))
         if payload is None or epoch is None or stamp is None or key not in self._marked_ms or key not in cleared:
             return None
-        if not (is_version(epoch) and is_version(stamp)) or rows.epoch_key in cleared:  # all rows are affected
+        if not (is_version(epoch) and is_version(stamp)) or rows.epoch_of(key) in cleared:  # all rows are affected
             return None
         entry = rows.entry(new_token(), epoch, payload)
         until_ms = self._marked_ms[key] + fill_ttl_ms
-        return Save(key, entry, rows.lifetimes.of(VALUE), until_ms, rows.stamp_key, stamp)
+        return Save(key, entry, rows.lifetimes.of(VALUE), until_ms, stamp_key, stamp)
 
     def _finish(self, sizes: Mapping[bytes, int], stored: Collection[bytes] | None) -> list[Fill]:
         """Counts the rows of the write. Returns a note for each. ``stored``: the keys; None: the backend failed."""

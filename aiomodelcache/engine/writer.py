@@ -218,7 +218,7 @@ class Writer:
         lingering = intent.row_keys() if lag is not None else set[bytes]()
         clears = [clear for clear in intent.final_clears() if clear.key not in lingering]
         try:
-            stamps = list(intent.rows)
+            stamps = list(intent.stamps)
             saves, intent.saves = intent.saves, None  # another attempt stores nothing
             if saves is not None:
                 ttl = self._config.fill_ttl
@@ -278,7 +278,7 @@ class Writer:
     def _collapse_to_models(self) -> None:
         combined = Intent()
         combined.unknown = any(intent.unknown for intent in self._undelivered)
-        for rows in {rows.epoch_key: rows for intent in self._undelivered for rows in intent.rows.values()}.values():
+        for rows in {name: rows for intent in self._undelivered for name, rows in intent.rows.items()}.values():
             combined.add_model(rows)
         combined.add_tables({key for intent in self._undelivered for key in intent.tables})
         self._undelivered = [combined]

@@ -24,6 +24,7 @@ from aiomodelcache.encoding.layout import (
     is_lease,
 )
 from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.schema import ModelSchema
@@ -59,11 +60,12 @@ class SupportsNear(Protocol):
     """A set of entries whose keys share a prefix, and which the near cache can keep."""
 
     prefix: bytes
+    partitions: Partitions
     lifetimes: Lifetimes
     near: bool
 
 
-def keep_near(near: Near, entry_set: SupportsNear, epoch_key: bytes, space: KeySpace) -> None:
+def keep_near(near: Near, entry_set: SupportsNear, space: KeySpace) -> None:
     """Tells the near cache for how long to keep these entries in this process, or not to keep them.
 
     Entries of all tenants are kept alike.
@@ -71,7 +73,8 @@ def keep_near(near: Near, entry_set: SupportsNear, epoch_key: bytes, space: KeyS
     lives = [entry_set.lifetimes.seconds(state) if entry_set.near else 0.0 for state in (VALUE, ABSENT)]
     near.cover(entry_set.prefix.removesuffix(space.tenant or b""), *lives)
     if entry_set.near:
-        near.cover_version(epoch_key)
+        for epoch in entry_set.partitions.epochs:
+            near.cover_version(epoch)
 
 
 def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:

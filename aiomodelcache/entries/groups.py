@@ -8,7 +8,6 @@ bulk write, marks the model's epoch.
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
-from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.policy import Policy
 from aiomodelcache.entries.rows import RowEntries
@@ -27,7 +26,7 @@ class GroupVersions:
         """The columns whose change may change a query."""
         self.policy = Policy(InvalidationType.UNSET)
         self.counters = rows.counters
-        self.epoch_key = rows.epoch_key
+        self.partitions = rows.partitions
         self._prefix = space.table_key(self.schema.connection, self.schema.table) + b":"
 
     @property
@@ -37,4 +36,4 @@ class GroupVersions:
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the version of the group with these (normalised) values."""
-        return self._prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
+        return self._prefix + self.partitions.encode(map(self.schema.key_value, self.attributes, values))

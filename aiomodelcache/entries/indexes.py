@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from operator import eq
 from typing import Any
 
-from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
@@ -67,7 +66,9 @@ class IndexEntries(KeyedEntries):
         schema = rows.schema
         self.policy = policy
         self.rows = rows
-        self.epoch_key = rows.epoch_key
+        self.partitions = rows.partitions
+        self.epoch_of = rows.epoch_of
+        self._encode_single = rows.partitions.encode_single
         self.schema = schema
         self.fields = fields
         self.attributes = attributes
@@ -100,7 +101,7 @@ class IndexEntries(KeyedEntries):
         """Returns the key of the entry for these (normalised) values."""
         if len(values) == 1:
             return self.key_of_one(values[0])
-        return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
+        return self.prefix + self.partitions.encode(map(self.schema.key_value, self.attributes, values))
 
     key_of = key
 
@@ -108,7 +109,7 @@ class IndexEntries(KeyedEntries):
         """Returns the key for a single value, of an index by one column."""
         if type(value) not in self._encodable:
             value = self.schema.key_value(self.attributes[0], value)
-        return self.prefix + keys.encode_single(value)
+        return self.prefix + self._encode_single(value)
 
     def read(self, entry: bytes | None, epoch: bytes | None) -> list[Any] | Absent | Miss:
         """Returns the primary keys that an entry lists, an absence, or a miss if the bytes are no current entry."""
@@ -139,13 +140,13 @@ class IndexEntries(KeyedEntries):
 
     def hit(self, entry: bytes | None, epoch: bytes | None, prediction: Prediction) -> bool:
         """Returns True if the bytes are a current entry that lists the predicted primary keys and is not due."""
-        if not entry or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
+        if not entry or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
             return False
-        if not self.unique and entry[EPOCH] != epoch[1:]:
+        if not self.unique and (epoch is None or entry[EPOCH] != epoch[1:]):
             return False
         if entry == prediction.entry and prediction.index is self:
             return True
-        guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
+        guard = self.fingerprint + (ANY_EPOCH if self.unique else entry[EPOCH])
         try:
             if entry[GUARD] != guard or not self.rows.same_pks(self.decode(unpack(entry)), prediction.pks):
                 return False

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from aiomodelcache.encoding.partitions import TAG_SIZE
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.rows import RowEntries
@@ -33,7 +34,7 @@ def values_in(entry_set: RowEntries | IndexEntries, key: bytes) -> Values | None
 
     Values are decoded by their letters, and believed only if they make the same key again.
     """
-    rest = key[len(entry_set.prefix) :]
+    rest = key[len(entry_set.prefix) + (TAG_SIZE + 1 if entry_set.partitions.divided else 0) :]
     if rest.startswith((b"#", b"@")):
         return None
     parts = rest.decode("utf-8", "surrogatepass").split(":") if entry_set.attributes else []

@@ -53,6 +53,8 @@ class ManyToManyEntries(IndexEntries):
         self.owner = owner
         self.relation = relation
         self.rows = rows
+        self.partitions = rows.partitions
+        self.epoch_of = rows.epoch_of
         self.schema = schema
         self.fields = (relation.name,)
         self.attributes = (OWNER,)
@@ -77,7 +79,7 @@ class ManyToManyEntries(IndexEntries):
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the list of the owner with this (normalised) primary key."""
-        return self.prefix + keys.encode((self.owner.key_value(self.owner.pk, values[0]),))
+        return self.prefix + self.partitions.encode((self.owner.key_value(self.owner.pk, values[0]),))
 
     key_of = key
 

@@ -19,6 +19,7 @@ EntrySet = RowEntries | IndexEntries
 DependentEntries = ResultEntries | ThroughModelDependency | ExactListDependency | GroupVersions
 """Entries that a row invalidates by its new and by its old values."""
 Names = frozenset[str]
+Place = Callable[[Mapping[str, Any]], tuple[Values, bytes, bytes]]
 
 
 class KeyMatch(NamedTuple):
@@ -26,38 +27,53 @@ class KeyMatch(NamedTuple):
 
     entry_set: EntrySet
     names: list[str]
-    place: Callable[[Mapping[str, Any]], tuple[Values, bytes]]
-    """A function of the arguments that returns the normalised values and the cache key of their entry.
+    place: Place
+    """A function of the arguments that returns the normalised values and the keys of their entry and its epoch.
 
     Raises ``ValueError`` for a bad value.
     """
 
 
-def _make_place(entry_set: EntrySet, names: list[str]) -> Callable[[Mapping[str, Any]], tuple[Values, bytes]]:
+def _make_place(entry_set: EntrySet, names: list[str]) -> Place:
     """Builds the ``place`` of a ``KeyMatch``, once for each key and kind of lookup, because every lookup calls it."""
+    place = _make_undivided_place(entry_set, names)
+    if not entry_set.partitions.divided:
+        return place
+    epoch_of = entry_set.epoch_of
+
+    def place_divided(arguments: Mapping[str, Any]) -> tuple[Values, bytes, bytes]:
+        values, key, _ = place(arguments)
+        return values, key, epoch_of(key)
+
+    return place_divided
+
+
+def _make_undivided_place(entry_set: EntrySet, names: list[str]) -> Place:
     attributes, normalise, key_of = entry_set.attributes, entry_set.schema.normalise, entry_set.key_of
+    epoch = entry_set.partitions.epochs[0]
     if len(names) == 1:
         [name], [attribute] = names, attributes
         (identity, max_length), key_of_one = entry_set.schema.identity_type(attribute), entry_set.key_of_one
         prefix = entry_set.prefix
 
-        def place_int(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+        def place_int(arguments: Mapping[str, Any]) -> tuple[Values, bytes, bytes]:
             value = arguments[name]
             if type(value) is int and -INT_LIMIT < value < INT_LIMIT:  # as ``place_one``, written out
-                return (value,), prefix + b"i%d" % value
+                return (value,), prefix + b"i%d" % value, epoch
             return place_one(arguments)
 
-        def place_one(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+        def place_one(arguments: Mapping[str, Any]) -> tuple[Values, bytes, bytes]:
             value = arguments[name]
             if type(value) is not identity or (identity is str and len(value) > max_length):
                 value = normalise(attribute, value)
-            return (value,), key_of_one(value)
+            return (value,), key_of_one(value), epoch
 
-        return place_int if identity is int and int in entry_set.schema.encodable_types(attribute) else place_one
+        keeps_ints = identity is int and int in entry_set.schema.encodable_types(attribute)
+        return place_int if keeps_ints and not entry_set.partitions.divided else place_one
 
-    def place(arguments: Mapping[str, Any]) -> tuple[Values, bytes]:
+    def place(arguments: Mapping[str, Any]) -> tuple[Values, bytes, bytes]:
         values = tuple(map(normalise, attributes, map(arguments.__getitem__, names)))
-        return values, key_of(values)
+        return values, key_of(values), epoch
 
     return place
 

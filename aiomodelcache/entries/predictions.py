@@ -13,12 +13,12 @@ from aiomodelcache.entries.rows import RowEntries
 class Prediction:
     """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
-    __slots__ = ("_rows", "entry", "index", "keys", "pks")
+    __slots__ = ("_rows", "entry", "index", "keys", "pks", "to_read")
 
     def __init__(self, pks: list[Any], keys: list[bytes] | None, rows: RowEntries | None = None) -> None:
         self.pks = pks
         if keys is not None:
-            self.keys = keys
+            self.keys = self.to_read = keys
         self._rows = rows
         self.entry = b""
         """The last entry that matched the prediction. An identical entry need not be decoded again."""
@@ -26,11 +26,17 @@ class Prediction:
         """The index that matched ``entry``. Another model of the table may have an index with the same key."""
 
     def __getattr__(self, name: str) -> Any:
-        """Makes ``keys`` when they are first needed: who reads a part of a long list needs few of them."""
-        if name != "keys" or self._rows is None:
-            raise AttributeError(name)
-        self.keys = self.keys_of(self.pks)
-        return self.keys
+        """Makes ``keys`` when they are first needed: who reads a part of a long list needs few of them.
+
+        ``to_read`` are these keys, and those of their epochs if the rows are divided.
+        """
+        if self._rows is not None and name == "keys":
+            self.keys = self.keys_of(self.pks)
+            return self.keys
+        if self._rows is not None and name == "to_read":
+            self.to_read = self._rows.partitions.with_epochs(self.keys)
+            return self.to_read
+        raise AttributeError(name)
 
     def keys_of(self, pks: Iterable[Any]) -> list[bytes]:
         """Returns the cache keys of these rows, which are some of the prediction's."""

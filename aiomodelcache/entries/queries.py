@@ -19,6 +19,8 @@ class QueryEntries(ByValueEntries):
     def __init__(self, *args: Any, lifetimes_for: Callable[[float], Lifetimes], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._lifetimes_for = lifetimes_for
+        self.digest_key = self._divided_key if self.partitions.divided else self._undivided_key
+        """Returns the key of the query with this digest."""
         self._by_timeout: dict[float, Self] = {}
 
     def with_timeout(self, timeout: float | None, watch: Callable[[Lifetimes], None]) -> Self:
@@ -34,9 +36,11 @@ class QueryEntries(ByValueEntries):
                 watch(entries.lifetimes)
         return entries
 
-    def digest_key(self, digest: bytes) -> bytes:
-        """Returns the key of the query with this digest."""
+    def _undivided_key(self, digest: bytes) -> bytes:
         return self.prefix + b"#" + digest
+
+    def _divided_key(self, digest: bytes) -> bytes:
+        return self.prefix + self.partitions.tagged(b"#" + digest)
 
 
 def digest_of(state: object) -> bytes:

@@ -14,11 +14,11 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.durations import parse_duration_or_zero
-from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
 from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec, is_surely_plain
 from aiomodelcache.entries.base import (
     Miss,
@@ -103,8 +103,8 @@ class ResultEntries:
         self.attributes = attributes
         self.watched = watched
         self.prefix = space.prefix("c", connection, *shape)
-        self.epoch_key = rows.epoch_key if rows is not None else space.epoch_key(connection, *shape)
-        self.stamp_key = rows.stamp_key if rows is not None else space.stamp_key(connection, *shape)
+        self.partitions = rows.partitions if rows is not None else partitions_of(space, connection, *shape)
+        self.epoch_of = self.partitions.epoch_of
         self.spans_tenants = space.tenant == b""
         own, text, typed = type(codec).__qualname__, "", False
         if codec is None:
@@ -147,8 +147,8 @@ class ResultEntries:
     def key(self, values: Values) -> bytes:
         """Returns the key of the result for these (normalised) values."""
         if self.rows is None:
-            return self.prefix + keys.encode(values)
-        return self.prefix + keys.encode(map(self.schema.key_value, self.attributes, values))
+            return self.prefix + self.partitions.encode(values)
+        return self.prefix + self.partitions.encode(map(self.schema.key_value, self.attributes, values))
 
     key_of = key
 

@@ -3,11 +3,10 @@
 Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
@@ -18,6 +17,7 @@ from aiomodelcache.encoding.layout import (
     pack,
     unpack,
 )
+from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.encoding.rows import SharedRow
 from aiomodelcache.entries.base import (
     VALUE_BYTE,
@@ -98,8 +98,9 @@ class RowEntries(KeyedEntries):
         self.order_by: tuple[str, ...] = ()
         self.limit: int | None = None
         self.prefix = space.prefix("r", connection, schema.table)
-        self.epoch_key = space.epoch_key(connection, schema.table)
-        self.stamp_key = space.stamp_key(connection, schema.table)
+        self.partitions = partitions_of(space, connection, schema.table)
+        self.epoch_of = self.partitions.epoch_of
+        self._encode = self.partitions.encode_single
         self.spans_tenants = space.tenant == b""
         self.fingerprint = fingerprint("row", schema.fingerprint, version)
         self.lifetimes = lifetimes
@@ -117,7 +118,7 @@ class RowEntries(KeyedEntries):
 
     def key(self, pk: Any) -> bytes:
         """Returns the key of the row with this (normalised) primary key."""
-        return self.prefix + keys.encode_single(pk if type(pk) is int else self.schema.key_value(self._pk, pk))
+        return self.prefix + self._encode(pk if type(pk) is int else self.schema.key_value(self._pk, pk))
 
     key_of_one = key
 
@@ -183,8 +184,13 @@ class RowEntries(KeyedEntries):
             self._keep(entry, payload)
         return row
 
-    def hits(self, entries: Iterable[bytes | None], epoch: bytes | None, pks: Iterable[Any]) -> list[RowValues] | None:
-        """Returns the rows as ``hit`` does, at less cost for each, or None if one of them is no hit."""
+    def hits(
+        self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes], epoch: bytes | None, pks: Iterable[Any]
+    ) -> list[RowValues] | None:
+        """Returns the rows under these keys as ``hit`` does, at less cost for each, or None if one of them is no hit.
+
+        ``found``: what was read, by key. ``epoch``: that of the rows, unless their keys are divided.
+        """
         decoded = self.decoded
         if epoch is None:
             return None
@@ -193,7 +199,7 @@ class RowEntries(KeyedEntries):
         rows: list[RowValues] = []
         number = 0
         try:
-            for entry, pk in zip(entries, pks, strict=True):
+            for entry, pk in zip(map(found.get, keys), pks, strict=True):
                 kept = find(entry)
                 if kept is None or kept.guard is not guard:
                     row = None if entry is None else self._decoded_now(entry)

@@ -10,6 +10,7 @@ from tortoise.fields.base import OnDelete
 from tortoise.models import Model
 
 from aiomodelcache.encoding.keys import KeySpace
+from aiomodelcache.encoding.partitions import TAG_SIZE
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import ModelEntries
@@ -54,8 +55,10 @@ class TableVersions:
             if model in models:
                 models[model].rows.link_keys = self._through[model]
         self._deleted = self._cascades(written, tables)
-        self.by_epoch = {
-            entries.rows.epoch_key: entries.rows.table_key
+        self._model_end = slice(-1 - TAG_SIZE if space.partitions > 1 else None)
+        """The part of the key of an epoch or a stamp that all partitions of a model share."""
+        self._by_epoch = {
+            entries.rows.partitions.epochs[0][self._model_end]: entries.rows.table_key
             for entries in models.values()
             if entries.rows.table_key is not None
         }
@@ -70,16 +73,24 @@ class TableVersions:
             for prefix in (entries.rows.prefix, *[index.prefix for index in entries.indexes])
             if entries.rows.table_key is not None
         ]
-        self.epochs = frozenset(entries.rows.epoch_key for entries in models.values())
-        """The keys of the epochs of cached models."""
-        self.stamps = frozenset(entries.rows.stamp_key for entries in models.values())
-        """The keys of the stamps of cached models."""
+        self._stamps = {entries.rows.partitions.stamps[0][self._model_end] for entries in models.values()}
         self.names = frozenset(name for _, name in self._keys)
         """The names of the tables that have a version."""
 
     def key(self, connection: str, table: str) -> bytes | None:
         """Returns the key of a table's version, or None if writes to the table are not noticed."""
         return self._keys.get((connection, table))
+
+    def tables_by_epoch(self, keys: Set[bytes]) -> dict[bytes, bytes]:
+        """Returns the versions of the tables of those models whose epochs are among these keys, by their epochs."""
+        by_epoch, end = self._by_epoch, self._model_end
+        if end.stop is None:
+            return {key: by_epoch[key] for key in by_epoch.keys() & keys}
+        return {key: by_epoch[key[end]] for key in keys if key[end] in by_epoch}
+
+    def is_stamp(self, key: bytes) -> bool:
+        """Returns True if this is the key of a stamp of a cached model."""
+        return key[self._model_end] in self._stamps
 
     def through_keys(self, table: str) -> list[bytes]:
         """Returns the keys of a through table's versions, one for each connection of a model at its ends."""
@@ -112,9 +123,10 @@ class TableVersions:
                 by_table.setdefault(table, []).append(key)
         for table, keys in sorted(by_table.items(), key=lambda pair: -len(pair[1])):
             if len(tracker.dependencies) > limit:
-                for key in keys:
+                epochs = [key for key, of in self.tables_by_epoch(tracker.dependencies.keys()).items() if of == table]
+                for key in [*keys, *(epochs if self._model_end.stop is not None else ())]:
                     del tracker.dependencies[key]
-                tracker.add_table(table)
+                tracker.add_table(table)  # what replaces an epoch marks the version, too
 
     def deleted_with(self, model: type[Model]) -> Sequence[bytes]:
         """Returns the versions of the other tables that the database changes when rows of ``model`` are deleted."""

@@ -65,7 +65,7 @@ async def dependencies(
     if not isinstance(entry_set, DerivedEntries):
         return None
     read = cache.guarded.backend.read
-    epoch, entry = await read([entry_set.epoch_key, key])
+    epoch, entry = await read([entry_set.epoch_of(key), key])
     return await dependencies_of(cache, entry_set.read(entry, epoch), key_map, values=values)
 
 

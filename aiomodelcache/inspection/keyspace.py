@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiomodelcache.encoding.keys import encode_value, key_text, prefix
+from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import find_by_prefix
@@ -35,11 +36,10 @@ class Place:
     prefix: bytes
     entry_set: EntrySet | ResultEntries | None = None
 
-    @property
-    def epoch_key(self) -> bytes:
-        """The key of the epoch that entries of this place carry."""
+    def epoch_of(self, key: bytes) -> bytes:
+        """Returns the key of the epoch that the entry under ``key`` carries."""
         assert self.entry_set is not None, f"{self.label} has no entries"
-        return self.entry_set.epoch_key if self.entry_set.rows is None else self.entry_set.rows.epoch_key
+        return self.entry_set.epoch_of(key)
 
 
 class KeyMap:
@@ -60,8 +60,7 @@ class KeyMap:
         for declared in functions_and_values():
             entries_of_value = declared.declaration.result(cache)
             self._add("value", declared.short, declared.short, entries_of_value)
-            self._add_version("epoch", declared.short, entries_of_value.epoch_key)
-            self._add_version("stamp", declared.short, entries_of_value.stamp_key)
+            self._add_partitions(declared.short, entries_of_value.partitions)
         for key in cache.versions.all:
             self._add_version("table version", key.rpartition(b":")[2].decode(), key)
         tags = prefix(cache.space.namespace, "g")
@@ -85,11 +84,15 @@ class KeyMap:
                 key = result.key((None,) * len(result.attributes))
                 start = key[: len(key) - len(b":".join([encode_value(None)] * len(result.attributes)))]
                 self._by_prefix.setdefault(start, Place("group version", name, f"group of {name}", start))
-        self._add_version("epoch", name, entries.rows.epoch_key)
-        self._add_version("stamp", name, entries.rows.stamp_key)
+        self._add_partitions(name, entries.rows.partitions)
 
     def _add(self, kind: str, owner: str, label: str, entry_set: EntrySet | ResultEntries) -> None:
         self._by_prefix.setdefault(entry_set.prefix, Place(kind, owner, label, entry_set.prefix, entry_set))
+
+    def _add_partitions(self, owner: str, partitions: Partitions) -> None:
+        for kind, keys in (("epoch", partitions.epochs), ("stamp", partitions.stamps)):
+            for key in keys:
+                self._add_version(kind, owner, key)
 
     def _add_version(self, kind: str, owner: str, key: bytes) -> None:
         self._versions.setdefault(key, Place(kind, owner, f"{kind} of {owner}", key))
@@ -114,7 +117,12 @@ class KeyMap:
         if place is None:
             return f"{key_text(self.beginning)}:<unknown>" if key.startswith(self.beginning) else "<unknown>"
         parts = key_text(key[len(place.prefix) :]).split(":")
-        return key_text(place.prefix) + ":".join(f"<{_TYPES.get(part[:1], 'value')}>" for part in parts)
+        return key_text(place.prefix) + ":".join(map(_shown, parts))
+
+
+def _shown(part: str) -> str:
+    """Returns what stands for a part of a key: the type of its value, or the tag of its partition."""
+    return part if part.startswith("{") else f"<{_TYPES.get(part[:1], 'value')}>"
 
 
 def _label(name: str, index: IndexEntries) -> str:

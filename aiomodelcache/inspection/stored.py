@@ -58,7 +58,7 @@ async def inspected(
     if place.entry_set is None:
         [entry] = await read([key])
     else:
-        entry, epoch = await read([key, place.epoch_key])
+        entry, epoch = await read([key, place.epoch_of(key)])
     [left] = await store.life_left([key])
     data: dict[str, Any] = {
         "key": key_map.shown(key, values=values),

@@ -91,7 +91,9 @@ async def _placed(store: Store, key_map: KeyMap, owner: str | None) -> AsyncGene
 
 async def _read(cache: OpenCache, placed: Sequence[Placed]) -> list[Found]:
     """Reads the entries of keys, with the epochs that they belong to."""
-    epoch_keys = list({place.epoch_key for _, place in placed if place is not None and place.entry_set is not None})
+    epoch_keys = list(
+        {place.epoch_of(key) for key, place in placed if place is not None and place.entry_set is not None}
+    )
     entries = await cache.guarded.backend.read([*epoch_keys, *[key for key, _ in placed]])
     epochs = dict(zip(epoch_keys, entries, strict=False))
     return [
@@ -108,7 +110,7 @@ def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, by
     if place.entry_set is None:
         held = "published" if place.kind == "counters" else "version" if is_version(entry) else "written"
         return Found(key, place, held, total, None)
-    epoch = epochs[place.epoch_key]
+    epoch = epochs[place.epoch_of(key)]
     state = state_of(place.entry_set, key, entry, epoch)
     return Found(key, place, state.state, total, state.age, entry, epoch)
 

@@ -4,7 +4,7 @@ One statement fills the index and its rows: the rows under *late* leases. An ind
 against its rows, so a stale entry is a miss and gets repaired. ``plans.rows`` finds rows by primary key.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
@@ -18,7 +18,13 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
-from aiomodelcache.plans.late_leases import acquire_late_leases, can_store_at_once, payloads_of, store_at_once
+from aiomodelcache.plans.late_leases import (
+    acquire_late_leases,
+    can_store_at_once,
+    payloads_of,
+    store_at_once,
+    versions_to_read,
+)
 from aiomodelcache.plans.refresh import refresh_request
 from aiomodelcache.plans.requests import (
     AcquireLeases,
@@ -28,11 +34,11 @@ from aiomodelcache.plans.requests import (
     Load,
     Plan,
     PlannedFill,
-    Read,
     Spawn,
 )
 from aiomodelcache.plans.rows import (
     Misses,
+    Versions,
     classify_row,
     load_rows,
     refresh_due_rows,
@@ -40,7 +46,14 @@ from aiomodelcache.plans.rows import (
     rows_by_pk,
     values_of,
 )
-from aiomodelcache.plans.steps import is_being_filled, load_or_release, replaceable_prefix, store, wait_for_leases
+from aiomodelcache.plans.steps import (
+    is_being_filled,
+    load_or_release,
+    read_by_key,
+    replaceable_prefix,
+    store,
+    wait_for_leases,
+)
 
 Wanted = Mapping[bytes, Values]
 """The values of a lookup, by the cache keys, which tell them apart as the database does."""
@@ -59,40 +72,43 @@ def look_up(entry_set: RowEntries | IndexEntries, values: Values, predictions: P
 def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predictions) -> Plan[list[Any]]:
     """Does the same as ``rows_by_index`` for one lookup, with its hit path written out. ``key`` is its cache key."""
     rows = index.rows
-    prediction = predictions.predict(key)
-    epoch, entry, *read = yield Read([rows.epoch_key, key, *prediction.keys])
-    pks = index.read(entry, epoch)
+    prediction, epoch_of = predictions.predict(key), index.epoch_of
+    found = yield from read_by_key([epoch_of(key), key, *prediction.to_read])
+    entry = found[key]
+    pks = index.read(entry, found[epoch_of(key)])
     if isinstance(pks, list) and rows.same_pks(pks, prediction.pks):
-        answer: list[Any] = [rows.read(row, epoch) for row in read]
+        answer: list[Any] = [rows.read(found[each], found[epoch_of(each)]) for each in prediction.keys]
         if all(map(index.answers, answer, prediction.pks, repeat(values))):
             index.counters.hits += 1
             rows.counters.hits += len(answer)
-            if entry[CREATED] <= index.lifetimes.due:
+            if entry is not None and entry[CREATED] <= index.lifetimes.due:
                 yield index_refresh(index, values, key, entry, predictions)
-            if min(map(_created, read), default=_ALWAYS) <= rows.lifetimes.due:
-                predicted = dict(zip(prediction.keys, prediction.pks, strict=True))
-                yield from refresh_due_rows(rows, predicted, dict(zip(prediction.keys, read, strict=True)))
+            read = {each: found[each] for each in prediction.keys}
+            if min(map(_created, read.values()), default=_ALWAYS) <= rows.lifetimes.due:
+                yield from refresh_due_rows(rows, dict(zip(prediction.keys, prediction.pks, strict=True)), read)
             return answer
     result: dict[bytes, list[Any]] = {}
-    read_by_key = dict(zip(prediction.keys, read, strict=True))
-    misses = yield from _judge_index(index, {key: values}, [entry], read_by_key, epoch, predictions, result)
+    misses = yield from _judge_index(index, {key: values}, found, predictions, result)
     if misses:
         yield from _resolve_index_misses(index, {key: values}, misses, predictions, result)
     return result[key]
 
 
 def index_hit(
-    index: IndexEntries, values: Values, key: bytes, prediction: Prediction, entries: Mapping[bytes, bytes | None]
+    index: IndexEntries,
+    values: Values,
+    key: bytes,
+    epoch: bytes | None,
+    prediction: Prediction,
+    entries: Mapping[bytes, bytes | None],
 ) -> list[RowValues] | None:
     """Returns the rows with these values if the index entry and the predicted rows are a hit, else None.
 
-    Counts nothing. ``key`` is that of the index entry. ``entries`` holds the values that were read, by key.
+    Counts nothing. ``key`` and ``epoch`` are those of the index entry. ``entries`` holds what was read, by key.
     """
-    rows = index.rows
-    epoch = entries[rows.epoch_key]
     if not index.hit(entries[key], epoch, prediction):
         return None
-    answer = rows.hits(map(entries.get, prediction.keys), epoch, prediction.pks)
+    answer = index.rows.hits(entries, prediction.keys, epoch, prediction.pks)
     if answer is None:
         return None
     if not index.compares_by_value:
@@ -135,27 +151,24 @@ def _read_index(
 
     Index entries and predicted rows are read in one round trip. Only rows that were not predicted cost a second one.
     """
-    predicted = dict.fromkeys([key for known in map(predictions.predict, wanted) for key in known.keys])
-    epoch, *entries = yield Read([index.rows.epoch_key, *wanted, *predicted])
-    read = dict(zip(predicted, entries[len(wanted) :], strict=True))
-    return (yield from _judge_index(index, wanted, entries, read, epoch, predictions, result))
+    predicted = [key for known in map(predictions.predict, wanted) for key in known.to_read]
+    found = yield from read_by_key([*index.partitions.epochs_of(wanted), *wanted, *predicted])
+    return (yield from _judge_index(index, wanted, found, predictions, result))
 
 
 def _judge_index(
     index: IndexEntries,
     wanted: Wanted,
-    read_entries: Sequence[bytes | None],
-    read: dict[bytes, bytes | None],
-    epoch: bytes | None,
+    found: dict[bytes, bytes | None],
     predictions: Predictions,
     result: dict[bytes, list[Any]],
 ) -> Plan[Misses]:
-    """Turns index entries into answers. Reads the rows that were not read along with the entries."""
-    entries = dict(zip(wanted, read_entries, strict=False))
+    """Turns index entries into answers. Reads the rows that are not among what was ``found`` with the entries."""
+    entries = {key: found[key] for key in wanted}
     listed: dict[bytes, list[Any]] = {}
     misses: Misses = {}
     for key, entry in entries.items():
-        pks = index.read(entry, epoch)
+        pks = index.read(entry, found[index.epoch_of(key)])
         if pks is NoValue.MISS:
             misses[key] = entry
         elif pks is NoValue.ABSENT:
@@ -166,7 +179,7 @@ def _judge_index(
             listed[key] = pks
             predictions.learn(key, pks, index.rows)
     if listed:
-        yield from follow_to_rows(index, wanted, listed, read, epoch, entries, result, misses)
+        yield from follow_to_rows(index, wanted, listed, found, result, misses)
     for key, entry in entries.items():
         if key not in misses and entry is not None and index.lifetimes.is_due(entry):
             yield index_refresh(index, wanted[key], key, entry, predictions)
@@ -178,24 +191,24 @@ def follow_to_rows(
     index: IndexEntries,
     wanted: Wanted,
     listed: dict[bytes, list[Any]],
-    read: dict[bytes, bytes | None],
-    epoch: bytes | None,
-    entries: dict[bytes, bytes | None],
+    found: dict[bytes, bytes | None],
     result: dict[bytes, list[Any]],
     misses: Misses,
 ) -> Plan[None]:
-    """Resolves index entries to their rows. A row that is gone or no longer matches makes the entry a miss."""
+    """Resolves index entries to their rows. A row that is gone or no longer matches makes the entry a miss.
+
+    ``found``: what was read, by key. Rows that are not among it are read now, and added.
+    """
     rows = index.rows
     needed = {rows.key(pk): pk for pks in listed.values() for pk in pks}
-    unread = [key for key in needed if key not in read]
+    unread = [key for key in needed if key not in found]
     if unread:
-        epoch, *more = yield Read([rows.epoch_key, *unread])
-        read.update(zip(unread, more, strict=True))
+        found.update((yield from read_by_key([*rows.partitions.epochs_of(unread), *unread])))
     row_of: dict[bytes, Any] = {}
     row_misses: Misses = {}
     for key, pk in needed.items():
-        classify_row(rows, pk, key, read[key], rows.read(read[key], epoch), row_of, row_misses)
-    yield from refresh_due_rows(rows, needed, {key: read[key] for key in row_of})
+        classify_row(rows, pk, key, found[key], rows.read(found[key], found[rows.epoch_of(key)]), row_of, row_misses)
+    yield from refresh_due_rows(rows, needed, {key: found[key] for key in row_of})
     if row_misses:
         with suppress(Exception):  # the statement fails for values that no row can have: then the entry is a miss
             pending = yield from load_rows(rows, needed, row_misses, row_of)
@@ -208,7 +221,7 @@ def follow_to_rows(
             result[key] = answer
         else:
             index.counters.repaired += 1
-            misses[key] = entries[key]
+            misses[key] = found[key]
 
 
 def load_index(
@@ -232,10 +245,11 @@ def load_index(
     granted: dict[bytes, Values] = {}
     pending: Misses = {}
     acquired = None
+    versions: Versions = {}
     if leasable:
-        acquired = yield AcquireLeases(
-            [(key, replaceable_prefix(misses[key])) for key in leasable], [rows.epoch_key, rows.stamp_key]
-        )
+        wanted_versions = versions_to_read(index, leasable, predictions)
+        acquired = yield AcquireLeases([(key, replaceable_prefix(misses[key])) for key in leasable], wanted_versions)
+        versions = dict(zip(wanted_versions, acquired.versions, strict=True))
         own = LEASE + acquired.attempt.token
         for key, value in zip(leasable, acquired.values, strict=True):
             if value == own:
@@ -253,10 +267,10 @@ def load_index(
     if granted and acquired is not None:
         found = [answers[key] for key in granted]
         if can_store_at_once(acquired, found):
-            pointers = _pointers(index, granted, answers, acquired.attempt, acquired.versions[0], predictions)
-            yield from store_at_once(index, pointers, payloads_of(rows, found), acquired)
+            pointers = _pointers(index, granted, answers, acquired.attempt, versions, predictions)
+            yield from store_at_once(index, pointers, payloads_of(rows, found, versions), acquired, versions)
         else:
-            fills = yield from _index_fills(index, granted, answers, acquired.attempt, acquired.versions, predictions)
+            fills = yield from _index_fills(index, granted, answers, acquired.attempt, versions, predictions)
             yield from store(index, fills)
     return pending
 
@@ -266,25 +280,22 @@ def _index_fills(
     granted: Wanted,
     answers: dict[bytes, Answer],
     attempt: Attempt,
-    versions: Sequence[bytes | None],
+    versions: Versions,
     predictions: Predictions,
 ) -> Plan[list[PlannedFill]]:
     """Returns the fills of an index, and of its rows under *late* leases, which are taken after the statement.
 
-    The rows' keys were not known before the statement ran. The model's stamp shows that no writer came in between:
-    writers change the stamp before they withdraw their intents.
+    The rows' keys were not known before the statement ran. The stamp of a row's partition shows that no writer came in
+    between: writers change it before they withdraw their intents. A row whose partition was not known is not stored.
     """
     rows = index.rows
-    epoch, stamp = versions
     fills: list[PlannedFill] = []
-    if epoch is not None and is_version(epoch):
-        payloads = payloads_of(rows, [answers[key] for key in granted])
-        deadline = min(answers[key].deadline for key in granted)
-        late = yield from acquire_late_leases(rows, payloads, deadline, epoch, stamp)
-        for key, (own, unchanged) in late.items():
-            entry = rows.entry(own.token, epoch, payloads[key]) if unchanged else b""
-            fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
-    return [*fills, *_pointers(index, granted, answers, attempt, epoch, predictions)]
+    payloads = payloads_of(rows, [answers[key] for key in granted], versions)
+    late = yield from acquire_late_leases(rows, payloads, min(answers[key].deadline for key in granted), versions)
+    for key, (own, unchanged) in late.items():
+        entry = rows.entry(own.token, cast("bytes", versions[rows.epoch_of(key)]), payloads[key]) if unchanged else b""
+        fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
+    return [*fills, *_pointers(index, granted, answers, attempt, versions, predictions)]
 
 
 def _pointers(
@@ -292,14 +303,14 @@ def _pointers(
     granted: Wanted,
     answers: dict[bytes, Answer],
     attempt: Attempt,
-    epoch: bytes | None,
+    versions: Versions,
     predictions: Predictions,
 ) -> list[PlannedFill]:
     """Returns the fills of an index."""
     rows = index.rows
     fills: list[PlannedFill] = []
     for key in granted:
-        entry = _index_entry(index, answers[key], attempt.token, epoch)
+        entry = _index_entry(index, answers[key], attempt.token, versions[index.epoch_of(key)])
         if entry[:1] == VALUE:
             predictions.learn(key, [loaded.values[rows.schema.pk] for loaded in answers[key].rows], rows)
         fills.append((attempt, key, entry, index.lifetimes.of(entry[:1])))
@@ -325,14 +336,15 @@ def index_refresh(
     index: IndexEntries, values: Values, key: bytes, entry: bytes, predictions: Predictions, *, only_pks: bool = False
 ) -> Spawn:
     """Returns the request to load an index entry again, with its rows or without."""
-    versions = [index.rows.epoch_key, index.rows.stamp_key]
-    reload = partial(_reload_index, Load(index, {key: values}, only_pks=only_pks), predictions)
+    versions = versions_to_read(index, [key], predictions)
+    reload = partial(_reload_index, Load(index, {key: values}, only_pks=only_pks), versions, predictions)
     return refresh_request(index, key, entry, versions, reload)
 
 
 def _reload_index(
-    load: Load, predictions: Predictions, acquired: LeaseResult, attempt: Attempt
+    load: Load, wanted_versions: list[bytes], predictions: Predictions, acquired: LeaseResult, attempt: Attempt
 ) -> Plan[list[PlannedFill]]:
     answers: dict[bytes, Answer] = yield load
     index = cast("IndexEntries", load.entry_set)
-    return (yield from _index_fills(index, load.wanted, answers, attempt, acquired.versions, predictions))
+    versions = dict(zip(wanted_versions, acquired.versions, strict=True))
+    return (yield from _index_fills(index, load.wanted, answers, attempt, versions, predictions))

@@ -4,50 +4,73 @@ They are stored under *late* leases, or without a lease by a store that can comp
 moment. The stamp shows that no writer came in between.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
 from aiomodelcache.backends.protocol import LateFill
 from aiomodelcache.encoding.layout import LEASE, STALE, VALUE, new_token
 from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.plans.requests import AcquireLeases, Answer, Attempt, LeaseResult, Plan, PlannedFill, Store
-from aiomodelcache.plans.rows import row_payload
+from aiomodelcache.plans.rows import Versions, row_payload
 from aiomodelcache.plans.steps import replaceable_prefix
 
 _MAX_WAIT: Final = 1.0
 """Maximum seconds between the leases and the statement after which rows are stored without leases of their own."""
 
 
+def versions_to_read(index: IndexEntries, keys: Sequence[bytes], predictions: Predictions) -> list[bytes]:
+    """Returns the versions to read before index entries are loaded: their epochs, and those of rows that may follow.
+
+    Which partitions the rows are in is not known yet. Those of rows that are predicted are likely.
+    """
+    partitions = index.partitions
+    rows = [key for known in map(predictions.predict, keys) for key in known.keys] if partitions.divided else ()
+    return list(dict.fromkeys([*partitions.epochs_of([*keys, *rows]), *partitions.stamps_of(rows)]))
+
+
 def acquire_late_leases(
-    rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, epoch: bytes, stamp: bytes | None
+    rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, versions: Versions
 ) -> Plan[dict[bytes, tuple[Attempt, bool]]]:
-    """Leases row keys after their rows were read. Returns by key the attempt, and True if the row may be filled."""
+    """Leases row keys after their rows were read. Returns by key the attempt, and True if the row may be filled.
+
+    ``versions``: those that were read before the rows were.
+    """
     late: dict[bytes, tuple[Attempt, bool]] = {}
     attempts = [(key, b"") for key in payloads]
+    stamp_of = rows.partitions.stamp_of
     while attempts:
-        acquired: LeaseResult = yield AcquireLeases(attempts, [rows.stamp_key], deadline)
-        unchanged = stamp is not None and is_version(stamp) and acquired.versions[0] == stamp
+        stamps = list(rows.partitions.stamps_of([key for key, _ in attempts]))
+        acquired: LeaseResult = yield AcquireLeases(attempts, stamps, deadline)
+        now = dict(zip(stamps, acquired.versions, strict=True))
         outdated: list[tuple[bytes, bytes]] = []
         for (key, replaced), value in zip(attempts, acquired.values, strict=True):
             if value == LEASE + acquired.attempt.token:
-                late[key] = acquired.attempt, unchanged
-            elif not replaced and is_outdated(rows, value, epoch):
+                stamp = versions[stamp_of(key)]
+                late[key] = acquired.attempt, is_version(stamp) and now[stamp_of(key)] == stamp
+            elif not replaced and is_outdated(rows, value, versions[rows.epoch_of(key)]):
                 outdated.append((key, replaceable_prefix(value)))
         attempts = outdated
     return late
 
 
-def payloads_of(rows: RowEntries, answers: Iterable[Answer]) -> dict[bytes, bytes]:
-    """Returns the bytes of the loaded rows that can be stored, by the rows' keys."""
+def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: Versions) -> dict[bytes, bytes]:
+    """Returns the bytes of the loaded rows that can be stored, by the rows' keys.
+
+    ``versions``: those that were read before. A row needs the epoch and the stamp of its partition.
+    """
     pk = rows.schema.pk
-    return {
-        rows.key(loaded.values[pk]): payload
-        for answer in answers
-        for loaded in answer.rows
-        if (payload := row_payload(rows, loaded)) is not None
-    }
+    payloads: dict[bytes, bytes] = {}
+    for answer in answers:
+        for loaded in answer.rows:
+            key = rows.key(loaded.values[pk])
+            if is_version(versions.get(rows.epoch_of(key))) and rows.partitions.stamp_of(key) in versions:
+                payload = row_payload(rows, loaded)
+                if payload is not None:
+                    payloads[key] = payload
+    return payloads
 
 
 def can_store_at_once(acquired: LeaseResult, answers: Iterable[Answer]) -> bool:
@@ -60,22 +83,28 @@ def can_store_at_once(acquired: LeaseResult, answers: Iterable[Answer]) -> bool:
 
 
 def store_at_once(
-    index: IndexEntries, fills: list[PlannedFill], payloads: dict[bytes, bytes], acquired: LeaseResult
+    index: IndexEntries,
+    fills: list[PlannedFill],
+    payloads: dict[bytes, bytes],
+    acquired: LeaseResult,
+    versions: Versions,
 ) -> Plan[None]:
     """Stores the fills of an index and, without leases, the rows that it leads to. Counts those that were stored."""
     rows, counters = index.rows, index.counters
-    epoch, stamp = cast("list[bytes]", acquired.versions)
+    known = cast("Mapping[bytes, bytes]", versions)
     token, until_ms = new_token(), acquired.late_until_ms  # a token of its own, as if each row had a lease
-    late = [
-        LateFill(key, b"", rows.entry(token, epoch, payload), rows.lifetimes.of(VALUE), rows.stamp_key, stamp, until_ms)
-        for key, payload in payloads.items()
-    ]
+    late: list[LateFill] = []
+    for key, payload in payloads.items():
+        stamp, entry = rows.partitions.stamp_of(key), rows.entry(token, known[rows.epoch_of(key)], payload)
+        late.append(LateFill(key, b"", entry, rows.lifetimes.of(VALUE), stamp, known[stamp], until_ms))
     answer: list[bool | bytes | None] = yield Store(fills, late)
     stored = [accepted for fill, accepted in zip(fills, answer, strict=False) if fill[2]]
     held = cast("list[bytes | None]", answer[len(fills) :])
     pairs = zip(late, held, strict=True)
     outdated = [
-        each._replace(replacing=replaceable_prefix(old)) for each, old in pairs if is_outdated(rows, old, epoch)
+        each._replace(replacing=replaceable_prefix(old))
+        for each, old in pairs
+        if is_outdated(rows, old, known[rows.epoch_of(each.key)])
     ]
     if outdated:
         held += yield Store([], outdated)
@@ -83,7 +112,7 @@ def store_at_once(
     counters.refused += stored.count(False)
 
 
-def is_outdated(rows: RowEntries, entry: bytes | None, epoch: bytes) -> bool:
+def is_outdated(rows: RowEntries, entry: bytes | None, epoch: bytes | None) -> bool:
     """Returns True if an entry blocks a better one, because it is stale or of an earlier epoch or version."""
     if not entry or not replaceable_prefix(entry):
         return False

@@ -18,7 +18,7 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import follow_to_rows, index_refresh, load_index
 from aiomodelcache.plans.requests import Answer, Load, Plan, Read
 from aiomodelcache.plans.rows import rows_by_pk, values_of
-from aiomodelcache.plans.steps import wait_for_leases
+from aiomodelcache.plans.steps import read_by_key, wait_for_leases
 
 
 class Window(Protocol):
@@ -53,7 +53,9 @@ def part_of_list(
     prediction = predictions.predict(key)
     _, checked = _positions(index, window, prediction.pks)
     predicted = prediction.keys_of(prediction.pks[checked])
-    epoch, entry, *found = yield Read([index.rows.epoch_key, key, *predicted])
+    epochs = index.partitions.epochs_of([key, *predicted])
+    found = yield from read_by_key([*epochs, key, *predicted])
+    epoch, entry = found[index.epoch_of(key)], found[key]
     pks = prediction.pks if index.hit(entry, epoch, prediction) else index.read(entry, epoch)
     if not isinstance(pks, list):
         index.counters.misses += 1
@@ -62,10 +64,9 @@ def part_of_list(
         part, checked = _positions(index, window, pks)
         if part is None:
             return None
-        read = dict(zip(predicted, found, strict=True))
         rows: dict[bytes, list[Any]] = {}
         wanted, listed = {key: values}, {key: pks[checked]}
-        yield from follow_to_rows(index, wanted, listed, read, epoch, {key: entry}, rows, {})
+        yield from follow_to_rows(index, wanted, listed, found, rows, {})
         if key in rows:
             if entry is not None and index.lifetimes.is_due(entry):
                 yield index_refresh(index, values, key, entry, predictions, only_pks=True)
@@ -75,7 +76,7 @@ def part_of_list(
 
 def pks_of_list(index: IndexEntries, values: Values, key: bytes, predictions: Predictions) -> Plan[list[Any]]:
     """Finds the primary keys of the rows with these values. Unless the list is exact, some rows may have left."""
-    epoch, entry = yield Read([index.rows.epoch_key, key])
+    epoch, entry = yield Read([index.epoch_of(key), key])
     pks = index.read(entry, epoch)
     if isinstance(pks, list):
         index.counters.hits += 1
@@ -125,12 +126,11 @@ def _load_pks(
     index: IndexEntries, values: Values, key: bytes, entry: bytes | None, predictions: Predictions
 ) -> Plan[tuple[list[Any], bool]]:
     """Returns the primary keys of a list, and True if they come from the database: it was asked during this lookup."""
-    rows = index.rows
     result: dict[bytes, list[Any]] = {}
     pending = yield from load_index(index, {key: values}, {key: entry}, predictions, result, only_pks=True)
     if pending:
         yield from wait_for_leases(pending, pending.values())
-        epoch, entry = yield Read([rows.epoch_key, key])
+        epoch, entry = yield Read([index.epoch_of(key), key])
         pks = index.read(entry, epoch)
         if pks is not NoValue.MISS and isinstance(pks, list):
             return pks, False

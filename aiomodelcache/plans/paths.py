@@ -122,7 +122,8 @@ class PathRun:
         for entry_set, looked_up, rows in self._steps:
             predicted = [read for key in looked_up for read in self.predictions.predict(key).keys]
             found = [entry_set.rows.key(values_of(row)[entry_set.schema.pk]) for row in rows]
-            keys.update(dict.fromkeys([entry_set.rows.epoch_key, *looked_up, *predicted, *found]))
+            used = [*looked_up, *predicted, *found]
+            keys.update(dict.fromkeys([*entry_set.rows.partitions.epochs_of(used), *used]))
         self.predictions.learn_keys(self._key, Prediction([], list(keys)))
         return list(keys)
 

@@ -62,7 +62,7 @@ def _find_or_compute(
     result: ResultEntries, key: bytes, compute: Compute, predictions: Predictions, *, forced: bool
 ) -> Plan[Any]:
     prediction = predictions.predict(key)
-    epoch, entry, *prefetched = yield Read([result.epoch_key, key, *prediction.keys])
+    epoch, entry, *prefetched = yield Read([result.epoch_of(key), key, *prediction.keys])
     if not forced and entry is not None:
         found = dict(zip(prediction.keys, prefetched, strict=True))
         if isinstance(result, DerivedEntries) and result.may_be_younger(entry, prediction):
@@ -74,7 +74,12 @@ def _find_or_compute(
                     yield Spawn(key + entry[:PREFIX_SIZE], _extend(result, key, entry, value), result.counters)
                     return value
                 yield refresh_request(
-                    result, key, entry, [result.epoch_key], partial(_recompute, result, key, compute), result.lease_ttl
+                    result,
+                    key,
+                    entry,
+                    [result.epoch_of(key)],
+                    partial(_recompute, result, key, compute),
+                    result.lease_ttl,
                 )
             return value
     result.counters.misses += 1
@@ -84,7 +89,7 @@ def _find_or_compute(
     tables = result.tables_to_read if isinstance(result, DerivedEntries) else ()
     acquired: LeaseResult = yield AcquireLeases(
         [(key, replaceable_prefix(entry)), *copies_to_lease(result, key)],
-        [result.epoch_key, *tables],
+        [result.epoch_of(key), *tables],
         None,
         result.lease_ttl,
     )
@@ -93,7 +98,7 @@ def _find_or_compute(
     patience = None if forced else last_good.patience
     if not granted and is_being_filled(acquired.values[0]) and not forced:
         yield from wait_for_leases([key], acquired.values[:1], patience or result.lease_ttl)
-        epoch, entry = yield Read([result.epoch_key, key])
+        epoch, entry = yield Read([result.epoch_of(key), key])
         value = yield from _read_value(result, key, entry, epoch, {}, predictions)
         if value is NoValue.MISS and patience is not None and is_lease(entry):
             value = last_good.value()
@@ -180,7 +185,7 @@ def _recompute(
     last_good: LastGood | None = None
     if copies := copies_to_lease(result, key):
         of_copy: LeaseResult = yield AcquireLeases(
-            copies, [result.epoch_key], acquired.attempt.deadline, result.lease_ttl
+            copies, [result.epoch_of(key)], acquired.attempt.deadline, result.lease_ttl
         )
         last_good = LastGood(result, key, of_copy)
     releases = last_good.fills() if last_good is not None else ()
@@ -200,7 +205,7 @@ def _extend(result: ResultEntries, key: bytes, entry: bytes, value: Any) -> Plan
     again, ttl = with_created(entry, now_ms()), result.ttl(value)
     copies: list[PlannedFill] = []
     if wanted := copies_to_lease(result, key):
-        copies = LastGood(result, key, (yield AcquireLeases(wanted, [result.epoch_key]))).fills(again, value, ttl)
+        copies = LastGood(result, key, (yield AcquireLeases(wanted, [result.epoch_of(key)]))).fills(again, value, ttl)
     stored = yield Store([(attempt, key, again, ttl), *copies])
     result.counters.extended += stored[0]
     return True
@@ -258,7 +263,7 @@ def _read_value(
             instances.update(
                 {reference: instance_of(rows, found[key]) for reference, key in keys.items() if key in found}
             )
-            wanted.update(dict.fromkeys([rows.epoch_key, *pks]))
+            wanted.update(dict.fromkeys([*rows.partitions.epochs_of(pks), *pks]))
         if len(instances) < len(referred):
             result.counters.repaired += 1
             return NoValue.MISS
@@ -280,13 +285,17 @@ def _read_value(
 
 
 def result_hit(
-    result: ResultEntries, key: bytes, prediction: Prediction, entries: Mapping[bytes, bytes | None]
+    result: ResultEntries,
+    key: bytes,
+    epoch: bytes | None,
+    prediction: Prediction,
+    entries: Mapping[bytes, bytes | None],
 ) -> Any | Miss:
     """Returns the value of an entry that is not due and refers to no rows, if ``entries`` hold all that it depends on.
 
     A derived entry must depend on the first keys of the ``prediction``. Else a miss: the plan tells the cases apart.
     """
-    entry, epoch = entries[key], entries[result.epoch_key]
+    entry = entries[key]
     if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:

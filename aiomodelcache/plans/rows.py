@@ -25,12 +25,21 @@ from aiomodelcache.plans.requests import (
     Read,
     Spawn,
 )
-from aiomodelcache.plans.steps import is_being_filled, load_or_release, replaceable_prefix, store, wait_for_leases
+from aiomodelcache.plans.steps import (
+    is_being_filled,
+    load_or_release,
+    read_by_key,
+    replaceable_prefix,
+    store,
+    wait_for_leases,
+)
 
 Misses = dict[bytes, bytes | None]
 """Keys that the cache did not answer, with the unusable bytes that they hold."""
 Pks = Mapping[bytes, Any]
 """The primary keys of rows, by the cache keys, which tell them apart as the database does."""
+Versions = Mapping[bytes, bytes | None]
+"""Values of epochs and stamps, by their keys."""
 
 
 def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
@@ -38,7 +47,7 @@ def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
 
     ``key`` is the row's cache key. The same as ``rows_by_pk``, with its hit path written out.
     """
-    epoch, entry = yield Read([rows.epoch_key, key])
+    epoch, entry = yield Read([rows.epoch_of(key), key])
     row = rows.read(entry, epoch)
     if isinstance(row, dict) and rows.is_row(row, pk):
         rows.counters.hits += 1
@@ -76,13 +85,13 @@ def _resolve_row_misses(rows: RowEntries, pks: Pks, misses: Misses, result: dict
 
 def _read_rows(rows: RowEntries, pks: Pks) -> Plan[tuple[dict[bytes, RowValues | None], Misses]]:
     """Reads rows from the cache. Returns the hits (None: known to be absent) and the misses."""
-    epoch, *entries = yield Read([rows.epoch_key, *pks])
+    found = yield from read_by_key([*rows.partitions.epochs_of(pks), *pks])
+    epoch_of = rows.epoch_of
     result: dict[bytes, RowValues | None] = {}
     misses: Misses = {}
-    for (key, pk), entry in zip(pks.items(), entries, strict=True):
-        classify_row(rows, pk, key, entry, rows.read(entry, epoch), result, misses)
-    read = {key: entry for key, entry in zip(pks, entries, strict=True) if key in result}
-    yield from refresh_due_rows(rows, pks, read)
+    for key, pk in pks.items():
+        classify_row(rows, pk, key, found[key], rows.read(found[key], found[epoch_of(key)]), result, misses)
+    yield from refresh_due_rows(rows, pks, {key: found[key] for key in pks if key in result})
     return result, misses
 
 
@@ -120,10 +129,13 @@ def load_rows(
     granted: dict[bytes, None] = {}
     pending: Misses = {}
     acquired = None
+    epochs: Versions = {}
     if fill:
+        wanted_epochs = list(rows.partitions.epochs_of(misses))
         acquired = yield AcquireLeases(
-            [(key, replaceable_prefix(entry)) for key, entry in misses.items()], [rows.epoch_key]
+            [(key, replaceable_prefix(entry)) for key, entry in misses.items()], wanted_epochs
         )
+        epochs = dict(zip(wanted_epochs, acquired.versions, strict=True))
         own = LEASE + acquired.attempt.token
         for key, value in zip(misses, acquired.values, strict=True):
             if value == own:
@@ -134,33 +146,33 @@ def load_rows(
     if not wanted:
         return pending
     answers: dict[bytes, Answer] = {}
-    for load in _split_for_replica(rows, wanted, granted, acquired):
+    for load in _split_for_replica(rows, wanted, granted, epochs):
         answers.update((yield from load_or_release(load, acquired, granted)))
     for key, answer in answers.items():
         result[key] = answer.rows[0].take() if answer.rows else None
     if granted and acquired is not None:
-        epoch = acquired.versions[0]
         fills: list[PlannedFill] = []
         for key in granted:
-            entry = _row_entry(rows, answers[key], acquired.attempt.token, epoch)
+            entry = _row_entry(rows, answers[key], acquired.attempt.token, epochs[rows.epoch_of(key)])
             fills.append((acquired.attempt, key, entry, rows.lifetimes.of(entry[:1])))
         yield from store(rows, fills)
     return pending
 
 
 def _split_for_replica(
-    rows: RowEntries, wanted: dict[bytes, Values], granted: Collection[bytes], acquired: LeaseResult | None
+    rows: RowEntries, wanted: dict[bytes, Values], granted: Collection[bytes], epochs: Versions
 ) -> list[Load]:
     """Splits the rows to load into those that a replica may answer and those that only the primary may.
 
     A replica may answer if the store has just shown that no writer has written the row within ``replica_lag``. A
-    granted lease shows that for the single row, and a valid epoch for the model as a whole.
+    granted lease shows that for the single row, and a valid epoch for all rows of its partition.
     """
-    if not rows.replicated or not granted or acquired is None or not is_version(acquired.versions[0]):
+    if not rows.replicated:
         return [Load(rows, wanted)]
-    leased = {key: values for key, values in wanted.items() if key in granted}
-    others = {key: values for key, values in wanted.items() if key not in granted}
-    return [Load(rows, leased, replica=True), *([Load(rows, others)] if others else [])]
+    unwritten = {key for key in granted if is_version(epochs[rows.epoch_of(key)])}
+    leased = {key: values for key, values in wanted.items() if key in unwritten}
+    others = {key: values for key, values in wanted.items() if key not in unwritten}
+    return [*([Load(rows, leased, replica=True)] if leased else []), *([Load(rows, others)] if others else [])]
 
 
 def _row_entry(rows: RowEntries, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
@@ -188,7 +200,7 @@ def row_payload(rows: RowEntries, loaded: Loaded) -> bytes | None:
 
 
 def _row_refresh(rows: RowEntries, pk: Any, key: bytes, entry: bytes) -> Spawn:
-    return refresh_request(rows, key, entry, [rows.epoch_key], partial(_reload_row, rows, pk, key))
+    return refresh_request(rows, key, entry, [rows.epoch_of(key)], partial(_reload_row, rows, pk, key))
 
 
 def _reload_row(

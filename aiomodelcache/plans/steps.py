@@ -39,6 +39,12 @@ def wait_for_leases(keys: Iterable[bytes], entries: Iterable[bytes | None], time
         yield Wait(list(leased), list(leased.values()), timeout)
 
 
+def read_by_key(keys: Iterable[bytes]) -> Plan[dict[bytes, bytes | None]]:
+    """Reads keys, each once. Returns by key what they hold."""
+    wanted = list(dict.fromkeys(keys))
+    return dict(zip(wanted, (yield Read(wanted)), strict=True))
+
+
 def intercepted(plan: Plan[T], answer: Callable[[Request], Plan[Any]]) -> Plan[T]:
     """Runs a plan whose requests ``answer`` answers, itself a plan. What that raises, the plan gets."""
     step: Callable[[], Request] = partial(plan.send, None)

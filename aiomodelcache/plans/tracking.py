@@ -146,9 +146,8 @@ class TrackedHits:
         """Adds what answered to the tracker. Idempotent."""
         self.turn_to({})
         read, tokens, tracker = self._read, self._tokens, self.tracker
-        by_epoch, known = self.versions.by_epoch, tracker.versions
-        tables = [by_epoch[key] for key in by_epoch.keys() & {*read, *self.missed}]
-        tracker.use(tables, known if len(known) == self._known else frozenset(islice(known, self._known)))
+        tables, known = self.versions.tables_by_epoch({*read, *self.missed}), tracker.versions
+        tracker.use(tables.values(), known if len(known) == self._known else frozenset(islice(known, self._known)))
         joined = b"".join(tokens)
         if len(joined) != PREFIX_SIZE * len(tokens) or joined[::PREFIX_SIZE].strip(_TOKEN_STATES):
             pairs = [(key, token) for key, token in zip(read, tokens, strict=True) if token[:1] in _TOKENS]
@@ -193,8 +192,7 @@ class _Record:
 
     def _use(self, keys: Iterable[bytes], known: Collection[bytes]) -> None:
         """Notes that entries of the models whose epochs are among ``keys`` were read."""
-        by_epoch = self._versions.by_epoch
-        self._tracker.use([by_epoch[key] for key in keys if key in by_epoch], known)
+        self._tracker.use(self._versions.tables_by_epoch(set(keys)).values(), known)
 
     def _see(self, key: bytes, value: bytes | None) -> None:
         state = value[:1] if value is not None else None
@@ -210,13 +208,13 @@ class _Record:
             if replaced and self._tokens.get(key) == replaced:
                 del self._tokens[key]  # the plan has found it unusable
         known = self._tracker.versions
-        tables = [self._versions.by_epoch[key] for key in request.versions if key in self._versions.by_epoch]
-        tables = [key for key in tables if key not in known]
+        used = dict.fromkeys(self._versions.tables_by_epoch(dict.fromkeys(request.versions).keys()).values())
+        tables = [key for key in used if key not in known]
         result: LeaseResult = yield request._replace(versions=[*request.versions, *tables])
         number = len(request.versions)
         self._learn(tables, result.versions[number:])
         for key, value in zip(request.versions, result.versions[:number], strict=True):
-            if key not in self._versions.stamps and key not in self._versions.tables:
+            if not self._versions.is_stamp(key) and key not in self._versions.tables:
                 self._see(key, value)
                 self._epochs.update({key: self._tokens[key]} if key in self._tokens else {})
         return result._replace(versions=result.versions[:number])

@@ -51,6 +51,8 @@ class LocatedKeys(NamedTuple):
     """The normalised values by cache key, in the order requested."""
     names: list[Any]
     """The keys of the result, in the same order."""
+    epochs: Sequence[bytes]
+    """The keys of the epochs of all entries."""
 
 
 class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
@@ -114,13 +116,14 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             fields = self._fields
             placed = [place(dict(zip(fields, self._combined_values(row), strict=True))) for row in self._requested]
         wanted: dict[bytes, Values] = {}
-        for values, key in placed:
+        for values, key, _ in placed:
             wanted.setdefault(key, values)
+        epochs = entry_set.partitions.epochs_of(wanted)
         if self._single:
-            return LocatedKeys(cache, entry_set, wanted, [value for (value,) in wanted.values()])
+            return LocatedKeys(cache, entry_set, wanted, [value for (value,) in wanted.values()], epochs)
         positions = list(map(order.index, self._fields))
         names = [tuple([values[at] for at in positions]) for values in wanted.values()]
-        return LocatedKeys(cache, entry_set, wanted, names)
+        return LocatedKeys(cache, entry_set, wanted, names, epochs)
 
     def _combined_values(self, wanted: Any) -> tuple[Any, ...]:
         if not isinstance(wanted, tuple | list) or len(cast("Sequence[Any]", wanted)) != len(self._fields):
@@ -134,23 +137,27 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         return self if self.locate(cache).wanted else None
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        _, entry_set, keys, _ = self.locate(cache)
-        wanted[entry_set.epoch_key] = None
+        _, entry_set, keys, _, epochs = self.locate(cache)
+        for epoch in epochs:
+            wanted[epoch] = None
         wanted.update(cast("Any", keys))  # whose values nothing reads
         if not isinstance(entry_set, RowEntries):
             predict = cache.predictions.predict
-            wanted.update(dict.fromkeys([row for key in keys for row in predict(key).keys]))
+            wanted.update(dict.fromkeys([row for key in keys for row in predict(key).to_read]))
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
-        _, entry_set, wanted, names = self.locate(cache)
+        _, entry_set, wanted, names, epochs = self.locate(cache)
         if not entry_set.unique:
             return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found)
         rows: list[RowValues] | None
         if isinstance(entry_set, RowEntries):
-            rows = entry_set.hits(map(found.__getitem__, wanted), found[entry_set.epoch_key], names)
+            rows = entry_set.hits(found, wanted, found[epochs[0]], names)
         else:
-            predict = cache.predictions.predict
-            lists = [index_hit(entry_set, values, key, predict(key), found) for key, values in wanted.items()]
+            predict, epoch_of = cache.predictions.predict, entry_set.epoch_of
+            lists = [
+                index_hit(entry_set, values, key, found[epoch_of(key)], predict(key), found)
+                for key, values in wanted.items()
+            ]
             rows = [each[0] for each in lists if each]
         if rows is None or len(rows) < len(wanted):
             return NoValue.MISS
@@ -172,7 +179,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         predict = cache.predictions.predict
         lists: list[list[RowValues]] = []
         for key, values in wanted.items():
-            rows = index_hit(index, values, key, predict(key), found)
+            rows = index_hit(index, values, key, found[index.epoch_of(key)], predict(key), found)
             if rows is None:
                 return NoValue.MISS
             lists.append(rows)
@@ -191,7 +198,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     # Misses, and lookups in a request's scope ------------------------------------------------------------
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Any]:
-        _, entry_set, wanted, names = self.locate(cache)
+        _, entry_set, wanted, names, _ = self.locate(cache)
         known: dict[bytes, list[Any]] = {}
         generation = 0
         if scope is not None:

@@ -1,8 +1,9 @@
 """``Event.cache.explain``: where a lookup would be answered from, and why. Reads the store, and writes nothing."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Final, Literal, cast
 
 from aiomodelcache.encoding.keys import key_text
@@ -203,17 +204,17 @@ class _Examination:
 
     async def examine(self, entry_set: Any, wanted: Mapping[bytes, Values]) -> dict[bytes, list[RowValues]]:
         """Examines the entries under these keys, and the rows that they lead to. Returns the rows found, by key."""
-        epoch, entries = await self._read(entry_set, wanted)
-        states = [state_of(entry_set, key, entry, epoch) for key, entry in zip(wanted, entries, strict=True)]
+        epochs, entries = await self._read(entry_set, wanted)
+        states = list(map(state_of, repeat(entry_set), wanted, entries, epochs))
         self._states += states
         if isinstance(entry_set, ResultEntries):
             self._note(_uncacheable_or(states[0].state, entry_set.cacheable))
             if isinstance(entry_set, DerivedEntries) and self._failure is None:
-                await self._compare_dependencies(entry_set.read(entries[0], epoch))
+                await self._compare_dependencies(entry_set.read(entries[0], epochs[0]))
             return {}
         found: dict[bytes, list[RowValues]] = {}
         listed: dict[bytes, list[Any]] = {}
-        for (key, values), entry, state in zip(wanted.items(), entries, states, strict=True):
+        for (key, values), entry, epoch, state in zip(wanted.items(), entries, epochs, states, strict=True):
             content: Any = entry_set.read(entry, epoch) if state.state in _VALUES else None
             if isinstance(entry_set, RowEntries):
                 found[key] = [content] if type(content) is dict else []
@@ -263,11 +264,13 @@ class _Examination:
             return []
         return [row for found in (await self.examine(hop.entry_set, wanted)).values() for row in found]
 
-    async def _read(self, entry_set: Any, keys: Iterable[bytes]) -> tuple[bytes | None, list[bytes | None]]:
-        epoch_key = entry_set.epoch_key if entry_set.rows is None else entry_set.rows.epoch_key
-        wanted = [epoch_key, *keys]
-        epoch, *entries = await self._read_keys(wanted)
-        return epoch, entries
+    async def _read(
+        self, entry_set: EntrySet | ResultEntries, keys: Collection[bytes]
+    ) -> tuple[list[bytes | None], list[bytes | None]]:
+        """Returns the epoch of each entry, and the entries."""
+        wanted = [*entry_set.partitions.epochs_of(keys), *keys]
+        found = dict(zip(wanted, await self._read_keys(wanted), strict=True))
+        return [found[entry_set.epoch_of(key)] for key in keys], [found[key] for key in keys]
 
     async def _read_keys(self, keys: Sequence[bytes]) -> list[bytes | None]:
         relayed = self._relayed

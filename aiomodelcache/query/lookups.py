@@ -48,7 +48,7 @@ class LocatedKey(NamedTuple):
 class LookupQuery(CacheQuery[T]):
     """A lookup of the rows of one model by one key."""
 
-    __slots__ = ("_cache", "_entry_set", "_key", "_model", "_values")
+    __slots__ = ("_cache", "_entry_set", "_epoch_key", "_key", "_model", "_values")
 
     builds_instances: ClassVar[bool] = True
     """True if the result holds model instances, False if only the number of rows matters."""
@@ -61,7 +61,7 @@ class LookupQuery(CacheQuery[T]):
             cls._has_fast_path = False
 
     _cache: OpenCache | None
-    """The open cache that ``_entry_set``, ``_values`` and ``_key`` belong to, or None before the first use."""
+    """The open cache that the entry set, the values and the keys belong to, or None before the first use."""
 
     def __init__(self, model: type[Model], cache: OpenCache | None = None) -> None:
         super().__init__(cache)
@@ -105,6 +105,7 @@ class LookupQuery(CacheQuery[T]):
         entry_set, raw = self.entry_set(cache)
         values: Values = tuple(map(entry_set.schema.normalise, entry_set.attributes, raw))
         self._entry_set, self._values, self._key = entry_set, values, entry_set.key_of(values)
+        self._epoch_key = entry_set.epoch_of(self._key)
         self._cache = cache
 
     def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
@@ -133,7 +134,7 @@ class LookupQuery(CacheQuery[T]):
         if not entry_set.near:
             return NoValue.MISS
         if isinstance(entry_set, RowEntries):
-            row = hits.find_near_row(entry_set, self._key, self._values[0])
+            row = hits.find_near_row(entry_set, self._epoch_key, self._key, self._values[0])
             if row is not None:
                 entry_set.counters.hits += 1
                 return self.finish((adopt(entry_set.schema, row) if self.builds_instances else row,))
@@ -150,9 +151,9 @@ class LookupQuery(CacheQuery[T]):
         if self._cache is not cache:
             self._locate(cache)
         entry_set, key = self._entry_set, self._key
-        wanted[entry_set.epoch_key] = wanted[key] = None
+        wanted[self._epoch_key] = wanted[key] = None
         if entry_set.__class__ is not RowEntries:
-            for predicted in cache.predictions.predict(key).keys:
+            for predicted in cache.predictions.predict(key).to_read:
                 wanted[predicted] = None
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> T | Miss:
@@ -160,12 +161,12 @@ class LookupQuery(CacheQuery[T]):
             self._locate(cache)
         entry_set, key = self._entry_set, self._key
         if isinstance(entry_set, RowEntries):
-            row = entry_set.hit(found[key], found[entry_set.epoch_key], self._values[0])
+            row = entry_set.hit(found[key], found[self._epoch_key], self._values[0])
             if row is None:
                 return NoValue.MISS
             entry_set.counters.hits += 1
             return self.finish((adopt(entry_set.schema, row) if self.builds_instances else row,))
-        rows = index_hit(entry_set, self._values, key, cache.predictions.predict(key), found)
+        rows = index_hit(entry_set, self._values, key, found[self._epoch_key], cache.predictions.predict(key), found)
         if not rows:
             return NoValue.MISS
         entry_set.counters.hits += 1
@@ -227,7 +228,7 @@ class FieldsQuery(LookupQuery[T]):
         entries = cache.models.get(self._model) or cache.entries_of(self._model)
         filters = self._filters
         entry_set, _, place = entries.matches.get((self.kind, *filters)) or entries.find(self.kind, filters)
-        self._values, self._key = place(filters)
+        self._values, self._key, self._epoch_key = place(filters)
         self._entry_set, self._cache = entry_set, cache
 
     def __repr__(self) -> str:

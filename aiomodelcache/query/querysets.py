@@ -144,7 +144,8 @@ class QuerysetQuery(CacheQuery[T]):
         if groups is not None and values is not None and table is not None:
             with suppress(ValueError):  # such as an expression: the database knows its value
                 normalised = tuple([groups.schema.normalise(name, values[name]) for name in groups.attributes])
-                tracker.groups[table] = [groups.key(normalised), groups.epoch_key]
+                group = groups.key(normalised)
+                tracker.groups[table] = [group, groups.partitions.epoch_of(group)]
 
     def _digest_now(self) -> bytes:
         return digest_of((state_of(self._queryset, clocks=self._timeout is not None), self._field, self._timeout))
@@ -161,21 +162,24 @@ class QuerysetQuery(CacheQuery[T]):
 class _LocatedQuery:
     """One await of a query, with its entries and its key."""
 
-    __slots__ = ("_entries", "_key", "_query")
+    __slots__ = ("_entries", "_epoch_key", "_key", "_query")
     lookup_event: None = None
 
     def __init__(self, query: QuerysetQuery[Any], entries: QueryEntries, key: bytes) -> None:
         self._query = query
         self._entries = entries
         self._key = key
+        self._epoch_key = entries.epoch_of(key)
 
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        wanted[self._entries.epoch_key] = wanted[self._key] = None
+        wanted[self._epoch_key] = wanted[self._key] = None
         for predicted in cache.predictions.predict(self._key).keys:
             wanted[predicted] = None
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        value = result_hit(self._entries, self._key, cache.predictions.predict(self._key), found)
+        value = result_hit(
+            self._entries, self._key, found[self._epoch_key], cache.predictions.predict(self._key), found
+        )
         return value if value is NoValue.MISS else self._query.finish(value)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:

@@ -51,7 +51,7 @@ def _only_connection(cache: OpenCache, tracker: Tracker) -> BaseDBAsyncClient:
     read = {
         entries.schema.connection: entries.schema.client
         for entries in cache.models.values()
-        if entries.rows.epoch_key in tracker.dependencies
+        if not tracker.dependencies.keys().isdisjoint(entries.rows.partitions.epochs)
     }
     clients = read or {schema.connection: schema.client for schema in cache.connections}
     if len(clients) > 1:

@@ -102,11 +102,11 @@ async def is_still_answered(cache: OpenCache, read: ReadEntry, compared: float) 
     """
     entry_set = read.entry_set
     relayed = cache.reader.relayed
-    if relayed is not None and relayed.covers((read.key, entry_set.rows.epoch_key)):
+    if relayed is not None and relayed.covers((read.key, entry_set.epoch_of(read.key))):
         await asyncio.sleep(max(0.0, compared + cache.config.relay_lag - monotonic()))
     query = _EntryQuery(LocatedKey(cache, entry_set, read.values, read.key))
     explanation = await explain_key(cache, query, entry_set, read.values, read.key, counted=False)
     if explanation.source != "cache":
         return False
-    entry, epoch = await cache.guarded.backend.read([read.key, entry_set.rows.epoch_key])
+    entry, epoch = await cache.guarded.backend.read([read.key, entry_set.epoch_of(read.key)])
     return entry is not None and entry[:PREFIX_SIZE] == read.entry[:PREFIX_SIZE] and epoch == read.epoch

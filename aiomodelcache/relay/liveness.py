@@ -41,7 +41,7 @@ def claim_fingerprint(cache: OpenCache, tables: Iterable[CapturedTable]) -> str:
 
 def _keys_of(entries: ModelEntries) -> Iterable[bytes]:
     rows = entries.rows
-    yield from (rows.prefix, rows.epoch_key, rows.stamp_key, *rows.version_keys, *rows.link_keys)
+    yield from (rows.prefix, rows.partitions.epochs[0], rows.partitions.stamps[0], *rows.version_keys, *rows.link_keys)
     for entry_set in (*entries.indexes, *entries.results):
         attributes = ",".join(entry_set.attributes).encode()
         yield _beginning(entry_set) + b" by " + attributes

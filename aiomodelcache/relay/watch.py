@@ -12,6 +12,7 @@ from typing import Final, cast
 import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
+from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.engine.relayed import Relayed, UnwatchedRelayed
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
@@ -106,7 +107,8 @@ def _dependents(
     for connection, captured in tables.items():
         for table in captured:
             version = opened.space.table_key(connection, table.name)
-            for key in (opened.space.epoch_key(connection, table.name), version):  # tenants share them
+            epochs = partitions_of(opened.space, connection, table.name).epochs
+            for key in (*epochs, version):  # tenants share them
                 keys[key] = keys.get(key, frozenset()) | {connection}
             beginnings.append((version + b":", connection))  # the narrow version, and those of groups
         names = {table.name for table in captured}

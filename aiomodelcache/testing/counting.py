@@ -27,6 +27,7 @@ from aiomodelcache.backends.protocol import (
     SupportsWriteThrough,
     TimedLease,
     keys_read_together,
+    partitions,
 )
 from aiomodelcache.client import ModelCache
 from aiomodelcache.engine.publishing import in_background
@@ -50,17 +51,13 @@ class CountingBackend:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.keys_read_together, self.partitions = keys_read_together(backend), partitions(backend)
         self.operations: list[str] = []
         """Names of the operations so far."""
         self.keys: set[bytes] = set()
         """Keys under which an operation may have written an entry."""
         self.blocks: int | None = None
         """Number of blocks that use it, if ``count_ops`` has put it into an open cache. The last removes it."""
-
-    @property
-    def keys_read_together(self) -> int:
-        """The number of the backend (see ``ReadsTogether``)."""
-        return keys_read_together(self.backend)
 
     @property
     def track(self) -> Callable[[Near | None], None]:

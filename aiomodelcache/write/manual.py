@@ -162,7 +162,7 @@ def transactions(cache: OpenCache) -> list[BaseDBAsyncClient]:
 def is_invalidated_in(client: BaseDBAsyncClient, cache: OpenCache, versioned: Versioned, key: bytes) -> bool:
     """Returns True if this transaction has invalidated a key, or everything about its model or class of values."""
     outer = outermost(client)
-    return outer is not None and not {key, versioned.epoch_key}.isdisjoint(pending_keys(outer, cache))
+    return outer is not None and not {key, versioned.partitions.epoch_of(key)}.isdisjoint(pending_keys(outer, cache))
 
 
 async def _invalidate(

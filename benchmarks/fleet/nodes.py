@@ -2,7 +2,7 @@
 
 A process sends what it looks up in one tick as one request to each node concerned. A lookup reads an entry and the
 epoch of its model. Today an epoch is one key, so the node that holds it has a part in every tick that looks up that
-model. Partitions, which do not exist yet, would put a copy of the epoch beside each entry.
+model. With partitions there is a copy of the epoch beside each entry.
 """
 
 from dataclasses import dataclass

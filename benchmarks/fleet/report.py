@@ -112,7 +112,7 @@ def near_caches() -> str:
 def balanced() -> str:
     """Returns the imbalance of the nodes by the number of partitions of a model."""
     rows = [
-        ["no tags, as today", *[_uneven(balance.traffic(None, count, FLEET.entries)) for count in NODES[1:]]],
+        ["no tags", *[_uneven(balance.traffic(None, count, FLEET.entries)) for count in NODES[1:]]],
         [
             "the same, the 100 hottest rows near",
             *[_uneven(balance.traffic(None, count, FLEET.entries, near=100)) for count in NODES[1:]],

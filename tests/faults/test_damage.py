@@ -156,7 +156,7 @@ async def test_writers_replace_foreign_entries(
     row_key = user_entries.rows.key(user.id)
     for team, value in enumerate(FOREIGN, 1):
         index: Any = user_entries.filters[frozenset(["team"])]
-        for key in (row_key, index.key((team,)), user_entries.rows.stamp_key):
+        for key in (row_key, index.key((team,)), user_entries.rows.partitions.stamps[0]):
             await plant(key, value)
         user.team = team
         await user.save()
@@ -189,8 +189,8 @@ async def test_foreign_versions_are_misses_until_the_model_is_cleared(
     user = await User.create(username="kim", team=3)
     rows = cache.open_cache.entries_of(User).rows
     for value in [b"x", b"", b"V" + bytes(60), b"W", b"Words of another program", b"E", b"E" + bytes(40)]:
-        await plant(rows.epoch_key, value)
-        await plant(rows.stamp_key, value)
+        await plant(rows.partitions.epochs[0], value)
+        await plant(rows.partitions.stamps[0], value)
         for _ in range(2):
             assert_same(await User.cache.get(id=user.id), await User.get(id=user.id))
             assert_same(await User.cache.get(username="kim"), await User.get(id=user.id))
@@ -248,7 +248,7 @@ async def test_no_changed_byte_decodes_to_another_row(cache: ModelCache, backend
     user = await User.create(username="kim", team=3)
     rows = cache.open_cache.entries_of(User).rows
     row = vars(await User.cache.get(id=user.id))
-    entry, epoch = await backend.backend.read([rows.key(user.id), rows.epoch_key])
+    entry, epoch = await backend.backend.read([rows.key(user.id), rows.partitions.epochs[0]])
     assert entry is not None
     columns = rows.read(entry, epoch)
     assert isinstance(columns, dict)

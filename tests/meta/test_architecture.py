@@ -50,7 +50,7 @@ ORDER = {
     "relayed own_loop tasks",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
-    "many_to_many indexes results predictions rows shapes raised base decoded resilience policy",
+    "many_to_many indexes results predictions partitioned rows shapes raised base decoded resilience policy",
     "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
@@ -58,7 +58,7 @@ ORDER = {
     "backends.redis": "backend leasing saving claims commands clients cluster scripts connection url incarnation "
     "errors",
     "backends.redis.cluster": "endpoint requests topology tasks node slots",
-    "encoding": "rows typed same shapes pydantic_models values codec signatures layout keys messages",
+    "encoding": "rows typed same shapes pydantic_models values codec signatures layout partitions keys messages",
     "scopes": "tracking request bypass",
     "config": "",
     "requirements": "",

@@ -471,10 +471,11 @@ class TestEpochs:
         for n, read in enumerate(READS.values(), 1):
             await read(n)
             await database.execute_script(f"UPDATE artist SET followers = 7 WHERE id = {n}")
-            await store.delete([artists.epoch_key])
+            await store.delete([artists.partitions.epochs[0]])
             await assert_fresh(n)
         for number, read in enumerate(READS.values(), 1):
-            for n, version in ((10 + number, artists.epoch_key), (20 + number, artists.stamp_key)):
+            keys = artists.partitions
+            for n, version in ((10 + number, keys.epochs[0]), (20 + number, keys.stamps[0])):
                 with gated_sql(database) as sql:
                     gate = sql.hold("SELECT", "after")
                     reader = asyncio.create_task(read(n).resolve())
@@ -529,7 +530,7 @@ class TestLifetimes:
             assert len(absences) == NUMBER + 1
             assert 700_000 < min(absences) < 950_000
             assert 1_050_000 < max(absences) <= 1_200_000
-            key = Artist.cache.get(id=1).locate(cache.open_cache).entry_set.rows.epoch_key
+            key = Artist.cache.get(id=1).locate(cache.open_cache).entry_set.rows.partitions.epochs[0]
             assert await server.pttl(key) == -1, "versions do not expire"
 
     @pytest.mark.only_on("memory", because="a server's clock cannot be set")

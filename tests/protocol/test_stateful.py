@@ -134,7 +134,9 @@ BREAKS = {
     "rows that a delete cascades to are not captured": Break(
         "write.cascades:collect_cascade", "_collect_row(intent, graph, key, {**child, **new_values[child_id]})", "pass"
     ),
-    "the epoch is not marked": Break("engine.intent:Intent.add_model", "[Clear(versioned.epoch_key)]", "[]"),
+    "the epoch is not marked": Break(
+        "engine.intent:Intent.add_model", "{epoch: Clear(epoch) for epoch in partitions.epochs}", "{}"
+    ),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
     "a refused save leaves its instance in the scope": Break(
         "write.calls:Write.fail", "scope.forget(self.instance)", "pass"

@@ -36,9 +36,9 @@ async def hit_of(query: Any, cache: OpenCache) -> Any:
     """Returns the answer of the path without a plan."""
     result, key = query.locate(cache)
     known = cache.predictions.predict(key)
-    keys = [result.epoch_key, key, *known.keys]
+    keys = [result.partitions.epochs[0], key, *known.keys]
     found = dict(zip(keys, await cache.guarded.backend.read(keys), strict=True))
-    return result_hit(result, key, known, found)
+    return result_hit(result, key, found[result.epoch_of(key)], known, found)
 
 
 async def test_a_value_that_looks_nested_is_walked_once_and_then_needs_no_plan(cache: ModelCache) -> None:
@@ -108,11 +108,11 @@ async def test_a_damaged_entry_with_a_known_header_is_not_used(cache: ModelCache
     known = opened.predictions.predict(key)
     assert isinstance(known, KnownDependencies)
     assert known.header == entry[HEADER]
-    keys = [result.epoch_key, *known.keys]
+    keys = [result.partitions.epochs[0], *known.keys]
     found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
-    assert result_hit(result, key, known, found | {key: entry}) == "h1"
-    assert result_hit(result, key, known, found | {key: entry[:-1] + b"x"}) is NoValue.MISS
-    assert result_hit(result, key, known, found | {key: entry[:-1]}) is NoValue.MISS
+    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry}) == "h1"
+    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry[:-1] + b"x"}) is NoValue.MISS
+    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry[:-1]}) is NoValue.MISS
 
 
 async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kept(cache: ModelCache) -> None:
@@ -123,13 +123,15 @@ async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kep
     assert cache.stats.decoded.hits == 1
     result, key = query.locate(opened)
     known = opened.predictions.predict(key)
-    keys = [result.epoch_key, key, *known.keys]
+    keys = [result.partitions.epochs[0], key, *known.keys]
     found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
-    assert [row.slug for row in result_hit(result, key, known, found)] == [row.slug for row in answer]
+    assert [row.slug for row in result_hit(result, key, found[result.epoch_of(key)], known, found)] == [
+        row.slug for row in answer
+    ]
     entry = found[key]
     assert entry is not None
     for changed in (entry[:-1] + bytes([entry[-1] ^ 1]), entry[:-1], entry + b"?"):
-        assert result_hit(result, key, known, {**found, key: changed}) is NoValue.MISS
+        assert result_hit(result, key, found[result.epoch_of(key)], known, {**found, key: changed}) is NoValue.MISS
     assert cache.stats.decoded.hits == 2
 
 

@@ -191,7 +191,7 @@ class TestExplain:
         await Event.cache.clear()
         assert (await by_id(event)).reason == "cleared"
         assert await by_slug() == ("database", "cleared", "hit", ["cleared"])
-        epoch, token = cache.open_cache.entries_of(Event).rows.epoch_key, new_token()
+        epoch, token = cache.open_cache.entries_of(Event).rows.partitions.epochs[0], new_token()
         await backend.mark([epoch], token, 5_000)
         assert await by_slug() == ("database", "written", "hit", ["written"])
         assert (await Event.cache.explain(id=404)).reason == "written"

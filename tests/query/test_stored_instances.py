@@ -115,7 +115,7 @@ class TestHostile:
     async def test_changed_bytes_are_a_miss_or_a_value(self, cache: ModelCache) -> None:
         opened, _, entry = await self.stored()
         entries = query_entries(opened, Everything)
-        (epoch,) = await opened.guarded.backend.read([entries.epoch_key])
+        (epoch,) = await opened.guarded.backend.read([entries.partitions.epochs[0]])
         payload, chance = unpack(entry), random.Random(7)
         assert epoch is not None
         for at in range(len(payload)):

@@ -58,7 +58,7 @@ class Oracle:
         """Returns the primary keys whose row, or absence, is no longer cached since ``warm``."""
         rows = self._cache.models[model].rows
         pks = list(self._values[model, rows.schema.pk])
-        epoch, *entries = await _stored(self._cache, [rows.epoch_key, *map(rows.key, pks)])
+        epoch, *entries = await _stored(self._cache, [rows.partitions.epochs[0], *map(rows.key, pks)])
         return {pk for pk, entry in zip(pks, entries, strict=True) if rows.read(entry, epoch) is NoValue.MISS}
 
     async def _learn_values(self, new_values: dict[str, Iterable[Any]]) -> None:

@@ -33,6 +33,7 @@ from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.encoding.partitions import CLUSTER_PARTITIONS
 from aiomodelcache.exceptions import CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
@@ -76,6 +77,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""
         self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
+        self.partitions = CLUSTER_PARTITIONS if self._endpoint.is_cluster else 1
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
         self._left: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

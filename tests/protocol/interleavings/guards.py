@@ -192,8 +192,8 @@ GUARDS = {
     ),
     "past the limit the epoch is marked": Guard(
         "engine.intent:Intent.add_model",
-        "[Clear(versioned.epoch_key)]",
-        "[]",
+        "{epoch: Clear(epoch) for epoch in partitions.epochs}",
+        "{}",
         "past the limit",
     ),
     "a rollback withdraws its intents": Guard(
@@ -333,7 +333,7 @@ GUARDS = {
     ),
     "a cleared model stays marked while replicas lag": Guard(
         "engine.intent:Intent.row_keys",
-        "{rows.epoch_key for rows in models}",
+        "{key for rows in models for key in rows.partitions.epochs}",
         "{b'' for rows in models}",
         "replica, past the limit",
     ),
@@ -371,8 +371,8 @@ GUARDS = {
     ),
     "derived results answer only while a relay lives": Guard(
         "relay.watch:_dependents",
-        "for key in (opened.space.epoch_key(connection, table.name), version):",
-        "for key in (opened.space.epoch_key(connection, table.name),):",
+        "for key in (*epochs, version):",
+        "for key in epochs:",
         "outside, and values derived without a relay",
     ),
     "a relay invalidates before it deletes": Guard(

@@ -68,6 +68,14 @@ class Rules:
     stamp_after_lease: bool = True
     """A reader with a late lease reads the stamp again after the lease, not before it."""
 
+    # Partitions
+    partition_known_before: bool = True
+    """A row is stored late only if the epoch and the stamp of its partition were read before the statement."""
+    stamp_of_partition: bool = True
+    """A late lease compares the stamp of the row's own partition, not that of the index entry."""
+    every_partition_marked: bool = True
+    """A bulk write and ``clear()`` change the epochs of all partitions of the model."""
+
     # Epochs
     epoch_before_sql: bool = True
     """An entry carries the epoch that was read before its SQL."""

@@ -4,7 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tests.protocol.model import derived, epochs, groups, indexes, near, relays, rows, savers, stale, streams
+from tests.protocol.model import (
+    derived,
+    epochs,
+    groups,
+    indexes,
+    near,
+    partitions,
+    relays,
+    rows,
+    savers,
+    stale,
+    streams,
+)
 from tests.protocol.model.computations import TORN
 from tests.protocol.model.engine import LOST_WAITER, System
 from tests.protocol.model.rules import Rules
@@ -46,6 +58,10 @@ def _indexes(**options: Any) -> Shape:
 
 def _epochs(**options: Any) -> Shape:
     return Shape(epochs.system, options)
+
+
+def _partitions(**options: Any) -> Shape:
+    return Shape(partitions.system, options)
 
 
 def _stale(**options: Any) -> Shape:
@@ -106,6 +122,11 @@ SOUND = [
     _epochs(look_ups=(2, 1), clears=1),
     _epochs(look_ups=(1,), clears=1, bulk=1, warm=True),
     _epochs(look_ups=(1,), bulk=1, writers=1, crashes=1, ticks=3),
+    _partitions(predicts=(True, False), writers=1),
+    _partitions(predicts=(True,), writers=1, bulk=1),
+    _partitions(predicts=(True,), writers=1, clears=1, warm=True),
+    _partitions(predicts=(True,), bulk=1, start=False),
+    _partitions(predicts=(True,), writers=2, crashes=1),
     _stale(look_ups=(2, 1), writers=1),
     _stale(look_ups=(1,), writers=1, crashes=1, ticks=3),
     _stale(look_ups=(1,), writers=2),
@@ -263,6 +284,10 @@ BROKEN = [
     Broken("deadline_before_sql", _indexes(**{**_SLOW_WRITER.options, "slow": True}), STALE_AT_REST),
     Broken("extension_compares", _rows(look_ups=(1, 1), writers=1, slow=True), STALE),
     Broken("extension_compares", _indexes(predicts=(False, False), writers=1, slow=True, start=None), STALE),
+    Broken("partition_known_before", _partitions(predicts=(False,), writers=1), STALE_AT_REST),
+    Broken("stamp_of_partition", _partitions(predicts=(True,), writers=1), STALE_AT_REST),
+    Broken("every_partition_marked", _partitions(predicts=(True,), bulk=1, warm=True), STALE),
+    Broken("every_partition_marked", _partitions(predicts=(True,), clears=1, warm=True), STALE),
     Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),
     Broken("epoch_marked", _epochs(look_ups=(1, 1), bulk=1), STALE),
     Broken("epoch_cleared", _epochs(look_ups=(1, 1), bulk=1), STALE),

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from tests.protocol.model.engine import AtOnce, Operation, Outcome, Violation
 
-ROW, INDEX, EPOCH, STAMP, OTHER_ROW, VERSION, OTHER_VERSION, GROUP, INNER, DERIVED = range(10)
+ROW, INDEX, EPOCH, STAMP, OTHER_ROW, VERSION, OTHER_VERSION, GROUP, INNER, DERIVED, INDEX_EPOCH, INDEX_STAMP = range(12)
 KEYS = (
     *("row", "index", "epoch", "stamp"),
     *("other row", "table version", "other table version", "group version", "inner", "derived"),
+    *("epoch of the index", "stamp of the index"),
 )
 
 INTENT_TTL = 1

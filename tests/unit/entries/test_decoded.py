@@ -17,6 +17,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import DecodedCounters, Stats
 from benchmarks import data
 from benchmarks.models import Product
+from tests.support.row_hits import hits_of
 
 EPOCH = new_version()
 GUARD = b"guard"
@@ -139,23 +140,27 @@ class TestRows:
         for turn in range(6):
             hits = rows.decoded.counters.hits
             assert rows.read(one, EPOCH) == expected
-            for found in (rows.hit(one, EPOCH, 1), *(rows.hits([one], EPOCH, [1]) or [None]), rows.read(one, EPOCH)):
+            for found in (
+                rows.hit(one, EPOCH, 1),
+                *(hits_of(rows, [one], EPOCH, [1]) or [None]),
+                rows.read(one, EPOCH),
+            ):
                 assert isinstance(found, dict)
                 assert columns_of(found) == expected
                 found["details"]["sizes"].clear()
                 found["title"] = found["created"] = None
             assert rows.hit(one, EPOCH, 2) is None
-            assert rows.hits([one, two], EPOCH, [1, 2]) is not None
-            assert rows.hits([one, two], EPOCH, [1, 1]) is None
+            assert hits_of(rows, [one, two], EPOCH, [1, 2]) is not None
+            assert hits_of(rows, [one, two], EPOCH, [1, 1]) is None
             assert rows.hit(one, None, 1) is None
-            assert rows.hits([one], None, [1]) is None
+            assert hits_of(rows, [one], None, [1]) is None
             assert rows.read(one, None) is NoValue.MISS
             assert rows.hit(one[:-1] + b"?", EPOCH, 1) is None
-            assert rows.hits([one[:-1]], EPOCH, [1]) is None
-            assert rows.hits([one[:-1] + b"?", two], EPOCH, [1, 2]) is None
-            assert rows.hits([b""], EPOCH, [1]) is None
+            assert hits_of(rows, [one[:-1]], EPOCH, [1]) is None
+            assert hits_of(rows, [one[:-1] + b"?", two], EPOCH, [1, 2]) is None
+            assert hits_of(rows, [b""], EPOCH, [1]) is None
             assert rows.read(one[:-1] + b"?", EPOCH) is NoValue.MISS
-            assert rows.hits([one, None], EPOCH, [1, 2]) is None
+            assert hits_of(rows, [one, None], EPOCH, [1, 2]) is None
             assert turn < 3 or rows.decoded.counters.hits >= hits + 6, "both rows are kept"
 
     def test_a_kept_row_that_is_due_is_no_hit(self, rows: RowEntries) -> None:
@@ -165,7 +170,7 @@ class TestRows:
         assert rows.decoded.counters.hits == 1
         rows.lifetimes.due = b"\xff" * 8
         assert rows.hit(one, EPOCH, 1) is None
-        assert rows.hits([one], EPOCH, [1]) is None
+        assert hits_of(rows, [one], EPOCH, [1]) is None
 
     def test_a_kept_row_of_another_epoch_is_no_hit(self, rows: RowEntries) -> None:
         one, other_epoch = product(rows, 1), new_version()
@@ -173,7 +178,7 @@ class TestRows:
             for _ in range(3):
                 assert rows.hit(one, EPOCH, 1)
             assert rows.hit(one, other_epoch, 1) is None
-            assert rows.hits([one], other_epoch, [1]) is None
+            assert hits_of(rows, [one], other_epoch, [1]) is None
             assert rows.read(one, other_epoch) is NoValue.MISS
         assert rows.decoded.counters.hits == 5
 
@@ -193,12 +198,12 @@ class TestRows:
         def copies() -> list[bytes]:
             return [bytes(bytearray(each)) for each in entries]
 
-        rows.hits(copies(), EPOCH, range(1, 501))
+        hits_of(rows, copies(), EPOCH, range(1, 501))
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
             while rows.decoded.counters.kept < 500:
-                rows.hits(copies(), EPOCH, range(1, 501))
+                hits_of(rows, copies(), EPOCH, range(1, 501))
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -50,6 +50,7 @@ from aiomodelcache.plans.requests import (
 )
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
 from tests.support.models.music import Artist
+from tests.support.row_hits import hits_of
 
 T = TypeVar("T")
 EPOCH, STAMP, OTHER_EPOCH = new_version(), new_version(), new_version()
@@ -166,7 +167,7 @@ class TestRowsByPrimaryKey:
     def test_a_hit_is_one_read(self, rows: RowEntries) -> None:
         for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
             steps = Steps(plan)
-            assert steps.request == Read([rows.epoch_key, rows.key(7)])
+            assert steps.request == Read([rows.epoch_of(b""), rows.key(7)])
             steps.answer([EPOCH, value(rows, artist(7))])
             assert steps.request is None
             found = list(steps.result.values()) if isinstance(steps.result, dict) else steps.result
@@ -181,7 +182,7 @@ class TestRowsByPrimaryKey:
 
     def test_a_miss_is_leased_then_loaded_then_stored(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
-        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_of(b"")])
         fresh = new_version()
         attempt = steps.take(None, versions=[fresh])
         assert steps.request == Load(rows, {rows.key(7): (7,)})
@@ -218,16 +219,16 @@ class TestRowsByPrimaryKey:
         ):
             for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
                 steps = Steps(plan).answer([epoch, entry])
-                assert steps.request == AcquireLeases([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_key]), name
+                assert steps.request == AcquireLeases([(rows.key(7), entry[:PREFIX_SIZE])], [rows.epoch_of(b"")]), name
 
     def test_another_readers_lease_is_waited_for(self, rows: RowEntries) -> None:
         for plan in (row_by_pk(rows, 7, rows.key(7)), rows_by_pk(rows, {rows.key(7): 7})):
             steps = Steps(plan).answer([EPOCH, OTHERS_LEASE])
-            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key])
+            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_of(b"")])
             steps.take(OTHERS_LEASE)
             assert steps.request == Wait([rows.key(7)], [OTHERS_LEASE])
             steps.answer(None)
-            assert steps.request == Read([rows.epoch_key, rows.key(7)])
+            assert steps.request == Read([rows.epoch_of(b""), rows.key(7)])
             steps.answer([EPOCH, value(rows, artist(7))])
             assert steps.request is None
             assert steps.result
@@ -244,13 +245,13 @@ class TestRowsByPrimaryKey:
     def test_an_entry_filled_in_the_meantime_is_read_without_waiting(self, rows: RowEntries) -> None:
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, None])
         steps.take(value(rows, artist(7)))
-        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
 
     def test_under_an_intent_the_database_answers_and_nothing_is_filled(self, rows: RowEntries) -> None:
         for held in (INTENTS, b""):  # b"": the key holds a value that is not a string, or the store refused
             steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, INTENTS])
-            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_key]), (
+            assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.epoch_of(b"")]), (
                 "no lease may replace an intent"
             )
             steps.take(held)
@@ -295,7 +296,7 @@ class TestRowsByPrimaryKey:
 
     def test_many_rows_are_read_leased_and_loaded_together(self, rows: RowEntries) -> None:
         steps = Steps(rows_by_pk(rows, {rows.key(3): 3, rows.key(1): 1, rows.key(4): 4, rows.key(5): 5}))
-        assert steps.request == Read([rows.epoch_key, *map(rows.key, (3, 1, 4, 5))])
+        assert steps.request == Read([rows.epoch_of(b""), *map(rows.key, (3, 1, 4, 5))])
         steps.answer([EPOCH, None, value(rows, artist(1)), None, OTHERS_LEASE])
         assert isinstance(steps.request, AcquireLeases)
         assert [key for key, _ in steps.request.keys] == [rows.key(3), rows.key(4), rows.key(5)]
@@ -335,7 +336,7 @@ class TestRowsByIndex:
         key = by_name.key(("Can",))
         predictions.learn(key, [7], rows)
         absent = by_name.entry(b"t" * 16, EPOCH, [])
-        for read in ([rows.epoch_key, key, rows.key(7)], [rows.epoch_key, key]):
+        for read in ([rows.epoch_of(b""), key, rows.key(7)], [rows.epoch_of(b""), key]):
             steps = find(by_name, "Can")
             assert steps.request == Read(read)
             assert steps.answer([EPOCH, absent, *[None] * (len(read) - 2)]).result == []
@@ -345,12 +346,12 @@ class TestRowsByIndex:
     ) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can")
-        assert steps.request == Read([rows.epoch_key, key])
+        assert steps.request == Read([rows.epoch_of(b""), key])
         steps.answer([EPOCH, self.entry(by_name, 7)])
-        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
         steps = find(by_name, "Can")
-        assert steps.request == Read([rows.epoch_key, key, rows.key(7)])
+        assert steps.request == Read([rows.epoch_of(b""), key, rows.key(7)])
         steps.answer([EPOCH, self.entry(by_name, 7), value(rows, artist(7))])
         assert (steps.request, steps.result) == (None, [artist(7)])
         assert (by_name.counters.hits, by_name.counters.misses, rows.counters.hits) == (2, 0, 2)
@@ -362,7 +363,7 @@ class TestRowsByIndex:
         predictions.learn(key, [8], rows)
         steps = find(by_name, "Can")
         steps.answer([EPOCH, self.entry(by_name, 7), value(rows, artist(8))])
-        assert steps.request == Read([rows.epoch_key, rows.key(7)])
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(7)])
         assert steps.answer([EPOCH, value(rows, artist(7))]).result == [artist(7)]
         assert predictions[key].pks == [7]
         predictions.learn(key, [8], rows)
@@ -400,7 +401,7 @@ class TestRowsByIndex:
             if number == 1:
                 steps.answer([EPOCH, row])
             assert steps.request == AcquireLeases(
-                [(by_name.key(("Can",)), entry[:PREFIX_SIZE])], [rows.epoch_key, rows.stamp_key]
+                [(by_name.key(("Can",)), entry[:PREFIX_SIZE])], [rows.epoch_of(b""), rows.partitions.stamp_of(b"")]
             )
             assert by_name.counters.repaired == number
             steps.take(None)
@@ -417,7 +418,9 @@ class TestRowsByIndex:
         assert steps.request == Load(rows, {rows.key(1): (1,)})
         steps.answer({rows.key(1): Answer([loaded(rows, artist(1))], True, 99.0)})
         steps.answer([True])
-        assert steps.request == Read([rows.epoch_key, rows.key(3)]), "rows that other readers fill are looked up again"
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(3)]), (
+            "rows that other readers fill are looked up again"
+        )
         steps.answer([EPOCH, value(rows, artist(3))])
         assert [values_of(row) for row in steps.result] == [artist(1), artist(2), artist(3)]
         assert (by_rank.counters.hits, by_rank.counters.repaired) == (1, 0)
@@ -427,10 +430,10 @@ class TestRowsByIndex:
     ) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can").answer([EPOCH, None])
-        assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_key, rows.stamp_key])
+        assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_of(b""), rows.partitions.stamp_of(b"")])
         attempt = steps.take(None)
         steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
-        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.stamp_key], 99.0)
+        assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.partitions.stamp_of(b"")], 99.0)
         late = steps.take_late(None)
         row, pointer = stored(steps)
         assert (row[:2], pointer[:2]) == ((late, rows.key(7)), (attempt, key)), "each by its own token"
@@ -473,7 +476,9 @@ class TestRowsByIndex:
         steps.take(None)
         steps.answer({by_rank.key((1,)): Answer([loaded(rows, artist(n, f"{n}")) for n in (7, 8)], True, 99.0)})
         first = steps.take_late(outdated, None)
-        assert steps.request == AcquireLeases([(rows.key(7), outdated[:PREFIX_SIZE])], [rows.stamp_key], 99.0)
+        assert steps.request == AcquireLeases(
+            [(rows.key(7), outdated[:PREFIX_SIZE])], [rows.partitions.stamp_of(b"")], 99.0
+        )
         second = steps.take_late(None, stamp=new_version())
         fills = {key: (attempt, entry[:1]) for attempt, key, entry, _ in stored(steps)}
         assert fills[rows.key(8)] == (first, VALUE)
@@ -485,7 +490,7 @@ class TestRowsByIndex:
         steps.take(OTHERS_LEASE)
         assert steps.request == Wait([key], [OTHERS_LEASE])
         steps.answer(None)
-        assert steps.request == Read([rows.epoch_key, key])
+        assert steps.request == Read([rows.epoch_of(b""), key])
         steps.answer([EPOCH, OTHERS_LEASE])
         assert steps.request == Load(by_name, {by_name.key(("Can",)): ("Can",)})
         steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
@@ -543,7 +548,7 @@ class TestRowsByIndex:
     ) -> None:
         predictions.learn(by_rank.key((1,)), [1], rows)
         steps = find(by_rank, 1).answer([EPOCH, self.entry(by_rank, 1, 2), value(rows, artist(1))])
-        assert steps.request == Read([rows.epoch_key, rows.key(2)])
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(2)])
         epoch = new_version()
         steps.answer([epoch, value(rows, artist(2), epoch=epoch)])
         assert isinstance(steps.request, AcquireLeases)
@@ -557,10 +562,10 @@ class TestManyIndexKeys:
         keys = {name: by_name.key((name,)) for name in "abcd"}
         predictions.learn(keys["a"], [1], rows)
         steps = Steps(rows_by_index(by_name, {key: (name,) for name, key in keys.items()}, predictions))
-        assert steps.request == Read([rows.epoch_key, *keys.values(), rows.key(1)])
+        assert steps.request == Read([rows.epoch_of(b""), *keys.values(), rows.key(1)])
         pointers = {name: by_name.entry(b"t" * 16, EPOCH, [pk]) for name, pk in (("a", 1), ("b", 2))}
         steps.answer([EPOCH, pointers["a"], pointers["b"], None, OTHERS_LEASE, value(rows, artist(1, "a"))])
-        assert steps.request == Read([rows.epoch_key, rows.key(2)])
+        assert steps.request == Read([rows.epoch_of(b""), rows.key(2)])
         steps.answer([EPOCH, value(rows, artist(2, "b"))])
         steps.take(None, OTHERS_LEASE)
         assert steps.request == Load(by_name, {by_name.key(("c",)): ("c",)})
@@ -588,7 +593,7 @@ class TestRefresh:
 
     def test_a_refresh_replaces_the_very_entry_that_was_read(self, rows: RowEntries) -> None:
         old, steps = self._spawned(rows)
-        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7) + ELECTION_SUFFIX, b"")], [rows.epoch_of(b"")])
         attempt = steps.take(None)
         assert steps.request == Load(rows, {rows.key(7): (7,)})
         steps.answer({rows.key(7): Answer([loaded(rows, artist(7, rank=2))], True, 99.0)})
@@ -624,7 +629,7 @@ class TestRefresh:
     def test_a_stale_copy_is_a_miss_where_it_is_not_allowed(self, rows: RowEntries) -> None:
         copy = stale_copy(value(rows, artist(7)))
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, copy])
-        assert steps.request == AcquireLeases([(rows.key(7), copy[:PREFIX_SIZE])], [rows.epoch_key])
+        assert steps.request == AcquireLeases([(rows.key(7), copy[:PREFIX_SIZE])], [rows.epoch_of(b"")])
         assert (rows.counters.undecodable, rows.counters.mismatched) == (0, 0)
 
 
@@ -750,7 +755,7 @@ class World:
         yield
         if watched:
             self.check(checked)
-        at_once(self.backend.clear([], token, [rows.stamp_key]))
+        at_once(self.backend.clear([], token, [rows.partitions.stamp_of(b"")]))
         for clear in clears:
             yield
             at_once(self.backend.clear([clear], token))
@@ -873,7 +878,7 @@ class TestHits:
         before = dataclasses.replace(rows.counters)
         for name, entry in self.entries(rows).items():
             for _ in range(4):  # from the third time on it is kept decoded
-                for hit in (rows.hit(entry, epoch, 7), *(rows.hits([entry], epoch, [7]) or [None])):
+                for hit in (rows.hit(entry, epoch, 7), *(hits_of(rows, [entry], epoch, [7]) or [None])):
                     found = hit and values_of(hit)
                     assert found == (artist(7) if name == "good" and epoch else None), name
         assert rows.counters == before
@@ -891,8 +896,8 @@ class TestHits:
         def hit(
             entry: bytes | None, row: bytes | None, name: str = "Can", prediction: Prediction = prediction
         ) -> list[RowValues] | None:
-            found = {rows.epoch_key: EPOCH, key: entry, rows.key(7): row}
-            hits = [index_hit(by_name, (name,), key, prediction, found) for _ in range(4)]
+            found = {rows.epoch_of(b""): EPOCH, key: entry, rows.key(7): row}
+            hits = [index_hit(by_name, (name,), key, EPOCH, prediction, found) for _ in range(4)]
             answers = [answer and list(map(values_of, answer)) for answer in hits]
             assert answers == answers[:1] * 4
             return answers[0]
@@ -923,7 +928,7 @@ class TestHits:
                 assert index.hit(entry, EPOCH, prediction)
                 assert not index.hit(elsewhere, EPOCH, prediction)
                 assert not index.hit(entry[:-1] + b"?", EPOCH, prediction)
-                assert not index.hit(entry, None, prediction)
+                assert index.hit(entry, None, prediction) is index.unique
                 assert index.hit(entry, OTHER_EPOCH, prediction) is index.unique
             index.lifetimes.due = b"\xff" * 8
             assert not index.hit(entry, EPOCH, prediction)

@@ -1,0 +1,113 @@
+"""Requests and commands that lookups and writes cost each node of a real Redis Cluster, counted by the nodes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache
+from aiomodelcache.backends.redis.backend import RedisBackend
+from tests.backends.opening import PATIENT
+from tests.support.models.music import Artist
+from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.music"),
+    pytest.mark.only_on("no store", because="its store is its own"),
+    pytest.mark.only_on("sqlite", because="it is about the store"),
+]
+NUMBER = 100
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
+    # ``redis_server`` skips where there is no Redis.
+    with ExitStack() as stack:
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+
+
+@pytest.fixture
+async def cache(cluster: Cluster, database: BaseDBAsyncClient) -> AsyncIterator[ModelCache]:
+    """A cache that holds all rows, and whose process has looked each of them up."""
+    await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n) for n in range(1, NUMBER + 1)])
+    for node in cluster.nodes:
+        node.flush()
+    backend = RedisBackend(cluster.url, socket_timeout=PATIENT)
+    async with ModelCache(backend) as opened:
+        for _ in range(2):
+            await Artist.cache.get_many(range(1, NUMBER + 1))
+            await Artist.cache.get_many([f"artist{n}" for n in range(1, NUMBER + 1)], "name")
+        yield opened
+    await backend.close()
+
+
+class Counted:
+    """The commands and keys that each node served during a block."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def of(self, work: Callable[[], Awaitable[Any]]) -> list[dict[str, int]]:
+        """Returns the calls of each command, for each node that served any."""
+        before = [self._calls(number) for number in range(len(self._cluster.nodes))]
+        await work()
+        after = [self._calls(number) for number in range(len(self._cluster.nodes))]
+        changes = [
+            {name: calls - one.get(name, 0) for name, calls in other.items() if calls != one.get(name, 0)}
+            for one, other in zip(before, after, strict=True)
+        ]
+        return [change for change in changes if change]
+
+    def _calls(self, number: int) -> dict[str, int]:
+        with self._cluster.nodes[number].client() as client:
+            stats: dict[str, Any] = client.info("commandstats")
+        background = ("info", "ping", "cluster", "client", "command", "hello")
+        return {
+            name.removeprefix("cmdstat_"): int(value["calls"])
+            for name, value in stats.items()
+            if not name.removeprefix("cmdstat_").startswith(background)
+        }
+
+
+@pytest.fixture
+def counted(cluster: Cluster, cache: ModelCache) -> Counted:
+    return Counted(cluster)
+
+
+async def test_a_row_is_read_from_one_node_with_its_epoch(counted: Counted) -> None:
+    for number in range(1, 20):
+        found = await counted.of(lambda number=number: Artist.cache.get(id=number))  # type: ignore[misc]
+        assert found == [{"mget": 1}]
+
+
+async def test_a_row_is_read_by_an_index_from_two_nodes_at_most(counted: Counted) -> None:
+    """The index entry with its epoch, and the row that is predicted with its own."""
+    nodes: list[int] = []
+    for number in range(1, 20):
+        found = await counted.of(lambda number=number: Artist.cache.get(name=f"artist{number}"))  # type: ignore[misc]
+        assert sum(calls["mget"] for calls in found) <= 2
+        nodes.append(len(found))
+    assert set(nodes) == {1, 2}
+
+
+async def test_a_batch_reads_the_epoch_of_each_partition_once(counted: Counted, cache: ModelCache) -> None:
+    rows = cache.open_cache.entries_of(Artist).rows
+    epochs = rows.partitions.epochs_of([rows.key(number) for number in range(1, NUMBER + 1)])
+    found = await counted.of(lambda: Artist.cache.get_many(range(1, NUMBER + 1)))
+    assert len(found) == 2
+    assert sum(calls["mget"] for calls in found) == len(epochs)
+
+
+async def test_a_write_changes_the_stamp_of_its_row_alone(cache: ModelCache) -> None:
+    rows = cache.open_cache.entries_of(Artist).rows
+    versions = [*rows.partitions.epochs, *rows.partitions.stamps]
+    before = dict(zip(versions, await cache.backend.read(versions), strict=True))
+    await Artist(id=1, name="artist1", rank=1, followers=7).save(force_update=True)
+    after = dict(zip(versions, await cache.backend.read(versions), strict=True))
+    assert [key for key in versions if before[key] != after[key]] == [rows.partitions.stamp_of(rows.key(1))]
+    await Artist.cache.clear()
+    cleared = await cache.backend.read(versions)
+    assert all(value is None or value != after[key] for key, value in zip(versions, cleared, strict=True))

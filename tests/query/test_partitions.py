@@ -1,0 +1,231 @@
+"""Lookups and writes of models whose keys are divided into partitions: in memory, and on a real Redis Cluster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from typing import Literal
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.transactions import in_transaction
+
+from aiomodelcache import ModelCache, cached
+from aiomodelcache.backends.protocol import Backend, Clear
+from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.encoding.layout import VALUE
+from aiomodelcache.encoding.partitions import tag_in
+from aiomodelcache.engine.intent import Intent
+from aiomodelcache.entries.key_values import values_in
+from aiomodelcache.inspection.clearing import clear_targets
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.targets import find_target
+from aiomodelcache.testing import assert_ops
+from tests.backends.opening import PATIENT
+from tests.support.divided import DividedMemory
+from tests.support.gates import GatedBackend, gated_sql
+from tests.support.models.music import Artist
+from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.music"),
+    pytest.mark.only_on("no store", because="its stores are its own"),
+    pytest.mark.only_on("sqlite", because="it is about the store"),
+]
+NUMBER = 100
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
+    # ``redis_server`` skips where there is no Redis.
+    with ExitStack() as stack:
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+
+
+@pytest.fixture(params=["memory", "cluster"])
+async def store(request: pytest.FixtureRequest, database: BaseDBAsyncClient) -> AsyncIterator[GatedBackend]:
+    await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n % 10) for n in range(1, NUMBER + 1)])
+    backend: Backend = DividedMemory()
+    if request.param == "cluster":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        for node in cluster.nodes:
+            node.flush()
+        backend = RedisBackend(cluster.url, socket_timeout=PATIENT)
+    await backend.open()
+    yield GatedBackend(backend)
+    await backend.close()
+
+
+@pytest.fixture
+async def cache(store: GatedBackend) -> AsyncIterator[ModelCache]:
+    async with ModelCache(store) as opened:
+        yield opened
+
+
+async def assert_fresh() -> None:
+    """Asserts that every kind of lookup agrees with the database."""
+    rows = {row.id: row for row in await Artist.all()}
+    for number in range(0, NUMBER + 1, 9):
+        found = await Artist.cache.get_or_none(id=number)
+        assert (found and vars(found)) == (vars(rows[number]) if number in rows else None)
+    for row in list(rows.values())[::9]:
+        assert vars(await Artist.cache.get(name=row.name)) == vars(row)
+    for rank in {row.rank for row in rows.values()}:
+        found_ids = [row.id for row in await Artist.cache.filter(rank=rank)]
+        assert found_ids == [row.id for row in rows.values() if row.rank == rank]
+    many = await Artist.cache.get_many(list(rows))
+    assert list(map(vars, many)) == list(map(vars, rows.values()))
+
+
+async def entry(cache: ModelCache, pk: int) -> bytes:
+    """Returns the entry of a row, or empty bytes."""
+    [found] = await cache.backend.read([Artist.cache.get(id=pk).locate(cache.open_cache).key])
+    return found or b""
+
+
+async def test_lookups_of_every_kind_take_one_round_trip(cache: ModelCache, store: GatedBackend) -> None:
+    for _ in range(3):
+        await assert_fresh()
+    async with assert_ops(store, sql=0, redis=["read"]):
+        await asyncio.gather(
+            Artist.cache.get(id=1),
+            Artist.cache.get(name="artist10"),
+            Artist.cache.filter(rank=3),
+            Artist.cache.get_many(range(1, NUMBER + 1)),
+            Artist.cache.get_many(["artist1", "artist19"], "name"),
+        )
+
+
+async def test_a_row_that_an_index_finds_is_stored_once_its_partition_is_known(
+    cache: ModelCache, store: GatedBackend
+) -> None:
+    """The stamp of a row's partition must be read before the statement, and only a prediction tells the partition."""
+    async with assert_ops(store, sql=1):
+        await Artist.cache.get(name="artist1")
+    assert not await entry(cache, 1)
+    async with assert_ops(store, sql=1):
+        await Artist.cache.get(name="artist1")
+    async with assert_ops(store, sql=0, redis=["read"]):
+        await Artist.cache.get(name="artist1")
+    key = Artist.cache.get(name="artist1").locate(cache.open_cache).key
+    await store.delete([key, Artist.cache.get(id=1).locate(cache.open_cache).key])
+    async with assert_ops(store, sql=1):
+        await Artist.cache.get(name="artist1")
+    assert (await entry(cache, 1))[:1] == VALUE, "the row was predicted"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("kind", ["save", "bulk", "clear"])
+async def test_a_row_of_before_a_write_is_not_stored_late(
+    store: GatedBackend, database: BaseDBAsyncClient, kind: str, moment: Literal["before", "after"]
+) -> None:
+    """A write, one past ``bulk_limit`` or of another program, between a reader's leases and its fills."""
+    async with ModelCache(store, bulk_limit=5 if kind == "bulk" else 1_000) as cache:
+        await Artist.cache.get(name="artist1")
+        await Artist.cache.get(name="artist1")
+        lookups = [Artist.cache.get(name="artist1"), Artist.cache.get(id=1)]
+        await store.delete([each.locate(cache.open_cache).key for each in lookups])
+        await _write_during_a_lookup(database, kind, moment)
+        await assert_fresh()
+
+
+async def _write_during_a_lookup(database: BaseDBAsyncClient, kind: str, moment: Literal["before", "after"]) -> None:
+    with gated_sql(database) as sql:
+        gate = sql.hold("SELECT", moment)
+        reader = asyncio.create_task(Artist.cache.get(name="artist1").resolve())
+        await gate.reached()
+        if kind == "save":
+            await Artist(id=1, name="artist1", rank=1, followers=7).save(force_update=True)
+        elif kind == "bulk":
+            await Artist.all().update(followers=7)
+        else:
+            await database.execute_script("UPDATE artist SET followers = 7")
+            await Artist.cache.clear()
+        gate.open()
+        await reader
+
+
+async def write_one() -> None:
+    await (await Artist.get(id=10)).delete()
+    await Artist.create(id=NUMBER + 1, name="late", rank=1)
+    artist = await Artist.get(id=19)
+    artist.name, artist.rank = "renamed", 3
+    await artist.save()
+
+
+async def write_many() -> None:
+    await Artist.filter(id__lt=50).update(followers=3, rank=2)
+    await Artist.filter(id__gt=90).delete()
+
+
+async def write_in_a_transaction() -> None:
+    async with in_transaction():
+        await write_one()
+        await write_many()
+
+
+async def write_elsewhere() -> None:
+    await Artist.all().using_db(None).update(followers=1)
+    await Artist.cache.clear()
+
+
+@pytest.mark.parametrize("limit", [1_000, 5], ids=["rows", "past the limit"])
+@pytest.mark.parametrize("write", [write_one, write_many, write_in_a_transaction, write_elsewhere])
+async def test_writes_leave_nothing_stale(
+    store: GatedBackend, write: Callable[[], Awaitable[None]], limit: int
+) -> None:
+    async with ModelCache(store, bulk_limit=limit):
+        await assert_fresh()
+        await assert_fresh()
+        await write()
+        await assert_fresh()
+        await assert_fresh()
+
+
+async def test_a_computed_value_depends_on_the_epochs_of_its_rows(cache: ModelCache, store: GatedBackend) -> None:
+    @cached
+    async def followers() -> int:
+        return sum([row.followers for row in await Artist.cache.get_many([1, 2, 3])])
+
+    assert [await followers() for _ in range(2)] == [0, 0]
+    async with assert_ops(store, sql=0, redis=["read"]):
+        await followers()
+    await Artist.filter(id=2).update(followers=5)
+    assert [await followers() for _ in range(2)] == [5, 5]
+    rows = cache.open_cache.entries_of(Artist).rows
+    await store.delete([rows.epoch_of(rows.key(3))])
+    async with assert_ops(store) as ops:
+        await followers()
+    assert ops.statements, "the epoch of the third row has gone"
+
+
+def test_a_write_of_rows_changes_the_stamps_of_their_partitions_alone(cache: ModelCache) -> None:
+    entries = cache.open_cache.entries_of(Artist)
+    intent, rows = Intent(), entries.rows
+    keys = [rows.key(1), rows.key(2), entries.indexes[0].key(("artist1",))]
+    intent.add(rows, map(Clear, keys))
+    assert list(intent.stamps) == [rows.partitions.stamp_of(key) for key in keys[:2]]
+    intent.add_model(rows)
+    assert set(intent.stamps) == set(rows.partitions.stamps)
+    assert set(rows.partitions.epochs) < set(intent.clears)
+
+
+async def test_operators_see_partitions_and_no_values(cache: ModelCache, store: GatedBackend) -> None:
+    opened = cache.open_cache
+    entries, key_map = opened.entries_of(Artist), KeyMap(opened)
+    rows, index = entries.rows, entries.indexes[0]
+    key, of_index = rows.key(7), index.key(("artist7",))
+    tag = tag_in(key).decode()
+    assert key_map.shown(key, values=False) == key_map.shown(key, values=True).replace("i7", "<int>")
+    assert tag in key_map.shown(key, values=False)
+    assert (values_in(rows, key), values_in(index, of_index)) == ((7,), ("artist7",))
+    for version, kind in ((rows.partitions.epoch_of(key), "epoch"), (rows.partitions.stamp_of(key), "stamp")):
+        place = key_map.place(version)
+        assert place is not None
+        assert (place.kind, place.owner) == (kind, "Artist")
+        assert key_map.shown(version, values=False).endswith(tag)
+    await Artist.cache.get(id=7)
+    explanation = await Artist.cache.explain(id=7)
+    assert (explanation.source, explanation.key) == ("cache", key.decode())
+    await clear_targets(opened, [find_target(opened, "Artist")])
+    assert (await Artist.cache.explain(id=7)).source == "database"
