@@ -29,7 +29,7 @@ from aiomodelcache.query.attributes import explain_result_attributes
 from aiomodelcache.requirements import secrets_of
 from aiomodelcache.scopes.bypass import BypassBlock, BypassFlag, Restriction
 from aiomodelcache.views import Views
-from aiomodelcache.write import many_to_many, methods, querysets, saves
+from aiomodelcache.write import listeners, many_to_many, methods, querysets
 from aiomodelcache.write.manual import clear_models, invalidate_tags
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class ModelCache:
             if model in opened.written or opened.cascades.affects(model) or opened.versions.deleted_with(model):
                 querysets.track(model)
                 if not issubclass(model, CachedModel):  # which does the same itself
-                    saves.listen(model)
+                    listeners.listen(model)
                     methods.wrap_methods(model)
                 if model in opened.written:
                     indexes = [index for entries in opened.written[model].exact for index in entries.indexes]

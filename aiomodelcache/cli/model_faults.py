@@ -20,7 +20,7 @@ from aiomodelcache.inspection.diagnosis import Finding
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import columns_of, managers
 from aiomodelcache.orm.schema import ModelSchema
-from aiomodelcache.write import saves
+from aiomodelcache.write import listeners
 from aiomodelcache.write.querysets import TrackedQuerySet
 
 _METHODS: Final = ("save", "delete", "create", "bulk_create", "bulk_update", "get_or_create", "update_or_create")
@@ -70,10 +70,10 @@ def _shared_tables(cache: OpenCache) -> Iterator[Finding]:
 def _signals(model: type[Model]) -> Iterator[Finding]:
     if issubclass(model, CachedModel):  # its own methods call the cache
         return
-    listeners: Any = cast("Any", model)._listeners
+    known: Any = cast("Any", model)._listeners
     for signal in _SIGNALS:
-        heard = listeners.get(signal, {}).get(model, [])
-        if not any(each.__module__ == saves.__name__ for each in heard):
+        heard = known.get(signal, {}).get(model, [])
+        if not any(each.__module__ == listeners.__name__ for each in heard):
             text = f"{signal.name} of {model.__name__} does not reach the cache, so its writes leave old entries"
             remedy = "Leave _listeners to Tortoise, and add your own by its decorators:"
             yield Finding("error", "signals", text, remedy, (f"@{signal.name}({model.__name__})",))

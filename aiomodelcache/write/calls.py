@@ -1,22 +1,25 @@
 """One call of ``save`` or ``delete``: the intents that it has marked, and what to do with them if it raises.
 
-Tortoise runs listeners as separate tasks. A context variable tells them in which call they run.
+A context variable tells hooks, executors, and listeners, which are separate tasks, in which call they run.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from tortoise.models import Model
 
+from aiomodelcache.engine.begun import Begun
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.exceptions import StaleInstanceError
+from aiomodelcache.exceptions import CacheError, StaleInstanceError
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.frozen import refuse_frozen
 from aiomodelcache.orm.meta import RowValues, is_saved, is_stale
-from aiomodelcache.orm.outcomes import is_settled
+from aiomodelcache.orm.outcomes import before_statement, is_settled
 from aiomodelcache.scopes.request import current_scope
-from aiomodelcache.write.affected import KeySnapshot
+from aiomodelcache.write.affected import ChangedColumns, KeySnapshot
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents
 
 
@@ -26,10 +29,14 @@ class Write:
     __slots__ = (
         "collect",
         "failed",
+        "finish",
+        "finishing",
         "instance",
         "intents",
         "is_unchanged",
+        "marking",
         "may_be_unchanged",
+        "needs_no_values",
         "sent",
         "snapshots",
         "unmoved",
@@ -59,12 +66,34 @@ class Write:
         """The values of all columns that the statement has written, if that is known."""
         self.failed = False
         """True once the call has raised. Listeners that still run mark nothing more."""
+        self.needs_no_values: tuple[bool, ChangedColumns, list[OpenCache]] | None = None
+        """A delete or not, the columns and the caches for which no old value of the row determines a key."""
+        self.marking: list[Begun[None]] = []
+        """The marks under way, which the statement waits for."""
+        self.finish: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Clears the keys of a write whose statement has written its row."""
+        self.finishing: Begun[None] | None = None
+        """The clear under way, if it began before the statement's connection was given back."""
 
     async def expect_a_move(self) -> None:
         """Marks the keys that were left out so far: the row has other values than expected, or was deleted."""
         self.unmoved, self.may_be_unchanged = frozenset(), False
         if self.collect is not None:
             await self.collect()
+
+    @before_statement
+    async def marked(self) -> None:
+        """Waits for the marks under way. Raises ``CacheWriteError`` if the write is to be refused."""
+        while self.marking:
+            await self.marking.pop(0)
+
+    def acknowledge(self) -> None:
+        """Starts to clear the marked keys, because the row is written and committed. Raises nothing."""
+        if self.finish is not None and self.finishing is None and self.intents:
+            if any(intent.saves is not None for intent in self.intents.values()):
+                return  # the values that were sent are not known yet
+            self.unmoved_confirmed = bool(self.unmoved)
+            self.finishing = Begun(self.finish())
 
     def take_intents(self) -> Intents:
         """Returns the marked intents, and leaves none."""
@@ -74,6 +103,24 @@ class Write:
     async def fail(self, error: BaseException) -> None:
         """Withdraws the intents, or leaves them to expire if the row may still be written."""
         self.failed = True
+        try:
+            await self._end_requests(error)
+        finally:
+            await self._end_intents(error)
+
+    async def _end_requests(self, error: BaseException) -> None:
+        """Waits for marks under way, which a clear must not overtake. The clear goes on by itself."""
+        if self.finishing is not None:
+            self.finishing.close()
+        while self.marking:
+            mark = self.marking.pop(0)
+            if isinstance(error, GeneratorExit):  # a closed coroutine cannot await
+                mark.close()
+            else:
+                with suppress(CacheError):
+                    await mark
+
+    async def _end_intents(self, error: BaseException) -> None:
         scope = current_scope()
         if scope is not None:
             scope.forget(self.instance)  # it may hold the refused values

@@ -1,9 +1,8 @@
 """Extensions of Tortoise's executor on one connection, which see the statement of a save, or change it."""
 
 import functools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from copy import copy
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -12,14 +11,20 @@ from tortoise.models import Model
 
 @asynccontextmanager
 async def extended(
-    connection: AbstractAsyncContextManager[BaseDBAsyncClient], extension: type[Any]
+    connection: AbstractAsyncContextManager[BaseDBAsyncClient], extensions: Iterable[type[Any]]
 ) -> AsyncGenerator[BaseDBAsyncClient, None]:
-    """Returns a connection whose executor class derives from ``extension``, which overrides its methods."""
+    """Returns a connection whose executor class derives from ``extensions``, which override its methods."""
     async with connection as client:
-        executor = client.executor_class
-        if not issubclass(executor, extension):
-            client.executor_class = _extended(cast("Any", executor), cast("Any", extension))
+        for extension in extensions:
+            extend(client, extension)
         yield client
+
+
+def extend(client: BaseDBAsyncClient, extension: type[Any]) -> None:
+    """Makes the executor class of a connection derive from ``extension``. Idempotent."""
+    executor = client.executor_class
+    if not issubclass(executor, extension):
+        client.executor_class = _extended(cast("Any", executor), cast("Any", extension))
 
 
 @functools.cache
@@ -40,6 +45,6 @@ class StatementConnection:
 
 def on_connection(executor: Any, connection: StatementConnection) -> Any:
     """Returns a copy of an executor that sends its statement through ``connection``."""
-    copied = copy(executor)
-    copied.db = connection
+    copied: Any = object.__new__(cast("Any", type(executor)))  # several times as fast as ``copy``
+    copied.__dict__ = {**vars(executor), "db": connection}
     return copied

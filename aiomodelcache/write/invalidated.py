@@ -4,8 +4,8 @@ The context says on which connection a write is made, and in which tenant.
 """
 
 from asyncio import get_running_loop
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -27,14 +27,19 @@ Affected = Sequence[tuple[OpenCache, WrittenEntries]]
 _written_on: Final[ContextVar[BaseDBAsyncClient | None]] = ContextVar("aiomodelcache_written_on", default=None)
 
 
-@contextmanager
-def writing_on(client: BaseDBAsyncClient) -> Generator[None, None, None]:
+class writing_on:
     """A block in which writes are made on this connection. It decides which entries they affect."""
-    token = _written_on.set(client)
-    try:
-        yield
-    finally:
-        _written_on.reset(token)
+
+    __slots__ = ("_client", "_token")
+
+    def __init__(self, client: BaseDBAsyncClient) -> None:
+        self._client = client
+
+    def __enter__(self) -> None:
+        self._token = _written_on.set(self._client)
+
+    def __exit__(self, *error: object) -> None:
+        _written_on.reset(self._token)
 
 
 def invalidated_caches() -> list[OpenCache]:

@@ -1,87 +1,62 @@
 """Captures ``save()`` and ``delete()``: collects the affected keys, marks them before the statement, then clears them.
 
-A ``CachedModel`` calls these functions itself. Of other models they are listeners of Tortoise's signals, which runs
-listeners as separate tasks, beside others that may raise. Tortoise keys listeners by exact class and cannot remove
-them. So one set of functions serves all models, and looks up the open caches at each call.
+A ``CachedModel`` calls these functions itself, and ``listeners`` for other models. The open caches are looked up at
+each call, as models outlive them.
 """
 
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from typing import Any, Final, cast
 
-from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.models import Model
 from tortoise.signals import Signals
 
+from aiomodelcache.engine.begun import Begun
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.changes import forget_changes
 from aiomodelcache.orm.connections import outermost, write_client
-from aiomodelcache.orm.meta import RowValues, is_saved, pk_of
+from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.orm.outcomes import may_survive_rollback
 from aiomodelcache.orm.select import select_values
-from aiomodelcache.orm.statements import lock_by_pk
 from aiomodelcache.orm.transactions import settled, transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import (
+    AllBut,
     ChangedColumns,
-    affected_entries,
     collect_affected_keys,
     collect_model_keys,
     collect_result_keys,
     collect_stored_key,
     key_snapshot,
-    result_columns,
     same_keys,
     unknown_columns,
     written_columns,
 )
 from aiomodelcache.write.calls import Write, current_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
+from aiomodelcache.write.executors import extend, extended
+from aiomodelcache.write.gated import gate, is_gated
 from aiomodelcache.write.invalidated import (
-    Affected,
     affected_caches,
     caches_cascading_from,
-    caches_hiding_rows,
     is_affecting,
     writing_on,
     written_caches,
 )
 from aiomodelcache.write.many_to_many import install_unopened
-from aiomodelcache.write.sent import recording
+from aiomodelcache.write.old_values import columns_before, lock_row, old_value_columns
+from aiomodelcache.write.sent import RecordingExecutor
 from aiomodelcache.write.through import expect_rows, offer_row
-from aiomodelcache.write.transactions import finish_intents, transaction_intent
-from aiomodelcache.write.unchanged import comparing, drop_local_copies, expect_unchanged, only_if_comparing
-from aiomodelcache.write.unmoved import checking, confirmed, expect_unmoved, prepare, without_unmoved
+from aiomodelcache.write.transactions import Intents, finish_intents, transaction_intent
+from aiomodelcache.write.unchanged import ComparingExecutor, drop_local_copies, expect_unchanged, only_if_comparing
+from aiomodelcache.write.unmoved import CheckingExecutor, confirmed, expect_unmoved, prepare, without_unmoved
 from aiomodelcache.write.unopened import warn_if_unopened
 
 _WAIT_FOR_LISTENERS: Final[Any] = cast("Any", Model)._wait_for_listeners
-
-
-def listen(model: type[Model]) -> None:
-    """Registers the listeners for the signals of a model that is no ``CachedModel``. Idempotent."""
-    register = cast("Any", model).register_listener
-    register(Signals.pre_save, _before_save)
-    register(Signals.post_save, _after_save)
-    register(Signals.pre_delete, _before_delete)
-    register(Signals.post_delete, _after_delete)
-
-
-async def _before_save(model: type[Model], instance: Model, *arguments: Any) -> None:
-    await before_save(instance, *arguments)
-
-
-async def _after_save(model: type[Model], instance: Model, *arguments: Any) -> None:
-    await after_save(instance, *arguments)
-
-
-async def _before_delete(model: type[Model], instance: Model, client: Any) -> None:
-    await before_delete(instance, client)
-
-
-async def _after_delete(model: type[Model], instance: Model, client: Any) -> None:
-    await after_delete(instance, client)
 
 
 def has_listeners(instance: Model, signal: Signals) -> bool:
@@ -90,34 +65,73 @@ def has_listeners(instance: Model, signal: Signals) -> bool:
     return bool(model._listeners.get(signal, {}).get(model)) or model._wait_for_listeners is not _WAIT_FOR_LISTENERS
 
 
-async def before_save(instance: Model, client: Any, update_fields: Iterable[str] | None) -> None:
-    """Collects and marks the keys of a save, as far as they are known before its statement."""
+async def before_save(
+    instance: Model, client: Any, update_fields: Iterable[str] | None, *, in_task: bool = False
+) -> None:
+    """Collects the keys of a save that are known before its statement, and marks them, or begins to.
+
+    ``in_task``: the caller is another task than that of the save, so the marks must end here.
+    """
+    columns = written_columns(update_fields)
 
     async def collect() -> None:
         with writing_on(client):
-            await _before(instance, client, written_columns(update_fields), deleting=False)
+            await _before(instance, client, columns, deleting=False)
+        await _mark(instance)
 
     prepare(instance, client, collect)
     only_if_comparing(instance, client)
-    await collect()
+    with writing_on(client):
+        await _before(instance, client, columns, deleting=False)
+    await _mark(instance, None if in_task else client, partial(_finish, instance, client, columns))
 
 
 async def after_save(instance: Model, created: bool, client: Any, update_fields: Iterable[str] | None) -> None:
-    """Collects the other keys of a save, and clears all of them."""
-    with writing_on(client):
-        await _after(instance, client, None if created else written_columns(update_fields), created=created)
+    """Collects the other keys of a save, and clears all of them, or waits until that is done."""
+    if not await _finished(instance):
+        await _finish(instance, client, None if created else written_columns(update_fields), created=created)
 
 
-async def before_delete(instance: Model, client: Any) -> None:
-    """Collects and marks the keys of a delete."""
+async def before_delete(instance: Model, client: Any, *, in_task: bool = False) -> None:
+    """Collects the keys of a delete, and marks them, or begins to. See ``before_save``."""
     with writing_on(client):
         await _before(instance, client, None, deleting=True)
+    await _mark(instance, None if in_task else client, partial(_finish, instance, client, None, deleting=True))
 
 
 async def after_delete(instance: Model, client: Any) -> None:
-    """Clears the keys of a delete."""
-    with writing_on(client):
-        await _after(instance, client, None, deleting=True)
+    """Clears the keys of a delete, or waits until that is done."""
+    if not await _finished(instance):
+        await _finish(instance, client, None, deleting=True)
+
+
+async def _mark(
+    instance: Model, client: Any = None, finish: Callable[[], Coroutine[Any, Any, None]] | None = None
+) -> None:
+    """Marks the keys of the current write. If a gated client is given, begins to: the statement waits for the marks."""
+    write = current_write(instance)
+    if write is None:
+        return
+    if client is not None and is_gated(client):
+        write.marking += [Begun(cache.writer.mark(intent)) for cache, intent in write.intents.items()]
+        write.finish = finish
+        return
+    await write.marked()
+    for cache, intent in list(write.intents.items()):
+        if not write.failed:  # another listener may raise while this one waits
+            await cache.writer.mark(intent)
+
+
+async def _finished(instance: Model) -> bool:
+    """Waits for the clear of the current write, if it has begun. Returns True if so."""
+    write = current_write(instance)
+    if write is None:
+        return False
+    await write.marked()  # the model's own ``save`` may have sent another statement
+    begun, write.finishing = write.finishing, None
+    if begun is not None:
+        await begun
+    return begun is not None
 
 
 async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
@@ -140,7 +154,7 @@ async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, cl
 
 
 async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedColumns, *, deleting: bool) -> None:
-    """Collects the keys known before the statement. In autocommit mode, marks them; a transaction marks at COMMIT.
+    """Collects the keys known before the statement: in autocommit mode to be marked now, in a transaction at COMMIT.
 
     The rows that a delete cascades to are selected now, because they are gone afterwards.
     """
@@ -149,8 +163,8 @@ async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedCo
         return
     changed, model = without_unmoved(write, changed), type(instance)
     affected = affected_caches(model, deleting=deleting)
-    wanted = _columns_before(instance, affected, changed, deleting=deleting)
-    rows = await _lock_row(instance, client, wanted) if wanted and transaction is not None else []
+    wanted = columns_before(instance, affected, changed, deleting=deleting)
+    rows = await lock_row(instance, client, wanted) if wanted and transaction is not None else []
     for cache, written in affected:
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
@@ -172,10 +186,6 @@ async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedCo
             await collect_cascade(intent, cache.cascades, model, rows, client)
         elif rows and written.hides_rows:
             await collect_list_keys(intent, cache.cascades, model, rows, client)
-    if write is not None:
-        for cache, intent in list(write.intents.items()):
-            if not write.failed:  # another listener may raise while this one waits
-                await cache.writer.mark(intent)
 
 
 def _new_intent(
@@ -193,40 +203,7 @@ def _new_intent(
     return intent
 
 
-async def _lock_row(instance: Model, client: BaseDBAsyncClient, wanted: list[str]) -> list[RowValues]:
-    """Locks the row, and returns its values before the write.
-
-    The instance may hold other values than the row. While the row is locked, references to it cannot be added or
-    removed.
-    """
-    model = type(instance)
-    return [*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]
-
-
-def _columns_before(instance: Model, affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
-    """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
-    if not (deleting or is_saved(instance) or changed is not None):
-        write = current_write(instance)
-        if write is None or not write.updating:
-            return []
-    return _old_value_columns(type(instance), affected, changed, deleting=deleting)
-
-
-def _old_value_columns(model: type[Model], affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
-    """Returns the attributes whose old values determine affected keys, for a row that exists before the write.
-
-    The database may hold another primary key than the instance's own to be equal to it.
-    """
-    exact = [entries for _, written in affected for entries in written.exact]
-    loose_keys = [entries.schema.pk for entries in exact if entries.rows.compares_loosely]
-    if not deleting:
-        wanted = [name for entries in exact for name in affected_entries(entries, changed).old_value_columns]
-        return wanted + loose_keys + [pk_of(model) for _ in caches_hiding_rows(model, affected)]
-    cascade_columns = [name for cache in caches_cascading_from(model) for name in cache.cascades.columns_needed(model)]
-    return cascade_columns + loose_keys + [name for entries in exact for name in result_columns(entries)]
-
-
-async def _after(
+async def _finish(
     instance: Model,
     client: BaseDBAsyncClient,
     changed: ChangedColumns,
@@ -235,6 +212,25 @@ async def _after(
     created: bool = False,
 ) -> None:
     """Adds the keys of the values as written. In autocommit mode, clears them: the row is committed."""
+    intents: Intents = {}
+    try:
+        with writing_on(client):
+            await _after(intents, instance, client, changed, deleting=deleting, created=created)
+    finally:
+        if intents and outermost(client) is None:
+            await finish_intents(intents, committed=True)
+
+
+async def _after(
+    intents: Intents,
+    instance: Model,
+    client: BaseDBAsyncClient,
+    changed: ChangedColumns,
+    *,
+    deleting: bool,
+    created: bool,
+) -> None:
+    """Adds the keys of the values as written to ``intents``, which it fills with those of the write."""
     model = type(instance)
     affected = affected_caches(model, deleting=deleting)
     write = current_write(instance)
@@ -244,17 +240,18 @@ async def _after(
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
     changed = changed if created else confirmed(write, changed)
     transaction = outermost(client)
-    intents = {
-        cache: transaction_intent(transaction, cache) if transaction is not None else marked.get(cache) or Intent()
-        for cache, _ in affected
-    }
+    for cache, _ in affected:
+        if transaction is not None:
+            intents[cache] = transaction_intent(transaction, cache)
+        else:
+            intents[cache] = marked.get(cache) or Intent()
     exact = [(cache, entries) for cache, written in affected for entries in written.exact]
     for cache, written in affected:
         collect_model_keys(intents[cache], written.whole)
         if deleting:
             intents[cache].add_tables(cache.versions.deleted_with(model))
     is_unread = transaction is None and not created
-    old_columns = _old_value_columns(model, affected, changed, deleting=deleting) if is_unread else []
+    old_columns = old_value_columns(instance, affected, changed, deleting=deleting) if is_unread else []
     try:
         for cache, entries in exact:
             snapshot = key_snapshot(entries, vars(instance), changed)
@@ -275,8 +272,6 @@ async def _after(
         forget_changes(instance)
         for intent in intents.values():
             intent.drop_from(current_scope())
-        if transaction is None:
-            await finish_intents(intents, committed=True)
 
 
 async def _written_values(
@@ -310,13 +305,21 @@ def connection_for(
     is_unchanged = keeps and expect_unchanged(instance, exact, update_fields)
     is_whole = update_fields is None and not (deleting or inserting or is_unchanged)
     changed = expect_unmoved(instance, exact) if is_whole else written_columns(update_fields)
-    needed = bool(_columns_before(instance, affected, changed, deleting=deleting)) or (
+    needed = bool(columns_before(instance, affected, changed, deleting=deleting)) or (
         bool(caches_cascading_from(model)) if deleting else _has_unknown_keys(exact, instance, changed)
     )
-    connection: Any = transaction(client) if needed else nullcontext(client)
+    extensions: list[type[Any]] = []
     if any(entries.rows.stored is not None for entries in exact):
-        connection = recording(connection)
-    return comparing(connection) if is_unchanged else checking(connection, changed)
+        extensions.append(RecordingExecutor)
+    if is_unchanged or isinstance(changed, AllBut):
+        extensions.append(ComparingExecutor if is_unchanged else CheckingExecutor)
+    if needed:
+        return extended(transaction(client), extensions)
+    for extension in extensions:
+        extend(client, extension)
+    if not isinstance(client, TransactionalDBClient):
+        gate(client)
+    return nullcontext(client)
 
 
 def _has_unknown_keys(exact: Iterable[ModelEntries], instance: Model, changed: ChangedColumns) -> bool:

@@ -5,33 +5,24 @@ copies the values when Tortoise has just made the statement of them.
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, cast
 
-from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.orm.meta import RowValues, column_names, pk_of
 from aiomodelcache.write.calls import current_write
-from aiomodelcache.write.executors import StatementConnection, extended, on_connection
+from aiomodelcache.write.executors import StatementConnection, on_connection
 
 _NO_VALUE: Final = object()
 
 
-def recording(
-    connection: AbstractAsyncContextManager[BaseDBAsyncClient],
-) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-    """Returns a connection that notes in the current write what a save of all columns has sent."""
-    return extended(connection, _RecordingExecutor)
-
-
-class _RecordingExecutor:
+class RecordingExecutor:
     """An executor of Tortoise's that notes the values of one row, once the database has taken them."""
 
     async def execute_insert(self: Any, instance: Any) -> None:
         """See ``BaseExecutor.execute_insert``."""
         sent = _SentValues(self.db, instance)
-        await cast("Any", super(_RecordingExecutor, on_connection(self, sent))).execute_insert(instance)
+        await cast("Any", super(RecordingExecutor, on_connection(self, sent))).execute_insert(instance)
         pk = pk_of(cast("Any", type(instance)))
         if sent.values is not None and sent.values[pk] is None:  # made by the database
             sent.values[pk] = instance.pk
@@ -40,7 +31,7 @@ class _RecordingExecutor:
     async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:
         """See ``BaseExecutor.execute_update``."""
         sent = _SentValues(self.db, instance)
-        executor: Any = super(_RecordingExecutor, on_connection(self, sent))
+        executor: Any = super(RecordingExecutor, on_connection(self, sent))
         number = await executor.execute_update(instance, update_fields)
         _note(instance, sent.values if number == 1 and update_fields is None else None)
         return cast("int", number)

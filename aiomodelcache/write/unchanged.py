@@ -8,7 +8,6 @@ marks every key and sends Tortoise's own UPDATE.
 
 from asyncio import get_running_loop
 from collections.abc import Collection, Iterable
-from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -24,7 +23,6 @@ from aiomodelcache.orm.unchanged_rows import has_values
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import ChangedColumns, collect_affected_keys, collect_model_keys
 from aiomodelcache.write.calls import current_write
-from aiomodelcache.write.executors import extended
 from aiomodelcache.write.invalidated import written_entries
 
 
@@ -52,19 +50,12 @@ def expect_unchanged(instance: Model, written: Iterable[ModelEntries], update_fi
     return write is not None and write.may_be_unchanged
 
 
-def comparing(
-    connection: AbstractAsyncContextManager[BaseDBAsyncClient],
-) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-    """Returns a connection that compares a row with its instance before it sends an UPDATE."""
-    return extended(connection, _ComparingExecutor)
-
-
 def only_if_comparing(instance: Model, client: BaseDBAsyncClient) -> None:
     """Makes the current write mark its keys, if the model's own ``save`` has taken another connection."""
     write = current_write(instance)
     if write is not None and write.may_be_unchanged:
         write.is_unchanged = False  # the model's own ``save`` may save repeatedly
-        write.may_be_unchanged = issubclass(client.executor_class, _ComparingExecutor)
+        write.may_be_unchanged = issubclass(client.executor_class, ComparingExecutor)
 
 
 async def _is_unchanged(instance: Model, executor: Any, update_fields: Iterable[str] | None) -> bool:
@@ -80,7 +71,7 @@ async def _is_unchanged(instance: Model, executor: Any, update_fields: Iterable[
     return write.is_unchanged
 
 
-class _ComparingExecutor:
+class ComparingExecutor:
     """An executor of Tortoise's that sends an UPDATE of an instance only if it may change the row."""
 
     async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:

@@ -6,7 +6,6 @@ it has not, nothing was written: the writer marks every key and sends Tortoise's
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -20,7 +19,7 @@ from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
 from aiomodelcache.orm.statements import equality
 from aiomodelcache.write.affected import AllBut, ChangedColumns
 from aiomodelcache.write.calls import Write, current_write
-from aiomodelcache.write.executors import StatementConnection, extended, on_connection
+from aiomodelcache.write.executors import StatementConnection, on_connection
 
 
 def _unmoved_columns(instance: Model, written: Sequence[ModelEntries]) -> frozenset[str]:
@@ -84,18 +83,11 @@ def prepare(instance: Model, client: BaseDBAsyncClient, collect: Callable[[], Aw
     write = current_write(instance)
     if write is not None:
         write.collect = collect
-        if not issubclass(client.executor_class, _CheckingExecutor):  # the model's own ``save`` took another connection
+        if not issubclass(client.executor_class, CheckingExecutor):  # the model's own ``save`` took another connection
             write.unmoved = frozenset()
 
 
-def checking(
-    connection: AbstractAsyncContextManager[BaseDBAsyncClient], changed: ChangedColumns
-) -> AbstractAsyncContextManager[BaseDBAsyncClient]:
-    """Returns a connection whose UPDATE checks unmoved columns, if there are any."""
-    return extended(connection, _CheckingExecutor) if isinstance(changed, AllBut) else connection
-
-
-class _CheckingExecutor:
+class CheckingExecutor:
     """An executor of Tortoise's whose UPDATE of an instance checks unmoved columns."""
 
     async def execute_update(self: Any, instance: Any, update_fields: Iterable[str] | None) -> int:
@@ -104,7 +96,7 @@ class _CheckingExecutor:
         if write is not None and write.unmoved:
             if update_fields is None and write.unmoved.isdisjoint(changed_attributes(instance)):
                 conditional = _ConditionalConnection(self.db, instance, write.unmoved)
-                executor: Any = super(_CheckingExecutor, on_connection(self, conditional))
+                executor: Any = super(CheckingExecutor, on_connection(self, conditional))
                 number = await executor.execute_update(instance, None)
                 if number:
                     write.unmoved_confirmed = True

@@ -40,14 +40,15 @@ ORDER = {
     "mysql_lines sqlite_lines lines triggers captured",
     "relay.stream": "lines rows slot publication identity replication messages",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
-    "write": "querysets bulk_queries methods saves many_to_many bulk_rows manual cascades update unchanged unmoved "
-    "through sent executors calls affected transactions own_rows deferred invalidated unopened uninvalidated",
+    "write": "querysets bulk_queries methods listeners saves many_to_many bulk_rows manual cascades update unchanged "
+    "unmoved through old_values sent gated executors calls affected transactions own_rows deferred invalidated "
+    "unopened uninvalidated",
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
     "lists parts cursors batch snapshots attributes base recording",
     "open_cache": "",
     "engine": "publishing shape_sharing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader run intent saves "
-    "relayed own_loop tasks",
+    "relayed own_loop tasks begun",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions partitioned rows shapes raised base decoded resilience policy",

@@ -86,6 +86,7 @@ OF_DIALECTS = {
     "relay.triggers.sqlite",
     "testing.counting",
     "views",
+    "write.gated",
     "write.transactions",
 }
 """The modules of the library whose code depends on the database. Tests of these run on every database; a reason for

@@ -401,7 +401,7 @@ class TestWrites:
         async with ModelCache(store, intent_ttl=0.5) as cache:
             await row(1)
             with gated_sql(database) as sql:
-                gate = sql.hold("UPDATE", "after")
+                gate = sql.hold("UPDATE")
                 writer = asyncio.create_task(vote(1, 5))
                 await gate.reached()
                 writer.cancel()
