@@ -261,7 +261,7 @@ class Views:
                     schema.integer_bounds = inspected.integer_bounds
         versions = TableVersions(bindings.models, written, tables, space)
         observed = [observe(root_client(each)) for each in get_connections().all()]
-        tasks = BackgroundTasks(callers)
+        tasks = BackgroundTasks(callers, callers.leave)
         reader = Reader(guarded, config, tasks, self._bypass, self._admissions, bindings.lifetimes, check)
         view = OpenCache(
             config=config,
@@ -338,9 +338,14 @@ class CallerContext:
     def copy(self) -> Context:
         """Returns a context for one task."""
         if self._copied is not self.latest:
-            self._copied, self._background = self.latest, self.latest.copy()
-            self._background.run(self._leave)
+            self._copied, self._background = self.latest, self.leave(self.latest)
         return self._background.copy()
+
+    def leave(self, context: Context) -> Context:
+        """Returns a copy of a caller's context without the transactions and scopes of the caller."""
+        left = context.copy()
+        left.run(self._leave)
+        return left
 
     def _leave(self) -> None:
         for variable in list(copy_context()):

@@ -15,6 +15,7 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.admission import Admission, Admissions
 from aiomodelcache.engine.batching import Coalescer, TickBatcher
+from aiomodelcache.engine.in_context import InContext, caller_context
 from aiomodelcache.engine.leases import group_requests
 from aiomodelcache.engine.loader import can_share_statement, load
 from aiomodelcache.engine.observing import note_database, observe_statement, operations_of
@@ -23,6 +24,7 @@ from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import DatabaseOverloaded
 from aiomodelcache.observe.events import Lookup, Overload
+from aiomodelcache.orm.contextual import may_depend_on_context
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Load
 
@@ -97,7 +99,11 @@ class Statements:
     async def _admitted(
         self, target: Target, group: list[Waiter], client: BaseDBAsyncClient, admission: Admission[Waiter]
     ) -> dict[bytes, Any]:
-        """Loads as many of a group as one statement answers. The others wait for another one."""
+        """Loads as many of a group as one statement answers. The others wait for another one.
+
+        The statement of a lookup alone runs in the context of the task that awaits it, so that the driver sees the
+        current span, unless the rows may depend on the context.
+        """
         entry_set, _, only_pks = target
         wanted: dict[bytes, Values] = {}
         sample = None
@@ -110,7 +116,13 @@ class Statements:
         kind, in_flight, started = (entry_set.counters.name, only_pks), admission.in_flight, perf_counter()
         try:
             operations = tuple(operations_of(run for run, _ in group))
-            answers = await self.select(entry_set, wanted, client, operations, only_pks=only_pks)
+            select = self.select(entry_set, wanted, client, operations, only_pks=only_pks)
+            alone = len(group) == 1 and not may_depend_on_context(entry_set.schema)
+            context = caller_context(group[0][0].done) if alone else None
+            if context is None:
+                answers = await select
+            else:
+                answers = await InContext(self._tasks.leave(context), select)
             sample = kind, len(wanted), perf_counter() - started, in_flight
         finally:
             admission.leave(sample)

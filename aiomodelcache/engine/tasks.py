@@ -35,8 +35,10 @@ class BackgroundTasks:
     opened by one task and closed by another (fixtures, startup and shutdown handlers).
     """
 
-    def __init__(self, context: SupportsCopy) -> None:
+    def __init__(self, context: SupportsCopy, leave: Callable[[Context], Context] = Context.copy) -> None:
         self.context = context
+        self.leave = leave
+        """Returns a copy of a caller's context for work of that caller, without its transactions and scopes."""
         self.on_failure: Callable[[Exception], None] | None = None
         """A callback for the exception of a task. No task should raise, because callers may be waiting for its result.
         """
