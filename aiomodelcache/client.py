@@ -17,6 +17,7 @@ from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.targets import Target, targets_of
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, shown
+from aiomodelcache.garbage import LongLived
 from aiomodelcache.observe.fleet import Fleet, Worker
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
@@ -75,6 +76,7 @@ class ModelCache:
         self._open_cache: OpenCache | None = None
         self._owned_backend: Backend | None = None
         self._opening = False
+        self._long_lived = LongLived(freeze=self.config.freeze_gc)
         self._publishes = self.config.publish_stats
         self._views: Views
 
@@ -161,6 +163,7 @@ class ModelCache:
             self._views.publisher.start()
         if self._views.relay is not None:
             opened.tasks.start(self._views.relay.run())
+        self._long_lived.freeze()
         return self
 
     def _make_open_cache(self) -> OpenCache:
@@ -242,6 +245,7 @@ class ModelCache:
         owned, self._owned_backend = self._owned_backend, None
         if opened is None:
             return
+        self._long_lived.unfreeze()
         unregister(opened)
         if opened.abandoned:
             return

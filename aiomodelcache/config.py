@@ -70,6 +70,7 @@ class Settings(TypedDict, total=False):
     near_memory_limit: int
     near_lag: Duration
     decoded_memory_limit: int
+    freeze_gc: bool
     replica_lag: Duration | None
     relay_lag: Duration
     relay: bool
@@ -198,6 +199,12 @@ class CacheConfig:
     """Approximate maximum size of the rows, and answers of queries, that this process keeps decoded, in bytes.
 
     They are not decoded again if the same bytes are read again. 0 keeps none.
+    """
+    freeze_gc: bool = False
+    """True collects garbage when the cache opens, and lets the collector leave alone all objects that are left.
+
+    With many requests in flight, each full collection otherwise visits everything that the process holds. They are
+    unfrozen when the cache closes, unless other code had frozen objects before. Open such a cache last.
     """
     replica_lag: float | None = None
     """The longest time that a database replica may lag behind. None: all reads go to the primary.

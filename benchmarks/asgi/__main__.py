@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="requests at a time")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each sample")
-    parser.add_argument("--frozen", action="store_true", help="this library only, with and without gc.freeze()")
+    parser.add_argument("--frozen", action="store_true", help="this library and by hand, with and without gc.freeze()")
     parser.add_argument("--json", type=Path, help="write the run to this file")
     parser.add_argument("--plots", type=Path, help="draw the plot into this folder")
     options = parser.parse_args(arguments)

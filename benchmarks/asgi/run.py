@@ -12,11 +12,11 @@ from typing import Any
 from benchmarks.asgi.load import Requested, ask, ask_all, load
 from benchmarks.asgi.pages import PAGES, USED, body
 from benchmarks.asgi.server import Order
-from benchmarks.contestants import ALL, Contestant, Own
+from benchmarks.contestants import ALL, ByHand, Contestant, Own
 from benchmarks.places import Place
 
-FROZEN = f"{Own.name}, frozen"
-"""This library in a process that called ``gc.freeze()`` when the cache had opened."""
+FROZEN = ", frozen"
+"""The end of the name of a server that called ``gc.freeze()`` when its contestant had opened."""
 CONCURRENCY = 50
 """Requests in flight, unless the command line names another number."""
 NEEDS = ("get_by_slug", "gather", "products_of", "page")
@@ -50,13 +50,14 @@ def taking_part() -> list[type[Contestant]]:
 async def run_asgi(place: Place, concurrency: int, rounds: int, seconds: float, *, frozen: bool = False) -> list[Any]:
     """Measures the pages of all contestants. The tables of the catalogue must be filled.
 
-    Returns one record for each contestant, page and round. With ``frozen``, it measures this library only, with and
-    without frozen objects.
+    Returns one record for each contestant, page and round. With ``frozen``, it measures this library and the cache by
+    hand, with and without frozen objects.
     """
     requests: Requests = {
         page: [Requested.of(path, body(content())) for path, content in paths.items()] for page, paths in PAGES.items()
     }
-    names = [Own.name, FROZEN] if frozen else [kind.name for kind in taking_part()]
+    names = [kind.name for kind in ((Own, ByHand) if frozen else taking_part())]
+    names += [f"{name}{FROZEN}" for name in names if frozen]
     records: list[Any] = []
     place.redis.flush()
     async with AsyncExitStack() as stack:
@@ -64,7 +65,7 @@ async def run_asgi(place: Place, concurrency: int, rounds: int, seconds: float, 
         for name in names:
             print(f"starting and checking: {name}", file=sys.stderr)
             ports[name] = port = await stack.enter_async_context(
-                server(place, Own.name if name == FROZEN else name, frozen=name == FROZEN)
+                server(place, name.removesuffix(FROZEN), frozen=name.endswith(FROZEN))
             )
             for _ in range(3):  # a miss, a hit, and a hit of what the process has kept meanwhile
                 await ask_all(port, [request for page in requests.values() for request in page], concurrency)

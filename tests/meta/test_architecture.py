@@ -65,6 +65,7 @@ ORDER = {
     "requirements": "",
     "observe": "fleet logs observers events stats",
     "durations": "",
+    "garbage": "",
     "exceptions": "",
 }
 """Packages and their modules, top to bottom. Each imports only from those below it."""

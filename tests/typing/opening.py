@@ -43,7 +43,7 @@ def settings() -> None:
     ModelCache("memory://", replica_lag=0.5)
     ModelCache("memory://", config=CacheConfig(replica_lag=None))
     ModelCache("memory://", relay_lag="5s", relay=True, on_relay_loss="serve")
-    ModelCache("memory://", near=True, near_memory_limit=1 << 20, near_lag=0.5, decoded_memory_limit=0)
+    ModelCache("memory://", near=True, near_memory_limit=1 << 20, near_lag=0.5, decoded_memory_limit=0, freeze_gc=True)
     ModelCache("memory://", not_found=lambda error: LookupError(str(error), error.status_code))
 
 
