@@ -15,7 +15,7 @@ class LongLived:
         self._frozen = False
 
     def freeze(self) -> None:
-        """Collects garbage and freezes what is left, if told to. Meanwhile the event loop waits, for about 0.1 s."""
+        """Collects garbage and freezes the remaining objects, if told to. Blocks the event loop for about 0.1 s."""
         if not self._freeze:
             return
         self._frozen = not gc.get_freeze_count()

@@ -16,6 +16,7 @@ from benchmarks.contention import RATES, SHORTEST, run_contention
 from benchmarks.contestants import ALL, Contestant, Own
 from benchmarks.growth import measured_growth
 from benchmarks.loads import CONCURRENCIES, run_loads
+from benchmarks.memory import measured_memory
 from benchmarks.places import DATABASES, LOOPS, Place, open_place
 from benchmarks.results import PlaceResults, Results
 from benchmarks.rounds import run_rounds
@@ -129,9 +130,11 @@ def run(arguments: argparse.Namespace) -> Results:
                 with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
                     print(f"measuring: {place}", file=sys.stderr)
                     results.places.append(runner.run(measure(place, mode, arguments.case)))
-                    if database == "postgres" and not arguments.case:  # where rows can be far from the process
-                        pages = run_asgi(place, CONCURRENCY, mode.page_rounds, mode.page)
-                        results.places[-1].pages = asyncio.run(pages)
+                    if not arguments.case:
+                        results.places[-1].memory = asyncio.run(measured_memory(place))
+                        if database == "postgres":
+                            pages = run_asgi(place, CONCURRENCY, mode.page_rounds, mode.page)
+                            results.places[-1].pages = asyncio.run(pages)
                 save()
             except (ServerMissing, ImportError) as error:
                 print(f"skipped: {loop}, {database}: {error}", file=sys.stderr)

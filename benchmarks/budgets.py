@@ -136,7 +136,7 @@ BUDGETS: Final = [
     Budget("miss of a page / the same, untracked", 1.1, _ratio(_own(cases.PAGE_MISS), _own(cases.PAGE_MISS_UNTRACKED))),
     Budget(
         "save() on PostgreSQL / bare save()",
-        1.8,
+        1.9,
         _on_postgres(_ratio(_own(cases.SAVE), (cases.SAVE.name, TortoiseAlone.name))),
     ),
     Budget("bytes of a row entry / pickled instance", 0.6, _size),

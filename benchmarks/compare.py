@@ -30,9 +30,17 @@ class Pair:
         """The median of the ratios of all rounds."""
         return ratios(self.head, self.base).median
 
+    @property
+    def of_instructions(self) -> float | None:
+        """The ratio of the instructions, or None if they were not counted."""
+        return self.instructions[1] / self.instructions[0] if self.instructions else None
+
     def slower(self, percent: float) -> bool:
-        """Returns True if both ratios say so. Noise seldom moves both the same way, a slower version always does."""
-        return min(self.of_minima, self.of_rounds) > 1 + percent / 100
+        """Returns True if the rounds say so, and the minima or the instructions as well.
+
+        Noise seldom moves two of them the same way. A slower version always does.
+        """
+        return min(self.of_rounds, max(self.of_minima, self.of_instructions or 0.0)) > 1 + percent / 100
 
 
 def paired(pairs: Iterable[Pair], percent: float) -> tuple[str, list[str]]:
@@ -42,7 +50,7 @@ def paired(pairs: Iterable[Pair], percent: float) -> tuple[str, list[str]]:
     rows = [["case", "base µs", "head µs", "of minima", "of rounds", "instructions", ""]]
     for pair in found:
         before, after = min(pair.base), min(pair.head)
-        counted = f"{pair.instructions[1] / pair.instructions[0]:.3f}" if pair.instructions else ""
+        counted = "" if pair.of_instructions is None else f"{pair.of_instructions:.3f}"
         verdict = "SLOWER" if pair.case in slower else ""
         figures = [f"{before * 1e6:.1f}", f"{after * 1e6:.1f}", f"{pair.of_minima:.3f}", f"{pair.of_rounds:.3f}"]
         rows.append([pair.case, *figures, counted, verdict])

@@ -29,6 +29,8 @@ class PlaceResults:
     """Figures of pages of a server process. See the package ``asgi``."""
     sizes: dict[str, float] = field(default_factory=dict[str, float])
     """Bytes of one row. See the module ``sizes``."""
+    memory: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """Bytes that rows take in Redis and in the process. See the module ``memory``."""
     stampede: dict[str, float] = field(default_factory=dict[str, float])
     """Statements and seconds of a stampede. See the module ``stampede``."""
     growth: dict[str, float] = field(default_factory=dict[str, float])

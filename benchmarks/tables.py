@@ -1,7 +1,7 @@
 """Tables of a run as text: cases by contestant, concurrent requests, budgets."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from benchmarks.asgi import table as pages
@@ -34,6 +34,8 @@ def tables(results: Results) -> str:
         if place.pages:
             lines += ["", f"Pages of a server process, {place.pages[0]['concurrency']} requests at a time:", ""]
             lines += aligned(pages.rows(place.pages))
+        if place.memory:
+            lines += ["", *aligned(memory_rows(place.memory))]
         others = {"Bytes of one row": place.sizes, "Stampede": place.stampede, "Growth": place.growth}
         for title, figures in others.items():
             if figures:
@@ -60,6 +62,14 @@ def _cell(samples: Sequence[float] | None, own: Sequence[float] | None) -> str:
     median, p25, p75 = Summary.of(samples)
     ratio = f" ({ratios(samples, own).median:.2f})" if own is not None and samples is not own else ""
     return f"{median * 1e6:.1f} ± {(p75 - p25) / 2 / median:.0%}{ratio}"
+
+
+def memory_rows(memory: Mapping[str, Mapping[str, float]]) -> Iterator[list[str]]:
+    """Yields the rows of a table of the module ``memory``."""
+    names = list(dict.fromkeys(name for sizes in memory.values() for name in sizes))
+    yield ["bytes for each row", *names]
+    for place, sizes in memory.items():
+        yield [place, *[f"{sizes[name]:,.0f}" if name in sizes else "" for name in names]]
 
 
 def _contention(lines: dict[str, list[tuple[float, float]]]) -> Iterator[list[str]]:

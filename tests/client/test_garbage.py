@@ -22,7 +22,7 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def nothing_frozen() -> Iterator[None]:
-    """Begins and ends without frozen objects."""
+    """Begins and ends without frozen objects. Those of tests/conftest.py stay unfrozen, which costs time."""
     gc.unfreeze()
     yield
     gc.unfreeze()

@@ -43,6 +43,15 @@ def test_every_case_is_measured(results: Results) -> None:
         assert measured.keys() & {Own.name, Near.name}, case
 
 
+def test_memory_is_measured_in_redis_and_in_the_process(results: Results) -> None:
+    memory = results.places[0].memory
+    together, by_hand = memory["Redis: together"][Own.name], memory["Redis: together"]["by hand, pickle"]
+    assert 400 < together < by_hand / 2
+    assert 500 < memory["process: near"][Own.name] < memory["process: kept decoded"][Own.name] < 4_000
+    instance = memory["process: an instance that a caller holds"]["Tortoise alone"]
+    assert memory["process: local_cache()"][Own.name] > instance
+
+
 def test_every_budget_has_a_measurement(results: Results) -> None:
     """The smoke run measures neither PostgreSQL nor a thousand concurrent requests."""
     unmeasured = [budget.text for budget in BUDGETS if budget.measure(results.places[0]) is None]

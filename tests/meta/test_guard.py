@@ -65,16 +65,21 @@ def test_an_unknown_case_is_an_error(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "head", "slower"),
+    ("base", "head", "instructions", "slower"),
     [
-        ([1.0, 1.0, 1.0], [1.1, 1.1, 1.1], True),
-        ([1.0, 1.0, 1.0], [1.04, 1.04, 1.04], False),
-        ([1.0, 1.5, 1.5], [1.2, 1.5, 1.5], False),  # one lucky sample of the base
-        ([1.0, 1.0, 1.0], [1.0, 1.6, 1.7], False),  # other load during two rounds
+        ([1.0, 1.0, 1.0], [1.1, 1.1, 1.1], None, True),
+        ([1.0, 1.0, 1.0], [1.1, 1.1, 1.1], (100, 100), True),  # in C
+        ([1.0, 1.0, 1.0], [1.04, 1.04, 1.04], (100, 104), False),
+        ([1.0, 1.5, 1.5], [1.2, 1.5, 1.5], None, False),  # one lucky sample of the base
+        ([1.0, 1.0, 1.0], [1.0, 1.6, 1.7], (100, 100), False),  # other load during two rounds
+        ([1.0, 1.0, 1.0], [1.0, 1.1, 1.1], (100, 110), True),  # one lucky sample of the slower one
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], (100, 120), False),  # more instructions, which are no slower
     ],
 )
-def test_slower_means_by_minima_and_by_rounds(base: list[float], head: list[float], slower: bool) -> None:
-    _, found = paired([Pair("a case", base, head)], 5)
+def test_slower_means_by_rounds_and_by_one_more(
+    base: list[float], head: list[float], instructions: tuple[float, float] | None, slower: bool
+) -> None:
+    _, found = paired([Pair("a case", base, head, instructions)], 5)
     assert found == (["a case"] if slower else [])
 
 
