@@ -26,6 +26,7 @@ from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.derivation import Derivations
+from aiomodelcache.engine.in_context import CallerContext
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.engine.reader import Reader
 from aiomodelcache.engine.shape_sharing import share_shapes
@@ -41,7 +42,7 @@ from aiomodelcache.entries.tables import entries_by_writer
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.open_cache import OpenCache, process_lock
-from aiomodelcache.orm.connections import bound_models, primaries, root_client, use_in_background
+from aiomodelcache.orm.connections import bound_models, root_client
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
 from aiomodelcache.orm.observed import StatementCount, observe
 from aiomodelcache.orm.schema import ModelSchema
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
     from aiomodelcache.relay.watch import RelayWatch
     from aiomodelcache.verifier import Verifier
 
-OWN_VARIABLES: Final = "aiomodelcache_"
-"""The beginning of the names of this package's context variables."""
 MAX_TENANTS: Final = 1_000
 """Maximum number of tenants whose views are kept. Beyond it, the least recently used idle ones are dropped."""
 _TYPES: Final = (str, int, bytes, uuid.UUID)
@@ -240,7 +239,7 @@ class Views:
     def _open(
         self,
         space: KeySpace,
-        callers: "CallerContext",
+        callers: CallerContext,
         check: Callable[[], None] | None = None,
         client: BaseDBAsyncClient | None = None,
         writer: Writer | None = None,
@@ -299,7 +298,7 @@ class Views:
         return view
 
     def _open_connection(
-        self, view: OpenCache, callers: "CallerContext", check: Callable[[], None] | None, client: BaseDBAsyncClient
+        self, view: OpenCache, callers: CallerContext, check: Callable[[], None] | None, client: BaseDBAsyncClient
     ) -> OpenCache:
         found = self._open(view.space, callers, check, client, view.writer)
         find = view.find_tenant
@@ -320,35 +319,4 @@ def _activity_of(models: Mapping[type[Model], ModelEntries], observed: Sequence[
 
 class _TenantView(NamedTuple):
     view: OpenCache
-    callers: "CallerContext"
-
-
-class CallerContext:
-    """The context of a view's background tasks: a copy of the latest caller's, without its transactions and scopes.
-
-    Callers of one view may differ in nothing that a manager or a router depends on.
-    """
-
-    def __init__(self, latest: Context) -> None:
-        self.latest = latest
-        self._primaries = primaries(bound_models())
-        self._copied: Context | None = None
-        self._background = latest
-
-    def copy(self) -> Context:
-        """Returns a context for one task."""
-        if self._copied is not self.latest:
-            self._copied, self._background = self.latest, self.leave(self.latest)
-        return self._background.copy()
-
-    def leave(self, context: Context) -> Context:
-        """Returns a copy of a caller's context without the transactions and scopes of the caller."""
-        left = context.copy()
-        left.run(self._leave)
-        return left
-
-    def _leave(self) -> None:
-        for variable in list(copy_context()):
-            if variable.name.startswith(OWN_VARIABLES):
-                variable.set(Context().run(variable.get))
-        use_in_background(self._primaries)
+    callers: CallerContext

@@ -1,16 +1,20 @@
-"""Work of a task in another context than its own: that of the only caller whose lookup a statement answers.
+"""The contexts of background tasks, and work of a task in the context of the only caller that it is done for.
 
-Must not know statements. What runs in a caller's context sees its context variables, such as the current span.
+Must not know statements. Work in a caller's context sees its context variables, such as the current span.
 """
 
 from collections.abc import Coroutine, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 from aiomodelcache.engine.run import DoneCallback
+from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
 
 T = TypeVar("T")
+
+OWN_VARIABLES: Final = "aiomodelcache_"
+"""The beginning of the names of this package's context variables."""
 
 
 class InContext(Generic[T]):
@@ -46,3 +50,34 @@ def caller_context(done: DoneCallback) -> Context | None:
     future: Any = cast("Any", done).args[0] if isinstance(done, partial) and done.args else None
     callbacks = getattr(future, "_callbacks", None)
     return callbacks[0][1] if callbacks else None
+
+
+class CallerContext:
+    """The context of a view's background tasks: a copy of the latest caller's, without its transactions and scopes.
+
+    Callers of one view may differ in nothing that a manager or a router depends on.
+    """
+
+    def __init__(self, latest: Context) -> None:
+        self.latest = latest
+        self._primaries = primaries(bound_models())
+        self._copied: Context | None = None
+        self._background = latest
+
+    def copy(self) -> Context:
+        """Returns a context for one task."""
+        if self._copied is not self.latest:
+            self._copied, self._background = self.latest, self.leave(self.latest)
+        return self._background.copy()
+
+    def leave(self, context: Context) -> Context:
+        """Returns a copy of a caller's context without the transactions and scopes of the caller."""
+        left = context.copy()
+        left.run(self._leave)
+        return left
+
+    def _leave(self) -> None:
+        for variable in list(copy_context()):
+            if variable.name.startswith(OWN_VARIABLES):
+                variable.set(Context().run(variable.get))
+        use_in_background(self._primaries)

@@ -17,8 +17,8 @@ from tortoise.exceptions import BaseORMException
 from aiomodelcache import BatchCacheQuery, MemoryBackend, ModelCache, RedisBackend, TenantError
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.keys import KeySpace
+from aiomodelcache.engine.in_context import CallerContext
 from aiomodelcache.engine.reader import Reader
-from aiomodelcache.views import CallerContext
 from tests.client.test_tenants import answers, create_tenants, plain_answers, shown
 from tests.support.databases import DatabaseUrl
 from tests.support.models.tenant_models import (
