@@ -52,8 +52,8 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     the servers; if the sentinels need some too, pass a client. A client that you pass in is never used or closed. Its
     settings are used for the backend's own connections, which neither retry nor decode.
 
-    After a restart of the server or the promotion of a replica, no earlier entry is used (see ``incarnation``). This
-    does not hold for nodes of a cluster.
+    After a restart of the server or the promotion of a replica, no earlier entry is used (see ``incarnation``). Of a
+    cluster this holds for each node.
 
     ``socket_timeout``: maximum time to connect, and to wait for each reply, as a ``Duration``. The timeouts of the URL
     or the client take precedence. ``batch_size``: maximum number of keys of one MGET. Beyond it, further MGETs are sent

@@ -1,7 +1,7 @@
 """The operations of readers that fill: leases, fills, and late fills (``SupportsLateFills``).
 
-The step of a late fill is ``fill_at_once`` of ``tests/protocol/model/indexes.py``. A cluster cannot make it, because a
-row and the stamp of its model may be on different nodes.
+The step of a late fill is ``fill_at_once`` of ``tests/protocol/model/indexes.py``. A cluster does not make it: the
+reader would need the clock of the row's node, and does not know that node when it leases the index.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -79,7 +79,7 @@ class SavingCommands(RedisCommands):
     ) -> list[bool]:
         """Stores the rows whose stamps are still the writer's own, and gives the other leases back.
 
-        On a cluster, a row and its stamp may be on different nodes.
+        On a cluster, where the stages are requests of their own, a script takes one key.
         """
         stamps = list(dict.fromkeys([save.stamp for save in saves]))
         replies = await self._send([("GET", stamp) for stamp in stamps])

@@ -1,13 +1,16 @@
 """A unique index and its row in two partitions of a Redis Cluster: each partition has an epoch and a stamp.
 
 The model of ``plans.late_leases`` and ``encoding.partitions``. The nodes answer in any order. A reader knows the row's
-partition before its statement only if it has followed the index before (``predicts``).
+partition before its statement only if it has followed the index before (``predicts``). The node with the row may fail
+over to a replica that lacks its last changes. Intents that are lost before the COMMIT are not among these: see
+``docs/consistency.md``.
 """
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from tests.protocol.model.engine import Body, Process, System, Violation
+from tests.protocol.model.engine import Body, Operation, Outcome, Process, System, Violation
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.world import (
     EPOCH,
@@ -18,8 +21,10 @@ from tests.protocol.model.world import (
     ROW,
     STALE_AT_REST,
     STAMP,
+    Cell,
     Commit,
     Entry,
+    Intents,
     Lease,
     Row,
     Version,
@@ -28,7 +33,6 @@ from tests.protocol.model.world import (
     beginning,
     clear,
     crashed,
-    current,
     events,
     fill,
     finish,
@@ -36,20 +40,83 @@ from tests.protocol.model.world import (
     listed,
     mark,
     read,
-    renew,
     returned,
     select,
     update,
     write,
 )
 
-_EPOCH_OF = {INDEX: INDEX_EPOCH, ROW: EPOCH}
+_ON_NODE = (ROW, EPOCH, STAMP)
+"""The keys on the node that may fail over."""
+_LIFE = 1_000
+"""A version is its number and this many times the life of its node."""
+
+
+class Node(NamedTuple):
+    """The node with the row: its life, and what its replica holds. None if it cannot fail over any more."""
+
+    life: int = 0
+    replica: tuple[Cell, ...] | None = None
+
+
+def version(key: int, rules: Rules, *, create: bool = False) -> Operation:
+    """Reads a version. One of an earlier life of its node is absent. If ``create``, an absent one is made anew."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        found = _current(world, key, rules)
+        if found is None and create:
+            found = _made(world, key)
+            world = world.put(key, found, serial=world.serial + 1)
+        yield Outcome(f"read {KEYS[key]}: {found or 'nothing'}", found, world)
+
+    return run
+
+
+def renew(key: int) -> Operation:
+    """Puts a fresh version under a key."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        made = _made(world, key)
+        yield Outcome(f"change {KEYS[key]} to {made}", None, world.put(key, made, serial=world.serial + 1))
+
+    return run
+
+
+def _made(world: World, key: int) -> Version:
+    life = world.side.life if key in _ON_NODE else 0
+    return Version(life * _LIFE + world.serial + 1)
+
+
+def _current(world: World, key: int, rules: Rules) -> Cell:
+    cell = world.cells[key]
+    of_node = rules.version_of_node and key in _ON_NODE and isinstance(cell, Version)
+    return None if of_node and cell.number // _LIFE != world.side.life else cell
+
+
+def node_events(world: World) -> Iterator[Outcome]:
+    """Yields the events of ``world``, and those of the node with the row: its replica catches up, and is promoted."""
+    yield from events(world)
+    node: Node = world.side
+    if node.replica is None:
+        return
+    now = tuple(world.cells[key] for key in _ON_NODE)
+    if node.replica != now:
+        yield Outcome("the replica catches up", None, world._replace(side=node._replace(replica=now)))
+    if all(map(_has_intents, node.replica, now)):
+        after = world._replace(side=Node(node.life + 1))
+        for key, cell in zip(_ON_NODE, node.replica, strict=True):
+            after = after.put(key, cell)
+        yield Outcome("the replica is promoted", None, after)
+
+
+def _has_intents(copy: Cell, cell: Cell) -> bool:
+    return not isinstance(cell, Intents) or (isinstance(copy, Intents) and copy.writers >= cell.writers)
 
 
 def look_up(me: str, rules: Rules, predicts: bool) -> Body:
     """Makes the lookup ``get(slug="a")``."""
     began, index = yield beginning(read(INDEX))
-    epoch = yield read(INDEX_EPOCH)
+    epoch = yield version(INDEX_EPOCH, rules)
     usable = isinstance(index, Entry) and (index.row is not None or index.epoch == epoch)
     if usable and index.row is None:
         yield returned(began, None)
@@ -57,20 +124,24 @@ def look_up(me: str, rules: Rules, predicts: bool) -> Body:
     found: Any = None
     if usable:
         row = yield read(ROW)
-        epoch = yield read(EPOCH)
+        epoch = yield version(_epoch_of_row(rules), rules)
         if isinstance(row, Entry) and row.epoch == epoch:
             found = row.row
         else:
-            found = yield from load_row(me, row)
+            found = yield from load_row(me, rules, row)
     if found is None:
         found = yield from load_index(me, rules, predicts, index if isinstance(index, Entry) else None)
     yield returned(began, found)
 
 
-def load_row(me: str, held: Any) -> Body:
+def _epoch_of_row(rules: Rules) -> int:
+    return EPOCH if rules.epoch_of_partition else INDEX_EPOCH
+
+
+def load_row(me: str, rules: Rules, held: Any) -> Body:
     own = Lease((me, "by pk"))
     granted = (yield lease(ROW, own.token, held if isinstance(held, Entry) else None)) == own
-    epoch = (yield current(EPOCH)) if granted else None
+    epoch = (yield version(_epoch_of_row(rules), rules, create=True)) if granted else None
     row = yield select()
     if granted:
         yield fill(ROW, own, Entry(row, own.token, epoch) if isinstance(epoch, Version) else None)
@@ -84,30 +155,30 @@ def load_index(me: str, rules: Rules, predicts: bool, replaced: Entry | None) ->
         row = yield select()
         return row
     stamp_key = STAMP if rules.stamp_of_partition else INDEX_STAMP
-    index_epoch = yield current(INDEX_EPOCH)
+    index_epoch = yield version(INDEX_EPOCH, rules, create=True)
     known: tuple[Any, Any] | None = None
     if predicts:
-        known = yield from _versions(stamp_key)
+        known = yield from _versions(rules, stamp_key)
     row = yield select()
     if not rules.partition_known_before:
-        known = yield from _versions(stamp_key)
+        known = yield from _versions(rules, stamp_key)
     if row is not None and known is not None:
-        yield from fill_late(me, row, known, stamp_key)
+        yield from fill_late(me, rules, row, known, stamp_key)
     yield fill(INDEX, own, Entry(row, own.token, index_epoch) if isinstance(index_epoch, Version) else None)
     return row
 
 
-def _versions(stamp_key: int) -> Body:
-    epoch = yield current(EPOCH)
-    stamp = yield read(stamp_key)
+def _versions(rules: Rules, stamp_key: int) -> Body:
+    epoch = yield version(_epoch_of_row(rules), rules, create=True)
+    stamp = yield version(stamp_key, rules, create=True)
     return epoch, stamp
 
 
-def fill_late(me: str, row: Row, known: tuple[Any, Any], stamp_key: int) -> Body:
+def fill_late(me: str, rules: Rules, row: Row, known: tuple[Any, Any], stamp_key: int) -> Body:
     epoch, stamp = known
     own = Lease((me, "row"))
     if (yield lease(ROW, own.token)) == own:
-        again = yield read(stamp_key)
+        again = yield version(stamp_key, rules, create=True)
         unchanged = again == stamp and isinstance(epoch, Version)
         yield fill(ROW, own, Entry(row, own.token, epoch) if unchanged else None)
 
@@ -147,11 +218,13 @@ def _change_all(me: str, epochs: tuple[int, ...]) -> Body:
         yield clear(epoch, me)
 
 
-def at_rest(world: World) -> None:
+def at_rest(rules: Rules, world: World) -> None:
     """Checks that no entry of a current epoch is wrong. A positive index entry is only a hint."""
-    for key, epoch in _EPOCH_OF.items():
+    for key, epoch in ((INDEX, INDEX_EPOCH), (ROW, _epoch_of_row(rules))):
         cell = world.cells[key]
-        if not isinstance(cell, Entry) or cell.epoch != world.cells[epoch] or (key == INDEX and cell.row is not None):
+        if not isinstance(cell, Entry) or (key == INDEX and cell.row is not None):
+            continue
+        if cell.epoch != _current(world, epoch, rules):
             continue
         true = [commit.row for commit in world.history[world.floor :]]
         if cell.row not in true:
@@ -167,12 +240,13 @@ def system(
     clears: int = 0,
     start: bool = True,
     warm: bool = False,
+    fails_over: bool = False,
     crashes: int = 0,
-    ticks: int = 0,
 ) -> System[World]:
     """Returns a system of readers, with or without a prediction, and writers of each kind.
 
-    ``start``: the row exists at first. ``warm``: the index and the row are filled then.
+    ``start``: the row exists at first. ``warm``: the index and the row are filled then. ``fails_over``: the node with
+    the row may fail over once, to a replica that has been equal at any earlier moment.
     """
     processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, known), True) for n, known in enumerate(predicts)]
     for letter, number, body, mortal in (
@@ -182,9 +256,11 @@ def system(
     ):
         processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), mortal) for n in range(number)]
     row = Row(0) if start else None
-    world = World((Commit(row, 0),), (None,) * len(KEYS), last_tick=ticks)
+    world = World((Commit(row, 0),), (None,) * len(KEYS), side=Node())
     for number, key in enumerate((EPOCH, STAMP, INDEX_EPOCH, INDEX_STAMP), 1):
         world = world.put(key, Version(number), serial=number)
-    for key, epoch in _EPOCH_OF.items() if warm else ():
+    for key, epoch in ((INDEX, INDEX_EPOCH), (ROW, _epoch_of_row(rules))) if warm else ():
         world = world.put(key, Entry(row, ("first", key), world.cells[epoch]))
-    return System(world, tuple(processes), events, crashed, at_rest, crashes)
+    if fails_over:
+        world = world._replace(side=Node(replica=tuple(world.cells[key] for key in _ON_NODE)))
+    return System(world, tuple(processes), node_events, crashed, partial(at_rest, rules), crashes)

@@ -73,6 +73,10 @@ class Rules:
     """A row is stored late only if the epoch and the stamp of its partition were read before the statement."""
     stamp_of_partition: bool = True
     """A late lease compares the stamp of the row's own partition, not that of the index entry."""
+    epoch_of_partition: bool = True
+    """A row has the epoch of its own partition, which is on the same node."""
+    version_of_node: bool = True
+    """A version that an earlier life of its node made is absent."""
     every_partition_marked: bool = True
     """A bulk write and ``clear()`` change the epochs of all partitions of the model."""
 
