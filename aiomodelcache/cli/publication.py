@@ -57,7 +57,7 @@ async def status_command(session: Session) -> int:
     rows: list[tuple[Any, ...]] = []
     is_current = True
     async with captured_connections(session, PUBLICATION) as connections:
-        for name, (client, tables) in connections.items():
+        for name, (client, tables, _) in connections.items():
             state = await installation.installation_state(client, tables, PUBLICATION)
             slot = await slot_state(client, await slot_name(client))
             effects = [each._asdict() for each in await identities(client, tables)]

@@ -1,9 +1,9 @@
 """``aiomodelcache triggers``: what captures the writes of other programs, in the databases of relayed models."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -11,11 +11,31 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
+from aiomodelcache.relay.captured import (
+    CapturedTable,
+    captured_tables,
+    coverage_fingerprint,
+    coverage_of,
+    further_tables,
+)
 from aiomodelcache.relay.triggers import installation
 from aiomodelcache.relay.triggers.definitions import INSTALL, Dialect
 
-Connections = Mapping[str, tuple[BaseDBAsyncClient, list[CapturedTable]]]
+every_option = click.option(
+    "--all", "every", is_flag=True, help="For the tables of all cached models, not only of those with relay = True."
+)
+
+
+class Connection(NamedTuple):
+    """A connection with tables whose writes are to be captured."""
+
+    client: BaseDBAsyncClient
+    tables: Sequence[CapturedTable]
+    further: Sequence[CapturedTable]
+    """The tables of the other cached models, which may be captured as well."""
+
+
+Connections = Mapping[str, Connection]
 
 
 @click.group("triggers", short_help="Install or remove what captures writes of other programs.")
@@ -27,20 +47,21 @@ def triggers_command() -> None:
 
 
 @command("sql", short_help="Print the statements that install runs.")
-async def sql_command(session: Session) -> None:
+@every_option
+async def sql_command(session: Session, every: bool) -> None:
     """Prints the statements of an installation, for a migration. Reads the catalogue, and changes nothing.
 
     The statements may be run again.
     """
-    await show_statements(session)
+    await show_statements(session, every=every)
 
 
-async def show_statements(session: Session, dialect: Dialect | None = None) -> None:
+async def show_statements(session: Session, dialect: Dialect | None = None, *, every: bool = False) -> None:
     """Prints the statements of an installation. ``dialect``: the kind of installation; None: triggers."""
     found: dict[str, list[str]] = {}
     scripts: dict[str, str] = {}
-    async with captured_connections(session, dialect) as connections:
-        for name, (client, tables) in connections.items():
+    async with captured_connections(session, dialect, every=every) as connections:
+        for name, (client, tables, _) in connections.items():
             found[name] = await installation.installation_statements(client, tables, dialect)
             scripts[name] = installation.script_of(client, found[name])
 
@@ -52,22 +73,25 @@ async def show_statements(session: Session, dialect: Dialect | None = None) -> N
 
 
 @command("install", short_help="Create triggers that are missing or out of date.")
-async def install_command(session: Session) -> None:
+@every_option
+async def install_command(session: Session, every: bool) -> None:
     """Creates the change table and the triggers, replaces those that are out of date, and drops those of no use.
 
-    A second time does nothing. On PostgreSQL and SQLite, all is done or nothing.
+    A second time does nothing. On PostgreSQL and SQLite, all is done or nothing. Without --all, triggers of models that
+    do not have `relay = True` are dropped.
     """
-    await install_and_show(session)
+    await install_and_show(session, every=every)
 
 
-async def install_and_show(session: Session, dialect: Dialect | None = None) -> None:
+async def install_and_show(session: Session, dialect: Dialect | None = None, *, every: bool = False) -> None:
     """Installs on all connections, and shows what was created."""
     rows: list[dict[str, Any]] = []
-    async with captured_connections(session, dialect) as connections:
-        for name, (client, tables) in connections.items():
+    async with captured_connections(session, dialect, every=every) as connections:
+        for name, (client, tables, _) in connections.items():
             made = await installation.install(client, tables, dialect)
             counts = {**Counter(each.kind for each in made)}
-            rows.append({"connection": name, "created": counts, "fingerprint": coverage_fingerprint(tables)})
+            fingerprint = coverage_fingerprint(coverage_of(tables))
+            rows.append({"connection": name, "created": counts, "fingerprint": fingerprint})
 
     def show() -> None:
         for row in rows:
@@ -79,12 +103,16 @@ async def install_and_show(session: Session, dialect: Dialect | None = None) -> 
 
 
 @command("status", short_help="Compare the installed triggers with the declarations.")
-async def status_command(session: Session) -> int:
-    """Compares the installation with the declarations. Ends with status 1 if something is missing or out of date."""
+@every_option
+async def status_command(session: Session, every: bool) -> int:
+    """Compares the installation with the declarations. Ends with status 1 if something is missing or out of date.
+
+    Triggers of further models, which install --all creates, are no fault.
+    """
     found: dict[str, installation.InstallationState] = {}
-    async with captured_connections(session) as connections:
-        for name, (client, tables) in connections.items():
-            found[name] = await installation.installation_state(client, tables)
+    async with captured_connections(session, every=every) as connections:
+        for name, (client, tables, further) in connections.items():
+            found[name] = await installation.installation_state(client, tables, further=further)
     data = {name: state_data(state) for name, state in found.items()}
     is_current = all(state.is_current for state in found.values())
 
@@ -93,7 +121,8 @@ async def status_command(session: Session) -> int:
         session.output.table(columns, [row for name, state in found.items() for row in state_rows(name, state)])
         for name, state in found.items():
             if state.is_current:
-                session.output.line("ok", f"{name}: the triggers are those of the declarations")
+                more = f", and of {len(state.further)} more tables" if state.further else ""
+                session.output.line("ok", f"{name}: the triggers are those of the declarations{more}")
             else:
                 session.output.line("error", f"{name}: the triggers are missing or out of date")
         if not is_current:
@@ -104,6 +133,7 @@ async def status_command(session: Session) -> int:
 
 
 @command("remove", short_help="Drop everything that was installed.")
+@click.option("--all", is_flag=True, expose_value=False, help="Changes nothing: all triggers are dropped anyway.")
 async def remove_command(session: Session) -> None:
     """Drops the triggers, functions and tables, on all connections of cached models. Leaves nothing behind.
 
@@ -128,20 +158,34 @@ for each in (sql_command, install_command, status_command, remove_command):
 
 
 @asynccontextmanager
-async def captured_connections(session: Session, dialect: Dialect | None = None) -> AsyncGenerator[Connections, None]:
-    """Yields the connections with captured tables. With a dialect, those of its database.
+async def captured_connections(
+    session: Session, dialect: Dialect | None = None, *, every: bool = False
+) -> AsyncGenerator[Connections, None]:
+    """Yields the connections with captured tables. With a dialect, those of its database. ``every``: of all models.
 
     Raises ``CommandError`` if there is none.
     """
     async with session.declarations() as cache:
-        found = captured_tables(cache.open_cache)
-        if not found:
-            raise CommandError("No model has relay = True: set it in the CacheMeta of models that others write.")
-        clients = {name: _client(cache.open_cache, name) for name in found}
+        opened = cache.open_cache
+        found = captured_tables(opened, every=every)
+        if not found and not every:
+            raise CommandError(
+                "No model has relay = True: set it in the CacheMeta of models that others write, or capture all with "
+                "aiomodelcache triggers --all."
+            )
+        clients = {name: _client(opened, name) for name in found}
         fit = {name for name in found if dialect is None or fits(clients[name], dialect)}
+        if every:  # others matter only if they are relayed, and are refused then
+            fit = {name for name in found if clients[name].capabilities.dialect in installation.DIALECTS}
+            fit |= captured_tables(opened).keys()
         if not fit:
-            raise CommandError("No model with relay = True is in a PostgreSQL database, which alone has publications.")
-        yield {name: (clients[name], found[name]) for name in sorted(fit)}
+            what = "No model is" if every else "No model with relay = True is"
+            where = "database that has triggers" if every else "PostgreSQL database, which alone has publications"
+            raise CommandError(f"{what} in a {where}.")
+        yield {
+            name: Connection(clients[name], found[name], [] if every else further_tables(opened, found[name]))
+            for name in sorted(fit)
+        }
 
 
 def fits(client: BaseDBAsyncClient, dialect: Dialect) -> bool:

@@ -18,7 +18,7 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import database_id
 from aiomodelcache.write.affected import affected_columns
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The format of captured lines. A change makes triggers of earlier releases out of date."""
 
 _FINGERPRINT_SIZE: Final = 8
@@ -38,34 +38,30 @@ class CapturedTable:
     columns: tuple[str, ...]
     """The columns whose old and new values are captured, sorted. The primary key is one of them."""
     models: tuple[type[Model], ...]
-    """The models with ``relay = True`` of this table. Empty for the through table of a many-to-many relation."""
+    """The models with ``relay = True`` of this table, or all cached ones if none has it. Empty for a through table."""
 
     @property
     def name(self) -> str:
         """The table's name, after that of its schema if the model names one."""
         return f"{self.schema}.{self.table}" if self.schema else self.table
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that identify the table and all that its triggers capture."""
+        return _digest(repr((FORMAT, self.schema or "", self.table, self.pk, self.columns)))
 
-def captured_tables(cache: OpenCache) -> dict[str, list[CapturedTable]]:
+
+def captured_tables(cache: OpenCache, *, every: bool = False) -> dict[str, list[CapturedTable]]:
     """Returns the captured tables by the alias of their connection; an empty dict if no model has ``relay = True``.
 
     These are the tables of such models, and the through tables of their many-to-many relations on which lists or
-    derived entries depend. Raises ``CacheConfigurationError`` if two connections with captured tables lead to one
-    database, because the relay of one connection would delete the lines of the other.
+    derived entries depend. With ``every``, those of all other cached models, too. Raises ``CacheConfigurationError`` if
+    two connections with captured tables lead to one database, because the relay of one connection would delete the
+    lines of the other.
     """
-    found: dict[tuple[str, str], CapturedTable] = {}
-    for model, entries in cache.models.items():
-        if entries.rows.relayed:
-            schema = entries.schema
-            place = schema.connection, schema.table
-            known = found.get(place)
-            models = (*known.models, model) if known is not None else (model,)
-            found[place] = _captured_model(cache, schema, models)
-    for place, columns in _through_tables(cache):
-        if place not in found:
-            connection, name = place
-            own, _, table = name.rpartition(".")
-            found[place] = CapturedTable(connection, own or None, table, "", tuple(sorted(columns)), ())
+    found = _collect(cache, every=False)
+    if every:
+        found = _collect(cache, every=True) | found
     by_connection: dict[str, list[CapturedTable]] = {}
     for _, each in sorted(found.items()):
         by_connection.setdefault(each.connection, []).append(each)
@@ -73,14 +69,48 @@ def captured_tables(cache: OpenCache) -> dict[str, list[CapturedTable]]:
     return by_connection
 
 
-def coverage_fingerprint(tables: Sequence[CapturedTable]) -> str:
-    """Returns 16 hexadecimal digits that identify all that the triggers of one connection capture.
+def further_tables(cache: OpenCache, tables: Sequence[CapturedTable]) -> list[CapturedTable]:
+    """Returns the tables of other cached models on the connections of these tables. They may be captured as well."""
+    known = {(table.connection, table.name) for table in tables}
+    connections = {table.connection for table in tables}
+    found = sorted(_collect(cache, every=True).items())
+    return [table for place, table in found if table.connection in connections and place not in known]
 
-    It is stored with the triggers, and part of the key by which readers learn that a relay is alive. So a release that
-    captures more than the installed triggers is not served from the cache.
+
+def coverage_of(tables: Iterable[CapturedTable]) -> str:
+    """Returns the fingerprints of tables, separated by spaces, as they are stored with the triggers."""
+    return " ".join(sorted(table.fingerprint for table in tables))
+
+
+def coverage_fingerprint(coverage: str) -> str:
+    """Returns 16 hexadecimal digits that identify what ``coverage_of`` returns.
+
+    They are part of the key by which readers learn that a relay is alive. So a release that captures more than the
+    installed triggers is not served from the cache.
     """
-    captured = sorted((table.schema or "", table.table, table.pk, table.columns) for table in tables)
-    return hashlib.blake2b(repr((FORMAT, captured)).encode(), digest_size=_FINGERPRINT_SIZE).hexdigest()
+    return _digest(coverage)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=_FINGERPRINT_SIZE).hexdigest()
+
+
+def _collect(cache: OpenCache, *, every: bool) -> dict[tuple[str, str], CapturedTable]:
+    """Returns the captured tables by connection and name. ``every``: of all cached models."""
+    found: dict[tuple[str, str], CapturedTable] = {}
+    for model, entries in cache.models.items():
+        if every or entries.rows.relayed:
+            schema = entries.schema
+            place = schema.connection, schema.table
+            known = found.get(place)
+            models = (*known.models, model) if known is not None else (model,)
+            found[place] = _captured_model(cache, schema, models)
+    for place, columns in _through_tables(cache, every=every):
+        if place not in found:
+            connection, name = place
+            own, _, table = name.rpartition(".")
+            found[place] = CapturedTable(connection, own or None, table, "", tuple(sorted(columns)), ())
+    return found
 
 
 def _captured_model(cache: OpenCache, schema: ModelSchema, models: tuple[type[Model], ...]) -> CapturedTable:
@@ -96,8 +126,8 @@ def _captured_model(cache: OpenCache, schema: ModelSchema, models: tuple[type[Mo
     return CapturedTable(schema.connection, *own, pk, tuple(sorted({pk, *columns.values()})), models)
 
 
-def _through_tables(cache: OpenCache) -> Iterable[tuple[tuple[str, str], tuple[str, str]]]:
-    """Yields the through tables at models with ``relay = True``: connection and name, and the columns."""
+def _through_tables(cache: OpenCache, *, every: bool) -> Iterable[tuple[tuple[str, str], tuple[str, str]]]:
+    """Yields the through tables at models with ``relay = True``, or at all: connection and name, and the columns."""
     listed = {(through.owner.connection, through.relation.table) for through in cache.many_to_many}
     for model, entries in cache.models.items():
         for name in many_to_many_names(model):
@@ -106,7 +136,7 @@ def _through_tables(cache: OpenCache) -> Iterable[tuple[tuple[str, str], tuple[s
                 continue
             place = entries.schema.connection, relation.table
             other = cache.models.get(relation.related)
-            relayed = entries.rows.relayed or (other is not None and other.rows.relayed)
+            relayed = every or entries.rows.relayed or (other is not None and other.rows.relayed)
             if relayed and (place in listed or cache.versions.key(*place) is not None):
                 yield place, (relation.own_column, relation.other_column)
 
@@ -122,6 +152,6 @@ def _refuse_two_connections(cache: OpenCache, by_connection: dict[str, list[Capt
                 for each in (other, tables[0])
             )
             raise CacheConfigurationError(
-                f"CacheMeta.relay: {names} use two connections to one database. Give all models with relay = True of "
-                "a database the same connection."
+                f"CacheMeta.relay: {names} use two connections to one database. Give all models of a database whose "
+                "writes are captured the same connection."
             )

@@ -13,7 +13,7 @@ from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
 from aiomodelcache.entries.model import DependentEntries, ModelEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
+from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint, coverage_of
 
 _DIGEST_SIZE: Final = 8
 
@@ -29,7 +29,7 @@ def liveness_keys(cache: OpenCache) -> dict[str, bytes]:
 def claim_fingerprint(cache: OpenCache, tables: Iterable[CapturedTable]) -> str:
     """Returns 16 hex digits that stand for the coverage of these tables, and for the keys that a relay invalidates."""
     tables = list(tables)
-    parts = {coverage_fingerprint(tables).encode()}
+    parts = {coverage_fingerprint(coverage_of(tables)).encode()}
     names = {table.name for table in tables}
     for entries in cache.models.values():
         if entries.schema.table in names:

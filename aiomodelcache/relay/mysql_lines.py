@@ -26,7 +26,7 @@ _SERVER: Final = """
         @@server_id AS id, UNIX_TIMESTAMP() AS now
 """
 _GUARD: Final = """
-    SELECT 'coverage' AS kind, '' AS name, CONCAT_WS(' ', fingerprint, owner) AS state FROM {coverage}
+    SELECT 'coverage' AS kind, '' AS name, CONCAT_WS(' ', captured, owner) AS state FROM {coverage}
   UNION ALL
     SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, MD5(action_statement))
     FROM information_schema.triggers WHERE ({triggers})
@@ -113,29 +113,38 @@ class MySQLLines(PolledLines):
             self._database = await Database.of(self._client)
         return self._database
 
-    def reset(self) -> None:
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
         """Forgets the types of columns."""
+        self._tables = {table.name: table for table in tables}
         self._types = None
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""
         rows = await self.rows(limit)
         if self._types is None and any(row["op"] != "A" for row in rows):
-            database = await self._own_database()
-            types = await column_types(self._client, database, self._all)
-            self._types = {table.name: types[database.place(table)] for table in self._all}
+            self._types = await self._read_types()
         return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
+
+    async def _read_types(self) -> dict[str, Mapping[str, str]]:
+        database, tables = await self._own_database(), [*self._tables.values()]
+        try:
+            types = await column_types(self._client, database, tables)
+        except RelayError:  # one that is not relayed is gone, so its lines name it as a whole
+            tables = [*self._all]
+            types = await column_types(self._client, database, tables)
+        return {table.name: types[database.place(table)] for table in tables}
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))
-        if table is None or self._types is None or not is_exact(table, self._types[table.name]):
+        types = {} if self._types is None else self._types
+        if table is None or table.name not in types or not is_exact(table, types[table.name]):
             return None
         op = str(row["op"])
         needed = [name for name, ops in (("old", "UD"), ("new", "UI")) if op in ops]
         if not needed or any(row[name] is None for name in needed):
             return None
         try:
-            old, new = [_values(table, self._types[table.name], row[name]) for name in ("old", "new")]
+            old, new = [_values(table, types[table.name], row[name]) for name in ("old", "new")]
         except (ValueError, ArithmeticError, TypeError):
             return None
         return [(old, new)]

@@ -48,7 +48,7 @@ SHAPE: Final = """
 """The server's run, and the shape of the captured tables."""
 _GUARD: Final = f"""{CAPTURED}
     SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|', {SHAPE},
-        (SELECT string_agg(concat_ws(' ', fingerprint, owner), ' ') FROM {COVERAGE}),
+        (SELECT string_agg(concat_ws(' ', captured, owner), ' ') FROM {COVERAGE}),
         (SELECT string_agg(concat_ws(' ', t.oid, t.xmin, tgenabled), ',' ORDER BY t.oid)
             FROM pg_catalog.pg_trigger t JOIN captured ON tgrelid = relation WHERE tgname LIKE '{PREFIX}%'),
         (SELECT string_agg(concat_ws(' ', p.oid, p.xmin), ',' ORDER BY p.oid) FROM pg_catalog.pg_proc p
@@ -82,6 +82,7 @@ class PostgresLines:
         self._client: Any = client
         self._marks = placeholders(client)
         """The driver's placeholders of two parameters."""
+        self._relations = [*map(relation_name, tables), CHANGES]
         self._tables = {table.name: table for table in tables}
         self._listener = _Listener(client)
         self._watermark = 0
@@ -93,8 +94,7 @@ class PostgresLines:
 
     async def guard(self) -> Hashable:
         """Returns what identifies the server's run and the catalogue. Raises ``RelayError`` for a replica."""
-        relations = [*map(relation_name, self._tables.values()), CHANGES]
-        names = ", ".join(f"({literal(relation)})" for relation in relations)
+        names = ", ".join(f"({literal(relation)})" for relation in self._relations)
         [row] = await select(self._client, _GUARD.format(names))
         if row["recovers"]:
             raise RelayError(
@@ -103,8 +103,9 @@ class PostgresLines:
             )
         return str(row["guard"])
 
-    def reset(self) -> None:
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
         """Forgets the watermark and the types of columns."""
+        self._tables = {table.name: table for table in tables}
         self._watermark = 0
         self._values.clear()
 

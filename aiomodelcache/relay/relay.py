@@ -253,7 +253,7 @@ class Drain:
     def source(self) -> Source:
         """The source of changes, made at first use."""
         if self._source is None:
-            self._source = source_of(named_client(self.status.connection), self._tables, self._cache.config)
+            self._source = source_of(named_client(self.status.connection), self._tables, self._cache)
         return self._source
 
     async def drain(self) -> bool:
@@ -318,7 +318,7 @@ class Drain:
             return
         key = self.liveness_key + b":" + checked
         if self._checked is not None or not (await self._remaining(key)):
-            await self._invalidator.invalidate_all(self._tables)
+            await self._invalidator.invalidate_all(self.source.tables)
             self.status.cleared += 1
         await self._claim(key, t0 + CHECKED_TTL)
         self._checked = checked

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import OperationalError
 
-from aiomodelcache.config import CacheConfig
+from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, column_attribute, value_converters
-from aiomodelcache.relay.captured import CapturedTable
+from aiomodelcache.relay.captured import CapturedTable, further_tables
 from aiomodelcache.relay.lines import Line, Pairs, Values
 from aiomodelcache.relay.mysql_lines import MySQLLines
 from aiomodelcache.relay.postgres_lines import PostgresLines
@@ -48,8 +48,8 @@ class Lines(Protocol):
         """Returns a value that changes if the database may have changed rows without a line. Raises ``RelayError``."""
         ...
 
-    def reset(self) -> None:
-        """Forgets what was learned of the catalogue and of the lines that are gone."""
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
+        """Forgets what was learned of the catalogue and of the lines that are gone. Lines of these tables are read."""
         ...
 
     async def read(self, limit: int) -> list[Line]:
@@ -84,10 +84,18 @@ class Source:
     """
 
     def __init__(
-        self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], lines: Lines, dialect: Dialect
+        self,
+        client: BaseDBAsyncClient,
+        tables: Sequence[CapturedTable],
+        lines: Lines,
+        dialect: Dialect,
+        further: Sequence[CapturedTable] = (),
     ) -> None:
+        self.tables = tables
+        """The tables whose changes are read. Once checked, those of ``further`` that are captured are among them."""
         self._client = client
-        self._tables = tables
+        self._required = tables
+        self._further = further
         self._by_source = {table.name: _Table(table) for table in tables}
         self._lines = lines
         self._dialect = dialect
@@ -114,13 +122,14 @@ class Source:
             raise
         if guard != self._verified:
             self._verified = None
-            self._lines.reset()
-            await self._check_installation()
+            self.tables = [*self._required, *await self._check_installation()]
+            self._by_source = {table.name: _Table(table) for table in self.tables}
+            self._lines.reset(self.tables)
             self._verified = guard
         return guard
 
-    async def _check_installation(self) -> None:
-        await check_installation(self._client, self._tables, self._dialect)
+    async def _check_installation(self) -> Sequence[CapturedTable]:
+        return await check_installation(self._client, self._required, self._dialect, self._further)
 
     async def begin(self) -> None:
         """Begins to find out whether something is left out, by the ``changes`` that follow. Raises ``RelayError``."""
@@ -137,7 +146,7 @@ class Source:
         ]
 
     def _undeclared(self, name: str) -> "_Table":
-        """Returns a table of former declarations. Nothing depends on it, but its lines have to be deleted."""
+        """Returns a table of other declarations. No claim depends on it, but its lines have to be deleted."""
         return _Table(CapturedTable(self._client.connection_name, None, name, "", (), ()))
 
     async def delete(self, ids: Sequence[int]) -> None:
@@ -194,9 +203,12 @@ class Source:
 class TriggerSource(Source):
     """The changes that triggers note in the change table."""
 
-    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
+    def __init__(
+        self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], further: Sequence[CapturedTable] = ()
+    ) -> None:
+        """``further``: tables that no claim depends on. Where triggers are on them, too, their lines are read."""
         dialect = dialect_of(client)
-        super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect)
+        super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect, further)
 
     async def waiting_since(self) -> float | None:
         """See ``Source``."""
@@ -234,11 +246,11 @@ class StreamSource(Source):
         await self._stream.relieve()
 
 
-def source_of(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], config: CacheConfig) -> Source:
+def source_of(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], cache: OpenCache) -> Source:
     """Returns the source that is configured. On other databases than PostgreSQL, triggers are the only one."""
-    if config.relay_source == "pgoutput" and client.capabilities.dialect == "postgres":
-        return StreamSource(client, tables, config.relay_slot_limit)
-    return TriggerSource(client, tables)
+    if cache.config.relay_source == "pgoutput" and client.capabilities.dialect == "postgres":
+        return StreamSource(client, tables, cache.config.relay_slot_limit)
+    return TriggerSource(client, tables, further_tables(cache, tables))
 
 
 class _Table:

@@ -23,16 +23,17 @@ class SQLiteLines(PolledLines):
     async def guard(self) -> Hashable:
         """Returns what identifies the file, its schema and the installed coverage."""
         [version] = await select(self._client, "PRAGMA schema_version")
-        coverage = await select(self._client, f"SELECT fingerprint, owner FROM {COVERAGE}")
+        coverage = await select(self._client, f"SELECT captured, owner FROM {COVERAGE}")
         client: Any = self._client
         file: tuple[int, ...] = ()
         with suppress(OSError):  # a database in memory
             found = os.stat(client.filename)
             file = found.st_dev, found.st_ino
-        return file, int(version["schema_version"]), *[(str(row["fingerprint"]), str(row["owner"])) for row in coverage]
+        return file, int(version["schema_version"]), *[(str(row["captured"]), str(row["owner"])) for row in coverage]
 
-    def reset(self) -> None:
-        """Does nothing: nothing is remembered."""
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
+        """Reads the lines of these tables from now on."""
+        self._tables = {table.name: table for table in tables}
 
     async def read(self, limit: int) -> list[Line]:
         """Returns up to ``limit`` lines, by number."""

@@ -42,6 +42,30 @@ def test_status_names_what_is_missing_until_it_is_installed(relayed: Application
     assert relayed.run("triggers", "remove").out == "ok default: dropped 0 objects\n"
 
 
+def test_triggers_of_all_cached_models(relayed: Application, tmp_path: Path) -> None:
+    assert "2 tables" in relayed.run("triggers", "install").out
+    relayed.run("triggers", "status", "--all", status=1)
+    assert relayed.run("triggers", "install", "--all").out == "ok default: created 10 triggers\n"
+    assert relayed.run("triggers", "install", "--all").out == "ok default: nothing to do\n"
+    ran = relayed.run("triggers", "status")
+    assert ran.out.endswith("ok default: the triggers are those of the declarations, and of 2 more tables\n")
+    assert ["default", "unrelayed", "5", "further"] in [line.split() for line in ran.out.splitlines()]
+    assert relayed.run("triggers", "status", "--all").out.endswith("those of the declarations\n")
+    script = relayed.run("triggers", "sql", "--all").out
+    relayed.run("triggers", "remove", "--all")
+    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+        connection.executescript(script)
+    relayed.run("triggers", "status", "--all")
+    relayed.run("triggers", "install")
+    assert "further" not in relayed.run("triggers", "status").out
+
+
+def test_without_relayed_models_all_can_be_captured(application: Application) -> None:
+    application.run("triggers", "install", "--all")
+    application.run("triggers", "status", "--all")
+    application.run("triggers", "remove")
+
+
 def test_the_statements_are_what_a_migration_needs(relayed: Application, tmp_path: Path) -> None:
     script = relayed.process("triggers", "sql").out
     assert script.startswith("-- connection default\n")

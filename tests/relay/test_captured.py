@@ -7,8 +7,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext
 
 from aiomodelcache import CacheConfigurationError, ModelCache
-from aiomodelcache.relay.captured import captured_tables, coverage_fingerprint
-from tests.support.models.relay_models import Branch, Reading, Seat, Spelling, Typed, Venue
+from aiomodelcache.relay.captured import captured_tables, coverage_of, further_tables
+from tests.support.models.relay_models import Branch, Label, Reading, Seat, Spelling, Typed, Unrelayed, Venue
 from tests.support.models.shared_models import Place
 from tests.support.models.sharing_models import PlaceCard
 
@@ -41,18 +41,18 @@ async def test_tables_of_relayed_models_and_their_through_tables_are_captured(
 
 async def test_the_fingerprint_is_of_all_that_is_captured(cache: ModelCache) -> None:
     [tables] = captured_tables(cache.open_cache).values()
-    whole = coverage_fingerprint(tables)
-    assert len(whole) == 16
-    assert int(whole, 16)
-    assert coverage_fingerprint(tables[::-1]) == whole
-    assert coverage_fingerprint([replace(table, connection="other", models=()) for table in tables]) == whole
+    whole = coverage_of(tables)
+    assert whole.split() == sorted(table.fingerprint for table in tables)
+    assert {len(table.fingerprint) for table in tables} == {16}
+    assert coverage_of(tables[::-1]) == whole
+    assert coverage_of([replace(table, connection="other", models=()) for table in tables]) == whole
     others = [
         tables[1:],
         [*tables[1:], replace(tables[0], columns=(*tables[0].columns, "more"))],
         [*tables[1:], replace(tables[0], schema="other")],
         [*tables[1:], replace(tables[0], table="other")],
     ]
-    assert len({whole, *map(coverage_fingerprint, others)}) == 5
+    assert len({whole, *map(coverage_of, others)}) == 5
 
 
 @pytest.mark.models("tests.support.models.relay_base_models")
@@ -62,8 +62,21 @@ async def test_all_models_of_a_base_are_captured(cache: ModelCache) -> None:
 
 
 @pytest.mark.models("tests.support.models.models")
-async def test_without_relayed_models_nothing_is_captured(cache: ModelCache) -> None:
+async def test_without_relayed_models_nothing_is_captured_unless_all_are(cache: ModelCache) -> None:
     assert captured_tables(cache.open_cache) == {}
+    [tables] = captured_tables(cache.open_cache, every=True).values()
+    assert {model for table in tables for model in table.models} == set(cache.open_cache.models)
+
+
+async def test_all_cached_models_are_captured_along_with_those_that_are_relayed(cache: ModelCache) -> None:
+    [relayed] = captured_tables(cache.open_cache).values()
+    [tables] = captured_tables(cache.open_cache, every=True).values()
+    further = further_tables(cache.open_cache, relayed)
+    assert {table.name: (table.columns, table.models) for table in further} == {
+        "label": (("id",), (Label,)),
+        "unrelayed": (("id",), (Unrelayed,)),
+    }
+    assert sorted(tables, key=str) == sorted([*relayed, *further], key=str)
 
 
 async def test_two_connections_to_one_database_are_refused(database: BaseDBAsyncClient) -> None:

@@ -203,6 +203,33 @@ async def test_lookups_are_fresh_after_a_drain(cache: ModelCache, drain: Drain, 
         await drain.drain()
 
 
+async def test_with_triggers_of_all_models_a_relay_invalidates_rows_of_those_that_do_not_have_it(
+    cache: ModelCache, database: BaseDBAsyncClient, outside: Outside
+) -> None:
+    """They are used without a relay, too. A line of theirs invalidates its row alone, and is deleted."""
+    every = captured_tables(cache.open_cache, every=True)[database.connection_name]
+    assert Note in {model for table in every for model in table.models}
+    await install(database, every)
+    async with relaying(cache) as drain:
+        await create_rows()
+        await Note.create(id=2, text="other")
+        await drain.drain()
+        await believe(cache)
+        cleared = drain.status.cleared
+        before = await answers()
+        for number in (1, 2):
+            await Note.cache.get(id=number)
+        await outside("UPDATE note SET text = 'new' WHERE id = 1", "UPDATE author SET name = 'new' WHERE id = 1")
+        assert await drain.drain()
+        with count_ops(cache) as ops:
+            assert [(await Note.cache.get(id=number)).text for number in (1, 2)] == ["new", "other"]
+        assert len(ops.statements) == 1
+        assert await answers() == await fresh(cache) != before
+        assert (drain.status.cleared, drain.status.tables) == (cleared, len(every) - 1)
+        assert await drain.claim_left() > 0
+        assert await drain.source.changes(10) == []
+
+
 # Two relays, and relays that end ----------------------------------------------------------------------------
 
 on_postgres = pytest.mark.only_on("postgres", because="the steps are the same on every database")

@@ -10,7 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
 from aiomodelcache.exceptions import RelayError
-from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_fingerprint
+from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_of
 from aiomodelcache.relay.source import Change, Source, TriggerSource
 from aiomodelcache.relay.triggers.installation import (
     check_installation,
@@ -213,7 +213,7 @@ async def test_removing_leaves_nothing_and_installing_twice_changes_nothing(
         assert (await source.check(), await catalogue(run, db_url.dialect)) == (guard, installed)
         state = await installation_state(database, tables)
         assert state.is_current
-        assert state.installed == coverage_fingerprint(tables)
+        assert state.captured == coverage_of(tables)
         await remove(database)
         assert await catalogue(run, db_url.dialect) == bare
         assert await remove(database) == []
@@ -247,10 +247,66 @@ async def test_triggers_of_other_declarations_are_out_of_date(
     made = await install(database, tables)
     assert {each.source for each in made if each.kind == "trigger"} == {"reading"}
     await source.check()
+    client: Any = database
+    await client.execute_query("UPDATE aiomodelcache_coverage SET captured = 'other'")
     with pytest.raises(RelayError, match="installed for other declarations"):
-        await check_installation(database, fewer)
+        await source.check()
     await install(database, fewer)
     with pytest.raises(RelayError, match="missing"):
+        await source.check()
+    await source.close()
+
+
+@pytest.mark.every_pair(because="each database has triggers of its own")
+async def test_triggers_of_further_tables_do_no_harm(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    """Objects that both share are other ones then: triggers of common parents on MariaDB, the lines of SQLite."""
+    own = [table for table in tables if table.table in ("seat", "spelling")]
+    further = [table for table in tables if table not in own]
+    await install(database, tables)
+    source = TriggerSource(database, own, further)
+    await source.check()
+    assert {table.name for table in source.tables} == {table.name for table in tables}
+    state = await installation_state(database, own, further=further)
+    assert state.is_current
+    assert {each.state for each in state.objects} == {"ok", "further"}
+    async with other_program(db_url) as run:
+        await run_all(run, RESET)
+        await drained(source)
+        await run_all(
+            run, ["UPDATE seat SET code = 'x' WHERE id = 1", "INSERT INTO reading (id, region) VALUES (9, 1)"]
+        )
+        assert seen(await drained(source)) == {("seat", (1, "a"), (1, "x")), ("reading", None, (9, 1))}
+        for table in ("reading", "seat"):
+            trigger = next(each for each in state.objects if each.source == table and each.kind == "trigger")
+            await run(f"DROP TRIGGER {trigger.name}{f' ON {trigger.on}' * (db_url.dialect == 'postgres')}")
+            if table == "reading":
+                await source.check()
+        with pytest.raises(RelayError, match=f"{trigger.name} on .* is missing"):
+            await source.check()
+        await install(database, own)
+        await source.check()
+        assert list(source.tables) == own
+        await run("UPDATE reading SET region = 2")
+        assert seen(await drained(source)) == set()
+    await source.close()
+
+
+async def test_lines_of_a_table_that_is_gone_name_it_as_a_whole(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    own = [table for table in tables if table.table != "reading"]
+    [reading] = [table for table in tables if table not in own]
+    await install(database, tables)
+    source = TriggerSource(database, own, [reading])
+    await source.check()
+    async with other_program(db_url) as run:
+        await run_all(run, [*RESET, "DELETE FROM seat WHERE id = 1", "INSERT INTO reading (id, region) VALUES (9, 1)"])
+        await run("DROP TABLE reading")
+        found = {change.table.name: change.rows is None for change in await drained(source)}
+        assert found["seat"] is False
+        assert found["reading"] is (db_url.dialect != "sqlite")  # whose lines need no types
         await source.check()
     await source.close()
 

@@ -60,7 +60,7 @@ RETRY_INTERVAL: Final = 0.05
 
 _GUARD: Final = f"""{CAPTURED}
     SELECT slot, position::text, pg_catalog.md5(pg_catalog.concat_ws('|', {SHAPE},
-        fingerprint, owner, slot,
+        captured, owner, slot,
         (SELECT string_agg(concat_ws(' ', oid, xmin), ',') FROM pg_catalog.pg_publication WHERE pubname = {{}}),
         (SELECT string_agg(concat_ws(' ', r.oid, r.xmin), ',' ORDER BY r.oid) FROM pg_catalog.pg_publication_rel r
             WHERE prpubid = (SELECT oid FROM pg_catalog.pg_publication WHERE pubname = {{}})),
@@ -133,8 +133,8 @@ class StreamLines:
             await self.close()
             await drop_slot(self._client, state)
 
-    def reset(self) -> None:
-        """Forgets what was learned of the catalogue."""
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
+        """Forgets what was learned of the catalogue. The tables are always the same."""
         self._rows.reset()
 
     async def _state(self) -> SlotState:

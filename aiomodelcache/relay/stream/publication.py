@@ -35,8 +35,8 @@ from aiomodelcache.relay.triggers.postgres import (
 )
 
 STREAM: Final = f"{PREFIX}stream"
-"""The table of one row: the fingerprint of the coverage, the owner, and the last known state of the slot."""
-_COLUMNS: Final = "(fingerprint text, owner text, slot text, position pg_lsn)"
+"""The table of one row: the coverage, the owner, and the last known state of the slot."""
+_COLUMNS: Final = "(captured text, owner text, slot text, position pg_lsn)"
 _FLAGS: Final = "f t t t t f"
 """Not of all tables, but of all kinds of changes, and of partitions as themselves."""
 _INSTALLED: Final = f"""

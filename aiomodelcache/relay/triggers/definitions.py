@@ -13,7 +13,7 @@ PREFIX: Final = "aiomodelcache_"
 CHANGES: Final = f"{PREFIX}changes"
 """The table of captured lines."""
 COVERAGE: Final = f"{PREFIX}coverage"
-"""The table of one row: the fingerprint of the installed coverage, and the cache that lines are drained for."""
+"""The table of one row: the installed coverage, and the cache that lines are drained for."""
 TABLE_STATE: Final = f"format {FORMAT}"
 """The comment on installed tables, and their state."""
 MAX_ROWS: Final = 10_000
@@ -101,9 +101,9 @@ def backquoted(*names: str | None) -> str:
     return ".".join("`" + name.replace("`", "``") + "`" for name in names if name is not None)
 
 
-def store_coverage(table: str, fingerprint: str) -> tuple[str, ...]:
+def store_coverage(table: str, coverage: str) -> tuple[str, ...]:
     """Returns the statements that note the installed coverage."""
-    return f"DELETE FROM {table}", f"INSERT INTO {table} (fingerprint) VALUES ({literal(fingerprint)})"
+    return f"DELETE FROM {table}", f"INSERT INTO {table} (captured) VALUES ({literal(coverage)})"
 
 
 async def select(client: Any, statement: str, values: list[Any] | None = None) -> Rows:

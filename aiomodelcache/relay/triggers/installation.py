@@ -1,13 +1,14 @@
 """Installs the triggers of one connection, compares them with the declarations, and removes them."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
-from aiomodelcache.relay.captured import CapturedTable, coverage_fingerprint
+from aiomodelcache.relay.captured import CapturedTable, coverage_fingerprint, coverage_of
 from aiomodelcache.relay.triggers.definitions import Definition, Dialect, select, store_coverage
 from aiomodelcache.relay.triggers.mysql import MySQLTriggers
 from aiomodelcache.relay.triggers.postgres import PostgresTriggers
@@ -32,25 +33,43 @@ class ObjectState(NamedTuple):
     on: str
     name: str
     state: str
-    """``ok``, ``missing``, ``changed`` (other text, disabled) or ``superfluous``."""
+    """``ok``, ``missing``, ``changed`` (other text, disabled), ``further`` (of a further table) or ``superfluous``."""
 
 
 class InstallationState(NamedTuple):
     """The installation of a connection, compared with the declarations."""
 
-    fingerprint: str
-    """The fingerprint of the declarations."""
-    installed: str | None
-    """The fingerprint of the installed coverage, or None if nothing is installed."""
+    declared: str
+    """The coverage of the declarations."""
+    captured: str | None
+    """The installed coverage, or None if nothing is installed."""
     objects: Sequence[ObjectState]
+    further: Sequence[CapturedTable] = ()
+    """The further tables that are captured as well."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the declarations."""
+        return coverage_fingerprint(self.declared)
+
+    @property
+    def installed(self) -> str | None:
+        """The fingerprint of the installed coverage, or None if nothing is installed."""
+        return None if self.captured is None else coverage_fingerprint(self.captured)
 
     @property
     def is_current(self) -> bool:
         """True if the installation captures all that is declared.
 
-        A superfluous trigger, as of a partition that was detached, only writes lines that nothing depends on.
+        Other triggers, as of further tables or of a partition that was detached, only write lines that no claim
+        depends on.
         """
-        return self.fingerprint == self.installed and not self.wrong
+        return self.covers and not self.wrong
+
+    @property
+    def covers(self) -> bool:
+        """True if the installed coverage has all declared tables as they are declared."""
+        return self.captured is not None and set(self.declared.split()) <= set(self.captured.split())
 
     @property
     def wrong(self) -> list[ObjectState]:
@@ -76,7 +95,7 @@ async def installation_statements(
     dialect = dialect or dialect_of(client)
     wanted = await dialect.wanted(client, tables)
     statements = [statement for each in wanted for statement in each.create]
-    return [*statements, *store_coverage(dialect.coverage, coverage_fingerprint(tables))]
+    return [*statements, *store_coverage(dialect.coverage, coverage_of(tables))]
 
 
 def script_of(client: BaseDBAsyncClient, statements: Iterable[str]) -> str:
@@ -100,16 +119,16 @@ async def install(
     """
     dialect = dialect or dialect_of(client)
     wanted, installed = await dialect.wanted(client, tables), await dialect.installed(client)
-    fingerprint = coverage_fingerprint(tables)
+    coverage = coverage_of(tables)
     made = [each for each in wanted if installed.get(each.place) != each.state]
     superfluous = sorted(set(installed) - {each.place for each in wanted}, key=_drop_order)
-    if not made and not superfluous and await _coverage(client, dialect) == fingerprint:
+    if not made and not superfluous and await _coverage(client, dialect) == coverage:
         return []
     # Where each statement commits by itself, nothing is trusted before the last one.
     unsure = [f"DELETE FROM {dialect.coverage}"] if ("", dialect.coverage) in installed else []
     unsure += [dialect.drop(each.place) for each in made if each.kind == "table" and each.place in installed]
     statements = [*unsure, *[statement for each in made for statement in each.create], *map(dialect.drop, superfluous)]
-    await dialect.run(client, [*statements, *store_coverage(dialect.coverage, fingerprint)])
+    await dialect.run(client, [*statements, *store_coverage(dialect.coverage, coverage)])
     return made
 
 
@@ -123,26 +142,48 @@ async def remove(client: BaseDBAsyncClient, dialect: Dialect | None = None) -> l
 
 
 async def installation_state(
-    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
+    client: BaseDBAsyncClient,
+    tables: Sequence[CapturedTable],
+    dialect: Dialect | None = None,
+    further: Sequence[CapturedTable] = (),
 ) -> InstallationState:
-    """Compares the installation with the declarations. Raises ``RelayError`` for a table that cannot be captured."""
+    """Compares the installation with the declarations. Raises ``RelayError`` for a table that cannot be captured.
+
+    ``further``: tables that need not be captured. With some that are, objects that several tables share may be others.
+    """
     dialect = dialect or dialect_of(client)
     wanted, installed = await dialect.wanted(client, tables), await dialect.installed(client)
+    coverage = await _coverage(client, dialect)
+    further = [table for table in further if table.fingerprint in (coverage or "").split()]
+    wider: list[Definition] = []
+    if further:
+        with suppress(RelayError):  # a further table is gone, or cannot be captured any more
+            wider = await dialect.wanted(client, [*tables, *further])
+    shared = {each.place: each.state for each in wider}
     objects: list[ObjectState] = []
     for each in wanted:
         found = installed.pop(each.place, None)
-        state = "missing" if found is None else "ok" if found == each.state else "changed"
+        is_right = found is not None and found in (each.state, shared.get(each.place))
+        state = "missing" if found is None else "ok" if is_right else "changed"
         objects.append(ObjectState(each.kind, each.source, each.on, each.name, state))
+    more = [each for each in wider if installed.pop(each.place, None) is not None]
+    objects += [ObjectState(each.kind, each.source, each.on, each.name, "further") for each in more]
     objects += [ObjectState("trigger" if on else "", "", on, name, "superfluous") for on, name in sorted(installed)]
-    return InstallationState(coverage_fingerprint(tables), await _coverage(client, dialect), objects)
+    return InstallationState(coverage_of(tables), coverage, objects, further)
 
 
 async def check_installation(
-    client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
-) -> None:
-    """Raises ``RelayError`` unless the installation captures all that is declared."""
+    client: BaseDBAsyncClient,
+    tables: Sequence[CapturedTable],
+    dialect: Dialect | None = None,
+    further: Sequence[CapturedTable] = (),
+) -> Sequence[CapturedTable]:
+    """Raises ``RelayError`` unless the installation captures all that is declared.
+
+    Returns those of ``further`` that are captured as well.
+    """
     dialect = dialect or dialect_of(client)
-    state = await installation_state(client, tables, dialect)
+    state = await installation_state(client, tables, dialect, further)
     connection = client.connection_name
     if state.installed is None:
         raise RelayError(f"{connection}: {dialect.missing}: {dialect.remedy}.")
@@ -152,20 +193,21 @@ async def check_installation(
             f"{connection}: the {each.kind or 'object'} {each.name}{f' on {each.on}' * bool(each.on)} is {each.state}"
             f"{f', and {len(wrong) - 1} more' * (len(wrong) > 1)}: {dialect.remedy}."
         )
-    if state.fingerprint != state.installed:
+    if not state.covers:
         raise RelayError(
             f"{connection}: it was installed for other declarations ({state.installed}, and these are "
             f"{state.fingerprint}): {dialect.remedy} of the release that runs."
         )
+    return state.further
 
 
 async def _coverage(client: Any, dialect: Dialect) -> str | None:
-    """Returns the fingerprint of the installed coverage, or None."""
+    """Returns the installed coverage, or None."""
     try:
-        rows = await select(client, f"SELECT fingerprint FROM {dialect.coverage}")
+        rows = await select(client, f"SELECT captured FROM {dialect.coverage}")
     except OperationalError:  # no such table
         return None
-    return cast("str", rows[0]["fingerprint"]) if rows else None
+    return cast("str", rows[0]["captured"]) if rows else None
 
 
 def _drop_order(place: tuple[str, str]) -> tuple[int, str, str]:

@@ -206,7 +206,7 @@ def _own_tables(changes: str, coverage: str) -> list[Definition]:
         "old LONGTEXT, new LONGTEXT, written TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)) "
         "DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
-    tables = ((CHANGES, changes, columns), (COVERAGE, coverage, "(fingerprint CHAR(16), owner CHAR(64))"))
+    tables = ((CHANGES, changes, columns), (COVERAGE, coverage, "(captured TEXT, owner CHAR(64))"))
     settings = f"ENGINE = InnoDB COMMENT = {literal(TABLE_STATE)}"
     return [
         Definition("table", "", name, TABLE_STATE, (f"CREATE TABLE IF NOT EXISTS {place} {columns} {settings}",))

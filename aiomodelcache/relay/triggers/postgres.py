@@ -168,7 +168,7 @@ def check_relations(table: CapturedTable, rows: Rows) -> None:
     if not kinds <= {"r", "p"}:
         raise RelayError(
             f"{table.name} is, or has a partition that is, no table of this database (a view or a foreign table), so "
-            "its writes cannot be captured: remove relay = True from its CacheMeta."
+            "its writes cannot be captured: remove relay = True from its CacheMeta, or leave --all out."
         )
 
 
@@ -192,7 +192,7 @@ def _own_tables(schema: str) -> list[Definition]:
         "WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000)"
     )
     found: list[Definition] = []
-    for name, columns in ((CHANGES, changes), (COVERAGE, "(fingerprint text, owner text)")):
+    for name, columns in ((CHANGES, changes), (COVERAGE, "(captured text, owner text)")):
         place = quoted(schema, name)
         create = (
             f"CREATE TABLE IF NOT EXISTS {place} {columns}",
