@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from asyncpg import InterfaceError  # type: ignore[import-untyped]
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
 from tortoise.exceptions import IntegrityError
@@ -225,6 +226,38 @@ async def test_a_rollback_that_is_stuck_is_given_up(
         await gate.reached()
         task.cancel()
         assert await task
+
+
+@pytest.mark.only_on("postgres", because="other drivers do not look at whose connection it is")
+@pytest.mark.parametrize("shielded", [False, True], ids=["as it is", "as the page says"])
+async def test_a_transaction_of_tortoise_that_is_cancelled_stays_the_one_of_its_task(
+    database: BaseDBAsyncClient, again: BaseDBAsyncClient, gates: Gates, shielded: bool
+) -> None:
+    """No cache is open. If this fails with a later Tortoise, remove the remedy from the page about troubleshooting."""
+
+    async def rename() -> None:
+        async with in_transaction(database.connection_name):
+            await User.filter(team=1).update(team=2)
+
+    async def rename_in_a_task() -> None:
+        await asyncio.shield(asyncio.create_task(rename()))
+
+    async def both() -> None:
+        with writes_without_cache():
+            await request(rename_in_a_task if shielded else rename, "next", names)
+
+    async with nothing_lost(database, again) as names:
+        gate = gates.hold("release", "after")
+        task = asyncio.create_task(both())
+        await gate.reached()
+        task.cancel()
+        gate.open()
+        if shielded:
+            await task
+        else:
+            with pytest.raises(InterfaceError, match="released back to the pool"):
+                await task
+        assert names == ({"next"} if shielded else set())
 
 
 @pytest.mark.exhaustive(because="cancels thousands of requests at random moments")
