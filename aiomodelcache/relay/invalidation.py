@@ -35,14 +35,14 @@ class Invalidator:
         self._cache = cache
         self._intent = Intent()
 
-    async def invalidate(self, changes: Sequence[Change], *, whole: bool = False) -> None:
-        """Invalidates what the changes name. With ``whole``, everything about the models of their tables instead.
+    async def invalidate(self, changes: Sequence[Change]) -> None:
+        """Invalidates what the changes name.
 
         Raises ``BackendError`` if the store did not take all of it. The whole call has to be repeated then.
         """
         rows = Counter[CapturedTable]()
         for change in changes:
-            rows[change.table] += self._limit + 1 if whole or change.rows is None else len(change.rows)
+            rows[change.table] += self._limit + 1 if change.rows is None else len(change.rows)
         self._intent = Intent()
         await self._clear_tables([table for table, number in rows.items() if number > self._limit])
         exact = [table for table, number in rows.items() if number <= self._limit]

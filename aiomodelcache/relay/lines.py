@@ -68,9 +68,10 @@ class PolledLines:
         self._age = age
         """The expression of SQL for the age of a line."""
 
-    async def rows(self, limit: int) -> Any:
-        """Returns up to ``limit`` rows of the table, by number, each with its ``age``."""
-        statement = f"SELECT {CHANGES}.*, {self._age} AS age FROM {CHANGES} ORDER BY id LIMIT {limit}"
+    async def rows(self, limit: int, *, whole: bool) -> Any:
+        """Returns up to ``limit`` rows of the table, by number, each with its ``age``. ``whole``: without values."""
+        columns = "id, source" if whole else f"{CHANGES}.*"
+        statement = f"SELECT {columns}, {self._age} AS age FROM {CHANGES} ORDER BY id LIMIT {limit}"
         return await select(self._client, statement)
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:

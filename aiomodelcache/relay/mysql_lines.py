@@ -118,12 +118,15 @@ class MySQLLines(PolledLines):
         self._tables = {table.name: table for table in tables}
         self._types = None
 
-    async def read(self, limit: int) -> list[Line]:
-        """Returns up to ``limit`` lines, by number."""
-        rows = await self.rows(limit)
-        if self._types is None and any(row["op"] != "A" for row in rows):
+    async def read(self, limit: int, *, whole: bool = False) -> list[Line]:
+        """Returns up to ``limit`` lines, by number. With ``whole``, each names its whole table."""
+        rows = await self.rows(limit, whole=whole)
+        if self._types is None and not whole and any(row["op"] != "A" for row in rows):
             self._types = await self._read_types()
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
+        return [
+            Line(int(row["id"]), str(row["source"]), None if whole else self._pairs(row), float(row["age"]))
+            for row in rows
+        ]
 
     async def _read_types(self) -> dict[str, Mapping[str, str]]:
         database, tables = await self._own_database(), [*self._tables.values()]

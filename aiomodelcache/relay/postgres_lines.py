@@ -109,8 +109,8 @@ class PostgresLines:
         self._watermark = 0
         self._values.clear()
 
-    async def read(self, limit: int) -> list[Line]:
-        """Returns up to ``limit`` lines, by transaction."""
+    async def read(self, limit: int, *, whole: bool = False) -> list[Line]:
+        """Returns up to ``limit`` lines, by transaction. With ``whole``, each names its whole table."""
         self._listener.clear()
         rows = await select(self._client, _LINES.format(*self._marks), [self._watermark, limit])
         horizon = int(rows[0]["horizon"])
@@ -120,7 +120,7 @@ class PostgresLines:
         if not rows:
             self._watermark = self._next_watermark
         by_source: defaultdict[str, list[int]] = defaultdict(list)
-        left = MAX_READ_ROWS
+        left = -1 if whole else MAX_READ_ROWS
         for row in rows:
             left -= int(row["size"] or 0)
             if row["size"] is not None and left >= 0:

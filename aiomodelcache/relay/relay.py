@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 LINES_PER_DRAIN: Final = 1_000
 """Maximum number of lines of one drain. Beyond it, the next drain follows at once, and nothing is claimed before it."""
 MAX_LINES: Final = 50_000
-"""Maximum number of lines, one after another, that are invalidated by key. Beyond it, whole models are."""
+"""Number of lines, one after another, whose values are read. Beyond it, each line invalidates whole models."""
+LINES_AT_ONCE: Final = 10_000
+"""Maximum number of lines of one drain that reads no values."""
 CLAIMS_PER_LAG: Final = 10
 """Claims that are made within ``relay_lag``, so that readers see the end of a relay late, and a new one takes over."""
 MIN_BACKOFF: Final = 0.05
@@ -267,18 +269,18 @@ class Drain:
             await source.begin()
             self._due = begun
         due = self._due
-        changes = await source.changes(LINES_PER_DRAIN)
+        whole = self._backlog >= MAX_LINES
+        changes = await source.changes(LINES_AT_ONCE if whole else LINES_PER_DRAIN, whole=whole)
         if due is not None:
             await self._ownership.confirm(source)
         self._backlog += len(changes)
-        whole = self._backlog > MAX_LINES
         if changes:
             self.status.waiting_since = time() - source.oldest
-            await self._invalidator.invalidate(changes, whole=whole)
+            await self._invalidator.invalidate(changes)
             await source.delete([change.id for change in changes])
         self.status.drains += 1
         self.status.lines += len(changes)
-        self.status.cleared += whole
+        self.status.cleared += whole and bool(changes)
         if source.left_out:
             return False
         self._backlog, self.status.waiting_since = 0, None

@@ -52,8 +52,8 @@ class Lines(Protocol):
         """Forgets what was learned of the catalogue and of the lines that are gone. Lines of these tables are read."""
         ...
 
-    async def read(self, limit: int) -> list[Line]:
-        """Returns up to ``limit`` lines."""
+    async def read(self, limit: int, *, whole: bool = False) -> list[Line]:
+        """Returns up to ``limit`` lines. With ``whole``, without rows, so that each names its whole table."""
         ...
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:
@@ -134,9 +134,12 @@ class Source:
     async def begin(self) -> None:
         """Begins to find out whether something is left out, by the ``changes`` that follow. Raises ``RelayError``."""
 
-    async def changes(self, limit: int) -> list[Change]:
-        """Returns up to ``limit`` changes, the oldest first as far as their order is known. Sets ``left_out``."""
-        lines = await self._lines.read(limit)
+    async def changes(self, limit: int, *, whole: bool = False) -> list[Change]:
+        """Returns up to ``limit`` changes, the oldest first as far as their order is known. Sets ``left_out``.
+
+        With ``whole``, their rows are not read, so that each stands for everything of its table.
+        """
+        lines = await self._lines.read(limit, whole=whole)
         self.oldest = max((line.age for line in lines), default=0.0)
         self.left_out = len(lines) >= limit
         return [
@@ -235,9 +238,9 @@ class StreamSource(Source):
         """Has a message of its own follow all changes that are committed by now."""
         await self._stream.mark(self._held)
 
-    async def changes(self, limit: int) -> list[Change]:
+    async def changes(self, limit: int, *, whole: bool = False) -> list[Change]:
         """Returns up to ``limit`` changes. Of a row that several captured tables have, one for each."""
-        found = await super().changes(limit)
+        found = await super().changes(limit, whole=whole)
         self.left_out = self._stream.left_out or len(found) >= limit
         return found
 

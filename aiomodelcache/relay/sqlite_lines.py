@@ -35,10 +35,13 @@ class SQLiteLines(PolledLines):
         """Reads the lines of these tables from now on."""
         self._tables = {table.name: table for table in tables}
 
-    async def read(self, limit: int) -> list[Line]:
-        """Returns up to ``limit`` lines, by number."""
-        rows = await self.rows(limit)
-        return [Line(int(row["id"]), str(row["source"]), self._pairs(row), float(row["age"])) for row in rows]
+    async def read(self, limit: int, *, whole: bool = False) -> list[Line]:
+        """Returns up to ``limit`` lines, by number. With ``whole``, each names its whole table."""
+        rows = await self.rows(limit, whole=whole)
+        return [
+            Line(int(row["id"]), str(row["source"]), None if whole else self._pairs(row), float(row["age"]))
+            for row in rows
+        ]
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

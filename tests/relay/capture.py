@@ -56,13 +56,13 @@ class StreamCapture(TriggerCapture):
 class CompleteSource(StreamSource):
     """A source that waits until all has arrived that is committed by now, as a relay does before it claims to live."""
 
-    async def changes(self, limit: int) -> list[Change]:
+    async def changes(self, limit: int, *, whole: bool = False) -> list[Change]:
         with suppress(RelayError):
             await self.check()
         with suppress(RelayError):  # of a source that does not own the slot
             await self.begin()
         while True:
-            found = await super().changes(limit)
+            found = await super().changes(limit, whole=whole)
             if not self.left_out or found:
                 return found
 

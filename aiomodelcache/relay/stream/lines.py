@@ -163,21 +163,22 @@ class StreamLines:
 
     # Reading ---------------------------------------------------------------------------------------
 
-    async def read(self, limit: int) -> list[Line]:
+    async def read(self, limit: int, *, whole: bool = False) -> list[Line]:
         """Returns lines of up to ``limit`` changes, in the order of the COMMITs. Raises ``RelayError``.
 
-        Waits for the relay's own message if it was marked, and opens a stream again that has ended meanwhile.
+        Waits for the relay's own message if it was marked, and opens a stream again that has ended meanwhile. With
+        ``whole``, each line names its whole table.
         """
         is_open = self._stream is not None
         try:
-            return await self._read(limit)
+            return await self._read(limit, whole)
         except ReplicationFailure as error:
             if error.is_lasting or not (is_open and self.left_out):
                 raise
         await self.close()
-        return await self._read(limit)
+        return await self._read(limit, whole)
 
-    async def _read(self, limit: int) -> list[Line]:
+    async def _read(self, limit: int, whole: bool) -> list[Line]:
         stream = await self._open()
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -187,7 +188,7 @@ class StreamLines:
             if left <= 0 or not await stream.wait(left):
                 break
             await self._receive(stream, limit)
-        return await self._rows.lines(dict(itertools.islice(self._held.items(), limit)))
+        return await self._rows.lines(dict(itertools.islice(self._held.items(), limit)), whole=whole)
 
     async def delete(self, ids: Sequence[int], condition: str) -> None:
         """Deletes lines. The next ``mark`` confirms it, if the condition holds by then."""

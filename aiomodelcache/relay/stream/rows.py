@@ -50,8 +50,11 @@ class ReceivedRows:
         self._values.clear()
         self._places.clear()
 
-    async def lines(self, received: Mapping[int, Received]) -> list[Line]:
-        """Returns the lines of changes, by their ids. Several have one id if several captured tables have the row."""
+    async def lines(self, received: Mapping[int, Received], *, whole: bool) -> list[Line]:
+        """Returns the lines of changes, by their ids. Several have one id if several captured tables have the row.
+
+        With ``whole``, each names its whole table.
+        """
         await self._place({each.relation.id for each in received.values()})
         found: list[tuple[int, CapturedTable, _Pair | None]] = []
         for number, each in received.items():
@@ -59,7 +62,7 @@ class ReceivedRows:
             if places is None:  # a partition that is none any more, perhaps
                 found += [(number, table, None) for table in self._tables.values()]
             else:
-                found += [(number, table, _texts(table, each)) for table in places]
+                found += [(number, table, None if whole else _texts(table, each)) for table in places]
         wanted: defaultdict[str, list[Texts]] = defaultdict(list)
         for _, table, texts in found:
             wanted[table.name] += [row for row in texts or () if row is not None]

@@ -377,8 +377,7 @@ GUARDS = {
     ),
     "a relay invalidates before it deletes": Guard(
         "relay.relay:Drain.drain",
-        "await self._invalidator.invalidate(changes, whole=whole)\n        await source.delete("
-        "[change.id for change in changes])",
+        "await self._invalidator.invalidate(changes)\n        await source.delete([change.id for change in changes])",
         "await source.delete([change.id for change in changes])\n        await self._invalidator.invalidate(changes)",
         "outside, by id",
     ),
