@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiomodelcache.relay.stream.messages import (
@@ -20,6 +20,8 @@ from aiomodelcache.relay.stream.messages import (
     Truncated,
     parse,
 )
+
+unhurried = settings(deadline=None)
 
 RELATION = (
     b"R\0\0@\x01public\0t\0d\0\x03\x01id\0\0\0\0\x17\xff\xff\xff\xff\0code\0\0\0\0\x19\xff\xff\xff\xff"
@@ -79,12 +81,14 @@ def test_what_no_server_sends_is_refused(data: bytes) -> None:
         parse(data)
 
 
+@unhurried
 @given(st.one_of(st.binary(max_size=60), st.builds(bytes.__add__, st.sampled_from([*RECORDED]), st.binary(max_size=9))))
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     with suppress(MalformedMessage):
         parse(data)
 
 
+@unhurried
 @given(st.sampled_from([*RECORDED]), st.data())
 def test_a_changed_byte_is_a_message_or_refused(message: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(message) - 1))
@@ -97,6 +101,7 @@ def test_a_changed_byte_is_a_message_or_refused(message: bytes, data: st.DataObj
         assert chr(message[0]) in "BCRMTYO", "it was in a part that is left out"
 
 
+@unhurried
 @given(st.lists(st.none() | st.just(UNSENT) | st.binary(max_size=20), max_size=20))
 def test_every_row_is_read_as_it_was_written(values: list[Any]) -> None:
     found = b"".join(
