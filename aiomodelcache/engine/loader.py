@@ -41,8 +41,9 @@ class LoadedRow:
         self._instance = instance
         self._payload: bytes | None = None
         self._taken = False
-        self.values: RowValues = dict(instance.__dict__)
-        vars(instance).pop(OWNER, None)
+        own: dict[str, Any] = vars(instance)
+        self.values: RowValues = own.copy()
+        own.pop(OWNER, None)
         self.fillable = not is_partial(instance)
 
     def payload(self) -> bytes:

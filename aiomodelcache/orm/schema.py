@@ -244,12 +244,12 @@ class ModelSchema:
     def can_hold(self, attributes: Iterable[str], values: Values) -> bool:
         """Returns False if no row can have one of these normalised values, so that no statement need look for them."""
         for name, value in zip(attributes, values, strict=True):
-            if type(value) is int and name not in self._custom:  # written out, because most keys of misses are integers
-                fits = -self.integer_bounds[name] <= value < self.integer_bounds[name]
-            else:
-                field, bound = meta_of(self.model).fields_map[name], self.integer_bounds[name]
-                fits = can_hold(field, self.dialect, self.key_value(name, value), bound)
-            if not fits:
+            field, bound = meta_of(self.model).fields_map[name], self.integer_bounds[name]
+            plain = name not in self._custom  # integers and text are written out, because most keys of misses are such
+            if plain and type(value) is str and field.field_type is str and value.isascii() and "\0" not in value:
+                continue
+            fits = plain and type(value) is int and -bound <= value < bound
+            if not fits and not can_hold(field, self.dialect, self.key_value(name, value), bound):
                 return False
         return True
 

@@ -5,6 +5,7 @@ ones in one statement.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -153,13 +154,13 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         if isinstance(entry_set, RowEntries):
             rows = entry_set.hits(found, wanted, found[epochs[0]], names)
         else:
-            predict, epoch_of = cache.predictions.predict, entry_set.epoch_of
-            lists = [
-                index_hit(entry_set, values, key, found[epoch_of(key)], predict(key), found)
-                for key, values in wanted.items()
-            ]
-            rows = [each[0] for each in lists if each]
-        if rows is None or len(rows) < len(wanted):
+            predict, epoch_of, rows = cache.predictions.predict, entry_set.epoch_of, []
+            for key, values in wanted.items():
+                hit = index_hit(entry_set, values, key, found[epoch_of(key)], predict(key), found)
+                if not hit:
+                    return NoValue.MISS
+                rows.append(hit[0])
+        if rows is None:
             return NoValue.MISS
         answer: list[Any] = adopt_all(entry_set.schema, rows)
         entry_set.counters.hits += len(answer)
@@ -218,7 +219,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             if scope is not None:
                 instances = scope.keep(key, [(row_key(entry_set, row), row) for row in instances], generation)
             known[key] = instances
-        return self._finish_lists(wanted, names, [known[key][:1] if entry_set.unique else known[key] for key in wanted])
+        lists = [known[key] for key in wanted]
+        if not entry_set.unique:
+            return self._finish_lists(wanted, names, lists)
+        return self.finish(compress(wanted, lists), compress(names, lists), [rows[0] for rows in lists if rows])
 
 
 class ManyQuery(BulkQuery[M], Generic[M]):

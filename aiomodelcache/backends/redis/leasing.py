@@ -60,9 +60,10 @@ class LeasingCommands(RedisCommands):
                 commands.append(("EVALSHA", self._late.sha, len(keys), *keys, expected, until_ms, *chain(*arguments)))
         filled, stored = await self._send_in_order(self._fill_commands(fills), commands)
         self._raise_any(stored)
-        replies = chain(*cast("list[list[object]]", stored))
-        by_key = {(each.key, each.value): reply for each, reply in zip(chain(*groups.values()), replies, strict=True)}
-        held = [by_key[each.key, each.value] for each in late]
+        held = list(chain(*cast("list[list[object]]", stored)))
+        if len(groups) > 1:
+            by_key = {(each.key, each.value): reply for each, reply in zip(chain(*groups.values()), held, strict=True)}
+            held = [by_key[each.key, each.value] for each in late]
         return self._filled(fills, filled), [None if reply == 1 else cast("bytes", reply) for reply in held]
 
     async def _lease_and_read(
