@@ -13,6 +13,13 @@ and this process do. The usual delay is much shorter, one message.
 **Placeholders.** A value may be out of date when its reader gets it. An invalidation may follow the reply closely, or a
 writer of this process may be faster on another connection. So a key is kept only if it was not dropped since its read
 was announced. Dropping a key also removes its placeholder.
+
+**Admission.** Entries are examined in a circle when there is no room. One that has answered since it was examined last
+stays. Another one leaves if its key was used less often than that of the new entry, as far as ``FrequencySketch``
+remembers; else the new entry is not kept. A key that is read once replaces no other. A hit only counts itself.
+
+**Keys that are written all the time.** A key that is dropped ``MAX_UNUSED`` times in a row before it has answered is
+not kept for ``PAUSE`` seconds.
 """
 
 from collections import OrderedDict
@@ -20,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Final, Literal
 
+from aiomodelcache.backends.frequency import FrequencySketch
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.events import NearChange
 from aiomodelcache.observe.observers import Observers
@@ -35,23 +43,50 @@ NEAR_TTL_FRACTION: Final = 0.1
 
 A near entry may outlive the store's entry by this fraction.
 """
+MAX_UNUSED: Final = 3
+"""Number of times in a row that a key may be dropped before it has answered. Then it is not kept for a while."""
+PAUSE: Final = 10.0
+"""Seconds for which such a key is not kept. After that it is tried once."""
+_MAX_WRITTEN: Final = 10_000
+"""Maximum number of remembered keys that were dropped unused. Beyond it, all are forgotten."""
+_SAMPLE: Final = 10
+"""Number of counted uses for each entry, after which all counts are halved."""
+_MAX_EXAMINED: Final = 32
+"""Maximum number of used entries that are examined for one new entry. Beyond it, the new one is not kept."""
+_BYTES_A_PLACE: Final = 32
+"""Bytes of the limit for each place of the sketch, which takes one byte beside them. An entry takes ten times that."""
+_MAX_USES: Final = 15
+"""Maximum number of uses between two examinations that count."""
 _STORABLE_STATES: Final = (VALUE, ABSENT, VERSION)
 _NEVER: Final = float("-inf")
 _FOR_EVER: Final = float("inf")
 
 
+class _Kept:
+    """The value of one key, the time until which it is used, and how often it was used since it was examined."""
+
+    __slots__ = ("until", "used", "value")
+
+    def __init__(self, value: bytes, until: float, used: int) -> None:
+        self.value = value
+        self.until = until
+        self.used = used
+
+
 class Near:
-    """The entries that one open cache keeps in this process: at most ``limit`` bytes, those used most recently."""
+    """The entries that one open cache keeps in this process: at most ``limit`` bytes, those used most often."""
 
     __slots__ = (
         "_entries",
         "_expected",
+        "_frequency",
         "_limit",
         "_ping_at",
         "_pinged",
         "_policies",
         "_prefixes",
         "_trusted_until",
+        "_written",
         "counters",
         "lag",
         "observers",
@@ -72,8 +107,11 @@ class Near:
         self.on = False
         """True if the server reports changes now. Otherwise nothing is kept."""
         self._limit = limit
-        self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
-        """Entries, each with the time until which it is used."""
+        self._entries: OrderedDict[bytes, _Kept] = OrderedDict()
+        """Entries, those first that are examined next."""
+        self._frequency = FrequencySketch(limit // _BYTES_A_PLACE)
+        self._written: dict[bytes, tuple[int, float]] = {}
+        """How often in a row a key was dropped unused, and the time until which it is not kept."""
         self._expected: dict[bytes, Ticket] = {}
         """Placeholders: for each key being read, the ticket of its last read."""
         self._policies: list[tuple[bytes, float, float]] = []
@@ -117,10 +155,10 @@ class Near:
         found: dict[bytes, bytes | None] = {}
         for key in keys:
             kept = entries.get(key)
-            if kept is None or kept[1] <= now:
+            if kept is None or kept.until <= now:
                 return None
-            found[key] = kept[0]
-            entries.move_to_end(key)
+            found[key] = kept.value
+            kept.used += 1
         return found
 
     def find_two(self, first: bytes, second: bytes) -> tuple[bytes, bytes] | None:
@@ -130,17 +168,17 @@ class Near:
             return None
         entries = self._entries
         one, two = entries.get(first), entries.get(second)
-        if one is None or two is None or one[1] <= now or two[1] <= now:
+        if one is None or two is None or one.until <= now or two.until <= now:
             return None
-        entries.move_to_end(first)
-        entries.move_to_end(second)
-        return one[0], two[0]
+        one.used += 1
+        two.used += 1
+        return one.value, two.value
 
     def holds(self, key: bytes) -> bool:
         """Returns True if ``find`` would find this key."""
         kept = self._entries.get(key)
         now = monotonic()
-        return kept is not None and now < kept[1] and now < self._trusted_until
+        return kept is not None and now < kept.until and now < self._trusted_until
 
     def _is_trusted(self, now: float) -> bool:
         if now >= self._trusted_until:
@@ -165,17 +203,38 @@ class Near:
                 value = found.get(key)
                 if value is not None and value[:1] in _STORABLE_STATES and self.on:
                     self._put(key, value)
-        while self.counters.bytes > self._limit:
-            self._remove(next(iter(self._entries)))
-            self.counters.evicted += 1
-            self._tell("evicted", 1)
 
     def _put(self, key: bytes, value: bytes) -> None:
-        self._remove(key)
         ttl = next(self._ttl(policy, value) for policy in self._policies if key.startswith(policy[0]))
-        if ttl:
-            self._entries[key] = (value, monotonic() + ttl)
-            self.counters.bytes += len(key) + len(value) + OVERHEAD
+        now = monotonic()
+        if not ttl or (self._written and now < self._written.get(key, (0, _NEVER))[1]):
+            self._remove(key)
+            return
+        former = self._entries.get(key)
+        used = former.used if former is not None else 0
+        self._remove(key)
+        self._entries[key] = _Kept(value, now + ttl, used)
+        self.counters.bytes += len(key) + len(value) + OVERHEAD
+        if self.counters.bytes * 2 > self._limit:  # else there is room for all
+            self._frequency.add(key)
+            self._make_room(key)
+
+    def _make_room(self, new: bytes) -> None:
+        """Removes entries until the others fit: those that were used less often than ``new``, or that one itself."""
+        frequency, entries, examined = self._frequency, self._entries, 0
+        while self.counters.bytes > self._limit:
+            key, kept = next(iter(entries.items()))
+            if kept.used and key != new and examined < _MAX_EXAMINED:
+                frequency.add(key, min(kept.used, _MAX_USES))
+                kept.used = 0
+                entries.move_to_end(key)
+                examined += 1
+                continue
+            self._remove(new if kept.used or max(frequency.count(key), 1) >= frequency.count(new) else key)
+            self.counters.evicted += 1
+            self._tell("evicted", 1)
+        if frequency.added > _SAMPLE * len(entries):
+            frequency.halve()
 
     @staticmethod
     def _ttl(policy: tuple[bytes, float, float], value: bytes) -> float:
@@ -184,7 +243,7 @@ class Near:
     def _remove(self, key: bytes) -> bool:
         kept = self._entries.pop(key, None)
         if kept is not None:
-            self.counters.bytes -= len(key) + len(kept[0]) + OVERHEAD
+            self.counters.bytes -= len(key) + len(kept.value) + OVERHEAD
         return kept is not None
 
     # Dropping -------------------------------------------------------------------------------------
@@ -194,8 +253,21 @@ class Near:
         count = 0
         for key in keys:
             self._expected.pop(key, None)
-            count += self._remove(key)
+            kept = self._entries.get(key)
+            if kept is not None:
+                self._note_drop(key, kept)
+                count += self._remove(key)
         return count
+
+    def _note_drop(self, key: bytes, kept: _Kept) -> None:
+        """Notes whether an entry has answered before it was dropped."""
+        if kept.used:
+            self._written.pop(key, None)
+            return
+        if len(self._written) >= _MAX_WRITTEN:
+            self._written.clear()
+        unused = self._written.get(key, (0, _NEVER))[0] + 1
+        self._written[key] = unused, monotonic() + PAUSE if unused >= MAX_UNUSED else _NEVER
 
     def drop_all(self) -> None:
         """Drops all keys and all placeholders."""

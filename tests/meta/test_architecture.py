@@ -55,7 +55,7 @@ ORDER = {
     "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
-    "backends": "breaker signed redis memory protocol near",
+    "backends": "breaker signed redis memory protocol near frequency",
     "backends.redis": "backend leasing saving claims commands clients cluster scripts connection url incarnation "
     "errors",
     "backends.redis.cluster": "endpoint requests topology tasks node slots",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiomodelcache.backends import near as module
-from aiomodelcache.backends.near import OVERHEAD, Near
+from aiomodelcache.backends.near import MAX_UNUSED, OVERHEAD, PAUSE, Near
 
 ROW = b"amc:r:default:event:1"
 OTHER = b"amc:r:default:event:2"
@@ -212,16 +212,72 @@ def size(*keys: bytes) -> int:
     return sum(len(key) + len(VALUE) + OVERHEAD for key in keys)
 
 
-def test_the_least_recently_used_entry_is_evicted(clock: Clock) -> None:
+def test_a_key_that_is_read_more_often_replaces_one_that_is_not_used(clock: Clock) -> None:
     keys = [ROW + bytes([digit]) for digit in b"012"]
     near = make(clock, limit=size(*keys[:2]))
     for key in keys[:2]:
         read(near, {key: VALUE})
     near.find([keys[0]])
     read(near, {keys[2]: VALUE})
+    assert [near.holds(key) for key in keys] == [True, True, False]
+    read(near, {keys[2]: VALUE})
     assert [near.holds(key) for key in keys] == [True, False, True]
-    assert near.counters.evicted == 1
+    assert near.counters.evicted == 2
     assert near.counters.bytes == size(*keys[:2])
+
+
+def test_keys_that_are_read_once_do_not_replace_those_in_use(clock: Clock) -> None:
+    keys = [b"%s:%02d" % (ROW, number) for number in range(50)]
+    near = make(clock, limit=size(*keys))
+    for key in keys:
+        read(near, {key: VALUE})
+    for number in range(2_000):
+        near.find([keys[number % 50]])
+        read(near, {b"%s:%d" % (OTHER, number): VALUE})
+    assert sum(map(near.holds, keys)) >= 45
+    assert near.counters.bytes <= size(*keys)
+
+
+def test_keys_that_become_popular_replace_those_that_were(clock: Clock) -> None:
+    former, latter = ([b"%s:%02d" % (row, number) for number in range(50)] for row in (ROW, OTHER))
+    near = make(clock, limit=size(*former))
+    for keys in (former, latter):
+        for number in range(3_000):
+            if near.find([keys[number % 50]]) is None:
+                read(near, {keys[number % 50]: VALUE})
+        assert sum(map(near.holds, keys)) >= 45
+
+
+def test_one_new_entry_examines_few_others(clock: Clock) -> None:
+    keys = [b"%s:%03d" % (ROW, number) for number in range(200)]
+    near = make(clock, limit=size(*keys))
+    for key in keys:
+        read(near, {key: VALUE})
+    near.find(keys)
+    read(near, {OTHER: VALUE})
+    assert sum(kept.used == 0 for kept in near._entries.values()) == 32
+
+
+def test_a_key_that_is_always_written_before_it_is_used_is_not_kept_for_a_while(clock: Clock) -> None:
+    near = make(clock)
+    for number in range(MAX_UNUSED):
+        read(near, {ROW: VALUE, OTHER: VALUE, EPOCH: VERSION})
+        assert near.find_two(EPOCH, OTHER)
+        assert near.holds(ROW), number
+        near.invalidate([ROW, OTHER])
+    read(near, {ROW: VALUE, OTHER: VALUE})
+    assert not near.holds(ROW)
+    assert near.holds(OTHER)
+    clock.now += PAUSE
+    near.answered(clock.now)
+    read(near, {ROW: VALUE})
+    assert near.find([ROW])  # tried again, and used this time
+    near.invalidate([ROW])
+    read(near, {ROW: VALUE})
+    assert near.holds(ROW)
+    near.invalidate([ROW])
+    read(near, {ROW: VALUE})
+    assert near.holds(ROW)
 
 
 def test_an_entry_larger_than_the_limit_is_not_kept(clock: Clock) -> None:
