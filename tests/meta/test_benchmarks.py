@@ -133,6 +133,13 @@ def test_misses_are_compared_with_bare_queries() -> None:
     assert done.stdout.count("of the bare query's") == 6
 
 
+def test_saves_are_compared_with_bare_ones() -> None:
+    run = ["benchmarks.saves", "--database", "sqlite", "--loop", "default", "--rounds", "1", "--saves", "2"]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" times; CPU ") == 1
+
+
 def test_writes_are_measured_without_and_with_triggers() -> None:
     run = ["benchmarks.triggers", "--database", "sqlite", "--rounds", "1", "--rows", "10"]
     done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)

@@ -1,0 +1,109 @@
+"""``python -m benchmarks.saves``: ``save()`` of a cached row, against that of the same row by Tortoise alone.
+
+Each round saves with both, in turn, so that other load on the machine affects both. asyncpg resets a connection
+whenever its pool takes it back, which is a round trip, so PostgreSQL is measured with and without that.
+"""
+
+import argparse
+import asyncio
+import gc
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from tortoise.connection import get_connection
+
+from benchmarks import data
+from benchmarks.cases import HUNDRED
+from benchmarks.contestants import Own, TortoiseAlone
+from benchmarks.places import DATABASES, LOOPS, Place, open_place
+
+
+class Sample(NamedTuple):
+    """Times of one save, in microseconds."""
+
+    typical: float
+    """Median of the saves of one round."""
+    least: float
+    """The time that a twentieth of the saves did not exceed."""
+    cpu: float
+    """Mean of the CPU time of this process."""
+
+
+@asynccontextmanager
+async def _catalogue(place: Place, *, resets: bool) -> AsyncIterator[None]:
+    async with place.catalogue():
+        if not resets:
+            import asyncpg
+
+            class Unreset(asyncpg.Connection):  # type: ignore[type-arg]
+                def get_reset_query(self) -> str:
+                    return ""
+
+            client: Any = get_connection(place.database)
+            await client.close()
+            client.connection_class = Unreset  # of the pool that the next statement makes
+        yield
+
+
+async def _sample(contestant: Any, saves: int) -> Sample:
+    draft, taken = contestant.draft(HUNDRED[0]), list[float]()
+    gc.collect()
+    worked = time.process_time()
+    for _ in range(saves):
+        draft.stock += 1
+        began = time.perf_counter()
+        await draft.save()
+        taken.append((time.perf_counter() - began) * 1e6)
+    cpu = (time.process_time() - worked) * 1e6 / saves
+    taken.sort()
+    return Sample(taken[saves // 2], taken[saves // 20], cpu)
+
+
+async def measure(place: Place, rounds: int, saves: int, *, resets: bool) -> tuple[list[Sample], list[Sample]]:
+    """Returns the samples with the cache, and those without it."""
+    async with _catalogue(place, resets=resets):
+        own, bare = Own(), TortoiseAlone()
+        await own.open(place)
+        samples: dict[Any, list[Sample]] = {own: [], bare: []}
+        gc.collect()
+        gc.freeze()
+        for number in range(rounds + 1):  # the first one warms up
+            for contestant in (own, bare) if number % 2 else (bare, own):
+                sample = await _sample(contestant, saves)
+                samples[contestant] += [sample] if number else []
+        gc.unfreeze()
+        found = await own.get(HUNDRED[0])
+        assert found.stock == own.draft(HUNDRED[0]).stock != data.product(HUNDRED[0])["stock"]
+        await own.close()
+    return samples[own], samples[bare]
+
+
+def report(name: str, own: Sequence[Sample], bare: Sequence[Sample]) -> str:
+    """Returns a line with the least times of all rounds and their ratio, and the median of the ratios of CPU time."""
+    (least, without), cpu = (
+        (min(sample.least for sample in samples) for samples in (own, bare)),
+        statistics.median(mine.cpu / theirs.cpu for mine, theirs in zip(own, bare, strict=True)),
+    )
+    return f"{name:34} {least:7.0f} µs, bare {without:5.0f} µs: {least / without:5.2f} times; CPU {cpu:5.2f} times"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.saves", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--saves", type=int, default=80, help="in each round, by each of both")
+    parser.add_argument("--database", choices=DATABASES)
+    parser.add_argument("--loop", choices=LOOPS)
+    options = parser.parse_args()
+    for database in [options.database] if options.database else DATABASES:
+        for loop in [options.loop] if options.loop else LOOPS:
+            for resets in (True, False) if database == "postgres" else (True,):
+                with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
+                    own, bare = runner.run(measure(place, options.rounds, options.saves, resets=resets))
+                print(report(f"{place}{'' if resets else ', without resets'}", own, bare), flush=True)
+
+
+if __name__ == "__main__":
+    main()
