@@ -83,8 +83,7 @@ class Leases:
         late_until_ms, late_deadline = 0, self.late_deadline()
         if time.monotonic() < attempt.deadline:
             ttl_ms, backend = int((ttl or self._config.fill_ttl) * 1000), self._guarded.backend
-            leases_of_indexes = attempt.deadline == math.inf and any(len(request.versions) > 1 for _, request in group)
-            timed = leases_of_indexes and hasattr(backend, "lease_timed")
+            timed = any(request.timed for _, request in group) and hasattr(backend, "lease_timed")
             lease = cast("SupportsLateFills", backend).lease_timed if timed else backend.lease
             try:
                 leased: Any = await self._guarded.call(

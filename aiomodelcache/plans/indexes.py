@@ -237,7 +237,6 @@ def load_index(
     """Loads the rows of missed index entries, and stores entries and rows from one statement.
 
     Adds the rows to ``result``. Returns the keys that other readers are filling, with the bytes that they hold.
-
     ``only_pks``: loads and adds the primary keys of the rows instead, and stores no rows.
     """
     rows = index.rows
@@ -248,7 +247,8 @@ def load_index(
     versions: Versions = {}
     if leasable:
         wanted_versions = versions_to_read(index, leasable, predictions)
-        acquired = yield AcquireLeases([(key, replaceable_prefix(misses[key])) for key in leasable], wanted_versions)
+        leases = [(key, replaceable_prefix(misses[key])) for key in leasable]
+        acquired = yield AcquireLeases(leases, wanted_versions, timed=not only_pks)
         versions = dict(zip(wanted_versions, acquired.versions, strict=True))
         own = LEASE + acquired.attempt.token
         for key, value in zip(leasable, acquired.values, strict=True):

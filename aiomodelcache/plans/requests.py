@@ -67,6 +67,8 @@ class AcquireLeases(NamedTuple):
     deadline: float | None = None
     ttl: float | None = None
     """The life of the leases in seconds; None for the default, ``lease_ttl``, which is extended up to ``load_ttl``."""
+    timed: bool = False
+    """True if the plan may store rows without leases of their own (``LeaseResult.late_until_ms``)."""
 
 
 class LeaseResult(NamedTuple):

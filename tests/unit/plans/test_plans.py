@@ -401,7 +401,9 @@ class TestRowsByIndex:
             if number == 1:
                 steps.answer([EPOCH, row])
             assert steps.request == AcquireLeases(
-                [(by_name.key(("Can",)), entry[:PREFIX_SIZE])], [rows.epoch_of(b""), rows.partitions.stamp_of(b"")]
+                [(by_name.key(("Can",)), entry[:PREFIX_SIZE])],
+                [rows.epoch_of(b""), rows.partitions.stamp_of(b"")],
+                timed=True,
             )
             assert by_name.counters.repaired == number
             steps.take(None)
@@ -430,7 +432,8 @@ class TestRowsByIndex:
     ) -> None:
         key = by_name.key(("Can",))
         steps = find(by_name, "Can").answer([EPOCH, None])
-        assert steps.request == AcquireLeases([(key, b"")], [rows.epoch_of(b""), rows.partitions.stamp_of(b"")])
+        versions = [rows.epoch_of(b""), rows.partitions.stamp_of(b"")]
+        assert steps.request == AcquireLeases([(key, b"")], versions, timed=True)
         attempt = steps.take(None)
         steps.answer({by_name.key(("Can",)): Answer([loaded(rows, artist(7))], True, 99.0)})
         assert steps.request == AcquireLeases([(rows.key(7), b"")], [rows.partitions.stamp_of(b"")], 99.0)
