@@ -4,7 +4,7 @@ The replica lacks the last changes of its master, although their writes were ack
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
@@ -85,8 +85,8 @@ def _offset(node: ClusterNode, name: str) -> int:
     return int(node.run("INFO", "replication")[name])
 
 
-def promote(cluster: Cluster, replica: ClusterNode) -> None:
-    """Gives the slots of a dead node to its replica, and waits until the other nodes know it."""
+def promote(nodes: Sequence[ClusterNode], replica: ClusterNode) -> None:
+    """Gives the slots of a dead node to its replica, and waits until these nodes know it."""
     replica.run("CLUSTER", "FAILOVER", "TAKEOVER")
     own = replica.id.encode()
 
@@ -95,7 +95,7 @@ def promote(cluster: Cluster, replica: ClusterNode) -> None:
         mine = [line.split() for line in lines if line.startswith(own)]
         return any(b"master" in fields[2] and len(fields) > 8 for fields in mine)
 
-    until(lambda: all(map(is_known, [cluster.nodes[1], replica])))
+    until(lambda: all(map(is_known, nodes)))
 
 
 async def write_rows() -> None:
@@ -129,7 +129,7 @@ async def test_rows_that_a_promoted_replica_brings_back_do_not_answer(
     await write()
     await assert_fresh(cache)
     master.kill()
-    promote(cluster, replica)
+    promote([cluster.nodes[1], replica], replica)
     rows = cache.open_cache.entries_of(Artist).rows
     keys = [rows.key(number) for number in range(1, NUMBER + 1)]
     old = [replica.run("GET", key) for key in keys if key_slot(key) < SLOTS // 2]
