@@ -63,7 +63,7 @@ class CompleteSource(StreamSource):
             await self.begin()
         while True:
             found = await super().changes(limit, whole=whole)
-            if not self.left_out or found:
+            if not self.left_out or len(found) >= limit:
                 return found
 
 
