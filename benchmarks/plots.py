@@ -43,18 +43,21 @@ def draw_contention(lines: dict[str, list[tuple[float, float]]], path: Path) -> 
 
 
 def draw_pages(places: Sequence[PlaceResults], path: Path) -> Path:
-    """Draws requests per second of each kind of page, with a lighter bar behind for the second event loop."""
+    """Draws requests per second of CPU time, of each kind of page, with a lighter bar behind for the second event loop.
+
+    That is what a process answers that has a core to itself, and other load disturbs it less than the real rate.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     measured = [place for place in places if place.pages][:2]
     names = [name for name in NAMES if any(record["contestant"] == name for record in measured[0].pages)]
-    drawing, axes = figure("", "requests per second")
+    drawing, axes = figure("", "requests per second of CPU time")
     axes.set(xscale="linear", yscale="linear", xticks=range(len(PAGES)), xticklabels=list(PAGES))
     axes.grid(visible=False, axis="x")
     width = 0.8 / len(names)
     for at, name in enumerate(names):
         places_of_bars = [kind + (at - (len(names) - 1) / 2) * width for kind in range(len(PAGES))]
         for place, alpha in zip(measured, (1.0, 0.4), strict=False):
-            heights = [statistics.median(figures_of(place.pages, page, name, "per second")) for page in PAGES]
+            heights = [1 / statistics.median(figures_of(place.pages, page, name, "cpu")) for page in PAGES]
             label = name if place is measured[0] else None
             axes.bar(places_of_bars, heights, width * 0.9, color=f"C{at}", alpha=alpha, label=label)
     return save(drawing, axes, path)

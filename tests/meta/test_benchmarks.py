@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.budgets import BUDGETS
 from benchmarks.cases import CASES
 from benchmarks.compare import compare
 from benchmarks.contestants import Near, Own, RawRedis
+from benchmarks.other_orms.__main__ import ORMS
 from benchmarks.results import Results
 
 MEASURED = [case for case in CASES if case.count < 1_000]
@@ -124,6 +126,22 @@ async def test_a_wrong_response_ends_the_load(head: bytes, body: bytes) -> None:
     async with answering(head + b"\r\nContent-Length: 7\r\n\r\n" + body) as port:
         with pytest.raises(AssertionError, match="was answered by"):
             await load(port, [Requested.of("/", b"content")], concurrency=2, seconds=0, seed=1)
+
+
+@pytest.mark.slow(because="starts servers and fills a catalogue")
+def test_caches_of_other_orms_are_skipped_by_name_if_they_are_missing() -> None:
+    run = ["benchmarks.other_orms", "--rounds", "1"]
+    done = subprocess.run([sys.executable, "-m", *run], capture_output=True, text=True, timeout=300)
+    if "PostgreSQL" in done.stderr and done.returncode:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    for name, (_, needed) in ORMS.items():
+        lines = [line for line in done.stdout.splitlines() if line.startswith(f"| {name} ")]
+        missing = [each for each in needed if find_spec(each) is None]
+        assert len(lines) == (0 if missing else 3)
+        assert (f"skipped: {name}: pip install --group other-orms, for {', '.join(missing)}" in done.stderr) == bool(
+            missing
+        )
 
 
 def test_misses_are_compared_with_bare_queries() -> None:

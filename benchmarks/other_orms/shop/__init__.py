@@ -1,0 +1,1 @@
+"""The Django application of ``benchmarks.other_orms.cacheops``."""
