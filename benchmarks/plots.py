@@ -1,7 +1,6 @@
 """Plots of a run, small enough for the documentation. Only this module needs matplotlib."""
 
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ def draw(results: Results, folder: Path) -> list[Path]:
     drawn = [_gathers(place, folder / "gather.svg")]
     if place.loads:
         drawn.append(_loads(place, folder / "concurrency.svg"))
-    if any(place.pages for place in results.places):
-        drawn.append(draw_pages(results.places, folder / "pages.svg"))
+    if place.pages:
+        drawn.append(draw_pages(place, folder / "pages.svg"))
     if results.contention:
         drawn.append(draw_contention(results.contention, folder / "contention.svg"))
     return drawn
@@ -42,24 +41,21 @@ def draw_contention(lines: dict[str, list[tuple[float, float]]], path: Path) -> 
     return save(drawing, axes, path)
 
 
-def draw_pages(places: Sequence[PlaceResults], path: Path) -> Path:
-    """Draws requests per second of CPU time, of each kind of page, with a lighter bar behind for the second event loop.
+def draw_pages(place: PlaceResults, path: Path) -> Path:
+    """Draws requests per second of CPU time, of each kind of page.
 
-    That is what a process answers that has a core to itself, and other load disturbs it less than the real rate.
+    That is what a process answers that has a core to itself. Other load disturbs it less than the real rate.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    measured = [place for place in places if place.pages][:2]
-    names = [name for name in NAMES if any(record["contestant"] == name for record in measured[0].pages)]
+    names = [name for name in NAMES if any(record["contestant"] == name for record in place.pages)]
     drawing, axes = figure("", "requests per second of CPU time")
     axes.set(xscale="linear", yscale="linear", xticks=range(len(PAGES)), xticklabels=list(PAGES))
     axes.grid(visible=False, axis="x")
     width = 0.8 / len(names)
     for at, name in enumerate(names):
-        places_of_bars = [kind + (at - (len(names) - 1) / 2) * width for kind in range(len(PAGES))]
-        for place, alpha in zip(measured, (1.0, 0.4), strict=False):
-            heights = [1 / statistics.median(figures_of(place.pages, page, name, "cpu")) for page in PAGES]
-            label = name if place is measured[0] else None
-            axes.bar(places_of_bars, heights, width * 0.9, color=f"C{at}", alpha=alpha, label=label)
+        heights = [1 / statistics.median(figures_of(place.pages, page, name, "cpu")) for page in PAGES]
+        positions = [kind + (at - (len(names) - 1) / 2) * width for kind in range(len(PAGES))]
+        axes.bar(positions, heights, width * 0.9, label=name)
     return save(drawing, axes, path)
 
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plots and results.places:
         from benchmarks.plots import draw_pages  # only this needs matplotlib
 
-        draw_pages(results.places, options.plots / "pages.svg")
+        draw_pages(results.places[0], options.plots / "pages.svg")
 
 
 if __name__ == "__main__":
