@@ -16,9 +16,12 @@ from functools import partial
 from typing import Final, Literal, TypeVar, cast
 
 from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.nodes import NodeBreakers
 from aiomodelcache.backends.protocol import (
     Backend,
+    PartialFailure,
     ReadCallback,
+    SupportsNodes,
     SupportsStartRead,
     SupportsTracking,
     keys_read_together,
@@ -36,8 +39,8 @@ _COMMANDS: Final = {"lease_timed": "lease", "fill_late": "fill"}
 """The names by which observers know requests of optional extensions, which do the same in one step more."""
 FindLookups = Callable[[], Iterable[Lookup]]
 """Returns the lookups for which a request is sent. Called only if there are observers."""
-GuardedReadCallback = Callable[[Sequence[bytes | None] | None], None]
-"""A callback for the values that were read, or for None if the read failed. It does not raise."""
+GuardedReadCallback = Callable[[Sequence[bytes | None] | PartialFailure | None], None]
+"""A callback for the values that were read, ``PartialFailure`` for some, or None for none. It does not raise."""
 
 
 class GuardedBackend:
@@ -67,9 +70,13 @@ class GuardedBackend:
         self.recent_writes = deque[RecentWrite](maxlen=MAX_RECENT_WRITES)
         """The latest writes that were invalidated, the latest last."""
         self.has_undelivered = False
-        """True while this process has undelivered invalidations. It must not read until they are delivered."""
+        """True while this process has undelivered invalidations, and must not read; with ``nodes``, not their keys."""
         self._undelivered = set[object]()
         self._lock = threading.Lock()
+        self.nodes: NodeBreakers | None = None
+        """The servers of the backend, if they fail apart."""
+        if hasattr(backend, "node_of"):
+            self.nodes = NodeBreakers(cast("SupportsNodes", backend).node_of, cooldown, self._tell)
         self.failures = 0
         """The number of round trips that have failed."""
         self._tracking = False
@@ -101,6 +108,10 @@ class GuardedBackend:
         self._observers = tuple(each for each in self._observers if each is not observer)
         self._logs_lookups = None
         self.find_observers()
+
+    def _tell(self, change: Breaker) -> None:
+        if self.observers is not None:
+            self.observers.note(change)
 
     def set_undelivered(self, writer: object, undelivered: bool) -> None:
         """Records whether a writer has undelivered invalidations. Several writers may share the backend."""
@@ -164,12 +175,12 @@ class GuardedBackend:
     @property
     def healthy(self) -> bool:
         """True if all readers may use the backend now."""
-        return self.enabled and not self._failing and not self.has_undelivered
+        return self.enabled and not self._failing and not (self.has_undelivered and self.nodes is None)
 
     @property
     def failing(self) -> bool:
-        """True if the last request failed."""
-        return self._failing
+        """True if the last request failed, or the last one to any of several nodes."""
+        return self._failing or (self.nodes is not None and bool(self.nodes.failing))
 
     def allow_read(self) -> bool:
         """Returns True if a reader may use the backend now.
@@ -179,7 +190,7 @@ class GuardedBackend:
         if not self._failing:
             return self.healthy
         now = time.monotonic()
-        if not self.enabled or self.has_undelivered or now < self._retry_at:
+        if not self.enabled or (self.has_undelivered and self.nodes is None) or now < self._retry_at:
             return False
         self._retry_at = now + self._cooldown
         return True
@@ -187,7 +198,7 @@ class GuardedBackend:
     @property
     def unavailable_reason(self) -> Literal["unreachable", "undelivered"] | None:
         """The reason why readers bypass the backend now, or None."""
-        if self.has_undelivered:
+        if self.has_undelivered and self.nodes is None:
             return "undelivered"
         return "unreachable" if self._failing and time.monotonic() < self._retry_at else None
 
@@ -212,6 +223,9 @@ class GuardedBackend:
                 trip = self._round_trip(_COMMANDS.get(name, name), keys, lookups, context)
                 operation = self.observers.around(trip, operation)
             result = await operation
+        except PartialFailure as error:
+            self._record_partial_failure(error)
+            raise
         except Exception as error:
             failure = self._record_failure(error)
             if failure is error:
@@ -219,6 +233,13 @@ class GuardedBackend:
             raise failure from cause(error)
         self._record_success()
         return result
+
+    async def read(self, keys: Sequence[bytes], lookups: FindLookups | None = None) -> list[bytes | None]:
+        """Reads keys as ``call`` does. Raises ``PartialFailure``, a ``BackendError``, if some must not be read."""
+        nodes = self.nodes
+        if nodes is None or not nodes.active:
+            return await self.call(self.backend.read(keys), len(keys), lookups)
+        return await nodes.read(keys, lambda asked: self.call(self.backend.read(asked), len(asked), lookups))
 
     def _round_trip(
         self, command: str, keys: int, lookups: FindLookups | None, context: Context | None = None
@@ -250,7 +271,7 @@ class GuardedBackend:
         ``lookups``: those for which the request is sent, for observers.
         """
         backend = self.backend
-        if not self._opened or not hasattr(backend, "start_read"):
+        if not self._opened or not hasattr(backend, "start_read") or (self.nodes is not None and self.nodes.active):
             return False
         on_read: ReadCallback = partial(self._on_read, callback)
         observed = None
@@ -268,7 +289,10 @@ class GuardedBackend:
         return started
 
     def _on_read(self, callback: GuardedReadCallback, read: list[bytes | None] | Exception) -> None:
-        if isinstance(read, Exception):
+        if isinstance(read, PartialFailure):
+            self._record_partial_failure(read)
+            callback(read)
+        elif isinstance(read, Exception):
             self._record_failure(read)
             callback(None)
         else:
@@ -279,8 +303,13 @@ class GuardedBackend:
         if self._failing:
             logger.warning("aiomodelcache: the cache is used again")
             self._failing = False
-            if self.observers is not None:
-                self.observers.note(Breaker(state="closed"))
+            self._tell(Breaker(state="closed"))
+
+    def _record_partial_failure(self, failure: PartialFailure) -> None:
+        self.stats.backend_errors += 1
+        if self.nodes is not None:
+            self.nodes.record(failure)
+        self._record_success()
 
     def _record_failure(self, error: Exception) -> BackendError:
         failure = error
@@ -291,8 +320,7 @@ class GuardedBackend:
         self.near.drop_all()
         if not self._failing:
             logger.warning("aiomodelcache: the cache is not used for now: %s", failure)
-            if self.observers is not None:
-                self.observers.note(Breaker(state="open", reason=str(failure)))
+            self._tell(Breaker(state="open", reason=str(failure)))
         self._failing = True
         self._retry_at = time.monotonic() + self._cooldown
         return failure

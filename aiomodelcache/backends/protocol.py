@@ -11,9 +11,10 @@ whether the operation took effect. A backend never resends a command, because a 
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiomodelcache.backends.near import Near
+from aiomodelcache.exceptions import BackendError
 
 
 class Lease(NamedTuple):
@@ -151,6 +152,30 @@ class SupportsStartRead(Protocol):
 
         Only then ``callback`` is called, as soon as the answer is known, which may be before this method returns.
         """
+        ...
+
+
+class PartialFailure(BackendError):
+    """Some servers of a backend have failed, and the others have done their part of an operation.
+
+    ``failed``: for each key that was not served, the reason. ``result``: what ``read``, ``lease`` or ``fill`` returns,
+    with None, ``b""`` and False for keys that were not served. None for other operations.
+    """
+
+    def __init__(self, failed: Mapping[bytes, str], result: Any = None) -> None:
+        super().__init__(next(iter(failed.values())))
+        self.failed = failed
+        self.result = result
+
+
+class SupportsNodes(Protocol):
+    """An optional extension of a backend of several servers, which fail apart.
+
+    Its operations raise ``PartialFailure`` if some of them have failed.
+    """
+
+    def node_of(self, key: bytes) -> str:
+        """Returns the name of the server that holds a key now, or "" if none does. No I/O."""
         ...
 
 

@@ -19,11 +19,13 @@ from aiomodelcache.backends.protocol import (
     Lease,
     Leased,
     Marked,
+    PartialFailure,
     ReadCallback,
     ReplacedEntry,
     Save,
     SupportsClaims,
     SupportsLateFills,
+    SupportsNodes,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
@@ -53,6 +55,8 @@ class SignedBackend:
             self.clear_and_save = self._clear_and_save
         if hasattr(backend, "lease_timed"):
             self.lease_timed, self.fill_late = self._lease_timed, self._fill_late
+        if hasattr(backend, "node_of"):
+            self.node_of = cast("SupportsNodes", backend).node_of
         if hasattr(backend, "claim"):  # claims are not signed: a false one reveals nothing, and entries are
             claiming = cast("SupportsClaims", backend)
             self.clock, self.claim, self.remaining = claiming.clock, claiming.claim, claiming.remaining
@@ -82,16 +86,27 @@ class SignedBackend:
         await self.backend.close()
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return self._verified(keys, await self.backend.read(keys))
+        try:
+            return self._verified(keys, await self.backend.read(keys))
+        except PartialFailure as failure:
+            raise PartialFailure(failure.failed, self._verified(keys, failure.result)) from failure
 
     def _start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
         return cast("SupportsStartRead", self.backend).start_read(keys, partial(self._on_read, keys, callback))
 
     def _on_read(self, keys: Sequence[bytes], callback: ReadCallback, read: list[bytes | None] | Exception) -> None:
-        callback(read if isinstance(read, Exception) else self._verified(keys, read))
+        if isinstance(read, PartialFailure):
+            callback(PartialFailure(read.failed, self._verified(keys, read.result)))
+        else:
+            callback(read if isinstance(read, Exception) else self._verified(keys, read))
 
     async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
-        leased = await self.backend.lease(leases, token, ttl_ms, versions)
+        try:
+            return self._verified_lease(leases, await self.backend.lease(leases, token, ttl_ms, versions))
+        except PartialFailure as failure:
+            raise PartialFailure(failure.failed, self._verified_lease(leases, failure.result)) from failure
+
+    def _verified_lease(self, leases: Sequence[Lease], leased: Leased) -> Leased:
         return leased._replace(values=self._verified([lease.key for lease in leases], leased.values))
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:

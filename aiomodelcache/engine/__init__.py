@@ -7,6 +7,6 @@ computations), ``reader`` (all plans), ``writer`` (all intents), ``statements`` 
 ``load_limit`` (how many of them at once), ``computations``, ``leases``, ``lease_extensions``, ``witness`` (callers'
 contexts), ``hits`` (the path of a hit), ``background``, ``sampling`` (for ``verify``), ``batch_read``, ``batching``,
 ``patience`` (``soft_timeout``), ``observing`` (lookups as observers see them), ``loader`` (SQL), ``in_context``
-(contexts of callers), ``run``, ``intent``, ``saves`` (``write_through``), ``relayed`` (how long relays live),
-``own_loop``, ``tasks``, ``begun`` (requests under way).
+(contexts of callers), ``run``, ``undelivered`` (intents that were not sent), ``intent``, ``saves`` (``write_through``),
+``relayed`` (how long relays live), ``own_loop``, ``tasks``, ``begun`` (requests under way).
 """

@@ -4,12 +4,13 @@ Knows keys and bytes, not what they mean. Where the backend implements ``Support
 without a task of its own. A hit then takes two turns of the event loop.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
+from aiomodelcache.backends.protocol import PartialFailure
 from aiomodelcache.engine.observing import HasOperations, operations_of
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
@@ -25,7 +26,9 @@ EntriesByKey = Mapping[bytes, bytes | None]
 """The values that were read, by key."""
 CollectKeys = Callable[[dict[bytes, None]], None]
 """A callback that adds the keys to read. It is called when the read is about to be sent."""
-Deliver = Callable[[EntriesByKey], Iterator[None]]
+Unread = Collection[bytes]
+"""The keys whose values must not be believed: they could not be read, although others were."""
+Deliver = Callable[[EntriesByKey, Unread], Iterator[None]]
 """A callback that delivers the values that were read.
 
 It yields when it has delivered enough for one turn of the event loop. It may add keys to a later read.
@@ -108,7 +111,9 @@ class ReadBatcher:
     async def _read(self, keys: list[bytes], callback: GuardedReadCallback, requests: list[_Request]) -> None:
         """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
         try:
-            read = await self._guarded.call(self._guarded.backend.read(keys), len(keys), partial(_lookups, requests))
+            read = await self._guarded.read(keys, partial(_lookups, requests))
+        except PartialFailure as failure:
+            callback(failure)
         except BackendError:
             callback(None)
         except BaseException:  # cancelled: the cache closes
@@ -118,9 +123,12 @@ class ReadBatcher:
             callback(read)
 
     def _on_read(
-        self, slices: Callable[[Sequence[bytes | None] | None], Iterator[None]], read: Sequence[bytes | None] | None
+        self,
+        slices: Callable[[Sequence[bytes | None] | None, Unread], Iterator[None]],
+        read: Sequence[bytes | None] | PartialFailure | None,
     ) -> None:
-        self._tasks.run(partial(self._hand_out, slices(read)))
+        found = slices(read.result, read.failed) if isinstance(read, PartialFailure) else slices(read, ())
+        self._tasks.run(partial(self._hand_out, found))
 
     def _slices(
         self,
@@ -128,6 +136,7 @@ class ReadBatcher:
         keys: list[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
+        unread: Unread,
     ) -> Iterator[None]:
         entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
@@ -136,7 +145,7 @@ class ReadBatcher:
             for operation in _lookups(requests):
                 operation.outcome = "fault"
         for _, deliver, _ in requests:
-            yield from deliver(entries)
+            yield from deliver(entries, unread)
 
     def _hand_out(self, slices: Iterator[None], resumed: bool = False) -> None:
         """Delivers one slice in each turn of the event loop.

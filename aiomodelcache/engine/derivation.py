@@ -107,7 +107,7 @@ class Derivations:
         if tracker.refusal is not None or tracker.unseen is not None or tracker.untracked:
             return False
         try:
-            read = await self._guarded.call(self._guarded.backend.read(keys), len(keys))
+            read = await self._guarded.read(keys)
         except BackendError:
             return False
         recorded = DerivedValue(keys, list(tracker.dependencies.values()), None)
@@ -162,7 +162,10 @@ class Derivations:
             return
         until, delay = time.monotonic() + self._config.lease_wait, FIRST_POLL_DELAY
         wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
+        nodes = self._guarded.nodes
         while wanted and not self._bypass.off and self._guarded.allow_read():
+            if nodes is not None and nodes.refused(wanted):
+                return
             try:
                 leased = await self._guarded.call(self._guarded.backend.lease([], new_token(), 1, wanted), len(wanted))
             except BackendError:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
-from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
+from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.observing import note_read
 from aiomodelcache.engine.relayed import Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, resolve
@@ -41,6 +41,7 @@ class StartPlan(Protocol):
         first: Any = None,
         operation: Lookup | None,
         relay_lost: bool = False,
+        unread: bool = False,
     ) -> None: ...
 
 
@@ -186,8 +187,10 @@ class HitPath:
         for lookup in pending.lookups:
             lookup.collect_keys(context, wanted)
 
-    def _answer(self, pending: PendingLookups, entries: EntriesByKey) -> Iterator[None]:
+    def _answer(self, pending: PendingLookups, entries: EntriesByKey, unread: Unread) -> Iterator[None]:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
+        if unread and pending in self._in_flight:
+            self._part(pending, lambda keys: not keys.keys().isdisjoint(unread), unread=True)
         relayed = self.relayed
         if relayed is not None and relayed.clock() >= pending.claims.until and not relayed.serves:
             if pending not in self._in_flight:  # failed in the meantime
@@ -225,16 +228,22 @@ class HitPath:
         self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)
 
     def _part_with_lost(self, pending: PendingLookups, relayed: Relayed) -> None:
-        """Starts the plans of lookups whose entries must not answer, as no relay lives. The others stay pending."""
+        self._part(pending, lambda keys: relayed.refuses(keys, pending.claims), relay_lost=True)
+
+    def _part(self, pending: PendingLookups, refuses: Callable[[dict[bytes, None]], bool], **reason: bool) -> None:
+        """Starts the plans of lookups whose entries must not answer. The others stay pending.
+
+        ``reason``: as ``start`` takes it.
+        """
         pairs = list(zip(pending.lookups, pending.waiters, strict=True))
         pending.lookups, pending.waiters = [], []
         for lookup, waiter in pairs:
             keys: dict[bytes, None] = {}
             lookup.collect_keys(pending.context, keys)
-            if relayed.refuses(keys, pending.claims):
+            if refuses(keys):
                 plan, done = lookup.start_plan(pending.context), partial(pending.resolve, waiter)
                 operation = lookup.lookup_event
-                self._start(plan, done, only_cache=pending.only_cache, operation=operation, relay_lost=True)
+                self._start(plan, done, only_cache=pending.only_cache, operation=operation, **reason)
             else:
                 pending.lookups.append(lookup)
                 pending.waiters.append(waiter)

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
-from aiomodelcache.backends.protocol import Fill, LateFill, Lease, SupportsLateFills
+from aiomodelcache.backends.protocol import Fill, LateFill, Lease, PartialFailure, SupportsLateFills
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
 from aiomodelcache.engine.batching import TickBatcher
@@ -81,24 +81,28 @@ class Leases:
         values: dict[bytes, bytes | None] = dict.fromkeys(leases, b"")
         stamps: dict[bytes, bytes | None] = dict.fromkeys(versions)
         late_until_ms, late_deadline = 0, self.late_deadline()
+        nodes = self._guarded.nodes
+        refused = nodes.refused([*leases, *versions]) if nodes is not None else ()
         if time.monotonic() < attempt.deadline:
+            wanted = [key for key in versions if key not in refused]
+            asked = [lease for key, lease in leases.items() if key not in refused]
             ttl_ms, backend = int((ttl or self._config.fill_ttl) * 1000), self._guarded.backend
             timed = any(request.timed for _, request in group) and hasattr(backend, "lease_timed")
             lease = cast("SupportsLateFills", backend).lease_timed if timed else backend.lease
             try:
                 leased: Any = await self._guarded.call(
-                    lease(list(leases.values()), attempt.token, ttl_ms, versions),
-                    len(leases) + len(versions),
+                    lease(asked, attempt.token, ttl_ms, wanted),
+                    len(asked) + len(wanted),
                     partial(_lookups, group),
                 )
-            except BackendError:
-                pass
-            else:
+            except BackendError as error:
+                leased = error.result if isinstance(error, PartialFailure) else None
+            if leased is not None:
                 if timed:
                     leased, now_ms = leased
                     late_until_ms = now_ms + int(self._config.fill_ttl * 1000)
-                values = dict(zip(leases, leased.values, strict=True))
-                stamps = dict(zip(versions, leased.versions, strict=True))
+                values.update(zip([lease.key for lease in asked], leased.values, strict=True))
+                stamps.update(zip(wanted, leased.versions, strict=True))
         own = LEASE + attempt.token
         granted = [key for key, value in values.items() if value == own]
         # If a writer has removed an earlier lease on a granted key, the earlier fill will be refused: wake its waiters.
@@ -121,6 +125,9 @@ class Leases:
             for attempt, key, value, ttl_ms in request.fills
             if now < attempt.deadline
         }
+        if self._guarded.nodes is not None:
+            refused = self._guarded.nodes.refused([key for key, _ in fills])
+            fills = {attempt: fill for attempt, fill in fills.items() if fill.key not in refused}
         late = [each for _, request in requests for each in request.late]
         stored: dict[tuple[bytes, bytes], bool] = {}
         held: list[bytes | None] = [b""] * len(late)
@@ -130,8 +137,9 @@ class Leases:
                     self._fill(list(fills.values()), late), len(fills) + len(late), partial(_lookups, requests)
                 )
                 stored = dict(zip(fills, accepted, strict=True))
-        except BackendError:
-            pass
+        except BackendError as error:
+            if isinstance(error, PartialFailure):
+                stored = dict(zip(fills, error.result, strict=True))
         of_late = iter(held)
         held_by = [list(islice(of_late, len(request.late))) for _, request in requests]
         if self._guarded.observers is not None:
@@ -203,7 +211,7 @@ class Leases:
                 delay = min(delay * 2, timeout)
                 if self.saturated():
                     until = min(latest, max(until, time.monotonic() + timeout))
-                values = await self._guarded.call(self._guarded.backend.read(keys), len(keys))
+                values = await self._guarded.read(keys)
                 held = dict(zip(keys, values, strict=True))
                 self._unwatch(key for key in held if not is_lease(held[key]))
                 keys = [key for key in keys if key in self._watched]

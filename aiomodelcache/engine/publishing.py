@@ -151,7 +151,7 @@ class StatsPublisher:
             logger.warning("aiomodelcache: counters are not published, because %d processes do already", MAX_WORKERS)
 
     async def _read(self) -> list[bytes | None]:
-        return await self._guarded.call(self._guarded.backend.read(self._keys), len(self._keys))
+        return await self._guarded.read(self._keys)
 
 
 def _decoded(entry: bytes | None) -> Worker | None:

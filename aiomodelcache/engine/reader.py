@@ -15,7 +15,7 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.background import BackgroundPlans
-from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher
+from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.computations import Computations
 from aiomodelcache.engine.hits import HitPath
 from aiomodelcache.engine.leases import Leases
@@ -134,18 +134,22 @@ class Reader:
         first: Any = None,
         operation: Lookup | None = None,
         relay_lost: bool = False,
+        unread: bool = False,
     ) -> None:
         """Runs a plan together with all other plans of this tick. ``done`` is called with its outcome.
 
         ``only_cache``: without the database. ``bypass``: without the store. ``near``: near entries may answer.
         ``first``: the answer to the plan's first request, if the plan has yielded it already. ``operation``: the lookup
         as observers are told of it. ``relay_lost``: without the store, as no relay lives.
+        ``unread``: without the store, as one of the keys could not be read.
         """
         run = RunningPlan(plan, done, only_cache, bypass)
         run.near = near
         run.operation = operation
         if relay_lost:
             self._lose(run)
+        if unread:
+            run.bypass = run.unread = True
         self._running.add(run)
         self._advance(run, first)
 
@@ -207,7 +211,8 @@ class Reader:
                     else:
                         self._guarded.stats.bypassed += 1
                         if run.operation is not None:
-                            note_bypass(run.operation, self._guarded.unavailable_reason or "disabled")
+                            reason = "unreachable" if run.unread else self._guarded.unavailable_reason or "disabled"
+                            note_bypass(run.operation, reason)
                 elif type(request) is Spawn:
                     if run.only_cache:  # a refresh would query the database
                         request.plan.close()
@@ -248,14 +253,20 @@ class Reader:
             self._end(run, None, error)
 
     def _resume(
-        self, run: RunningPlan, keys: list[bytes], claims: Claims | None, entries: EntriesByKey
+        self, run: RunningPlan, keys: list[bytes], claims: Claims | None, entries: EntriesByKey, unread: Unread
     ) -> Iterator[None]:
         """Gives a plan the entries that were read. ``claims``: those that were known before, if they matter."""
         if claims is not None and self._is_lost(run, keys, claims):
             self._advance(run, [None] * len(keys))
             return iter(())
         values = [entries[key] for key in keys]
-        if run.operation is not None:
+        if unread and any(key in unread for key in keys):
+            run.bypass = run.unread = True
+            self._guarded.stats.bypassed += 1
+            values = [None] * len(keys)
+            if run.operation is not None:
+                note_bypass(run.operation, "unreachable")
+        elif run.operation is not None:
             note_read(run.operation, keys, values)
         self._advance(run, values)
         return iter(())

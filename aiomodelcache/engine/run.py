@@ -21,7 +21,7 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan", "relay_lost")
+    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan", "relay_lost", "unread")
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class RunningPlan:
         """True if the plan runs as if there were no store."""
         self.relay_lost = False
         """True if that is so because no relay lives. Lookups inside its computations judge by themselves."""
+        self.unread = False
+        """True if that is so because one of its keys could not be read. The same applies then."""
         self.near = True
         """False once the plan has queried the database. Near entries may then be older than its answer."""
         self.background = background
@@ -48,7 +50,7 @@ class RunningPlan:
     @property
     def bypasses_inside(self) -> bool:
         """True if lookups inside the plan's computations run as if there were no store."""
-        return self.bypass and not self.relay_lost
+        return self.bypass and not (self.relay_lost or self.unread)
 
     @property
     def operations(self) -> Sequence[Lookup]:

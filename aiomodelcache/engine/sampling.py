@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aiomodelcache.encoding.layout import ABSENT, VALUE
-from aiomodelcache.engine.batch_read import ReadBatcher
+from aiomodelcache.engine.batch_read import ReadBatcher, Unread
 
 
 class Sampler:
@@ -43,8 +43,8 @@ class SampledReads(ReadBatcher):
     sampler: Sampler
 
     def _slices(
-        self, requests: Any, keys: list[bytes], ticket: Any, read: Sequence[bytes | None] | None
+        self, requests: Any, keys: list[bytes], ticket: Any, read: Sequence[bytes | None] | None, unread: Unread
     ) -> Iterator[None]:
         if read is not None:
             self.sampler.add(keys, read)
-        return super()._slices(requests, keys, ticket, read)
+        return super()._slices(requests, keys, ticket, read, unread)

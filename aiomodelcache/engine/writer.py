@@ -5,7 +5,6 @@ which keys a write affects.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -22,6 +21,7 @@ from aiomodelcache.engine.intent import Intent, Versioned
 from aiomodelcache.engine.own_loop import OwnLoop, has_running_loop
 from aiomodelcache.engine.saves import RowSaves
 from aiomodelcache.engine.tasks import BackgroundTasks
+from aiomodelcache.engine.undelivered import UndeliveredIntents
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.exceptions import BackendError, CacheWriteError
 from aiomodelcache.observe.events import Stage, Write
@@ -55,11 +55,7 @@ class Writer:
         self._expiry = config.intent_ttl + config.fill_ttl + (config.replica_lag or 0)
         self._tasks = tasks
         self._own_loop = OwnLoop()
-        self._lock = threading.Lock()
-        """Guards the undelivered intents, which writers of any thread add to."""
-        self._undelivered: list[Intent] = []
-        self._undelivered_keys = 0
-        self._delivering = False
+        self._undelivered = UndeliveredIntents(guarded, config.undelivered_limit)
         self._closing = False
         self._closed = False
         self._open_intents: set[Intent] = set()
@@ -73,7 +69,7 @@ class Writer:
     @property
     def undelivered_keys(self) -> int:
         """The number of keys whose invalidation is kept for later."""
-        return self._undelivered_keys
+        return self._undelivered.keys
 
     def new_transaction_intent(self) -> Intent:
         """Returns an intent for a transaction's writes, which ``mark`` announces right before COMMIT."""
@@ -254,66 +250,40 @@ class Writer:
     # Undelivered intents -----------------------------------------------------------------------------
 
     def _keep_undelivered(self, intent: Intent) -> None:
-        """Keeps an invalidation until the cache is reachable. Until then nothing is read from it."""
-        with self._lock:
-            self._guarded.set_undelivered(self, True)
-            self._guarded.stats.undelivered += 1
-            intent.saves = None
-            intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
-            self._undelivered.append(intent)
-            self._undelivered_keys += len(intent.clears)
-            if self._undelivered_keys > self._config.undelivered_limit:
-                self._collapse_to_models()
-            starts = not self._delivering and not self._closing
-            self._delivering = self._delivering or starts
+        """Keeps an invalidation until the cache is reachable. Until then nothing is read that it concerns."""
+        intent.saves = None
+        intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
+        starts = self._undelivered.keep(intent)
         self._tell("undelivered", intent)
         logger.warning(
             "aiomodelcache: an invalidation of %d keys could not be delivered and is kept; "
             "reads bypass the cache until all are delivered",
             len(intent.clears),
         )
-        if starts:
+        if starts and not self._closing:
             self._own_loop.call(lambda: self._tasks.start(self._deliver()))
-
-    def _collapse_to_models(self) -> None:
-        combined = Intent()
-        combined.unknown = any(intent.unknown for intent in self._undelivered)
-        for rows in {name: rows for intent in self._undelivered for name, rows in intent.rows.items()}.values():
-            combined.add_model(rows)
-        combined.add_tables({key for intent in self._undelivered for key in intent.tables})
-        self._undelivered = [combined]
-        self._undelivered_keys = len(combined.clears)
 
     async def _deliver(self) -> None:
         delay = min(0.05, self._config.breaker_cooldown)
-        while self._delivering and not self._closing:
+        while self._undelivered.delivering and not self._closing:
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._config.breaker_cooldown)
             await self._try_to_deliver()
 
     async def _try_to_deliver(self) -> None:
         try:
-            while intent := self._next_undelivered():
-                if intent.unknown:
-                    await self._mark(intent, intent.clears)
-                else:
-                    await self._clear(intent)
-                self._tell("delivered", intent)
-                with self._lock:
-                    if self._undelivered and self._undelivered[0] is intent:  # else it was collapsed into whole models
-                        self._undelivered_keys -= len(self._undelivered.pop(0).clears)
+            delivered = await self._undelivered.deliver(self._send_again)
         except BackendError:
             return
-        logger.warning("aiomodelcache: all invalidations are delivered; the cache is read again")
+        if delivered:
+            logger.warning("aiomodelcache: all invalidations are delivered; the cache is read again")
 
-    def _next_undelivered(self) -> Intent | None:
-        """Returns the first kept intent. If there is none, readers may use the cache again."""
-        with self._lock:
-            if self._undelivered:
-                return self._undelivered[0]
-            self._delivering = False
-            self._guarded.set_undelivered(self, False)
-            return None
+    async def _send_again(self, intent: Intent) -> None:
+        if intent.unknown:
+            await self._mark(intent, intent.clears)
+        else:
+            await self._clear(intent)
+        self._tell("delivered", intent)
 
     def stop(self) -> None:
         """Ends the repeated deliveries of undelivered intents. ``close`` makes the last attempt."""

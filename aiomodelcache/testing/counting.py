@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 from unittest.mock import patch
 
 from tortoise.backends.base.client import TransactionContextPooled
@@ -22,6 +22,7 @@ from aiomodelcache.backends.protocol import (
     ReplacedEntry,
     SupportsClaims,
     SupportsLateFills,
+    SupportsNodes,
     SupportsStartRead,
     SupportsTracking,
     SupportsWriteThrough,
@@ -36,6 +37,7 @@ from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
 
 T = TypeVar("T")
+_Call: TypeAlias = Callable[..., Awaitable[T]]
 
 
 class CountingBackend:
@@ -65,6 +67,11 @@ class CountingBackend:
         return cast("SupportsTracking", self.backend).track
 
     @property
+    def node_of(self) -> Callable[[bytes], str]:
+        """The method ``node_of`` of the backend. Raises ``AttributeError`` if the backend has none."""
+        return cast("SupportsNodes", self.backend).node_of
+
+    @property
     def start_read(self) -> Callable[[Sequence[bytes], ReadCallback], bool]:
         """The same, counted as ``read``. A subclass that overrides ``read`` has none."""
         if type(self).read is not CountingBackend.read:
@@ -73,10 +80,9 @@ class CountingBackend:
 
         def started(keys: Sequence[bytes], callback: ReadCallback) -> bool:
             self.operations.append("read")
-            if not start(keys, callback):
+            if not (sent := start(keys, callback)):
                 self.operations.pop()
-                return False
-            return True
+            return sent
 
         return started
 
@@ -158,9 +164,7 @@ class CountingBackend:
         """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
         return self._counted(cast("SupportsClaims", self.backend).remaining)
 
-    def _counted(
-        self, operation: Callable[..., Awaitable[T]], keys_at: tuple[int, ...] = (), name: str = ""
-    ) -> Callable[..., Awaitable[T]]:
+    def _counted(self, operation: _Call[T], keys_at: tuple[int, ...] = (), name: str = "") -> _Call[T]:
         async def counted(*arguments: Any) -> T:
             self._count(name or operation.__name__)
             self.keys.update([getattr(each, "key", each) for at in keys_at for each in arguments[at]])
@@ -302,14 +306,13 @@ class _Statements(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno == logging.DEBUG:
-            sent: str | None = None
+            sent: list[str] = []
             if record.msg == "%s: %s" and isinstance(record.args, tuple):
-                sent = str(record.args[0])
+                sent = [str(record.args[0])]
             elif not record.args:  # a script; connecting and closing log their parameters
-                sent = record.msg
-            if sent is not None:
-                for ops in _active:
-                    ops.statements.append(sent)
+                sent = [record.msg]
+            for ops in _active:
+                ops.statements += sent
         return record.levelno >= self._level
 
 

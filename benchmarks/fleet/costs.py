@@ -26,9 +26,10 @@ class Costs:
 
 COSTS: Final = Costs(request=11e-6, get=0.5e-6, key=0.2e-6, script=18e-6)
 LONE_HIT: Final = 129e-6
-LONE_HIT_ON_A_CLUSTER: Final = 543e-6
-"""Seconds of a process's CPU for a hit that shares its request with no other, on one server and on a Cluster, where
-redis-py's client sends it."""
+"""Seconds of a process's CPU for a hit that shares its request with no other, on one server.
+
+On a Cluster it was 1.0 to 1.25 times as much, in rounds that alternate (``measure.lone_hits``).
+"""
 ENTRY: Final = 472
 """Bytes of a server's memory for a row of 320 bytes and its key."""
 NEAR_ENTRY: Final = 320 + 33 + OVERHEAD

@@ -48,14 +48,14 @@ ORDER = {
     "open_cache": "",
     "engine": "publishing shape_sharing derivation reader writer statements admission load_limit computations leases "
     "lease_extensions witness hits background sampling batch_read batching patience observing loader in_context run "
-    "intent saves relayed own_loop tasks begun",
+    "undelivered intent saves relayed own_loop tasks begun",
     "plans": "paths lists results computing last_good indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions partitioned rows shapes raised base decoded resilience policy",
     "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
-    "backends": "breaker signed redis memory protocol near frequency",
+    "backends": "breaker nodes signed redis memory protocol near frequency",
     "backends.redis": "backend leasing saving claims commands clients cluster scripts connection url incarnation "
     "errors",
     "backends.redis.cluster": "endpoint requests topology tasks node slots",

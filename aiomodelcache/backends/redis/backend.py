@@ -11,7 +11,7 @@ Needs Redis 5. Expiry is by the server's clock only.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, cast
@@ -21,13 +21,13 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import InvalidResponse
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReadCallback, ReplacedEntry
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, PartialFailure, ReadCallback, ReplacedEntry
 from aiomodelcache.backends.redis.claims import ClaimCommands
 from aiomodelcache.backends.redis.clients import Endpoint, RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.commands import as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
-from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key
+from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.saving import SavingCommands
@@ -76,6 +76,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         self._endpoint: Endpoint | None = self.connect()
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""
+        self._is_cluster = self._endpoint.is_cluster
         self.keys_read_together = 1 if self._endpoint.is_cluster else batch_size
         self.partitions = CLUSTER_PARTITIONS if self._endpoint.is_cluster else 1
         self._keys_per_script = 1 if self._endpoint.is_cluster else KEYS_PER_SCRIPT
@@ -128,6 +129,16 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             with anyio.CancelScope(shield=True), suppress(*FAILURES):  # the server may be gone
                 await endpoint.close()
 
+    @property
+    def node_of(self) -> Callable[[bytes], str]:
+        """Returns the name of a key's node (see ``SupportsNodes``). Raises ``AttributeError`` if this is no Cluster."""
+        if not self._is_cluster:
+            raise AttributeError("node_of")
+        return self._node_of
+
+    def _node_of(self, key: bytes) -> str:
+        return self._endpoint.node_of(key) if isinstance(self._endpoint, ClusterEndpoint) else ""
+
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         endpoint = self._endpoint or self._raise_closed()
         if isinstance(endpoint, ClusterEndpoint):
@@ -147,7 +158,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         endpoint = self._endpoint
         if isinstance(endpoint, ClusterEndpoint):
             if self._can_start_read and keys:
-                endpoint.start_read(keys, partial(self._on_values, callback))
+                endpoint.start_read(keys, partial(self._on_values, keys, callback))
                 return True
             return False
         if (
@@ -175,18 +186,15 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         read: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
         if not keys:
             return []
-        endpoint.start_read(keys, partial(self._on_values, partial(_resolve, read)))
+        endpoint.start_read(keys, partial(self._on_values, keys, partial(_resolve, read)))
         return await read
 
-    def _on_values(self, callback: ReadCallback, values: Replies) -> None:
+    def _on_values(self, keys: Sequence[bytes], callback: ReadCallback, values: Replies, has_errors: bool) -> None:
         """Passes on what a Cluster's nodes have answered."""
-        if any(isinstance(value, Exception) for value in values):
-            for value in values:
-                if isinstance(value, Exception) and not concerns_one_key(value):
-                    callback(self._failure(value))
-                    return
+        failed = self._failed(keys, values) if has_errors else None
+        if has_errors:
             values = list(map(as_bytes, values))
-        callback(values)
+        callback(PartialFailure(failed, values) if failed else values)
 
     async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
         size = self._batch_size

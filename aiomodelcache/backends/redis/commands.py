@@ -9,8 +9,9 @@ from typing import NoReturn, cast
 
 from redis.exceptions import NoScriptError
 
-from aiomodelcache.backends.protocol import ReplacedEntry
+from aiomodelcache.backends.protocol import PartialFailure, ReplacedEntry
 from aiomodelcache.backends.redis.clients import Endpoint
+from aiomodelcache.backends.redis.cluster.slots import key_of
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
@@ -24,6 +25,7 @@ class RedisCommands:
     where: str
     _batch_size: int
     _endpoint: Endpoint | None
+    _is_cluster: bool
     _keys_per_script: int
 
     def __init__(self) -> None:
@@ -86,22 +88,25 @@ class RedisCommands:
     ) -> list[Command]:
         return script.commands(keys, shared, arguments, self._keys_per_script)
 
-    def _by_key(self, keys: Sequence[bytes], replies: Sequence[object]) -> list[object]:
+    def _by_key(self, keys: Sequence[bytes], replies: Sequence[object], *, partly: bool = False) -> list[object]:
         """Returns the replies of a script by key. Returns errors that concern one key, and raises others."""
         size = self._keys_per_script
         by_key: list[object] = []
         for at, reply in zip(range(0, len(keys), size), replies, strict=True):
             by_key += cast("list[object]", reply) if isinstance(reply, list) else [reply] * len(keys[at : at + size])
-        self._raise_general(by_key)
+        if not (partly and self._is_cluster):
+            self._raise_general(by_key)
         return by_key
 
-    async def _send_in_order(self, *stages: Sequence[Command]) -> list[list[object]]:
+    async def _send_in_order(self, *stages: Sequence[Command], partly: bool = False) -> list[list[object]]:
         """Runs the commands of each stage after those of all earlier stages.
+
+        ``partly``: on a Cluster, errors of nodes stand in place of replies, and are not raised.
 
         Scripts that are missing from the server's script cache are loaded and run again, and so are the later stages,
         which must therefore be idempotent. No other command is ever sent twice.
         """
-        replies = await self._send_stages(stages)
+        replies = await self._send_stages(stages, partly)
         for number, stage in enumerate(stages):
             forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
             if forgotten:
@@ -117,18 +122,23 @@ class RedisCommands:
                 return [*replies[: number + 1], *later]
         return replies
 
-    async def _send_stages(self, stages: Sequence[Sequence[Command]]) -> list[list[object]]:
+    async def _send_stages(self, stages: Sequence[Sequence[Command]], partly: bool = False) -> list[list[object]]:
         if (self._endpoint or self._raise_closed()).is_cluster:
             # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
             # another node.
-            return [await self._send(stage) for stage in stages]
+            return [await self._send(stage, partly=partly) for stage in stages]
         if len(stages) == 1:
             return [await self._send(stages[0])]
         replies = iter(await self._send([command for stage in stages for command in stage]))
         return [[next(replies) for _ in stage] for stage in stages]
 
-    async def _send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[object]:
-        """Sends commands in one pipeline. Returns errors that concern one key, and raises others."""
+    async def _send(
+        self, commands: Sequence[Command], *, read_only: bool = False, partly: bool = False
+    ) -> list[object]:
+        """Sends commands in one pipeline. Returns errors that concern one key, and raises others.
+
+        ``partly``: on a Cluster, returns all errors.
+        """
         endpoint = self._endpoint or self._raise_closed()
         if not commands:
             return []
@@ -136,8 +146,28 @@ class RedisCommands:
             replies = await endpoint.send(commands, read_only=read_only)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
-        self._raise_general(replies)
+        if not endpoint.is_cluster:
+            self._raise_general(replies)
+        elif not partly:
+            self._raise_failed([key_of(command) for command in commands], replies)
         return replies
+
+    def _raise_failed(self, keys: Sequence[bytes], replies: Sequence[object], result: object = None) -> None:
+        """Raises ``PartialFailure`` if nodes of a Cluster have failed. ``replies``: those to a command for each key."""
+        failed = self._failed(keys, replies) if self._is_cluster else None
+        if failed:
+            raise PartialFailure(failed, result)
+
+    def _failed(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, str]:
+        """Returns the keys that nodes of a Cluster have not served, and the reasons."""
+        return {
+            key: f"Redis at {self._node_of(key) or self.where} {describe(reply)}"
+            for key, reply in zip(keys, replies, strict=True)
+            if isinstance(reply, Exception) and not concerns_one_key(reply)
+        }
+
+    def _node_of(self, key: bytes) -> str:
+        raise NotImplementedError
 
     async def _load_scripts(self, endpoint: Endpoint) -> None:
         scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save, self._late)

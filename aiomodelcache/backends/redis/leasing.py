@@ -23,7 +23,7 @@ class LeasingCommands(RedisCommands):
         return leased
 
     async def fill(self, fills: Sequence[Fill]) -> list[bool]:
-        [replies] = await self._send_in_order(self._fill_commands(fills))
+        [replies] = await self._send_in_order(self._fill_commands(fills), partly=True)
         return self._filled(fills, replies)
 
     @property
@@ -77,16 +77,23 @@ class LeasingCommands(RedisCommands):
         else:
             lease_commands = self._commands(self._lease, keys, (), (own, ttl_ms))
         made = self._new_versions(versions)
-        leased, read = await self._send_in_order(lease_commands, [*version_commands(versions, made), *others])
+        stages = lease_commands, [*version_commands(versions, made), *others]
+        leased, read = await self._send_in_order(*stages, partly=True)
         number = 2 * len(versions)
-        values = list(map(_lease_value, self._by_key(keys, leased)))
-        return Leased(values, await self._with_fresh_versions(versions, read[:number], made)), read[number:]
+        held = self._by_key(keys, leased, partly=True)
+        answer = Leased(list(map(_lease_value, held)), await self._with_fresh_versions(versions, read[:number], made))
+        self._raise_failed([*keys, *versions], [*held, *read[1:number:2]], answer)
+        return answer, read[number:]
 
     def _fill_commands(self, fills: Sequence[Fill]) -> list[Command]:
         return self._commands(self._fill, [fill.key for fill in fills], [fill[1:] for fill in fills])
 
     def _filled(self, fills: Sequence[Fill], replies: Sequence[object]) -> list[bool]:
-        return [reply == 1 for reply in self._by_key([fill.key for fill in fills], replies)]
+        keys = [fill.key for fill in fills]
+        by_key = self._by_key(keys, replies, partly=True)
+        filled = [reply == 1 for reply in by_key]
+        self._raise_failed(keys, by_key, filled)
+        return filled
 
 
 def _lease_value(reply: object) -> bytes | None:

@@ -65,8 +65,12 @@ class Cluster:
         until(lambda: all(map(self._knows_all, self._all)))
         for node, replica in zip(nodes, replicas, strict=False):
             replica.run("CLUSTER", "REPLICATE", node.id)
-        until(lambda: all(map(self._is_ready, self._all)))
+        self.wait()
         until(lambda: all(each.run("INFO", "replication")["master_link_status"] == "up" for each in replicas))
+
+    def wait(self) -> None:
+        """Waits until all nodes serve their slots, as some time after a restart."""
+        until(lambda: all(map(self._is_ready, self._all)))
 
     def _place(self, slot: int) -> int:
         return slot * len(self.nodes) // SLOTS

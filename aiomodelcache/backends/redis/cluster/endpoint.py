@@ -6,22 +6,22 @@ Must not know what a backend's operations are.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
+from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
 from aiomodelcache.backends.redis.cluster.requests import Request, Requests
 from aiomodelcache.backends.redis.cluster.slots import Address, Remap, name_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
-from aiomodelcache.backends.redis.connection import Command, Replies
+from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.exceptions import CacheConfigurationError
 
-OnRead = Callable[[Replies], None]
-"""A callback for the values of a read, exceptions among them in place of those that could not be read."""
+OnRead = Callable[[Replies, bool], None]
+"""A callback for the values of a read, and True if there may be exceptions in place of some."""
 
 
 class ClusterEndpoint:
@@ -51,6 +51,11 @@ class ClusterEndpoint:
         node = self._topology.slots[slot_of(key)]
         return node.incarnation if node is not None else ServerIncarnation(self.where)
 
+    def node_of(self, key: bytes) -> str:
+        """Returns the name of the node that holds a key, or "" if none is known."""
+        node = self._topology.slots[slot_of(key)]
+        return node.name if node is not None else ""
+
     async def check_identity(self, keys: Iterable[bytes]) -> None:
         """Asks the nodes that hold these keys for their identities again."""
         for node in dict.fromkeys([self._topology.slots[slot_of(key)] for key in keys]):
@@ -66,12 +71,33 @@ class ClusterEndpoint:
         by_slot: dict[int, list[int]] = {}
         for at, key in enumerate(keys):
             by_slot.setdefault(slot_of(key), []).append(at)
+        if len(by_slot) == 1 and len(keys) > 1 and self._start_on_one(next(iter(by_slot)), keys, callback):
+            return
         commands: list[Command] = [
             ("GET", keys[places[0]]) if len(places) == 1 else ("MGET", *[keys[at] for at in places])
             for places in by_slot.values()
         ]
         on_done = partial(_on_read, callback, by_slot.values(), len(keys))
         self._requests.start(Request(commands, on_done, reading=True), list(by_slot))
+
+    def _start_on_one(self, slot: int, keys: Sequence[bytes], callback: OnRead) -> bool:
+        """Starts a read of keys of one slot, as a hit does it. Returns False if that takes more than to send it."""
+        node = self._topology.slots[slot]
+        command: Command = ("MGET", *keys)
+        return (
+            node is not None
+            and not node.failing
+            and node.reading.start(pack([command]), 1, partial(self._on_one_reply, node, command, callback))
+        )
+
+    def _on_one_reply(self, node: Node, command: Command, callback: OnRead, replies: Replies | Exception) -> None:
+        values: object = replies[0] if isinstance(replies, list) else None
+        if isinstance(values, list):
+            callback(node.incarnation.mask_stale_versions(cast("list[bytes | None]", values)), False)
+        else:
+            count = len(command) - 1
+            request = Request([command], partial(_on_read, callback, [list(range(count))], count), reading=True)
+            self._requests.resume(request, node, replies)
 
     async def servers(self) -> list[Callable[[Sequence[Command]], Awaitable[Replies]]]:
         """Returns a function for each node that sends commands to it. Raises redis-py's exceptions if none is found."""
@@ -121,4 +147,4 @@ def _on_read(callback: OnRead, places: Iterable[list[int]], count: int, request:
         else:
             for number, each in enumerate(at):
                 values[each] = reply if isinstance(reply, Exception) else reply[number]
-    callback(values)
+    callback(values, True)

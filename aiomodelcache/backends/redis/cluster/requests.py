@@ -13,7 +13,7 @@ from typing import Final, cast
 from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedError, NoScriptError, TryAgainError
 
 from aiomodelcache.backends.redis.cluster.node import Node
-from aiomodelcache.backends.redis.cluster.slots import address_in, slot_of_command
+from aiomodelcache.backends.redis.cluster.slots import address_in, key_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
@@ -68,7 +68,7 @@ class Requests:
         """Sends commands in one request to each node. Returns the replies in order, exceptions among them."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         request = Request(commands, partial(_resolve, done), reading=reading)
-        self.start(request, list(map(slot_of_command, commands)))
+        self.start(request, [slot_of(key_of(command)) for command in commands])
         await done
         return request.replies
 
@@ -84,6 +84,12 @@ class Requests:
                 self._topology.when_read(partial(self._start_located, request, slots))
                 return
         self._send(request, range(len(slots)))
+
+    def resume(self, request: Request, node: Node, replies: Replies | Exception) -> None:
+        """Goes on with a request whose commands one node has answered."""
+        request.nodes = [node for _ in request.commands]
+        request.pending = 1
+        self._on_replies(request, node, list(range(len(request.commands))), (), replies)
 
     def _start_located(self, request: Request, slots: Sequence[int]) -> None:
         """Sends a request as far as its nodes are known now."""
@@ -169,7 +175,7 @@ class Requests:
             request.nodes[at] = self._topology.move(reply, node)
         elif isinstance(reply, ClusterDownError):
             self._topology.refresh_soon()
-            request.nodes[at] = self._topology.slots[slot_of_command(command)] or node
+            request.nodes[at] = self._topology.slots[slot_of(key_of(command))] or node
         elif command[0] == "MGET":  # the keys of a slot that moves may be on either node
             keys = cast("Sequence[bytes]", command[1:])
             request.replies[at] = await self.send([("GET", key) for key in keys], reading=True)

@@ -24,9 +24,9 @@ slot_of: Final = cast("Callable[[bytes], int]", key_slot)
 """Returns the slot of a key."""
 
 
-def slot_of_command(command: Command) -> int:
-    """Returns the slot of a command's first key."""
-    return slot_of(cast("bytes", command[3 if command[0] in _SCRIPTS else 1]))
+def key_of(command: Command) -> bytes:
+    """Returns the first key of a command."""
+    return cast("bytes", command[3 if command[0] in _SCRIPTS else 1])
 
 
 def address_in(redirection: AskError) -> Address:
