@@ -54,7 +54,7 @@ class LoadLimit:
     """The limit of one connection.
 
     >>> limit = LoadLimit(64)
-    >>> for _ in range(100):
+    >>> for _ in range(200):
     ...     limit.sample("rows", 1, 0.1, in_flight=limit.value)
     >>> assert limit.value == 64
     >>> for _ in range(20):

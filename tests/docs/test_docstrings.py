@@ -1,6 +1,7 @@
 """The examples in docstrings run, and print the output that they show."""
 
 import ast
+import asyncio
 import contextlib
 import doctest
 import gc
@@ -24,6 +25,7 @@ from tortoise.transactions import in_transaction
 import aiomodelcache
 from aiomodelcache import MemoryBackend, ModelCache, observe, testing
 from aiomodelcache.backends.protocol import Fill, Lease
+from aiomodelcache.engine.load_limit import LoadLimit
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models import docstring_models
 
@@ -60,6 +62,7 @@ def names() -> Iterator[dict[str, Any]]:
     names: dict[str, Any] = {"__name__": "example", "F": F, "Decimal": Decimal, "Point": Point, "struct": struct}
     for module in (aiomodelcache, testing, docstring_models):
         names.update({name: value for name, value in vars(module).items() if not name.startswith("_")})
+    names |= {"asyncio": asyncio, "pks": [1, 2], "LoadLimit": LoadLimit}
     names |= {"Lease": Lease, "Fill": Fill, "in_transaction": in_transaction, "MyBackend": MemoryBackend}
     names |= {"Observer": observe.Observer, "Operation": observe.Operation, "Statement": observe.Statement}
     names |= {"Starlette": Starlette, "Middleware": Middleware, "routes": []}

@@ -122,12 +122,23 @@ def test_a_quarter_of_many_cases_is_tried_and_every_one_of_few() -> None:
     assert part_of(items) == kept
 
 
+def test_each_parameter_is_tried_on_some_database() -> None:
+    values = [object() for _ in range(9)]
+    items: list[Any] = [
+        Item(f"a.py::test[{at}-{name}]", "db_url", db_url=name, value=value)
+        for at, value in enumerate(values)
+        for name in ("sqlite", "postgres", "mariadb")
+    ]
+    kept = part_of(items)
+    assert len(kept) == 9
+    assert {item.callspec.params["value"] for item in items if item in kept} == set(values)
+
+
 @pytest.mark.slow(because="runs pytest in processes of its own")
-@pytest.mark.parametrize(("options", "collected"), [([], "10 tests collected"), (["--part"], "4/10 tests collected")])
+@pytest.mark.parametrize(("options", "collected"), [([], "6 tests collected"), (["--part"], "4/6 tests collected")])
 def test_only_a_whole_run_leaves_out_cases(options: list[str], collected: str, tmp_path: Path) -> None:
-    marks = [f"only_on({name!r}, because='a reason')" for name in ("sqlite", "memory")]
-    lines = [f"@pytest.mark.{mark}\n" for mark in (*marks, "parametrize('number', range(10))")]
-    source = f"{''.join(lines)}def test_a(db_url, number): ...\n"
+    marks = "@pytest.mark.parametrize('number', range(2))\n@pytest.mark.every_pair(because='a reason')\n"
+    source = f"{marks}def test_a(db_url, backend_url, number): ...\n"
     assert collected in run_pytest(tmp_path, {"a": source}, "--collect-only", *options)
 
 

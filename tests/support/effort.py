@@ -1,9 +1,11 @@
 """The part of all cases that a test tries: a tenth or more, or all of them in ``make exhaustive``.
 
 Some tests choose this part by ``share``. Of others that have a database and many cases, ``make test`` and
-``make matrix`` try a quarter, with the option ``--part``. Without it, as in ``make test T=tests/query``, all are tried.
+``make matrix`` try a quarter, with the option ``--part``, but each parameter on some database and store. Without it, as
+in ``make test T=tests/query``, all are tried.
 """
 
+import itertools
 import os
 import random
 import zlib
@@ -39,7 +41,8 @@ PART = 4
 def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:
     """Returns the tests that ``--part`` runs, which are the same in each run.
 
-    Of the cases of a test that has a database, these are four, or a quarter if that is more. Its name decides which.
+    Of the cases of a test that has a database, these are four, or a quarter if that is more, and at least one with each
+    of its own parameters: on some database and some store. Its name decides which.
     """
     kept = set(items)
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
@@ -47,7 +50,15 @@ def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:
         if "db_url" in getattr(item, "fixturenames", ()):
             cases[item.nodeid.partition("[")[0]].append(item)
     for name, every in cases.items():
-        left_out = len(every) - max(LEAST, -(-len(every) // PART))
-        if left_out > 0:
-            kept.difference_update(random.Random(zlib.crc32(name.encode())).sample(every, left_out))
+        random.Random(zlib.crc32(name.encode())).shuffle(every)
+        one_of_each = dict(zip(map(_own_parameters, every), every, strict=True)).values()
+        chosen = dict.fromkeys([*one_of_each, *every])
+        number = max(LEAST, -(-len(every) // PART), len(one_of_each))
+        kept.difference_update(itertools.islice(chosen, number, None))
     return kept
+
+
+def _own_parameters(item: pytest.Item) -> frozenset[tuple[str, int]]:
+    """Returns what tells a case from the same one on another database or store."""
+    params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return frozenset((name, id(value)) for name, value in params.items() if name not in ("db_url", "backend_url"))

@@ -171,7 +171,9 @@ GUARDS = {
         "if others := []:",
         "two saves, looked up twice",
     ),
-    "the stamp is changed": Guard("engine.writer:Writer._clear", "list(intent.rows)", "[]", "save, by name elsewhere"),
+    "the stamp is changed": Guard(
+        "engine.writer:Writer._clear", "list(intent.stamps)", "[]", "save, by name elsewhere"
+    ),
     "the keys of indexes are marked": Guard(
         "write.affected:_affected_indexes", "return indexes", "return []", "create over an absence"
     ),
@@ -393,7 +395,7 @@ GUARDS = {
         "await self._claim(self.liveness_key, await self._clock() +",
         "outside, and a relay that comes late",
     ),
-    "a relay changes the stamp": Guard("engine.writer:Writer._clear", "list(intent.rows)", "[]", "outside, by name"),
+    "a relay changes the stamp": Guard("engine.writer:Writer._clear", "list(intent.stamps)", "[]", "outside, by name"),
     "a relay clears the version of the table": Guard(
         "engine.intent:Intent.add_tables",
         "self.clears.update({key: Clear(key) for key in keys})",
