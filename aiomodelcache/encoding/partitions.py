@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import string
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiomodelcache.encoding.keys import KeySpace, encode, encode_single
@@ -78,6 +78,10 @@ class Partitions:
         """Returns the keys of the stamps of the rows under these keys, each once."""
         return self._stamps
 
+    def epochs_among(self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes]) -> Iterable[bytes | None]:
+        """Returns the epoch of each of these keys from what was read by key. May be endless, for ``zip``."""
+        return itertools.repeat(found[self._epoch])
+
     def with_epochs(self, keys: list[bytes]) -> list[bytes]:
         """Returns keys of entries, with those of their epochs unless all entries of the model have the same."""
         return keys
@@ -128,6 +132,10 @@ class SlotPartitions(Partitions):
     def stamps_of(self, keys: Iterable[bytes]) -> Sequence[bytes]:
         """See ``Partitions``."""
         return list(dict.fromkeys(map(self.stamp_of, keys)))
+
+    def epochs_among(self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes]) -> Iterable[bytes | None]:
+        """See ``Partitions``."""
+        return map(found.__getitem__, map(self.epoch_of, keys))
 
     def with_epochs(self, keys: list[bytes]) -> list[bytes]:
         """See ``Partitions``."""

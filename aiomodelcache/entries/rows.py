@@ -100,6 +100,8 @@ class RowEntries(KeyedEntries):
         self.prefix = space.prefix("r", connection, schema.table)
         self.partitions = partitions_of(space, connection, schema.table)
         self.epoch_of = self.partitions.epoch_of
+        self.epoch_key = None if self.partitions.divided else self.partitions.epochs[0]
+        """The key of the only epoch, or None if the rows are divided."""
         self._encode = self.partitions.encode_single
         self.spans_tenants = space.tenant == b""
         self.fingerprint = fingerprint("row", schema.fingerprint, version)

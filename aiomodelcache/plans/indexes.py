@@ -34,12 +34,13 @@ from aiomodelcache.plans.requests import (
     Load,
     Plan,
     PlannedFill,
+    Read,
     Spawn,
 )
 from aiomodelcache.plans.rows import (
     Misses,
     Versions,
-    classify_row,
+    judge_rows,
     load_rows,
     refresh_due_rows,
     row_by_pk,
@@ -72,23 +73,26 @@ def look_up(entry_set: RowEntries | IndexEntries, values: Values, predictions: P
 def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predictions) -> Plan[list[Any]]:
     """Does the same as ``rows_by_index`` for one lookup, with its hit path written out. ``key`` is its cache key."""
     rows = index.rows
-    prediction, epoch_of = predictions.predict(key), index.epoch_of
-    found = yield from read_by_key([epoch_of(key), key, *prediction.to_read])
-    entry = found[key]
-    pks = index.read(entry, found[epoch_of(key)])
+    epoch_key, prediction = rows.epoch_key, predictions.predict(key)
+    if epoch_key is None:
+        return (yield from rows_by_index(index, {key: values}, predictions))[key]
+    wanted = [epoch_key, key, *prediction.keys]
+    epoch, entry, *read = found = yield Read(wanted)
+    pks = index.read(entry, epoch)
     if isinstance(pks, list) and rows.same_pks(pks, prediction.pks):
-        answer: list[Any] = [rows.read(found[each], found[epoch_of(each)]) for each in prediction.keys]
+        answer: list[Any] = [rows.read(row, epoch) for row in read]
         if all(map(index.answers, answer, prediction.pks, repeat(values))):
             index.counters.hits += 1
             rows.counters.hits += len(answer)
-            if entry is not None and entry[CREATED] <= index.lifetimes.due:
+            if entry[CREATED] <= index.lifetimes.due:
                 yield index_refresh(index, values, key, entry, predictions)
-            read = {each: found[each] for each in prediction.keys}
-            if min(map(_created, read.values()), default=_ALWAYS) <= rows.lifetimes.due:
-                yield from refresh_due_rows(rows, dict(zip(prediction.keys, prediction.pks, strict=True)), read)
+            if min(map(_created, read), default=_ALWAYS) <= rows.lifetimes.due:
+                predicted = dict(zip(prediction.keys, prediction.pks, strict=True))
+                yield from refresh_due_rows(rows, predicted, dict(zip(prediction.keys, read, strict=True)))
             return answer
     result: dict[bytes, list[Any]] = {}
-    misses = yield from _judge_index(index, {key: values}, found, predictions, result)
+    by_key = dict(zip(wanted, found, strict=True))
+    misses = yield from _judge_index(index, {key: values}, by_key, predictions, result)
     if misses:
         yield from _resolve_index_misses(index, {key: values}, misses, predictions, result)
     return result[key]
@@ -164,11 +168,11 @@ def _judge_index(
     result: dict[bytes, list[Any]],
 ) -> Plan[Misses]:
     """Turns index entries into answers. Reads the rows that are not among what was ``found`` with the entries."""
-    entries = {key: found[key] for key in wanted}
+    entries, epochs = list(map(found.__getitem__, wanted)), index.partitions.epochs_among(found, wanted)
     listed: dict[bytes, list[Any]] = {}
     misses: Misses = {}
-    for key, entry in entries.items():
-        pks = index.read(entry, found[index.epoch_of(key)])
+    for key, entry, epoch in zip(wanted, entries, epochs, strict=False):
+        pks = index.read(entry, epoch)
         if pks is NoValue.MISS:
             misses[key] = entry
         elif pks is NoValue.ABSENT:
@@ -180,7 +184,7 @@ def _judge_index(
             predictions.learn(key, pks, index.rows)
     if listed:
         yield from follow_to_rows(index, wanted, listed, found, result, misses)
-    for key, entry in entries.items():
+    for key, entry in zip(wanted, entries, strict=True):
         if key not in misses and entry is not None and index.lifetimes.is_due(entry):
             yield index_refresh(index, wanted[key], key, entry, predictions)
     index.counters.misses += len(misses)
@@ -204,11 +208,7 @@ def follow_to_rows(
     unread = [key for key in needed if key not in found]
     if unread:
         found.update((yield from read_by_key([*rows.partitions.epochs_of(unread), *unread])))
-    row_of: dict[bytes, Any] = {}
-    row_misses: Misses = {}
-    for key, pk in needed.items():
-        classify_row(rows, pk, key, found[key], rows.read(found[key], found[rows.epoch_of(key)]), row_of, row_misses)
-    yield from refresh_due_rows(rows, needed, {key: found[key] for key in row_of})
+    row_of, row_misses = yield from judge_rows(rows, needed, found)
     if row_misses:
         with suppress(Exception):  # the statement fails for values that no row can have: then the entry is a miss
             pending = yield from load_rows(rows, needed, row_misses, row_of)

@@ -47,7 +47,7 @@ def row_by_pk(rows: RowEntries, pk: Any, key: bytes) -> Plan[list[Any]]:
 
     ``key`` is the row's cache key. The same as ``rows_by_pk``, with its hit path written out.
     """
-    epoch, entry = yield Read([rows.epoch_of(key), key])
+    epoch, entry = yield Read([rows.epoch_key or rows.epoch_of(key), key])
     row = rows.read(entry, epoch)
     if isinstance(row, dict) and rows.is_row(row, pk):
         rows.counters.hits += 1
@@ -85,13 +85,27 @@ def _resolve_row_misses(rows: RowEntries, pks: Pks, misses: Misses, result: dict
 
 def _read_rows(rows: RowEntries, pks: Pks) -> Plan[tuple[dict[bytes, RowValues | None], Misses]]:
     """Reads rows from the cache. Returns the hits (None: known to be absent) and the misses."""
-    found = yield from read_by_key([*rows.partitions.epochs_of(pks), *pks])
-    epoch_of = rows.epoch_of
+    if rows.epoch_key is None:
+        found = yield from read_by_key([*rows.partitions.epochs_of(pks), *pks])
+        return (yield from judge_rows(rows, pks, found))
+    epoch, *entries = yield Read([rows.epoch_key, *pks])
     result: dict[bytes, RowValues | None] = {}
     misses: Misses = {}
-    for key, pk in pks.items():
-        classify_row(rows, pk, key, found[key], rows.read(found[key], found[epoch_of(key)]), result, misses)
-    yield from refresh_due_rows(rows, pks, {key: found[key] for key in pks if key in result})
+    for (key, pk), entry in zip(pks.items(), entries, strict=True):
+        classify_row(rows, pk, key, entry, rows.read(entry, epoch), result, misses)
+    read = {key: entry for key, entry in zip(pks, entries, strict=True) if key in result}
+    yield from refresh_due_rows(rows, pks, read)
+    return result, misses
+
+
+def judge_rows(rows: RowEntries, pks: Pks, found: dict[bytes, bytes | None]) -> Plan[tuple[dict[bytes, Any], Misses]]:
+    """Returns the hits among rows that were read (None: known to be absent), and the misses."""
+    result: dict[bytes, Any] = {}
+    misses: Misses = {}
+    entries, epochs = map(found.__getitem__, pks), rows.partitions.epochs_among(found, pks)
+    for (key, pk), entry, epoch in zip(pks.items(), entries, epochs, strict=False):
+        classify_row(rows, pk, key, entry, rows.read(entry, epoch), result, misses)
+    yield from refresh_due_rows(rows, pks, {key: found[key] for key in result})
     return result, misses
 
 

@@ -154,9 +154,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         if isinstance(entry_set, RowEntries):
             rows = entry_set.hits(found, wanted, found[epochs[0]], names)
         else:
-            predict, epoch_of, rows = cache.predictions.predict, entry_set.epoch_of, []
-            for key, values in wanted.items():
-                hit = index_hit(entry_set, values, key, found[epoch_of(key)], predict(key), found)
+            predict, rows = cache.predictions.predict, []
+            epoch_of_each = entry_set.partitions.epochs_among(found, wanted)
+            for (key, values), epoch in zip(wanted.items(), epoch_of_each, strict=False):
+                hit = index_hit(entry_set, values, key, epoch, predict(key), found)
                 if not hit:
                     return NoValue.MISS
                 rows.append(hit[0])
@@ -179,8 +180,9 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         """Returns the result if all entries of a key that several rows may share are hits, else a miss."""
         predict = cache.predictions.predict
         lists: list[list[RowValues]] = []
-        for key, values in wanted.items():
-            rows = index_hit(index, values, key, found[index.epoch_of(key)], predict(key), found)
+        epochs = index.partitions.epochs_among(found, wanted)
+        for (key, values), epoch in zip(wanted.items(), epochs, strict=False):
+            rows = index_hit(index, values, key, epoch, predict(key), found)
             if rows is None:
                 return NoValue.MISS
             lists.append(rows)
