@@ -19,7 +19,7 @@ class PartitionedRows(RowEntries):
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """See ``RowEntries``."""
         if epoch is not None:
-            self._guard, self._epoch = self._guard_of(epoch), epoch
+            self._guard_of(epoch)
         return super().hit(entry, epoch, pk)
 
     def _guard_of(self, epoch: bytes) -> bytes:
@@ -28,6 +28,7 @@ class PartitionedRows(RowEntries):
             if len(self._guards) >= self._most_guards:  # those of earlier epochs are not needed
                 self._guards.clear()
             guard = self._guards[epoch] = self.fingerprint + epoch[1:]
+        self._guard, self._epoch = guard, epoch
         return guard
 
     def hits(

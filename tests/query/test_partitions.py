@@ -9,7 +9,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import ModelCache, cached
+from aiomodelcache import ModelCache, cached, local_cache
 from aiomodelcache.backends.protocol import Backend, Clear
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.encoding.layout import VALUE
@@ -229,3 +229,19 @@ async def test_operators_see_partitions_and_no_values(cache: ModelCache, store: 
     assert (explanation.source, explanation.key) == ("cache", key.decode())
     await clear_targets(opened, [find_target(opened, "Artist")])
     assert (await Artist.cache.explain(id=7)).source == "database"
+
+
+async def test_plans_keep_rows_decoded_and_answer_from_them(cache: ModelCache) -> None:
+    async def read() -> int:
+        async with local_cache():
+            rows = await Artist.cache.get_many(range(1, NUMBER + 1))
+        return len(rows)
+
+    for _ in range(4):  # an entry is kept when it is read again
+        await read()
+    before = cache.stats.decoded
+    hits, kept = before.hits, before.kept
+    assert kept == NUMBER
+    await read()
+    after = cache.stats.decoded
+    assert (after.hits - hits, after.kept - kept) == (NUMBER, 0)
