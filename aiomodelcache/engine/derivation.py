@@ -92,9 +92,11 @@ class Derivations:
         if tracker.untracked:
             self._report(derived, tracker)
         if len(dependencies) > MANY_DEPENDENCIES:
-            tracker.needed |= tracker.used
-        if len(dependencies) > MAX_DEPENDENCIES:
-            self._versions.collapse(tracker, MAX_DEPENDENCIES)
+            number = self._versions.count_without_epochs(dependencies.keys())
+            if number > MANY_DEPENDENCIES:
+                tracker.needed |= tracker.used
+            if number > MAX_DEPENDENCIES:
+                self._versions.collapse(tracker, MAX_DEPENDENCIES)
         tracker.sort()  # so that equal results have equal bytes
         tables = derived.tables
         if tables is None or not tracker.needed <= tables:

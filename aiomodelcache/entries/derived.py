@@ -17,9 +17,9 @@ from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.versions import TableVersions
 
 MAX_DEPENDENCIES: Final = 64
-"""Number of dependencies beyond which the entries of a model are replaced by the version of its table."""
+"""Number of dependencies, without epochs, beyond which the version of its table replaces the entries of a model."""
 MANY_DEPENDENCIES: Final = 48
-"""Number of dependencies beyond which later computations read the versions that could replace entries, too."""
+"""Number of dependencies, without epochs, beyond which later computations read what could replace them, too."""
 
 _encode_dependencies = msgspec.msgpack.Encoder().encode
 _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])

@@ -88,6 +88,10 @@ class TableVersions:
             return {key: by_epoch[key] for key in by_epoch.keys() & keys}
         return {key: by_epoch[key[end]] for key in keys if key[end] in by_epoch}
 
+    def count_without_epochs(self, keys: Set[bytes]) -> int:
+        """Returns the number of keys that are no epochs of models, of which each partition brings its own."""
+        return len(keys) - len(self.tables_by_epoch(keys))
+
     def is_stamp(self, key: bytes) -> bool:
         """Returns True if this is the key of a stamp of a cached model."""
         return key[self._model_end] in self._stamps
@@ -114,7 +118,7 @@ class TableVersions:
     def collapse(self, tracker: Tracker, limit: int) -> None:
         """Replaces the entries of models by the versions of their tables, as far as needed to have at most ``limit``.
 
-        A version can stand for entries only if it was read before them.
+        Epochs do not count. A version can stand for entries only if it was read before them.
         """
         by_table: dict[bytes, list[bytes]] = {}
         for key in tracker.dependencies:
@@ -122,7 +126,7 @@ class TableVersions:
             if table is not None and table in tracker.versions and table not in tracker.late:
                 by_table.setdefault(table, []).append(key)
         for table, keys in sorted(by_table.items(), key=lambda pair: -len(pair[1])):
-            if len(tracker.dependencies) > limit:
+            if self.count_without_epochs(tracker.dependencies.keys()) > limit:
                 epochs = [key for key, of in self.tables_by_epoch(tracker.dependencies.keys()).items() if of == table]
                 for key in [*keys, *(epochs if self._model_end.stop is not None else ())]:
                     del tracker.dependencies[key]

@@ -245,3 +245,22 @@ async def test_plans_keep_rows_decoded_and_answer_from_them(cache: ModelCache) -
     await read()
     after = cache.stats.decoded
     assert (after.hits - hits, after.kept - kept) == (NUMBER, 0)
+
+
+async def test_a_write_of_another_row_leaves_a_value_of_fifty_rows_valid(cache: ModelCache) -> None:
+    computed = 0
+
+    @cached
+    async def followers() -> int:
+        nonlocal computed
+        computed += 1
+        return sum([row.followers for row in await Artist.cache.get_many(range(1, 51))])
+
+    for number in range(3):  # the table's version, which could stand for the rows, is read once it may be needed
+        await Artist.filter(id=1).update(followers=number)
+        assert [await followers() for _ in range(2)] == [number, number]
+    assert computed == 3
+    await Artist.filter(id=90).update(followers=5)
+    assert (await followers(), computed) == (2, 3)
+    await Artist.filter(id=50).update(followers=5)
+    assert (await followers(), computed) == (7, 4)
