@@ -14,7 +14,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
-from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put
+from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put, writers
 from tests.support.servers import RedisServer
 from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving
 
@@ -162,6 +162,33 @@ async def test_scripts_follow_keys_to_a_node_that_does_not_know_the_scripts(
         await backend.mark([key], token, MINUTE)
         assert await backend.clear([Clear(key)], token, [b"{%b}:stamp" % key]) == [True]
         assert spare.run("DBSIZE") == 2
+        spare.flush()
+
+
+@pytest.mark.parametrize("saves", [False, True], ids=["clear", "clear and save"])
+@pytest.mark.parametrize("moment", ["not moved", "moved"])
+async def test_the_intents_of_other_writers_stay_while_their_slot_moves(
+    cluster: Cluster, spare: ClusterNode, backend: RedisBackend, moment: str, saves: bool
+) -> None:
+    [tag] = cluster.keys(1, 1)
+    shared, stamp = in_one_slot(tag, 2)
+    mine, theirs = new_token(), new_token()
+    await backend.clear([], mine, [stamp])
+    before = await held(backend, stamp)
+    for token in (mine, theirs):
+        await backend.mark([shared], token, MINUTE)
+    with Moving(key_slot(tag), cluster.nodes[1], spare) as moving:
+        if moment == "moved":
+            moving.move(shared, stamp)
+        if saves:
+            await backend.clear_and_save([], [Clear(shared)], mine, [stamp])
+        else:
+            assert await backend.clear([Clear(shared)], mine, [stamp]) == [True]
+        assert list(writers(await held(backend, shared))) == [theirs]
+        assert (await backend.lease([Lease(shared)], new_token(), MINUTE)).values == [await held(backend, shared)]
+        assert await held(backend, stamp) != before
+        assert await backend.clear([Clear(shared)], theirs, [stamp]) == [True]
+        assert await held(backend, shared) is None
         spare.flush()
 
 

@@ -31,12 +31,16 @@ for number, key in ipairs(KEYS) do
       end
     end
   end
-  if not hint_stored then
-    redis.call('UNLINK', key)
-  end
   if intents ~= '' then
-    -- A server that is out of memory refuses only a script's first write: after the UNLINK it accepts this SET.
-    redis.call('SET', key, 'W' .. intents, 'PX', string.format('%.0f', last - now))
+    -- While a slot moves to another node, this one makes no deleted key again, so the key is overwritten.
+    local life = string.format('%.0f', last - now)
+    if redis.pcall('SET', key, 'W' .. intents, 'PX', life).err then
+      -- A server that is out of memory refuses only a script's first write: after the UNLINK it accepts the SET.
+      redis.call('UNLINK', key)
+      redis.call('SET', key, 'W' .. intents, 'PX', life)
+    end
+  elseif not hint_stored then
+    redis.call('UNLINK', key)
   end
   replies[number] = found
 end

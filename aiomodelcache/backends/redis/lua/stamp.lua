@@ -1,12 +1,15 @@
 -- Gives each stamp a fresh version. Three arguments per key: the expected version, the version to store if the key holds
 -- the expected one, and the version to store otherwise. Returns for each key 1 if it held the expected one, else 0.
--- A server that is out of memory refuses only a script's first write, so the UNLINK comes first. An absent stamp is as
--- good as a fresh one.
+-- A server that is out of memory refuses only a script's first write, so after an UNLINK it accepts the SET. While a slot
+-- moves to another node, a deleted key is not made again. An absent stamp is as good as a fresh one.
 local replies = {}
 for number, key in ipairs(KEYS) do
   local expected, same, other = ARGV[number * 3 - 2], ARGV[number * 3 - 1], ARGV[number * 3]
   replies[number] = redis.pcall('GETRANGE', key, 0, -1) == expected and 1 or 0
-  redis.call('UNLINK', key)
-  redis.call('SET', key, replies[number] == 1 and same or other)
+  local fresh = replies[number] == 1 and same or other
+  if redis.pcall('SET', key, fresh).err then
+    redis.call('UNLINK', key)
+    redis.pcall('SET', key, fresh)
+  end
 end
 return replies
