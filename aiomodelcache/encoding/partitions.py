@@ -70,6 +70,10 @@ class Partitions:
         """Returns the key of the stamp of the row under ``key``."""
         return self._stamp
 
+    def has(self, key: bytes) -> bool:
+        """Returns False if the key names no partition, although there are several: no reader or writer has made it."""
+        return True
+
     def epochs_of(self, keys: Iterable[bytes]) -> Sequence[bytes]:
         """Returns the keys of the epochs of the entries under these keys, each once."""
         return self._epochs
@@ -124,6 +128,10 @@ class SlotPartitions(Partitions):
     def stamp_of(self, key: bytes) -> bytes:
         """See ``Partitions``."""
         return self._stamp + tag_in(key)
+
+    def has(self, key: bytes) -> bool:
+        """See ``Partitions``."""
+        return b"{" in key and tag_in(key) in self._tags
 
     def epochs_of(self, keys: Iterable[bytes]) -> Sequence[bytes]:
         """See ``Partitions``."""

@@ -27,7 +27,7 @@ class GroupVersions:
         self.policy = Policy(InvalidationType.UNSET)
         self.counters = rows.counters
         self.partitions = rows.partitions
-        self._prefix = space.table_key(self.schema.connection, self.schema.table) + b":"
+        self.prefix = space.table_key(self.schema.connection, self.schema.table) + b":"
 
     @property
     def model(self) -> type[Model]:
@@ -36,4 +36,4 @@ class GroupVersions:
 
     def key(self, values: Values) -> bytes:
         """Returns the key of the version of the group with these (normalised) values."""
-        return self._prefix + self.partitions.encode(map(self.schema.key_value, self.attributes, values))
+        return self.prefix + self.partitions.encode(map(self.schema.key_value, self.attributes, values))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aiomodelcache.encoding.keys import encode_value, key_text, prefix
+from aiomodelcache.encoding.keys import key_text, prefix
 from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
@@ -81,9 +81,8 @@ class KeyMap:
             self._add("index" if index.unique else "list", name, _label(name, index), index)
         for result in entries.results:
             if isinstance(result, GroupVersions):
-                key = result.key((None,) * len(result.attributes))
-                start = key[: len(key) - len(b":".join([encode_value(None)] * len(result.attributes)))]
-                self._by_prefix.setdefault(start, Place("group version", name, f"group of {name}", start))
+                place = Place("group version", name, f"group of {name}", result.prefix)
+                self._by_prefix.setdefault(result.prefix, place)
         self._add_partitions(name, entries.rows.partitions)
 
     def _add(self, kind: str, owner: str, label: str, entry_set: EntrySet | ResultEntries) -> None:
@@ -107,7 +106,9 @@ class KeyMap:
         found = self._versions.get(key)
         if found is not None:
             return found
-        return find_by_prefix(self._by_prefix, key)
+        place = find_by_prefix(self._by_prefix, key)
+        foreign = place is not None and place.entry_set is not None and not place.entry_set.partitions.has(key)
+        return None if foreign else place
 
     def shown(self, key: bytes, *, values: bool) -> str:
         """Returns a key as text, with the types of its values in their place unless ``values`` is set."""

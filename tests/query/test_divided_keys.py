@@ -1,0 +1,51 @@
+"""The keys of a divided cache, as operators see them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from tortoise.backends.base.client import BaseDBAsyncClient
+
+from aiomodelcache import ModelCache
+from aiomodelcache.entries.groups import GroupVersions
+from aiomodelcache.inspection.keyspace import KeyMap
+from aiomodelcache.inspection.own_store import store_of
+from aiomodelcache.inspection.survey import survey
+from aiomodelcache.testing.conformance import new_value, put
+from tests.support.divided import DividedMemory
+from tests.support.models.derived_models import Organizer, Seat
+
+pytestmark = [
+    pytest.mark.models("tests.support.models.derived_models"),
+    pytest.mark.only_on("no store", because="its store is its own"),
+    pytest.mark.only_on("sqlite", because="it is about the store"),
+]
+
+
+@pytest.fixture
+async def cache(database: BaseDBAsyncClient) -> AsyncIterator[ModelCache]:
+    async with ModelCache(DividedMemory()) as opened:
+        yield opened
+
+
+async def test_the_versions_of_groups_are_known(cache: ModelCache) -> None:
+    key_map = KeyMap(cache.open_cache)
+    [groups] = [each for each in cache.open_cache.entries_of(Seat).results if isinstance(each, GroupVersions)]
+    for value in [None, *range(50)]:
+        place = key_map.place(groups.key((value,)))
+        assert place is not None
+        assert (place.kind, place.owner) == ("group version", "Seat")
+
+
+async def test_foreign_keys_among_the_entries_are_unknown(cache: ModelCache) -> None:
+    await Organizer.create(id=1, name="one")
+    await Organizer.cache.get(id=1)
+    opened, rows = cache.open_cache, cache.open_cache.entries_of(Organizer).rows
+    own, foreign = rows.key(1), [rows.prefix + end for end in (b"i7", b"", b"{7", b"i{", b"{12abc}:i7")]
+    for key in foreign:
+        await put(cache.backend, key, new_value())
+    key_map = KeyMap(opened)
+    async with store_of(cache.backend) as store:
+        assert store is not None
+        found = {each.key: each.state async for chunk in survey(opened, store, key_map) for each in chunk}
+    assert found[own] == "hit"
+    assert {found[key] for key in foreign} == {"unknown"}
