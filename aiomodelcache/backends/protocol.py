@@ -201,9 +201,11 @@ class Partitioned(Protocol):
     """The number of parts of a model's keys. The keys of a part have the same hash tag, so one node holds them."""
 
 
-def partitions(backend: Backend) -> int:
-    """Returns the number of parts into which a backend has the keys of each model divided, 1 if it does not say."""
-    return int(getattr(backend, "partitions", 1))
+def partitions(backend: Any) -> int:
+    """Returns the number of parts into which the keys of each model are divided. Asks the ``backend`` of a wrapper."""
+    if not hasattr(backend, "partitions"):
+        return partitions(backend.backend) if hasattr(backend, "backend") else 1
+    return int(backend.partitions)
 
 
 class Marked(NamedTuple):

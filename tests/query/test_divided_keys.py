@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache import ModelCache
+from aiomodelcache import MemoryBackend, ModelCache
+from aiomodelcache.backends.protocol import Backend, partitions
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of
@@ -49,3 +50,23 @@ async def test_foreign_keys_among_the_entries_are_unknown(cache: ModelCache) -> 
         found = {each.key: each.state async for chunk in survey(opened, store, key_map) for each in chunk}
     assert found[own] == "hit"
     assert {found[key] for key in foreign} == {"unknown"}
+
+
+class Wrapper:
+    """A backend of a user's own around another one. Says nothing about partitions."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.open, self.close = backend.open, backend.close
+        self.read, self.lease, self.fill = backend.read, backend.lease, backend.fill
+        self.mark, self.clear, self.delete = backend.mark, backend.clear, backend.delete
+
+
+async def test_a_wrapper_names_the_keys_of_the_backend_inside(database: BaseDBAsyncClient) -> None:
+    store = DividedMemory()
+    keys: list[bytes] = []
+    for backend in (store, Wrapper(store), Wrapper(Wrapper(store))):
+        async with ModelCache(backend) as cache:
+            keys.append(cache.open_cache.entries_of(Organizer).rows.key(7))
+    assert keys == keys[:1] * 3
+    assert partitions(Wrapper(MemoryBackend())) == 1
