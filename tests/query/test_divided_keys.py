@@ -1,19 +1,19 @@
 """The keys of a divided cache, as operators see them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import MemoryBackend, ModelCache
-from aiomodelcache.backends.protocol import Backend, partitions
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, ReplacedEntry, partitions
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of
 from aiomodelcache.inspection.survey import survey
 from aiomodelcache.testing.conformance import new_value, put
 from tests.support.divided import DividedMemory
-from tests.support.models.derived_models import Organizer, Seat
+from tests.support.models.derived_models import Organizer, Seat, Tag
 
 pytestmark = [
     pytest.mark.models("tests.support.models.derived_models"),
@@ -70,3 +70,35 @@ async def test_a_wrapper_names_the_keys_of_the_backend_inside(database: BaseDBAs
             keys.append(cache.open_cache.entries_of(Organizer).rows.key(7))
     assert keys == keys[:1] * 3
     assert partitions(Wrapper(MemoryBackend())) == 1
+
+
+class Counted(DividedMemory):
+    """A store that counts the keys of each mark, and the keys and stamps of each clear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[tuple[str, int]] = []
+
+    async def mark(
+        self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow_ms: Mapping[bytes, int] = NOTHING_ALLOWED
+    ) -> dict[bytes, ReplacedEntry]:
+        self.counts.append(("mark", len(keys)))
+        return await super().mark(keys, token, ttl_ms, allow_ms)
+
+    async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
+        self.counts += ("clear", len(clears)), ("stamps", len(stamps))
+        return await super().clear(clears, token, stamps)
+
+
+@pytest.mark.parametrize(("tenant", "counts"), [("acme", (2, 2, 1)), (None, (257, 257, 256))])
+async def test_a_save_outside_of_any_tenant_sends_all_partitions(
+    tenant: str | None, counts: tuple[int, int, int], database: BaseDBAsyncClient
+) -> None:
+    """The figures of docs/decisions/partitions.md."""
+    store = Counted()
+    async with ModelCache(store, tenant=lambda: tenant):
+        tag = await Tag.create(id=1, name="one")
+        store.counts.clear()
+        tag.name = "other"
+        await tag.save()
+    assert store.counts == list(zip(("mark", "clear", "stamps"), counts, strict=True))
