@@ -4,7 +4,7 @@ One statement fills the index and its rows: the rows under *late* leases. An ind
 against its rows, so a stale entry is a miss and gets repaired. ``plans.rows`` finds rows by primary key.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
@@ -16,7 +16,6 @@ from aiomodelcache.encoding.layout import CREATED, LEASE, VALUE
 from aiomodelcache.entries.base import NoValue, is_version, warn_unencodable
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
-from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.late_leases import (
     acquire_late_leases,
@@ -43,7 +42,6 @@ from aiomodelcache.plans.rows import (
     judge_rows,
     load_rows,
     refresh_due_rows,
-    row_by_pk,
     rows_by_pk,
     values_of,
 )
@@ -63,24 +61,23 @@ _ALWAYS: Final = b"\xff" * 8
 _created: Callable[[Any], bytes] = itemgetter(CREATED)
 
 
-def look_up(entry_set: RowEntries | IndexEntries, values: Values, predictions: Predictions) -> Plan[list[Any]]:
-    """Finds the rows with these values of a key."""
-    if isinstance(entry_set, RowEntries):
-        return row_by_pk(entry_set, values[0], entry_set.key(values[0]))
-    return rows_at(entry_set, values, entry_set.key(values), predictions)
-
-
 def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predictions) -> Plan[list[Any]]:
     """Does the same as ``rows_by_index`` for one lookup, with its hit path written out. ``key`` is its cache key."""
     rows = index.rows
     epoch_key, prediction = rows.epoch_key, predictions.predict(key)
+    epochs: Iterable[bytes | None]
+    found: dict[bytes, Any]
+    entry: Any
     if epoch_key is None:
-        return (yield from rows_by_index(index, {key: values}, predictions))[key]
-    wanted = [epoch_key, key, *prediction.keys]
-    epoch, entry, *read = found = yield Read(wanted)
+        found = yield from read_by_key([index.epoch_of(key), key, *prediction.to_read])
+        epoch, entry, *read = map(found.__getitem__, [index.epoch_of(key), key, *prediction.keys])
+        epochs = rows.partitions.epochs_among(found, prediction.keys)
+    else:
+        epoch, entry, *read = yield Read([epoch_key, key, *prediction.keys])
+        found, epochs = {}, repeat(epoch)
     pks = index.read(entry, epoch)
     if isinstance(pks, list) and rows.same_pks(pks, prediction.pks):
-        answer: list[Any] = [rows.read(row, epoch) for row in read]
+        answer: list[Any] = list(map(rows.read, read, epochs))
         if all(map(index.answers, answer, prediction.pks, repeat(values))):
             index.counters.hits += 1
             rows.counters.hits += len(answer)
@@ -91,8 +88,8 @@ def rows_at(index: IndexEntries, values: Values, key: bytes, predictions: Predic
                 yield from refresh_due_rows(rows, predicted, dict(zip(prediction.keys, read, strict=True)))
             return answer
     result: dict[bytes, list[Any]] = {}
-    by_key = dict(zip(wanted, found, strict=True))
-    misses = yield from _judge_index(index, {key: values}, by_key, predictions, result)
+    found = found or {index.epoch_of(key): epoch, key: entry, **dict(zip(prediction.keys, read, strict=True))}
+    misses = yield from _judge_index(index, {key: values}, found, predictions, result)
     if misses:
         yield from _resolve_index_misses(index, {key: values}, misses, predictions, result)
     return result[key]

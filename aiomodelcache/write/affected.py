@@ -28,9 +28,10 @@ from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.orm.schema import ModelSchema
-from aiomodelcache.plans.indexes import look_up
+from aiomodelcache.plans.indexes import rows_at
 from aiomodelcache.plans.requests import Plan
 from aiomodelcache.plans.results import refill_result
+from aiomodelcache.plans.rows import row_by_pk
 
 MAX_COLUMN_SETS: Final = 1_000
 """Maximum number of column sets per model whose affected entries are remembered. At the limit, all are discarded."""
@@ -182,6 +183,13 @@ def _is_ignored(rows: RowEntries, changed: ChangedColumns) -> bool:
     return not isinstance(changed, AllBut | None) and rows.queries_ignore.issuperset(changed)
 
 
+def _look_up(entry_set: RowEntries | IndexEntries, values: Values, predictions: Predictions) -> Plan[list[Any]]:
+    """Finds the rows with these values of a key."""
+    if isinstance(entry_set, RowEntries):
+        return row_by_pk(entry_set, values[0], entry_set.key(values[0]))
+    return rows_at(entry_set, values, entry_set.key(values), predictions)
+
+
 def _apply_policy(
     intent: Intent, entry_set: RowEntries | IndexEntries | ResultEntries, clear: Clear, values: Values, *, manual: bool
 ) -> None:
@@ -192,7 +200,7 @@ def _apply_policy(
             refill, is_cacheable = partial(refill_result, entry_set, values), entry_set.cacheable
         else:
             refill, is_cacheable = (
-                partial(look_up, entry_set, values),
+                partial(_look_up, entry_set, values),
                 isinstance(entry_set, RowEntries) or entry_set.cacheable(values),
             )
         if is_cacheable:
