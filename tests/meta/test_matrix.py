@@ -18,6 +18,7 @@ TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
     "test_advise.py": "statistics of PostgreSQL, an extension of which its server may lack",
     "test_architecture.py": "a program that shows that nothing is patched",
+    "test_benchmarks.py": "benchmarks, which start servers of their own",
     "test_binding.py": "errors in declarations, which are found before anything is asked",
     "test_compose.py": "the service of a Compose file, which is a process of its own on PostgreSQL and Redis",
     "test_decoded.py": "memory that rows take, which the database plays no part in",
