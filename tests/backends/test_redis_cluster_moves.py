@@ -212,6 +212,23 @@ async def test_a_slot_that_no_node_serves_is_waited_for(cluster: Cluster) -> Non
         assert await waiting == [None]
 
 
+async def test_scripts_are_loaded_once_into_each_node_that_lacks_them(
+    cluster: Cluster, observed: RedisBackend, proxies: list[Proxy]
+) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 100)]
+    token = new_token()
+    await observed.mark(keys, token, MINUTE)  # connects
+    for node in cluster.nodes:
+        node.run("SCRIPT", "FLUSH")
+    before = [len(proxy.requests) for proxy in proxies]
+    await observed.mark(keys, token, MINUTE)
+    sent = [bytes(proxy.requests[at:]) for proxy, at in zip(proxies, before, strict=True)]
+    for requests in sent:
+        loaded = requests.split(b"$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n")[1:]
+        assert len(loaded) == len(set(loaded)) > 0
+    assert await observed.clear([Clear(key) for key in keys], token) == [True] * 300
+
+
 # Nodes that end
 
 

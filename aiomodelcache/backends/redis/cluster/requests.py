@@ -6,7 +6,7 @@ sent again. No other command is ever sent twice. Must not know what commands mea
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -154,7 +154,8 @@ class Requests:
             waits = number >= MOVES_AT_ONCE or any(
                 isinstance(request.replies[at], TryAgainError | ClusterDownError) for at in refused
             )
-            again = [at for at in refused if await self._redirect(request, at, asked)]
+            failed = await self._load_scripts(request, refused)
+            again = [at for at in refused if await self._redirect(request, at, asked, failed)]
             if not again or (waits and time.monotonic() + delay > until):
                 return
             if waits:
@@ -165,11 +166,17 @@ class Requests:
             self._send(request, again, asked)
             await over
 
-    async def _redirect(self, request: Request, at: int, asked: set[int]) -> bool:
-        """Finds the node for a command that was not run. Returns False if the command has its final reply."""
+    async def _redirect(
+        self, request: Request, at: int, asked: set[int], failed: Mapping[Node, Exception | None]
+    ) -> bool:
+        """Finds the node for a command that was not run. Returns False if the command has its final reply.
+
+        ``failed``: the errors of nodes that scripts were loaded into.
+        """
         command, node, reply = request.commands[at], cast("Node", request.nodes[at]), request.replies[at]
         if isinstance(reply, NoScriptError):
-            return await self._load_scripts(request, at, node)
+            request.replies[at] = failed[node] or reply
+            return failed[node] is None
         asked.discard(at)
         if isinstance(reply, MovedError):
             request.nodes[at] = self._topology.move(reply, node)
@@ -186,14 +193,18 @@ class Requests:
             asked.add(at)
         return True
 
-    async def _load_scripts(self, request: Request, at: int, node: Node) -> bool:
+    async def _load_scripts(self, request: Request, refused: Iterable[int]) -> dict[Node, Exception | None]:
+        """Loads the scripts once into each node that lacks one. Returns each node's error, or None."""
+        lacking = [cast("Node", request.nodes[at]) for at in refused if isinstance(request.replies[at], NoScriptError)]
+        nodes = dict.fromkeys(lacking)
+        return dict(zip(nodes, await asyncio.gather(*map(self._load_scripts_into, nodes)), strict=True))
+
+    async def _load_scripts_into(self, node: Node) -> Exception | None:
         try:
             replies = await node.send([("SCRIPT", "LOAD", text) for text in self.scripts])
         except FAILURES as error:
-            replies = [error]
-        errors = [reply for reply in replies if isinstance(reply, Exception)]
-        request.replies[at] = [*errors, request.replies[at]][0]
-        return not errors
+            return error
+        return next((reply for reply in replies if isinstance(reply, Exception)), None)
 
 
 def _on_sent(on_replies: ReplyCallback, sending: "asyncio.Task[Replies]") -> None:
