@@ -11,6 +11,7 @@ from redis.crc import key_slot
 
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.backends.redis.cluster.topology import REFRESH_INTERVAL
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
@@ -291,6 +292,29 @@ async def test_a_cluster_opens_without_one_of_its_nodes_and_uses_it_later(mortal
         mortal.nodes[1].restart()
         await put(backend, lost[0], b"value")
         assert await backend.read([*lost, healthy]) == [b"value", None, b"value"]
+
+
+@pytest.mark.slow(because="starts a Cluster with replicas")
+async def test_requests_to_frozen_nodes_wait_for_one_timeout(redis_server: RedisServer) -> None:
+    timeout = 1.0
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ClusterNode()) for _ in range(6)]
+        cluster = Cluster(nodes[:3], replicas=nodes[3:])
+        keys = [key for number in range(3) for key in cluster.keys(number, 1)]
+        async with opened(cluster.url, socket_timeout=timeout) as backend:
+            await backend.delete(keys)  # connects
+            for node in nodes:
+                node.stop()
+            for _ in range(4):
+                began = loop.time()
+                with pytest.raises(BackendError, match="did not answer in time"):
+                    await backend.mark(keys, new_token(), MINUTE)
+                assert loop.time() - began < 2 * timeout
+            for node in nodes:
+                node.cont()
+            await asyncio.sleep(REFRESH_INTERVAL)  # until then, nodes are used as they were last known
+            assert await backend.read([new_key() for _ in range(9)]) == [None] * 9
 
 
 @pytest.mark.slow(because="starts a Cluster with replicas")

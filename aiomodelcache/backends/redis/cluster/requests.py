@@ -95,9 +95,8 @@ class Requests:
         """Sends a request as far as its nodes are known now."""
         by_slot = self._topology.slots
         request.nodes = [by_slot[slot] for slot in slots]
-        located = [at for at, node in enumerate(request.nodes) if node is not None]
-        if len(located) < len(slots):
-            request.replies = [self._topology.failure()] * len(slots)
+        request.replies = [self._topology.failure(node) for node in request.nodes]
+        located = [at for at, failure in enumerate(request.replies) if failure is None]
         if located:
             self._send(request, located)
         else:

@@ -5,10 +5,10 @@ Must not know which requests are sent, or why.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from redis.exceptions import ClusterDownError, ConnectionError, MovedError, ResponseError
+from redis.exceptions import ClusterDownError, MovedError, ResponseError, TimeoutError
 
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
 from aiomodelcache.backends.redis.cluster.slots import SLOTS, Address, Remap, SlotRange, address_in, parse_slots
@@ -52,9 +52,14 @@ class Topology:
         """The nodes that serve slots."""
         return list(dict.fromkeys([node for node in self.slots if node is not None]))
 
-    def failure(self) -> Exception:
-        """Returns the reason why a slot has no node."""
-        return self._failure or ClusterDownError("no node serves the hash slot", status_code="CLUSTERDOWN")
+    def failure(self, node: Node | None) -> Exception | None:
+        """Returns the reason why requests cannot be sent to the node of a slot, or None.
+
+        A failing node gets none while no node answers: the reading of the topology has asked it as well.
+        """
+        if node is None:
+            return self._failure or ClusterDownError("no node serves the hash slot", status_code="CLUSTERDOWN")
+        return self._failure if node.failing else None
 
     def node_at(self, host: str, port: int, redirected_by: Node) -> Node:
         """Returns the node that a redirection names."""
@@ -100,33 +105,58 @@ class Topology:
         self._refresh_at = time.monotonic() + REFRESH_INTERVAL
 
     async def _refresh(self, first: Node | None) -> None:
-        failure: Exception = ConnectionError("no node is known")
-        for address in self._sources(first):
-            known = self._nodes.get(address)
-            node = known or Node(address, self._settings)
-            try:
-                [reply] = await node.send([_CLUSTER_SLOTS])
-                if isinstance(reply, ResponseError) and "cluster support disabled" in str(reply):
-                    raise ResponseError("Cluster mode is not enabled on this node")
-                if isinstance(reply, Exception):
-                    raise reply
-                ranges = parse_slots(reply, address[0], self._remap)
-                if not ranges:
-                    raise self._without_slots()
-            except FAILURES as error:
-                failure = error
-            else:
-                self._failure = None
-                self._adopt(ranges)
-                return
-            finally:
-                if known is None:
-                    await node.aclose()
-        self._failure = failure
+        try:
+            ranges = await self._ask_any(list(self._sources(first)))
+        except FAILURES as error:
+            self._failure = error
+        else:
+            self._failure = None
+            self._adopt(ranges)
 
-    @staticmethod
-    def _without_slots() -> Exception:
-        return ClusterDownError("the node knows no slots", status_code="CLUSTERDOWN")
+    async def _ask_any(self, addresses: Sequence[Address]) -> list[SlotRange]:
+        """Returns the first good answer. Raises redis-py's exceptions if none comes within ``timeout``.
+
+        Asks the next address when one fails, or when it is late, so that the last one has half of the time.
+        """
+        loop = asyncio.get_running_loop()
+        until, pause = loop.time() + self._settings.timeout, self._settings.timeout / (2 * len(addresses))
+        failure: Exception = TimeoutError("no node answers")
+        asking: set[asyncio.Task[list[SlotRange]]] = set()
+        rest = list(reversed(addresses))
+        try:
+            while (rest or asking) and loop.time() < until:
+                if rest:
+                    asking.add(self._tasks.start(self._ask(rest.pop())))
+                patience = pause if rest else until - loop.time()
+                done, asking = await asyncio.wait(asking, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                failures = [task.exception() for task in done]
+                for task, error in zip(done, failures, strict=True):
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, FAILURES):
+                        raise error
+                    failure = error
+            raise failure
+        finally:
+            for task in asking:
+                task.cancel()
+
+    async def _ask(self, address: Address) -> list[SlotRange]:
+        known = self._nodes.get(address)
+        node = known or Node(address, self._settings)
+        try:
+            [reply] = await node.send([_CLUSTER_SLOTS])
+        finally:
+            if known is None:
+                await node.aclose()
+        if isinstance(reply, ResponseError) and "cluster support disabled" in str(reply):
+            raise ResponseError("Cluster mode is not enabled on this node")
+        if isinstance(reply, Exception):
+            raise reply
+        ranges = parse_slots(reply, address[0], self._remap)
+        if not ranges:
+            raise ClusterDownError("the node knows no slots", status_code="CLUSTERDOWN")
+        return ranges
 
     def _sources(self, first: Node | None) -> Iterator[Address]:
         """Yields the addresses to ask, those first that are likely to answer, and to know."""
