@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import RedisCluster
@@ -17,7 +18,7 @@ from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put, writers
 from tests.support.servers import RedisServer
-from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving
+from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving, until
 
 from .opening import PATIENT, opened
 from .proxy import Proxy
@@ -65,7 +66,7 @@ async def watched(
     client = RedisCluster(
         "127.0.0.1",
         cluster.nodes[0].port,
-        address_remap=lambda address: ("127.0.0.1", ports.get(address[1], address[1])),
+        address_remap=lambda address: (address[0], ports.get(address[1], address[1])),
         socket_timeout=socket_timeout,
     )
     async with opened(client) as backend:
@@ -191,6 +192,29 @@ async def test_the_intents_of_other_writers_stay_while_their_slot_moves(
         assert await backend.clear([Clear(shared)], theirs, [stamp]) == [True]
         assert await held(backend, shared) is None
         spare.flush()
+
+
+async def test_a_node_that_serves_no_slot_any_more_is_disconnected_at_the_latest_by_closing(
+    cluster: Cluster, spare: ClusterNode
+) -> None:
+    [key] = cluster.keys(1, 1)
+    until(lambda: connections(spare) == 0)
+    async with opened(cluster.url) as backend:
+        with Moving(key_slot(key), cluster.nodes[1], spare):
+            assert await backend.read([key]) == [None]
+        assert connections(spare) == 1
+        spare.stop()
+        topology = cast("Any", backend._endpoint)._topology
+        for _ in range(2):  # after the second reading, the connection is being closed
+            await topology.require()
+        await backend.close()
+        spare.cont()
+        await asyncio.to_thread(until, lambda: connections(spare) == 0)
+
+
+def connections(node: ClusterNode) -> int:
+    """Returns the number of connections to a node, but for the one that asks."""
+    return len(node.run("CLIENT", "LIST").splitlines()) - 1
 
 
 async def test_a_slot_that_no_node_serves_is_waited_for(cluster: Cluster) -> None:
@@ -387,6 +411,26 @@ async def test_closing_ends_requests_in_flight(cluster: Cluster, proxies: list[P
             await backend.read(keys)
 
 
+async def test_closing_starts_no_task(cluster: Cluster) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 1)]
+    loop = asyncio.get_running_loop()
+    started: list[Any] = []
+
+    def record(loop: asyncio.AbstractEventLoop, work: Any, **settings: Any) -> "asyncio.Task[Any]":
+        started.append(work)
+        return asyncio.Task(work, loop=loop, **settings)
+
+    async with opened(cluster.url) as backend:
+        await backend.read(keys)
+        await asyncio.sleep(REFRESH_INTERVAL)  # until then, the topology is not read again
+        read: asyncio.Future[object] = loop.create_future()
+        assert backend.start_read(keys, read.set_result)
+        loop.set_task_factory(record)
+        await backend.close()
+        assert read.done()
+        assert not started
+
+
 async def test_a_read_that_is_given_up_in_time_does_not_delay_the_next(cluster: Cluster, proxies: list[Proxy]) -> None:
     [slow], [quick] = cluster.keys(0, 1), cluster.keys(1, 1)
     async with watched(cluster, proxies) as backend:
@@ -428,6 +472,51 @@ async def test_nonsense_in_place_of_the_topology_is_an_error_at_opening(cluster:
         backend = RedisBackend(proxy.url.replace("redis:", "redis+cluster:"), socket_timeout=PATIENT)
         with pytest.raises(BackendError, match=r"^Redis at "):
             await backend.open()
+
+
+@pytest.mark.parametrize("host", ["", "?"])
+async def test_a_redirection_without_a_host_leads_to_the_host_that_answers(
+    cluster: Cluster, observed: RedisBackend, proxies: list[Proxy], host: str
+) -> None:
+    key = cluster.keys(0, 1)[0]
+    await observed.read([key])
+
+    def edit(data: bytes) -> bytes:
+        proxies[0].edit = bytes
+        return b"-MOVED %d %b:%d\r\n" % (key_slot(key), host.encode(), cluster.nodes[1].port)
+
+    proxies[0].edit = edit
+    assert await observed.read([key]) == [None]
+    assert pack([("GET", key)]) in proxies[1].requests
+
+
+def failing_remap(known: Collection[int]) -> Callable[[tuple[str, int]], tuple[str, int]]:
+    """Returns an ``address_remap`` that raises KeyError for all ports but the known ones."""
+    ports = {port: port for port in known}
+    return lambda address: (address[0], ports[address[1]])
+
+
+async def test_an_address_remap_that_raises_is_an_error_at_opening(cluster: Cluster) -> None:
+    client = RedisCluster("127.0.0.1", cluster.nodes[0].port, address_remap=failing_remap([]))
+    backend = RedisBackend(client, socket_timeout=PATIENT)
+    with pytest.raises(BackendError, match=r"address_remap failed for 127\.0\.0\.1:\d+ with KeyError"):
+        await backend.open()
+    await client.aclose()
+
+
+async def test_an_address_remap_that_raises_for_a_new_node_fails_for_its_keys_only(
+    cluster: Cluster, spare: ClusterNode
+) -> None:
+    [key], [other] = cluster.keys(1, 1), cluster.keys(2, 1)
+    remap = failing_remap([node.port for node in cluster.nodes])
+    client = RedisCluster("127.0.0.1", cluster.nodes[0].port, address_remap=remap)
+    async with opened(client) as backend:
+        with Moving(key_slot(key), cluster.nodes[1], spare):
+            with pytest.raises(BackendError, match=f"address_remap failed for {spare.address} with KeyError"):
+                await backend.read([key])
+            assert await backend.read([other]) == [None]
+        assert await backend.read([key]) == [None]
+    await client.aclose()
 
 
 async def test_a_redirection_without_an_address_loses_the_connection_only(

@@ -13,7 +13,7 @@ from typing import Final, cast
 from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedError, NoScriptError, TryAgainError
 
 from aiomodelcache.backends.redis.cluster.node import Node
-from aiomodelcache.backends.redis.cluster.slots import address_in, key_of, slot_of
+from aiomodelcache.backends.redis.cluster.slots import key_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
@@ -154,7 +154,12 @@ class Requests:
                 isinstance(request.replies[at], TryAgainError | ClusterDownError) for at in refused
             )
             failed = await self._load_scripts(request, refused)
-            again = [at for at in refused if await self._redirect(request, at, asked, failed)]
+            again: list[int] = []
+            for at in refused:
+                try:
+                    again += [at] * await self._redirect(request, at, asked, failed)
+                except FAILURES as error:
+                    request.replies[at] = error
             if not again or (waits and time.monotonic() + delay > until):
                 return
             if waits:
@@ -187,7 +192,7 @@ class Requests:
             request.replies[at] = await self.send([("GET", key) for key in keys], reading=True)
             return False
         elif isinstance(reply, AskError):
-            request.nodes[at] = asking = self._topology.node_at(*address_in(reply), node)
+            request.nodes[at] = asking = self._topology.node_in(reply, node)
             asking.asked = True
             asked.add(at)
         return True

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, InvalidResponse
+from redis.exceptions import AskError, ConnectionError, InvalidResponse
 
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.encoding.messages import described
@@ -17,7 +17,7 @@ Address: TypeAlias = tuple[str, int]
 Remap: TypeAlias = Callable[[Address], Address]
 """Returns the address at which a node is reached that the Cluster knows by another one."""
 _SCRIPTS: Final = ("EVALSHA", "EVAL")
-_UNKNOWN: Final = (None, b"", b"?")
+_UNKNOWN: Final = (None, "", "?")
 """A host in place of which the one counts that has answered."""
 
 slot_of: Final = cast("Callable[[bytes], int]", key_slot)
@@ -29,9 +29,9 @@ def key_of(command: Command) -> bytes:
     return cast("bytes", command[3 if command[0] in _SCRIPTS else 1])
 
 
-def address_in(redirection: AskError) -> Address:
-    """Returns the address in MOVED or ASK. The host may be empty."""
-    return cast("Any", redirection).host, redirection.port
+def address_in(redirection: AskError, host: str, remap: Remap) -> Address:
+    """Returns the address in MOVED or ASK of a node at ``host``. Raises ``ConnectionError`` if ``remap`` fails."""
+    return _address(cast("Any", redirection).host, redirection.port, host, remap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ def name_of(address: Address) -> str:
 
 
 def parse_slots(reply: Any, host: str, remap: Remap) -> list[SlotRange]:
-    """Returns the ranges in a reply to ``CLUSTER SLOTS`` from ``host``. Raises ``InvalidResponse``."""
+    """Returns the ranges in a reply to ``CLUSTER SLOTS`` from ``host``.
+
+    Raises ``InvalidResponse``, or ``ConnectionError`` if ``remap`` fails.
+    """
     try:
         listed = [(first, last, _addresses(nodes, host, remap)) for first, last, *nodes in reply]
         return [
@@ -59,9 +62,21 @@ def parse_slots(reply: Any, host: str, remap: Remap) -> list[SlotRange]:
             for first, last, (primary, *replicas) in listed
             if 0 <= first <= last < SLOTS
         ]
-    except (TypeError, ValueError, IndexError) as error:
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise InvalidResponse(f"{described(reply)} for CLUSTER SLOTS") from error
 
 
 def _addresses(nodes: list[Any], host: str, remap: Remap) -> list[Address]:
-    return [remap((host if name in _UNKNOWN else name.decode(), int(port))) for name, port, *_ in nodes]
+    return [_address(name and name.decode(), int(port), host, remap) for name, port, *_ in nodes]
+
+
+def _address(named: str | None, port: int, host: str, remap: Remap) -> Address:
+    known = (host if named is None or named in _UNKNOWN else named, port)
+    try:
+        mapped_host, mapped_port = remap(known)
+    except Exception as error:
+        raise ConnectionError(
+            f"address_remap failed for {name_of(known)} with {type(error).__name__}: "
+            "it must return the host and the port of every node"
+        ) from error
+    return mapped_host, mapped_port

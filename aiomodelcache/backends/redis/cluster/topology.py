@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from redis.exceptions import ClusterDownError, MovedError, ResponseError, TimeoutError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TimeoutError
 
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
 from aiomodelcache.backends.redis.cluster.slots import SLOTS, Address, Remap, SlotRange, address_in, parse_slots
@@ -35,6 +35,8 @@ class Topology:
         self._remap = remap
         self._tasks = tasks
         self._nodes: dict[Address, Node] = {}
+        self._retiring: set[Node] = set()
+        """The nodes that serve no slots any more, until they are disconnected."""
         self._others: dict[Address, None] = {}
         """The addresses of replicas, which know the topology as well."""
         self._refreshing: asyncio.Task[None] | None = None
@@ -58,28 +60,32 @@ class Topology:
         A failing node gets none while no node answers: the reading of the topology has asked it as well.
         """
         if node is None:
-            return self._failure or ClusterDownError("no node serves the hash slot", status_code="CLUSTERDOWN")
+            return self._failure or self._unserved()
         return self._failure if node.failing else None
 
-    def node_at(self, host: str, port: int, redirected_by: Node) -> Node:
-        """Returns the node that a redirection names."""
-        address = self._remap((host or redirected_by.address[0], port))
+    @staticmethod
+    def _unserved() -> Exception:
+        return ClusterDownError("no node serves the hash slot", status_code="CLUSTERDOWN")
+
+    def node_in(self, redirection: AskError, redirected_by: Node) -> Node:
+        """Returns the node that MOVED or ASK names. Raises ``ConnectionError`` if ``address_remap`` fails."""
+        address = address_in(redirection, redirected_by.address[0], self._remap)
         node = self._nodes.get(address)
         if node is None:
             node = self._nodes[address] = Node(address, self._settings)
         return node
 
     def move(self, moved: MovedError, redirected_by: Node) -> Node:
-        """Learns from MOVED that a slot has another node, and returns that node."""
-        node = self.node_at(*address_in(moved), redirected_by)
+        """Learns from MOVED that a slot has another node, and returns that node. Fails as ``node_in`` does."""
+        node = self.node_in(moved, redirected_by)
         if 0 <= moved.slot_id < SLOTS:
             self.slots[moved.slot_id] = node
         self.refresh_soon(node)
         return node
 
     def refresh_soon(self, first: Node | None = None) -> None:
-        """Begins to read the topology, unless that is under way or was done right before."""
-        if self._refreshing is None and time.monotonic() >= self._refresh_at:
+        """Begins to read the topology, unless that is under way, was done right before, or the tasks have ended."""
+        if self._refreshing is None and time.monotonic() >= self._refresh_at and not self._tasks.closed:
             self._refreshing = self._tasks.start(self._refresh(first))
             self._refreshing.add_done_callback(self._refreshed)
 
@@ -97,8 +103,8 @@ class Topology:
         self.refresh_soon()
         if self._refreshing is not None:
             await asyncio.wait([self._refreshing])  # cancelling one caller does not end the reading
-        if self._failure is not None:
-            raise self._failure
+        if self._failure is not None or not self.primaries:
+            raise self._failure or self._unserved()
 
     def _refreshed(self, _: object) -> None:
         self._refreshing = None
@@ -180,9 +186,14 @@ class Topology:
                 node.asked = False
                 self._nodes[address] = node
             else:
-                self._tasks.start(node.retire())
+                self._retiring.add(node)
+                self._tasks.start(self._retire(node))
+
+    async def _retire(self, node: Node) -> None:
+        await node.retire()
+        self._retiring.discard(node)
 
     async def aclose(self) -> None:
         """Disconnects from all nodes."""
-        for node in self.nodes:
+        for node in [*self.nodes, *self._retiring]:
             await node.aclose()
