@@ -59,11 +59,13 @@ class CompleteSource(StreamSource):
     async def changes(self, limit: int, *, whole: bool = False) -> list[Change]:
         with suppress(RelayError):
             await self.check()
+        is_marked = False
         with suppress(RelayError):  # of a source that does not own the slot
             await self.begin()
+            is_marked = True
         while True:
             found = await super().changes(limit, whole=whole)
-            if not self.left_out or len(found) >= limit:
+            if not self.left_out or len(found) >= limit or (found and not is_marked):
                 return found
 
 
