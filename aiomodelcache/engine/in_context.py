@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 from aiomodelcache.engine.run import DoneCallback
-from aiomodelcache.orm.connections import bound_models, primaries, use_in_background
+from aiomodelcache.orm.connections import adopt_tortoise, bound_models, primaries, use_in_background
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class CallerContext:
     """
 
     def __init__(self, latest: Context) -> None:
-        self.latest = latest
+        self.latest = self._opened = latest
         self._primaries = primaries(bound_models())
         self._copied: Context | None = None
         self._background = latest
@@ -80,4 +80,5 @@ class CallerContext:
         for variable in list(copy_context()):
             if variable.name.startswith(OWN_VARIABLES):
                 variable.set(Context().run(variable.get))
+        adopt_tortoise(self._opened)
         use_in_background(self._primaries)

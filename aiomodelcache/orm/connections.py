@@ -1,6 +1,7 @@
 """Connections and transactions, as Tortoise's clients represent them."""
 
 from collections.abc import Iterable, Mapping
+from contextvars import Context, copy_context
 from typing import Any, Final, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
@@ -65,6 +66,8 @@ def named_client(connection: str | BaseDBAsyncClient) -> BaseDBAsyncClient:
     return client
 
 
+_OF_TORTOISE: Final = ("tortoise_context", "storage_")
+"""The beginnings of the names of Tortoise's context variables: the current context, and its connections."""
 _ROUTER_CALLS: Final = 32
 """The number of times that a router is asked for the replicas of one model, because it may choose one at random."""
 
@@ -79,6 +82,17 @@ def primaries(models: Iterable[type[Model]]) -> dict[str, BaseDBAsyncClient]:
         names = {router_client(model, for_write=False).connection_name for _ in range(_ROUTER_CALLS)}
         found.update(dict.fromkeys(names - {primary.connection_name}, primary))
     return found
+
+
+def adopt_tortoise(opened: Context) -> None:
+    """Gives the current context what Tortoise keeps in the context in which a cache was opened, if it lacks that.
+
+    A server may run requests in other contexts than the application's startup.
+    """
+    here = copy_context()
+    for variable, value in opened.items():
+        if variable.name.startswith(_OF_TORTOISE) and here.get(variable) is None:
+            variable.set(value)
 
 
 def use_in_background(replaced: Mapping[str, BaseDBAsyncClient]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
@@ -158,3 +158,15 @@ async def test_the_span_of_an_instrumented_driver_is_a_child_of_the_callers(
     driver, request = exporter.get_finished_spans()
     assert driver.parent is not None
     assert driver.parent.span_id == request.context.span_id
+
+
+async def test_a_caller_in_a_context_without_tortoises_is_answered(cache: ModelCache) -> None:
+    """A server may begin its requests in other contexts than the application's startup."""
+
+    async def look_up() -> tuple[str, str, list[int]]:
+        first = await Event.cache.get(id=1)
+        second = await Event.cache.get(slug="event2")
+        return first.slug, second.slug, [event.id for event in await Event.cache.filter(organizer=1)]
+
+    looked_up = await asyncio.create_task(look_up(), context=Context())
+    assert looked_up == ("event1", "event2", list(range(1, 9)))
