@@ -31,7 +31,7 @@ HOLDERS: Final[dict[str, dict[str, Any]]] = {
     "near": {"near": True, "near_lag": 3_600.0, "decoded_memory_limit": 0},
     LOCAL: {"decoded_memory_limit": 0},
 }
-"""What keeps rows in the process, and the settings of the cache that does only this."""
+"""Each way to keep rows in the process, and the settings of a cache that does only this."""
 
 Memory = dict[str, dict[str, float]]
 """Place of memory -> contestant -> bytes for each row."""

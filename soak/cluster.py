@@ -32,7 +32,7 @@ _MODELS: Final = "tests.support.models.music"
 
 @dataclass
 class Run:
-    """What one run has done. ``acknowledged`` are the newest values of the rows that saves have returned for."""
+    """The counts of one run. ``acknowledged`` are the newest values of the rows that saves have returned for."""
 
     acknowledged: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(1, ROWS + 1), 0))
     reads: int = 0

@@ -111,7 +111,7 @@ class Near:
         """Entries, those first that are examined next."""
         self._frequency = FrequencySketch(limit // _BYTES_A_PLACE)
         self._written: dict[bytes, tuple[int, float]] = {}
-        """How often in a row a key was dropped unused, and the time until which it is not kept."""
+        """By key, the number of times in a row that it was dropped unused, and the time until which it is not kept."""
         self._expected: dict[bytes, Ticket] = {}
         """Placeholders: for each key being read, the ticket of its last read."""
         self._policies: list[tuple[bytes, float, float]] = []

@@ -79,9 +79,9 @@ class Tracker:
         """The keys of the table versions that the result depends on, or would if they had been read in time."""
         self._dependencies: dict[bytes, bytes] = {}
         self.hits: Unsettled | None = None
-        """What answers lookups that begin now, or None if a table version was learnt since."""
+        """The record of lookups that begin now, or None if a table version was learnt since."""
         self._unsettled: list[Unsettled] = []
-        """What has answered lookups, as far as it may be no dependency yet."""
+        """The records of lookups whose keys may be no dependencies yet."""
         self.versions: dict[bytes, bytes] = dict(versions)
         """Table versions that were read before the tables were, by key. They may become dependencies."""
         self.late: set[bytes] = set()
