@@ -27,6 +27,13 @@ Beyond it, they are answered in slices.
 """
 SLICE_SIZE: Final = 32
 """Number of lookups in one slice. Between two slices the event loop runs other tasks."""
+ROWS_IN_SLICE: Final = 100
+"""Number of items in lists and dicts after which a slice ends.
+
+So callers use and drop the rows of some lists before those of others exist. If all lists of a read were alive at
+once, the garbage collector would visit each of their objects several times, and everything else in the process, too.
+"""
+_PLURALS: Final = frozenset({list, dict})
 
 
 class StartPlan(Protocol):
@@ -82,6 +89,8 @@ class HitPath:
         self.relayed: Relayed | None = None
         """The tables whose entries answer only while a relay lives, or None if there are none."""
         self._in_flight: set[PendingLookups] = set()
+        self._rows = 0
+        """The number of items in the lists and dicts of the slice."""
         self._joinable: PendingLookups | None = None
         """The lookups of this tick that callers await one by one, while more lookups can join them."""
 
@@ -197,24 +206,40 @@ class HitPath:
                 return
             self._part_with_lost(pending, relayed)
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
-        for number, (lookup, waiter) in enumerate(zip(pending.lookups, pending.waiters, strict=True)):
-            if number % size == 0:
-                if number:
-                    yield
-                if pending not in self._in_flight:  # failed in the meantime
-                    return
-            self._deliver(lookup, pending, waiter, entries)
-        self._in_flight.discard(pending)
+        while pending in self._in_flight:  # else failed in the meantime
+            if size == 1:
+                self._deliver(pending.lookups[0], pending, pending.waiters[0], entries)
+            elif self._answer_slice(pending, entries, size):
+                yield
+                continue
+            self._in_flight.discard(pending)
+            return
 
-    def _deliver(self, lookup: FastLookup, pending: PendingLookups, waiter: Any, entries: EntriesByKey) -> None:
+    def _answer_slice(self, pending: PendingLookups, entries: EntriesByKey, size: int) -> bool:
+        """Answers lookups until the slice is full, and removes them. Returns True if there are others."""
+        self._rows = number = 0
+        for number, lookup, waiter in zip(range(1, size + 1), pending.lookups, pending.waiters, strict=False):  # noqa: B007
+            if self._deliver(lookup, pending, waiter, entries):
+                break
+        if number == len(pending.lookups):
+            return False
+        del pending.lookups[:number], pending.waiters[:number]  # with their results
+        return True
+
+    def _is_full(self, rows: int) -> bool:
+        self._rows += rows
+        return self._rows >= ROWS_IN_SLICE
+
+    def _deliver(self, lookup: FastLookup, pending: PendingLookups, waiter: Any, entries: EntriesByKey) -> bool:
+        """Answers a lookup. Returns True if the slice is full."""
         try:
             result = lookup.try_hit(pending.context, entries)
         except Exception as error:
             pending.resolve(waiter, None, error)
-            return
+            return False
         if result is not NoValue.MISS:
             pending.resolve(waiter, result, None)
-            return
+            return result.__class__ in _PLURALS and self._is_full(len(result))
         plan = lookup.start_plan(pending.context)
         keys = cast("Read", plan.send(None)).keys
         try:
@@ -226,6 +251,7 @@ class HitPath:
             note_read(operation, keys, first, near=operation.outcome == "near")
         done = partial(pending.resolve, waiter)
         self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)
+        return False
 
     def _part_with_lost(self, pending: PendingLookups, relayed: Relayed) -> None:
         self._part(pending, lambda keys: relayed.refuses(keys, pending.claims), relay_lost=True)

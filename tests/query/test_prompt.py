@@ -1,6 +1,7 @@
 """A hit needs no task: its read starts when the tick ends, and the callback of the reply answers the lookups."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BackendError, BatchCacheQuery, CacheNotOpen, MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.backends.protocol import ReadCallback
-from aiomodelcache.engine.hits import SLICE_SIZE
+from aiomodelcache.engine.hits import ROWS_IN_SLICE, SLICE_SIZE
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import PATIENCE
 from tests.support.models.music import Album, Artist
@@ -242,6 +243,35 @@ async def test_many_lookups_are_answered_in_slices_and_their_next_lookups_share_
     counting[0].cancel()
     slices = [answered.count(turn) for turn in sorted(set(answered))]
     assert slices == [SLICE_SIZE] * (200 // SLICE_SIZE) + [200 % SLICE_SIZE]
+
+
+async def test_callers_drop_their_lists_before_others_are_made(can: Artist, store: StartReadStore) -> None:
+    await Artist.bulk_create([Artist(name=f"artist {n}", rank=2) for n in range(50)])
+    most = 0
+
+    def number_of_artists() -> int:
+        return sum(type(each) is Artist for each in gc.get_objects())
+
+    async def look_up() -> None:
+        nonlocal most
+        assert len(await Artist.cache.filter(rank=2)) == 50
+        most = max(most, number_of_artists())
+
+    async with ModelCache(store):
+        for number in (1, 1, 20):
+            gc.collect()
+            most, before = 0, number_of_artists()
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*[look_up() for _ in range(number)])
+            more = most - before
+    assert more <= ROWS_IN_SLICE, "each instance is several objects for the garbage collector"
+
+
+async def test_a_batch_of_lists_is_answered_in_slices(cache: ModelCache) -> None:
+    await Artist.bulk_create([Artist(name=f"artist {n}", rank=2) for n in range(50)])
+    for _ in range(2):
+        found = await BatchCacheQuery({n: Artist.cache.filter(rank=2) for n in range(5)})
+    assert [len(artists) for artists in found.values()] == [50] * 5
 
 
 async def test_closing_waits_for_all_slices(can: Artist, store: StartReadStore) -> None:
