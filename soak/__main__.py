@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--read-pause", type=float, default=0.05, help="seconds between the reads of a task")
     parser.add_argument("--write-pause", type=float, default=0.1, help="seconds between the writes of a task")
     parser.add_argument("--batches", default="", help="numbers of answers of one read, separated by commas")
+    parser.add_argument("--pages", type=float, help="fraction of the reads that are of pages, of up to 128 rows")
     parser.add_argument("--verify", type=float, default=Plan().verify, help="fraction of entries compared by verify")
     parser.add_argument("--cancel", action=BooleanOptionalAction, default=True, help="cancel requests at random")
     parser.add_argument(
@@ -81,6 +82,7 @@ def main() -> int:
                 world=SMALL if subject in REPEATING else World(),
                 read_pause=options.read_pause,
                 write_pause=options.write_pause,
+                pages=options.pages,
                 batches=tuple(map(int, filter(None, options.batches.split(",")))),
             )
             base = options.folder or Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-"))

@@ -14,11 +14,9 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from itertools import combinations
-from operator import itemgetter
 from typing import Final, NamedTuple
 
-from soak.history import NEVER, History, Place, Timeline
+from soak.history import NEVER, History, Place, Timeline, Together
 from soak.log import KEY_SHIFT, LOW, UNENDED, Kind, Outcome, Record
 
 MAX_FINDINGS: Final = 1_000_000
@@ -26,6 +24,8 @@ MAX_FINDINGS: Final = 1_000_000
 
 MAX_ABSENCES: Final = 1_000
 """Maximum number of absences that are remembered for each process, until its next alarm."""
+
+_NONE_TOGETHER: Final[tuple[list[int], list[Together]]] = ([], [])
 
 
 class Violation(StrEnum):
@@ -207,6 +207,8 @@ class Checker:
         self.reads: Counter[Kind] = Counter()
         """Number of answers by kind of lookup. A list is one answer."""
         self.rows_listed = 0
+        self.pages = 0
+        self.rows_on_pages = 0
         self.absences = 0
         self.snapshots = 0
         """Number of repeated reads inside snapshots."""
@@ -276,6 +278,9 @@ class Checker:
         words = read.words
         start = read.start - self._allowances.get(read.kind, 0)
         self.reads[Kind(read.kind)] += len(words) // 2
+        if read.subject:
+            self.pages += 1
+            self.rows_on_pages += read.subject
         self.at_rest += len(words) // 2 if read.start >= self._rest_from else 0
         places, rows = self.history.places, self._rows
         for index in range(0, len(words), 2):
@@ -337,20 +342,26 @@ class Checker:
                     self._saw_absence(track, read, start, pk, team, position, unlisted=True)
 
     def _together(self, read: Record) -> None:
-        """Checks that a read saw all or nothing of each transaction that wrote two of its rows.
+        """Checks that a read saw all or nothing of each transaction that wrote several of its rows.
 
-        The finding is about the row that lags behind the other one.
+        A finding is about a row that lags behind others.
         """
         places = [self.history.places.get(word & LOW) for word in read.words[::2]]
-        seen = sorted([(place.pk, place.position) for place in places if place is not None])
-        for (first, at_first), (second, at_second) in combinations(seen, 2):
-            pairs = self.history.shared.get((first, second), [])
-            of_first = bisect_right(pairs, at_first, key=itemgetter(0))
-            of_second = bisect_right(pairs, at_second, key=itemgetter(1))
-            if of_first < of_second:
-                self._violate(Violation.TORN, read, first, at_first, pairs[of_second - 1][0])
-            elif of_second < of_first:
-                self._violate(Violation.TORN, read, second, at_second, pairs[of_first - 1][1])
+        seen = {place.pk: place.position for place in places if place is not None}
+        unseen = [self.history.rows[pk].numbers[position + 1 : position + 2] for pk, position in seen.items()]
+        earliest = min((number for [number] in filter(None, unseen)), default=NEVER)
+        behind: dict[int, int] = {}
+        for pk, position in seen.items():
+            positions, transactions = self.history.together.get(pk, _NONE_TOGETHER)
+            at = bisect_right(positions, position)
+            # Transactions that made their last change before ``earliest`` are seen in all rows.
+            while at and transactions[at - 1].number >= earliest:
+                at -= 1
+                for other, written in transactions[at].positions.items():
+                    if seen.get(other, NEVER) < written:
+                        behind[other] = max(behind.get(other, 0), written)
+        for pk, position in behind.items():
+            self._violate(Violation.TORN, read, pk, seen[pk], position)
 
     def _snapshot(self, read: Record) -> None:
         """Checks that both reads of a snapshot saw the same. The first read has a record of its own, too."""

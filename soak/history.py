@@ -56,18 +56,22 @@ class Timeline:
     """First position with no value, from this one on."""
     begun: list[int] = field(default_factory=list)
     """Earliest time at which each state may have been committed, as far as it is known."""
+    numbers: list[int] = field(default_factory=lambda: [0])
+    """Number of the change that made each state, counted over all rows."""
     inside: list[int] = field(default_factory=list)
     """Last position, up to this one, that is not of a write by another program."""
     transaction: int = 0
 
-    def put(self, transaction: int, value: int, writer: int) -> int:
+    def put(self, transaction: int, value: int, writer: int, number: int) -> int:
         """Adds a state and returns its position. Only the last state of a transaction was ever visible."""
         if transaction == self.transaction:
             self.values.pop()
             self.writers.pop()
+            self.numbers.pop()
         self.transaction = transaction
         self.values.append(value)
         self.writers.append(writer)
+        self.numbers.append(number)
         return len(self.values) - 1
 
     def finish(self, commits: Mapping[int, int]) -> None:
@@ -101,6 +105,14 @@ class Timeline:
         return position
 
 
+class Together(NamedTuple):
+    """A transaction that wrote several rows, with the number of its last change."""
+
+    positions: Mapping[int, int]
+    """Positions that it wrote, by primary key."""
+    number: int
+
+
 class History:
     """All committed states. ``commits`` is the earliest time of each write's COMMIT, by nonce."""
 
@@ -115,52 +127,53 @@ class History:
         """Slugs that a write changed, each with its new position, by nonce."""
         self.teams: dict[int, set[int]] = {}
         """Rows that were ever in a team, by team."""
-        self.shared: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        """Positions of two rows that one transaction wrote, in order, by their primary keys, which are neighbours.
-
-        Only of neighbours is it asked whether a read saw them together, and a transaction may have written all rows.
-        """
+        self.together: dict[int, tuple[list[int], list[Together]]] = {}
+        """Positions of a row that were written together with other rows, in order, and the transactions that wrote
+        them, by primary key."""
         self.nonces: set[int] = set()
         """Writes that changed a row, by nonce."""
         current: dict[int, Change] = {}
         written: dict[int, dict[int, int]] = {}
-        for change in changes:
-            self._add(change, current.get(change.pk))
+        numbers: dict[int, int] = {}
+        for number, change in enumerate(changes, 1):
+            self._add(change, current.get(change.pk), number)
             current[change.pk] = change
             written.setdefault(change.transaction, {})[change.pk] = self.rows[change.pk].last
-        for positions in written.values():
-            for first in positions:
-                if (second := first + 1) in positions:
-                    self.shared.setdefault((first, second), []).append((positions[first], positions[second]))
-        for pairs in self.shared.values():
-            pairs.sort()
+            numbers[change.transaction] = number
+        for transaction, positions in sorted(written.items(), key=lambda item: numbers[item[0]]):
+            if len(positions) > 1:
+                each = Together(positions, numbers[transaction])
+                for pk, position in positions.items():
+                    known, transactions = self.together.setdefault(pk, ([], []))
+                    known.append(position)
+                    transactions.append(each)
         for timeline in (*self.rows.values(), *self.slugs.values()):
             timeline.finish(commits or {})
         for place in self.places.values():
             self.rows_of.setdefault(place.nonce, []).append((place.pk, place.position))
 
-    def _add(self, change: Change, last: Change | None) -> None:
+    def _add(self, change: Change, last: Change | None, number: int) -> None:
         transaction, pk, version, nonce, slug, team = change
         self.nonces.add(nonce)
         row = self.rows.setdefault(pk, Timeline())
         if last is not None and last.transaction == transaction:
             self.places.pop(last.version, None)  # no other transaction could ever see it
         if last is not None and last.version and (not version or last.slug != slug):
-            self._hold(last.slug, transaction, -1, nonce or -pk)
+            self._hold(last.slug, transaction, -1, nonce or -pk, number)
         if not version:
-            position = row.put(transaction, -1, nonce or -pk)
+            position = row.put(transaction, -1, nonce or -pk, number)
             if nonce:
                 self.rows_of.setdefault(nonce, []).append((pk, position))
             return
         holding = self.slugs.setdefault(slug, Timeline())
         if last is None or not last.version or last.slug != slug:
-            self._hold(slug, transaction, pk, nonce)
-        position = row.put(transaction, team, nonce)
+            self._hold(slug, transaction, pk, nonce, number)
+        position = row.put(transaction, team, nonce, number)
         self.teams.setdefault(team, set()).add(pk)
         self.places[version] = Place(pk, position, nonce, slug, holding.last, team)
 
-    def _hold(self, slug: int, transaction: int, holder: int, writer: int) -> None:
-        position = self.slugs.setdefault(slug, Timeline()).put(transaction, holder, writer)
+    def _hold(self, slug: int, transaction: int, holder: int, writer: int, number: int) -> None:
+        position = self.slugs.setdefault(slug, Timeline()).put(transaction, holder, writer, number)
         if writer > 0:
             self.slugs_of.setdefault(writer, []).append((slug, position))
 

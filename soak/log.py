@@ -7,11 +7,11 @@ machine share. The file of a killed process may end in the middle of a record.
 =========  ================  ==================================================================
 kind       subject           words
 =========  ================  ==================================================================
-BY_PK      0                 for each lookup: primary key and version in one word, then nonce
+BY_PK      0, rows of page   for each lookup: primary key and version in one word, then nonce
 BY_SLUG    0                 for each lookup: slug and version in one word, then nonce
 BY_TEAM    team              for each row of the list: version, nonce
 SNAPSHOT   0                 as BY_PK, of the first read of a transaction and of a later one
-TOGETHER   0                 as BY_PK, for rows that must have been in the database at one moment
+TOGETHER   0, rows of page   as BY_PK, for rows that must have been in the database at one moment
 WRITE      nonce             outcome, earliest begin of its COMMIT, rows whose lists it affects
 DELETE     0                 outcome, earliest begin of its COMMIT, primary keys
 ALARM      its key           kind of the read that judges an alarm of ``verify``, 1 if the entry stayed the same
@@ -115,8 +115,7 @@ def records(path: Path, source: int = 0) -> Iterator[Record]:
     """Reads one file. Yields its records in the order in which they ended."""
     words = array("Q")
     with path.open("rb") as file:
-        data = file.read()
-    words.frombytes(data[: len(data) // 8 * 8])
+        words.fromfile(file, path.stat().st_size // words.itemsize)
     at, size = 0, len(words)
     while at + HEADER <= size:
         head, start, end, subject = words[at : at + HEADER]

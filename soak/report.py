@@ -154,6 +154,8 @@ def _lines(report: Report) -> Iterator[str]:
     pk, slug, team, together = (checker.reads[kind] for kind in kinds)
     yield f"  reads        {reads:,}: {pk:,} by pk, {slug:,} by slug, {team:,} lists of {checker.rows_listed:,} rows"
     yield f"               {together:,} of rows that must be of one moment"
+    if checker.pages:
+        yield f"               {checker.rows_on_pages:,} of rows on {checker.pages:,} pages"
     yield f"               {checker.absences:,} found nothing; {checker.at_rest:,} of all at rest"
     outcomes = checker.outcomes
     acknowledged = outcomes[Outcome.ACKNOWLEDGED] + outcomes[Outcome.CHANGED]

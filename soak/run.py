@@ -53,6 +53,8 @@ class Plan:
     write_pause: float = 0.1
     batches: tuple[int, ...] = ()
     """Numbers of answers of one read. Empty for those of the subject."""
+    pages: float | None = None
+    """Fraction of the reads that are of pages. None for the subject's."""
     intent_ttl: float = 10.0
     allowtime: float = 0.0
     """Age that answers may have, in seconds, with DYNAMIC. Zero means none."""
@@ -172,6 +174,7 @@ def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: Ba
         read_pause=plan.read_pause,
         write_pause=plan.write_pause,
         batches=plan.batches,
+        pages=plan.pages,
         cancel=plan.cancel,
         snapshot_pause=plan.snapshot_pause or (0.2 if plan.subject in RELAYED else 2.0),
         stuck_after=plan.stuck_after,

@@ -64,6 +64,8 @@ class Subject(ABC):
         self.world = world
         self.chance = chance
         self.batches = BATCHES
+        self.pages = 0.0
+        """Fraction of the reads that are of pages."""
         self.on_undelivered: Callable[[bool], None] = lambda undelivered: None
         """Callback for the state of invalidations: True if some cannot be delivered, False when all have been."""
         self.on_mark_failed: Callable[[int], None] = lambda start: None
@@ -104,6 +106,13 @@ class Subject(ABC):
 
     async def by_pair(self, pks: Sequence[int]) -> tuple[list[Seen], bool]:
         """Returns two rows, and True if they must have been in the database at one moment."""
+        return await self.by_pk(pks), False
+
+    async def by_page(self, pks: range, way: float) -> tuple[list[Seen], bool]:
+        """Returns the rows of a page, and True if they must have been in the database at one moment.
+
+        ``way``, from 0 to 1, chooses one of the ways to ask for them.
+        """
         return await self.by_pk(pks), False
 
     async def statement_done(self, pks: Iterable[int]) -> None:

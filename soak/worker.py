@@ -95,6 +95,8 @@ class Order:
     write_pause: float = 0.1
     batches: tuple[int, ...] = ()
     """Numbers of answers of one read, drawn at random. Empty for those of the subject."""
+    pages: float | None = None
+    """Fraction of the reads that are of pages. None for the subject's."""
     cancel: bool = False
     """True to cancel requests of every second task at random moments."""
     eager: bool = False
@@ -169,6 +171,7 @@ class Worker:
             made.on_open = Alarms(made, self.log).watch
             async with made as subject:
                 subject.batches = self.order.batches or subject.batches
+                subject.pages = subject.pages if self.order.pages is None else self.order.pages
                 subject.on_undelivered, subject.on_mark_failed = self._undelivered, self._mark_failed
                 self._slow = SlowAnswers(connection, self.chance)
                 say("ready")

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,13 +18,15 @@ from soak.model import DRAW_VERSION, Folder, Item
 from soak.patience import Cancelled, Patience
 from soak.predicted import NONCE_SHIFT
 from soak.subjects import Seen, Subject, seen
-from soak.world import World, slug_text
+from soak.world import PAGE_SIZES, World, slug_text
 
 
 class RolledBack(Exception):
     """Raised to roll a transaction back on purpose."""
 
 
+REPEATS: Final = (1, 2, 8)
+"""Numbers of reads of a page, one after the other. A reader picks one at random, so that many pages are stored ones."""
 REFUSALS: Final = (RolledBack, IntegrityError, CacheWriteError)
 """Exceptions of writes that committed nothing: rolled back on purpose, a slug that is taken, Redis away."""
 
@@ -98,7 +100,11 @@ class Reader:
     async def _once(self) -> None:
         way = self._chance.random()
         size = self._chance.choice(self._subject.batches)
-        if way < 0.6:
+        if self._chance.random() < self._subject.pages:
+            page, way = self._world.page(self._pks(1)[0], self._chance.choice(PAGE_SIZES)), self._chance.random()
+            for _ in range(self._chance.choice(REPEATS)):
+                await self.by_page(page, way)
+        elif way < 0.6:
             await self.by_pk(self._pks(size))
         elif way < 0.85:
             await self.by_slug(self._slugs(size))
@@ -140,6 +146,12 @@ class Reader:
         seen, together = await self._subject.by_pair(pks)
         self._log.add(Kind.TOGETHER if together else Kind.BY_PK, start, 0, words_of(pks, seen))
 
+    async def by_page(self, pks: range, way: float) -> None:
+        """Reads a page and logs the versions of its rows, as of one moment if the subject says that they are."""
+        start = time.monotonic_ns()
+        seen, together = await self._subject.by_page(pks, way)
+        self._log.add(Kind.TOGETHER if together else Kind.BY_PK, start, len(pks), words_of(pks, seen))
+
     async def by_team(self, teams: list[int]) -> None:
         """Reads lists and logs the versions of their rows."""
         start = time.monotonic_ns()
@@ -148,7 +160,7 @@ class Reader:
             self._log.add(Kind.BY_TEAM, start, team, [word for row in rows for word in row])
 
     async def everything(self) -> None:
-        """Reads all rows, slugs and lists once."""
+        """Reads all rows, slugs, lists and, if the subject has any, pages once."""
         world = self._world
         for at in range(1, world.rows + world.ghosts + 1, 100):
             await self.by_pk(list(range(at, min(at + 100, world.rows + world.ghosts + 1))))
@@ -157,9 +169,12 @@ class Reader:
             await self.by_slug(slugs[index : index + 100])
         for team in range(0, world.teams, 10):
             await self.by_team(list(range(team, min(team + 10, world.teams))))
+        for size in PAGE_SIZES if self._subject.pages else ():
+            for first in range(1, world.rows + 1, size):
+                await self.by_page(world.page(first, size), self._chance.random())
 
 
-def words_of(keys: list[int], seen: list[Seen]) -> list[int]:
+def words_of(keys: Sequence[int], seen: list[Seen]) -> list[int]:
     """Returns the words of a record of lookups, each with its key and the row that it saw."""
     return [
         word for key, (version, nonce) in zip(keys, seen, strict=True) for word in (key << KEY_SHIFT | version, nonce)

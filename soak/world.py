@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 SLUGS_EACH: Final = 4
+PAGE_SIZES: Final = (16, 64, 128)
+"""Numbers of rows of a page. A reader picks one at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class World:
     def partner(self, pk: int) -> int:
         """Returns the row with the same slugs, which is often written together with this one."""
         return pk + 1 if pk % 2 else pk - 1
+
+    def page(self, pk: int, size: int) -> range:
+        """Returns the primary keys of the page that a row is on. The last page has keys beyond ``rows``."""
+        first = (pk - 1) // size * size + 1
+        return range(first, first + size)
 
     def folder_of(self, pk: int) -> int | None:
         """Returns the folder that a row is in, if any. A row never moves to another one."""

@@ -138,7 +138,7 @@ def test_results_of_cached_functions_are_never_stale_under_faults(
     plan = Plan(subject="derived", duration=6, processes=2, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2)
     for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert result.violations == 0, str(result)
-        if result.checker.reads[Kind.TOGETHER]:
+        if result.checker.reads[Kind.TOGETHER] and result.checker.pages:
             return
 
 
@@ -185,10 +185,21 @@ def test_writers_that_do_not_look_for_other_writers_are_caught(
 
 
 @all_effort
+@pytest.mark.parametrize("pages", [0.0, 1.0])
 def test_a_library_whose_snapshots_are_torn_is_caught(
-    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+    pages: float, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    plan = Plan(subject="torn", duration=6, processes=2, faults=(), world=TINY, write_pause=0.02, read_pause=0.01)
+    """By pairs, and by pages."""
+    plan = Plan(
+        subject="torn",
+        duration=6,
+        processes=2,
+        faults=(),
+        world=TINY,
+        write_pause=0.02,
+        read_pause=0.01,
+        pages=pages,
+    )
     for result in soaks(plan, postgres_server, own_redis, tmp_path):
         assert set(result.checker.violations) <= {Violation.TORN}, str(result)
         if result.violations:
@@ -196,12 +207,12 @@ def test_a_library_whose_snapshots_are_torn_is_caught(
 
 
 @all_effort
-@pytest.mark.parametrize("subject", ["timed", "forgetful"])
+@pytest.mark.parametrize(("subject", "pages"), [("timed", 0.0), ("timed", 1.0), ("forgetful", 0.0)])
 def test_cached_functions_without_recorded_dependencies_are_caught(
-    subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+    subject: str, pages: float, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """A timeout alone, and an invalidation by hand that forgets the lists."""
-    plan = Plan(subject=subject, duration=5, processes=2, faults=(), world=SMALL, write_pause=0.05)
+    plan = Plan(subject=subject, duration=5, processes=2, faults=(), world=SMALL, write_pause=0.05, pages=pages)
     for result in soaks(plan, postgres_server, own_redis, tmp_path):
         if result.violations:
             return

@@ -342,6 +342,49 @@ def test_rows_of_one_moment_have_all_or_nothing_of_a_transaction(
     assert found == ([Violation.TORN] if torn else [])
 
 
+PAGE = (
+    CREATED,
+    Change(2, 9, 2, 11, 60, 3),
+    Change(3, 30, 3, 12, 70, 3),
+    Change(4, 30, 4, 20, 70, 3),
+    Change(5, 7, 5, 30, 50, 3),
+    Change(5, 9, 6, 30, 60, 3),
+    Change(4, 9, 7, 20, 60, 3),
+    Change(6, 9, 8, 40, 60, 3),
+)
+"""Rows 7, 9 and 30, no neighbours: 20 writes row 30 and, after 30 has written 7 and 9, row 9. 40 writes row 9 alone."""
+
+
+@pytest.mark.parametrize(
+    ("versions", "torn"),
+    [
+        ((1, 2, 3), []),
+        ((1, 2, 4), [9]),
+        ((1, 6, 3), [7]),
+        ((5, 2, 3), [9]),
+        ((5, 6, 3), []),
+        ((5, 6, 4), [9]),
+        ((5, 7, 3), [30]),
+        ((5, 7, 4), []),
+        ((5, 8, 3), [30]),
+        ((1, 8, 3), [7, 30]),
+        ((1, 7, 4), [7]),
+        ((5, 8, 4), []),
+    ],
+)
+def test_a_page_of_one_moment_has_all_or_nothing_of_each_transaction(
+    versions: tuple[int, ...], torn: list[int]
+) -> None:
+    nonces = {change.version: (change.pk, change.nonce) for change in PAGE}
+    words = [word for each in versions for word in by_pk(0, 0, (each, nonces[each][1]), pk=nonces[each][0]).words]
+    page = Record(Kind.TOGETHER, 10, 800, 3, words)
+    log = page, wrote(1, 900, 20), wrote(1, 900, 30), wrote(1, 900, 40)
+    checker = check(PAGE, *log)
+    assert sorted(finding.key for finding in checker.findings) == torn
+    assert {finding.what for finding in checker.findings} <= {Violation.TORN}
+    assert (checker.pages, checker.rows_on_pages, checker.reads[Kind.TOGETHER]) == (1, 3, 3)
+
+
 def test_an_acknowledged_write_that_was_never_committed_is_lost() -> None:
     assert violations(wrote(1, 2, 77, outcome=Outcome.CHANGED)) == [Violation.LOST]
     for outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
