@@ -1,6 +1,7 @@
 """``RedisBackend`` on a Redis Cluster of two nodes: the conformance suite, and the differences from one server."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from typing import Literal, Self
@@ -12,6 +13,8 @@ from redis.crc import key_slot
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.backends.redis.cluster import requests
+from aiomodelcache.backends.redis.connection import Command, pack
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.stats import Stats
@@ -91,6 +94,32 @@ async def test_a_stage_on_one_node_ends_before_the_next_stage_on_another(
             assert one.time_of_next(leased) < other.time_of_next(version)
             await backend.clear([Clear(cleared)], new_token(), [stamp])
             assert one.time_of_next(stamp) < other.time_of_next(cleared)
+
+
+async def test_many_commands_are_sent_in_several_turns_of_the_loop(
+    cluster: Cluster, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, packed = 0, Counter[int]()
+
+    def count(commands: list[Command]) -> bytes:
+        packed[turn] += len(commands)
+        return pack(commands)
+
+    async def turn_on() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(requests, "pack", count)
+    number, token = 2 * requests.COMMANDS_PER_TURN + 2, new_token()
+    keys = cluster.keys(0, number // 2) + cluster.keys(1, number // 2)
+    turning = asyncio.create_task(turn_on())
+    await backend.mark(keys, token, MINUTE)
+    assert await backend.clear([Clear(key) for key in keys], token, keys) == [False] * len(keys)  # stamps lie there
+    turning.cancel()
+    assert packed.total() == 4 * len(keys)
+    assert max(packed.values()) <= requests.COMMANDS_PER_TURN
 
 
 async def test_keys_of_another_type_are_absent(cluster: Cluster, backend: RedisBackend) -> None:

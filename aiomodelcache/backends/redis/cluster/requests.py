@@ -19,6 +19,8 @@ from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
 from aiomodelcache.backends.redis.errors import FAILURES
 
+COMMANDS_PER_TURN: Final = 1_000
+"""Maximum number of commands that are sent in one turn of the event loop. Beyond it, other tasks run in between."""
 MAX_ROUNDS: Final = 16
 """Maximum number of times that a command is sent again. Beyond it, the last refusal is its reply."""
 MOVES_AT_ONCE: Final = 3
@@ -65,12 +67,23 @@ class Requests:
         self._tasks = tasks
 
     async def send(self, commands: Sequence[Command], *, reading: bool = False) -> Replies:
-        """Sends commands in one request to each node. Returns the replies in order, exceptions among them."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        request = Request(commands, partial(_resolve, done), reading=reading)
-        self.start(request, [slot_of(key_of(command)) for command in commands])
-        await done
-        return request.replies
+        """Sends commands in one request to each node. Returns the replies in order, exceptions among them.
+
+        More than ``COMMANDS_PER_TURN`` go in several requests, of which none waits for the replies to another.
+        """
+        loop, sent = asyncio.get_running_loop(), list[tuple[Request, asyncio.Future[None]]]()
+        for at in range(0, len(commands), COMMANDS_PER_TURN):
+            if at:
+                await asyncio.sleep(0)
+            some, done = commands[at : at + COMMANDS_PER_TURN], loop.create_future()
+            request = Request(some, partial(_resolve, done), reading=reading)
+            self.start(request, [slot_of(key_of(command)) for command in some])
+            sent.append((request, done))
+        replies: Replies = []
+        for request, done in sent:
+            await done
+            replies += request.replies
+        return replies
 
     def start(self, request: Request, slots: Sequence[int]) -> None:
         """Sends a request at once to every node, and calls ``request.on_done`` when all have answered.
