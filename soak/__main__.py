@@ -8,10 +8,11 @@ import tempfile
 from argparse import BooleanOptionalAction
 from pathlib import Path
 
+from soak.cluster import CLUSTER_FAULTS, SoakCluster
 from soak.relay_faults import RELAY_FAULTS
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
-from soak.subjects import LIBRARY, REPEATING
+from soak.subjects import CLUSTERED, LIBRARY, REPEATING
 from soak.worker import HAS_EAGER_TASKS, SUBJECTS
 from soak.world import SMALL, World
 from tests.support.servers import PostgresServer, RedisServer
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--control-duration", type=float, default=60, help="seconds for each of the others")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    known = ", ".join((*FAULTS, *RELAY_FAULTS))
+    known = ", ".join(dict.fromkeys((*FAULTS, *RELAY_FAULTS, *CLUSTER_FAULTS)))
     parser.add_argument("--faults", help=f"names of faults, separated by commas; all by default; may be empty: {known}")
     parser.add_argument("--pace", type=float, default=1.0, help="below one, faults come faster")
     parser.add_argument("--on-write-error", default="mixed", choices=("mixed", "retry", "raise"))
@@ -101,8 +102,9 @@ def main() -> int:
 
 
 def _run(plan: Plan, postgres: PostgresServer, folder: Path) -> Report:
-    with postgres.database() as database, RedisServer() as redis:
-        return asyncio.run(soak(plan, database, redis, folder))
+    store = SoakCluster() if plan.subject in CLUSTERED else RedisServer()
+    with postgres.database() as database, store:
+        return asyncio.run(soak(plan, database, store, folder))
 
 
 if __name__ == "__main__":

@@ -1,159 +1,238 @@
-"""``python -m soak.cluster``: lookups and saves on a Redis Cluster whose nodes fail over again and again.
+"""``SoakCluster``: a Redis Cluster of three shards, whose nodes fail over soon, and the faults that happen to them.
 
-Each time, a replica is cut off from its master, which goes on for a while, is killed, and is replaced by that replica.
-So the replica lacks writes that were acknowledged, marked and cleared. Two caches stand for two processes. A lookup
-that returns an older row than the last one acknowledged when it began is a violation.
+A node dies, is frozen for a shorter and for a longer time than the others wait for it, and hands over, by hand or by
+force. The replica that follows it lags behind in most cases. Slots move from shard to shard, with the keys in them.
 """
 
-import argparse
-import asyncio
 import random
-import sys
-import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from tortoise.context import TortoiseContext
+import anyio
+from anyio import to_thread
+from redis import RedisError
+from redis.crc import key_slot
 
-from aiomodelcache import ModelCache
-from tests.backends.test_cluster_failover import cut_off, promote
-from tests.support.models.music import Artist
-from tests.support.servers.redis_cluster import Cluster, ClusterNode, until
+from soak.faults import Faults
+from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving, until
 
-ROWS: Final = 200
-RANKS: Final = 20
-READERS: Final = 6
-WRITERS: Final = 3
-_MODELS: Final = "tests.support.models.music"
-
-
-@dataclass
-class Run:
-    """The counts of one run. ``acknowledged`` are the newest values of the rows that saves have returned for."""
-
-    acknowledged: dict[int, int] = field(default_factory=lambda: dict.fromkeys(range(1, ROWS + 1), 0))
-    reads: int = 0
-    writes: int = 0
-    failovers: int = 0
-    violations: list[str] = field(default_factory=list[str])
-    over: bool = False
-
-    async def read(self, cache: ModelCache, chance: random.Random) -> None:
-        """Looks rows up in every way until the run is over."""
-        artists: Any = cache.manager(Artist)
-        while not self.over:
-            number = chance.randint(1, ROWS)
-            same_rank = [each for each in self.acknowledged if each % RANKS == number % RANKS]
-            several = [each for each in self.acknowledged if each % 19 == number % 19]
-            kind = chance.choice(("key", "name", "list", "many"))
-            wanted = {"list": same_rank, "many": several}.get(kind, [number])
-            oldest = [self.acknowledged[each] for each in wanted]
-            if kind == "list":
-                rows = await artists.filter(rank=number % RANKS)
-            elif kind == "many":
-                rows = await artists.get_many(several)
-            else:
-                rows = [await (artists.get(id=number) if kind == "key" else artists.get(name=f"artist{number}"))]
-            self.reads += 1
-            self.compare(kind, rows, wanted, oldest)
-            await asyncio.sleep(0)
-
-    def compare(self, kind: str, rows: list[Artist], wanted: list[int], oldest: list[int]) -> None:
-        """Notes the rows that are missing, or older than when the lookup began."""
-        if [row.id for row in rows] != wanted:
-            self.violations.append(f"{kind}: rows {[row.id for row in rows]} instead of {wanted}")
-        for row, value in zip(rows, oldest, strict=False):
-            if row.followers < value:
-                self.violations.append(f"{kind}: row {row.id} has {row.followers}, and {value} was acknowledged")
-
-    async def write(self, chance: random.Random, own: list[int]) -> None:
-        """Saves rows that no other task writes, until the run is over."""
-        while not self.over:
-            number = chance.choice(own)
-            value = self.acknowledged[number] + 1
-            if chance.random() < 0.1:
-                await Artist.filter(id=number).update(followers=value)
-            else:
-                await _artist(number, value).save(force_update=True)
-            self.acknowledged[number] = value
-            self.writes += 1
-            await asyncio.sleep(chance.random() * 0.02)
-
-    async def fail_over(self, cluster: Cluster, chance: random.Random, duration: float) -> None:
-        """Lets one node after the other fail over. Each dead node comes back as the replica of its successor."""
-        pairs = [list(pair) for pair in zip(cluster.nodes, cluster.replicas, strict=True)]
-        end = time.monotonic() + duration
-        while time.monotonic() < end:
-            await asyncio.sleep(2)
-            pair = chance.choice(pairs)
-            master, replica = pair
-            others = [node for each in pairs for node in each if node is not master]
-            await asyncio.to_thread(cut_off, master, replica)
-            await asyncio.sleep(chance.uniform(0.2, 1.0))
-            await asyncio.to_thread(master.kill)
-            await asyncio.to_thread(promote, others, replica)
-            self.failovers += 1
-            await asyncio.sleep(1.5)
-            await asyncio.to_thread(_come_back, master, replica)
-            pair.reverse()
+SHARDS: Final = 3
+NODE_TIMEOUT: Final = 2.0
+"""Seconds after which a silent node counts as failing, and its replica follows it."""
+CLUSTER_FAULTS: Final = (
+    "kill", "slow", "terminate",
+    "node-death", "node-stall", "node-hang", "node-failover", "node-force", "node-flush", "scripts", "reshard",
+)  # fmt: skip
 
 
-def _artist(number: int, value: int) -> Artist:
-    return Artist(id=number, name=f"artist{number}", rank=number % RANKS, followers=value)
+class SoakNode(ClusterNode):
+    """A node that waits for a silent one for ``NODE_TIMEOUT`` only."""
+
+    def _command(self) -> list[str | Path]:
+        settings = ["--cluster-node-timeout", str(int(NODE_TIMEOUT * 1_000)), "--cluster-replica-validity-factor", "0"]
+        return [*super()._command(), *settings]
 
 
-def _come_back(dead: ClusterNode, master: ClusterNode) -> None:
-    dead.restart()
-    for setting in ("masteruser", "masterauth"):
-        master.run("CONFIG", "SET", setting, "")
-    until(lambda: b"cluster_state:ok" in dead.run("CLUSTER", "INFO"))
-    dead.run("CLUSTER", "REPLICATE", master.id)
-    until(lambda: dead.run("INFO", "replication").get("master_link_status") == "up")
+class Shard:
+    """Two nodes with the same slots: one serves them, and the other one follows it."""
+
+    def __init__(self, *nodes: ClusterNode) -> None:
+        self.nodes = nodes
+
+    def in_order(self) -> tuple[ClusterNode, ClusterNode]:
+        """Returns the node that serves the slots, and its replica. Waits until they are in order."""
+        until(lambda: self._roles() == ["master", "slave"])
+        first, second = self.nodes
+        return (first, second) if first.run("INFO", "replication")["role"] == "master" else (second, first)
+
+    def _roles(self) -> list[str]:
+        try:
+            replications = [node.run("INFO", "replication") for node in self.nodes]
+        except RedisError:  # a node that loads what its master has sent
+            return []
+        up = [each for each in replications if each.get("master_link_status", "up") == "up"]
+        return sorted(str(each["role"]) for each in up)
+
+    def reconnect(self) -> None:
+        """Lets either node follow the other one again. Waits until it does."""
+        for node in self.nodes:
+            for setting in ("masteruser", "masterauth"):
+                node.run("CONFIG", "SET", setting, "")
+        self.in_order()
 
 
-async def soak(duration: float, seed: int, folder: Path) -> Run:
-    """Runs for so many seconds, and compares every row with the database at the end."""
-    run, chance = Run(), random.Random(seed)
-    with ExitStack() as stack:
-        nodes = [stack.enter_context(ClusterNode()) for _ in range(4)]
-        cluster = Cluster(nodes[:2], replicas=nodes[2:])
-        url = f"redis+cluster://{','.join(node.address for node in nodes)}"
-        async with TortoiseContext() as context:
-            await context.init(db_url=f"sqlite://{folder / 'soak.sqlite3'}", modules={"app": [_MODELS]})
-            await context.generate_schemas()
-            async with ModelCache(url) as one, ModelCache(url) as other:
-                await Artist.bulk_create([_artist(number, 0) for number in run.acknowledged])
-                numbers = [*run.acknowledged]
-                async with asyncio.TaskGroup() as tasks:
-                    for number in range(READERS):
-                        tasks.create_task(run.read((one, other)[number % 2], random.Random(seed + number)))
-                    for number in range(WRITERS):
-                        tasks.create_task(run.write(random.Random(seed - number), numbers[number::WRITERS]))
-                    await run.fail_over(cluster, chance, duration)
-                    await asyncio.sleep(2)
-                    run.over = True
-                for cache in (one, other):
-                    rows = await cache.manager(Artist).get_many(numbers)
-                    run.compare("at rest", rows, numbers, [*run.acknowledged.values()])
-    return run
+class SoakCluster:
+    """Three nodes, each with a replica. Use it by ``with``."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.nodes: list[ClusterNode] = [stack.enter_context(SoakNode()) for _ in range(2 * SHARDS)]
+            firsts, seconds = self.nodes[:SHARDS], self.nodes[SHARDS:]
+            self.url = Cluster(firsts, replicas=seconds).url
+            self.shards = [Shard(*pair) for pair in zip(firsts, seconds, strict=True)]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def agree(self) -> None:
+        """Waits until all nodes serve, and know the same masters."""
+        until(lambda: all(b"cluster_state:ok" in node.run("CLUSTER", "INFO") for node in self.nodes))
+        until(lambda: len({_owners(node) for node in self.nodes}) == 1)
 
 
-def main() -> int:
-    """Prints what was done and found. Returns 1 if there was a violation."""
-    parser = argparse.ArgumentParser(prog="soak.cluster", description=__doc__)
-    parser.add_argument("--duration", type=float, default=600, help="seconds")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        run = asyncio.run(soak(options.duration, options.seed, Path(folder)))
-    print(f"{run.reads:,} reads, {run.writes:,} writes, {run.failovers} failovers, {len(run.violations)} violations")
-    for violation in run.violations[:20]:
-        print(f"  {violation}")
-    return 1 if run.violations else 0
+def _owners(node: ClusterNode) -> tuple[Any, ...]:
+    ranges: list[Any] = node.run("CLUSTER", "SLOTS")
+    return tuple(sorted((first, last, nodes[0][1]) for first, last, *nodes in ranges))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class ClusterFaults:
+    """The faults of a Cluster, which happen one at a time."""
+
+    def __init__(self, cluster: SoakCluster, faults: Faults, chance: random.Random) -> None:
+        self._cluster = cluster
+        self._faults = faults
+        self._chance = chance
+        self.schedule: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            "node-death": (20, self._death),
+            "node-stall": (15, self._stall),
+            "node-hang": (25, self._hang),
+            "node-failover": (20, self._failover),
+            "node-force": (20, self._force),
+            "node-flush": (30, self._flush),
+            "scripts": (15, self._forget_scripts),
+            "reshard": (4, self._reshard),
+        }
+        """Faults by name, as in ``Faults``."""
+
+    async def _death(self) -> None:
+        """Kills a node whose replica lags, or not. The replica is elected, or takes over by itself."""
+        lags, elected = self._chance.random() < 0.8, self._chance.random() < 0.5
+        what = f"SIGKILL, {'lagging ' * lags}replica {'elected' if elected else 'takes over'}"
+        async with self._faults.alone, self._faults.losing(f"node: {what}"):
+            shard, master, replica = await self._drawn()
+            if lags:
+                await self._lag(master, replica)
+            await to_thread.run_sync(master.kill)
+            if not elected:
+                await to_thread.run_sync(replica.run, "CLUSTER", "FAILOVER", "TAKEOVER")
+            await to_thread.run_sync(until, partial(_serves, replica))
+            await self._sleep(0, 2)
+            await to_thread.run_sync(master.restart)
+            await self._heal(shard)
+
+    async def _stall(self) -> None:
+        """Freezes a node for a shorter time than the others wait for it."""
+        async with self._faults.alone:
+            _, master, _ = await self._drawn()
+            await to_thread.run_sync(master.stop)
+            await self._sleep(0.1, NODE_TIMEOUT * 0.7)
+            await to_thread.run_sync(master.cont)
+        self._faults.counts["node: SIGSTOP, shorter than the node timeout"] += 1
+
+    async def _hang(self) -> None:
+        """Freezes a node until its replica is elected, or for about as long. It goes on as if nothing had happened."""
+        async with self._faults.alone, self._faults.losing("node: SIGSTOP, longer than the node timeout"):
+            shard, master, replica = await self._drawn()
+            if self._chance.random() < 0.5:
+                await self._lag(master, replica)
+            await to_thread.run_sync(master.stop)
+            if self._chance.random() < 0.5:
+                await to_thread.run_sync(until, partial(_serves, replica))
+            await self._sleep(0, NODE_TIMEOUT * 2)
+            await to_thread.run_sync(master.cont)
+            await self._heal(shard)
+
+    async def _failover(self) -> None:
+        """Asks a replica to follow its master, which lets it catch up first."""
+        async with self._faults.alone:
+            shard, _, replica = await self._drawn()
+            await to_thread.run_sync(replica.run, "CLUSTER", "FAILOVER")
+            await self._sleep(0, 1)
+            await self._heal(shard)
+        self._faults.counts["node: CLUSTER FAILOVER"] += 1
+
+    async def _force(self) -> None:
+        """Lets a replica that lags follow a master that lives."""
+        how = self._chance.choice(["FORCE", "TAKEOVER"])
+        async with self._faults.alone, self._faults.losing(f"node: CLUSTER FAILOVER {how} of a lagging replica"):
+            shard, master, replica = await self._drawn()
+            await self._lag(master, replica)
+            await to_thread.run_sync(replica.run, "CLUSTER", "FAILOVER", how)
+            await to_thread.run_sync(until, partial(_serves, replica))
+            await self._heal(shard)
+
+    async def _flush(self) -> None:
+        async with self._faults.alone, self._faults.losing("node: FLUSHALL"):
+            _, master, _ = await self._drawn()
+            await to_thread.run_sync(master.flush)
+
+    async def _forget_scripts(self) -> None:
+        async with self._faults.alone:
+            for node in self._cluster.nodes:
+                await to_thread.run_sync(node.run, "SCRIPT", "FLUSH")
+        self._faults.counts["SCRIPT FLUSH"] += 1
+
+    async def _reshard(self) -> None:
+        """Moves slots from one shard to another, key by key. Between two slots there is time for other faults."""
+        giving, taking = self._chance.sample(self._cluster.shards, 2)
+        for _ in range(self._chance.randint(1, 10)):
+            async with self._faults.alone:
+                moved = await to_thread.run_sync(self._move_slot, giving, taking)
+            self._faults.counts["slots moved"] += 1
+            self._faults.counts["keys moved with their slots"] += moved
+
+    def _move_slot(self, giving: Shard, taking: Shard) -> int:
+        (giver, _), (taker, _) = giving.in_order(), taking.in_order()
+        others = [shard.in_order()[0] for shard in self._cluster.shards if shard not in (giving, taking)]
+        key = giver.run("RANDOMKEY")
+        if key is None:
+            return 0
+        moved = 0
+        with Moving(key_slot(key), giver, taker) as moving:
+            while keys := moving.keys(giver):
+                self._chance.shuffle(keys)
+                some = keys[: self._chance.randint(1, 10)]
+                giver.run("MIGRATE", "127.0.0.1", taker.port, "", 0, 5_000, "REPLACE", "KEYS", *some)
+                moved += len(some)
+                time.sleep(self._chance.expovariate(1 / 0.01))
+            moving.end(*others)
+        return moved
+
+    # Steps ------------------------------------------------------------------------------------------
+
+    async def _drawn(self) -> tuple[Shard, ClusterNode, ClusterNode]:
+        shard = self._chance.choice(self._cluster.shards)
+        return shard, *await to_thread.run_sync(shard.in_order)
+
+    async def _lag(self, master: ClusterNode, replica: ClusterNode) -> None:
+        """Ends the replication, and lets the master go on for a while. The replica lacks all writes of that time."""
+        await to_thread.run_sync(_cut_off, master, replica)
+        await self._sleep(0.2, 1)
+
+    async def _heal(self, shard: Shard) -> None:
+        await to_thread.run_sync(shard.reconnect)
+        await to_thread.run_sync(self._cluster.agree)
+
+    async def _sleep(self, least: float, most: float) -> None:
+        await anyio.sleep(self._chance.uniform(least, most))
+
+
+def _cut_off(master: ClusterNode, replica: ClusterNode) -> None:
+    """Ends the replication: the master rejects the replica from now on."""
+    replica.run("CONFIG", "SET", "masteruser", "nobody")
+    replica.run("CONFIG", "SET", "masterauth", "wrong")
+    master.run("CLIENT", "KILL", "TYPE", "replica")
+    until(lambda: replica.run("INFO", "replication")["master_link_status"] == "down")
+
+
+def _serves(node: ClusterNode) -> bool:
+    return bool(node.run("INFO", "replication")["role"] == "master")

@@ -59,7 +59,7 @@ class Faults:
         self._numbers = itertools.count(len(processes) + 1)
         self._pace = pace
         self._over = anyio.Event()
-        self._alone = anyio.Lock()
+        self.alone = anyio.Lock()
         """Lock of the faults that change Redis, so that one runs at a time."""
         self._weather = anyio.Lock()
         self.schedule: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
@@ -106,7 +106,7 @@ class Faults:
         await anyio.sleep(self._chance.uniform(least, most))
 
     @asynccontextmanager
-    async def _losing(self, what: str) -> AsyncIterator[None]:
+    async def losing(self, what: str) -> AsyncIterator[None]:
         """Records the block as a time in which Redis loses data."""
         start = time.monotonic_ns()
         try:
@@ -146,39 +146,39 @@ class Faults:
     # Redis ------------------------------------------------------------------------------------------
 
     async def _freeze(self) -> None:
-        async with self._alone:
+        async with self.alone:
             await to_thread.run_sync(self._redis.stop)
             await self._sleep(0.1, 3)
             await to_thread.run_sync(self._redis.cont)
         self.counts["Redis SIGSTOP"] += 1
 
     async def _restart(self) -> None:
-        async with self._alone, self._losing("Redis SIGKILL, back empty"):
+        async with self.alone, self.losing("Redis SIGKILL, back empty"):
             await to_thread.run_sync(self._redis.kill)
             await self._sleep(0, 1.5)
             await to_thread.run_sync(self._redis.restart)
 
     async def _restore(self) -> None:
-        async with self._alone:
+        async with self.alone:
             await to_thread.run_sync(self._redis.save)
             await self._sleep(0.5, 3)
-            async with self._losing("Redis SIGKILL, back with an old RDB"):
+            async with self.losing("Redis SIGKILL, back with an old RDB"):
                 await to_thread.run_sync(self._redis.kill)
                 await self._sleep(0, 1)
                 await to_thread.run_sync(self._redis.restore)
 
     async def _flush(self) -> None:
-        async with self._alone, self._losing("FLUSHALL"):
+        async with self.alone, self.losing("FLUSHALL"):
             await to_thread.run_sync(self._redis.flush)
 
     async def _forget_scripts(self) -> None:
-        async with self._alone:
+        async with self.alone:
             await to_thread.run_sync(self._send, "SCRIPT", "FLUSH")
         self.counts["SCRIPT FLUSH"] += 1
 
     async def _evict(self) -> None:
         policy = self._chance.choice(["allkeys-random", "allkeys-lru", "volatile-random", "noeviction"])
-        async with self._alone:
+        async with self.alone:
             start = time.monotonic_ns()
             try:
                 await to_thread.run_sync(self._limit_memory, policy)

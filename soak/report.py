@@ -13,7 +13,7 @@ from soak.checker import Checker, Finding, Violation, missed
 from soak.history import OUTSIDE, History, load_changes
 from soak.log import Kind, Outcome, beginnings, merged
 from soak.predicted import NONCE_SHIFT, Circumstances, Life, Predictions
-from soak.subjects import LIBRARY, WRITE_THROUGH
+from soak.subjects import CLUSTERED, LIBRARY, WRITE_THROUGH
 
 CLOCKS: Final = 0.02
 """Seconds by which the store's clock and that of the logs may differ over ``relay_lag``."""
@@ -170,6 +170,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _relayed(report)
     if not_modified := report.total("not_modified"):
         yield f"  responses    {not_modified:,} answers were a 304, in processes that lived to the end"
+    if run.subject in CLUSTERED:
+        yield f"  hits         {report.total('hits'):,} in the processes that are left"
     if run.subject in WRITE_THROUGH:
         yield f"  stored       {report.total('rows_stored'):,} rows by the writers that are left"
     if report.total("compared"):

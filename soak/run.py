@@ -14,6 +14,7 @@ from aiomodelcache import ModelCache, writes_without_cache
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.stream.publication import PUBLICATION
 from aiomodelcache.relay.triggers.installation import install
+from soak.cluster import CLUSTER_FAULTS, ClusterFaults, SoakCluster
 from soak.faults import Faults, connect
 from soak.history import save_changes
 from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
@@ -22,7 +23,7 @@ from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.relay_faults import RELAY_FAULTS, Relays
 from soak.report import Report, Run, report
-from soak.subjects import NEAR, RELAYED, VERIFIED, WRITE_THROUGH
+from soak.subjects import CLUSTERED, NEAR, RELAYED, VERIFIED, WRITE_THROUGH
 from soak.worker import HAS_EAGER_TASKS, Order
 from soak.world import World, slug_text
 from tests.support.servers import RedisServer
@@ -80,11 +81,12 @@ class Plan:
     """``retry``, ``raise``, or ``mixed`` for each in half of the processes."""
 
 
-async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> Report:
+async def soak(plan: Plan, database: str, store: RedisServer | SoakCluster, folder: Path) -> Report:
     """Runs a plan on an empty database and a Redis that it may stop, kill and empty.
 
     Keeps logs and history in ``folder``, which exists.
     """
+    redis = store.nodes[0] if isinstance(store, SoakCluster) else store
     relayed = plan.subject in RELAYED
     await _create_rows(database, plan.world)
     if relayed:
@@ -94,7 +96,7 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
         connection = await connect(database)
         stack.push_async_callback(connection.close)
         network = await stack.enter_async_context(BadNetwork(redis.port, random.Random(f"{plan.seed}/network")))
-        orders = [_order(plan, slot, database, redis, network, folder) for slot in range(plan.processes)]
+        orders = [_order(plan, slot, database, store, network, folder) for slot in range(plan.processes)]
         processes: list[Process] = []
         others: list[Process] = []
         stack.push_async_callback(_kill_all, processes)
@@ -109,6 +111,8 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
                 starting.start_soon(_start, order, others, "soak.outside")
         faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
         faults.schedule |= relays.schedule
+        if isinstance(store, SoakCluster):
+            faults.schedule |= ClusterFaults(store, faults, chance).schedule
         start = time.monotonic()
         await faults.run(_faults(plan), plan.duration)
         await anyio.sleep(2)  # the processes work on, without faults
@@ -149,15 +153,20 @@ async def soak(plan: Plan, database: str, redis: RedisServer, folder: Path) -> R
     return report(folder)
 
 
-def _order(plan: Plan, slot: int, database: str, redis: RedisServer, network: BadNetwork, folder: Path) -> Order:
-    """Returns the order of a first process. Every second one is behind the bad network; every second pair retries."""
+def _order(
+    plan: Plan, slot: int, database: str, store: RedisServer | SoakCluster, network: BadNetwork, folder: Path
+) -> Order:
+    """Returns the order of a first process. Every second one is behind the bad network; every second pair retries.
+
+    No process on a Cluster is behind it, because the nodes tell their own addresses.
+    """
     policy = ("raise", "retry")[slot // 2 % 2] if plan.on_write_error == "mixed" else plan.on_write_error
     return Order(
         number=slot + 1,
         seed=plan.seed,
         folder=str(folder),
         database=f"{database}?maxsize=8",
-        redis=network.url if slot % 2 else redis.url,
+        redis=network.url if slot % 2 and isinstance(store, RedisServer) else store.url,
         subject=plan.subject,
         settings={
             "intent_ttl": plan.intent_ttl,
@@ -192,6 +201,8 @@ def _relayed_settings(plan: Plan) -> dict[str, Any]:
 def _faults(plan: Plan) -> tuple[str, ...]:
     if plan.faults is not None:
         return plan.faults
+    if plan.subject in CLUSTERED:
+        return CLUSTER_FAULTS
     return (*FAULTS, *RELAY_FAULTS) if plan.subject in RELAYED else FAULTS
 
 

@@ -23,6 +23,7 @@ from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBa
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.connection import PipelinedConnection
+from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE
 from aiomodelcache.orm import transactions
@@ -36,9 +37,12 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through", "relayed", "relayed-near")
+LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through", "cluster", "relayed", "relayed-near")
 """Subjects that are the library: without and with entries kept near, with answers derived by cached functions, with
-whole responses, with rows that writers store, and with other programs that write, without and with entries near."""
+whole responses, with rows that writers store, on a Redis Cluster, and with other programs that write, without and with
+entries near."""
+CLUSTERED: Final = ("cluster", "unmasked")
+"""Subjects on a Redis Cluster."""
 RELAYED: Final = ("relayed", "relayed-near", "notified", "hasty")
 """Subjects with other programs that write, and with relays."""
 VERIFIED: Final = (*LIBRARY, "unmarked")
@@ -357,6 +361,15 @@ class Unshielded(Library):
     async def open(self) -> None:
         module: Any = transactions
         module._safe = lambda manager: manager
+        await super().open()
+
+
+class Unmasked(Library):
+    """The library on a Cluster, without the identities of the nodes: versions of every incarnation are used."""
+
+    async def open(self) -> None:
+        incarnation: Any = ServerIncarnation
+        incarnation._identity_of = lambda self, replies: b""
         await super().open()
 
 

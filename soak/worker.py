@@ -41,6 +41,7 @@ from soak.subjects import (
     Subject,
     Through,
     Unmarked,
+    Unmasked,
     Unshielded,
 )
 from soak.workload import Reader, Tally, Writer, hold_snapshots
@@ -59,6 +60,7 @@ BY_NAME: Final[dict[str, type[Library]]] = {
     "deaf": Deaf,
     "unshielded": Unshielded,
     "unmarked": Unmarked,
+    "unmasked": Unmasked,
     **dict.fromkeys(RELAYED, Relayed),
 }
 """The library, the library without one of its guards, and cached functions without recorded dependencies."""

@@ -34,6 +34,7 @@ ON_THEIR_OWN = {
     "test_shared_tables.py": "connections to one database and to several; the skip is about Tortoise, not a database",
     "test_starlette.py": "applications that open Tortoise themselves",
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
+    "test_cluster_soak.py": "as test_soak.py",
     "test_terminals.py": "a terminal multiplexer, which a machine may lack",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
     "test_workers.py": "workers, which open Tortoise themselves",
