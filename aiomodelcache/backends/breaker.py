@@ -284,7 +284,7 @@ class GuardedBackend:
             started = True
             on_read(error)
         self.stats.round_trips += started
-        if started and observed is not None:
+        if observed is not None and started:
             observed.begin()
         return started
 

@@ -23,6 +23,7 @@ async def instructions(work: Callable[[], Awaitable[Any]], pattern: str = "", ru
         return trace
 
     await work()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it when tracing begins
     before = sys.gettrace()
     sys.settrace(trace)
     try:
