@@ -18,8 +18,9 @@ from tortoise.connection import get_connection
 
 from aiomodelcache import ModelCache
 from aiomodelcache.cli import audit
-from tests.support.application import ROOT, Application
+from tests.support.application import Application
 from tests.support.models.shop_models import Order, Seller
+from tests.support.warm import ROOT
 
 KEYS = ("Order", "--key", "order:{pk}", "--codec", "pickle")
 OWN = "tests.cli.test_audit:{}"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from aiomodelcache.cli.settings import KEYS
-from tests.support.application import MODULE, ROOT, Application
+from tests.support.application import MODULE, Application
+from tests.support.warm import ROOT
 
 
 def test_a_missing_setting_names_every_place_to_set_it(application: Application) -> None:

@@ -4,12 +4,12 @@ import asyncio
 import json
 import os
 import pty
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import anyio
@@ -20,8 +20,8 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import ModelCache
 from aiomodelcache.cli.main import commands
 from tests.support.servers import RedisServer
+from tests.support.warm import ROOT, warm_process
 
-ROOT = Path(__file__).parents[2]
 MODULE = "tests.support.models.shop_models"
 LIMIT = 60.0
 """Seconds that a command may take as a process. A test fails beyond it."""
@@ -96,32 +96,26 @@ class Application:
         return kept | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
 
     def process(self, *arguments: str, status: int = 0, **environment: str) -> Ran:
-        """Runs a command as a process whose output is piped."""
-        run = subprocess.run(
-            self.start(*arguments),
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-        assert run.returncode == status, (run.stdout, run.stderr)
-        return Ran(run.returncode, run.stdout, run.stderr)
+        """Runs a command as a process whose output goes into files."""
+        with Path(os.devnull).open("rb") as empty, TemporaryFile() as out, TemporaryFile() as err:
+            streams = [stream.fileno() for stream in (empty, out, err)]
+            warm_process().start(arguments, self.folder, self.environment | environment, streams)
+            ended = warm_process().wait(LIMIT)
+            written = [os.pread(stream, os.fstat(stream).st_size, 0).decode() for stream in streams[1:]]
+        assert ended == status, written
+        return Ran(ended, *written)
 
     def terminal(self, *arguments: str, status: int = 0) -> str:
         """Runs a command as a process on a terminal. Returns what the terminal received."""
         own, theirs = pty.openpty()
-        process = subprocess.Popen(
-            self.start(*arguments), cwd=self.folder, env=self.environment, stdin=theirs, stdout=theirs, stderr=theirs
-        )
+        warm_process().start(arguments, self.folder, self.environment, [theirs] * 3)
         os.close(theirs)
         received = b""
         with suppress(OSError):  # the end of a terminal whose process has ended
             while chunk := os.read(own, 65536):
                 received += chunk
         os.close(own)
-        assert process.wait(LIMIT) == status, received
+        assert warm_process().wait(LIMIT) == status, received
         return received.decode()
 
     def do(self, work: Callable[[ModelCache], Awaitable[Any]], **settings: Any) -> Any:

@@ -1,0 +1,103 @@
+"""A process that has imported the command line and forks itself for each command, which saves a second of imports.
+
+A command has its own process, folder, environment and streams, as if it were started by a shell. Only that a fresh
+interpreter can import it is not shown: the tests that start ``python -m aiomodelcache`` themselves do that.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMPORTED = ("aiomodelcache.cli.main", "tortoise.backends.sqlite")
+_LONGEST = 1 << 20
+"""Bytes of a request, of which the environment is most."""
+
+
+class WarmProcess:
+    """The process, which runs one command at a time and ends with this one."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=theirs,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                start_new_session=True,
+            )
+        atexit.register(self.close)
+
+    def start(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], streams: list[int]) -> None:
+        """Starts ``python -m aiomodelcache`` with these arguments, and with these files as its standard streams."""
+        socket.send_fds(self._socket, [json.dumps([arguments, str(folder), dict(environment)]).encode()], streams)
+
+    def wait(self, limit: float) -> int:
+        """Returns the exit status of the command. One that takes longer than ``limit`` ends with a ``TimeoutError``."""
+        self._socket.settimeout(limit)
+        try:
+            return int(self._socket.recv(100))
+        except TimeoutError:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self.close()
+            warm_process.cache_clear()
+            raise
+
+    def close(self) -> None:
+        """Ends the process."""
+        atexit.unregister(self.close)
+        self._socket.close()
+        self._process.wait()
+
+
+@cache
+def warm_process() -> WarmProcess:
+    """Returns the warm process of this one."""
+    return WarmProcess()
+
+
+def await_command(requests: socket.socket) -> bool:
+    """Forks for each request. Returns True in the new process, which is to run the command, and False at the end."""
+    while True:
+        request, streams, _, _ = socket.recv_fds(requests, _LONGEST, 3)
+        if not request:
+            return False
+        pid = os.fork()
+        if not pid:
+            break
+        for stream in streams:
+            os.close(stream)
+        requests.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    requests.close()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1 if os.isatty(1) else -1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    arguments, folder, environment = json.loads(request)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[0], sys.argv[1:] = folder, arguments
+    return True
+
+
+if __name__ == "__main__":
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    if await_command(socket.socket(fileno=os.dup(0))):
+        runpy.run_module("aiomodelcache", run_name="__main__", alter_sys=True)
