@@ -277,13 +277,13 @@ async def test_a_row_that_was_leased_late_is_not_stored_after_its_deadline(
     database: BaseDBAsyncClient, backend: CountingBackend, recorder: Recorder
 ) -> None:
     store = GatedBackend(backend)
-    async with ModelCache(store, observers=[recorder], lease_ttl=0.05) as cache:
+    async with ModelCache(store, observers=[recorder], lease_ttl=0.6) as cache:
         user = await User.create(username="kim")
         await cache.backend.delete([User.cache.key(username="kim").encode()])  # the hint that the writer has left
         gate = store.hold("lease", "after", skip=1)
         reader = asyncio.create_task(User.cache.get(username="kim").resolve())
         await gate.reached()
-        await asyncio.sleep(0.1)  # longer than the lease lives
+        await asyncio.sleep(0.7)  # longer than the lease lives
         gate.open()
         assert await reader == user
     assert [(fill.accepted, fill.reason) for fill in recorder.noted(Fill)] == [(False, "late"), (True, None)]

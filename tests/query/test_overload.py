@@ -82,7 +82,10 @@ async def test_no_more_statements_are_in_flight_than_the_limit(
 ) -> None:
     monkeypatch.setattr(load_limit, "HARMLESS", PATIENCE)  # a busy machine does not lower the limit
     async with ModelCache(backend, load_limit=2) as cache, busy(database) as statements:
-        lookups = [await started(NewestAlbums(number)) for number in range(1, 41)]
+        lookups: list[asyncio.Task[Any]] = []
+        for number in range(1, 41):
+            lookups.append(await started(NewestAlbums(number)))
+            await until(lambda: statements.in_flight + cache.stats.queued_loads >= len(lookups))
         most = 0
         for left in range(40, 0, -1):
             await until(partial(statements.are_in_flight, min(2, left)))
