@@ -115,7 +115,7 @@ async def write_and_clear() -> None:
 
 async def rename() -> None:
     for artist in await Artist.all():
-        await Artist.filter(id=artist.id).update(name=f"renamed{artist.id}", rank=(artist.rank + 1) % 7)
+        await Artist.filter(id=artist.id).update(name=f"renamed{artist.id}", rank=((artist.rank or 0) + 1) % 7)
 
 
 @pytest.mark.parametrize("another_process", [False, True], ids=["this process", "another process"])

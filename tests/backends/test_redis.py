@@ -660,6 +660,7 @@ async def test_a_server_that_restarts_is_used_again(own_redis: RedisServer) -> N
 # Connections
 
 
+@pytest.mark.exhaustive(because="cancels every operation at each turn of the event loop")
 @every_operation
 @pytest.mark.parametrize("options", ["", "?max_connections=1"])
 async def test_a_cancelled_operation_leaves_no_reply_behind(

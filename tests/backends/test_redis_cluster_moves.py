@@ -369,6 +369,7 @@ async def test_a_replica_that_is_promoted_is_found(redis_server: RedisServer) ->
 # Cancelled callers
 
 
+@pytest.mark.exhaustive(because="cancels an operation at each turn of the event loop")
 @pytest.mark.parametrize("turns", range(8))
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "not connected"])
 async def test_a_cancelled_operation_leaves_nothing_behind(

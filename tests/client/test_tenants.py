@@ -218,6 +218,7 @@ class TestLookups:
 
 @in_the_key
 class TestWrites:
+    @pytest.mark.exhaustive(because="every way of writing")
     @pytest.mark.parametrize(
         "write",
         [

@@ -152,6 +152,7 @@ async def truth() -> list[Any]:
 
 
 class TestTwoThreads:
+    @pytest.mark.exhaustive(because="every way of writing, in either thread")
     @pytest.mark.parametrize("write", WRITES)
     async def test_both_see_each_write_of_either(
         self, rows: None, second: SecondLoop, ours: ModelCache, theirs: ModelCache, write: Callable[[], Awaitable[None]]

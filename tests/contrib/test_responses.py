@@ -437,6 +437,7 @@ async def test_a_client_that_leaves_ends_nothing_for_the_others(site: Site) -> N
     assert len(site.seen) == 1
 
 
+@pytest.mark.exhaustive(because="cancels at every moment")
 @pytest.mark.parametrize("moment", range(12))
 async def test_a_request_that_is_cancelled_at_any_moment_leaves_a_cache_that_works(
     cache: ModelCache, moment: int

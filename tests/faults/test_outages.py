@@ -193,6 +193,7 @@ class TestServer:
             async with asyncio.timeout(PATIENCE):
                 assert await asyncio.gather(*reads) == events
 
+    @pytest.mark.exhaustive(because="the server dies before and after every operation")
     @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear"])
     async def test_lookups_stay_correct_if_the_server_dies_at_any_round_trip(
@@ -434,6 +435,7 @@ class TestCustomBackend:
                 break
         assert failing > len(healthy.operations) // 2  # batches vary with the database's speed
 
+    @pytest.mark.exhaustive(because="lets every kind of operation fail")
     @pytest.mark.parametrize("carried_out", [False, True], ids=["not carried out", "answer lost"])
     @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear", "any"])
     async def test_lookups_stay_correct_if_one_kind_of_operation_always_fails(

@@ -337,6 +337,7 @@ class QuotingBackend(FailingBackend):
         super().__init__(store, lambda name, number: operation in (name, "any"), error, carried_out=False)
 
 
+@pytest.mark.exhaustive(because="lets every kind of operation fail")
 @pytest.mark.parametrize("on_write_error", ["retry", "raise"])
 @pytest.mark.parametrize("operation", ["read", "lease", "fill", "mark", "clear", "any"])
 async def test_no_log_or_error_of_an_outage_holds_a_key(

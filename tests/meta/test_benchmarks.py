@@ -19,6 +19,11 @@ from benchmarks.contestants import Near, Own, RawRedis
 from benchmarks.other_orms.__main__ import ORMS
 from benchmarks.results import Results
 
+pytestmark = [
+    pytest.mark.exhaustive(because="runs every case with every contestant"),
+    pytest.mark.long(because="these are many, and share the results of one run"),
+]
+
 MEASURED = [case for case in CASES if case.count < 1_000]
 
 

@@ -35,6 +35,7 @@ def guarded(base: Path | str, head: Path | str, *cases: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.exhaustive(because="measures two versions again and again")
 @pytest.mark.slow(because="measures two versions in several processes")
 def test_a_planted_slowdown_fails(redis_url: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "aiomodelcache", tmp_path / "aiomodelcache", ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,6 +46,7 @@ def test_a_planted_slowdown_fails(redis_url: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "Slower by more than 5 %: hit by pk."
 
 
+@pytest.mark.exhaustive(because="measures two versions again and again")
 @pytest.mark.slow(because="measures two versions in several processes")
 def test_equal_sides_pass(redis_url: str) -> None:
     done = guarded(ROOT, ROOT, "hit by", "get_many of 100", "list of 50")

@@ -264,6 +264,7 @@ async def test_counters_are_signed(database: BaseDBAsyncClient, backend: Countin
         assert [each.name for each in (await first.fleet()).others] == [second.worker.name]
 
 
+@pytest.mark.exhaustive(because="closes and cancels at every moment")
 @pytest.mark.parametrize("moment", range(12))
 async def test_closing_is_clean_at_any_moment_and_when_cancelled(
     database: BaseDBAsyncClient, backend: CountingBackend, moment: int

@@ -169,6 +169,7 @@ async def write_elsewhere() -> None:
     await Artist.cache.clear()
 
 
+@pytest.mark.exhaustive(because="every way of writing")
 @pytest.mark.parametrize("limit", [1_000, 5], ids=["rows", "past the limit"])
 @pytest.mark.parametrize("write", [write_one, write_many, write_in_a_transaction, write_elsewhere])
 async def test_writes_leave_nothing_stale(

@@ -152,6 +152,7 @@ def destroy(value: Any) -> None:
         parts.clear()
 
 
+@pytest.mark.exhaustive(because="asks every queryset")
 @pytest.mark.only_on("sqlite", because="tests of fields compare kept rows on every database")
 @pytest.mark.parametrize("name", QUERIES)
 async def test_an_answer_that_is_kept_decoded_is_the_same(name: str, cache: ModelCache) -> None:
@@ -461,6 +462,7 @@ class TestCalls:
 class TestShortForm:
     """``.cached()`` on the querysets of cached models, and on counts and values of them."""
 
+    @pytest.mark.exhaustive(because="asks every queryset")
     @pytest.mark.parametrize(
         "name", [name for name in QUERIES if name not in ("in_bulk", "get of none", "get of several")]
     )

@@ -442,6 +442,7 @@ WRITES: list[Any] = [write.__func__ for write in vars(Writes).values() if isinst
 
 
 class TestWrites:
+    @pytest.mark.exhaustive(because="every way of writing")
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     @pytest.mark.only_on("redis", because="a write names the same keys to every store")
     async def test_every_write_is_seen_at_once(
@@ -457,6 +458,7 @@ class TestWrites:
         async with assert_ops(backend, sql=0, redis=["read"]):
             await answers([*path_queries(world), Card(1)])
 
+    @pytest.mark.exhaustive(because="every way of writing")
     @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
     @pytest.mark.only_on("sqlite", because="what a scope remembers depends on no database")
     @pytest.mark.only_on("memory", because="what a scope remembers depends on no store")

@@ -169,6 +169,7 @@ WRITES: list[Callable[[BaseDBAsyncClient], Awaitable[Any]]] = [
 Write = Callable[[BaseDBAsyncClient], Awaitable[Any]]
 
 
+@pytest.mark.exhaustive(because="every way of writing, on both connections")
 @pytest.mark.slow(because="makes each write on both connections, with tenants and without")
 @pytest.mark.only_on("sqlite", because="the next test makes each write on every database")
 @pytest.mark.only_on("memory", because="the next test makes each write in every store")
@@ -178,6 +179,7 @@ async def test_a_write_invalidates_the_entries_of_its_connection(cache: ModelCac
     await write_and_check(where, write)
 
 
+@pytest.mark.exhaustive(because="every way of writing")
 @pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
 @pytest.mark.parametrize("cache", [None], ids=["no tenants"], indirect=True)
 async def test_a_write_elsewhere_invalidates_the_entries_there_on_every_database(

@@ -183,6 +183,7 @@ WRITES = {
 }
 
 
+@pytest.mark.exhaustive(because="every kind of write")
 async def test_lookups_are_fresh_after_a_drain(cache: ModelCache, drain: Drain, outside: Outside) -> None:
     await create_rows()
     await drain.drain()
@@ -265,6 +266,7 @@ def killed(drain: Drain, backend: CountingBackend, step: str, *, before: bool) -
         patch.undo()
 
 
+@pytest.mark.exhaustive(because="ends a relay before and after every step")
 @on_postgres
 @on_redis
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
@@ -410,6 +412,7 @@ COPIED = {
 DOUBLED = 9
 
 
+@pytest.mark.exhaustive(because="writes thousands of lines")
 @on_redis
 @pytest.mark.every_pair(because="each database has lines of its own")
 async def test_after_a_day_without_a_relay_the_lines_are_not_read_one_by_one(

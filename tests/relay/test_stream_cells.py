@@ -37,6 +37,7 @@ def outside(run: Run) -> Run:
     return execute
 
 
+@pytest.mark.exhaustive(because="every kind of write")
 async def test_every_cell_of_the_table_is_as_it_says(
     database: BaseDBAsyncClient,
     db_url: DatabaseUrl,

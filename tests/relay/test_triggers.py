@@ -98,6 +98,7 @@ async def outcome(source: Source, run: Run, cell: Cell, dialect: str, folder: Pa
     return "; ".join(text for is_wrong, text in problems if is_wrong)
 
 
+@pytest.mark.exhaustive(because="every kind of write")
 @pytest.mark.every_pair(because="each database has triggers of its own")
 async def test_every_cell_of_the_table_is_as_it_says(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], tmp_path: Path

@@ -97,6 +97,7 @@ async def bulk_update(fields: list[str]) -> None:
     await Seat.bulk_update(seats, fields)
 
 
+@pytest.mark.exhaustive(because="every way of writing")
 @pytest.mark.parametrize(("write", "expected"), [case[1:] for case in WRITES], ids=[case[0] for case in WRITES])
 async def test_a_write_marks_the_groups_of_old_and_new_values(
     write: Callable[[], Awaitable[Any]], expected: set[int], marks: Marks
@@ -138,6 +139,7 @@ def of_line(line: int) -> CacheQuery[list[Seat]]:
     return Seat.cache.query(Seat.filter(line=line).order_by("id"))
 
 
+@pytest.mark.exhaustive(because="every way of writing")
 @pytest.mark.parametrize(("write", "expected"), [case[1:] for case in WRITES], ids=[case[0] for case in WRITES])
 async def test_a_write_ends_the_queries_of_these_groups_alone(
     write: Callable[[], Awaitable[Any]], expected: set[int], marks: Marks

@@ -63,6 +63,7 @@ async def rows(cache: ModelCache) -> None:
     await Label.create(id=1, name="new")
 
 
+@pytest.mark.exhaustive(because="every way of writing, inside and outside of a transaction")
 @pytest.mark.parametrize("kind", WRITES)
 @pytest.mark.parametrize("within", ["autocommit", "transaction"])
 async def test_a_write_leaves_what_is_cached(

@@ -213,6 +213,7 @@ CREATIONS: dict[str, Callable[[Any, dict[str, int]], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.exhaustive(because="every way of creating, by every model of a table")
 @pytest.mark.only_on("sqlite", because="the next test makes each creation on every database")
 @pytest.mark.only_on("memory", because="the next test makes each creation in every store")
 @pytest.mark.parametrize("creation", CREATIONS)
