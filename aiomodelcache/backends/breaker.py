@@ -132,7 +132,7 @@ class GuardedBackend:
                 "use a RedisBackend, give it a method `track`, or remove near."
             )
         cast("SupportsTracking", self.backend).track(self.near)
-        self._tracking = True
+        self._tracking = self.near.expecting = True
 
     def stop_tracking(self) -> None:
         """Stops keeping entries in this process."""

@@ -1,4 +1,4 @@
-"""Counts of how often keys are used, by which a full cache decides what to keep.
+"""Counts of how often keys are used, by which a full cache decides what to keep, and of drops of unused ones.
 
 A count-min sketch with four rows in one array, as in TinyLFU (Einziger, Friedman and Manes, 2017). Keys that share a
 place with others may be counted too often, never too rarely. Must not know what the keys stand for.
@@ -6,6 +6,13 @@ place with others may be counted too often, never too rarely. Must not know what
 
 from typing import Final
 
+MAX_UNUSED: Final = 3
+"""Number of times in a row that a key may be dropped before it has answered. Then it is not kept for a while."""
+PAUSE: Final = 10.0
+"""Seconds for which such a key is not kept. After that it is tried once."""
+_MAX_DROPPED: Final = 10_000
+"""Maximum number of remembered keys that were dropped unused. Beyond it, all are forgotten."""
+_NEVER: Final = float("-inf")
 _MAX_COUNT: Final = 255
 """Maximum count of one place. Beyond it, uses are not counted."""
 _SHIFTS: Final = (0, 15, 30, 45)
@@ -46,3 +53,26 @@ class FrequencySketch:
     def _places(self, key: bytes) -> list[int]:
         digest, mask = hash(key), self._mask
         return [digest >> shift & mask for shift in _SHIFTS]
+
+
+class UnusedDrops:
+    """The keys that were dropped unused: how often in a row, and the time until which each is not kept."""
+
+    __slots__ = ("_drops",)
+
+    def __init__(self) -> None:
+        self._drops: dict[bytes, tuple[int, float]] = {}
+
+    def note(self, key: bytes, now: float, *, used: bool) -> None:
+        """Notes whether a key has answered before it was dropped."""
+        if used:
+            self._drops.pop(key, None)
+            return
+        if len(self._drops) >= _MAX_DROPPED:
+            self._drops.clear()
+        unused = self._drops.get(key, (0, _NEVER))[0] + 1
+        self._drops[key] = unused, now + PAUSE if unused >= MAX_UNUSED else _NEVER
+
+    def paused(self, key: bytes, now: float) -> bool:
+        """Returns True if a key is not to be kept now."""
+        return bool(self._drops) and now < self._drops.get(key, (0, _NEVER))[1]

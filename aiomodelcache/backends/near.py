@@ -18,16 +18,16 @@ was announced. Dropping a key also removes its placeholder.
 stays. Another one leaves if its key was used less often than that of the new entry, as far as ``FrequencySketch``
 remembers; else the new entry is not kept. A key that is read once replaces no other. A hit only counts itself.
 
-**Keys that are written all the time.** A key that is dropped ``MAX_UNUSED`` times in a row before it has answered is
-not kept for ``PAUSE`` seconds.
+**Keys that are written all the time.** A key that is dropped several times in a row before it has answered is
+not kept for a while (``UnusedDrops``).
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from time import monotonic
 from typing import Final, Literal
 
-from aiomodelcache.backends.frequency import FrequencySketch
+from aiomodelcache.backends.frequency import FrequencySketch, UnusedDrops
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.events import NearChange
 from aiomodelcache.observe.observers import Observers
@@ -43,12 +43,6 @@ NEAR_TTL_FRACTION: Final = 0.1
 
 A near entry may outlive the store's entry by this fraction.
 """
-MAX_UNUSED: Final = 3
-"""Number of times in a row that a key may be dropped before it has answered. Then it is not kept for a while."""
-PAUSE: Final = 10.0
-"""Seconds for which such a key is not kept. After that it is tried once."""
-_MAX_WRITTEN: Final = 10_000
-"""Maximum number of remembered keys that were dropped unused. Beyond it, all are forgotten."""
 _SAMPLE: Final = 10
 """Number of counted uses for each entry, after which all counts are halved."""
 _MAX_EXAMINED: Final = 32
@@ -78,7 +72,6 @@ class Near:
 
     __slots__ = (
         "_entries",
-        "_expected",
         "_frequency",
         "_limit",
         "_ping_at",
@@ -88,6 +81,8 @@ class Near:
         "_trusted_until",
         "_written",
         "counters",
+        "expected",
+        "expecting",
         "lag",
         "observers",
         "on",
@@ -104,16 +99,17 @@ class Near:
         """A callback that is called about twice in ``lag`` seconds while answers are given."""
         self.observers: Observers | None = None
         """The observers of the cache, or None if there are none."""
+        self.expecting = False
+        """True if readers announce their reads, as a backend tracks them."""
         self.on = False
         """True if the server reports changes now. Otherwise nothing is kept."""
         self._limit = limit
         self._entries: OrderedDict[bytes, _Kept] = OrderedDict()
         """Entries, those first that are examined next."""
         self._frequency = FrequencySketch(limit // _BYTES_A_PLACE)
-        self._written: dict[bytes, tuple[int, float]] = {}
-        """By key, the number of times in a row that it was dropped unused, and the time until which it is not kept."""
-        self._expected: dict[bytes, Ticket] = {}
-        """Placeholders: for each key being read, the ticket of its last read."""
+        self._written = UnusedDrops()
+        self.expected: dict[bytes, Ticket] = {}
+        """Placeholders: for each key being read, the ticket of its last read. A server need not track other keys."""
         self._policies: list[tuple[bytes, float, float]] = []
         self._prefixes: tuple[bytes, ...] = ()
         self._trusted_until = _NEVER
@@ -189,17 +185,29 @@ class Near:
             self.tick()
         return True
 
-    def expect(self, keys: Iterable[bytes]) -> Ticket:
-        """Announces that these keys are about to be read. Returns the ticket for ``keep``."""
+    def expect(self, keys: Collection[bytes]) -> Ticket:
+        """Announces that these keys are about to be read. Returns the ticket for ``keep``.
+
+        Among keys that are not covered, those that are kept are not announced, because the announced keys are read by
+        themselves.
+        """
         ticket = [key for key in keys if key.startswith(self._prefixes)]
-        self._expected.update(dict.fromkeys(ticket, ticket))
+        if ticket:
+            if len(ticket) < len(keys):
+                ticket = self._not_kept(ticket)
+            self.expected.update(dict.fromkeys(ticket, ticket))
         return ticket
+
+    def _not_kept(self, keys: Iterable[bytes]) -> Ticket:
+        now, entries, written = monotonic(), self._entries, self._written
+        kept = {key for key in keys if (entry := entries.get(key)) is not None and now < entry.until}
+        return [key for key in keys if key not in kept and not written.paused(key, now)]
 
     def keep(self, ticket: Ticket, found: Mapping[bytes, bytes | None]) -> None:
         """Keeps the values that were read. Skips keys that were dropped or announced again since ``expect``."""
         for key in ticket:
-            if self._expected.get(key) is ticket:
-                del self._expected[key]
+            if self.expected.get(key) is ticket:
+                del self.expected[key]
                 value = found.get(key)
                 if value is not None and value[:1] in _STORABLE_STATES and self.on:
                     self._put(key, value)
@@ -207,7 +215,7 @@ class Near:
     def _put(self, key: bytes, value: bytes) -> None:
         ttl = next(self._ttl(policy, value) for policy in self._policies if key.startswith(policy[0]))
         now = monotonic()
-        if not ttl or (self._written and now < self._written.get(key, (0, _NEVER))[1]):
+        if not ttl or self._written.paused(key, now):
             self._remove(key)
             return
         former = self._entries.get(key)
@@ -252,22 +260,12 @@ class Near:
         """Drops keys and their placeholders. Returns how many of the keys were kept."""
         count = 0
         for key in keys:
-            self._expected.pop(key, None)
+            self.expected.pop(key, None)
             kept = self._entries.get(key)
             if kept is not None:
-                self._note_drop(key, kept)
+                self._written.note(key, monotonic(), used=bool(kept.used))
                 count += self._remove(key)
         return count
-
-    def _note_drop(self, key: bytes, kept: _Kept) -> None:
-        """Notes whether an entry has answered before it was dropped."""
-        if kept.used:
-            self._written.pop(key, None)
-            return
-        if len(self._written) >= _MAX_WRITTEN:
-            self._written.clear()
-        unused = self._written.get(key, (0, _NEVER))[0] + 1
-        self._written[key] = unused, monotonic() + PAUSE if unused >= MAX_UNUSED else _NEVER
 
     def drop_all(self) -> None:
         """Drops all keys and all placeholders."""
@@ -276,7 +274,7 @@ class Near:
             self._tell("dropped", len(self._entries))
         self.counters.bytes = 0
         self._entries.clear()
-        self._expected.clear()
+        self.expected.clear()
 
     # The connection -------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class ReadBatcher:
             keys, near = list(wanted), self._guarded.near
             self.apart |= len(keys) > self._guarded.keys_read_together
             callback = partial(
-                self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.on else [])
+                self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.expecting else [])
             )
             if not keys:  # the lookups have gone on without the store
                 callback([])
@@ -141,6 +141,7 @@ class ReadBatcher:
         entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
             self._guarded.near.keep(ticket, entries)
+            self.apart |= len(ticket) < len(keys)  # those that are kept near are read by themselves
         if read is None and self._guarded.observers is not None:
             for operation in _lookups(requests):
                 operation.outcome = "fault"

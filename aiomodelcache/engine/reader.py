@@ -144,7 +144,7 @@ class Reader:
         ``unread``: without the store, as one of the keys could not be read.
         """
         run = RunningPlan(plan, done, only_cache, bypass)
-        run.near = near
+        run.near = near and first is None
         run.operation = operation
         if relay_lost:
             self._lose(run)
@@ -198,7 +198,7 @@ class Reader:
                     elif not run.bypass and self._guarded.allow_read():
                         entries = self._near.find(request.keys) if self._near.on and run.near else None
                         if entries is None:
-                            keys = request.keys
+                            keys, run.near = request.keys, False
                             claims = None if relayed is None or relayed.serves else relayed.claims
                             self._reads.add(partial(_add_keys, keys), partial(self._resume, run, keys, claims), run)
                             return

@@ -41,7 +41,7 @@ class RunningPlan:
         self.unread = False
         """True if that is so because one of its keys could not be read. The same applies then."""
         self.near = True
-        """False once the plan has queried the database. Near entries may then be older than its answer."""
+        """False once the plan has asked the store or the database. Near entries may then be older than its answer."""
         self.background = background
         """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
         self.operation: Lookup | None = None

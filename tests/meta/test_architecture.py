@@ -56,7 +56,7 @@ ORDER = {
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
     "backends": "breaker nodes signed redis memory protocol near frequency",
-    "backends.redis": "backend leasing saving claims commands clients cluster scripts connection url incarnation "
+    "backends.redis": "backend parts leasing saving claims commands clients cluster scripts connection url incarnation "
     "errors",
     "backends.redis.cluster": "endpoint requests topology tasks node slots",
     "encoding": "rows typed same shapes pydantic_models values codec signatures layout partitions keys messages",

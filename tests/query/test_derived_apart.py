@@ -1,7 +1,8 @@
 """Derived entries whose dependencies are not read at the moment at which the entry is read.
 
-The nodes of a Redis Cluster answer at different moments, and so does one server that gets more than one MGET. Meanwhile
-another process may store the entry that is being read, although a writer has come in between its two lookups.
+The nodes of a Redis Cluster answer at different moments, and so does one server that gets more than one MGET: of many
+keys, or of rows that are near and an entry that is not. Meanwhile another process may store the entry that is being
+read, although a writer has come in between its two lookups.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ class Pause:
         self.over = asyncio.Event()
 
 
-@cached
+@cached(near=False)
 async def levels() -> list[int]:
     first = await Happening.cache.get(pk=1)
     pause, Pause.next = Pause.next, None
@@ -77,14 +78,14 @@ def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
         yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
 
 
-@pytest.fixture(params=["cluster", "several MGETs"])
+@pytest.fixture(params=["cluster", "several MGETs", "near rows"])
 async def caches(
     request: pytest.FixtureRequest, database: BaseDBAsyncClient, redis_server: RedisServer
 ) -> AsyncIterator[tuple[ModelCache, ModelCache]]:
     """The caches of two processes. The second one's backend is a ``SlowBackend``."""
     await Organizer.create(id=1, name="kim")
     await Happening.bulk_create([Happening(id=n, slug=f"h{n}", level=1, organizer_id=1) for n in (1, 2)])
-    url, settings = redis_server.patient_url, {"batch_size": 1}
+    url, settings = redis_server.patient_url, {"batch_size": 1_000 if request.param == "near rows" else 1}
     if request.param == "cluster":
         cluster: Cluster = request.getfixturevalue("cluster")
         url, settings = cluster.url, {}
@@ -93,7 +94,8 @@ async def caches(
     else:
         redis_server.flush()
     backends = [kind(url, socket_timeout=PATIENT, **settings) for kind in (RedisBackend, SlowBackend)]
-    async with ModelCache(backends[0]) as first, ModelCache(backends[1]) as second:
+    near = request.param == "near rows"
+    async with ModelCache(backends[0]) as first, ModelCache(backends[1], near=near, near_lag=PATIENT) as second:
         yield first, second
     for backend in backends:
         await backend.close()

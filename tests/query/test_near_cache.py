@@ -302,9 +302,9 @@ async def test_an_invalidation_right_after_the_reply_is_not_lost(database: BaseD
         async with asyncio.TaskGroup() as tasks:
             early = tasks.create_task(Event.cache.get(id=event.id).resolve())
             await gate.reached()
-            assert key in near._expected
+            assert key in near.expected
             await rename_in_other_process(other, event, "new")
-            await until(lambda: key not in near._expected)
+            await until(lambda: key not in near.expected)
             gate.open()
         assert early.result().title == "old"
         assert not near.holds(key)

@@ -30,6 +30,7 @@ from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
+from aiomodelcache.backends.redis.parts import ReadInParts
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
@@ -83,8 +84,10 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         self._left: Endpoint | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._near: Near | None = None
-        self._can_start_read = type(self).read is RedisBackend.read
-        """True if no subclass overrides ``read`` and must see all reads."""
+        self._is_overridden = type(self).read is not RedisBackend.read
+        """True if a subclass overrides ``read`` and must see all reads."""
+        self._can_start_read = not self._is_overridden
+        """True if a read can be started, and no key of it may be tracked."""
 
     def __repr__(self) -> str:
         return f"<RedisBackend at {self.where}>"
@@ -120,6 +123,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         if self._endpoint is not None:
             self._endpoint.track(near)
         self._near = near
+        self._can_start_read = near is None and not self._is_overridden
 
     async def close(self) -> None:
         """Closes the backend's connections, not a client that was passed in. Idempotent."""
@@ -140,13 +144,28 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         return self._endpoint.node_of(key) if isinstance(self._endpoint, ClusterEndpoint) else ""
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        expected = self._near.expected if self._near is not None else ()
+        tracked = [key for key in keys if key in expected] if expected else []
+        if not tracked or len(tracked) == len(keys):
+            return await self._read(keys, tracked=bool(tracked))
+        read: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        parts, others = ReadInParts(keys, partial(_resolve, read)), [key for key in keys if key not in expected]
+        reading = self._read(others, tracked=False), self._read(tracked, tracked=True)
+        results = await asyncio.gather(*reading, return_exceptions=True)
+        for part, result in zip((others, tracked), results, strict=True):
+            if isinstance(result, BaseException) and not isinstance(result, Exception):
+                raise result  # the backend closes
+            parts.on_part(part, result)
+        return await read
+
+    async def _read(self, keys: Sequence[bytes], *, tracked: bool) -> list[bytes | None]:
         endpoint = self._endpoint or self._raise_closed()
         if isinstance(endpoint, ClusterEndpoint):
             return await self._read_on_nodes(endpoint, keys)
         if not 0 < len(keys) <= self._batch_size:
-            return await self._read_many(endpoint, keys)
+            return await self._read_many(endpoint, keys, tracked=tracked)
         try:
-            [values] = await endpoint.send([("MGET", *keys)], read_only=True)
+            [values] = await endpoint.send([("MGET", *keys)], read_only=True, tracked=tracked)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
         if isinstance(values, Exception):
@@ -160,16 +179,37 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             if self._can_start_read and keys:
                 endpoint.start_read(keys, partial(self._on_values, keys, callback))
                 return True
-            return False
+            return self._start_near_read(keys, callback)
         if (
             endpoint is None
             or endpoint.reading is None
             or not (self._can_start_read and 0 < len(keys) <= self._batch_size)
         ):
-            return False
+            return self._start_near_read(keys, callback)
         return endpoint.reading.start(
             pack([("MGET", *keys)]), 1, partial(self._on_replies, endpoint.incarnation, callback)
         )
+
+    def _start_near_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
+        """Starts a read like ``start_read``, if the server tracks keys. They are read by themselves."""
+        near, endpoint = self._near, self._endpoint
+        if near is None or self._is_overridden or not isinstance(endpoint, RedisEndpoint):
+            return False
+        reading, tracking = endpoint.reading, endpoint.tracking
+        if reading is None or tracking is None or not 0 < len(keys) <= self._batch_size:
+            return False
+        expected, incarnation = near.expected, endpoint.incarnation
+        if not expected or not (tracked := [key for key in keys if key in expected]):
+            return reading.start(pack([("MGET", *keys)]), 1, partial(self._on_replies, incarnation, callback))
+        if len(tracked) == len(keys):
+            return tracking.start(pack([("MGET", *keys)]), 1, partial(self._on_replies, incarnation, callback))
+        if not (reading.is_ready and tracking.is_ready):
+            return False
+        parts, others = ReadInParts(keys, callback), [key for key in keys if key not in expected]
+        for connection, part in ((reading, others), (tracking, tracked)):
+            on_replies = partial(self._on_replies, incarnation, partial(parts.on_part, part))
+            connection.start(pack([("MGET", *part)]), 1, on_replies)
+        return True
 
     def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
         values: object = replies if isinstance(replies, Exception) else replies[0]
@@ -196,11 +236,12 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             values = list(map(as_bytes, values))
         callback(PartialFailure(failed, values) if failed else values)
 
-    async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def _read_many(self, endpoint: RedisEndpoint, keys: Sequence[bytes], *, tracked: bool) -> list[bytes | None]:
         size = self._batch_size
         chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
         replies = cast(
-            "list[list[bytes | None]]", await self._send([("MGET", *chunk) for chunk in chunks], read_only=True)
+            "list[list[bytes | None]]",
+            await self._send([("MGET", *chunk) for chunk in chunks], read_only=True, tracked=tracked),
         )
         return endpoint.incarnation.mask_stale_versions([value for values in replies for value in values])
 

@@ -91,15 +91,17 @@ class RedisEndpoint:
     owned: tuple[Closable, ...]
     reading: ReconnectingConnection | None = None
     writing: ReconnectingConnection | None = None
+    tracking: ReconnectingConnection | None = None
     """Faster connections to the same server than the client's.
 
-    Reads have one of their own (``reading``), so that a bulk write does not delay them.
+    Reads have one of their own (``reading``), so that a bulk write does not delay them. So have reads whose keys the
+    server tracks (``tracking``), so that it tracks no others.
     """
 
     def track(self, near: Near | None) -> None:
         """Reports every change of entries that are read from now on to ``near``. Raises ``CacheConfigurationError``."""
-        if self.reading is not None:
-            self.reading.near = near
+        if self.tracking is not None:
+            self.tracking.near = near
         elif near is not None:
             raise CacheConfigurationError(
                 f"near needs a connection of its own to Redis at {self.where}. It works neither with a client "
@@ -111,12 +113,13 @@ class RedisEndpoint:
         """Returns the incarnation of the server that holds a key."""
         return self.incarnation
 
-    async def send(self, commands: Sequence[Command], *, read_only: bool = False) -> list[Any]:
+    async def send(self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False) -> list[Any]:
         """Sends commands in one round trip. Returns all replies, errors of the server among them.
 
-        Raises redis-py's exceptions when commands could not be sent or were not answered.
+        ``tracked``: the server reports changes of their keys. Raises redis-py's exceptions when commands could not be
+        sent or were not answered.
         """
-        connection = self.reading if read_only else self.writing
+        connection = self.tracking if tracked else self.reading if read_only else self.writing
         if connection is not None:
             return await connection.send(pack(commands), len(commands))
         if len(commands) == 1:
@@ -220,8 +223,8 @@ def _server_endpoint(where: str, options: Mapping[str, Any]) -> RedisEndpoint:
 def _with_own_connections(endpoint: RedisEndpoint) -> RedisEndpoint:
     """Adds connections of the endpoint's own, outside of the client's pool."""
     make: Callable[[], Any] = cast("Any", endpoint.client).connection_pool.make_connection
-    reading, writing = ReconnectingConnection(make), ReconnectingConnection(make)
-    return replace(endpoint, owned=(reading, writing, *endpoint.owned), reading=reading, writing=writing)
+    own = [ReconnectingConnection(make) for _ in range(3)]
+    return replace(endpoint, owned=(*own, *endpoint.owned), reading=own[0], writing=own[1], tracking=own[2])
 
 
 def _observed(options: Mapping[str, Any], incarnation: ServerIncarnation) -> dict[str, Any]:

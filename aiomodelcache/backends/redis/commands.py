@@ -133,17 +133,17 @@ class RedisCommands:
         return [[next(replies) for _ in stage] for stage in stages]
 
     async def _send(
-        self, commands: Sequence[Command], *, read_only: bool = False, partly: bool = False
+        self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False, partly: bool = False
     ) -> list[object]:
         """Sends commands in one pipeline. Returns errors that concern one key, and raises others.
 
-        ``partly``: on a Cluster, returns all errors.
+        ``tracked``: as ``Endpoint.send`` takes it. ``partly``: on a Cluster, returns all errors.
         """
         endpoint = self._endpoint or self._raise_closed()
         if not commands:
             return []
         try:
-            replies = await endpoint.send(commands, read_only=read_only)
+            replies = await endpoint.send(commands, read_only=read_only, tracked=tracked)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
         if not endpoint.is_cluster:

@@ -219,6 +219,11 @@ class ReconnectingConnection:
             await self._track(pipelined)
         return await pipelined.send(request, count)
 
+    @property
+    def is_ready(self) -> bool:
+        """True if ``start`` can send a request."""
+        return self.is_open and self._tracked_by is self.near
+
     def start(self, request: bytes, count: int, callback: ReplyCallback) -> bool:
         """Sends a request at once if there is a connection to send it on. Returns True if it was sent."""
         pipelined = self._current

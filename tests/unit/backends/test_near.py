@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from aiomodelcache.backends import near as module
-from aiomodelcache.backends.near import MAX_UNUSED, OVERHEAD, PAUSE, Near
+from aiomodelcache.backends.frequency import MAX_UNUSED, PAUSE
+from aiomodelcache.backends.near import OVERHEAD, Near
 
 ROW = b"amc:r:default:event:1"
 OTHER = b"amc:r:default:event:2"
@@ -132,7 +133,7 @@ def test_only_the_last_read_of_a_key_is_kept(clock: Clock) -> None:
 def test_a_failed_read_leaves_no_placeholder(clock: Clock) -> None:
     near = make(clock)
     near.keep(near.expect([ROW]), {})
-    assert not near._expected
+    assert not near.expected
 
 
 # The bound ------------------------------------------------------------------------------------------

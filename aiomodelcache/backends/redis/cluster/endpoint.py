@@ -62,7 +62,7 @@ class ClusterEndpoint:
             if node is not None:
                 await node.check_identity()
 
-    async def send(self, commands: Sequence[Command], *, read_only: bool = False) -> Replies:
+    async def send(self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False) -> Replies:
         """Sends commands in one request to each node. Returns all replies, exceptions among them."""
         return await self._requests.send(commands, reading=read_only)
 
