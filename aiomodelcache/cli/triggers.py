@@ -18,6 +18,7 @@ from aiomodelcache.relay.captured import (
     coverage_of,
     further_tables,
 )
+from aiomodelcache.relay.source import MAX_KEPT, TriggerSource
 from aiomodelcache.relay.triggers import installation
 from aiomodelcache.relay.triggers.definitions import INSTALL, Dialect
 
@@ -110,10 +111,12 @@ async def status_command(session: Session, every: bool) -> int:
     Triggers of further models, which install --all creates, are no fault.
     """
     found: dict[str, installation.InstallationState] = {}
+    lines: dict[str, int] = {}
     async with captured_connections(session, every=every) as connections:
         for name, (client, tables, further) in connections.items():
             found[name] = await installation.installation_state(client, tables, further=further)
-    data = {name: state_data(state) for name, state in found.items()}
+            lines[name] = await TriggerSource(client, tables).count(MAX_KEPT) if found[name].installed else 0
+    data = {name: {**state_data(state), "lines": lines[name]} for name, state in found.items()}
     is_current = all(state.is_current for state in found.values())
 
     def show() -> None:
@@ -125,11 +128,36 @@ async def status_command(session: Session, every: bool) -> int:
                 session.output.line("ok", f"{name}: the triggers are those of the declarations{more}")
             else:
                 session.output.line("error", f"{name}: the triggers are missing or out of date")
+            if lines[name] > MAX_KEPT:
+                session.output.line("warning", f"{name}: more than {MAX_KEPT:,} lines wait for a relay")
+                session.output.line("   ", "Run a relay, or `aiomodelcache triggers trim`.")
         if not is_current:
             session.output.line("   ", f"To correct it, {INSTALL}.")
 
     session.output.emit({"ok": is_current, "connections": data}, show)
     return 0 if is_current else FOUND
+
+
+@command("trim", short_help="Replace very many waiting lines by one for each table.")
+@every_option
+async def trim_command(session: Session, every: bool) -> None:
+    """Keeps the change table small while no relay runs. Does nothing up to 50,000 lines.
+
+    Each line that remains stands for everything of its table, so that a relay invalidates its models. Relays, and
+    applications that find none, do the same. Run it by a timer if both may be away for long.
+    """
+    trimmed: dict[str, int] = {}
+    async with captured_connections(session, every=every) as connections:
+        for name, (client, tables, _) in connections.items():
+            source = TriggerSource(client, tables)
+            trimmed[name] = await source.trim() if await source.count(MAX_KEPT) > MAX_KEPT else 0
+
+    def show() -> None:
+        for name, number in trimmed.items():
+            text = f"replaced {number:,} lines" if number else f"at most {MAX_KEPT:,} lines wait for a relay"
+            session.output.line("ok", f"{name}: {text}")
+
+    session.output.emit({"trimmed": trimmed}, show)
 
 
 @command("remove", short_help="Drop everything that was installed.")
@@ -153,7 +181,7 @@ async def remove_command(session: Session) -> None:
     session.output.emit({"removed": removed}, show)
 
 
-for each in (sql_command, install_command, status_command, remove_command):
+for each in (sql_command, install_command, status_command, trim_command, remove_command):
     triggers_command.add_command(each)
 
 

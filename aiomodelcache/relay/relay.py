@@ -233,7 +233,8 @@ class Drain:
         try:
             with anyio.fail_after(CLOSE_LIMIT):
                 await self.source.relieve()
-                self.status.waiting_since = await self.source.waiting_since()
+                since = await self.source.waiting_since()  # a line that stands for older ones is younger
+                self.status.waiting_since = since and min(since, self.status.waiting_since or since)
         except Exception as error:  # the server is away
             logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
 

@@ -21,8 +21,13 @@ from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.sqlite_lines import SQLiteLines
 from aiomodelcache.relay.stream.lines import StreamLines
 from aiomodelcache.relay.stream.publication import PUBLICATION
-from aiomodelcache.relay.triggers.definitions import Dialect, literal, select
+from aiomodelcache.relay.triggers.definitions import CHANGES, Dialect, literal, select
 from aiomodelcache.relay.triggers.installation import check_installation, dialect_of
+
+MAX_KEPT: Final = 50_000
+"""Maximum number of lines that wait for a relay, as their values are not read beyond it. ``relieve`` trims the rest."""
+TRIMMED_AT_ONCE: Final = 10_000
+"""Maximum number of lines that one statement of ``trim`` deletes."""
 
 Rows = Sequence[tuple[RowValues | None, RowValues | None]]
 
@@ -212,6 +217,38 @@ class TriggerSource(Source):
         """``further``: tables that no claim depends on. Where triggers are on them, too, their lines are read."""
         dialect = dialect_of(client)
         super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect, further)
+
+    async def relieve(self) -> None:
+        """Trims the lines if there are too many."""
+        if await self.count(MAX_KEPT) > MAX_KEPT:
+            await self.trim()
+
+    async def count(self, limit: int) -> int:
+        """Returns the number of waiting lines. One more than ``limit`` stands for any number above it."""
+        some = f"SELECT 1 FROM {CHANGES} LIMIT {limit + 1}"
+        [row] = await select(self._client, f"SELECT count(*) AS number FROM ({some}) counted")
+        return int(row["number"])
+
+    async def trim(self) -> int:
+        """Replaces the waiting lines by one for each table, which stands for everything of it. Returns their number.
+
+        Any number of processes may trim at once, and relays drain meanwhile: a line is deleted only when the one that
+        stands for it is committed.
+        """
+        client: Any = self._client
+        columns, op = ("source", "") if client.capabilities.dialect == "postgres" else ("source, op", ", 'A'")
+        trimmed = 0
+        while True:
+            lines = await self._lines.read(TRIMMED_AT_ONCE, whole=True)
+            sources = sorted({line.source for line in lines})
+            if len(lines) == len(sources):
+                return trimmed
+            values = ", ".join(f"({literal(source)}{op})" for source in sources)
+            await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")
+            await self._lines.delete([line.id for line in lines], "1 = 1")
+            trimmed += len(lines)
+            if len(lines) < TRIMMED_AT_ONCE:
+                return trimmed
 
     async def waiting_since(self) -> float | None:
         """See ``Source``."""

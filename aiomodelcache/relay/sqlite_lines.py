@@ -45,7 +45,7 @@ class SQLiteLines(PolledLines):
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))
-        if table is None:
+        if table is None or row["op"] == "A":
             return None
         number = len(table.columns)
         old = [row[name] for name in old_columns(number)] if row["op"] in "UD" else None

@@ -12,13 +12,16 @@ from typing import Final, cast
 import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
+from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.engine.relayed import Relayed, UnwatchedRelayed
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.observe.stats import logger
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.liveness import liveness_keys
+from aiomodelcache.relay.source import source_of
 
 ASKED_IN_A_LIFE: Final = 4
 """Number of times that the store is asked in ``relay_lag``."""
@@ -26,6 +29,8 @@ MIN_INTERVAL: Final = 0.05
 """Minimum seconds between two questions. With a shorter ``relay_lag``, entries are believed for a part of the time."""
 MAX_INTERVAL: Final = 1.0
 """Maximum seconds between two questions while a relay is lost."""
+RELIEF_INTERVAL: Final = 60.0
+"""Seconds for which a relay is lost until what waits for it is trimmed, and from then on between two looks."""
 
 
 class RelayWatch:
@@ -34,6 +39,7 @@ class RelayWatch:
     def __init__(self, opened: OpenCache) -> None:
         """Raises ``CacheConfigurationError`` if the backend has no claims."""
         tables = captured_tables(opened)
+        self._opened = opened
         self._guarded = guarded = opened.guarded
         if not hasattr(guarded.backend, "remaining"):
             models = [model.__name__ for each in tables.values() for table in each for model in table.models]
@@ -49,6 +55,7 @@ class RelayWatch:
             serves=opened.config.on_relay_loss == "serve",
             on_return=guarded.near.drop_all,
         )
+        self._captured = tables
         self._tables = {(table.connection, table.name) for each in tables.values() for table in each}
         self._interval = max(MIN_INTERVAL, opened.config.relay_lag / ASKED_IN_A_LIFE)
         self._own = opened.config.relay
@@ -91,11 +98,30 @@ class RelayWatch:
 
     async def _run(self) -> None:
         in_background.set(True)  # the task has a context of its own
+        relayed, loop = self.relayed, asyncio.get_running_loop()
+        relieved = loop.time()
         while True:
-            relayed = self.relayed
             lost = relayed.expired(relayed.claims)
+            if not lost:
+                relieved = loop.time()
+            elif loop.time() >= relieved + RELIEF_INTERVAL:
+                await self._relieve()
+                relieved = loop.time()
             await asyncio.sleep(min(self._interval, MAX_INTERVAL) if lost else self._interval)
             await self.ask()
+
+    async def _relieve(self) -> None:
+        """Frees what databases keep for relays that are lost, if it is too much. Needs the rights of a relay."""
+        lost = self.relayed.lost_connections()
+        for schema in self._opened.connections:
+            if schema.connection in lost:
+                source = source_of(schema.client, self._captured[schema.connection], self._opened)
+                try:
+                    await source.relieve()
+                except Exception as error:  # the server is away, or nothing is installed
+                    logger.debug("aiomodelcache: %s is not relieved: %s", schema.connection, reason(error))
+                finally:
+                    await source.close()
 
 
 def _dependents(

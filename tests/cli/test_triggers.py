@@ -60,6 +60,23 @@ def test_triggers_of_all_cached_models(relayed: Application, tmp_path: Path) -> 
     assert "further" not in relayed.run("triggers", "status").out
 
 
+def test_very_many_lines_are_trimmed(relayed: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiomodelcache.cli.triggers.MAX_KEPT", 2)
+    relayed.run("triggers", "install", "--all")
+    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+        connection.execute("INSERT INTO unrelayed (id) VALUES (1), (2)")
+    assert relayed.run("triggers", "trim").out == "ok default: at most 2 lines wait for a relay\n"
+    assert relayed.run("triggers", "status", "--json").data["connections"]["default"]["lines"] == 2
+    assert "lines wait" not in relayed.run("triggers", "status").out
+    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+        connection.execute("INSERT INTO unrelayed (id) VALUES (3)")
+    ran = relayed.run("triggers", "status")
+    assert "warning default: more than 2 lines wait for a relay" in ran.out
+    assert relayed.run("triggers", "trim").out == "ok default: replaced 3 lines\n"
+    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+        assert connection.execute("SELECT source, op FROM aiomodelcache_changes").fetchall() == [("unrelayed", "A")]
+
+
 def test_without_relayed_models_all_can_be_captured(application: Application) -> None:
     application.run("triggers", "install", "--all")
     application.run("triggers", "status", "--all")

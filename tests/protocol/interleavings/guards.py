@@ -383,6 +383,14 @@ GUARDS = {
         "await source.delete([change.id for change in changes])\n        await self._invalidator.invalidate(changes)",
         "outside, by id",
     ),
+    "lines are trimmed after the line that stands for them is there": Guard(
+        "relay.source:TriggerSource.trim",
+        'await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")\n'
+        '        await self._lines.delete([line.id for line in lines], "1 = 1")',
+        'await self._lines.delete([line.id for line in lines], "1 = 1")\n'
+        '        await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")',
+        "outside, and lines that are trimmed",
+    ),
     "a relay that has left out a line claims nothing": Guard(
         "relay.relay:Drain.drain",
         "if source.left_out:\n        return False",

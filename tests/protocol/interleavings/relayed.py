@@ -60,6 +60,11 @@ async def drain_too(stage: Stage) -> None:
         await stage.drain(1)
 
 
+async def trim(stage: Stage) -> None:
+    """Another process replaces the lines that wait."""
+    await stage.trim()
+
+
 RENAMES = outside("UPDATE relayed SET name = 'b' WHERE id = 1")
 MOVES = outside("UPDATE relayed SET rank = 2 WHERE id = 1")
 DELETES = outside("DELETE FROM relayed WHERE id = 1")
@@ -107,6 +112,9 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "outside, and values derived without a relay": Scenario(
         A, {"reader": far(STATEMENT), "outside": updates(), "time": TIME}, both, world=DERIVED, may_leave="L"
+    ),
+    "outside, and lines that are trimmed": Scenario(
+        A, {"outside": first(updates(), updates(1, 8)), "other": trim, "relay": drain}, both, world=RELAYED
     ),
     "outside, and two relays": Scenario(A, {"outside": updates(), "one": drain, "two": drain_too}, both, world=RELAYED),
 }

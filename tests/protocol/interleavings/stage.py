@@ -18,6 +18,7 @@ from aiomodelcache.entries import base, policy
 from aiomodelcache.open_cache import open_caches
 from aiomodelcache.relay import relay
 from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.source import TriggerSource
 from aiomodelcache.relay.triggers.installation import install
 from tests.protocol.interleavings.database import CONNECTION, Pool, PooledClient, Replica
 from tests.protocol.interleavings.questions import ARTISTS, Question, State, World, columns_of
@@ -117,6 +118,12 @@ class Stage:
         """Lets a relay drain once, and claim."""
         self.relays[number].claim_at_once()
         return await self.relays[number].drain()
+
+    async def trim(self) -> None:
+        """Lets another process replace the lines that wait."""
+        source = self.relays[-1].source
+        assert isinstance(source, TriggerSource)
+        await source.trim()
 
     async def ask(self) -> None:
         """Lets both processes ask how long a relay lives."""

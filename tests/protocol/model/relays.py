@@ -5,7 +5,8 @@ transaction. A relay reads the store's clock, selects the lines, invalidates wha
 live until ``RELAY_LAG`` after the time that it read first. A process asks how long the claim lives, counts it down by
 its own clock, and believes what the store has executed only while it lives.
 
-Writers that use the cache mark their keys as before. Their writes are lines, too.
+Writers that use the cache mark their keys as before. Their writes are lines, too. While no relay runs, other processes
+replace many lines by one that stands for all of them.
 """
 
 from collections.abc import Iterator
@@ -214,6 +215,26 @@ def relay(
             yield deleting(lines, rules)
         if len(lines) < limit or not rules.relay_claims_all:
             yield claiming(started, rules)
+
+
+def trimmer(me: str, rules: Rules) -> Body:
+    """Replaces lines by one that stands for all of them, since very many wait."""
+    lines: frozenset[Line] = frozenset()
+    lines = yield selecting(9)
+    if not rules.relay_trims_last:
+        yield deleting(lines, rules)
+    if lines:
+        yield adding(any(line.names_row for line in lines))
+    if rules.relay_trims_last:
+        yield deleting(lines, rules)
+
+
+def adding(names_row: bool) -> Operation:
+    def run(world: World) -> Iterator[Outcome]:
+        line = Line(world.side.ids + 1, names_row)
+        yield logged(Outcome(f"INSERT: line {line.id}, which stands for others", None, _with(world, ids=line.id)), line)
+
+    return run
 
 
 def clock(what: str) -> Operation:
@@ -477,6 +498,7 @@ def system(
     others: int = 0,
     attached: int = 0,
     writers: int = 0,
+    trimmers: int = 0,
     questions: int = 0,
     late: int = 0,
     near: tuple[int, ...] = (),
@@ -505,6 +527,7 @@ def system(
     processes += [Process(f"Y{n}", partial(elsewhere, f"Y{n}")) for n in range(others)]
     processes += [Process(f"A{n}", partial(unseen, f"A{n}")) for n in range(attached)]
     processes += [Process(f"W{n}", partial(orm_writer, f"W{n}", marked), True) for n in range(writers)]
+    processes += [Process(f"M{n}", partial(trimmer, f"M{n}", rules), True) for n in range(trimmers)]
     if questions:
         processes.append(Process("C", partial(watcher, "C", rules, questions)))
     epoch, version = Version(1), Version(2)

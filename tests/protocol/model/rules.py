@@ -225,6 +225,8 @@ class Rules:
     """A relay reads the clock before it selects the lines, not after it."""
     relay_deletes_seen: bool = True
     """A relay deletes the lines that it has seen, not all up to the highest: ids are committed in any order."""
+    relay_trims_last: bool = True
+    """Lines are deleted after the line that stands for them is committed, not before."""
     relay_claims_all: bool = True
     """A relay claims to live only if it has left no lines out."""
     relay_leaves_intents: bool = True
