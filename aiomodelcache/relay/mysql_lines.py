@@ -47,6 +47,8 @@ _FILENAME: Final = "CONVERT(CAST(CONVERT({} USING filename) AS BINARY) USING utf
 class MySQLLines(PolledLines):
     """The change table of a MariaDB or MySQL database."""
 
+    position = -1
+
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         super().__init__(client, "TIMESTAMPDIFF(MICROSECOND, written, CURRENT_TIMESTAMP(3)) / 1000000")
         self._all = tables

@@ -37,6 +37,7 @@ CAPTURED: Final = """
 """The captured tables, with their partitions and children."""
 SHAPE: Final = """
         extract(epoch FROM pg_catalog.pg_postmaster_start_time()),
+        (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
         (SELECT string_agg(concat_ws(' ', oid, relfilenode, relkind, relpersistence, relreplident), ',' ORDER BY oid)
             FROM pg_catalog.pg_class JOIN captured ON oid = relation),
         (SELECT string_agg(concat_ws(' ', inhparent, inhrelid, i.xmin), ',' ORDER BY inhparent, inhrelid)
@@ -45,7 +46,7 @@ SHAPE: Final = """
                 ORDER BY attrelid, attnum)
             FROM pg_catalog.pg_attribute JOIN captured ON attrelid = relation WHERE attnum > 0 AND NOT attisdropped)
 """
-"""The server's run, and the shape of the captured tables."""
+"""The server's run, the database, and the shape of the captured tables."""
 _GUARD: Final = f"""{CAPTURED}
     SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|', {SHAPE},
         (SELECT string_agg(concat_ws(' ', captured, owner), ' ') FROM {COVERAGE}),
@@ -77,6 +78,8 @@ _TYPES: Final = """
 
 class PostgresLines:
     """The change table of a PostgreSQL database."""
+
+    position = -1
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         self._client: Any = client

@@ -13,8 +13,7 @@ No step holds a lock in the database. A relay may end between any two of them, a
 two claims, drains are steps 3 to 5 alone.
 """
 
-import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -31,7 +30,7 @@ from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.election import Election
 from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.liveness import liveness_keys
-from aiomodelcache.relay.ownership import Ownership
+from aiomodelcache.relay.ownership import Ownership, digest
 from aiomodelcache.relay.source import Source, source_of
 from aiomodelcache.relay.status import RelayStatus
 
@@ -153,6 +152,8 @@ class Drain:
         self._due: _Claim | None = None
         self._checked: bytes | None = None
         """The digest of what the catalogue was when the last claim was made. None before the first one."""
+        self._position = -1
+        """The position of the source when the catalogue was last checked."""
         self._claim_at = 0.0
         """When the next claim is due, by the monotonic clock."""
         self._backlog = 0
@@ -204,14 +205,12 @@ class Drain:
             self._record_failure(RelayError("what was written longer ago than relay_lag is still being drained"))
         if left_nothing_out:
             self._record_success()
-            with anyio.CancelScope() as self._pause:
-                if not self._stopping:
-                    await self.source.wait(max(0.0, self._claim_at - monotonic()))
+            await self._wait(max(0.0, self._claim_at - monotonic()), self.source.wait)
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait(self, seconds: float, wait: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         with anyio.CancelScope() as self._pause:
             if not self._stopping:
-                await anyio.sleep(seconds)
+                await wait(seconds)
 
     async def close(self, *, resign: bool = True) -> None:
         """Closes the source, and with ``resign`` lets another relay lead. The next drain opens a source again.
@@ -302,11 +301,14 @@ class Drain:
         """Returns a digest of what the catalogue is. Raises ``RelayError`` if writes are not captured."""
         source = self.source
         try:
-            checked, former = _digest(await source.check()), b""
+            checked, former = digest(repr(await source.check()).encode()).encode(), b""
             if checked != self._checked or source.owner is None:
                 while checked != former:  # two relays may take over at once
                     await self._ownership.require(source)
-                    checked, former = _digest(await source.check()), checked
+                    checked, former = digest(repr(await source.check()).encode()).encode(), checked
+            if source.position < self._position:
+                self._checked = _UNCAPTURED  # an older copy of the database
+            self._position = source.position
             return checked
         except RelayError:
             self._checked = _UNCAPTURED  # whatever the catalogue is next time
@@ -315,12 +317,13 @@ class Drain:
     async def _confirm(self, checked: bytes, t0: int) -> None:
         """Clears the models if the catalogue is not what it was: writes may not have been captured in between.
 
-        The store keeps what it was, so that a relay that starts need not clear them.
+        The store keeps what it was, so that a relay that starts need not clear them, unless an older copy of the
+        database would look the same.
         """
         if checked == self._checked:
             return
         key = self.liveness_key + b":" + checked
-        if self._checked is not None or not (await self._remaining(key)):
+        if self._checked is not None or self._position >= 0 or not (await self._remaining(key)):
             await self._invalidator.invalidate_all(self.source.tables)
             self.status.cleared += 1
         await self._claim(key, t0 + CHECKED_TTL)
@@ -345,7 +348,3 @@ class Drain:
     async def _remaining(self, key: bytes) -> int:
         [left] = await self._cache.guarded.call(self._store.remaining([key]), 1)
         return left
-
-
-def _digest(checked: Hashable) -> bytes:
-    return hashlib.blake2b(repr(checked).encode(), digest_size=8).hexdigest().encode()

@@ -49,6 +49,11 @@ class Change(NamedTuple):
 class Lines(Protocol):
     """The change table of one database, or the like of it, as drivers return it."""
 
+    position: int
+    """A number that lines make greater, as ``guard`` has found it, so a smaller one is that of an older copy of the
+    database. -1 if ``guard`` tells copies apart.
+    """
+
     async def guard(self) -> Hashable:
         """Returns a value that changes if the database may have changed rows without a line. Raises ``RelayError``."""
         ...
@@ -164,6 +169,11 @@ class Source:
         """
         if ids:
             await self._lines.delete(ids, self._held)
+
+    @property
+    def position(self) -> int:
+        """See ``Lines``."""
+        return self._lines.position
 
     @property
     def _held(self) -> str:

@@ -9,7 +9,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import Line, Pairs, PolledLines
-from aiomodelcache.relay.triggers.definitions import COVERAGE, select
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, select
 from aiomodelcache.relay.triggers.sqlite import new_columns, old_columns
 
 
@@ -19,11 +19,17 @@ class SQLiteLines(PolledLines):
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         super().__init__(client, "(julianday('now') - written) * 86400")
         self._tables = {table.name: table for table in tables}
+        self.position = 0
 
     async def guard(self) -> Hashable:
-        """Returns what identifies the file, its schema and the installed coverage."""
+        """Returns what identifies the file, its schema and the installed coverage.
+
+        A copy that is written into the same file has the same. It is known by its number of lines.
+        """
         [version] = await select(self._client, "PRAGMA schema_version")
-        coverage = await select(self._client, f"SELECT captured, owner FROM {COVERAGE}")
+        number = f"(SELECT total(seq) FROM sqlite_sequence WHERE name = '{CHANGES}')"
+        coverage = await select(self._client, f"SELECT captured, owner, {number} AS number FROM {COVERAGE}")
+        self.position = int(coverage[0]["number"]) if coverage else 0
         client: Any = self._client
         file: tuple[int, ...] = ()
         with suppress(OSError):  # a database in memory

@@ -29,6 +29,7 @@ ON_THEIR_OWN = {
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
     "test_redis_tls.py": "a server of Redis that was built without TLS",
+    "test_restores.py": "servers and copies that take the place of others",
     "test_response_keys.py": "many examples of one test, which share a database",
     "test_servers.py": "the servers themselves",
     "test_shared_tables.py": "connections to one database and to several; the skip is about Tortoise, not a database",

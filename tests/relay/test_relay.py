@@ -462,7 +462,8 @@ async def test_after_a_day_without_a_relay_the_lines_are_not_read_one_by_one(
                 assert await answers() == await fresh(cache)
         assert deleted == [1_000, 1_000, 10_000, 10_000, 49 * 2**DOUBLED + 4 - 22_000]
         assert len([each for each in ops.statements if "DELETE FROM aiomodelcache_changes" in each]) == len(deleted)
-        assert (await lines(), relay.status.oldest, relay.status.cleared) == (0, 0, 3)
+        cleared = 4 if db_url.dialect == "sqlite" else 3  # there, a relay that starts clears the models
+        assert (await lines(), relay.status.oldest, relay.status.cleared) == (0, 0, cleared)
         assert await relay.claim_left() > 0
     await believe(cache)
     assert await answers() == await fresh(cache)

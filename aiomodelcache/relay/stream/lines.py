@@ -77,6 +77,8 @@ _MARK: Final = f"""
 class StreamLines:
     """The changes of one PostgreSQL database, by logical decoding. ``limit``: the bytes that the slot may keep."""
 
+    position = -1
+
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], limit: int) -> None:
         self.fault: str | None = None
         """Why changes may be missing in the slot, as ``guard`` has found; None if none are."""

@@ -195,6 +195,7 @@ class Stage:
         self.store.forget()
         if self.relays:
             await self._catch_up_with_others()
+            await self.drain(1)  # which notices that the numbers of lines have begun anew
         if self.replica is not None:
             self.replica.forget()
         for cache in (self.near, self.far):
