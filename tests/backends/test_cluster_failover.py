@@ -118,6 +118,8 @@ async def rename() -> None:
         await Artist.filter(id=artist.id).update(name=f"renamed{artist.id}", rank=((artist.rank or 0) + 1) % 7)
 
 
+@pytest.mark.exhaustive(because="every way of writing, each before a failover")
+@pytest.mark.long(because="each of its nodes waits for others")
 @pytest.mark.parametrize("another_process", [False, True], ids=["this process", "another process"])
 @pytest.mark.parametrize("write", [write_rows, write_past_the_limit, write_and_clear, rename])
 async def test_rows_that_a_promoted_replica_brings_back_do_not_answer(

@@ -102,6 +102,7 @@ def tmux(service: Application, tmp_path_factory: pytest.TempPathFactory) -> Iter
     made.close()
 
 
+@pytest.mark.exhaustive(because="every command, on a terminal and piped")
 def test_every_command_has_colours_on_a_terminal_and_none_in_a_pipe(service: Application, tmux: Tmux) -> None:
     assert {*COMMANDS} == {*commands.commands} - {"relay", "triggers", "publication"}, (
         "these need relayed models: tests/cli"

@@ -8,6 +8,7 @@ from soak.outage import ALLOWED, outage
 from tests.support.servers import PostgresServer, RedisServer
 
 
+@pytest.mark.exhaustive(because="soaks while a database is away")
 @pytest.mark.slow(because="it stops a database for a second")
 @pytest.mark.parametrize("stale_if_error", [ALLOWED, None])
 def test_no_request_fails_that_had_a_value(

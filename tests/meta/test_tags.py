@@ -6,6 +6,7 @@ from soak import tags
 from tests.support.servers import RedisServer
 
 
+@pytest.mark.exhaustive(because="soaks: reads thousands of values beside writes")
 @pytest.mark.slow(because="it starts processes that read thousands of values")
 @pytest.mark.parametrize("early", [False, True], ids=["after the write", "before the write"])
 def test_reads_beside_invalidations_by_tag(early: bool, own_redis: RedisServer) -> None:

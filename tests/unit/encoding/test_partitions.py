@@ -72,6 +72,7 @@ def test_models_and_namespaces_have_slots_of_their_own_and_connections_and_tenan
     assert len(slots) == 3
 
 
+@pytest.mark.exhaustive(because="makes 100,000 keys of each kind")
 @pytest.mark.parametrize("kind", VALUES)
 def test_uniform_keys_burden_no_node_of_a_hundred_by_a_fifth_more_than_the_mean(kind: str) -> None:
     keys = [
@@ -82,6 +83,7 @@ def test_uniform_keys_burden_no_node_of_a_hundred_by_a_fifth_more_than_the_mean(
     assert max(counted.values()) < 1.2 * len(keys) / NODES
 
 
+@pytest.mark.exhaustive(because="makes 100,000 keys of each kind")
 @pytest.mark.parametrize("kind", VALUES)
 def test_the_keys_of_one_model_are_spread_over_its_partitions(kind: str) -> None:
     partitions = partitions_of(CLUSTER, "default", "event")
