@@ -22,7 +22,7 @@ async def cache(database: BaseDBAsyncClient, backend_url: str) -> AsyncIterator[
     with writes_without_cache():
         await Organizer.bulk_create([Organizer(id=number, name=f"o{number}") for number in NUMBERS])
         await Happening.bulk_create([Happening(id=n, slug=f"h{n}", organizer_id=n) for n in NUMBERS])
-    async with ModelCache(backend_url, socket_timeout=60) as opened:
+    async with ModelCache(backend_url, socket_timeout=60, lease_ttl=60) as opened:
         yield opened
 
 
@@ -64,6 +64,11 @@ computations: dict[str, Callable[[], Awaitable[list[Any]]]] = {
 }
 
 
+async def fewest_instructions(work: Callable[[], Awaitable[None]]) -> int:
+    """Returns the instructions of the run that the server interrupted least: its replies may come in parts."""
+    return min([(await instructions(work, runs=1))[0] for _ in range(5)])
+
+
 @pytest.mark.parametrize("computation", computations)
 @pytest.mark.only_on("redis", because="its instructions are part of a miss, too")
 async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, cache: ModelCache) -> None:
@@ -81,9 +86,7 @@ async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, cache: Mo
 
         for _ in range(4):  # until rows that are read again are kept decoded
             await miss()
-        everything, _ = await instructions(miss, runs=3)
-        forgetting, _ = await instructions(forget, runs=3)
-        return everything - forgetting
+        return await fewest_instructions(miss) - await fewest_instructions(forget)
 
     with_tracker, without = await miss_instructions(tracked), await miss_instructions(untracked)
     print(f"{with_tracker / without:.3f}")
