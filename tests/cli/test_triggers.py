@@ -1,6 +1,7 @@
 """``aiomodelcache triggers``."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_triggers_of_all_cached_models(relayed: Application, tmp_path: Path) -> 
     assert relayed.run("triggers", "status", "--all").out.endswith("those of the declarations\n")
     script = relayed.run("triggers", "sql", "--all").out
     relayed.run("triggers", "remove", "--all")
-    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "relayed.sqlite3")) as connection, connection:
         connection.executescript(script)
     relayed.run("triggers", "status", "--all")
     relayed.run("triggers", "install")
@@ -63,17 +64,17 @@ def test_triggers_of_all_cached_models(relayed: Application, tmp_path: Path) -> 
 def test_very_many_lines_are_trimmed(relayed: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiomodelcache.cli.triggers.MAX_KEPT", 2)
     relayed.run("triggers", "install", "--all")
-    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "relayed.sqlite3")) as connection, connection:
         connection.execute("INSERT INTO unrelayed (id) VALUES (1), (2)")
     assert relayed.run("triggers", "trim").out == "ok default: at most 2 lines wait for a relay\n"
     assert relayed.run("triggers", "status", "--json").data["connections"]["default"]["lines"] == 2
     assert "lines wait" not in relayed.run("triggers", "status").out
-    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "relayed.sqlite3")) as connection, connection:
         connection.execute("INSERT INTO unrelayed (id) VALUES (3)")
     ran = relayed.run("triggers", "status")
     assert "warning default: more than 2 lines wait for a relay" in ran.out
     assert relayed.run("triggers", "trim").out == "ok default: replaced 3 lines\n"
-    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "relayed.sqlite3")) as connection, connection:
         assert connection.execute("SELECT source, op FROM aiomodelcache_changes").fetchall() == [("unrelayed", "A")]
 
 
@@ -86,7 +87,7 @@ def test_without_relayed_models_all_can_be_captured(application: Application) ->
 def test_the_statements_are_what_a_migration_needs(relayed: Application, tmp_path: Path) -> None:
     script = relayed.process("triggers", "sql").out
     assert script.startswith("-- connection default\n")
-    with sqlite3.connect(tmp_path / "relayed.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "relayed.sqlite3")) as connection, connection:
         connection.executescript(script)
         connection.executescript(script)
     relayed.run("triggers", "status")

@@ -159,7 +159,7 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted(
                     while not await drain.drain():
                         pass
                     await believe(cache)
-                    # What is committed by now, it has; then it hears of nothing more.
+                    # It has all that is committed by now, and hears of nothing more.
                     [[position]] = await run("SELECT pg_current_wal_insert_lsn()::text")
                     await replayed(standby, position)
                     standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
