@@ -267,6 +267,7 @@ def killed(drain: Drain, backend: CountingBackend, step: str, *, before: bool) -
 
 
 @pytest.mark.exhaustive(because="ends a relay before and after every step")
+@pytest.mark.long(because="each case waits for the next relay")
 @on_postgres
 @on_redis
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
