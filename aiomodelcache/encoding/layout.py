@@ -31,7 +31,10 @@ from zlib import crc32
 from aiomodelcache.encoding.messages import SafeError
 
 FORMAT_VERSION: Final = 1
-"""The version of the stored format, part of every fingerprint. Bump it whenever the meaning of stored bytes changes."""
+"""The version of the stored format, part of every fingerprint. Bump it whenever the meaning of stored bytes changes.
+
+If the header changes, bump the ``INTERFACE`` of the extension in C, too.
+"""
 
 VALUE: Final = b"V"
 ABSENT: Final = b"N"
@@ -54,7 +57,8 @@ _CHECKSUM: Final = slice(GUARD.stop, GUARD.stop + 4)
 CREATED: Final = slice(_CHECKSUM.stop, _CHECKSUM.stop + 8)
 """The place of an entry's creation time, whose bytes sort like times. A stale copy has zero, which sorts first."""
 _BODY: Final = slice(_CHECKSUM.stop, None)
-_PAYLOAD: Final = slice(CREATED.stop, None)
+PAYLOAD: Final = slice(CREATED.stop, None)
+"""The place of the payload, which ``unpack`` returns of an entry with the right checksum."""
 HEADER: Final = slice(CREATED.stop)
 """The place of all but the payload. Entries with the same header are the same, as it holds a token and a checksum."""
 
@@ -123,7 +127,7 @@ def unpack(entry: bytes) -> bytes:
     """Returns the payload of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``."""
     if len(entry) < _HEADER_SIZE or crc32(entry[_BODY], entry[0]).to_bytes(4) != entry[_CHECKSUM]:
         raise DamagedEntry("its checksum is wrong")
-    return entry[_PAYLOAD]
+    return entry[PAYLOAD]
 
 
 def with_kept_token(entry: bytes, replaced: bytes) -> bytes:
@@ -131,8 +135,8 @@ def with_kept_token(entry: bytes, replaced: bytes) -> bytes:
 
     What depends on the token then stays valid. A stale copy's token is never kept.
     """
-    said_before = replaced[:1], replaced[GUARD], replaced[_PAYLOAD]
-    if entry[:1] not in (VALUE, ABSENT) or (entry[:1], entry[GUARD], entry[_PAYLOAD]) != said_before:
+    said_before = replaced[:1], replaced[GUARD], replaced[PAYLOAD]
+    if entry[:1] not in (VALUE, ABSENT) or (entry[:1], entry[GUARD], entry[PAYLOAD]) != said_before:
         return entry
     return replaced[:PREFIX_SIZE] + entry[PREFIX_SIZE:]
 

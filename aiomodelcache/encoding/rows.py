@@ -38,6 +38,8 @@ class Column(NamedTuple):
     is_lossless: Callable[[Any], bool] | None = None
     is_frozen: bool = False
     """True if what ``load`` returns is immutable and depends on its argument alone."""
+    zone: datetime.tzinfo | None = None
+    """The zone that ``load`` puts in the place of UTC, if it does nothing else to times in UTC."""
 
 
 class SharedRow:

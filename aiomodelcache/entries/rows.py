@@ -3,20 +3,22 @@
 Turns primary keys into keys and bytes into column values. Pure except for counting: sends no requests.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
     ABSENT,
     CREATED,
     GUARD,
+    PAYLOAD,
     STALE,
     VALUE,
     pack,
     unpack,
 )
+from aiomodelcache.encoding.native import rows_decoder
 from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.encoding.rows import SharedRow
 from aiomodelcache.entries.base import (
@@ -30,7 +32,7 @@ from aiomodelcache.entries.base import (
     fingerprint,
     now_ms,
 )
-from aiomodelcache.entries.decoded import NOTHING_DECODED
+from aiomodelcache.entries.decoded import NOTHING_DECODED, Kept
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.shapes import StoredShapes
 from aiomodelcache.observe.stats import Counters
@@ -88,6 +90,8 @@ class RowEntries(KeyedEntries):
         self._loaded = schema.loaded
         self._attributes = {**schema.loaded, "_await_when_save": None}
         """The attributes of an instance beside columns."""
+        self._decode_rows = rows_decoder(schema.codec.columns, self._attributes)
+        self._decode_new = self._decoded_now if self._decode_rows is None else self._decoded_by_extension
         self._epoch: bytes | None = None
         self._guard = b""
         """The fingerprint and epoch of current entries, for the epoch in ``_epoch``. No other rows hold this object."""
@@ -149,7 +153,7 @@ class RowEntries(KeyedEntries):
         row: RowValues
         try:
             if kept is None or kept.guard is not self._guard:
-                decoded_now = self._decoded_now(entry)
+                decoded_now = self._decode_new(entry)
                 if decoded_now is None:
                     return None
                 row = decoded_now
@@ -196,15 +200,21 @@ class RowEntries(KeyedEntries):
         decoded = self.decoded
         if epoch is None:
             return None
-        guard, due, find = self._guard_of(epoch), self.lifetimes.due, decoded.find
+        guard, due = self._guard_of(epoch), self.lifetimes.due
         name, by_value = self._pk, self.compares_by_value
         rows: list[RowValues] = []
         number = 0
         try:
-            for entry, pk in zip(map(found.get, keys), pks, strict=True):
-                kept = find(entry)
-                if kept is None or kept.guard is not guard:
-                    row = None if entry is None else self._decoded_now(entry)
+            entries = list(map(found.get, keys))
+            all_kept = list(map(decoded.find, entries))
+            new: Any = None if all(all_kept) else self._decoded_together(entries, all_kept)
+            for kept, pk in zip(all_kept, pks, strict=True):
+                if kept is None:
+                    row = next(new)
+                    if row is None:
+                        return None
+                elif kept.guard is not guard:
+                    row = self._decoded_now(kept.entry)
                     if row is None:
                         return None
                 elif kept.created <= due:
@@ -220,6 +230,28 @@ class RowEntries(KeyedEntries):
             return None
         decoded.counters.hits += number
         return rows
+
+    def _decoded_by_extension(self, entry: bytes) -> RowValues | None:
+        rows = self._decode_by_extension([entry])
+        return self._decoded_now(entry) if rows is None else rows[0]
+
+    def _decode_by_extension(self, entries: list[bytes]) -> list[RowValues] | None:
+        rows = None if self._decode_rows is None else self._decode_rows(entries, self._guard, self.lifetimes.due)
+        if rows is not None:
+            for entry in filter(self.decoded.to_keep, entries):
+                self._keep(entry, entry[PAYLOAD])
+        return rows
+
+    def _decoded_together(
+        self, entries: Sequence[bytes | None], all_kept: Sequence[Kept | None]
+    ) -> Iterator[RowValues | None]:
+        """Returns the rows of the entries that are not kept, as ``_decoded_now`` does, in order."""
+        missing = [entry for entry, kept in zip(entries, all_kept, strict=True) if kept is None]
+        if None in missing:
+            return iter((None,))
+        current = cast("list[bytes]", missing)
+        rows = self._decode_by_extension(current)
+        return map(self._decoded_now, current) if rows is None else iter(rows)
 
     def _columns_of(self, shared: SharedRow) -> RowValues:
         row = shared.copy()

@@ -108,7 +108,8 @@ def _datetime_column(name: str) -> Column:
         return Column(name, datetime.datetime)
     zone = get_default_timezone()
     if zone == parse_timezone("UTC"):
-        return Column(name, datetime.datetime, None, partial(_in_utc, zone), partial(_is_in_zone, zone), is_frozen=True)
+        load, is_lossless = partial(_in_utc, zone), partial(_is_in_zone, zone)
+        return Column(name, datetime.datetime, None, load, is_lossless, is_frozen=True, zone=zone)
     return Column(name, datetime.datetime, None, methodcaller("astimezone", zone), is_frozen=True)
 
 

@@ -59,7 +59,7 @@ ORDER = {
     "backends.redis": "backend parts leasing saving claims commands clients cluster scripts connection url incarnation "
     "errors",
     "backends.redis.cluster": "endpoint requests topology tasks node slots",
-    "encoding": "rows typed same shapes pydantic_models values codec signatures layout partitions keys messages",
+    "encoding": "native rows typed same shapes pydantic_models values codec signatures layout partitions keys messages",
     "scopes": "tracking request bypass",
     "config": "",
     "requirements": "",

@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 VERSION = PROJECT["version"]
 DOCUMENTS = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "RELEASING.md", "SECURITY.md"}
 FILES = {".gitignore", ".pre-commit-config.yaml", "Makefile", "PKG-INFO", "pyproject.toml", "pytest_aiomodelcache.py"}
-FOLDERS = {".ci", "aiomodelcache", "benchmarks", "docs", "examples", "soak", "tests"}
+FOLDERS = {".ci", "aiomodelcache", "benchmarks", "docs", "examples", "native", "soak", "tests"}
 
 PROGRAM = """
 import asyncio
