@@ -34,7 +34,8 @@ def run_pytest(folder: Path, modules: dict[str, str], *options: str) -> str:
     """Returns what pytest prints about ``modules``."""
     for name, source in modules.items():
         (folder / f"test_{name}.py").write_text(f"import pytest\n{source}")
-    always = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", "pyproject.toml"]
+    plugins = ["tests.conftest", "no:cacheprovider", "no:hypothesispytest", "no:anyio"]
+    always = [*(word for name in plugins for word in ("-p", name)), "-c", "pyproject.toml"]
     command = [sys.executable, "-m", "pytest", *always, *options, folder]
     return subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
