@@ -93,7 +93,7 @@ def _current(world: World, key: int, rules: Rules) -> Cell:
     return None if of_node and cell.number // _LIFE != world.side.life else cell
 
 
-def node_events(world: World) -> Iterator[Outcome]:
+def node_events(world: World, *, loses_intents: bool = False) -> Iterator[Outcome]:
     """Yields the events of ``world``, and those of the node with the row: its replica catches up, and is promoted."""
     yield from events(world)
     node: Node = world.side
@@ -102,7 +102,7 @@ def node_events(world: World) -> Iterator[Outcome]:
     now = tuple(world.cells[key] for key in _ON_NODE)
     if node.replica != now:
         yield Outcome("the replica catches up", None, world._replace(side=node._replace(replica=now)))
-    if all(map(_has_intents, node.replica, now)):
+    if loses_intents or all(map(_has_intents, node.replica, now)):
         after = world._replace(side=Node(node.life + 1))
         for key, cell in zip(_ON_NODE, node.replica, strict=True):
             after = after.put(key, cell)
@@ -111,6 +111,18 @@ def node_events(world: World) -> Iterator[Outcome]:
 
 def _has_intents(copy: Cell, cell: Cell) -> bool:
     return not isinstance(cell, Intents) or (isinstance(copy, Intents) and copy.writers >= cell.writers)
+
+
+def wait_for_replica(key: int, writer: str) -> Operation:
+    """Answers True if the replica has the intent, also as the new node. Else the time to wait is over."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        at = _ON_NODE.index(key)
+        held = world.cells[key] if world.side.replica is None else world.side.replica[at]
+        has = isinstance(held, Intents) and writer in held.writers
+        yield Outcome(f"WAIT: {'the' if has else 'no'} replica has the mark", has, world)
+
+    return run
 
 
 def look_up(me: str, rules: Rules, predicts: bool) -> Body:
@@ -183,10 +195,20 @@ def fill_late(me: str, rules: Rules, row: Row, known: tuple[Any, Any], stamp_key
         yield fill(ROW, own, Entry(row, own.token, epoch) if unchanged else None)
 
 
-def writer(me: str, rules: Rules) -> Body:
-    """Saves the row. Changes the stamp of the row's partition alone."""
+def writer(me: str, rules: Rules, waits: bool) -> Body:
+    """Saves the row. Changes the stamp of the row's partition alone.
+
+    If it ``waits``, a mark that the replica lacks is one that could not be sent: the write is refused.
+    """
     for key in (ROW, INDEX):
         yield mark(key, me)
+    replicated = True
+    if waits and rules.marks_replicated:
+        replicated = yield wait_for_replica(ROW, me)
+    if not replicated:
+        for key in (ROW, INDEX):
+            yield clear(key, me)
+        return
     yield write(me)
     yield renew(STAMP)
     for key in (ROW, INDEX):
@@ -241,16 +263,18 @@ def system(
     start: bool = True,
     warm: bool = False,
     fails_over: bool = False,
+    loses_intents: bool = False,
     crashes: int = 0,
 ) -> System[World]:
     """Returns a system of readers, with or without a prediction, and writers of each kind.
 
     ``start``: the row exists at first. ``warm``: the index and the row are filled then. ``fails_over``: the node with
-    the row may fail over once, to a replica that has been equal at any earlier moment.
+    the row may fail over once, to a replica that has been equal at any earlier moment. ``loses_intents``: it may lack
+    intents, too, and writers wait for it.
     """
     processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, known), True) for n, known in enumerate(predicts)]
     for letter, number, body, mortal in (
-        ("W", writers, writer, True),
+        ("W", writers, partial(writer, waits=loses_intents), True),
         ("B", bulk, bulk_write, True),
         ("C", clears, clearing, False),
     ):
@@ -263,4 +287,5 @@ def system(
         world = world.put(key, Entry(row, ("first", key), world.cells[epoch]))
     if fails_over:
         world = world._replace(side=Node(replica=tuple(world.cells[key] for key in _ON_NODE)))
-    return System(world, tuple(processes), node_events, crashed, partial(at_rest, rules), crashes)
+    happens = partial(node_events, loses_intents=loses_intents)
+    return System(world, tuple(processes), happens, crashed, partial(at_rest, rules), crashes)

@@ -77,6 +77,8 @@ class Rules:
     """A row has the epoch of its own partition, which is on the same node."""
     version_of_node: bool = True
     """A version that an earlier life of its node made is absent."""
+    marks_replicated: bool = True
+    """A mark that the replica lacks is refused, where the replica may follow before it has all marks."""
     every_partition_marked: bool = True
     """A bulk write and ``clear()`` change the epochs of all partitions of the model."""
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from tests.protocol.model import partitions
 from tests.protocol.model.engine import explore
 from tests.protocol.model.rules import Rules
 from tests.protocol.model.variants import BROKEN, LARGE, SOUND, Broken, Shape
@@ -31,6 +32,15 @@ def test_the_protocol_without_a_guard_has_a_violation(broken: Broken) -> None:
     print(f"Without {broken.guard}:\n{exploration}")
     assert exploration.violation is not None, "no violation was found without this guard"
     assert exploration.violation.kind == broken.kind, f"\n{exploration}"
+
+
+def test_marks_need_replicas_only_for_writers_that_end_before_they_clear() -> None:
+    without = Rules(marks_replicated=False)
+    lost = [
+        partitions.system(without, predicts=(True,), writers=1, fails_over=True, loses_intents=True, crashes=n)
+        for n in (0, 1)
+    ]
+    assert [explore(system).violation is None for system in lost] == [True, False]
 
 
 def test_every_guard_has_a_broken_variant() -> None:

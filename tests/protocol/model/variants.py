@@ -130,6 +130,8 @@ SOUND = [
     _partitions(predicts=(True,), writers=1, warm=True, fails_over=True),
     _partitions(predicts=(True, False), writers=1, fails_over=True),
     _partitions(predicts=(True,), bulk=1, warm=True, fails_over=True),
+    _partitions(predicts=(True,), writers=1, warm=True, fails_over=True, loses_intents=True, crashes=1),
+    _partitions(predicts=(True,), writers=2, fails_over=True, loses_intents=True),
     _stale(look_ups=(2, 1), writers=1),
     _stale(look_ups=(1,), writers=1, crashes=1, ticks=3),
     _stale(look_ups=(1,), writers=2),
@@ -293,6 +295,14 @@ BROKEN = [
     Broken("stamp_of_partition", _partitions(predicts=(True,), writers=1), STALE_AT_REST),
     Broken("epoch_of_partition", _partitions(predicts=(True,), writers=1, warm=True, fails_over=True), STALE_AT_REST),
     Broken("version_of_node", _partitions(predicts=(True,), writers=1, warm=True, fails_over=True), STALE_AT_REST),
+    Broken(
+        "version_of_node", _partitions(predicts=(True,), writers=1, fails_over=True, loses_intents=True), STALE_AT_REST
+    ),
+    Broken(
+        "marks_replicated",
+        _partitions(predicts=(True,), writers=1, fails_over=True, loses_intents=True, crashes=1),
+        STALE_AT_REST,
+    ),
     Broken("every_partition_marked", _partitions(predicts=(True,), bulk=1, warm=True), STALE),
     Broken("every_partition_marked", _partitions(predicts=(True,), clears=1, warm=True), STALE),
     Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),
