@@ -223,9 +223,9 @@ class ModelCache:
     def _make_redis(self, url_or_client: Any) -> Backend:
         from aiomodelcache.backends.redis.backend import RedisBackend  # redis-py takes long to import
 
-        config = self.config
+        names = "socket_timeout", "batch_size", "wait_replicas"
         try:
-            return RedisBackend(url_or_client, socket_timeout=config.socket_timeout, batch_size=config.batch_size)
+            return RedisBackend(url_or_client, **{name: getattr(self.config, name) for name in names})
         except CacheConfigurationError as error:
             if isinstance(url_or_client, str):
                 raise CacheConfigurationError(f"{error} The URL of a store in this process is memory://.") from error

@@ -61,6 +61,7 @@ class Settings(TypedDict, total=False):
     bulk_limit: int
     undelivered_limit: int
     socket_timeout: Duration
+    wait_replicas: int
     breaker_cooldown: Duration
     batch_size: int
     guess_size: int
@@ -167,6 +168,12 @@ class CacheConfig:
     """Maximum number of keys whose invalidation is kept for later. Beyond it, whole models are invalidated."""
     socket_timeout: float = 0.5
     """The maximum time of one round trip to Redis, and of connecting to it."""
+    wait_replicas: int = 0
+    """The number of replicas of a Redis server that must have a write's mark before the write goes on. 0: none.
+
+    The mark waits for them in its own round trip, by ``WAIT``, for at most 0.1 s. If fewer have it by then,
+    ``on_write_error`` applies, and reads go on. Of a Cluster it is the number for each node.
+    """
     breaker_cooldown: float = 1.0
     """The time for which reads go straight to the database after a failed round trip, before Redis is tried again."""
     batch_size: int = 1_000

@@ -29,7 +29,7 @@ _CHOICES: Final = {
     "relay_source": ("triggers", "pgoutput"),
     "untracked_reads": ("warn", "error", "ignore"),
 }
-_MAY_BE_ZERO: Final = ("guess_size", "decoded_memory_limit")
+_MAY_BE_ZERO: Final = ("guess_size", "decoded_memory_limit", "wait_replicas")
 
 
 def unmet_requirement(name: str, kind: Any, value: Any) -> str | None:

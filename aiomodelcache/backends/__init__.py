@@ -3,6 +3,6 @@
 A store knows an entry's state byte and token, not its other content. ``protocol`` defines what every store does.
 
 Top to bottom: ``breaker`` (the circuit breaker), ``nodes`` (one for each node of a Cluster), ``signed`` (signatures
-of entries), ``redis``, ``memory``, ``protocol``, ``near`` (entries kept in process),
-``frequency`` (how often keys are used).
+of entries), ``redis``, ``memory``, ``replication`` (marks that replicas lack), ``protocol``, ``near`` (entries kept in
+process), ``frequency`` (how often keys are used).
 """

@@ -15,6 +15,7 @@ import anyio
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, ReplacedEntry
+from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.intent import Intent, Versioned
@@ -87,9 +88,11 @@ class Writer:
             while keys := intent.clears.keys() - intent.marked:  # more may be added in the meantime
                 intent.marked |= keys
                 try:
-                    intent.replaced.update(await self._mark(intent, keys, intent.allowed, intent.saves))
+                    mark = self._mark(intent, keys, intent.allowed, intent.saves, before_commit=True)
+                    intent.replaced.update(await mark)
                 except BackendError as error:
-                    intent.marked -= keys  # marks that arrived in spite of the error expire
+                    if not isinstance(error, Unreplicated):
+                        intent.marked -= keys  # marks that arrived in spite of the error expire
                     if self._config.on_write_error == "raise":
                         raise CacheWriteError(
                             f"The write was refused, because its invalidation could not be sent to the cache: {error} "
@@ -194,15 +197,22 @@ class Writer:
         keys: Iterable[bytes],
         allow: Mapping[bytes, int] = NOTHING_ALLOWED,
         saves: RowSaves | None = None,
+        *,
+        before_commit: bool = False,
     ) -> dict[bytes, ReplacedEntry]:
         if not self._own_loop.is_here:
-            return await self._in_own_loop(partial(self._mark, intent, keys, allow, saves))
+            request = partial(self._mark, intent, keys, allow, saves, before_commit=before_commit)
+            return await self._in_own_loop(request)
         marked, expiry_ms = list(keys), int(self._expiry * 1000)
         try:
             if saves is not None:
                 return await saves.mark(self._guarded, marked, intent.token, expiry_ms, allow, intent.context)
             mark = self._guarded.backend.mark(marked, intent.token, expiry_ms, allow)
             return await self._guarded.call(mark, len(marked), context=intent.context)
+        except Unreplicated:
+            if before_commit and self._config.on_write_error == "raise":
+                raise
+            return {}  # the server has the marks
         finally:
             self.drop_near(keys)  # without waiting for the server's invalidation of this process's own write
 
@@ -227,7 +237,8 @@ class Writer:
         if lag is not None and lingering:
             # These marks expire when every replica has the write.
             mark = self._guarded.backend.mark(list(lingering), intent.token, int(lag * 1000))
-            await self._guarded.call(mark, len(lingering), context=intent.context)
+            with suppress(Unreplicated):
+                await self._guarded.call(mark, len(lingering), context=intent.context)
 
     async def _in_own_loop(self, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Sends a request in the cache's event loop, from another one. Raises ``BackendError`` if that is blocked."""

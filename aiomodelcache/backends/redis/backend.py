@@ -31,6 +31,7 @@ from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.parts import ReadInParts
+from aiomodelcache.backends.redis.replicas import MAX_WAIT, Wait
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
@@ -58,7 +59,8 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
 
     ``socket_timeout``: maximum time to connect, and to wait for each reply, as a ``Duration``. The timeouts of the URL
     or the client take precedence. ``batch_size``: maximum number of keys of one MGET. Beyond it, further MGETs are sent
-    in the same round trip. Raises ``CacheConfigurationError`` if the URL is malformed.
+    in the same round trip. ``wait_replicas``: number of replicas that must have a mark, see ``CacheConfig``. Raises
+    ``CacheConfigurationError`` if the URL is malformed.
 
     >>> backend = RedisBackend("redis://localhost:6379/0", socket_timeout=0.2)
     >>> await backend.open()
@@ -68,12 +70,18 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     """
 
     def __init__(
-        self, url_or_client: str | Redis | RedisCluster, *, socket_timeout: Duration = 0.5, batch_size: int = 1_000
+        self,
+        url_or_client: str | Redis | RedisCluster,
+        *,
+        socket_timeout: Duration = 0.5,
+        batch_size: int = 1_000,
+        wait_replicas: int = 0,
     ) -> None:
         super().__init__()
         seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
         self.connect = partial(endpoint_of, url_or_client, socket_timeout=seconds)
         self._batch_size = batch_size
+        self._wait = Wait(wait_replicas, int(1_000 * min(MAX_WAIT, seconds / 2)) or 1) if wait_replicas else None
         self._endpoint: Endpoint | None = self.connect()
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""
@@ -248,7 +256,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     async def mark(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int] = NOTHING_ALLOWED
     ) -> dict[bytes, ReplacedEntry]:
-        [replies] = await self._send_in_order(self._mark_commands(keys, token, ttl_ms, allow))
+        [replies] = await self._send_in_order(self._mark_commands(keys, token, ttl_ms, allow), wait=self._wait)
         return self._replaced_by_mark(keys, self._by_key(keys, replies))
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:

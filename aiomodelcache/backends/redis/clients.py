@@ -9,7 +9,7 @@ command, and a lease or a fill that runs twice breaks the protocol.
 
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Protocol, TypeAlias, cast
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, RedisCluster, SSLConnection
@@ -25,6 +25,7 @@ from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
 from aiomodelcache.backends.redis.cluster.slots import Address
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
+from aiomodelcache.backends.redis.replicas import Replication, Wait
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
 
@@ -97,6 +98,10 @@ class RedisEndpoint:
     Reads have one of their own (``reading``), so that a bulk write does not delay them. So have reads whose keys the
     server tracks (``tracking``), so that it tracks no others.
     """
+    replication: Replication = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "replication", Replication(self.where))
 
     def track(self, near: Near | None) -> None:
         """Reports every change of entries that are read from now on to ``near``. Raises ``CacheConfigurationError``."""
@@ -131,6 +136,10 @@ class RedisEndpoint:
         for command in commands:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
+
+    async def send_and_wait(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
+        """Sends commands as ``send`` does, and waits in the same round trip for replicas to have them."""
+        return self.replication.judge(wait, await self.send([*commands, self.replication.command(wait)]))
 
     async def servers(self) -> list[Callable[[Sequence[Command]], Awaitable[list[Any]]]]:
         """Returns a function for each server, of which there is one, that sends commands to it."""

@@ -14,7 +14,9 @@ from aiomodelcache.backends.redis.clients import Endpoint
 from aiomodelcache.backends.redis.cluster.slots import key_of
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
+from aiomodelcache.backends.redis.replicas import TooFewReplicasError, Wait
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
+from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.exceptions import BackendError
 
@@ -27,6 +29,8 @@ class RedisCommands:
     _endpoint: Endpoint | None
     _is_cluster: bool
     _keys_per_script: int
+    _wait: Wait | None
+    """The replicas that must have marks, or None."""
 
     def __init__(self) -> None:
         self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
@@ -98,15 +102,18 @@ class RedisCommands:
             self._raise_general(by_key)
         return by_key
 
-    async def _send_in_order(self, *stages: Sequence[Command], partly: bool = False) -> list[list[object]]:
+    async def _send_in_order(
+        self, *stages: Sequence[Command], partly: bool = False, wait: Wait | None = None
+    ) -> list[list[object]]:
         """Runs the commands of each stage after those of all earlier stages.
 
-        ``partly``: on a Cluster, errors of nodes stand in place of replies, and are not raised.
+        ``partly``: on a Cluster, errors of nodes stand in place of replies, and are not raised. ``wait``: for the
+        replicas that must have the first stage.
 
         Scripts that are missing from the server's script cache are loaded and run again, and so are the later stages,
         which must therefore be idempotent. No other command is ever sent twice.
         """
-        replies = await self._send_stages(stages, partly)
+        replies = await self._send_stages(stages, partly, wait)
         for number, stage in enumerate(stages):
             forgotten = [at for at, reply in enumerate(replies[number]) if isinstance(reply, NoScriptError)]
             if forgotten:
@@ -115,25 +122,35 @@ class RedisCommands:
                     await self._load_scripts(endpoint)
                 except FAILURES as error:
                     raise self._failure(error) from cause(error)
-                again, *later = await self._send_stages([[stage[at] for at in forgotten], *stages[number + 1 :]])
+                remaining = [[stage[at] for at in forgotten], *stages[number + 1 :]]
+                again, *later = await self._send_stages(remaining, wait=None if number else wait)
                 self._raise_any(reply for reply in again if isinstance(reply, NoScriptError))
                 for at, reply in zip(forgotten, again, strict=True):
                     replies[number][at] = reply
                 return [*replies[: number + 1], *later]
         return replies
 
-    async def _send_stages(self, stages: Sequence[Sequence[Command]], partly: bool = False) -> list[list[object]]:
+    async def _send_stages(
+        self, stages: Sequence[Sequence[Command]], partly: bool = False, wait: Wait | None = None
+    ) -> list[list[object]]:
         if (self._endpoint or self._raise_closed()).is_cluster:
             # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
             # another node.
-            return [await self._send(stage, partly=partly) for stage in stages]
+            first = await self._send(stages[0], partly=partly, wait=wait)
+            return [first, *[await self._send(stage, partly=partly) for stage in stages[1:]]]
         if len(stages) == 1:
-            return [await self._send(stages[0])]
-        replies = iter(await self._send([command for stage in stages for command in stage]))
+            return [await self._send(stages[0], wait=wait)]
+        replies = iter(await self._send([command for stage in stages for command in stage], wait=wait))
         return [[next(replies) for _ in stage] for stage in stages]
 
     async def _send(
-        self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False, partly: bool = False
+        self,
+        commands: Sequence[Command],
+        *,
+        read_only: bool = False,
+        tracked: bool = False,
+        partly: bool = False,
+        wait: Wait | None = None,
     ) -> list[object]:
         """Sends commands in one pipeline. Returns errors that concern one key, and raises others.
 
@@ -143,7 +160,10 @@ class RedisCommands:
         if not commands:
             return []
         try:
-            replies = await endpoint.send(commands, read_only=read_only, tracked=tracked)
+            if wait is not None:
+                replies = await endpoint.send_and_wait(commands, wait)
+            else:
+                replies = await endpoint.send(commands, read_only=read_only, tracked=tracked)
         except FAILURES as error:
             raise self._failure(error) from cause(error)
         if not endpoint.is_cluster:
@@ -156,6 +176,9 @@ class RedisCommands:
         """Raises ``PartialFailure`` if nodes of a Cluster have failed. ``replies``: those to a command for each key."""
         failed = self._failed(keys, replies) if self._is_cluster else None
         if failed:
+            errors = [reply for reply in replies if isinstance(reply, Exception) and not concerns_one_key(reply)]
+            if all(isinstance(error, TooFewReplicasError) for error in errors):
+                raise Unreplicated(next(iter(failed.values())))
             raise PartialFailure(failed, result)
 
     def _failed(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, str]:
@@ -187,7 +210,8 @@ class RedisCommands:
                 raise self._failure(reply) from cause(reply)
 
     def _failure(self, error: Exception) -> BackendError:
-        return BackendError(f"Redis at {self.where} {describe(error)}")
+        kind = Unreplicated if isinstance(error, TooFewReplicasError) else BackendError
+        return kind(f"Redis at {self.where} {describe(error)}")
 
 
 def version_commands(keys: Sequence[bytes], made: Sequence[bytes]) -> list[Command]:

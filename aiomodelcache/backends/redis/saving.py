@@ -26,7 +26,7 @@ class SavingCommands(RedisCommands):
         """Marks keys, and reads versions (see ``SupportsWriteThrough``)."""
         made = self._new_versions(versions)
         marked, read = await self._send_in_order(
-            self._mark_commands(keys, token, ttl_ms, allow), version_commands(versions, made)
+            self._mark_commands(keys, token, ttl_ms, allow), version_commands(versions, made), wait=self._wait
         )
         replies = self._by_key(keys, marked)
         replaced = self._replaced_by_mark(keys, replies)

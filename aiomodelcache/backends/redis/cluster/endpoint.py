@@ -18,6 +18,7 @@ from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.backends.redis.replicas import Wait
 from aiomodelcache.exceptions import CacheConfigurationError
 
 OnRead = Callable[[Replies, bool], None]
@@ -65,6 +66,10 @@ class ClusterEndpoint:
     async def send(self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False) -> Replies:
         """Sends commands in one request to each node. Returns all replies, exceptions among them."""
         return await self._requests.send(commands, reading=read_only)
+
+    async def send_and_wait(self, commands: Sequence[Command], wait: Wait) -> Replies:
+        """Sends commands as ``send`` does, and waits in the same requests for replicas of each node to have them."""
+        return await self._requests.send(commands, wait=wait)
 
     def start_read(self, keys: Sequence[bytes], callback: OnRead) -> None:
         """Reads keys in one request to each node, and calls ``callback`` when all have answered."""

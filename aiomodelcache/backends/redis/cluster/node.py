@@ -10,6 +10,7 @@ from aiomodelcache.backends.redis.cluster.slots import Address, name_of
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, Replies, pack
 from aiomodelcache.backends.redis.errors import FAILURES
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation
+from aiomodelcache.backends.redis.replicas import Replication
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,13 @@ class ConnectionSettings:
 class Node:
     """A node that serves slots, or that is asked for them."""
 
-    __slots__ = ("address", "asked", "failing", "incarnation", "name", "reading", "writing")
+    __slots__ = ("address", "asked", "failing", "incarnation", "name", "reading", "replication", "writing")
 
     def __init__(self, address: Address, settings: ConnectionSettings) -> None:
         self.address = address
         self.name = name_of(address)
         self.incarnation = ServerIncarnation(self.name)
+        self.replication = Replication(self.name)
         make = partial(settings.connection, address, self.incarnation)
         self.reading, self.writing = ReconnectingConnection(make), ReconnectingConnection(make)
         self.failing = False

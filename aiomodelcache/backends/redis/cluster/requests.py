@@ -18,6 +18,7 @@ from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
 from aiomodelcache.backends.redis.errors import FAILURES
+from aiomodelcache.backends.redis.replicas import Wait
 
 COMMANDS_PER_TURN: Final = 1_000
 """Maximum number of commands that are sent in one turn of the event loop. Beyond it, other tasks run in between."""
@@ -35,10 +36,15 @@ _ASKING: Final = pack([("ASKING",)])
 class Request:
     """Commands to several nodes, and their replies in the same order."""
 
-    __slots__ = ("commands", "nodes", "on_done", "pending", "reading", "refused", "repeated", "replies")
+    __slots__ = ("commands", "nodes", "on_done", "pending", "reading", "refused", "repeated", "replies", "wait")
 
     def __init__(
-        self, commands: Sequence[Command], on_done: "Callable[[Request], None]", *, reading: bool = False
+        self,
+        commands: Sequence[Command],
+        on_done: "Callable[[Request], None]",
+        *,
+        reading: bool = False,
+        wait: Wait | None = None,
     ) -> None:
         self.commands = commands
         self.nodes: list[Node | None] = []
@@ -47,6 +53,8 @@ class Request:
         """Values and errors. A command that was not answered has the exception of the connection."""
         self.reading = reading
         """True for reads. Versions that another incarnation of the node has made are None in the replies then."""
+        self.wait = wait
+        """The replicas that must have the commands, or None."""
         self.refused: list[int] = []
         """The positions of the commands that were not run."""
         self.repeated = False
@@ -66,7 +74,7 @@ class Requests:
         self._timeout = timeout
         self._tasks = tasks
 
-    async def send(self, commands: Sequence[Command], *, reading: bool = False) -> Replies:
+    async def send(self, commands: Sequence[Command], *, reading: bool = False, wait: Wait | None = None) -> Replies:
         """Sends commands in one request to each node. Returns the replies in order, exceptions among them.
 
         More than ``COMMANDS_PER_TURN`` go in several requests, of which none waits for the replies to another.
@@ -76,7 +84,7 @@ class Requests:
             if at:
                 await asyncio.sleep(0)
             some, done = commands[at : at + COMMANDS_PER_TURN], loop.create_future()
-            request = Request(some, partial(_resolve, done), reading=reading)
+            request = Request(some, partial(_resolve, done), reading=reading, wait=wait)
             self.start(request, [slot_of(key_of(command)) for command in some])
             sent.append((request, done))
         replies: Replies = []
@@ -127,6 +135,8 @@ class Requests:
             if asked:
                 packed = b"".join([_ASKING * (at in asked) + pack([request.commands[at]]) for at in group])
                 count += sum(at in asked for at in group)
+            if request.wait is not None:
+                packed, count = packed + pack([node.replication.command(request.wait)]), count + 1
             on_replies = partial(self._on_replies, request, node, group, asked)
             if not connection.start(packed, count, on_replies):
                 self._tasks.start(connection.send(packed, count)).add_done_callback(partial(_on_sent, on_replies))
@@ -140,6 +150,8 @@ class Requests:
             replies = [replies] * len(group)
         else:
             node.failing = False
+            if request.wait is not None:
+                replies = node.replication.judge(request.wait, replies)
             if asked:
                 replies = _without_asking(group, asked, replies)
             if request.reading:

@@ -1,0 +1,63 @@
+"""``WAIT``: commands that count only when replicas have them. Must not know which commands these are."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from aiomodelcache.backends.redis.connection import Command, Replies
+
+logger: Final = logging.getLogger("aiomodelcache")
+
+MAX_WAIT: Final = 0.1
+"""Maximum seconds that one request waits for replicas. Later requests of the same connection wait for it, too."""
+LAGGING_WAIT_MS: Final = 10
+"""Milliseconds that a request waits for replicas that were late the last time."""
+
+
+class TooFewReplicasError(ResponseError):
+    """The reply in place of those to commands that the server has run, and too few of its replicas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The number of replicas to wait for, and for how many milliseconds."""
+
+    replicas: int
+    timeout_ms: int
+
+
+class Replication:
+    """The replicas of one server, as the last WAIT has found them."""
+
+    __slots__ = ("_lags", "_where")
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._lags = False
+
+    def command(self, wait: Wait) -> Command:
+        """Returns the command that waits for the replicas to have all earlier commands of its connection."""
+        return "WAIT", wait.replicas, min(LAGGING_WAIT_MS, wait.timeout_ms) if self._lags else wait.timeout_ms
+
+    def judge(self, wait: Wait, replies: Replies) -> Replies:
+        """Returns the replies without the last one, which is that to WAIT.
+
+        If too few replicas were in time, an error stands in place of each reply that is none. Scripts that the server
+        lacks are sent again, with another WAIT.
+        """
+        *replies, found = replies
+        lags = not (isinstance(found, int) and found >= wait.replicas)
+        if lags is not self._lags:
+            self._lags = lags
+            state = "do not have the marks of writes in time" if lags else "have the marks of writes again"
+            logger.warning("aiomodelcache: %d replicas of Redis at %s %s", wait.replicas, self._where, state)
+        if not lags or any(isinstance(reply, NoScriptError) for reply in replies):
+            return replies
+        error = TooFewReplicasError(f"{_counted(found)} of {wait.replicas} replicas had it in time")
+        return [reply if isinstance(reply, Exception) else error for reply in replies]
+
+
+def _counted(found: Any) -> int:
+    return found if isinstance(found, int) else 0
