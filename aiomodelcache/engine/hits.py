@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
+from aiomodelcache.engine.loader import can_share_statement
 from aiomodelcache.engine.observing import note_read
 from aiomodelcache.engine.relayed import Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, resolve
@@ -18,7 +19,8 @@ from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.events import Lookup
 from aiomodelcache.orm.meta import RowValues
-from aiomodelcache.plans.requests import FastLookup, Plan, Read
+from aiomodelcache.plans.absent import rows_of_absent
+from aiomodelcache.plans.requests import FastLookup, Missed, Plan, Read
 
 SLICING_THRESHOLD: Final = 128
 """Maximum number of lookups of one read that are answered in one turn of the event loop.
@@ -34,6 +36,12 @@ So callers use and drop the rows of some lists before those of others exist. If 
 once, the garbage collector would visit each of their objects several times, and everything else in the process, too.
 """
 _PLURALS: Final = frozenset({list, dict})
+
+
+Missing = tuple[FastLookup, Any]
+"""A lookup that its read does not answer, and its waiter."""
+Group = dict[bytes, tuple[Missed, FastLookup, Any]]
+"""Lookups that one plan answers, and their waiters, by key."""
 
 
 class StartPlan(Protocol):
@@ -89,8 +97,6 @@ class HitPath:
         self.relayed: Relayed | None = None
         """The tables whose entries answer only while a relay lives, or None if there are none."""
         self._in_flight: set[PendingLookups] = set()
-        self._rows = 0
-        """The number of items in the lists and dicts of the slice."""
         self._joinable: PendingLookups | None = None
         """The lookups of this tick that callers await one by one, while more lookups can join them."""
 
@@ -180,7 +186,7 @@ class HitPath:
         self._near.counters.hits += 1
         if lookup.lookup_event is not None:
             lookup.lookup_event.outcome = "near"
-        self._deliver(lookup, pending, waiter, entries)
+        self._deliver(pending, [lookup], [waiter], entries)
         return True
 
     def _collect_keys(self, pending: PendingLookups, wanted: dict[bytes, None]) -> None:
@@ -207,39 +213,72 @@ class HitPath:
             self._part_with_lost(pending, relayed)
         size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
         while pending in self._in_flight:  # else failed in the meantime
-            if size == 1:
-                self._deliver(pending.lookups[0], pending, pending.waiters[0], entries)
-            elif self._answer_slice(pending, entries, size):
-                yield
-                continue
-            self._in_flight.discard(pending)
-            return
+            number = self._deliver(pending, entries, size)
+            if number == len(pending.lookups):
+                self._in_flight.discard(pending)
+                return
+            del pending.lookups[:number], pending.waiters[:number]  # with their results
+            yield
 
-    def _answer_slice(self, pending: PendingLookups, entries: EntriesByKey, size: int) -> bool:
-        """Answers lookups until the slice is full, and removes them. Returns True if there are others."""
-        self._rows = number = 0
+    def _deliver(self, pending: PendingLookups, entries: EntriesByKey, size: int) -> int:
+        """Answers lookups until the slice is full, or starts their plans. Returns their number."""
+        number = rows = 0
+        missing: list[Missing] = []
+        context, resolve = pending.context, pending.resolve
         for number, lookup, waiter in zip(range(1, size + 1), pending.lookups, pending.waiters, strict=False):  # noqa: B007
-            if self._deliver(lookup, pending, waiter, entries):
-                break
-        if number == len(pending.lookups):
-            return False
-        del pending.lookups[:number], pending.waiters[:number]  # with their results
-        return True
+            try:
+                result = lookup.try_hit(context, entries)
+            except Exception as error:
+                resolve(waiter, None, error)
+                continue
+            if result is NoValue.MISS:
+                missing.append((lookup, waiter))
+                continue
+            resolve(waiter, result, None)
+            if result.__class__ in _PLURALS:
+                rows += len(result)
+                if rows >= ROWS_IN_SLICE:
+                    break
+        if missing:
+            self._start_missing(pending, missing, entries)
+        return number
 
-    def _is_full(self, rows: int) -> bool:
-        self._rows += rows
-        return self._rows >= ROWS_IN_SLICE
+    def _start_missing(self, pending: PendingLookups, missing: Sequence[Missing], entries: EntriesByKey) -> None:
+        """Starts one plan for all lookups of one entry set whose entries are absent, and a plan for each other."""
+        shared: dict[Any, Group] = {}
+        for lookup, waiter in missing:
+            missed = None if len(missing) == 1 or pending.only_cache else getattr(lookup, "missed", _none)(entries)
+            group: Group = {} if missed is None else shared.setdefault(missed.entry_set, {})
+            if missed is None or missed.key in group:  # each caller gets instances of its own
+                self._start_alone(pending, lookup, waiter, entries)
+            else:
+                group[missed.key] = missed, lookup, waiter
+        for entry_set, group in shared.items():
+            if len(group) > 1 and can_share_statement(entry_set):
+                plan = rows_of_absent([missed for missed, _, _ in group.values()])
+                self._start(plan, partial(self._share_out, pending, group), only_cache=False, operation=None)
+            else:
+                for _, lookup, waiter in group.values():
+                    self._start_alone(pending, lookup, waiter, entries)
 
-    def _deliver(self, lookup: FastLookup, pending: PendingLookups, waiter: Any, entries: EntriesByKey) -> bool:
-        """Answers a lookup. Returns True if the slice is full."""
-        try:
-            result = lookup.try_hit(pending.context, entries)
-        except Exception as error:
-            pending.resolve(waiter, None, error)
-            return False
-        if result is not NoValue.MISS:
-            pending.resolve(waiter, result, None)
-            return result.__class__ in _PLURALS and self._is_full(len(result))
+    def _share_out(
+        self, pending: PendingLookups, group: Group, found: dict[bytes, list[Any]] | None, error: BaseException | None
+    ) -> None:
+        """Resolves lookups with what one plan has found for them. Leaves the others to plans of their own."""
+        for key, (missed, lookup, waiter) in group.items():
+            result, failure = None, error
+            if found is not None:
+                if key not in found:
+                    self._start_alone(pending, lookup, waiter, {})
+                    continue
+                try:
+                    result = missed.finish(found[key])
+                except Exception as wrong:
+                    failure = wrong
+            pending.resolve(waiter, result, failure)
+
+    def _start_alone(self, pending: PendingLookups, lookup: FastLookup, waiter: Any, entries: EntriesByKey) -> None:
+        """Starts the plan of a lookup. Its first ``Read`` is answered from ``entries``, if they have all that it needs."""
         plan = lookup.start_plan(pending.context)
         keys = cast("Read", plan.send(None)).keys
         try:
@@ -251,7 +290,6 @@ class HitPath:
             note_read(operation, keys, first, near=operation.outcome == "near")
         done = partial(pending.resolve, waiter)
         self._start(plan, done, only_cache=pending.only_cache, first=first, operation=operation)
-        return False
 
     def _part_with_lost(self, pending: PendingLookups, relayed: Relayed) -> None:
         self._part(pending, lambda keys: relayed.refuses(keys, pending.claims), relay_lost=True)
@@ -273,3 +311,7 @@ class HitPath:
             else:
                 pending.lookups.append(lookup)
                 pending.waiters.append(waiter)
+
+
+def _none(_: EntriesByKey) -> None:
+    """Returns None, as a lookup that shares its plan with no other one."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiomodelcache.backends.protocol import LateFill
 from aiomodelcache.entries.indexes import IndexEntries
+from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import Compute
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.events import Lookup
@@ -187,6 +188,17 @@ class Computed(Protocol):
 Request = Read | Wait | AcquireLeases | Load | ComputeValue | Store | Spawn
 T = TypeVar("T")
 Plan = Generator[Request, Any, T]
+
+
+class Missed(NamedTuple):
+    """A lookup whose entry is absent. One plan can find the rows of several (``plans.absent``)."""
+
+    entry_set: RowEntries | IndexEntries
+    key: bytes
+    values: Values
+    predictions: Predictions
+    finish: Callable[[list[Any]], Any]
+    """Returns the lookup's result, made of its rows, or raises the exception that is the result."""
 
 
 class FastLookup(Protocol):

@@ -25,7 +25,7 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.indexes import index_hit, rows_at
 from aiomodelcache.plans.lists import part_of_list
 from aiomodelcache.plans.paths import RelationPath
-from aiomodelcache.plans.requests import FastLookup, Plan
+from aiomodelcache.plans.requests import FastLookup, Missed, Plan
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import row_by_pk
 from aiomodelcache.query.base import CacheQuery, T
@@ -54,10 +54,13 @@ class LookupQuery(CacheQuery[T]):
     """True if the result holds model instances, False if only the number of rows matters."""
     _has_fast_path: ClassVar[bool] = True
     """True if ``try_hit`` answers a hit as ``plan`` would. False for a subclass that overrides ``plan``."""
+    _has_own_plan: ClassVar[bool] = False
+    """True for a subclass that overrides ``plan``."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cast("Any", cls).plan is not cast("Any", LookupQuery).plan and "_has_fast_path" not in cls.__dict__:
+        cls._has_own_plan = cast("Any", cls).plan is not cast("Any", LookupQuery).plan
+        if cls._has_own_plan and "_has_fast_path" not in cls.__dict__:
             cls._has_fast_path = False
 
     _cache: OpenCache | None
@@ -172,6 +175,16 @@ class LookupQuery(CacheQuery[T]):
         entry_set.counters.hits += 1
         entry_set.rows.counters.hits += len(rows)
         return self.finish(adopt_all(entry_set.schema, rows) if self.builds_instances else rows)
+
+    def missed(self, found: Mapping[bytes, bytes | None]) -> Missed | None:
+        """Returns the key if its entry is absent and the plan does no more than to find its rows, else None.
+
+        ``found``: what was read, by key.
+        """
+        entry_set, key, cache = self._entry_set, self._key, self._cache
+        if self._has_own_plan or found[key] is not None or entry_set.rows.epoch_key is None or cache is None:
+            return None
+        return Missed(entry_set, key, self._values, cache.predictions, self.finish)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[T]:
         return self.plan(cache, None)

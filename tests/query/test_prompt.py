@@ -293,13 +293,13 @@ async def test_an_error_in_a_slice_is_raised_in_every_lookup_that_is_not_answere
         return (await Album.cache.get(id=n % 3 + 1)).id
 
     await Album.cache.get_many([1, 2, 3])
-    answered = 0
+    slices = 0
     deliver = cache.open_cache.reader.hits._deliver
 
     def failing(*args: Any) -> None:
-        nonlocal answered
-        answered += 1
-        if answered == 100:
+        nonlocal slices
+        slices += 1
+        if slices == 4:
             raise RuntimeError("oops")
         deliver(*args)
 
@@ -307,7 +307,8 @@ async def test_an_error_in_a_slice_is_raised_in_every_lookup_that_is_not_answere
         patched.setattr(cache.open_cache.reader.hits, "_deliver", failing)
         async with asyncio.timeout(PATIENCE):
             results = await asyncio.gather(*map(look_up, range(200)), return_exceptions=True)
-    assert results[:99] == [n % 3 + 1 for n in range(99)]
-    assert {str(result) for result in results[99:]} == {"oops"}
+    answered = 3 * SLICE_SIZE
+    assert results[:answered] == [n % 3 + 1 for n in range(answered)]
+    assert {str(result) for result in results[answered:]} == {"oops"}
     assert [await look_up(n) for n in range(3)] == [1, 2, 3], "later reads must work"
     assert cache.open_cache.tasks._scheduled == 0
