@@ -80,7 +80,7 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
             return value
         return [item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for item in value]
     if kind is dict and _STR_ONLY.issuperset(map(type, value)):
-        if _is_flat(value.values()):
+        if _is_plain(value.values(), levels):
             return value
         return {
             key: item if type(item) in _UNAMBIGUOUS else to_msgpack(item, levels - 1) for key, item in value.items()
@@ -106,6 +106,20 @@ def _is_flat(items: Collection[Any]) -> bool:
         return False
     numbers = items if len(kinds) == 1 else [item for item in items if type(item) is int]
     return bool(min(numbers) >= -(2**63) and max(numbers) < 2**64)
+
+
+def _is_plain(items: Collection[Any], levels: int) -> bool:
+    """Returns True for items that msgpack takes as they are, among them flat lists. Some others may be such, too."""
+    if _is_flat(items):
+        return True
+    for item in items:
+        kind = cast("Any", type(item))
+        if kind is list:
+            if levels == 1 or not _is_flat(item):
+                return False
+        elif kind not in _UNAMBIGUOUS and not (kind is int and -(2**63) <= item < 2**64):
+            return False
+    return True
 
 
 def read_extension(code: int, data: memoryview) -> Any:

@@ -160,7 +160,7 @@ async def load(
     Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
     show which value a row answers: with a limit, or where the database compares loosely.
     """
-    answers = {key: Answer([], True) for key, values in wanted.items() if not entry_set.can_match(values)}
+    answers = {key: Answer([], True) for key in entry_set.impossible(wanted)}
     keys = [key for key in wanted if key not in answers]
     step = batch_size if len(entry_set.attributes) == 1 else min(batch_size, _MAX_COMBINATIONS)
     if not can_share_statement(entry_set):

@@ -3,7 +3,7 @@
 Turns values into keys and bytes into primary keys. Pure except for counting: sends no requests.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import eq
 from typing import Any
 
@@ -189,9 +189,9 @@ class IndexEntries(KeyedEntries):
         """
         return isinstance(row, dict) and self.rows.is_row(row, pk) and self.confirms([pk], [row], values)
 
-    def can_match(self, values: Values) -> bool:
-        """Returns False if no row can have these values, so that no statement need look for them."""
-        return self.schema.can_hold(self.attributes, values)
+    def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
+        """Returns the keys of values that no row can have, so that no statement need look for them."""
+        return self.schema.impossible(self.attributes, wanted)
 
     def cacheable(self, values: Values) -> bool:
         """Returns True if an answer for these values may be stored.

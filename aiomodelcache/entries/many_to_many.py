@@ -6,7 +6,7 @@ other indexes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -83,9 +83,9 @@ class ManyToManyEntries(IndexEntries):
 
     key_of = key
 
-    def can_match(self, values: Values) -> bool:
-        """Returns False if no owner can have this primary key."""
-        return self.owner.can_hold((self.owner.pk,), values)
+    def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
+        """Returns the keys of owners that cannot exist."""
+        return self.owner.impossible((self.owner.pk,), wanted)
 
     def select(self, client: BaseDBAsyncClient, wanted: Sequence[Values]) -> QuerySet[Any]:
         """Returns the query for the related rows of these owners, as the related model's own manager shows them."""

@@ -37,7 +37,8 @@ class Lifetimes:
 
     def of(self, state: bytes) -> int:
         """Returns the lifetime of a new entry of this state, in milliseconds, with jitter."""
-        return self.jittered(self.seconds(state))
+        seconds = self._negative if state == ABSENT else self._positive  # written out: every fill calls this
+        return int(seconds * 1000 * (self._shortest + self._span * random.random())) or 1
 
     def jittered(self, seconds: float) -> int:
         """Returns a lifetime in milliseconds, with jitter."""

@@ -61,9 +61,10 @@ class Predictions(OrderedDict[bytes, Prediction]):
     def learn(self, key: bytes, pks: list[Any], rows: RowEntries) -> None:
         """Predicts from now on that the entry of ``key`` lists these primary keys."""
         prediction = self.get(key)
-        if prediction is None or not rows.same_pks(prediction.pks, pks):
-            self[key] = Prediction(pks, None, rows)
-        self._used(key)
+        if prediction is not None and rows.same_pks(prediction.pks, pks):
+            self.move_to_end(key)
+        else:
+            self.learn_keys(key, Prediction(pks, None, rows))
 
     def forget(self, key: bytes) -> None:
         """Removes the prediction for ``key``, whose entry lists no rows now, so that none are read with it."""
@@ -72,9 +73,6 @@ class Predictions(OrderedDict[bytes, Prediction]):
     def learn_keys(self, key: bytes, prediction: Prediction) -> None:
         """Stores a prediction as ``learn`` does, for a key whose rows are of several models."""
         self[key] = prediction
-        self._used(key)
-
-    def _used(self, key: bytes) -> None:
         self.move_to_end(key)
         if len(self) > self._size:
             self.popitem(last=False)

@@ -132,9 +132,9 @@ class RowEntries(KeyedEntries):
         """Returns the key of the row that a lookup by primary key names with these values."""
         return self.key(values[0])
 
-    def can_match(self, values: Values) -> bool:
-        """Returns False if no row can have this primary key, so that no statement need look for it."""
-        return self.schema.can_hold(self.attributes, values)
+    def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
+        """Returns the keys of rows that cannot exist, so that no statement need look for them."""
+        return self.schema.impossible(self.attributes, wanted)
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """Returns the row if the bytes are a current entry of it that is not due, else None.

@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields import data as data_fields
+from tortoise.fields.base import Field
 from tortoise.models import Model
+from tortoise.validators import MaxLengthValidator
 
 from aiomodelcache.orm.hydrate import RowConverter, fetch_rows, is_built_by_tortoise, is_plain_select, row_converter
 from aiomodelcache.orm.meta import Values, meta_of
@@ -30,6 +32,7 @@ _ARRAY_FIELDS: Final = (
     data_fields.UUIDField,
 )
 """Fields whose columns PostgreSQL compares with an array of their values."""
+_field: Final[Any] = Field
 _MAX_REMEMBERED: Final = 256
 """Maximum number of remembered statements of one model. Beyond it, statements are made anew."""
 
@@ -64,7 +67,9 @@ async def fetch_by_values(
         return None
     model = cast("Any", schema.model)
     fields = [meta_of(model).fields_map[name] for name in attributes]
-    encoded = [field.to_db_value(value, model) for field, value in zip(cycle(fields), values, strict=False)]
+    encoded = values
+    if not single or not _is_sent_as_is(fields[0], values):
+        encoded = [field.to_db_value(value, model) for field, value in zip(cycle(fields), values, strict=False)]
     slots = len(fields) if count == 1 else 0 if _takes_array(client, fields[0]) else 1 << (count - 1).bit_length()
     key = attributes, order_by, slots
     known = schema.remembered.get(key)
@@ -106,6 +111,17 @@ def _learn(
 
 def _padded(values: Sequence[Any], size: int) -> list[Any]:
     return [*values, *repeat(values[-1], size - len(values))]
+
+
+def _is_sent_as_is(field: Any, values: Sequence[Any]) -> bool:
+    """Returns True if Tortoise would neither convert nor refuse any of these values, which saves asking it for each."""
+    kind: Any = type(field)
+    if kind.to_db_value is not _field.to_db_value or kind.validate is not _field.validate:
+        return False
+    if set(map(type, values)) != {field.field_type}:
+        return False
+    lengths = [each.max_length for each in field.validators if type(each) is MaxLengthValidator]
+    return len(lengths) == len(field.validators) and (not lengths or max(map(len, values)) <= min(lengths))
 
 
 def _takes_array(client: BaseDBAsyncClient, field: Any) -> bool:

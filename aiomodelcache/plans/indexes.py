@@ -244,7 +244,7 @@ def load_index(
     versions: Versions = {}
     if leasable:
         wanted_versions = versions_to_read(index, leasable, predictions)
-        leases = [(key, replaceable_prefix(misses[key])) for key in leasable]
+        leases = [(key, replaceable_prefix(misses[key]) if misses[key] else b"") for key in leasable]
         acquired = yield AcquireLeases(leases, wanted_versions, timed=not only_pks)
         versions = dict(zip(wanted_versions, acquired.versions, strict=True))
         own = LEASE + acquired.attempt.token
@@ -304,13 +304,15 @@ def _pointers(
     predictions: Predictions,
 ) -> list[PlannedFill]:
     """Returns the fills of an index."""
-    rows = index.rows
+    rows, pk = index.rows, index.schema.pk
     fills: list[PlannedFill] = []
     for key in granted:
-        entry = _index_entry(index, answers[key], attempt.token, versions[index.epoch_of(key)])
-        if entry[:1] == VALUE:
-            predictions.learn(key, [loaded.values[rows.schema.pk] for loaded in answers[key].rows], rows)
-        fills.append((attempt, key, entry, index.lifetimes.of(entry[:1])))
+        answer = answers[key]
+        entry = _index_entry(index, answer, attempt.token, versions[index.epoch_of(key)])
+        state = entry[:1]
+        if state == VALUE:
+            predictions.learn(key, [loaded.values[pk] for loaded in answer.rows], rows)
+        fills.append((attempt, key, entry, index.lifetimes.of(state)))
     return fills
 
 

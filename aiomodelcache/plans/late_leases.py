@@ -61,12 +61,13 @@ def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: Versions)
 
     ``versions``: those that were read before. A row needs the epoch and the stamp of its partition.
     """
-    pk = rows.schema.pk
+    pk, partitions = rows.schema.pk, rows.partitions
+    usable = {key for key, version in versions.items() if is_version(version)}
     payloads: dict[bytes, bytes] = {}
     for answer in answers:
         for loaded in answer.rows:
             key = rows.key(loaded.values[pk])
-            if is_version(versions.get(rows.epoch_of(key))) and rows.partitions.stamp_of(key) in versions:
+            if partitions.epoch_of(key) in usable and partitions.stamp_of(key) in versions:
                 payload = row_payload(rows, loaded)
                 if payload is not None:
                     payloads[key] = payload
@@ -104,7 +105,7 @@ def store_at_once(
     outdated = [
         each._replace(replacing=replaceable_prefix(old))
         for each, old in pairs
-        if is_outdated(rows, old, known[rows.epoch_of(each.key)])
+        if old and is_outdated(rows, old, known[rows.epoch_of(each.key)])
     ]
     if outdated:
         held += yield Store([], outdated)

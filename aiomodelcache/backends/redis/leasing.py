@@ -6,7 +6,8 @@ reader would need the clock of the row's node, and does not know that node when 
 
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import cast
+from operator import attrgetter
+from typing import Final, cast
 
 from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, TimedLease
 from aiomodelcache.backends.redis.commands import RedisCommands, version_commands
@@ -48,15 +49,14 @@ class LeasingCommands(RedisCommands):
 
     async def fill_late(self, fills: Sequence[Fill], late: Sequence[LateFill]) -> tuple[list[bool], list[bytes | None]]:
         """Fills, and stores rows (see ``SupportsLateFills``)."""
-        groups: dict[tuple[bytes, bytes, int], list[LateFill]] = {}
-        for each in late:
-            groups.setdefault((each.stamp, each.expected, each.until_ms), []).append(each)
+        shared = dict.fromkeys(map(_shared, late))
+        groups = {key: late if len(shared) == 1 else [each for each in late if _shared(each) == key] for key in shared}
         commands: list[Command] = []
         for (stamp, expected, until_ms), group in groups.items():
             for start in range(0, len(group), self._keys_per_script):
                 part = group[start : start + self._keys_per_script]
-                arguments: list[Arguments] = [(each.replacing, each.value, each.ttl_ms) for each in part]
-                keys = stamp, *[each.key for each in part]
+                arguments: list[Arguments] = [fill[1:4] for fill in part]  # replacing, value, ttl_ms
+                keys = stamp, *[fill[0] for fill in part]
                 commands.append(("EVALSHA", self._late.sha, len(keys), *keys, expected, until_ms, *chain(*arguments)))
         filled, stored = await self._send_in_order(self._fill_commands(fills), commands)
         self._raise_any(stored)
@@ -94,6 +94,10 @@ class LeasingCommands(RedisCommands):
         filled = [reply == 1 for reply in by_key]
         self._raise_failed(keys, by_key, filled)
         return filled
+
+
+_shared: Final[Callable[[LateFill], tuple[bytes, bytes, int]]] = attrgetter("stamp", "expected", "until_ms")
+"""Returns the arguments that late fills of one script have in common."""
 
 
 def _lease_value(reply: object) -> bytes | None:
