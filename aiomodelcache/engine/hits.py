@@ -278,7 +278,7 @@ class HitPath:
             pending.resolve(waiter, result, failure)
 
     def _start_alone(self, pending: PendingLookups, lookup: FastLookup, waiter: Any, entries: EntriesByKey) -> None:
-        """Starts the plan of a lookup. Its first ``Read`` is answered from ``entries``, if they have all that it needs."""
+        """Starts the plan of a lookup. Its first ``Read`` is answered from ``entries``, if they hold all of it."""
         plan = lookup.start_plan(pending.context)
         keys = cast("Read", plan.send(None)).keys
         try:

@@ -67,8 +67,8 @@ async def fetch_by_values(
         return None
     model = cast("Any", schema.model)
     fields = [meta_of(model).fields_map[name] for name in attributes]
-    encoded = values
-    if not single or not _is_sent_as_is(fields[0], values):
+    encoded = list(values)
+    if not single or not _is_sent_as_is(fields[0], encoded):
         encoded = [field.to_db_value(value, model) for field, value in zip(cycle(fields), values, strict=False)]
     slots = len(fields) if count == 1 else 0 if _takes_array(client, fields[0]) else 1 << (count - 1).bit_length()
     key = attributes, order_by, slots
@@ -115,7 +115,7 @@ def _padded(values: Sequence[Any], size: int) -> list[Any]:
 
 def _is_sent_as_is(field: Any, values: Sequence[Any]) -> bool:
     """Returns True if Tortoise would neither convert nor refuse any of these values, which saves asking it for each."""
-    kind: Any = type(field)
+    kind = cast("Any", type(field))
     if kind.to_db_value is not _field.to_db_value or kind.validate is not _field.validate:
         return False
     if set(map(type, values)) != {field.field_type}:

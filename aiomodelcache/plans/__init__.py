@@ -2,6 +2,6 @@
 
 A plan is a generator that yields requests. Must not know servers, connections or the event loop.
 
-Top to bottom: ``paths`` (relations), ``lists``, ``results``, ``computing``, ``last_good`` (values), ``indexes``,
-``late_leases``, ``rows``, ``refresh``, ``tracking``, ``steps``, ``requests``.
+Top to bottom: ``paths`` (relations), ``lists``, ``results``, ``computing``, ``last_good`` (values), ``absent``,
+``indexes``, ``late_leases``, ``rows``, ``refresh``, ``tracking``, ``steps``, ``requests``.
 """
