@@ -22,8 +22,8 @@ from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.steps import bypassing, storing
 from aiomodelcache.query.recording import note_unrecorded, start_tracked
 from aiomodelcache.scopes.bypass import open_blocks
-from aiomodelcache.scopes.request import Scope, current_scope
-from aiomodelcache.scopes.tracking import current_tracker
+from aiomodelcache.scopes.request import Scope, current_scope, latest_scope
+from aiomodelcache.scopes.tracking import current_tracker, latest_tracker
 
 T = TypeVar("T")
 
@@ -61,8 +61,11 @@ class CacheQuery(Generic[T]):
         if cache.guarded.observers is not None and self.lookup_event is None:
             return ObservedQuery(self, cache).__await__()
         client, blocks = self.transaction(cache), open_blocks()
-        bypassed = cache.bypass.off_in(blocks)
-        tracker = current_tracker()
+        # ``off_in``, ``current_tracker`` and ``current_scope`` are written out: each call would be a tenth of a local hit.
+        flag, tracker, scope = cache.bypass, latest_tracker(), latest_scope()
+        bypassed = not flag.enabled or (bool(blocks) and flag in blocks)
+        if tracker is not None and tracker.over:
+            tracker = None
         if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):
             note_unrecorded(tracker, client, bypassed=bypassed)
             tracker = None
@@ -72,7 +75,8 @@ class CacheQuery(Generic[T]):
             return restricted.__await__()
         if tracker is not None:
             return start_tracked(self, cache, tracker).__await__()
-        scope = None if bypassed else current_scope()
+        if scope is not None and (bypassed or scope.over):
+            scope = None if bypassed else current_scope()
         if scope is not None:
             known = self.recall(cache, scope)
             if known is not None:

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple, Self
 class BypassFlag:
     """The state of one cache: in use or bypassed."""
 
-    __slots__ = ("_enabled",)
+    __slots__ = ("enabled",)
 
     def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+        self.enabled = enabled
 
     @property
     def off(self) -> bool:
@@ -26,7 +26,7 @@ class BypassFlag:
 
     def off_in(self, blocks: "tuple[BypassFlag | Restriction, ...]") -> bool:
         """Returns True if reads in these blocks go straight to the database."""
-        return not self._enabled or (bool(blocks) and self in blocks)
+        return not self.enabled or (bool(blocks) and self in blocks)
 
     def restrictions(
         self, blocks: "tuple[BypassFlag | Restriction, ...]", subjects: Collection[object]

@@ -5,7 +5,7 @@ it. The scope is one mutable object, so a write in any of these tasks is seen by
 block has no scope any more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Final, Self
@@ -113,6 +113,10 @@ class Scope:
 
 
 _current: Final[ContextVar[Scope | None]] = ContextVar("aiomodelcache_scope", default=None)
+
+
+latest_scope: Final[Callable[[], Scope | None]] = _current.get
+"""Returns the innermost scope of this task, which may be over, or None."""
 
 
 def current_scope() -> Scope | None:

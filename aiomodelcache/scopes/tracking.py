@@ -180,6 +180,10 @@ class Tracked(NamedTuple):
 _current: Final[ContextVar[Tracker | None]] = ContextVar("aiomodelcache_tracker", default=None)
 
 
+latest_tracker: Final[Callable[[], Tracker | None]] = _current.get
+"""Returns the tracker of the computation that this task belongs to, which may be over, or None."""
+
+
 def current_tracker() -> Tracker | None:
     """Returns the tracker of the computation that this task belongs to, or None."""
     tracker = _current.get()
