@@ -4,6 +4,7 @@ Knows fields and values, not models as a whole: see ``schema``. For the values o
 """
 
 import datetime
+import functools
 import importlib
 import uuid
 from collections.abc import Callable
@@ -54,9 +55,13 @@ def is_enum(field: Any) -> bool:
 
 def converts_like_tortoise(field: Field[Any]) -> bool:
     """Returns True if the field's class inherits its conversions from and to the database from Tortoise."""
-    return all(
-        getattr(type(field), method).__module__.startswith("tortoise.") for method in ("to_db_value", "to_python_value")
-    )
+    return _inherits_conversions(type(cast("Any", field)))
+
+
+@functools.cache
+def _inherits_conversions(kind: type) -> bool:
+    methods: list[Any] = [getattr(kind, name) for name in ("to_db_value", "to_python_value")]
+    return all(method.__module__.startswith("tortoise.") for method in methods)
 
 
 def _json_column(name: str, field: Any, model: type[Model]) -> Column:

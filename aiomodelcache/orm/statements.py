@@ -116,13 +116,12 @@ def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[An
     return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
-def equality(instance: Model, client: BaseDBAsyncClient, attributes: Sequence[str], *, at: int) -> Statement:
+def equality(instance: Model, executor: Any, attributes: Sequence[str], *, at: int) -> Statement:
     """Returns the condition that a row has the instance's values of these attributes.
 
-    ``at``: the number of parameters before it in the statement.
+    ``executor``: that of the statement. ``at``: the number of parameters before the condition.
     """
-    model = type(instance)
-    context, executor = client.query_class.SQL_CONTEXT, cast("Any", client).executor_class(model=model, db=client)
+    model, context = type(instance), executor.db.query_class.SQL_CONTEXT
     conditions: list[str] = []
     parameters: list[Any] = []
     for name, column in columns_of(model, attributes).items():

@@ -95,7 +95,7 @@ class CheckingExecutor:
         write = current_write(instance)
         if write is not None and write.unmoved:
             if update_fields is None and write.unmoved.isdisjoint(changed_attributes(instance)):
-                conditional = _ConditionalConnection(self.db, instance, write.unmoved)
+                conditional = _ConditionalConnection(self, instance, write.unmoved)
                 executor: Any = super(CheckingExecutor, on_connection(self, conditional))
                 number = await executor.execute_update(instance, None)
                 if number:
@@ -108,10 +108,11 @@ class CheckingExecutor:
 class _ConditionalConnection(StatementConnection):
     """A connection for one UPDATE, which is executed only if the row has the instance's values of these columns."""
 
-    def __init__(self, client: Any, instance: Model, columns: Iterable[str]) -> None:
-        super().__init__(client, instance)
+    def __init__(self, executor: Any, instance: Model, columns: Iterable[str]) -> None:
+        super().__init__(executor.db, instance)
+        self._executor = executor
         self._columns = sorted(columns)
 
     async def execute_query(self, sql: str, values: list[Any]) -> Any:
-        conditions, parameters = equality(self._instance, self._client, self._columns, at=len(values))
+        conditions, parameters = equality(self._instance, self._executor, self._columns, at=len(values))
         return await self._client.execute_query(f"{sql} AND {conditions}", [*values, *parameters])
