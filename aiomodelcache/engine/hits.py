@@ -186,7 +186,9 @@ class HitPath:
         self._near.counters.hits += 1
         if lookup.lookup_event is not None:
             lookup.lookup_event.outcome = "near"
-        self._deliver(pending, [lookup], [waiter], entries)
+        alone = PendingLookups(pending.context, pending.resolve, only_cache=pending.only_cache)
+        alone.lookups, alone.waiters = [lookup], [waiter]
+        self._deliver(alone, entries)
         return True
 
     def _collect_keys(self, pending: PendingLookups, wanted: dict[bytes, None]) -> None:
@@ -211,21 +213,23 @@ class HitPath:
             if pending not in self._in_flight:  # failed in the meantime
                 return
             self._part_with_lost(pending, relayed)
-        size = SLICE_SIZE if len(pending.lookups) > SLICING_THRESHOLD else len(pending.lookups)
+        sliced = len(pending.lookups) > SLICING_THRESHOLD
         while pending in self._in_flight:  # else failed in the meantime
-            number = self._deliver(pending, entries, size)
-            if number == len(pending.lookups):
+            number = self._deliver(pending, entries, sliced)
+            if not number:
                 self._in_flight.discard(pending)
                 return
             del pending.lookups[:number], pending.waiters[:number]  # with their results
             yield
 
-    def _deliver(self, pending: PendingLookups, entries: EntriesByKey, size: int) -> int:
-        """Answers lookups until the slice is full, or starts their plans. Returns their number."""
-        number = rows = 0
+    def _deliver(self, pending: PendingLookups, entries: EntriesByKey, sliced: bool = False) -> int:
+        """Answers lookups, or starts their plans, until the slice is full. Returns their number, or 0 for all."""
+        lookups, waiters, number, rows = pending.lookups, pending.waiters, 0, 0
+        if sliced and len(lookups) > SLICE_SIZE:
+            number, lookups = SLICE_SIZE, lookups[:SLICE_SIZE]
         missing: list[Missing] = []
         context, resolve = pending.context, pending.resolve
-        for number, lookup, waiter in zip(range(1, size + 1), pending.lookups, pending.waiters, strict=False):  # noqa: B007
+        for lookup, waiter in zip(lookups, waiters, strict=False):
             try:
                 result = lookup.try_hit(context, entries)
             except Exception as error:
@@ -238,6 +242,7 @@ class HitPath:
             if result.__class__ in _PLURALS:
                 rows += len(result)
                 if rows >= ROWS_IN_SLICE:
+                    number = (waiters.index(waiter) + 1) % len(waiters)
                     break
         if missing:
             self._start_missing(pending, missing, entries)

@@ -55,7 +55,8 @@ def is_enum(field: Any) -> bool:
 
 def converts_like_tortoise(field: Field[Any]) -> bool:
     """Returns True if the field's class inherits its conversions from and to the database from Tortoise."""
-    return _inherits_conversions(type(cast("Any", field)))
+    kind: Any = cast("Any", type(field))
+    return _inherits_conversions(kind)
 
 
 @functools.cache

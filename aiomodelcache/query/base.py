@@ -61,9 +61,9 @@ class CacheQuery(Generic[T]):
         if cache.guarded.observers is not None and self.lookup_event is None:
             return ObservedQuery(self, cache).__await__()
         client, blocks = self.transaction(cache), open_blocks()
-        # ``off_in``, ``current_tracker`` and ``current_scope`` are written out: calls would take a tenth of a local hit.
+        # ``off_in``, ``current_tracker`` and ``current_scope`` are written out: calls take a tenth of a local hit.
         flag, tracker, scope = cache.bypass, latest_tracker(), latest_scope()
-        bypassed = not flag.enabled or (bool(blocks) and flag in blocks)
+        bypassed = not flag.enabled or flag in blocks
         if tracker is not None and tracker.over:
             tracker = None
         if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):

@@ -296,12 +296,12 @@ async def test_an_error_in_a_slice_is_raised_in_every_lookup_that_is_not_answere
     slices = 0
     deliver = cache.open_cache.reader.hits._deliver
 
-    def failing(*args: Any) -> None:
+    def failing(*args: Any) -> int:
         nonlocal slices
         slices += 1
         if slices == 4:
             raise RuntimeError("oops")
-        deliver(*args)
+        return deliver(*args)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cache.open_cache.reader.hits, "_deliver", failing)
