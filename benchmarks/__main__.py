@@ -66,12 +66,12 @@ MODES: Final = {
     "quick": Mode(
         rounds=11,
         sample=0.02,
-        load_rounds=3,
-        load=1.0,
+        load_rounds=2,
+        load=0.8,
         concurrencies=CONCURRENCIES,
         stampedes=5,
-        page_rounds=5,
-        page=1.0,
+        page_rounds=3,
+        page=0.8,
     ),
     "full": Mode(
         rounds=31,

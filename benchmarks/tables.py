@@ -28,9 +28,9 @@ def tables(results: Results) -> str:
             "Microseconds per operation, median ± half of the middle half; in brackets: times aiomodelcache's.",
             "",
         ]
-        lines += aligned(_cases(place))
+        lines += aligned(case_rows(place))
         if place.loads:
-            lines += ["", "Concurrent requests, 5 % of them writes:", "", *aligned(_loads(place))]
+            lines += ["", "Concurrent requests, 5 % of them writes:", "", *aligned(load_rows(place))]
         if place.pages:
             lines += ["", f"Pages of a server process, {place.pages[0]['concurrency']} requests at a time:", ""]
             lines += aligned(pages.rows(place.pages))
@@ -49,7 +49,8 @@ def _machine(results: Results) -> Iterator[tuple[str, object]]:
         yield from value.items() if isinstance(value, dict) else [(name, value)]
 
 
-def _cases(place: PlaceResults) -> Iterator[list[str]]:
+def case_rows(place: PlaceResults) -> Iterator[list[str]]:
+    """Yields the rows of the table of cases by contestant."""
     names = [contestant.name for contestant in ALL if any(contestant.name in case for case in place.seconds.values())]
     yield ["", *names]
     for case, measured in place.seconds.items():
@@ -79,7 +80,8 @@ def _contention(lines: dict[str, list[tuple[float, float]]]) -> Iterator[list[st
         yield [name, *[f"{ratio:.1%}" for _, ratio in points], "" if falls is None else f"{falls:.0f}"]
 
 
-def _loads(place: PlaceResults) -> Iterator[list[str]]:
+def load_rows(place: PlaceResults) -> Iterator[list[str]]:
+    """Yields the rows of the table of concurrent requests."""
     yield ["", "concurrent", "requests/s", "p50 ms", "p99 ms", "CPU µs each"]
     seen = {(load["contestant"], load["concurrency"]): None for load in place.loads}
     names = [contestant.name for contestant in ALL]

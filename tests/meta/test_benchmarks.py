@@ -1,6 +1,7 @@
 """The benchmarks run every case once, and compare each contestant's answers with the catalogue."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from benchmarks.cases import CASES
 from benchmarks.compare import compare
 from benchmarks.contestants import Near, Own, RawRedis
 from benchmarks.other_orms.__main__ import ORMS
+from benchmarks.report import PAGES as PAGES_OF_REPORT
+from benchmarks.report import ROOT, TABLES, block, updated
 from benchmarks.results import Results
 
 pytestmark = [
@@ -67,6 +70,20 @@ def test_every_budget_has_a_measurement(results: Results) -> None:
         "requests/s at 1,000 concurrent / at 10",
         "p99 at 1,000 concurrent / at 10",
     ]
+
+
+def test_the_report_fills_the_blocks_of_the_documentation(results: Results) -> None:
+    pages = {page: (ROOT / page).read_text("utf-8") for page in PAGES_OF_REPORT}
+    named = [name for text in pages.values() for name in re.findall(r"<!-- bench: (\w+) -->", text)]
+    assert sorted(named) == sorted(set(TABLES) - {"pages"}), "a smoke run measures no pages of a server"
+    for page, text in pages.items():
+        filled = updated(text, results)
+        assert filled != text
+        assert filled.count("<!-- /bench -->") == text.count("<!-- bench: "), page
+        assert updated(filled, results) == filled
+    assert block("pages", results) is None
+    [own] = re.findall(r"gains:\*\* ([\d,]+) requests/s", updated(pages["README.md"], results))
+    assert f"| **{own}** |" in updated(pages["docs/performance.md"], results)
 
 
 def test_responses_are_measured_and_compared_with_the_rendered_page() -> None:
