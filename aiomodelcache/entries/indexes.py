@@ -36,6 +36,7 @@ from aiomodelcache.entries.predictions import NO_PREDICTION, Prediction
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
+from aiomodelcache.orm.remembered import impossible
 
 
 class IndexEntries(KeyedEntries):
@@ -191,7 +192,7 @@ class IndexEntries(KeyedEntries):
 
     def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
         """Returns the keys of values that no row can have, so that no statement need look for them."""
-        return self.schema.impossible(self.attributes, wanted)
+        return impossible(self.schema, self.attributes, wanted)
 
     def cacheable(self, values: Values) -> bool:
         """Returns True if an answer for these values may be stored.

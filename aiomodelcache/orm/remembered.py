@@ -7,7 +7,7 @@ where PostgreSQL takes an array, one text serves any number of values.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, repeat
 from typing import Any, Final, NamedTuple, cast
 
@@ -79,6 +79,25 @@ async def fetch_by_values(
     if not known or not is_built_by_tortoise(model, client):
         return None
     return await fetch_rows(schema, client, known.sql, known.parameters(encoded), known.convert)
+
+
+def impossible(schema: ModelSchema, attributes: tuple[str, ...], wanted: Mapping[bytes, Values]) -> list[bytes]:
+    """Returns the keys of normalised values that no row can have, so that no statement need look for them."""
+    if len(attributes) == 1 and _can_hold_all(schema, attributes[0], [value for (value,) in wanted.values()]):
+        return []
+    return [key for key, values in wanted.items() if not schema.can_hold(attributes, values)]
+
+
+def _can_hold_all(schema: ModelSchema, attribute: str, values: list[Any]) -> bool:
+    """Returns True for text and integers that rows can have, as nearly all keys are, as ``can_hold`` does for each."""
+    kinds = set(map(type, values))
+    if len(kinds) != 1 or not kinds <= schema.encodable_types(attribute):
+        return False
+    if str in kinds:
+        text = "".join(values)
+        return meta_of(schema.model).fields_map[attribute].field_type is str and text.isascii() and "\0" not in text
+    bound = schema.integer_bounds[attribute]
+    return bool(-bound <= min(values) and max(values) < bound)
 
 
 def _learn(

@@ -6,7 +6,7 @@ columns before.
 
 import datetime
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, cast
 
@@ -90,9 +90,6 @@ class ModelSchema:
         """The columns that may store a value other than the one written."""
         self._custom = frozenset(name for name in self.columns if not converts_like_tortoise(meta.fields_map[name]))
         """The columns whose fields have conversions of their own."""
-        texts = {name for name in self.columns if meta.fields_map[name].field_type is str}
-        self._texts = frozenset(texts - self._custom)
-        """The columns of text without such conversions."""
         self.integer_bounds = {
             name: integer_bound(str(field.get_for_dialect(self.dialect, "SQL_TYPE")), self.dialect)
             for name, field in self._stored_fields().items()
@@ -247,28 +244,14 @@ class ModelSchema:
     def can_hold(self, attributes: Iterable[str], values: Values) -> bool:
         """Returns False if no row can have one of these normalised values, so that no statement need look for them."""
         for name, value in zip(attributes, values, strict=True):
-            if name in self._texts and type(value) is str and value.isascii() and "\0" not in value:
-                continue  # text and integers are written out, because most keys of misses are such
             field, bound = meta_of(self.model).fields_map[name], self.integer_bounds[name]
-            fits = type(value) is int and -bound <= value < bound and name not in self._custom
+            plain = name not in self._custom  # integers and text are written out, because most keys of misses are such
+            if plain and type(value) is str and field.field_type is str and value.isascii() and "\0" not in value:
+                continue
+            fits = plain and type(value) is int and -bound <= value < bound
             if not fits and not can_hold(field, self.dialect, self.key_value(name, value), bound):
                 return False
         return True
-
-    def impossible(self, attributes: tuple[str, ...], wanted: Mapping[bytes, Values]) -> list[bytes]:
-        """Returns the keys of normalised values that no row can have, as ``can_hold`` tells."""
-        if len(attributes) == 1 and self._holds_all(attributes[0], [value for (value,) in wanted.values()]):
-            return []
-        return [key for key, values in wanted.items() if not self.can_hold(attributes, values)]
-
-    def _holds_all(self, attribute: str, values: list[Any]) -> bool:
-        """Returns True if these are text or integers that rows can have, as nearly all keys are."""
-        kinds = set(map(type, values))
-        if kinds == {str} and attribute in self._texts:
-            text = "".join(values)
-            return text.isascii() and "\0" not in text
-        bound = self.integer_bounds[attribute]
-        return kinds == {int} and attribute not in self._custom and -bound <= min(values) and max(values) < bound
 
     def kept(self, attribute: str, value: Any) -> bool:
         """Returns True if a row written with this value will hold the same value.
