@@ -126,7 +126,9 @@ class BaseValueQuery(CacheQuery[T]):
         tracker = current_tracker()
         if tracker is None or cast("Any", type(call)) is not partial:
             return await call()
-        args, kwargs = await self._depend_on_arguments(cache, tracker, call.args, call.keywords)
+        args, kwargs = call.args, call.keywords
+        if self._declaration.tags or not _PLAIN_TYPES.issuperset(map(type, (*args, *kwargs.values()))):
+            args, kwargs = await self._depend_on_arguments(cache, tracker, args, kwargs)
         if self._declaration.records:
             return await call.func(*args, **kwargs)
         with TrackingBlock(None):

@@ -97,10 +97,9 @@ class Derivations:
                 tracker.needed |= tracker.used
             if number > MAX_DEPENDENCIES:
                 self._versions.collapse(tracker, MAX_DEPENDENCIES)
-        tracker.sort()  # so that equal results have equal bytes
         tables = derived.tables
         if tables is None or not tracker.needed <= tables:
-            derived.tables = (tables or set()) | tracker.needed
+            derived.tables = tracker.needed.union(tables or ())
         return Tracked(value, tracker)
 
     async def is_unchanged(self, tracker: Tracker) -> bool:
@@ -139,7 +138,7 @@ class Derivations:
         found = {name: self._versions.key(client.connection_name, name) for name in names or [UNKNOWN]}
         unnoticed = [name for name, key in found.items() if key is None]
         if unnoticed:
-            tracker.untracked.update(f"{client.connection_name}.{name}" for name in unnoticed)
+            tracker.untracked |= {f"{client.connection_name}.{name}" for name in unnoticed}
             if self._config.untracked_reads == "error" and not tracker.declared:
                 raise CacheError(self._untracked_text(tracker))
         if tracker.selects_rows:
@@ -152,7 +151,7 @@ class Derivations:
         await self.depend_on_versions(tracker, [key for name in single for key in groups[name]])
         tables = {key for name, key in keys.items() if name not in single} - {tracker.exempt}
         await self.depend_on(tracker, [self._versions.version_for(key, words) for key in tables])
-        tracker.statements.add(statement)
+        tracker.statements |= {statement}
 
     async def _learn(self, tracker: Tracker, keys: Sequence[bytes]) -> None:
         """Reads the versions that the tracker does not know. Waits briefly for writes in progress.

@@ -4,7 +4,7 @@ A result class is not among them: its entries do not depend on the table of its 
 from their own rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class ByValueEntries(DerivedEntries):
             count_mismatched(self.counters, self.name, reason(error))
             return NoValue.MISS
 
-    def _pack_content(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+    def _pack_content(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
         if type(value) is Raised:
             return super()._pack_content(value, dependencies)
         try:

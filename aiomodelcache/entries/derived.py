@@ -3,7 +3,7 @@
 A value is current while each key that it depends on still begins with the bytes that it had.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -83,7 +83,7 @@ class DerivedEntries(ResultEntries):
         self.fingerprint = fingerprint("derived", self.fingerprint)
         self.depends_on = depends_on
         """The versions of the tables that every value depends on, by declaration."""
-        self._needed: list[set[bytes]] = []
+        self._needed: list[Set[bytes]] = []
         self.all_tables: Sequence[bytes] = ()
         self.track: Track
         """Runs a function and records what its result is derived from. Set when the cache is open."""
@@ -99,7 +99,7 @@ class DerivedEntries(ResultEntries):
         self.all_tables, self.track, self.reads_apart, self.decoded = versions.all, track, reads_apart, decoded
 
     @property
-    def tables(self) -> set[bytes] | None:
+    def tables(self) -> Set[bytes] | None:
         """The table versions that computations have needed in this process. None before the first one.
 
         Versions that would only stand for entries, if these were too many, are among them once there were many.
@@ -107,7 +107,7 @@ class DerivedEntries(ResultEntries):
         return self._needed[0] if self._needed else None
 
     @tables.setter
-    def tables(self, needed: set[bytes]) -> None:
+    def tables(self, needed: Set[bytes]) -> None:
         self._needed[:] = [needed]  # a list, because copies of these entries for other timeouts share it
 
     @property
@@ -127,11 +127,11 @@ class DerivedEntries(ResultEntries):
             return False
         return not isinstance(known, KnownDependencies) or entry[HEADER] != known.seen
 
-    def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
-        pairs = _encode_dependencies([*dependencies, *dependencies.values()])
+    def _pack_value(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
+        pairs = _encode_dependencies(dependencies)
         return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + self._pack_content(value, dependencies)
 
-    def _pack_content(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+    def _pack_content(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
         """Returns the bytes of a value alone. Raises ``EncodeError``."""
         return super()._pack_value(value, dependencies)
 

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from decimal import Decimal
 from itertools import chain
-from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -41,7 +40,6 @@ from aiomodelcache.orm.schema import ModelSchema
 
 Compute = Callable[[BaseDBAsyncClient | None], Awaitable[Any]]
 """A function that computes a result on a transaction's connection, or in autocommit mode if it is called with None."""
-NO_DEPENDENCIES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 T = TypeVar("T")
 
 
@@ -190,10 +188,10 @@ class ResultEntries:
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
         return decode(payload)
 
-    def entry(
-        self, token: bytes, epoch: bytes | None, value: Any, dependencies: Mapping[bytes, bytes] = NO_DEPENDENCIES
-    ) -> bytes:
+    def entry(self, token: bytes, epoch: bytes | None, value: Any, dependencies: Sequence[bytes] = ()) -> bytes:
         """Returns the entry of a computed value, empty if the value must not be stored.
+
+        ``dependencies``: their keys, and then their tokens.
 
         A value that cannot be encoded is counted, and logged once.
         """
@@ -208,7 +206,7 @@ class ResultEntries:
         kind = self.errors if self.errors is not None and type(value) is Raised else self
         return pack(VALUE, token, kind.fingerprint + epoch[1:], now_ms(), payload)
 
-    def _pack_value(self, value: Any, dependencies: Mapping[bytes, bytes]) -> bytes:
+    def _pack_value(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
         if self.errors is not None and type(value) is Raised:
             return self.errors.encode(value.error)
         try:

@@ -83,7 +83,7 @@ def _wrap_acquire(client: BaseDBAsyncClient, count: StatementCount) -> Callable[
         count.number += 1
         tracker = current_tracker()
         if tracker is not None and not _in_statement.get():
-            tracker.untracked.add(f"{client.connection_name}.{UNKNOWN}")
+            tracker.untracked |= {f"{client.connection_name}.{UNKNOWN}"}
         return original()
 
     return acquire_connection

@@ -1,7 +1,7 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.raised import Raised
 from aiomodelcache.entries.resilience import is_failure
-from aiomodelcache.entries.results import NO_DEPENDENCIES, Compute, ResultEntries, map_nested, references_in
+from aiomodelcache.entries.results import Compute, ResultEntries, map_nested, references_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues, Values
 from aiomodelcache.plans.computing import compute_or_release, refuse_cycle
@@ -36,6 +36,7 @@ from aiomodelcache.plans.requests import (
 )
 from aiomodelcache.plans.rows import rows_by_pk
 from aiomodelcache.plans.steps import is_being_filled, replaceable_prefix, wait_for_leases, with_prefetched
+from aiomodelcache.scopes.tracking import Tracker
 
 
 def result_at(
@@ -154,7 +155,9 @@ def _keep(
 ) -> Plan[Any]:
     """Stores a computed value under the lease, if it was granted, and a copy of it. Returns the caller's own value."""
     granted = acquired.values[0] == LEASE + acquired.attempt.token
-    entry, ttl = _entry(result, acquired.attempt.token, acquired.versions[0], computed)
+    known = predictions.get(key)
+    keys, tokens = _recorded(computed.tracker, known)
+    entry, ttl = _entry(result, acquired.attempt.token, acquired.versions[0], computed, [*keys, *tokens])
     own = [(acquired.attempt, key, entry, ttl)] if granted else []
     fills = [*own, *last_good.fills(entry, computed.value, ttl)]
     result.counters.warned.discard("failed")
@@ -164,7 +167,6 @@ def _keep(
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
     if granted and computed.tracker is not None:
-        keys, known = list(computed.tracker.dependencies), predictions.get(key)
         if not isinstance(known, KnownDependencies):
             predictions.learn_keys(key, KnownDependencies(keys))
         elif known.keys[: known.number] != keys:
@@ -190,7 +192,8 @@ def _recompute(
         last_good = LastGood(result, key, of_copy)
     releases = last_good.fills() if last_good is not None else ()
     computed = yield from compute_or_release(key, compute, releases, counters=result.counters)
-    entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed)
+    keys, tokens = _recorded(computed.tracker)
+    entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed, [*keys, *tokens])
     if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
         yield Store(fills)
     return [(attempt, key, entry, ttl)] if entry else []
@@ -211,12 +214,30 @@ def _extend(result: ResultEntries, key: bytes, entry: bytes, value: Any) -> Plan
     return True
 
 
-def _entry(result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed) -> tuple[bytes, int]:
+def _recorded(tracker: Tracker | None, known: Prediction | None = None) -> tuple[list[bytes], list[bytes]]:
+    """Returns the keys of the dependencies and their tokens, sorted, so that equal results have equal bytes.
+
+    ``known``: the former dependencies, which are sorted already.
+    """
+    if tracker is None:
+        return [], []
+    dependencies = tracker.dependencies
+    if isinstance(known, KnownDependencies) and known.number == len(dependencies):
+        keys = known.keys[: known.number]
+        tokens: list[Any] = list(map(dependencies.get, keys))
+        if None not in tokens:
+            return keys, tokens
+    keys = sorted(dependencies)
+    return keys, list(map(dependencies.__getitem__, keys))
+
+
+def _entry(
+    result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed, dependencies: Sequence[bytes]
+) -> tuple[bytes, int]:
     """Returns the entry of a computed value and its lifetime in milliseconds. Empty if it must not be stored."""
     ttl = result.ttl(computed.value) if computed.storable else 0
     if not ttl:
         return b"", 1
-    dependencies = NO_DEPENDENCIES if computed.tracker is None else computed.tracker.dependencies
     return result.entry(token, epoch, computed.value, dependencies), ttl
 
 

@@ -32,7 +32,10 @@ from aiomodelcache.scopes.tracking import CHANGED, Tracker
 
 _TOKENS: Final = (VALUE, ABSENT, VERSION)
 _TOKEN_STATES: Final = b"".join(_TOKENS)
+_MISS: Final = NoValue.MISS
 _CANCELLED: Final = "a lookup was cancelled"
+_MAX_VALUES: Final = 64
+"""Maximum number of values of former reads that are kept. Beyond it, only their tokens are."""
 _prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(slice(PREFIX_SIZE)))
 
 
@@ -90,7 +93,7 @@ class TrackedLookup:
             hits = self._hits
             if hits.entries is not entries:
                 hits.turn_to(entries)
-            if result is NoValue.MISS:
+            if result is _MISS:
                 self.collect_keys(context, hits.missed)
             else:
                 self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
@@ -111,13 +114,15 @@ class TrackedHits:
     The tracker learns it of all of them at once, which costs less for each lookup.
     """
 
-    __slots__ = ("_known", "_read", "_tokens", "entries", "keys", "missed", "tracker", "versions")
+    __slots__ = ("_known", "_read", "_tokens", "_values", "entries", "keys", "missed", "tracker", "versions")
 
     def __init__(self, tracker: Tracker, versions: TableVersions) -> None:
         self._known = len(tracker.versions)  # none is ever removed, so that the first ones are those known now
         self._read: list[bytes] = []
         self._tokens: list[bytes] = []
         """The tokens of the keys in ``_read``, of former reads."""
+        self._values: list[bytes | None] = []
+        """The values of the last keys in ``_read``, whose tokens are taken together, which costs less."""
         self.entries: Mapping[bytes, bytes | None] = {}
         """The values of the latest read."""
         self.keys: dict[bytes, None] = {}
@@ -129,22 +134,30 @@ class TrackedHits:
         tracker.note(self)
 
     def turn_to(self, entries: Mapping[bytes, bytes | None]) -> None:
-        """Goes on with another read. Keeps only the tokens of the former one."""
-        keys: Iterable[bytes] = self.keys
-        if keys:
-            try:
-                tokens = list(map(_prefix, map(self.entries.__getitem__, keys)))
-            except (LookupError, TypeError):  # nothing was read for a key
-                found = {key: entry[:PREFIX_SIZE] for key in keys if (entry := self.entries.get(key))}
-                keys, tokens = found, list(found.values())
-            self._read += keys
-            self._tokens += tokens
+        """Goes on with another read. Keeps only the tokens of the former ones, and a few values."""
+        if self.keys:
+            self._read += self.keys
+            self._values += map(self.entries.get, self.keys)
+            if len(self._values) > _MAX_VALUES:
+                self._take_tokens()
             self.keys = {}
         self.entries = entries
+
+    def _take_tokens(self) -> None:
+        """Keeps the tokens of the values instead of the values."""
+        values, self._values = self._values, []
+        try:
+            self._tokens += list(map(_prefix, values))
+        except TypeError:  # nothing was read for a key
+            known = len(self._tokens)
+            found = [(key, value[:PREFIX_SIZE]) for key, value in zip(self._read[known:], values, strict=True) if value]
+            self._read[known:] = [key for key, _ in found]
+            self._tokens += [token for _, token in found]
 
     def settle(self) -> None:
         """Adds what answered to the tracker. Idempotent."""
         self.turn_to({})
+        self._take_tokens()
         read, tokens, tracker = self._read, self._tokens, self.tracker
         tables, known = self.versions.tables_by_epoch({*read, *self.missed}), tracker.versions
         tracker.use(tables.values(), known if len(known) == self._known else frozenset(islice(known, self._known)))

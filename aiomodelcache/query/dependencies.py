@@ -27,8 +27,8 @@ class Declared:
             if key in tracker.versions:
                 tracker.add_table(key)
             else:
-                tracker.needed.add(key)  # the next computation reads it before it begins
-                tracker.pending.add(key)
+                tracker.needed |= {key}  # the next computation reads it before it begins
+                tracker.pending |= {key}
 
     def _keys(self) -> set[bytes]:
         """Returns the versions of the tables that stand for all of it."""
@@ -91,7 +91,7 @@ async def _read_again(instance: Model) -> Model:
     assert tracker is not None, "arguments are read again inside a tracked computation"
     cache = default_cache().usable()
     if model not in cache.models:
-        tracker.untracked.add(f"an argument of {model.__name__}")
+        tracker.untracked |= {f"an argument of {model.__name__}"}
         return instance
     row: Model | None = await GetOrNoneQuery[Any](model, {"pk": instance.pk}, cache).resolve()
     if row is None:

@@ -20,6 +20,8 @@ class Unsettled(Protocol):
         ...
 
 
+_EMPTY: Final[frozenset[Any]] = frozenset()
+"""One set for all that stay empty, because every miss makes a tracker."""
 CHANGED: Final = "something that it was read from changed meanwhile"
 
 
@@ -69,26 +71,26 @@ class Tracker:
         """The version of a table that statements do not depend on."""
         self.declared = False
         """True if the computation has declared what it depends on beside what can be seen."""
-        self.untracked: set[str] = set()
+        self.untracked: frozenset[str] = _EMPTY
         """The tables that were read although writes to them are not noticed."""
-        self.pending: set[bytes] = set()
+        self.pending: frozenset[bytes] = _EMPTY
         """Table versions that were declared and not read yet."""
-        self.used: set[bytes] = set()
+        self.used: frozenset[bytes] = _EMPTY
         """The keys of the versions of tables whose entries were read."""
-        self.needed: set[bytes] = set()
+        self.needed: frozenset[bytes] = _EMPTY
         """The keys of the table versions that the result depends on, or would if they had been read in time."""
         self._dependencies: dict[bytes, bytes] = {}
         self.hits: Unsettled | None = None
         """The record of lookups that begin now, or None if a table version was learnt since."""
         self._unsettled: list[Unsettled] = []
         """The records of lookups whose keys may be no dependencies yet."""
-        self.versions: dict[bytes, bytes] = dict(versions)
+        self.versions: dict[bytes, bytes] = dict(versions) if versions else {}
         """Table versions that were read before the tables were, by key. They may become dependencies."""
-        self.late: set[bytes] = set()
+        self.late: frozenset[bytes] = _EMPTY
         """The keys of table versions that were not known when entries of the table were read."""
         self.unfinished = 0
         """The number of lookups and statements that have begun and not ended."""
-        self.statements: set[tuple[str, str]] = set()
+        self.statements: frozenset[tuple[str, str]] = _EMPTY
         """The statements whose tables are dependencies already, with the names of their connections."""
         self.refusal: str | None = None
         """The first reason for which the result must not be stored."""
@@ -125,18 +127,12 @@ class Tracker:
                 self.refuse(CHANGED)
         known.update(tokens)
 
-    def sort(self) -> None:
-        """Sorts the dependencies by key."""
-        unsorted = self.dependencies
-        keys = sorted(unsorted)
-        self._dependencies = dict(zip(keys, map(unsorted.__getitem__, keys), strict=True))
-
     def add_table(self, key: bytes | None) -> None:
         """Adds the version of a table that was read. It must have been read before the table was."""
         if key is None:
             self.unrecorded("a table was read whose writes are not noticed")
         else:
-            self.needed.add(key)
+            self.needed |= {key}
             self.add_version(key)
 
     def add_version(self, key: bytes) -> None:
@@ -149,8 +145,8 @@ class Tracker:
 
     def use(self, tables: Collection[bytes], known: Collection[bytes]) -> None:
         """Notes that entries of tables were read. ``known``: the versions of tables that were known before."""
-        self.used.update(tables)
-        self.late.update(set(tables).difference(known))
+        self.used = self.used.union(tables)
+        self.late = self.late.union(set(tables).difference(known))
 
     def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Stores table versions that have just been read. A version that was known before stays."""

@@ -26,7 +26,7 @@ from aiomodelcache.backends.redis.claims import ClaimCommands
 from aiomodelcache.backends.redis.clients import Endpoint, RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.commands import as_bytes
-from aiomodelcache.backends.redis.connection import Command, Replies, pack
+from aiomodelcache.backends.redis.connection import Command, Replies, pack_mget
 from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
@@ -194,9 +194,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             or not (self._can_start_read and 0 < len(keys) <= self._batch_size)
         ):
             return self._start_near_read(keys, callback)
-        return endpoint.reading.start(
-            pack([("MGET", *keys)]), 1, partial(self._on_replies, endpoint.incarnation, callback)
-        )
+        return endpoint.reading.start(pack_mget(keys), 1, partial(self._on_replies, endpoint.incarnation, callback))
 
     def _start_near_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
         """Starts a read like ``start_read``, if the server tracks keys. They are read by themselves."""
@@ -208,15 +206,15 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             return False
         expected, incarnation = near.expected, endpoint.incarnation
         if not expected or not (tracked := [key for key in keys if key in expected]):
-            return reading.start(pack([("MGET", *keys)]), 1, partial(self._on_replies, incarnation, callback))
+            return reading.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
         if len(tracked) == len(keys):
-            return tracking.start(pack([("MGET", *keys)]), 1, partial(self._on_replies, incarnation, callback))
+            return tracking.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
         if not (reading.is_ready and tracking.is_ready):
             return False
         parts, others = ReadInParts(keys, callback), [key for key in keys if key not in expected]
         for connection, part in ((reading, others), (tracking, tracked)):
             on_replies = partial(self._on_replies, incarnation, partial(parts.on_part, part))
-            connection.start(pack([("MGET", *part)]), 1, on_replies)
+            connection.start(pack_mget(part), 1, on_replies)
         return True
 
     def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
