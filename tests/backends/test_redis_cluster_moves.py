@@ -132,6 +132,18 @@ async def test_the_command_line_sees_the_keys_of_all_nodes(cluster: Cluster, bac
 # Slots that move
 
 
+async def test_the_node_that_takes_a_slot_keeps_its_own_entries(cluster: Cluster, backend: RedisBackend) -> None:
+    giver, taker = cluster.nodes[:2]
+    [moved], [version] = cluster.keys(0, 1), cluster.keys(1, 1)
+    await put(backend, moved, new_value())
+    made = (await backend.lease([], new_token(), MINUTE, [version])).versions
+    with Moving(key_slot(moved), giver, taker) as moving:
+        moving.move(moved)
+        async with opened(cluster.url) as later:  # connects after the move
+            assert await later.read([version]) == made
+        assert await backend.delete([moved]) == 1
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["there", "absent"])
 async def test_keys_are_found_on_both_nodes_while_their_slot_moves(
     cluster: Cluster, spare: ClusterNode, backend: RedisBackend, there: bool
