@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiomodelcache.encoding.layout import ABSENT, HEADER, STALE, pack
 from aiomodelcache.encoding.native import DecodeRows, rows_decoder
+from aiomodelcache.encoding.values import encoder
 from tests.native.cases import (
     ADDED,
     CODEC,
@@ -61,6 +62,12 @@ def test_changed_payloads_are_decoded_alike(decode: DecodeRows, row: dict[str, A
 @given(payload=st.binary())
 def test_random_payloads_are_decoded_alike(decode: DecodeRows, payload: bytes) -> None:
     assert_decoded_alike(decode, [entry_of(payload)])
+
+
+@pytest.mark.parametrize("moment", ["2024-01-01T07:00:00+07:00", "2024-01-01T00:00:00Z", "2024-01-01T00:00:00"])
+def test_moments_in_other_zones_are_decoded_alike(decode: DecodeRows, moment: str) -> None:
+    values = [moment if column.name == "zoned" else None for column in COLUMNS]
+    assert assert_decoded_alike(decode, [entry_of(encoder.encode(values))])
 
 
 @given_rows
