@@ -8,12 +8,11 @@ the partition in hexadecimal digits. Its letters are such that the slots of a mo
 Pure. Like the encoding of values, partitions and tags never change: processes must name the same keys.
 """
 
-import binascii
 import functools
 import hashlib
 import itertools
 import string
-import zlib
+from binascii import crc32, crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -46,7 +45,8 @@ class Partitions:
         self.name = stamp
         """The beginning of the keys of all stamps, which tells models and tenants apart."""
         self._epoch, self._stamp = epoch, stamp
-        self._epochs, self._stamps = (epoch,), (stamp,)
+        self._epochs: tuple[bytes, ...] = (epoch,)
+        self._stamps: tuple[bytes, ...] = (stamp,)
 
     @property
     def epochs(self) -> Sequence[bytes]:
@@ -99,12 +99,11 @@ class SlotPartitions(Partitions):
     def __init__(self, epoch: bytes, stamp: bytes, tags: Sequence[bytes]) -> None:
         super().__init__(epoch + b":", stamp + b":")
         self._tags = tags
+        self.heads = _heads_of(tuple(tags))
+        """The beginnings of the last parts of keys, by partition: tags and colons."""
+        self._epochs_by_tag = _epochs_of(self._epoch, tuple(tags))
+        self._epochs = tuple(self._epochs_by_tag.values())
         self.encode, self.encode_single = self._encode, self._encode_single
-
-    @property
-    def epochs(self) -> Sequence[bytes]:
-        """See ``Partitions``."""
-        return [self._epoch + tag for tag in self._tags]
 
     @property
     def stamps(self) -> Sequence[bytes]:
@@ -115,15 +114,18 @@ class SlotPartitions(Partitions):
         return self.tagged(encode(values))
 
     def _encode_single(self, value: Any) -> bytes:
-        return self.tagged(encode_single(value))
+        text = encode_single(value)
+        return self.heads[crc32(text) % len(self.heads)] + text
 
     def tagged(self, text: bytes) -> bytes:
         """See ``Partitions``."""
-        return self._tags[zlib.crc32(text) % len(self._tags)] + b":" + text
+        return self.heads[crc32(text) % len(self.heads)] + text
 
     def epoch_of(self, key: bytes) -> bytes:
         """See ``Partitions``."""
-        return self._epoch + tag_in(key)
+        at = key.index(b"{")
+        tag = key[at : at + TAG_SIZE]
+        return self._epochs_by_tag.get(tag) or self._epoch + tag
 
     def stamp_of(self, key: bytes) -> bytes:
         """See ``Partitions``."""
@@ -165,6 +167,18 @@ def tag_in(key: bytes) -> bytes:
 
 
 @functools.cache
+def _heads_of(tags: tuple[bytes, ...]) -> Sequence[bytes]:
+    """Returns tags with colons. All tenants share them."""
+    return [tag + b":" for tag in tags]
+
+
+@functools.cache
+def _epochs_of(prefix: bytes, tags: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
+    """Returns the keys of epochs by their tags. All tenants share them."""
+    return {tag: prefix + tag for tag in tags}
+
+
+@functools.cache
 def tags_of(names: tuple[str, ...], number: int) -> Sequence[bytes]:
     """Returns the tags of these partitions, with braces. ``names`` tell models apart, whose slots differ then."""
     digest = hashlib.blake2b("\0".join(names).encode(), digest_size=2).digest()
@@ -180,7 +194,7 @@ def tags_of(names: tuple[str, ...], number: int) -> Sequence[bytes]:
 
 def slot_of(tag: bytes) -> int:
     """Returns the hash slot of a tag without its braces."""
-    return binascii.crc_hqx(tag, 0) % SLOTS
+    return crc_hqx(tag, 0) % SLOTS
 
 
 @functools.cache

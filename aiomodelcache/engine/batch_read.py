@@ -6,7 +6,7 @@ without a task of its own. A hit then takes two turns of the event loop.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
@@ -24,8 +24,11 @@ Beyond it, keys wait until a read is done.
 
 EntriesByKey = Mapping[bytes, bytes | None]
 """The values that were read, by key."""
-CollectKeys = Callable[[dict[bytes, None]], None]
-"""A callback that adds the keys to read. It is called when the read is about to be sent."""
+CollectKeys = Callable[[dict[bytes, Any]], None]
+"""A callback that adds the keys to read. It is called when the read is about to be sent.
+
+If the keys are divided, the value of a key is the epoch with which it shares its node, or None.
+"""
 Unread = Collection[bytes]
 """The keys whose values must not be believed: they could not be read, although others were."""
 Deliver = Callable[[EntriesByKey, Unread], Iterator[None]]
@@ -90,11 +93,15 @@ class ReadBatcher:
         self._in_flight += 1
         try:
             self._before_read()
-            wanted: dict[bytes, None] = {}
+            wanted: dict[bytes, Any] = {}
             for collect_keys, _, _ in requests:
                 collect_keys(wanted)
+            keys: Sequence[bytes]
             keys, near = list(wanted), self._guarded.near
-            self.apart |= len(keys) > self._guarded.keys_read_together
+            if len(keys) > self._guarded.keys_read_together:
+                self.apart = True
+                arrange = getattr(self._guarded.backend, "arrange", None)  # see ``RedisBackend``
+                keys = keys if arrange is None or not any(wanted.values()) else arrange(wanted)
             callback = partial(
                 self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.expecting else [])
             )
@@ -108,7 +115,7 @@ class ReadBatcher:
             self._end()
             raise
 
-    async def _read(self, keys: list[bytes], callback: GuardedReadCallback, requests: list[_Request]) -> None:
+    async def _read(self, keys: Sequence[bytes], callback: GuardedReadCallback, requests: list[_Request]) -> None:
         """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
         try:
             read = await self._guarded.read(keys, partial(_lookups, requests))
@@ -133,7 +140,7 @@ class ReadBatcher:
     def _slices(
         self,
         requests: list[_Request],
-        keys: list[bytes],
+        keys: Sequence[bytes],
         ticket: Ticket,
         read: Sequence[bytes | None] | None,
         unread: Unread,

@@ -43,7 +43,7 @@ class SampledReads(ReadBatcher):
     sampler: Sampler
 
     def _slices(
-        self, requests: Any, keys: list[bytes], ticket: Any, read: Sequence[bytes | None] | None, unread: Unread
+        self, requests: Any, keys: Sequence[bytes], ticket: Any, read: Sequence[bytes | None] | None, unread: Unread
     ) -> Iterator[None]:
         if read is not None:
             self.sampler.add(keys, read)

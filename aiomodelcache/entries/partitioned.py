@@ -12,14 +12,14 @@ class PartitionedRows(RowEntries):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._guards: dict[bytes, bytes] = {}
+        self._guards: dict[bytes | None, bytes] = {}
         """The fingerprint and epoch of current entries, by their epoch. No other rows hold these objects."""
         self._most_guards = 2 * len(self.partitions.epochs)
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """See ``RowEntries``."""
         if epoch is not None:
-            self._guard_of(epoch)
+            self._guard, self._epoch = self._guards.get(epoch) or self._guard_of(epoch), epoch
         return super().hit(entry, epoch, pk)
 
     def _guard_of(self, epoch: bytes) -> bytes:
@@ -35,10 +35,41 @@ class PartitionedRows(RowEntries):
         self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes], epoch: bytes | None, pks: Iterable[Any]
     ) -> list[RowValues] | None:
         """See ``RowEntries``."""
+        return self.hits_at(found, keys, map(self.epoch_of, keys), pks)
+
+    def hits_at(
+        self,
+        found: Mapping[bytes, bytes | None],
+        keys: Iterable[bytes],
+        epoch_keys: Iterable[bytes],
+        pks: Iterable[Any],
+    ) -> list[RowValues] | None:
+        """Does the same as ``hits``. ``epoch_keys``: the key of the epoch of each of the rows."""
+        decoded, guards, get = self.decoded, self._guards, found.get
+        due, find, name, by_value = self.lifetimes.due, decoded.find, self._pk, self.compares_by_value
         rows: list[RowValues] = []
-        for key, pk in zip(keys, pks, strict=True):
-            row = self.hit(found.get(key), found.get(self.epoch_of(key)), pk)
-            if row is None:
-                return None
-            rows.append(row)
+        number = 0
+        epochs = list(map(get, epoch_keys))
+        try:
+            for entry, epoch, guard, pk in zip(map(get, keys), epochs, map(guards.get, epochs), pks, strict=True):
+                kept = find(entry)
+                if kept is None or kept.guard is not guard:
+                    if entry is None or epoch is None:
+                        return None
+                    self._guard_of(epoch)
+                    row = self._decoded_now(entry)
+                    if row is None:
+                        return None
+                elif kept.created <= due:
+                    return None
+                else:
+                    row = kept.content.copy()
+                    kept.used = True
+                    number += 1
+                if not (row[name] == pk if by_value else self.is_row(row, pk)):
+                    return None
+                rows.append(row)
+        except Exception:  # a user's own class
+            return None
+        decoded.counters.hits += number
         return rows

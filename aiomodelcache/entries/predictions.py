@@ -13,7 +13,7 @@ from aiomodelcache.entries.rows import RowEntries
 class Prediction:
     """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
-    __slots__ = ("_rows", "entry", "index", "keys", "pks", "to_read")
+    __slots__ = ("_rows", "entry", "index", "keys", "paired", "pks", "to_read")
 
     def __init__(self, pks: list[Any], keys: list[bytes] | None, rows: RowEntries | None = None) -> None:
         self.pks = pks
@@ -28,7 +28,8 @@ class Prediction:
     def __getattr__(self, name: str) -> Any:
         """Makes ``keys`` when they are first needed: who reads a part of a long list needs few of them.
 
-        ``to_read`` are these keys, and those of their epochs if the rows are divided.
+        ``to_read`` are these keys, and those of their epochs if the rows are divided. ``paired`` are the same, each key
+        of a divided row with that of its epoch.
         """
         if self._rows is not None and name == "keys":
             self.keys = self.keys_of(self.pks)
@@ -36,6 +37,10 @@ class Prediction:
         if self._rows is not None and name == "to_read":
             self.to_read = self._rows.partitions.with_epochs(self.keys)
             return self.to_read
+        if name == "paired":
+            epochs = list(map(self._rows.epoch_of, self.keys)) if self._rows is not None else []
+            self.paired = {**dict.fromkeys([*epochs, *self.keys]), **dict(zip(self.keys, epochs, strict=False))}
+            return self.paired
         raise AttributeError(name)
 
     def keys_of(self, pks: Iterable[Any]) -> list[bytes]:

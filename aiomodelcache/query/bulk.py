@@ -5,7 +5,7 @@ ones in one statement.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress
+from itertools import compress, repeat
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -15,6 +15,7 @@ from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.partitioned import PartitionedRows
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache
@@ -53,7 +54,7 @@ class LocatedKeys(NamedTuple):
     names: list[Any]
     """The keys of the result, in the same order."""
     epochs: Sequence[bytes]
-    """The keys of the epochs of all entries."""
+    """The keys of the epochs: of each entry its own if the keys are divided, else the only one."""
 
 
 class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
@@ -119,7 +120,11 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         wanted: dict[bytes, Values] = {}
         for values, key, _ in placed:
             wanted.setdefault(key, values)
-        epochs = entry_set.partitions.epochs_of(wanted)
+        epochs = entry_set.partitions.epochs
+        if entry_set.partitions.divided:
+            _, keys, epochs = zip(*placed, strict=True) if placed else ((), (), ())
+            if len(keys) > len(wanted):
+                epochs = list(dict(zip(keys, epochs, strict=True)).values())
         if self._single:
             return LocatedKeys(cache, entry_set, wanted, [value for (value,) in wanted.values()], epochs)
         positions = list(map(order.index, self._fields))
@@ -137,36 +142,48 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def fast_lookup(self, cache: OpenCache) -> FastLookup | None:
         return self if self.locate(cache).wanted else None
 
-    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, Any], /) -> None:
         _, entry_set, keys, _, epochs = self.locate(cache)
+        if entry_set.partitions.divided:
+            return self._collect_pairs(cache, wanted)
         for epoch in epochs:
             wanted[epoch] = None
-        wanted.update(cast("Any", keys))  # whose values nothing reads
+        wanted.update(keys)  # whose values nothing reads
         if not isinstance(entry_set, RowEntries):
             predict = cache.predictions.predict
             wanted.update(dict.fromkeys([row for key in keys for row in predict(key).to_read]))
 
+    def _collect_pairs(self, cache: OpenCache, wanted: dict[bytes, bytes | None]) -> None:
+        """Adds the keys of entries with those of their epochs, which share their slots."""
+        _, entry_set, keys, _, epochs = self.locate(cache)
+        wanted.update(dict.fromkeys(epochs))
+        wanted.update(zip(keys, epochs, strict=True))
+        if not isinstance(entry_set, RowEntries):
+            predict = cache.predictions.predict
+            for key in keys:
+                wanted.update(predict(key).paired)
+
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any | Miss:
         _, entry_set, wanted, names, epochs = self.locate(cache)
         if not entry_set.unique:
-            return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found)
+            return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found, epochs)
         rows: list[RowValues] | None
-        if isinstance(entry_set, RowEntries):
+        if isinstance(entry_set, PartitionedRows):
+            rows = entry_set.hits_at(found, wanted, epochs, names)
+        elif isinstance(entry_set, RowEntries):
             rows = entry_set.hits(found, wanted, found[epochs[0]], names)
         else:
             predict, rows = cache.predictions.predict, []
-            epoch_of_each = entry_set.partitions.epochs_among(found, wanted)
-            for (key, values), epoch in zip(wanted.items(), epoch_of_each, strict=False):
+            for (key, values), epoch in zip(wanted.items(), _values(found, epochs), strict=False):
                 hit = index_hit(entry_set, values, key, epoch, predict(key), found)
                 if not hit:
                     return NoValue.MISS
                 rows.append(hit[0])
+            entry_set.rows.counters.hits += len(rows)
         if rows is None:
             return NoValue.MISS
         answer: list[Any] = adopt_all(entry_set.schema, rows)
         entry_set.counters.hits += len(answer)
-        if entry_set is not entry_set.rows:
-            entry_set.rows.counters.hits += len(answer)
         return self.finish(wanted, names, answer)
 
     def _try_lists(
@@ -176,12 +193,12 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         names: Iterable[Any],
         cache: OpenCache,
         found: Mapping[bytes, bytes | None],
+        epochs: Sequence[bytes],
     ) -> Any | Miss:
         """Returns the result if all entries of a key that several rows may share are hits, else a miss."""
         predict = cache.predictions.predict
         lists: list[list[RowValues]] = []
-        epochs = index.partitions.epochs_among(found, wanted)
-        for (key, values), epoch in zip(wanted.items(), epochs, strict=False):
+        for (key, values), epoch in zip(wanted.items(), _values(found, epochs), strict=False):
             rows = index_hit(index, values, key, epoch, predict(key), found)
             if rows is None:
                 return NoValue.MISS
@@ -225,6 +242,11 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         if not entry_set.unique:
             return self._finish_lists(wanted, names, lists)
         return self.finish(compress(wanted, lists), compress(names, lists), [rows[0] for rows in lists if rows])
+
+
+def _values(found: Mapping[bytes, bytes | None], epochs: Sequence[bytes]) -> Iterable[bytes | None]:
+    """Returns the epoch of each entry. May be endless, for ``zip``."""
+    return repeat(found[epochs[0]]) if len(epochs) == 1 else map(found.__getitem__, epochs)
 
 
 class ManyQuery(BulkQuery[M], Generic[M]):

@@ -91,7 +91,7 @@ async def test_a_read_is_one_request_to_each_node_concerned(
     before = [len(proxy.requests) for proxy in proxies]
     assert await observed.read([together[0], other, together[1]]) == [None, None, None]
     sent = [bytes(proxy.requests[at:]) for proxy, at in zip(proxies, before, strict=True)]
-    assert sent == [pack([("MGET", *together)]), b"", pack([("GET", other)])]
+    assert sent == [pack([("MGET", *together)]), b"", pack([("MGET", other)])]
 
 
 async def test_reads_start_without_a_task(cluster: Cluster, backend: RedisBackend) -> None:
@@ -113,6 +113,54 @@ async def test_replies_keep_their_order(cluster: Cluster, backend: RedisBackend)
     shuffled = sorted(keys, key=hash)
     assert await backend.read(shuffled) == [values[key] for key in shuffled]
     assert await backend.delete(shuffled) == len(keys)
+
+
+async def test_arranged_keys_are_read_in_their_order(cluster: Cluster, backend: RedisBackend) -> None:
+    """Keys with a partner of the same slot, several of one partner, and others, among them long ones and many."""
+    partners = [b"{%b}" % tag for number in range(3) for tag in cluster.keys(number, 20)]
+    keys: dict[bytes, bytes | None] = dict.fromkeys(partners)
+    for number, partner in enumerate(partners):
+        keys |= dict.fromkeys([b"%b:%d" % (partner, each) for each in range(number % 3)], partner)
+    keys |= dict.fromkeys([b"%b:more:%d" % (partners[0], each) for each in range(70)], partners[0])
+    keys |= dict.fromkeys([*cluster.keys(1, 5), partners[1] + b":" + bytes(600), b"{12345}:a", b"b:{12345}"])
+    values = {key: new_value() for key in keys}
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items()])
+    for _ in range(2):
+        arranged = backend.arrange(keys)
+        assert sorted(arranged) == sorted(keys)
+        assert await backend.read(arranged) == [values[key] for key in arranged]
+        assert await backend.read(list(keys)) == list(values.values())
+    assert await backend.delete(list(keys)) == len(keys)
+
+
+async def test_reads_beside_each_other_have_their_own_replies(cluster: Cluster, backend: RedisBackend) -> None:
+    keys = [key for number in range(3) for key in cluster.keys(number, 30)]
+    values = {key: new_value() + bytes(5_000) for key in keys}
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items()])
+    parts = [keys, keys[:1], keys[10:70], keys[::-1], keys[5:6]]
+    read = await asyncio.gather(*map(backend.read, parts))
+    assert read == [[values[key] for key in part] for part in parts]
+    assert await backend.delete(keys) == len(keys)
+
+
+async def test_a_slot_that_has_moved_is_read_on_its_node_and_the_others_at_once(
+    cluster: Cluster, observed: RedisBackend, proxies: list[Proxy]
+) -> None:
+    keys = cluster.keys(0, 10)
+    await observed.read(keys)
+    moved = key_slot(keys[3])
+
+    def edit(data: bytes) -> bytes:
+        proxies[0].edit = bytes
+        return data.replace(b"*1\r\n$-1\r\n" * 10, moving)
+
+    replies = [b"*1\r\n$-1\r\n"] * 10
+    replies[3] = b"-MOVED %d %b\r\n" % (moved, cluster.nodes[0].address.encode())
+    moving = b"".join(replies)
+    proxies[0].edit = edit
+    before = len(proxies[0].requests)
+    assert await observed.read(keys) == [None] * 10
+    assert proxies[0].requests[before:].count(b"MGET") == 11
 
 
 async def test_the_command_line_sees_the_keys_of_all_nodes(cluster: Cluster, backend: RedisBackend) -> None:
@@ -500,7 +548,7 @@ async def test_a_redirection_without_a_host_leads_to_the_host_that_answers(
 
     proxies[0].edit = edit
     assert await observed.read([key]) == [None]
-    assert pack([("GET", key)]) in proxies[1].requests
+    assert pack([("MGET", key)]) in proxies[1].requests
 
 
 def failing_remap(known: Collection[int]) -> Callable[[tuple[str, int]], tuple[str, int]]:

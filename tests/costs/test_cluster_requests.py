@@ -1,5 +1,6 @@
 """Requests and commands that lookups and writes cost each node of a real Redis Cluster, counted by the nodes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache import ModelCache
+from aiomodelcache import BatchCacheQuery, ModelCache
 from aiomodelcache.backends.redis.backend import RedisBackend
 from tests.backends.opening import PATIENT
 from tests.support.models.music import Artist
@@ -20,19 +21,41 @@ pytestmark = [
     pytest.mark.only_on("sqlite", because="it is about the store"),
 ]
 NUMBER = 100
+PKS = list(range(1, NUMBER + 1))
+NAMES = [f"artist{pk}" for pk in PKS]
+RANKS = list(range(20))
+LOOKUPS: dict[str, tuple[int, Callable[[], Awaitable[Any]]]] = {
+    "a row": (1, lambda: Artist.cache.get(id=1)),
+    "a row by an index": (2, lambda: Artist.cache.get(name="artist1")),
+    "rows, gathered": (3, lambda: asyncio.gather(*[Artist.cache.get(id=pk) for pk in PKS])),
+    "rows by an index, gathered": (3, lambda: asyncio.gather(*[Artist.cache.get(name=name) for name in NAMES])),
+    "rows, in a batch": (3, lambda: BatchCacheQuery({str(pk): Artist.cache.get(id=pk) for pk in PKS})),
+    "get_many": (3, lambda: Artist.cache.get_many(PKS)),
+    "get_many by an index": (3, lambda: Artist.cache.get_many(NAMES, "name")),
+    "get_many of lists": (3, lambda: Artist.cache.get_many(RANKS, "rank")),
+    "get_many beside other lookups": (
+        3,
+        lambda: asyncio.gather(
+            Artist.cache.get_many(PKS[:50]),
+            Artist.cache.filter(rank=3),
+            *[Artist.cache.get(id=pk) for pk in PKS[40:60]],
+        ),
+    ),
+}
+"""The largest number of requests to all nodes, and the lookup."""
 
 
 @pytest.fixture(scope="module")
 def cluster(redis_server: RedisServer) -> Iterator[Cluster]:
     # ``redis_server`` skips where there is no Redis.
     with ExitStack() as stack:
-        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+        yield Cluster([stack.enter_context(ClusterNode()) for _ in range(3)])
 
 
 @pytest.fixture
 async def cache(cluster: Cluster, database: BaseDBAsyncClient) -> AsyncIterator[ModelCache]:
     """A cache that holds all rows, and whose process has looked each of them up."""
-    await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n) for n in range(1, NUMBER + 1)])
+    await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n % 20) for n in range(1, NUMBER + 1)])
     for node in cluster.nodes:
         node.flush()
     backend = RedisBackend(cluster.url, socket_timeout=PATIENT)
@@ -40,6 +63,7 @@ async def cache(cluster: Cluster, database: BaseDBAsyncClient) -> AsyncIterator[
         for _ in range(2):
             await Artist.cache.get_many(range(1, NUMBER + 1))
             await Artist.cache.get_many([f"artist{n}" for n in range(1, NUMBER + 1)], "name")
+            await Artist.cache.get_many(RANKS, "rank")
         yield opened
     await backend.close()
 
@@ -60,6 +84,15 @@ class Counted:
             for one, other in zip(before, after, strict=True)
         ]
         return [change for change in changes if change]
+
+    async def requests(self, work: Callable[[], Awaitable[Any]]) -> list[int]:
+        """Returns how often each node reads from a socket during a block, which is once for each request."""
+        with ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in self._cluster.nodes]
+            before = [client.info("stats")["total_reads_processed"] for client in clients]
+            await work()
+            after = [client.info("stats")["total_reads_processed"] - 1 for client in clients]  # without this request
+        return [now - then for then, now in zip(before, after, strict=True)]
 
     def _calls(self, number: int) -> dict[str, int]:
         with self._cluster.nodes[number].client() as client:
@@ -83,6 +116,18 @@ async def test_a_row_is_read_from_one_node_with_its_epoch(counted: Counted) -> N
         assert found == [{"mget": 1}]
 
 
+@pytest.mark.parametrize("name", LOOKUPS)
+async def test_a_lookup_is_one_request_to_each_node_in_one_round(
+    name: str, counted: Counted, cache: ModelCache
+) -> None:
+    most, look_up = LOOKUPS[name]
+    before = cache.stats.round_trips
+    found = await counted.requests(look_up)
+    assert cache.stats.round_trips == before + 1
+    assert max(found) == 1
+    assert 1 <= sum(found) <= most
+
+
 async def test_a_row_is_read_by_an_index_from_two_nodes_at_most(counted: Counted) -> None:
     """The index entry with its epoch, and the row that is predicted with its own."""
     nodes: list[int] = []
@@ -97,7 +142,7 @@ async def test_a_batch_reads_the_epoch_of_each_partition_once(counted: Counted, 
     rows = cache.open_cache.entries_of(Artist).rows
     epochs = rows.partitions.epochs_of([rows.key(number) for number in range(1, NUMBER + 1)])
     found = await counted.of(lambda: Artist.cache.get_many(range(1, NUMBER + 1)))
-    assert len(found) == 2
+    assert len(found) == 3
     assert sum(calls["mget"] for calls in found) == len(epochs)
 
 

@@ -58,7 +58,7 @@ ORDER = {
     "backends": "breaker nodes signed redis memory replication protocol near frequency",
     "backends.redis": "backend parts leasing saving claims commands clients cluster scripts replicas connection url "
     "incarnation errors",
-    "backends.redis.cluster": "endpoint requests topology tasks node slots",
+    "backends.redis.cluster": "endpoint reads requests topology tasks node slots",
     "encoding": "native rows typed same shapes pydantic_models values codec signatures layout partitions keys messages",
     "scopes": "tracking request bypass",
     "config": "",

@@ -103,6 +103,8 @@ class PipelinedConnection(asyncio.Protocol):
         )
         self._waiting: deque[tuple[ReplyCallback, int, float]] = deque()
         self._replies: Replies = []
+        self._has_messages = False
+        """True if the server may send messages between replies."""
         self._silent_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: Any = connection._writer.transport
@@ -135,6 +137,18 @@ class PipelinedConnection(asyncio.Protocol):
         if self._timer is None and self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._check_silence)
 
+    def start_many(self, request: bytes, count: int, callback: ReplyCallback) -> None:
+        """Does the same as ``start`` at less cost for each of many replies.
+
+        The parser takes the replies for one array, whose head it is given here. That is possible if nothing else is
+        sent to this end before them. Otherwise the parser moves the rest of its bytes after nearly each reply.
+        """
+        if self._waiting or self._has_messages:
+            self.start(request, count, callback)
+        else:
+            self._parser.feed(b"*%d\r\n" % count)
+            self.start(request, 1, partial(_unpack, callback))
+
     def data_received(self, data: bytes) -> None:
         self._silent_since = time.monotonic()
         self._parser.feed(data)
@@ -159,6 +173,7 @@ class PipelinedConnection(asyncio.Protocol):
 
     async def track(self, near: Near) -> None:
         """Asks the server to report every change of the entries read here to ``near``. The server may refuse."""
+        self._has_messages = True
         [hello] = await self.send(_HELLO, 1)
         if interleaves(hello):
             return near.refused(hello if isinstance(hello, Exception) else "it is older than Redis 6.2.7")
@@ -256,6 +271,14 @@ class ReconnectingConnection:
         pipelined.start(request, count, callback)
         return True
 
+    def start_many(self, request: bytes, count: int, callback: ReplyCallback) -> bool:
+        """Sends a request of several commands as ``start`` does, at less cost for each reply."""
+        pipelined = self._current
+        if pipelined is None or pipelined.lost is not None or self._tracked_by is not self.near:
+            return False
+        pipelined.start_many(request, count, callback)
+        return True
+
     def own_address(self) -> str:
         """Returns this end's address of the connection as the server would spell it, or "" if it is not one of TCP."""
         name = self._current.own_name() if self._current is not None else None
@@ -313,6 +336,11 @@ def _resolve(future: "asyncio.Future[Replies]", replies: Replies | Exception) ->
         future.set_exception(replies)
     else:
         future.set_result(replies)
+
+
+def _unpack(callback: ReplyCallback, replies: Replies | Exception) -> None:
+    """Passes on replies that were parsed as one array."""
+    callback(replies[0] if isinstance(replies, list) else replies)
 
 
 def _ignore(replies: Replies | Exception) -> None:

@@ -4,25 +4,22 @@ Must not know what a backend's operations are.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, ClassVar, cast
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
-from aiomodelcache.backends.redis.cluster.requests import Request, Requests
+from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
+from aiomodelcache.backends.redis.cluster.reads import OnRead, Reads
+from aiomodelcache.backends.redis.cluster.requests import Requests
 from aiomodelcache.backends.redis.cluster.slots import Address, Remap, name_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
-from aiomodelcache.backends.redis.connection import Command, Replies, pack
+from aiomodelcache.backends.redis.connection import Command, Replies
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.replicas import Wait
 from aiomodelcache.exceptions import CacheConfigurationError
-
-OnRead = Callable[[Replies, bool], None]
-"""A callback for the values of a read, and True if there may be exceptions in place of some."""
 
 
 class ClusterEndpoint:
@@ -37,6 +34,7 @@ class ClusterEndpoint:
         self._tasks = ClusterTasks()
         self._topology = Topology(addresses, settings, remap, self._tasks)
         self._requests = Requests(self._topology, settings.timeout, self._tasks)
+        self._reads = Reads(self._topology, self._requests)
         settings.connection(addresses[0], ServerIncarnation(self.where))  # raises if an option is unknown
 
     def track(self, near: Near | None) -> None:
@@ -71,38 +69,13 @@ class ClusterEndpoint:
         """Sends commands as ``send`` does, and waits in the same requests for replicas of each node to have them."""
         return await self._requests.send(commands, wait=wait)
 
+    def arrange(self, keys: Mapping[bytes, bytes | None]) -> list[bytes]:
+        """Returns the keys in the order in which they are read (see ``RedisBackend``)."""
+        return self._reads.arrange(keys)
+
     def start_read(self, keys: Sequence[bytes], callback: OnRead) -> None:
         """Reads keys in one request to each node, and calls ``callback`` when all have answered."""
-        by_slot: dict[int, list[int]] = {}
-        for at, key in enumerate(keys):
-            by_slot.setdefault(slot_of(key), []).append(at)
-        if len(by_slot) == 1 and len(keys) > 1 and self._start_on_one(next(iter(by_slot)), keys, callback):
-            return
-        commands: list[Command] = [
-            ("GET", keys[places[0]]) if len(places) == 1 else ("MGET", *[keys[at] for at in places])
-            for places in by_slot.values()
-        ]
-        on_done = partial(_on_read, callback, by_slot.values(), len(keys))
-        self._requests.start(Request(commands, on_done, reading=True), list(by_slot))
-
-    def _start_on_one(self, slot: int, keys: Sequence[bytes], callback: OnRead) -> bool:
-        """Starts a read of keys of one slot, as a hit does it. Returns False if that takes more than to send it."""
-        node = self._topology.slots[slot]
-        command: Command = ("MGET", *keys)
-        return (
-            node is not None
-            and not node.failing
-            and node.reading.start(pack([command]), 1, partial(self._on_one_reply, node, command, callback))
-        )
-
-    def _on_one_reply(self, node: Node, command: Command, callback: OnRead, replies: Replies | Exception) -> None:
-        values: object = replies[0] if isinstance(replies, list) else None
-        if isinstance(values, list):
-            callback(node.incarnation.mask_stale_versions(cast("list[bytes | None]", values)), False)
-        else:
-            count = len(command) - 1
-            request = Request([command], partial(_on_read, callback, [list(range(count))], count), reading=True)
-            self._requests.resume(request, node, replies)
+        self._reads.start(keys, callback)
 
     async def servers(self) -> list[Callable[[Sequence[Command]], Awaitable[Replies]]]:
         """Returns a function for each node that sends commands to it. Raises redis-py's exceptions if none is found."""
@@ -142,14 +115,3 @@ class ClusterEndpoint:
 def _is_unreachable(error: BaseException) -> bool:
     """Returns True if a node is down or frozen, rather than refusing this client."""
     return isinstance(error, ConnectionError | TimeoutError | OSError) and not isinstance(error, AuthenticationError)
-
-
-def _on_read(callback: OnRead, places: Iterable[list[int]], count: int, request: Request) -> None:
-    values: Replies = [None] * count
-    for at, reply in zip(places, request.replies, strict=True):
-        if len(at) == 1:
-            values[at[0]] = reply
-        else:
-            for number, each in enumerate(at):
-                values[each] = reply if isinstance(reply, Exception) else reply[number]
-    callback(values, True)
