@@ -109,6 +109,13 @@ async def test_a_mark_that_replicas_lack_is_made_and_reported(
     assert [" again" in record.message for record in caplog.records] == [False, True]
 
 
+async def test_a_user_who_may_not_wait_is_told(pair: Pair, backend: RedisBackend) -> None:
+    with pair.master.client() as client:
+        client.execute_command("ACL", "SETUSER", "default", "-wait")
+    with pytest.raises(Unreplicated, match="permission"):
+        await backend.mark(new_keys(1), new_token(), MINUTE)
+
+
 async def test_replicas_that_were_late_are_waited_for_shortly(
     pair: Pair, backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -55,9 +55,6 @@ class Replication:
             logger.warning("aiomodelcache: %d replicas of Redis at %s %s", wait.replicas, self._where, state)
         if not lags or any(isinstance(reply, NoScriptError) for reply in replies):
             return replies
-        error = TooFewReplicasError(f"{_counted(found)} of {wait.replicas} replicas had it in time")
+        failed = isinstance(found, Exception)  # such as a user who may not WAIT
+        error = TooFewReplicasError(str(found) if failed else f"{found} of {wait.replicas} replicas had it in time")
         return [reply if isinstance(reply, Exception) else error for reply in replies]
-
-
-def _counted(found: Any) -> int:
-    return found if isinstance(found, int) else 0
