@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace) -> Results:
                 with open_place(loop, database) as place, asyncio.Runner(loop_factory=place.new_loop) as runner:
                     print(f"measuring: {place}", file=sys.stderr)
                     results.places.append(runner.run(measure(place, mode, arguments.case)))
+                    save()  # else these are lost if what follows fails
                     if not arguments.case:
                         results.places[-1].memory = asyncio.run(measured_memory(place))
                         if database == "postgres":
