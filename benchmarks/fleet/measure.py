@@ -61,10 +61,10 @@ def measured() -> Costs:
         requests = {name: request(commands) for name, commands in kinds.items()}
         for _ in range(ROUNDS):
             for name, send in requests.items():
-                before = _cpu_seconds(server.pid)
+                before = cpu_seconds(server.pid)
                 for _ in range(REQUESTS):
                     send()
-                rounds[name].append((_cpu_seconds(server.pid) - before) / REQUESTS)
+                rounds[name].append((cpu_seconds(server.pid) - before) / REQUESTS)
         client.connection_pool.release(connection)
     found = {name: min(values) for name, values in rounds.items()}
     return Costs(
@@ -110,7 +110,7 @@ async def _lone_hits(*urls: str) -> tuple[float, float]:
         return first, second
 
 
-def _cpu_seconds(process: int) -> float:
+def cpu_seconds(process: int) -> float:
     """Returns the CPU time of all threads of a process."""
     return time.clock_gettime(((~process) << 3) | 2)  # clock_getcpuclockid(3), which Python lacks
 

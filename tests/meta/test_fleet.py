@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from benchmarks.fleet import balance, cold, measure, near, nodes, report, writes
+from benchmarks.fleet import balance, cluster, cold, measure, near, nodes, report, writes
 from benchmarks.fleet.costs import COSTS, FLEET
 from benchmarks.fleet.popularity import harmonic, shares, zipf
 from tests.support.servers import RedisServer
@@ -106,3 +106,13 @@ def test_the_costs_can_be_measured(redis_server: RedisServer, monkeypatch: pytes
     alone, on_a_cluster = measure.lone_hits()
     assert min(alone, on_a_cluster) > 0
     assert measure.memory_of_an_entry() > len(measure.VALUE)
+
+
+@pytest.mark.slow(because="starts a server and a Cluster, and measures them")
+def test_the_budgets_of_a_cluster_are_judged(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    code = cluster.main(["--rounds", "1", "--case", "by pk"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == len([case for case in cluster.CASES if "by pk" in case.name])
+    assert all(line.endswith((" met |", " EXCEEDED |")) for line in lines)
+    assert code == any(line.endswith(" EXCEEDED |") for line in lines)
+    assert "1 <= 1" in lines[0]
