@@ -7,6 +7,7 @@ import click
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.cli.triggers import (
     captured_connections,
+    every_option,
     fits,
     install_and_show,
     show_statements,
@@ -29,36 +30,40 @@ def publication_command() -> None:
 
 
 @command("sql", short_help="Print the statements that install runs.")
-async def sql_command(session: Session) -> None:
+@every_option
+async def sql_command(session: Session, every: bool) -> None:
     """Prints the statements of an installation, for a migration. Reads the catalogue, and changes nothing.
 
     The statements may be run again.
     """
-    await show_statements(session, PUBLICATION)
+    await show_statements(session, PUBLICATION, every=every)
 
 
 @command("install", short_help="Create the publication, or add and remove tables.")
-async def install_command(session: Session) -> None:
+@every_option
+async def install_command(session: Session, every: bool) -> None:
     """Creates the publication and the relay's own table, or changes those that are out of date.
 
     A second time does nothing. Waits until no transaction is open that has written one of the tables. The relay itself
-    creates its replication slot when it starts.
+    creates its replication slot when it starts. Without --all, tables of models without `relay = True` are removed.
     """
-    await install_and_show(session, PUBLICATION)
+    await install_and_show(session, PUBLICATION, every=every)
 
 
 @command("status", short_help="Compare the publication with the declarations.")
-async def status_command(session: Session) -> int:
+@every_option
+async def status_command(session: Session, every: bool) -> int:
     """Compares the publication with the declarations, and shows the slot and the replica identities.
 
-    Ends with status 1 if something is missing or out of date.
+    Ends with status 1 if something is missing or out of date. Further tables, which install --all adds, are no fault.
     """
     data: dict[str, Any] = {}
     rows: list[tuple[Any, ...]] = []
     is_current = True
-    async with captured_connections(session, PUBLICATION) as connections:
-        for name, (client, tables, _) in connections.items():
-            state = await installation.installation_state(client, tables, PUBLICATION)
+    async with captured_connections(session, PUBLICATION, every=every) as connections:
+        for name, (client, tables, further) in connections.items():
+            state = await installation.installation_state(client, tables, PUBLICATION, further)
+            tables = [*tables, *state.further]
             slot = await slot_state(client, await slot_name(client))
             effects = [each._asdict() for each in await identities(client, tables)]
             data[name] = {**state_data(state), "slot": slot._asdict(), "identities": effects}

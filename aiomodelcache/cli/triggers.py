@@ -199,16 +199,18 @@ async def captured_connections(
         if not found and not every:
             raise CommandError(
                 "No model has relay = True: set it in the CacheMeta of models that others write, or capture all with "
-                "aiomodelcache triggers --all."
+                "aiomodelcache triggers --all or publication --all."
             )
         clients = {name: _client(opened, name) for name in found}
         fit = {name for name in found if dialect is None or fits(clients[name], dialect)}
-        if every:  # others matter only if they are relayed, and are refused then
+        if every and dialect is None:  # others matter only if they are relayed, and are refused then
             fit = {name for name in found if clients[name].capabilities.dialect in installation.DIALECTS}
             fit |= captured_tables(opened).keys()
         if not fit:
             what = "No model is" if every else "No model with relay = True is"
-            where = "database that has triggers" if every else "PostgreSQL database, which alone has publications"
+            where = (
+                "database that has triggers" if dialect is None else "PostgreSQL database, which alone has publications"
+            )
             raise CommandError(f"{what} in a {where}.")
         yield {
             name: Connection(clients[name], found[name], [] if every else further_tables(opened, found[name]))

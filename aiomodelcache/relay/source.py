@@ -269,9 +269,16 @@ class TriggerSource(Source):
 class StreamSource(Source):
     """The changes that PostgreSQL decodes of its WAL. ``limit``: the bytes that it may keep for the relay."""
 
-    def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], limit: int) -> None:
+    def __init__(
+        self,
+        client: BaseDBAsyncClient,
+        tables: Sequence[CapturedTable],
+        limit: int,
+        further: Sequence[CapturedTable] = (),
+    ) -> None:
+        """``further``: tables that no claim depends on. Where they are published, too, their changes are read."""
         self._stream = StreamLines(client, tables, limit)
-        super().__init__(client, tables, self._stream, PUBLICATION)
+        super().__init__(client, tables, self._stream, PUBLICATION, further)
 
     async def check(self) -> Hashable:
         """Returns the same as other sources. A slot that may lack changes is created anew, which changes the state."""
@@ -298,9 +305,10 @@ class StreamSource(Source):
 
 def source_of(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], cache: OpenCache) -> Source:
     """Returns the source that is configured. On other databases than PostgreSQL, triggers are the only one."""
+    further = further_tables(cache, tables)
     if cache.config.relay_source == "pgoutput" and client.capabilities.dialect == "postgres":
-        return StreamSource(client, tables, cache.config.relay_slot_limit)
-    return TriggerSource(client, tables, further_tables(cache, tables))
+        return StreamSource(client, tables, cache.config.relay_slot_limit, further)
+    return TriggerSource(client, tables, further)
 
 
 class _Table:

@@ -109,9 +109,33 @@ def test_the_statements_are_what_a_migration_needs(relayed: Application) -> None
     assert "ok default" in relayed.run("publication", "status").out
 
 
+def test_a_publication_of_all_cached_models(relayed: Application) -> None:
+    executed(
+        relayed,
+        "ALTER TABLE article_label REPLICA IDENTITY FULL",
+        *[f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in ("article", "author", "label", "note")],
+    )
+    relayed.run("publication", "install")
+    relayed.run("publication", "status", "--all", status=1)
+    assert relayed.run("publication", "install", "--all").out == "ok default: created 1 publication\n"
+    assert relayed.run("publication", "install", "--all").out == "ok default: nothing to do\n"
+    for options in ((), ("--all",)):
+        assert "ok default: the publication is that" in relayed.run("publication", "status", *options).out
+    once = ("relay", "--source", "pgoutput", "--once", "--json")
+    relayed.run(*once)
+    executed(relayed, "INSERT INTO note (id, text) VALUES (1, 'one')")
+    [status] = relayed.run(*once).data["connections"]
+    assert (status["lines"], status["cleared"]) == (1, 0), "it invalidates its own row"
+    [statements] = relayed.run("publication", "sql", "--all", "--json").data["statements"].values()
+    assert "note" in "".join(statements)
+    assert relayed.run("publication", "install").out == "ok default: created 1 publication\n"
+    assert "note" not in relayed.run("publication", "status").out
+
+
 def test_other_databases_have_no_publications(application: Application) -> None:
     application.modules = (MODULE,)
     application.keys = {"imports": "", "url": ""}
     application.configure()
-    assert "in a PostgreSQL database" in application.run("publication", "install", status=2).err
+    for options in ((), ("--all",)):
+        assert "in a PostgreSQL database" in application.run("publication", "install", *options, status=2).err
     assert application.run("publication", "remove").out == ""

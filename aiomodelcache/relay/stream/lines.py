@@ -136,8 +136,8 @@ class StreamLines:
             await drop_slot(self._client, state)
 
     def reset(self, tables: Sequence[CapturedTable]) -> None:
-        """Forgets what was learned of the catalogue. The tables are always the same."""
-        self._rows.reset()
+        """Forgets what was learned of the catalogue. Changes of these tables are read from now on."""
+        self._rows.reset(tables)
 
     async def _state(self) -> SlotState:
         if not self._slot:

@@ -45,8 +45,9 @@ class ReceivedRows:
         self._places: dict[int, list[CapturedTable]] = {}
         """The captured tables that a relation belongs to, by its number."""
 
-    def reset(self) -> None:
-        """Forgets the types of columns, and which relations are captured."""
+    def reset(self, tables: Sequence[CapturedTable]) -> None:
+        """Forgets the types of columns, and which relations are captured. Changes of these tables are read."""
+        self._tables = {table.name: table for table in tables}
         self._values.clear()
         self._places.clear()
 

