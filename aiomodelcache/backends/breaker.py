@@ -307,14 +307,14 @@ class GuardedBackend:
 
     def _record_partial_failure(self, failure: PartialFailure) -> None:
         self.stats.backend_errors += 1
+        self.near.drop_beside(failure.failed)
         if self.nodes is not None:
             self.nodes.record(failure)
         self._record_success()
 
     def _record_failure(self, error: Exception) -> BackendError:
-        failure = error
-        if not isinstance(failure, BackendError):
-            failure = BackendError(f"{type(self.backend).__name__} failed: {reason(error)}")
+        failed = f"{type(self.backend).__name__} failed: {reason(error)}"
+        failure = error if isinstance(error, BackendError) else BackendError(failed)
         self.stats.backend_errors += 1
         self.failures += 1
         self.near.drop_all()

@@ -27,6 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from time import monotonic
 from typing import Final, Literal
 
+from aiomodelcache.backends.channels import Channel, Place
 from aiomodelcache.backends.frequency import FrequencySketch, UnusedDrops
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.events import NearChange
@@ -57,37 +58,24 @@ _FOR_EVER: Final = float("inf")
 
 
 class _Kept:
-    """The value of one key, the time until which it is used, and how often it was used since it was examined."""
+    """The value of one key, the time until which it is used, its uses since it was examined, and its place if any."""
 
-    __slots__ = ("until", "used", "value")
+    __slots__ = ("place", "until", "used", "value")
 
-    def __init__(self, value: bytes, until: float, used: int) -> None:
+    def __init__(self, value: bytes, until: float, used: int, place: Place | None) -> None:
         self.value = value
         self.until = until
         self.used = used
+        self.place = place
 
 
 class Near:
     """The entries that one open cache keeps in this process: at most ``limit`` bytes, those used most often."""
 
     __slots__ = (
-        "_entries",
-        "_frequency",
-        "_limit",
-        "_ping_at",
-        "_pinged",
-        "_policies",
-        "_prefixes",
-        "_trusted_until",
-        "_written",
-        "counters",
-        "expected",
-        "expecting",
-        "lag",
-        "observers",
-        "on",
-        "ping",
-        "tick"
+        "_entries", "_frequency", "_limit", "_ping_at", "_pinged", "_policies", "_prefixes", "_trusted_until",
+        "_written", "channels", "counters", "expected", "expecting", "lag", "observers", "on", "ping",
+        "place_of", "tick",
     )  # fmt: skip
 
     def __init__(self, limit: int, lag: float) -> None:
@@ -99,6 +87,10 @@ class Near:
         """A callback that is called about twice in ``lag`` seconds while answers are given."""
         self.observers: Observers | None = None
         """The observers of the cache, or None if there are none."""
+        self.channels: list[Channel] = []
+        """Those of several servers that report changes now."""
+        self.place_of: Callable[[bytes], Place | None] | None = None
+        """Returns the place of a key among several servers, or None if its server reports nothing."""
         self.expecting = False
         """True if readers announce their reads, as a backend tracks them."""
         self.on = False
@@ -142,10 +134,10 @@ class Near:
 
     # Reading --------------------------------------------------------------------------------------
 
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None] | None:
+    def find(self, keys: Collection[bytes]) -> dict[bytes, bytes | None] | None:
         """Returns the values of these keys if all of them are kept and may be used, else None."""
         now = monotonic()
-        if now >= self._ping_at and not self._is_trusted(now):
+        if now >= self._ping_at and not self._is_trusted(now, keys):
             return None
         entries = self._entries
         found: dict[bytes, bytes | None] = {}
@@ -160,7 +152,7 @@ class Near:
     def find_two(self, first: bytes, second: bytes) -> tuple[bytes, bytes] | None:
         """Returns the values of two keys as ``find`` does, at less cost."""
         now = monotonic()
-        if now >= self._ping_at and not self._is_trusted(now):
+        if now >= self._ping_at and not self._is_trusted(now, (first, second)):
             return None
         entries = self._entries
         one, two = entries.get(first), entries.get(second)
@@ -174,9 +166,17 @@ class Near:
         """Returns True if ``find`` would find this key."""
         kept = self._entries.get(key)
         now = monotonic()
-        return kept is not None and now < kept.until and now < self._trusted_until
+        if kept is None or (kept.place is not None and now >= kept.place.channel.trusted_until):
+            return False
+        return now < kept.until and now < self._trusted_until
 
-    def _is_trusted(self, now: float) -> bool:
+    def _is_trusted(self, now: float, keys: Iterable[bytes]) -> bool:
+        if self.channels:
+            if now >= (look_at := self._trusted_until - self.lag / 2):
+                self.ping()
+            self._ping_at = min([look_at, *[channel.check(now) for channel in self.channels]])
+            places = [kept.place for key in keys if (kept := self._entries.get(key)) is not None]
+            return now < self._trusted_until and all(place and now < place.channel.trusted_until for place in places)
         if now >= self._trusted_until:
             return False
         if not self._pinged:
@@ -221,7 +221,14 @@ class Near:
         former = self._entries.get(key)
         used = former.used if former is not None else 0
         self._remove(key)
-        self._entries[key] = _Kept(value, now + ttl, used)
+        place = None
+        if self.place_of is not None:
+            place = self.place_of(key)
+            if place is None:
+                return
+            place.keys.add(key)
+            self._ping_at = min(self._ping_at, place.channel.ping_at)
+        self._entries[key] = _Kept(value, now + ttl, used, place)
         self.counters.bytes += len(key) + len(value) + OVERHEAD
         if self.counters.bytes * 2 > self._limit:  # else there is room for all
             self._frequency.add(key)
@@ -252,6 +259,8 @@ class Near:
         kept = self._entries.pop(key, None)
         if kept is not None:
             self.counters.bytes -= len(key) + len(kept.value) + OVERHEAD
+            if kept.place is not None:
+                kept.place.keys.discard(key)
         return kept is not None
 
     # Dropping -------------------------------------------------------------------------------------
@@ -269,12 +278,20 @@ class Near:
 
     def drop_all(self) -> None:
         """Drops all keys and all placeholders."""
-        self.counters.dropped += bool(self._entries)
-        if self._entries:
-            self._tell("dropped", len(self._entries))
-        self.counters.bytes = 0
-        self._entries.clear()
+        self.drop_lost(list(self._entries))
+
+    def drop_lost(self, keys: Iterable[bytes]) -> None:
+        """Drops keys whose changes may not have been reported, and all placeholders."""
         self.expected.clear()
+        count = sum(map(self._remove, keys))
+        if count:
+            self.counters.dropped += 1
+            self._tell("dropped", count)
+
+    def drop_beside(self, keys: Iterable[bytes]) -> None:
+        """Drops all entries of those of several servers that hold these keys."""
+        for place in filter(None, map(self.place_of or (lambda _: None), keys)):
+            place.channel.drop_all()
 
     # The connection -------------------------------------------------------------------------------
 
@@ -288,10 +305,11 @@ class Near:
     def answered(self, sent: float) -> None:
         """Records the answer to a request that was sent at ``sent`` (monotonic).
 
-        All invalidations that the server sent before that answer have been reported.
+        All invalidations that the server sent before that answer have been reported. Several servers have channels for
+        that, and this is the answer to the question which of them has each key.
         """
         self._trusted_until = sent + self.lag
-        self._ping_at = sent + self.lag / 2
+        self._ping_at = _NEVER if self.place_of else sent + self.lag / 2
         self._pinged = False
 
     def invalidate(self, keys: Iterable[bytes] | None) -> None:

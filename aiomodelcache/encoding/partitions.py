@@ -58,6 +58,11 @@ class Partitions:
         """The keys of all stamps."""
         return self._stamps
 
+    @property
+    def epoch_prefix(self) -> bytes:
+        """The beginning of the keys of all epochs."""
+        return self._epoch
+
     def tagged(self, text: bytes) -> bytes:
         """Returns the last part of a key, with the tag of its partition if there are several."""
         return text

@@ -73,8 +73,7 @@ def keep_near(near: Near, entry_set: SupportsNear, space: KeySpace) -> None:
     lives = [entry_set.lifetimes.seconds(state) if entry_set.near else 0.0 for state in (VALUE, ABSENT)]
     near.cover(entry_set.prefix.removesuffix(space.tenant or b""), *lives)
     if entry_set.near:
-        for epoch in entry_set.partitions.epochs:
-            near.cover_version(epoch)
+        near.cover_version(entry_set.partitions.epoch_prefix)
 
 
 def count_unusable(counters: Counters, name: str, entry: bytes, expected: bytes) -> Miss:

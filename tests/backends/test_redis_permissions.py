@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.crc import key_slot
@@ -162,6 +162,24 @@ async def test_a_cache_needs_all_that_is_granted_and_no_more(
         used = {name.removeprefix("cmdstat_") for name in control.info("commandstats")}
     granted = {rule[1:] for feature in (CACHE, NEAR) for rule in documented()[feature] if rule[0] == "+"}
     assert {name for name in granted if not used & {name, name.partition("|")[0]}} == set()
+
+
+@pytest.mark.only_on("no store", because="permissions are those of Redis")
+@pytest.mark.only_on("sqlite", because="permissions are those of Redis")
+@pytest.mark.usefixtures("near_server")
+async def test_near_entries_of_a_cluster_need_no_more(database: BaseDBAsyncClient, cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        grant(node, CACHE, NEAR, CLUSTER)
+    url = cluster.url.replace("redis+cluster://", "redis+cluster://shop:secret@")
+    user = await User.create(username="kim")
+    async with ModelCache(url, namespace="shop", near=True, near_lag=60.0, socket_timeout=PATIENT) as cache:
+        for _ in range(4):
+            await User.cache.get(id=user.id)
+        assert cache.stats.near.hits
+        for channel in cache.open_cache.guarded.near.channels:
+            channel.check(channel.ping_at)  # as after a silence
+        await cast("Any", cache.open_cache.guarded.backend)._endpoint._topology.require()
+    assert [refused(node) for node in cluster.nodes] == [[], []]
 
 
 async def test_other_keys_are_refused(server: RedisServer) -> None:

@@ -120,7 +120,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     def track(self, near: Near | None) -> None:
         """Reports every change of what ``read`` returns to ``near`` from now on, or to no ``Near`` if it is None.
 
-        Raises ``CacheConfigurationError`` for a cluster, for a client that was passed in, and for a URL that configures
+        Raises ``CacheConfigurationError`` for a client of one server that was passed in, and for a URL that configures
         a pool. Also raises it if another cache tracks this backend. If the server refuses (it is older than
         Redis 6.2.7, or does not permit tracking), ``near`` records the refusal.
         """
@@ -180,7 +180,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
     async def _read(self, keys: Sequence[bytes], *, tracked: bool) -> list[bytes | None]:
         endpoint = self._endpoint or self._raise_closed()
         if isinstance(endpoint, ClusterEndpoint):
-            return await self._read_on_nodes(endpoint, keys)
+            return await self._read_on_nodes(endpoint, keys, tracked=tracked)
         if not 0 < len(keys) <= self._batch_size:
             return await self._read_many(endpoint, keys, tracked=tracked)
         try:
@@ -198,7 +198,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             if self._can_start_read and keys:
                 endpoint.start_read(keys, partial(self._on_values, keys, callback))
                 return True
-            return self._start_near_read(keys, callback)
+            return self._start_near_read_on_nodes(endpoint, keys, callback)
         if (
             endpoint is None
             or endpoint.reading is None
@@ -212,12 +212,15 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         near, endpoint = self._near, self._endpoint
         if near is None or self._is_overridden or not isinstance(endpoint, RedisEndpoint):
             return False
-        reading, tracking = endpoint.reading, endpoint.tracking
-        if reading is None or tracking is None or not 0 < len(keys) <= self._batch_size:
+        reading = endpoint.reading
+        if reading is None or not 0 < len(keys) <= self._batch_size:
             return False
         expected, incarnation = near.expected, endpoint.incarnation
         if not expected or not (tracked := [key for key in keys if key in expected]):
             return reading.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
+        tracking = endpoint.tracking
+        if tracking is None:
+            return False
         if len(tracked) == len(keys):
             return tracking.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
         if not (reading.is_ready and tracking.is_ready):
@@ -226,6 +229,25 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         for connection, part in ((reading, others), (tracking, tracked)):
             on_replies = partial(self._on_replies, incarnation, partial(parts.on_part, part))
             connection.start(pack_mget(part), 1, on_replies)
+        return True
+
+    def _start_near_read_on_nodes(
+        self, endpoint: ClusterEndpoint, keys: Sequence[bytes], callback: ReadCallback
+    ) -> bool:
+        if self._near is None or self._is_overridden or not keys:
+            return False
+        expected = self._near.expected
+        tracked = [key for key in keys if key in expected]
+        others = [key for key in keys if key not in expected] if tracked else keys
+        on_tracked: ReadCallback = callback
+        on_others: ReadCallback = callback
+        if tracked and others:
+            parts = ReadInParts(keys, callback)
+            on_tracked, on_others = partial(parts.on_part, tracked), partial(parts.on_part, others)
+        if others:
+            endpoint.start_read(others, partial(self._on_values, others, on_others))
+        if tracked:
+            endpoint.start_tracked_read(tracked, partial(self._on_values, tracked, on_tracked))
         return True
 
     def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
@@ -239,11 +261,14 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
                 )
             )
 
-    async def _read_on_nodes(self, endpoint: ClusterEndpoint, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def _read_on_nodes(
+        self, endpoint: ClusterEndpoint, keys: Sequence[bytes], *, tracked: bool
+    ) -> list[bytes | None]:
         read: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
         if not keys:
             return []
-        endpoint.start_read(keys, partial(self._on_values, keys, partial(_resolve, read)))
+        start = endpoint.start_tracked_read if tracked else endpoint.start_read
+        start(keys, partial(self._on_values, keys, partial(_resolve, read)))
         return await read
 
     def _on_values(self, keys: Sequence[bytes], callback: ReadCallback, values: Replies, has_errors: bool) -> None:

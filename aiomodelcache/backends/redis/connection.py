@@ -23,6 +23,7 @@ from typing import Any, Final, cast
 import hiredis
 from redis.exceptions import ConnectionError, InvalidResponse, RedisError, TimeoutError
 
+from aiomodelcache.backends.channels import Channel
 from aiomodelcache.backends.near import Near
 
 Command = tuple[bytes | str | int, ...]
@@ -93,8 +94,8 @@ class PipelinedConnection(asyncio.Protocol):
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.lost: Exception | None = None
         """The reason why nothing can be sent any more, or None."""
-        self.near: Near | None = None
-        """The ``Near`` that gets the server's messages."""
+        self.near: Near | Channel | None = None
+        """The receiver of the server's messages."""
         self._connection = connection
         self._timeout: float | None = connection.socket_timeout
         self._loop = loop
@@ -162,7 +163,7 @@ class PipelinedConnection(asyncio.Protocol):
                 callback, count, sent = self._waiting[0]
                 if len(self._replies) == count:
                     self._waiting.popleft()
-                    if self.near is not None:
+                    if self.near is not None and not isinstance(reply, Exception):
                         self.near.answered(sent)
                     replies, self._replies = self._replies, []
                     callback(replies)
@@ -171,7 +172,7 @@ class PipelinedConnection(asyncio.Protocol):
         except ValueError:  # redis-py reads the addresses in MOVED and ASK
             self._fail(ConnectionError("Unexpected reply: a redirection without an address"))
 
-    async def track(self, near: Near) -> None:
+    async def track(self, near: Near | Channel) -> None:
         """Asks the server to report every change of the entries read here to ``near``. The server may refuse."""
         self._has_messages = True
         [hello] = await self.send(_HELLO, 1)
@@ -189,9 +190,9 @@ class PipelinedConnection(asyncio.Protocol):
         """Returns the address of this end, as its socket tells it."""
         return self._transport.get_extra_info("sockname")
 
-    def _ping(self) -> None:
+    def _ping(self, key: bytes | None = None) -> None:
         if self.lost is None:
-            self.start(_PING, 1, _ignore)
+            self.start(_PING if key is None else pack([("PTTL", key)]), 1, _ignore)
 
     def _on_push(self, message: Any) -> None:
         if self.near is not None and message[0] == b"invalidate":
@@ -234,11 +235,11 @@ class ReconnectingConnection:
     """A connection to one server, made when it is first needed and again after it was lost."""
 
     def __init__(self, make_connection: Callable[[], Any]) -> None:
-        self.near: Near | None = None
-        """The ``Near`` that every change of the entries read here is reported to."""
+        self.near: Near | Channel | None = None
+        """The receiver of every change of the entries that are read here."""
         self._make_connection = make_connection
         self._current: PipelinedConnection | None = None
-        self._tracked_by: Near | None = None
+        self._tracked_by: Near | Channel | None = None
         self._connecting: asyncio.Task[PipelinedConnection] | None = None
 
     @property

@@ -1,7 +1,7 @@
 """``python -m tests.protocol.model [--large] [part] [guard ...]``: explores, and prints the shortest counterexamples.
 
 Without names it explores the sound shapes and all broken variants. ``part`` is rows, indexes, epochs, stale, near,
-derived, savers, groups, relays or partitions.
+near_nodes, derived, savers, groups, relays or partitions.
 """
 
 import argparse

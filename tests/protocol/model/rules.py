@@ -115,6 +115,14 @@ class Rules:
     """A process drops all near entries when it loses the connection."""
     near_since_sent: bool = True
     """Near entries count as fresh since the last answered request was sent, not since its reply."""
+    near_asks_for_keys: bool = True
+    """A ping asks a node about a key, so that a node that has lost its slots does not vouch for entries."""
+    near_each_node: bool = True
+    """Each node vouches for the entries that were read from it, and for no others."""
+    near_forget_redirected: bool = True
+    """What another node has answered, in place of the one that was asked, is not kept."""
+    near_forget_moved: bool = True
+    """What was read before the process learned of another node is not kept."""
 
     # Derived entries
     tokens_compared: bool = True

@@ -10,6 +10,7 @@ from tests.protocol.model import (
     groups,
     indexes,
     near,
+    near_nodes,
     partitions,
     relays,
     rows,
@@ -70,6 +71,10 @@ def _stale(**options: Any) -> Shape:
 
 def _near(**options: Any) -> Shape:
     return Shape(near.system, options)
+
+
+def _near_nodes(**options: Any) -> Shape:
+    return Shape(near_nodes.system, options)
 
 
 def _derived(recipe: str, **options: Any) -> Shape:
@@ -138,6 +143,8 @@ SOUND = [
     _near(look_ups=(1, 1), own=1, pings=1),
     _near(look_ups=(2, 1), others=1, pings=1),
     _near(look_ups=(2, 1), own=1, losses=1, warm=False),
+    _near_nodes(look_ups=(2,), others=1, pings=(0,)),
+    _near_nodes(look_ups=(2, 1), others=1, warm=False),
     _derived("rows", look_ups=(2,), writers=("a", "a, b")),
     _derived("rows", look_ups=(2,), writers=("a, b",), crashes=1, ticks=3),
     _derived("rows", look_ups=(3,), writers=("a, b",), evictions=2),
@@ -213,6 +220,7 @@ LARGE = [
     _stale(look_ups=(2, 1), writers=2, ticks=3),
     _near(look_ups=(2, 1), own=1, others=1),
     _near(look_ups=(2, 2), others=1, pings=1, losses=1),
+    _near_nodes(look_ups=(2, 1), others=1, pings=(0, 1)),
     _derived("rows", look_ups=(2,), writers=("a, b", "a"), row_readers=1, evictions=1),
     _derived("rows", look_ups=(1, 1), writers=("a, b",), crashes=1),
     _derived("late row", look_ups=(1, 1), writers=("a",), row_readers=1),
@@ -318,6 +326,10 @@ BROKEN = [
     Broken("near_drop_at_mark", _near(look_ups=(1,), own=1), STALE),
     Broken("near_drop_at_clear", _near(look_ups=(2,), own=1), STALE),
     Broken("near_drop_on_loss", _near(look_ups=(1,), others=1, pings=1, losses=1), STALE),
+    Broken("near_asks_for_keys", _near_nodes(look_ups=(1,), others=1, pings=(0,)), STALE),
+    Broken("near_each_node", _near_nodes(look_ups=(1,), others=1, pings=(1,)), STALE),
+    Broken("near_forget_redirected", _near_nodes(look_ups=(2,), others=1, pings=(1,), warm=False), STALE),
+    Broken("near_forget_moved", _near_nodes(look_ups=(2,), others=1, pings=(1,), warm=False), STALE),
     Broken("near_since_sent", _near(look_ups=(1, 2), others=1, warm=False), STALE),
     Broken("tokens_compared", _derived("rows", look_ups=(2,), writers=("a, b",)), STALE),
     Broken("derived_read_first", _derived("two queries", look_ups=(1, 1), writers=("a, b",), predicts=True), TORN),

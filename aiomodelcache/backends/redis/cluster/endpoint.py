@@ -5,7 +5,7 @@ Must not know what a backend's operations are.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
@@ -16,10 +16,10 @@ from aiomodelcache.backends.redis.cluster.requests import Requests
 from aiomodelcache.backends.redis.cluster.slots import Address, Remap, name_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
+from aiomodelcache.backends.redis.cluster.tracking import NodeTracking
 from aiomodelcache.backends.redis.connection import Command, Replies
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.replicas import Wait
-from aiomodelcache.exceptions import CacheConfigurationError
 
 
 class ClusterEndpoint:
@@ -35,15 +35,12 @@ class ClusterEndpoint:
         self._topology = Topology(addresses, settings, remap, self._tasks)
         self._requests = Requests(self._topology, settings.timeout, self._tasks)
         self._reads = Reads(self._topology, self._requests)
+        self._tracking: NodeTracking | None = None
         settings.connection(addresses[0], ServerIncarnation(self.where))  # raises if an option is unknown
 
     def track(self, near: Near | None) -> None:
-        """Raises ``CacheConfigurationError``: near entries are not kept of a Cluster."""
-        if near is not None:
-            raise CacheConfigurationError(
-                f"near does not work with a Cluster, such as Redis at {self.where}: "
-                "pass a redis:// or redis+sentinel:// URL, or remove near."
-            )
+        """Reports every change of entries that are read by ``start_tracked_read`` from now on to ``near``."""
+        self._tracking = None if near is None else NodeTracking(near, self._topology)
 
     def incarnation_of(self, key: bytes) -> ServerIncarnation:
         """Returns the incarnation of the node that holds a key."""
@@ -76,6 +73,11 @@ class ClusterEndpoint:
     def start_read(self, keys: Sequence[bytes], callback: OnRead) -> None:
         """Reads keys in one request to each node, and calls ``callback`` when all have answered."""
         self._reads.start(keys, callback)
+
+    def start_tracked_read(self, keys: Sequence[bytes], callback: OnRead) -> None:
+        """Reads keys as ``start_read`` does. Their nodes report the next change of each."""
+        request, slots = cast("NodeTracking", self._tracking).request(keys, callback)
+        self._requests.start(request, slots)
 
     async def servers(self) -> list[Callable[[Sequence[Command]], Awaitable[Replies]]]:
         """Returns a function for each node that sends commands to it. Raises redis-py's exceptions if none is found."""

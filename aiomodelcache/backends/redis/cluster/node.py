@@ -36,7 +36,17 @@ class ConnectionSettings:
 class Node:
     """A node that serves slots, or that is asked for them."""
 
-    __slots__ = ("address", "asked", "failing", "incarnation", "name", "reading", "replication", "writing")
+    __slots__ = (
+        "address",
+        "asked",
+        "failing",
+        "incarnation",
+        "name",
+        "reading",
+        "replication",
+        "tracking",
+        "writing",
+    )
 
     def __init__(self, address: Address, settings: ConnectionSettings) -> None:
         self.address = address
@@ -45,6 +55,8 @@ class Node:
         self.replication = Replication(self.name)
         make = partial(settings.connection, address, self.incarnation)
         self.reading, self.writing = ReconnectingConnection(make), ReconnectingConnection(make)
+        self.tracking = ReconnectingConnection(make)
+        """The connection on which the node reports changes of the keys that are read there."""
         self.failing = False
         """True if the last request failed. Its slots may have another node by now."""
         self.asked = False
@@ -69,7 +81,7 @@ class Node:
 
     async def retire(self) -> None:
         """Disconnects when all requests so far are answered."""
-        for connection in (self.reading, self.writing):
+        for connection in (self.reading, self.tracking, self.writing):
             if connection.is_open:
                 with suppress(*FAILURES):
                     await connection.send(pack([("TIME",)]), 1)  # PING needs a permission more
@@ -77,5 +89,5 @@ class Node:
 
     async def aclose(self) -> None:
         """Disconnects."""
-        await self.reading.aclose()
-        await self.writing.aclose()
+        for connection in (self.reading, self.tracking, self.writing):
+            await connection.aclose()

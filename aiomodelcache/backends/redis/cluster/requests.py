@@ -36,7 +36,18 @@ _ASKING: Final = pack([("ASKING",)])
 class Request:
     """Commands to several nodes, and their replies in the same order."""
 
-    __slots__ = ("commands", "nodes", "on_done", "pending", "reading", "refused", "repeated", "replies", "wait")
+    __slots__ = (
+        "commands",
+        "nodes",
+        "on_done",
+        "pending",
+        "reading",
+        "refused",
+        "repeated",
+        "replies",
+        "tracked",
+        "wait",
+    )
 
     def __init__(
         self,
@@ -45,6 +56,7 @@ class Request:
         *,
         reading: bool = False,
         wait: Wait | None = None,
+        tracked: bool = False,
     ) -> None:
         self.commands = commands
         self.nodes: list[Node | None] = []
@@ -55,6 +67,8 @@ class Request:
         """True for reads. Versions that another incarnation of the node has made are None in the replies then."""
         self.wait = wait
         """The replicas that must have the commands, or None."""
+        self.tracked = tracked
+        """True for reads whose keys the nodes track."""
         self.refused: list[int] = []
         """The positions of the commands that were not run."""
         self.repeated = False
@@ -130,7 +144,7 @@ class Requests:
             groups.setdefault(cast("Node", request.nodes[at]), []).append(at)
         request.pending = len(groups)
         for node, group in groups.items():
-            connection = node.reading if request.reading else node.writing
+            connection = node.tracking if request.tracked else node.reading if request.reading else node.writing
             packed, count = pack([request.commands[at] for at in group]), len(group)
             if asked:
                 packed = b"".join([_ASKING * (at in asked) + pack([request.commands[at]]) for at in group])

@@ -30,6 +30,10 @@ class Topology:
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
         """The node that serves each slot, or None if none is known."""
+        self.on_change: Callable[[], None] = lambda: None
+        """A callback that is called when slots have other nodes."""
+        self.on_read: Callable[[float], None] = lambda _: None
+        """A callback that is called when the topology was read, with the time at which it was asked for (monotonic)."""
         self._startup = dict.fromkeys(startup)
         self._settings = settings
         self._remap = remap
@@ -80,6 +84,7 @@ class Topology:
         node = self.node_in(moved, redirected_by)
         if 0 <= moved.slot_id < SLOTS:
             self.slots[moved.slot_id] = node
+            self.on_change()
         self.refresh_soon(node)
         return node
 
@@ -111,6 +116,7 @@ class Topology:
         self._refresh_at = time.monotonic() + REFRESH_INTERVAL
 
     async def _refresh(self, first: Node | None) -> None:
+        asked = time.monotonic()
         try:
             ranges = await self._ask_any(list(self._sources(first)))
         except FAILURES as error:
@@ -118,6 +124,7 @@ class Topology:
         else:
             self._failure = None
             self._adopt(ranges)
+            self.on_read(asked)
 
     async def _ask_any(self, addresses: Sequence[Address]) -> list[SlotRange]:
         """Returns the first good answer. Raises redis-py's exceptions if none comes within ``timeout``.
@@ -179,7 +186,9 @@ class Topology:
                 node = former.pop(each.primary, None) or Node(each.primary, self._settings)
                 self._nodes[each.primary] = node
             slots[each.first : each.last + 1] = [node] * (each.last + 1 - each.first)
-        self.slots = slots
+        changed, self.slots = slots != self.slots, slots
+        if changed:
+            self.on_change()
         self._others = dict.fromkeys([address for each in ranges for address in each.replicas])
         for address, node in former.items():
             if node.asked:
