@@ -1,7 +1,8 @@
-"""``python -m benchmarks.tracking``: CPU time of misses of cached functions, against the same functions untracked.
+"""``python -m benchmarks.tracking``: time of misses of cached functions, against the same functions untracked.
 
 Each round measures every function in turn, tracked and not. A ratio is that of the minima of all rounds: the work of
-both is always the same, and other load on the machine only adds to it.
+both is always the same, and other load on the machine only adds to it. The time that a caller waits includes that of
+the servers, CPU time is that of this process alone.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiomodelcache import InvalidationType, cached
 from benchmarks import data
@@ -18,6 +19,14 @@ from benchmarks.models import Product
 from benchmarks.places import DATABASES, Place, open_place
 
 TWENTY: Final = data.page_of(1)
+
+
+class Sample(NamedTuple):
+    """Seconds of one miss."""
+
+    waited: float
+    used: float
+    """CPU time."""
 
 
 async def page() -> list[str]:
@@ -62,12 +71,12 @@ async def untracked(name: str) -> list[str]:
     return await FUNCTIONS[name]()
 
 
-async def measure(place: Place, rounds: int) -> dict[str, tuple[float, float]]:
-    """Returns seconds of CPU time of a miss of each function, tracked and not."""
+async def measure(place: Place, rounds: int) -> dict[str, tuple[Sample, Sample]]:
+    """Returns the shortest times of a miss of each function, tracked and not."""
     async with place.catalogue():
         own = Own()
         await own.open(place)
-        found: dict[tuple[str, Any], list[float]] = {}
+        found: dict[tuple[str, Any], list[Sample]] = {}
         for number in range(rounds + 1):  # the first one warms up
             gc.collect()
             gc.freeze()
@@ -77,15 +86,19 @@ async def measure(place: Place, rounds: int) -> dict[str, tuple[float, float]]:
                     found.setdefault((name, function), []).extend(samples if number else [])
         await own.close()
     gc.unfreeze()
-    return {name: (min(found[name, tracked]), min(found[name, untracked])) for name in FUNCTIONS}
+    return {name: (_shortest(found[name, tracked]), _shortest(found[name, untracked])) for name in FUNCTIONS}
 
 
-async def _sample(own: Own, function: Any, name: str) -> float:
+def _shortest(samples: list[Sample]) -> Sample:
+    return Sample(*map(min, zip(*samples, strict=True)))
+
+
+async def _sample(own: Own, function: Any, name: str) -> Sample:
     await own.cache.open_cache.guarded.backend.delete([function.key(name).encode()])
     await asyncio.sleep(0)
-    before = time.process_time()
+    waited, used = time.perf_counter(), time.process_time()
     await function(name)
-    return time.process_time() - before
+    return Sample(time.perf_counter() - waited, time.process_time() - used)
 
 
 def main() -> None:
@@ -94,9 +107,10 @@ def main() -> None:
     parser.add_argument("--database", choices=DATABASES, default="postgres")
     options = parser.parse_args()
     with open_place("default", options.database) as place:
-        for name, (with_tracker, without) in asyncio.run(measure(place, options.rounds)).items():
-            ratio = with_tracker / without
-            print(f"{name:16} {with_tracker * 1e6:7.0f} µs tracked, {without * 1e6:7.0f} not: {ratio:5.2f}")
+        print("µs of a miss, tracked and not; their ratio; the same in CPU time")
+        for name, pair in asyncio.run(measure(place, options.rounds)).items():
+            columns = [f"{a * 1e6:7.0f} {b * 1e6:7.0f} {a / b:5.2f}" for a, b in zip(*pair, strict=True)]
+            print(f"{name:16}", *columns)
 
 
 if __name__ == "__main__":
