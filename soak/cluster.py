@@ -23,6 +23,8 @@ from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving, un
 SHARDS: Final = 3
 NODE_TIMEOUT: Final = 2.0
 """Seconds after which a silent node counts as failing, and its replica follows it."""
+MANUAL_FAILOVER_TIMEOUT: Final = 6.0
+"""Seconds after which a failover that was asked for has ended, one way or the other (Redis: 5)."""
 CLUSTER_FAULTS: Final = (
     "kill", "slow", "terminate",
     "node-death", "node-stall", "node-hang", "node-failover", "node-force", "node-flush", "scripts", "reshard",
@@ -166,8 +168,7 @@ class ClusterFaults:
         async with self._faults.alone, self._faults.losing(f"node: CLUSTER FAILOVER {how} of a lagging replica"):
             shard, master, replica = await self._drawn()
             await self._lag(master, replica)
-            await to_thread.run_sync(replica.run, "CLUSTER", "FAILOVER", how)
-            await to_thread.run_sync(until, partial(_serves, replica))
+            await to_thread.run_sync(_take_over, replica, how)
             await self._heal(shard)
 
     async def _flush(self) -> None:
@@ -232,6 +233,20 @@ def _cut_off(master: ClusterNode, replica: ClusterNode) -> None:
     replica.run("CONFIG", "SET", "masterauth", "wrong")
     master.run("CLIENT", "KILL", "TYPE", "replica")
     until(lambda: replica.run("INFO", "replication")["master_link_status"] == "down")
+
+
+def _take_over(replica: ClusterNode, how: str) -> None:
+    """Asks a replica to follow its master until it does. It gives up when it is not elected within some seconds."""
+    asked = -MANUAL_FAILOVER_TIMEOUT
+
+    def serves() -> bool:
+        nonlocal asked
+        if not _serves(replica) and time.monotonic() >= asked + MANUAL_FAILOVER_TIMEOUT:
+            replica.run("CLUSTER", "FAILOVER", how)
+            asked = time.monotonic()
+        return _serves(replica)
+
+    until(serves)
 
 
 def _serves(node: ClusterNode) -> bool:

@@ -275,7 +275,7 @@ def is_right(name: str, value: Any) -> bool:
         value, number = value.total_seconds(), True
     if name == "lease_wait":
         return number and 0 <= value < 10**10 and not 0 < value < 0.001
-    if name in ("guess_size", "decoded_memory_limit"):
+    if name in ("guess_size", "decoded_memory_limit", "wait_replicas"):
         return number and isinstance(value, int) and 0 <= value <= sys.maxsize
     if name == "load_limit" and value is None:
         return True
