@@ -75,7 +75,7 @@ class Near:
     __slots__ = (
         "_entries", "_frequency", "_limit", "_ping_at", "_pinged", "_policies", "_prefixes", "_trusted_until",
         "_written", "channels", "counters", "expected", "expecting", "lag", "observers", "on", "ping",
-        "place_of", "tick",
+        "place_of", "splits", "tick",
     )  # fmt: skip
 
     def __init__(self, limit: int, lag: float) -> None:
@@ -85,6 +85,8 @@ class Near:
         """Sends a request whose only purpose is to be answered."""
         self.tick: Callable[[], None] = lambda: None
         """A callback that is called about twice in ``lag`` seconds while answers are given."""
+        self.splits = 0
+        """The number of reads that were split, as only some of their keys are expected. They are not of one moment."""
         self.observers: Observers | None = None
         """The observers of the cache, or None if there are none."""
         self.channels: list[Channel] = []

@@ -48,6 +48,7 @@ class ReadBatcher:
     """
 
     __slots__ = (
+        "_apart",
         "_before_read",
         "_failures_before",
         "_guarded",
@@ -55,8 +56,8 @@ class ReadBatcher:
         "_requests",
         "_send_deferred",
         "_sliced",
+        "_splits_before",
         "_tasks",
-        "apart",
     )
 
     def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, before_read: Callable[[], None]) -> None:
@@ -68,8 +69,10 @@ class ReadBatcher:
         self._failures_before = 0
         """The number of failures of the backend when the first of ``_requests`` was added."""
         self._in_flight = 0
-        self.apart = False
+        self._apart = False
         """True if the values that are being delivered may not be of one moment, as there are too many keys."""
+        self._splits_before = 0
+        """The number of reads that were split before the first of those that are in flight."""
         self._sliced = 0
         """The number of reads that are delivered in several slices.
 
@@ -83,6 +86,16 @@ class ReadBatcher:
             self._failures_before = self._guarded.failures
             self._tasks.schedule(self._send)
         self._requests.append((collect_keys, deliver, source))
+
+    def reads_apart(self) -> bool:
+        """Returns True if the values that are being delivered may not be of one moment."""
+        return self._apart or (self._in_flight > 0 and self._guarded.near.splits != self._splits_before)
+
+    def _expect(self, keys: Sequence[bytes]) -> Ticket:
+        near = self._guarded.near
+        if self._in_flight == 1:
+            self._splits_before = near.splits
+        return near.expect(keys)
 
     def _send(self) -> None:
         if self._in_flight == MAX_READS_IN_FLIGHT or self._sliced:
@@ -99,11 +112,11 @@ class ReadBatcher:
             keys: Sequence[bytes]
             keys, near = list(wanted), self._guarded.near
             if len(keys) > self._guarded.keys_read_together:
-                self.apart = True
+                self._apart = True
                 arrange = getattr(self._guarded.backend, "arrange", None)  # see ``RedisBackend``
                 keys = keys if arrange is None or not any(wanted.values()) else arrange(wanted)
             callback = partial(
-                self._on_read, partial(self._slices, requests, keys, near.expect(keys) if near.expecting else [])
+                self._on_read, partial(self._slices, requests, keys, self._expect(keys) if near.expecting else [])
             )
             if not keys:  # the lookups have gone on without the store
                 callback([])
@@ -148,7 +161,6 @@ class ReadBatcher:
         entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
         if ticket:
             self._guarded.near.keep(ticket, entries)
-            self.apart |= len(ticket) < len(keys)  # those that are kept near are read by themselves
         if read is None and self._guarded.observers is not None:
             for operation in _lookups(requests):
                 operation.outcome = "fault"
@@ -174,7 +186,7 @@ class ReadBatcher:
 
     def _end(self) -> None:
         self._in_flight -= 1
-        self.apart &= self._in_flight > 0
+        self._apart &= self._in_flight > 0
         if self._send_deferred:
             self._send_deferred = False
             self._tasks.schedule(self._send)

@@ -93,7 +93,7 @@ class Reader:
 
     def reads_apart(self) -> bool:
         """True if the values that lookups get now may not be of one moment. False once they have ended."""
-        return self._reads.apart or self._near.place_of is not None
+        return self._reads.reads_apart() or self._near.place_of is not None
 
     def sample(self, fraction: float, chosen: Callable[[bytes], None]) -> None:
         """Calls ``chosen`` with the key of this fraction of the entries that are read from now on."""

@@ -6,17 +6,24 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import Any
 
 import pytest
+from redis.crc import key_slot
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.queryset import QuerySet
 
 from aiomodelcache import BatchCacheQuery, ModelCache, RelatedInstanceCache, cached, local_cache
+from aiomodelcache.backends.near import Near
+from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.testing import assert_ops
+from aiomodelcache.testing.conformance import new_key, new_value
+from tests.backends import opening
 from tests.backends.opening import PATIENT
+from tests.backends.proxy import Proxy
 from tests.protocol.interleavings.questions import on_cache
 from tests.query.test_near_cache import FAR, caches, create_event, near_soon, rename_in_other_process
 from tests.support.gates import until
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode
 
 pytestmark = [
     pytest.mark.usefixtures("near_server"),
@@ -156,3 +163,46 @@ async def test_a_near_row_is_not_older_than_the_row_that_leads_to_it(
         assert cache.open_cache.guarded.near.holds(key)
         async with local_cache() if scoped else nullcontext():
             assert (await OrganizerOf("pycon")).team == 5
+
+
+async def test_an_old_version_is_not_believed_with_a_row_of_the_promoted_replica(
+    redis_server: RedisServer, own_redis: RedisServer
+) -> None:
+    """The connection for reads leads to the former master still. The one on which keys are tracked is not made yet."""
+    row, epoch, value = new_key(), new_key(), new_value()
+    async with Proxy(own_redis.port) as proxy, opening.opened(proxy.url) as backend:
+        await backend.read([new_key()])
+        near = nearly(backend, row)
+        version = new_version(backend._endpoint.incarnation.current)
+        for server, held in ((own_redis, new_value()), (redis_server, value)):  # the replica lacks the last write
+            with server.client() as client:
+                client.mset({row: held, epoch: version})
+        proxy.target = redis_server.port
+        near.expect([row, epoch])
+        assert await backend.read([row, epoch]) == [value, None]
+
+
+async def test_an_old_version_of_a_node_is_not_believed_with_a_restored_row(redis_server: RedisServer) -> None:
+    tag = b"{%b}" % new_key()
+    row, epoch, value = b"row" + tag, b"epoch" + tag, new_value()
+    with ClusterNode() as one, ClusterNode() as other:
+        cluster = Cluster([one, other])
+        node = cluster.nodes[cluster._place(key_slot(row))]
+        node.run("SET", row, value)
+        former = node.run("DUMP", row)
+        async with opening.opened(cluster.url) as backend:
+            await backend.read([row])
+            near = nearly(backend, row)
+            version = new_version(backend._endpoint.incarnation_of(row).current)
+            node.run("SET", epoch, version)
+            node.run("RESTORE", row, 0, former, "REPLACE")
+            near.expect([row, epoch])
+            assert await backend.read([row, epoch]) == [value, None]
+
+
+def nearly(backend: Any, row: bytes) -> Near:
+    """Returns what keeps a row, and nothing else, of a backend."""
+    near = Near(1 << 20, PATIENT)
+    near.cover(row, PATIENT, PATIENT)
+    backend.track(near)
+    return near

@@ -168,7 +168,8 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         if not tracked or len(tracked) == len(keys):
             return await self._read(keys, tracked=bool(tracked))
         read: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
-        parts, others = ReadInParts(keys, partial(_resolve, read)), [key for key in keys if key not in expected]
+        parts = self._in_parts(self._endpoint or self._raise_closed(), keys, partial(_resolve, read))
+        others = [key for key in keys if key not in expected]
         reading = self._read(others, tracked=False), self._read(tracked, tracked=True)
         results = await asyncio.gather(*reading, return_exceptions=True)
         for part, result in zip((others, tracked), results, strict=True):
@@ -176,6 +177,10 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
                 raise result  # the backend closes
             parts.on_part(part, result)
         return await read
+
+    def _in_parts(self, endpoint: Endpoint, keys: Sequence[bytes], callback: ReadCallback) -> ReadInParts:
+        cast("Near", self._near).splits += 1
+        return ReadInParts(keys, endpoint.mask_stale_versions, callback)
 
     async def _read(self, keys: Sequence[bytes], *, tracked: bool) -> list[bytes | None]:
         endpoint = self._endpoint or self._raise_closed()
@@ -225,7 +230,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             return tracking.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
         if not (reading.is_ready and tracking.is_ready):
             return False
-        parts, others = ReadInParts(keys, callback), [key for key in keys if key not in expected]
+        parts, others = self._in_parts(endpoint, keys, callback), [key for key in keys if key not in expected]
         for connection, part in ((reading, others), (tracking, tracked)):
             on_replies = partial(self._on_replies, incarnation, partial(parts.on_part, part))
             connection.start(pack_mget(part), 1, on_replies)
@@ -242,7 +247,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         on_tracked: ReadCallback = callback
         on_others: ReadCallback = callback
         if tracked and others:
-            parts = ReadInParts(keys, callback)
+            parts = self._in_parts(endpoint, keys, callback)
             on_tracked, on_others = partial(parts.on_part, tracked), partial(parts.on_part, others)
         if others:
             endpoint.start_read(others, partial(self._on_values, others, on_others))

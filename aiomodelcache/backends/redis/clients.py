@@ -118,6 +118,10 @@ class RedisEndpoint:
         """Returns the incarnation of the server that holds a key."""
         return self.incarnation
 
+    def mask_stale_versions(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Replaces versions of other incarnations than the present one by None."""
+        return self.incarnation.mask_stale_versions(values)
+
     async def send(self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False) -> list[Any]:
         """Sends commands in one round trip. Returns all replies, errors of the server among them.
 

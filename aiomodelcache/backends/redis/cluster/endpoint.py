@@ -20,6 +20,7 @@ from aiomodelcache.backends.redis.cluster.tracking import NodeTracking
 from aiomodelcache.backends.redis.connection import Command, Replies
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.replicas import Wait
+from aiomodelcache.encoding.layout import VERSION
 
 
 class ClusterEndpoint:
@@ -46,6 +47,13 @@ class ClusterEndpoint:
         """Returns the incarnation of the node that holds a key."""
         node = self._topology.slots[slot_of(key)]
         return node.incarnation if node is not None else ServerIncarnation(self.where)
+
+    def mask_stale_versions(self, keys: Sequence[bytes], values: list[bytes | None]) -> list[bytes | None]:
+        """Replaces versions of other incarnations than the present one of the key's present node by None."""
+        return [
+            None if value and value[:1] == VERSION and self.incarnation_of(key).is_stale_version(value) else value
+            for key, value in zip(keys, values, strict=True)
+        ]
 
     def node_of(self, key: bytes) -> str:
         """Returns the name of the node that holds a key, or "" if none is known."""
