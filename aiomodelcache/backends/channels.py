@@ -65,7 +65,7 @@ class Channel:
         key = next((key for place in self.places.values() for key in place.keys), None)
         if key is None:
             return _FOR_EVER
-        if self.ping_at <= now < self.trusted_until and not self._pinged:
+        if self.ping_at <= now and not self._pinged:  # also after a time without lookups
             self._pinged = True
             self._ping(key)
         return self.ping_at

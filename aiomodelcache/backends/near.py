@@ -215,7 +215,7 @@ class Near:
                     self._put(key, value)
 
     def _put(self, key: bytes, value: bytes) -> None:
-        ttl = next(self._ttl(policy, value) for policy in self._policies if key.startswith(policy[0]))
+        ttl = next(ttls[value[:1] == ABSENT] for prefix, *ttls in self._policies if key.startswith(prefix))
         now = monotonic()
         if not ttl or self._written.paused(key, now):
             self._remove(key)
@@ -253,10 +253,6 @@ class Near:
         if frequency.added > _SAMPLE * len(entries):
             frequency.halve()
 
-    @staticmethod
-    def _ttl(policy: tuple[bytes, float, float], value: bytes) -> float:
-        return policy[2] if value[:1] == ABSENT else policy[1]
-
     def _remove(self, key: bytes) -> bool:
         kept = self._entries.pop(key, None)
         if kept is not None:
@@ -280,12 +276,16 @@ class Near:
 
     def drop_all(self) -> None:
         """Drops all keys and all placeholders."""
-        self.drop_lost(list(self._entries))
+        dropped, self._entries = len(self._entries), OrderedDict()  # at once, because there may be very many
+        self.counters.bytes = 0
+        for channel in self.channels:
+            channel.places.clear()
+        self.drop_lost((), dropped)
 
-    def drop_lost(self, keys: Iterable[bytes]) -> None:
-        """Drops keys whose changes may not have been reported, and all placeholders."""
+    def drop_lost(self, keys: Iterable[bytes], dropped: int = 0) -> None:
+        """Drops keys whose changes may not have been reported, beside those ``dropped``, and all placeholders."""
         self.expected.clear()
-        count = sum(map(self._remove, keys))
+        count = dropped + sum(map(self._remove, keys))
         if count:
             self.counters.dropped += 1
             self._tell("dropped", count)

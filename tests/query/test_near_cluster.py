@@ -184,6 +184,20 @@ async def test_a_value_and_its_dependencies_that_are_kept_are_not_of_one_moment(
         assert not other.open_cache.reader.reads_apart(), "it reads nothing now"
 
 
+async def test_a_lookup_while_the_backend_opens_again_asks_no_node(cluster: Cluster) -> None:
+    """None is known yet."""
+    async with opened(cluster) as (cache, _):
+        await warm(cache)
+        backend: Any = cache.open_cache.guarded.backend
+        await backend.close()
+        opening = asyncio.create_task(backend.open())
+        await asyncio.sleep(0)
+        assert not backend._endpoint._topology.nodes
+        await team(cache, 1)
+        await opening
+        assert cache.stats.backend_errors == 0
+
+
 # Nodes that end -------------------------------------------------------------------------------------------
 
 
@@ -344,6 +358,23 @@ async def test_a_read_in_flight_is_not_kept_if_its_slot_has_moved(cluster: Clust
         await cast("Any", cache.open_cache.guarded.backend)._endpoint._topology.require()
         near.keep(ticket, {own: VALUE + bytes(60)})
         assert not near.holds(own)
+
+
+async def test_a_redirection_concerns_the_entries_of_its_slot_only(cluster: Cluster, moved: list[Moving]) -> None:
+    """A batch of keys whose slots have moved gets many redirections."""
+    async with opened(cluster) as (cache, _):
+        await warm(cache)
+        topology: Topology = cast("Any", cache.open_cache.guarded.backend)._endpoint._topology
+        own = key(cache, pk := on_node(cache, cluster, 0)[0])
+        changed, leave = list[int](), topology.on_change
+        topology.on_change = lambda slots: (changed.extend(slots), leave(slots))[1]
+        with Moving(key_slot(own), cluster.nodes[0], cluster.nodes[1]) as moving:
+            give(cluster, moving)
+        moved.append(moving)
+        cache.open_cache.guarded.near.drop([own])
+        await team(cache, pk)
+        await topology.require()
+        assert changed == [moving.slot]
 
 
 @pytest.mark.parametrize("is_deaf", [False, True], ids=["", "deaf"])

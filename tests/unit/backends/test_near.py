@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aiomodelcache.backends import near as module
+from aiomodelcache.backends.channels import Channel
 from aiomodelcache.backends.frequency import MAX_UNUSED, PAUSE
 from aiomodelcache.backends.near import OVERHEAD, Near
 
@@ -319,3 +320,22 @@ def test_a_refusal_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture
     assert near.counters.refused == 2
     assert len(caplog.records) == 1
     assert "ERR unknown command" in caplog.text
+
+
+def test_a_server_of_several_is_pinged_also_after_a_time_without_lookups(clock: Clock) -> None:
+    """Otherwise every lookup of the other servers' keys would look at the time of each server."""
+    near, channels, pinged = make(clock), list[Channel](), list[bytes]()
+    for key in (ROW, OTHER):
+        channels.append(channel := Channel(near))
+        channel.begin(clock.now, pinged.append)
+        near.place_of = lambda _, channel=channel: channel.place(0)  # type: ignore[misc]
+        read(near, {key: VALUE})
+    clock.now += 5
+    near.answered(clock.now)
+    channels[0].answered(clock.now)
+    for _ in range(2):
+        assert near.find([ROW]) == {ROW: VALUE}
+        assert near.find([OTHER]) is None
+    assert pinged == [OTHER]
+    channels[1].answered(clock.now)
+    assert near.find([OTHER]) == {OTHER: VALUE}

@@ -6,6 +6,8 @@ Must not know which requests are sent, or why.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
+from operator import is_not
 from typing import Final
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TimeoutError
@@ -30,8 +32,8 @@ class Topology:
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
         """The node that serves each slot, or None if none is known."""
-        self.on_change: Callable[[], None] = lambda: None
-        """A callback that is called when slots have other nodes."""
+        self.on_change: Callable[[Sequence[int]], None] = lambda _: None
+        """A callback that is called with the slots that have other nodes."""
         self.on_read: Callable[[float], None] = lambda _: None
         """A callback that is called when the topology was read, with the time at which it was asked for (monotonic)."""
         self._startup = dict.fromkeys(startup)
@@ -82,9 +84,9 @@ class Topology:
     def move(self, moved: MovedError, redirected_by: Node) -> Node:
         """Learns from MOVED that a slot has another node, and returns that node. Fails as ``node_in`` does."""
         node = self.node_in(moved, redirected_by)
-        if 0 <= moved.slot_id < SLOTS:
+        if 0 <= moved.slot_id < SLOTS and self.slots[moved.slot_id] is not node:
             self.slots[moved.slot_id] = node
-            self.on_change()
+            self.on_change([moved.slot_id])
         self.refresh_soon(node)
         return node
 
@@ -186,9 +188,9 @@ class Topology:
                 node = former.pop(each.primary, None) or Node(each.primary, self._settings)
                 self._nodes[each.primary] = node
             slots[each.first : each.last + 1] = [node] * (each.last + 1 - each.first)
-        changed, self.slots = slots != self.slots, slots
-        if changed:
-            self.on_change()
+        before, self.slots = self.slots, slots
+        if slots != before:
+            self.on_change(list(compress(range(SLOTS), map(is_not, before, slots))))
         self._others = dict.fromkeys([address for each in ranges for address in each.replicas])
         for address, node in former.items():
             if node.asked:

@@ -66,18 +66,19 @@ class NodeTracking:
         channel = self._channel_of(slot)
         return channel.place(slot) if channel is not None else None
 
-    def _leave_moved(self) -> None:
+    def _leave_moved(self, slots: Sequence[int]) -> None:
         """Drops the entries of slots that have other nodes now."""
         self._near.expected.clear()
         for channel in self._near.channels:
-            for slot in [slot for slot in channel.places if self._channel_of(slot) is not channel]:
-                channel.leave(slot)
+            for slot in channel.places.keys() & slots:
+                if self._channel_of(slot) is not channel:
+                    channel.leave(slot)
 
     def _on_topology(self, asked: float) -> None:
         self._read_at = asked + self._near.lag / 2
         self._near.answered(asked)
+        self._near.tick()
 
     def _look(self) -> None:
         """Reads the topology from any node, so that no single one hides that slots have moved."""
-        self._near.tick()
-        self._topology.refresh_soon(random.choice(self._topology.nodes))
+        self._topology.refresh_soon(random.choice(self._topology.nodes or [None]))
