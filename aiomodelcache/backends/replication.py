@@ -4,7 +4,10 @@ from aiomodelcache.backends.protocol import PartialFailure
 
 
 class Unreplicated(PartialFailure):
-    """Marks that the server has made, and that too few replicas had in time. Readers may use the server as before."""
+    """Marks of which the server has made every one, and too few replicas had them in time.
+
+    Readers may use the server as before.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__({b"": text})

@@ -14,6 +14,7 @@ from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.cluster.topology import REFRESH_INTERVAL
 from aiomodelcache.backends.redis.connection import pack
+from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put, writers
@@ -225,6 +226,23 @@ async def test_scripts_follow_keys_to_a_node_that_does_not_know_the_scripts(
         assert await backend.clear([Clear(key)], token, [b"{%b}:stamp" % key]) == [True]
         assert spare.run("DBSIZE") == 2
         spare.flush()
+
+
+async def test_a_mark_that_is_refused_on_another_node_is_not_taken_for_one_that_replicas_lack(
+    cluster: Cluster, spare: ClusterNode
+) -> None:
+    [key] = cluster.keys(1, 1)
+    async with opened(cluster.url, wait_replicas=1) as backend:
+        with Moving(key_slot(key), cluster.nodes[1], spare):
+            with pytest.raises(Unreplicated):
+                await backend.mark([key], new_token(), MINUTE)
+            assert spare.run("DBSIZE") == 1
+            spare.run("CONFIG", "SET", "maxmemory", 1)
+            with pytest.raises(BackendError, match="memory") as raised:
+                await backend.mark([key], new_token(), MINUTE)
+            spare.run("CONFIG", "SET", "maxmemory", 0)
+            assert not isinstance(raised.value, Unreplicated)
+            spare.flush()
 
 
 @pytest.mark.parametrize("saves", [False, True], ids=["clear", "clear and save"])

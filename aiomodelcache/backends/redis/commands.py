@@ -13,8 +13,8 @@ from aiomodelcache.backends.protocol import PartialFailure, ReplacedEntry
 from aiomodelcache.backends.redis.clients import Endpoint
 from aiomodelcache.backends.redis.cluster.slots import key_of
 from aiomodelcache.backends.redis.connection import Command
-from aiomodelcache.backends.redis.errors import FAILURES, cause, concerns_one_key, describe
-from aiomodelcache.backends.redis.replicas import TooFewReplicasError, Wait
+from aiomodelcache.backends.redis.errors import FAILURES, TooFewReplicasError, cause, concerns_one_key, describe
+from aiomodelcache.backends.redis.replicas import Wait
 from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
 from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import new_version
@@ -42,7 +42,9 @@ class RedisCommands:
         return self._commands(self._mark, keys, [(allow.get(key, 0),) for key in keys], (token, ttl_ms))
 
     def _replaced_by_mark(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, ReplacedEntry]:
-        self._raise_any(replies)
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        # Those that replicas lack come last: ``Unreplicated`` says that the server has made every mark.
+        self._raise_any(sorted(errors, key=lambda error: isinstance(error, TooFewReplicasError)))
         by_key = {key: cast("list[bytes]", reply) for key, reply in zip(keys, replies, strict=True) if is_list(reply)}
         return {key: ReplacedEntry(entry, int(until_ms)) for key, (entry, until_ms, _) in by_key.items()}
 
@@ -176,9 +178,6 @@ class RedisCommands:
         """Raises ``PartialFailure`` if nodes of a Cluster have failed. ``replies``: those to a command for each key."""
         failed = self._failed(keys, replies) if self._is_cluster else None
         if failed:
-            errors = [reply for reply in replies if isinstance(reply, Exception) and not concerns_one_key(reply)]
-            if all(isinstance(error, TooFewReplicasError) for error in errors):
-                raise Unreplicated(next(iter(failed.values())))
             raise PartialFailure(failed, result)
 
     def _failed(self, keys: Sequence[bytes], replies: Sequence[object]) -> dict[bytes, str]:

@@ -21,6 +21,10 @@ FAILURES: Final = (RedisError, RedisClusterException, OSError)
 """The exceptions that redis-py raises when a command could not be sent or was not answered with success."""
 
 
+class TooFewReplicasError(ResponseError):
+    """The reply in place of those to commands that the server has run, and too few of its replicas."""
+
+
 _QUOTATION: Final = re.compile(r",? with args beginning with| : |\bCommand # |Protocol Error: |amc:")
 """The beginnings of what errors quote: the arguments of a command, replies, keys, clients with their settings."""
 
@@ -50,12 +54,12 @@ def describe(error: BaseException) -> str:
 
 
 def concerns_one_key(error: Exception) -> bool:
-    """Returns True if the server refused one key only, so that the other replies of the pipeline are valid."""
+    """Returns True if the other replies of the pipeline are valid: the server refused one key only, or replicas lag."""
     if not isinstance(error, ResponseError):
         return False
     # Scripts quote the server's error, in other words in every version of Redis.
     return (
-        isinstance(error, NoScriptError | OutOfMemoryError)
+        isinstance(error, NoScriptError | OutOfMemoryError | TooFewReplicasError)
         or "WRONGTYPE" in str(error)
         or "OOM command not allowed" in str(error)
     )

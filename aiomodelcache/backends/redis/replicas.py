@@ -2,11 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
 
 from aiomodelcache.backends.redis.connection import Command, Replies
+from aiomodelcache.backends.redis.errors import TooFewReplicasError
 
 logger: Final = logging.getLogger("aiomodelcache")
 
@@ -14,10 +15,6 @@ MAX_WAIT: Final = 0.1
 """Maximum seconds that one request waits for replicas. Later requests of the same connection wait for it, too."""
 LAGGING_WAIT_MS: Final = 10
 """Milliseconds that a request waits for replicas that were late the last time."""
-
-
-class TooFewReplicasError(ResponseError):
-    """The reply in place of those to commands that the server has run, and too few of its replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,8 @@ class Replication:
     def judge(self, wait: Wait, replies: Replies) -> Replies:
         """Returns the replies without the last one, which is that to WAIT.
 
-        If too few replicas were in time, an error stands in place of each reply that is none. Scripts that the server
-        lacks are sent again, with another WAIT.
+        If too few replicas were in time, an error stands in place of each reply that is none and holds none: a refusal
+        counts more. Scripts that the server lacks are sent again, with another WAIT.
         """
         *replies, found = replies
         lags = not (isinstance(found, int) and found >= wait.replicas)
@@ -57,4 +54,11 @@ class Replication:
             return replies
         failed = isinstance(found, Exception)  # such as a user who may not WAIT
         error = TooFewReplicasError(str(found) if failed else f"{found} of {wait.replicas} replicas had it in time")
-        return [reply if isinstance(reply, Exception) else error for reply in replies]
+        return [reply if _has_error(reply) else error for reply in replies]
+
+
+def _has_error(reply: object) -> bool:
+    """Returns True for an error, and for the reply of a script that has refused some of its keys."""
+    if isinstance(reply, list):
+        return any(isinstance(each, Exception) for each in cast("list[object]", reply))
+    return isinstance(reply, Exception)

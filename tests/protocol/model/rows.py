@@ -176,6 +176,30 @@ def transaction(me: str, rules: Rules, replicas: bool) -> Body:
     yield from ending(me, rules, committed, replicas)
 
 
+def refused_writer(me: str, rules: Rules, replicas: bool) -> Body:
+    """Saves the row, though the server may refuse marks, and its replicas lag, so that every WAIT fails, too.
+
+    With ``on_write_error="retry"``: the write goes through, and is acknowledged when its mark is delivered.
+    """
+    yield refusable(mark(ROW, me))  # if it is not made, the key is kept, and delivered below
+    yield write(me, acknowledged=False)
+    made = yield refusable(mark(ROW, me, ttl=0))
+    while rules.refusal_counts and not made:
+        made = yield refusable(mark(ROW, me, ttl=0))
+    yield acknowledge()
+
+
+def refusable(operation: Operation) -> Operation:
+    """Marks, or is refused by the server. Answers whether the mark is made."""
+
+    def run(world: World) -> Any:
+        for label, _, after in operation(world):
+            yield Outcome(label, True, after)
+            yield Outcome(f"{label}: refused", False, world)
+
+    return run
+
+
 def survivor(me: str, rules: Rules, replicas: bool) -> Body:
     """Writes in a transaction that a DDL statement commits, and that is then rolled back. Nothing was marked before."""
     yield write(me, acknowledged=False)
@@ -205,6 +229,7 @@ def system(
     transactions: int = 0,
     unchanged: int = 0,
     survivors: int = 0,
+    refused: int = 0,
     snapshots: int = 0,
     one_process: bool = False,
     replicas: bool = False,
@@ -222,6 +247,7 @@ def system(
         ("T", transactions, partial(transaction, replicas=replicas)),
         ("U", unchanged, partial(unchanged_writer, replicas=replicas)),
         ("D", survivors, partial(survivor, replicas=replicas)),
+        ("F", refused, partial(refused_writer, replicas=replicas)),
         ("S", snapshots, transaction_reader),
     ]
     processes = [
@@ -229,7 +255,7 @@ def system(
         for n, number in enumerate(look_ups)
     ]
     for letter, number, body in kinds:
-        mortal = letter != "D"  # without a mark, a crash leaves an old entry
+        mortal = letter not in "DF"  # without a mark, a crash leaves an old entry
         processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), mortal) for n in range(number)]
     world = World((Commit(Row(0), 0),), last_tick=ticks)
     if warm:

@@ -79,6 +79,8 @@ class Rules:
     """A version that an earlier life of its node made is absent."""
     marks_replicated: bool = True
     """A mark that the replica lacks is refused, where the replica may follow before it has all marks."""
+    refusal_counts: bool = True
+    """A mark that the server refuses is not taken for one that only its replicas lack, if its WAIT fails as well."""
     every_partition_marked: bool = True
     """A bulk write and ``clear()`` change the epochs of all partitions of the model."""
 

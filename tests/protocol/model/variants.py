@@ -311,6 +311,7 @@ BROKEN = [
         _partitions(predicts=(True,), writers=1, fails_over=True, loses_intents=True, crashes=1),
         STALE_AT_REST,
     ),
+    Broken("refusal_counts", _rows(look_ups=(2,), refused=1, replicas=True, ticks=1, warm=True), STALE),
     Broken("every_partition_marked", _partitions(predicts=(True,), bulk=1, warm=True), STALE),
     Broken("every_partition_marked", _partitions(predicts=(True,), clears=1, warm=True), STALE),
     Broken("epoch_before_sql", _epochs(look_ups=(1, 1), clears=1), STALE),

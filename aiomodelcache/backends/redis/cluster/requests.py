@@ -164,10 +164,10 @@ class Requests:
             replies = [replies] * len(group)
         else:
             node.failing = False
-            if request.wait is not None:
-                replies = node.replication.judge(request.wait, replies)
             if asked:
                 replies = _without_asking(group, asked, replies)
+            if request.wait is not None:
+                replies = node.replication.judge(request.wait, replies)
             if request.reading:
                 replies = node.incarnation.mask_replies(replies)
         for at, reply in zip(group, replies, strict=True):
@@ -268,7 +268,7 @@ def _without_asking(group: Sequence[int], asked: Collection[int], replies: Repli
             own = next(rest)
             reply = reply if isinstance(reply, Exception) else own
         found.append(reply)
-    return found
+    return [*found, *rest]  # the rest is the reply to WAIT, if it was sent
 
 
 def _resolve(future: "asyncio.Future[None]", _: Request) -> None:
