@@ -31,6 +31,8 @@ MAX_INTERVAL: Final = 1.0
 """Maximum seconds between two questions while a relay is lost."""
 RELIEF_INTERVAL: Final = 60.0
 """Seconds for which a relay is lost until what waits for it is trimmed, and from then on between two looks."""
+RELIEF_LIMIT: Final = 5.0
+"""Maximum seconds of one such look, during which a relay that has come back is not noticed. The next one goes on."""
 
 
 class RelayWatch:
@@ -117,11 +119,13 @@ class RelayWatch:
             if schema.connection in lost:
                 source = source_of(schema.client, self._captured[schema.connection], self._opened)
                 try:
-                    await source.relieve()
-                except Exception as error:  # the server is away, or nothing is installed
+                    with anyio.fail_after(RELIEF_LIMIT):
+                        try:
+                            await source.relieve()
+                        finally:
+                            await source.close()
+                except Exception as error:  # the server is away or too slow, or nothing is installed
                     logger.debug("aiomodelcache: %s is not relieved: %s", schema.connection, reason(error))
-                finally:
-                    await source.close()
 
 
 def _dependents(

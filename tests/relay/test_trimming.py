@@ -219,3 +219,27 @@ async def test_an_application_without_a_relay_trims(
             return await source.count(10) <= 3
 
         await until(is_trimmed)
+
+
+@pytest.mark.models("tests.support.models.bound_models")
+@pytest.mark.only_on("postgres", because="there a lock is waited for without a limit")
+async def test_an_application_that_cannot_trim_still_looks_for_a_relay(
+    database: BaseDBAsyncClient,
+    backend: CountingBackend,
+    db_url: DatabaseUrl,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watch_module, "RELIEF_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_module, "RELIEF_LIMIT", 0.2)
+    caplog.set_level("DEBUG", "aiomodelcache")
+    async with ModelCache(backend, relay_lag=0.2) as cache, other_program(db_url) as run:
+        await install(database, captured_tables(cache.open_cache)[database.connection_name])
+        await run("BEGIN")
+        await run("LOCK TABLE aiomodelcache_changes IN ACCESS EXCLUSIVE MODE")
+
+        async def gave_up() -> bool:
+            return "is not relieved: TimeoutError" in caplog.text
+
+        await until(gave_up)
+        await run("ROLLBACK")
