@@ -18,7 +18,7 @@ from redis import RedisError
 from redis.crc import key_slot
 
 from soak.faults import Faults
-from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving, until
+from tests.support.servers.redis_cluster import Cluster, ClusterNode, Moving, end_replication, until
 
 SHARDS: Final = 3
 NODE_TIMEOUT: Final = 2.0
@@ -216,7 +216,7 @@ class ClusterFaults:
 
     async def _lag(self, master: ClusterNode, replica: ClusterNode) -> None:
         """Ends the replication, and lets the master go on for a while. The replica lacks all writes of that time."""
-        await to_thread.run_sync(_cut_off, master, replica)
+        await to_thread.run_sync(end_replication, master, replica)
         await self._sleep(0.2, 1)
 
     async def _heal(self, shard: Shard) -> None:
@@ -225,14 +225,6 @@ class ClusterFaults:
 
     async def _sleep(self, least: float, most: float) -> None:
         await anyio.sleep(self._chance.uniform(least, most))
-
-
-def _cut_off(master: ClusterNode, replica: ClusterNode) -> None:
-    """Ends the replication: the master rejects the replica from now on."""
-    replica.run("CONFIG", "SET", "masteruser", "nobody")
-    replica.run("CONFIG", "SET", "masterauth", "wrong")
-    master.run("CLIENT", "KILL", "TYPE", "replica")
-    until(lambda: replica.run("INFO", "replication")["master_link_status"] == "down")
 
 
 def _take_over(replica: ClusterNode, how: str) -> None:

@@ -18,7 +18,7 @@ from tests.backends.opening import PATIENT
 from tests.protocol.interleavings.questions import on_cache
 from tests.support.models.music import Artist
 from tests.support.servers import RedisServer
-from tests.support.servers.redis_cluster import SLOTS, Cluster, ClusterNode, until
+from tests.support.servers.redis_cluster import SLOTS, Cluster, ClusterNode, end_replication, until
 
 pytestmark = [
     pytest.mark.models("tests.support.models.music"),
@@ -75,10 +75,7 @@ async def assert_fresh(cache: ModelCache) -> None:
 def cut_off(master: ClusterNode, replica: ClusterNode) -> None:
     """Ends the replication for good: the master rejects the replica from now on."""
     until(lambda: _offset(master, "master_repl_offset") == _offset(replica, "slave_repl_offset"))
-    replica.run("CONFIG", "SET", "masteruser", "nobody")
-    replica.run("CONFIG", "SET", "masterauth", "wrong")
-    master.run("CLIENT", "KILL", "TYPE", "replica")
-    until(lambda: replica.run("INFO", "replication")["master_link_status"] == "down")
+    end_replication(master, replica)
 
 
 def _offset(node: ClusterNode, name: str) -> int:

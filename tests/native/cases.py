@@ -21,7 +21,7 @@ TOKEN, FINGERPRINT, EPOCH = b"t" * 16, b"f" * 8, b"e" * 16
 CREATED_MS = 1_000_000
 DUE = (CREATED_MS - 1).to_bytes(8)
 ADDED = {"_partial": False, "_await_when_save": None}
-"""What every row gets beside columns."""
+"""The attributes that every row gets beside its columns."""
 
 
 class Zone(dt.tzinfo):

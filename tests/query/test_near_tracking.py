@@ -1,4 +1,4 @@
-"""What the server tracks for near caches: the keys of near classes and no others, on a connection of their own."""
+"""Tracking by the server: it tracks the keys of near classes and no others, on a connection of their own."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

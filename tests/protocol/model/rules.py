@@ -122,9 +122,9 @@ class Rules:
     near_each_node: bool = True
     """Each node vouches for the entries that were read from it, and for no others."""
     near_forget_redirected: bool = True
-    """What another node has answered, in place of the one that was asked, is not kept."""
+    """The answer of another node than the one that was asked is not kept."""
     near_forget_moved: bool = True
-    """What was read before the process learned of another node is not kept."""
+    """Values that were read before the process learned of another node are not kept."""
 
     # Derived entries
     tokens_compared: bool = True

@@ -147,3 +147,11 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the nodes did not agree"
         time.sleep(0.02)
+
+
+def end_replication(master: ClusterNode, replica: ClusterNode) -> None:
+    """Makes a master reject its replica from now on. Waits until the replica has noticed."""
+    replica.run("CONFIG", "SET", "masteruser", "unknown")
+    replica.run("CONFIG", "SET", "masterauth", "wrong")
+    master.run("CLIENT", "KILL", "TYPE", "replica")
+    until(lambda: replica.run("INFO", "replication")["master_link_status"] == "down")
