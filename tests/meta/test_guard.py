@@ -16,14 +16,14 @@ _get = ModelCacheManager.get
 
 
 def _slow_get(self, *arguments, **settings):
-    for _ in range(400):
+    for _ in range(4000):
         pass
     return _get(self, *arguments, **settings)
 
 
 ModelCacheManager.get = _slow_get
 """
-"""Work for a fifth of a hit, which only lookups by ``get`` do."""
+"""Work for about two hits, so that no noise hides it. Only lookups by ``get`` do it."""
 
 
 def guarded(base: Path | str, head: Path | str, *cases: str) -> subprocess.CompletedProcess[str]:
