@@ -4,8 +4,6 @@ A whole run tries a part of many cases.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +14,8 @@ from coverage import Coverage
 from tests.support.effort import part_of
 from tests.support.groups import Groups, scopes_of
 from tests.support.measuring import Measuring, measured_ones
+from tests.support.warm import run_pytest
 
-ROOT = Path(__file__).parents[2]
 MODULES = {
     "a": "@pytest.mark.exhaustive(because='a reason')\ndef test_a(): ...\n",
     "b": "def test_b(): assert False\n",
@@ -30,22 +28,17 @@ MODULES = {
 """Sources of test modules by their names."""
 
 
-def run_pytest(folder: Path, modules: dict[str, str], *options: str) -> str:
+def run_modules(folder: Path, modules: dict[str, str], *options: str) -> str:
     """Returns what pytest prints about ``modules``."""
     for name, source in modules.items():
         (folder / f"test_{name}.py").write_text(f"import pytest\n{source}")
-    plugins = ["tests.conftest", "no:cacheprovider", "no:hypothesispytest", "no:anyio"]
-    always = [*(word for name in plugins for word in ("-p", name)), "-c", "pyproject.toml"]
-    command = [sys.executable, "-m", "pytest", *always, *options, folder]
-    return subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    ).stdout
+    return run_pytest(*options, folder)
 
 
 @pytest.mark.slow(because="runs pytest in processes of its own")
 @pytest.mark.parametrize("workers", [[], ["-n", "1", "--dist", "loadfile", "--no-loadscope-reorder"]])
 def test_exhaustive_tests_are_last_and_long_ones_first(workers: list[str], tmp_path: Path) -> None:
-    told = run_pytest(tmp_path, MODULES, "-v", "--durations=10", *workers)
+    told = run_modules(tmp_path, MODULES, "-v", "--durations=10", *workers)
     course, end = told.split("= slowest", 1)
     finished = re.findall(r"test_(\w)\.py::test_\w (?:PASSED|FAILED)|(?:PASSED|FAILED) \S*test_(\w)\.py::", course)
     assert ["".join(names) for names in finished] == ["d", "d", "b", "c", "a"]
@@ -56,7 +49,7 @@ def test_exhaustive_tests_are_last_and_long_ones_first(workers: list[str], tmp_p
 @pytest.mark.slow(because="runs pytest in processes of its own")
 def test_a_test_that_ends_its_worker_fails_once_and_no_other_is_lost(tmp_path: Path) -> None:
     modules = {"a": "import os\ndef test_a(): ...\ndef test_b(): os._exit(1)\ndef test_c(): ...\n"}
-    told = run_pytest(tmp_path, modules, "-n", "1", "--dist", "loadfile", "--no-loadscope-reorder")
+    told = run_modules(tmp_path, modules, "-n", "1", "--dist", "loadfile", "--no-loadscope-reorder")
     assert re.findall(r"^FAILED \S*::(\w+) - worker", told, re.MULTILINE) == ["test_b"]
     assert "1 failed, 2 passed" in told
 
@@ -64,7 +57,7 @@ def test_a_test_that_ends_its_worker_fails_once_and_no_other_is_lost(tmp_path: P
 @pytest.mark.slow(because="runs pytest in a process of its own")
 @pytest.mark.parametrize("mark", ["exhaustive", "long"], ids=["last", "first"])
 def test_a_mark_has_a_reason(mark: str, tmp_path: Path) -> None:
-    told = run_pytest(tmp_path, {"a": f"@pytest.mark.{mark}\ndef test_a(): ...\n"}, "--collect-only")
+    told = run_modules(tmp_path, {"a": f"@pytest.mark.{mark}\ndef test_a(): ...\n"}, "--collect-only")
     assert f"test_a.py::test_a: {mark} needs a reason" in told
 
 
@@ -140,7 +133,7 @@ def test_each_parameter_is_tried_on_some_database() -> None:
 def test_only_a_whole_run_leaves_out_cases(options: list[str], collected: str, tmp_path: Path) -> None:
     marks = "@pytest.mark.parametrize('number', range(2))\n@pytest.mark.every_pair(because='a reason')\n"
     source = f"{marks}def test_a(db_url, backend_url, number): ...\n"
-    assert collected in run_pytest(tmp_path, {"a": source}, "--collect-only", *options)
+    assert collected in run_modules(tmp_path, {"a": source}, "--collect-only", *options)
 
 
 def test_a_test_is_counted_once() -> None:

@@ -2,10 +2,7 @@
 
 import argparse
 import ast
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.matrix import needed_by, pairs, parse_on, runs_on, tried, wants_every_pair
+from tests.support.warm import run_pytest
 
 TESTS = Path(__file__).parents[1]
 ON_THEIR_OWN = {
@@ -254,13 +252,7 @@ def collect(folder: Path, modules: dict[str, tuple[str, str]], *options: str, ef
     for name, (mark, arguments) in modules.items():
         source = f"import pytest\n@pytest.mark.{mark}\ndef test_it({arguments}): ...\n"
         (folder / f"test_{name}.py").write_text(source)
-    plugins = ["tests.conftest", *(f"no:{name}" for name in ("cacheprovider", "hypothesispytest", "anyio", "xdist"))]
-    always = ["-qq", *(word for name in plugins for word in ("-p", name)), "-c", "pyproject.toml", "--collect-only"]
-    command = [sys.executable, "-m", "pytest", *always, *options, folder]
-    environment = os.environ | {"AIOMODELCACHE_EFFORT": effort}
-    return subprocess.run(
-        command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False
-    ).stdout
+    return run_pytest("-qq", "--collect-only", *options, folder, AIOMODELCACHE_EFFORT=effort)
 
 
 @pytest.mark.slow(because="runs pytest in processes of its own")

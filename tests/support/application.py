@@ -23,6 +23,7 @@ from tests.support.servers import RedisServer
 from tests.support.warm import ROOT, warm_process
 
 MODULE = "tests.support.models.shop_models"
+PROGRAM = "aiomodelcache"
 LIMIT = 60.0
 """Seconds that a command may take as a process. A test fails beyond it."""
 
@@ -87,7 +88,7 @@ class Application:
 
     def start(self, *arguments: str) -> list[str]:
         """Returns the command line of a process that runs a command."""
-        return [sys.executable, "-m", "aiomodelcache", *arguments]
+        return [sys.executable, "-m", PROGRAM, *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -99,8 +100,8 @@ class Application:
         """Runs a command as a process whose output goes into files."""
         with Path(os.devnull).open("rb") as empty, TemporaryFile() as out, TemporaryFile() as err:
             streams = [stream.fileno() for stream in (empty, out, err)]
-            warm_process().start(arguments, self.folder, self.environment | environment, streams)
-            ended = warm_process().wait(LIMIT)
+            warm_process(PROGRAM).start(arguments, self.folder, self.environment | environment, streams)
+            ended = warm_process(PROGRAM).wait(LIMIT)
             written = [os.pread(stream, os.fstat(stream).st_size, 0).decode() for stream in streams[1:]]
         assert ended == status, written
         return Ran(ended, *written)
@@ -108,14 +109,14 @@ class Application:
     def terminal(self, *arguments: str, status: int = 0) -> str:
         """Runs a command as a process on a terminal. Returns what the terminal received."""
         own, theirs = pty.openpty()
-        warm_process().start(arguments, self.folder, self.environment, [theirs] * 3)
+        warm_process(PROGRAM).start(arguments, self.folder, self.environment, [theirs] * 3)
         os.close(theirs)
         received = b""
         with suppress(OSError):  # the end of a terminal whose process has ended
             while chunk := os.read(own, 65536):
                 received += chunk
         os.close(own)
-        assert warm_process().wait(LIMIT) == status, received
+        assert warm_process(PROGRAM).wait(LIMIT) == status, received
         return received.decode()
 
     def do(self, work: Callable[[ModelCache], Awaitable[Any]], **settings: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A process that has imported the command line and forks itself for each command, which saves a second of imports.
+"""A process that has imported a program and forks itself for each command, which saves a second of imports.
 
 A command has its own process, folder, environment and streams, as if it were started by a shell. Only that a fresh
 interpreter can import it is not shown: the tests that start ``python -m aiomodelcache`` themselves do that.
@@ -17,21 +17,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = ("aiomodelcache.cli.main", "tortoise.backends.sqlite")
+IMPORTED = {
+    "aiomodelcache": ("aiomodelcache.cli.main", "tortoise.backends.sqlite"),
+    # Without plugins, whose asserts pytest rewrites when it imports them itself.
+    "pytest": ("pytest", "aiomodelcache.testing", "coverage", "tests.support.servers"),
+}
+"""Modules that are imported before the processes of a program begin."""
 _LONGEST = 1 << 20
 """Bytes of a request, of which the environment is most."""
 
 
 class WarmProcess:
-    """The process, which runs one command at a time and ends with this one."""
+    """The process, which runs one command of ``program`` at a time and ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __name__, program],
                 stdin=theirs,
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -40,7 +46,7 @@ class WarmProcess:
         atexit.register(self.close)
 
     def start(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], streams: list[int]) -> None:
-        """Starts ``python -m aiomodelcache`` with these arguments, and with these files as its standard streams."""
+        """Starts ``python -m program`` with these arguments, and with these files as its standard streams."""
         socket.send_fds(self._socket, [json.dumps([arguments, str(folder), dict(environment)]).encode()], streams)
 
     def wait(self, limit: float) -> int:
@@ -62,9 +68,23 @@ class WarmProcess:
 
 
 @cache
-def warm_process() -> WarmProcess:
-    """Returns the warm process of this one."""
-    return WarmProcess()
+def warm_process(program: str) -> WarmProcess:
+    """Returns the warm process of this one for a program."""
+    return WarmProcess(program)
+
+
+def run_pytest(*arguments: str | Path, **environment: str) -> str:
+    """Returns what pytest prints with these arguments, the repository's configuration, and few plugins."""
+    plugins = ["pytest_asyncio.plugin", "xdist.plugin", "tests.conftest", "no:cacheprovider"]
+    always = ["-c", "pyproject.toml", *(word for name in plugins for word in ("-p", name))]
+    process = warm_process("pytest")
+    with Path(os.devnull).open("rb") as empty, TemporaryFile() as output:
+        streams = [empty.fileno(), output.fileno(), output.fileno()]
+        given = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment
+        process.start([*always, *map(str, arguments)], ROOT, given, streams)
+        process.wait(300.0)
+        output.seek(0)
+        return output.read().decode()
 
 
 def await_command(requests: socket.socket) -> bool:
@@ -95,9 +115,10 @@ def await_command(requests: socket.socket) -> bool:
 
 
 if __name__ == "__main__":
-    for module in IMPORTED:
+    program = sys.argv[1]
+    for module in IMPORTED[program]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
     if await_command(socket.socket(fileno=os.dup(0))):
-        runpy.run_module("aiomodelcache", run_name="__main__", alter_sys=True)
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
