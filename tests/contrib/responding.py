@@ -1,13 +1,10 @@
-"""Applications whose responses are cached, each in three ways, and a real server and client for them."""
+"""Applications whose responses are cached, each in three ways."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -85,24 +82,6 @@ class Watched:
         message = await receive()
         self.left += 1
         return message
-
-
-@asynccontextmanager
-async def served(app: Any, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Yields a client of an application, which uvicorn serves on a port of its own."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        config = uvicorn.Config(
-            app, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=5, **settings
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=30) as client:
-                yield client
-        finally:
-            server.should_exit = True
-            await serving
 
 
 def status_of(response: httpx.Response) -> str:

@@ -18,7 +18,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from aiomodelcache import ModelCache
 from aiomodelcache.contrib.responses import stored
-from tests.contrib.responding import KINDS, Site, served, status_of
+from tests.contrib.responding import KINDS, Site, status_of
+from tests.support.in_process import client_of
 from tests.support.models.models import User
 
 pytestmark = [
@@ -48,7 +49,7 @@ async def site(request: pytest.FixtureRequest, kind: str, cache: ModelCache) -> 
 
 @pytest.fixture
 async def client(site: Site) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         yield client
 
 

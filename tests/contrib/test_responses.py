@@ -32,8 +32,9 @@ from aiomodelcache.contrib.asgi import LocalCacheMiddleware
 from aiomodelcache.contrib.http import CachedResponseMiddleware, cached_response
 from aiomodelcache.contrib.responses import stored
 from aiomodelcache.testing import CountingBackend, assert_ops
-from tests.contrib.responding import KINDS, Site, Watched, served, status_of
+from tests.contrib.responding import KINDS, Site, Watched, status_of
 from tests.support.gates import until
+from tests.support.in_process import client_of
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 
@@ -54,7 +55,7 @@ def site(request: pytest.FixtureRequest, cache: ModelCache) -> Site:
 
 @pytest.fixture
 async def client(site: Site) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         yield client
 
 
@@ -74,7 +75,7 @@ async def test_a_hit_and_a_304_cost_one_round_trip_and_no_sql(
 
 async def test_a_scope_of_the_request_adds_no_round_trip(cache: ModelCache, backend: CountingBackend) -> None:
     site = Site("starlette")
-    async with served(LocalCacheMiddleware(site.app)) as client:
+    async with client_of(LocalCacheMiddleware(site.app)) as client:
         await client.get("/page")
         async with assert_ops(backend, redis=["read"], sql=0):
             assert status_of(await client.get("/page")) == "hit"
@@ -103,7 +104,7 @@ async def test_a_row_that_did_not_exist_is_seen_when_it_is_created(cache: ModelC
             raise HTTPException(404)
         return {"id": user.id}
 
-    async with served(app) as client:
+    async with client_of(app) as client:
         for status in ("fwd=miss", "hit"):
             response = await client.get("/users/grace")
             assert (response.status_code, status_of(response)) == (404, status)
@@ -118,7 +119,7 @@ async def test_queries_of_the_database_are_recorded_by_their_tables(cache: Model
         return JSONResponse(await Event.filter(organizer__username="ada").values_list("title", flat=True))
 
     site.app.router.routes.insert(0, Route("/titles", titles))
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         for title in ("PyCon", "EuroPython"):
             await Event.filter(id=1).update(title=title)
             for status in ("fwd=miss", "hit"):
@@ -133,7 +134,7 @@ async def test_by_the_middleware_a_response_without_recorded_reads_needs_a_lifet
         return PlainTextResponse(str(next(numbers)), headers=dict(request.query_params))
 
     app = Starlette(routes=[Route("/", counted)], middleware=[Middleware(CachedResponseMiddleware)])
-    async with served(app) as client:
+    async with client_of(app) as client:
         assert [(await client.get("/")).text for _ in range(3)] == ["0", "1", "2"]
         assert [(await client.get("/?cache-control=max-age%3D60")).text for _ in range(3)] == ["3"] * 3
         assert [(await client.get("/nowhere")).status_code for _ in range(2)] == [404] * 2
@@ -147,7 +148,7 @@ async def test_responses_are_invalidated_by_their_tags(cache: ModelCache) -> Non
     async def rate(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(next(numbers)))
 
-    async with served(Starlette(routes=[Route("/{base}", rate)])) as client:
+    async with client_of(Starlette(routes=[Route("/{base}", rate)])) as client:
 
         async def shown() -> list[str]:
             return [(await client.get(path)).text for path in ("/usd", "/eur")]
@@ -193,7 +194,7 @@ async def test_a_response_is_that_of_fastapi_with_its_model_and_dependencies(cac
     def annotated(id: int) -> Shown:
         return Shown(name=str(id))
 
-    async with served(app) as client:
+    async with client_of(app) as client:
         expected = await client.get("/plain/1")
         for _ in range(2):
             response = await client.get("/cached/1")
@@ -220,7 +221,7 @@ async def test_a_dependency_refuses_before_the_cache_answers(cache: ModelCache) 
     async def show() -> str:
         return (await User.cache.get(id=1)).username
 
-    async with served(app) as client:
+    async with client_of(app) as client:
         for _ in range(2):
             assert (await client.get("/", headers={"X-Key": "secret"})).json() == "ada"
             assert (await client.get("/")).status_code == 401
@@ -268,7 +269,7 @@ async def test_what_an_endpoint_is_given_is_part_of_the_key(cache: ModelCache) -
         return "".join(x_name or [])
 
     await User.create(username="grace")
-    async with served(app) as client:
+    async with client_of(app) as client:
         for path in ("/class", "/model", "/row", "/header"):
             calls.clear()
             for name in ("ada", "grace", "ada", "grace"):
@@ -304,7 +305,7 @@ async def test_an_argument_that_cannot_be_part_of_a_key_is_reported_and_not_cach
         return next(numbers)
 
     with caplog.at_level(logging.WARNING, "aiomodelcache"):
-        async with served(app) as client:
+        async with client_of(app) as client:
             assert [(await client.get("/")).json() for _ in range(3)] == [0, 1, 2]
             assert [(await client.get("/keyed")).json() for _ in range(3)] == [3] * 3
             for name in ("ada", "grace"):
@@ -335,7 +336,7 @@ async def test_background_tasks_run_once_after_the_response_that_they_belong_to(
         tasks.add_task(note, " computed")
         return (await User.cache.get(id=1)).username
 
-    async with served(app) as client:
+    async with client_of(app) as client:
         assert (await client.get("/")).json() == "ada"
         assert done == []
         go_on.set()
@@ -357,7 +358,7 @@ async def test_a_method_of_a_class_of_endpoints(cache: ModelCache) -> None:
             return PlainTextResponse((await User.cache.get(id=1)).username)
 
     calls: list[str] = []
-    async with served(Starlette(routes=[Route("/{page}", Page)])) as client:
+    async with client_of(Starlette(routes=[Route("/{page}", Page)])) as client:
         for path in ("/a", "/b", "/a", "/b"):
             assert (await client.get(path)).text == "ada"
     assert calls == ["/a", "/b"]
@@ -373,7 +374,7 @@ async def test_below_other_middleware_a_response_in_two_messages_is_stored(cache
     site.app.user_middleware.append(Middleware(Passing))
     site.app.user_middleware.append(Middleware(GZipMiddleware, minimum_size=10))
     site.send("page " * 100)
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         for encoding in ("gzip", "identity", "gzip", "identity"):
             response = await client.get("/page", headers={"Accept-Encoding": encoding})
             assert response.headers.get("content-encoding", "identity") == encoding
@@ -399,7 +400,7 @@ async def test_an_error_after_the_response_is_raised_in_the_request_that_compute
         except LookupError as error:
             raised.append(str(error))
 
-    async with served(app) as client:
+    async with client_of(app) as client:
         assert [(await client.get("/")).text for _ in range(2)] == ["ada"] * 2
         await until(lambda: raised)
         assert raised == ["after the response"]
@@ -410,7 +411,7 @@ async def test_an_error_after_the_response_is_raised_in_the_request_that_compute
 
 async def test_many_clients_of_a_cold_page_share_one_computation(site: Site) -> None:
     site.gate, watched = asyncio.Event(), Watched(site.app)
-    async with served(watched) as client:
+    async with client_of(watched) as client:
         asked = [asyncio.create_task(client.get("/page")) for _ in range(30)]
         await until(lambda: watched.arrived == 30 and site.seen)
         site.gate.set()
@@ -422,7 +423,7 @@ async def test_many_clients_of_a_cold_page_share_one_computation(site: Site) -> 
 
 async def test_a_client_that_leaves_ends_nothing_for_the_others(site: Site) -> None:
     site.gate, watched = asyncio.Event(), Watched(site.app)
-    async with served(watched) as client:
+    async with client_of(watched) as client:
         first = asyncio.create_task(client.get("/page"))
         await until(lambda: site.seen)
         others = [asyncio.create_task(client.get("/page")) for _ in range(5)]
@@ -483,7 +484,7 @@ async def test_a_stream_whose_client_leaves_is_ended(cache: ModelCache, leaves: 
 
     site.reply = lambda request, user: StreamingResponse(parts())
     site.gate = asyncio.Event()
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         if leaves == "during":
             site.gate.set()
             async with client.stream("GET", "/page") as response:
@@ -516,7 +517,7 @@ async def test_an_exception_is_raised_for_all_and_not_stored(site: Site, client:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_last_good_response_answers_for_an_error_of_the_server(cache: ModelCache, kind: str) -> None:
     site = Site(kind, stale_if_error="5m")
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         site.send("broken", 503)
         responses = await asyncio.gather(*[client.get("/page") for _ in range(4)])
         assert [(response.status_code, response.text) for response in responses] == [(503, "broken")] * 4
@@ -540,7 +541,7 @@ async def test_a_response_that_must_not_be_stale_is_no_last_good_one(
     cache: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = Site("starlette", stale_if_error="5m")
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         for directive, expected in (("must-revalidate", 503), ("proxy-revalidate", 503), ("public", 200)):
             site.send("good", Cache_Control=f"max-age=60, {directive}")
             await client.get(f"/{directive}")
@@ -552,7 +553,7 @@ async def test_a_response_that_must_not_be_stale_is_no_last_good_one(
 
 async def test_a_slow_page_is_computed_in_the_background(cache: ModelCache) -> None:
     site = Site("fastapi", stale_if_error="5m", soft_timeout=0.05)
-    async with served(site.app) as client:
+    async with client_of(site.app) as client:
         assert (await client.get("/page")).text == "ada"
         await User.filter(id=1).update(username="grace")
         site.gate = asyncio.Event()
@@ -588,7 +589,7 @@ async def test_without_an_open_cache_or_a_tenant_the_application_answers(
     endpoint = cached_response()(health) if kind == "starlette" else health
     middleware = [Middleware(CachedResponseMiddleware)] if kind == "middleware" else []
     app = Starlette(routes=[Route("/", endpoint, methods=["GET", "POST"])], middleware=middleware)
-    async with served(app) as client:
+    async with client_of(app) as client:
         for method in ("GET", "POST"):
             assert (await client.request(method, "/")).text == "ok"
         assert status_of(await client.get("/")) == "fwd=bypass; detail=not-open"
@@ -601,7 +602,7 @@ async def test_without_an_open_cache_or_a_tenant_the_application_answers(
 @pytest.mark.parametrize("kind", KINDS)
 async def test_without_the_store_the_endpoint_answers(database: Any, own_redis: RedisServer, kind: str) -> None:
     site = Site(kind)
-    async with ModelCache(own_redis.url, socket_timeout=0.2), served(site.app) as client:
+    async with ModelCache(own_redis.url, socket_timeout=0.2), client_of(site.app) as client:
         tag = (await client.get("/page")).headers["etag"]
         own_redis.kill()
         response = await client.get("/page")
@@ -644,7 +645,7 @@ async def test_a_disabled_cache_answers_from_the_endpoint(cache: ModelCache, kin
         with cache.disabled():
             await site.app(scope, receive, send)
 
-    async with served(site.app) as client, served(app) as without_cache:
+    async with client_of(site.app) as client, client_of(app) as without_cache:
         await client.get("/page")
         for _ in range(2):
             response = await without_cache.get("/page")
@@ -654,7 +655,7 @@ async def test_a_disabled_cache_answers_from_the_endpoint(cache: ModelCache, kin
 
 async def test_in_the_scope_of_a_request_a_write_is_seen(cache: ModelCache) -> None:
     site = Site("starlette")
-    async with local_cache(), served(site.app) as client:
+    async with local_cache(), client_of(site.app) as client:
         await client.get("/page")
         await User.filter(id=1).update(username="grace")
         assert (await client.get("/page")).text == "grace"

@@ -1,6 +1,7 @@
 """``make dist``: wheel and sdist are complete, and a program can use each in a clean environment."""
 
 import email
+import os
 import subprocess
 import sys
 import tarfile
@@ -59,9 +60,10 @@ print(aiomodelcache.__file__)
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Runs a program outside of the checkout and returns what it printed."""
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    given = os.environ | environment
+    result = subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -82,21 +84,23 @@ def content(*folders: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips or fails unless a package index offers the build backend and the dependencies."""
-    folder = tmp_path_factory.mktemp("index")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "0", "--timeout", "10"]
-    command += ["hatchling", *PROJECT["dependencies"]]
-    found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if found.returncode:
-        skip_or_fail("index", f"no package index: {found.stderr.strip().splitlines()[-1]}")
+def build_backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the build backend. Skips or fails unless a package index offers that and the dependencies."""
+    folder = tmp_path_factory.mktemp("backend")
+    always = [sys.executable, "-m", "pip", "--retries", "0", "--timeout", "10"]
+    for arguments in (["download", "--no-deps", *PROJECT["dependencies"]], ["install", "--target", ".", "hatchling"]):
+        found = subprocess.run([*always, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        if found.returncode:
+            skip_or_fail("index", f"no package index: {found.stderr.strip().splitlines()[-1]}")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def distributions(package_index: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel and the sdist, built as ``make dist`` does."""
+def distributions(build_backend: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel and the sdist, built as ``make dist`` does, but both with one installation of the backend."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    run(*command, cwd=folder, PYTHONPATH=str(build_backend))
     wheel, sdist = folder / f"aiomodelcache-{VERSION}-py3-none-any.whl", folder / f"aiomodelcache-{VERSION}.tar.gz"
     assert set(folder.iterdir()) == {wheel, sdist}
     return {"wheel": wheel, "sdist": sdist}

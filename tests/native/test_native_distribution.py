@@ -29,23 +29,31 @@ def run(*command: Any, cwd: Path, **environment: str) -> "subprocess.CompletedPr
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sdist")
+def build_backend(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the build backend, which most tests share. Skips or fails without a package index."""
+    folder = tmp_path_factory.mktemp("backend")
     wanted = PROJECT["build-system"]["requires"]
-    found = run(sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "0", *wanted, cwd=folder)
+    found = run(sys.executable, "-m", "pip", "install", "--retries", "0", "--target", ".", *wanted, cwd=folder)
     if found.returncode:
         skip_or_fail("index", f"no package index: {found.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sdist(build_backend: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
     shutil.copytree(ROOT / "native", folder / "native")
-    built = run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, folder / "native", cwd=folder)
+    command = (sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, folder / "native")
+    built = run(*command, cwd=folder, PYTHONPATH=str(build_backend))
     assert not built.returncode, built.stdout + built.stderr
     return folder / f"aiomodelcache_native-{VERSION}.tar.gz"
 
 
-def install(sdist: Path, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+def install(sdist: Path, folder: Path, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Installs the sdist into a folder, and returns what importing the extension from there gives."""
     target = folder / "site"
     installed = run(
-        *(sys.executable, "-m", "pip", "install", "--no-cache-dir", "--target", target, sdist),
+        *(sys.executable, "-m", "pip", "install", "--no-cache-dir", *options, "--target", target, sdist),
         cwd=folder,
         **environment,
     )
@@ -60,8 +68,9 @@ def test_the_sdist_has_the_source_and_the_licence(sdist: Path) -> None:
     assert {each.name for each in (ROOT / "native").iterdir() if each.is_file()} <= names
 
 
-def test_it_is_installed_without_a_compiler(sdist: Path, tmp_path: Path) -> None:
-    imported = install(sdist, tmp_path, CC=str(tmp_path / "no-compiler"))
+def test_it_is_installed_without_a_compiler(sdist: Path, build_backend: Path, tmp_path: Path) -> None:
+    given = {"CC": str(tmp_path / "no-compiler"), "PYTHONPATH": str(build_backend)}
+    imported = install(sdist, tmp_path, "--no-build-isolation", **given)
     assert "ModuleNotFoundError" in imported.stderr
 
 
@@ -70,10 +79,14 @@ def test_it_is_built_by_a_compiler(sdist: Path, tmp_path: Path) -> None:
     assert imported.stdout == "1\n", imported.stderr
 
 
-def test_a_wheel_without_the_extension_is_not_built_for_a_release(sdist: Path, tmp_path: Path) -> None:
-    environment = PROJECT["tool"]["cibuildwheel"]["environment"]
-    command = (sys.executable, "-m", "pip", "wheel", "--no-cache-dir", sdist)
-    assert run(*command, cwd=tmp_path, CC=str(tmp_path / "no-compiler"), **environment).returncode
+def test_a_wheel_without_the_extension_is_not_built_for_a_release(
+    sdist: Path, build_backend: Path, tmp_path: Path
+) -> None:
+    command = (sys.executable, "-m", "pip", "wheel", "--no-cache-dir", "--no-build-isolation", sdist)
+    given = PROJECT["tool"]["cibuildwheel"]["environment"] | {"PYTHONPATH": str(build_backend)}
+    built = run(*command, cwd=tmp_path, CC=str(tmp_path / "no-compiler"), **given)
+    assert "no-compiler" in built.stdout + built.stderr
+    assert built.returncode
 
 
 def test_wheels_are_built_for_every_python_of_the_library() -> None:
