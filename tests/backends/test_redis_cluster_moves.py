@@ -471,8 +471,11 @@ async def test_a_cancelled_operation_leaves_nothing_behind(
         assert await backend.read(keys) == list(values.values())
 
 
+@pytest.mark.parametrize("after", [0.0, 0.002, 0.01])
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "not connected"])
-async def test_closing_ends_requests_in_flight(cluster: Cluster, proxies: list[Proxy], connected: bool) -> None:
+async def test_closing_ends_requests_in_flight(
+    cluster: Cluster, proxies: list[Proxy], connected: bool, after: float
+) -> None:
     keys = [key for number in range(3) for key in cluster.keys(number, 1)]
     async with watched(cluster, proxies) as backend:
         if connected:
@@ -481,8 +484,9 @@ async def test_closing_ends_requests_in_flight(cluster: Cluster, proxies: list[P
             proxy.answering.clear()
         reading = asyncio.create_task(backend.read(keys))
         deleting = asyncio.create_task(backend.delete(keys))
-        await asyncio.sleep(0.01)
-        await backend.close()
+        await asyncio.sleep(after)
+        async with asyncio.timeout(PATIENT / 3):
+            await backend.close()
         for task in (reading, deleting):
             with pytest.raises(BackendError):
                 await task

@@ -323,9 +323,9 @@ class ReconnectingConnection:
 
     async def aclose(self) -> None:
         """Disconnects."""
-        if self._connecting is not None:
+        while self._connecting is not None:  # again, because wait_for of Python 3.11 may lose a cancellation
             self._connecting.cancel()
-            await asyncio.wait([self._connecting])
+            await asyncio.wait([self._connecting], timeout=0.1)
         if self._current is not None:
             await self._current.close()
 
