@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from aiomodelcache.encoding import native
 from tests.native.building import build
 
 
@@ -22,5 +23,7 @@ def extension(built: Path) -> Iterator[Any]:
         patched.delitem(sys.modules, "aiomodelcache_native", raising=False)
         import aiomodelcache_native  # pyright: ignore
 
+        native.imported.cache_clear()
         yield aiomodelcache_native
         sys.modules.pop("aiomodelcache_native")
+        native.imported.cache_clear()

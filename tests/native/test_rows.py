@@ -27,9 +27,12 @@ from tests.native.cases import (
     entry_of,
     mutated,
 )
+from tests.support.effort import FULL
 
 GUARD = FINGERPRINT + EPOCH
-given_rows = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+given_rows = settings(
+    max_examples=1_000 if FULL else 100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 ROW: dict[str, Any] = {column.name: None for column in COLUMNS} | {"id": 1, "text": "text", "json": {"a": [1]}}
 
 

@@ -10,10 +10,13 @@ import pytest
 from tests.native.building import SANITIZED, build, sanitized_environment
 from tests.support.effort import FULL
 
-pytestmark = pytest.mark.slow(because="decodes mutated entries for some seconds, under sanitizers")
+pytestmark = [
+    pytest.mark.exhaustive(because="decodes entries mutated at random for some seconds"),
+    pytest.mark.slow(because="decodes mutated entries for some seconds, under sanitizers"),
+]
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120 if FULL else 4
+SECONDS = 120 if FULL else 2
 
 
 @pytest.fixture
