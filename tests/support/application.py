@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import anyio
@@ -20,12 +19,10 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import ModelCache
 from aiomodelcache.cli.main import commands
 from tests.support.servers import RedisServer
-from tests.support.warm import ROOT, warm_process
+from tests.support.warm import LIMIT, ROOT, run, warm_process
 
 MODULE = "tests.support.models.shop_models"
 PROGRAM = "aiomodelcache"
-LIMIT = 60.0
-"""Seconds that a command may take as a process. A test fails beyond it."""
 
 
 class Ran(NamedTuple):
@@ -98,11 +95,7 @@ class Application:
 
     def process(self, *arguments: str, status: int = 0, **environment: str) -> Ran:
         """Runs a command as a process whose output goes into files."""
-        with Path(os.devnull).open("rb") as empty, TemporaryFile() as out, TemporaryFile() as err:
-            streams = [stream.fileno() for stream in (empty, out, err)]
-            warm_process(PROGRAM).start(arguments, self.folder, self.environment | environment, streams)
-            ended = warm_process(PROGRAM).wait(LIMIT)
-            written = [os.pread(stream, os.fstat(stream).st_size, 0).decode() for stream in streams[1:]]
+        ended, *written = run(PROGRAM, arguments, self.folder, self.environment | environment)
         assert ended == status, written
         return Ran(ended, *written)
 

@@ -8,17 +8,16 @@ import gc
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from aiomodelcache import CacheNotOpen, ModelCache, RedisBackend
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.models import User
+from tests.support.warm import ROOT, run
 
 MODULE = "tests.support.models.models"
 CHILDREN = ("os.fork", "os.fork in a thread", "multiprocessing")
@@ -26,17 +25,11 @@ CHILDREN = ("os.fork", "os.fork in a thread", "multiprocessing")
 
 def fork(database: DatabaseUrl, store: str, child: str, **settings: Any) -> dict[str, Any]:
     """Runs this module as a process, and returns its report."""
-    run = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps([str(database), database.dialect, store, child, settings])],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "Traceback" not in run.stderr, run.stderr
-    report: dict[str, Any] = json.loads(run.stdout)
+    given = json.dumps([str(database), database.dialect, store, child, settings])
+    status, out, err = run("tests.support.forking", [given], ROOT, os.environ)
+    assert status == 0, err
+    assert "Traceback" not in err, err
+    report: dict[str, Any] = json.loads(out)
     return report
 
 

@@ -22,10 +22,13 @@ from tempfile import TemporaryFile
 ROOT = Path(__file__).parents[2]
 IMPORTED = {
     "aiomodelcache": ("aiomodelcache.cli.main", "tortoise.backends.sqlite"),
+    "tests.support.forking": ("aiomodelcache", "tortoise.backends.sqlite"),
     # Without plugins, whose asserts pytest rewrites when it imports them itself.
     "pytest": ("pytest", "aiomodelcache.testing", "coverage", "tests.support.servers"),
 }
 """Modules that are imported before the processes of a program begin."""
+LIMIT = 120.0
+"""Seconds that a process of ``run`` may take. A test fails beyond it."""
 _LONGEST = 1 << 20
 """Bytes of a request, of which the environment is most."""
 
@@ -73,18 +76,24 @@ def warm_process(program: str) -> WarmProcess:
     return WarmProcess(program)
 
 
+def run(program: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> tuple[int, str, str]:
+    """Runs ``python -m program`` and returns its exit status, its output and its errors, which go into files."""
+    process = warm_process(program)
+    with Path(os.devnull).open("rb") as empty, TemporaryFile() as out, TemporaryFile() as err:
+        streams = [stream.fileno() for stream in (empty, out, err)]
+        process.start(arguments, folder, environment, streams)
+        status = process.wait(LIMIT)
+        out_text, err_text = (os.pread(stream, os.fstat(stream).st_size, 0).decode() for stream in streams[1:])
+    return status, out_text, err_text
+
+
 def run_pytest(*arguments: str | Path, **environment: str) -> str:
     """Returns what pytest prints with these arguments, the repository's configuration, and few plugins."""
     plugins = ["pytest_asyncio.plugin", "xdist.plugin", "tests.conftest", "no:cacheprovider"]
     always = ["-c", "pyproject.toml", *(word for name in plugins for word in ("-p", name))]
-    process = warm_process("pytest")
-    with Path(os.devnull).open("rb") as empty, TemporaryFile() as output:
-        streams = [empty.fileno(), output.fileno(), output.fileno()]
-        given = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment
-        process.start([*always, *map(str, arguments)], ROOT, given, streams)
-        process.wait(300.0)
-        output.seek(0)
-        return output.read().decode()
+    given = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment
+    _, out, err = run("pytest", [*always, *map(str, arguments)], ROOT, given)
+    return out + err
 
 
 def await_command(requests: socket.socket) -> bool:
