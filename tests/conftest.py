@@ -27,11 +27,10 @@ from tortoise.connection import get_connections
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
 from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
-from tests.support import groups, matrix, measuring
+from tests.support import groups, matrix, measuring, observing
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.effort import FULL, part_of
 from tests.support.gates import Outside
-from tests.support.observing import Observed
 from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
 
 # redis-py looks for its own version on disk whenever it makes a connection, which is a sixth of a short test's time.
@@ -74,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--eager"):
         config.pluginmanager.register(EagerLoops())
     if config.getoption("--observe"):
-        config.pluginmanager.register(Observed())
+        config.pluginmanager.register(observing.Observed())
     config.addinivalue_line(
         "markers", "models(*modules): the modules whose models `database` loads (default: tests.support.models.models)"
     )
@@ -87,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", matrix.MARK)
     config.addinivalue_line("markers", matrix.EVERY_PAIR)
     config.addinivalue_line("markers", matrix.SLOW)
+    config.addinivalue_line("markers", observing.MARK)
     config.addinivalue_line("markers", groups.MARK)
     config.addinivalue_line("markers", groups.LONG)
     groups.Groups.register(config)

@@ -194,6 +194,7 @@ async def test_a_cache_that_opens_later_is_watched(service: Service, cache: Mode
         assert "cache" in metrics(await client.get("/users/1"))
 
 
+@pytest.mark.unobserved(because="it expects no observer")
 async def test_it_is_off_by_default_and_then_adds_no_observer(service: Service, cache: ModelCache) -> None:
     async with client_of(LocalCacheMiddleware(service.app)) as client:
         response = await client.get("/own")

@@ -79,6 +79,7 @@ async def fewest_instructions(work: Callable[[], Awaitable[None]]) -> int:
 
 @pytest.mark.parametrize("computation", computations)
 @pytest.mark.only_on("redis", because="its instructions are part of a miss, too")
+@pytest.mark.unobserved(because="observers are told of each lookup")
 async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, cache: ModelCache) -> None:
     store = cache.open_cache.guarded.backend
 

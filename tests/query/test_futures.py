@@ -28,6 +28,7 @@ def users() -> list["asyncio.Future[User]"]:
     return [User.cache.get(id=number).start() for number in range(1, 11)]
 
 
+@pytest.mark.unobserved(because="a lookup that observers are told of needs a task")
 async def test_a_gather_shares_one_round_trip_and_makes_no_task(cache: ModelCache, backend: CountingBackend) -> None:
     await asyncio.gather(*users())
     for _ in range(3):
@@ -131,6 +132,7 @@ async def test_in_a_transaction_the_database_answers(cache: ModelCache, backend:
             assert (await User.cache.get(id=1).start()).username == "changed"
 
 
+@pytest.mark.unobserved(because="a lookup that observers are told of needs a task")
 async def test_a_scope_remembers_it(cache: ModelCache, backend: CountingBackend) -> None:
     async with local_cache():
         first = await User.cache.get(id=1).start()

@@ -79,6 +79,7 @@ async def test_a_batch_shares_as_a_gather_does(cache: ModelCache, backend: Count
 
 
 @pytest.mark.only_on("sqlite", because="Python's instructions are those of every database")
+@pytest.mark.unobserved(because="observers are told of each lookup")
 async def test_each_costs_little_more_than_in_get_many(cache: ModelCache, backend: CountingBackend, by: Lookup) -> None:
     """Plans of their own would take 1.9 times as many instructions."""
 

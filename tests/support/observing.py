@@ -14,6 +14,7 @@ from aiomodelcache.observe import Lookup, Observer, Operation
 
 OWN_OBSERVERS = "tests/observe/"
 """The tests whose caches have observers of their own, or none."""
+MARK = "unobserved(because=...): `--observe` gives its caches no observer"
 
 
 class Checker(Observer):
@@ -60,7 +61,7 @@ class Observed:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Leaves out the tests of observers."""
-        self._active = not item.nodeid.startswith(OWN_OBSERVERS)
+        self._active = not (item.nodeid.startswith(OWN_OBSERVERS) or item.get_closest_marker("unobserved"))
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
