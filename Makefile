@@ -26,7 +26,7 @@ help:
 	@echo "make exhaustive  run every test on all its databases and stores, with all cases, in about two hours"
 	@echo "make matrix  run the tests on SQLite, in memory and on Redis, with every Python that this machine has"
 	@echo "make servers-matrix  run the tests of stores on Redis 6.2, 7 and 8, and on Valkey 8 and 9,"
-	@echo "             and those of relays on PostgreSQL 17 and 18"
+	@echo "             those of relays on PostgreSQL 17 and 18, and those of databases on MySQL 9 (EDITION=MySQL: only there)"
 	@echo "make bench   measure this library, its peers and the floor, with few rounds (BENCH=full: with many)"
 	@echo "make bench-guard  compare the speed of this checkout with BASE, and fail if it is slower by more than 5 %"
 	@echo "make docs    build the documentation into build/docs, warnings being errors"
@@ -111,8 +111,11 @@ sqlite: $(VENV)/.dev
 
 # The servers are in a folder of their own, because the dev environment has one Redis. T takes the place of the tests.
 .PHONY: servers-matrix
-servers-matrix: $(VENV)/.dev .venv-servers/.installed
-	@$(BIN)/python -m tests.support.servers.editions .venv-servers $(T)
+servers-matrix: $(VENV)/.dev .venv-servers/.installed $(if $(filter MySQL%,$(or $(EDITION),MySQL)),.venv-servers/mysql/mysqld)
+	@$(BIN)/python -m tests.support.servers.editions .venv-servers "$(EDITION)" $(T)
+
+.venv-servers/mysql/mysqld: .ci/mysql
+	@.ci/mysql $(@D) || echo "MySQL could not be installed." >&2
 
 .venv-servers/.installed: pyproject.toml | $(VENV)/.pip
 	$(PIP) --upgrade --no-deps --target .venv-servers --group servers

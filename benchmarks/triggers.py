@@ -28,7 +28,7 @@ from aiomodelcache.relay.triggers.installation import install
 from benchmarks.samples import ratios
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl, tortoise_on
-from tests.support.servers import MariaDBServer, PostgresServer, ServerMissing
+from tests.support.servers import PostgresServer, ServerMissing, mysql
 
 DATABASES: Final = ("postgres", "mariadb", "sqlite", "pgoutput")
 SINGLE: Final = 100
@@ -184,7 +184,7 @@ def database(name: str) -> Iterator[DatabaseUrl]:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             yield DatabaseUrl(f"sqlite://{folder}/shipments.sqlite3?synchronous=OFF", name)
             return
-        server = MariaDBServer() if name == "mariadb" else PostgresServer()
+        server = mysql.mariadb_or_mysql() if name == "mariadb" else PostgresServer()
         server.start()
         stack.callback(server.close)
         yield DatabaseUrl(stack.enter_context(server.database()), server.name)

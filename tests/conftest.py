@@ -31,7 +31,15 @@ from tests.support import groups, matrix, measuring, observing
 from tests.support.databases import DatabaseUrl, SQLiteDatabases, tortoise_on
 from tests.support.effort import FULL, part_of
 from tests.support.gates import Outside
-from tests.support.servers import DatabaseServer, MariaDBServer, PostgresServer, RedisServer, Server, ServerMissing
+from tests.support.servers import (
+    DatabaseServer,
+    MariaDBServer,
+    PostgresServer,
+    RedisServer,
+    Server,
+    ServerMissing,
+    mysql,
+)
 
 # redis-py looks for its own version on disk whenever it makes a connection, which is a sixth of a short test's time.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
@@ -218,8 +226,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDBServer]:
-    """The run's MariaDB."""
-    yield from run(MariaDBServer())
+    """The run's MariaDB, or MySQL in its place: see ``tests/support/servers/mysql.py``."""
+    yield from run(mysql.mariadb_or_mysql())
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from tests.support.servers import (
     ServerFailed,
     ServerMissing,
     editions,
+    mysql,
     server,
 )
 from tests.support.servers import redis as redis_module
@@ -148,7 +149,8 @@ class TestDatabases:
         assert database.connection_name == db_url.dialect
         version = {"sqlite": "sqlite_version()", "postgres": "version()", "mariadb": "version()"}
         _, [row] = await database.execute_query(f"SELECT {version[db_url.dialect]} AS v")
-        assert {"sqlite": "3.", "postgres": "PostgreSQL", "mariadb": "MariaDB"}[db_url.dialect] in row["v"]
+        names = {"sqlite": "3.", "postgres": "PostgreSQL", "mariadb": "9." if mysql.IS_USED else "MariaDB"}
+        assert names[db_url.dialect] in row["v"]
 
     @pytest.mark.models("tests.meta.test_servers")
     async def test_the_database_can_be_used_in_child_tasks(self, database: BaseDBAsyncClient) -> None:
@@ -246,10 +248,26 @@ class TestEditions:
             f"{'pass' if outcome == 'pass' else 'pytest.fail()'}"
         )
         monkeypatch.setattr(editions, "EDITIONS", (Edition("Redis 9", wheel),))
-        assert editions.main(wheels, ["-p", "no:cacheprovider", str(test)]) == status
+        assert editions.main(wheels, "Redis", ["-p", "no:cacheprovider", str(test)]) == status
         last = capfd.readouterr().out.splitlines()[-1]
+        assert editions.main(wheels, "Valkey", []) == 1  # a typing error is no success
         assert last.startswith("Redis 9")
         assert ("passed" in last) is (status == 0)
+
+    def test_mysql_takes_the_place_of_mariadb(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for folder, version in (("mysql", "9.7.4-2"), ("mariadb", "10.11.14-MariaDB")):
+            program = tmp_path / folder / "mysqld"
+            program.parent.mkdir()
+            program.write_text(f"#!/bin/sh\necho 'mysqld  Ver {version} for Linux'\n")
+        test = tmp_path / "test_it.py"
+        test.write_text(
+            "from tests.support.servers import MySQLServer\n"
+            f"def test_it(): assert str(MySQLServer.program()) == '{tmp_path}/mysql/mysqld'\n"
+        )
+        monkeypatch.setattr(editions, "EDITIONS", [Edition("MySQL 9", "mysql/mysqld"), Edition("MySQL 8", "none")])
+        assert editions.main(tmp_path, "MySQL 9", ["-p", "no:cacheprovider", str(test)]) == 0
+        with pytest.raises(ServerMissing, match=r"10\.11"):
+            Edition("MySQL 9", "mariadb/mysqld").program(tmp_path)
 
     def test_the_named_program_is_the_one_that_runs(self, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = Edition("Redis 9", "redis/*").program(wheels)

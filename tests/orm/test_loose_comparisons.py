@@ -9,6 +9,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import ModelCache
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.field_models import Colour, Loose, LooseById, LooseKept, Mood, Point
+from tests.support.servers import mysql
 
 pytestmark = pytest.mark.models("tests.support.models.field_models")
 
@@ -28,7 +29,8 @@ async def test_other_spellings_get_the_answer_of_the_database_and_are_not_stored
 ) -> None:
     row = await Loose.create(slug="pycon")
     expected = {slug: pk_of(await Loose.get_or_none(slug=slug)) for slug in SPELLINGS}
-    assert sum(pk is not None for pk in expected.values()) == (5 if is_loose(database) else 1)
+    loose = 3 if mysql.IS_USED else 5  # MySQL's default collation does not ignore trailing spaces
+    assert sum(pk is not None for pk in expected.values()) == (loose if is_loose(database) else 1)
     for spelling, pk in expected.items():
         unfillable = cache.stats.of("Loose(slug)").unfillable
         for _ in range(2):

@@ -16,6 +16,7 @@ from aiomodelcache.orm.catalogue import inspect_columns
 from aiomodelcache.testing import assert_ops
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.real_types import Typed, TypedById, TypedChild, TypedCount
+from tests.support.servers import mysql
 from tests.support.servers.server import free_port
 
 MODULE = "tests.support.models.real_types"
@@ -32,7 +33,7 @@ TEXTS = {
     "mysql": [
         "VARCHAR(40) COLLATE utf8mb4_bin",
         "CHAR(40) COLLATE utf8mb4_bin",
-        "VARCHAR(40) COLLATE utf8mb4_nopad_bin",
+        f"VARCHAR(40) COLLATE {'utf8mb4_0900_bin' if mysql.IS_USED else 'utf8mb4_nopad_bin'}",
     ],
 }
 """Types that hold some spellings of a text to be equal, or store another spelling than was written, by dialect."""

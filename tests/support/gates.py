@@ -156,10 +156,9 @@ Outside = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 """A function that runs a coroutine in a task outside the test's transaction: see the fixture ``outside``."""
 
 WAITING: Final = {
-    "postgres": "SELECT count(*) AS n FROM pg_stat_activity "
+    "postgres": 'SELECT count(*) AS "Value" FROM pg_stat_activity '
     "WHERE wait_event_type = 'Lock' AND datname = current_database()",
-    "mariadb": "SELECT variable_value AS n FROM information_schema.global_status "
-    "WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'",
+    "mariadb": "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'",
 }
 """Queries for the number of statements that wait for a lock. SQLite has none."""
 
@@ -170,7 +169,7 @@ async def until_it_waits(connection: BaseDBAsyncClient, ops: Ops) -> None:
         while not ops.statements:
             await asyncio.sleep(0)
         if query := WAITING.get(connection.connection_name):
-            while not int((await connection.execute_query_dict(query))[0]["n"]):
+            while not int((await connection.execute_query_dict(query))[0]["Value"]):
                 await asyncio.sleep(0.002)
 
 

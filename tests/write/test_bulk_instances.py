@@ -15,6 +15,7 @@ from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models.bulk_models import Account, Blank, Book, Entry, Order, Profile, Sole, Status
 from tests.support.oracle import Oracle
+from tests.support.servers import mysql
 
 pytestmark = pytest.mark.models("tests.support.models.bulk_models")
 
@@ -141,6 +142,25 @@ async def test_a_conflict_that_updates_invalidates_the_updated_row(cache: ModelC
     assert len(await Entry.cache.filter(shelf=6)) == 1
 
 
+@mysql.needed
+@pytest.mark.only_on("mariadb", because="MySQL takes its place")
+async def test_a_conflict_by_any_unique_key_that_updates_leaves_nothing_stale(cache: ModelCache) -> None:
+    """MySQL updates rows that conflict by keys that ``on_conflict`` does not name."""
+    await Entry.bulk_create([Entry(id=n, one=n, two=n, shelf=3) for n in (101, 102, 103)])
+    oracle = Oracle(cache, Entry)
+    await oracle.warm(id=range(101, 109), one=[1, 101, 102, 103], two=[5, 102], shelf=[3, 4])
+    new = [
+        Entry(one=101, two=5, shelf=4),
+        Entry(one=1, two=102, shelf=4),
+        Entry(id=103, shelf=4),
+        Entry(one=7, shelf=4),
+    ]
+    await Entry.bulk_create(new, update_fields=["shelf"], on_conflict=["one"])
+    assert {entry.one for entry in await Entry.cache.filter(shelf=4)} == {101, 102, 103, 7}
+    await oracle.check()
+
+
+@mysql.unfit("knows what Tortoise writes")
 @pytest.mark.only_on("mariadb", because="the others know what Tortoise writes")
 async def test_mariadb_refuses_conflicts_that_update_as_without_a_cache(cache: ModelCache) -> None:
     """MariaDB does not know the statement that Tortoise sends. MySQL 8 does."""

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from tests.support.servers.database import DatabaseServer
 from tests.support.servers.mariadb import MariaDBServer
+from tests.support.servers.mysql import MySQLServer
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.programs import ServerMissing
 from tests.support.servers.redis import RedisServer
@@ -18,6 +19,7 @@ from tests.support.servers.server import Server, ServerFailed
 __all__ = [
     "DatabaseServer",
     "MariaDBServer",
+    "MySQLServer",
     "PostgresServer",
     "RedisServer",
     "Server",

