@@ -28,7 +28,7 @@ _SERVER: Final = """
 _GUARD: Final = """
     SELECT 'coverage' AS kind, '' AS name, CONCAT_WS(' ', captured, owner) AS state FROM {coverage}
   UNION ALL
-    SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, MD5(action_statement))
+    SELECT 'trigger', CONCAT(event_object_table, '.', trigger_name), CONCAT(created, SHA2(action_statement, 256))
     FROM information_schema.triggers WHERE ({triggers})
   UNION ALL
     SELECT 'key', CONCAT(table_name, '.', constraint_name), CONCAT(referenced_table_name, delete_rule, update_rule)
@@ -39,9 +39,8 @@ _GUARD: Final = """
   UNION ALL
     SELECT 'table', CONCAT(CAST(table_id AS CHAR), ''), name FROM information_schema.{innodb} WHERE ({names})
 """
-
-_FILENAME: Final = "CONVERT(CAST(CONVERT({} USING filename) AS BINARY) USING utf8mb3)"
-"""InnoDB spells the names of tables as those of files."""
+_ENCODED: Final = re.compile("[^0-9A-Za-z_]")
+"""Characters that InnoDB spells by an ``@`` and some more in the names of tables, as in those of files."""
 
 
 class MySQLLines(PolledLines):
@@ -82,10 +81,8 @@ class MySQLLines(PolledLines):
         places = [database.place(table) for table in self._all]
         innodb = "INNODB_SYS_TABLES" if "mariadb" in version.lower() else "INNODB_TABLES"
         stored = [*places, (database.name, CHANGES)]
-        names = [
-            f"CONCAT({_FILENAME.format(literal(db))}, '/', {_FILENAME.format(literal(name))})" for db, name in stored
-        ]
-        matches = [f"name = {each} OR name LIKE CONCAT({each}, '#%')" for each in names]
+        names = [f"{_pattern(db)}/{_pattern(name)}" for db, name in stored]
+        matches = [f"name LIKE {literal(each + end)} ESCAPE '!'" for each in names for end in ("", "#%")]
         statement = _GUARD.format(
             coverage=COVERAGE,
             triggers=" OR ".join(
@@ -153,6 +150,14 @@ class MySQLLines(PolledLines):
         except (ValueError, ArithmeticError, TypeError):
             return None
         return [(old, new)]
+
+
+def _pattern(name: str) -> str:
+    """Returns the pattern of a name as InnoDB spells it. It may match further names, which does no harm.
+
+    MySQL itself has no function that spells names in this way.
+    """
+    return _ENCODED.sub("@%", name).replace("_", "!_")
 
 
 def _values(table: CapturedTable, types: Mapping[str, str], text: str | None) -> Values | None:

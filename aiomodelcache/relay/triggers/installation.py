@@ -114,7 +114,7 @@ async def install(
 ) -> list[Definition]:
     """Creates objects that are missing or out of date, and drops superfluous ones. Idempotent.
 
-    Returns the objects that it has created. Raises ``RelayError`` for a table that cannot be captured, and the
+    Returns the objects that it has created. Raises ``RelayError`` for a table that cannot be captured, and that or the
     database's error if it refuses a statement.
     """
     dialect = dialect or dialect_of(client)

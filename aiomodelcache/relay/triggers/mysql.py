@@ -8,6 +8,7 @@ A column or table that a trigger names may be renamed or dropped later. The trig
 write must not fail, and its line names the whole table. So it is until the triggers are made anew.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
@@ -26,7 +27,6 @@ from aiomodelcache.relay.triggers.definitions import (
     Definition,
     Rows,
     backquoted,
-    digest,
     literal,
     select,
     tag,
@@ -59,7 +59,7 @@ _FOREIGN_KEYS: Final = """
 """
 _TRIGGERS: Final = f"""
     SELECT event_object_schema AS db, event_object_table AS tab, trigger_name AS name,
-        MD5(action_statement) AS state
+        SHA2(action_statement, 256) AS state
     FROM information_schema.triggers WHERE trigger_name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!'
 """
 _OWN_TABLES: Final = (
@@ -70,6 +70,9 @@ _EVENTS: Final = {"insert": "I", "update": "U", "delete": "D"}
 
 _GONE: Final = "1054, 1146"
 """The errors of columns and tables that are gone. Others are not caught, as they may have ended the transaction."""
+_UNTRUSTED: Final = 1419
+"""The error of a trigger that a user without the privilege SUPER creates on a server with a binary log."""
+_TRUST: Final = ": run SET GLOBAL log_bin_trust_function_creators = 1 before, as a user who may."
 
 TableName = tuple[str, str]
 """The database and the name of a table, as the server spells them."""
@@ -97,7 +100,7 @@ class MySQLTriggers:
                 old = values["OLD"] if letter != "I" else "NULL"
                 new = values["NEW"] if letter != "D" else "NULL"
                 line = f"INSERT INTO {changes} (source, op, old, new) "
-                line += f"VALUES ({literal(table.name)}, '{letter}', {old}, {new})"
+                line += f"VALUES ({_text(table.name)}, '{letter}', {old}, {new})"
                 body = _never_failing(changes, table.name, line)
                 found.append(_trigger(database, place, event, "AFTER", body, table.name))
         lines: dict[tuple[TableName, str], list[str]] = defaultdict(list)
@@ -127,7 +130,7 @@ class MySQLTriggers:
         return f"DROP TRIGGER IF EXISTS {on.partition('`.`')[0]}`.{backquoted(name)}"
 
     async def run(self, client: BaseDBAsyncClient, statements: Sequence[str]) -> None:
-        """Runs the statements one by one on one connection. Each of them commits.
+        """Runs the statements one by one on one connection. Each of them commits. Raises ``RelayError``.
 
         The triggers keep the mode of the session that creates them, so it is none that makes conversions fail.
         """
@@ -139,8 +142,12 @@ class MySQLTriggers:
             try:
                 for statement in statements:
                     await cursor.execute(statement)
+            except Exception as error:  # of the driver
+                remedy = _TRUST if error.args[:1] == (_UNTRUSTED,) else ""
+                raise RelayError(f"{client.connection_name}: {error}{remedy}") from error
             finally:
-                await cursor.execute(f"SET SESSION sql_mode = {literal(mode)}, sql_notes = {notes}")
+                # Not by the cursor, which would pass on what MySQL thinks of Tortoise's mode.
+                await connection.query(f"SET SESSION sql_mode = {literal(mode)}, sql_notes = {notes}")
 
 
 class Database(NamedTuple):
@@ -206,7 +213,10 @@ def _own_tables(changes: str, coverage: str) -> list[Definition]:
         "old LONGTEXT, new LONGTEXT, written TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)) "
         "DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
-    tables = ((CHANGES, changes, columns), (COVERAGE, coverage, "(captured TEXT, owner CHAR(64))"))
+    tables = (
+        (CHANGES, changes, columns),
+        (COVERAGE, coverage, "(id TINYINT NOT NULL DEFAULT 1 PRIMARY KEY, captured TEXT, owner CHAR(64))"),
+    )
     settings = f"ENGINE = InnoDB COMMENT = {literal(TABLE_STATE)}"
     return [
         Definition("table", "", name, TABLE_STATE, (f"CREATE TABLE IF NOT EXISTS {place} {columns} {settings}",))
@@ -219,13 +229,19 @@ def _trigger(database: Database, place: TableName, event: str, when: str, body: 
     name = f"{PREFIX}{tag('.'.join(place))}_{'cascade_' * (when == 'BEFORE')}{event}{database.mark}"
     drop = f"DROP TRIGGER IF EXISTS {backquoted(place[0], name)}"
     create = f"CREATE TRIGGER {backquoted(place[0], name)} {when} {event.upper()} ON {on} FOR EACH ROW {body}"
-    return Definition("trigger", on, name, digest(body), (drop, create), source)
+    state = hashlib.sha256(body.encode()).hexdigest()  # as SHA2, because MySQL 9.6 and later have no MD5
+    return Definition("trigger", on, name, state, (drop, create), source)
 
 
 def _never_failing(changes: str, source: str, line: str) -> str:
     """Returns the block that writes a line, or one that names the whole table if a column or table is gone."""
-    whole = f"INSERT INTO {changes} (source, op) VALUES ({literal(source)}, 'A')"
+    whole = f"INSERT INTO {changes} (source, op) VALUES ({_text(source)}, 'A')"
     return f"BEGIN DECLARE EXIT HANDLER FOR {_GONE} {whole}; {line}; END"
+
+
+def _text(text: str) -> str:
+    """Returns a text for the body of a trigger, which MySQL would keep with a quote in another spelling."""
+    return f"CONVERT(0x{text.encode().hex()} USING utf8mb4)" if "'" in text else literal(text)
 
 
 def _values(table: CapturedTable, types: Mapping[str, str], row: str, nulls: Sequence[str] = ()) -> str:
@@ -251,7 +267,7 @@ def _cascade(
 ) -> str:
     """Returns the block that writes the lines of a captured table whose rows a change of a parent changes."""
     table = captured[line.child]
-    source = literal(table.name)
+    source = _text(table.name)
     old = _values(table, types[line.child], line.alias)
     if line.whole or not is_exact(table, types[line.child]):
         selected = f"'A', NULL, NULL FROM DUAL WHERE EXISTS (SELECT 1 {line.rows})"
