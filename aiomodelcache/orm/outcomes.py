@@ -36,6 +36,8 @@ _REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
 """SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
 rollback, syntax and access."""
 _COMPLETION_UNKNOWN: Final = "40003"
+_MYSQL_REFUSALS: Final = (1364, 3819)
+"""Numbers of MySQL's errors for a column without a default value, and for a row that violates a CHECK constraint."""
 
 
 def is_settled(error: BaseException) -> bool:
@@ -64,8 +66,10 @@ def was_refused(error: BaseException) -> bool:
     """
     if isinstance(error, IntegrityError):
         return True
-    states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
-    return _COMPLETION_UNKNOWN not in states and any(state.startswith(_REFUSALS) for state in states)
+    causes = (error, error.__cause__, *error.args)
+    states = [_sqlstate(cause) for cause in causes]
+    refused = any(state.startswith(_REFUSALS) for state in states) or any(map(_is_of_mysql_alone, causes))
+    return refused and _COMPLETION_UNKNOWN not in states
 
 
 def ends_transaction(client: BaseDBAsyncClient, error: BaseException) -> bool:
@@ -88,6 +92,13 @@ def may_survive_rollback(client: BaseDBAsyncClient) -> bool:
 
 def _sqlstate(cause: object) -> str:
     return str(getattr(cause, "sqlstate", "") or "")
+
+
+def _is_of_mysql_alone(cause: object) -> bool:
+    """Returns True for a value or a row that MySQL or MariaDB refuses by an error with the general SQLSTATE."""
+    names = {base.__name__ for base in type(cause).__mro__}
+    known = "DataError" in names or any(number in _MYSQL_REFUSALS for number in getattr(cause, "args", ()))
+    return "MySQLError" in names and known
 
 
 def _is_of_driver_alone(cause: object) -> bool:

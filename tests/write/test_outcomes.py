@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tortoise import fields
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import BaseORMException
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache
@@ -69,6 +70,17 @@ class TestRefused:
                     await Book.filter(id=book.id).update(title="refused")
             unknown = left == "W" and moment == "DEFERRED"  # else it was rolled back, by a statement of its own
             assert cache.stats.unknown_outcomes == (left == "W") + unknown
+
+    @pytest.mark.models("tests.support.models.shelves")
+    @pytest.mark.only_on("postgres", "mariadb", because="SQLite adds no constraint to a table")
+    @pytest.mark.parametrize("rule", ["CONSTRAINT few CHECK (isbn < 9)", "COLUMN missing INT NOT NULL"])
+    async def test_by_a_rule_of_the_table(self, cache: ModelCache, database: BaseDBAsyncClient, rule: str) -> None:
+        """MySQL has no SQLSTATE of its own for these errors."""
+        await database.execute_query(f"ALTER TABLE book ADD {rule}")
+        with pytest.raises(BaseORMException):
+            await Book.create(id=1, isbn=9)
+        assert await states(cache, Book.cache.get_or_none(id=1)) == "."
+        assert cache.stats.unknown_outcomes == 0
 
 
 class TestNeverSent:
