@@ -60,13 +60,24 @@ class Cluster:
             slots = [slot for slot in range(SLOTS) if self._place(slot) == number]
             node.run("CLUSTER", "ADDSLOTS", *slots)
             node.run("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-        for node in self._all[1:]:
-            nodes[0].run("CLUSTER", "MEET", "127.0.0.1", node.port)
-        until(lambda: all(map(self._knows_all, self._all)))
+        self._introduce()
         for node, replica in zip(nodes, replicas, strict=False):
             replica.run("CLUSTER", "REPLICATE", node.id)
-        self.wait()
         until(lambda: all(each.run("INFO", "replication")["master_link_status"] == "up" for each in replicas))
+        for node in nodes:
+            node.flush()  # nodes name no replica that has not received anything yet, and masters ping them every 10 s
+        until(lambda: all(each.run("INFO", "replication")["slave_repl_offset"] for each in replicas))
+        if replicas:
+            self._introduce()
+        self.wait()
+
+    def _introduce(self) -> None:
+        """Has each node tell each other its name, slots and role: by itself it tells one of them in a second."""
+        for node in self._all:
+            for other in self._all:
+                if other is not node:
+                    node.run("CLUSTER", "MEET", "127.0.0.1", other.port)
+        until(lambda: all(map(self._knows_all, self._all)))
 
     def wait(self) -> None:
         """Waits until all nodes serve their slots, as some time after a restart."""
