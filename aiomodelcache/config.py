@@ -203,7 +203,7 @@ class CacheConfig:
     The limit holds under every failure of the network, the server and this process. Usually the lag is one message.
     """
     decoded_memory_limit: int = 16 * 1024 * 1024
-    """Approximate maximum size of the rows, and answers of queries, that this process keeps decoded, in bytes.
+    """Approximate maximum size of the rows, answers of queries and results that this process keeps decoded, in bytes.
 
     They are not decoded again if the same bytes are read again. 0 keeps none.
     """

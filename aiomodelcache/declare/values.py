@@ -14,6 +14,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
+from aiomodelcache.backends.together import KnownKeys
 from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, compute_in_bulk
@@ -65,8 +66,10 @@ class BaseValueQuery(CacheQuery[T]):
     def locate(self, cache: OpenCache) -> tuple[ResultEntries, bytes]:
         """Returns the entries and the key of the value. Raises ``TypeError`` if an argument cannot be part of a key."""
         result = self._declaration.result(cache)
+        key: Any = self._key
         try:
-            return result, result.key((key_part(self._key),))
+            is_plain = cast("Any", type(key)) is tuple and _PLAIN_TYPES.issuperset(map(type, key))
+            return result, result.key(([*key] if is_plain else key_part(key),))
         except TypeError as error:
             raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
 
@@ -205,12 +208,11 @@ class _LocatedValue:
         self._key = key
         self._epoch_key = result.epoch_of(key)
 
-    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        wanted[self._epoch_key] = wanted[self._key] = None
-        wanted.update(dict.fromkeys(cache.predictions.predict(self._key).keys))
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> KnownKeys | None:
+        return cache.predictions.predict(self._key).collect_keys(self._epoch_key, self._key, wanted)
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        return result_hit(self._result, self._key, found[self._epoch_key], cache.predictions.predict(self._key), found)
+        return result_hit(self._result, self._epoch_key, self._key, cache.predictions.predict(self._key), found)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:
         return self._query.plan(cache, None)

@@ -152,7 +152,13 @@ def _enum(value: enum.Enum) -> bytes:
 
 
 def _sequence(tag: bytes) -> Callable[[Iterable[Any]], bytes]:
-    return lambda values: tag + b",".join([_escape(encode_value(value), b",") for value in values])
+    return lambda values: tag + b",".join(map(_item, values))
+
+
+def _item(value: Any) -> bytes:
+    if type(value) is int and -INT_LIMIT < value < INT_LIMIT:
+        return b"i%d" % value
+    return _escape(encode_value(value), b",")
 
 
 def _set(values: Iterable[Any]) -> bytes:

@@ -46,6 +46,8 @@ CLAIM: Final = b"C"
 
 TOKEN_SIZE: Final = 16
 PREFIX_SIZE: Final = 1 + TOKEN_SIZE
+PREFIX: Final = slice(PREFIX_SIZE)
+"""The place of an entry's state and token."""
 FINGERPRINT_SIZE: Final = 8
 FINGERPRINT: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE)
 GUARD: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE + TOKEN_SIZE)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
 from aiomodelcache.backends.protocol import PartialFailure
+from aiomodelcache.backends.together import KnownKeys, ReadTogether
 from aiomodelcache.engine.observing import HasOperations, operations_of
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
@@ -24,8 +25,10 @@ Beyond it, keys wait until a read is done.
 
 EntriesByKey = Mapping[bytes, bytes | None]
 """The values that were read, by key."""
-CollectKeys = Callable[[dict[bytes, Any]], None]
+CollectKeys = Callable[[dict[bytes, Any]], KnownKeys | None]
 """A callback that adds the keys to read. It is called when the read is about to be sent.
+
+It may return the first keys that were added. If there are no others, they are read as they are known.
 
 If the keys are divided, the value of a key is the epoch with which it shares its node, or None.
 """
@@ -107,22 +110,23 @@ class ReadBatcher:
         try:
             self._before_read()
             wanted: dict[bytes, Any] = {}
+            known: KnownKeys | None = None
             for collect_keys, _, _ in requests:
-                collect_keys(wanted)
+                known = collect_keys(wanted) or known
             keys: Sequence[bytes]
-            keys, near = list(wanted), self._guarded.near
-            if len(keys) > self._guarded.keys_read_together:
+            keys = known if known and len(known) == len(wanted) else list(wanted)
+            guarded = self._guarded
+            if len(keys) > guarded.keys_read_together:
                 self._apart = True
-                arrange = getattr(self._guarded.backend, "arrange", None)  # see ``RedisBackend``
+                arrange = getattr(guarded.backend, "arrange", None)  # see ``RedisBackend``
                 keys = keys if arrange is None or not any(wanted.values()) else arrange(wanted)
-            callback = partial(
-                self._on_read, partial(self._slices, requests, keys, self._expect(keys) if near.expecting else [])
-            )
+            ticket = self._expect(keys) if guarded.near.expecting else []
+            callback = partial(self._on_read, partial(self._slices, requests, keys, ticket))
             if not keys:  # the lookups have gone on without the store
                 callback([])
-            elif self._failures_before != self._guarded.failures:  # failed in the meantime, and would only fail again
+            elif self._failures_before != guarded.failures:  # failed in the meantime, and would only fail again
                 callback(None)
-            elif not self._guarded.start_read(keys, callback, partial(_lookups, requests)):
+            elif not guarded.start_read(keys, callback, partial(_lookups, requests)):
                 self._tasks.start(self._read(keys, callback, requests))
         except BaseException:
             self._end()
@@ -158,7 +162,13 @@ class ReadBatcher:
         read: Sequence[bytes | None] | None,
         unread: Unread,
     ) -> Iterator[None]:
-        entries: dict[bytes, bytes | None] = dict.fromkeys(keys) if read is None else dict(zip(keys, read, strict=True))
+        entries: EntriesByKey
+        if read is None:
+            entries = dict.fromkeys(keys)
+        elif type(keys) is KnownKeys and len(read) == len(keys):
+            entries = ReadTogether(keys, read)
+        else:
+            entries = dict(zip(keys, read, strict=True))
         if ticket:
             self._guarded.near.keep(ticket, entries)
         if read is None and self._guarded.observers is not None:

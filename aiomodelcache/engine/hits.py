@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.together import KnownKeys, ReadTogether
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.loader import can_share_statement
 from aiomodelcache.engine.observing import note_read
@@ -191,8 +192,8 @@ class HitPath:
         self._deliver(alone, entries)
         return True
 
-    def _collect_keys(self, pending: PendingLookups, wanted: dict[bytes, None]) -> None:
-        """Adds the keys that the lookups need. From then on no lookup can join them."""
+    def _collect_keys(self, pending: PendingLookups, wanted: dict[bytes, None]) -> KnownKeys | None:
+        """Adds the keys that the lookups need. From then on no lookup can join them. Returns what the first returns."""
         if pending is self._joinable:
             self._joinable = None
         context = pending.context
@@ -201,8 +202,10 @@ class HitPath:
             claims = pending.claims = relayed.claims
             if relayed.clock() >= claims.until:  # as ``expired``, written out
                 self._part_with_lost(pending, relayed)
+        known = None
         for lookup in pending.lookups:
-            lookup.collect_keys(context, wanted)
+            known = lookup.collect_keys(context, wanted) or known
+        return known
 
     def _answer(self, pending: PendingLookups, entries: EntriesByKey, unread: Unread) -> Iterator[None]:
         """Gives each lookup the entries that were read, in slices if there are many lookups."""
@@ -286,8 +289,10 @@ class HitPath:
         """Starts the plan of a lookup. Its first ``Read`` is answered from ``entries``, if they hold all of it."""
         plan = lookup.start_plan(pending.context)
         keys = cast("Read", plan.send(None)).keys
+        first: Any
         try:
-            first = list(map(entries.__getitem__, keys))
+            together = type(entries) is ReadTogether and entries.known is keys
+            first = cast("ReadTogether", entries).values_read if together else list(map(entries.__getitem__, keys))
         except KeyError:  # the prediction has changed since the keys were collected
             plan, first = lookup.start_plan(pending.context), None
         operation = lookup.lookup_event

@@ -6,14 +6,16 @@ from their own rows.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from sys import getsizeof
 from typing import Any, Final
 
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import GUARD, HEADER, unpack
 from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.encoding.shared import SharedPlain
 from aiomodelcache.entries.base import VALUE_BYTE, NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.decoded import Kept
-from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, split
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies, split
 from aiomodelcache.entries.instances import PLAIN, WITH_INSTANCES, InstanceCodec, OtherSchema, SharedValue
 from aiomodelcache.entries.raised import Raised
 
@@ -52,11 +54,16 @@ class ByValueEntries(DerivedEntries):
                     self._keep(entry, header)
         return found
 
-    def find_shared(self, entry: bytes, header: bytes, start: int) -> Any:
-        if entry[HEADER.stop + start] != _WITH_INSTANCES or not self.decoded.fits(entry):
+    def find_shared(self, entry: bytes, known: KnownDependencies) -> Any:
+        if not known.shared or not self.decoded.fits(entry):
             return None
-        kept = self._find_kept(entry, header)
-        return (self._keep(entry, header) if kept is None else kept).content.value
+        kept = self._find_kept(entry, known.header)
+        if kept is None:
+            if entry[HEADER.stop + known.start] != _WITH_INSTANCES and not self.decoded.to_keep_rarely(known.header):
+                return None
+            kept = self._keep(entry, known.header)
+            known.shared = kept is not None
+        return None if kept is None else kept.content.value
 
     def _find_kept(self, entry: bytes, header: bytes) -> Kept | None:
         kept = self.decoded.find(header)
@@ -66,15 +73,18 @@ class ByValueEntries(DerivedEntries):
         self.decoded.counters.hits += 1
         return kept
 
-    def _keep(self, entry: bytes, header: bytes) -> Kept:
-        """Keeps the value of an entry decoded. Raises for damaged bytes."""
+    def _keep(self, entry: bytes, header: bytes) -> Kept | None:
+        """Keeps the value of an entry decoded, unless that gains nothing. Raises for damaged bytes."""
         payload = unpack(entry)
         keys, tokens, start = split(payload)
         shared = self._instances.decode_shared(payload[start:])
+        if shared is None:
+            return None
         content = DerivedValue(keys, tokens, shared, start)
-        return self.decoded.keep(header, entry, self._instances, b"", content, shared.size)
+        size = shared.size + sum(map(getsizeof, keys)) + sum(map(getsizeof, tokens))
+        return self.decoded.keep(header, entry, self._instances, b"", content, size)
 
-    def copy_of(self, shared: SharedValue) -> Any:
+    def copy_of(self, shared: SharedValue | SharedPlain) -> Any:
         return self._instances.copy_of(shared)
 
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:

@@ -70,6 +70,10 @@ class Decoded:
             self._seen[at] = digest
         return False
 
+    def to_keep_rarely(self, entry: bytes) -> bool:
+        """Does the same for content that takes longer to keep than to decode: if there is no room, for one in four."""
+        return self.to_keep(entry) and not (self.counters.evicted and _random_bits(2))
+
     def fits(self, entry: bytes) -> bool:
         """Returns True if the entry is not too large to be kept."""
         return len(entry) * _LARGEST <= self._limit

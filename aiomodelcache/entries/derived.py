@@ -3,13 +3,13 @@
 A value is current while each key that it depends on still begins with the bytes that it had.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX_SIZE, unpack
+from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX, PREFIX_SIZE, unpack
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
 from aiomodelcache.entries.decoded import NOTHING_DECODED, Decoded
 from aiomodelcache.entries.predictions import Prediction
@@ -34,7 +34,7 @@ class KnownDependencies(Prediction):
     Also remembers the tokens of one entry, so that a hit of the same entry need not decode them.
     """
 
-    __slots__ = ("header", "number", "seen", "start", "tokens")
+    __slots__ = ("header", "number", "seen", "shared", "start", "tokens")
 
     def __init__(self, keys: list[bytes], number: int | None = None) -> None:
         super().__init__([], keys)
@@ -44,13 +44,15 @@ class KnownDependencies(Prediction):
         self.seen = b""
         """The header of the last entry that was read."""
         self.tokens: list[bytes] = []
+        self.shared = True
+        """False if the entry's value is not worth keeping decoded."""
         self.start = 0
         """The place in the entry's payload where the value begins. It refers to no rows and is not nested too deep."""
 
     def remember(self, entry: bytes, tokens: list[bytes], start: int) -> None:
         """Remembers an entry with these dependencies. Its header includes its token and checksum."""
         self.header = self.seen = entry[HEADER]
-        self.tokens, self.start = tokens, start
+        self.tokens, self.start, self.shared = tokens, start, True
 
 
 class DerivedValue(NamedTuple):
@@ -135,17 +137,15 @@ class DerivedEntries(ResultEntries):
         """Returns the bytes of a value alone. Raises ``EncodeError``."""
         return super()._pack_value(value, dependencies)
 
-    def derived_hit(
-        self, entry: bytes, epoch: bytes, entries: Mapping[bytes, bytes | None], known: Prediction
-    ) -> Any | Miss:
+    def derived_hit(self, entry: bytes, epoch: bytes, read: Iterable[bytes | None], known: Prediction) -> Any | Miss:
         """Returns the value of a ``V`` entry as ``hit`` does, if its dependencies are ``known`` and unchanged.
 
-        ``entries``: what was read together with it. Raises an exception for damaged bytes.
+        ``read``: what was read together with it under the keys of ``known``. Raises an exception for damaged bytes.
         """
         if entry[GUARD] != self.fingerprint + epoch[1:] or not isinstance(known, KnownDependencies):
             return NoValue.MISS
         header = entry[HEADER]
-        shared = self.find_shared(entry, header, known.start) if header == known.header else None
+        shared = self.find_shared(entry, known) if header == known.header else None
         payload = unpack(entry) if shared is None else b""
         if header != known.header:
             if self.may_be_younger(entry, known):
@@ -154,16 +154,15 @@ class DerivedEntries(ResultEntries):
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS
             known.remember(entry, tokens, start)
-        for key, token in zip(known.keys, known.tokens, strict=False):  # keys of rows may follow
-            read = entries.get(key)
-            if read is None or read[:PREFIX_SIZE] != token:
+        for value, token in zip(read, known.tokens, strict=False):  # keys of rows may follow
+            if value is None or value[PREFIX] != token:
                 return NoValue.MISS
         return self.decode(payload[known.start :]) if shared is None else self.copy_of(shared)
 
-    def find_shared(self, entry: bytes, header: bytes, start: int) -> Any:
-        """Returns the value of an entry that was read before, decoded for ``copy_of``, or None if it is not kept so.
+    def find_shared(self, entry: bytes, known: KnownDependencies) -> Any:
+        """Returns the value of an entry that ``known`` remembers, decoded for ``copy_of``, or None if it is not kept.
 
-        ``header``: that of the entry. ``start``: where the value begins in its payload. Raises for damaged bytes.
+        Raises for damaged bytes.
         """
         return None
 

@@ -15,6 +15,7 @@ from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.rows import RowCodec, SharedRow
+from aiomodelcache.encoding.shared import SharedPlain, shared_plain
 from aiomodelcache.encoding.values import StoredInstance, StoredMember, ValueCodec
 from aiomodelcache.entries.base import fingerprint
 from aiomodelcache.entries.results import is_flat, map_nested, references_in
@@ -141,8 +142,13 @@ class InstanceCodec:
             instances += adopt_all(kind.parts.schema, decoded)
         return self._completed(stored, instances)
 
-    def decode_shared(self, data: bytes) -> SharedValue:
-        """Decodes a value with instances in it to be handed out many times. Raises the exceptions of ``decode``."""
+    def decode_shared(self, data: bytes) -> SharedValue | SharedPlain | None:
+        """Decodes a value to be handed out many times, or returns None if ``decode`` takes no longer than copies do.
+
+        Raises the exceptions of ``decode``.
+        """
+        if data[:1] == PLAIN:  # values of a user's own codec may differ each time
+            return shared_plain(self.decode(data)) if self._is_default or not self._may_hold else None
         stored, runs = self._opened(data)
         shared = [(kind, list(map(kind.codec.decode_shared, rows))) for kind, rows in runs]
         for kind, rows in shared:
@@ -152,8 +158,10 @@ class InstanceCodec:
         stored.runs.clear()
         return SharedValue(shared, stored)
 
-    def copy_of(self, shared: SharedValue) -> Any:
+    def copy_of(self, shared: SharedValue | SharedPlain) -> Any:
         """Returns a value as ``decode`` does."""
+        if isinstance(shared, SharedPlain):
+            return shared.copy(shared.value)
         instances: list[Model] = []
         for kind, rows in shared.runs:
             instances += adopt_all(kind.parts.schema, [row.copy() for row in rows])

@@ -7,19 +7,22 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
 
+from aiomodelcache.backends.together import KnownKeys
 from aiomodelcache.entries.rows import RowEntries
 
 
 class Prediction:
     """The rows that an index entry listed last time: their primary keys and their cache keys."""
 
-    __slots__ = ("_rows", "entry", "index", "keys", "paired", "pks", "to_read")
+    __slots__ = ("_rows", "entry", "index", "keys", "paired", "pks", "to_read", "together")
 
     def __init__(self, pks: list[Any], keys: list[bytes] | None, rows: RowEntries | None = None) -> None:
         self.pks = pks
         if keys is not None:
             self.keys = self.to_read = keys
         self._rows = rows
+        self.together: KnownKeys | None = None
+        """The keys, after those of an entry and its epoch, once they have been read together."""
         self.entry = b""
         """The last entry that matched the prediction. An identical entry need not be decoded again."""
         self.index: object = None
@@ -42,6 +45,18 @@ class Prediction:
             self.paired = {**dict.fromkeys([*epochs, *self.keys]), **dict(zip(self.keys, epochs, strict=False))}
             return self.paired
         raise AttributeError(name)
+
+    def collect_keys(self, epoch_key: bytes, key: bytes, wanted: dict[bytes, None]) -> KnownKeys | None:
+        """Adds the keys of an entry and its epoch, and the predicted ones. Returns them if nothing else was wanted."""
+        if not self.keys:
+            wanted[epoch_key] = wanted[key] = None
+            return None
+        known = self.together
+        if known is None:
+            known = self.together = KnownKeys([epoch_key, key, *self.keys])
+        alone = not wanted
+        wanted.update(known.wanted)
+        return known if alone else None
 
     def keys_of(self, pks: Iterable[Any]) -> list[bytes]:
         """Returns the cache keys of these rows, which are some of the prediction's."""

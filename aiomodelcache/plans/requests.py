@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiomodelcache.backends.protocol import LateFill
+from aiomodelcache.backends.together import KnownKeys
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import Compute
@@ -212,8 +213,8 @@ class FastLookup(Protocol):
         """The lookup as observers are told of it, or None if there are no observers."""
         ...
 
-    def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> None:
-        """Adds the keys to read first."""
+    def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> KnownKeys | None:
+        """Adds the keys to read first. May return them if ``wanted`` was empty before."""
         ...
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:

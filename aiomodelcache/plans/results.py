@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from tortoise.models import Model
 
+from aiomodelcache.backends.together import ReadTogether
 from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, PREFIX_SIZE, VALUE, is_lease, with_created
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.values import InstanceReference
@@ -63,7 +64,7 @@ def _find_or_compute(
     result: ResultEntries, key: bytes, compute: Compute, predictions: Predictions, *, forced: bool
 ) -> Plan[Any]:
     prediction = predictions.predict(key)
-    epoch, entry, *prefetched = yield Read([result.epoch_of(key), key, *prediction.keys])
+    epoch, entry, *prefetched = yield Read(prediction.together or [result.epoch_of(key), key, *prediction.keys])
     if not forced and entry is not None:
         found = dict(zip(prediction.keys, prefetched, strict=True))
         if isinstance(result, DerivedEntries) and result.may_be_younger(entry, prediction):
@@ -307,8 +308,8 @@ def _read_value(
 
 def result_hit(
     result: ResultEntries,
+    epoch_key: bytes,
     key: bytes,
-    epoch: bytes | None,
     prediction: Prediction,
     entries: Mapping[bytes, bytes | None],
 ) -> Any | Miss:
@@ -316,12 +317,14 @@ def result_hit(
 
     A derived entry must depend on the first keys of the ``prediction``. Else a miss: the plan tells the cases apart.
     """
-    entry = entries[key]
+    together = entries.values_read if type(entries) is ReadTogether and entries.known is prediction.together else None
+    epoch, entry = together[:2] if together is not None else (entries[epoch_key], entries[key])
     if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:
         if isinstance(result, DerivedEntries):
-            value = result.derived_hit(entry, epoch, entries, prediction)
+            read = together[2:] if together is not None else map(entries.get, prediction.keys)
+            value = result.derived_hit(entry, epoch, read, prediction)
         else:
             value = result.hit(entry, epoch)
     except Exception:  # damaged, or hostile

@@ -9,6 +9,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClie
 from tortoise.exceptions import DoesNotExist
 from tortoise.models import Model
 
+from aiomodelcache.backends.together import KnownKeys
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.messages import cause, described, reason
 from aiomodelcache.entries.base import NoValue
@@ -171,15 +172,11 @@ class _LocatedQuery:
         self._key = key
         self._epoch_key = entries.epoch_of(key)
 
-    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
-        wanted[self._epoch_key] = wanted[self._key] = None
-        for predicted in cache.predictions.predict(self._key).keys:
-            wanted[predicted] = None
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> KnownKeys | None:
+        return cache.predictions.predict(self._key).collect_keys(self._epoch_key, self._key, wanted)
 
     def try_hit(self, cache: OpenCache, found: Mapping[bytes, bytes | None], /) -> Any:
-        value = result_hit(
-            self._entries, self._key, found[self._epoch_key], cache.predictions.predict(self._key), found
-        )
+        value = result_hit(self._entries, self._epoch_key, self._key, cache.predictions.predict(self._key), found)
         return value if value is NoValue.MISS else self._query.finish(value)
 
     def start_plan(self, cache: OpenCache, /) -> Plan[Any]:

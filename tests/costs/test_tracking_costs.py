@@ -101,6 +101,22 @@ async def test_tracking_costs_a_miss_at_most_a_tenth(computation: str, cache: Mo
     assert 1 < with_tracker / without < LIMITS.get(computation, 1.1)
 
 
+@pytest.mark.only_on("redis", because="its instructions are part of a hit, too")
+async def test_a_hit_takes_few_instructions_for_each_dependency(cache: ModelCache) -> None:
+    """One comparison of tokens, and one look at the state that was read. The request and the value are kept."""
+
+    async def hit_instructions(computation: str) -> int:
+        async def hit() -> None:
+            await tracked(computation)
+
+        for _ in range(6):  # until the value is kept decoded
+            await hit()
+        return await fewest_instructions(hit)
+
+    of_two, of_many = await hit_instructions("one_lookup"), await hit_instructions("page")
+    assert 0 < (of_many - of_two) / 40 < 25
+
+
 @pytest.mark.only_on("memory", because="a lookup is tracked or not before the store is asked")
 async def test_tracking_costs_a_hit_nothing_outside_of_cached_functions(cache: ModelCache) -> None:
     await Happening.cache.get(id=1)

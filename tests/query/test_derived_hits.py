@@ -1,11 +1,13 @@
 """Hits of derived entries, and lookups of a tracked computation, without a plan: they record and check all the same."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache, cached, writes_without_cache
+from aiomodelcache.backends.together import ReadTogether
 from aiomodelcache.encoding.layout import HEADER
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.derived import KnownDependencies
@@ -37,8 +39,82 @@ async def hit_of(query: Any, cache: OpenCache) -> Any:
     result, key = query.locate(cache)
     known = cache.predictions.predict(key)
     keys = [result.partitions.epochs[0], key, *known.keys]
-    found = dict(zip(keys, await cache.guarded.backend.read(keys), strict=True))
-    return result_hit(result, key, found[result.epoch_of(key)], known, found)
+    read = await cache.guarded.backend.read(keys)
+    found = dict(zip(keys, read, strict=True))
+    answer = result_hit(result, result.epoch_of(key), key, known, found)
+    together = known.collect_keys(result.epoch_of(key), key, {})
+    if together:
+        assert together == keys
+        assert result_hit(result, result.epoch_of(key), key, known, ReadTogether(together, read)) == answer
+    return answer
+
+
+async def test_each_caller_gets_a_value_of_its_own(cache: ModelCache) -> None:
+    @cached
+    async def page() -> list[dict[str, str]]:
+        return [{"slug": row.slug} for row in await Happening.cache.get_many([1, 2])]
+
+    pages = [await page() for _ in range(6)]
+    assert cache.stats.decoded.hits >= 2
+    for each in pages:
+        assert each == [{"slug": "h1"}, {"slug": "h2"}]
+        each[0]["slug"] = "changed"
+        each.pop()
+
+
+async def test_a_value_that_cannot_be_copied_is_not_tried_again(cache: ModelCache) -> None:
+    @cached
+    async def levels() -> set[str]:
+        return {row.slug for row in await Happening.cache.get_many([1, 2])}
+
+    for _ in range(6):
+        assert await levels() == {"h1", "h2"}
+    query, opened = levels.query(), cache.open_cache
+    known = opened.predictions.predict(query.locate(opened)[1])
+    assert isinstance(known, KnownDependencies)
+    assert not known.shared
+    assert cache.stats.decoded.kept == 0
+
+
+async def test_lookups_of_one_tick_share_a_read_with_a_result(cache: ModelCache, backend: CountingBackend) -> None:
+    """The keys of the result are known together. The read has all others, too, and those among them once."""
+
+    @cached
+    async def slugs() -> list[str]:
+        return [row.slug for row in await Happening.cache.get_many([1, 2])]
+
+    for _ in range(3):
+        await slugs()
+    await Happening.cache.get(id=3)
+    for others in ([], [1], [3], [1, 3]):
+        async with assert_ops(backend, sql=0, redis=1):
+            lookups = [Happening.cache.get(id=pk) for pk in others]
+            found = await asyncio.gather(slugs(), slugs(), *lookups)
+        assert found[:2] == [["h1", "h2"]] * 2
+        assert [row.id for row in found[2:]] == others
+
+
+async def test_a_function_that_calls_itself_depends_on_its_own_epoch(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    """Its keys name the epoch twice, so they are not read as they are."""
+
+    @cached
+    async def total(number: int) -> int:
+        row = await Happening.cache.get(id=number)
+        return row.level + (await total(number - 1) if number > 1 else 0)
+
+    for _ in range(4):
+        assert await total(3) == 6
+    query, opened = total.query(3), cache.open_cache
+    result, key = query.locate(opened)
+    known = opened.predictions.predict(key)
+    assert result.epoch_of(key) in known.keys
+    assert not known.together
+    async with assert_ops(backend, sql=0, redis=1):
+        assert await total(3) == 6
+    await Happening.filter(id=1).update(level=11)
+    assert await total(3) == 16
 
 
 async def test_a_value_that_looks_nested_is_walked_once_and_then_needs_no_plan(cache: ModelCache) -> None:
@@ -110,9 +186,9 @@ async def test_a_damaged_entry_with_a_known_header_is_not_used(cache: ModelCache
     assert known.header == entry[HEADER]
     keys = [result.partitions.epochs[0], *known.keys]
     found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
-    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry}) == "h1"
-    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry[:-1] + b"x"}) is NoValue.MISS
-    assert result_hit(result, key, found[result.epoch_of(key)], known, found | {key: entry[:-1]}) is NoValue.MISS
+    assert result_hit(result, result.epoch_of(key), key, known, found | {key: entry}) == "h1"
+    assert result_hit(result, result.epoch_of(key), key, known, found | {key: entry[:-1] + b"x"}) is NoValue.MISS
+    assert result_hit(result, result.epoch_of(key), key, known, found | {key: entry[:-1]}) is NoValue.MISS
 
 
 async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kept(cache: ModelCache) -> None:
@@ -125,13 +201,13 @@ async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kep
     known = opened.predictions.predict(key)
     keys = [result.partitions.epochs[0], key, *known.keys]
     found = dict(zip(keys, await opened.guarded.backend.read(keys), strict=True))
-    assert [row.slug for row in result_hit(result, key, found[result.epoch_of(key)], known, found)] == [
+    assert [row.slug for row in result_hit(result, result.epoch_of(key), key, known, found)] == [
         row.slug for row in answer
     ]
     entry = found[key]
     assert entry is not None
     for changed in (entry[:-1] + bytes([entry[-1] ^ 1]), entry[:-1], entry + b"?"):
-        assert result_hit(result, key, found[result.epoch_of(key)], known, {**found, key: changed}) is NoValue.MISS
+        assert result_hit(result, result.epoch_of(key), key, known, {**found, key: changed}) is NoValue.MISS
     assert cache.stats.decoded.hits == 2
 
 

@@ -25,6 +25,7 @@ from redis.exceptions import ConnectionError, InvalidResponse, RedisError, Timeo
 
 from aiomodelcache.backends.channels import Channel
 from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.together import KnownKeys
 
 Command = tuple[bytes | str | int, ...]
 """The name and the arguments of one command."""
@@ -52,8 +53,7 @@ class _Lengths(dict[int, bytes]):
     """The lines that announce arguments, by the arguments' length."""
 
     def __missing__(self, length: int) -> bytes:
-        line = self[length] = b"$%d" % length
-        return line
+        return self.setdefault(length, b"$%d" % length)
 
 
 _length_line: Final = _Lengths().__getitem__
@@ -61,13 +61,15 @@ _length_line: Final = _Lengths().__getitem__
 
 def pack_mget(keys: Sequence[bytes]) -> bytes:
     """Returns the bytes of an MGET. For many keys, hiredis would take many times as long as one ``join``."""
-    number = len(keys)
-    if number < MANY_KEYS:
+    if (number := len(keys)) < MANY_KEYS:
         return _pack(("MGET", *keys))
+    if type(keys) is KnownKeys and keys.request:
+        return keys.request
     lines = [b"*%d\r\n$4\r\nMGET" % (number + 1), *[b""] * (2 * number + 1)]
     lines[1:-1:2] = map(_length_line, map(len, keys))
     lines[2:-1:2] = keys
-    return b"\r\n".join(lines)
+    request = b"\r\n".join(lines)
+    return keys.keep(request) if type(keys) is KnownKeys else request
 
 
 _Push: Final[type] = cast("Any", hiredis).PushNotification
