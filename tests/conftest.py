@@ -260,6 +260,12 @@ def own_postgres() -> Iterator[PostgresServer]:
     yield from run(PostgresServer())
 
 
+@pytest.fixture
+def own_mariadb() -> Iterator[MariaDBServer]:
+    """A MariaDB, or MySQL in its place, for this test alone, to be stopped and restarted."""
+    yield from run(mysql.mariadb_or_mysql())
+
+
 def modules_of(node: pytest.Item) -> tuple[str, ...]:
     """Returns the modules whose models a test's ``database`` loads."""
     marker = node.get_closest_marker("models")

@@ -17,6 +17,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
+from aiomodelcache.relay.mysql_lines import RESTART_TOLERANCE
 from aiomodelcache.relay.relay import Drain
 from tests.relay.capture import StreamCapture, TriggerCapture
 from tests.relay.outside import Run, other_program
@@ -269,3 +270,33 @@ async def test_a_dump_is_restored_on_the_same_server(
         before = await cached_after_drain(drain, run)
         program("mariadb", dump)
         await assert_cleared(cache, drain, run, before, runs=runs)
+
+
+@pytest.mark.slow(because="it starts a server of its own, three times")
+@KEPT
+@pytest.mark.only_on("mariadb", because="it restores the files of MariaDB or MySQL")
+async def test_the_files_of_a_server_are_restored(own_mariadb: MariaDBServer, runs: bool) -> None:
+    """All that the catalogue tells is the same. Only the start of the server differs, which is told in seconds."""
+    url, copy = DatabaseUrl(own_mariadb.url, "mariadb"), own_mariadb.folder / "copy"
+    async with tortoise_on(url, MODULE) as client, ModelCache("memory://") as cache:
+        await TriggerCapture().install_for(client, cache)
+        await create_rows()
+        async with relaying(cache) as drain:
+            while not await drain.drain():
+                pass
+            await believe(cache)
+            await client.close()
+            own_mariadb.stop()
+            shutil.copytree(own_mariadb.data, copy)
+            own_mariadb.restart()
+            async with other_program(url) as run:
+                before = await cached_after_drain(drain, run)
+                while int((await run("SHOW GLOBAL STATUS LIKE 'Uptime'"))[0][1]) <= RESTART_TOLERANCE:
+                    await asyncio.sleep(0.1)
+            await client.close()
+            own_mariadb.stop()
+            shutil.rmtree(own_mariadb.data)
+            copy.rename(own_mariadb.data)
+            own_mariadb.restart()
+            async with other_program(url) as run:
+                await assert_cleared(cache, drain, run, before, runs=runs)

@@ -46,6 +46,7 @@ SERVERS = {
     "postgres_server": "postgres",
     "own_postgres": "postgres",
     "mariadb_server": "mariadb",
+    "own_mariadb": "mariadb",
 }
 """The fixtures that start a server, with the name of the database or store that it is."""
 ON_NAMES = frozenset({name for names in NAMES.values() for name in names} - {NO_STORE})

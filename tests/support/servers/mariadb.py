@@ -1,6 +1,7 @@
 """A private MariaDB."""
 
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -56,7 +57,7 @@ class MariaDBServer(DatabaseServer):
     def _common(self) -> list[str | Path]:
         as_root = ["--user=root"] if os.geteuid() == 0 else []
         # With a shared folder, a starting server deletes the temporary tables of the others.
-        return [*as_root, f"--datadir={self.folder / 'data'}", f"--tmpdir={self._temporary}", *self._engine]
+        return [*as_root, f"--datadir={self.data}", f"--tmpdir={self._temporary}", *self._engine]
 
     def _command(self) -> list[str | Path]:
         return [
@@ -73,6 +74,20 @@ class MariaDBServer(DatabaseServer):
             "--max-connections=100",
             "--lock-wait-timeout=20",
         ]
+
+    def stop(self) -> None:
+        """Ends the server and all its connections. Its address and data stay for ``restart``."""
+        self._run_apart(self._disconnect())
+        self._end_process(signal.SIGTERM)
+
+    def restart(self) -> None:
+        """Starts the server again, with its data."""
+        self._launch()
+
+    @property
+    def data(self) -> Path:
+        """The folder of the data."""
+        return self.folder / "data"
 
     @property
     def _temporary(self) -> Path:
