@@ -1,11 +1,12 @@
 # ruff: noqa: F401, F811
 """Another program at every step of a relay that reads a slot, on the real server, and the guards that need it.
 
-At one step of a drain, a row is written, another relay drains, the connection ends, or the slot is replaced or moved
-on, so that a change is lost. Changes may also come late. A claim must not hide a write from before its clock. Once a
-drain has ended, every lookup is fresh. Without one of the guards, some case fails.
+At one step of a drain, a row is written, another relay drains, the connection ends, the drain is cancelled, or the slot
+is replaced or moved on, so that a change is lost. Changes may also come late. A claim must not hide a write from before
+its clock. Once a drain has ended, every lookup is fresh. Without one of the guards, some case fails.
 """
 
+import asyncio
 from contextlib import suppress
 from itertools import product
 from typing import Any
@@ -38,6 +39,7 @@ pytestmark = [
 ]
 STEPS = ("clock", "guard", "mark", "_start", "_receive", "deliver", "delete", "claim")
 """The calls of a drain before which another program acts, in their order. The first one reads the clock."""
+CANCELLATIONS = ("a cancellation before it", "a cancellation while it waits", "a cancellation after it")
 ACTS = {
     "a write": (),
     "another relay": (),
@@ -45,6 +47,7 @@ ACTS = {
     "an end of the connection": (END.format(""),),
     "another slot": TAMPERED["recreated"],
     "a slot that is moved on": TAMPERED["moved on"],
+    **dict.fromkeys(CANCELLATIONS, ()),
 }
 
 
@@ -84,14 +87,24 @@ async def assert_fresh(cache: ModelCache, drain: Drain, outside: Outside, step: 
                     while not await other.drain():
                         pass
                 await backend.delete([drain.liveness_key])
+            if act in CANCELLATIONS[:2]:
+                task.cancel()
+            if act == "a cancellation before it":
+                await asyncio.sleep(0)
+            if act == "a cancellation after it":
+                result = await original(*arguments, **keywords)
+                task.cancel()
+                return result
         return await original(*arguments, **keywords)
 
     await outside("UPDATE article SET title = 'first' WHERE id = 2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner, step, step_after_it)
-        with suppress(RelayError, BackendError):
-            await drain.drain()
+        task = asyncio.create_task(drain.drain())
+        with suppress(RelayError, BackendError, asyncio.CancelledError):
+            await task
     assert acted
+    assert task.cancelled() == (act in CANCELLATIONS)
     if await drain.claim_left():
         await believe(cache)
         assert (await Article.cache.get(id=2)).title == "first", "the claim hides a write from before it"
@@ -127,6 +140,15 @@ GUARDS = {
     "a relay looks at the slot when it reads it": (
         Guard("relay.stream.lines:StreamLines._open", "if fault or self._known_as != known_as:", "if False:", ""),
         ("mark", "another slot"),
+    ),
+    "a line is deleted when it is delivered": (
+        Guard(
+            "relay.relay:Drain.drain",
+            "await self._invalidator.invalidate(changes)",
+            "await source.delete([change.id for change in changes]); await self._invalidator.invalidate(changes)",
+            "",
+        ),
+        ("deliver", "a cancellation before it"),
     ),
     "a relay clears the models for a new slot": (
         Guard("relay.relay:Drain._confirm", "if checked == self._checked:", "if True:", ""),
