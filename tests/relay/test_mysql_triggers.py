@@ -102,6 +102,19 @@ async def test_servers_that_require_primary_keys_have_them(
         await run(f"SET GLOBAL {setting} = 0")
 
 
+async def test_writes_fail_without_the_user_who_has_installed_the_triggers(
+    db_url: DatabaseUrl, tables: list[CapturedTable], run: Run
+) -> None:
+    """The guide warns of it."""
+    user = f"owns_{db_url.rpartition('/')[2]}"
+    await run_all(run, [f"CREATE USER {user}", f"GRANT ALL ON *.* TO {user}"])
+    async with tortoise_on(DatabaseUrl(db_url.replace("root@", f"{user}@"), "mariadb"), MODULE, create=False) as client:
+        await install(client, tables)
+    await run_all(run, ["INSERT INTO reading (id, region) VALUES (1, 1)", f"DROP USER {user}"])
+    with pytest.raises(Exception, match="1449"):
+        await run("INSERT INTO reading (id, region) VALUES (2, 1)")
+
+
 @mysql.needed
 async def test_with_a_binary_log_the_server_must_trust_who_installs(
     db_url: DatabaseUrl, tables: list[CapturedTable], run: Run
