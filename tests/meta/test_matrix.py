@@ -26,6 +26,7 @@ ON_THEIR_OWN = {
     "test_publication.py": "the command line, a process of its own on PostgreSQL",
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
+    "test_redis_cluster_hosts.py": "settings of a Cluster that Redis has since version 7",
     "test_redis_tls.py": "a server of Redis that was built without TLS",
     "test_restores.py": "servers and copies that take the place of others",
     "test_response_keys.py": "many examples of one test, which share a database",

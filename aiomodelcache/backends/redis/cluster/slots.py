@@ -67,7 +67,7 @@ def parse_slots(reply: Any, host: str, remap: Remap) -> list[SlotRange]:
 
 
 def _addresses(nodes: list[Any], host: str, remap: Remap) -> list[Address]:
-    return [_address(name and name.decode(), int(port), host, remap) for name, port, *_ in nodes]
+    return [_address(name.decode() if name else None, int(port), host, remap) for name, port, *_ in nodes]
 
 
 def _address(named: str | None, port: int, host: str, remap: Remap) -> Address:
