@@ -27,7 +27,8 @@ MANUAL_FAILOVER_TIMEOUT: Final = 6.0
 """Seconds after which a failover that was asked for has ended, one way or the other (Redis: 5)."""
 CLUSTER_FAULTS: Final = (
     "kill", "slow", "terminate",
-    "node-death", "node-stall", "node-hang", "node-failover", "node-force", "node-flush", "scripts", "reshard",
+    "node-death", "node-stall", "node-hang", "node-failover", "node-force", "node-flush", "node-cut",
+    "scripts", "reshard",
 )  # fmt: skip
 
 
@@ -110,6 +111,7 @@ class ClusterFaults:
             "node-failover": (20, self._failover),
             "node-force": (20, self._force),
             "node-flush": (30, self._flush),
+            "node-cut": (5, self._cut),
             "scripts": (15, self._forget_scripts),
             "reshard": (4, self._reshard),
         }
@@ -175,6 +177,13 @@ class ClusterFaults:
         async with self._faults.alone, self._faults.losing("node: FLUSHALL"):
             _, master, _ = await self._drawn()
             await to_thread.run_sync(master.flush)
+
+    async def _cut(self) -> None:
+        """Ends all connections of clients to a node, which goes on."""
+        async with self._faults.alone:
+            _, master, _ = await self._drawn()
+            await to_thread.run_sync(master.run, "CLIENT", "KILL", "TYPE", "normal")
+        self._faults.counts["node: CLIENT KILL"] += 1
 
     async def _forget_scripts(self) -> None:
         async with self._faults.alone:

@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 import anyio
 from redis.asyncio import Redis
@@ -21,7 +21,9 @@ from redis.backoff import NoBackoff
 
 from aiomodelcache import BatchCacheQuery, InvalidationType, ModelCache, RedisBackend
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.channels import Channel
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
+from aiomodelcache.backends.redis.cluster.tracking import NodeTracking
 from aiomodelcache.backends.redis.connection import PipelinedConnection
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.config import CacheConfig
@@ -37,17 +39,19 @@ POINTS: Final = ("before mark", "between mark and COMMIT", "between COMMIT and c
 """Points at which a writer can be told to wait until it is killed."""
 
 
-LIBRARY: Final = ("aiomodelcache", "near", "derived", "responses", "through", "cluster", "relayed", "relayed-near")
+LIBRARY: Final = (
+    "aiomodelcache", "near", "derived", "responses", "through", "cluster", "cluster-near", "relayed", "relayed-near",
+)  # fmt: skip
 """Subjects that are the library: without and with entries kept near, with answers derived by cached functions, with
-whole responses, with rows that writers store, on a Redis Cluster, and with other programs that write, without and with
-entries near."""
-CLUSTERED: Final = ("cluster", "unmasked")
+whole responses, with rows that writers store, on a Redis Cluster, without and with entries near, and with other
+programs that write, without and with entries near."""
+CLUSTERED: Final = ("cluster", "cluster-near", "unmasked", "hoarding")
 """Subjects on a Redis Cluster."""
 RELAYED: Final = ("relayed", "relayed-near", "notified", "hasty")
 """Subjects with other programs that write, and with relays."""
 VERIFIED: Final = (*LIBRARY, "unmarked")
 """Subjects that compare entries with the database, in half of their processes."""
-NEAR: Final = ("near", "deaf", "relayed-near")
+NEAR: Final = ("near", "deaf", "relayed-near", "cluster-near", "hoarding")
 """Subjects that keep entries in each process."""
 REPEATING: Final = (*NEAR, "responses", "agreeing", "notified", "hasty")
 """Subjects whose clients must ask for the same things again. They have few rows."""
@@ -370,6 +374,15 @@ class Unmasked(Library):
     async def open(self) -> None:
         incarnation: Any = ServerIncarnation
         incarnation._identity_of = lambda self, replies: b""
+        await super().open()
+
+
+class Hoarding(Library):
+    """The library on a Cluster with entries near, which stay when a node's connection is lost or a slot moves."""
+
+    async def open(self) -> None:
+        channel, tracking = cast("Any", Channel), cast("Any", NodeTracking)
+        channel.drop_all = tracking._leave_moved = lambda *_: None
         await super().open()
 
 

@@ -36,6 +36,7 @@ from soak.subjects import (
     RELAYED,
     Blind,
     Deaf,
+    Hoarding,
     Library,
     Relayed,
     Subject,
@@ -61,6 +62,7 @@ BY_NAME: Final[dict[str, type[Library]]] = {
     "unshielded": Unshielded,
     "unmarked": Unmarked,
     "unmasked": Unmasked,
+    "hoarding": Hoarding,
     **dict.fromkeys(RELAYED, Relayed),
 }
 """The library, the library without one of its guards, and cached functions without recorded dependencies."""
