@@ -119,7 +119,8 @@ class ReadBatcher:
             if len(keys) > guarded.keys_read_together:
                 self._apart = True
                 arrange = getattr(guarded.backend, "arrange", None)  # see ``RedisBackend``
-                keys = keys if arrange is None or not any(wanted.values()) else arrange(wanted)
+                if arrange is not None and len(keys) > 2 and any(wanted.values()):  # else it would save nothing
+                    keys = arrange(wanted)
             ticket = self._expect(keys) if guarded.near.expecting else []
             callback = partial(self._on_read, partial(self._slices, requests, keys, ticket))
             if not keys:  # the lookups have gone on without the store

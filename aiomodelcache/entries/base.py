@@ -131,6 +131,14 @@ class KeyedEntries:
         return self.schema.compares_loosely(self.attributes)
 
     @property
+    def keeps_ints(self) -> bool:
+        """True if the key is of one column whose integers the database returns, and keys hold, as they are."""
+        if len(self.attributes) != 1:
+            return False
+        [attribute] = self.attributes
+        return self.schema.identity_type(attribute)[0] is int and int in self.schema.encodable_types(attribute)
+
+    @property
     def caches_absence(self) -> bool:
         """True if the entry "no such row" may be stored.
 

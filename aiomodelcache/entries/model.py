@@ -58,16 +58,7 @@ def _make_place(entry_set: EntrySet, names: list[str]) -> Place:
             return (value,), prefix + heads[at] + text, epochs[at]
         return place_divided(arguments)
 
-    return place_divided_int if _keeps_ints(entry_set) else place_divided
-
-
-def _keeps_ints(entry_set: EntrySet) -> bool:
-    """Returns True if the key is of one column whose integers the database returns, and keys hold, as they are."""
-    schema = entry_set.schema
-    return len(entry_set.attributes) == 1 and all(
-        schema.identity_type(attribute)[0] is int and int in schema.encodable_types(attribute)
-        for attribute in entry_set.attributes
-    )
+    return place_divided_int if entry_set.keeps_ints else place_divided
 
 
 def _make_undivided_place(entry_set: EntrySet, names: list[str]) -> Place:
@@ -90,7 +81,7 @@ def _make_undivided_place(entry_set: EntrySet, names: list[str]) -> Place:
                 value = normalise(attribute, value)
             return (value,), key_of_one(value), epoch
 
-        return place_int if _keeps_ints(entry_set) and not entry_set.partitions.divided else place_one
+        return place_int if entry_set.keeps_ints and not entry_set.partitions.divided else place_one
 
     def place(arguments: Mapping[str, Any]) -> tuple[Values, bytes, bytes]:
         values = tuple(map(normalise, attributes, map(arguments.__getitem__, names)))

@@ -1,8 +1,12 @@
 """Row entries in partitions (see ``encoding.partitions``): each row has the epoch of its own partition."""
 
-from collections.abc import Iterable, Mapping
+from binascii import crc32
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+from aiomodelcache.encoding.keys import INT_LIMIT
+from aiomodelcache.encoding.partitions import tag_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues
 
@@ -15,6 +19,9 @@ class PartitionedRows(RowEntries):
         self._guards: dict[bytes | None, bytes] = {}
         """The fingerprint and epoch of current entries, by their epoch. No other rows hold these objects."""
         self._most_guards = 2 * len(self.partitions.epochs)
+        self._heads = [self.prefix + tag + b":" for tag in map(tag_in, self.partitions.epochs)]
+        """The beginnings of the keys of each partition."""
+        self._keeps_ints = self.keeps_ints
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """See ``RowEntries``."""
@@ -31,6 +38,16 @@ class PartitionedRows(RowEntries):
         self._guard, self._epoch = guard, epoch
         return guard
 
+    def keys_of_ints(self, pks: Sequence[int]) -> tuple[list[bytes], list[bytes]] | None:
+        """Returns the keys of rows and of their epochs, or None unless ``key`` takes all of them as they are."""
+        if not self._keeps_ints or {*map(type, pks)} != {int} or not -INT_LIMIT < min(pks) <= max(pks) < INT_LIMIT:
+            return None
+        heads, epochs = self._heads, self.partitions.epochs
+        number = len(epochs)
+        texts = [b"i%d" % pk for pk in pks]
+        places = [crc32(text) % number for text in texts]
+        return [heads[at] + text for at, text in zip(places, texts, strict=True)], [epochs[at] for at in places]
+
     def hits(
         self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes], epoch: bytes | None, pks: Iterable[Any]
     ) -> list[RowValues] | None:
@@ -45,31 +62,26 @@ class PartitionedRows(RowEntries):
         pks: Iterable[Any],
     ) -> list[RowValues] | None:
         """Does the same as ``hits``. ``epoch_keys``: the key of the epoch of each of the rows."""
-        decoded, guards, get = self.decoded, self._guards, found.get
-        due, find, name, by_value = self.lifetimes.due, decoded.find, self._pk, self.compares_by_value
+        decoded, due, get, pks = self.decoded, self.lifetimes.due, found.get, list(pks)
+        name, by_value = self._pk, self.compares_by_value
         rows: list[RowValues] = []
-        number = 0
-        epochs = list(map(get, epoch_keys))
         try:
-            for entry, epoch, guard, pk in zip(map(get, keys), epochs, map(guards.get, epochs), pks, strict=True):
-                kept = find(entry)
-                if kept is None or kept.guard is not guard:
-                    if entry is None or epoch is None:
-                        return None
-                    self._guard_of(epoch)
-                    row = self._decoded_now(entry)
-                    if row is None:
-                        return None
-                elif kept.created <= due:
-                    return None
-                else:
-                    row = kept.content.copy()
-                    kept.used = True
-                    number += 1
+            entries, epochs = list(map(get, keys)), list(map(get, epoch_keys))
+            kept_rows, guards = map(decoded.find, entries), map(self._guards.get, epochs)
+            for kept, guard, pk in zip(kept_rows, guards, pks, strict=True):
+                if kept is None or kept.guard is not guard or kept.created <= due:
+                    break
+                row = kept.content.copy()
                 if not (row[name] == pk if by_value else self.is_row(row, pk)):
                     return None
+                kept.used = True
                 rows.append(row)
         except Exception:  # a user's own class
             return None
-        decoded.counters.hits += number
+        decoded.counters.hits += len(rows)
+        for entry, epoch, pk in islice(zip(entries, epochs, pks, strict=True), len(rows), None):
+            other = self.hit(entry, epoch, pk)
+            if other is None:
+                return None
+            rows.append(other)
         return rows

@@ -111,12 +111,18 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
                 f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "
                 "in_bulk needs a unique key. Use get_many or filter."
             )
+        requested = self._requested
+        if isinstance(entry_set, PartitionedRows) and (of_ints := entry_set.keys_of_ints(requested)) is not None:
+            int_keys, int_epochs = of_ints
+            by_key: dict[bytes, Values] = dict(zip(int_keys, zip(requested, strict=True), strict=True))
+            if len(by_key) == len(requested):
+                return LocatedKeys(cache, entry_set, by_key, requested, int_epochs)
         if self._single:
             [field] = self._fields
-            placed = [place({field: value}) for value in self._requested]
+            placed = [place({field: value}) for value in requested]
         else:
             fields = self._fields
-            placed = [place(dict(zip(fields, self._combined_values(row), strict=True))) for row in self._requested]
+            placed = [place(dict(zip(fields, self._combined_values(row), strict=True))) for row in requested]
         wanted: dict[bytes, Values] = {}
         for values, key, _ in placed:
             wanted.setdefault(key, values)

@@ -15,6 +15,7 @@ from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.partitioned import PartitionedRows
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.exceptions import CacheNotRegistered
@@ -150,12 +151,15 @@ class LookupQuery(CacheQuery[T]):
             self._locate(cache)
         return self
 
-    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, None], /) -> None:
+    def collect_keys(self, cache: OpenCache, wanted: dict[bytes, Any], /) -> None:
         if self._cache is not cache:
             self._locate(cache)
         entry_set, key = self._entry_set, self._key
         wanted[self._epoch_key] = wanted[key] = None
         if entry_set.__class__ is not RowEntries:
+            if entry_set.__class__ is PartitionedRows:
+                wanted[key] = self._epoch_key  # which shares the slot of the row
+                return
             for predicted in cache.predictions.predict(key).to_read:
                 wanted[predicted] = None
 

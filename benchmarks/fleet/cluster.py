@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiomodelcache import ModelCache, ModelCacheManager
+from aiomodelcache import BatchCacheQuery, ModelCache, ModelCacheManager
 from aiomodelcache.backends.redis.backend import RedisBackend
 from benchmarks import data
 from benchmarks.fleet.measure import cpu_seconds
@@ -51,6 +51,7 @@ CASES: Final = [
     Case("a hit by slug", lambda manager: manager.get(slug=data.slug(HUNDRED[0])).resolve(), None, 2),
     Case("100 by pk, gathered", lambda m: asyncio.gather(*[m.get(id=pk) for pk in HUNDRED]), 1.5),
     Case("100 by pk, get_many", lambda manager: manager.get_many(HUNDRED).resolve(), 1.5),
+    Case("100 by pk, a batch", lambda m: BatchCacheQuery({pk: m.get(id=pk) for pk in HUNDRED}).get(), 1.5),
     Case("100 by slug, gathered", lambda m: asyncio.gather(*[m.get(slug=data.slug(pk)) for pk in HUNDRED])),
     Case("100 by slug, get_many", lambda m: m.get_many([data.slug(pk) for pk in HUNDRED], "slug").resolve()),
     Case("10 lists of 50, get_many", lambda manager: manager.get_many(OWNERS, "owner").resolve()),

@@ -15,6 +15,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.cluster.topology import REFRESH_INTERVAL
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.backends.replication import Unreplicated
+from aiomodelcache.encoding.layout import VERSION
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put, writers
@@ -132,6 +133,26 @@ async def test_arranged_keys_are_read_in_their_order(cluster: Cluster, backend: 
         assert await backend.read(arranged) == [values[key] for key in arranged]
         assert await backend.read(list(keys)) == list(values.values())
     assert await backend.delete(list(keys)) == len(keys)
+
+
+async def test_versions_of_other_incarnations_are_absent_among_arranged_keys(
+    cluster: Cluster, backend: RedisBackend
+) -> None:
+    """Whether all keys have a partner, or some have none."""
+    partners = [b"{%b}" % tag for tag in cluster.keys(1, 3)]
+    entries = [partner + b":entry" for partner in partners]
+    values = {key: new_value() for key in entries}
+    made = VERSION + cast("Any", backend)._endpoint.incarnation_of(partners[1]).current + bytes(16)
+    values |= {partners[0]: VERSION + bytes(24), partners[1]: made, partners[2]: made}
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items()])
+    keys: dict[bytes, bytes | None] = {**dict.fromkeys(partners), **dict(zip(entries, partners, strict=True))}
+    for expected in ({partners[0]: None}, {partners[0]: None, b"other": None}):
+        arranged = backend.arrange(keys | dict.fromkeys(expected))
+        found = dict(zip(arranged, await backend.read(arranged), strict=True))
+        assert found == values | expected
+    del keys[partners[0]], keys[entries[0]]
+    arranged = backend.arrange(keys)
+    assert dict(zip(arranged, await backend.read(arranged), strict=True)) == {key: values[key] for key in keys}
 
 
 async def test_reads_beside_each_other_have_their_own_replies(cluster: Cluster, backend: RedisBackend) -> None:

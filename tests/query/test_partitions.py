@@ -16,6 +16,7 @@ from aiomodelcache.encoding.layout import VALUE
 from aiomodelcache.encoding.partitions import tag_in
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.key_values import values_in
+from aiomodelcache.entries.partitioned import PartitionedRows
 from aiomodelcache.inspection.clearing import clear_targets
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.targets import find_target
@@ -246,6 +247,30 @@ async def test_plans_keep_rows_decoded_and_answer_from_them(cache: ModelCache) -
     after = cache.stats.decoded
     assert after.hits - hits > 0.9 * NUMBER, "few entries are forgotten before they are read again"
     assert after.kept - kept < 0.1 * NUMBER
+
+
+async def test_rows_that_are_kept_decoded_and_others_are_hits_together(cache: ModelCache) -> None:
+    pks = list(range(1, 21))
+    for _ in range(4):
+        await Artist.cache.get_many(pks)
+    await Artist.filter(id__in=[1, 9]).update(followers=5)
+    for pk in (1, 9):
+        await Artist.cache.get(id=pk)
+    with assert_ops(redis=1, sql=0):
+        found = await Artist.cache.get_many(pks)
+    assert list(map(vars, found)) == list(map(vars, await Artist.filter(id__in=pks).order_by("id")))
+    await cache.backend.delete([Artist.cache.get(id=20).locate(cache.open_cache).key])
+    assert [row.id for row in await Artist.cache.get_many(pks)] == pks
+
+
+def test_many_integers_have_the_keys_that_each_of_them_has(cache: ModelCache) -> None:
+    rows = cache.open_cache.entries_of(Artist).rows
+    assert isinstance(rows, PartitionedRows)
+    pks = [0, -3, 2**63 - 1, *range(7, 300)]
+    keys = list(map(rows.key, pks))
+    assert rows.keys_of_ints(pks) == (keys, list(map(rows.epoch_of, keys)))
+    for others in ([], [1, True], [1, "1"], [1, 2**63], [-(2**63)]):
+        assert rows.keys_of_ints(others) is None  # type: ignore[arg-type]
 
 
 async def test_a_write_of_another_row_leaves_a_value_of_fifty_rows_valid(cache: ModelCache) -> None:

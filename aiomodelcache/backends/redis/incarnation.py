@@ -22,7 +22,8 @@ import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final, TypeGuard, cast
 from weakref import WeakSet
 
@@ -124,6 +125,13 @@ class ServerIncarnation:
     def is_stale_version(self, value: bytes | None) -> TypeGuard[bytes]:
         """Returns True if ``value`` is a version of another incarnation."""
         return value is not None and value[:1] == VERSION and not value.startswith(self._current_prefix)
+
+    def has_made(self, versions: Iterable[Any]) -> bool:
+        """Returns True if all of these are versions of this incarnation. False if one is absent."""
+        try:
+            return all(map(bytes.startswith, versions, repeat(self._current_prefix)))
+        except TypeError:  # one is None
+            return False
 
     def mask_stale_versions(self, values: list[bytes | None]) -> list[bytes | None]:
         """Replaces versions of other incarnations by None. Written out, because every hit runs it.

@@ -4,10 +4,13 @@ Written out, because each hit on a Cluster takes this path, and a batch has hund
 nodes and connections yet to be made are left to ``requests``. Must not know what keys mean, beyond their hash tags.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from itertools import chain, compress
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final
 
 from aiomodelcache.backends.redis.cluster.node import Node
 from aiomodelcache.backends.redis.cluster.requests import Request, Requests
@@ -25,6 +28,7 @@ KNOWN_TAGS: Final = 1 << 16
 
 _LISTS: Final = {list}
 _END: Final = TAG_SIZE - 1
+_first: Final[Callable[[Any], Any]] = itemgetter(0)
 
 
 class Read:
@@ -53,11 +57,13 @@ class Read:
 class ArrangedKeys(list[bytes]):
     """Keys in the order in which they are read: those of a node, and of them those of a hash slot, together."""
 
-    __slots__ = ("nodes",)
+    __slots__ = ("nodes", "partnered")
 
-    def __init__(self, nodes: dict[Node | None, Groups]) -> None:
+    def __init__(self, nodes: Mapping[Node | None, Groups], partnered: Mapping[Node | None, int]) -> None:
         super().__init__(chain.from_iterable(chain.from_iterable(nodes.values())))
         self.nodes = nodes
+        self.partnered = partnered
+        """The number of a node's first groups that begin with the partner of all others, the shortest groups first."""
 
 
 class Reads:
@@ -68,58 +74,61 @@ class Reads:
         self._requests = requests
         self._slots: dict[bytes, int] = {}
         """The slots of hash tags, braces included."""
-        self._slots_of_partners = _Slots()
+        self._slots_of_partners, self._heads = _Slots(), _Heads()
 
     def start(self, keys: Sequence[bytes], callback: OnRead) -> None:
         """Reads keys in one request to each node, and calls ``callback`` when all have answered."""
-        nodes: dict[Node | None, Groups]
+        nodes: Mapping[Node | None, Groups]
+        partnered: Mapping[Node | None, int] = {}
         if isinstance(keys, ArrangedKeys):
-            nodes = keys.nodes
+            nodes, partnered = keys.nodes, keys.partnered
         else:
-            nodes = {}
-            self._locate(keys, nodes)
+            nodes = self._locate(keys, {})
             groups = list(chain.from_iterable(nodes.values()))
             if len(groups) > 1:
                 callback = partial(_in_order, keys, list(chain.from_iterable(groups)), callback)
         read = Read(callback, len(nodes))
         for number, (node, group) in enumerate(nodes.items()):
-            if node is None or node.failing or not self._send(read, number, node, group):
+            if node is None or node.failing or not self._send(read, number, node, group, partnered.get(node, 0)):
                 self._requests.start(_request(read, number, group), [slot_of(each[0]) for each in group])
 
-    def _send(self, read: Read, number: int, node: Node, groups: Groups) -> bool:
+    def _send(self, read: Read, number: int, node: Node, groups: Groups, partnered: int) -> bool:
         """Sends a node its request at once. Returns False if that takes more."""
         start = node.reading.start if len(groups) == 1 else node.reading.start_many
-        return start(_packed(groups), len(groups), partial(self._on_replies, read, number, node, groups))
+        callback = partial(self._on_replies, read, number, node, groups, partnered)
+        return start(_packed(groups, self._heads, partnered), len(groups), callback)
 
     def arrange(self, keys: Mapping[bytes, bytes | None]) -> ArrangedKeys:
         """Returns the keys in the order in which they are read (see ``RedisBackend.arrange``).
 
         To be given the partners of keys costs less than to search the keys for their tags.
         """
-        nodes: dict[Node | None, Groups] = {}
         others = list(keys.values())
         partners, entries = list(filter(None, others)), list(compress(keys, others))
         distinct: Collection[bytes] = partners
-        groups: Iterable[Sequence[bytes]]
-        if len(set(partners)) == len(partners):
-            groups = zip(partners, entries, strict=True)
-        else:
-            by_partner = {partner: [partner] for partner in partners}
-            for partner, entry in zip(partners, entries, strict=True):
-                by_partner[partner].append(entry)
-            distinct, groups = by_partner, by_partner.values()
+        groups: Iterable[Sequence[bytes]] = zip(partners, entries, strict=True)
+        if len(set(partners)) < len(partners):
+            by_partner: dict[bytes, list[bytes]] = {}
+            for partner, entry in groups:
+                if partner in by_partner:
+                    by_partner[partner].append(entry)
+                else:
+                    by_partner[partner] = [partner, entry]
+            groups = sorted(by_partner.values(), key=len)
+            distinct = list(map(_first, groups))
         located = map(self._topology.slots.__getitem__, map(self._slots_of_partners.__getitem__, distinct))
+        nodes: defaultdict[Node | None, Groups] = defaultdict(list)
         for group, node in zip(groups, located, strict=True):
-            if node in nodes:
-                nodes[node].append(group)
-            else:
-                nodes[node] = [group]
+            nodes[node].append(group)
+        partnered = {node: len(groups) for node, groups in nodes.items()}
         if len(keys) > len(entries) + len(distinct):
             self._locate(keys.keys() - {*entries, *distinct}, nodes)
-        return ArrangedKeys(nodes)
+        return ArrangedKeys(nodes, partnered)
 
-    def _locate(self, keys: Iterable[bytes], nodes: dict[Node | None, Groups]) -> None:
-        """Adds keys to those of each node, those of one hash slot together."""
+    def _locate(
+        self, keys: Iterable[bytes], nodes: MutableMapping[Node | None, Groups]
+    ) -> Mapping[Node | None, Groups]:
+        """Adds keys to those of each node, those of one hash slot together. Returns ``nodes``."""
         slots, by_slot = self._slots, self._topology.slots
         groups: dict[bytes | int, list[bytes]] = {}
         for key in keys:
@@ -148,10 +157,17 @@ class Reads:
                 nodes[node].append(group)
             else:
                 nodes[node] = [group]
+        return nodes
 
-    def _on_replies(self, read: Read, number: int, node: Node, groups: Groups, replies: Replies | Exception) -> None:
+    def _on_replies(
+        self, read: Read, number: int, node: Node, groups: Groups, partnered: int, replies: Replies | Exception
+    ) -> None:
         if isinstance(replies, list) and set(map(type, replies)) == _LISTS:
-            read.end(number, node.incarnation.mask_stale_versions(list(chain.from_iterable(replies))))
+            values = list(chain.from_iterable(replies))
+            # Of keys with a partner, only the partner holds a version.
+            if partnered < len(groups) or not node.incarnation.has_made(map(_first, replies)):
+                values = node.incarnation.mask_stale_versions(values)
+            read.end(number, values)
         else:
             self._requests.resume(_request(read, number, groups), node, replies)
 
@@ -187,26 +203,34 @@ class _Slots(dict[bytes, int]):
         return slot
 
 
+class _Heads(dict[bytes, bytes]):
+    """The beginnings of MGETs of two keys, of which the first one is a partner, after the end of another command."""
+
+    def __missing__(self, key: bytes) -> bytes:
+        if len(self) >= KNOWN_TAGS:
+            self.clear()
+        head = self[key] = _HEADS[2] + b"\r\n$%d\r\n" % len(key) + key
+        return head
+
+
 _HEADS: Final = [b"\r\n*%d\r\n$4\r\nMGET" % (number + 1) for number in range(64)]
 """The beginning of an MGET by its number of keys, after the end of the command before it."""
 _LENGTHS: Final = [b"\r\n$%d\r\n" % length for length in range(512)]
 """The bytes between two arguments, by the length of the second one."""
 
 
-def _packed(groups: Iterable[Sequence[bytes]]) -> bytes:
-    """Returns the bytes of an MGET for each group, as ``connection.pack`` does at three times the cost."""
+def _packed(groups: Sequence[Sequence[bytes]], partner_heads: Mapping[bytes, bytes], partnered: int) -> bytes:
+    """Returns the bytes of an MGET for each group, as ``connection.pack`` does at several times the cost."""
     heads, lengths = _HEADS, _LENGTHS
-    pair = heads[2]
+    pairs = bisect_right(groups, 2, hi=partnered, key=len)
     parts: list[bytes] = []
     try:
-        for group in groups:
-            if len(group) == 2:  # written out: a row and its epoch
-                first, second = group
-                parts += (pair, lengths[len(first)], first, lengths[len(second)], second)
-            else:
-                parts.append(heads[len(group)])
-                for key in group:
-                    parts += (lengths[len(key)], key)
+        for partner, key in groups[:pairs]:
+            parts += (partner_heads[partner], lengths[len(key)], key)
+        for group in groups[pairs:]:
+            parts.append(heads[len(group)])
+            for key in group:
+                parts += (lengths[len(key)], key)
     except IndexError:  # a long key, or many
         return pack([("MGET", *group) for group in groups])
     return b"".join(parts)[2:] + b"\r\n"
