@@ -5,9 +5,14 @@ that was passed to ``filter``. Knows Tortoise, not caches.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import date, datetime
+from decimal import Decimal
 from functools import cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, cast
+from uuid import UUID
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.expressions import Q, Subquery
@@ -66,24 +71,42 @@ _OTHERS: Final = frozenset(
 """The attributes that follow from the others, or are refused."""
 
 
-def slots_of(query: Any) -> list[str]:
-    """Returns the names of the attributes that a query's state consists of."""
-    return [name for name in _slots(cast("Any", type(query))) if name in _STATE] + sorted(_others(query) & _STATE)
+def attributes_of(query: Any) -> Iterable[tuple[str, Any]]:
+    """Returns the attributes that a query's state consists of. The value of one that is not set is None."""
+    names, values_of = _state_slots(cast("Any", type(query)))
+    try:
+        values = values_of(query)
+    except AttributeError:
+        values = tuple([getattr(query, name, None) for name in names])
+    others = _others(query)
+    return chain(zip(names, values, strict=True), sorted([item for item in others.items() if item[0] in _STATE]))
 
 
 def unread_slots(query: Any) -> list[str]:
     """Returns the names of the attributes that this module was not written for."""
-    return sorted(({*_slots(cast("Any", type(query)))} | _others(query)) - _STATE - _OTHERS)
+    unread, others = _unread_slots(cast("Any", type(query))), _others(query)
+    return sorted({*unread, *others} - _STATE - _OTHERS) if others else unread
 
 
-def _others(query: Any) -> set[str]:
-    """Returns the names of attributes without a slot."""
-    return set(cast("dict[str, Any]", vars(query)))
+def _others(query: Any) -> dict[str, Any]:
+    """Returns the attributes without a slot."""
+    return cast("dict[str, Any]", vars(query))
 
 
 @cache
 def _slots(kind: Any) -> list[str]:
     return sorted({name for cls in kind.__mro__ for name in cls.__dict__.get("__slots__", ())})
+
+
+@cache
+def _state_slots(kind: Any) -> tuple[list[str], Callable[[Any], tuple[Any, ...]]]:
+    names = [name for name in _slots(kind) if name in _STATE]
+    return names, attrgetter(*names)
+
+
+@cache
+def _unread_slots(kind: Any) -> list[str]:
+    return sorted({*_slots(kind)} - _STATE - _OTHERS)
 
 
 def copied(query: Any) -> Any:
@@ -107,6 +130,26 @@ def copied(query: Any) -> Any:
         }
         result._select_related = set(query._select_related)
     return result
+
+
+def is_unchanging(query: Any) -> bool:
+    """Returns True if nothing that decides the SQL of a query is changed in place, so that it can be copied later.
+
+    Awaiting the query sets its connection.
+    """
+    if not issubclass(cast("Any", type(query)), QuerySet) or any(map(bool, _changing(query))):
+        return False
+    for q in query._q_objects:
+        if cast("Any", type(q)) is not Q or q.children or not _UNCHANGING.issuperset(map(type, q.filters.values())):
+            return False
+    return True
+
+
+_changing: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(
+    "_annotations", "_custom_filters", "_prefetch_map", "_prefetch_queries", "_select_related", "__dict__"
+)
+"""The attributes that hold what can be changed, conditions apart."""
+_UNCHANGING: Final = frozenset[type]({bool, int, float, str, bytes, type(None), Decimal, UUID, date, datetime})
 
 
 def _copied_prefetch(forwarded: Any) -> Any:

@@ -38,7 +38,7 @@ from aiomodelcache.orm.meta import (
     shapes_of,
     unique_attributes,
 )
-from aiomodelcache.orm.query_copies import copied, slots_of, unread_slots
+from aiomodelcache.orm.query_copies import attributes_of, copied, unread_slots
 
 _PLAIN: Final = frozenset(
     {type(None), bool, int, float, str, bytes, decimal.Decimal, datetime.date, datetime.timedelta}
@@ -114,8 +114,7 @@ class _Reading:
         outer = self._model, self._unreadable
         self._model, self._unreadable = query.model, False
         kind = cast("Any", type(query))
-        held = [(name, getattr(query, name, None)) for name in slots_of(query)]
-        parts = [(name, self._slot(name, value)) for name, value in held if value or type(value) is int]
+        parts = [(name, self._slot(name, value)) for name, value in attributes_of(query) if value or type(value) is int]
         sql = self._sql(query) if self._unreadable else None
         self._model, self._unreadable = outer
         return kind.__module__, kind.__qualname__, full_name(query.model), parts, sql

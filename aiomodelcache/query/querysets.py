@@ -18,7 +18,7 @@ from aiomodelcache.entries.queries import QueryEntries, digest_of
 from aiomodelcache.exceptions import CacheError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import bound_models, router_client
-from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, use_clients
+from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, is_unchanging, use_clients
 from aiomodelcache.orm.query_filters import equal_values, selects_rows
 from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
 from aiomodelcache.plans.computing import refuse_cycle
@@ -65,13 +65,16 @@ class QuerysetQuery(CacheQuery[T]):
         self._field: str | None = None if bulk is None else bulk[1]
         if getattr(asked, "model", None) is not model or not hasattr(asked, "_db"):
             raise TypeError(f"{name} takes a queryset of {model.__name__}; got {described(queryset)}.")
-        self._queryset = copied(asked)
-        self._client = _take_client(self._queryset)
         self._raises = bool(getattr(asked, "_raise_does_not_exist", False)) and not getattr(asked, "_flat", False)
+        if asked._db is None and is_unchanging(asked) and not self._raises:
+            self._queryset, self._client = asked, None
+        else:
+            self._queryset = copied(asked)
+            self._client = _take_client(self._queryset)
         if self._raises:  # the absence is stored, and raised again
             self._queryset._raise_does_not_exist = False
         try:
-            self._digest = self._digest_now()
+            self._digest = self._digest_of(self._queryset)
         except QueryNotCacheable as error:
             raise CacheError(f"{name}: {error}.") from None
         except ValueError as error:
@@ -126,13 +129,13 @@ class QuerysetQuery(CacheQuery[T]):
 
     async def _run(self, cache: OpenCache) -> Any:
         """Awaits a copy of the queryset."""
-        tracker = current_tracker()
-        if tracker is not None and self._digest_now() != self._digest:
+        query, tracker = copied(self._queryset), current_tracker()
+        query._db = None  # its caller may have awaited it since, which sets a connection
+        if tracker is not None and self._digest_of(query) != self._digest:
             tracker.refuse("an instance that it was asked for with was changed meanwhile")
         if tracker is not None:
             tracker.selects_rows = selects_rows(self._queryset)
             self._depend_on_group(cache, tracker)
-        query = copied(self._queryset)
         use_clients(query, partial(_client_of, cache, self._client))
         rows = await query
         return rows if self._field is None else {getattr(row, self._field): row for row in rows}
@@ -148,8 +151,8 @@ class QuerysetQuery(CacheQuery[T]):
                 group = groups.key(normalised)
                 tracker.groups[table] = [group, groups.partitions.epoch_of(group)]
 
-    def _digest_now(self) -> bytes:
-        return digest_of((state_of(self._queryset, clocks=self._timeout is not None), self._field, self._timeout))
+    def _digest_of(self, query: Any) -> bytes:
+        return digest_of((state_of(query, clocks=self._timeout is not None), self._field, self._timeout))
 
     async def explain(self) -> "Explanation":
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL."""

@@ -357,6 +357,19 @@ class TestCalls:
         await Happening.filter(id=1).update(level=5)
         assert [await query, await query] == [[5], [5]]
 
+    async def test_a_caller_may_use_what_it_has_passed(self, cache: ModelCache, backend: CountingBackend) -> None:
+        wanted = [1]
+        query = Happening.cache.query(Happening.filter(id__in=wanted).order_by("id"))
+        wanted.append(2)
+        assert [row.id for row in await query] == [1]
+        queryset = Happening.filter(id=2)
+        query = Happening.cache.query(queryset)
+        async with in_transaction():
+            await queryset
+        await query
+        async with assert_ops(backend, sql=0):
+            assert [row.id for row in await query] == [2]
+
     async def test_awaiting_a_prefetch_again_sends_no_more_statements(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
