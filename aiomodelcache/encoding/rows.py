@@ -11,7 +11,8 @@ import decimal
 import re
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from types import GenericAlias
 from typing import Any, Final, NamedTuple
 
@@ -87,6 +88,7 @@ class RowCodec:
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
         self._names = tuple(column.name for column in columns)
+        self._row_of: Callable[[dict[str, Any]], Iterable[Any]] = _items_getter(self._names)
         self._columns = [(column.name, _is_lossless(column), column.dump) for column in columns]
         self._by_value = [each for each in self._columns if not isinstance(each[1], TypePredicate)]
         """The columns of which more than the type of a value says whether it comes back unchanged."""
@@ -110,7 +112,7 @@ class RowCodec:
     def encode(self, values: dict[str, Any]) -> bytes:
         """Returns the bytes of this codec's columns in ``values``. Raises ``EncodeError``."""
         try:
-            row = list(map(values.__getitem__, self._names))
+            row = list(self._row_of(values))
             shape = tuple(map(type, row))
             for at, convert in self._dumps:
                 if row[at] is not None:
@@ -172,6 +174,11 @@ class RowCodec:
     def _column_name(self, position: re.Match[str]) -> str:
         """Returns the name of a column that a message of msgspec names by its position."""
         return f"`{self._names[int(position[1])]}"
+
+
+def _items_getter(names: Sequence[str]) -> Callable[[dict[str, Any]], Iterable[Any]]:
+    """Returns a function that returns the values of a dict under these names, in order."""
+    return itemgetter(*names) if len(names) > 1 else lambda values: [values[name] for name in names]
 
 
 class KeysCodec:

@@ -9,7 +9,7 @@ import decimal
 import re
 import uuid
 from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -70,7 +70,7 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     Raises ``TypeError`` naming the type of a value that has no encoding. A subclass has none either: its instances
     would come back as those of the base class. Also raises it for a value that is nested deeper than ``levels``.
     """
-    kind = cast("Any", type(value))
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind in _UNAMBIGUOUS or (kind is int and -(2**63) <= value < 2**64):
         return value
     if kind in _NESTING and not levels:
@@ -110,14 +110,15 @@ def _is_flat(items: Collection[Any]) -> bool:
 
 def _is_plain(items: Collection[Any], levels: int) -> bool:
     """Returns True for items that msgpack takes as they are, among them flat lists. Some others may be such, too."""
-    if _is_flat(items):
-        return True
-    for item in items:
-        kind = cast("Any", type(item))
+    kinds = set(map(type, items))
+    if not kinds <= _PLAIN or (levels == 1 and list in kinds):
+        return False
+    for item in items if not kinds <= _UNAMBIGUOUS else ():
+        kind: Any = type(item)  # pyright: ignore[reportUnknownVariableType]
         if kind is list:
-            if levels == 1 or not _is_flat(item):
+            if not _is_flat(item):
                 return False
-        elif kind not in _UNAMBIGUOUS and not (kind is int and -(2**63) <= item < 2**64):
+        elif kind is int and not -(2**63) <= item < 2**64:
             return False
     return True
 
@@ -133,6 +134,7 @@ TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
 _untyped: Final = msgspec.msgpack.Decoder(ext_hook=read_extension)
 _UNAMBIGUOUS: Final = frozenset({type(None), bool, str, float, bytes})
 _LEAVES: Final = _UNAMBIGUOUS | {int}
+_PLAIN: Final = _LEAVES | {list}
 _STR_ONLY: Final = frozenset({str})
 _SCALARS: Final[dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
     1: (int, lambda value: b"%d" % value, lambda data: int(data.decode())),

@@ -6,9 +6,8 @@ Tortoise would convert them, by the model's own fields. Every other query is lef
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import repeat
-from operator import itemgetter
 from typing import Any, Final, cast
 
 from tortoise.backends.base.executor import BaseExecutor
@@ -86,8 +85,8 @@ async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
     return await fetch_rows(schema, select._db, sql, parameters, row_converter(schema.model))
 
 
-RowConverter = Callable[[Any], dict[str, Any]]
-"""A function that converts a row of the driver to its values by attribute."""
+RowConverter = Callable[[Sequence[Any]], list[dict[str, Any]]]
+"""A function that converts rows of the driver to their values by attribute."""
 
 
 async def fetch_rows(
@@ -99,16 +98,16 @@ async def fetch_rows(
     for start in range(0, len(rows), _CHUNK_SIZE):
         if start:
             await asyncio.sleep(0)
-        instances += instances_of(schema, map(convert, rows[start : start + _CHUNK_SIZE]))
+        instances += instances_of(schema, convert(rows[start : start + _CHUNK_SIZE]))
     return instances
 
 
-def instances_of(schema: ModelSchema, rows: Iterable[dict[str, Any]]) -> list[Model]:
+def instances_of(schema: ModelSchema, rows: list[dict[str, Any]]) -> list[Model]:
     """Returns the instances of rows as ``ModelSchema.instance`` does, at less cost for each."""
-    loaded, complete = schema.loaded, list(rows)
-    for values in complete:
+    loaded = schema.loaded
+    for values in rows:
         values.update(loaded)
-    return adopt_all(schema, complete)
+    return adopt_all(schema, rows)
 
 
 def adopt(schema: ModelSchema, values: dict[str, Any]) -> Model:
@@ -153,20 +152,28 @@ def is_built_by_tortoise(model: Any, client: Any) -> bool:
 
 
 def row_converter(model: type[Model]) -> RowConverter:
-    """Returns a function that converts a row of the driver to its values by attribute."""
+    """Returns a function that converts rows of the driver, all of one statement, to their values by attribute."""
     meta = meta_of(model)
-    names, keys = [name for _, name, _ in meta.db_native_fields], [key for key, _, _ in meta.db_native_fields]
-    native: Callable[[Any], Iterable[Any]] = itemgetter(*keys) if len(keys) > 1 else lambda row: [row[k] for k in keys]
-    default = [(name, key, field.field_type) for key, name, field in meta.db_default_fields]
-    others = [(name, key, field.to_python_value) for key, name, field in meta.db_complex_fields]
+    attributes = {
+        key: name for key, name, _ in [*meta.db_native_fields, *meta.db_default_fields, *meta.db_complex_fields]
+    }
+    default = [(name, field.field_type) for _, name, field in meta.db_default_fields]
+    others = [(name, field.to_python_value) for _, name, field in meta.db_complex_fields]
 
-    def convert(row: Any) -> dict[str, Any]:
-        values = dict(zip(names, native(row), strict=True))
-        for name, key, kind in default:
-            value = row[key]
-            values[name] = None if value is None else kind(value)
-        for name, key, to_python in others:
-            values[name] = to_python(row[key])
-        return values
+    def convert(rows: Sequence[Any]) -> list[dict[str, Any]]:
+        if not rows:
+            return []
+        names = list(map(attributes.__getitem__, rows[0].keys()))
+        # A row is a dict or, of some drivers, a sequence with keys.
+        values_of: Any = cast("Any", dict).values if type(rows[0]) is dict else iter
+        converted = [dict(zip(names, values_of(row), strict=True)) for row in rows]
+        for name, kind in default:
+            for values in converted:
+                value = values[name]
+                values[name] = None if value is None else kind(value)
+        for name, to_python in others:
+            for values in converted:
+                values[name] = to_python(values[name])
+        return converted
 
     return convert

@@ -307,16 +307,16 @@ def _pointers(
     rows, pk = index.rows, index.schema.pk
     fills: list[PlannedFill] = []
     for key in granted:
-        answer = answers[key]
-        entry = _index_entry(index, answer, attempt.token, versions[index.epoch_of(key)])
+        found = [loaded.values for loaded in answers[key].rows]
+        entry = _index_entry(index, answers[key], found, attempt.token, versions[index.epoch_of(key)])
         state = entry[:1]
         if state == VALUE:
-            predictions.learn(key, [loaded.values[pk] for loaded in answer.rows], rows)
+            predictions.learn(key, [values[pk] for values in found], rows)
         fills.append((attempt, key, entry, index.lifetimes.of(state)))
     return fills
 
 
-def _index_entry(index: IndexEntries, answer: Answer, token: bytes, epoch: bytes | None) -> bytes:
+def _index_entry(index: IndexEntries, answer: Answer, found: Any, token: bytes, epoch: bytes | None) -> bytes:
     if epoch is None or not is_version(epoch):
         return b""
     unkept = index.unique and not answer.rows and not index.caches_absence
@@ -324,7 +324,7 @@ def _index_entry(index: IndexEntries, answer: Answer, token: bytes, epoch: bytes
         index.counters.unfillable += 1
         return b""
     try:
-        return index.entry_of(token, epoch, [loaded.values for loaded in answer.rows])
+        return index.entry_of(token, epoch, found)
     except EncodeError as error:
         warn_unencodable(index.counters, index.schema.name, error)
         index.counters.unfillable += 1

@@ -240,7 +240,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         else:
             found = {}
         for key, rows in found.items():
-            instances = [instance_of(entry_set, row) for row in rows]
+            instances = [instance_of(entry_set, row) if type(row) is dict else row for row in rows]
             if scope is not None:
                 instances = scope.keep(key, [(row_key(entry_set, row), row) for row in instances], generation)
             known[key] = instances

@@ -89,7 +89,7 @@ async def test_values_of_another_type_are_converted_as_tortoise_converts_them(
     monkeypatch.setattr(meta, "db_native_fields", [])
     monkeypatch.setattr(meta, "db_default_fields", [("born", "born", meta.fields_map["born"])])
     convert = hydrate.row_converter(Author)
-    assert [convert({"born": stored}) for stored in (None, "7", 8)] == [{"born": None}, {"born": 7}, {"born": 8}]
+    assert convert([{"born": stored} for stored in (None, "7", 8)]) == [{"born": None}, {"born": 7}, {"born": 8}]
 
 
 async def test_queries_of_an_unknown_release_are_left_to_tortoise(
