@@ -35,6 +35,8 @@ for _hook in (Model._post_save, Model._post_delete):  # pyright: ignore[reportPr
 _REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
 """SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
 rollback, syntax and access."""
+_OUTAGES: Final = ("08", "53", "57", "58")
+"""SQLSTATE classes of an outage: connection, resources, an operator (or a timeout of the server), its system."""
 _COMPLETION_UNKNOWN: Final = "40003"
 _MYSQL_REFUSALS: Final = (1364, 3819)
 """Numbers of MySQL's errors for a column without a default value, and for a row that violates a CHECK constraint."""
@@ -70,6 +72,12 @@ def was_refused(error: BaseException) -> bool:
     states = [_sqlstate(cause) for cause in causes]
     refused = any(state.startswith(_REFUSALS) for state in states) or any(map(_is_of_mysql_alone, causes))
     return refused and _COMPLETION_UNKNOWN not in states
+
+
+def is_outage(error: BaseException) -> bool:
+    """Returns True if a statement failed for a reason that concerns no value in it: no connection, or no time."""
+    states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
+    return isinstance(error, OSError) or any(state.startswith(_OUTAGES) for state in states)
 
 
 def ends_transaction(client: BaseDBAsyncClient, error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from tortoise.exceptions import DBConnectionError
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import InstanceCache, ModelCache, QuerysetCountCache, ResultCache, ValueCache, cached
+from aiomodelcache.orm.outcomes import is_outage
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.gates import PATIENCE, Outside
 from tests.support.models.outage_models import Guest, Visit
@@ -102,6 +103,18 @@ async def test_no_lookup_fails_that_had_a_value(
         assert [shown(await lookup()) for lookup in lookups[: len(now)]] == now
         await Visit.create(guest=guests[0], place="Graz")
         assert await Places(0) == ["Rome", "Oslo", "Graz"]
+
+
+@pytest.mark.slow(because="it starts a database, and stops it")
+async def test_lookups_that_miss_together_fail_by_one_attempt(own_postgres: PostgresServer) -> None:
+    async with tortoise_on(DatabaseUrl(own_postgres.url, "postgres"), MODULE), ModelCache("memory://") as cache:
+        await Guest.create(id=1, name="kim")
+        own_postgres.stop()
+        found = await asyncio.gather(*[Guest.cache.get(id=number) for number in range(20)], return_exceptions=True)
+        assert all(isinstance(error, Exception) and is_outage(error) for error in found), found
+        assert cache.stats.statements == 1
+        own_postgres.restart()
+        assert (await Guest.cache.get(id=1)).name == "kim"
 
 
 @pytest.mark.models(MODULE)
