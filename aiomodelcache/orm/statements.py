@@ -5,6 +5,7 @@ On MySQL the rows are locked first and then written by primary key.
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import count
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -121,19 +122,31 @@ def equality(instance: Model, executor: Any, attributes: Sequence[str], *, at: i
 
     ``executor``: that of the statement. ``at``: the number of parameters before the condition.
     """
-    model, context = type(instance), executor.db.query_class.SQL_CONTEXT
+    model, own = type(instance), [getattr(instance, name) for name in attributes]
+    key: Any = (model, type(executor), tuple(attributes), tuple([value is None for value in own]), at)
+    text = _equality_texts.get(key)
+    if text is None:
+        text = _equality_text(executor, zip(columns_of(model, attributes).values(), own, strict=True), at)
+        if len(_equality_texts) < _MAX_TEXTS:
+            _equality_texts[key] = text
+    fields = meta_of(model).fields_map
+    pairs = [(name, value) for name, value in zip(attributes, own, strict=True) if value is not None]
+    return text, [fields[name].to_db_value(value, instance) for name, value in pairs]
+
+
+def _equality_text(executor: Any, values: Iterable[tuple[str, Any]], at: int) -> str:
+    context, places = executor.db.query_class.SQL_CONTEXT, count(at)
     conditions: list[str] = []
-    parameters: list[Any] = []
-    for name, column in columns_of(model, attributes).items():
-        quoted, value = f"{context.quote_char}{column}{context.quote_char}", getattr(instance, name)
-        if value is None:
-            conditions.append(f"{quoted} IS NULL")
-        else:
-            conditions.append(f"{quoted}={executor.parameter(at + len(parameters)).get_sql(context)}")
-            parameters.append(meta_of(model).fields_map[name].to_db_value(value, instance))
-    return " AND ".join(conditions), parameters
+    for column, value in values:
+        quoted = f"{context.quote_char}{column}{context.quote_char}"
+        place = None if value is None else executor.parameter(next(places)).get_sql(context)
+        conditions.append(f"{quoted} IS NULL" if place is None else f"{quoted}={place}")
+    return " AND ".join(conditions)
 
 
+_equality_texts: Final[dict[Any, str]] = {}
+_MAX_TEXTS: Final = 256
+"""Maximum number of remembered texts of conditions. Beyond it, they are made anew."""
 MAX_PARAMETERS: Final = 30_000
 """Maximum number of parameters in one INSERT. More are sent in further statements.
 
