@@ -33,51 +33,38 @@ from aiomodelcache.scopes.tracking import CHANGED, Tracker
 _TOKENS: Final = (VALUE, ABSENT, VERSION)
 _TOKEN_STATES: Final = b"".join(_TOKENS)
 _MISS: Final = NoValue.MISS
-_CANCELLED: Final = "a lookup was cancelled"
 _MAX_VALUES: Final = 64
 """Maximum number of values of former reads that are kept. Beyond it, only their tokens are."""
 _prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(slice(PREFIX_SIZE)))
 
 
-def _never() -> bool:
-    return False
-
-
-def tracked(
-    plan: Plan[T], tracker: Tracker, versions: TableVersions, cancelled: Callable[[], bool] = _never
-) -> Plan[T]:
+def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]:
     """Runs a plan and adds what answered it to a tracker, also if it raises.
 
-    A plan that is given up never counts as finished, so the tracker's result is not stored. ``cancelled``: returns True
-    if the caller has given up its lookup. What it has done instead then depends on the time.
+    A plan that is given up never counts as finished, so the tracker's result is not stored.
     """
     record = _Record(tracker, versions)
     tracker.unfinished += 1
     try:
         answer = yield from intercepted(plan, record.answer)
     except Exception:
-        record.finish(cancelled=cancelled())
+        record.finish()
         raise
-    record.finish(cancelled=cancelled())
+    record.finish()
     return answer
 
 
 class TrackedLookup:
     """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
 
-    __slots__ = ("_cancelled", "_hits", "_lookup", "collect_keys")
+    __slots__ = ("_hits", "_lookup", "collect_keys")
 
-    def __init__(
-        self,
-        lookup: FastLookup,
-        tracker: Tracker,
-        versions: TableVersions,
-        cancelled: Callable[[], bool] = _never,
-    ) -> None:
+    def __init__(self, lookup: FastLookup, tracker: Tracker, versions: TableVersions) -> None:
         hits: Any = tracker.hits
-        self._hits: TrackedHits = hits if hits and hits.versions is versions else TrackedHits(tracker, versions)
+        if hits is None or hits.versions is not versions:
+            hits = TrackedHits(tracker, versions)
+        self._hits: TrackedHits = hits
         self._lookup = lookup
-        self._cancelled = cancelled
         tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
 
@@ -86,26 +73,26 @@ class TrackedLookup:
         return self._lookup.lookup_event
 
     def try_hit(self, context: Any, entries: Mapping[bytes, bytes | None], /) -> Any:
-        result = None
+        hits = self._hits
+        if hits.entries is not entries:
+            hits.turn_to(entries)
         try:
             result = self._lookup.try_hit(context, entries)
-        finally:  # an exception is a result, too
-            hits = self._hits
-            if hits.entries is not entries:
-                hits.turn_to(entries)
+        except Exception:  # it is an answer, too
+            result = None
+            raise
+        finally:
             if result is _MISS:
                 self.collect_keys(context, hits.missed)
             else:
                 self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
                 hits.tracker.unfinished -= 1
-                if self._cancelled():
-                    hits.tracker.refuse(_CANCELLED)
         return result
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
         hits = self._hits
         hits.tracker.unfinished -= 1  # the plan counts itself
-        return tracked(self._lookup.start_plan(context), hits.tracker, hits.versions, self._cancelled)
+        return tracked(self._lookup.start_plan(context), hits.tracker, hits.versions)
 
 
 class TrackedHits:
@@ -289,11 +276,9 @@ class _Record:
                 self._see(key, entry)
         return answer
 
-    def finish(self, *, cancelled: bool) -> None:
+    def finish(self) -> None:
         """Adds what the plan has read to the tracker, when the plan has ended."""
         self._tracker.unfinished -= 1
-        if cancelled:
-            self._tracker.refuse(_CANCELLED)
         for key, tables in self._loaded.items():
             self._tokens.pop(key, None)
             for table in tables:

@@ -20,7 +20,7 @@ from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.orm.frozen import freeze
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.steps import bypassing, storing
-from aiomodelcache.query.recording import note_unrecorded, start_tracked
+from aiomodelcache.query.recording import answer_of, future_of_tracked, note_unrecorded, start_tracked
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.request import Scope, current_scope, latest_scope
 from aiomodelcache.scopes.tracking import current_tracker, latest_tracker
@@ -64,17 +64,18 @@ class CacheQuery(Generic[T]):
         # ``off_in``, ``current_tracker`` and ``current_scope`` are written out: calls take a tenth of a local hit.
         flag, tracker, scope = cache.bypass, latest_tracker(), latest_scope()
         bypassed = not flag.enabled or flag in blocks
-        if tracker is not None and tracker.over:
-            tracker = None
-        if tracker is not None and (client is not None or bypassed or cache.guarded is not tracker.owner):
-            note_unrecorded(tracker, client, bypassed=bypassed)
-            tracker = None
+        if tracker is not None:
+            if tracker.over:
+                tracker = None
+            elif client is not None or bypassed or cache.guarded is not tracker.owner:
+                note_unrecorded(tracker, client, bypassed=bypassed)
+                tracker = None
         if client is not None:
             return cache.reader.run_directly(self.plan(cache, None), client, self.lookup_event).__await__()
         if blocks and not bypassed and (restricted := self.restricted(cache)) is not self:
             return restricted.__await__()
         if tracker is not None:
-            return start_tracked(self, cache, tracker).__await__()
+            return answer_of(start_tracked(self, cache, tracker), tracker)
         if scope is not None and (bypassed or scope.over):
             scope = None if bypassed else current_scope()
         if scope is not None:
@@ -123,11 +124,10 @@ class CacheQuery(Generic[T]):
             note_unrecorded(tracker, client, bypassed=bypassed)
             tracker = None
         if tracker is not None:
-            return start_tracked(self, cache, tracker)
+            return future_of_tracked(self, cache, tracker)
         future: asyncio.Future[T] = cache.loop.create_future()
         scope = None if bypassed else current_scope()
-        known = self.recall(cache, scope) if scope is not None else None
-        if known is not None:
+        if scope is not None and (known := self.recall(cache, scope)) is not None:
             future.set_result(known)
             return future
         lookup = None if bypassed or scope is not None else self.fast_lookup(cache)

@@ -154,10 +154,10 @@ class LookupQuery(CacheQuery[T]):
     def collect_keys(self, cache: OpenCache, wanted: dict[bytes, Any], /) -> None:
         if self._cache is not cache:
             self._locate(cache)
-        entry_set, key = self._entry_set, self._key
+        key = self._key
         wanted[self._epoch_key] = wanted[key] = None
-        if entry_set.__class__ is not RowEntries:
-            if entry_set.__class__ is PartitionedRows:
+        if self._entry_set.__class__ is not RowEntries:
+            if self._entry_set.__class__ is PartitionedRows:
                 wanted[key] = self._epoch_key  # which shares the slot of the row
                 return
             for predicted in cache.predictions.predict(key).to_read:

@@ -1,8 +1,9 @@
 """Lookups inside a tracked computation, whose tracker records the entries that answer them."""
 
 import asyncio
+from collections.abc import Generator
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -10,6 +11,8 @@ from aiomodelcache.engine.run import resolve
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.scopes.tracking import Tracker
+
+_CANCELLED: Final = "a lookup was cancelled"
 
 
 def note_unrecorded(tracker: Tracker, client: BaseDBAsyncClient | None, *, bypassed: bool) -> None:
@@ -22,12 +25,31 @@ def note_unrecorded(tracker: Tracker, client: BaseDBAsyncClient | None, *, bypas
 
 def start_tracked(query: Any, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[Any]":
     """Starts a query that a tracker records. What a request's scope or near entries hold has no token."""
-    lookup = None if cache.guarded.near.on else query.fast_lookup(cache)
     future: asyncio.Future[Any] = cache.loop.create_future()
-    if lookup is not None:
-        lookup = TrackedLookup(lookup, tracker, cache.versions, future.cancelled)
-        cache.reader.hits.start_lookup(lookup, cache, future)
+    if not cache.guarded.near.on and (lookup := query.fast_lookup(cache)) is not None:
+        cache.reader.hits.start_lookup(TrackedLookup(lookup, tracker, cache.versions), cache, future)
     else:
-        plan = tracked(cache.reader.of_caller(query.plan(cache, None)), tracker, cache.versions, future.cancelled)
+        plan = tracked(cache.reader.of_caller(query.plan(cache, None)), tracker, cache.versions)
         cache.reader.start(plan, partial(resolve, future), near=False, operation=query.lookup_event)
     return future
+
+
+def answer_of(future: "asyncio.Future[Any]", tracker: Tracker) -> Generator[Any, None, Any]:
+    """Waits for a tracked lookup. A caller that is cancelled has lost its answer to the time, even if it had come."""
+    try:
+        return (yield from future)
+    except asyncio.CancelledError:
+        tracker.refuse(_CANCELLED)
+        raise
+
+
+def future_of_tracked(query: Any, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[Any]":
+    """Starts a query that a tracker records, and returns a future that may be cancelled."""
+    future = start_tracked(query, cache, tracker)
+    future.add_done_callback(partial(_refuse_if_cancelled, tracker))
+    return future
+
+
+def _refuse_if_cancelled(tracker: Tracker, future: "asyncio.Future[Any]") -> None:
+    if future.cancelled():
+        tracker.refuse(_CANCELLED)

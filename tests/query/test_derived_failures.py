@@ -133,6 +133,29 @@ async def test_a_lookup_that_was_cancelled_and_has_ended_is_no_answer_that_stays
     assert await number() == 1
 
 
+@pytest.mark.parametrize("read", [of_lookup, of_batch])
+async def test_a_lookup_that_was_cancelled_when_its_answer_had_come_is_no_answer_that_stays(
+    read: Any, cache: ModelCache
+) -> None:
+    hurried = True
+
+    @cached
+    async def number() -> int | None:
+        first = Happening.cache.get(id=1).start()  # of the same read, so that both are answered in one turn
+        task: asyncio.Task[int] = asyncio.ensure_future(read())
+        await asyncio.sleep(0)
+        await first
+        if hurried:
+            task.cancel()
+        await asyncio.wait([task])
+        return None if task.cancelled() else task.result()
+
+    await read()
+    assert await number() is None
+    hurried = False
+    assert await number() == 1
+
+
 @pytest.mark.parametrize("read", [of_lookup, of_statement, of_batch])
 async def test_a_read_that_was_cancelled_is_no_answer_that_stays(read: Any, cache: ModelCache) -> None:
     hurried = True
