@@ -76,8 +76,7 @@ class Relay:
         tables = captured_tables(opened)
         if not tables:
             raise CacheConfigurationError(
-                "There is nothing to relay: set relay = True in the CacheMeta of the models whose tables other "
-                "programs write to."
+                "Nothing to relay: set relay = True in the CacheMeta of models whose tables other programs write to."
             )
         keys = liveness_keys(opened)
         self.drains = [Drain(opened, connection, tables[connection], keys[connection]) for connection in tables]
@@ -116,12 +115,16 @@ class Relay:
 
     async def run(self) -> None:
         """Drains until ``stop`` is called. Failures are logged, and tried again. Cancelling it loses no change."""
-        async with anyio.create_task_group() as tasks:
+        try:
+            async with anyio.create_task_group() as tasks:
+                for drain in self.drains:
+                    tasks.start_soon(drain.run)
+        finally:
             for drain in self.drains:
-                tasks.start_soon(drain.run)
+                drain.stopping = False
 
     def stop(self) -> None:
-        """Lets ``run`` return after the drains in progress. Idempotent."""
+        """Lets ``run`` return after the drains in progress, or the next ``run`` at once. Then it can run again."""
         for drain in self.drains:
             drain.stop()
 
@@ -158,7 +161,7 @@ class Drain:
         """When the next claim is due, by the monotonic clock."""
         self._backlog = 0
         """Number of lines since a drain has left nothing out."""
-        self._stopping = False
+        self.stopping = False
         self._pause: anyio.CancelScope | None = None
 
     # The loop --------------------------------------------------------------------------------------
@@ -168,7 +171,7 @@ class Drain:
         in_background.set(True)  # the task has a context of its own
         backoff = MIN_BACKOFF
         try:
-            while not self._stopping:
+            while not self.stopping:
                 try:
                     await self._turn()
                 except Exception as error:  # of any driver; the lines are still there
@@ -185,7 +188,7 @@ class Drain:
 
     def stop(self) -> None:
         """Lets ``run`` return after the drain in progress."""
-        self._stopping = True
+        self.stopping = True
         if self._pause is not None:
             self._pause.cancel()
 
@@ -209,7 +212,7 @@ class Drain:
 
     async def _wait(self, seconds: float, wait: Callable[[float], Awaitable[None]] = anyio.sleep) -> None:
         with anyio.CancelScope() as self._pause:
-            if not self._stopping:
+            if not self.stopping:
                 await wait(seconds)
 
     async def close(self, *, resign: bool = True) -> None:
@@ -329,8 +332,6 @@ class Drain:
         await self._claim(key, t0 + CHECKED_TTL)
         self._checked = checked
 
-    # The store -------------------------------------------------------------------------------------
-
     @property
     def _store(self) -> SupportsClaims:
         return cast("SupportsClaims", self._cache.guarded.backend)
@@ -346,5 +347,4 @@ class Drain:
         await self._cache.guarded.call(self._store.claim(key, until_ms), 1)
 
     async def _remaining(self, key: bytes) -> int:
-        [left] = await self._cache.guarded.call(self._store.remaining([key]), 1)
-        return left
+        return (await self._cache.guarded.call(self._store.remaining([key]), 1))[0]

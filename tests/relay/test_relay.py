@@ -764,6 +764,27 @@ async def test_one_of_two_relays_leads_and_the_other_takes_over(
             await until(is_fresh)
 
 
+@on_redis
+async def test_a_relay_that_was_stopped_runs_again(cache: ModelCache, outside: Outside) -> None:
+    relay = Relay(cache)
+    relay.stop()
+    async with asyncio.timeout(PATIENCE):
+        await relay.run()
+    assert relay.statuses[0].drains == 0, "it was told to stop before it began"
+    for number in (1, 2):
+        task = asyncio.create_task(relay.run())
+        await outside(f"INSERT INTO author (id, name) VALUES ({number}, 'a{number}')")
+
+        async def has_drained(number: int = number) -> bool:
+            return relay.statuses[0].lines >= number
+
+        await until(has_drained)
+        relay.stop()
+        relay.stop()
+        async with asyncio.timeout(PATIENCE):
+            await task
+
+
 @on_postgres
 async def test_a_relay_needs_models(database: BaseDBAsyncClient, backend: Backend, capture: TriggerCapture) -> None:
     models: list[Any] = [Author, Article, Label]

@@ -186,7 +186,7 @@ async def test_a_relay_without_a_store_trims(
         assert drain.status.waiting_since == since, "the age is that of the lines that are gone"
         drain.stop()
         await running
-    drain._stopping = False
+    drain.stopping = False
     assert await drain.drain()
     assert await answers() == await fresh(cache) != before
 
