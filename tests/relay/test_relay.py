@@ -21,7 +21,7 @@ from aiomodelcache.relay import relay as relay_module
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.relay import Drain
 from aiomodelcache.relay.source import Source
-from aiomodelcache.relay.triggers.installation import install
+from aiomodelcache.relay.triggers.installation import install, installation_statements, script_of
 from aiomodelcache.testing import CountingBackend, count_ops
 from tests.relay.capture import TriggerCapture
 from tests.relay.outside import other_program
@@ -501,6 +501,21 @@ async def test_a_change_of_the_catalogue_clears_the_models_once(
     async with relaying(cache) as second:  # what the catalogue was is in the store
         await second.drain()
         assert second.status.cleared == 0
+
+
+@pytest.mark.only_on("sqlite", because="its script drops the change table first")
+async def test_a_script_of_triggers_that_is_run_again_clears_the_models(
+    cache: ModelCache, drain: Drain, outside: Outside, database: Any
+) -> None:
+    await create_rows()
+    await drain.drain()
+    before = await answers()
+    await outside("UPDATE author SET name = 'new' WHERE id = 1")
+    tables = captured_tables(cache.open_cache)[database.connection_name]
+    await database.execute_script(script_of(database, await installation_statements(database, tables)))
+    drain.claim_at_once()
+    await drain.drain()
+    assert await answers() == await fresh(cache) != before
 
 
 @on_postgres
