@@ -49,22 +49,25 @@ def triggers_command() -> None:
 
 @command("sql", short_help="Print the statements that install runs.")
 @every_option
-async def sql_command(session: Session, every: bool) -> None:
-    """Prints the statements of an installation, for a migration. Reads the catalogue, and changes nothing.
+@click.option("--migration", is_flag=True, help="As a script for a migration: on MariaDB and MySQL without DELIMITER.")
+async def sql_command(session: Session, every: bool, migration: bool) -> None:
+    """Prints the statements of an installation, for psql, mariadb or a migration.
 
-    The statements may be run again.
+    Reads the catalogue, so the tables must exist, and changes nothing. The statements may be run again.
     """
-    await show_statements(session, every=every)
+    await show_statements(session, every=every, for_migration=migration)
 
 
-async def show_statements(session: Session, dialect: Dialect | None = None, *, every: bool = False) -> None:
+async def show_statements(
+    session: Session, dialect: Dialect | None = None, *, every: bool = False, for_migration: bool = False
+) -> None:
     """Prints the statements of an installation. ``dialect``: the kind of installation; None: triggers."""
     found: dict[str, list[str]] = {}
     scripts: dict[str, str] = {}
     async with captured_connections(session, dialect, every=every) as connections:
         for name, (client, tables, _) in connections.items():
             found[name] = await installation.installation_statements(client, tables, dialect)
-            scripts[name] = installation.script_of(client, found[name])
+            scripts[name] = installation.script_of(client, found[name], for_migration=for_migration)
 
     def show() -> None:
         for name, script in scripts.items():

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.application import Application
 from tests.support.databases import SQLiteDatabases
+from tests.support.servers import MariaDBServer
 
 MODULE = "tests.support.models.relay_models"
 
@@ -92,6 +93,17 @@ def test_the_statements_are_what_a_migration_needs(relayed: Application, tmp_pat
         connection.executescript(script)
     relayed.run("triggers", "status")
     assert list(relayed.run("triggers", "sql", "--json").data["statements"]) == ["default"]
+
+
+def test_a_migration_on_mariadb_knows_no_delimiter(application: Application, mariadb_server: MariaDBServer) -> None:
+    with mariadb_server.database(MODULE) as url:
+        application.modules, application.database = (MODULE,), url
+        application.keys = {"imports": "", "url": ""}
+        application.configure()
+        script = application.run("triggers", "sql").out
+        assert "DELIMITER //" in script
+        without_ends = script.replace("DELIMITER //\n", "").replace("//\nDELIMITER ;", ";")
+        assert application.run("triggers", "sql", "--migration").out == without_ends
 
 
 def test_without_relayed_models_there_is_nothing_to_install(application: Application) -> None:

@@ -36,6 +36,7 @@ ON_THEIR_OWN = {
     "test_soak.py": "several processes on one database and one store, for as long as that takes",
     "test_cluster_soak.py": "as test_soak.py",
     "test_terminals.py": "a terminal multiplexer, which a machine may lack",
+    "test_triggers.py": "the command line, a process of its own on MariaDB; those of relays use all databases",
     "test_tutorial.py": "the tutorial's service, which is a process of its own on PostgreSQL and Redis",
     "test_workers.py": "workers, which open Tortoise themselves",
 }

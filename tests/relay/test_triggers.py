@@ -1,6 +1,7 @@
 """Triggers: the writes that they see, and their installation."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
 from aiomodelcache.exceptions import RelayError
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.relay.captured import CapturedTable, captured_tables, coverage_of
 from aiomodelcache.relay.source import Change, Source, TriggerSource
 from aiomodelcache.relay.triggers.installation import (
@@ -223,6 +225,26 @@ async def test_removing_leaves_nothing_and_installing_twice_changes_nothing(
                 await run(statement)
         await check_installation(database, tables)
         await source.close()
+
+
+@pytest.mark.every_pair(because="each driver runs scripts in its own way")
+@pytest.mark.parametrize("atomic", [False, True], ids=["", "in a transaction"])
+async def test_a_migration_runs_the_script(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], atomic: bool
+) -> None:
+    script = script_of(database, await installation_statements(database, tables), for_migration=True)
+    client: Any
+    async with transaction(database) if atomic else nullcontext(database) as client:
+        await client.execute_script(f"-- connection default\n{script}")
+    await check_installation(database, tables)
+    async with other_program(db_url) as run:
+        await run_all(run, [*RESET, "UPDATE seat SET code = 'x' WHERE id = 1"])
+        source = TriggerSource(database, tables)
+        assert ("seat", (1, "a"), (1, "x")) in seen(await drained(source))
+        await source.close()
+        if db_url.dialect == "mariadb":
+            modes = await run("SELECT DISTINCT sql_mode FROM information_schema.triggers")
+            assert [*map(tuple, modes)] == [("NO_ENGINE_SUBSTITUTION",)], "no conversion fails"
 
 
 @pytest.mark.only_on("mariadb", because="only its program ends a statement inside of a trigger")

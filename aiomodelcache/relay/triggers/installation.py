@@ -10,7 +10,7 @@ from tortoise.exceptions import OperationalError
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable, coverage_fingerprint, coverage_of
 from aiomodelcache.relay.triggers.definitions import Definition, Dialect, select, store_coverage
-from aiomodelcache.relay.triggers.mysql import MySQLTriggers
+from aiomodelcache.relay.triggers.mysql import RESET_MODE, SET_MODE, MySQLTriggers
 from aiomodelcache.relay.triggers.postgres import PostgresTriggers
 from aiomodelcache.relay.triggers.sqlite import SQLiteTriggers
 
@@ -91,19 +91,25 @@ def dialect_of(client: BaseDBAsyncClient) -> Dialect:
 async def installation_statements(
     client: BaseDBAsyncClient, tables: Sequence[CapturedTable], dialect: Dialect | None = None
 ) -> list[str]:
-    """Returns all statements of an installation, which may be run again. Raises ``RelayError``."""
+    """Returns all statements of an installation, to be run on one connection. They may be run again.
+
+    Raises ``RelayError``.
+    """
     dialect = dialect or dialect_of(client)
     wanted = await dialect.wanted(client, tables)
     statements = [statement for each in wanted for statement in each.create]
+    if client.capabilities.dialect == "mysql":
+        statements = [*SET_MODE, *statements, *RESET_MODE]
     return [*statements, *store_coverage(dialect.coverage, coverage_of(tables))]
 
 
-def script_of(client: BaseDBAsyncClient, statements: Iterable[str]) -> str:
+def script_of(client: BaseDBAsyncClient, statements: Iterable[str], *, for_migration: bool = False) -> str:
     """Returns statements as a script for the program of the database, such as ``psql`` or ``mariadb``.
 
-    That of MariaDB and MySQL ends a statement at its first semicolon, unless it is told another end.
+    That of MariaDB and MySQL ends a statement at its first semicolon, unless it is told another end. Their servers, to
+    which a migration sends the script at once, know no such command.
     """
-    has_ends = client.capabilities.dialect == "mysql"
+    has_ends = client.capabilities.dialect == "mysql" and not for_migration
     return "".join(
         f"DELIMITER //\n{each}//\nDELIMITER ;\n" if has_ends and ";" in each else f"{each};\n" for each in statements
     )

@@ -74,6 +74,12 @@ _UNTRUSTED: Final = 1419
 """The error of a trigger that a user without the privilege SUPER creates on a server with a binary log."""
 _TRUST: Final = ": run SET GLOBAL log_bin_trust_function_creators = 1 before, as a user who may."
 
+_MODE: Final = "NO_ENGINE_SUBSTITUTION"
+"""The mode of triggers, which keep that of the session that creates them. In a strict mode, conversions fail."""
+SET_MODE: Final = ("SET @aiomodelcache_mode = @@SESSION.sql_mode", f"SET SESSION sql_mode = {literal(_MODE)}")
+RESET_MODE: Final = ("SET SESSION sql_mode = @aiomodelcache_mode",)
+"""The first and the last statements around those that create triggers, in a session of another program."""
+
 TableName = tuple[str, str]
 """The database and the name of a table, as the server spells them."""
 
@@ -130,15 +136,12 @@ class MySQLTriggers:
         return f"DROP TRIGGER IF EXISTS {on.partition('`.`')[0]}`.{backquoted(name)}"
 
     async def run(self, client: BaseDBAsyncClient, statements: Sequence[str]) -> None:
-        """Runs the statements one by one on one connection. Each of them commits. Raises ``RelayError``.
-
-        The triggers keep the mode of the session that creates them, so it is none that makes conversions fail.
-        """
+        """Runs the statements one by one on one connection. Each of them commits. Raises ``RelayError``."""
         pool: Any = client
         async with pool.acquire_connection() as connection, connection.cursor() as cursor:
             await cursor.execute("SELECT @@SESSION.sql_mode, @@SESSION.sql_notes")
             [[mode, notes]] = await cursor.fetchall()
-            await cursor.execute("SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION', sql_notes = 0")
+            await cursor.execute(f"SET SESSION sql_mode = {literal(_MODE)}, sql_notes = 0")
             try:
                 for statement in statements:
                     await cursor.execute(statement)
