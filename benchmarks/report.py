@@ -31,6 +31,18 @@ _CONCURRENCY: Final = 100
 """Number of requests in flight, of the figures that stand for all. A short run may have measured fewer only."""
 
 
+_LOSES: Final = {
+    cases.SINGLE.name: "One round trip for both. The library also reads an epoch, and checks what it has read.",
+    cases.SLUG.name: "An index entry leads to the row, and both are read. By hand, each key has a copy of the row.",
+    cases.QUERY.name: "Redis looks up the answer and the versions that it depends on. A pickle is one value.",
+    cases.PAGE.name: "Redis also looks up 41 dependencies, and each is compared. By hand, a timeout ends the page.",
+    cases.PAGES_GATHERED.name: "The same for each page.",
+    cases.MISS.name: "A lease comes before the statement, so no late reader stores an old row: one round trip more.",
+    cases.SAVE.name: "A mark comes before the COMMIT and a clear after it, in place of a `DEL`: one round trip more.",
+}
+"""The cases in which a cache by hand may be faster, and the reason."""
+
+
 def main_place(results: Results) -> PlaceResults:
     """Returns the place whose figures stand for the run."""
     return _in_order(results)[0]
@@ -154,6 +166,17 @@ def pays(results: Results) -> Iterator[str]:
         yield f"| {text} | {' | '.join(_micros(place, case, who.name) for who in (Own, TortoiseAlone, ByHand))} |"
 
 
+def losses(results: Results) -> Iterator[str]:
+    """Yields the cases in which the cache by hand is faster."""
+    place = main_place(results)
+    yield from ("| case | by hand / aiomodelcache | why |", "|---|---:|---|")
+    for case, why in _LOSES.items():
+        seconds = place.seconds[case]
+        ratio = f"{ratios(seconds[ByHand.name], seconds[Own.name]).median:.2f}"
+        if float(ratio) < 1:
+            yield f"| {case} | {ratio} | {why} |"
+
+
 def measured(results: Results) -> Iterator[str]:
     machine = results.machine
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
@@ -193,6 +216,7 @@ TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "pays": pays,
     "measured": measured,
     "budgets": budgets,
+    "losses": losses,
     "cases": lambda results: iter(aligned(case_rows(main_place(results)))),
     "loads": lambda results: iter(aligned(load_rows(main_place(results)))),
     "pages": pages,

@@ -68,6 +68,17 @@ def test_the_figures_are_those_of_the_performance_page() -> None:
         assert rates == [figure] * 2, "both tables of pages have it"
 
 
+def test_every_case_that_loses_to_a_cache_by_hand_is_named() -> None:
+    _, heads, *_ = re.split(r"^(\| +\| +aiomodelcache \| +aiomodelcache near.*)$", PERFORMANCE, flags=re.MULTILINE)
+    by_hand = [head.strip() for head in heads.split("|")].index("by hand, pickle")
+    table = PERFORMANCE.partition(heads)[2].partition("<!-- /bench -->")[0]
+    rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines() if row.count("|") > by_hand]
+    losing = {row[1]: found[1] for row in rows if (found := re.search(r"\((0\.\d+)\)", row[by_hand]))}
+    named = PERFORMANCE.partition("<!-- bench: losses -->")[2].partition("<!-- /bench -->")[0]
+    assert losing == dict(re.findall(r"^\| ([^|]+) \| (0\.\d+) \|", named, re.MULTILINE))
+    assert losing
+
+
 @pytest.mark.slow(because="runs a program in a process of its own")
 def test_the_benchmark_that_the_readme_names_exists() -> None:
     [command] = [block for block in code("sh") if "bench" in block and "demo" not in block]
