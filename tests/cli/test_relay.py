@@ -1,9 +1,12 @@
 """``aiomodelcache relay`` as a process, for writes of another program."""
 
+import configparser
 import json
+import shlex
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from tests.cli.test_top import process
 from tests.support.application import LIMIT, Application
 from tests.support.databases import SQLiteDatabases
+from tests.support.pages import DOCS, blocks
 
 MODULE = "tests.support.models.relayed_models"
 
@@ -95,3 +100,49 @@ def test_the_process_relays_until_sigterm_and_shows_its_health(relayed: Applicat
         assert running.wait(LIMIT) == 0
         assert running.stdout.read() == b"ok invalidated 1 line of 4 tables of default\n"
         assert running.stderr.read() == b""
+
+
+def shown(language: str) -> str:
+    """Returns the only block of a language on the page about relays."""
+    [code] = [block.code for block in blocks(DOCS / "guide" / "outside-writes.md") if block.language == language]
+    return code
+
+
+def test_the_unit_of_systemd_runs_a_relay(relayed: Application) -> None:
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(shown("ini"))
+    assert unit.sections() == ["Unit", "Service", "Install"]
+    program, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    assert Path(program).is_relative_to(unit["Service"]["WorkingDirectory"])
+    assert Path(program).name == "aiomodelcache"
+    assert relayed.run(*arguments, "--once").out == "ok invalidated 0 lines of 4 tables of default\n"
+
+
+@pytest.mark.slow(because="runs processes")
+def test_the_container_runs_a_relay_and_knows_its_health(relayed: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = yaml.safe_load(shown("yaml"))["services"]["relay"]
+    program, *arguments = service["command"]
+    assert (program, arguments[-1]) == ("aiomodelcache", "0.0.0.0:9105")
+    how, python, *check = service["healthcheck"]["test"]
+    assert (how, python) == ("CMD", "python")
+    [variable] = service["environment"]
+    relayed.keys["url"] = ""  # the variable alone names the store
+    relayed.configure()
+    monkeypatch.setenv(variable, relayed.redis.url)
+
+    def is_healthy(port: str) -> bool:
+        command = [argument.replace("9105", port) for argument in check]
+        ran = subprocess.run([sys.executable, *command], capture_output=True, timeout=LIMIT, check=False)
+        return ran.returncode == 0
+
+    run = ["-u", "-m", program, *arguments[:-1], "127.0.0.1:0"]
+    with process(relayed, run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        url = running.stdout.readline().decode().split()[-1]
+        port = url.strip("/").rpartition(":")[2]
+        await_health(url, leading=True)
+        assert is_healthy(port)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(LIMIT) == 0
+        assert not is_healthy(port)
