@@ -109,6 +109,19 @@ async def nested_name(pk: int) -> str:
     return f"{await name_by_cache(pk)} {tag.name}"
 
 
+is_down = False
+"""True if ``name_if_up`` fails."""
+
+
+@cached(timeout=900, stale_if_error=300)
+async def name_if_up(pk: int) -> str:
+    """Has a last good value."""
+    name = (await Author.get(id=pk)).name
+    if is_down:
+        raise ConnectionError("what it needs is away")
+    return name
+
+
 @cached
 async def author_and_tag(pk: int) -> list[Any]:
     """Holds instances."""
