@@ -3,12 +3,10 @@
 import asyncio
 import datetime
 import json
-import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +18,6 @@ from aiomodelcache import ModelCache
 from aiomodelcache.cli import audit
 from tests.support.application import Application
 from tests.support.models.shop_models import Order, Seller
-from tests.support.warm import ROOT
 
 KEYS = ("Order", "--key", "order:{pk}", "--codec", "pickle")
 OWN = "tests.cli.test_audit:{}"
@@ -270,21 +267,40 @@ def test_the_get_of_another_cache_is_asked_for_keys(orders: Application) -> None
     assert "30 of 40 rows are not cached" in ran.out
 
 
-def test_the_cache_of_cashews_is_asked_for_keys(orders: Application) -> None:
-    cashews: Any = pytest.importorskip("cashews", reason="cashews is not installed")
+MODULES = {
+    "cashews": """
+from cashews import cache
+cache.setup({url!r})
+""",
+    "aiocache": """
+from aiocache import Cache
+from aiocache.serializers import PickleSerializer
+from urllib.parse import urlsplit
+url = urlsplit({url!r})
+cache = Cache(Cache.REDIS, endpoint=url.hostname, port=url.port, serializer=PickleSerializer())
+""",
+}
+"""Modules of applications with caches of other libraries."""
+FILL = """
+async def fill():
+    for n in range(1, 21):
+        await cache.set(f'of:{n}', {'title': f'secret-{n}' if n > 1 else 'old'})
+    await cache.close()
+"""
+
+
+@pytest.mark.slow(because="runs processes, because these libraries leave warnings and connections behind")
+@pytest.mark.parametrize("library", MODULES)
+def test_the_caches_of_other_libraries_are_asked_for_keys(orders: Application, library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install --group peers")
     module = f"caches_{orders.folder.name}"
-    (orders.folder / f"{module}.py").write_text(
-        f"from cashews import Cache\ncache = Cache()\ncache.setup({orders.redis.url!r})\n"
-        "async def fill():\n"
-        "    for n in range(1, 21):\n"
-        "        await cache.set(f'of:{n}', {'title': f'secret-{n}' if n > 1 else 'old'})\n"
-    )
+    (orders.folder / f"{module}.py").write_text(MODULES[library].format(url=orders.redis.url) + FILL)
     fill = f"import asyncio, {module}; asyncio.run({module}.fill())"
-    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(cashews.__file__).parents[1])])}
-    subprocess.run([sys.executable, "-c", fill], cwd=orders.folder, env=orders.environment | paths, check=True)
-    data = json.loads(
-        orders.process("audit", "Order", f"{module}:cache", "--key", "of:{pk}", "--json", status=1, **paths).out
-    )
+    subprocess.run([sys.executable, "-c", fill], cwd=orders.folder, env=orders.environment, check=True)
+    with orders.redis.client() as redis:
+        assert len([*redis.scan_iter("of:*")]) == 20
+    arguments = ("audit", "Order", f"{module}:cache", "--key", "of:{pk}", "--json")
+    data = json.loads(orders.process(*arguments, status=1).out)
     assert (data["compared"], data["stale"], data["differs"]) == (20, 1, {"title": 1})
 
 
