@@ -134,8 +134,9 @@ class CacheConfig:
     load_limit: int | None = 64
     """Maximum number of statements of lookups in flight on one database connection of this process. None: no limit.
 
-    The number in force is shown by ``cache.stats.load_limits``. It falls when statements take longer than usual, and
-    rises again. Lookups that miss wait beyond it, and those of one key share the next statement.
+    Statements of ad-hoc queries count, too. The number in force is shown by ``cache.stats.load_limits``. It falls when
+    statements take longer than usual, and rises again. Lookups that miss wait beyond it, and those of one key share the
+    next statement.
     """
     load_wait: float = 30.0
     """The time that a lookup waits for a statement in flight to end. See ``on_overload``."""
@@ -195,7 +196,7 @@ class CacheConfig:
     near_memory_limit: int = 16 * 1024 * 1024
     """Approximate maximum size of the entries kept in this process, in bytes.
 
-    Beyond it, the least recently used entries are evicted.
+    Beyond it, a new entry replaces an unused one only if its key was read more often lately, and at least twice.
     """
     near_lag: float = 1.0
     """The longest time that an answer kept in this process may lag behind another process's last acknowledged write.

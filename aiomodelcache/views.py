@@ -281,7 +281,9 @@ class Views:
             written=written,
             cascades=CascadeGraph(written, tables, config.bulk_limit),
             versions=versions,
-            derivations=Derivations(guarded, self._bypass, config, versions, _activity_of(bindings.models, observed)),
+            derivations=Derivations(
+                guarded, self._bypass, config, versions, _activity_of(bindings.models, observed), reader.overloads
+            ),
         )
         for result in bindings.classes.values():
             if isinstance(result, DerivedEntries):

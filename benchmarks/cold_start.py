@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from aiomodelcache import MemoryBackend, ModelCache, writes_without_cache
-from aiomodelcache.engine import admission, background, lease_extensions, leases, statements
+from aiomodelcache import DatabaseOverloaded, MemoryBackend, ModelCache, writes_without_cache
+from aiomodelcache.engine import admission, background, lease_extensions, leases, overload, statements
 from benchmarks.models import Article
 from benchmarks.places import MODELS
 from benchmarks.virtual_time import VirtualLoop
@@ -44,6 +44,8 @@ class Scenario:
     """Seconds of lookups at four fifths of the capacity."""
     patience: float = 8.0
     """Seconds after which a reader gives up."""
+    queries: bool = False
+    """True if readers ask ad-hoc queries, which share no statements."""
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -126,7 +128,8 @@ def virtual(loop: VirtualLoop) -> Iterator[None]:
     with ExitStack() as patches:
         for module in (leases, lease_extensions, admission, background):
             patches.enter_context(patch.object(module, "time", _Time(loop)))
-        patches.enter_context(patch.object(statements, "perf_counter", loop.time))
+        for module in (statements, overload):
+            patches.enter_context(patch.object(module, "perf_counter", loop.time))
         yield
 
 
@@ -136,10 +139,11 @@ async def _run(loop: VirtualLoop, scenario: Scenario) -> Outcome:
         connection._connection._execute = loop.clock.counted(connection._connection._execute)
         with writes_without_cache():
             await Article.bulk_create([Article(id=pk, section=1) for pk in range(1, scenario.rows + 1)])
-        async with ModelCache(MemoryBackend(clock=loop.time), **scenario.settings) as cache:
-            database = SlowDatabase(scenario, cache)
-            for name in ("execute_query", "execute_query_dict"):
-                setattr(client, name, database.slow(getattr(client, name)))
+        cache = ModelCache(MemoryBackend(clock=loop.time), inspect_columns=False, **scenario.settings)
+        database = SlowDatabase(scenario, cache)
+        for name in ("execute_query", "execute_query_dict"):
+            setattr(client, name, database.slow(getattr(client, name)))
+        async with cache:
             intervals = await _read(scenario, cache, database)
     return Outcome(intervals, database.statements, database.most_in_flight, database.limits, database.rows)
 
@@ -152,16 +156,18 @@ async def _read(scenario: Scenario, cache: ModelCache, database: SlowDatabase) -
     in_flight: set[asyncio.Task[None]] = set()
 
     async def look_up(interval: Interval) -> None:
-        hits = cache.stats.of("Article").hits
+        counters = cache.stats.of("Article.query" if scenario.queries else "Article")
+        hits = counters.hits
         started = loop.time()
         interval.lookups += 1
         try:
             async with asyncio.timeout(scenario.patience):
-                await Article.cache.get(id=chance.randrange(scenario.rows) + 1)
-        except TimeoutError:
+                pk = chance.randrange(scenario.rows) + 1
+                await (Article.cache.query(Article.get(id=pk)) if scenario.queries else Article.cache.get(id=pk))
+        except (TimeoutError, DatabaseOverloaded):
             interval.given_up += 1
         else:
-            interval.hits += loop.time() == started and cache.stats.of("Article").hits > hits
+            interval.hits += loop.time() == started and counters.hits > hits
 
     due = began
     while (now := loop.time() - began) < length:

@@ -6,8 +6,9 @@ Batches are admitted in the order in which they began to wait. Must not know sta
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -16,6 +17,10 @@ from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.load_limit import LoadLimit
 from aiomodelcache.observe.stats import Stats
 
+PROBE_INTERVAL: Final = 0.5
+"""Seconds of waiting after which the limit is probed: raised by one, unless the database is known to be slow."""
+SHORTEST_WAIT: Final = 0.001
+"""Seconds that a batch waits at least, as a clock may round the rest of its patience to nothing."""
 T = TypeVar("T")
 Sample = tuple[Hashable, int, float, int]
 """The arguments of ``LoadLimit.sample``."""
@@ -40,8 +45,9 @@ class Admission(Generic[T]):
         self._limit = limit
         self._patience = patience
         self._stats = stats
-        self._waiting: dict[Hashable, _Batch[T]] = {}
+        self._waiting: OrderedDict[Hashable, _Batch[T]] = OrderedDict()
         """The batches that wait, in order."""
+        self._probing: asyncio.TimerHandle | None = None
         self.in_flight = 0
         self._show_limit()
 
@@ -55,12 +61,14 @@ class Admission(Generic[T]):
         """True if loads wait, or would wait."""
         return self._limit is not None and (bool(self._waiting) or self.in_flight >= self._limit.value)
 
-    async def enter(self, key: Hashable, items: list[T], impatient: Callable[[list[T]], None]) -> bool:
+    async def enter(
+        self, key: Hashable, items: list[T], impatient: Callable[[list[T]], None], *, first: bool = False
+    ) -> bool:
         """Waits until these items may be loaded by one statement. Adds those with the same ``key`` that come meanwhile.
 
         Returns False if the caller has nothing to load: the items were added to a batch that waits already, or have
         waited too long. ``impatient`` gets the items that have waited too long, and they are removed. Each call that
-        returns True needs a ``leave``.
+        returns True needs a ``leave``. ``first``: before all batches that wait.
         """
         if not self.saturated:
             self.in_flight += 1
@@ -72,9 +80,13 @@ class Admission(Generic[T]):
             batch.items += items
             return False
         batch = self._waiting[key] = _Batch(items)
+        self._probe_later()
+        if first:
+            self._waiting.move_to_end(key, last=False)
         try:
             while not batch.turn.done():
-                await asyncio.wait([batch.turn], timeout=batch.came[0] + self._patience - time.monotonic())
+                left = batch.came[0] + self._patience - time.monotonic()
+                await asyncio.wait([batch.turn], timeout=max(SHORTEST_WAIT, left))
                 if not batch.turn.done() and not self._keep_patient(batch, impatient):
                     return False
         except BaseException:  # cancelled: the cache closes
@@ -100,15 +112,28 @@ class Admission(Generic[T]):
     def leave(self, sample: Sample | None = None) -> None:
         """Ends a statement, and admits batches that wait. ``sample``: what it tells of the database, if anything."""
         if self._limit is not None and sample is not None:
-            before = self._limit.value
             self._limit.sample(*sample)
-            if self._limit.value != before:
-                self._show_limit()
+            self._show_limit()
         self.in_flight -= 1
+        self._admit()
+
+    def _admit(self) -> None:
         while self._waiting and self._limit is not None and self.in_flight < self._limit.value:
             key = next(iter(self._waiting))
             self.in_flight += 1
             self._waiting.pop(key).turn.set_result(None)
+
+    def _probe_later(self) -> None:
+        if self._probing is None:
+            self._probing = asyncio.get_running_loop().call_later(PROBE_INTERVAL, self._probe)
+
+    def _probe(self) -> None:
+        self._probing = None
+        if self._waiting and self._limit is not None:
+            self._limit.probe()
+            self._show_limit()
+            self._admit()
+            self._probe_later()
 
     def _show_limit(self) -> None:
         if self._limit is not None:

@@ -6,6 +6,7 @@ Knows trackers, table versions and the store. Must not know how a function was d
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -13,6 +14,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import is_intent, new_token
+from aiomodelcache.engine.overload import Overloads
 from aiomodelcache.entries.base import is_version
 from aiomodelcache.entries.derived import MANY_DEPENDENCIES, MAX_DEPENDENCIES, DerivedEntries, DerivedValue
 from aiomodelcache.entries.versions import TableVersions
@@ -43,11 +45,13 @@ class Derivations:
         config: CacheConfig,
         versions: TableVersions,
         activity: Callable[[], int],
+        overloads: Overloads,
     ) -> None:
         self._guarded = guarded
         self._bypass = bypass
         self._config = config
         self._versions = versions
+        self._overloads = overloads
         self._waited_for: dict[bytes, bytes | None] = {}
         """The marks that did not go away while a computation waited for them, by the versions' keys."""
         self._activity = activity
@@ -72,6 +76,8 @@ class Derivations:
         if client is not None:
             return await function()
         tracker, before = self.tracker(derived.name, versions), self._activity()
+        if derived.limited:
+            tracker.send_admitted = partial(self._overloads.send, derived.name, derived.counters)
         if derived.rows is not None:
             tracker.declared, tracker.exempt = True, derived.rows.table_key
         with TrackingBlock(tracker):

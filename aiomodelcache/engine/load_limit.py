@@ -23,6 +23,8 @@ SMOOTHING: Final = 0.2
 """The share of the way to the new limit that one statement takes."""
 START: Final = 0.5
 """The amount by which each statement raises the limit until one is slow for the first time."""
+MAX_KINDS: Final = 1_000
+"""Number of kinds of statements whose usual time is kept. Beyond it, that of the least recently sent is forgotten."""
 FALL: Final = 0.5
 """The share by which the usual time follows a faster statement."""
 RISE: Final = 1.1
@@ -62,13 +64,15 @@ class LoadLimit:
     >>> assert limit.value < 16
     """
 
-    __slots__ = ("_estimate", "_maximum", "_starting", "_usual")
+    __slots__ = ("_calm", "_estimate", "_maximum", "_starting", "_usual")
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
         self._estimate = float(min(INITIAL_LIMIT, maximum))
         self._starting = True
         """True until a statement has been slower than usual."""
+        self._calm = True
+        """True unless the last statement was slower than usual."""
         self._usual: dict[Hashable, _Usual] = {}
 
     @property
@@ -78,17 +82,27 @@ class LoadLimit:
 
     def sample(self, kind: Hashable, values: int, seconds: float, in_flight: int) -> None:
         """Learns from a statement that has ended. ``in_flight``: the number of statements when it began, with it."""
-        usual = self._usual.get(kind)
-        if usual is None:
-            usual = self._usual[kind] = _Usual(seconds, values)
+        usual = self._usual.pop(kind, None) or _Usual(seconds, values)
+        self._usual[kind] = usual
+        if len(self._usual) > MAX_KINDS:
+            del self._usual[next(iter(self._usual))]
         usual.learn(seconds, values, alone=in_flight == 1)
+        ratio = 1.0 if seconds <= HARMLESS else min(1.0, TOLERANCE * usual.seconds(values) / seconds)
+        self._calm = ratio == 1.0
         if in_flight * 2 < self._estimate:
             return  # the connection is not used to its limit, so the time says nothing of the limit
-        ratio = 1.0 if seconds <= HARMLESS else min(1.0, TOLERANCE * usual.seconds(values) / seconds)
-        self._starting &= ratio == 1.0
+        self._starting &= self._calm
         if self._starting:
             self._estimate += START
         else:
             aim = self._estimate * max(STEEPEST, ratio) + self._estimate**0.5 / 2
             self._estimate += (aim - self._estimate) * SMOOTHING
         self._estimate = max(1.0, min(self._maximum, self._estimate))
+
+    def probe(self) -> None:
+        """Raises the limit by one, unless the last statement was slower than usual.
+
+        Statements that take long by nature, and few of them, would otherwise hold up all others.
+        """
+        if self._calm:
+            self._estimate = min(self._maximum, self._estimate + 1)

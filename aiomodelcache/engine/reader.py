@@ -83,6 +83,7 @@ class Reader:
         self._statements = Statements(
             guarded, config, tasks, self._advance, self.check_context, self._leases.late_deadline, admissions
         )
+        self.overloads = self._statements.overloads
         self._computations = Computations(guarded, tasks, bypass, self._advance, self.check_context)
         tasks.on_failure = self.fail
 

@@ -19,11 +19,12 @@ from aiomodelcache.engine.in_context import InContext, caller_context
 from aiomodelcache.engine.leases import group_requests
 from aiomodelcache.engine.loader import can_share_statement, load
 from aiomodelcache.engine.observing import note_database, observe_statement, operations_of
+from aiomodelcache.engine.overload import Overloads
 from aiomodelcache.engine.patience import Advance
 from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import DatabaseOverloaded
-from aiomodelcache.observe.events import Lookup, Overload
+from aiomodelcache.observe.events import Lookup
 from aiomodelcache.orm.contextual import may_depend_on_context
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Load
@@ -54,6 +55,7 @@ class Statements:
         self._deadline = deadline
         """Returns the time until which rows may be leased that a statement finds which is sent now."""
         self._admissions = admissions
+        self.overloads = Overloads(guarded, config, admissions)
         self.load: TickBatcher[Waiter] = TickBatcher(self._load, tasks)
         self.coalescer = Coalescer(self._load_source, tasks)
 
@@ -130,31 +132,13 @@ class Statements:
 
     def _end_patience(self, target: Target, admission: Admission[Waiter], late: list[Waiter]) -> None:
         """Fails lookups that have waited for the database too long, or sends their statement all the same."""
-        if self._guarded.observers is not None:
-            self._guarded.observers.note(
-                Overload(connection=admission.connection, lookups=len(late), limit=admission.limit or 0)
-            )
         entry_set = target[0]
-        entry_set.counters.warn_once(
-            "overloaded",
-            "aiomodelcache: lookups of %s have waited %g s for a statement on %s",
-            entry_set.schema.name,
-            self._config.load_wait,
-            admission.connection,
-        )
-        if self._config.on_overload == "proceed":
+        refusal = self.overloads.refusal(admission, entry_set.schema.name, entry_set.counters, len(late))
+        if refusal is None:
             self._tasks.start(self._load_source(target, late, forced=True))
             return
         for run, _ in late:
-            self._advance(
-                run,
-                None,
-                DatabaseOverloaded(
-                    f"{entry_set.schema.name}: this lookup has waited {self._config.load_wait:g} s for one of "
-                    f"{admission.limit} statements in flight on the connection {admission.connection!r}: the database "
-                    'is overloaded. Set load_wait to wait longer, or on_overload="proceed" to query it all the same.'
-                ),
-            )
+            self._advance(run, None, DatabaseOverloaded(refusal))
 
     async def select(
         self,

@@ -80,6 +80,9 @@ Track = Callable[..., Awaitable[Any]]
 class DerivedEntries(ResultEntries):
     """The entries of one function, or class of values, whose dependencies are recorded while they are computed."""
 
+    limited = False
+    """True if statements of computations are the library's own, and wait until the database has room."""
+
     def __init__(self, *args: Any, depends_on: Sequence[bytes] = (), **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.fingerprint = fingerprint("derived", self.fingerprint)

@@ -16,6 +16,8 @@ MAX_TIMEOUTS: Final = 64
 class QueryEntries(ByValueEntries):
     """The entries of the ad-hoc queries of one model. ``lifetimes_for`` returns the lifetimes for a timeout."""
 
+    limited = True
+
     def __init__(self, *args: Any, lifetimes_for: Callable[[float], Lifetimes], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._lifetimes_for = lifetimes_for

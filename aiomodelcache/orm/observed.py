@@ -6,7 +6,7 @@ statement is only counted.
 
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -62,14 +62,21 @@ def _wrap(
 
     async def execute_tracked(tracker: Tracker, query: str, *args: Any, **kwargs: Any) -> Any:
         tracker.unfinished += 1  # for good, if the statement fails or is cancelled
-        await tracker.before_statement(tracker, client, query)
-        token = _in_statement.set(True)
-        try:
-            answer = await original(query, *args, **kwargs)
-        finally:
-            _in_statement.reset(token)
+        send = partial(send_observed, query, *args, **kwargs)
+        if tracker.send_admitted is None or _in_statement.get():
+            await tracker.before_statement(tracker, client, query)
+            answer = await send()
+        else:
+            answer = await tracker.send_admitted(tracker, client, query, send)
         tracker.unfinished -= 1
         return answer
+
+    async def send_observed(query: str, *args: Any, **kwargs: Any) -> Any:
+        token = _in_statement.set(True)
+        try:
+            return await original(query, *args, **kwargs)
+        finally:
+            _in_statement.reset(token)
 
     return execute
 

@@ -265,7 +265,10 @@ class AfterQuery(PageQuery[M], Generic[M]):
         if part is not None and cursor_of(schema, order_by, values_of(part.rows[0])) == self._cursor:
             part = part._replace(rows=part.rows[1:], start=part.start + 1)
         else:  # the row was deleted or moved: only the database knows which rows follow after it
-            compute = partial(_rows_after, located, position, self._size)
+            rows_after = partial(_rows_after, located, position, self._size)
+            compute = partial(
+                cache.reader.overloads.compute, schema.name, located.entry_set.counters, schema.client, rows_after
+            )
             key = b"%b after %b %d" % (located.key, self._cursor.encode(), self._size)
             computed: Computed = yield ComputeValue(key, compute)
             part = computed.take()

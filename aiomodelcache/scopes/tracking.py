@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 BeforeStatement = Callable[["Tracker", Any, str], Awaitable[None]]
 """A function of a tracker, a connection and SQL, to await before the statement is sent."""
+SendAdmitted = Callable[["Tracker", Any, str, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""A function of the same and of one that sends the statement. It awaits both when the database has room."""
 
 
 class Unsettled(Protocol):
@@ -44,6 +46,7 @@ class Tracker:
         "pending",
         "refusal",
         "selects_rows",
+        "send_admitted",
         "statements",
         "unfinished",
         "unseen",
@@ -63,6 +66,8 @@ class Tracker:
         """The guarded backend that the tokens belong to."""
         self.name = name
         self.before_statement = before_statement
+        self.send_admitted: SendAdmitted | None = None
+        """The way of the computation's statements, or None if they wait for nothing."""
         self.selects_rows = False
         """True if the next statement returns whole rows, in which columns in ``queries_ignore`` may be of any age."""
         self.groups: dict[bytes, list[bytes]] = {}

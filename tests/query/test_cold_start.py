@@ -21,3 +21,22 @@ def test_without_longer_leases_and_a_limit_the_overload_does_not_end() -> None:
     outcome = run(Scenario(settings={"lease_ttl": 0.2, **WITHOUT}, **SCENARIO))
     assert outcome.ratio(since=4.0) < 0.5
     assert outcome.rows_read > 2 * 400
+
+
+QUERIES = {**SCENARIO, "queries": True, "statement": 0.0}
+
+
+@pytest.mark.slow(because="it asks 2,900 queries")
+def test_an_overload_by_queries_ends_when_its_cause_ends() -> None:
+    """No statement answers two queries. Those that have waited for too long fail, so the others are stored in time."""
+    outcome = run(Scenario(settings={"compute_ttl": 0.4, "load_limit": 3, "load_wait": 0.2}, **QUERIES))
+    assert outcome.ratio(since=4.0) > 0.95
+    assert outcome.rows_read < 2 * 400
+    assert 1 <= outcome.most_in_flight <= max(outcome.limits) <= 3
+
+
+@pytest.mark.slow(because="it asks 2,900 queries")
+def test_without_a_limit_an_overload_by_queries_does_not_end() -> None:
+    outcome = run(Scenario(settings={"compute_ttl": 0.4, "load_limit": None}, **QUERIES))
+    assert outcome.ratio(since=4.0) < 0.5
+    assert outcome.rows_read > 2 * 400

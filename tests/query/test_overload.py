@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +13,8 @@ from aiomodelcache import BackendError, CacheError, DatabaseOverloaded, ModelCac
 from aiomodelcache.engine import load_limit
 from aiomodelcache.observe import Observer, Overload
 from aiomodelcache.testing import CountingBackend
-from tests.support.gates import PATIENCE, WAITING, Gates, Outside, awaited, gated_sql, until
+from tests.support.busy import busy, settled, started
+from tests.support.gates import PATIENCE, WAITING, Outside, awaited, until
 from tests.support.models.music import Album, AlbumById, Artist, NewestAlbums
 
 pytestmark = pytest.mark.models("tests.support.models.music")
@@ -28,51 +27,6 @@ async def albums(database: BaseDBAsyncClient) -> None:
     for number in range(1, 41):
         artist = await Artist.create(id=number, name=f"artist {number}")
         await Album.create(id=number, barcode=number, artist=artist)
-
-
-class Busy:
-    """A connection whose statements end only when the test lets them."""
-
-    def __init__(self, gates: Gates) -> None:
-        self._gates = gates
-        self._held = [gates.hold("SELECT", "after") for _ in range(200)]
-
-    @property
-    def in_flight(self) -> int:
-        return sum(gate.is_reached and not gate._open.is_set() for gate in self._held)
-
-    def are_in_flight(self, number: int) -> bool:
-        return self.in_flight >= number
-
-    def end(self, number: int = 200) -> None:
-        for gate in [gate for gate in self._held if gate.is_reached and not gate._open.is_set()][:number]:
-            gate.open()
-
-    def end_all(self) -> None:
-        for gate in self._held:
-            gate.open()
-
-
-@asynccontextmanager
-async def busy(connection: BaseDBAsyncClient) -> AsyncIterator[Busy]:
-    with gated_sql(connection) as gates:
-        held = Busy(gates)
-        try:
-            yield held
-        finally:
-            held.end_all()
-
-
-async def settled() -> None:
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def started(query: Any) -> asyncio.Task[Any]:
-    """Begins a lookup in a tick of its own. Those of one tick that cannot share a statement send theirs in turn."""
-    task = asyncio.create_task(awaited(query))
-    await settled()
-    return task
 
 
 @ON_SQLITE
@@ -251,7 +205,7 @@ async def test_the_database_sees_no_more_statements_than_the_limit(
                     # In a transaction, PostgreSQL would show what it has shown first.
                     await transaction.execute_query("SELECT pg_stat_clear_snapshot()")
                     [row] = await transaction.execute_query_dict(WAITING["postgres"])
-                    most = max(most, int(row["n"]))
+                    most = max(most, int(row["Value"]))
                     assert most <= 3
                     await asyncio.sleep(0.005)
         assert len(await asyncio.gather(*lookups)) == 40

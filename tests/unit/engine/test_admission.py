@@ -6,6 +6,7 @@ import time
 import pytest
 
 from aiomodelcache import CacheConfig
+from aiomodelcache.engine import admission
 from aiomodelcache.engine.admission import Admission, Admissions
 from aiomodelcache.engine.load_limit import INITIAL_LIMIT, LoadLimit
 from aiomodelcache.observe.stats import Stats
@@ -155,3 +156,45 @@ def test_a_new_limit_is_made_for_each_connection() -> None:
     assert admissions.of(one) is admissions.of(one) is not admissions.of(two)  # type: ignore[arg-type]
     assert admissions.of(one).limit is None  # type: ignore[arg-type]
     assert not admissions.saturated()
+
+
+async def test_what_has_begun_goes_before_those_that_wait() -> None:
+    loads = Loads(1)
+    tasks = [await loads.start(key, number) for number, key in enumerate("abc")]
+    tasks.append(asyncio.create_task(loads.admission.enter("d", [3], loads.late.extend, first=True)))
+    await loads.settled()
+    await loads.leave()
+    assert tasks[3].done()
+    assert loads.admitted == [[0]]
+    await loads.leave()
+    assert loads.admitted == [[0], [1]]
+    await loads.leave()
+    await asyncio.gather(*tasks)
+
+
+async def test_waiting_raises_the_limit_while_nothing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two statements that take long by nature would else hold up all others until they end."""
+    monkeypatch.setattr(admission, "PROBE_INTERVAL", 0.01)
+    loads = Loads(4)
+    tasks = [await loads.start(key, number) for number, key in enumerate("abcdef")]
+    assert loads.admission.in_flight == INITIAL_LIMIT
+    async with asyncio.timeout(PATIENCE):
+        await tasks[3]
+    assert loads.stats.load_limits == {"default": 4}
+    assert loads.admitted == [[0], [1], [2], [3]]
+    for _ in range(6):
+        await loads.leave()
+    await asyncio.gather(*tasks)
+
+
+async def test_waiting_raises_no_limit_while_statements_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "PROBE_INTERVAL", 0.01)
+    loads = Loads(4, patience=0.2)
+    tasks = [await loads.start(key, number) for number, key in enumerate("abc")]
+    for seconds in (0.1, 1.0):
+        loads.admission.in_flight += 1
+        loads.admission.leave(("a", 1, seconds, 1))
+    limit = loads.admission.limit
+    assert limit == 2
+    assert await tasks[2] is False
+    assert loads.admission.limit == limit

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from aiomodelcache.engine.load_limit import HARMLESS, LoadLimit
+from aiomodelcache.engine.load_limit import HARMLESS, MAX_KINDS, LoadLimit
 
 
 def settled(limit: LoadLimit, capacity: float, fastest: float, *, samples: int = 2_000) -> int:
@@ -79,3 +79,15 @@ def test_the_limit_is_never_above_the_maximum_nor_below_one(maximum: int) -> Non
     for seconds in [0.1] * 100 + [10.0] * 100 + [0.1] * 100:
         limit.sample("rows", 1, seconds, limit.value)
         assert 1 <= limit.value <= maximum
+
+
+def test_kinds_that_were_not_sent_lately_are_forgotten() -> None:
+    """Ad-hoc queries may have any number of texts."""
+    limit = LoadLimit(64)
+    for number in range(2 * MAX_KINDS):
+        limit.sample(("query", number), 1, 0.1, limit.value)
+        limit.sample("rows", 1, 0.1, limit.value)
+    assert len(limit._usual) == MAX_KINDS
+    assert limit.value == 64
+    limit.sample("rows", 1, 1.0, limit.value)
+    assert limit.value < 64, "a kind that is sent again and again stays known"
