@@ -212,7 +212,8 @@ class CacheConfig:
     """True collects garbage when the cache opens, and lets the collector leave alone all objects that are left.
 
     With many requests in flight, each full collection otherwise visits everything that the process holds. They are
-    unfrozen when the cache closes, unless other code had frozen objects before. Open such a cache last.
+    unfrozen when the last such cache of the process closes, unless other code had frozen objects before. Open such a
+    cache last.
     """
     replica_lag: float | None = None
     """The longest time that a database replica may lag behind. None: all reads go to the primary.

@@ -40,6 +40,24 @@ async def test_what_exists_is_frozen_until_the_cache_closes(database: BaseDBAsyn
     assert any(each is held for each in gc.get_objects())
 
 
+@pytest.mark.parametrize("first", [0, 1])
+async def test_what_exists_is_frozen_until_the_last_cache_closes(
+    database: BaseDBAsyncClient, backend_url: str, first: int
+) -> None:
+    caches = [ModelCache(backend_url, namespace=name, freeze_gc=True) for name in ("one", "two")]
+    for cache in caches:
+        await cache.open()
+    held = [object() for _ in range(10)]
+    await caches[first].close()
+    await caches[first].close()
+    assert gc.get_freeze_count() > 1_000
+    async with caches[first]:
+        assert not any(each is held for each in gc.get_objects())
+    assert gc.get_freeze_count() > 1_000
+    await caches[1 - first].close()
+    assert gc.get_freeze_count() == 0
+
+
 async def test_garbage_is_collected_before(database: BaseDBAsyncClient, backend_url: str) -> None:
     """Frozen garbage would never be collected."""
     gc.disable()
