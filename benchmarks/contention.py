@@ -21,7 +21,7 @@ from typing import Any, Final
 from aiomodelcache import MemoryBackend, ModelCache, cached, writes_without_cache
 from aiomodelcache.testing import CountingBackend
 from benchmarks.contestants import Own
-from benchmarks.models import Article, ViewedArticle
+from benchmarks.models import Article, GroupedArticle, ViewedArticle
 from benchmarks.places import MODELS
 from benchmarks.virtual_time import VirtualLoop
 from tests.support.databases import DatabaseUrl, tortoise_on
@@ -45,6 +45,9 @@ RATES: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0)
 SHORTEST: Final = 10.0
 FEWEST_WRITES: Final = 20
 """The least that is simulated at each rate: seconds, and writes."""
+
+WRITTEN: Final = (Article, ViewedArticle, GroupedArticle)
+"""The models of which each write changes a row."""
 
 Point = tuple[float, float]
 """Writes per second, and the share of the reads that the store alone answered."""
@@ -128,6 +131,9 @@ def own_lines() -> list[Line]:
     async def in_section_but_views() -> int:
         return await ViewedArticle.filter(section=1).count()
 
+    async def in_group() -> int:
+        return await GroupedArticle.cache.query(GroupedArticle.filter(section=1).count())
+
     @cached
     async def page() -> list[int]:
         return [article.words for article in await Article.cache.get_many(PAGE)]
@@ -136,6 +142,7 @@ def own_lines() -> list[Line]:
         Line(f"{OWN}, page of 20 rows of 1,200", page),
         Line(f"{OWN}, count, 9 of 10 writes ignored", in_section_but_views),
         Line(f"{OWN}, count", in_section),
+        Line(f"{OWN}, count, by groups", in_group),
     ]
 
 
@@ -158,7 +165,7 @@ async def simulate(rate: float, seconds: float) -> list[Line]:
 
     async def write(pk: int, *, of_views: bool) -> None:
         column = "views" if of_views else "words"
-        for model in (Article, ViewedArticle):
+        for model in WRITTEN:
             row: Any = model(id=pk, section=pk % SECTIONS, **{column: chance.randrange(1_000)})
             row._saved_in_db = True
             await row.save(update_fields=[column])
@@ -182,7 +189,7 @@ async def _run(loop: VirtualLoop, rates: Sequence[float], shortest: float) -> di
         for name in ("execute_query", "execute_query_dict", "execute_insert"):
             setattr(client, name, _delayed(getattr(client, name), STATEMENT))
         with writes_without_cache():
-            for model in (Article, ViewedArticle):
+            for model in WRITTEN:
                 await model.bulk_create([model(id=pk, section=pk % SECTIONS) for pk in range(1, ROWS + 1)])
         for rate in rates:
             async with ModelCache(DelayedStore(MemoryBackend())):

@@ -85,6 +85,13 @@ class ViewedArticle(ArticleColumns, CachedModel):
         queries_ignore = ["views"]
 
 
+class GroupedArticle(ArticleColumns, CachedModel):
+    """The same row, whose writes end the queries of its section, and those of no section."""
+
+    class CacheMeta:
+        queries_by = ["section"]
+
+
 class PlainRegion(RegionColumns):
     pass
 
