@@ -55,7 +55,7 @@ class ResponseSettings(TypedDict, total=False):
     key: Key | None
     session_cookies: Collection[str] | None
     tags: ResponseTag | Iterable[ResponseTag]
-    depends_on: Iterable[type[Model]]
+    depends_on: type[Model] | Iterable[type[Model]]
     version: object
     stale_if_error: Duration | None
     soft_timeout: Duration | None
@@ -170,7 +170,8 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
     vary, session_cookies = settings.get("vary", ()), settings.get("session_cookies")
     given: dict[str, Any] = {"vary": vary, "session_cookies": session_cookies or ()}
     for setting, names in given.items():
-        if isinstance(names, str) or not all(isinstance(name, str) and name.isascii() for name in names):
+        listed = issubclass(type(names), Collection) and not isinstance(names, str)
+        if not listed or not all(isinstance(name, str) and name.isascii() for name in names):
             raise CacheConfigurationError(
                 f"{origin}: {setting} is {shown(names)}: it must be a list of names, such as "
                 + ('["Accept-Language"].' if setting == "vary" else '["session"].')
@@ -183,8 +184,8 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
         signature=inspect.Signature(),
         timeout=settings.get("timeout"),
         version=settings.get("version"),
-        tags=(*own_tags, *map(_tag, tuple_of(settings.get("tags", ())))),
-        depends_on=tuple(settings.get("depends_on", ())),
+        tags=(*own_tags, *map(_tag, tuple_of(origin, "tags", settings.get("tags", ())))),
+        depends_on=tuple_of(origin, "depends_on", settings.get("depends_on", ())),
         stale_if_error=settings.get("stale_if_error"),
         soft_timeout=settings.get("soft_timeout"),
         negative_timeout=None,

@@ -99,7 +99,8 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
                 )
 
         for tag in self.tags:
-            if not ((isinstance(tag, str) and tag) or callable(tag)):
+            is_model = issubclass(tag if isinstance(tag, type) else object, Model)
+            if is_model or not ((isinstance(tag, str) and tag) or callable(tag)):
                 raise CacheConfigurationError(
                     f"{self.origin}: tags has {shown(tag)}: name tags, or functions of the arguments that return names."
                 )
@@ -206,9 +207,18 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return tuple(bound.arguments.values())
 
 
-def tuple_of(tags: Any) -> tuple[Any, ...]:
-    """Returns tags as a tuple. A single one may be given without."""
-    return (tags,) if isinstance(tags, str) or callable(tags) else tuple(tags)
+def tuple_of(origin: str, name: str, value: Any) -> tuple[Any, ...]:
+    """Returns a setting as a tuple. A single tag or model may be given without one.
+
+    Raises ``CacheConfigurationError`` for anything else that is not iterable.
+    """
+    if isinstance(value, str) or callable(value):  # as a model is, whose class has a __getitem__ without an end
+        return (value,)
+    if not issubclass(type(value), Iterable):
+        raise CacheConfigurationError(
+            f"{origin}: {name} is {shown(value)}: it must be a tuple of {'models' if name == 'depends_on' else name}."
+        )
+    return tuple(value)
 
 
 def key_part(value: Any) -> Any:

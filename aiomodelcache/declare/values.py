@@ -249,7 +249,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     codec: ClassVar[Codec | None] = None
     near: ClassVar[bool | None] = None
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
-    depends_on: ClassVar[tuple[type[Model], ...]] = ()
+    depends_on: ClassVar[type[Model] | tuple[type[Model], ...]] = ()
     tags: ClassVar[tuple[str | Callable[..., str | Iterable[str]], ...]] = ()
     stale_if_error: ClassVar[Duration | None] = None
     soft_timeout: ClassVar[Duration | None] = None
@@ -279,8 +279,8 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             codec=cls.codec,
             near=cls.near,
             invalidation=cls.invalidation,
-            depends_on=tuple(cls.depends_on),
-            tags=tuple_of(cls.tags),
+            depends_on=tuple_of(cls.__name__, "depends_on", cls.depends_on),
+            tags=tuple_of(cls.__name__, "tags", cls.tags),
             stale_if_error=cls.stale_if_error,
             soft_timeout=cls.soft_timeout,
             sliding=cls.sliding,

@@ -82,6 +82,7 @@ class Derivations:
             tracker.declared, tracker.exempt = True, derived.rows.table_key
         with TrackingBlock(tracker):
             if derived.depends_on:
+                tracker.declared = True
                 await self.depend_on(tracker, derived.depends_on)
             value = await function()
         dependencies = tracker.dependencies

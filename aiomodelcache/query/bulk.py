@@ -72,7 +72,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         cache: OpenCache | None = None,
     ) -> None:
         super().__init__(cache)
-        if isinstance(wanted, str | bytes) or not hasattr(wanted, "__iter__"):
+        if isinstance(wanted, str | bytes) or not issubclass(type(wanted), Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
             raise TypeError(f"{model.__name__}: get_many and in_bulk take a list of values; got {described(wanted)}.")
         self._model = model
         self._fields = (key,) if isinstance(key, str) else _field_names(model, key)

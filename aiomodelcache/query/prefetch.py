@@ -191,7 +191,7 @@ def _reverse_relation(cache: OpenCache, model: type[Model], name: str, relation:
 
 async def prefetch(cache: OpenCache, model: type[Model], instances: Iterable[Any], paths: Iterable[str]) -> None:
     """Fills relations, given as paths like ``venue__city``. See ``ModelCacheManager.prefetch``."""
-    if not hasattr(instances, "__iter__"):
+    if not issubclass(type(instances), Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
         raise TypeError(f"{model.__name__}.cache.prefetch takes a list of instances; got {described(instances)}.")
     roots = list(instances)
     for root in roots:

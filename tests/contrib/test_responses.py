@@ -672,8 +672,12 @@ async def test_in_the_scope_of_a_request_a_write_is_seen(cache: ModelCache) -> N
         ({"vary": "Accept"}, r"show: vary is 'Accept': it must be a list of names, such as \[\"Accept-Language\"\]"),
         ({"vary": ["*"]}, r"show: vary names \*"),
         ({"session_cookies": "session"}, r"show: session_cookies is 'session': it must be a list of names"),
+        ({"vary": User}, r"show: vary is <class .*>: it must be a list of names"),
+        ({"session_cookies": 3}, r"show: session_cookies is 3: it must be a list of names"),
         ({"tags": [3]}, r"show: tags has 3"),
+        ({"tags": 3}, r"show: tags is 3: it must be a tuple of tags"),
         ({"depends_on": [3]}, r"show: depends_on names"),
+        ({"depends_on": 3}, r"show: depends_on is 3: it must be a tuple of models"),
         ({"timout": 5}, r"show: there is no setting 'timout'. The settings: timeout, vary"),
     ],
 )

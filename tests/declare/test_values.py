@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import re
+from collections.abc import Callable
 from contextvars import copy_context
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from tortoise.transactions import in_transaction
@@ -334,6 +335,38 @@ class TestDecorator:
             cached()(lambda: 1)  # type: ignore[arg-type, return-value]
         with pytest.raises(CacheConfigurationError, match="timeout is -1"):
             cached(timeout=-1)(permissions._function)
+
+
+async def get_value(self: object) -> int:
+    return 1
+
+
+DECLARED: dict[str, Callable[..., Any]] = {
+    "function": lambda **settings: cached(**settings)(get_value).declaration,
+    "class": lambda **settings: cast("Any", type("Odd", (ValueCache,), {"get_value": get_value, **settings}))._declared,
+}
+
+
+@pytest.mark.parametrize("kind", DECLARED)
+@pytest.mark.parametrize("settings", [{"depends_on": Member}, {"tags": "abc"}, {"tags": str}], ids=str)
+def test_one_model_or_tag_needs_no_tuple(kind: str, settings: dict[str, Any]) -> None:
+    declaration = DECLARED[kind](**settings)
+    for name, value in settings.items():
+        assert getattr(declaration, name) == (value,)
+
+
+WRONG: dict[str, list[Any]] = {
+    "depends_on": [3, None, b"ab", "abc", int, [Member, 3], [Member.cache]],
+    "tags": [3, None, b"ab", Club, [""], ["abc", Club]],
+    "cache_errors": [3, b"ab", "abc", Club, ValueError, [ValueError], {int: 1}, {ValueError: "soon"}],
+}
+
+
+@pytest.mark.parametrize("kind", DECLARED)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]], ids=repr)
+def test_wrong_settings_of_several_are_errors_that_name_them(kind: str, name: str, value: Any) -> None:
+    with pytest.raises(CacheConfigurationError, match=rf"^\S+: {name}\S* (is|has|names) .*: \w+ "):
+        DECLARED[kind](**{name: value}).check()
 
 
 async def no_arguments() -> None: ...

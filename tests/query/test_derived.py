@@ -452,6 +452,21 @@ class TestUntracked:
         await number()
         assert calls == ["number"] * 2
 
+    async def test_a_setting_says_the_same_as_a_call(self, cache: ModelCache, caplog: pytest.LogCaptureFixture) -> None:
+        @cached(depends_on=Organizer)
+        async def plain() -> int:
+            calls.append("plain")
+            return await Plain.all().count()
+
+        for wanted in (plain, PlainCount):
+            calls.clear()
+            assert [await wanted(), await wanted()] == [0, 0]
+            assert calls == ["plain"]
+            await Organizer.filter(id=1).update(name="kay")
+            await wanted()
+            assert calls == ["plain"] * 2
+        assert not caplog.records
+
     async def test_outside_of_a_computation_it_does_nothing(self, cache: ModelCache) -> None:
         await depends_on(Happening)
         with pytest.raises(TypeError, match="takes models and instances of models; got"):
@@ -497,6 +512,14 @@ async def test_with_invalidation_off_nothing_is_recorded(cache: ModelCache) -> N
     assert await level() == 0
     await level.invalidate()
     assert await level() == 5
+
+
+class PlainCount(ValueCache[int]):
+    depends_on = (Organizer,)
+
+    async def get_value(self) -> int:
+        calls.append("plain")
+        return await Plain.all().count()
 
 
 class LevelOf(ValueCache[int]):

@@ -69,6 +69,20 @@ class Unhashable:
     __hash__: Any = None
 
 
+class Endless(type):
+    """The class of classes that are iterated over without an end, as Tortoise's models are."""
+
+    def __getitem__(cls, key: object) -> object:
+        return key
+
+
+class Model(metaclass=Endless):
+    """A class whose instances can be iterated over, and which itself has no end."""
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
 class Liar:
     """Says that it is a string."""
 
@@ -142,7 +156,7 @@ VALUES: Final[dict[str, list[Any]]] = {
         hostile_subclass(str, "a", "encode", "__iter__"), hostile_subclass(int, 1, "__int__", "__index__"),
         hostile_subclass(int, 1, "__eq__", "__hash__"), hostile_subclass(float, 1, "__float__"),
         hostile_subclass(Decimal, 1, "__eq__", "__hash__", "quantize", "is_finite"),
-        EqualsAll(), Unhashable(), Liar(),
+        EqualsAll(), Unhashable(), Liar(), Model,
     ],
 }  # fmt: skip
 """Values by kind. Most are wrong for most columns, and some are right for some."""
