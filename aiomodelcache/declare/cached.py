@@ -1,5 +1,6 @@
 """``@cached``: results of a coroutine function, cached by its arguments."""
 
+import asyncio
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial, update_wrapper
@@ -49,6 +50,8 @@ class CachedFunction(Generic[P, T]):
         mark: Any = getattr(inspect, "markcoroutinefunction", None)  # since Python 3.12
         if mark is not None:
             mark(self)
+        else:
+            self._is_coroutine = getattr(asyncio.coroutines, "_is_coroutine")  # noqa: B009
 
     def __repr__(self) -> str:
         return f"<cached {self._declaration.name}>"

@@ -6,7 +6,7 @@ cache opens.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, NoReturn, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
@@ -39,6 +39,25 @@ M = TypeVar("M", bound=Model)
 ResultT = TypeVar("ResultT", bound=Model | None)
 
 
+class DeclaredOrder(tuple[str, ...]):
+    """The ``order_by`` of a cache class: names of fields. Called like a method of a list, it raises ``TypeError``."""
+
+    owner: type
+
+    def __get__(self, instance: object, owner: type) -> "DeclaredOrder":
+        bound = DeclaredOrder(self)
+        bound.owner = owner
+        return bound
+
+    def __call__(self, *fields: str) -> NoReturn:
+        name = self.owner.__name__
+        raise TypeError(
+            f"{name}.order_by is the order that the class declares, and no method of its queries: declare another "
+            f"class with that order_by, or use {getattr(self.owner, 'model', Model).__name__}.cache.filter(...), whose "
+            "queries have the method."
+        )
+
+
 class DeclaredQuery(LookupQuery[T]):
     """Base of stand-alone cache classes: the class is a declaration, an instance is a query."""
 
@@ -49,7 +68,7 @@ class DeclaredQuery(LookupQuery[T]):
     version: ClassVar[object] = None
     invalidation: ClassVar[InvalidationType] = InvalidationType.UNSET
     allowtime: ClassVar[Duration | None] = None
-    order_by: ClassVar[Sequence[str]] = ()
+    order_by: ClassVar[Sequence[str]] = DeclaredOrder()
     near: ClassVar[bool | None] = None
     paged: ClassVar[bool] = False
     limit: ClassVar[int | None] = None
@@ -60,6 +79,8 @@ class DeclaredQuery(LookupQuery[T]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if type(vars(cls).get("order_by")) in (list, tuple):
+            cls.order_by = DeclaredOrder(cls.order_by)
         if not cls.__module__.startswith("aiomodelcache."):
             declare(cls)
 

@@ -21,7 +21,7 @@ from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
 from aiomodelcache.scopes.bypass import BypassFlag
-from aiomodelcache.scopes.tracking import Tracked, Tracker, TrackingBlock
+from aiomodelcache.scopes.tracking import WRITES, Tracked, Tracker, TrackingBlock
 
 FIRST_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
@@ -32,6 +32,11 @@ _UNATTRIBUTED: Final = (
     "aiomodelcache: %s has read nothing that is recorded, while other tasks used the database, so its result is not "
     "stored: if it depends on nothing in the database, cache it with invalidation=InvalidationType.OFF and a timeout; "
     "else call depends_on(...) with the models that it depends on."
+)
+
+_UNRECORDED: Final = (
+    "aiomodelcache: %s is never stored, because %s: do that before or after the call, or call depends_on(...) with the "
+    "models that its result depends on."
 )
 
 
@@ -86,9 +91,13 @@ class Derivations:
                 await self.depend_on(tracker, derived.depends_on)
             value = await function()
         dependencies = tracker.dependencies
-        if not dependencies and tracker.refusal is None and self._activity() != before:
+        warns = self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared)
+        if tracker.unseen is WRITES:
+            if warns:
+                derived.counters.warn_once("unrecorded", _UNRECORDED, derived.name, tracker.unseen)
+        elif not dependencies and tracker.refusal is None and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
-            if self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared):
+            if warns:
                 derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)
         if tracker.unseen is not None and not tracker.declared:
             tracker.refuse(tracker.unseen)
@@ -140,7 +149,7 @@ class Derivations:
             return
         names, repeated, words, words_from, only_reads = tables_in(sql, client.capabilities.dialect)
         if not only_reads:
-            tracker.unrecorded("it writes to the database")
+            tracker.unrecorded(WRITES)
             return
         found = {name: self._versions.key(client.connection_name, name) for name in names or [UNKNOWN]}
         unnoticed = [name for name, key in found.items() if key is None]

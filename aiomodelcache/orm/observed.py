@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.orm.sql_tables import UNKNOWN
-from aiomodelcache.scopes.tracking import Tracker, current_tracker
+from aiomodelcache.scopes.tracking import WRITES, Tracker, current_tracker
 
 _METHODS: Final = ("execute_query", "execute_query_dict", "execute_insert", "execute_many", "execute_script")
 REPLACED: Final = frozenset({*_METHODS, "acquire_connection", "_in_transaction"})
@@ -102,7 +102,7 @@ def _wrap_transaction(original: Callable[[], Any], count: StatementCount) -> Cal
         count.number += 1
         tracker = current_tracker()
         if tracker is not None:
-            tracker.unrecorded("it opens a transaction")
+            tracker.unrecorded(WRITES)
         manager = original()
         client: Any = getattr(manager, "client", None) or manager.connection
         for name in ("execute_query", "execute_query_dict"):

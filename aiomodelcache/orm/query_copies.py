@@ -210,14 +210,16 @@ def inner_queries(query: Any) -> list[Any]:
 
 
 def bulk_query(call: Any) -> tuple[Any, str] | None:
-    """Returns the query and the field that a call of ``QuerySet.in_bulk`` that was not awaited is about.
+    """Returns the query and the field that a call of ``in_bulk`` that was not awaited is about.
 
     Returns None for anything else. The call is closed, and its queryset may be used instead.
     """
     frame = getattr(call, "cr_frame", None)
-    if frame is None or call.cr_code is not cast("Any", QuerySet).in_bulk.__code__:
+    of_model = frame is not None and call.cr_code is cast("Any", Model).in_bulk.__code__
+    if frame is None or not (of_model or call.cr_code is cast("Any", QuerySet).in_bulk.__code__):
         return None
     arguments = dict(frame.f_locals)
     call.close()
     field = arguments["field_name"]
-    return arguments["self"].filter(**{f"{field}__in": list(arguments["id_list"])}), field
+    query: Any = arguments["cls"].all(arguments["using_db"]) if of_model else arguments["self"]
+    return query.filter(**{f"{field}__in": list(arguments["id_list"])}), field

@@ -5,7 +5,7 @@ A part reads the list's entry and its own rows. ``plans.lists`` knows how they a
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -87,6 +87,18 @@ class CursorWindow(NamedTuple):
         return slice(at, min(at + 1 + self.size, len(pks)))
 
 
+class AwaitedWhole:
+    """Methods that a query does not have whose answer is only given as a whole."""
+
+    __slots__ = ()
+
+    def __getitem__(self, positions: object) -> NoReturn:
+        raise TypeError(f"{self!r} takes no positions: await it, and slice or index the answer.")
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(f"{self!r} is not read in chunks: await it, and iterate over the answer.")
+
+
 class PartQuery(CacheQuery[T]):
     """A part of a list."""
 
@@ -155,7 +167,7 @@ def _cut(rows: Sequence[Any], window: Window) -> ListPart | None:
     return ListPart(rows[part], part.start, len(rows), ()) if part is not None else None
 
 
-class SliceQuery(PartQuery[list[M]], Generic[M]):
+class SliceQuery(AwaitedWhole, PartQuery[list[M]], Generic[M]):
     """Some of the rows of a list, in the list's order: ``Event.cache.filter(organizer=7)[20:40]``."""
 
     __slots__ = ()

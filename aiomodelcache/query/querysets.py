@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.exceptions import DoesNotExist
+from tortoise.fields import ReverseRelation
 from tortoise.models import Model
 
 from aiomodelcache.backends.together import KnownKeys
@@ -26,6 +27,7 @@ from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.computed import computed
+from aiomodelcache.query.parts import AwaitedWhole
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import Tracker, current_tracker
 
@@ -40,7 +42,7 @@ _ROUTER_CALLS: Final = 50
 """
 
 
-class QuerysetQuery(CacheQuery[T]):
+class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
     """A lazy query for the answer of a queryset. See ``ModelCacheManager.query``."""
 
     __slots__ = (
@@ -64,7 +66,9 @@ class QuerysetQuery(CacheQuery[T]):
         asked: Any = queryset if bulk is None else bulk[0]
         self._field: str | None = None if bulk is None else bulk[1]
         if getattr(asked, "model", None) is not model or not hasattr(asked, "_db"):
-            raise TypeError(f"{name} takes a queryset of {model.__name__}; got {described(queryset)}.")
+            asked = cast("Any", asked).all() if isinstance(asked, ReverseRelation) else None  # such as event.tags
+            if getattr(asked, "model", None) is not model:
+                raise TypeError(f"{name} takes a queryset of {model.__name__}; got {described(queryset)}.")
         self._raises = bool(getattr(asked, "_raise_does_not_exist", False)) and not getattr(asked, "_flat", False)
         if asked._db is None and is_unchanging(asked) and not self._raises:
             self._queryset, self._client = asked, None

@@ -25,6 +25,7 @@ class Unsettled(Protocol):
 _EMPTY: Final[frozenset[Any]] = frozenset()
 """One set for all that stay empty, because every miss makes a tracker."""
 CHANGED: Final = "something that it was read from changed meanwhile"
+WRITES: Final = "it writes to the database or opens a transaction"
 
 
 class Tracker:

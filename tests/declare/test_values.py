@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from contextvars import copy_context
 from decimal import Decimal
@@ -329,6 +330,12 @@ class TestDecorator:
     async def test_a_call_without_an_open_cache_is_an_error(self) -> None:
         with pytest.raises(CacheNotOpen):
             await permissions(1)
+
+    @pytest.mark.filterwarnings("ignore:'asyncio.iscoroutinefunction' is deprecated")
+    def test_it_passes_for_a_coroutine_function(self) -> None:
+        for function in (permissions, Service(1).answer):
+            assert asyncio.iscoroutinefunction(function)
+            assert inspect.iscoroutinefunction(function) or sys.version_info < (3, 12)
 
     def test_a_wrong_use_of_the_decorator_is_an_error_at_once(self) -> None:
         with pytest.raises(CacheConfigurationError, match="coroutine functions"):

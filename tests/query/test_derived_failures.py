@@ -1,6 +1,7 @@
 """Computations in which a read fails, is given up, or cannot be recorded: their results are not stored."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
@@ -259,6 +260,31 @@ async def test_a_function_without_recorded_reads_is_reported_if_others_use_the_d
     may_end.set()
     assert await caller == 1
     assert "elsewhere has read nothing that is recorded, while other tasks used the database" in caplog.text
+
+
+async def test_a_function_that_writes_or_opens_a_transaction_is_reported_as_such(
+    cache: ModelCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    @cached
+    async def write() -> int:
+        return (await Happening.create(slug="new", organizer_id=1)).level
+
+    @cached
+    async def transact() -> int:
+        async with in_transaction():
+            return await Happening.all().count()
+
+    @cached
+    async def read_and_write() -> int:
+        return await Happening.filter(level=await Organizer.all().count()).update(level=6)
+
+    for function in (write, transact, read_and_write):
+        caplog.clear()
+        await function()
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert (
+            f"{function.__name__} is never stored, because it writes to the database or opens a transaction" in warning
+        )
 
 
 async def as_coroutine(awaitable: Awaitable[Any]) -> Any:

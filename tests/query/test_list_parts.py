@@ -9,7 +9,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.transactions import in_transaction
 
-from aiomodelcache import BatchCacheQuery, ModelCache, Page, cached, local_cache
+from aiomodelcache import BatchCacheQuery, ModelCache, Page, QuerysetCache, cached, local_cache
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import GatedBackend
 from tests.support.models.list_models import Country, Post, Talk, Thread, TopPosts, TopTalks, Track
@@ -151,6 +151,15 @@ class TestSlices:
         for bad in (("1", 5), (1, 2.0), (True, 5), (1, None)):
             with pytest.raises(TypeError, match="is a whole number; got"):
                 query.page(*bad)
+
+
+@pytest.mark.only_on("sqlite", because="it is an error before anything is sent")
+@pytest.mark.parametrize("declared", [{}, {"order_by": ["-id"]}, {"order_by": ("-id",)}], ids=str)
+def test_calling_the_order_of_a_class_says_what_to_do(declared: dict[str, Any]) -> None:
+    ordered: Any = type("Ordered", (QuerysetCache,), {"model": Talk, "key_fields": ("track",), **declared})
+    assert list(ordered.order_by) == list(declared.get("order_by", ()))
+    with pytest.raises(TypeError, match=r"^Ordered\.order_by is the order .* or use Talk\.cache\.filter\(\.\.\.\)"):
+        ordered(1).order_by("-id")
 
 
 class TestPages:

@@ -1,6 +1,7 @@
 """``Event.cache.query(queryset)``: any queryset's answer, until something changes that it was read from."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -104,6 +105,23 @@ def plain(value: Any, depth: int = 4) -> Any:
     if isinstance(value, dict):
         return {key: plain(each, depth) for key, each in value.items()}
     return value
+
+
+async def test_relations_and_in_bulk_of_a_model_are_querysets(cache: ModelCache, backend: CountingBackend) -> None:
+    organizer, happening = await Organizer.get(id=1), await Happening.get(id=1)
+    for query in (
+        lambda: Happening.cache.query(organizer.happenings),
+        lambda: Label.cache.query(happening.labels),
+        lambda: Happening.cache.query(Happening.in_bulk([1, 3])),
+        lambda: Happening.cache.query(Happening.in_bulk(["h1"], field_name="slug")),
+    ):
+        found = plain(await query())
+        async with assert_ops(backend, redis=1, sql=0):
+            assert plain(await query()) == found
+    assert plain(await Happening.cache.query(organizer.happenings)) == plain(await organizer.happenings)
+    assert plain(await Happening.cache.query(Happening.in_bulk([1, 3]))) == plain(await Happening.in_bulk([1, 3]))
+    with pytest.raises(TypeError, match="takes a queryset of Organizer; got <ReverseRelation>"):
+        Organizer.cache.query(organizer.happenings)
 
 
 async def outcome(query: Awaitable[Any]) -> Any:
@@ -531,6 +549,17 @@ class TestRefused:
     async def test_a_queryset_with_chance_is_refused_whatever_the_timeout(self, cache: ModelCache) -> None:
         with pytest.raises(CacheError, match="RANDOM has another answer each time: pass a value"):
             Happening.annotate(at=RawSQL("random()")).cached("1m")
+
+    async def test_positions_and_iteration_say_what_to_do(self, cache: ModelCache) -> None:
+        query: Any = Happening.cache.query(Happening.all())
+        part: Any = Happening.cache.filter(organizer=1)[1:3]
+        for whole in (query, part):
+            for positions in (0, slice(2, 4)):
+                with pytest.raises(TypeError, match=f"^{re.escape(repr(whole))} takes no positions: await it, and"):
+                    whole[positions]
+            with pytest.raises(TypeError, match=f"^{re.escape(repr(whole))} is not read in chunks: await it, and"):
+                async for _ in whole:
+                    pass
 
     @pytest.mark.parametrize("wrong", [1, None, "SELECT 1", Happening])
     async def test_anything_else(self, wrong: Any, cache: ModelCache) -> None:
