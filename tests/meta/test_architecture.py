@@ -165,6 +165,25 @@ def test_a_module_imports_only_from_modules_below_it(name: str) -> None:
     assert not climbing, f"{name} imports {sorted(climbing)}"
 
 
+def floors() -> dict[str, int]:
+    """Returns the floor of each package, one above the highest package that it imports from. The lowest are on 1."""
+    found: dict[str, int] = {}
+    for package in reversed([each for each in ORDER if each and each not in NESTED]):
+        modules = [name for name in PLACES if name.partition(".")[0] == package]
+        names = {each for name in modules for each in imported(name, MODULES[name].read_text("utf-8"))}
+        below = {name.partition(".")[0] for name in names} - {package, ""}
+        found[package] = 1 + max((found[each] for each in below), default=0)
+    return found
+
+
+def test_the_documented_number_of_floors_is_that_of_the_imports() -> None:
+    documented = re.search(
+        r"packages stand on (\d+) floors", (PACKAGE.parent / "docs/architecture.md").read_text("utf-8")
+    )
+    assert documented is not None
+    assert int(documented[1]) == max(floors().values()), floors()
+
+
 def test_imports_in_functions_count_and_imports_for_type_checkers_do_not() -> None:
     source = """
 from typing import TYPE_CHECKING

@@ -63,6 +63,12 @@ def test_documented_paths_exist(document: str) -> None:
     assert [path for path in paths if not any((ROOT / folder / path).exists() for folder in FOLDERS)] == []
 
 
+def test_paths_in_the_help_of_make_exist() -> None:
+    paths = re.findall(r"tests/[\w/]+\.py", planned("help"))
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_the_table_of_folders_names_every_package() -> None:
     table = text("CONTRIBUTING.md").split("## Where things live")[1].split("## Voice")[0]
     packages = {path.parent.name for path in (ROOT / "aiomodelcache").glob("*/__init__.py")} - {"contrib", "testing"}
