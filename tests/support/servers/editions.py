@@ -23,7 +23,15 @@ from tests.support.servers import mysql
 from tests.support.servers.programs import ServerMissing
 from tests.support.servers.redis import PROGRAM, version_line
 
-TESTS = ("tests/backends", "tests/query/test_near_cache.py", "--on", "sqlite,memory,redis")
+TESTS = (
+    "tests/backends",
+    "tests/query/test_near_cache.py",
+    "tests/query/test_near_cluster.py",
+    "tests/query/test_near_tracking.py",
+    "tests/faults/test_cluster_nodes.py",
+    "--on",
+    "sqlite,memory,redis",
+)
 """The arguments of pytest: the conformance suite, Cluster, Sentinel, TLS, permissions, and near caching."""
 RELAY_TESTS = ("tests/relay", "--on", "postgres,memory,redis", "--part")
 """The same for PostgreSQL: triggers, logical decoding, relays, failovers and restores."""
