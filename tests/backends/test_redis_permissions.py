@@ -15,12 +15,14 @@ from redis.crc import key_slot
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
+from aiomodelcache.backends.redis import backend as backend_module
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, put
 from aiomodelcache.testing.write_through import WriteThroughConformance
+from tests.support.gates import until
 from tests.support.models.models import Event, User
 from tests.support.servers import RedisServer
 from tests.support.servers.redis_cluster import Cluster, ClusterNode
@@ -43,7 +45,7 @@ def documented() -> Mapping[str, list[str]]:
     return {comment: shlex.split(rules) for comment, rules in commands}
 
 
-CACHE, NEAR, DATABASE, CLUSTER, SHELL, WATCH = documented()
+CACHE, NEAR, DATABASE, WAIT, CLUSTER, SHELL, WATCH = documented()
 
 
 def grant(server: RedisServer, *features: str, keys: str = KEYS) -> None:
@@ -199,6 +201,26 @@ async def test_another_database_needs_a_rule_of_its_own(server: RedisServer) -> 
     async with opened(f"{url_of(server).removesuffix('/0')}/1") as backend:
         await put(backend, b"shop:amc:r:1", b"value")
     assert refused(server) == []
+
+
+@pytest.mark.parametrize("features", [(CACHE,), (CACHE, WAIT)], ids=["without", "with"])
+async def test_waiting_for_replicas_needs_a_rule_of_its_own(
+    server: RedisServer, features: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "MAX_WAIT", PATIENT)  # a busy machine may need longer
+    grant(server, *features)
+    with RedisServer() as replica, replica.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", server.port)
+        await until(lambda: client.info("replication")["master_link_status"] == "up")
+        async with opened(url_of(server), wait_replicas=1) as backend:
+            key = b"shop:amc:r:waited"
+            if WAIT in features:
+                await backend.mark([key], bytes(16), MINUTE)
+                assert client.exists(key)
+            else:
+                with pytest.raises(BackendError, match=r"(?i)wait"):
+                    await backend.mark([key], bytes(16), MINUTE)
+    assert refused(server) == ([] if WAIT in features else ["wait"])
 
 
 async def test_the_shell_sees_all_that_it_shows(server: RedisServer) -> None:
