@@ -150,8 +150,7 @@ class ModelCache:
                 opened.guarded.start_tracking()
                 _check_write_through(opened)
                 await opened.guarded.open(required=self.config.require_backend)
-                if self._views.relays is not None:
-                    await self._views.relays.start()
+                await self._views.start()
             except BaseException:
                 opened.guarded.stop_tracking()
                 raise
@@ -161,8 +160,6 @@ class ModelCache:
         register(opened)
         if self._publishes:
             self._views.publisher.start()
-        if self._views.relay is not None:
-            opened.tasks.start(self._views.relay.run())
         self._long_lived.freeze()
         return self
 

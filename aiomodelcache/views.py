@@ -112,6 +112,17 @@ class Views:
 
             self.relay = relay.Relay(self.root)
 
+    async def start(self) -> None:
+        """Starts the relay of this process, and learns which relays live. If that is cancelled, ends the relay."""
+        if self.relay is not None:
+            self.root.tasks.start(self.relay.run())
+        if self.relays is not None:
+            try:
+                await self.relays.start(self.relay.statuses if self.relay is not None else ())
+            except BaseException:
+                await self.root.tasks.finish(0)
+                raise
+
     def all(self) -> list[OpenCache]:
         """Returns all views. The first one is for callers without a tenant."""
         views = [self.root, *[tenant.view for tenant in self._tenants.values()]]

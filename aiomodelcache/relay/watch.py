@@ -4,7 +4,7 @@ Must not know what relays do. ``engine.relayed`` counts the lives down, and says
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from typing import Final, cast
@@ -22,6 +22,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.liveness import liveness_keys
 from aiomodelcache.relay.source import source_of
+from aiomodelcache.relay.status import RelayStatus
 
 ASKED_IN_A_LIFE: Final = 4
 """Number of times that the store is asked in ``relay_lag``."""
@@ -33,6 +34,8 @@ RELIEF_INTERVAL: Final = 60.0
 """Seconds for which a relay is lost until what waits for it is trimmed, and from then on between two looks."""
 RELIEF_LIMIT: Final = 5.0
 """Maximum seconds of one such look, during which a relay that has come back is not noticed. The next one goes on."""
+FIRST_CLAIM_LIMIT: Final = 2.0
+"""Maximum seconds that opening waits for the first claim of a relay of its own. Beyond it, lookups do not wait either."""
 
 
 class RelayWatch:
@@ -60,7 +63,6 @@ class RelayWatch:
         self._captured = tables
         self._tables = {(table.connection, table.name) for each in tables.values() for table in each}
         self._interval = max(MIN_INTERVAL, opened.config.relay_lag / ASKED_IN_A_LIFE)
-        self._own = opened.config.relay
         self._task: asyncio.Task[None] | None = None
         opened.reader.believe_while(self.relayed)
 
@@ -85,9 +87,18 @@ class RelayWatch:
         if report:
             relayed.report()
 
-    async def start(self) -> None:
-        """Asks at once, and from now on in a task of its own."""
-        await self.ask(report=not self._own)  # a relay of this process starts only now
+    async def start(self, own: Sequence[RelayStatus] = ()) -> None:
+        """Asks at once, and from now on in a task of its own.
+
+        ``own``: the relays that this process has just started. Waits until they or others have claimed, if they do not
+        fail, for at most ``FIRST_CLAIM_LIMIT`` seconds.
+        """
+        with anyio.move_on_after(FIRST_CLAIM_LIMIT):
+            await self.ask(report=False)
+            while self.relayed.lost_connections() & {each.connection for each in own if each.failing is None}:
+                await asyncio.sleep(MIN_INTERVAL)
+                await self.ask(report=False)
+        self.relayed.report()
         self._task = asyncio.Task(self._run(), loop=asyncio.get_running_loop(), context=Context())
 
     async def close(self) -> None:

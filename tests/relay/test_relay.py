@@ -18,6 +18,7 @@ from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.exceptions import CacheConfigurationError, RelayError
 from aiomodelcache.relay import Relay
 from aiomodelcache.relay import relay as relay_module
+from aiomodelcache.relay import watch
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.relay import Drain
 from aiomodelcache.relay.source import Source
@@ -971,21 +972,30 @@ async def test_a_relay_that_hung_while_another_cache_took_over_takes_nothing_fro
 
 
 async def test_a_cache_runs_a_relay_from_open_to_close(
-    database: BaseDBAsyncClient, backend: CountingBackend, db_url: DatabaseUrl, capture: TriggerCapture
+    database: BaseDBAsyncClient,
+    backend: CountingBackend,
+    db_url: DatabaseUrl,
+    capture: TriggerCapture,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(watch, "FIRST_CLAIM_LIMIT", PATIENCE)
     async with ModelCache(backend, **capture.settings) as cache:
         await capture.install_for(database, cache)
         await create_rows()
     before = asyncio.all_tasks()
-    async with ModelCache(backend, relay=True, relay_lag=2, **capture.settings) as cache, other_program(db_url) as run:
+    caplog.clear()
+    async with ModelCache(backend, relay=True, **capture.settings) as cache, other_program(db_url) as run:
 
         async def is_cached() -> bool:
             with count_ops(cache) as ops:
                 await Author.cache.get(id=1)
             return not ops.statements
 
-        await until(is_cached)
-        assert (await Relay(cache).health())["ok"], "the relay of the cache has claimed"
+        await Author.cache.get(id=1)
+        assert await is_cached(), "opening waits for the relay's first claim"
+        assert cache.stats.relay_bypassed == 0
+        assert "no relay lives" not in caplog.text
         await run("UPDATE author SET name = 'new' WHERE id = 1")
 
         async def is_fresh() -> bool:
@@ -994,6 +1004,74 @@ async def test_a_cache_runs_a_relay_from_open_to_close(
         await until(is_fresh)
         await until(is_cached)
     assert asyncio.all_tasks() == before
+
+
+@on_postgres
+@on_redis
+async def test_opening_waits_for_the_claim_of_another_relay_that_leads(
+    cache: ModelCache,
+    captured: None,
+    backend: CountingBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watch, "FIRST_CLAIM_LIMIT", PATIENCE)
+    async with held(Drain, "drain") as (reached, go_on), running(cache):
+        await reached.wait()
+        caplog.clear()
+        other = ModelCache(backend, relay=True)
+        opening = asyncio.create_task(other.open())
+        done, _ = await asyncio.wait([opening], timeout=0.3)
+        assert not done
+        go_on.set()
+        await opening
+        assert "no relay lives" not in caplog.text
+        await other.close()
+
+
+@on_postgres
+@on_redis
+async def test_opening_waits_no_longer_than_its_limit_and_can_be_cancelled(
+    cache: ModelCache,
+    captured: None,
+    backend: CountingBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = ModelCache(backend, relay=True)
+    before = asyncio.all_tasks()
+    async with held(Drain, "drain") as (reached, go_on):
+        monkeypatch.setattr(watch, "FIRST_CLAIM_LIMIT", PATIENCE)
+        opening = asyncio.create_task(other.open())
+        await reached.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert asyncio.all_tasks() == before
+        monkeypatch.setattr(watch, "FIRST_CLAIM_LIMIT", 0.1)
+        caplog.clear()
+        async with other:
+            assert caplog.text.count("no relay lives") == 1
+            go_on.set()
+
+
+@on_postgres
+@pytest.mark.only_on("memory", because="the store is a Redis of the test's own")
+@pytest.mark.parametrize("away", ["triggers", "store"])
+async def test_opening_does_not_wait_for_a_relay_that_fails(
+    database: BaseDBAsyncClient,
+    own_redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    away: str,
+) -> None:
+    monkeypatch.setattr(watch, "FIRST_CLAIM_LIMIT", 2 * PATIENCE)
+    if away == "store":
+        own_redis.stop()
+    async with asyncio.timeout(PATIENCE):
+        async with ModelCache(own_redis.url, relay=True):
+            assert caplog.text.count("no relay lives") == 1
+    own_redis.cont()
 
 
 @on_postgres
