@@ -15,6 +15,7 @@ from aiomodelcache.config import CacheConfig, Settings
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.targets import Target, targets_of
+from aiomodelcache.encoding.keys import is_text
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError, CacheError, CacheNotOpen, shown
 from aiomodelcache.garbage import LongLived
@@ -35,6 +36,8 @@ from aiomodelcache.write.manual import clear_models, invalidate_tags
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
+
+    from aiomodelcache.relay import Relay
 
 M = TypeVar("M", bound=Model)
 
@@ -65,7 +68,7 @@ class ModelCache:
         for name in settings.keys() - Settings.__annotations__.keys():
             known = ", ".join(Settings.__annotations__)
             raise CacheConfigurationError(f"ModelCache has no setting {name!r}. Its settings: {known}.")
-        if not _is_text(namespace):
+        if not is_text(namespace):
             raise CacheConfigurationError(f"ModelCache: namespace is {shown(namespace)}: it must be a string.")
         if config is not None and not isinstance(config, CacheConfig):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise CacheConfigurationError(f"ModelCache: config is {described(config)}: it must be a CacheConfig.")
@@ -116,6 +119,12 @@ class ModelCache:
         self._publishes = True
         if self._open_cache is not None and not self._open_cache.abandoned:
             self._open_cache.loop.call_soon_threadsafe(self._views.publisher.start)
+
+    @property
+    def relay(self) -> "Relay | None":
+        """The relay that this cache runs, for its health, or None without ``relay=True``. Raises ``CacheNotOpen``."""
+        self.open_cache.check_open()
+        return self._views.relay
 
     @property
     def backend(self) -> Backend:
@@ -316,7 +325,7 @@ class ModelCache:
         later. Raises ``TypeError`` for a tag that is not a string.
         """
         for tag in tags:
-            if not _is_text(tag):
+            if not is_text(tag):
                 raise TypeError(f"ModelCache.invalidate_tags takes names of tags; got {described(tag)}.")
         await invalidate_tags(self.open_cache.writable(), tags)
 
@@ -336,12 +345,3 @@ def _check_write_through(opened: OpenCache) -> None:
                 f"{entries.schema.name}: write_through needs a backend with mark_for_save and clear_and_save, which "
                 f"{opened.guarded.backend!r} has not: add them, or remove write_through."
             )
-
-
-def _is_text(value: object) -> bool:
-    """Returns True if ``value`` is a string that has an encoding in UTF-8, so no lone surrogate."""
-    try:
-        str.encode(cast("str", value))
-    except (TypeError, UnicodeEncodeError):
-        return False
-    return True

@@ -41,6 +41,7 @@ from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.tables import entries_by_writer
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.open_cache import OpenCache, process_lock
 from aiomodelcache.orm.connections import bound_models, root_client
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
@@ -90,7 +91,7 @@ class Views:
 
             self._verifier = verifier.Verifier(config.verify, guarded.stats.verified)
         self._tenants: OrderedDict[tuple[type, Tenant], _TenantView] = OrderedDict()
-        self.publisher = StatsPublisher(guarded, namespace, self._undelivered_keys)
+        self.publisher = StatsPublisher(guarded, namespace, self._undelivered_keys, self._relay_statuses)
         self._inspected: Mapping[type[Model], ModelEntries] = {}
         """The models whose real columns are inspected when the cache opens. All views are taken to have the same."""
         tenant = None if config.tenant is None else _OUTSIDE
@@ -118,7 +119,7 @@ class Views:
             self.root.tasks.start(self.relay.run())
         if self.relays is not None:
             try:
-                await self.relays.start(self.relay.statuses if self.relay is not None else ())
+                await self.relays.start(self._relay_statuses())
             except BaseException:
                 await self.root.tasks.finish(0)
                 raise
@@ -131,6 +132,9 @@ class Views:
     def _undelivered_keys(self) -> int:
         """Returns the number of keys whose invalidation is kept for later."""
         return sum(writer.undelivered_keys for writer in {view.writer for view in self.all()})
+
+    def _relay_statuses(self) -> Sequence[RelayStatus]:
+        return () if self.relay is None else self.relay.statuses
 
     def _refresh_thresholds(self) -> None:
         for view in self.all():

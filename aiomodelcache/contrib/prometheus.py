@@ -11,6 +11,7 @@ from aiomodelcache.client import ModelCache
 from aiomodelcache.contrib.registration import required
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.observe.fleet import Fleet, Worker
+from aiomodelcache.observe.relay_status import RELAY_METRICS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -159,6 +160,14 @@ class ModelCacheCollector:
             for connection, limit in worker.stats.load_limits.items():
                 family.add_metric([worker.name, connection], limit)
         yield family
+        for attribute, (kind, name, text) in RELAY_METRICS.items():
+            make = self._gauge if kind == "gauge" else self._counter
+            family = make(f"{NAME}_relay_{name.removesuffix('_total')}", f"{text}.", labels=["worker", "connection"])
+            for worker in workers:
+                for relay in worker.relays:
+                    if (number := getattr(relay, attribute)) is not None:
+                        family.add_metric([worker.name, relay.connection], number)
+            yield family
         complete = self._gauge(f"{NAME}_fleet_complete", "1 if the other workers' counts were read.", labels=[])
         if fleet is not None:
             complete.add_metric([], fleet.complete)

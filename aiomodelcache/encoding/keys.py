@@ -206,3 +206,12 @@ def _encode_subclass(value: Any) -> bytes:
 def key_text(key: bytes) -> str:
     """Returns a key as ``redis-cli`` shows it."""
     return key.decode("utf-8", "surrogatepass")
+
+
+def is_text(value: object) -> bool:
+    """Returns True if ``value`` is a string that has an encoding in UTF-8, so no lone surrogate."""
+    try:
+        str.encode(cast("str", value))
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True

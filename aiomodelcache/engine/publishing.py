@@ -6,7 +6,7 @@ fills it again and again, so its entry expires soon after the process has ended.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import Final
@@ -30,6 +30,7 @@ from aiomodelcache.encoding.layout import (
 )
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.fleet import Fleet, Worker, decode_worker, encode_worker
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import logger
 
 PUBLISH_INTERVAL: Final = 2.0
@@ -52,10 +53,17 @@ def published_keys(namespace: str) -> list[bytes]:
 class StatsPublisher:
     """The counters of one open cache, published while it runs, and those of the others."""
 
-    def __init__(self, guarded: GuardedBackend, namespace: str, undelivered_keys: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        guarded: GuardedBackend,
+        namespace: str,
+        undelivered_keys: Callable[[], int],
+        relays: Callable[[], Iterable[RelayStatus]] = tuple,
+    ) -> None:
         self._guarded = guarded
         self._keys = published_keys(namespace)
         self._undelivered_keys = undelivered_keys
+        self._relays = relays
         self._worker = Worker.here(process_mark().hex())
         self._token = new_token()
         self._key = b""
@@ -71,8 +79,13 @@ class StatsPublisher:
         """Returns this process with a copy of its present counters."""
         guarded = self._guarded
         writes = guarded.recent_writes.copy()  # in one step, because writers run in several threads
-        undelivered = self._undelivered_keys()
-        return self._worker.at(guarded.stats, breaker_open=guarded.failing, undelivered_keys=undelivered, writes=writes)
+        return self._worker.at(
+            guarded.stats,
+            breaker_open=guarded.failing,
+            undelivered_keys=self._undelivered_keys(),
+            relays=self._relays(),
+            writes=writes,
+        )
 
     async def fleet(self) -> Fleet:
         """Returns all processes that publish. Publishes this one first, if it does.

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from aiomodelcache.observe.events import Stage
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import Counters, Stats
 
 MAX_RECENT_WRITES: Final = 20
@@ -55,6 +56,8 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """True if its last request to the store failed, so that its lookups bypass the store."""
     undelivered_keys: int = 0
     """The number of keys whose invalidation it could not send yet."""
+    relays: tuple[RelayStatus, ...] = ()
+    """The state of the relay that ``ModelCache(relay=True)`` runs in it, on each connection."""
     writes: tuple[RecentWrite, ...] = ()
     """The latest writes that it has invalidated, at most ``MAX_RECENT_WRITES``, the latest last."""
 
@@ -66,7 +69,13 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         return cls(name=name, host=host, pid=pid, started=microseconds / 1e6, tokens=tokens)
 
     def at(
-        self, stats: Stats, *, breaker_open: bool, undelivered_keys: int, writes: Iterable[RecentWrite] = ()
+        self,
+        stats: Stats,
+        *,
+        breaker_open: bool,
+        undelivered_keys: int,
+        relays: Iterable[RelayStatus] = (),
+        writes: Iterable[RecentWrite] = (),
     ) -> "Worker":
         """Returns the worker with a copy of its present counters."""
         by_cache = {name: Counters(**counts, name=name) for name, counts in _by_cache(stats).items()}
@@ -76,6 +85,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self,
             stats=copied,
+            relays=tuple(map(replace, relays)),
             writes=tuple(writes),
             breaker_open=breaker_open,
             undelivered_keys=undelivered_keys,

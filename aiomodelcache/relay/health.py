@@ -9,22 +9,16 @@ from typing import Any, Final
 
 import anyio
 
+from aiomodelcache.observe.relay_status import RELAY_METRICS
 from aiomodelcache.relay.relay import Relay
 
 REQUEST_LIMIT: Final = 5.0
 """Maximum seconds that a client may take for its request. Beyond it, the connection is closed."""
 _METRICS: Final = {
     "claim_left": ("gauge", "claim_left_seconds", "Seconds for which readers believe the cache if no drain follows"),
-    "lag": ("gauge", "lag_seconds", "Seconds since the last drain of this relay began that left nothing out"),
-    "oldest": ("gauge", "oldest_seconds", "Age of the oldest line that is read and not yet invalidated, or 0"),
-    "leading": ("gauge", "leading", "1 if this relay drains, 0 if another one does"),
-    "drains": ("counter", "drains_total", "Drains that ended"),
-    "lines": ("counter", "lines_total", "Lines of the change table that were invalidated"),
-    "claims": ("counter", "claims_total", "Claims that nothing was left out"),
-    "cleared": ("counter", "cleared_total", "Times that everything about the models was invalidated"),
-    "outages": ("counter", "outages_total", "Times that draining began to fail"),
+    **RELAY_METRICS,
 }
-"""The metrics by the names of ``RelayStatus``: kind, name and help."""
+"""The metrics by their names in ``Relay.health``."""
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from aiomodelcache.backends.protocol import SupportsClaims
 from aiomodelcache.encoding.messages import reason
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import named_client
@@ -32,7 +33,6 @@ from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.liveness import liveness_keys
 from aiomodelcache.relay.ownership import Ownership, digest
 from aiomodelcache.relay.source import Source, source_of
-from aiomodelcache.relay.status import RelayStatus
 
 if TYPE_CHECKING:
     from aiomodelcache.client import ModelCache

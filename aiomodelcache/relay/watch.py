@@ -17,12 +17,12 @@ from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.engine.relayed import Relayed, UnwatchedRelayed
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.liveness import liveness_keys
 from aiomodelcache.relay.source import source_of
-from aiomodelcache.relay.status import RelayStatus
 
 ASKED_IN_A_LIFE: Final = 4
 """Number of times that the store is asked in ``relay_lag``."""
@@ -35,7 +35,7 @@ RELIEF_INTERVAL: Final = 60.0
 RELIEF_LIMIT: Final = 5.0
 """Maximum seconds of one such look, during which a relay that has come back is not noticed. The next one goes on."""
 FIRST_CLAIM_LIMIT: Final = 2.0
-"""Maximum seconds that opening waits for the first claim of a relay of its own. Beyond it, lookups do not wait either."""
+"""Maximum seconds that opening waits for the first claim of a relay of its own. Beyond it, the cache opens without."""
 
 
 class RelayWatch:

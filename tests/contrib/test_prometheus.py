@@ -20,6 +20,8 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache import ModelCache
 from aiomodelcache.contrib.prometheus import ModelCacheCollector, metrics_app
 from aiomodelcache.observe.stats import Counters, Stats
+from aiomodelcache.relay.captured import captured_tables
+from aiomodelcache.relay.triggers.installation import install
 from aiomodelcache.testing import CountingBackend
 from tests.support.in_process import client_of
 from tests.support.models.models import User
@@ -76,6 +78,26 @@ async def test_a_scrape_has_the_counters(
     assert found["aiomodelcache_worker_start_time_seconds", own.name] == pytest.approx(own.started)
     assert found[("aiomodelcache_fleet_complete",)] == 1
     assert 0 < found["aiomodelcache_round_trips_total", own.name] <= own.stats.round_trips
+
+
+@pytest.mark.models("tests.support.models.relayed_models")
+async def test_a_scrape_has_the_relay_of_a_worker(
+    database: BaseDBAsyncClient, backend: CountingBackend, registry: CollectorRegistry
+) -> None:
+    async with ModelCache(backend) as cache:
+        await install(database, captured_tables(cache.open_cache)["sqlite"])
+    async with ModelCache(backend, relay=True) as cache:
+        collector = ModelCacheCollector(cache)
+        registry.register(collector)  # type: ignore[arg-type]
+        await collector.refresh()
+        found = samples(generate_latest(registry))
+        assert cache.relay is not None
+        [status] = cache.relay.statuses
+        own = cache.worker.name
+        assert found["aiomodelcache_relay_leading", "sqlite", own] == 1
+        assert found["aiomodelcache_relay_lines_total", "sqlite", own] == 0
+        assert 1 <= found["aiomodelcache_relay_claims_total", "sqlite", own] <= status.claims
+        assert 0 <= found["aiomodelcache_relay_lag_seconds", "sqlite", own] < cache.config.relay_lag
 
 
 async def test_both_formats_have_types_and_help(collector: ModelCacheCollector, registry: CollectorRegistry) -> None:

@@ -36,7 +36,7 @@ ORDER = {
     "binding": "binder paths factory class_options",
     "declare": "related targets cached model captured queryset_types values value_declarations manager classes "
     "bulk_results annotations resilience options registry",
-    "relay": "health relay election ownership invalidation watch liveness status source stream postgres_lines "
+    "relay": "health relay election ownership invalidation watch liveness source stream postgres_lines "
     "mysql_lines sqlite_lines lines triggers captured",
     "relay.stream": "lines rows slot publication identity replication messages",
     "relay.triggers": "installation postgres mysql cascades sqlite definitions",
@@ -64,7 +64,7 @@ ORDER = {
     "scopes": "tracking request bypass",
     "config": "",
     "requirements": "",
-    "observe": "fleet logs observers events stats",
+    "observe": "fleet relay_status logs observers events stats",
     "durations": "",
     "garbage": "",
     "exceptions": "",

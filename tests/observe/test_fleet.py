@@ -13,6 +13,7 @@ from aiomodelcache.encoding.layout import VALUE, new_token, pack
 from aiomodelcache.engine import publishing
 from aiomodelcache.engine.publishing import published_keys
 from aiomodelcache.observe.fleet import Worker, decode_worker, encode_worker
+from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import Counters, NearCounters, Stats
 from aiomodelcache.testing import CountingBackend
 from tests.support.models.models import User
@@ -302,6 +303,15 @@ def test_only_counters_that_are_not_zero_are_sent() -> None:
     assert (found.stats.near.bytes, found.stats.by_cache["Event"].hits) == (4, 3)
     assert found.stats.by_cache["Event"].name == "Event"
     assert found.stats.by_cache["User"] == Counters(), "a class is known before its first lookup"
+
+
+def test_the_state_of_relays_is_sent() -> None:
+    relay = RelayStatus(connection="default", tables=2, leading=True, last_drain=1.5)
+    worker = Worker.here().at(Stats(), breaker_open=False, undelivered_keys=0, relays=[relay])
+    relay.lines = 7
+    found = decode_worker(encode_worker(worker))
+    assert found is not None
+    assert found.relays == (RelayStatus(connection="default", tables=2, leading=True, last_drain=1.5),)
 
 
 def test_counters_of_a_later_version_are_read() -> None:

@@ -16,9 +16,8 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import BackendError, ModelCache
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.exceptions import CacheConfigurationError, RelayError
-from aiomodelcache.relay import Relay
+from aiomodelcache.relay import Relay, watch
 from aiomodelcache.relay import relay as relay_module
-from aiomodelcache.relay import watch
 from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.relay import Drain
 from aiomodelcache.relay.source import Source
@@ -996,6 +995,10 @@ async def test_a_cache_runs_a_relay_from_open_to_close(
         assert await is_cached(), "opening waits for the relay's first claim"
         assert cache.stats.relay_bypassed == 0
         assert "no relay lives" not in caplog.text
+        assert cache.relay is not None
+        health = await cache.relay.health()
+        assert (health["ok"], health["connections"][0]["leading"]) == (True, True)
+        assert cache.worker.relays[0].claims > 0
         await run("UPDATE author SET name = 'new' WHERE id = 1")
 
         async def is_fresh() -> bool:

@@ -3,7 +3,19 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
+
+RELAY_METRICS: Final = {
+    "lag": ("gauge", "lag_seconds", "Seconds since the last drain of this relay began that left nothing out"),
+    "oldest": ("gauge", "oldest_seconds", "Age of the oldest line that is read and not yet invalidated, or 0"),
+    "leading": ("gauge", "leading", "1 if this relay drains, 0 if another one does"),
+    "drains": ("counter", "drains_total", "Drains that ended"),
+    "lines": ("counter", "lines_total", "Lines of the change table that were invalidated"),
+    "claims": ("counter", "claims_total", "Claims that nothing was left out"),
+    "cleared": ("counter", "cleared_total", "Times that everything about the models was invalidated"),
+    "outages": ("counter", "outages_total", "Times that draining began to fail"),
+}
+"""The metrics by the names of ``RelayStatus``: kind, name and help."""
 
 
 @dataclass(slots=True, kw_only=True)
