@@ -8,13 +8,13 @@ history allows is a false one.
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aiomodelcache import ModelCache
 from aiomodelcache.query.verification import is_still_answered
 from soak.log import Kind, Log
 from soak.model import Item
-from soak.subjects import Seen, Subject, seen
+from soak.subjects import Library, Seen, Subject, seen
 from soak.workload import words_of
 
 KINDS = {"id": Kind.BY_PK, "slug": Kind.BY_SLUG, "team": Kind.BY_TEAM}
@@ -49,9 +49,11 @@ class Alarms:
         await report(view, read, differs)
 
     async def _looked_up(self, kind: Kind, key: int) -> list[Seen]:
+        """Makes a plain lookup, which the entry itself answers. Those of the subject may be of derived entries."""
+        subject = cast("Library", self._subject)
         if kind is Kind.BY_TEAM:
-            return (await self._subject.by_team([key]))[0]
-        return await (self._subject.by_pk if kind is Kind.BY_PK else self._subject.by_slug)([key])
+            return (await Library.by_team(subject, [key]))[0]
+        return await (Library.by_pk if kind is Kind.BY_PK else Library.by_slug)(subject, [key])
 
     def _add(self, kind: Kind, start: int, key: int, rows: list[Seen]) -> None:
         if kind is Kind.BY_TEAM:
