@@ -37,6 +37,7 @@ async def items(db_url: str) -> AsyncIterator[None]:
 
 @pytest.mark.no_tables
 @pytest.mark.only_on("sqlite", because="an alarm is judged alike on every database")
+@pytest.mark.only_on("memory", because="an alarm is judged alike with every store")
 async def test_the_entry_itself_judges_an_alarm_whatever_the_subject_answers(items: None, tmp_path: Path) -> None:
     log = Log(tmp_path / "1.log")
     alarms = Alarms(Elsewhere("memory://", World(), random.Random(1), CacheConfig()), log)
