@@ -65,7 +65,7 @@ class Overloads:
             await tracker.before_statement(tracker, client, sql)
             in_flight, started = admission.in_flight, perf_counter()
             answer = await send()
-            rows = answer[-1] if isinstance(answer, tuple) else answer
+            rows = answer[-1] if answer.__class__ is tuple else answer
             sample = hash(sql), max(1, len(rows)), perf_counter() - started, in_flight
             return answer
         finally:
