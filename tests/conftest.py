@@ -125,6 +125,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts exhaustive tests last and long ones first, and deselects what ``--on`` and ``--part`` leave out."""
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{unstable[0]}: has another name in each process. Use ids that tell no address.")
     items[:] = groups.in_order(items)
     on = config.getoption("on")
     selected = items if on is None else [item for item in items if needed_by(item) <= on]

@@ -70,8 +70,8 @@ def test_common_values_are_copied(value: Any) -> None:
         [{"a": 1}, [1]],
         [{"a": [1]}, {"a": [2]}],
         {("a", 1): 2},
-        object(),
-        {"a": object()},
+        ...,
+        {"a": ...},
     ],
     ids=repr,
 )
