@@ -35,8 +35,12 @@ for _hook in (Model._post_save, Model._post_delete):  # pyright: ignore[reportPr
 _REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
 """SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
 rollback, syntax and access."""
-_OUTAGES: Final = ("08", "53", "57", "58")
-"""SQLSTATE classes of an outage: connection, resources, an operator (or a timeout of the server), its system."""
+_OUTAGES: Final = ("08", "53300", "57P", "58")
+"""SQLSTATEs, or their beginnings, of an outage: connection, too many of them, an operator, the server's system.
+
+A timeout and a lack of memory (57014, 53200) are none: a smaller statement may succeed.
+"""
+_PROTOCOL_VIOLATION: Final = "08P01"
 _COMPLETION_UNKNOWN: Final = "40003"
 _MYSQL_REFUSALS: Final = (1364, 3819)
 """Numbers of MySQL's errors for a column without a default value, and for a row that violates a CHECK constraint."""
@@ -75,9 +79,12 @@ def was_refused(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Returns True if a statement failed for a reason that concerns no value in it: no connection, or no time."""
+    """Returns True if a statement failed for a reason that concerns neither its size nor a value in it."""
+    if isinstance(error, OSError):  # which the conversion of a row may raise, too
+        modules = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+        return any(name.startswith("tortoise.backends.") and name.endswith(".client") for name in modules)
     states = [_sqlstate(cause) for cause in (error, error.__cause__, *error.args)]
-    return isinstance(error, OSError) or any(state.startswith(_OUTAGES) for state in states)
+    return any(state.startswith(_OUTAGES) and state != _PROTOCOL_VIOLATION for state in states)
 
 
 def ends_transaction(client: BaseDBAsyncClient, error: BaseException) -> bool:

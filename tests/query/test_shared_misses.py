@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist, OperationalError
 
-from aiomodelcache import BatchCacheQuery, ModelCache
+from aiomodelcache import BatchCacheQuery, ModelCache, writes_without_cache
 from aiomodelcache.backends.protocol import Fill, Lease
 from aiomodelcache.encoding.layout import LEASE, new_token
+from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.query.lookups import GetQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.gates import awaited
 from tests.support.instructions import instructions
+from tests.support.models.field_models import Keyed, Point
 from tests.support.models.models import User
 
 PKS = list(range(1, 21))
@@ -70,6 +74,52 @@ async def test_a_statement_that_fails_is_the_error_of_each(
     await database.execute_script(f"ALTER TABLE elsewhere RENAME TO {table}")
     async with assert_ops(backend, sql=1):
         assert [user.id for user in await asyncio.gather(*map(by, PKS))] == PKS
+
+
+@pytest.mark.only_on("postgres", because="a function raises an error of any SQLSTATE")
+@pytest.mark.parametrize(
+    ("state", "outage"),
+    [
+        *[(state, False) for state in ("08P01", "53200", "53400", "57014")],
+        *[(state, True) for state in ("08006", "53300", "57P01", "57P05", "58030")],
+    ],
+)
+async def test_only_an_outage_ends_the_lookups_of_a_statement(
+    cache: ModelCache, database: BaseDBAsyncClient, by: Lookup, state: str, outage: bool
+) -> None:
+    """Any other error may be due to the size of the statement, or to a value in it."""
+    table = User._meta.db_table
+    await database.execute_script(
+        "CREATE FUNCTION alone() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN "
+        f"IF current_query() LIKE '%ANY%' THEN RAISE EXCEPTION 'too large' USING ERRCODE = '{state}'; END IF; "
+        "RETURN true; END$$;"
+        f'ALTER TABLE "{table}" RENAME TO elsewhere;'
+        f'CREATE VIEW "{table}" AS SELECT * FROM elsewhere WHERE alone()'
+    )
+    found = await asyncio.gather(*map(by, PKS), return_exceptions=True)
+    assert [str(each) if outage else getattr(each, "id", each) for each in found] == (
+        ["too large"] * len(PKS) if outage else PKS
+    )
+    assert (cache.stats.statements == 1) is outage
+
+
+@pytest.mark.models("tests.support.models.models", "tests.support.models.field_models")
+async def test_a_row_that_cannot_be_converted_fails_its_own_lookup_only(
+    cache: ModelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversion may raise ``OSError``, as a lost connection does."""
+    field: Any = meta_of(Keyed).fields_map["point"]
+    convert = field.to_python_value
+
+    def to_python_value(value: Any) -> Any:
+        datetime.fromtimestamp(0 if value is None else convert(value).x)
+        return convert(value)
+
+    with writes_without_cache():
+        await Keyed.bulk_create([Keyed(id=pk, point=Point(2**60 if pk == 2 else pk, 0)) for pk in PKS])
+    monkeypatch.setattr(field, "to_python_value", to_python_value)
+    found = await asyncio.gather(*[Keyed.cache.get(id=pk) for pk in PKS], return_exceptions=True)
+    assert [getattr(each, "id", type(each)) for each in found] == [1, OSError, *PKS[2:]]
 
 
 async def test_a_batch_shares_as_a_gather_does(cache: ModelCache, backend: CountingBackend, by: Lookup) -> None:
