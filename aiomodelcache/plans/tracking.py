@@ -79,14 +79,14 @@ class TrackedLookup:
         try:
             result = self._lookup.try_hit(context, entries)
         except Exception:  # it is an answer, too
-            result = None
+            self.collect_keys(context, hits.keys)
+            hits.tracker.unfinished -= 1
             raise
-        finally:
-            if result is _MISS:
-                self.collect_keys(context, hits.missed)
-            else:
-                self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
-                hits.tracker.unfinished -= 1
+        if result is _MISS:
+            self.collect_keys(context, hits.missed)
+        else:
+            self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
+            hits.tracker.unfinished -= 1
         return result
 
     def start_plan(self, context: Any, /) -> Plan[Any]:

@@ -1,7 +1,7 @@
 """Hits of derived entries, and lookups of a tracked computation, without a plan: they record and check all the same."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -237,6 +237,23 @@ async def test_a_tracked_hit_depends_on_the_rows_that_answered_although_others_w
     assert lookup.try_hit(opened, found) == expected
     assert tracker.dependencies == {key: entry[:17] for key, entry in found.items() if entry is not None}
     assert len(tracker.dependencies) == (5 if kind == "filter" else 3)
+
+
+async def test_a_lookup_that_is_interrupted_raises_the_interruption(cache: ModelCache) -> None:
+    class Interrupted:
+        lookup_event = None
+
+        def collect_keys(self, context: Any, wanted: dict[bytes, None], /) -> None:
+            pass
+
+        def try_hit(self, context: Any, found: Any, /) -> Any:
+            raise KeyboardInterrupt
+
+    opened: Any = cache.open_cache
+    tracker, interrupted = opened.derivations.tracker(), cast("Any", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        TrackedLookup(interrupted, tracker, opened.versions).try_hit(opened, {})
+    assert tracker.unfinished == 1, "its result must not be stored"
 
 
 @pytest.mark.parametrize("hits", [True, False])
