@@ -163,10 +163,14 @@ def row_converter(model: type[Model]) -> RowConverter:
     def convert(rows: Sequence[Any]) -> list[dict[str, Any]]:
         if not rows:
             return []
-        names = list(map(attributes.__getitem__, rows[0].keys()))
-        # A row is a dict or, of some drivers, a sequence with keys.
-        values_of: Any = cast("Any", dict).values if type(rows[0]) is dict else iter
-        converted = [dict(zip(names, values_of(row), strict=True)) for row in rows]
+        try:
+            names = list(map(attributes.__getitem__, rows[0].keys()))
+        except KeyError:  # SQLite returns the names as the table has them, and finds them in any case
+            converted = [{name: row[key] for key, name in attributes.items()} for row in rows]
+        else:
+            # A row is a dict or, of some drivers, a sequence with keys.
+            values_of: Any = cast("Any", dict).values if type(rows[0]) is dict else iter
+            converted = [dict(zip(names, values_of(row), strict=True)) for row in rows]
         for name, kind in default:
             for values in converted:
                 value = values[name]

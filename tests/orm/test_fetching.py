@@ -92,6 +92,15 @@ async def test_values_of_another_type_are_converted_as_tortoise_converts_them(
     assert convert([{"born": stored} for stored in (None, "7", 8)]) == [{"born": None}, {"born": 7}, {"born": 8}]
 
 
+@pytest.mark.only_on("sqlite", because="other databases return a column's name as the statement has it")
+async def test_a_column_is_found_by_its_name_in_another_case(database: BaseDBAsyncClient) -> None:
+    """Tortoise leaves its attribute out."""
+    await Author.create(id=1, name="kim", born=2000)
+    await database.execute_script("ALTER TABLE author RENAME COLUMN full_name TO Full_Name")
+    [found] = await fetch(ModelSchema(Author), Author.all().using_db(database))
+    assert (found.id, found.name, found.born) == (1, "kim", 2000)
+
+
 async def test_queries_of_an_unknown_release_are_left_to_tortoise(
     database: BaseDBAsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
