@@ -120,6 +120,9 @@ def copied(query: Any) -> Any:
     result._q_objects = [_copied_q(q) for q in query._q_objects]
     result._custom_filters = dict(query._custom_filters)
     result._joined_tables = []
+    for name in _SETS:
+        if hasattr(query, name):
+            setattr(result, name, set(getattr(query, name)))
     if issubclass(kind, QuerySet):
         result._prefetch_queries = {
             name: [(attribute, copied(each)) for attribute, each in pairs]
@@ -128,14 +131,19 @@ def copied(query: Any) -> Any:
         result._prefetch_map = {
             name: {_copied_prefetch(each) for each in forwarded} for name, forwarded in query._prefetch_map.items()
         }
-        result._select_related = set(query._select_related)
     return result
 
 
-def is_unchanging(query: Any) -> bool:
-    """Returns True if nothing that decides the SQL of a query is changed in place, so that it can be copied later.
+def without_additions(query: Any) -> None:
+    """Takes out of a copied query all that was added in place since its original was found unchanging."""
+    for name in _SETS:
+        setattr(query, name, set())
 
-    Awaiting the query sets its connection.
+
+def is_unchanging(query: Any) -> bool:
+    """Returns True if a query can be copied later: see ``without_additions``.
+
+    Nothing else that decides its SQL is changed in place. Awaiting the query sets its connection.
     """
     if not issubclass(cast("Any", type(query)), QuerySet) or any(map(bool, _changing(query))):
         return False
@@ -145,8 +153,10 @@ def is_unchanging(query: Any) -> bool:
     return True
 
 
+_SETS: Final = ("_force_indexes", "_select_related", "_use_indexes")
+"""Sets that a queryset shares with those derived from it. Tortoise adds to them in place."""
 _changing: Final[Callable[[Any], tuple[Any, ...]]] = attrgetter(
-    "_annotations", "_custom_filters", "_prefetch_map", "_prefetch_queries", "_select_related", "__dict__"
+    "_annotations", "_custom_filters", "_prefetch_map", "_prefetch_queries", *_SETS, "__dict__"
 )
 """The attributes that hold what can be changed, conditions apart."""
 _UNCHANGING: Final = frozenset[type]({bool, int, float, str, bytes, type(None), Decimal, UUID, date, datetime})

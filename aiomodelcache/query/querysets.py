@@ -19,7 +19,14 @@ from aiomodelcache.entries.queries import QueryEntries, digest_of
 from aiomodelcache.exceptions import CacheError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import bound_models, router_client
-from aiomodelcache.orm.query_copies import bulk_query, copied, inner_queries, is_unchanging, use_clients
+from aiomodelcache.orm.query_copies import (
+    bulk_query,
+    copied,
+    inner_queries,
+    is_unchanging,
+    use_clients,
+    without_additions,
+)
 from aiomodelcache.orm.query_filters import equal_values, selects_rows
 from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
 from aiomodelcache.plans.computing import refuse_cycle
@@ -49,6 +56,7 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
         "_client",
         "_digest",
         "_field",
+        "_is_copied",
         "_model",
         "_queryset",
         "_raises",
@@ -71,9 +79,9 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
                 raise TypeError(f"{name} takes a queryset of {model.__name__}; got {described(queryset)}.")
         self._raises = bool(getattr(asked, "_raise_does_not_exist", False)) and not getattr(asked, "_flat", False)
         if asked._db is None and is_unchanging(asked) and not self._raises:
-            self._queryset, self._client = asked, None
+            self._queryset, self._client, self._is_copied = asked, None, False
         else:
-            self._queryset = copied(asked)
+            self._queryset, self._is_copied = copied(asked), True
             self._client = _take_client(self._queryset)
         if self._raises:  # the absence is stored, and raised again
             self._queryset._raise_does_not_exist = False
@@ -134,6 +142,8 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
     async def _run(self, cache: OpenCache) -> Any:
         """Awaits a copy of the queryset."""
         query, tracker = copied(self._queryset), current_tracker()
+        if not self._is_copied:
+            without_additions(query)
         query._db = None  # its caller may have awaited it since, which sets a connection
         if tracker is not None and self._digest_of(query) != self._digest:
             tracker.refuse("an instance that it was asked for with was changed meanwhile")

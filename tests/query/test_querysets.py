@@ -388,6 +388,20 @@ class TestCalls:
         async with assert_ops(backend, sql=0):
             assert [row.id for row in await query] == [2]
 
+    @pytest.mark.parametrize("ids", [{"id": 2}, {"id__in": [2]}], ids=["unchanging", "copied"])
+    async def test_a_queryset_derived_later_changes_no_answer(
+        self, cache: ModelCache, backend: CountingBackend, ids: Any
+    ) -> None:
+        """Tortoise adds to the sets of the original queryset, too. PostgreSQL and SQLite have no hints."""
+        queryset = Happening.filter(**ids)
+        query = Happening.cache.query(queryset)
+        queryset.select_related("organizer")
+        queryset.force_index("missing")
+        queryset.use_index("missing")
+        assert [vars(row).keys() for row in await query] == [vars(row).keys() for row in await Happening.filter(**ids)]
+        async with assert_ops(backend, sql=0):
+            assert [row.id for row in await query] == [2]
+
     async def test_awaiting_a_prefetch_again_sends_no_more_statements(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
