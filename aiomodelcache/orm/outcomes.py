@@ -32,9 +32,9 @@ for _hook in (Model._pre_save, Model._pre_delete):  # pyright: ignore[reportPriv
 for _hook in (Model._post_save, Model._post_delete):  # pyright: ignore[reportPrivateUsage]
     after_statement(_hook)
 
-_REFUSALS: Final = ("01", "22", "23", "25", "40", "42")
+_REFUSALS: Final = ("01", "22", "23", "25", "40", "42", "45")
 """SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
-rollback, syntax and access."""
+rollback, syntax and access, an error of the user's own (as of a trigger)."""
 _OUTAGES: Final = ("08", "53300", "57P", "58")
 """SQLSTATEs, or their beginnings, of an outage: connection, too many of them, an operator, the server's system.
 
@@ -42,8 +42,9 @@ A timeout and a lack of memory (57014, 53200) are none: a smaller statement may 
 """
 _PROTOCOL_VIOLATION: Final = "08P01"
 _COMPLETION_UNKNOWN: Final = "40003"
-_MYSQL_REFUSALS: Final = (1364, 3819)
-"""Numbers of MySQL's errors for a column without a default value, and for a row that violates a CHECK constraint."""
+_MYSQL_REFUSALS: Final = (1364, 3819, 1369, 1526, 1748, 3105, 1906)
+"""Numbers of MySQL's errors for a column without a default value, for a row that violates a CHECK constraint or the
+CHECK OPTION of a view, for a row that no partition may hold (two), and for the value of a generated column (two)."""
 
 
 def is_settled(error: BaseException) -> bool:

@@ -45,6 +45,7 @@ class TestRefused:
             ("40001", "."),
             ("40P01", "."),
             ("42501", "."),
+            ("45000", "."),
             ("40003", "W"),
             ("57014", "W"),
         ],
@@ -79,6 +80,26 @@ class TestRefused:
         await database.execute_query(f"ALTER TABLE book ADD {rule}")
         with pytest.raises(BaseORMException):
             await Book.create(id=1, isbn=9)
+        assert await states(cache, Book.cache.get_or_none(id=1)) == "."
+        assert cache.stats.unknown_outcomes == 0
+
+    @pytest.mark.models("tests.support.models.shelves")
+    @pytest.mark.only_on("mariadb", because="other databases refuse these rows by errors of SQLSTATEs of their own")
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            "CREATE TABLE book PARTITION BY LIST (id) (PARTITION seven VALUES IN (7)) AS SELECT * FROM renamed",
+            "CREATE TABLE book (title VARCHAR(9) AS ('nine')) AS "
+            "SELECT id, isbn, shelf, place, number, author_id FROM renamed",
+            "CREATE VIEW book AS SELECT * FROM renamed WHERE id = 7 WITH CHECK OPTION",
+        ],
+        ids=["partition", "generated", "view"],
+    )
+    async def test_by_a_rule_of_mysql(self, cache: ModelCache, database: BaseDBAsyncClient, rule: str) -> None:
+        await database.execute_query("RENAME TABLE book TO renamed")
+        await database.execute_query(rule)
+        with pytest.raises(BaseORMException, match=r"1369|1526|1906|3105"):
+            await Book.create(id=1, isbn=9, title="one")
         assert await states(cache, Book.cache.get_or_none(id=1)) == "."
         assert cache.stats.unknown_outcomes == 0
 
