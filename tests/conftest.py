@@ -147,13 +147,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.InGro
 
 
 def pytest_collection_finish() -> None:
-    """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time.
-
-    It also begins a tenth as often as by default, because most garbage of a test ends without it.
-    """
+    """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(7_000, 10, 10)
     gc.enable()
 
 
