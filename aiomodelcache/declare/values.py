@@ -266,7 +266,6 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        declared_values.add(cls)
         cls._bulk = bulk_method(cls, "get_values")
         cls._declared = ValueDeclaration(
             name=path_of(cls),
@@ -287,6 +286,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
             cache_errors=cls.cache_errors,
             returns=partial(returned_by, cls, "get_value", ValueCache),
         )
+        declared_values.add(cls)
 
     async def get_value(self, *args: Any, **kwargs: Any) -> T | DontCache[T]:
         """Computes the value. Runs in the context in which the cache was opened, not in the caller's.

@@ -24,7 +24,10 @@ from aiomodelcache import (
     cached,
     local_cache,
 )
+from aiomodelcache.inspection.declarations import functions_and_values
+from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.support.models.archive_models import Record
 from tests.support.models.result_models import Club, Member
 
 pytestmark = [
@@ -416,3 +419,20 @@ def test_arguments_have_the_form_that_a_call_gives_them(function: Any, named: tu
         found = declaration.arguments(*args, **kwargs)
         assert type(found) is tuple
         assert list(map(repr, found)) == list(map(repr, bound.arguments.values()))
+
+
+async def test_a_value_class_that_was_refused_is_not_declared(cache: ModelCache) -> None:
+    with pytest.raises(CacheConfigurationError, match=r"Refused: depends_on is 3") as refused:  # keeps the class alive
+        type("Refused", (ValueCache,), {"get_value": get_value, "depends_on": 3})
+    assert "Refused" not in [declared.short for declared in functions_and_values()], refused
+
+
+async def test_a_value_of_models_of_another_cache_has_no_keys_in_this_one(cache: ModelCache) -> None:
+    class Elsewhere(ValueCache[int]):
+        depends_on = (Record,)
+
+        async def get_value(self) -> int:
+            return 1
+
+    assert "Elsewhere" in [declared.short for declared in functions_and_values()]
+    assert "Elsewhere" not in [place.owner for place in KeyMap(cache.open_cache).places]
