@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tortoise.models import Model
+
 from aiomodelcache.declare.cached import CachedFunction
 from aiomodelcache.declare.registry import declared_values
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.declare.values import ValueCache, declaration_of
+from aiomodelcache.open_cache import OpenCache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,3 +51,16 @@ def functions_and_values() -> list[DeclaredValue]:
             method: Any = cast("Any", cls).get_value
             found.setdefault(declaration.name, DeclaredValue(cls.__name__, declaration, cls, method, cls))
     return [found[name] for name in sorted(found)]
+
+
+def values_of(cache: OpenCache) -> list[DeclaredValue]:
+    """Returns the functions and classes of values that a cache may keep. Others depend on models of another cache."""
+    return [
+        each
+        for each in functions_and_values()
+        if not any(_is_elsewhere(cache, model) for model in each.declaration.depends_on)
+    ]
+
+
+def _is_elsewhere(cache: OpenCache, model: Any) -> bool:
+    return isinstance(model, type) and issubclass(model, Model) and model not in cache.models

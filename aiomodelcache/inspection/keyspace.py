@@ -14,8 +14,7 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import find_by_prefix
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.exceptions import CacheNotRegistered
-from aiomodelcache.inspection.declarations import functions_and_values
+from aiomodelcache.inspection.declarations import values_of
 from aiomodelcache.open_cache import OpenCache
 
 _TYPES: Final = {
@@ -58,11 +57,8 @@ class KeyMap:
             if isinstance(bound, ResultEntries):
                 model = bound.schema.name
                 self._add("result", model, f"{cls.__name__} ({', '.join(bound.attributes)}) of {model}", bound)
-        for declared in functions_and_values():
-            try:
-                entries_of_value = declared.declaration.result(cache)
-            except CacheNotRegistered:  # it depends on models of another cache
-                continue
+        for declared in values_of(cache):
+            entries_of_value = declared.declaration.result(cache)
             self._add("value", declared.short, declared.short, entries_of_value)
             self._add_partitions(declared.short, entries_of_value.partitions)
         for key in cache.versions.all:

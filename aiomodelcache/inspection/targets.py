@@ -11,7 +11,7 @@ from aiomodelcache.declare.classes import DeclaredQuery
 from aiomodelcache.declare.registry import path_of
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.inspection.arguments import Argument, field_value, function_arguments, hints_of, model_values
-from aiomodelcache.inspection.declarations import DeclaredValue, functions_and_values
+from aiomodelcache.inspection.declarations import DeclaredValue, values_of
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import full_name, pk_of
@@ -75,7 +75,7 @@ def _targets(cache: OpenCache) -> Iterable[tuple[Target, set[str]]]:
     for cls in cache.classes:
         query = cast("type[DeclaredQuery[Any]]", cls)
         yield Target(cls.__name__, cls=query), {cls.__name__, path_of(cls)}
-    for value in functions_and_values():
+    for value in values_of(cache):
         yield Target(value.short, value=value), value.names
 
 

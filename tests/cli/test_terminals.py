@@ -88,8 +88,12 @@ class Tmux:
 
 @pytest.fixture
 def service(filled: Application) -> Iterator[Application]:
-    """The application with a process that serves."""
+    """The application with a process that serves, and has published its lookups."""
     with serving(filled):
+        end = time.monotonic() + LIMIT
+        while filled.run("advise", "--published", status=None).status:
+            assert time.monotonic() < end, "the process has published no lookup"
+            time.sleep(0.05)
         yield filled
 
 
