@@ -1,7 +1,7 @@
 """The cached functions and classes of values that loaded modules declare, by name."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,6 @@ from aiomodelcache.declare.cached import CachedFunction
 from aiomodelcache.declare.registry import declared_values
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.declare.values import ValueCache, declaration_of
-from aiomodelcache.open_cache import OpenCache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,14 +52,14 @@ def functions_and_values() -> list[DeclaredValue]:
     return [found[name] for name in sorted(found)]
 
 
-def values_of(cache: OpenCache) -> list[DeclaredValue]:
-    """Returns the functions and classes of values that a cache may keep. Others depend on models of another cache."""
+def values_of(models: Collection[type[Model]]) -> list[DeclaredValue]:
+    """Returns the functions and classes of values that depend on none but these models by their declaration."""
     return [
         each
         for each in functions_and_values()
-        if not any(_is_elsewhere(cache, model) for model in each.declaration.depends_on)
+        if all(model in models or not _is_model(model) for model in each.declaration.depends_on)
     ]
 
 
-def _is_elsewhere(cache: OpenCache, model: Any) -> bool:
-    return isinstance(model, type) and issubclass(model, Model) and model not in cache.models
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Model)

@@ -57,7 +57,7 @@ class KeyMap:
             if isinstance(bound, ResultEntries):
                 model = bound.schema.name
                 self._add("result", model, f"{cls.__name__} ({', '.join(bound.attributes)}) of {model}", bound)
-        for declared in values_of(cache):
+        for declared in values_of(cache.models):
             entries_of_value = declared.declaration.result(cache)
             self._add("value", declared.short, declared.short, entries_of_value)
             self._add_partitions(declared.short, entries_of_value.partitions)

@@ -75,7 +75,7 @@ def _targets(cache: OpenCache) -> Iterable[tuple[Target, set[str]]]:
     for cls in cache.classes:
         query = cast("type[DeclaredQuery[Any]]", cls)
         yield Target(cls.__name__, cls=query), {cls.__name__, path_of(cls)}
-    for value in values_of(cache):
+    for value in values_of(cache.models):
         yield Target(value.short, value=value), value.names
 
 

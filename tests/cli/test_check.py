@@ -17,6 +17,15 @@ class Broken(QuerysetCache[Listing]):
     key_fields = ("colour",)
 """
 
+UNCACHED = """
+from tests.support.models.shop_models import Order
+from aiomodelcache import cached
+
+@cached(depends_on=Order)
+async def orders() -> int:
+    return 0
+"""
+
 
 def test_check_lists_every_declaration_without_a_server(application: Application) -> None:
     data = application.run("check", "--json", "--url", "redis://127.0.0.1:1").data
@@ -47,6 +56,13 @@ def test_check_names_a_wrong_declaration_and_ends_with_status_1(application: App
     data = json.loads(application.process("check", "--json", status=1).out)
     assert data["ok"] is False
     assert data["error"].startswith("Broken: key_fields names 'colour'")
+
+
+def test_check_names_a_model_without_a_cache_that_a_function_depends_on(application: Application) -> None:
+    (application.folder / "uncached.py").write_text(UNCACHED)
+    application.keys = {"imports": '["tests.support.models.shop_models", "uncached"]'}
+    application.configure()
+    assert "Order is not bound to the open cache" in application.process("check", status=2).err
 
 
 def test_check_has_colours_and_lines_only_on_a_terminal(application: Application) -> None:
