@@ -1,30 +1,14 @@
 """Copies of decoded values that many callers get, made faster than by decoding the bytes again."""
 
-import datetime
-import decimal
-import uuid
 from collections.abc import Callable
 from sys import getsizeof
 from typing import Any, Final, NamedTuple, cast
 
+from aiomodelcache.encoding.codec import NATIVE
+
 Copy = Callable[[Any], Any]
 """A function that returns a copy of a value of one shape."""
-_CONSTANT: Final = frozenset[Any](
-    {
-        type(None),
-        bool,
-        int,
-        float,
-        str,
-        bytes,
-        decimal.Decimal,
-        uuid.UUID,
-        datetime.datetime,
-        datetime.date,
-        datetime.time,
-        datetime.timedelta,
-    }
-)
+_CONSTANT: Final[frozenset[Any]] = NATIVE | {type(None)}
 """Types whose values cannot be changed, and hold nothing that can be."""
 
 
