@@ -138,7 +138,7 @@ async def test_arranged_keys_are_read_in_their_order(cluster: Cluster, backend: 
 async def test_versions_of_other_incarnations_are_absent_among_arranged_keys(
     cluster: Cluster, backend: RedisBackend
 ) -> None:
-    """Whether all keys have a partner, or some have none."""
+    """It makes no difference if some keys have no partner."""
     partners = [b"{%b}" % tag for tag in cluster.keys(1, 3)]
     entries = [partner + b":entry" for partner in partners]
     values = {key: new_value() for key in entries}

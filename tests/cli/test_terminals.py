@@ -88,12 +88,8 @@ class Tmux:
 
 @pytest.fixture
 def service(filled: Application) -> Iterator[Application]:
-    """The application with a process that serves, and has published its lookups."""
+    """The application with a process that serves."""
     with serving(filled):
-        end = time.monotonic() + LIMIT
-        while filled.run("advise", "--published", status=None).status:
-            assert time.monotonic() < end, "the process has published no lookup"
-            time.sleep(0.05)
         yield filled
 
 
@@ -111,6 +107,7 @@ def test_every_command_has_colours_on_a_terminal_and_none_in_a_pipe(service: App
     assert {*COMMANDS} == {*commands.commands} - {"relay", "triggers", "publication"}, (
         "these need relayed models: tests/cli"
     )
+    tmux.until(lambda: not service.run("advise", "--published", status=None).status)  # its process has published
     for name, given in share(COMMANDS.items(), one_in=3):
         arguments = (name, *given)
         with ThreadPoolExecutor(max_workers=1) as thread:

@@ -188,6 +188,19 @@ async def detached(standby: PostgresServer) -> None:
             await asyncio.sleep(0.02)
 
 
+@asynccontextmanager
+async def up_to_date(url: DatabaseUrl) -> AsyncIterator[tuple[ModelCache, BaseDBAsyncClient, Drain]]:
+    """A cache of rows whose changes a relay has passed on, with its connection and the relay's drain."""
+    async with tortoise_on(url, MODULE) as client, ModelCache("memory://") as cache:
+        await TriggerCapture().install_for(client, cache)
+        await create_rows()
+        async with relaying(cache) as drain:
+            while not await drain.drain():
+                pass
+            await believe(cache)
+            yield cache, client, drain
+
+
 @pytest.mark.slow(because="it starts a server of its own")
 @KEPT
 @pytest.mark.parametrize("how", ["a copy takes its place", "a dump"])
@@ -202,32 +215,26 @@ async def test_a_database_is_restored_on_the_same_server(own_postgres: PostgresS
         place = ["-h", folder, "-p", port, "-U", "postgres", "-d", "app"]
         subprocess.run([own_postgres.program().with_name(name), *place, *arguments], check=True, capture_output=True)
 
-    async with tortoise_on(url, MODULE) as client, ModelCache("memory://") as cache:
-        await TriggerCapture().install_for(client, cache)
-        await create_rows()
-        async with relaying(cache) as drain:
-            while not await drain.drain():
-                pass
-            await believe(cache)
-            await client.close()
-            await drain.close()
-            if how == "a dump":
-                dump.write_text("")
-                program("pg_dump", "--clean", "-f", str(dump))
-            else:
-                own_postgres.execute("CREATE DATABASE copy TEMPLATE app")
-            async with other_program(url) as run:
-                before = await cached_after_drain(drain, run)
-            await client.close()
-            source, drain._source = drain._source, None
-            assert source is not None
-            await source.close()
-            if how == "a dump":
-                program("psql", "-v", "ON_ERROR_STOP=1", "-f", str(dump))
-            else:
-                own_postgres.execute("DROP DATABASE app WITH (FORCE)", "ALTER DATABASE copy RENAME TO app")
-            async with other_program(url) as run:
-                await assert_cleared(cache, drain, run, before, runs=runs)
+    async with up_to_date(url) as (cache, client, drain):
+        await client.close()
+        await drain.close()
+        if how == "a dump":
+            dump.write_text("")
+            program("pg_dump", "--clean", "-f", str(dump))
+        else:
+            own_postgres.execute("CREATE DATABASE copy TEMPLATE app")
+        async with other_program(url) as run:
+            before = await cached_after_drain(drain, run)
+        await client.close()
+        source, drain._source = drain._source, None
+        assert source is not None
+        await source.close()
+        if how == "a dump":
+            program("psql", "-v", "ON_ERROR_STOP=1", "-f", str(dump))
+        else:
+            own_postgres.execute("DROP DATABASE app WITH (FORCE)", "ALTER DATABASE copy RENAME TO app")
+        async with other_program(url) as run:
+            await assert_cleared(cache, drain, run, before, runs=runs)
 
 
 @KEPT
@@ -278,25 +285,19 @@ async def test_a_dump_is_restored_on_the_same_server(
 async def test_the_files_of_a_server_are_restored(own_mariadb: MariaDBServer, runs: bool) -> None:
     """All that the catalogue tells is the same. Only the start of the server differs, which is told in seconds."""
     url, copy = DatabaseUrl(own_mariadb.url, "mariadb"), own_mariadb.folder / "copy"
-    async with tortoise_on(url, MODULE) as client, ModelCache("memory://") as cache:
-        await TriggerCapture().install_for(client, cache)
-        await create_rows()
-        async with relaying(cache) as drain:
-            while not await drain.drain():
-                pass
-            await believe(cache)
-            await client.close()
-            own_mariadb.stop()
-            shutil.copytree(own_mariadb.data, copy)
-            own_mariadb.restart()
-            async with other_program(url) as run:
-                before = await cached_after_drain(drain, run)
-                while int((await run("SHOW GLOBAL STATUS LIKE 'Uptime'"))[0][1]) <= RESTART_TOLERANCE:
-                    await asyncio.sleep(0.1)
-            await client.close()
-            own_mariadb.stop()
-            shutil.rmtree(own_mariadb.data)
-            copy.rename(own_mariadb.data)
-            own_mariadb.restart()
-            async with other_program(url) as run:
-                await assert_cleared(cache, drain, run, before, runs=runs)
+    async with up_to_date(url) as (cache, client, drain):
+        await client.close()
+        own_mariadb.stop()
+        shutil.copytree(own_mariadb.data, copy)
+        own_mariadb.restart()
+        async with other_program(url) as run:
+            before = await cached_after_drain(drain, run)
+            while int((await run("SHOW GLOBAL STATUS LIKE 'Uptime'"))[0][1]) <= RESTART_TOLERANCE:
+                await asyncio.sleep(0.1)
+        await client.close()
+        own_mariadb.stop()
+        shutil.rmtree(own_mariadb.data)
+        copy.rename(own_mariadb.data)
+        own_mariadb.restart()
+        async with other_program(url) as run:
+            await assert_cleared(cache, drain, run, before, runs=runs)

@@ -1,4 +1,4 @@
-"""What adds up: the age of an answer for another program's write is at most the sum of the settings that allow it.
+"""The sums of settings that bound how old an answer may be after another program's write.
 
 Each case reads once, right before or right after the end of its sum. Time passes by a clock of the test.
 """
