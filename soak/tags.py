@@ -142,12 +142,20 @@ async def _write(order: Order, known: Known, cache: ModelCache, result: Result, 
             tag = f"group:{number % GROUPS}"
         if order.early:
             await cache.invalidate_tags(tag)
+            await _read_again(order, result)
         counts = [await _source.incr(f"number:{each}") for each in written]
         if not order.early:
             await cache.invalidate_tags(tag)
         for each, count in zip(written, counts, strict=True):
             known[each] = count
         result.writes += len(written)
+
+
+async def _read_again(order: Order, result: Result) -> None:
+    """Waits until batches that began after the call have been read, so that the control's fault is not left to luck."""
+    enough = min(result.reads + 2 * order.readers * BATCH, order.reads)
+    while result.reads < enough:
+        await asyncio.sleep(0.001)
 
 
 def _process(order: Order) -> Result:
