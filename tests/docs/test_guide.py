@@ -1,5 +1,6 @@
 """Every block of Python in docs/ runs, and its comments about round trips and SQL are true."""
 
+import ast
 import json
 import logging
 import re
@@ -13,6 +14,7 @@ import pytest
 from tortoise.backends.base.executor import EXECUTOR_CACHE
 from tortoise.contrib.pydantic import creator
 
+import aiomodelcache
 from aiomodelcache import CacheConfig, Explanation, ModelCache
 from aiomodelcache.observe.stats import Counters, Stats
 from tests.support.databases import DatabaseUrl, tortoise_on
@@ -165,17 +167,49 @@ def test_every_block_that_is_not_run_has_a_reason() -> None:
         ("declare.md", 'the entry "there is no such row"; the default is {config.negative_timeout:g} seconds'),
         ("app.md", "`socket_timeout` ({config.socket_timeout:g} s)"),
         ("app.md", "`breaker_cooldown` ({config.breaker_cooldown:g} s)"),
+        ("app.md", "`load_wait` ({config.load_wait:g} s)"),
         ("deploy.md", "within `socket_timeout` ({config.socket_timeout:g} s)"),
-        ("deploy.md", "| `socket_timeout` | {config.socket_timeout:g} s |"),
-        ("deploy.md", "| `breaker_cooldown` | {config.breaker_cooldown:g} s |"),
-        ("deploy.md", '| `on_write_error` | `"{config.on_write_error}"` |'),
-        ("deploy.md", "| `undelivered_limit` | {config.undelivered_limit:,} |"),
-        ("deploy.md", "| `relay_lag` | {config.relay_lag:g} s |"),
+        ("troubleshooting.md", "`load_wait` ({config.load_wait:g} s)"),
     ],
 )
 def test_the_guide_states_the_defaults_of_the_settings(page: str, said: str) -> None:
     text = " ".join((GUIDE / page).read_text("utf-8").split())
     assert said.format(config=CacheConfig()) in text
+
+
+@pytest.mark.parametrize("page", ["guide/deploy.md", "scale.md"])
+def test_tables_of_settings_state_the_defaults(page: str) -> None:
+    table = re.search(r"^\| setting \| default \|.*\n(?:\|.*\n)+", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+    assert table is not None
+    for name, said in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table[0], re.MULTILINE):
+        default = getattr(CacheConfig(), name)
+        ways = [f"`{default!r}`".replace("'", '"')]
+        if isinstance(default, int | float):
+            ways += [f"{default:,g}", f"{default:g} s", f"{default:,}", f"{default / 1024**3:g} GiB"]
+        assert said in ways, name
+
+
+def test_the_errors_that_applications_meet_are_listed() -> None:
+    page = (GUIDE / "app.md").read_text("utf-8").partition("\n## Errors\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+    public = {name: value for name, value in vars(aiomodelcache).items() if name in aiomodelcache.__all__}
+    errors = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert listed == errors - {"CacheError"}
+
+
+def test_the_log_lines_of_the_page_are_logged() -> None:
+    page = (GUIDE / "troubleshooting.md").read_text("utf-8").partition("\n## Log lines\n")[2]
+    lines = re.findall(r"^\| (.+?) \|", page, re.MULTILINE)[2:]
+    assert len(lines) > 10
+    constants = [
+        node.value
+        for path in Path(aiomodelcache.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for line in lines:
+        for part in re.split("…|, (?:because )?", line):
+            assert any(part.strip() in constant for constant in constants), line
 
 
 def test_every_reason_to_query_the_database_has_a_remedy() -> None:
